@@ -63,7 +63,7 @@ budget: $(VENV)/.test  ## no package above its number in budget.toml; WRITE=1 lo
 	$(BIN)/python -m tests.budget $(if $(WRITE),--write)
 
 pictures: demo  ## docs/pictures/demo.png: what make demo shows; needs Debian's chromium-headless-shell
-	chromium-headless-shell --no-sandbox --disable-gpu --hide-scrollbars --window-size=1060,1080 \
+	chromium-headless-shell --no-sandbox --disable-gpu --hide-scrollbars --window-size=1060,1050 \
 		--screenshot=docs/pictures/demo.png file://$(CURDIR)/demo-output/index.html
 
 # Roles that tests start as processes of their own are not counted, but what they fork is.
@@ -99,8 +99,9 @@ bench: $(VENV)/.test  ## the node beside storescp, Orthanc and plain pynetdicom;
 	$(BIN)/python benchmarks/cleaning.py
 
 figures: $(VENV)/.test  ## make figures DATA=DIR: measure the models again for the figures of README, docs/models and cards (hours)
-	for what in anatomy fetal chest detect ovarian marks legible inpaint cleaning despeckle; do \
-		$(BIN)/ai-pipeline evaluate $$what --data $(DATA) || exit 1; done
+	for what in anatomy fetal chest "detect --split test" ovarian marks "marks --masks tests/data/marks" \
+			"legible --policy clinical --first 1000" inpaint cleaning "despeckle --frames 6"; do \
+		echo "# $$what"; $(BIN)/ai-pipeline evaluate $$what --data $(DATA) || exit 1; done
 
 released-schema:  ## checksums of the migrations: only until 0.1.0 is released, and with each release
 	cd dicom_node/base/store/migrations/versions && sha256sum 0*.py >../../../../../tests/unit/store/released.sha256

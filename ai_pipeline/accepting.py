@@ -11,11 +11,10 @@ WhyNot = Callable[[SourceImage], str | None]
 def accept(
     images: Sequence[SourceImage], by_header: WhyNot, by_pixels: WhyNot, model: Callable[[], ModelRef]
 ) -> Accept | Refuse:
-    """Accept the images that pass both checks. ``by_pixels`` needs decoding, so it is called only for images
-    that pass ``by_header``.
-
-    ``model``: the model that a refusal is recorded for. If no image is accepted, Refuse gives each reason
-    once.
+    """Check each image and return which ones the pipeline analyses (Accept), or why it analyses none
+    (Refuse). ``by_header`` and ``by_pixels`` return why they refuse an image, or None; ``by_pixels`` needs
+    decoding, so it is called only for images that pass ``by_header``. ``model`` returns the model for which a
+    refusal is recorded. Refuse gives each reason once.
     """
     taken: list[str] = []
     reasons: dict[str, None] = {}

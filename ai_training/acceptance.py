@@ -6,6 +6,7 @@ devices. The result is a card of another version in another folder; the shipped 
 import base64
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -270,6 +271,21 @@ def first_half(patient: str) -> bool:
     return hashlib.sha256(patient.encode()).digest()[0] % 2 == 0
 
 
+_NIH = re.compile(r"\d{8}_\d{3}")
+"""The name of an image of ChestX-ray14."""
+
+
+def learned_from(card: Card, images: Iterable[SetImage]) -> dict[str, Any]:
+    """What the network of ``card`` was trained on, and how many ``images`` have names of that set.
+
+    Of the public sets only ChestX-ray14 has names by which its images can be recognised elsewhere.
+    """
+    data = card.details.get("training", {}).get("data", [])
+    listed = "; ".join([data] if isinstance(data, str) else data)
+    same = [image for image in images if _NIH.fullmatch(image.path.stem)]
+    return {"data": listed, "same": len(same) if "ChestX-ray14" in listed else 0}
+
+
 def _measured(
     card: Card, made: Card, data: str, fitted: Scored, checked: Scored, good: Sequence[str]
 ) -> dict[str, Any]:
@@ -279,6 +295,7 @@ def _measured(
         "model": {"id": made.id, "version": made.version, "from": card.name, "licence": made.licence},
         "weights": [{"file": part.path.name, "sha256": part.sha256} for part in made.weights],
         "data": data,
+        "learned": learned_from(card, [*fitted.images, *checked.images]),
         "fitted": size(fitted),
         "measured": size(checked),
         "mean_auc": head["mean_auc"],

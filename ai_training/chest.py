@@ -44,6 +44,7 @@ from ai_pipeline.models.registry import SHIPPED, Chain, enlarge, normalise, prep
 from ai_pipeline.networks.gate import ASKEW, CHILD, CLIPPED, CUT_OFF, OTHER, FeatureGate, Head
 from ai_training.base import DataMissing, ExperimentError, Report, silent
 from ai_training.cards import changed_card, export, weights_row
+from ai_training.convert import NO_GATE
 from ai_training.engine import Plan, TrainingRun, Validation, best_of, run_options, seed_all
 from ai_training.metrics import THRESHOLDS, Interval, calibrated, prevalence, reference, within_source_auc
 from ai_training.networks import (
@@ -1007,12 +1008,17 @@ def forget_detector(card: Any) -> None:
     """Remove the box detector from ``card`` (a TOML document): it was fitted to the layers of
     other weights.
     """
-    kept = [weights for weights in card["weights"] if weights["role"] not in {NETWORK, CANDIDATES, YOLO}]
-    card["weights"] = tomlkit.aot()
-    card["weights"].extend(kept)
+    forget_roles(card, NETWORK, CANDIDATES, YOLO)
     card.pop("detection", None)
     for row in card["labels"]:
         row.pop("detector", None)
+
+
+def forget_roles(card: Any, *roles: str) -> None:
+    """Remove the weights with these ``roles`` from ``card`` (a TOML document)."""
+    kept = [weights for weights in card["weights"] if weights["role"] not in roles]
+    card["weights"] = tomlkit.aot()
+    card["weights"].extend(kept)
 
 
 def write_metrics(path: Path, result: dict[str, Any]) -> None:
@@ -1033,11 +1039,14 @@ def write_metrics(path: Path, result: dict[str, Any]) -> None:
             row["supported"] = shown.get(row["name"], False)
 
 
-def ship(data: Path, out: Path, trained: Trained, cache: Path, report: Report = silent) -> Path:
+def ship(
+    data: Path, out: Path, trained: Trained, cache: Path, report: Report = silent, *, gated: bool = True
+) -> Path:
     """Export the chosen network; calibration, thresholds and gate come from the validation split.
 
     Returns the card, which with its weights makes ``out`` a folder of models: labels and codes are those of
-    the shipped one, no label is supported until ``ai-pipeline evaluate`` says so. Raises DataMissing.
+    the shipped one, no label is supported until ``ai-pipeline evaluate`` says so. Without ``gated`` the card
+    has no gate, and says so. Raises DataMissing.
     """
     out.mkdir(parents=True, exist_ok=True)
     experiment, found = trained.experiment, chest_set(data)
@@ -1052,27 +1061,33 @@ def ship(data: Path, out: Path, trained: Trained, cache: Path, report: Report = 
             1
         ]
 
-    gate, limit = fit_gate(data, see, experiment.seed, report)
     learned, validated = material.rows("train", experiment.images.smallest), material.rows("val")
     truth = label_matrix([material.images[row] for row in validated], unknown=np.nan)[:, columns]
     logits, pooled = infer(network, material.pixels[validated], size)
     points = [calibrated(truth[:, k], logits[:, k]) for k in range(len(labels))]
     odds = [point.slope * logits[:, k] + point.intercept for k, point in enumerate(points)]
-    chances, refused = 1 / (1 + np.exp(-np.stack(odds, axis=1))), gate.distance(pooled) > limit
+    chances, refused = 1 / (1 + np.exp(-np.stack(odds, axis=1))), np.zeros(len(pooled), bool)
+    if gated:
+        gate, limit = fit_gate(data, see, experiment.seed, report)
+        refused = gate.distance(pooled) > limit
+        (out / f"{ID}.gate.npz").write_bytes(gate.to_bytes())
     export_onnx(network, size, out / f"{ID}.onnx")
-    (out / f"{ID}.gate.npz").write_bytes(gate.to_bytes())
     (out / f"{ID}.boxes.npz").write_bytes(places.to_bytes())
     best = max(trained.history, key=lambda entry: entry["validation_auc"])
     about, path = start_described(start.initial, start.licence or ""), out / f"{ID}.toml"
     with changed_card(SHIPPED / f"{ID}.toml", path) as card:
         forget_detector(card)
+        if gated:
+            card["gate"].update({"threshold": round(limit, 6), "true_positive_rate": TRUE_POSITIVE_RATE})
+        else:
+            forget_roles(card, card.pop("gate")["role"])
+            card["limits"].append(NO_GATE)
         for weights in card["weights"]:
             weights.update(weights_row(weights["role"], out / weights["file"]))
         if start.initial != IMAGENET:
             card["licence"] = licence_from(about)
         card["input"]["size"] = size
         card["input"]["chain"].update(asdict(experiment.images.chain))
-        card["gate"].update({"threshold": round(limit, 6), "true_positive_rate": TRUE_POSITIVE_RATE})
         rows = [row for row in card["labels"] if row["name"] in labels]
         for row, point in zip(rows, points, strict=True):
             row.update({**point.rounded(), "supported": False})
@@ -1099,8 +1114,10 @@ def ship(data: Path, out: Path, trained: Trained, cache: Path, report: Report = 
         if found.name != SHIPPED_SET:  # task and limits of a network that another set has taught
             card["task"] = f"findings in frontal chest X-rays of adults: {', '.join(labels)}"
             kept = [text for text in card["limits"] if not any(words in text for words in TOLD_OF_SHIPPED)]
-            unknown = "its labels may be wrong; other devices, populations and windows were not tested."
-            kept.append(f"Taught by {found.title}: {unknown}")
+            kept.append(
+                f"Taught by {found.title}: its labels may be wrong; other devices, populations and windows "
+                "were not tested."
+            )
             card["limits"] = tomlkit.item(kept).multiline(True)
         card["metrics"] = {}
         card.pop("operating_points", None)

@@ -269,6 +269,9 @@ def train_chest(
     seed: Annotated[int | None, typer.Option(help="Seed; replaces the experiment's own.")] = None,
     threads: Threads = 0,
     cache: Cache = None,
+    no_gate: Annotated[
+        bool, typer.Option("--no-gate", help="Fit no gate: to try things; the card says so.")
+    ] = False,
     resume: Resume = False,
 ) -> Path:
     """Train the chest X-ray classifier. Uses a GPU when there is one.
@@ -286,7 +289,7 @@ def train_chest(
     if iterations is not None:
         made = made.changed(made.name, {"schedule": {"iterations": iterations}})
     run = chest.fit(data, out, made, resume=resume, threads=threads, cache=cache, report=report)
-    return chest.ship(data, out, run, cache or out / "cache", report)
+    return chest.ship(data, out, run, cache or out / "cache", report, gated=not no_gate)
 
 
 @verb(train_app, "detect")
@@ -595,8 +598,10 @@ def evaluate_detect(
     """
     if write_card and split == "cv":
         raise typer.BadParameter("`train detect` writes the figures of the folds", param_hint="--write-card")
-    from ai_training.detect import evaluate, recipe, write_test_figures
+    from ai_training.detect import FOLDS, evaluate, recipe, write_test_figures
 
+    if split == "cv" and yolos is not None and len(list(yolos.glob("fold-*/yolo.onnx"))) < FOLDS:
+        needed("ultralytics")
     card, how = chest_card(model, models_dir), recipe(threads, yolo=yolos is not None)
     trained = (yolos, how) if yolos and how else None
     result = evaluate(data, split, card, boxes or (), trained, report)

@@ -242,7 +242,9 @@ def _text_removed(image: SourceObject) -> PipelineResult:
 
 def _ovary(image: SourceObject) -> PipelineResult:
     uid = image.image.uid
-    cyst = finding(CYST, 0.7, uid, (20, 12, 50, 40), model=UNCALIBRATED, site=PELVIS, exclusive=True)
+    cyst = finding(
+        CYST, 0.7, uid, (20, 12, 50, 40), model=UNCALIBRATED, site=PELVIS, side="L", exclusive=True
+    )
     return PipelineResult((cyst,), without_text(image, TEXT), models=(UNCALIBRATED,), drawn_on="cleaned")
 
 

@@ -179,10 +179,55 @@ def test_generated_documents_are_up_to_date() -> None:
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
-def test_the_ratio_s_figures_in_the_readme_are_those_of_the_card() -> None:
-    card = find("chest-anatomy-unet").details["metrics"]["test"]
-    error = "{:.4f} [{:.4f}, {:.4f}]".format(*card["ratio"]["error"]).replace("0.", ".")
-    assert f"{card['measured']} of {card['images']} test images | {error}" in (ROOT / "README.md").read_text()
+CHEST, HEART, HEAD = "chest-efficientnet-lite0", "chest-anatomy-unet", "fetal-head-unet"
+OVARY, MARKS = "ovarian-efficientnet-lite0", "ultrasound-marks-unet"
+TWO, THREE = "{0:.2f} [{1:.2f}, {2:.2f}]", "{0:.3f} [{1:.3f}, {2:.3f}]"
+FIGURES = (
+    ("README.md", TWO, CHEST, "metrics>mean_auc"),
+    ("README.md", TWO, CHEST, "external>auc>mean"),
+    ("README.md", "{0:.4f} [{1:.4f}, {2:.4f}]", HEART, "metrics>test>ratio>error"),
+    ("README.md", "{0:.1f} mm [{1:.1f}, {2:.1f}]", HEAD, "metrics>test>error"),
+    ("README.md", "{} test images of adults", CHEST, "metrics>images"),
+    ("README.md", "on {} images of other patients", CHEST, "external>images"),
+    ("README.md", "{} of 45 test images", HEART, "metrics>test>measured"),
+    ("README.md", "of {} test images", HEART, "metrics>test>images"),
+    ("README.md", "{} test heads", HEAD, "metrics>test>images"),
+    (
+        "README.md",
+        "of {:,} words",
+        MARKS,
+        "metrics>legible_clinical>engines>rapidocr>legible_before",
+    ),
+    ("README.md", "{} of 1,976", MARKS, "metrics>legible_clinical>engines>rapidocr>left"),
+    ("README.md", "in {} ultrasound pictures", MARKS, "metrics>legible_clinical>pictures"),
+    ("README.md", "on {} test frames", MARKS, "metrics>legible_clinical>distinct_frames"),
+    ("README.md", "{0:.0%} [{1:.0%}, {2:.0%}]", CHEST, "@>without_finding_called"),
+    ("README.md", "effusion is suspected in {0:.0%}", CHEST, "@>labels>Effusion>sensitivity"),
+    ("README.md", "atelectasis in {0:.0%}", CHEST, "@>labels>Atelectasis>sensitivity"),
+    ("docs/read/chest.md", "{0:.0%} of effusions", CHEST, "@>labels>Effusion>sensitivity"),
+    ("docs/read/chest.md", "{0:.0%} of atelectases", CHEST, "@>labels>Atelectasis>sensitivity"),
+    ("docs/studies/README.md", THREE, CHEST, "metrics>mean_auc"),
+    ("docs/studies/README.md", THREE, CHEST, "metrics>top3>all_labels"),
+    ("docs/studies/README.md", THREE, CHEST, "metrics>top3>constant"),
+    ("docs/studies/README.md", THREE, CHEST, "detection>test>fusion>mean T"),
+    ("docs/studies/README.md", THREE, CHEST, "detection>test>difference>mean T"),
+    ("docs/studies/ovarian.md", THREE, OVARY, "metrics>cross_validation>macro_auc"),
+    ("docs/studies/cleaning.md", "{} of 1,588", MARKS, "metrics>legible_clinical>engines>tesseract>left"),
+    ("docs/studies/fetal-head.md", "Dice is {0:.3f}", HEAD, "metrics>test>dice"),
+)
+"""Page, figure as it is written there, card, its place there; "@": the table of the usual thresholds."""
+
+
+def test_figures_of_models_in_pages_are_those_of_the_cards() -> None:
+    def plain(text: str) -> str:
+        return re.sub(r"\s+", " ", re.sub(r" ?%", "", re.sub(r"(?<!\d)0\.", ".", text)))
+
+    for page, words, card, path in FIGURES:
+        found: Any = find(card).details
+        for key in path.replace("@", "metrics>operating_points>specific").split(">"):
+            found = found[key]
+        wanted = words.format(*(found if isinstance(found, list) else [found]))
+        assert plain(wanted) in plain((ROOT / page).read_text("utf-8")), (page, card, path)
 
 
 def test_documents_name_files_that_are_there() -> None:

@@ -82,11 +82,12 @@ class Cardiothoracic:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Anatomy:
-    """The outlines found in one image. ``masks``: bool ``[3, FINER·s, FINER·s]`` of heart, right and left
-    lung, on a grid that ``from_grid`` maps to source coordinates. ``measured`` is None if ``fault`` says why.
-    ``is_chest``: whether the outlines can be those of a heart between two lungs, both of which contain air.
-    ``turn``: the share of the heart on the left of the chest in the mirror image, less that in the picture as
-    it is; above 0 the mirror image was outlined.
+    """The outlines of heart and lungs in one chest image. ``masks``: bool ``[3, FINER·s, FINER·s]`` of heart,
+    right and left lung, on a grid that ``from_grid`` maps to source coordinates. ``measured``: the widths of
+    heart and thorax, or None; then ``fault`` says why. ``is_chest``: whether the outlines can be those of a
+    heart between two air-filled lungs. ``turn``: the share of the heart on the left of the chest in the
+    mirror image, minus that share in the picture as it is; if it is above 0, the mirror image was
+    outlined.
     """
 
     masks: Bools
@@ -97,7 +98,9 @@ class Anatomy:
     turn: float = 0.0
 
     def seen(self, way: Affine) -> Anatomy:
-        """A copy whose coordinates are mapped by ``way``, for the picture turned, mirrored or enlarged."""
+        """Return a copy of the outlines whose coordinates are mapped by ``way``: the outlines in a turned,
+        mirrored or enlarged picture.
+        """
         measured = self.measured
         if measured is not None:
             larger = math.sqrt(abs(way.a * way.e - way.b * way.d))
@@ -128,7 +131,9 @@ class Anatomy:
 
 
 class AnatomyModel:
-    """The anatomy network of one card. Raises CardError when its weights are missing or altered."""
+    """The network of one model card that outlines heart and lungs. Raises CardError when its weights are
+    missing or altered.
+    """
 
     def __init__(
         self,
@@ -138,9 +143,10 @@ class AnatomyModel:
         ref: ModelRef,
         agreement: tuple[float, float] | None = None,
     ) -> None:
-        """``tolerance``: largest difference of the ratio between two variants at which it is given.
-
-        ``agreement``: between which differences from a reader 95 % of the ratios of test images lay.
+        """``input_``: how an image is prepared for the network. ``engine``: the loaded network.
+        ``tolerance``: the largest difference between the ratios of two variants of an image at which the
+        ratio is reported. ``ref``: the model as results name it. ``agreement``: the range in which 95 % of
+        the differences between the network's ratio and a reader's lay on test images, or None.
         """
         self._input, self._engine, self._tolerance = input_, engine, tolerance
         self.ref, self.agreement = ref, agreement
@@ -158,8 +164,8 @@ class AnatomyModel:
     def outline(self, grey: Grey, pose: Pose = UPRIGHT) -> Anatomy:
         """Outline heart and lungs in a displayed image, uint8 grey ``[rows, columns]``, shown in ``pose``.
 
-        The picture or its mirror image: that in which more of the heart lies on the left. So a film and its
-        mirrored copy get the same outlines.
+        Both the picture and its mirror image are analysed, and the one with more of the heart on the left is
+        used, so that a film and its mirrored copy get the same outlines.
         """
         picture, to_upright = upright(grey, pose)
         columns = picture.shape[1]
@@ -186,7 +192,11 @@ class AnatomyModel:
 
 
 def anatomy_of(found: Floats, moves: Sequence[Affine], to_model: Affine, tolerance: float) -> Anatomy:
-    """The anatomy from the mean of the outlines of all variants, ``found [variants, 3, s, s]``."""
+    """Combine the outlines of all variants of an image, ``found [variants, 3, s, s]``, to one Anatomy with
+    mean widths. ``moves``: the map from the unchanged input to each variant. ``to_model``: the map from the
+    source image to the unchanged input. ``tolerance``: the largest difference between the variants' ratios at
+    which the widths are reported.
+    """
     grid = Affine(1 / FINER, 0.0, 0.0, 0.0, 1 / FINER, 0.0)
     ways = [to_model.inverse().after(move.inverse()).after(grid) for move in moves]
     masks = [organ_masks(probabilities) for probabilities in found]
@@ -227,19 +237,22 @@ def heart_on_left(masks: Bools) -> float | None:
 
 
 def organ_masks(probabilities: Floats) -> Bools:
-    """``[3, s, s]`` 0..1 → the largest part of each organ, ``[3, FINER·s, FINER·s]``."""
+    """Return the largest connected part of each organ as a mask ``[3, FINER·s, FINER·s]``, from
+    ``probabilities`` ``[3, s, s]`` of 0 to 1.
+    """
     return np.stack([_largest(layer) for layer in probabilities])
 
 
 def cardiothoracic(masks: Bools, from_grid: Affine) -> Cardiothoracic | None:
-    """The widths between the outer edges of ``masks`` ``[3, rows, columns]``; None where an organ is missing.
-
-    ``from_grid`` maps the corners of the masks' pixels to source coordinates; it does not turn the picture.
+    """Measure the widths of heart and thorax between the outer edges of ``masks`` ``[3, rows, columns]``;
+    None if an organ is missing. ``from_grid`` maps the corners of the masks' pixels to source coordinates; it
+    must not turn the picture.
     """
     return _measured(masks, from_grid) if masks.any(axis=(1, 2)).all() else None
 
 
 def _measured(masks: Bools, from_grid: Affine) -> Cardiothoracic:
+    """Measure the widths of heart and thorax in ``masks``, which contain all three organs."""
     lungs = _edges(masks[RIGHT_LUNG] | masks[LEFT_LUNG])
     middle = (lungs[0][0] + lungs[1][0]) / 2
     heart, thorax = (
@@ -266,7 +279,7 @@ def _no_chest(masks: Bools) -> str:
 
 
 def _not_measurable(masks: Bools) -> str:
-    """Why the widths of a heart between two lungs cannot be taken, as a sentence; empty where they can."""
+    """Why the widths of heart and thorax cannot be measured in ``masks``, as a sentence; "" if they can."""
     outlines, _ = cv2.findContours(masks[HEART].astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     hull = cv2.contourArea(cv2.convexHull(outlines[0]))
     # Least area of a heart as a share of its convex hull: that of no reader's heart in `cxr_anatomy` is
@@ -279,7 +292,9 @@ def _not_measurable(masks: Bools) -> str:
 
 
 def _edges(mask: Bools) -> tuple[Point, Point]:
-    """The leftmost and the rightmost point of ``mask``; across the pixels' corners, down their centres."""
+    """The leftmost and the rightmost point of ``mask``: at the outer sides of its pixels, and at the mean
+    height of the mask in the first and in the last column.
+    """
     columns = np.flatnonzero(mask.any(axis=0))
     left, right = int(columns[0]), int(columns[-1])
     down = [float(np.flatnonzero(mask[:, column]).mean()) + 0.5 for column in (left, right)]
@@ -287,12 +302,14 @@ def _edges(mask: Bools) -> tuple[Point, Point]:
 
 
 def _spanned(points: tuple[Point, ...]) -> Width:
-    """A width in an upright picture."""
+    """The Width through ``points`` of an upright picture, from the first to the last point."""
     return Width(points, points[-1][0] - points[0][0])
 
 
 def _largest(layer: Floats) -> Bools:
-    """The largest connected part of one organ's probabilities; none stays none."""
+    """The largest connected part of one organ, from its probabilities ``layer``; an empty mask if no pixel is
+    probable enough.
+    """
     rows, columns = layer.shape
     finer = cv2.resize(layer, (columns * FINER, rows * FINER), interpolation=cv2.INTER_LINEAR)
     mask = np.asarray(finer >= SURE, np.bool_)
@@ -307,7 +324,9 @@ FIGURES: Final = ("gap", "other gap", "touch", "end", "other end", "shape")
 
 
 class Edge(StrEnum):
-    """An edge of the upright picture; ``SIDE`` stands for the left and for the right edge."""
+    """An edge of the upright picture at which the chest may be cut off; ``SIDE`` stands for the left and for
+    the right edge.
+    """
 
     TOP = "top"
     BOTTOM = "bottom"
@@ -344,7 +363,9 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """The judges of the three edges; none if the card has no coefficients, and then no edge counts as cut."""
+    """The models (Judge) that tell at which of the picture's edges the chest is cut off; without coefficients
+    in the model card there are none, and no edge counts as cut off.
+    """
 
     judges: Mapping[Edge, Judge]
 
@@ -361,9 +382,8 @@ class Completeness:
         )
 
     def missing(self, upright: Grey, anatomy: Anatomy) -> tuple[Edge, ...]:
-        """The edges at which the chest is cut off.
-
-        ``upright``: the displayed image ``[rows, columns]``, uint8, upright. ``anatomy``: in its coordinates.
+        """The edges at which the chest is cut off. ``upright``: the displayed image ``[rows, columns]``,
+        uint8, upright. ``anatomy``: its outlines, in its coordinates.
         """
         if not anatomy.masks[[RIGHT_LUNG, LEFT_LUNG]].any(axis=(1, 2)).all():
             return ()
@@ -376,9 +396,9 @@ class Completeness:
 
 
 def without_missing(findings: Sequence[Finding], missing: Collection[Edge]) -> list[Finding]:
-    """The findings that may be stated for a film that is cut off: all suspected ones, and no "not found".
-
-    A finding that is not suspected is left out if it lies where the film is cut off.
+    """The findings that may be stated for a film that is cut off at the edges ``missing``: findings that are
+    suspected stay; "absent" becomes "indeterminate"; a finding that is not suspected is left out if it would
+    lie where the film is cut off.
     """
     if not missing:
         return list(findings)
@@ -392,7 +412,9 @@ def without_missing(findings: Sequence[Finding], missing: Collection[Edge]) -> l
 
 
 def missing_notes(uid: str, findings: Sequence[Finding], missing: Collection[Edge]) -> list[QualityNote]:
-    """Notes that a part of the chest was not assessed, with the ``findings`` there that are left out."""
+    """Notes for the reader of image ``uid``: which parts of the chest lie outside the picture (``missing``),
+    and which of ``findings`` are left out for it.
+    """
     if not missing:
         return []
     parts = [MISSING[edge] for edge in Edge if edge in missing]
@@ -404,7 +426,9 @@ def missing_notes(uid: str, findings: Sequence[Finding], missing: Collection[Edg
 
 
 def figures_of(upright: Grey, anatomy: Anatomy) -> Mapping[Edge, list[tuple[float, ...]]]:
-    """The figures of each edge; the left and the right side give one tuple each: see ``FIGURES``."""
+    """The six figures (:func:`figures_at`) of the lungs at each edge of the picture ``upright``; the left and
+    the right side give one tuple each.
+    """
     masks = anatomy.in_image(*upright.shape)[[RIGHT_LUNG, LEFT_LUNG]] > 0
     ends: list[int] = []  # of the film, in a picture that may have plain borders
     for axis in (1, 0):
@@ -456,9 +480,10 @@ SIDES: Final = ("left", "right")
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What an upright picture shows. ``hidden``: its sides on which the border of the heart is not seen;
-    ``gone``: whether nothing at all is seen of one. ``white``: the side of the lung that is smaller or whiter
-    and hides it, None where that is not clear. ``shallow``: whether the breath was.
+    """Signs in an upright picture that the film is unusual. ``hidden``: the sides on which the border of the
+    heart is not seen; ``gone``: whether nothing at all is seen of one border. ``white``: the side of the
+    smaller or whiter lung that hides it, None where that is not clear. ``shallow``: whether the patient
+    breathed in too little.
     """
 
     hidden: tuple[str, ...] = ()
@@ -467,8 +492,10 @@ class Look:
     gone: bool = False
 
     def doubt(self, card: Card, chances: Mapping[str, float], anatomy: Anatomy, *, marked: bool) -> str:
-        """Why this is no usual film, as a sentence; "" if it is. ``chances``: probabilities of the labels of
-        ``card``. ``marked``: whether a marker says that the patient's left is on the right of the picture."""
+        """Why this film is not a usual chest film, as a sentence; "" if it is. ``chances``: the probability
+        of each label of ``card``. ``marked``: whether a side marker confirms that the patient's left is on
+        the right of the picture.
+        """
         table = card.details.get("usual_chest", {})
         signs = [
             bool(self.hidden),
@@ -486,7 +513,9 @@ class Look:
 
 
 def look_at(picture: Grey, anatomy: Anatomy) -> Look:
-    """Look at an upright ``picture`` ``[rows, columns]``, whose outlines are ``anatomy``."""
+    """Return the signs that an upright ``picture`` ``[rows, columns]``, whose outlines are ``anatomy``, is
+    unusual.
+    """
     scale = LONGEST / max(picture.shape)
     rows, columns = (max(1, round(scale * length)) for length in picture.shape)
     masks = anatomy.seen(Affine(scale, 0.0, 0.0, 0.0, scale, 0.0)).in_image(rows, columns) > 0

@@ -31,8 +31,8 @@ NOTE: Final = "operating point"
 
 
 class OperatingPoint(StrEnum):
-    """An operating point that a site can choose. A card's first one is the default, as false alarms tire a
-    reader most.
+    """A set of thresholds of a classifier that a site can choose. The first one that a model card has is the
+    default, as false alarms tire a reader most.
     """
 
     SPECIFIC = "specific"
@@ -54,7 +54,9 @@ def points_of(card: Card) -> tuple[OperatingPoint, ...]:
 
 
 def point_fault(card: Card, wanted: object) -> str | None:
-    """Why ``wanted`` is no valid operating point of this card, as a remedy; None if it is valid."""
+    """Why ``wanted`` is no valid operating point of this model card, as the end of a sentence that says what
+    is valid; None if it is valid.
+    """
     known = points_of(card)
     return None if wanted in known else f"must be one of {', '.join(known)} for {card.name}"
 
@@ -78,7 +80,9 @@ def labels_at(card: Card, point: OperatingPoint) -> tuple[Label, ...]:
 
 
 def point_note(card: Card, point: OperatingPoint) -> QualityNote:
-    """The note on the operating point in every result, with the share of false alarms if it was measured."""
+    """The note in every result that names the operating point, and the share of false alarms at it if that
+    was measured.
+    """
     text = f"{point}: {_MEANINGS[point]}"
     measured = _measured(card, point).get("without_finding_called")
     if measured:
@@ -88,10 +92,9 @@ def point_note(card: Card, point: OperatingPoint) -> QualityNote:
 
 
 def reliability(card: Card, point: OperatingPoint, label: str, decision: Decision, prevalence: float) -> str:
-    """How often a call of ``label`` is right at a ``prevalence`` above 0 and below 1, in words.
-
-    Shares are rounded to tenths, small ones to hundredths, with their 95 % interval. "" where the card has no
-    figures, and for an undetermined finding.
+    """How often a decision on ``label`` is right at the operating point ``point`` and a ``prevalence``
+    between 0 and 1 (exclusive), in words such as "of 10 such calls, about 3 are right (2 to 5)". It is "" if
+    the model card has no figures, and for an indeterminate finding.
     """
     shares = predictive(card, point, label, decision, prevalence)
     if shares is None:
@@ -104,9 +107,9 @@ def reliability(card: Card, point: OperatingPoint, label: str, decision: Decisio
 def predictive(
     card: Card, point: OperatingPoint, label: str, decision: Decision, prevalence: float
 ) -> tuple[float, float, float] | None:
-    """The share of images with this ``decision`` that have the finding, and the ends of its 95 % interval.
-
-    ``prevalence`` above 0 and below 1. None where the card has no figures, and for an undetermined finding.
+    """The share of images with this ``decision`` that have the finding, then the lower and the upper end of
+    its 95 % interval. ``prevalence``: between 0 and 1 (exclusive). None if the model card has no figures, and
+    for an indeterminate finding.
     """
     ratios = figures(card, point, label)
     odds = prevalence / (1 - prevalence)
@@ -118,20 +121,26 @@ def predictive(
 
 
 def figures(card: Card, point: OperatingPoint, label: str) -> Mapping[str, Any]:
-    """The figures of a label, measured on test images: sensitivity, specificity and likelihood ratios, each a
-    value with its 95 % interval; empty if none were measured.
+    """The figures of a label at an operating point, measured on test images: sensitivity, specificity and
+    likelihood ratios, each a value with its 95 % interval; empty if none were measured.
     """
     found: Mapping[str, Any] = _measured(card, point).get("labels", {}).get(label, {})
     return found
 
 
 def _measured(card: Card, point: OperatingPoint) -> Mapping[str, Any]:
+    """The card's table of figures that were measured at the operating point ``point``; empty if it has
+    none.
+    """
     found: Mapping[str, Any] = card.details.get("metrics", {}).get("operating_points", {}).get(point, {})
     return found
 
 
 def _of_so_many(shares: Sequence[float], what: str, one: str, more: str) -> str:
-    """``of 10 such calls, about 3 are right (2 to 5)``; ``shares``: a value and the ends of its interval."""
+    """A share in words, such as "of 10 such calls, about 3 are right (2 to 5)". ``shares``: a value and the
+    ends of its interval; ``what``: the things counted; ``one``, ``more``: the verb phrase for one and for
+    several of them.
+    """
     among = 10 if shares[0] >= 0.1 else 100
     value, low, high = (round(among * share) for share in shares)
     about = f"about {value}" if value else "fewer than 1"
@@ -146,7 +155,7 @@ as often as it is called is not excluded by silence."""
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The statements allowed about a label: that it is suspected, that it was not found."""
+    """Which statements about a label are allowed: that it is ``suspected``, that it was ``not_found``."""
 
     suspected: bool
     not_found: bool
@@ -157,15 +166,15 @@ class Words:
         return self.suspected or self.not_found
 
     def limited(self, decision: Decision) -> Decision:
-        """``decision`` if its word may be used, else INDETERMINATE: the finding cannot be excluded."""
+        """Return ``decision`` if the statement is allowed, else INDETERMINATE."""
         silent = {Decision.PRESENT: not self.suspected, Decision.ABSENT: not self.not_found}
         return Decision.INDETERMINATE if silent.get(decision) else decision
 
 
 def words_of(card: Card, point: OperatingPoint, label: str, prevalence: float | None) -> Words:
-    """The words allowed for a ``label`` at a ``prevalence`` above 0 and below 1.
-
-    A label without figures gets neither word.
+    """Which statements about ``label`` its figures at the operating point ``point`` allow. ``prevalence``:
+    between 0 and 1 (exclusive), None if unknown. A label without figures may neither be called suspected nor
+    not found.
     """
     sensitivity = figures(card, point, label).get("sensitivity")
     right = predictive(card, point, label, Decision.PRESENT, prevalence) if prevalence else None
@@ -177,7 +186,9 @@ def words_of(card: Card, point: OperatingPoint, label: str, prevalence: float | 
 
 
 def calibrated_at(card: Card) -> Mapping[str, float]:
-    """The prevalence of every label in the card's table ``[calibration.prevalence]``, above 0 and below 1."""
+    """The prevalence of each label at which the model was calibrated, between 0 and 1 (exclusive): the model
+    card's table ``[calibration.prevalence]``; empty without one.
+    """
     table = card.details.get("calibration", {}).get("prevalence")
     if not isinstance(table, Mapping):
         return {}
@@ -185,7 +196,9 @@ def calibrated_at(card: Card) -> Mapping[str, float]:
 
 
 def prevalence_fault(card: Card, wanted: Mapping[str, float]) -> str | None:
-    """Why ``prevalence = { Label = share, … }`` is not valid for this card; None if it is."""
+    """Why the option ``prevalence = { Label = share, … }`` (``wanted``) is not valid for this model card, as
+    a sentence; None if it is.
+    """
     known = calibrated_at(card)
     for name, share in wanted.items():
         label = next((label for label in card.labels if label.name == name), None)
@@ -200,9 +213,9 @@ def prevalence_fault(card: Card, wanted: Mapping[str, float]) -> str | None:
 
 
 def at_site(card: Card, labels: Sequence[Label], wanted: Mapping[str, float]) -> tuple[Label, ...]:
-    """The ``labels`` of ``card`` at an operating point, with probabilities and thresholds shifted to a site.
-
-    ``wanted``: the site's prevalences by label. Raises ValueError for a faulty value.
+    """Shift probabilities and thresholds of ``labels``, which are those of ``card`` at an operating point, to
+    a site's prevalences. ``wanted``: the site's prevalence by label; other labels stay as they are. Raises
+    ValueError for a faulty value.
     """
     wrong = prevalence_fault(card, wanted)
     if wrong is not None:
@@ -215,8 +228,8 @@ def at_site(card: Card, labels: Sequence[Label], wanted: Mapping[str, float]) ->
 
 
 def shifted(label: Label, calibrated: float, site: float) -> Label:
-    """``label``, calibrated at the prevalence ``calibrated``, for the prevalence ``site``; both above 0,
-    below 1.
+    """Return ``label``, calibrated at the prevalence ``calibrated``, with calibration and thresholds for the
+    prevalence ``site``; both between 0 and 1 (exclusive).
     """
     shift = _logit(site) - _logit(calibrated)
     return replace(
@@ -228,21 +241,28 @@ def shifted(label: Label, calibrated: float, site: float) -> Label:
 
 
 def prevalence_sentence(card: Card, wanted: Mapping[str, float]) -> str:
-    """The text of the note that results carry. ``wanted``: prevalences by label, above 0 and below 1."""
+    """The sentence in results that states the site's prevalences ``wanted`` (by label) and those of the
+    calibration.
+    """
     known = calibrated_at(card)
     shares = ", ".join(f"{name} {wanted[name]:.3g} (calibrated at {known[name]:.3g})" for name in wanted)
     return f"Probabilities and thresholds are for the site's prevalence: {shares}."
 
 
 def _shifted(share: float, shift: float) -> float:
+    """Shift a threshold ``share`` (0 to 1) by ``shift`` on the logit scale; 0 and 1 stay, since they mean
+    "always" and "never".
+    """
     if not 0.0 < share < 1.0:  # never, or always
         return share
     return 1.0 / (1.0 + math.exp(-(_logit(share) + shift)))
 
 
 def _logit(share: float) -> float:
+    """The logit of a probability between 0 and 1 (exclusive)."""
     return math.log(share / (1.0 - share))
 
 
 def _is_share(value: object) -> bool:
+    """Whether ``value`` is a number between 0 and 1 (exclusive)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 < value < 1.0

@@ -43,10 +43,9 @@ METHOD = "likely place, learned from radiologists' boxes"
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """A label's map in the network's own grid: ``values [h, w]``, 0 to 1, covering the whole model input.
-
-    ``size`` is the model input's side in pixels; ``to_model`` maps source to model coordinates; ``rows`` and
-    ``columns`` are the size of the source image.
+    """A map of where in an image the evidence for one label lies. ``values [h, w]``, 0 to 1, cover the whole
+    model input. ``size``: the model input's side in pixels; ``to_model``: the map from source to model
+    coordinates; ``rows`` and ``columns``: the size of the source image.
     """
 
     values: Floats
@@ -57,15 +56,14 @@ class Activation:
 
 
 def activation(places: Floats, size: int, to_model: Affine, rows: int, columns: int) -> Activation:
-    """The map of one label from the place head's log-likelihoods ``places [h, w]``, its peak set to 1.
-
-    The other parameters as in :class:`Activation`.
+    """Make the evidence map of one label from the network's log-likelihoods ``places [h, w]``; its peak is
+    set to 1. The other parameters are the fields of :class:`Activation`.
     """
     return Activation(np.exp(places - places.max()).astype(np.float32), size, to_model, rows, columns)
 
 
 def heatmap(found: Activation) -> Heatmap:
-    """The map at the source image's size, smoothed, float32 0 to 1."""
+    """Return the evidence map ``found`` as a smooth picture of the source image's size, float32 0 to 1."""
     # Eight times finer by a cubic first: linear interpolation of ten cells shows as diamonds.
     height, width = (8 * cells for cells in found.values.shape)
     fine = np.clip(cv2.resize(found.values, (width, height), interpolation=cv2.INTER_CUBIC), 0.0, 1.0)
@@ -90,10 +88,9 @@ def heatmap(found: Activation) -> Heatmap:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoxTemplates:
-    """Boxes that radiologists drew in training images.
-
-    ``labels [K]``: index of each box's label; ``boxes [K, 4]``: left, top, right, bottom as shares of the
-    model input's side; ``usual [K]``: the share of the label's average map inside the box.
+    """Boxes that radiologists drew in training images, from which a box for a new image is chosen. ``labels
+    [K]``: index of each box's label; ``boxes [K, 4]``: left, top, right, bottom as shares of the model
+    input's side; ``usual [K]``: the share of the label's average evidence map inside the box.
     """
 
     labels: npt.NDArray[np.int64]
@@ -115,8 +112,8 @@ class BoxTemplates:
         return buffer.getvalue()
 
     def box(self, found: Activation, label: int) -> Region | None:
-        """The box for label number ``label`` in source coordinates, cut at the image's edges; None without
-        templates.
+        """Choose the template box that fits the evidence map ``found`` of label number ``label``; in source
+        coordinates, cut at the image's edges; None if the label has no templates.
         """
         rows = self.labels == label
         if not rows.any():
@@ -129,9 +126,8 @@ class BoxTemplates:
 
 
 def share_inside(values: Floats, boxes: Floats) -> Floats:
-    """Share of the map ``values [h, w]`` (any positive scale) in each of ``boxes [K, 4]``: ``[K]``, 0 to 1.
-
-    Boxes are left, top, right, bottom as shares of the map's sides.
+    """The share of the evidence map ``values [h, w]`` (any positive scale) that lies in each of ``boxes [K,
+    4]``: ``[K]``, 0 to 1. Boxes are left, top, right, bottom as shares of the map's sides.
     """
     side = 16 * values.shape[0]
     fine = np.maximum(cv2.resize(values, (side, side), interpolation=cv2.INTER_CUBIC), 0.0)
@@ -156,10 +152,9 @@ def overlaps(boxes: Floats, others: Floats | None = None) -> Floats:
 def source_region(
     box: tuple[float, float, float, float], to_model: Affine, rows: int, columns: int, origin: Origin
 ) -> Region | None:
-    """A box of the model input (left, top, right, bottom in pixels) as a region of the source image, cut at
-    its edges.
-
-    ``rows``, ``columns``: size of the source image. None if the box lies outside it.
+    """Return a box of the model input (left, top, right, bottom in pixels) as a region of the source image of
+    ``rows`` × ``columns``, cut at its edges; None if the box lies outside. ``to_model``: the map from source
+    to model coordinates; ``origin``: the method that found the box.
     """
     corners = to_model.inverse()((box[:2], box[2:]))
     # Two corners of the upright copy may be any two opposite corners of a source image that is turned.
@@ -186,9 +181,9 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class ScoredBox:
-    """A box for one finding. ``corners`` and ``point`` are shares of the model input's sides.
-
-    ``score``, 0 to 1: the overlap (IoU) with the true box that is expected if the finding is present.
+    """A box for one finding. ``corners`` (left, top, right, bottom) and ``point`` (the likeliest place, x and
+    y) are shares of the model input's sides. ``score``, 0 to 1: the overlap (IoU) with the true box that is
+    expected if the finding is present.
     """
 
     corners: tuple[float, float, float, float]
@@ -198,9 +193,9 @@ class ScoredBox:
 
 @dataclass(frozen=True, eq=False)
 class BoxHead:
-    """Finds boxes among fixed candidates. ``candidates``: by label name, in the order of the network's maps.
-
-    ``trust``: the amount that a YOLO detection adds to the score of a candidate box that it covers exactly.
+    """Chooses the box of a finding among fixed candidate boxes, from the network's maps. ``candidates``: by
+    label name, in the order of the network's maps. ``trust``: the amount that a YOLO detection adds to the
+    score of a candidate box that it covers exactly.
     """
 
     candidates: Mapping[str, Candidates]
@@ -209,7 +204,9 @@ class BoxHead:
 
     @staticmethod
     def from_bytes(data: bytes) -> BoxHead:
-        """Read the head from the bytes of an ``.npz`` file. Raises ValueError or KeyError for other bytes."""
+        """Read candidates and trust from the bytes of an ``.npz`` file. Raises ValueError or KeyError for
+        other bytes.
+        """
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             names = [str(name) for name in arrays["labels"]]
             trust = float(arrays["trust"]) if "trust" in arrays else 0.0
@@ -230,10 +227,9 @@ class BoxHead:
         return tuple(self.candidates)
 
     def find(self, maps: Floats, label: str, detections: Floats | None = None) -> ScoredBox:
-        """Choose the box of ``label`` with the best score in the maps ``[labels, parts, h, w]``.
-
-        ``detections``: boxes of a YOLO as :func:`nearness` takes them; they raise the score of boxes near to
-        them. Raises KeyError for an unknown label.
+        """Choose the box of ``label`` with the best score in the network's ``maps [labels, parts, h, w]``.
+        ``detections [K, 5]``: boxes and scores of a YOLO as in :func:`nearness`, which raise the score of
+        candidate boxes near to them. Raises KeyError for an unknown label.
         """
         own = self.candidates[label]
         parts, rectangles = maps[self.labels.index(label)], part_rectangles(own.boxes)
@@ -257,10 +253,9 @@ class BoxHead:
 
 
 def region(found: ScoredBox, size: int, to_model: Affine, rows: int, columns: int) -> Region | None:
-    """``found`` in the coordinates of a source image of ``rows`` × ``columns``; None if it lies outside the
-    image.
-
-    ``size``: the model input's side in pixels; ``to_model``: the map from source to model coordinates.
+    """Return the box ``found`` in the coordinates of a source image of ``rows`` × ``columns``; None if it
+    lies outside the image. ``size``: the model input's side in pixels; ``to_model``: the map from source to
+    model coordinates.
     """
     left, top, right, bottom = (edge * size for edge in found.corners)
     return source_region((left, top, right, bottom), to_model, rows, columns, Origin.DETECTOR)
@@ -293,8 +288,8 @@ def softmax(scores: Floats) -> Floats:
 
 
 def part_rectangles(boxes: Floats) -> Floats:
-    """The rectangle of each part in :data:`PARTS` for each of ``boxes``: ``[parts, M, 4]``, cut
-    at the edges.
+    """The rectangles whose map values score a candidate box: for each of ``boxes`` one per part in
+    :data:`PARTS` (the box itself and the strips beside it), ``[parts, M, 4]``, cut at the edges.
     """
     left, top, right, bottom = boxes.T
     across = np.maximum(REACH * (right - left), LEAST_REACH)
@@ -332,7 +327,7 @@ def mean_over(maps: Floats, rectangles: Floats) -> Floats:
 def _between(
     sums: npt.NDArray[np.float64], x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """The running sums at places between the cells' corners, straight lines between."""
+    """Interpolate the running sums ``sums`` linearly at the places ``x``, ``y`` (shares of the sides)."""
     height, width = sums.shape[1] - 1, sums.shape[2] - 1
     x, y = x * width, y * height
     column, row = np.minimum(x.astype(int), width - 1), np.minimum(y.astype(int), height - 1)
@@ -343,7 +338,9 @@ def _between(
 
 
 def _likeliest_point(boxes: Floats, chance: Floats) -> tuple[float, float]:
-    """The place that most of the probability covers; small boxes count more where they agree."""
+    """The point (x, y as shares of the sides) that is covered by most of the boxes' probability; small boxes
+    count more.
+    """
     likeliest = np.argsort(-chance)[:100]
     density = np.zeros((GRID, GRID))
     for index in likeliest:
@@ -359,12 +356,13 @@ CERTAIN = 1e-7  # a probability of 0 or 1 has no logit
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
-    """The network's input and output for one image of ``rows`` × ``columns``.
-
-    ``values [1, channels, size, size]``: the input, which the card's other networks share. ``logits
-    [labels]``; ``places [labels, h, w]``, None if the network gives no maps; ``distance`` to the domain of
-    the training images, NaN if the card has no gate. ``pose``: how the image was shown before it was put
-    upright for the analysis; ``kind`` and ``shown_distance`` belong to the image as it was shown.
+    """The classifier's input and output for one image of ``rows`` × ``columns``. ``values [1, channels, size,
+    size]``: the network's input, also used by the card's other networks. ``logits [labels]``; ``places
+    [labels, h, w]``: the evidence maps, None if the network gives none; ``distance``: how far the image is
+    from the training images, NaN if the card has no domain gate. ``to_model``: the map from source to model
+    coordinates. ``pose``: how the image was shown before it was put upright for the analysis; ``kind`` (what
+    the domain gate takes the image for) and ``shown_distance`` (its distance) belong to the image as it was
+    shown.
     """
 
     values: Floats
@@ -379,16 +377,21 @@ class Analysis:
     pose: Pose = UPRIGHT
 
     def seen(self, way: Affine, rows: int, columns: int) -> Analysis:
-        """This analysis of a smaller copy, in the coordinates of the image of ``rows`` × ``columns``; ``way``
-        maps the copy to the image.
+        """Return this analysis of a smaller copy in the coordinates of the full image of ``rows`` ×
+        ``columns``; ``way`` maps the copy to the full image.
         """
         return replace(self, to_model=self.to_model.after(way.inverse()), rows=rows, columns=columns)
 
 
 class Classifier:
-    """The classifier of one card. Raises CardError when the card or its weights are not usable."""
+    """A classifier of chest X-rays, loaded from its model card. Raises CardError when the card or its weights
+    are not usable.
+    """
 
     def __init__(self, card: Card, threads: int = 0) -> None:
+        """Load the networks of ``card``. ``threads``: for one inference, 0 for as many as the process may
+        use.
+        """
         if card.input is None or not card.labels:
             raise CardError(f"{card.path.name}: a classifier's card needs input and labels")
         self.card = card
@@ -400,8 +403,9 @@ class Classifier:
     def analyse(self, image: Grey) -> Analysis:
         """Run the network on a displayed image: uint8 grey, bright = dense, any size.
 
-        An image that the gate refuses as turned or inverted is reoriented and analysed again; if that copy is
-        in the domain, its analysis is returned, in coordinates of ``image``.
+        If the domain gate takes the image for a turned or inverted chest film, an upright copy is analysed
+        too. Its analysis is returned, in coordinates of ``image``, if the gate finds the copy like the
+        training images; otherwise the analysis of the image as it is shown is returned.
         """
         found = self.analyse_as_shown(image)
         if self.in_domain(found) or found.kind.pose == UPRIGHT:
@@ -442,7 +446,9 @@ class Classifier:
         return Analysis(values, logits, places, distance, to_model, rows, columns, kind, distance)
 
     def features(self, image: Grey) -> Floats:
-        """The pooled features ``[1, C]`` of an image as shown; the gate is fitted to such features."""
+        """The network's mean features ``[1, C]`` of an image as it is shown, to which the domain gate is
+        fitted.
+        """
         return self._pooled(self._engine(network_input(image, self._input)[0]))
 
     def in_domain(self, found: Analysis) -> bool:
@@ -450,11 +456,15 @@ class Classifier:
         return self.card.gate is None or found.distance <= self.card.gate.threshold
 
     def probability(self, found: Analysis, label: int) -> float:
-        """The calibrated probability of the card's label number ``label``."""
+        """The calibrated probability (0 to 1) of the card's label number ``label`` in the analysis
+        ``found``.
+        """
         return probability(self.card.labels[label], float(found.logits[label]))
 
     def activation(self, found: Analysis, label: int) -> Activation | None:
-        """The map of the evidence for label number ``label``; None where the network has no map for it."""
+        """The map of the evidence for label number ``label`` in the analysis ``found``; None where the
+        network has no map for it.
+        """
         class_activation = self.card.outputs.place_kind == "activation"
         if found.places is None or not (class_activation or self.card.labels[label].box):
             return None
@@ -464,21 +474,29 @@ class Classifier:
         return activation(places, self._input.size, found.to_model, found.rows, found.columns)
 
     def heatmap(self, found: Activation) -> Heatmap:
-        """``found`` as a picture of the source image's size, with the name of the method."""
+        """Return the evidence map ``found`` as a heat map of the source image's size, with the name of the
+        method.
+        """
         drawn = heatmap(found)
         class_activation = self.card.outputs.place_kind == "activation"
         return replace(drawn, method="class activation") if class_activation else drawn
 
     def box(self, found: Activation, label: int) -> Region | None:
-        """One box for label number ``label``, in source coordinates; None if the card provides none."""
+        """Choose a box for label number ``label`` from its evidence map ``found``, in source coordinates;
+        None if the card has no box templates for it.
+        """
         if self._templates is None or not self.card.labels[label].box:
             return None
         return self._templates.box(found, label)
 
     def _pooled(self, outputs: Mapping[str, Floats]) -> Floats:
+        """The mean over all places of the network's features ``[1, C]``."""
         return np.asarray(self._output(outputs, "features").mean((2, 3)), np.float32)
 
     def _output(self, outputs: Mapping[str, Floats], part: Literal["scores", "features"]) -> Floats:
+        """The output of the network that the card names as ``part``. Raises CardError if the network has none
+        of that name.
+        """
         name = self.card.outputs.scores if part == "scores" else self.card.outputs.features
         if name not in outputs:
             known = ", ".join(sorted(outputs))
@@ -490,14 +508,14 @@ class Classifier:
 
 
 def probability(label: Label, logit: float) -> float:
-    """A logit as a probability, 0 to 1, by the card's calibration."""
+    """Convert a ``logit`` to a probability, 0 to 1, by the calibration of ``label``."""
     # exp(709) is the largest that a double holds.
     scaled = max(label.slope * logit + label.intercept, -700.0)
     return float(1.0 / (1.0 + np.exp(-scaled)))
 
 
 def decide(label: Label, value: float) -> Decision:
-    """The decision for ``value``, a probability 0 to 1, by the two thresholds of a label."""
+    """The decision for the probability ``value``, 0 to 1, by the two thresholds of ``label``."""
     if value >= label.threshold:
         return Decision.PRESENT
     if value < label.absent_below:
@@ -533,8 +551,9 @@ class NetworkOutput:
 
 @dataclass(frozen=True, eq=False)
 class DetectorInput:
-    """A prepared image of ``rows`` × ``columns``. The networks run only when the first box is asked for: most
-    images have no finding that needs one.
+    """An image of ``rows`` × ``columns`` prepared for the box detector. The networks (``run``) run only when
+    the first box is needed, as most images have no finding with a box. ``values``: the input; ``wanted``: how
+    it was normalised; ``to_model``: the map from source to model coordinates.
     """
 
     values: Floats = field(repr=False)
@@ -551,15 +570,18 @@ class DetectorInput:
 
     @cached_property
     def changed(self) -> tuple[NetworkOutput, ...]:
-        """The networks' output for the input after each of :data:`CHANGES`; computed once."""
+        """The networks' output for the input after each small change in :data:`CHANGES`; computed once."""
         inputs = (changed(self.values[0], change, self.wanted)[0] for change in CHANGES)
         return tuple(self.run(values[None]) for values in inputs)
 
 
 class BoxDetector:
-    """The box detector of one card. Raises CardError when its weights are missing, altered or unusable."""
+    """The box detector of one model card. Raises CardError when its weights are missing, altered or
+    unusable.
+    """
 
     def __init__(self, card: Card) -> None:
+        """Load the detector's networks and candidate boxes."""
         if card.input is None:
             raise CardError(f"{card.path.name}: a detector's card needs input")
         self._input = card.input
@@ -580,25 +602,26 @@ class BoxDetector:
         return self.take(values, to_model.after(to_upright), *image.shape)
 
     def take(self, values: Floats, to_model: Affine, rows: int, columns: int) -> DetectorInput:
-        """Prepare the classifier's input ``values [1, channels, size, size]`` for :meth:`find`.
-
-        ``to_model``: the map to that input from a source image of ``rows`` × ``columns``.
+        """Prepare the input ``values [1, channels, size, size]`` that the classifier already made for
+        :meth:`find`. ``to_model``: the map to that input from a source image of ``rows`` × ``columns``.
         """
         return DetectorInput(values, self._input, self._run, to_model, rows, columns)
 
     def boxes_in(self, image: Grey, analysis: Analysis) -> Callable[[str], tuple[Region, ...]]:
-        """A function from a label to its boxes in a displayed ``image``; the input of the classifier's
-        analysis is used.
+        """Return a function that gives the boxes of a label in a displayed ``image``; it uses the input of
+        the classifier's ``analysis``.
         """
         prepared = self.take(analysis.values, analysis.to_model, *image.shape)
 
         def regions(label: str) -> tuple[Region, ...]:
+            """The box of ``label`` as a tuple, empty if there is no reliable one."""
             found = self.region(prepared, label)
             return (found,) if found else ()
 
         return regions
 
     def _run(self, values: Floats) -> NetworkOutput:
+        """Run the detector's networks on ``values``."""
         maps = self._engine(values)["parts"][0]
         if maps.shape[:2] != (len(self.head.labels), len(PARTS)):
             raise CardError(f"the detector's maps have the shape {maps.shape}, not that of its boxes")
@@ -632,16 +655,17 @@ class BoxDetector:
         return float(overlaps(np.array([found.corners], np.float32), np.array(boxes, np.float32)).min())
 
     def _found(self, output: NetworkOutput, label: str) -> ScoredBox:
+        """The box of ``label`` in the networks' ``output``."""
         return self.head.find(output.maps, label, output.detections.get(label))
 
     def in_source(self, found: ScoredBox, prepared: DetectorInput) -> Region | None:
-        """``found`` in source coordinates; None if it lies outside the image."""
+        """Return the box ``found`` in source coordinates; None if it lies outside the image."""
         return region(found, self._input.size, prepared.to_model, prepared.rows, prepared.columns)
 
 
 def moved_back(corners: Corners, change: Change) -> Corners:
-    """``corners`` in a changed input as corners in the unchanged input; both in shares of the
-    input's sides.
+    """Map ``corners`` of a box in a changed input back to the unchanged input; both as shares of the input's
+    sides.
     """
     (across, down), size = change.offsets, change.size
     left, top, right, bottom = corners

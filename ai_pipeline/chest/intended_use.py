@@ -42,7 +42,9 @@ _KIND_SENTENCES = {
 
 
 def refused_by_header(header: ImageHeader) -> str | None:
-    """Why the header forbids an analysis, as a sentence without free text; None when it does not."""
+    """Why the header shows that the image is none the model is made for, as a sentence that quotes no free
+    text of the header; None if the image may be analysed.
+    """
     region = header.attributes.get("AnatomicRegionSequence", "").upper()
     described = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
     words = " ".join(header.attributes.get(key, "") for key in ("ViewCodeSequence", *described))
@@ -89,9 +91,8 @@ def refused_by_header(header: ImageHeader) -> str | None:
 
 
 def refused_by_pixels(inside: bool, kind: Kind, exposure: Exposure) -> str | None:
-    """Why the picture forbids an analysis, as a sentence; None when it does not.
-
-    ``inside``: whether the gate lets the image pass; ``kind``: what the gate takes it for.
+    """Why the picture cannot be analysed, as a sentence; None if it can. ``inside``: whether the domain gate
+    finds it like the training images; ``kind``: what the domain gate takes it for.
     """
     if exposure.refusal is not None or inside:
         return exposure.refusal
@@ -131,7 +132,9 @@ def notes(image: SourceImage, pose: Pose, exposure: Exposure) -> list[QualityNot
 
 
 def _orientation(header: ImageHeader) -> tuple[str, str]:
-    """The main direction of rows and of columns, one letter each; "" where unknown (PS3.3 C.7.6.1.1.1)."""
+    """The main direction of rows and of columns in Patient Orientation, one letter each; "" where unknown
+    (PS3.3 C.7.6.1.1.1).
+    """
     row, _, column = header.attributes.get("PatientOrientation", "").partition("\\")
     return row.strip()[:1], column.strip()[:1]
 

@@ -88,9 +88,11 @@ PRESENT, UNDECIDED = Decision.PRESENT, Decision.INDETERMINATE
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _AnalysedImage:
-    """An image with its analysis; without outlines where it is none of a chest. ``boxes`` gives those of a
-    label, None without a detector. ``stamps``: None where they could not be read. ``missing``: the edges
-    at which the chest is cut off. ``look``: what the upright picture shows. ``timings`` in seconds."""
+    """An image with everything that was computed of it. ``boxes`` gives the boxes of a label, None without a
+    detector. ``anatomy``: the outlines, None if the image is not like a chest film. ``stamps``: None where
+    they could not be read. ``missing``: the edges at which the chest is cut off. ``look``: signs that the
+    film is unusual. ``timings`` in seconds by stage.
+    """
 
     image: SourceImage
     analysis: Analysis
@@ -104,19 +106,21 @@ class _AnalysedImage:
 
     @property
     def rules(self) -> StampRules:
-        """The consequences of the image's stamps."""
+        """What the stamps on the film say of its projection and sides."""
         return follow(self.image, self.stamps, self.anatomy, self.analysis.pose)
 
     @property
     def sided_anatomy(self) -> Anatomy | None:
-        """The outlines where they tell left from right; else None."""
+        """The outlines if left and right are known in them; else None."""
         return self.anatomy if self.rules.sides else None
 
 
 @dataclass(frozen=True, slots=True)
 class _RuleOptions:
-    """What the options of a rule come to for a model: ``labels`` as decided, the ``shown`` ones with words
-    that they may use, and the ``prevalences`` (0 to 1, by label) at which calls are judged."""
+    """The options of a rule, applied to a model card. ``given``: the options; ``point``: the operating point;
+    ``labels``: all labels with the thresholds to use; ``shown``: the labels that are reported, with the
+    statements allowed about each; ``prevalences``: 0 to 1 by label, for the reliability of a decision.
+    """
 
     given: ChestOptions
     point: OperatingPoint
@@ -126,6 +130,7 @@ class _RuleOptions:
 
     @staticmethod
     def from_card(card: Card, given: ChestOptions) -> _RuleOptions:
+        """Apply the options ``given`` to the labels of ``card``."""
         point, here = calls.chosen_point(card, given.operating_point), given.prevalence
         labels = calls.labels_at(card, point)
         if here is not None:
@@ -145,12 +150,16 @@ class _RuleOptions:
 
 
 class ChestXray:
-    """The pipeline ``chest_xray`` (:class:`ai_pipeline.contract.Pipeline`)."""
+    """The pipeline ``chest_xray``, which reports findings in chest X-rays
+    (:class:`ai_pipeline.contract.Pipeline`).
+    """
 
     card = CARD
 
     def __init__(self, *, models_dir: Path | None = None, card: Card | None = None) -> None:
-        """``card``: of another classifier than the one that is active."""
+        """``models_dir``: folder of a site's own models. ``card``: the classifier to use in place of the
+        active one.
+        """
         self._models_dir, self._given = models_dir, card
         self._classifier: Classifier | None = None
         self._detector: BoxDetector | None = None
@@ -165,11 +174,14 @@ class ChestXray:
         self._anatomy_model()
 
     def models(self) -> tuple[ModelRef, ...]:
+        """The classifier and the outline network, as results name them."""
         anatomy = (self._anatomy or find(ratio.MODEL, self._models_dir)).ref
         return self._card().ref, anatomy
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
-        """The faults in the values of ``options``, by option. May raise CardError."""
+        """What is wrong with the values of ``options`` for the active model, as remedies by option. May raise
+        CardError.
+        """
         given, card = ChestOptions.of(options), self._card()
         wrong = {
             "prevalence": given.prevalence and calls.prevalence_fault(card, given.prevalence),
@@ -179,7 +191,9 @@ class ChestXray:
 
     @staticmethod
     def try_out(card_file: Path, seconds: int) -> None:
-        """Run the model of a card on pictures. Raises CardError where it does not run in ``seconds``."""
+        """Run the model of the card ``card_file`` on test pictures. Raises CardError if it fails or takes
+        longer than ``seconds``.
+        """
         from ai_pipeline.chest import trial  # with what looks into files, which no worker needs
 
         trial.try_out(load(card_file), seconds)
@@ -274,11 +288,13 @@ class ChestXray:
         )
 
     def _card(self) -> Card:
+        """The model card of the classifier in use."""
         return self._given or (
             self._classifier.card if self._classifier else active(CLASSIFIER, self._models_dir)
         )
 
     def _model(self) -> Classifier:
+        """The classifier, loaded when first needed, with its detector."""
         if self._classifier is None:
             card = self._card()
             self._detector = BoxDetector(card) if card.plays(NETWORK) else None
@@ -286,6 +302,7 @@ class ChestXray:
         return self._classifier
 
     def _anatomy_model(self) -> AnatomyModel:
+        """The outline network, loaded when first needed."""
         if self._anatomy is None:
             card = find(ratio.MODEL, self._models_dir)
             self._anatomy, self._completeness = AnatomyModel.from_card(card), Completeness.from_card(card)
@@ -294,7 +311,9 @@ class ChestXray:
     def _judged(
         self, analysed: _AnalysedImage, settings: _RuleOptions, scores: Scores
     ) -> tuple[list[Finding], ratio.Ratio, list[QualityNote]]:
-        """The findings of one film, its ratio, and the notes on what was left out of it."""
+        """The findings that are reported of one film, its cardiothoracic ratio, and notes on what was left
+        out. ``scores``: the probabilities of all labels.
+        """
         found, anatomy, uid = self._findings(analysed, settings), analysed.anatomy, analysed.image.uid
         doubt, measured = "", ratio.Ratio()
         if anatomy is not None:
@@ -326,7 +345,9 @@ class ChestXray:
         return found, measured, notes
 
     def _outlines(self, analysed: _AnalysedImage) -> list[DerivedImage]:
-        """Masks of heart and lungs, where they can be those of a chest and left and right are known."""
+        """The masks of heart and lungs as a derived image; none if they cannot be those of a chest, or if
+        left and right are not known.
+        """
         anatomy = analysed.sided_anatomy
         if anatomy is None or not anatomy.is_chest:
             return []
@@ -344,12 +365,15 @@ class ChestXray:
         ]
 
     def _refused_by_pixels(self, image: SourceImage) -> str | None:
+        """Why the picture of ``image`` cannot be analysed, as a sentence; None if it can."""
         analysed = self._analyse(image)
         in_domain = self._model().in_domain(analysed.analysis)
         return refused_by_pixels(in_domain, analysed.analysis.kind, analysed.exposure)
 
     def _analyse(self, image: SourceImage) -> _AnalysedImage:
-        """Decode and analyse ``image``, unless that was just done: run() gets the images of accepts()."""
+        """Decode and analyse ``image``; the result is remembered because accepts() and run() get the same
+        images.
+        """
         for analysed in self._analysed:
             if analysed.image is image:
                 return analysed
@@ -393,12 +417,14 @@ class ChestXray:
         return analysed
 
     def _scores(self, analysed: _AnalysedImage) -> Scores:
+        """The probability of every label of the classifier's card in one image."""
         model, analysis = self._model(), analysed.analysis
         labels = enumerate(model.card.labels)
         values = {label.name: model.probability(analysis, index) for index, label in labels}
         return Scores(analysed.image.uid, model.card.ref, values, reoriented=analysis.pose != UPRIGHT)
 
     def _findings(self, analysed: _AnalysedImage, settings: _RuleOptions) -> list[Finding]:
+        """A finding for each label that is reported, with boxes and heat map if it is present."""
         model, image, analysis = self._model(), analysed.image, analysed.analysis
         found: list[Finding] = []
         for index, label in enumerate(settings.labels):
@@ -437,7 +463,7 @@ class ChestXray:
         return found
 
     def _trust(self, settings: _RuleOptions, label: Label, decision: Decision) -> tuple[str, str]:
-        """Certainty and reliability of a call; "" where they are not known."""
+        """Certainty and reliability of a decision on a label, in words; "" where they are not known."""
         rate = settings.prevalences.get(label.name)
         if rate is None:
             return "", ""
@@ -449,11 +475,10 @@ class ChestXray:
     def _boxes(
         self, analysed: _AnalysedImage, activation: Activation | None, label: Label, index: int
     ) -> tuple[Region, ...]:
-        """Boxes of a finding, from the detector where there is one, else from the activation map.
-
-        Boxes outside the finding's organ, or on the other side than its map, are left out. So are all where
-        heart and lungs could not be outlined: a white lung leaves a detector the other one, and its box would
-        lie on the wrong side.
+        """Boxes of a finding, from the detector if there is one, else from the evidence map ``activation``.
+        Boxes outside the finding's organ, or on the other side of the chest than the evidence map, are left
+        out. All are left out where heart and lungs could not be outlined: a detector puts a finding of a
+        white lung into the other lung.
         """
         found: tuple[Region, ...] = ()
         if analysed.boxes is not None:
@@ -472,7 +497,9 @@ class ChestXray:
 
 
 def _not_assessed(settings: _RuleOptions, *, size_judged: bool) -> QualityNote:
-    """What nobody has looked for: a label that is hidden is not absent."""
+    """The note that names all labels that are not reported, since a label that is not reported is not absent.
+    ``size_judged``: whether the heart's size was judged by the ratio.
+    """
     judged = {ratio.CARDIOMEGALY} if size_judged else set()
     hidden = [one.code.meaning for one in settings.labels if one.name not in {*settings.shown, *judged}]
     untrained = (
@@ -484,6 +511,9 @@ def _not_assessed(settings: _RuleOptions, *, size_judged: bool) -> QualityNote:
 def _cleaned(
     image: SourceImage, report: Progress
 ) -> tuple[tuple[DerivedImage, ...], tuple[QualityNote, ...]]:
+    """The image without its text, as derived images and notes; no derived image, and a note, if cleaning
+    failed.
+    """
     # Loads the text networks: only where a rule asks for it.
     from ai_pipeline.burnin.cleaning import clean
 
@@ -498,9 +528,12 @@ def _cleaned(
 def _seen(
     boxes: Callable[[str], tuple[Region, ...]], way: Affine, header: ImageHeader
 ) -> Callable[[str], tuple[Region, ...]]:
-    """``boxes`` of a label, mapped by ``way`` to the image that ``header`` describes."""
+    """Return the function ``boxes`` (from a label to its boxes) with its boxes mapped by ``way`` to the image
+    that ``header`` describes.
+    """
 
     def mapped(label: str) -> tuple[Region, ...]:
+        """The boxes of ``label``, mapped and kept inside the image."""
         return tuple(
             replace(
                 box,
@@ -519,15 +552,17 @@ BOX_NOTE: Final = "A box is an approximate place, not a contour or a measurement
 
 
 def on_its_organ(anatomy: Anatomy, site: Code | None, region: Region) -> bool:
-    """Whether a box touches the organ of its finding: the heart, or a lung for any other ``site``."""
+    """Whether the box ``region`` touches the organ of its finding: the heart, or a lung for any other
+    ``site``.
+    """
     in_heart = site is not None and site.meaning == "Heart"
     return anatomy.touches(region.bounds, (HEART,) if in_heart else (RIGHT_LUNG, LEFT_LUNG))
 
 
 def contradicted(found: Activation | None, anatomy: Anatomy, site: Code | None, region: Region) -> bool:
-    """Whether the map of a finding lies on the other side of the chest than its box.
-
-    The middle between the outer edges of the lungs divides the sides. A finding of the heart has no side.
+    """Whether the evidence map ``found`` of a finding at the body ``site`` lies mostly on the other side of
+    the chest than its box ``region``. The middle between the outer edges of the lungs divides the sides. A
+    finding of the heart has no side.
     """
     if found is None or (site is not None and site.meaning == "Heart"):
         return False

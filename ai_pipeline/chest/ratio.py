@@ -44,7 +44,9 @@ THORAX: Final = Code("816094009", "SCT", "Chest")  # PS3.16 CID 4031
 
 
 class Projections(StrEnum):
-    """The images on which the ratio is measured: PA films, all frontal films, or none."""
+    """The option that says on which images the cardiothoracic ratio is measured: PA films, all frontal films,
+    or none.
+    """
 
     PA = "PA"
     ALL = "all"
@@ -53,7 +55,10 @@ class Projections(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """The measurements of one image (none, or two widths and their ratio) and the notes on them."""
+    """The cardiothoracic ratio of one image. ``measurements``: empty, or two widths and their ratio;
+    ``notes`` on them; ``judges_size``: whether the ratio says if the heart is enlarged (PA films only);
+    ``missed``: why there is no ratio, "" if there is or none was wanted.
+    """
 
     measurements: tuple[Measurement, ...] = ()
     notes: tuple[QualityNote, ...] = ()
@@ -113,7 +118,10 @@ def measure(
 def _statement(
     ratio: float, projection: str, agreement: tuple[float, float] | None, look: Look, *, effusion: bool
 ) -> str:
-    """What the ratio means: the heart is enlarged, or not, where a reader would surely agree."""
+    """The short result in words, such as "Heart enlarged, cardiothoracic ratio 0.56": enlarged or not only
+    where a reader would surely agree (``agreement``). ``look``: signs that the film is unusual; ``effusion``:
+    whether an effusion is possible.
+    """
     number = f"cardiothoracic ratio {ratio:.2f}"
     if look.shallow:
         number += ", shallow breath"
@@ -136,11 +144,15 @@ def _statement(
 def _measurements(
     image: SourceImage, found: Cardiothoracic, pose: Pose, by: AnatomyModel, statement: str
 ) -> tuple[Measurement, ...]:
+    """The ratio and the two widths as measurements, in millimetres if the header gives the pixel spacing.
+    ``by``: the outline network; ``statement``: the words of the ratio.
+    """
     spacing, model = radiograph_spacing(image.header), by.ref
     # Down and across change places in an image that was turned by a quarter.
     across = spacing[0 if pose.turned in {90, 270} else 1] if spacing else None
 
     def width_of(name: str, site: Code, width: Width) -> Measurement:
+        """The measurement of one width."""
         value, unit = (width.length * across, MILLIMETRES) if across else (width.length, PIXELS)
         return Measurement(image.uid, name, WIDTH, round(value, 1), unit, (width.points,), model, site)
 
@@ -164,8 +176,10 @@ def _measurements(
 
 
 def _projection(projection: str) -> str:
+    """A clause that says which projection, not PA, the film has."""
     return f"projection {projection}, not PA" if projection else "projection not known to be PA"
 
 
 def _note(image: SourceImage, text: str) -> QualityNote:
+    """The note with the sentence ``text`` (without its full stop) for ``image``."""
     return QualityNote(NOTE, f"{text}.", image.uid)

@@ -60,8 +60,8 @@ _BETWEEN_WORDS: Final = re.compile(r"[^A-Za-z0-9]+")
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """A side marker: the ``letter`` of a side; ``x`` and ``y`` of the marker's middle as shares of the
-    upright picture's width and height (0 to 1, from the top left).
+    """A side marker (the letter L or R exposed on a film). ``letter``: L or R; ``x``, ``y``: the middle of
+    the marker as shares of the upright picture's width and height (0 to 1, from the top left).
     """
 
     letter: Side
@@ -71,7 +71,9 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class Stamps:
-    """The stamps of one film; fields are empty or None if nothing was read or side markers disagree."""
+    """What the stamps (words exposed or printed on a film) say; fields are empty or None if nothing was read
+    or side markers disagree. ``portable``: whether a mobile device took the film.
+    """
 
     projection: Literal["", "AP", "PA"] = ""
     position: Position = ""
@@ -80,14 +82,14 @@ class Stamps:
 
     @property
     def is_ap(self) -> bool:
-        """Whether the film was taken from the front: a stamp says AP, or that the patient lay in bed."""
+        """Whether a stamp says that the X-rays entered from the front: AP, or that the patient lay in bed."""
         return self.projection == "AP" or self.portable or self.position in {"supine", "semi-erect"}
 
 
 def read_stamps(picture: Grey, anatomy: Anatomy | None, models_dir: Path | None = None) -> Stamps | None:
-    """The stamps of an upright ``picture`` ``[rows, columns]``; None if the text reader fails.
-
-    ``anatomy``: outlines of the same picture; text in the lungs or between them is not read.
+    """Read the stamps on an upright ``picture`` ``[rows, columns]``; None if the text reader fails.
+    ``anatomy``: outlines of the same picture; text in or between the lungs is ignored. ``models_dir``: folder
+    of a site's own models.
     """
     try:
         return stamps_in(picture, anatomy, _reader(models_dir))
@@ -96,7 +98,9 @@ def read_stamps(picture: Grey, anatomy: Anatomy | None, models_dir: Path | None 
 
 
 def stamps_in(picture: Grey, anatomy: Anatomy | None, reader: TextReader) -> Stamps:
-    """The stamps that ``reader`` finds in an upright ``picture`` ``[rows, columns]`` outside the lungs."""
+    """The stamps that ``reader`` finds in an upright ``picture`` ``[rows, columns]`` outside the lungs of
+    ``anatomy``.
+    """
     times_larger = max(1.0, min(picture.shape) / LARGEST)
     if times_larger > 1.0:
         size = round(picture.shape[1] / times_larger), round(picture.shape[0] / times_larger)
@@ -151,6 +155,7 @@ def _hull(anatomy: Anatomy | None) -> npt.NDArray[np.int32] | None:
 
 
 def _is_inside(hull: npt.NDArray[np.int32] | None, anatomy: Anatomy | None, point: Point) -> bool:
+    """Whether ``point`` of the picture lies in the ``hull`` of the lungs."""
     if hull is None or anatomy is None:
         return False
     [place] = anatomy.from_grid.inverse()([point])
@@ -172,9 +177,10 @@ to be called mirrored. Less is enough in an image that was shown turned by 180°
 
 @dataclass(frozen=True, slots=True)
 class StampRules:
-    """The conclusions from stamps. ``projection``: PA, AP, another View Position, or "" if neither header nor
-    stamp says it. ``sides``: whether heart or marker confirm left and right and nothing contradicts;
-    ``marked``: whether the marker does.
+    """What follows from a film's stamps. ``projection``: PA, AP, another View Position, or "" if neither
+    header nor stamp says it. ``sides``: whether left and right are known, because heart or side marker
+    confirm them and nothing contradicts; ``marked``: whether the side marker confirms them. ``notes``: what
+    the reader is told.
     """
 
     projection: str
@@ -184,8 +190,8 @@ class StampRules:
 
 
 def follow(image: SourceImage, stamps: Stamps | None, anatomy: Anatomy | None, pose: Pose) -> StampRules:
-    """Decide projection and sides of ``image`` from its ``stamps`` (None if they could not be read) and
-    outlines.
+    """Decide projection and sides of ``image`` from its ``stamps`` (None if they could not be read), its
+    outlines and its pose.
     """
     header, read = projection_of(image.header), stamps or Stamps()
     projection = "AP" if read.is_ap and header in {"", "PA"} else header or read.projection
@@ -200,6 +206,9 @@ def follow(image: SourceImage, stamps: Stamps | None, anatomy: Anatomy | None, p
 
 
 def _projection_notes(header: str, projection: str, stamps: Stamps) -> list[str]:
+    """Sentences for the reader where a stamp changed or gave the projection, and where the patient lay.
+    ``header``: the header's projection; ``projection``: the one decided on.
+    """
     in_bed = "PORTABLE" if stamps.portable else stamps.position.upper()
     stamp = in_bed if projection != stamps.projection else projection
     if projection == header:
@@ -212,7 +221,7 @@ def _projection_notes(header: str, projection: str, stamps: Stamps) -> list[str]
 
 
 def doubt(header: ImageHeader, stamps: Stamps, anatomy: Anatomy | None, pose: Pose) -> str:
-    """Why left and right are in doubt, as the beginning of a sentence; "" if they are not."""
+    """Why left and right of the image are in doubt, as the beginning of a sentence; "" if they are not."""
     marker, heart = _exchanged(stamps, anatomy, pose)
     behind = pose == UPRIGHT and seen_from_behind(header)
     reasons = {
@@ -226,7 +235,9 @@ def doubt(header: ImageHeader, stamps: Stamps, anatomy: Anatomy | None, pose: Po
 
 
 def _exchanged(stamps: Stamps, anatomy: Anatomy | None, pose: Pose) -> tuple[bool | None, bool | None]:
-    """Whether side marker and heart lie as in a mirrored image; None where that is not certain."""
+    """Whether the side marker, and whether the heart, lies as in a mirrored image; each None where that is
+    not certain.
+    """
     seen, marker, heart = stamps.marker, None, None
     # Distance of a side marker from the middle of the picture, at least, to name a side (share of the
     # width).

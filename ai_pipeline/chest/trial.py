@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def try_out(card: Card, seconds: int) -> None:
-    """Run the model of ``card``. Raises CardError when it fails, takes longer than ``seconds``, or too much
-    memory.
+    """Run the model of ``card`` on test pictures in a confined process. Raises CardError when it fails, takes
+    longer than ``seconds``, or too much memory.
     """
     verify(card)
     reads = [card.path, *(weights.path for weights in card.weights)]
@@ -42,6 +42,7 @@ def main() -> None:
 
 
 def _try(card: Card) -> None:
+    """Run the model of ``card`` on all test pictures. Raises CardError if it fails or gives no number."""
     import numpy as np
 
     from ai_pipeline.chest.classifier import Classifier

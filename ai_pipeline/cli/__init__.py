@@ -29,6 +29,7 @@ app.add_typer(models_app, name="models")
 
 
 def _version(wanted: bool) -> None:
+    """Print the version and exit, if ``--version`` is given."""
     if wanted:
         from importlib.metadata import version
 

@@ -146,7 +146,9 @@ def add_model(
 
 
 def _add(source: Path, card: Path, store: Path, sha256: str, accept_licence: bool) -> None:
-    """Add the file ``source`` with its ``card``."""
+    """Add the model file ``source`` with its model card file ``card`` to the folder ``store``. ``sha256``:
+    the hash that the file must have, "" for that of the card; ``accept_licence``: do not ask the user.
+    """
     from ai_pipeline.models.registry import load, read
     from ai_pipeline.models.store import folder
 
@@ -208,7 +210,7 @@ def rollback_model(slot: Slot = "chest_xray", models_dir: ModelsDir = None) -> N
 
 
 def _agree(card: Card, accepted: bool) -> None:
-    """Show the licence, and stop unless the user agrees to it."""
+    """Show the licence of the model, and exit unless the user agrees to it or ``accepted`` is set."""
     typer.echo(f"{card.name}: {card.task}\nLicence: {card.licence}\nIntended use: {card.intended_use}")
     if accepted:
         return
@@ -220,12 +222,15 @@ def _agree(card: Card, accepted: bool) -> None:
 
 
 def _print_hashes(card: Card) -> None:
+    """Print the SHA-256 of each file of weights."""
     for weights in card.weights:
         typer.echo(f"SHA-256 {weights.sha256}  {weights.path.name}")
 
 
 def _folder(models_dir: Path | None) -> Path:
-    """The folder of models that is named or configured. Raises typer.BadParameter without one."""
+    """The models folder: ``models_dir``, else the one in the environment. Raises typer.BadParameter if there
+    is neither.
+    """
     from ai_pipeline.models.registry import MODELS_DIR, from_environment
 
     folder = models_dir or from_environment()
@@ -246,7 +251,7 @@ def _chosen(name: str) -> tuple[PipelineCard, ModelSlot]:
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """A scope that prints the error of a card or file as one line, and exits with a code."""
+    """A context manager that prints a CardError or OSError as one line and exits with the matching code."""
 
     try:
         yield

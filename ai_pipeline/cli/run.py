@@ -44,7 +44,9 @@ Record = dict[str, Any]
 
 @dataclass(slots=True)
 class Folder:
-    """The output folder: each input writes under its file's stem, the next of that stem under ``stem-2``."""
+    """The output folder of ``run``: pictures of an input are named after its file's stem; a second input of
+    that stem gets ``stem-2``.
+    """
 
     path: Path
     _stems: dict[str, int] = field(default_factory=dict)
@@ -72,7 +74,9 @@ class Folder:
         return written
 
     def _derived(self, stem: str, number: int, derived: DerivedImage) -> Record:
-        """Write a derived picture, as PNG or as an array; returns its entry."""
+        """Write derived picture number ``number`` as PNG, or as a NumPy array if PNG cannot hold it; return
+        its entry for the record.
+        """
         name = f"{stem}.{derived.kind}" + ("" if number < 2 else f"-{number + 1}")
         frames = derived.frames
         if frames.dtype != np.uint8 and not (frames.dtype == np.uint16 and frames.ndim == 3):  # no PNG
@@ -86,14 +90,16 @@ class Folder:
         return _entry(derived.kind, self.path / name, len(frames))
 
     def _png(self, name: str, kind: str, samples: PixelArray) -> Record:
-        """Write a PNG; returns its entry."""
+        """Write ``samples`` as ``name``.png; return its entry for the record."""
         path = self.path / f"{name}.png"
         Image.fromarray(np.asarray(samples)).save(path)
         return _entry(kind, path, 1)
 
 
 def _below(image: SourceImage, result: PipelineResult, frame: int) -> Picture | None:
-    """The picture to draw the result on; None if only a cleaned image may be shown and there is none."""
+    """The picture of frame ``frame`` (from 0) on which the result is drawn; None if only a cleaned image may
+    be shown and there is none.
+    """
     if result.drawn_on == "source":
         return image.display(frame)
     cleaned = (one for one in result.images if one.kind is ImageKind.CLEANED and one.verified)
@@ -101,7 +107,7 @@ def _below(image: SourceImage, result: PipelineResult, frame: int) -> Picture | 
 
 
 def empty_record(file: str, pipeline: str) -> Record:
-    """The record of an input before anything is known of it."""
+    """The output record (JSON object) of an input ``file`` before it is analysed."""
     return {
         "file": file,
         "pipeline": pipeline,
@@ -118,9 +124,9 @@ def empty_record(file: str, pipeline: str) -> Record:
 
 
 def filled_record(result: PipelineResult, images: list[Record]) -> Record:
-    """The entries that a result adds to the record; ``images``: the entries of its pictures.
-
-    Seconds are those of ``decode``, ``model``, ``total``, and of the stages that the pipeline names besides.
+    """The entries that a result adds to the output record (JSON object) of its input; ``images``: the entries
+    of its pictures. Seconds are those of ``decode``, ``model``, ``total``, and of the other stages that the
+    pipeline names.
     """
     timings = result.timings
     model = timings.get("model", timings.get("detect", 0.0) + timings.get("fill_and_verify", 0.0))
@@ -272,7 +278,9 @@ def run(
 
 
 def _inputs(named: Sequence[Path]) -> list[Path]:
-    """The files, and all DICOM files below the folders; other files are counted on standard error."""
+    """The files in ``named``, and all DICOM files below the folders in it; a line on standard error counts
+    the other files.
+    """
     found: list[Path] = []
     for path in named:
         if not path.is_dir():
@@ -287,16 +295,19 @@ def _inputs(named: Sequence[Path]) -> list[Path]:
 
 
 def _reporter(update: Callable[..., None], number: int, file: Path) -> Progress:
-    """A function that advances the progress bar while file ``number`` is analysed."""
+    """Return a function that moves the progress bar (by ``update``) while file number ``number`` is
+    analysed.
+    """
 
     def report(share: float, what: str) -> None:
+        """Show the share done of this file, 0 to 1, and the step ``what``."""
         update(completed=number + share, description=f"{file.name}: {what}")
 
     return report
 
 
 def _is_dicom(file: Path) -> bool:
-    """Whether a file has the prefix of Part 10 and is no DICOMDIR, which only lists others."""
+    """Whether a file has the prefix of DICOM Part 10 and is no DICOMDIR, which only lists other files."""
     try:
         with file.open("rb") as opened:
             return opened.read(132)[128:] == b"DICM" and file.name.upper() != "DICOMDIR"
@@ -306,7 +317,11 @@ def _is_dicom(file: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Runner:
-    """Handles one input after another; each pipeline is made once. ``pipeline``: a name, or ``auto``."""
+    """Analyses one input file after another for the command ``run``; each pipeline is created once.
+    ``pipeline``: a pipeline's name, or ``auto`` (chosen by modality). ``given``: attributes stated for PNG
+    and JPEG files. ``explain``: whether to say of every burned-in mark why it goes or stays; ``explained``
+    collects these marks. ``made``: the created pipelines by name.
+    """
 
     pipeline: str
     folder: Folder
@@ -320,7 +335,7 @@ class _Runner:
     made: dict[str, Pipeline] = field(default_factory=dict)
 
     def handle(self, file: Path, report: Progress) -> tuple[Record, bool]:
-        """Return the record of an input and whether it could be read."""
+        """Analyse one file; return its output record, and whether the file could be read."""
         from ai_pipeline.contract import Refuse
         from ai_pipeline.images.decode import open_image
 
@@ -353,7 +368,9 @@ class _Runner:
         return record, True
 
     def _pipeline(self, image: SourceImage) -> Pipeline | None:
-        """The pipeline for an image; None if no pipeline takes its modality."""
+        """The pipeline for an image, created when first needed; None if no pipeline takes its modality.
+        Raises typer.BadParameter for options that it does not know.
+        """
         from ai_pipeline.pipelines import option_faults
 
         name = _by_modality(image.header.modality) if self.pipeline == "auto" else self.pipeline
@@ -373,7 +390,7 @@ class _Runner:
         return self.made[name]
 
     def _create(self, name: str) -> Pipeline:
-        """Create a pipeline; one that explains its cleaning, if that is wanted."""
+        """Create the pipeline ``name``; with ``explain``, one that explains its cleaning."""
         from ai_pipeline.pipelines import create, pipeline_class
 
         if not self.explain:
@@ -395,7 +412,9 @@ def _by_modality(modality: str) -> str | None:
 
 
 def _options(pairs: Sequence[str]) -> dict[str, object]:
-    """Read NAME=VALUE; values are TOML scalars, as in a rule of the node."""
+    """Read options of the form NAME=VALUE; values are TOML scalars, as in a rule of the node; NAME alone
+    means true.
+    """
     import tomllib
 
     options: dict[str, object] = {}
@@ -409,6 +428,7 @@ def _options(pairs: Sequence[str]) -> dict[str, object]:
 
 
 def _print_record(record: Record) -> None:
+    """Print the output record of one input for a person."""
     head = f"{record['file']}  {record['pipeline']} {record['version']}".strip()
     if not record["accepted"]:
         print_text(f"{head}\n  not analysed: {record['reason']}")

@@ -10,7 +10,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def lower(limits: Mapping[int, int]) -> None:
-    """Lower limits of setrlimit(2) for good; a limit that is lower already stays."""
+    """Lower this process's resource limits (setrlimit(2), by number of the resource) for good; a limit that
+    is lower already stays.
+    """
     for what, most in limits.items():
         now, _ = resource.getrlimit(what)
         limit = most if now == resource.RLIM_INFINITY else min(most, now)

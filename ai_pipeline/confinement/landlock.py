@@ -46,8 +46,8 @@ def keep_signals_inside() -> bool:
 
 
 def _restrict(rules: bytes, allowed: Iterable[tuple[Path, int]]) -> bool:
-    """Put rules in force for good, with exceptions for the ``allowed`` paths; returns False if the kernel
-    refuses.
+    """Put the Landlock ruleset ``rules`` (struct landlock_ruleset_attr) in force for good, with exceptions
+    for the ``allowed`` paths and their access rights; returns False if the kernel refuses.
     """
     libc = ctypes.CDLL(None)
     ruleset = libc.syscall(_CREATE, rules, ctypes.c_size_t(len(rules)), 0)

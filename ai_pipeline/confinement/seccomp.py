@@ -58,25 +58,27 @@ _PR_SET_SECCOMP, _FILTER, _PR_SET_NO_NEW_PRIVS = 22, 2, 38
 
 
 def known() -> bool:
-    """Whether this module has a system call filter for the processor of this machine."""
+    """Whether this module has a seccomp filter for this machine's processor."""
     return platform.machine() in _MACHINES
 
 
 def give_up() -> bool:
-    """Block the forbidden calls for this process and its future threads. Returns False if that
+    """Block the system calls in ``_FORBIDDEN`` for this process and its future threads. Returns False if that
     is impossible.
     """
     return known() and _install(_packed(_all_but_forbidden(*_MACHINES[platform.machine()])))
 
 
 def only_compute() -> bool:
-    """Block all calls but those of computing, for this process. Returns False if that is impossible."""
+    """Block all system calls but those that computing needs, for this process. Returns False if that is
+    impossible.
+    """
     return known() and _install(computing())
 
 
 @cache
 def computing() -> bytes:
-    """The filter of :func:`only_compute`; made once, for a process that forks a child for each frame."""
+    """The seccomp filter of :func:`only_compute`; made once, as a process may fork a child for each frame."""
     column, machine = _MACHINES[platform.machine()]
     steps = _of_machine(machine)
     for numbers in _COMPUTING.values():
@@ -85,12 +87,12 @@ def computing() -> bytes:
 
 
 def _packed(steps: list[_Step]) -> bytes:
-    """The filter as bytes."""
+    """The steps of a seccomp filter as the bytes that the kernel reads."""
     return b"".join(_STEP.pack(*step) for step in steps)
 
 
 def _install(steps: bytes) -> bool:
-    """Put a filter in force; returns False if the kernel refuses it."""
+    """Put a seccomp filter in force; returns False if the kernel refuses it."""
     libc = ctypes.CDLL(None)
     code = ctypes.create_string_buffer(steps)
     program = ctypes.create_string_buffer(struct.pack("HP", len(steps) // _STEP.size, ctypes.addressof(code)))
@@ -100,7 +102,9 @@ def _install(steps: bytes) -> bool:
 
 
 def _of_machine(machine: int) -> list[_Step]:
-    """Ends a process that calls as another machine does, then looks at the call's number."""
+    """The first steps of a seccomp filter: end a process that makes calls of another ``machine``, then load
+    the call's number.
+    """
     return [
         (_LOAD, 0, 0, _ARCH),
         (_EQUAL, 1, 0, machine),
@@ -110,7 +114,9 @@ def _of_machine(machine: int) -> list[_Step]:
 
 
 def _all_but_forbidden(column: int, machine: int) -> list[_Step]:
-    """A filter that refuses the forbidden calls only."""
+    """A seccomp filter that refuses the calls in ``_FORBIDDEN`` only. ``column``: the machine's column in the
+    tables of call numbers.
+    """
     # The other numbers by which x86_64 takes the same calls
     steps = [
         *_of_machine(machine),

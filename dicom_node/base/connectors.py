@@ -19,9 +19,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Work for a thread of the main process, which calls ``run_once`` again and again until its event is set.
+    """Background work that a connector adds: a thread of the main process calls ``run_once`` again and again
+    until the thread's stop event is set.
 
-    ``at_stop`` is called after the threads have ended and the node's stop is in the database.
+    ``at_stop`` is called after all threads have ended and the stop of the node is recorded in the database.
     """
 
     name: str
@@ -31,7 +32,9 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """The present value of one metric. ``labels``: states, machines, places and processes of the site."""
+    """The present value of one metric for Prometheus. ``labels``: pairs of label name and value, never
+    patient data.
+    """
 
     name: str
     help: str
@@ -41,18 +44,20 @@ class Gauge:
 
 @cache
 def installed(group: str) -> dict[str, EntryPoint]:
-    """The entry points of ``dicom_node.GROUP`` by name, in the order of their names."""
+    """Return the installed entry points of the group ``dicom_node.GROUP``, by name and sorted by it."""
     found = sorted(_INSTALLED.select(group=f"dicom_node.{group}"), key=lambda point: point.name)
     return {point.name: point for point in found}
 
 
 def every(group: str) -> Iterator[Any]:
-    """Import and yield what each entry point of the group names."""
+    """Import and yield the object that each entry point of the group ``dicom_node.GROUP`` refers to."""
     return (point.load() for point in installed(group).values())
 
 
 def extended(group: str) -> Callable[[type[Model]], type[Model]]:
-    """Decorates a section of the settings: fields and validators of the group's classes follow its own."""
+    """Return a decorator that adds the fields and validators of the connectors' classes in this entry-point
+    group to a settings class.
+    """
 
     def add(core: type[Model]) -> type[Model]:
         bases = (*reversed([*every(group)]), core)  # pydantic takes fields from the last one to the first
@@ -62,6 +67,6 @@ def extended(group: str) -> Callable[[type[Model]], type[Model]]:
 
 
 def part(section: BaseModel, kind: type[Model]) -> Model:
-    """The section as an instance of ``kind``, a class that a connector has added to it."""
+    """Return ``section`` typed as ``kind``, a settings class that a connector added to it."""
     assert isinstance(section, kind)
     return section

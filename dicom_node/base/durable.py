@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 def write_new(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write the file and sync it, then give it its name. ``mode`` is its mode whatever the umask: what root
-    wrote by a command the node can read.
+    """Write a new file durably: the text is synced to disk before the file gets its name.
 
-    Complete under a name of its own first: the first link to the final name wins, over NFS too. Raises
-    FileExistsError where there is one of this name, OSError.
+    ``mode``: the file's permissions, whatever the umask, so that the node can read what root wrote by a
+    command. If several processes write the same path, over NFS too, the first wins. Raises FileExistsError if
+    the path exists, OSError.
     """
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
@@ -28,7 +28,7 @@ def write_new(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync the names in the folder, which a new or renamed file needs to be there after a power cut."""
+    """Sync a folder to disk, so that new and renamed files in it survive a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

@@ -27,7 +27,9 @@ class ExitCode(IntEnum):
 
 
 class NodeError(Exception):
-    """Base of all errors that the node raises on purpose; a class names its exit status beside its base."""
+    """Base of all errors that the node raises on purpose. Subclasses set their exit status by the class
+    argument ``exit_code``.
+    """
 
     exit_code: ExitCode = ExitCode.SOFTWARE
 
@@ -37,14 +39,16 @@ class NodeError(Exception):
 
 
 class CannotRun(NodeError, exit_code=ExitCode.CONFIG):
-    """The node cannot start or go on as it is set up, or its database is not of this version; raised before
-    anything is accepted.
+    """The node cannot start or continue with its present set-up, or its database has another version; raised
+    before any object is accepted.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
-    """One mistake in a configuration file: its place, the value found, the remedy."""
+    """One mistake in a configuration file: ``key`` and its faulty ``value`` ("" if not shown), and the
+    ``remedy`` in words.
+    """
 
     file: str
     key: str
@@ -60,7 +64,7 @@ class ConfigProblem:
 
 
 class ConfigurationError(CannotRun):
-    """All mistakes of a configuration together."""
+    """The configuration is unusable; the message lists all its mistakes."""
 
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         self.problems = tuple(problems)
@@ -72,25 +76,31 @@ class RequestRefused(NodeError, exit_code=ExitCode.FAILED):
 
 
 class Unavailable(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
-    """The program or service that the request needs does not run, start or answer, or a second one may not
-    run.
+    """The program or service that a person's request needs is not running or not answering, or is running
+    already and only one may.
     """
 
 
 class NotFound(RequestRefused, exit_code=ExitCode.NOT_FOUND):
-    """There is no such peer, study, job, delivery or model."""
+    """The peer, study, job, delivery or model that a person named does not exist."""
 
 
 class NotAllowedNow(RequestRefused):
-    """The state of the thing does not allow the step, or somebody else changed it meanwhile."""
+    """The present state of the study, job, delivery or other thing forbids a person's request, or somebody
+    else changed it meanwhile.
+    """
 
 
 class HoldUndercut(RequestRefused):
-    """A rule would send results at once that another rule holds for a person, and nobody confirmed this."""
+    """A new rule would send results at once although another rule makes them wait for a person's acceptance,
+    and nobody confirmed that this is intended.
+    """
 
 
 class NotTakenOverYet(RequestRefused):
-    """A peer that was entered on another machine is not loaded here yet; it will be in a moment."""
+    """A peer was saved on another machine of the site and this machine has not loaded it yet; a later try
+    succeeds.
+    """
 
 
 class SignInRefused(RequestRefused):
@@ -98,7 +108,9 @@ class SignInRefused(RequestRefused):
 
 
 class FaultyInput(RequestRefused, exit_code=ExitCode.DATA):
-    """A file, folder, form or model from a person cannot be used or made. ``problems``: of its keys."""
+    """A file, folder, form or model from a person is faulty. ``problems``: one entry for each faulty key, if
+    it has keys.
+    """
 
     def __init__(self, text: str, problems: Sequence[ConfigProblem] = ()) -> None:
         super().__init__(text)
@@ -110,7 +122,7 @@ class StorageError(NodeError):
 
 
 class SpoolError(StorageError):
-    """The spool cannot store an object."""
+    """The spool (the folder of received objects) cannot store an object."""
 
 
 class SpoolFull(SpoolError):
@@ -118,7 +130,9 @@ class SpoolFull(SpoolError):
 
 
 class NotInSpool(StorageError):
-    """A spooled file is not at the path in its row. The index may just be moving it, so it is tried again."""
+    """A received file is missing at the path in its database row; indexing may be moving it, so callers try
+    again.
+    """
 
 
 class StoreAway(StorageError, exit_code=ExitCode.UNAVAILABLE):
@@ -126,7 +140,7 @@ class StoreAway(StorageError, exit_code=ExitCode.UNAVAILABLE):
 
 
 class DecisionNotCopied(StorageError, exit_code=ExitCode.UNAVAILABLE):
-    """A person's decision is in force, but not yet copied outside the database."""
+    """A person's decision is in force, but its backup copy outside the database could not be written yet."""
 
 
 class DatabaseUnusable(StorageError, exit_code=ExitCode.UNAVAILABLE):
@@ -134,19 +148,20 @@ class DatabaseUnusable(StorageError, exit_code=ExitCode.UNAVAILABLE):
 
 
 class SchemaOutdated(CannotRun):
-    """The schema is older than this program: upgrade it."""
+    """The database schema is older than this program and must be upgraded."""
 
 
 class FaultyObject(NodeError):
-    """A received object or report that cannot be read or is beyond its limits. The reason goes to the
+    """A received object or report cannot be read or exceeds its limits; the text becomes the reason in the
     quarantine list.
     """
 
 
 class FaultyStep(NodeError):
-    """A refused request about a performed procedure step; the text contains no value of the request.
+    """An MPPS request (Modality Performed Procedure Step) is refused; the text quotes no value of the
+    request.
 
-    ``code``: the status (PS3.7 Annex C). ``tags``: the attributes that are at fault.
+    ``code``: the DIMSE status of the answer (PS3.7 Annex C). ``tags``: the tags of the faulty attributes.
     """
 
     def __init__(self, text: str, code: int, tags: Sequence[int] = ()) -> None:
@@ -156,11 +171,11 @@ class FaultyStep(NodeError):
 
 
 class DecodedDifferently(NodeError):
-    """Text in the object cannot be decoded with the character set that the object names."""
+    """Text in an object cannot be decoded with the character set that the object declares."""
 
 
 class ResultRefused(NodeError, exit_code=ExitCode.DATA):
-    """What the node built, an object or an audit message, is invalid: it is not stored and not sent."""
+    """A DICOM object or audit message that the node built is invalid: it is neither stored nor sent."""
 
 
 class JobCancelled(NodeError):
@@ -168,11 +183,11 @@ class JobCancelled(NodeError):
 
 
 class LeaseLost(NodeError):
-    """Another worker has the job now; this worker's results are discarded."""
+    """Another worker has taken over the job, so this worker's results are discarded."""
 
 
 class HandedBack(NodeError):
-    """The worker stops: another worker does the job, and this try is not counted."""
+    """The worker is stopping: another worker will do its job, and this try is not counted."""
 
 
 class TimeLimitReached(NodeError):
@@ -180,4 +195,4 @@ class TimeLimitReached(NodeError):
 
 
 class WorkerSpent(NodeError):
-    """An image used up the worker's memory: the job is tried again in a new process."""
+    """An image exhausted the worker's memory: the job is tried again in a new process."""

@@ -18,7 +18,9 @@ FieldValue = str | int | float | list[str] | None
 
 @dataclass(frozen=True, slots=True)
 class EventType:
-    """A type of event. The meaning of a ``number`` never changes; ``text`` is one sentence for an admin."""
+    """A type of event. The meaning of a ``number`` never changes; ``level`` is of ``logging``; ``text`` is
+    one sentence for an administrator.
+    """
 
     number: int
     level: int
@@ -27,7 +29,7 @@ class EventType:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event, with its time (UTC)."""
+    """One event that happened at the time ``at`` (UTC)."""
 
     type: EventType
     at: datetime
@@ -289,29 +291,31 @@ _LOGGER = logging.getLogger("dicom_node.base.events")
 
 
 def __getattr__(name: str) -> EventType:
-    """The type of this name, for ``from dicom_node.base.events import JOB_QUEUED``."""
+    """Return the event type with this name, for ``from dicom_node.base.events import JOB_QUEUED``."""
     if name in TYPES:
         return TYPES[name]
     raise AttributeError(name)
 
 
 def all_types() -> Collection[EventType]:
-    """Every event type, ordered by number."""
+    """Return every event type, ordered by number."""
     return TYPES.values()
 
 
 def by_number(number: int) -> EventType:
-    """The type of a stored event. Raises KeyError for a number that this version does not know."""
+    """Return the event type with this number. Raises KeyError for a number that this version does not
+    know.
+    """
     return {event.number: event for event in all_types()}[number]
 
 
 def happened(event_type: EventType, **fields: FieldValue) -> Event:
-    """Make an event with the present time, and log it; a caller with a database session also stores it."""
+    """Create an event with the present time and log it; a caller with a database session also stores it."""
     event = Event(event_type, datetime.now(UTC), fields)
     log(event)
     return event
 
 
 def log(event: Event) -> None:
-    """Log an event."""
+    """Write an event to the process's log."""
     _LOGGER.log(event.type.level, "%s", event)

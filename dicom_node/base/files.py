@@ -25,62 +25,70 @@ _INDEXING = 0x4449434F4D  # number of the lock of who indexes ("DICOM")
 
 
 class Bucket(Protocol):
-    """Stores, fetches and deletes whole files; many threads may use one. No half-written file is visible.
+    """The interface of an object store: stores, fetches and deletes whole files; many threads may use one. No
+    half-written file is visible.
 
     All methods raise StoreAway if the store does not answer or refuses the request.
     """
 
     name: str
-    """Its address, for people."""
+    """The address of the bucket, as people see it."""
 
     def put(self, key: str, file: Path) -> None:
-        """Upload a file under a key that is used for no other content, and check its size in the bucket."""
+        """Upload a file under a key that no other content has ever, and check its size in the bucket."""
 
     def put_first(self, key: str, file: Path) -> None:
-        """Upload a file, held in memory, unless the key exists. Raises StoreAway if the key has other
-        bytes.
+        """Upload a file, read whole into memory, unless the key exists already. Raises StoreAway if the key
+        has other bytes.
         """
 
     def size(self, key: str) -> int | None:
-        """The size of an object in bytes, None if it does not exist."""
+        """Return the size of an object in bytes; None if it does not exist."""
 
     def get(self, key: str, into: Path, sha256: str = "") -> str:
-        """Fetch an object into a file, which is complete or does not exist; returns its SHA-256.
+        """Fetch an object into the file ``into``, which is then either complete or absent; return its SHA-256
+        as hex.
 
-        Raises NotInSpool if the bucket does not have the object, or its hash is not ``sha256``.
+        ``sha256``: the hash to be verified; "": none. Raises NotInSpool if the bucket lacks the object, or
+        its hash is another.
         """
 
     def delete(self, *keys: str) -> None:
         """Delete objects; missing objects are ignored."""
 
     def keys(self, under: str) -> Iterator[str]:
-        """All keys in the folder ``under``."""
+        """Yield all keys in the folder ``under``."""
 
 
 def bucket_of(settings: Settings) -> Bucket | None:
-    """The object store of these settings; None without one. All callers of a process share one."""
+    """Return the object store that these settings name; None without one. All callers of a process share
+    one.
+    """
     found: Iterator[Bucket | None] = (offer(settings) for offer in every("object_stores"))
     return next(filter(None, found), None)
 
 
 def sha256_of(file: Path) -> str:
-    """The SHA-256 of a whole file, as hex. Raises OSError."""
+    """Return the SHA-256 of a whole file, as hex. Raises OSError."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 class Files:
-    """Files under ``node.data_dir``; paths of rows are relative to it, and are the keys of the bucket."""
+    """The files of received objects and results under ``node.data_dir``; paths in database rows are relative
+    to it, and are also the keys in the object store.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.data_dir = settings.node.data_dir
         self.bucket = bucket_of(settings)
 
     def here(self, session: Session, path: str) -> Path:
-        """The local file for a row's ``path``, fetched if this machine does not have it.
+        """Return the local file for the ``path`` of a row, fetched from the object store if this machine
+        lacks it.
 
-        Without an object store, opening the file shows whether it exists. Raises StoreAway (the store does
-        not answer, or another machine has not uploaded the object yet), NotInSpool (lost or damaged).
+        Without an object store, only opening the file shows whether it exists. Raises StoreAway (the store
+        does not answer, or another machine has not uploaded the object yet), NotInSpool (lost or damaged).
         """
         file = self.data_dir / path
         if self.bucket is None:
@@ -97,18 +105,22 @@ class Files:
         return file
 
     def if_here(self, session: Session, path: str) -> Path | None:
-        """The file as :meth:`here` returns it; None if it is lost or cannot be fetched now."""
+        """Return the file as :meth:`here` does; None if it is lost or cannot be fetched now."""
         with contextlib.suppress(StorageError):
             file = self.here(session, path)
             return file if file.is_file() else None
         return None
 
     def has(self, session: Session, path: str) -> bool:
-        """Whether the object store has the file of this row, so that no local copy is needed."""
+        """Return whether the object store has the file at this ``path``, so that the local copy may be
+        deleted.
+        """
         return self.bucket is not None and bool(known_sha256(session, path))
 
     def built_before(self, path: str) -> Path | None:
-        """The file of a result that was built before, even if its row is lost. Raises StoreAway."""
+        """Return the file of a result that was built earlier, even if its database row is lost; None if there
+        is none. Raises StoreAway.
+        """
         file = self.data_dir / path
         if self.bucket is None or (file.is_file() and self.bucket.size(path) is not None):
             return file if file.is_file() else None
@@ -121,19 +133,22 @@ class Files:
         return None
 
     def keep(self, file: Path, path: str) -> None:
-        """Upload the file of a built result; called before a row of the database names it. Raises
-        StoreAway.
+        """Move the file of a newly built result to ``path`` and upload it; call it before a database row
+        names the path. Raises StoreAway.
         """
         if self.bucket is not None:
             self.bucket.put_first(path, file)
         file.replace(self.data_dir / path)
 
     def stored(self, folder: str) -> Iterator[str]:
-        """The paths below a folder in the object store. Raises StoreAway."""
+        """Yield the paths below a folder in the object store; nothing without an object store. Raises
+        StoreAway.
+        """
         return iter(()) if self.bucket is None else self.bucket.keys(folder)
 
     def fetch_unknown(self, file: Path) -> None:
-        """Fetch a file that exists in the store and has no row in a restored database.
+        """Fetch a file that the object store has but a restored database does not know; does nothing if it is
+        here already.
 
         Raises StoreAway, NotInSpool.
         """
@@ -141,14 +156,15 @@ class Files:
             self.bucket.get(self.relative(file), file)
 
     def relative(self, file: Path) -> str:
-        """The path relative to the data folder, as in rows. Raises ValueError for a file outside the data
-        folder.
+        """Return the path of a file relative to the data folder, as rows have it. Raises ValueError for a
+        file outside of it.
         """
         return str(file.relative_to(self.data_dir))
 
     def delete(self, *paths: str) -> None:
-        """Delete files, and folders that become empty. Raises StoreAway; then only the local files are
-        deleted.
+        """Delete the files at these paths here and in the object store, and folders that become empty.
+
+        Raises StoreAway; then only the local files are deleted.
         """
         for path in paths:
             file = self.data_dir / path
@@ -160,7 +176,9 @@ class Files:
 
 
 def known_sha256(session: Session, path: str) -> str | None:
-    """The hash of the file at ``path``: "" while it waits for upload, None if it was never uploaded."""
+    """Return the SHA-256 of the file at ``path`` in the object store, from the database: "" while it waits
+    for upload, None if it was never uploaded.
+    """
     name = PurePosixPath(path)
     if name.parts[0] == "spool":
         return session.scalar(select(ReceivedObject.sha256).where(ReceivedObject.spool_name == name.stem))
@@ -168,13 +186,13 @@ def known_sha256(session: Session, path: str) -> str | None:
 
 
 def waiting_paths(session: Session) -> set[str]:
-    """The paths of all files waiting for upload."""
+    """Return the paths of all files that wait for upload to the object store."""
     return set(session.scalars(select(ReceivedObject.path).where(WAITS)))
 
 
 def all_uploaded() -> ColumnElement[bool]:
-    """SQL: whether the files of all objects in force of the study are in the object store, so that any
-    machine finds them.
+    """SQL: whether the object store has the files of all objects of the study that are not superseded, so
+    that any machine can read them.
     """
     file = aliased(ReceivedObject)
     there = exists().where(

@@ -20,7 +20,7 @@ CONSOLE_NAME: Final = "console"
 
 
 class ResultKind(StrEnum):
-    """Kinds of result objects; the words of a peer's ``results`` setting."""
+    """Kinds of result objects, named as in the peer setting ``results``."""
 
     SR = "sr"
     GSPS = "gsps"  # grayscale, or colour softcopy presentation state for colour images
@@ -41,7 +41,7 @@ DEIDENTIFIED_KINDS = frozenset({ResultKind.CLEANED, ResultKind.SEG, ResultKind.S
 
 
 class RemovalState(StrEnum):
-    """The progress of the deletion of a withdrawn result at a peer."""
+    """The progress of deleting a withdrawn result at a peer."""
 
     ASKED = "asked"  # the peer is asked until it is gone there
     GONE = "gone"
@@ -49,7 +49,9 @@ class RemovalState(StrEnum):
 
 
 class RejectionReason(StrEnum):
-    """The reason why a result is withdrawn, as far as IHE IOCM has a code for it."""
+    """The reason why a person withdraws a result; both have a code in IHE IOCM (Imaging Object Change
+    Management).
+    """
 
     QUALITY = "quality"
     SAFETY = "safety"
@@ -65,7 +67,7 @@ class ObjectRole(StrEnum):
 
 
 class Outcome(StrEnum):
-    """The outcome for one received object; nothing received is overwritten."""
+    """What became of one received object; nothing received is overwritten."""
 
     NEW = "new"
     DUPLICATE = "duplicate"
@@ -77,7 +79,7 @@ class Outcome(StrEnum):
 
 
 class AssociationOutcome(StrEnum):
-    """The end of an association."""
+    """How an association ended."""
 
     OPEN = "open"
     RELEASED = "released"
@@ -94,7 +96,9 @@ class StepStatus(StrEnum):
 
 
 class Counted(StrEnum):
-    """The outcome of a model on an image, for the counts. A ``REORIENTED`` image is also ``ANALYSED``."""
+    """What a model did with an image, for statistics. A ``REORIENTED`` image is also counted as
+    ``ANALYSED``.
+    """
 
     ANALYSED = "analysed"
     REORIENTED = "reoriented"  # turned or inverted before it was analysed
@@ -112,7 +116,7 @@ class ReaderVerdict(StrEnum):
 
 
 class ReviewCause(StrEnum):
-    """The reason for a person's review of the cleaning of an image, the most urgent first."""
+    """Why a person should review the removal of burned-in text from an image, the most urgent first."""
 
     WITHHELD = "withheld"  # text may be left: no cleaned image
     IN_DOUBT = "in_doubt"  # places in the image that may hold letters, and stay
@@ -121,7 +125,7 @@ class ReviewCause(StrEnum):
 
 
 class ReviewVerdict(StrEnum):
-    """The outcome of a person's review of the cleaning of an image."""
+    """How the review of the removal of burned-in text from an image ended."""
 
     ACCEPTED = "accepted"  # by a person: it stays as it is
     DRAWN = "drawn"  # a person drew boxes: cleaned again
@@ -129,7 +133,7 @@ class ReviewVerdict(StrEnum):
 
 
 class NotificationState(StrEnum):
-    """The state of a notification."""
+    """The state of a notification (e-mail or webhook call)."""
 
     PENDING = "pending"
     SENT = "sent"
@@ -137,14 +141,14 @@ class NotificationState(StrEnum):
 
 
 class FetchPurpose(StrEnum):
-    """The reason why a study is fetched from a peer."""
+    """Why a study is fetched from a peer."""
 
     ASKED = "asked"  # a person asked for it, or for what is missing
     PRIOR = "prior"  # for the comparison with a newer one: its results are sent nowhere
 
 
 class QuestionState(StrEnum):
-    """The state of a question to a peer for earlier studies."""
+    """The state of a query to a peer for the patient's earlier studies."""
 
     WAITING = "waiting"  # to be asked
     ANSWERED = "answered"  # the studies that the answer named are waited for
@@ -152,7 +156,7 @@ class QuestionState(StrEnum):
 
 
 class AuditAction(StrEnum):
-    """An action of a person or of the node; at most 16 characters."""
+    """An action of a person or of the node, as recorded in the audit trail; at most 16 characters."""
 
     SIGNED_IN = "signed_in"
     SIGN_IN_REFUSED = "sign_in_refused"
@@ -205,30 +209,34 @@ class AuditAction(StrEnum):
 
 
 class Role(StrEnum):
-    """The work of a process and its children. Each part of the node has a role; two roles include several."""
+    """The tasks of a node: one machine may have all of them, or a site may divide them among several
+    nodes.
+    """
 
     ALL = "all"
     LISTENER = "listener"
-    """Receive, index, assemble, timers, and the console where it is switched on."""
+    """Receives, indexes and assembles objects, runs timers, and serves the console if it is enabled."""
     WORKER = "worker"
-    """Run models, deliver."""
+    """Runs models and delivers results."""
     DELIVERY = "delivery"
     CONSOLE = "console"
-    """Serve it, and index what is uploaded there."""
+    """Serves the console and indexes objects that are uploaded there."""
 
     @classmethod
     def at(cls, place: str) -> Role:
-        """The role of the node at a place of the data folder: WORKER for ``worker-2``."""
+        """Return the role of the node with the place name ``place`` on the data folder: WORKER for
+        ``worker-2``.
+        """
         return cls(place.partition("-")[0])
 
     @property
     def receives(self) -> bool:
-        """Whether a node with this role listens, and may run the timers: one node at a time runs them."""
+        """Whether a node with this role listens and may run the timers, which run on one node at a time."""
         return self in (Role.ALL, Role.LISTENER)
 
     @property
     def may_serve_console(self) -> bool:
-        """Whether a node with this role serves the console, if the console is enabled."""
+        """Whether a node with this role serves the console if it is enabled."""
         return self.receives or self is Role.CONSOLE
 
     @property
@@ -260,7 +268,7 @@ class UserRole(StrEnum):
     """See who did what."""
 
     def includes(self, other: UserRole) -> bool:
-        """Whether this role includes the rights of ``other``."""
+        """Return whether this role includes the rights of the role ``other``."""
         order = list(UserRole)
         return order.index(self) >= order.index(other)
 
@@ -274,7 +282,9 @@ BASIC_PROFILE: Final = ("113100", "DCM")
 
 
 class Retained(StrEnum):
-    """Data that de-identified results retain: options of PS3.15 E.3, the words of a peer's ``retain``."""
+    """What de-identified results may retain (options of PS3.15 E.3), named as in the peer setting
+    ``retain``.
+    """
 
     MODIFIED_DATES = "modified_dates"
     PATIENT_CHARACTERISTICS = "patient_characteristics"
@@ -291,21 +301,22 @@ OPTIONS: Final = {
 
 
 def is_deidentified(dataset: Dataset) -> bool:
-    """Whether a data set states that the basic profile (PS3.15 E.2) was applied to it.
-
-    Never raises on a faulty header.
+    """Return whether a data set states that it was de-identified by the basic profile (PS3.15 E.2). Never
+    raises on a faulty header.
     """
     return dataset.get("PatientIdentityRemoved") == "YES" and BASIC_PROFILE in _methods(dataset)
 
 
 def retained_by(dataset: Dataset) -> frozenset[Retained]:
-    """The options that a data set states it retains. Never raises on a faulty header."""
+    """Return the retention options (PS3.15 E.3) that a data set states. Never raises on a faulty header."""
     codes = _methods(dataset)
     return frozenset(option for option, (code, _) in OPTIONS.items() if (code, "DCM") in codes)
 
 
 def _methods(dataset: Dataset) -> set[tuple[object, object]]:
-    """Value and scheme of the codes in De-identification Method Code Sequence (0012,0064)."""
+    """Return (Code Value, Coding Scheme Designator) of each item of De-identification Method Code Sequence
+    (0012,0064).
+    """
     items = dataset.get("DeidentificationMethodCodeSequence") or []
     if isinstance(items, (str, bytes)):
         return set()
@@ -313,7 +324,7 @@ def _methods(dataset: Dataset) -> set[tuple[object, object]]:
 
 
 class StudyState(StrEnum):
-    """The state of a study; the words that ``dicom-node studies list`` prints."""
+    """The state of a study, as ``dicom-node studies list`` prints it."""
 
     RECEIVING = "receiving"
     COMPLETE = "complete"
@@ -329,7 +340,7 @@ class StudyState(StrEnum):
 
 
 class JobState(StrEnum):
-    """The state of a job: one pipeline on one revision of one study."""
+    """The state of a job, which runs one pipeline on one revision of one study."""
 
     HELD = "held"  # stopped by a rule's age limit or daily cap; runs by hand
     QUEUED = "queued"
@@ -341,7 +352,7 @@ class JobState(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """The state of a delivery: one result object on its way to one destination."""
+    """The state of a delivery, which brings one object to one destination."""
 
     UNASSESSED = "unassessed"  # leaves once a person has accepted the result
     PENDING = "pending"
@@ -354,7 +365,7 @@ class DeliveryState(StrEnum):
 
 
 class CommitmentState(StrEnum):
-    """The state of a request for storage commitment (PS3.4 Annex J) to one destination."""
+    """The state of a storage commitment request (PS3.4 Annex J) that the node sends to a destination."""
 
     ASKED = "asked"  # written down; whether it reached the destination is not known
     ACCEPTED = "accepted"  # the destination answered Success to the request
@@ -362,7 +373,9 @@ class CommitmentState(StrEnum):
 
 
 class RequestedState(StrEnum):
-    """The state of a sending peer's request for storage commitment of its objects (PS3.4 Annex J)."""
+    """The state of a storage commitment request (PS3.4 Annex J) that a peer sent to the node about its
+    objects.
+    """
 
     WAITING = "waiting"  # for archives to confirm its objects
     DECIDED = "decided"  # the report waits to be taken
@@ -391,7 +404,9 @@ class FetchState(StrEnum):
 
 
 class WorkitemState(StrEnum):
-    """The state of a work item (UPS) of a worklist manager that the node wants or performs."""
+    """The state of a UPS work item (DICOM Unified Procedure Step) of a worklist manager that the node claims
+    or performs.
+    """
 
     CLAIMING = "claiming"  # written down with its Transaction UID; whether the claim was taken is not known
     CLAIMED = "claimed"
@@ -410,8 +425,8 @@ _State = TypeVar("_State", bound=StrEnum)
 def _table(
     *rows: tuple[Iterable[_State], events.EventType, _State],
 ) -> Mapping[tuple[_State, events.EventType], _State]:
-    """A life cycle as a table (state, event) → state. ``rows``: states, an event, and the state
-    that follows.
+    """Return a life cycle as a table (state, event) -> next state. ``rows``: triples of several states, an
+    event, and the next state.
     """
     return {(state, event): to for states, event, to in rows for state in sorted(states)}
 
@@ -517,11 +532,12 @@ END_STATES = frozenset({_S.DELIVERED, _S.NOT_APPLICABLE, _S.QUARANTINED, _S.FAIL
 
 
 def study_state(jobs: Iterable[JobState], deliveries: Iterable[DeliveryState]) -> StudyState:
-    """The state of a study, from its jobs (of the newest revision) and its deliveries.
+    """Return the state of a study, from the states of its jobs (of its newest revision) and of its
+    deliveries.
 
-    The first of these that holds: something runs, something waits, something is on its way, something waits
-    for a person's assessment, something failed, all was cancelled, or discarded before anything arrived;
-    nothing applied; else the study is delivered.
+    The first of these that holds: a job runs; a job is queued; a delivery is under way; a delivery waits for
+    a person's assessment; a job or delivery failed; all jobs were cancelled, or a delivery was discarded and
+    none confirmed; no job applied. Otherwise the study is delivered.
     """
     job_states, delivery_states = set(jobs), set(deliveries)
     for state, holds in (

@@ -36,21 +36,24 @@ _SILENT = (
 
 
 def printable(text: str) -> str:
-    r"""The text on one line, with control characters as escapes, so that no terminal obeys them: ``\n``,
-    ``\x9b``, ``\u202e``.
+    r"""Return the text on one line, with control characters replaced by escapes (``\n``, ``\x9b``,
+    ``\u202e``), so that they cannot control a terminal.
     """
     return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def printable_json(document: str) -> str:
-    r"""A JSON document that means the same and works no terminal: ``\u009b``; its line breaks stay."""
+    r"""Return an equivalent JSON document with control characters other than line breaks escaped
+    (``\u009b``), so that they cannot control a terminal.
+    """
     return _UNSAFE.sub(lambda found: "\n" if found[0] == "\n" else json.dumps(found[0])[1:-1], document)
 
 
 def redacted(value: str) -> str:
-    """A value without what may be a secret in it: user and password before ``@``, a query behind ``?``.
+    """Return a value without possible secrets: user and password before ``@``, and a query behind ``?``, are
+    replaced.
 
-    ``postgresql://***@host/name``, also where the scheme was forgotten; quotes around it stay.
+    An example is ``postgresql://***@host/name``. It works without a scheme too; quotes around the value stay.
     """
     parts = _ADDRESS.fullmatch(value)
     quote, scheme, rest = parts.groups() if parts else ("", "", value)
@@ -64,8 +67,8 @@ def redacted(value: str) -> str:
 def configure(level: str, process: str, *, as_json: bool = False) -> None:
     """Set up logging once, at the start of a process.
 
-    ``level`` as in ``node.log_level``; ``process`` is in every line, because all processes share one stream.
-    ``as_json``: a JSON object a line.
+    ``level``: as in ``node.log_level``. ``process``: the process's name, written into every line, because all
+    processes share one stream. ``as_json``: write each line as a JSON object.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json(process) if as_json else _Formatter(process))
@@ -81,8 +84,8 @@ def configure(level: str, process: str, *, as_json: bool = False) -> None:
 
 
 class _Formatter(logging.Formatter):
-    """A formatter with one line for each record, in which characters that forge a line or control a terminal
-    are escaped.
+    """A log formatter that writes one line per record and escapes characters that would forge a line or
+    control a terminal.
     """
 
     converter = staticmethod(time.gmtime)
@@ -93,6 +96,7 @@ class _Formatter(logging.Formatter):
         )
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the formatted line of a record."""
         record.message = printable(record.message)
         return super().formatMessage(record)
 
@@ -100,19 +104,22 @@ class _Formatter(logging.Formatter):
         self,
         ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None],
     ) -> str:
-        """Type and place of an exception, without its text, which may quote a data set."""
+        """Return type and stack of an exception without its text, which may quote a data set."""
         kind, _, where = ei
         return "".join(traceback.format_tb(where)) + (kind.__name__ if kind else "")
 
 
 class _Json(_Formatter):
-    """A formatter with one JSON object in each line; an event's number and fields have keys of their own."""
+    """A log formatter that writes each record as one JSON object; an event's number and fields have keys of
+    their own.
+    """
 
     def __init__(self, process: str) -> None:
         super().__init__(process)
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as a line of JSON."""
         happened = record.args[0] if isinstance(record.args, tuple) and record.args else None
         line: dict[str, object] = {
             "time": f"{self.formatTime(record, self.datefmt)}.{record.msecs:03.0f}Z",

@@ -6,11 +6,13 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of one try. ``why``: the reason, for persons, without PHI; "" if there is nothing to say."""
+    """The result of one try to process a row. ``why``: the reason for people, without PHI; "" if there is
+    nothing to say.
+    """
 
     why: str = ""
     after: timedelta | None = None
-    """The time to the next try; None: after longer and longer waits."""
+    """The time until the next try; None for the usual waits, which grow from try to try."""
 
 
 class Done(Outcome):
@@ -26,4 +28,4 @@ class Retry(Outcome):
 
 
 class NotYet(Outcome):
-    """Nothing was tried and no try is counted: the row is read again and looked at anew."""
+    """Nothing was tried and no try is counted: the row is read from the database again later."""

@@ -34,8 +34,8 @@ _OF_PYTHON = re.compile(r"PATH|HOME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|L
 
 
 def signal_pipe() -> int:
-    """A pipe that receives SIGTERM, SIGINT and SIGHUP as one byte each; the handlers themselves do
-    nothing.
+    """Return the reading end of a pipe that gets one byte for each SIGTERM, SIGINT and SIGHUP; the signals
+    have no other effect.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(writer, False)
@@ -46,9 +46,10 @@ def signal_pipe() -> int:
 
 
 def show_life(busy_seconds: float | None = None) -> None:
-    """Print a sign of life for the parent node: one line on standard output.
+    """Tell the parent node that this process is alive, by one line on standard output.
 
-    ``busy_seconds``: from now on it may be silent for so long, because it computes; 0: it is idle again.
+    ``busy_seconds``: how long it may be silent from now on, because it computes; 0: it is idle again; None:
+    unchanged.
     """
     busy = "" if busy_seconds is None else f', "busy_seconds": {busy_seconds:g}'
     with suppress(OSError):  # the node is gone: the end of standard input tells that
@@ -56,8 +57,8 @@ def show_life(busy_seconds: float | None = None) -> None:
 
 
 def without_secrets() -> dict[str, str]:
-    """The environment variables that a Python interpreter needs, without the configuration's
-    ``${NAME}``: for child processes that read data from strangers.
+    """Return the environment variables that a Python interpreter needs, without variables used in the
+    configuration: for child processes that read untrusted data.
     """
     return {name: value for name, value in os.environ.items() if _OF_PYTHON.fullmatch(name)}
 
@@ -67,9 +68,10 @@ NICENESS = 5
 
 
 def _lines() -> Iterator[bytes]:
-    """Lines of standard input, read without ``sys.stdin``, whose lock can hang the end of the interpreter.
+    """Yield lines of standard input, read without ``sys.stdin``, whose lock can hang the end of the
+    interpreter.
 
-    While none comes, report to the node that this process lives.
+    While waiting for a line, tell the parent node regularly that this process is alive.
     """
     stdin, read = sys.stdin.fileno(), b""
     while True:
@@ -87,17 +89,17 @@ _LINES = _lines()
 
 
 def settings_line() -> bytes:
-    """The first line of standard input: the settings as JSON."""
+    """Return the first line of standard input: the settings as JSON. Exits the process if there is none."""
     if not (line := next(_LINES, b"")):
         raise SystemExit(int(ExitCode.USAGE))
     return line
 
 
 def watch_parent(stop: Callable[[], object]) -> None:
-    """Call ``stop`` when standard input closes: it is a pipe from the node, which closes even if the node is
-    killed.
+    """Call ``stop`` when the parent node has ended, even by being killed: standard input, a pipe from it,
+    closes then.
 
-    Until then, report to the node that this process is alive.
+    Until then, tell the node regularly that this process is alive.
     """
     if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
         return
@@ -113,12 +115,15 @@ def watch_parent(stop: Callable[[], object]) -> None:
 
 
 def lower_priority() -> None:
-    """Lower the priority of this process: senders wait for the listener's answers, a study can wait."""
+    """Lower the CPU priority of this process, because senders wait for the listener's answers and a study can
+    wait.
+    """
     os.nice(NICENESS)
 
 
 def limit_memory(mib: int) -> None:
-    """Limit the memory of this process, so that a hostile image makes an allocation fail, not the machine.
+    """Limit the memory of this process to ``mib`` MiB (0: no limit), so that a hostile image makes an
+    allocation fail, not the machine.
 
     RLIMIT_DATA counts memory that is written to (heap and private mappings, Linux 4.7): 0.6 GiB in a warm
     worker. RLIMIT_AS would count 1.4 GiB there, mostly memory that inference libraries reserve and never use.
@@ -137,12 +142,12 @@ _STEADY = 60.0  # seconds after which a child counts as healthy and the wait sta
 
 
 class Child:
-    """One process that the node keeps running.
+    """A child process that the node keeps running, starting it again when it ends.
 
-    ``command``: arguments of the Python interpreter. ``on_ready`` is called with the line that the process
-    prints when it is ready, ``on_death`` with its exit status and the seconds until it is started again.
-    ``given`` is the first line of its standard input, if it reads one; ``environment`` its variables, None:
-    those of this process. Output of a child that is being stopped is ignored.
+    ``command``: arguments of the Python interpreter. ``on_ready``: called with the message that the process
+    prints when it is ready. ``on_death``: called with its exit status and the seconds until it is started
+    again. ``input_text``: the first line of its standard input, "" for none. ``environment``: its environment
+    variables; None: those of this process. Output of a child that is being stopped is ignored.
     """
 
     def __init__(
@@ -175,7 +180,7 @@ class Child:
 
     @property
     def silent_seconds(self) -> float:
-        """Seconds since the last message of the running process; 0 for a while after its start."""
+        """Seconds since the process last printed anything; 0 for a while after its start."""
         return max(time.monotonic() - self._heard_at, 0.0)
 
     def hang_up(self) -> None:
@@ -201,7 +206,7 @@ class Child:
         self._thread.join(grace_seconds + 5)
 
     def _keep_alive(self) -> None:
-        """Run the process, and start it again when it ends, until it is to stop."""
+        """Run the process, and start it again when it ends, until the child is stopped or retired."""
         wait = _FIRST_WAIT
         while not self._stopping.is_set():
             started = time.monotonic()
@@ -251,10 +256,10 @@ class Child:
             return process.wait()
 
     def _end_if_silent(self, process: subprocess.Popen[str]) -> None:
-        """Kill the process after too long without a sign of life: it was suspended, or it hangs.
+        """Kill the process if it gives no sign of life for too long, because it was suspended or hangs.
 
-        Signs are counted, not seconds: a machine that was suspended has missed none. One that is busy with a
-        job is given the time that the job may take.
+        Missed signs are counted, not seconds, because a suspended machine has missed none. A process that is
+        busy with a job gets the time that it announced.
         """
         missed, heard_at = 0, self._heard_at
         while True:
@@ -272,8 +277,8 @@ class Child:
 
 
 def _message_in(line: str) -> Mapping[str, Any]:
-    """The JSON message in a line that a process printed; empty for any other line, which a library or a
-    pipeline wrote.
+    """Return the JSON message in a line that a child process printed; empty for any other output, such as of
+    a library.
     """
     try:
         message = json.loads(line)
@@ -283,17 +288,20 @@ def _message_in(line: str) -> Mapping[str, Any]:
 
 
 def console_program() -> str:
-    """The module of the console's process, from the entry point ``dicom_node.console``; "" without one."""
+    """Return the module of the console's process, from the entry point ``dicom_node.console``; "" if none is
+    installed.
+    """
     return next((found.value for found in entry_points(group="dicom_node.console")), "")
 
 
 @contextmanager
 def lock_place(data_dir: Path, role: Role, files: Sequence[Path]) -> Iterator[str]:
-    """Lock a place on the data folder for one node while it runs; yield the name of the place.
+    """Context manager: reserve a place on the data folder for one node while it runs; yields the name of the
+    place.
 
-    A node with all roles has one place ("all"). Nodes with one role take the first free place of their role
-    ("worker-1", "worker-2"). The lock file has the process id and the paths of the configuration files. The
-    kernel releases the lock when the process dies, on NFS too. Raises Unavailable.
+    A node with all roles has the place "all". Nodes with one role take the first free place of their role
+    ("worker-1", "worker-2"). ``files``: the configuration files, whose paths are written to the lock file
+    after the process id. The kernel releases the lock when the process dies, on NFS too. Raises Unavailable.
     """
     many = role is not Role.ALL
     for place in [f"{role}-{n}" for n in range(1, _MAXIMUM_NODES + 1)] if many else [str(role)]:
@@ -314,7 +322,9 @@ def lock_place(data_dir: Path, role: Role, files: Sequence[Path]) -> Iterator[st
 
 
 def running(data_dir: Path) -> dict[str, int]:
-    """The nodes of this machine that work on a data folder: process ids by place (``all``, ``worker-1``)."""
+    """Return the nodes of this machine that work on a data folder: place (``all``, ``worker-1``) -> process
+    id.
+    """
     found = {}
     for path in sorted(data_dir.glob("*.lock")):
         with suppress(OSError, ValueError):
@@ -326,5 +336,7 @@ def running(data_dir: Path) -> dict[str, int]:
 
 
 def files_of(data_dir: Path, place: str) -> set[Path]:
-    """The configuration files of the node at this place; empty for a node of an earlier version."""
+    """Return the configuration files of the running node at ``place`` of the data folder; empty for a node of
+    an earlier version.
+    """
     return {Path(line) for line in (data_dir / f"{place}.lock").read_text(encoding="utf-8").splitlines()[1:]}

@@ -33,15 +33,18 @@ NEVER = threading.Event()
 
 
 class Lane(ABC, Generic[Row]):
-    """Works through the rows of one table, one at a time; rows of other lanes do not wait for them.
+    """Base of background work: processes the due rows of one database table, one at a time and independently
+    of other lanes.
 
-    ``name``: of its thread, and of its lease, which one process per database has. ``seconds``: that one try
-    takes at most.
+    ``name``: name of its thread and of the lease that lets only one process per database run it. ``owner``:
+    the process that asks for the lease. ``seconds``: maximum duration of one try.
     """
 
     table: type[Row]
     is_one_peer: ClassVar[bool] = False
-    """Whether who does not take one of them is not called for the next, which would wait as long."""
+    """Whether all rows go to one peer, so that after one row has to be retried the others are not tried
+    now.
+    """
 
     def __init__(self, database: Database, settings: Settings, name: str, owner: str, seconds: float) -> None:
         self._database, self._settings, self.name = database, settings, name
@@ -50,25 +53,27 @@ class Lane(ABC, Generic[Row]):
 
     @abstractmethod
     def waits(self) -> Sequence[ColumnElement[bool]]:
-        """SQL conditions for the rows that are not done yet, whenever they are due."""
+        """Return SQL conditions for the rows that are not done yet, due or not."""
 
     @abstractmethod
     def work(self, row: Row, stop: threading.Event) -> Outcome:
-        """Try one row, outside of a transaction.
+        """Try to process one row, outside of a transaction, and return the outcome.
 
-        If it raises, the row is postponed. Its changes to the row are stored together with the outcome.
+        Changes made to the row are stored with the outcome. An exception postpones the row.
         """
 
     @abstractmethod
     def move(self, session: Session, row: Row, outcome: Outcome) -> None:
-        """Change the row's state, and record the event; tries, reason and time are in the row already."""
+        """Change the row's state by the outcome and record the event; number of tries, reason and next time
+        are set already.
+        """
 
     def order(self) -> Sequence[Any]:
-        """The SQL order in which due rows are tried."""
+        """Return the SQL order in which due rows are tried."""
         return (self.table.next_at,)
 
     def run_once(self, stop: threading.Event = NEVER) -> int:
-        """Try the due rows, each row once, until ``stop`` is set; returns how many were done."""
+        """Try each due row once, until ``stop`` is set; return how many succeeded."""
         tried, done = set[int](), 0
         while (row := self._next()) and row.id not in tried and not stop.is_set() and self._lease.keep():
             outcome = self._try(row, stop)
@@ -80,7 +85,7 @@ class Lane(ABC, Generic[Row]):
         return done
 
     def _next(self) -> Row | None:
-        """The next due row, None without one."""
+        """Return the next due row; None if no row is due."""
         due = select(self.table).where(*self.waits(), has_come(self.table.next_at, utc_now()))
         with self._database.read() as session:
             if row := session.scalar(due.order_by(*self.order()).limit(1)):
@@ -88,7 +93,7 @@ class Lane(ABC, Generic[Row]):
         return row
 
     def _try(self, row: Row, stop: threading.Event) -> Outcome:
-        """Try a row and store the outcome; an exception is stored as a defect and raised again."""
+        """Try one row and store the outcome; an exception is stored as a defect and raised again."""
         tries = row.attempts + 1
         try:
             outcome = self.work(row, stop)
@@ -103,7 +108,9 @@ class Lane(ABC, Generic[Row]):
         return outcome
 
     def _note(self, row: Any, outcome: Outcome, tries: int) -> None:
-        """Store the outcome of a try, unless another process or a person changed the row meanwhile."""
+        """Store outcome and number of tries of a row, unless another process or a person changed the row
+        meanwhile.
+        """
         table = type(row)
         with self._database.write() as session:
             same = select(table.state, table.attempts).where(table.id == row.id).with_for_update()
@@ -119,10 +126,11 @@ class Lane(ABC, Generic[Row]):
 
 
 def outlast(work: Callable[[], object], name: str, stop: threading.Event, say: Callable[..., None]) -> None:
-    """Run the work of a thread; after an error record an event and run it again, because nobody watches the
-    thread.
+    """Run ``work`` in this thread until it returns; after an exception record an event with ``say`` and run
+    it again, until ``stop`` is set.
 
-    Neither the event nor the log has the error's text: a database error quotes what it was to write.
+    Neither the event nor the log has the error's text: a database error quotes the values of the statement.
+    ``name``: the thread's name in log and event.
     """
     pause = FAILED_SECONDS
     while True:

@@ -39,21 +39,23 @@ _OTHERS_WRITE: Final = 0o022
 
 @dataclass(frozen=True, slots=True)
 class SiteKey:
-    """The secret of a site. Neither ``repr`` nor ``str`` shows it."""
+    """The secret key of a site, from which keys for each purpose are derived. Neither ``repr`` nor ``str``
+    shows it.
+    """
 
     _secret: bytes = field(repr=False)
 
     def derive(self, purpose: str) -> bytes:
-        """A key of 32 bytes for one purpose by HKDF-SHA256 (RFC 5869); no key can be computed from
+        """Return a 32-byte key for one purpose, by HKDF-SHA256 (RFC 5869); no such key can be computed from
         another.
         """
         return HKDF(algorithm=SHA256(), length=_BYTES, salt=None, info=purpose.encode()).derive(self._secret)
 
 
 class Seal:
-    """Encrypts texts for one purpose (AES-256-GCM under a key derived from the site key).
+    """Encrypts and decrypts texts for one purpose (AES-256-GCM under a key derived from the site key).
 
-    Each text is bound to its context ``of`` (associated data), and can be decrypted only with it. Raises
+    Each text is bound to a context ``of`` (associated data), without which it cannot be decrypted. Raises
     ConfigurationError if the site key cannot be used.
     """
 
@@ -61,12 +63,12 @@ class Seal:
         self._cipher = AESGCM(load_or_create(data_dir).derive(purpose))
 
     def close(self, text: str, of: str) -> bytes:
-        """Encrypt ``text`` with the site key; only a call of ``open`` with the same ``of`` can decrypt it."""
+        """Encrypt ``text``, bound to the context ``of``."""
         nonce = os.urandom(_NONCE_BYTES)
         return nonce + self._cipher.encrypt(nonce, text.encode(), of.encode())
 
     def open(self, sealed: bytes, of: str) -> str | None:
-        """Decrypt the text; None if another site key encrypted it, or ``of`` differs."""
+        """Decrypt a text; None if it was encrypted with another site key or another context ``of``."""
         try:
             return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], of.encode()).decode()
         except (InvalidTag, ValueError):  # the second: too short to be sealed
@@ -74,15 +76,15 @@ class Seal:
 
 
 def path_of(data_dir: Path) -> Path:
-    """Path of the key file of a data folder; an admin backs it up."""
+    """Return the path of the site key's file in a data folder; an administrator must back it up."""
     return data_dir / "keys" / "site.key"
 
 
 def load_or_create(data_dir: Path) -> SiteKey:
-    """The key of this site, made at the first call.
+    """Return the key of this site, creating it at the first call.
 
-    If several processes call at once, one makes it and all get the same. Raises ConfigurationError if others
-    than the owner may read or replace the file, or if it contains no key.
+    If several processes call at once, one creates it and all get the same. Raises ConfigurationError if
+    others than the owner may read or replace the file, or if it contains no key.
     """
     path = path_of(data_dir)
     if not path.exists():
@@ -108,7 +110,7 @@ def load_or_create(data_dir: Path) -> SiteKey:
 
 
 def _refused(path: Path, remedy: str) -> ConfigurationError:
-    """The error for an unusable key file."""
+    """Build the error for an unusable key file."""
     return ConfigurationError([ConfigProblem(str(path), "site key", "", remedy)])
 
 
@@ -118,9 +120,9 @@ _SHORTEST, _LONGEST_BEGINNING = 3, 12  # letters of a beginning
 
 
 class PatientNames:
-    """Stores and finds patients' names. Without a usable site key it stores and finds none.
+    """Stores patients' names encrypted, and finds studies by name; without a usable site key it does neither.
 
-    ``make_key``: create the site key if it is missing; a process that only reads names does not.
+    ``make_key``: whether to create a missing site key, which a process that only reads names must not do.
     """
 
     def __init__(self, data_dir: Path, *, make_key: bool = False) -> None:
@@ -131,7 +133,7 @@ class PatientNames:
                 self._seal = Seal(data_dir, "study names")
 
     def enter(self, session: Session, study: Study, name: str) -> None:
-        """Store the Patient's Name (0010,0010) of a study that already has its number, replacing a former
+        """Store Patient's Name (0010,0010) of a study that already has its database id, replacing a former
         name.
         """
         if self._seal is None:
@@ -144,16 +146,19 @@ class PatientNames:
         session.add_all([StudyName(study_id=study.id, word=self._hash(part)) for part in sorted(parts)])
 
     def hashes(self, name: str) -> list[str]:
-        """A hash of each word that is looked for, which may be the beginning of one; case and accents are
-        ignored.
+        """Return a hash of each word of a searched name; a stored name matches if one of its words begins
+        with it, ignoring case and accents.
         """
         return [] if self._seal is None else [*map(self._hash, dict.fromkeys(words(name)[:_MOST_WORDS]))]
 
     def _hash(self, word: str) -> str:
+        """Return the keyed hash of one word."""
         return hmac.new(self._key, word.encode(), hashlib.sha256).hexdigest()[:_HASH]
 
     def of(self, session: Session, studies: Collection[int]) -> Mapping[int, str]:
-        """The name of each of these studies; "" without a name, or if another key encrypted it."""
+        """Return the name of each of these studies by database id; "" if it has none or was encrypted with
+        another key.
+        """
         return {
             number: (self._seal.open(sealed, str(number)) or "") if self._seal and sealed else ""
             for number, sealed in session.execute(
@@ -163,7 +168,9 @@ class PatientNames:
 
 
 def words(name: str) -> list[str]:
-    """The words of all component groups of a Patient's Name (PS3.5 6.2), in lower case without accents."""
+    """Return the words of all component groups of a Patient's Name (PS3.5 6.2), in lower case without
+    accents.
+    """
     plain = unicodedata.normalize("NFKD", name.casefold())
     bare = "".join(letter for letter in plain if not unicodedata.combining(letter))
     return re.findall(r"\w+", unicodedata.normalize("NFC", bare).replace("_", " "))

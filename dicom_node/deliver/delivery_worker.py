@@ -77,7 +77,7 @@ _KEEP: Final = timedelta(days=90)  # longer than any report is waited for: late 
 
 
 def enter_reports(database: Database, settings: Settings) -> int:
-    """Process the waiting commitment reports; returns how many.
+    """Process the storage commitment reports that peers sent and that wait in the database; returns how many.
 
     Each report is processed once, in a transaction of its own, so that a faulty or waiting report does not
     hold up others. Several processes may do this at once.
@@ -106,8 +106,10 @@ def enter_reports(database: Database, settings: Settings) -> int:
 
 
 def give_up_requests(database: Database, settings: Settings) -> None:
-    """Give up the requests of peers that may no longer request commitment; delete old requests of both sides,
-    for which no report is expected any more.
+    """Give up commitment requests of peers that may no longer make any, and delete old requests of both
+    sides.
+
+    No report is expected any more for a request that is so old.
     """
     peers = [peer.name for peer in settings.peers if peer.commit_after]
     with database.write() as session:
@@ -127,7 +129,9 @@ def give_up_requests(database: Database, settings: Settings) -> None:
 
 
 def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
-    """Apply one storage commitment report to the deliveries that it names."""
+    """Apply one storage commitment report to the deliveries that it names; a report of an unknown request is
+    recorded.
+    """
     commitment = _locked(session, report.transaction_uid)
     asked = commitment.destination if commitment is not None else None
     peer = next((one for one in settings.peers if one.name == asked), None)
@@ -164,7 +168,10 @@ INDEXED_AFTER: Final = timedelta(minutes=5)
 
 
 class CommitmentAnswers(Lane[RequestedCommitment]):
-    """Decides on the requests of one peer, and reports to it; all state is in the database."""
+    """Decides on the storage commitment requests that one peer sent to this node, and reports to that peer.
+
+    All state is in the database.
+    """
 
     table, is_one_peer = RequestedCommitment, True
 
@@ -176,6 +183,7 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         owner: str,
         open_reporter: Callable[[PeerSettings, Settings], scu.CommitmentPeer] = scu.open_commitment,
     ) -> None:
+        """Prepare for one peer. ``owner``: the process, under which its lease is taken."""
         super().__init__(
             database,
             settings,
@@ -193,10 +201,11 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         return RequestedCommitment.peer == self._peer.name, requested.UNFINISHED
 
     def _failed(self, session: Session, row: RequestedCommitment, now: datetime) -> list[str] | None:
-        """The objects of the request that are not committed, as "UID reason"; None while one of them may
-        still be committed.
+        """The objects of the request that are not committed, each as "UID reason" (the reason a DIMSE code in
+        hexadecimal).
 
-        None is committed while a newer version of it may wait to be indexed.
+        None while one of them may still be committed. No object is committed while a newer version of it may
+        wait to be indexed.
         """
         title = self._peer.ae_title
         asked = dict(line.split(" ", 1) for line in row.objects)
@@ -222,7 +231,7 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         return None if waits else failed
 
     def work(self, row: RequestedCommitment, _: threading.Event) -> Outcome:
-        """Decide on the request if that is possible, else report the decision to the peer once."""
+        """Decide on the request if that is possible, or report a decision made before to the peer once."""
         if row.state is RequestedState.WAITING:
             now = utc_now()
             with self._database.write() as session:
@@ -269,7 +278,8 @@ class DeliveryWorker:
     """Delivers results. Any number of delivery workers, in any number of processes, may share one database.
 
     ``owner``: the process, under a name that it has after a restart, too, so that it goes on at once after a
-    kill. ``lease_seconds``: after this time without renewal another worker sends a dead worker's deliveries.
+    kill; "" for a new name. ``lease_seconds``: after this time without renewal another worker sends a dead
+    worker's deliveries. ``open_destination``: makes the client of a peer.
     """
 
     def __init__(
@@ -287,7 +297,7 @@ class DeliveryWorker:
         self._routes = {peer.name: self._route(peer) for peer in settings.peers if "receive" in peer.may}
 
     def _route(self, peer: PeerSettings) -> "Route":
-        """A new route to this peer, with an owner's name of its own."""
+        """Make a new route to this peer, with an owner's name of its own."""
         owner = f"{self._owner[:56]}/{next(_NUMBERS)}"
         return Route(self._database, self._settings, peer, owner, self._lease_seconds, self._open)
 
@@ -300,8 +310,10 @@ class DeliveryWorker:
             self._hand_back()
 
     def _due(self) -> list[str]:
-        """The configured destinations with due deliveries. Deliveries to unknown names are given up, unless
-        peers were entered just now.
+        """The names of configured destinations with due deliveries.
+
+        Deliveries to unknown names are given up, unless the peers in the database are newer than the settings
+        read here.
         """
         with self._database.read() as session:
             due = deliveries.due_destinations(
@@ -339,7 +351,9 @@ class DeliveryWorker:
             route.hand_back()
 
     def _dispatch(self, stop: threading.Event) -> bool:
-        """Start a thread for each destination with due deliveries; returns whether there is any."""
+        """Start a thread for each destination with due deliveries that has none; returns whether any delivery
+        is due.
+        """
         with self._noticed():
             enter_reports(self._database, self._settings)
         for one in self._routes.values():
@@ -361,7 +375,9 @@ class DeliveryWorker:
         return bool(due)
 
     def _successor(self, overdue: "Route") -> "Route":
-        """Replace a route that takes too long by a new route, which gets its lease."""
+        """Replace a route that takes too long by a new route, to which its lease is passed; returns the new
+        one.
+        """
         overdue.hang_up()
         route = self._routes[overdue.peer.name] = self._route(overdue.peer)
         with self._database.write() as session:
@@ -370,14 +386,16 @@ class DeliveryWorker:
         return route
 
     def _work_in_thread(self, route: "Route", stop: threading.Event) -> None:
-        """Deliver until nothing is due, or ``route`` was abandoned: then another thread delivers."""
+        """Deliver on ``route`` until nothing is due, or until it is replaced and another thread delivers."""
 
         def deliver() -> None:
+            """Make rounds of delivery until nothing is due."""
             with self._noticed():
                 while not stop.is_set() and self._routes[route.peer.name] is route and route.run_once():
                     pass
 
         def say(event: EventType, **fields: Any) -> None:
+            """Record an event with these fields, in a transaction of its own."""
             with self._noticed(), self._database.write() as session:
                 record(session, event, **fields)
 
@@ -385,7 +403,9 @@ class DeliveryWorker:
 
     @contextmanager
     def _noticed(self) -> Iterator[None]:
-        """A scope that records an outage of the database; the work goes on later."""
+        """Context manager: a database error inside is recorded as an outage and not raised; the work goes on
+        later.
+        """
         try:
             yield
         except SQLAlchemyError as error:
@@ -400,9 +420,10 @@ def _join(threads: Iterable[threading.Thread], seconds: float) -> None:
 
 
 class Route:
-    """Delivery to one peer, one round at a time.
+    """Delivery to one peer, one round at a time: a round sends and confirms due deliveries of one study.
 
-    ``owner``: of the lease that a round is made under, for ``lease_seconds`` after each renewal.
+    ``owner``: the name under which the peer's lease is taken; a round is made only with the lease, which
+    lasts ``lease_seconds`` after each renewal.
     """
 
     def __init__(
@@ -425,7 +446,7 @@ class Route:
         """When (monotonic seconds) the round under way must have ended."""
 
     def hang_up(self) -> None:
-        """End the round under way and begin no other; callable from any thread.
+        """End the round under way and begin no other; any thread may call it.
 
         Answers that have come are still recorded, as long as nobody else has the lease.
         """
@@ -440,7 +461,7 @@ class Route:
             acquire_lease(self._database, self._lease, self.owner, self._lease_seconds)
 
     def hand_back(self) -> None:
-        """Release the lease."""
+        """Release the lease, so that another process may deliver to this peer at once."""
         if self._renew_at < float("inf"):
             release_lease(self._database, self._lease, self.owner)
             self._renew_at = float("inf")
@@ -463,7 +484,7 @@ class Route:
         return len(batch)
 
     def _work(self, to_send: Sequence[scu.Outgoing], to_ask: Sequence[scu.Outgoing]) -> None:
-        """Send and query these deliveries, and record what came of it."""
+        """Send the deliveries ``to_send``, query the peer about ``to_ask``, and record what came of both."""
         try:
             to_send, to_ask = self._fetched(to_send), self._fetched(to_ask)
         except StoreAway as away:
@@ -485,9 +506,11 @@ class Route:
             self._enter_confirmations(dict(zip(to_query, answers, strict=True)))
 
     def _request_commitment(self, objects: Mapping[int, scu.Outgoing]) -> list[scu.Outgoing]:
-        """Request commitment for deliveries (by number) that have no request under way.
+        """Request storage commitment for deliveries that have no request under way; ``objects``: by number of
+        the delivery.
 
-        Returns what is to be queried instead, because no report came or the peer accepts no request.
+        Returns the objects about which the peer must be queried instead, because no report came or it accepts
+        no request.
         """
         transaction = generate_uid()
         wanted, to_query = self._store_request(transaction, objects)
@@ -512,8 +535,10 @@ class Route:
     def _store_request(
         self, transaction: str, objects: Mapping[int, scu.Outgoing]
     ) -> tuple[list[int], list[int]]:
-        """Store a request for commitment; returns the deliveries that it covers, and those that must be
-        queried instead.
+        """Store a request for storage commitment before it is sent; returns (deliveries that it covers,
+        deliveries about which the peer must be queried instead), by number.
+
+        ``transaction``: its Transaction UID. ``objects``: by number of the delivery.
         """
         wanted, to_query = [], []
         with self._entering(objects, DeliveryState.UNCONFIRMED) as (session, moves, rows):
@@ -535,7 +560,7 @@ class Route:
         return wanted, to_query
 
     def _store_report(self, report: dimse_n.CommitmentReport) -> None:
-        """Store a report that came on the association of the request."""
+        """Store a storage commitment report that came on the association of the request."""
         with self._database.write() as session:
             intake.keep_report(
                 session,
@@ -547,14 +572,17 @@ class Route:
             )
 
     def _opened(self, client: scu.Destination | scu.CommitmentPeer) -> None:
-        """Register a client, so that its calls are ended when the node stops."""
+        """Register a client of the peer, so that its calls are ended when the node stops."""
         self._calls.append(client)
         if self._stopping:
             client.close()
 
     def _fetched(self, batch: Sequence[scu.Outgoing]) -> list[scu.Outgoing]:
-        """Fetch the files of a batch from the object store; without objects whose file is lost or damaged,
-        which are refused.
+        """Fetch the files of a batch from the object store to this machine; returns the batch with all Study
+        Instance UIDs.
+
+        A file that is lost or damaged is not fetched, and its object is refused before it is sent. Raises
+        StoreAway.
         """
         fetched = []
         for one in batch:
@@ -567,8 +595,8 @@ class Route:
         return fetched
 
     def _send(self, destination: scu.Destination, batch: Sequence[scu.Outgoing]) -> list[scu.Outgoing]:
-        """Send the objects that pass the last check; returns those that the destination accepted and has not
-        confirmed yet.
+        """Send the objects that may be sent to this peer (``outbox.fault``); returns those that it accepted
+        and that are not confirmed yet.
         """
         faults = {one: outbox.fault(one, self.peer) for one in batch}
         whole = [one for one in batch if not faults[one]]
@@ -586,7 +614,11 @@ class Route:
         return self._enter_reports(faulty | dict(zip(whole, sent, strict=True)))
 
     def _claim(self) -> tuple[list[scu.Outgoing], list[scu.Outgoing]]:
-        """Begin the due deliveries of one study; returns the deliveries to send, and those to query."""
+        """Take the peer's lease and claim the due deliveries of one study; returns (objects to send, objects
+        to query).
+
+        Both are empty if nothing is due or another process has the lease.
+        """
         now = utc_now()
         to_send, to_ask = [], []
         self._claims += 1
@@ -623,8 +655,11 @@ class Route:
     def _entering(
         self, numbers: Collection[int], state: DeliveryState
     ) -> Iterator[tuple[Session, outbox.Moves, Mapping[int, Delivery]]]:
-        """A transaction with those of the deliveries that are in ``state``, or with none if another owner has
-        the lease; at its end the state of their studies is derived.
+        """Context manager: a transaction in which answers are recorded, with (session, state changes,
+        deliveries by number).
+
+        The deliveries are those of ``numbers`` that are in ``state``; none if another owner has the lease. At
+        the end the state of their studies is derived.
         """
         with self._database.write() as session:
             mine = numbers if lock_lease(session, self._lease, self.owner) else ()
@@ -634,7 +669,7 @@ class Route:
             settle_studies(session, (row.item.study_id for row in rows.values()))
 
     def _enter_reports(self, reports: Mapping[scu.Outgoing, scu.SendReport]) -> list[scu.Outgoing]:
-        """Record the outcome of sending; returns deliveries that the peer acknowledged but has not
+        """Record the outcome of sending; returns the objects that the peer acknowledged but has not
         confirmed.
         """
         if not reports:
@@ -691,11 +726,11 @@ class Route:
                 self._record_hung(session, list(answers), "query")
 
     def _moves(self, session: Session) -> outbox.Moves:
-        """The state changes for deliveries to this peer."""
+        """An object that changes the state of deliveries to this peer, within the transaction of ``session``."""
         return outbox.Moves(session, self.peer, self._settings.outbox, utc_now())
 
     def _claimed(self, session: Session, delivery: Delivery) -> scu.Outgoing:
-        """A claimed delivery as an object to send, with former versions that the peer may have."""
+        """The object of a claimed delivery, as it is sent, with the former versions that the peer may have."""
         result = delivery.result
         revises = result is not None and (result.supersedes or result.kind is ResultKind.REJECTION)
         former = deliveries.former_of(session, result, self.peer.name) if result and revises else []
@@ -722,7 +757,7 @@ class Route:
         )
 
     def _record_hung(self, session: Session, batch: Sequence[scu.Outgoing], doing: str) -> None:
-        """Record an event that the peer hung at these objects."""
+        """Record the event that the peer hung at these objects; ``doing``: "send" or "query"."""
         record(
             session,
             DESTINATION_HUNG,
@@ -734,13 +769,15 @@ class Route:
 
 
 def _defect(error: Exception) -> str:
-    """Log a defect without the exception's text; returns its kind as the reason."""
+    """Log an unexpected exception without its text; returns its type in words, as the reason for a failed
+    try.
+    """
     _LOGGER.error("defect while delivering", exc_info=error)
     return f"defect of the node: {type(error).__name__}"
 
 
 def give_up_unknown(database: Database, destinations: Sequence[str]) -> None:
-    """Give up due deliveries to names that are no longer configured, of one study for each name."""
+    """Give up due deliveries to peers that are no longer configured; of each, those of one study per call."""
     now = utc_now()
     for destination in destinations:
         with database.write() as session:

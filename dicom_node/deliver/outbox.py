@@ -85,13 +85,13 @@ _READ = [
 
 
 def study_of(path: Path) -> str:
-    """The Study Instance UID in an object's header, "" if it cannot be read."""
+    """The Study Instance UID in the header of a DICOM file; "" if it cannot be read."""
     header = _header(path)
     return "" if header is None else str(header.get("StudyInstanceUID") or "")
 
 
 def fault(item: scu.Outgoing, peer: PeerSettings) -> str:
-    """Why this object must not be sent to this peer; "" if it may.
+    """The reason why this object must not be sent to this peer; "" if it may be sent.
 
     The data set of a received object is not read: it is forwarded unchanged.
     """
@@ -115,7 +115,7 @@ def fault(item: scu.Outgoing, peer: PeerSettings) -> str:
 
 
 def _header(path: Path) -> Dataset | None:
-    """The attributes that the last check reads; None if the file cannot be read."""
+    """The attributes of a file that are checked before it is sent; None if it cannot be read."""
     try:
         return dcmread(path, specific_tags=_READ, stop_before_pixels=True)
     except (OSError, InvalidDicomError):
@@ -141,7 +141,8 @@ _ACKNOWLEDGED = {
 class Moves:
     """Changes the state of deliveries to one destination, within the caller's transaction.
 
-    The caller holds the row of a delivery: no other process can change it meanwhile.
+    The caller must have locked the row of each delivery, so that no other process can change it meanwhile.
+    ``now``: the time of all changes.
     """
 
     def __init__(self, session: Session, peer: PeerSettings, settings: OutboxSettings, now: datetime) -> None:
@@ -149,7 +150,10 @@ class Moves:
         self._report_time = timedelta(hours=peer.commitment_hours)
 
     def sent(self, delivery: Delivery, report: scu.SendReport) -> None:
-        """Record the answer to a C-STORE, an upload or a STOW-RS. Refused kinds go to :meth:`narrowed`."""
+        """Record the peer's answer to a sent object (C-STORE, an upload or STOW-RS).
+
+        An answer that the peer does not accept such objects goes to :meth:`narrowed` instead.
+        """
         if report.status is scu.SendStatus.VERIFY and self._earlier_version_may_be_found(delivery):
             self.give_up(delivery, _KEEPS_EARLIER)
         elif report.status in _ACKNOWLEDGED:
@@ -174,10 +178,11 @@ class Moves:
             self._again(delivery, report.code, report.text, left=not answered)
 
     def narrowed(self, delivery: Delivery, report: scu.SendReport, *, takes_others: bool) -> None:
-        """Leave out, with a warning, an object whose kind the destination does not accept.
+        """Leave out, with a warning, an object of a kind that the destination does not accept.
 
-        If the destination accepts none of the study's results, they are given up instead, so that a person
-        looks: else a study would count as "delivered" that nobody will ever see.
+        ``takes_others``: whether it accepts other results of the study. If it accepts none, the delivery is
+        given up instead, so that a person looks: else a study would count as "delivered" that nobody will
+        ever see.
         """
         result = delivery.result
         # Results that are left out harm nobody, but of a note or an original a person must know.
@@ -187,12 +192,12 @@ class Moves:
             self.give_up(delivery, f"{report.text}: it takes none of the results" if result else report.text)
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
-        """Give up a delivery that no retry can help."""
+        """Give up a delivery that no retry can help; ``reason``: why, in words."""
         self._move(delivery, events.DELIVERY_DEAD, reason=reason, transaction_uid="")
 
     def sender_lost(self, delivery: Delivery) -> None:
-        """Have the peer queried for the object, or send it again: its sender was killed, and the object may
-        have arrived.
+        """Have the peer queried for the object, or send it again: the process that was sending it was killed,
+        and the object may have arrived.
         """
         reason = "the sending process was lost"
         # Of a corrected object the answer would be the same before and after it arrived.
@@ -216,7 +221,7 @@ class Moves:
             )
 
     def query_answered(self, delivery: Delivery, answer: scu.Confirmation) -> None:
-        """Record the answer to a query: a C-FIND, a look-up or a QIDO-RS."""
+        """Record the peer's answer to a query for the object (C-FIND, a look-up or QIDO-RS)."""
         if answer.presence is scu.Presence.FOUND:
             reason = BY_QUERY if self._peer.confirm == "commitment" else ""
             self._confirmed(delivery, reason=reason, queries=delivery.queries + 1)
@@ -245,28 +250,28 @@ class Moves:
             self.query_again(delivery, answer.text)
 
     def await_report(self, delivery: Delivery) -> None:
-        """Wait for the report on a storage commitment request; check again at the latest when its time
-        ends.
+        """Wait for the report on a storage commitment request; check again after half an hour, or when the
+        peer's time ends.
         """
         assert delivery.sent_at is not None
         delivery.reason = "waits for the storage commitment report"
         delivery.next_at = min(self._now + _REPORT_STEP, delivery.sent_at + self._report_time)
 
     def query_again(self, delivery: Delivery, reason: str) -> None:
-        """Schedule the next query or request for storage commitment."""
+        """Schedule the next query or request for storage commitment; ``reason``: why none succeeded yet."""
         delivery.queries += 1
         delivery.reason = reason
         delivery.next_at = self._now + wait_before_query(delivery.queries, self._settings)
 
     def commitment_is_overdue(self, delivery: Delivery) -> bool:
-        """Whether the peer's time for the report is over."""
+        """Whether the time in which the peer must send a storage commitment report is over."""
         return delivery.sent_at is not None and self._now - delivery.sent_at >= self._report_time
 
     def commitment_missing(self, delivery: Delivery, reason: str) -> list[int]:
-        """Have the peer queried, if it answers queries, else give the delivery up for a person.
+        """Have the peer queried if it answers queries; else give the delivery up, for a person to look at.
 
-        Called when no commitment report came in time, or the peer accepts no request. Returns the numbers of
-        the deliveries to query.
+        Called when no storage commitment report came in time, or the peer accepts no request (``reason``).
+        Returns the numbers of the deliveries to query.
         """
         if delivery.transaction_uid or not delivery.queries:  # not with each question
             record(
@@ -284,7 +289,7 @@ class Moves:
         return []
 
     def committed(self, delivery: Delivery) -> None:
-        """Confirm the delivery, even a given-up one: the destination reports that it has stored the object
+        """Confirm the delivery, even one that was given up: the destination reports that it stored the object
         safely.
         """
         given_up = delivery.state is DeliveryState.DEAD and delivery.transaction_uid
@@ -294,12 +299,14 @@ class Moves:
     def not_committed(self, delivery: Delivery, transaction_uid: str, reason: int) -> None:
         """Send the object again, within the limit for refusals: the destination reports that it did not store
         it safely.
+
+        ``transaction_uid``: of the request that the report answers. ``reason``: the DIMSE failure reason.
         """
         if delivery.transaction_uid == transaction_uid and delivery.state is DeliveryState.UNCONFIRMED:
             self._count_refusal(delivery, f"{reason:04X}", failure_text(reason))
 
     def _confirmed(self, delivery: Delivery, *, reason: str, queries: int) -> None:
-        """Mark the delivery as confirmed."""
+        """Mark the delivery as confirmed; ``queries``: the number of queries that were made."""
         self._move(
             delivery,
             events.DELIVERY_CONFIRMED,
@@ -323,7 +330,7 @@ class Moves:
         )
 
     def _count_refusal(self, delivery: Delivery, status: str, reason: str) -> None:
-        """Count a refusal; try again later, or give the delivery up after too many."""
+        """Count a refusal; schedule another try, or give the delivery up after ``outbox.refusals`` of them."""
         delivery.refusals += 1
         if delivery.refusals >= self._settings.refusals:
             self._move(delivery, events.DELIVERY_DEAD, status=status, reason=reason, transaction_uid="")
@@ -339,12 +346,14 @@ class Moves:
         )
 
     def _move(self, delivery: Delivery, event: events.EventType, **values: Any) -> None:
-        """Change a delivery's state by an event, in the session of these moves."""
+        """Change a delivery's state by an event, in the session of these changes; ``values``: further columns
+        to set.
+        """
         move(self._session, delivery, event, **values)
 
 
 def wait_before_query(queries: int, settings: OutboxSettings) -> timedelta:
-    """The wait before the next query to the destination, after ``queries`` queries (from 1): short ones
+    """The time to wait before the next query to the destination, after ``queries`` queries (from 1): short at
     first.
     """
     step = _QUESTIONS_SECONDS[min(max(queries, 1), len(_QUESTIONS_SECONDS)) - 1]
@@ -362,10 +371,11 @@ def enqueue(
 ) -> int:
     """Queue a result for these peers, once for each, however often this is called.
 
-    A delivery that was withdrawn or held before is queued again. A result that a person withdrew or rejected
-    is not queued. Returns how many deliveries wait for an assessment. ``in_doubt``: the result may have been
-    sent before, so a peer that answers queries is queried first. ``by_hand``: a person asked for it, not a
-    rule. ``assess_first``: its rule wants a person to accept it first.
+    Returns 1 if the deliveries wait until a person assesses the result, else 0. A delivery that was
+    withdrawn, or had to wait for an assessment, is queued again; a result that a person withdrew or rejected
+    is not. ``in_doubt``: the result may have been sent before, so a peer that answers queries is queried
+    first. ``by_hand``: a person asked for it, not a rule. ``assess_first``: its rule wants a person to accept
+    it first.
     """
     if results.withdrawn(session, [result.id]):
         return 0
@@ -392,7 +402,7 @@ def enqueue(
 def retry(session: Session, delivery_id: int) -> None:
     """Send again a delivery that was given up or left out; send a waiting one now.
 
-    Raises NotFound, and NotAllowedNow for a delivery that is being sent, is confirmed, or is in quarantine.
+    Raises NotFound, and NotAllowedNow for a delivery that is being sent, is confirmed, or must not be sent.
     """
     now = utc_now()
     delivery = _locked(session, delivery_id)
@@ -429,7 +439,8 @@ def retry(session: Session, delivery_id: int) -> None:
 
 
 def retry_all(session: Session, destination: str | None = None) -> list[int]:
-    """Send again the deliveries that were given up (to one peer, or to all); returns their numbers.
+    """Send again the deliveries that were given up; returns their numbers. ``destination``: a peer's name;
+    None: all.
 
     Results that are in quarantine, withdrawn or not accepted by a person are left out.
     """
@@ -445,10 +456,9 @@ def retry_all(session: Session, destination: str | None = None) -> list[int]:
 
 
 def discard(session: Session, delivery_id: int, because: str) -> None:
-    """Discard a delivery: it is not sent any more. ``because``: a person's words. Raises NotFound,
-    NotAllowedNow.
+    """Discard a delivery, so that it is not sent any more. ``because``: a person's words.
 
-    A delivery that may have arrived cannot be discarded until it is given up.
+    Raises NotFound, and NotAllowedNow for a delivery that may have arrived: it must be given up first.
     """
     delivery = _locked(session, delivery_id)
     if (delivery.state, events.DELIVERY_DISCARDED) not in DELIVERY:
@@ -460,9 +470,9 @@ def discard(session: Session, delivery_id: int, because: str) -> None:
 
 
 def discard_all(session: Session, because: str, destination: str | None = None) -> list[int]:
-    """Discard deliveries that were given up (to one peer, or to all), except rejection notes.
+    """Discard the deliveries that were given up, except rejection notes; returns their numbers.
 
-    Returns their numbers.
+    ``because``: a person's words. ``destination``: a peer's name; None: all.
     """
     is_note = func.coalesce(Result.kind == ResultKind.REJECTION, False)
     chosen = list(session.scalars(_dead(destination).where(~is_note).order_by(Delivery.id)))
@@ -472,10 +482,11 @@ def discard_all(session: Session, because: str, destination: str | None = None) 
 
 
 def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence[PeerSettings]) -> int:
-    """Send the newest results of a study to a further peer; returns how many. Raises NotAllowedNow.
+    """Queue the newest results of a study for a further peer; returns how many.
 
     ``peers``: all configured peers. The table does not say in which character set objects are: those that
-    only peers with another one received are left out.
+    only peers with another one received are left out. Raises NotAllowedNow if nothing can be sent to this
+    peer now.
     """
     study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
     if study.state in (StudyState.RECEIVING, StudyState.QUARANTINED):
@@ -527,7 +538,7 @@ def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence
 
 
 def _refusal(session: Session, delivery: Delivery) -> str:
-    """Why the object of a delivery must not be sent; "" if it may be sent."""
+    """The reason why the object of a delivery must not be sent now; "" if it may be sent."""
     item, result = delivery.item, delivery.result
     is_note = result is not None and result.kind is ResultKind.REJECTION
     if item.study.state is StudyState.QUARANTINED and not is_note:
@@ -554,7 +565,7 @@ def _refusal(session: Session, delivery: Delivery) -> str:
 
 
 def _dead(destination: str | None) -> Select[int]:
-    """The query for given-up deliveries, to one peer or to all."""
+    """The SQL query for the numbers of given-up deliveries to a peer; None: to all peers."""
     dead: Select[int] = deliveries.with_objects(select(Delivery.id)).where(
         Delivery.state == DeliveryState.DEAD
     )
@@ -562,7 +573,7 @@ def _dead(destination: str | None) -> Select[int]:
 
 
 def _locked(session: Session, delivery_id: int) -> Delivery:
-    """The delivery, locked. Raises NotFound."""
+    """The delivery with this number, its row locked. Raises NotFound."""
     delivery = session.get(Delivery, delivery_id, with_for_update=True)
     if delivery is None:
         raise NotFound(f"no delivery has the number {delivery_id}")
@@ -577,11 +588,12 @@ _NOT_ACCEPTED = HeldResult.state != HeldState.ACCEPTED
 def hold(
     session: Session, result: Result, destinations: Collection[str], assess_first: bool
 ) -> HeldResult | None:
-    """Hold a result for these destinations if it must be assessed first.
+    """Keep a result from these destinations until a person assesses it, if its rule wants that
+    (``assess_first``).
 
-    Returns the row that holds the result or that a person decided on; None if nothing holds it.
-    ``assess_first``: the rule wants an assessment. If the rule has stopped wanting one, an undecided result
-    is released, unless it waits for destinations of other rules.
+    Returns its row, if it waits or a person decided on it; None if it may be sent at once. If the rule no
+    longer wants an assessment, an undecided result is released, unless it waits for destinations of other
+    rules.
     """
     row = session.get(HeldResult, result.id)
     if row is not None and row.state not in UNDECIDED:
@@ -603,11 +615,12 @@ def hold(
 def accept(
     session: Session, study_id: int, by: str, as_of: str | None, *, rejected: bool | None = None
 ) -> int:
-    """Release the study's waiting results for sending; returns how many. Raises NotAllowedNow.
+    """Accept the results of a study that wait for an assessment, by which they are sent; returns how many.
 
-    ``as_of``: the mark of the results that the person saw. ``rejected``: whether a person rejected them
-    before; None: as the mark says; without a mark only results that nobody rejected, so that a repeated
-    request releases nothing.
+    ``by``: the user. ``as_of``: the hash (``mark``) of the results that the person saw; None: not compared.
+    ``rejected``: True to send results that were rejected before, False for waiting ones; None: what the hash
+    says, or without one only results that nobody rejected, so that a repeated request releases nothing.
+    Raises NotAllowedNow.
     """
     rows = _locked_decidable(session, study_id, as_of)
     were_rejected = rows[0].state is HeldState.REJECTED
@@ -631,9 +644,9 @@ def accept(
 
 
 def reject(session: Session, study_id: int, by: str, because: str, as_of: str | None) -> int:
-    """Reject the study's waiting results, so that none is sent; returns how many.
+    """Reject the results of a study that wait for an assessment, so that none is sent; returns how many.
 
-    ``because``: a person's words. Raises as ``accept``.
+    ``by``: the user. ``because``: the person's words. ``as_of`` and errors as in ``accept``.
     """
     rows = _locked_decidable(session, study_id, as_of)
     if rows[0].state is HeldState.REJECTED:
@@ -647,7 +660,9 @@ def reject(session: Session, study_id: int, by: str, because: str, as_of: str | 
 
 
 def report_overdue(database: Database, settings: Settings) -> int:
-    """Record event 4041 once for each study whose results wait too long; returns the number of studies."""
+    """Record event 4041 once for each study whose results wait too long for an assessment; returns how many
+    studies.
+    """
     hours = settings.outbox.assess_hours
     if not hours:
         return 0
@@ -664,8 +679,10 @@ def report_overdue(database: Database, settings: Settings) -> int:
 
 
 def decidable_results(session: Session, study_id: int) -> Sequence[HeldResult]:
-    """The results on which a person can decide now: the waiting results, or if none waits the rejected ones;
-    by number.
+    """The results of a study on which a person can decide now, sorted by number.
+
+    They are those that wait for an assessment; if none waits, those that were rejected, which can be
+    reversed.
     """
     of_study = select(HeldResult).where(HeldResult.study_id == study_id).order_by(HeldResult.result_id)
     waiting = session.scalars(of_study.where(HeldResult.result_id.in_(_UNASSESSED))).all()
@@ -688,18 +705,18 @@ def decidable_results(session: Session, study_id: int) -> Sequence[HeldResult]:
 
 
 def mark(rows: Sequence[HeldResult]) -> str:
-    """A hash that changes when one of the results is added or rejected."""
+    """A hash of these results that changes when one of them is added or rejected."""
     seen = ",".join(f"{row.result_id}:{row.state is HeldState.REJECTED}" for row in rows)
     return hashlib.sha256(seen.encode()).hexdigest()[:16]
 
 
 def may_not_leave() -> ColumnElement[bool]:
-    """SQL condition for deliveries of results that are not assessed, or are rejected."""
+    """The SQL condition for deliveries of results that must not be sent: not assessed yet, or rejected."""
     return exists().where(HeldResult.result_id == Delivery.result_id, _NOT_ACCEPTED)
 
 
 def not_accepted(session: Session, result_ids: Collection[int]) -> dict[int, HeldState]:
-    """The state of each of these results that must not be sent: not assessed, or rejected."""
+    """The states of those of these results that must not be sent (not assessed yet, or rejected), by number."""
     chosen = select(HeldResult).where(HeldResult.result_id.in_(result_ids), _NOT_ACCEPTED)
     return {row.result_id: row.state for row in session.scalars(chosen)}
 
@@ -711,20 +728,23 @@ def decided(session: Session, study_id: int) -> Sequence[HeldResult]:
 
 
 def numbers(session: Session) -> View:
-    """The number of studies with results that wait for a person, and since when the oldest result waits."""
+    """The figures of results that wait for an assessment: number of studies, and since when the oldest one
+    waits.
+    """
     chosen = select(func.count(HeldResult.study_id.distinct())).where(HeldResult.result_id.in_(_UNASSESSED))
     return {"studies": session.scalar(chosen) or 0, "oldest": as_json(oldest(session))}
 
 
 def oldest(session: Session) -> datetime | None:
-    """Since when the longest waiting result waits for a person; None if none waits."""
+    """The time since which the oldest result waits for an assessment; None if none waits."""
     return session.scalar(select(func.min(HeldResult.since)).where(HeldResult.result_id.in_(_UNASSESSED)))
 
 
 def _locked_decidable(session: Session, study_id: int, as_of: str | None) -> Sequence[HeldResult]:
-    """The results on which a person can decide, with the study locked. Raises NotAllowedNow.
+    """The results on which a person can decide (``decidable_results``), with the study locked. Raises
+    NotAllowedNow.
 
-    ``as_of``: the hash of the results that the person saw; None: not compared.
+    ``as_of``: the hash (``mark``) of the results that the person saw; None: not compared.
     """
     study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE, populate_existing=True)
     if study.state in (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUARANTINED):
@@ -738,7 +758,9 @@ def _locked_decidable(session: Session, study_id: int, as_of: str | None) -> Seq
 
 
 def _deliveries(session: Session, row: HeldResult, state: DeliveryState) -> Sequence[Delivery]:
-    """The deliveries of a held result in a state, locked."""
+    """The deliveries of a result in this state, locked, without those discarded for another reason than its
+    rejection.
+    """
     return session.scalars(
         select(Delivery)
         .where(
@@ -754,8 +776,8 @@ _SECONDS = 60.0  # that one may take
 
 
 def queue_removal(session: Session, result: Result, peers: Sequence[PeerSettings]) -> None:
-    """Queue the deletion of a withdrawn result at each of the peers that have it, or may have it, and delete
-    on request.
+    """Queue the deletion of a withdrawn result at each peer that has or may have it and has ``withdraw =
+    "delete"``.
     """
     deleting = {peer.name for peer in peers if peer.withdraw == "delete"}
     for delivery in result.deliveries:
@@ -764,7 +786,7 @@ def queue_removal(session: Session, result: Result, peers: Sequence[PeerSettings
 
 
 class Removals(Lane[Removal]):
-    """Deletes withdrawn results at peers under one configuration; all state is in the database."""
+    """Deletes withdrawn results at peers that have ``withdraw = "delete"``; all state is in the database."""
 
     table = Removal
 
@@ -775,15 +797,16 @@ class Removals(Lane[Removal]):
         owner: str,
         open_remover: Callable[[PeerSettings, Settings], scu.Remover] = scu.open_remover,
     ) -> None:
+        """Prepare with settings. ``owner``: the process, under which the lease is taken."""
         super().__init__(database, settings, "removals", owner, _SECONDS)
         self._open = open_remover
 
     def waits(self) -> Sequence[ColumnElement[bool]]:
-        """SQL conditions for deletions that are neither done nor left to a person."""
+        """The SQL conditions for deletions that are neither done nor left to a person."""
         return (Removal.state == RemovalState.ASKED,)
 
     def work(self, row: Removal, _: threading.Event) -> Outcome:
-        """Request the deletion at the peer, and query whether the object is gone."""
+        """Request the deletion of one object at its peer, and query whether the object is gone."""
         with self._database.read() as session:
             delivery = session.get_one(Delivery, row.id)
             peer = next((one for one in self._settings.peers if one.name == delivery.destination), None)
@@ -808,7 +831,9 @@ class Removals(Lane[Removal]):
             return remover.remove(item)
 
     def move(self, session: Session, row: Removal, outcome: Outcome) -> None:
-        """Mark the deletion as done, or leave it to a person."""
+        """Mark the deletion as done, or leave it to a person; after a failure that may pass it stays as it
+        is.
+        """
         if isinstance(outcome, Retry):
             return
         row.ended_at, delivery = utc_now(), session.get_one(Delivery, row.id)
@@ -829,7 +854,10 @@ _TRIED = Delivery.attempts > case((Delivery.state == DeliveryState.SENDING, 1), 
 
 @dataclass(frozen=True, slots=True)
 class PeerOutage:
-    """A peer that has failed at every try since ``since``; ``reason``: that of the newest failure."""
+    """A peer that has failed at every try since ``since``.
+
+    ``waiting``: the number of deliveries that wait for it; ``reason``: that of the newest failure.
+    """
 
     destination: str
     since: datetime
@@ -838,7 +866,7 @@ class PeerOutage:
 
 
 def outages(session: Session) -> list[PeerOutage]:
-    """The outages by peer, each since the first failed try of the oldest waiting delivery.
+    """The present outages, one for each peer, each since the first failed try of the oldest waiting delivery.
 
     A peer that refused an object has answered, so this is no outage.
     """
@@ -860,7 +888,10 @@ def outages(session: Session) -> list[PeerOutage]:
 
 
 def reasons(session: Session, studies: ColumnElement[bool]) -> Mapping[int, str]:
-    """Why results of these studies still wait after a failed try, by the number of the study."""
+    """The reasons why results of these studies still wait after a failed try, by number of the study.
+
+    ``studies``: an SQL condition on studies.
+    """
     chosen = deliveries.with_objects(select(Study.id, Delivery.destination, Delivery.reason))
     rows = session.execute(chosen.where(studies, _WAITING, _TRIED).order_by(Delivery.id))
     found = {study: f"{destination}: {reason}" for study, destination, reason in rows if reason}
@@ -873,9 +904,8 @@ def reasons(session: Session, studies: ColumnElement[bool]) -> Mapping[int, str]
 
 
 def report_outages(database: Database, _settings: Settings) -> int:
-    """Record event 5022 once for each outage that lasts too long, and 5023 at its end.
-
-    Returns how many outages were reported as new.
+    """Record event 5022 once for each outage that lasts over 15 minutes, and 5023 at its end; returns how
+    many are new.
     """
     with database.read() as session:
         now = {one.destination: one for one in outages(session)}

@@ -55,10 +55,12 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def drift(session: Session, models_dir: Path | None, since: date) -> list[dict[str, Any]]:
-    """A row for every model and sender with counts from day ``since`` (UTC) on. Raises CardError.
+    """Return a row for every model and sender with counts from day ``since`` (UTC) on, comparing scores with
+    the model's reference. Raises CardError.
 
-    ``refusal_rate``: value, low, high of the share of images that the pixel gate refused, among the images
-    that passed the header gate. ``reference`` is from the installed card; ``note`` says why there is none.
+    ``refusal_rate`` in a row: share, low, high (95 % interval) of images refused because their pixels are not
+    what the model was trained for, among those whose header was accepted. ``reference``: from the installed
+    model card (the file with the model's figures); ``note`` says why there is none.
     """
     installed = {card.sha256: card for card in cards(models_dir)}
     keys = (ModelCount.model, ModelCount.version, ModelCount.card_sha256, ModelCount.calling_ae)
@@ -97,7 +99,7 @@ def drift(session: Session, models_dir: Path | None, since: date) -> list[dict[s
 
 
 def _reference(card: Card | None) -> tuple[Reference | None, str]:
-    """The reference of a card; without one, a sentence on why."""
+    """Return the reference distribution of a model card; None and a sentence on why if there is none."""
     if card is None:
         return None, "this card is not installed any more"
     try:
@@ -108,7 +110,9 @@ def _reference(card: Card | None) -> tuple[Reference | None, str]:
 
 
 def _score(label: str, bins: Sequence[int], reference: Reference | None) -> dict[str, Any]:
-    """The drift of one label. ``bins``: how many scores fell into each tenth of ``reference``."""
+    """Return the drift of one label's scores. ``bins``: how many scores fell into each tenth of
+    ``reference``.
+    """
     images, of_reference = sum(bins), reference.images if reference else None
     enough = images >= FEWEST
     return {
@@ -123,11 +127,11 @@ def _score(label: str, bins: Sequence[int], reference: Reference | None) -> dict
 
 
 def report_drift(database: Database, settings: Settings, now: datetime | None = None) -> int:
-    """Record an event for each model and sender whose scores have drifted, once a day (UTC); returns how
-    many.
+    """Record an event for each model and sender whose scores have drifted, once a day (UTC); return their
+    number.
 
-    The last ``WINDOW_DAYS`` are judged, and only if an image came since yesterday: replaced cards and
-    unused machines are not reported.
+    The last ``WINDOW_DAYS`` are judged, and only if an image came since yesterday: replaced models and unused
+    machines are not reported.
     """
     moment, events = now or utc_now(), 0
     with database.read() as session:
@@ -164,7 +168,7 @@ def report_drift(database: Database, settings: Settings, now: datetime | None = 
 
 
 def forget_old(database: Database, _settings: Settings, now: datetime | None = None) -> None:
-    """Delete counts older than ``_KEEP_DAYS``, and the lists of their images."""
+    """Delete counts older than ``_KEEP_DAYS``, and the records of which images were counted."""
     before = (now or utc_now()).date() - timedelta(days=_KEEP_DAYS)
     with database.write() as session:
         for table in (ModelCount, CountedImage):
@@ -172,12 +176,14 @@ def forget_old(database: Database, _settings: Settings, now: datetime | None = N
 
 
 def window(now: datetime) -> date:
-    """The first day (UTC) of the period that is checked for drift."""
+    """Return the first day (UTC) of the period that is checked for drift."""
     return now.astimezone(UTC).date() - timedelta(days=WINDOW_DAYS)
 
 
 def wilson(part: int, whole: int) -> tuple[float, float, float] | None:
-    """A share with its 95 % Wilson interval; None if ``whole`` is 0."""
+    """Return the share ``part / whole`` with the lower and upper end of its 95 % Wilson interval; None if
+    ``whole`` is 0.
+    """
     if not whole:
         return None
     z, share = 1.959964, part / whole
@@ -190,9 +196,10 @@ def wilson(part: int, whole: int) -> tuple[float, float, float] | None:
 def count_images(
     session: Session, settings: Settings, scores: Iterable[Scores] = (), refused: Iterable[Refusal] = ()
 ) -> None:
-    """Count the images that a job analysed, by their scores, and those it ``refused``, by the gate that did.
+    """Count the images that a job analysed, by their scores, and those that a model ``refused``, by what
+    refused them (header or pixels).
 
-    Each image is counted once for each model card. Runs in the transaction that ends the job.
+    Each image is counted once for each model. Runs in the transaction that ends the job.
     """
     made: dict[ModelRef, dict[str, list[tuple[str, int]]]] = {}
     for refusal in refused:
@@ -239,7 +246,9 @@ def count_images(
 
 @cache
 def _reference_for_bins(models_dir: Path | None, card_sha256: str) -> Reference | None:
-    """The reference of the card with this hash; None if it has none, or the file was replaced meanwhile."""
+    """Return the reference distribution of the model card with this hash; None if it has none, or the file
+    was replaced.
+    """
     try:
         card = next((card for card in cards(models_dir) if card.sha256 == card_sha256), None)
         return reference_of(card) if card else None
@@ -249,6 +258,6 @@ def _reference_for_bins(models_dir: Path | None, card_sha256: str) -> Reference 
 
 
 def _insert(session: Session, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
-    """INSERT … ON CONFLICT, which both databases have under the same words."""
+    """Return an INSERT statement that supports ON CONFLICT, for the session's database."""
     is_sqlite = session.get_bind().dialect.name == "sqlite"
     return sqlite.insert(table) if is_sqlite else postgresql.insert(table)

@@ -48,30 +48,34 @@ from dicom_node.base.store.transitions import (
     settle_study,
     settle_study_as,
     try_move,
-    turn_changed,
+    update_queue_place,
     utc_now,
 )
 
 
 def new_owner() -> str:
-    """A name for this process that is never used again; at most 64 characters."""
+    """Return a name for this process as an owner of leases, never used again; at most 64 characters."""
     return f"{_machine()}/{os.getpid()}/{os.getppid()}/{secrets.token_hex(4)}"
 
 
 def is_dead(owner: str) -> bool:
-    """Whether the owner was a process of this machine that has ended; False if this is unknown."""
+    """Return whether the process named ``owner`` ran on this machine and has ended; False if this is
+    unknown.
+    """
     return _has_process_ended(owner, 1)
 
 
 def is_dead_with_its_node(owner: str) -> bool:
-    """Whether the process that started the owner has ended too: the whole node died, not only the worker."""
+    """Return whether the process named ``owner`` has ended and so has its parent: the whole node died, not
+    only the worker.
+    """
     return _has_process_ended(owner, 1) and _has_process_ended(owner, 2)
 
 
 def _has_process_ended(owner: str, place: int) -> bool:
-    """Whether a process in the name of an ``owner`` has ended on this machine; False if that is unknown.
+    """Return whether a process in an owner's name has ended on this machine; False if that is unknown.
 
-    ``place``: its position in the name.
+    ``place``: 1 for the owner itself, 2 for its parent.
     """
     parts = owner.split("/")
     if len(parts) != 4 or parts[0] != _machine() or not parts[place].isdigit():
@@ -89,8 +93,8 @@ def _has_process_ended(owner: str, place: int) -> bool:
 
 @cache
 def _machine() -> str:
-    """A name of this machine, its present boot and its process name space: containers may share a
-    host name.
+    """Return a name of this machine, its present boot and its process name space, because containers may
+    share a host name.
     """
     parts = [socket.gethostname()]
     for read in (Path("/proc/sys/kernel/random/boot_id").read_text, Path("/proc/self/ns/pid").readlink):
@@ -126,7 +130,9 @@ _CODED: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class RuleDecision:
-    """A rule that takes images of a study. ``held_reason``: the limit that stops the job, "" for none."""
+    """A rule that takes images of a study. ``held_reason``: the rule's limit that stops the job, as a
+    sentence; "" for none.
+    """
 
     rule: RuleSettings
     source_uids: tuple[str, ...]
@@ -142,9 +148,10 @@ def decide(
     *,
     requested: bool = False,
 ) -> list[RuleDecision]:
-    """Every rule that takes at least one image, with the taken images in the order of the examination.
+    """Return every rule that takes at least one image, with its images in the order of the examination.
 
-    ``requested``: whether the study may be old, as one that a person had fetched.
+    ``senders``: names of the senders by AE title. ``requested``: a person requested the study, so that its
+    age does not stop the job.
     """
     ordered = sorted(images, key=_order)
     taken = [
@@ -164,12 +171,14 @@ def decide(
 def explain(
     rules: Sequence[RuleSettings], image: Instance, senders: Senders
 ) -> list[tuple[RuleSettings, str]]:
-    """For each rule, the first condition that the image fails; "" if the rule takes the image."""
+    """Return each rule with the first of its conditions that the image fails, as a sentence; "" if the rule
+    takes the image.
+    """
     return [(rule, next(_mismatches(rule, image, senders), "")) for rule in rules]
 
 
 def why_none(rules: Sequence[RuleSettings], images: Sequence[Instance], senders: Senders) -> str:
-    """Why no rule takes any of these images: the failed conditions of the rule that came closest.
+    """Return why no rule takes any of these images: the failed conditions of the rule that came closest.
 
     Closest is the rule with the fewest failed conditions on an image; among equals, the first in the
     configuration. Header values are quoted only if they are no free text.
@@ -186,7 +195,7 @@ def why_none(rules: Sequence[RuleSettings], images: Sequence[Instance], senders:
 
 
 def _mismatches(rule: RuleSettings, image: Instance, senders: Senders) -> Iterator[str]:
-    """The conditions of the rule that the image fails, a sentence each."""
+    """Yield one sentence for each condition of the rule that the image fails."""
     from dicom_node.base.dicom.uids import SECONDARY_CAPTURES  # with pydicom, which `jobs retry` does without
 
     if image.role is ObjectRole.OWN:
@@ -206,7 +215,7 @@ def _mismatches(rule: RuleSettings, image: Instance, senders: Senders) -> Iterat
 
 
 def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) -> str:
-    """The sentence on a condition that no value meets."""
+    """Return the sentence on a condition of which no value matches a pattern."""
     name = condition.replace("_", " ")
     wanted = " or ".join(patterns)
     if not any(values):
@@ -218,7 +227,7 @@ def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) ->
 
 
 def _exceeded_limit(rule: RuleSettings, study_date: str, today: date, images: Sequence[Instance]) -> str:
-    """The limit of a rule that stops the job, as a sentence; "" for none."""
+    """Return the age limit of a rule that stops the job, as a sentence; "" if none does."""
     most, taken = rule.max_study_age_days, date_of(study_date)
     if most and taken and (age := (today - taken).days) > most:
         return f"the study is {age} days old, rule {rule.name} takes {most:g}"
@@ -229,7 +238,7 @@ def _exceeded_limit(rule: RuleSettings, study_date: str, today: date, images: Se
 
 
 def _order(image: Instance) -> tuple[int, int, str]:
-    """The key for the order of the examination: series number, instance number, UID."""
+    """Return the sort key for the order of the examination: series number, instance number, UID."""
     from ai_pipeline.images.numbers import whole  # with pydicom, which `jobs retry` does without
 
     return (
@@ -250,7 +259,9 @@ _ENDS: Mapping[JobState, events.EventType] = {
 
 
 def enqueue(session: Session, job: Job) -> None:
-    """Add a job with its turn and its event; workers see it when the caller's transaction commits."""
+    """Add a job, compute when it should run (``turn_at``), and record the event; workers see it when the
+    caller's transaction commits.
+    """
     job.turn_at = job.run_at + min(
         timedelta(seconds=OVERTAKING * (job.cost_seconds or 0.0)), LONGEST_OVERTAKEN
     )
@@ -268,13 +279,13 @@ def enqueue(session: Session, job: Job) -> None:
         images=len(job.source_uids),
         reason=job.reason,
     )
-    turn_changed(session, job)
+    update_queue_place(session, job)
 
 
 class JobQueue:
     """Gives jobs to workers and ends them. State, attempt and progress of a job are columns of its row.
 
-    Methods with a ``session`` run in the caller's transaction, the others in a separate one.
+    Methods with a ``session`` run in the caller's transaction, the others in one of their own.
     """
 
     def __init__(self, database: Database, workers: WorkerSettings) -> None:
@@ -291,11 +302,11 @@ class JobQueue:
             self._next_free, self._repair = tickets.next_free, tickets.repair
 
     def claim(self, owner: str, passing: Job | None = None) -> Job | None:
-        """Take the job whose turn it is, STAT before others; None if no job waits.
+        """Take the next job for ``owner``, STAT before others; None if no job waits.
 
-        ``passing``: a job that this owner works on; only a more urgent or a much shorter job may pass it. The
-        row that is returned is as it was claimed. Its owner and attempt are the fence: only the newest
-        attempt may end the job.
+        ``passing``: a job that this owner is running; only a more urgent or a much shorter job may then be
+        taken. The returned row is as claimed; its owner and attempt number ensure that only the newest
+        attempt can end the job.
         """
         now = utc_now()
         with self._database.read() as session:  # no writing transaction while there is nothing to do
@@ -324,7 +335,11 @@ class JobQueue:
             return job
 
     def heartbeat(self, job: Job, share: float, doing: str) -> None:
-        """Renew the lease. Raises LeaseLost, or JobCancelled if a person has cancelled the job."""
+        """Renew the lease of a running job, and store its progress: the finished part (0 to 1) and the
+        present step in words.
+
+        Raises LeaseLost, or JobCancelled if a person has cancelled the job.
+        """
         with self._database.write() as session:
             cancelled = queue.renew_lease(
                 session,
@@ -341,8 +356,8 @@ class JobQueue:
             raise _stopped(job)
 
     def complete_if_owner(self, session: Session, job: Job, state: JobState, reason: str = "") -> Job:
-        """End the job in ``state`` (for good). Raises LeaseLost, or JobCancelled if ``state`` is a
-        success.
+        """End the job for good in ``state``; return its row. Raises LeaseLost, or JobCancelled if it was
+        cancelled and ``state`` is another one.
         """
         row = self._leased(session, job)
         if row.cancel_requested and state is not JobState.CANCELLED:
@@ -357,12 +372,12 @@ class JobQueue:
         return row
 
     def retry_at(self, job: Job, when: datetime, reason: str) -> None:
-        """Put the job back, to be tried again at ``when``. Raises LeaseLost."""
+        """Put a running job back into the queue, to be tried again at ``when``. Raises LeaseLost."""
         self._put_back(job, events.JOB_RETRIED, run_at=when, reason=reason)
 
     def hand_back(self, job: Job, seconds: float = 0.0, reason: str = "") -> None:
-        """Put the job back, free for other workers after ``seconds``; this try does not count. Raises
-        LeaseLost.
+        """Put a running job back into the queue for other workers, after ``seconds``; this try does not
+        count. Raises LeaseLost.
         """
         self._put_back(
             job,
@@ -373,13 +388,15 @@ class JobQueue:
         )
 
     def end(self, job: Job, state: JobState, reason: str = "") -> None:
-        """End the job in ``state``, without results. Raises as ``complete_if_owner``."""
+        """End the job in ``state``, without results. Raises LeaseLost, JobCancelled."""
         with self._database.write() as session:
             self.complete_if_owner(session, job, state, reason)
             settle_study(session, job.study_id)
 
     def reap(self) -> int:
-        """Take back the jobs of workers that have ended, so that others can claim them; returns how many."""
+        """Put back the jobs of workers that have ended, so that others can claim them; return their
+        number.
+        """
         now = utc_now()
         self._repair(self._database)
         with self._database.read() as session:
@@ -389,34 +406,37 @@ class JobQueue:
             return self._take_back(session, now)
 
     def clock_put_back(self) -> None:
-        """After the clock was put back: make waiting jobs due now."""
+        """Make waiting jobs due now, because the clock was put back."""
         with self._database.write() as session:
             for job in queue.waiting_until(session, utc_now()):
                 job.run_at = utc_now()
                 session.flush()
-                turn_changed(session, job)
+                update_queue_place(session, job)
 
     def retry_delay(self, tries: int) -> timedelta:
-        """The wait before the next attempt; it doubles with each."""
+        """Return the wait after the ``tries``-th try; it doubles with each."""
         return min(timedelta(seconds=self._workers.retry_seconds * 2.0 ** min(tries - 1, 20)), LONGEST_WAIT)
 
     def is_last_try(self, job: Job) -> bool:
-        """Whether this is the last try, so that a failure ends the job."""
+        """Return whether this is the last try, so that a failure ends the job."""
         return job.tries >= self._workers.attempts
 
     def gives_up(self, job: Job) -> bool:
-        """Whether the last try was lost with its worker, so that this one only reports that the job failed.
+        """Return whether all tries were used and the last was lost with its worker, so that this one only
+        reports the failure.
 
         The report is tried as often as the job was.
         """
         return job.tries > self._workers.attempts
 
     def may_be_tried_again(self, job: Job) -> bool:
-        """Whether a further try is allowed, even if only to report the failure."""
+        """Return whether a further try is allowed, even if only to report the failure."""
         return job.tries < 2 * self._workers.attempts
 
     def _put_back(self, job: Job, event: events.EventType, **values: Any) -> None:
-        """Put the job back into the queue, or cancel it if that was requested or the study has changed."""
+        """Put a running job back into the queue, or cancel it if that was requested or the study has changed.
+        Raises LeaseLost.
+        """
         with self._database.write() as session:
             row = self._leased(session, job)
             if row.cancel_requested:
@@ -429,14 +449,16 @@ class JobQueue:
             settle_study(session, job.study_id)
 
     def _leased(self, session: Session, job: Job) -> Job:
-        """The job, locked, while this attempt has its lease. Raises LeaseLost."""
+        """Return the job, locked, if this attempt still has its lease. Raises LeaseLost."""
         row = queue.leased_job(session, job.id, job.lease_owner, job.attempts)
         if row is None:
             raise _lost(job)
         return row
 
     def _lost(self, session: Session, *, lock: bool = False) -> list[Job]:
-        """The running jobs whose worker gives no sign of life, or has ended on this machine."""
+        """Return the running jobs whose worker gives no sign of life, or has ended on this machine. ``lock``:
+        lock them.
+        """
         now = database_time(session)
         return [
             job
@@ -445,7 +467,7 @@ class JobQueue:
         ]
 
     def _take_back(self, session: Session, now: datetime) -> int:
-        """Take back jobs of lost workers, in the caller's transaction; returns how many."""
+        """Put back or end the jobs of lost workers, in the caller's transaction; return their number."""
         lost = self._lost(session, lock=True)
         for job in lost:
             if job.cancel_requested:
@@ -476,12 +498,12 @@ class JobQueue:
 
 
 def _lost(job: Job) -> LeaseLost:
-    """The error for a job that another worker has taken over."""
+    """Build the error for a job that another worker has taken over."""
     return LeaseLost(f"job {job.id} is another worker's now")
 
 
 def _stopped(job: Job) -> JobCancelled:
-    """The error for a job that was cancelled while it ran."""
+    """Build the error for a job that was cancelled while it ran."""
     return JobCancelled(f"job {job.id} is to be stopped")
 
 
@@ -499,9 +521,10 @@ measurements.md). Each further frame of a cine counts: its text is looked for in
 
 
 def estimated_seconds(images: Iterable[Mapping[str, Any]]) -> float:
-    """The estimated work in images with these attributes (Rows, Columns, NumberOfFrames as text).
+    """Return the estimated seconds of work in images with these attributes (Rows, Columns, NumberOfFrames as
+    text).
 
-    A frame costs by itself and by its pixels.
+    Each frame costs a fixed time, and time by its pixels.
     """
     from ai_pipeline.images.numbers import whole  # with pydicom, which `jobs retry` does without
 
@@ -519,7 +542,7 @@ _RULE_PRIORITY = {"stat": 1, "routine": 0, "low": -1}
 
 
 def enqueue_study(session: Session, study: Study, settings: Settings) -> list[RuleDecision]:
-    """Make the jobs of a complete study, and set its state to queued, or to not_applicable with the reason.
+    """Create the jobs of a complete study, and set its state to queued, or to not_applicable with the reason.
 
     Returns the rules that took the study.
     """
@@ -571,7 +594,7 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
 def decide_study(
     session: Session, study: Study, sources: Sequence[Instance], settings: Settings
 ) -> list[RuleDecision]:
-    """The decisions of all rules on a study with these images.
+    """Return the decisions of all rules on a study with these images.
 
     If the study was fetched for one rule, only that rule decides.
     """
@@ -594,11 +617,11 @@ def forward_originals(
     sources: Sequence[Instance],
     settings: Settings,
 ) -> bool:
-    """Queue the images that these rules take for the peers in ``forward``; returns whether any is new.
+    """Queue the images that these rules take for the peers in ``forward``; return whether any delivery is
+    new.
 
-    Reports, presentation states and captures from the senders of the images are queued with them. A limit of
-    the rule that holds its job does not hold these objects. Nothing of a study that was fetched as a prior is
-    queued.
+    Reports, presentation states and captures from the senders of the images are queued with them, even if a
+    limit of the rule stops its job. Nothing of a study that was fetched as an earlier study is queued.
     """
     wanted = [decision for decision in decisions if decision.rule.forward]
     if not wanted or fetches.is_prior(session, study.id):
@@ -620,7 +643,8 @@ def forward_originals(
 
 
 def forward_late(session: Session, study: Study, instance: Instance, settings: Settings) -> None:
-    """Queue an object that is no image and arrived after the study was complete for the peers of its images.
+    """Queue an object that is no image and arrived after the study was complete for the peers that get the
+    study's images.
 
     Such an object does not reopen its study, so no rule will be applied to it.
     """
@@ -631,8 +655,8 @@ def forward_late(session: Session, study: Study, instance: Instance, settings: S
 
 
 def _queue_original(session: Session, instance: Instance, name: str, settings: Settings) -> bool:
-    """Queue a received object for a peer; returns False if nothing changes, or the peer may not have it or
-    sent it.
+    """Queue a received object for the peer ``name``; return False if nothing changes, or the peer may not get
+    it or sent it itself.
     """
     peer = next((one for one in settings.peers if one.name == name), None)
     # It would come back to where it is.
@@ -643,7 +667,9 @@ def _queue_original(session: Session, instance: Instance, name: str, settings: S
 
 
 def _original_in_force(session: Session, instance: Instance) -> Original:
-    """The outbox's row for the version in force; the same bytes received again have the same row."""
+    """Return the outbox's row for the current version of an object, created if needed; the same bytes
+    received again have the same row.
+    """
     received = intake.file_of(session, instance)
     versions = select(Original).where(Original.sop_instance_uid == instance.sop_instance_uid)
     newest = session.scalar(versions.order_by(Original.id.desc()).limit(1))
@@ -666,7 +692,9 @@ def _original_in_force(session: Session, instance: Instance) -> Original:
 
 
 def retry(session: Session, job_id: int) -> None:
-    """Queue a job that failed, was held, cancelled or did not apply. Raises NotFound, NotAllowedNow."""
+    """Queue again a job that failed, was stopped by a limit or cancelled, or did not apply. Raises NotFound,
+    NotAllowedNow.
+    """
     job = _locked(session, job_id)
     if (job.state, events.JOB_QUEUED) not in JOB:
         raise NotAllowedNow(f"job {job_id} is {job.state}: it cannot be queued again")
@@ -693,7 +721,7 @@ def retry(session: Session, job_id: int) -> None:
 
 
 def cancel(session: Session, job_id: int) -> None:
-    """Cancel waiting jobs; ask running jobs to stop. Raises NotFound, NotAllowedNow."""
+    """Cancel a waiting job, or ask a running job to stop. Raises NotFound, NotAllowedNow."""
     job = _locked(session, job_id)
     reason = "cancelled by a person"
     if job.state is JobState.RUNNING:
@@ -714,12 +742,12 @@ def put_first(session: Session, job_id: int) -> None:
     now = utc_now()
     job.priority, job.turn_at, job.run_at = 1, datetime.min.replace(tzinfo=now.tzinfo), min(job.run_at, now)
     session.flush()
-    turn_changed(session, job)
+    update_queue_place(session, job)
     record(session, events.JOB_FIRST, job.study_id, job=job.id, rule=job.rule)
 
 
 def _locked(session: Session, job_id: int) -> Job:
-    """The job, locked. Raises NotFound."""
+    """Return the job with this id, locked. Raises NotFound."""
     job = session.get(Job, job_id, with_for_update=True)
     if job is None:
         raise NotFound(f"no job has the number {job_id}")

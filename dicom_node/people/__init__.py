@@ -29,7 +29,11 @@ which holds SQLite's one lock for a second, were too many for the ten seconds of
 
 @contextmanager
 def open_database(settings: Settings, busy_seconds: float | None = None) -> Iterator[Database]:
-    """The node's database, which must exist and have this version's schema."""
+    """Context manager: the node's database, which must exist and have this version's schema. Raises
+    CannotRun.
+
+    ``busy_seconds``: how long a write waits for other writers; None: 60 s.
+    """
     # SQLite would make an empty file where there is none; a list must not.
     file = sqlite_file(settings.database_url)
     if file is not None and not file.exists():
@@ -49,14 +53,14 @@ def open_database(settings: Settings, busy_seconds: float | None = None) -> Iter
 
 @contextmanager
 def reading(settings: Settings) -> Iterator[Session]:
-    """A short reading scope on the node's database."""
+    """Context manager: a session that reads the node's database. Raises CannotRun."""
     with open_database(settings) as database, database.read() as session:
         yield session
 
 
 @contextmanager
 def writing(settings: Settings) -> Iterator[Session]:
-    """A short writing scope on the node's database."""
+    """Context manager: a session that writes to the node's database, in one transaction. Raises CannotRun."""
     with open_database(settings) as database, database.write() as session:
         yield session
 
@@ -64,7 +68,9 @@ def writing(settings: Settings) -> Iterator[Session]:
 def existing(
     session: Session, kind: type[Found], key: object, otherwise: str, *, lock: bool = False
 ) -> Found:
-    """The row with this key. Raises NotFound, whose text is ``otherwise``."""
+    """The row of the table ``kind`` with this primary key; ``lock``: lock it. Raises NotFound with the text
+    ``otherwise``.
+    """
     row = session.get(kind, key, with_for_update=lock or None)
     if row is None:
         raise NotFound(otherwise)
@@ -72,7 +78,7 @@ def existing(
 
 
 def upgrade_database(settings: Settings) -> str:
-    """Update the schema to this program's version; returns that version."""
+    """Update the database's schema to this program's version; returns that version."""
     with in_words(settings.database_url):
         database = Database(settings.database_url)
         try:
@@ -86,20 +92,24 @@ PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 
 
 class ServiceResult(BaseModel):
-    """The answer of a service; its keys can be read as those of a mapping."""
+    """Base class of typed results of functions that persons use; values can be read like those of a mapping,
+    too.
+    """
 
     def __getitem__(self, key: str) -> Any:
+        """The value of this field."""
         return getattr(self, key)
 
 
 class Row(ServiceResult):
-    """The keys of ``dicom-node … list --json`` (docs/reference/lists.md), and further ones."""
+    """A row of a list: the keys of ``dicom-node … list --json`` (docs/reference/lists.md), and further ones.
+    """
 
     model_config = ConfigDict(extra="allow")
 
 
 class ServiceRequest(BaseModel):
-    """A request to a service; an unknown key is a mistake."""
+    """Base class of typed requests of persons; an unknown key is refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -116,6 +126,6 @@ class Because(ServiceRequest):
 
 
 class Done(ServiceResult):
-    """How many results or jobs a request has changed or sent."""
+    """The number of results or jobs that a request has changed or sent."""
 
     objects: int

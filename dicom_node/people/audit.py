@@ -66,8 +66,9 @@ def machine_name() -> str:
 
 
 def mark_applied(session: Session, number: str) -> None:
-    """Mark a decision from the copy as applied by this transaction. Raises LookupError if it was applied
-    before.
+    """Mark a decision that was read back from its copy as applied by this transaction; ``number``: its id.
+
+    Raises LookupError if it is unknown or was applied before.
     """
     row = session.get(DecisionRow, number, with_for_update=True, populate_existing=True)
     if row is None or row.applied_at is not None:
@@ -76,14 +77,17 @@ def mark_applied(session: Session, number: str) -> None:
 
 
 def waiting_decisions(session: Session) -> Sequence[DecisionRow]:
-    """Decisions from the copy that are not applied, in the order in which they were made."""
+    """Decisions that were read back from their copies after a restore and are not applied again yet, the
+    oldest first.
+    """
     return session.scalars(
         select(DecisionRow).where(DecisionRow.applied_at.is_(None)).order_by(DecisionRow.at, DecisionRow.id)
     ).all()
 
 
 def copy_decisions(database: Database, settings: Settings) -> int:
-    """Copy this machine's decisions that have no synced copy yet; returns how many.
+    """Copy this machine's decisions that have no synced copy yet into files beside the database; returns how
+    many.
 
     Raises DecisionNotCopied: the decision is in force, and the node copies it later.
     """
@@ -101,7 +105,10 @@ def copy_decisions(database: Database, settings: Settings) -> int:
 
 
 def mark_copied(database: Database, numbers: Collection[str], *, copied: bool = True) -> None:
-    """Mark decisions as copied (the synced file contains them), or as to be copied."""
+    """Mark decisions as copied (the synced file contains them), or with ``copied=False`` as to be copied.
+
+    ``numbers``: their ids.
+    """
     with database.write() as session:
         for batch in batches(numbers):
             session.execute(update(DecisionRow).where(DecisionRow.id.in_(batch)).values(copied=copied))
@@ -109,7 +116,7 @@ def mark_copied(database: Database, numbers: Collection[str], *, copied: bool = 
 
 def take_in(database: Database, settings: Settings) -> Sequence[DecisionRow]:
     """Enter decisions that have a copy but no row in the database; returns the new rows, which wait to be
-    applied.
+    applied again.
 
     A changed file gets a row, too: then all deliveries wait for a person. Decisions that are in the database
     but missing in this machine's copies are copied again. Raises OSError, StoreAway, NotInSpool.
@@ -134,7 +141,9 @@ def take_in(database: Database, settings: Settings) -> Sequence[DecisionRow]:
 
 
 def is_behind(database: Database, settings: Settings) -> bool:
-    """Whether the database lacks the newest copy of a machine: it was restored while this node ran."""
+    """Whether the database lacks the newest copied decision of a machine: then it was restored while this
+    node ran.
+    """
     newest: set[str] = set()
     for folder in (settings.node.data_dir / FOLDER).glob("*"):
         month = max(folder.glob("[!.]*"), default=folder)
@@ -144,12 +153,14 @@ def is_behind(database: Database, settings: Settings) -> bool:
 
 
 def copied_decisions(data_dir: Path, of: str = "*") -> list[Path]:
-    """The copies of a machine, or of all, the oldest first."""
+    """The files of copied decisions, the oldest first; ``of``: the machine whose copies are wanted, "*" for
+    all.
+    """
     return sorted((data_dir / FOLDER).glob(f"{of}/*/[!.]*.json"), key=lambda file: file.parts[-2:])
 
 
 def read_decision(file: Path) -> dict[str, Any] | None:
-    """The decision in a file, None if it was changed. Raises OSError."""
+    """The content of a decision's file; None if the file was changed. Raises OSError."""
     try:
         line = json.loads(file.read_bytes())
         return line if line.pop("sha256") == _digest(line) and line["id"] == _number(file) else None
@@ -158,7 +169,9 @@ def read_decision(file: Path) -> dict[str, Any] | None:
 
 
 def _not_copied(database: Database) -> Sequence[DecisionRow]:
-    """Decisions that this machine must copy, the oldest first; also another machine's after an hour."""
+    """The decisions that this machine must copy, the oldest first; after an hour also those of other
+    machines.
+    """
     ours = or_(DecisionRow.machine == machine_name(), DecisionRow.at < utc_now() - _OTHERS_HAD)
     chosen = select(DecisionRow).where(DecisionRow.copied.is_(False), ours)
     with database.read() as session:
@@ -168,13 +181,13 @@ def _not_copied(database: Database) -> Sequence[DecisionRow]:
 
 
 def _known(session: Session, numbers: Collection[str]) -> set[str]:
-    """Those of the decisions that the database has."""
+    """Those of these ids of decisions that the database has."""
     return set(session.scalars(select(DecisionRow.id).where(DecisionRow.id.in_(numbers))))
 
 
 def _copy(settings: Settings, row: DecisionRow) -> bool:
-    """Write and sync a decision's file, and put it into the bucket, if it answers; returns whether the file
-    was written.
+    """Write and sync a decision's file, and put it into the bucket if that answers; returns whether the file
+    is new.
     """
     folder = settings.node.data_dir
     content = {
@@ -204,7 +217,7 @@ def _copy(settings: Settings, row: DecisionRow) -> bool:
 
 
 def _entered(database: Database, settings: Settings, files: Mapping[str, Path]) -> list[DecisionRow]:
-    """Enter the decisions that the database lacks; returns their rows.
+    """Enter those of these decisions (files by id) that the database lacks; returns their rows.
 
     Two nodes that start at the same time may both try to enter them.
     """
@@ -226,7 +239,8 @@ def _entered(database: Database, settings: Settings, files: Mapping[str, Path]) 
 
 
 def _row(settings: Settings, file: Path) -> DecisionRow:
-    """The row of a decision that the database does not have."""
+    """The row for a decision's file that the database does not have; for a changed file a row that says so.
+    """
     place = {"id": _number(file), "machine": file.parts[-3], "copied": True, "applied_at": None}
     line = read_decision(file)
     if line is None:
@@ -246,23 +260,29 @@ def _row(settings: Settings, file: Path) -> DecisionRow:
 
 
 def _number(file: Path) -> str:
-    """The id of the decision in a file's name."""
+    """The id of a decision, from its file's name."""
     return file.stem.partition("-")[2]
 
 
 def _digest(line: Mapping[str, Any]) -> str:
-    """The hash of a decision, by which a changed file is detected."""
+    """The SHA-256 of a decision's content, by which a changed file is detected."""
     encoded = json.dumps(line, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(encoded.encode("ascii")).hexdigest()
 
 
 def seal(data_dir: Path, words: str, number: str) -> str:
-    """Encrypt the reason of decision ``number`` as text; "" for no reason. Raises ConfigurationError."""
+    """Encrypt a person's reason ``words`` under the site key, as text; "" for no reason. Raises
+    ConfigurationError.
+
+    ``number``: the id of the decision, without which it cannot be decrypted.
+    """
     return base64.b64encode(Seal(data_dir, _PURPOSE).close(words, number)).decode("ascii") if words else ""
 
 
 def unseal(data_dir: Path, text: str, number: str) -> str:
-    """Decrypt the reason; LOST if the site key is a different one. Raises ConfigurationError."""
+    """Decrypt the reason of decision ``number``; LOST if the site key is a different one. Raises
+    ConfigurationError.
+    """
     with suppress(ValueError):  # also of text that is no ASCII
         sealed = base64.b64decode(text, validate=True)
         return (Seal(data_dir, _PURPOSE).open(sealed, number) or LOST) if text else ""
@@ -295,9 +315,9 @@ DECISIONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A person, and the network address of the person's request.
+    """A person who acts, and the network address of the person's request ("" for none).
 
-    ``decided_at``, ``decision``: time and id of the first decision, if it is carried out again after a
+    ``decided_at``, ``decision``: time and id of the original decision, if it is applied again after a
     restore.
     """
 
@@ -308,8 +328,8 @@ class Person:
 
     @property
     def now(self) -> datetime:
-        """The time for the audit: the present time, or for a decision that is applied again after a restore
-        its original time.
+        """The time for the audit: the present time, or for a decision that is applied again its original
+        time.
         """
         return self.decided_at or transitions.utc_now()
 
@@ -328,10 +348,10 @@ def note(
     words: str = "",
     **fields: Any,
 ) -> AuditRow:
-    """Add a row in the transaction of the audited action. ``fields`` contain no PHI.
+    """Add a row to the audit, in the transaction of the audited action; ``fields`` must contain no PHI.
 
-    A decision is also written for its copy: ``what`` names by UIDs what was decided, so that it can be
-    applied again in a restored database; ``words``, a person's reason, are encrypted there.
+    A decision is also stored for its copy: ``what`` names by UIDs what was decided, so that it can be applied
+    again in a restored database; ``words``, the person's reason, are encrypted there.
     """
     row = AuditRow(
         at=by.now, actor=by.name, address=by.address[:64], action=action, study_id=study_id, fields=fields
@@ -386,9 +406,10 @@ def rows(
     actor: str = "",
     action: AuditAction | None = None,
 ) -> list[View]:
-    """The newest rows, filtered by person or kind if given.
+    """The newest audit rows, optionally only of one person (``actor``) or one kind of action; "" and None:
+    all.
 
-    ``before``: only rows older than the row with this number.
+    ``before``: only rows older than the row with this number. ``limit``: how many at most.
     """
     chosen = select(AuditRow, Study.study_instance_uid).join(
         Study, AuditRow.study_id == Study.id, isouter=True
@@ -410,7 +431,9 @@ def rows(
 def _note_once(
     database: Database, by: Person, action: AuditAction, same: ColumnElement[bool], **fields: Any
 ) -> None:
-    """Add an audit row, unless the person had an equal one some minutes ago."""
+    """Add an audit row, unless the person had an equal one in the last minutes; ``same``: SQL condition for
+    equal rows.
+    """
     noted = exists().where(
         same,
         AuditRow.actor == by.name,
@@ -425,7 +448,9 @@ def _note_once(
 
 
 def checked_reason(text: str) -> str:
-    """A person's reason, in one line. Raises FaultyInput."""
+    """A person's reason in one line, without double blanks. Raises FaultyInput if it is too short, long or
+    unprintable.
+    """
     words = " ".join(text.split())
     if not SHORTEST_REASON <= len(words) <= LONGEST_REASON or not words.isprintable():
         raise FaultyInput(f"say why in {SHORTEST_REASON} to {LONGEST_REASON} characters")

@@ -82,10 +82,11 @@ _OBJECTS = (Path("spool/objects"), Path("results"), Path(DEIDENTIFIED_FOLDER))
 def backup(
     settings: Settings, files: Sequence[Path], destination: Path, *, objects: bool = False, key: bool = True
 ) -> list[str]:
-    """Write a backup into a new folder; the node may run. Returns remarks for the admin.
+    """Write a backup into the new folder ``destination``; the node may run. Returns remarks for the admin.
 
-    ``objects``: with received objects and built results. ``key``: with the site key. Raises FaultyInput if
-    the folder exists or cannot be made, StorageError, DatabaseUnusable.
+    ``files``: the configuration files. ``objects``: include received objects and built results. ``key``:
+    include the site key. Raises FaultyInput if the folder exists or cannot be made, StorageError,
+    DatabaseUnusable.
     """
     part = destination.with_name(destination.name + ".part")
     if destination.exists() or part.exists():
@@ -118,7 +119,8 @@ def backup(
 
 
 def verify(source: Path) -> dict[str, Any]:
-    """The manifest of a backup whose files are all present and undamaged. Raises FaultyInput."""
+    """Check that all files of a backup are present and undamaged; returns its manifest. Raises FaultyInput.
+    """
     try:
         manifest: dict[str, Any] = json.loads((source / _MANIFEST).read_text(encoding="utf-8"))
         names = [Path(name) for name in manifest["files"]]
@@ -137,11 +139,11 @@ def verify(source: Path) -> dict[str, Any]:
 
 
 def restore(settings: Settings, source: Path) -> tuple[list[Path], list[str]]:
-    """Restore database, site key, device rules and objects of a verified backup.
+    """Restore database, site key, device rules and objects of a backup; the node must be stopped.
 
-    The node must be stopped. The present files are kept beside them, with the time in their names. Device
-    rules that the backup lacks stay: without one a name might be shown. Returns the saved configuration
-    files, which are not restored, and remarks for the admin. Raises FaultyInput, NotAllowedNow.
+    The present files are kept beside them, with the time in their names. Device rules that the backup lacks
+    stay: without one a name might be shown. Returns (saved configuration files, which are not restored;
+    remarks for the admin). Raises FaultyInput, NotAllowedNow.
     """
     manifest = verify(source)
     data_dir = settings.node.data_dir
@@ -162,6 +164,7 @@ def restore(settings: Settings, source: Path) -> tuple[list[Path], list[str]]:
 
 
 def _refuse_running(data_dir: Path) -> None:
+    """Raise NotAllowedNow if a node runs on this data folder."""
     for lock in sorted(data_dir.glob("*.lock")):
         with lock.open("a") as file:
             try:
@@ -202,7 +205,7 @@ def move_database(settings: Settings) -> dict[str, int]:
 
 
 def _note_in_audit(settings: Settings, action: AuditAction, **fields: Any) -> list[str]:
-    """Add a row to the audit; returns a remark if that is impossible, because nothing else may
+    """Add a row to the audit; returns a list of one remark if that is impossible, because nothing else may
     fail for it.
     """
     file = sqlite_file(settings.database_url)
@@ -217,7 +220,9 @@ def _note_in_audit(settings: Settings, action: AuditAction, **fields: Any) -> li
 
 
 def _copy_database(settings: Settings, target: Path) -> list[str]:
-    """Copy an SQLite database while it is in use; returns remarks."""
+    """Copy an SQLite database to ``target`` while it is in use; returns remarks for the admin, such as why
+    there is none.
+    """
     url = settings.database_url
     if (source := sqlite_file(url)) is None:
         return ["The database is no SQLite file and not in this backup: save it by pg_dump --format=custom."]
@@ -257,7 +262,7 @@ def _check_database(path: Path) -> None:
 
 
 def _replace_file(saved: Path, place: Path, stamp: str) -> None:
-    """Put a saved file in place; the present file is renamed, not overwritten."""
+    """Put a saved file in place; the present file is renamed (with the time ``stamp``), not overwritten."""
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = place.with_name(f"{place.name}.restored")
     shutil.copyfile(saved, new)
@@ -293,7 +298,10 @@ _SECRET = frozenset({"password", "token", "username", "url", "database_url"})
 
 
 def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -> list[str]:
-    """Write the ZIP file; returns the names in it. Raises FaultyInput if it exists or cannot be made."""
+    """Write the support bundle, a ZIP file that names no patient; returns the names of the files in it.
+
+    ``files``: the configuration files. Raises FaultyInput if ``destination`` exists or cannot be made.
+    """
     installed = {one.name: one.version for one in metadata.distributions()}
     folder = settings.node.data_dir
     disk = shutil.disk_usage(folder) if folder.is_dir() else None
@@ -372,13 +380,14 @@ _SHOWN = 100  # decisions that are named
 
 
 class _NotYet(Exception):
-    """The subject of a decision is not there; the text says what is missing."""
+    """Raised if a decision cannot be applied again yet, because its subject is missing; the text says what.
+    """
 
 
 def reconcile_decisions(settings: Settings) -> list[views.View]:
     """Enter persons' decisions that the database lost, and apply them again if they can be applied now.
 
-    Returns all lost decisions with the outcome for each. Raises OSError, StoreAway.
+    Returns all lost decisions as rows with the outcome of each. Raises OSError, StoreAway.
     """
     with open_database(settings) as database:
         audit.copy_decisions(database, settings)
@@ -396,7 +405,7 @@ def reconcile_decisions(settings: Settings) -> list[views.View]:
 
 
 def apply_waiting_decisions(settings: Settings) -> int:
-    """Apply the waiting decisions that can be applied now, in their order; returns how many."""
+    """Apply again the lost decisions that can be applied now, in their order; returns how many."""
     with reading(settings) as session:
         lost = [row for row in audit.waiting_decisions(session) if row.action != FAULT]
         session.expunge_all()
@@ -423,16 +432,18 @@ def apply_waiting_decisions(settings: Settings) -> int:
 
 
 def waiting_decisions(session: Session) -> list[views.View]:
-    """Lost decisions that are not applied yet, the oldest first; ``waits_for``: the reason for each."""
+    """Lost decisions that are not applied again yet, as rows, the oldest first; ``waits_for``: the reason for
+    each.
+    """
     return [as_view(row) for row in audit.waiting_decisions(session)]
 
 
 def settle_decision(
     settings: Settings, number: str, *, because: str, by: audit.Person = audit.COMMAND_LINE
 ) -> None:
-    """Settle a decision that cannot be applied again, with a person's reason; deliveries stop waiting for it.
+    """Mark a lost decision that cannot be applied again as settled; deliveries stop waiting for it.
 
-    Raises NotFound, NotAllowedNow, FaultyInput.
+    ``number``: its id. ``because``: a person's reason. Raises NotFound, NotAllowedNow, FaultyInput.
     """
     words = audit.checked_reason(because)
     with writing(settings) as session:
@@ -447,7 +458,8 @@ def settle_decision(
 
 
 def describe_lost(settings: Settings) -> list[str]:
-    """Lines on the decisions made after the restored backup was written, with the outcome for each.
+    """Lines for the admin on the decisions made after the restored backup was written, with the outcome of
+    each.
 
     Empty if there is no such decision.
     """
@@ -474,7 +486,7 @@ def describe_lost(settings: Settings) -> list[str]:
 
 
 def as_view(row: DecisionRow) -> views.View:
-    """One decision, as lists show it."""
+    """A decision as a row of lists."""
     return {
         "decision": row.id,
         "at": views.as_json(row.at),
@@ -488,13 +500,13 @@ def as_view(row: DecisionRow) -> views.View:
 
 
 def _by(wanted: DecisionRow) -> audit.Person:
-    """The person of a decision, with the decision's time."""
+    """The person who made a decision, with the time and id of that decision."""
     record = wanted.record
     return audit.Person(record["actor"], record["address"], decided_at=wanted.at, decision=wanted.id)
 
 
 def _apply_with_audit(settings: Settings, wanted: DecisionRow) -> None:
-    """Apply a decision and its entry in the audit in one transaction.
+    """Apply a decision again (``wanted``) and add its entry to the audit, in one transaction.
 
     Of some decisions only the entry is added: their effect is stored elsewhere, or a person requests it
     again.
@@ -509,7 +521,7 @@ def _apply_with_audit(settings: Settings, wanted: DecisionRow) -> None:
 
 
 def _withdraw(settings: Settings, wanted: DecisionRow) -> None:
-    """Withdraw results again that a person withdrew."""
+    """Withdraw results again that a person withdrew. Raises _NotYet."""
     uids, reason = wanted.record["what"]["results"], RejectionReason(wanted.record["what"]["reason"])
     with reading(settings) as session:
         _results(session, uids)
@@ -519,7 +531,7 @@ def _withdraw(settings: Settings, wanted: DecisionRow) -> None:
 
 
 def _assess(settings: Settings, wanted: DecisionRow) -> None:
-    """Accept or reject results again, as a person did."""
+    """Accept or reject results again, as a person did. Raises _NotYet."""
     from dicom_node.people import reviews  # loads what builds results
 
     what = wanted.record["what"]
@@ -536,12 +548,12 @@ def _assess(settings: Settings, wanted: DecisionRow) -> None:
 
 
 def _release(settings: Settings, wanted: DecisionRow) -> None:
-    """Release a study from quarantine again, with the options that a person took."""
+    """Release a study from quarantine again, with the choices that a person made. Raises _NotYet."""
     from dicom_node.studies.choose import Choice
 
     with open_database(settings) as database:
         study = studies.number_of(database, wanted.study_uid)
-        take = Choice(database, settings).again(study, wanted.record["what"])
+        take = Choice(database, settings).present_numbers(study, wanted.record["what"])
         with database.read() as session:
             state = views.find_study(session, wanted.study_uid).state
             later = session.scalar(
@@ -582,7 +594,7 @@ def _give_feedback(session: Session, _settings: Settings, wanted: DecisionRow) -
 
 
 def _judge_cleaning(session: Session, settings: Settings, wanted: DecisionRow) -> None:
-    """Apply a person's verdict on the cleaning of an image again."""
+    """Apply a person's verdict on the cleaning of an image again. Raises _NotYet."""
     from dicom_node.studies import choose
 
     what, actor = wanted.record["what"], wanted.record["actor"]
@@ -626,7 +638,7 @@ def _change_job(session: Session, _settings: Settings, wanted: DecisionRow) -> N
 
 
 def _delete_received(settings: Settings, wanted: DecisionRow) -> None:
-    """Delete the received objects of a study again."""
+    """Delete the received objects of a study again. Raises _NotYet if they must stay."""
     with open_database(settings) as database:
         study = studies.number_of(database, wanted.study_uid)
     [row] = studies.delete_received(settings, [study], _by(wanted))
@@ -650,7 +662,7 @@ _AGAIN_WITH_AUDIT: Mapping[str, Callable[[Session, Settings, DecisionRow], None]
 
 
 def _results(session: Session, uids: Sequence[str]) -> Sequence[Result]:
-    """The results with these UIDs, of a study whose results are final. Raises _NotYet."""
+    """The results with these SOP Instance UIDs. Raises _NotYet if one is missing."""
     rows = session.scalars(select(Result).where(Result.sop_instance_uid.in_(uids))).all()
     if missing := len(set(uids)) - len(rows):
         raise _NotYet(f"{missing} of {len(set(uids))} results are not built (any more)")
@@ -658,7 +670,7 @@ def _results(session: Session, uids: Sequence[str]) -> Sequence[Result]:
 
 
 def _deliveries(session: Session, pairs: Sequence[Sequence[str]]) -> list[Delivery]:
-    """The deliveries of these results (SOP Instance UID, peer). Raises _NotYet."""
+    """The deliveries for these pairs of SOP Instance UID and peer. Raises _NotYet if one is missing."""
     rows = {row.sop_instance_uid: row.id for row in _results(session, [uid for uid, _ in pairs])}
     chosen = (select(Delivery).filter_by(result_id=rows[uid], destination=peer) for uid, peer in pairs)
     there = [row for one in chosen if (row := session.scalar(one)) is not None]

@@ -102,8 +102,10 @@ PROGRAMS: Final = ("command", "container")
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """The warnings for a changed configuration. ``undercut``: for each rule that would send results at once
-    that another rule holds for a person, a sentence.
+    """The outcome of checking a changed configuration. ``settings``: the configuration; ``warnings``: texts.
+
+    ``undercut``: a sentence for each rule that would send results at once that another rule makes wait for a
+    person.
     """
 
     settings: Settings
@@ -116,8 +118,9 @@ _Entries = dict[tuple[str, str], dict[str, Any]]
 
 
 def entered_versions(settings: Settings) -> list[Row]:
-    """All versions of the entered peers and rules, the newest first. ``saved``: when, by whom, and what was
-    changed.
+    """All versions of the peers and rules that persons entered, the newest first.
+
+    ``saved``: when, by whom, and what was changed.
     """
     return [
         Row(version=number, saved=_saved(_text(settings, number)))
@@ -126,14 +129,14 @@ def entered_versions(settings: Settings) -> list[Row]:
 
 
 def as_text(kind: Kind, content: Mapping[str, Any]) -> str:
-    """A peer or rule as lines of TOML, in the order of the documentation."""
+    """A peer or rule as lines of TOML, with its keys in the order of the documentation."""
     known = [key for key in _MODELS[kind].model_fields if key in content]
     rest = [key for key in content if key not in known]
     return "".join(f"{key} = {toml_value(content[key])}\n" for key in [*known, *rest])
 
 
 def parse_entry(kind: Kind, text: str) -> dict[str, Any]:
-    """One peer or rule from lines of TOML, with or without its heading. Raises FaultyInput."""
+    """Read one peer or rule from lines of TOML, with or without its heading. Raises FaultyInput."""
     data = tables(text)
     if set(data) == {kind} and isinstance(data[kind], list) and len(data[kind]) == 1:
         data = data[kind][0]
@@ -143,7 +146,7 @@ def parse_entry(kind: Kind, text: str) -> dict[str, Any]:
 
 
 def tables(text: str) -> dict[str, Any]:
-    """The tables in a person's TOML text. Raises FaultyInput."""
+    """Read a person's TOML text into its tables. Raises FaultyInput if it is too long or no TOML."""
     if len(text) > LONGEST:
         raise FaultyInput(f"that is too long: {LONGEST // 1024} KiB at most")
     try:
@@ -153,7 +156,9 @@ def tables(text: str) -> dict[str, Any]:
 
 
 def from_keys(kind: Kind, name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The peer or rule with this name and these keys, as TOML would give it. Raises FaultyInput."""
+    """The peer or rule with this name and these keys, with values as TOML would give them. Raises
+    FaultyInput.
+    """
     content = _plain(kind, {"name": name, **keys})
     if content["name"] != name:
         raise FaultyInput(f"name: the address says {name}")
@@ -161,7 +166,9 @@ def from_keys(kind: Kind, name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(kind: Kind, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content after it was written as TOML and read again. Raises FaultyInput if TOML cannot hold it."""
+    """The content as it is after it was written as TOML and read again. Raises FaultyInput if TOML cannot
+    hold it.
+    """
     try:
         text = as_text(kind, content)
         text.encode()
@@ -179,12 +186,13 @@ def save_entry(
     *,
     despite_hold: bool = False,
 ) -> Row:
-    """Add a peer or rule, or change one; ``apply_now`` puts it in force.
+    """Add or change an entered peer or rule; ``apply_now`` puts it in force. Returns name, version and
+    warnings.
 
-    ``version``: of the entry as the person saw it, 0 to add one, None: whichever exists. ``despite_hold``: a
-    person confirmed that the rule sends results at once that another rule holds. Raises FaultyInput with
-    every mistake that ``check`` would find, NotAllowedNow (the entry is in a file, or none can be written),
-    NotAllowedNow, HoldUndercut.
+    ``version``: the version of the entry as the person saw it, 0 to add one, None: not compared.
+    ``despite_hold``: a person confirmed that the rule sends results at once that another rule makes wait.
+    Raises FaultyInput with every mistake that ``check`` would find; NotAllowedNow if it was changed
+    meanwhile, is in a configuration file, or none can be written; HoldUndercut without that confirmation.
     """
     name = content["name"]
     now, after = _changed(settings, kind, name, content, version)
@@ -195,8 +203,7 @@ def save_entry(
 def check_entry(
     settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None
 ) -> Warned:
-    """The warnings that ``save_entry`` would return. Raises its errors except HoldUndercut;
-    changes nothing.
+    """The warnings that ``save_entry`` would return, without a change. Raises its errors except HoldUndercut.
     """
     _, after = _changed(settings, kind, content["name"], content, version)
     return _checked(settings, _entries(after), kind)
@@ -209,8 +216,9 @@ def remove_entry(
     version: int | None = None,
     by: audit.Person = audit.COMMAND_LINE,
 ) -> None:
-    """Remove an entered peer or rule. Raises NotFound, NotAllowedNow, FaultyInput (a rule needs the
-    peer).
+    """Remove an entered peer or rule; ``version`` as in ``save_entry``.
+
+    Raises NotFound, NotAllowedNow, FaultyInput (a rule needs the peer).
     """
     now, after = _changed(settings, kind, name, None, version)
     _write(settings, now, after, f"{kind[:-1]} {name} removed", by, despite_hold=True)
@@ -223,7 +231,10 @@ def undo_to(
     *,
     despite_hold: bool = False,
 ) -> Row:
-    """Have all entered peers and rules as in this version (0: none). Raises NotFound, and as ``save``."""
+    """Set all entered peers and rules back to this version (0: none); returns the new version and warnings.
+
+    ``despite_hold`` as in ``save_entry``. Raises NotFound, and the errors of ``save_entry``.
+    """
     if version not in (0, *versions(settings.node.data_dir)):
         raise NotFound(f"there is no version {version} of the entered peers and rules")
     after, what = _text(settings, version), f"as in version {version}"
@@ -232,8 +243,9 @@ def undo_to(
 
 
 def apply_now(settings: Settings) -> int:
-    """Let the nodes of this machine load the entries at once; returns how many. Others load them within 30
-    s.
+    """Let the nodes of this machine load the entered peers and rules at once; returns how many nodes.
+
+    Nodes of other machines load them within 30 s.
     """
     asked = 0
     for pid in running(settings.node.data_dir).values():
@@ -244,7 +256,7 @@ def apply_now(settings: Settings) -> int:
 
 
 def show_entry(settings: Settings, kind: Kind, name: str) -> View:
-    """An entered peer or rule, and its version, which a change of it names.
+    """An entered peer or rule (``content``) with its version, which a change of it must name.
 
     Raises NotFound; NotAllowedNow for one in the configuration files, FaultyInput for one with a secret.
     """
@@ -258,20 +270,22 @@ def show_entry(settings: Settings, kind: Kind, name: str) -> View:
 
 
 def _text(settings: Settings, version: int) -> str:
-    """The text of a version, "" if it does not exist."""
+    """The text of a version of the entered peers and rules; "" if it does not exist."""
     file = file_of(settings.node.data_dir, version)
     return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def _saved(text: str) -> str:
-    """When, by whom and why a version was saved, as its text says."""
+    """When, by whom and why a version was saved, as its text says; "by hand" or "damaged" if it does not."""
     with suppress(ValueError):
         return str(tomllib.loads(text).get(SAVED, "by hand"))
     return "damaged"
 
 
 def _entries(text: str) -> _Entries:
-    """Raises NotAllowedNow for a text that was edited by hand and cannot be read."""
+    """The peers and rules in the text of a version. Raises NotAllowedNow if it was edited by hand and cannot
+    be read.
+    """
     try:
         data = tomllib.loads(text)
         return {(kind, str(one.get("name"))): one for kind in _MODELS for one in data.get(kind, ())}
@@ -280,7 +294,7 @@ def _entries(text: str) -> _Entries:
 
 
 def _newest(settings: Settings) -> tuple[int, str]:
-    """The newest version and its text. Raises NotAllowedNow where nothing can be entered."""
+    """The number of the newest version and its text. Raises NotAllowedNow where nothing can be entered."""
     if bucket_of(settings):
         raise NotAllowedNow(
             "machines with [object_store] share no folder: peers and rules are in the configuration files"
@@ -292,7 +306,11 @@ def _newest(settings: Settings) -> tuple[int, str]:
 def _changed(
     settings: Settings, kind: Kind, name: str, content: Mapping[str, Any] | None, version: int | None
 ) -> tuple[tuple[int, str], str]:
-    """The newest version, and its text with this peer or rule, or without; comments and order stay."""
+    """((number and text of the newest version), its text with this peer or rule changed); comments and order
+    stay.
+
+    ``content``: None to remove it. ``version`` as in ``save_entry``, and its errors.
+    """
     if content is not None:
         _refuse_risky(settings, kind, content)
     number, text = _newest(settings)
@@ -330,8 +348,10 @@ def _changed(
 def _write(
     settings: Settings, now: tuple[int, str], after: str, what: str, by: audit.Person, *, despite_hold: bool
 ) -> tuple[int, list[str]]:
-    """Check the whole configuration, note each change in the audit, and write the next version; returns its
-    number and the warnings.
+    """Check the whole configuration, note each change in the audit, and write the next version; returns (its
+    number, warnings).
+
+    ``now``: number and text of the present version; ``after``: the new text; ``what``: the change in words.
     """
     number, before = now
     old, new = _entries(before), _entries(after)
@@ -361,7 +381,7 @@ def _write(
 
 
 def _refuse_risky(settings: Settings, kind: Kind, content: Mapping[str, Any]) -> None:
-    """Refuse content that is too dangerous for a browser.
+    """Raise FaultyInput for content that is too dangerous to be entered in a browser.
 
     Such content reads files or variables, runs programs, stores passwords, or has the node call itself or the
     network behind it.
@@ -376,7 +396,7 @@ def _refuse_risky(settings: Settings, kind: Kind, content: Mapping[str, Any]) ->
 
 
 def _refuse_for_files(kind: Kind, content: Mapping[str, Any]) -> None:
-    """Refuse content that only configuration files may have: variables, files, secrets."""
+    """Raise FaultyInput for content that only configuration files may have: variables, files, secrets."""
     if "${" in as_text(kind, content):
         raise FaultyInput("variables and files (${...}) are for the configuration files only")
     if kind == "peers" and (secret := [key for key in SECRET if content.get(key)]):
@@ -386,7 +406,9 @@ def _refuse_for_files(kind: Kind, content: Mapping[str, Any]) -> None:
 
 
 def _refuse_local(content: Mapping[str, Any]) -> None:
-    """Refuse a URL or host that leads to this machine. A name is looked up again at each call."""
+    """Raise FaultyInput for a URL or host that leads to this machine; a name is looked up again at each call,
+    too.
+    """
     problems = []
     for key in ("host", "query_host", "commitment_host", "url"):
         given = str(content.get(key) or "")
@@ -403,9 +425,9 @@ def _refuse_local(content: Mapping[str, Any]) -> None:
 
 
 def _checked(settings: Settings, after: _Entries, changed: Kind) -> Warned:
-    """The warnings of ``check`` with these entries in place of those with which the node runs.
+    """Check the configuration with the entries ``after`` in place of the present ones; returns the warnings.
 
-    Raises FaultyInput with its mistakes.
+    ``changed``: which kind of entry changed. Raises FaultyInput with all mistakes.
     """
     tables: dict[str, Any] = {}
     for kind in _MODELS:
@@ -429,8 +451,9 @@ def _checked(settings: Settings, after: _Entries, changed: Kind) -> Warned:
 
 
 def _role_here(settings: Settings, changed: Kind) -> Role:
-    """The role for checking a change on this machine: models are checked only where they run, and only for
-    rules, because it takes a while.
+    """The role under which to check a change on this machine.
+
+    Models are checked only where they run, and only for rules, because it takes a while.
     """
     here = {Role.at(place) for place in running(settings.node.data_dir)} or {Role.ALL}
     if changed == "rules" and any(role.runs_models for role in here):
@@ -441,7 +464,7 @@ def _role_here(settings: Settings, changed: Kind) -> Role:
 
 
 def _in_words(problem: ConfigProblem) -> str:
-    """A mistake in one line: key, value and remedy."""
+    """A mistake of the configuration in one line: key, value and remedy."""
     shown = f" = {problem.value}" if problem.value else ""
     return f"{problem.key}{shown}: {problem.remedy}"
 
@@ -451,8 +474,7 @@ _RELOAD_SECONDS = 90.0  # deliveries may have 20 s to finish what they send
 
 
 def reload_node(files: Sequence[Path]) -> list[str]:
-    """Let the running nodes of this machine load the configuration ``files``; returns the places of the
-    nodes.
+    """Let the running nodes of this machine load the configuration ``files``; returns the names of the nodes.
 
     Only nodes on the data folder that the files name are asked. Raises ConfigurationError (before any node is
     asked), Unavailable, NotAllowedNow.
@@ -497,8 +519,10 @@ def reload_node(files: Sequence[Path]) -> list[str]:
 
 
 def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | None:
-    """Send SIGHUP to a node, and wait for its event; None if it loaded the configuration, else the event that
-    says why not.
+    """Send SIGHUP to a node, and wait for its event.
+
+    Returns None if it loaded the configuration, else the event that says why not. Raises NotAllowedNow.
+    ``place``: the name of the node; ``pid``: its process.
     """
     asked = datetime.now(UTC)
     try:
@@ -549,7 +573,7 @@ def list_rules(settings: Settings) -> list[View]:
 
 
 def _limits(rule: RuleSettings) -> list[str]:
-    """The limits of a rule in words."""
+    """The limits of a rule, such as the age of studies, as texts."""
     applies = {
         f"holds studies older than {rule.max_study_age_days:g} days": rule.max_study_age_days,
         f"secondary captures of {', '.join(rule.secondary_captures_from)} too": rule.secondary_captures_from,
@@ -559,7 +583,10 @@ def _limits(rule: RuleSettings) -> list[str]:
 
 
 def try_rules(session: Session, settings: Settings, other: Settings | None = None) -> list[View]:
-    """The rules that take each of the newest studies; ``other``: changed rules to compare."""
+    """Show for each of the newest studies which rules take it (rows, the newest first).
+
+    ``other``: changed settings to compare with; None: no comparison.
+    """
     chosen = (
         select(Study)
         .where(Study.state.not_in((StudyState.RECEIVING, StudyState.QUARANTINED)))
@@ -580,9 +607,9 @@ def try_rules(session: Session, settings: Settings, other: Settings | None = Non
 
 
 def try_files(settings: Settings, files: Sequence[Path], sender: str = "") -> list[dict[str, Any]]:
-    """One row per file (also of folders) and rule: whether the rule applies, and why (not).
+    """Show for each file (also in folders) and rule whether the rule applies, and why (not), as rows.
 
-    ``sender``: name or AE title of the peer that is assumed to have sent them. Raises NotFound.
+    ``sender``: name or AE title of the peer that is assumed to have sent them, "" for none. Raises NotFound.
     """
     from dicom_node.deliver.scu.dimse import dicom_files
 
@@ -629,13 +656,14 @@ def try_files(settings: Settings, files: Sequence[Path], sender: str = "") -> li
 
 
 def replay_rules(settings: Settings, since: datetime, *, dry_run: bool = False) -> list[dict[str, Any]]:
-    """Apply the rules to studies received since ``since`` that should now get a job which they did not get.
+    """Apply the rules to studies received after ``since`` that should get a job by now and did not get it.
 
-    With ``dry_run`` the rules are not applied. Returns a row for each such study and rule that takes it.
+    Returns a row for each such study and rule that takes it. ``dry_run``: only return the rows.
     """
     from dicom_node.studies import choose
 
     def note(session: Session, study: int) -> None:
+        """Note in the audit that the rules were applied to this study."""
         audit.note(session, audit.COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study, replay=True)
 
     with open_database(settings) as database:
@@ -643,8 +671,7 @@ def replay_rules(settings: Settings, since: datetime, *, dry_run: bool = False) 
 
 
 def _rules_taking(session: Session, study: Study, settings: Settings) -> View:
-    """The rules that take the study, each with the limit that would hold its job; without any, why none takes
-    it.
+    """The rules that take the study, each with the limit that would hold its job; ``why``: why none takes it.
     """
     sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
     decisions = decide_study(session, study, sources, settings)
@@ -664,14 +691,16 @@ def _rules_taking(session: Session, study: Study, settings: Settings) -> View:
 
 
 def _outcome(decided: View) -> set[tuple[str, ...]]:
-    """What the rules make of a study, for a comparison."""
+    """The rules that take a study and what they do with it, as a set for a comparison."""
     return {(rule["name"], *rule["then"]) for rule in decided["rules"]}
 
 
 def _read_file(
     path: Path, settings: Settings, sender: PeerSettings | None
 ) -> tuple[Path, Inspected, Instance]:
-    """A DICOM file as the rules see it."""
+    """Read a DICOM file as rules see it; returns (path, what the inspection found, the row that it would
+    get).
+    """
     found = inspect(path, sender.assume_charset if sender else "")
     name = sender.name if sender else ""
     role = role_of(
@@ -699,7 +728,7 @@ TRIAL_SECONDS = 120
 
 
 def list_models(settings: Settings) -> list[dict[str, Any]]:
-    """The model cards. Raises FaultyInput if a card cannot be read."""
+    """The models' cards (files about a model) as rows. Raises FaultyInput if a card cannot be read."""
     return [
         {
             "id": card.id,
@@ -719,11 +748,11 @@ def list_models(settings: Settings) -> list[dict[str, Any]]:
 
 
 def model_drift(settings: Settings, since: datetime | None = None) -> list[dict[str, Any]]:
-    """How the scores and refusals of each model compare with its card's reference, for each sender. Raises
-    FaultyInput.
+    """Rows that compare the scores and refusals of each model with its card's reference, for each sending
+    peer.
 
-    The sender "other" stands for all that are not configured. ``since``: only from this day (UTC) on, by
-    default the last ``drift.WINDOW_DAYS``.
+    The sender "other" stands for all that are not configured. ``since``: only from this day (UTC) on; None:
+    the last ``drift.WINDOW_DAYS``. Raises FaultyInput.
     """
     day = drift.window(transitions.utc_now()) if since is None else since.astimezone(UTC).date()
     with reading(settings) as session, _refused():
@@ -731,7 +760,8 @@ def model_drift(settings: Settings, since: datetime | None = None) -> list[dict[
 
 
 def models_in_use(settings: Settings) -> dict[str, str]:
-    """The model ("id@version", "" for none) in each slot of a pipeline for which a site chooses the model.
+    """The model ("id@version", "" for none) in each slot; a slot is a place in a pipeline for a model of the
+    site's choice.
 
     Raises FaultyInput.
     """
@@ -744,7 +774,9 @@ def models_in_use(settings: Settings) -> dict[str, str]:
 
 
 def activate_model(settings: Settings, slot: str, name: str, by: audit.Person) -> None:
-    """Use a model of ``workers.models_dir`` in a slot of a pipeline. Raises FaultyInput, NotFound."""
+    """Use a model of ``workers.models_dir`` in a pipeline's slot, after a trial. Raises FaultyInput,
+    NotFound.
+    """
     pipeline, chosen, models_dir = _slot(settings, slot)
     with _refused():
         card = registry.find(name, models_dir)
@@ -756,7 +788,7 @@ def activate_model(settings: Settings, slot: str, name: str, by: audit.Person) -
 
 
 def roll_back_model(settings: Settings, slot: str, by: audit.Person) -> None:
-    """Use the previous model in a slot of a pipeline again. Raises FaultyInput, NotFound."""
+    """Use the previous model in a pipeline's slot again. Raises FaultyInput, NotFound."""
     _, chosen, models_dir = _slot(settings, slot)
     with _refused(), writing(settings) as session:
         card = folder.before(chosen, models_dir)
@@ -766,7 +798,9 @@ def roll_back_model(settings: Settings, slot: str, by: audit.Person) -> None:
 
 
 def _slot(settings: Settings, name: str) -> tuple[PipelineCard, ModelSlot, Path]:
-    """The slot of this name with its pipeline, and the folder of models. Raises NotFound, FaultyInput."""
+    """(pipeline of the slot with this name, the slot, the folder of the site's models). Raises NotFound,
+    FaultyInput.
+    """
     known = slots()
     if name not in known:
         raise NotFound("the model of this pipeline cannot be exchanged")
@@ -778,14 +812,14 @@ def _slot(settings: Settings, name: str) -> tuple[PipelineCard, ModelSlot, Path]
 
 
 def model_cards(settings: Settings) -> Sequence[registry.Card]:
-    """The cards of shipped models and of the site's own. Raises FaultyInput."""
+    """The cards (files about a model) of shipped models and of the site's own. Raises FaultyInput."""
     with _refused():
         return registry.cards(settings.workers.models_dir)
 
 
 @contextmanager
 def _refused() -> Iterator[None]:
-    """A scope that raises FaultyInput for a card that cannot be used."""
+    """Context manager: a model card that cannot be used raises FaultyInput."""
     try:
         yield
     except CardError as error:
@@ -807,8 +841,8 @@ is the default, or empty."""
 
 
 def examine_answers(answers: Answers) -> Settings:
-    """The settings for these answers. Raises FaultyInput or ConfigurationError if an answer cannot be
-    used.
+    """The settings that these answers for a new node give. Raises FaultyInput, ConfigurationError for
+    unusable ones.
     """
     read = TomlFiles(data=_tables(answers))
     settings = examined(read)
@@ -823,10 +857,10 @@ def examine_answers(answers: Answers) -> Settings:
 
 
 def create_node(answers: Answers, folder: Path, password: str = "") -> tuple[Path, Path]:
-    """Write configuration and unit into ``folder``, and return them; make the database if the answers name an
-    admin.
+    """Write configuration and systemd unit of a new node into ``folder``; returns the paths of both files.
 
-    Everything is checked before anything is written. Raises the errors of :func:`examine_answers` and of
+    If the answers name an admin, the database is made, too, with this account and ``password``. Everything is
+    checked before anything is written. Raises the errors of :func:`examine_answers` and of
     ``users.checked_password``, and FaultyInput if something would be overwritten.
     """
     settings = examine_answers(answers)
@@ -864,7 +898,7 @@ def create_node(answers: Answers, folder: Path, password: str = "") -> tuple[Pat
 
 
 def _tables(answers: Answers) -> dict[str, Any]:
-    """The answers as tables of the configuration. Raises FaultyInput."""
+    """The answers for a new node as tables of the configuration. Raises FaultyInput."""
     machines = filter(None, map(str.strip, answers.get("machines", "").split(",")))
     peers = [
         _peer(r"(.+)@(.+)", machine, "machine: write AE@HOST, such as US1@192.0.2.21") for machine in machines
@@ -889,7 +923,10 @@ def _tables(answers: Answers) -> dict[str, Any]:
 
 
 def _peer(form: str, text: str, otherwise: str) -> dict[str, Any]:
-    """A peer in the form AE@HOST or AE@HOST:PORT. Raises FaultyInput, whose text ends with ``otherwise``."""
+    """Read a peer from a text such as AE@HOST:PORT; ``form``: the regular expression for it.
+
+    Raises FaultyInput, whose text ends with ``otherwise``.
+    """
     if not (found := re.fullmatch(form, text)):
         raise FaultyInput(f"{text!r} is no {otherwise}")
     ae_title, host, *port = found.groups()
@@ -898,7 +935,7 @@ def _peer(form: str, text: str, otherwise: str) -> dict[str, Any]:
 
 
 def _unit(data: Path, configuration: Path) -> str:
-    """The unit that ships, with the paths and the user of this node."""
+    """The text of the systemd unit, with the paths and the user of this node."""
     text = (files("dicom_node.base.config") / "dicom-node.service").read_text(encoding="utf-8")
     program = Path(sys.executable).with_name("dicom-node")
     if str(data) != _STATE:

@@ -127,8 +127,9 @@ send_to = ["pacs"]
 def run(out: Path, *, own: Path | None, fresh: bool, say: Say) -> list[dict[str, Any]]:
     """Run the demonstration in ``out``, write ``summary.json`` and a page; returns the summary's ``studies``.
 
-    PACS and node keep their data in ``out``/.site, so that a second run shows that no result is made twice;
-    ``fresh`` deletes their data first. Raises Unavailable, FaultyInput.
+    ``own``: a folder with files to send; None: the shipped ones. ``say``: prints a line. PACS and node keep
+    their data in ``out``/.site, so that a second run shows that no result is made twice; ``fresh`` deletes
+    their data first. Raises Unavailable, FaultyInput.
     """
     site = out / ".site"
     if fresh:
@@ -168,7 +169,9 @@ def run(out: Path, *, own: Path | None, fresh: bool, say: Say) -> list[dict[str,
 
 
 def _section(out: Path, row: dict[str, Any]) -> str:
-    """The part of the page on a study: its result in words, and pictures."""
+    """The HTML of the page about one study: its result in words, and pictures; ``row``: its row of the
+    summary.
+    """
     previews = sorted((out / row["folder"]).glob("*.png"), reverse=True)  # the first of a kind stays
     pictures = {path.stem.partition("-")[2]: path.name for path in previews}
     shown = next((kinds for kinds in _SHOWN if set(kinds) <= pictures.keys()), ())
@@ -183,12 +186,14 @@ def _section(out: Path, row: dict[str, Any]) -> str:
 
 
 def shipped() -> list[Path]:
-    """A drawn chest film, and an ultrasound image of pydicom."""
+    """The two shipped DICOM files: a drawn chest radiograph, and an ultrasound image of pydicom."""
     return [DRAWN_FILM, Path(examples.get_path(_ULTRASOUND))]
 
 
 def by_study(files: Iterable[Path]) -> dict[str, tuple[str, list[Path]]]:
-    """Modality and files of each study, by Study Instance UID; files that are no DICOM are left out."""
+    """(modality, files) of each study among the files, by Study Instance UID; files that are no DICOM are
+    left out.
+    """
     found: dict[str, tuple[str, list[Path]]] = {}
     for path in files:
         with suppress(InvalidDicomError, OSError):
@@ -202,7 +207,9 @@ _QUERY_KEYS = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPCl
 
 
 class EmbeddedPacs:
-    """A storage SCP that answers C-ECHO, C-STORE and C-FIND at IMAGE level (PS3.4 C.6.2.1)."""
+    """A small PACS for the demonstration, which answers C-ECHO, C-STORE and C-FIND at IMAGE level (PS3.4
+    C.6.2.1).
+    """
 
     def __init__(self, folder: Path) -> None:
         """Start the PACS on a free port; it contains the objects that are in ``folder``/objects already."""
@@ -234,7 +241,7 @@ class EmbeddedPacs:
         self._ae.shutdown()
 
     def _store(self, event: Any) -> int:
-        """Store an object; returns the status."""
+        """Handle a C-STORE: store the object, and return the status."""
         uid = str(event.request.AffectedSOPInstanceUID)
         if not re.fullmatch(r"[0-9.]{1,64}", uid):  # it names a file
             return 0xC000
@@ -245,7 +252,7 @@ class EmbeddedPacs:
         return 0x0000
 
     def _find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
-        """Answer a C-FIND."""
+        """Handle a C-FIND: yield (status, data set) for each match, then the final status."""
         for keys in self._stored_headers().values():
             if all(event.identifier.get(key) in (None, "", keys.get(key)) for key in _QUERY_KEYS):
                 keys.QueryRetrieveLevel = "IMAGE"
@@ -253,7 +260,7 @@ class EmbeddedPacs:
         yield 0x0000, None
 
     def _stored_headers(self) -> dict[Path, Dataset]:
-        """The attributes by which objects are found, for each file."""
+        """The attributes by which stored objects are found, by file."""
         with self._lock:
             return {
                 path: Dataset(dcmread(path, specific_tags=list(_QUERY_KEYS), stop_before_pixels=True))
@@ -262,11 +269,12 @@ class EmbeddedPacs:
 
 
 class _Node:
-    """A process ``dicom-node serve`` with its own folder, and the commands that query it, as a script would
-    run them.
+    """A process ``dicom-node serve`` with its own folder, for the demonstration; it is queried by commands,
+    as scripts do.
     """
 
     def __init__(self, folder: Path, pacs_port: int) -> None:
+        """Write the configuration into ``folder`` and start the node; ``pacs_port``: the port of its PACS."""
         folder.mkdir(parents=True, exist_ok=True)
         with socket.create_server(("127.0.0.1", 0)) as probe:  # finds one that is not in use
             self.port: int = probe.getsockname()[1]
@@ -290,7 +298,7 @@ class _Node:
             )
 
     def wait_until_ready(self) -> None:
-        """Wait until it can receive objects and run jobs. Raises Unavailable."""
+        """Wait until the node can receive objects and run jobs. Raises Unavailable if it ends."""
         while "[6002]" not in self._log_text():  # events.NODE_READY; the first start compiles models
             self.fail_if_ended()
             time.sleep(0.1)
@@ -311,7 +319,9 @@ class _Node:
             raise Unavailable(f"the node has ended; {self.log} ends:\n{last_lines}")
 
     def ask(self, *words: str) -> Any:
-        """The JSON that a command prints; None if it reports that nothing was found. Raises Unavailable."""
+        """Run a command (``words``) of ``dicom-node`` and return the JSON that it prints; None if it reports
+        that nothing was found. Raises Unavailable.
+        """
         command = [*_PROGRAM, *words, "--json", "--config", str(self._config)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == ExitCode.NOT_FOUND:
@@ -328,7 +338,10 @@ class _Node:
 def _run_study(
     uid: str, modality: str, images: list[Path], folder: Path, node: _Node, pacs: EmbeddedPacs, say: Say
 ) -> dict[str, Any]:
-    """Send a study, wait for its end, fetch and show what came back; returns its row of the summary."""
+    """Send a study's images, wait until it ends, fetch and show the results; returns its row of the summary.
+
+    ``folder``: where the results are copied. ``say``: prints a line.
+    """
     begun = datetime.now(UTC)
     calling = "XRAY1" if modality in ("CR", "DX") else "US1"
     sender = Settings.model_validate({"node": {"ae_title": calling}, "peers": node.receivers})
@@ -389,7 +402,10 @@ def _run_study(
 
 
 def _wait(uid: str, stored: set[str], begun: datetime, node: _Node) -> dict[str, Any]:
-    """Wait until everything sent is indexed and the study is in an end state. Raises Unavailable."""
+    """Wait until all objects ``stored`` (UIDs) after ``begun`` are indexed and the study is in an end state.
+
+    Returns the node's view of the study. Raises Unavailable.
+    """
     while True:
         node.fail_if_ended()
         view: dict[str, Any] = node.ask("studies", "show", uid) or {"received": [], "state": ""}
@@ -400,15 +416,15 @@ def _wait(uid: str, stored: set[str], begun: datetime, node: _Node) -> dict[str,
 
 
 def _received_since(view: dict[str, Any], begun: datetime) -> list[dict[str, Any]]:
-    """The objects of a study that were received from this time on."""
+    """The objects in the node's view of a study that were received from ``begun`` on."""
     return [item for item in view["received"] if datetime.fromisoformat(item["received_at"]) >= begun]
 
 
 def _write_objects(folder: Path, files: Sequence[Path], kinds: dict[str, str]) -> list[tuple[str, str, Path]]:
-    """Copy objects of the PACS to ``folder``/pacs, with previews of the images; returns UID, kind ("" for a
-    source) and new file of each.
+    """Copy a study's files from the PACS to ``folder``/pacs, with previews of the images.
 
-    Sources first, then results by kind and number. Files of an earlier run are replaced.
+    ``kinds``: kind of result by UID. Returns (UID, kind, "" for a source image, new file) of each, sources
+    first, then results by kind and number. Files of an earlier run are replaced.
     """
     shutil.rmtree(folder / "pacs", ignore_errors=True)
     for preview in folder.glob("[0-9][0-9]-*.png"):

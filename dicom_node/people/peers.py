@@ -66,11 +66,11 @@ def list_peers(settings: Settings) -> list[dict[str, Any]]:
 
 
 def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None = None) -> list[Row]:
-    """Test what delivery, queries and reports to these peers need; by default to all peers that the node
-    calls.
+    """Test what delivery, queries and reports to these peers need; returns a row for each test.
 
-    ``by``: the person for the audit; None for the command line, which needs no database. Returns a row with
-    ``peer``, ``check``, ``ok`` and ``text`` for each test. Raises NotFound, Unavailable.
+    ``names``: empty for all peers that the node calls. ``by``: the person for the audit; None for the command
+    line, which needs no database. The rows have ``peer``, ``check``, ``ok`` and ``text``. Raises NotFound,
+    Unavailable.
     """
     chosen = [settings.peer(name) for name in names] or [one for one in settings.peers if one.is_called]
     # A peer that hangs keeps its place until its deadline.
@@ -97,7 +97,7 @@ def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None 
 
 
 def _tried(peer: PeerSettings, settings: Settings) -> "Iterator[Check]":
-    """Test what the node needs of a peer."""
+    """Test what the node needs of one peer; yields a result for each test."""
     from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
 
     if "receive" in peer.may or not peer.is_called:
@@ -111,10 +111,10 @@ def _tried(peer: PeerSettings, settings: Settings) -> "Iterator[Check]":
 
 
 def why(settings: Settings, caller: str, since: datetime | None = None) -> dict[str, Any]:
-    """Everything about one caller: what it tried, what was refused, and what would allow it (keys:
-    docs/reference/lists.md).
+    """Everything about one caller of the node: what it tried, what was refused, and what would allow it.
 
-    ``caller``: a peer's name, an AE title or an address.
+    ``caller``: a peer's name, an AE title or an address. ``since``: None for all that is recorded. The keys
+    are in docs/reference/lists.md. Raises NotFound for a caller that is unknown and did not call.
     """
     with reading(settings) as session:
         rows = views.list_associations(session, since=since, limit=_READ)
@@ -126,6 +126,7 @@ def why(settings: Settings, caller: str, since: datetime | None = None) -> dict[
     networks: set[str] = {network(caller)} if is_address else set()
 
     def titles_from_there() -> set[str]:
+        """The AE titles under which calls came from the caller's networks."""
         return {str(call.get("calling", "")) for call in calls if call.get("address") in networks} - {""}
 
     if is_address:
@@ -144,6 +145,7 @@ def why(settings: Settings, caller: str, since: datetime | None = None) -> dict[
     capitals = {title.upper() for title in titles}
 
     def is_meant(call: Record) -> bool:
+        """Whether this call (an association, or the fields of an event) is by the caller."""
         title = str(call.get("calling", ""))
         return title.upper() in capitals if title and not is_address else call.get("address") in networks
 
@@ -178,6 +180,7 @@ def short_name(title: str) -> str:
 
 
 def _is_address(text: str) -> bool:
+    """Whether the text is an IP address."""
     try:
         ipaddress.ip_address(text)
     except ValueError:
@@ -186,7 +189,7 @@ def _is_address(text: str) -> bool:
 
 
 def _contexts(associations: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
-    """Rows for the refused presentation contexts."""
+    """Yield (row, count 1, time) for each refused presentation context of these associations."""
     for row in associations:
         if row["refused_count"] > REFUSED_CONTEXTS_NAMED:
             few = ", ".join([*row["refused"], "…"])
@@ -199,7 +202,9 @@ def _contexts(associations: Iterable[Record]) -> Iterator[tuple[dict[str, Any], 
 def _of(
     kind: EventType, events: Iterable[Record], names: Mapping[str, str]
 ) -> Iterator[tuple[dict[str, Any], int, str]]:
-    """The rows for the events of one kind. ``names``: the event's field for each key of a row."""
+    """Yield (row, count 1, time) for each event of one kind; ``names``: the event's field for each key of a
+    row.
+    """
     for event in events:
         if event["number"] == kind.number:
             fields = event["fields"]
@@ -207,7 +212,7 @@ def _of(
 
 
 def _failures(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
-    """Rows for failed connections: TLS and faulty messages."""
+    """Yield (row, count, time) for failed connections: without TLS, or with faulty messages."""
     for event in events:
         address = str(event["fields"].get("address", ""))
         if event["number"] == TLS_FAILED.number:
@@ -219,7 +224,10 @@ def _failures(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, s
 
 
 def _counted(items: Iterable[tuple[dict[str, Any], int, str]]) -> list[dict[str, Any]]:
-    """Each different item once, with its count and its last time; the most recent first."""
+    """Each different row once, with its total count and its last time, the most recent first.
+
+    ``items``: tuples of row, count and time.
+    """
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for item, count, at in items:
         row = found.setdefault(tuple(item.values()), {**item, "count": 0, "last_at": at, "outdated": False})
@@ -229,8 +237,10 @@ def _counted(items: Iterable[tuple[dict[str, Any], int, str]]) -> list[dict[str,
 
 
 def _outdated(rows: list[dict[str, Any]], successes: Sequence[Record]) -> list[dict[str, Any]]:
-    """The rows, each with whether the caller succeeded afterwards (``outdated``); by AE title if the row has
-    one.
+    """Set in each row whether the caller succeeded afterwards (``outdated``), by AE title if the row has one;
+    returns ``rows``.
+
+    ``successes``: the caller's successful associations.
     """
     for row in rows:
         title = str(row.get("calling_ae", "")).upper()
@@ -244,7 +254,10 @@ def _outdated(rows: list[dict[str, Any]], successes: Sequence[Record]) -> list[d
 def _advice(
     settings: Settings, peers: Sequence[PeerSettings], found: Record, lost: Iterable[PeerOutage]
 ) -> Iterator[dict[str, Any]]:
-    """What to do, with the configuration lines that do it; for the most likely cause first."""
+    """Yield what a person should do, with lines of configuration that do it, for the most likely cause first.
+
+    ``peers``: the peers that the caller may be. ``found``: what ``why`` found. ``lost``: outages of peers.
+    """
     away = [one for one in lost if one.destination in {peer.name for peer in peers}]
     for one in away:
         yield {"concerns": "results"} | _lines(
@@ -287,7 +300,7 @@ def _advice(
 
 
 def _about_rejections(settings: Settings, found: Record) -> Iterator[dict[str, Any]]:
-    """Advice about rejected associations, according to the present configuration."""
+    """Yield advice about rejected associations in ``found``, according to the present configuration."""
     policy = AEPolicy.from_settings(settings)
     for row in found["rejections"]:
         calling, called, address = row["calling_ae"], row["called_ae"], row["address"]
@@ -314,7 +327,9 @@ def _about_rejections(settings: Settings, found: Record) -> Iterator[dict[str, A
 
 
 def _about_calling(settings: Settings, title: str, address: str) -> dict[str, Any]:
-    """Advice for a caller that is no peer, or calls from another address."""
+    """Advice for a caller that is no peer, or calls from another address than its own; ``title``: its AE
+    title.
+    """
     known = next((peer for peer in settings.peers if peer.ae_title == title), None)
     if known is not None:
         return _lines(
@@ -338,7 +353,7 @@ def _about_calling(settings: Settings, title: str, address: str) -> dict[str, An
 
 
 def _about_contexts(settings: Settings, found: Record) -> Iterator[dict[str, Any]]:
-    """Advice about refused presentation contexts."""
+    """Yield advice about the refused presentation contexts in ``found``."""
     taken = accepted_classes(settings.listener.further_storage_classes)
     classes = []
     for row in found["refused_contexts"]:
@@ -365,12 +380,12 @@ def _about_contexts(settings: Settings, found: Record) -> Iterator[dict[str, Any
 
 
 def _heading(peer: PeerSettings | None) -> str:
-    """The heading of a peer's table in TOML."""
+    """The heading of a peer's table in TOML; None: of a peer that is not configured."""
     return f'[[peers]]  # name = "{peer.name}"' if peer else "[[peers]]  # of this machine"
 
 
 def _lines(says: str, *lines: str) -> dict[str, Any]:
-    """One advice: a sentence, and the lines of the configuration."""
+    """An advice for a person: the sentence ``says``, and lines of configuration."""
     return {"says": says, "lines": list(lines)}
 
 
@@ -391,10 +406,11 @@ def happened_around(
     words: str = "",
     problems: bool = False,
 ) -> Row:
-    """The events and associations from ``since`` until ``until``, the oldest first, filtered; "" and 0 match
-    all.
+    """The events and associations from ``since`` until ``until``, the oldest first, optionally filtered.
 
-    ``more``: whether there are earlier ones. ``times``: how often an event happened in a row.
+    ``peer``: name, AE title or host of a peer, ``number``: of the event, ``words``: a text in it; "" and 0
+    match all. ``problems``: only warnings and errors. In the result ``more`` says whether there are earlier
+    ones, ``times`` how often an event happened in a row.
     """
     asked, folded = peer.casefold(), words.casefold()
     called = {asked}
@@ -403,6 +419,7 @@ def happened_around(
         called |= names if asked in names else set()
 
     def is_meant(fields: Mapping[str, Any]) -> bool:
+        """Whether a value in these fields names the wanted peer."""
         return not peer or any(str(value).casefold() in called for value in fields.values())
 
     numbers = {number} if number else _PROBLEMS if problems else frozenset[int]()

@@ -333,7 +333,7 @@ def request_fetches(
             database,
             archive,
             peer.name,
-            fetch.questions(request.first, request.last, request.modalities),
+            fetch.daily_queries(request.first, request.last, request.modalities),
             rule=request.rule,
             per_minute=request.per_minute,
         )

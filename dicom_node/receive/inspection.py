@@ -69,7 +69,7 @@ from dicom_node.base.dicom.uids import (
 )
 from dicom_node.base.errors import DecodedDifferently, FaultyObject
 from dicom_node.base.processes import without_secrets
-from dicom_node.receive.spool import read_requested
+from dicom_node.receive.spool import read_store_request
 
 # What rules may ask for and what orders the images; the first five are texts of people (no event holds them).
 ATTRIBUTES = (
@@ -85,13 +85,14 @@ _DAMAGE = (*DAMAGE, MemoryError, InvalidDicomError, OSError, zlib.error)
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """An object's header as the index needs it. ``fault`` says in one sentence why it cannot be used.
+    """What the index needs from the header of a received object. ``fault``: one sentence on why the object
+    cannot be used, "" if it can.
 
-    With a fault the other fields have the values that could be read (UIDs are empty or valid). ``attributes``
-    are texts by DICOM keyword, ``identity`` the values that results copy (``dicom.identity``);
-    ``assumed_charset`` is set if the object's own character set does not decode them. ``header_sha256`` is
-    the hash of what the header says, ``dataset_sha256`` that of the data set byte for byte and its transfer
-    syntax.
+    With a fault the other fields have the values that could be read (UIDs are empty or valid).
+    ``attributes``: texts by DICOM keyword, for rules. ``identity``: the values that results copy
+    (``dicom.identity``). ``assumed_charset``: the character set set for the peer, if the object's own did not
+    decode its texts; else "". ``own``: whether this product made the object. ``header_sha256``: hash of what
+    the header says. ``dataset_sha256``: hash of the data set byte for byte and its transfer syntax.
     """
 
     transfer_syntax_uid: str = ""
@@ -115,7 +116,11 @@ class Inspected:
 
 
 def inspect(path: Path, assume_charset: str = "", limits: Limits = _DEFAULT_LIMITS) -> Inspected:
-    """Read a Part 10 file; ``fault`` says why it cannot be used. Raises OSError if the disk fails."""
+    """Read the header of a Part 10 file; the result's ``fault`` says why it cannot be used. Raises OSError if
+    the disk fails.
+
+    ``assume_charset``: the character set to try if the object's own does not fit; "" for none.
+    """
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote values; what matters is judged here
@@ -127,7 +132,9 @@ def inspect(path: Path, assume_charset: str = "", limits: Limits = _DEFAULT_LIMI
 
 
 def _inspect(file: BinaryIO, assume_charset: str, limits: Limits) -> Inspected:
-    """Read an open Part 10 file."""
+    """Read the header of an open Part 10 file, as :func:`inspect` does. Raises FaultyObject if its File Meta
+    Information cannot be read.
+    """
     meta = read_file_meta(file.read(META_BYTES))
     file.seek(meta.length)
     syntax = transfer_syntax(meta.transfer_syntax_uid)
@@ -166,9 +173,10 @@ def _inspect(file: BinaryIO, assume_charset: str, limits: Limits) -> Inspected:
 
 
 def _described(known: Inspected, dataset: Dataset, assume_charset: str) -> Inspected:
-    """The object with everything that can be read. A text that cannot be decoded is its ``fault``.
+    """Return ``known`` (the UIDs of the request) completed by everything that can be read from the data set;
+    text that cannot be decoded becomes its ``fault``.
 
-    Texts are decoded by the data set's own character set or the one that the peer is known to use.
+    Texts are decoded by the data set's own character set, or else by ``assume_charset``.
     """
     own = charset = character_sets(dataset)
     fault, identity = "", {}
@@ -212,7 +220,10 @@ def _described(known: Inspected, dataset: Dataset, assume_charset: str) -> Inspe
 
 
 def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixels: Element | None) -> None:
-    """Raise FaultyObject for what makes an object unusable, the plainest cause first."""
+    """Raise FaultyObject if the object is unusable, naming the simplest cause.
+
+    ``requested_class``: SOP Class UID of the C-STORE request, "" if unknown.
+    """
     for keyword, name in (
         ("SOPClassUID", "SOP Class UID (0008,0016)"),
         ("SOPInstanceUID", "SOP Instance UID (0008,0018)"),
@@ -233,7 +244,9 @@ def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixel
 
 
 def _read(file: BinaryIO, walk: Walk, elements: Iterable[Element]) -> tuple[Dataset, Element | None]:
-    """The data set without private elements and long values, and where its Pixel Data is."""
+    """Return the data set without private elements and long values, and the element of its Pixel Data (None
+    without one).
+    """
     read: dict[BaseTag, Any] = {}
     pixels: Element | None = None
     for element in elements:
@@ -251,7 +264,9 @@ def _read(file: BinaryIO, walk: Walk, elements: Iterable[Element]) -> tuple[Data
 
 
 def _inflated(file: BinaryIO, limits: Limits) -> BinaryIO:
-    """The inflated data set, in a file without a name beside this one."""
+    """Return the inflated data set in a temporary file without a name, in the folder of ``file`` if that is
+    writable. Raises FaultyObject.
+    """
     folder = Path(file.name).parent
     handle = tempfile.TemporaryFile(dir=folder if os.access(folder, os.W_OK) else None)  # noqa: SIM115  (returned)
     out = cast(BinaryIO, handle)
@@ -269,18 +284,19 @@ def _inflated(file: BinaryIO, limits: Limits) -> BinaryIO:
 
 
 def _uid(dataset: Dataset, keyword: str) -> str:
+    """Return a UID attribute; "" if it is missing or not a valid UID."""
     return uid_of(_bytes(dataset, keyword))
 
 
 def _bytes(dataset: Dataset, keyword: str) -> bytes:
-    """A value as it was received."""
+    """Return the bytes of a value as received; empty if it is missing."""
     tag = Tag(keyword)
     element = dataset.get_item(tag, keep_deferred=True) if tag in dataset else None
     return element.value or b"" if isinstance(element, RawDataElement) else b""
 
 
 def _value(dataset: Dataset, keyword: str) -> object:
-    """The value, None if its bytes do not fit its VR."""
+    """Return a decoded value; None if it is missing or its bytes do not fit its VR."""
     try:
         return cast(object, dataset.get(keyword))
     except _DAMAGE:
@@ -288,8 +304,8 @@ def _value(dataset: Dataset, keyword: str) -> object:
 
 
 def _cause(error: BaseException) -> str:
-    """The kind of damage. pydicom's messages quote values and are not used; an error of the disk is raised
-    again.
+    """Return the class name of an error, as the kind of damage, because pydicom's messages quote values; an
+    error of the disk is raised again.
     """
     if isinstance(error, OSError) and error.errno is not None:
         raise error
@@ -327,11 +343,12 @@ _SIZES: Final = {
 
 
 def header_sha256(dataset: Dataset, file: BinaryIO) -> str:
-    """The hash of what a data set says, without its Pixel Data, what may differ, and empty attributes.
+    """Return the hash of what the header of a data set says, without Pixel Data, private and empty
+    attributes, and those that may differ between copies.
 
-    It does not depend on the transfer syntax, but for the byte order of the longest values, which are still
-    in ``file``, from which ``dataset`` was parsed. Text that its character set does not decode is hashed as
-    it is. Call it before a value is read: pydicom replaces the bytes of a value by what they mean.
+    It does not depend on the transfer syntax, except for the byte order of the longest values, which are read
+    from ``file``. Text that its character set does not decode is hashed as bytes. Call it before a value is
+    read: pydicom replaces the bytes of a value by what they mean.
     """
     digest = hashlib.sha256()
     _hash_header(digest, dataset, file, CharacterSet.from_terms(()))
@@ -339,7 +356,9 @@ def header_sha256(dataset: Dataset, file: BinaryIO) -> str:
 
 
 def _hash_header(digest: "hashlib._Hash", dataset: Dataset, file: BinaryIO, inherited: CharacterSet) -> None:
-    """Add a data set, or an item of one with the character set ``inherited``."""
+    """Add a data set, or a sequence item within the character set ``inherited``, to the hash of the
+    header.
+    """
     own = character_sets(dataset)
     charset = CharacterSet.from_terms(own) if any(own) else inherited
     for tag in sorted(dataset.keys()):
@@ -359,7 +378,9 @@ def _hash_header(digest: "hashlib._Hash", dataset: Dataset, file: BinaryIO, inhe
 def _value_hash(
     element: DataElement | RawDataElement, vr: str, charset: CharacterSet, file: BinaryIO
 ) -> bytes:
-    """The hash of a value; empty for an empty value, and for a colour model, which the coding may change."""
+    """Return the hash of a value; empty for an empty value, and for a colour model that the pixel coding may
+    change.
+    """
     if not isinstance(element, RawDataElement):
         value = str(element.value or "").encode("utf-8", "surrogatepass")
     elif element.value is None:  # it is still in the file
@@ -379,13 +400,13 @@ def _value_hash(
 
 
 def _swapped(value: bytes, vr: str) -> bytes:
-    """The bytes of big endian numbers in Little Endian."""
+    """Return numbers in big endian as bytes in little endian."""
     size = _SIZES.get(vr, 1)
     return b"".join(value[at : at + size][::-1] for at in range(0, len(value), size))
 
 
 def hash_bytes(digest: "hashlib._Hash", file: BinaryIO, start: int, length: int) -> None:
-    """Add ``length`` bytes at ``start`` of the file, or as many as there are."""
+    """Add ``length`` bytes of the file from the position ``start``, or fewer at its end, to ``digest``."""
     file.seek(start)
     while length > 0 and (block := file.read(min(length, 2**20))):
         digest.update(block)
@@ -393,7 +414,7 @@ def hash_bytes(digest: "hashlib._Hash", file: BinaryIO, start: int, length: int)
 
 
 def _items(dataset: Dataset, element: DataElement | RawDataElement) -> Sequence[Dataset] | None:
-    """The items of a sequence; None where its bytes are no items or are still in the file."""
+    """Return the items of a sequence; None if its bytes are no items or were not read."""
     if isinstance(element, RawDataElement) and element.value is None:
         return None
     try:
@@ -404,7 +425,8 @@ def _items(dataset: Dataset, element: DataElement | RawDataElement) -> Sequence[
 
 
 def hash_pixel_data(file: BinaryIO, pixels: Element, *, is_little_endian: bool) -> str:
-    """SHA-256 of the value as received, of fragments without the delimiter at their end.
+    """Return the SHA-256 of the Pixel Data value as received (of fragments without the final delimiter), as
+    hex.
 
     The same bytes in big endian are other samples, so they have another hash.
     """
@@ -414,7 +436,11 @@ def hash_pixel_data(file: BinaryIO, pixels: Element, *, is_little_endian: bool) 
 
 
 def check_image(dataset: Dataset, syntax: TransferSyntax, pixels: Element | None) -> None:
-    """Raise FaultyObject if these attributes and this value cannot be an image (PS3.3 C.7.6.3)."""
+    """Raise FaultyObject if the attributes and the size of Pixel Data cannot be those of an image (PS3.3
+    C.7.6.3).
+
+    ``pixels``: the element of Pixel Data, None if it is missing.
+    """
     if missing := [word for word in ("Rows", "Columns", "BitsAllocated") if dataset.get(word) is None]:
         raise FaultyObject(f"{dictionary_description(missing[0])} is missing, which an image must have")
     rows, columns = (_number(dataset, keyword, 0) for keyword in ("Rows", "Columns"))
@@ -440,7 +466,9 @@ def check_image(dataset: Dataset, syntax: TransferSyntax, pixels: Element | None
 
 
 def _pixel_bits(dataset: Dataset) -> list[int]:
-    """Bits of a pixel, the number by the attributes first."""
+    """Return the possible numbers of bits per pixel, first the one that the attributes say. Raises
+    FaultyObject.
+    """
     samples = _number(dataset, "SamplesPerPixel", 1)
     allocated = _number(dataset, "BitsAllocated", 0)
     if allocated not in (1, 8, 16, 32, 64) or samples not in (1, 3, 4):
@@ -453,6 +481,7 @@ def _pixel_bits(dataset: Dataset) -> list[int]:
 
 
 def _number(dataset: Dataset, keyword: str, default: int) -> int:
+    """Return an attribute as a whole number; ``default`` if it is empty. Raises FaultyObject."""
     if is_empty(dataset, keyword):
         return default
     number = whole(value_of(dataset, keyword), least=-LARGEST_WHOLE)
@@ -462,18 +491,20 @@ def _number(dataset: Dataset, keyword: str, default: int) -> int:
 
 
 class ReaderLost(Exception):
-    """The inspection process did not answer; the text says why. The object need not be at fault."""
+    """The inspection process died or did not answer in time; the text says why. The object need not be at
+    fault.
+    """
 
 
 class Inspector:
-    """The inspection process, started on first use. Used by one thread at a time."""
+    """Inspects received files in a separate process, started on first use; used by one thread at a time."""
 
     def __init__(self, limits: Limits = _DEFAULT_LIMITS) -> None:
         self._limits = limits or Limits()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start the process unless it runs, and return it when it is ready. Raises OSError."""
+        """Start the inspection process unless it runs, and return it when it is ready. Raises OSError."""
         if self._process is not None and self._process.poll() is not None:  # killed between two objects
             self.close()
         if self._process is None:
@@ -498,9 +529,11 @@ class Inspector:
         return self._process
 
     def inspect(self, path: Path, assume_charset: str = "", *, again: bool = False) -> Inspected:
-        """The header of a Part 10 file. Raises ReaderLost, and OSError if the disk cannot read the file.
+        """Inspect the header of a Part 10 file in the process. Raises ReaderLost, and OSError if the disk
+        cannot read the file.
 
-        ``again``: by a fresh process, with more time; an object at which that is lost too is at fault.
+        ``again``: use a new process with more time; if that is lost too, the object is at fault and no
+        ReaderLost is raised.
         """
         if again:
             self.close()
@@ -515,13 +548,13 @@ class Inspector:
         return Inspected(**{**found, "patient": Patient(**found["patient"])})
 
     def fresh(self) -> "Inspector":
-        """Another inspector with the same limits, for a second try."""
+        """Return another inspector with the same limits, for second tries."""
         return Inspector(self._limits)
 
     def same_image(self, one: Path, other: Path, *, again: bool = False) -> bool | None:
-        """Whether two files decode to the same samples; None if one does not decode within the limits.
+        """Return whether two files decode to the same samples; None if one does not decode within the limits.
 
-        Raises ReaderLost, unless it is tried ``again``, with more time.
+        ``again``: this is the second try, with more time. Raises ReaderLost at the first try.
         """
         try:
             size = one.stat().st_size + other.stat().st_size
@@ -532,16 +565,16 @@ class Inspector:
             return None
 
     def close(self) -> None:
-        """End the process."""
+        """Kill the inspection process, if it runs."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
             process.communicate()
 
     def _ask(self, request: dict[str, Any], size: int, again: bool) -> dict[str, Any]:
-        """Send a request to the process; returns its answer. Raises ReaderLost.
+        """Send a request to the inspection process and return its answer. Raises ReaderLost.
 
-        ``size``: of the files in bytes, for the time limit. ``again``: a second try, with more time.
+        ``size``: bytes of the files, for the time limit. ``again``: a second try, with more time.
         """
         # Beside the limit the time of a slow disk, 10 MiB/s; four times as much for the second try.
         seconds = (4 if again else 1) * (self._limits.seconds + size / (10 * 2**20))
@@ -564,15 +597,12 @@ class Inspector:
 
 
 def unread(path: Path, fault: str) -> Inspected:
-    """Describe an object without opening its data set, by its C-STORE command and file meta information.
-
-    Raises OSError.
-    """
-    return Inspected(*read_requested(path), fault=fault)
+    """Describe an object without reading its data set, by the UIDs of its C-STORE request. Raises OSError."""
+    return Inspected(*read_store_request(path), fault=fault)
 
 
 def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
-    """A line from the process; what there is of it if the process ends, None after ``seconds``."""
+    """Return the next line that the process prints; an incomplete one if it ends, None after ``seconds``."""
     assert process.stdout is not None
     end, read = time.monotonic() + seconds, bytearray()
     while not read.endswith(b"\n"):
@@ -586,7 +616,7 @@ def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
 
 
 def main() -> None:
-    """Answer requests until standard input closes."""
+    """Run the inspection process: answer requests until standard input closes."""
     limits = Limits(**json.loads(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C goes to the whole group; the node ends us
     with contextlib.suppress(OSError):  # the kernel shall rather take this process than the node
@@ -612,7 +642,9 @@ def main() -> None:
 
 
 def _same(one: Path, other: Path, limits: Limits) -> bool | None:
-    """Whether both decode to the same samples; None when one does not decode or needs too much memory."""
+    """Return whether both files decode to the same samples; None if one does not decode or needs too much
+    memory.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
     # Numpy and decoders, seldom needed here.
@@ -627,8 +659,8 @@ def _same(one: Path, other: Path, limits: Limits) -> bool | None:
 
 
 def _limit_memory(limits: Limits) -> None:
-    """Let this process use ``memory_mib`` more than now. The hard limit stays, so that the limit can be set
-    again.
+    """Limit the address space of this process to ``memory_mib`` MiB more than it uses now; only the soft
+    limit is set, so that it can be changed again.
     """
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     _, hard = resource.getrlimit(resource.RLIMIT_AS)

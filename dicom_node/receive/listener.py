@@ -111,9 +111,10 @@ _STATUSES = {status.code: status for status in statuses.STEP_STATUSES}
 
 @dataclass(frozen=True, slots=True)
 class KnownStep:
-    """A step with the changes of all accepted requests. ``number``: how many requests were accepted.
+    """An MPPS step (performed procedure step) with the changes of all accepted requests.
 
-    ``objects``: SOP Instance UIDs; ``has``: attributes of the final state that were given so far.
+    ``number``: how many N-SET requests were accepted. ``studies``: Study Instance UIDs. ``objects``: SOP
+    Instance UIDs. ``has``: keywords of the attributes required at the end of a step that have a value so far.
     """
 
     uid: str
@@ -127,7 +128,8 @@ class KnownStep:
 
 
 class PerformedSteps:
-    """The steps of one data folder, in its folder ``steps`` (made with the first step). Thread-safe.
+    """The MPPS steps (performed procedure steps) that modalities report, stored in the folder ``steps`` of
+    the data folder. Thread-safe.
 
     Old steps, on which no modality reports any more, are deleted when a listener starts.
     """
@@ -139,7 +141,7 @@ class PerformedSteps:
                 if path.stat().st_mtime < time.time() - KEPT_DAYS * 86400:
                     path.unlink()
 
-    def take(
+    def handle(
         self,
         command: Command,
         encoded: bytes,
@@ -147,9 +149,11 @@ class PerformedSteps:
         peer: str,
         fields: Mapping[str, events.FieldValue],
     ) -> Answer:
-        """Accept a request of this peer, or answer why not; the request is durable if the answer is Success.
+        """Handle an MPPS request (N-CREATE or N-SET) of ``peer`` and return the answer; the change is durable
+        if the answer is Success.
 
-        ``fields``: for the request's event, such as "calling".
+        ``encoded``: the request's data set. ``fields``: the association, the calling AE and the peer, for the
+        journal entry.
         """
         if command.sop_class_uid != dimse_n.STEP_CLASS:
             return Answer(statuses.NO_SUCH_CLASS)
@@ -199,7 +203,9 @@ class PerformedSteps:
         peer: str,
         fields: Mapping[str, events.FieldValue],
     ) -> KnownStep | Answer:
-        """The step after a request, or why the request is refused. Raises FaultyStep."""
+        """Return the step after a request on ``known`` (None: a new step), or the answer that refuses the
+        request. Raises FaultyStep.
+        """
         creates = command.field == N_CREATE_RQ
         if creates != (known is None):
             return Answer(statuses.STEP_KNOWN if creates else statuses.STEP_UNKNOWN)
@@ -222,7 +228,7 @@ class PerformedSteps:
         return step
 
     def _write(self, step: KnownStep) -> None:
-        """Replace the step's file; it is durable when this returns. Raises OSError."""
+        """Write the file of a step, durably, in place of its former file. Raises OSError."""
         path = self._path(step.uid)
         temporary = path.with_name(f".{path.name}")
         with temporary.open("wb") as file:
@@ -233,7 +239,7 @@ class PerformedSteps:
         sync_folder(self._folder)
 
     def _path(self, uid: str) -> Path:
-        """The file of the step with this UID."""
+        """Return the path of the file of the step with this UID."""
         return self._folder / f"{hashlib.sha256(uid.encode()).hexdigest()[:32]}.json"
 
 
@@ -252,25 +258,27 @@ _SERVED = {
 
 @dataclass(slots=True, eq=False)
 class AcceptedAssociation:
-    """One accepted association. ``association``: our own identifier of it, which is never used again."""
+    """One accepted association. ``association``: the node's own identifier of it, never used again."""
 
     association: str
     proposal: Proposal
     permission: Permission
     results: dict[int, tuple[int, str]]
-    """Result and transfer syntax of each presentation context."""
+    """Presentation context id -> (result, transfer syntax)."""
     roles: dict[str, tuple[bool, bool]]
-    """The roles that the peer has, by SOP class."""
+    """SOP Class UID -> whether the peer is SCU, whether it is SCP."""
     stored: int = 0
-    """Objects acknowledged with Success."""
+    """The number of objects acknowledged with Success."""
     repeatable: int = 0
-    """Echoes answered, objects and reports refused: a peer can repeat these at will; few are journalled."""
+    """The number of echoes answered and of requests refused; a peer can repeat these at will, so only the
+    first ones are journalled.
+    """
     refused: int = 0
-    """Objects not acknowledged with Success."""
+    """The number of objects not acknowledged with Success."""
 
 
 class Request:
-    """One request being received, with the data set that follows its command."""
+    """A DIMSE request that is being received: its command, and the data set that follows."""
 
     def __init__(self, command: Command, abstract_syntax: str, syntax: str, largest: int) -> None:
         self.command, self.abstract_syntax, self.syntax = command, abstract_syntax, syntax
@@ -279,20 +287,22 @@ class Request:
         self.data = bytearray()
 
     def write(self, data: memoryview | bytes) -> None:
-        """Take one fragment of the data set. Raises ProtocolViolation if it does not seem to end."""
+        """Append one fragment of the data set. Raises ProtocolViolation if the data set is longer than
+        allowed.
+        """
         self.data += data
         if len(self.data) > self.largest:
             raise ProtocolViolation(f"data set of {name_of(self.command.field)} beyond its largest length")
 
     def abandon(self) -> None:
-        """Discard the received bytes, because the association has ended."""
+        """Discard the received bytes, because the association ended or the request is refused."""
         self.data.clear()
 
 
 class StoreRequest(Request):
-    """One C-STORE being received. Once ``refusal`` is set, further bytes are discarded.
+    """A C-STORE request that is being received; once ``refusal`` is set, further bytes are discarded.
 
-    An object beyond ``largest`` is read to its end, and answered.
+    An object larger than ``largest`` is read to its end, so that the refusal can be sent as an answer.
     """
 
     incoming: IncomingObject | None = None
@@ -300,12 +310,14 @@ class StoreRequest(Request):
     size = 0
 
     def refuse(self, status: statuses.Status, comment: str) -> None:
-        """Refuse the object with ``status``; its bytes are deleted."""
+        """Refuse the object with ``status`` and Error Comment ``comment``, and delete its bytes."""
         self.refusal = Answer(status, comment)
         self.abandon()
 
     def write(self, data: memoryview | bytes) -> None:
-        """Store one fragment of the data set. Raises ProtocolViolation if it does not seem to end."""
+        """Store one fragment of the data set. Raises ProtocolViolation if the data set is so long that it
+        seems endless.
+        """
         self.size += len(data)
         if self.size > max(limits.DISCARDED, self.largest):
             raise ProtocolViolation("data set without end")
@@ -318,14 +330,16 @@ class StoreRequest(Request):
                 self.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
 
     def abandon(self) -> None:
-        """Delete the bytes written so far: the association ended, or the object is refused."""
+        """Delete the bytes written so far, because the association ended or the object is refused."""
         if self.incoming is not None:
             self.incoming.abandon()
             self.incoming = None
 
 
 class StorageService:
-    """The service that the threads of all associations of one listener share."""
+    """Handles the requests of all associations of one listener: accepts associations, stores objects, writes
+    the journal. Thread-safe.
+    """
 
     def __init__(
         self, policy: PolicyFile, data_dir: Path, spool: Spool, journal: JournalWriter, listener_id: str
@@ -343,12 +357,13 @@ class StorageService:
         self._counted = Counter[tuple[str, str]]()
         self._minute = time.monotonic()
 
-    def enter(self, proposal: Proposal) -> AcceptedAssociation | statuses.Rejection:
-        """Accept or reject an association; the decision is in the journal before the peer is answered.
+    def admit(self, proposal: Proposal) -> AcceptedAssociation | statuses.Rejection:
+        """Accept or reject an association request; the decision is written to the journal before the peer is
+        answered.
 
-        On a full disk an association is accepted without a line in the journal, and its objects are refused
-        until it has one; when too many events wait for the journal, associations are rejected for the moment.
-        A rejected connection counts as waiting until it is closed.
+        If the disk is full, an association is accepted without a journal entry, and its objects are refused
+        until the entry is written; if too many events wait to be written, associations are rejected
+        temporarily.
         """
         policy = self.policy.current()
         verdict = policy.decide(proposal)
@@ -396,7 +411,9 @@ class StorageService:
         return accepted
 
     def leave(self, accepted: AcceptedAssociation, *, released: bool, reason: str) -> None:
-        """End an association, after its last object; ``reason``: why it ended, if without A-RELEASE."""
+        """Note the end of an association, after its last object. ``released``: by A-RELEASE. ``reason``: why
+        it ended otherwise.
+        """
         with self._lock:
             self._open.remove(accepted)
         fields: dict[str, events.FieldValue] = {"objects": accepted.stored}
@@ -407,8 +424,8 @@ class StorageService:
         self.record(self._event(event, accepted, **fields))
 
     def begin(self, accepted: AcceptedAssociation, command: Command, context_id: int) -> Request:
-        """Begin to receive the data set of a request. Raises ProtocolViolation if its presentation context
-        does not allow it.
+        """Begin to receive a request whose command has arrived. Raises ProtocolViolation if its presentation
+        context does not allow it.
         """
         result, syntax = accepted.results.get(context_id, (-1, ""))
         if result:
@@ -423,7 +440,9 @@ class StorageService:
         return Request(command, abstract_syntax, syntax, _SERVED[service][0])
 
     def finish(self, accepted: AcceptedAssociation, request: Request) -> Answer:
-        """The answer to a completely received request: what it brought is durable before Success."""
+        """Handle a completely received request and return the answer; its content is durable before the
+        answer Success.
+        """
         if isinstance(request, StoreRequest):
             return self._finish_store(accepted, request)
         if request.command.field == C_ECHO_RQ:
@@ -451,7 +470,7 @@ class StorageService:
     def _begin_to_store(
         self, accepted: AcceptedAssociation, command: Command, abstract_syntax: str, syntax: str
     ) -> StoreRequest:
-        """Begin to store an object, or to refuse it with the reason."""
+        """Begin to receive an object: open a file in the spool, or refuse the object with the reason."""
         policy = self.policy.current()
         request = StoreRequest(command, abstract_syntax, syntax, policy.maximum_object_mib * 2**20)
         unclear, full = statuses.CANNOT_UNDERSTAND, statuses.OUT_OF_RESOURCES
@@ -492,9 +511,8 @@ class StorageService:
         return request
 
     def _finish_store(self, accepted: AcceptedAssociation, request: StoreRequest) -> Answer:
-        """Make a completely received object durable, and only then return Success.
-
-        Its content is judged when it is inspected.
+        """Make a completely received object durable, and only then return Success; its content is inspected
+        later.
         """
         command = request.command
         if request.incoming is not None and not request.size:
@@ -528,13 +546,13 @@ class StorageService:
         if not self._count_in_minute(permission.peer, "requests", 1, limits.REQUESTS_A_MINUTE):
             return Answer(statuses.NOT_KEPT, "too many in a minute")
         if request.command.field == N_EVENT_REPORT_RQ:
-            return self._take_report(accepted, request, syntax)
+            return self._store_commitment_report(accepted, request, syntax)
         self._spool.check_space()
         if request.command.field == N_ACTION_RQ:
-            return self._take_request(accepted, request, syntax)
+            return self._store_commitment_request(accepted, request, syntax)
         if not permission.mpps:
             return Answer(statuses.NOT_AUTHORISED)
-        return self._steps.take(
+        return self._steps.handle(
             request.command,
             bytes(request.data),
             syntax,
@@ -547,8 +565,12 @@ class StorageService:
             },
         )
 
-    def _take_report(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
-        """Store a storage commitment report. Raises FaultyObject, OSError."""
+    def _store_commitment_report(
+        self, accepted: AcceptedAssociation, request: Request, syntax: UID
+    ) -> Answer:
+        """Store a storage commitment report (N-EVENT-REPORT) and return the answer. Raises FaultyObject,
+        OSError.
+        """
         if not accepted.permission.may_report:
             return Answer(statuses.NOT_AUTHORISED)
         report = dimse_n.read_commitment_report(bytes(request.data), syntax)
@@ -563,8 +585,12 @@ class StorageService:
         )
         return _SUCCESS
 
-    def _take_request(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
-        """Store a request for storage commitment (PS3.7 10.1.4.1.10). Raises FaultyObject, OSError."""
+    def _store_commitment_request(
+        self, accepted: AcceptedAssociation, request: Request, syntax: UID
+    ) -> Answer:
+        """Store a storage commitment request (N-ACTION, PS3.7 10.1.4.1.10) and return the answer. Raises
+        FaultyObject, OSError.
+        """
         command, peer = request.command, accepted.permission.peer
         for wrong, status in (
             (not accepted.permission.may_ask, statuses.NOT_AUTHORISED),
@@ -589,9 +615,10 @@ class StorageService:
         return _SUCCESS
 
     def _count_in_minute(self, peer: str, what: str, number: int, most: int) -> bool:
-        """Count what a peer sends by DIMSE-N; returns whether it is within the limit for one minute.
+        """Count what a peer sends by DIMSE-N requests; return whether it is within the limit ``most`` for one
+        minute.
 
-        ``what``: requests, or objects that it requests storage commitment of.
+        ``what``: "requests", or "objects" for which storage commitment is requested.
         """
         with self._lock:
             if time.monotonic() - self._minute > _MINUTE:
@@ -603,16 +630,18 @@ class StorageService:
     def list_or_count(
         self, failure: Failure, caller: str, event_type: events.EventType, **fields: events.FieldValue
     ) -> None:
-        """Record an event for this failure of ``caller``, or, beyond a limit, only count it."""
+        """Record an event for a failure of the address ``caller``; beyond a limit per minute, only count the
+        failure.
+        """
         if self.entrance.count_listed(caller):
             self.record(events.happened(event_type, listener=self._listener_id, **fields))
         else:
             self.entrance.fail(caller, failure)
 
     def record(self, *new: events.Event) -> bool:
-        """Write events to the journal; returns whether all are written.
+        """Write events to the journal; return whether all events are written.
 
-        On a full disk they stay in memory and are written later, up to a limit.
+        On a full disk they stay in memory, up to a limit, and are written later.
         """
         with self._lock:
             self._unwritten = [*self._unwritten, *new][: limits.EVENTS_WAITING]
@@ -627,7 +656,9 @@ class StorageService:
             return not self._unwritten
 
     def keep_up(self) -> None:
-        """Write the events in memory to the journal, and the counts of failed connections."""
+        """Write the events that wait in memory to the journal, and an event with the counts of failed
+        connections.
+        """
         for address, counts in self.entrance.due():
             self.record(
                 events.happened(
@@ -642,7 +673,9 @@ class StorageService:
     def _journal_if_few(
         self, accepted: AcceptedAssociation, event_type: events.EventType, **fields: events.FieldValue
     ) -> None:
-        """Write an event to the journal, within a limit: a peer can cause it a thousand times a second."""
+        """Write an event to the journal, unless the association has caused too many: a peer can cause a
+        thousand a second.
+        """
         accepted.repeatable += 1
         if accepted.repeatable <= (
             limits.LISTED_OF_A_SENDER if accepted.permission.may_send else limits.LISTED_OF_ONE_ASSOCIATION
@@ -652,7 +685,7 @@ class StorageService:
     def _event(
         self, event_type: events.EventType, accepted: AcceptedAssociation, **fields: events.FieldValue
     ) -> events.Event:
-        """An event of an association, with its usual fields."""
+        """Log and return an event about an association, with identifier, AE titles, address and peer."""
         return events.happened(
             event_type,
             association=accepted.association,
@@ -666,7 +699,7 @@ class StorageService:
 
 
 def _comment(error: SpoolError) -> str:
-    """The Error Comment for a failure of the spool."""
+    """Return the Error Comment (0000,0902) for a failure of the spool."""
     return "out of disk space" if isinstance(error, SpoolFull) else "the spool cannot be written"
 
 
@@ -674,7 +707,7 @@ _COMMAND, _LAST = 1, 2  # bits of the message control header, PS3.8 E.2
 
 
 class Association:
-    """One connection. ``run`` is its thread; ``abort`` may be called by another one."""
+    """Serves one connection: ``run`` is its thread; ``abort`` may be called by another thread."""
 
     def __init__(self, service: StorageService, connection: socket.socket, address: str) -> None:
         self._service, self._address, self._limits = service, address, service.policy.current()
@@ -717,13 +750,13 @@ class Association:
                 self._service.entrance.leave(self._address, self._failure)
 
     def abort(self) -> None:
-        """End the association: the listener stops."""
+        """Abort the association from another thread, because the listener stops."""
         self._stopping = True
         self._socket.interrupt()
 
     def _end(self, reason: str, failure: Failure = "malformed") -> None:
-        """Abort the association (AA-1 and AA-8 of PS3.8 9.2.3). ``failure``: counted if the association was
-        not accepted yet.
+        """Abort the association (AA-1 and AA-8 of PS3.8 9.2.3) for ``reason``. ``failure``: the kind that is
+        counted if no association was accepted yet.
         """
         self._reason, self._failure = reason, failure
         with contextlib.suppress(OSError):
@@ -731,7 +764,7 @@ class Association:
             self._socket.send(ABORTED_BY_PROVIDER)
 
     def _negotiate(self) -> AcceptedAssociation | None:
-        """Accept or reject the association request (PS3.8 7.1); None if it is rejected."""
+        """Receive an association request (PS3.8 7.1) and answer it; return None if it is rejected."""
         try:  # the handshake of TLS: not in the thread that accepts, which one silent peer would block
             self._socket.shake_hands()
         except OSError as error:
@@ -743,7 +776,7 @@ class Association:
         kind, body = self._read_pdu()
         if kind != A_ASSOCIATE_RQ:
             raise ProtocolViolation("no association request")
-        verdict = self._service.enter(read_request(body, self._address))
+        verdict = self._service.admit(read_request(body, self._address))
         if isinstance(verdict, statuses.Rejection):
             self._socket.send(
                 # PS3.8 9.3.4
@@ -755,12 +788,14 @@ class Association:
         return verdict
 
     def _take_messages(self, accepted: AcceptedAssociation) -> None:
-        """Serve requests until the peer releases or aborts. Raises ProtocolViolation, OSError."""
+        """Serve requests until the peer releases or aborts the association. Raises ProtocolViolation,
+        OSError.
+        """
         while True:
             kind, body = self._read_pdu()
             if kind == P_DATA_TF:
                 for context_id, value in fragments(body):
-                    self._take(accepted, context_id, value)
+                    self._take_fragment(accepted, context_id, value)
             elif kind == A_RELEASE_RQ:
                 self._released = True
                 self._socket.send(RELEASED)
@@ -772,9 +807,9 @@ class Association:
                 raise ProtocolViolation("a PDU that is not expected")
 
     def _read_pdu(self) -> tuple[int, memoryview]:
-        """Type and body of the next PDU, in a buffer that the next one overwrites.
+        """Read the next PDU and return its type and body; the body's buffer is overwritten by the next one.
 
-        New memory for each costs as much as reading it.
+        New memory for each would cost as much as reading it.
         """
         waits = self._accepted is not None and not self._context_id
         if waits:  # an association request has what is left since the connection
@@ -792,8 +827,10 @@ class Association:
             self._buffer = memoryview(bytearray(length))
         return kind, self._socket.read(self._buffer[:length])
 
-    def _take(self, accepted: AcceptedAssociation, context_id: int, value: memoryview) -> None:
-        """Process one fragment of a message (PS3.7 6.3, PS3.8 E)."""
+    def _take_fragment(self, accepted: AcceptedAssociation, context_id: int, value: memoryview) -> None:
+        """Process one fragment (PDV) of a message in the presentation context ``context_id`` (PS3.7 6.3,
+        PS3.8 E).
+        """
         if not value:
             raise ProtocolViolation("PDV without message control header")
         if len(value) <= limits.TINY_FRAGMENT:
@@ -824,7 +861,7 @@ class Association:
             self._request, self._context_id, self._tiny_fragments = None, 0, 0
 
     def _answer(self, accepted: AcceptedAssociation, context_id: int, request: Request) -> None:
-        """Finish a request, and send the response in fragments."""
+        """Handle a completely received request, and send the response in fragments."""
         response = encode_response(request.command, self._service.finish(accepted, request))
         limit = accepted.proposal.maximum_length  # 6 bytes of it are the header of a PDV
         step = max(limit - 6, 1) if limit else len(response)
@@ -837,7 +874,7 @@ _LOCK_SECONDS = 15.0  # longer than a predecessor takes to end
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until SIGTERM or the end of standard input; returns the exit status."""
+    """Run the listener process until SIGTERM or the end of standard input; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m dicom_node.receive", description="The node's listener.")
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with policy.json")
     parser.add_argument("--place", default="", help="listener-2 and so on: a further one on this folder")
@@ -854,7 +891,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(listener: "Listener") -> None:
-    """Serve until a signal or the end of standard input."""
+    """Run a listener until SIGTERM or the end of standard input."""
     # ^C goes to the whole group of processes: it is the node that says when to stop.
     signals = signal_pipe()
     # An association holds two files; a thousand of them are allowed.
@@ -880,7 +917,8 @@ def _serve(listener: "Listener") -> None:
 
 @contextlib.contextmanager
 def _lock_place(path: Path) -> Iterator[None]:
-    """Lock the listener's place, because two listeners would delete each other's half-written objects.
+    """Context manager: lock the file ``path``, because two listeners in one place would delete each other's
+    half-written objects.
 
     Waits for a listener that is ending. Raises OSError.
     """
@@ -898,11 +936,11 @@ def _lock_place(path: Path) -> Iterator[None]:
 
 
 class Listener:
-    """The C-STORE and C-ECHO service of one data folder.
+    """The DICOM listener (C-STORE, C-ECHO, storage commitment, MPPS) of one data folder.
 
-    Reads ``policy.json`` in ``data_dir``, writes below ``spool`` and ``journal``; a further listener of the
-    folder has its own files, named by its ``place`` such as "listener-2". Limits, peers, storage classes and
-    certificates follow the file while the listener runs; host and port do not change.
+    It reads ``policy.json`` in ``data_dir``, and writes below ``spool`` and ``journal``; a further listener
+    on the same folder has its own files, named by its ``place`` such as "listener-2". It follows changes of
+    the policy file, except of host and port.
     """
 
     def __init__(self, data_dir: Path, place: str = "") -> None:
@@ -922,8 +960,8 @@ class Listener:
         self._thread = threading.Thread(target=self._accept, name="listener", daemon=True)
 
     def start(self) -> tuple[str, int]:
-        """Start to accept connections; returns host and port. An event ends associations left by former
-        listeners.
+        """Start to accept connections; return host and port. The event that records it also ends associations
+        left by former listeners.
         """
         host, port = self._socket.getsockname()[:2]
         self._service.record(
@@ -939,7 +977,7 @@ class Listener:
         return host, port
 
     def keep_up(self) -> None:
-        """Follow the policy file, and write delayed journal events; call it about once a second.
+        """Apply a changed policy file, and write delayed journal events; call it about once a second.
 
         Raises RuntimeError if the accepting thread has ended: the process must end and be started again.
         """
@@ -961,7 +999,7 @@ class Listener:
         self._service.keep_up()
 
     def stop(self, grace_seconds: float) -> None:
-        """Accept no more connections, give associations ``grace_seconds`` to finish, abort the rest."""
+        """Accept no more connections, give associations ``grace_seconds`` to finish, and abort the rest."""
         self._stopping = True
         self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._thread.join()
@@ -975,7 +1013,7 @@ class Listener:
         self._service.record(events.happened(events.LISTENER_STOPPED, listener=self._listener_id))
 
     def _accept(self) -> None:
-        """Accept connections until the listener stops; nothing here waits for a peer."""
+        """Accept connections until the listener stops; nothing in this thread waits for a peer."""
         while not self._stopping:
             try:
                 connection, (address, *_) = self._socket.accept()
@@ -999,7 +1037,7 @@ class Listener:
                 connection.close()
 
     def _run(self, association: Association) -> None:
-        """Run an association, and list it while it is open."""
+        """Serve an association, and list it while it is open."""
         self._associations.add(association)
         try:
             association.run()
@@ -1007,7 +1045,9 @@ class Listener:
             self._associations.discard(association)
 
     def _learn_addresses(self, policy: AEPolicy) -> None:
-        """Reserve places for addresses of peers; in a thread, because the name service may be slow."""
+        """Look up the addresses of the peers and reserve connections for them, in a thread because the name
+        service may be slow.
+        """
         hosts = {peer.host for peer in policy.peers if peer.host}
         threading.Thread(
             target=lambda: self._service.entrance.know([one for host in hosts for one in addresses(host)]),
@@ -1016,7 +1056,7 @@ class Listener:
 
 
 def _listen(listener: AEPolicy) -> socket.socket:
-    """A listening socket at the configured address."""
+    """Return a listening socket at the configured address. Raises OSError."""
     try:
         found = socket.getaddrinfo(
             listener.host or None, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -1037,8 +1077,10 @@ def _listen(listener: AEPolicy) -> socket.socket:
 
 
 def _ssl_context(tls: tuple[str, str, str] | None) -> ssl.SSLContext | None:
-    """TLS 1.2 or newer by BCP 195 (PS3.15 B.12). With configured authorities, clients need a certificate of
-    theirs.
+    """Return a server context for TLS 1.2 or newer by BCP 195 (PS3.15 B.12); None without TLS.
+
+    ``tls``: paths of the certificate, its key, and the authorities of which clients need a certificate (""
+    for none). Raises OSError.
     """
     if tls is None:
         return None

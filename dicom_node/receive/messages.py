@@ -29,7 +29,9 @@ from dicom_node.receive.statuses import Status
 
 
 class DeadlineSocket:
-    """A connection whose reads end by a deadline; a write that waits for ``send_seconds`` fails."""
+    """A connection whose reads fail after a deadline, and whose writes fail if the peer does not read for
+    ``send_seconds``.
+    """
 
     def __init__(self, connection: socket.socket, seconds: float, send_seconds: float) -> None:
         self._socket, self.send_seconds = connection, send_seconds
@@ -37,10 +39,10 @@ class DeadlineSocket:
         self.allow(seconds)
 
     def allow(self, seconds: float, bytes_per_second: float = float("inf")) -> None:
-        """Set the deadline for the next reads: ``seconds``, and one more for each ``bytes_per_second`` of
-        them.
+        """Set the deadline for the next reads: ``seconds`` from now, plus one second for each
+        ``bytes_per_second`` that are received.
 
-        The peer must not be silent for longer than twice ``seconds``.
+        A single read also fails if nothing arrives for ``seconds``.
         """
         self._longest, self._bytes_per_second = seconds, bytes_per_second
         self._until = time.monotonic() + seconds
@@ -52,7 +54,9 @@ class DeadlineSocket:
             self._socket.do_handshake()
 
     def read(self, view: memoryview) -> memoryview:
-        """Fill ``view`` and return it. Raises TimeoutError; OSError, also where the peer has closed."""
+        """Fill ``view`` and return it. Raises TimeoutError after the deadline, and OSError, also if the peer
+        has closed.
+        """
         count = 0
         while count < len(view):
             if (seconds := self._until - time.monotonic()) <= 0:
@@ -72,18 +76,18 @@ class DeadlineSocket:
         return view
 
     def send(self, data: bytes) -> None:
-        """Send all of ``data``. Raises OSError, also where the peer does not read."""
+        """Send all of ``data``. Raises OSError, also if the peer does not read."""
         self._limit(socket.SO_SNDTIMEO, self.send_seconds)
         self._socket.sendall(data)
 
     def interrupt(self) -> None:
-        """End the reads of another thread; callable from any thread."""
+        """End the reads of the thread that serves the connection; callable from any thread."""
         with contextlib.suppress(OSError):
             # Not SSLSocket's own: that goes on without TLS, and what is read then is ciphertext.
             socket.socket.shutdown(self._socket, socket.SHUT_RD)
 
     def close(self) -> None:
-        """Close the connection, after the peer had time to read our last PDU."""
+        """Close the connection, after giving the peer half a second to read the last PDU and close first."""
         # It has half a second to close after the last PDU, before we do (Sta13).
         end, left = time.monotonic() + 0.5, limits.DROPPED
         with contextlib.suppress(OSError):
@@ -93,7 +97,9 @@ class DeadlineSocket:
         self._socket.close()
 
     def _limit(self, option: int, seconds: float) -> None:
-        """Limit how long the next call may wait. A limit that has hardly changed is not set again."""
+        """Limit the next call on the socket to ``seconds`` by ``option``; a limit that has hardly changed is
+        not set again.
+        """
         if isinstance(self._socket, ssl.SSLSocket):
             self._socket.settimeout(seconds)
         elif not 0.98 * seconds <= self._limits.get(option, 0.0) <= seconds:
@@ -127,12 +133,14 @@ Contexts = Mapping[int, tuple[str, tuple[str, ...]]]
 
 
 class ProtocolViolation(ValueError):
-    """Bytes that are no valid PDU or message, or beyond a limit; the association is aborted (PS3.8 AA-8)."""
+    """Received bytes are no valid PDU or message, or exceed a limit; the association is aborted (PS3.8
+    AA-8).
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """The content of an A-ASSOCIATE-RQ that came from ``address``.
+    """The content of an association request (A-ASSOCIATE-RQ) that came from ``address``.
 
     Titles are without padding; bytes that PS3.5 6.2 does not allow in AE are hexadecimal escapes with a
     backslash.
@@ -143,17 +151,19 @@ class Proposal:
     address: str
     contexts: Contexts = field(default_factory=dict)
     application_context: str = APPLICATION_CONTEXT
-    """Application Context Name, "" where the item is missing (PS3.8 9.3.2.1)."""
+    """Application Context Name; "" if the item is missing (PS3.8 9.3.2.1)."""
     has_version_1: bool = True
-    """Bit 0 of Protocol-version, the only one that is tested (PS3.8 Table 9-11)."""
+    """Whether bit 0 of Protocol-version is set, the only one that is tested (PS3.8 Table 9-11)."""
     roles: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
-    """By SOP class: whether the peer would be its SCU, its SCP (PS3.7 D.3.3.4)."""
+    """SOP Class UID -> whether the peer would be SCU, whether it would be SCP (PS3.7 D.3.3.4)."""
     maximum_length: int = 0
-    """Largest body of a P-DATA-TF that the peer takes, 0 for any (PS3.8 D.1)."""
+    """The largest body of a P-DATA-TF in bytes that the peer accepts; 0 for any (PS3.8 D.1)."""
 
 
 def read_request(body: memoryview, address: str) -> Proposal:
-    """Read the body of an A-ASSOCIATE-RQ. Raises ProtocolViolation, also where a limit is exceeded."""
+    """Read the body of an association request (A-ASSOCIATE-RQ) from ``address``. Raises ProtocolViolation,
+    also if it exceeds a limit.
+    """
     contexts = dict[int, tuple[str, tuple[str, ...]]]()
     alone, number = dict[int, memoryview](), 0  # items that stand alone; how many there are
     for kind, value in _items(body[_ITEMS:]):
@@ -198,10 +208,11 @@ def acceptance(
     roles: Mapping[str, tuple[bool, bool]],
     maximum_length: int,
 ) -> bytes:
-    """The A-ASSOCIATE-AC that answers the body of a request (PS3.8 9.3.3).
+    """Build the A-ASSOCIATE-AC that accepts the association request with the body ``request`` (PS3.8 9.3.3).
 
-    ``results``: by presentation context, result and transfer syntax (Table 9-18). ``roles``: that the peer
-    may have, by SOP class.
+    ``results``: presentation context id -> (result, transfer syntax) (Table 9-18). ``roles``: SOP Class UID
+    -> whether the peer may be SCU, SCP. ``maximum_length``: the largest P-DATA-TF in bytes that the node
+    accepts.
     """
     items = _item(_APPLICATION_CONTEXT, APPLICATION_CONTEXT.encode())
     for context_id, (result, syntax) in results.items():
@@ -220,10 +231,10 @@ def acceptance(
 
 
 def fragments(body: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Context identifier and value of each fragment of a P-DATA-TF; the value begins with the message control
-    header.
+    """Yield presentation context id and value of each fragment (PDV) of a P-DATA-TF; the value begins with
+    the message control header.
 
-    A PDU may have a hundred thousand. Raises ProtocolViolation if they do not fill it (PS3.8 9.3.5).
+    A PDU may have a hundred thousand. Raises ProtocolViolation if they do not fill it exactly (PS3.8 9.3.5).
     """
     offset, size = 0, len(body)
     if not size:
@@ -239,15 +250,16 @@ def fragments(body: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def p_data_tf(context_id: int, header: int, fragment: bytes) -> bytes:
-    """A P-DATA-TF PDU of one fragment; ``header`` is its message control header (PS3.8 9.3.5, E.2)."""
+    """Build a P-DATA-TF PDU with one fragment; ``header``: its message control header (PS3.8 9.3.5, E.2)."""
     length = len(fragment) + 2
     return struct.pack(">BxIIBB", P_DATA_TF, length + 4, length, context_id, header) + fragment
 
 
 def check_answer(pdu: memoryview) -> bytearray:
-    """An A-ASSOCIATE-AC with the items that PS3.8 9.3.3 defines: others are ignored and skipped (9.3.1).
+    """Return a received A-ASSOCIATE-AC with only the items that PS3.8 9.3.3 defines; others are to be ignored
+    (9.3.1), but pynetdicom aborts at them.
 
-    For pynetdicom, which aborts at items that it does not know. Raises ProtocolViolation.
+    Raises ProtocolViolation.
     """
     kept = bytearray()
     for kind, value in _items(pdu[_HEAD + _ITEMS :]):
@@ -269,12 +281,14 @@ def check_answer(pdu: memoryview) -> bytearray:
 
 
 def is_ae_title(title: str) -> bool:
-    """Whether a title of a ``Proposal`` has only characters that VR AE allows."""
+    """Return whether an AE title of a ``Proposal`` is not empty and has only characters that VR AE allows."""
     return bool(title) and "\\" not in title
 
 
 def _title(field: memoryview) -> str:
-    """An AE title without padding. Some senders end a title with a NUL, as a string in C."""
+    """Return an AE title without padding, with disallowed bytes escaped. Some senders end a title with a NUL,
+    as in C.
+    """
     text = bytes(field).partition(b"\0")[0]
     return "".join(
         chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in text
@@ -282,21 +296,22 @@ def _title(field: memoryview) -> str:
 
 
 def _uid_of(value: memoryview) -> str:
+    """Return a UID without padding, valid or not."""
     return bytes(value).rstrip(b"\0 ").decode("ascii", "replace")
 
 
 def _of_kinds(items: memoryview, kinds: Container[int]) -> bytes:
-    """The encoded items of these kinds."""
+    """Return the encoded items of these types."""
     return b"".join(_item(kind, value) for kind, value in _items(items) if kind in kinds)
 
 
 def _item(kind: int, value: bytes | memoryview) -> bytes:
-    """An item of a PDU: kind, length, value."""
+    """Encode an item of a PDU: type, length, value."""
     return struct.pack(">BxH", kind, len(value)) + value
 
 
 def _items(body: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Type and value of each item."""
+    """Yield type and value of each item in a part of an association PDU. Raises ProtocolViolation."""
     while body:
         if len(body) < 4:
             raise ProtocolViolation("item of an association request cut off")
@@ -335,9 +350,10 @@ _UID = re.compile(r"[0-9.]{1,64}")  # real devices send components with leading 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A request. UIDs are as sent, without padding, valid or not.
+    """The command of a DIMSE request. UIDs are as sent, without padding, valid or not.
 
-    ``priority``: of a C-STORE. ``type_id``: Event Type ID or Action Type ID, 0 without one.
+    ``field``: Command Field. ``priority``: of a C-STORE. ``type_id``: Event Type ID or Action Type ID, 0 for
+    other requests.
     """
 
     field: int
@@ -356,9 +372,10 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to a request, which never has a data set.
+    """The answer to a DIMSE request; it never has a data set.
 
-    ``comment``: at most 64 characters, no PHI; ``error_id``: 0 for none; ``missing``: tags of attributes.
+    ``comment``: Error Comment, at most 64 characters without PHI. ``error_id``: Error ID, 0 for none.
+    ``missing``: tags of missing attributes.
     """
 
     status: Status
@@ -368,9 +385,10 @@ class Answer:
 
 
 def read_command(encoded: bytes) -> Command:
-    """The command of a command set.
+    """Read an encoded command set.
 
-    Raises ProtocolViolation, also for a service that is not served, and if the request cannot be answered.
+    Raises ProtocolViolation, also for a service that the node does not provide, and for a request that cannot
+    be answered.
     """
     elements = _elements(encoded)
     field = _number(elements, 0x0100)
@@ -390,9 +408,9 @@ def read_command(encoded: bytes) -> Command:
 
 
 def encode_response(command: Command, answer: Answer) -> bytes:
-    """The encoded response, without Event Reply, Action Reply or Attribute List.
+    """Encode the response to a request, without Event Reply, Action Reply or Attribute List.
 
-    A failure has an Error Comment always: many modalities show nothing else.
+    A failure always has an Error Comment, because many modalities show nothing else.
     """
     elements = [
         _element(0x0002, command.sop_class_uid.encode("ascii", "replace")[:64]),
@@ -417,12 +435,12 @@ def encode_response(command: Command, answer: Answer) -> bytes:
 
 
 def name_of(field: int) -> str:
-    """The name of the service of a command field, or the field's number (PS3.7 E.1-1)."""
+    """Return the name of the service of a Command Field, or the field's number (PS3.7 E.1-1)."""
     return _NAMES.get(field, f"command {field:04X}")
 
 
 def _elements(encoded: bytes | bytearray) -> dict[int, bytes]:
-    """The values of a command set (always Implicit VR Little Endian) by element number.
+    """Return the values of an encoded command set (always Implicit VR Little Endian) by element number.
 
     Raises ProtocolViolation.
     """
@@ -440,7 +458,9 @@ def _elements(encoded: bytes | bytearray) -> dict[int, bytes]:
 
 
 def _number(elements: Mapping[int, bytes], element: int) -> int:
-    """An element of a command set as a number. Raises ProtocolViolation if it is none."""
+    """Return an element of a command set as a number. Raises ProtocolViolation if it is not an unsigned
+    short.
+    """
     value = elements.get(element, b"")
     if len(value) != 2:
         raise ProtocolViolation(f"(0000,{element:04X}) is no unsigned short")
@@ -448,11 +468,11 @@ def _number(elements: Mapping[int, bytes], element: int) -> int:
 
 
 def _uid(elements: Mapping[int, bytes], element: int) -> str:
-    """An element of a command set as a UID; "" without one."""
+    """Return an element of a command set as a UID, valid or not; "" if it is missing."""
     return elements.get(element, b"").rstrip(b"\0 ").decode("ascii", "replace")
 
 
 def _element(element: int, value: bytes, padding: bytes = b"\0") -> bytes:
-    """An element of a command set, padded to an even length."""
+    """Encode an element of a command set, padded to an even length."""
     value += padding * (len(value) % 2)
     return struct.pack("<HHI", 0, element, len(value)) + value

@@ -44,7 +44,7 @@ their own."""
 
 
 class Entrance:
-    """Counts waiting connections, and failures, by address.
+    """Limits connections that have no association yet, and counts failed ones, by network address.
 
     The first failure of an address is due for the journal at once, further ones once a minute. Thread-safe;
     no method blocks or uses the name service.
@@ -60,7 +60,9 @@ class Entrance:
         self._minute = clock()
 
     def know(self, addresses: Iterable[str]) -> None:
-        """Reserve places for these addresses of peers; beyond ``MOST_ADDRESSES`` the oldest are forgotten."""
+        """Reserve connections for these addresses of peers; beyond ``MOST_ADDRESSES`` the oldest are
+        forgotten.
+        """
         with self._lock:
             for address in addresses:
                 self._peers[network(address)] = None
@@ -69,7 +71,9 @@ class Entrance:
                 self._peers.popitem(last=False)
 
     def enter(self, address: str) -> bool:
-        """Take a place for a new connection; returns False if it must be closed: no place is free for it."""
+        """Admit a new connection from ``address``; return False, counting a failure, if too many are waiting
+        for an association.
+        """
         one = network(address)
         with self._lock:
             places, mine = limits.WAITING, limits.WAITING_OF_ONE_ADDRESS
@@ -82,7 +86,9 @@ class Entrance:
         return False
 
     def leave(self, address: str, failure: Failure | None = None) -> None:
-        """Free the place: the connection has its association, or is closed, by this failure."""
+        """Note that a connection has its association or is closed, so that another one is admitted.
+        ``failure``: why it was closed, None if it did not fail.
+        """
         with self._lock:
             self._waiting -= Counter([network(address)])  # keeps only what is above 0
         if failure:
@@ -94,7 +100,7 @@ class Entrance:
             self._failures[self._counted_as(address, self._failures)][failure] += 1
 
     def count_listed(self, address: str) -> bool:
-        """Count a failure of this address; returns whether it may still have its own event in this minute."""
+        """Count a failure of this address; return whether it may still have its own event in this minute."""
         with self._lock:
             self._turn_minute()
             one = self._counted_as(address, self._listed)
@@ -102,7 +108,9 @@ class Entrance:
             return self._listed[one] <= limits.LISTED_A_MINUTE
 
     def due(self) -> list[tuple[str, Mapping[Failure, int]]]:
-        """Addresses and counts that are due for the journal; this call resets the counts."""
+        """Return addresses with the failures that are due for the journal, by kind; this call resets the
+        counts.
+        """
         with self._lock:
             self._turn_minute()
             due: dict[str, Counter[Failure]] = {}
@@ -115,14 +123,14 @@ class Entrance:
             return list(due.items())
 
     def _counted_as(self, address: str, known: Collection[str]) -> str:
-        """The name under which an address is counted: its own, or that of all others if there are
+        """Return the name under which an address is counted: its own, or that of all others if ``known`` has
         too many.
         """
         one = network(address)
         return one if one in known or len(known) < limits.MOST_ADDRESSES else OTHERS
 
     def _turn_minute(self) -> None:
-        """Reset the counts when a minute has passed."""
+        """Reset the limits per minute when a minute has passed."""
         if self._clock() - self._minute >= _MINUTE:
             self._minute = self._clock()
             self._listed.clear()
@@ -130,16 +138,15 @@ class Entrance:
 
 
 def network(address: str) -> str:
-    """The key under which an address is counted: the IPv4 address, or the IPv6 network of the machine.
-
-    A machine can choose any address within its IPv6 network.
+    """Return the key under which an address is counted: the IPv4 address, or the IPv6 /64 network, within
+    which a machine can choose any address.
     """
     one = numeric(address)
     return str(one) if one.version == 4 else str(ipaddress.ip_network((one, 64), strict=False))
 
 
 def numeric(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """An address without its scope; an IPv4 address written as IPv6 becomes IPv4."""
+    """Return an address without its scope; an IPv4 address written as IPv6 becomes IPv4."""
     parsed = ipaddress.ip_address(address.split("%", 1)[0])
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
     return mapped or parsed
@@ -171,7 +178,7 @@ _KEYWORDS = """
 
 
 def _name(uid: str) -> str:
-    """The name of a UID that the standard defines."""
+    """Return the name of a UID that the standard defines."""
     entry = UID_dictionary[uid]
     return f"{entry[0]} (Retired)" if entry[3] else entry[0]
 
@@ -204,18 +211,21 @@ _CLASS = re.compile(r"(?:[^:]* \()?([0-9]+(?:\.[0-9]+)+)\)?")  # as _named write
 
 
 def accepted_classes(further: Iterable[str] = ()) -> tuple[str, ...]:
-    """SOP Class UIDs of the Storage service that the node accepts, including those in the configuration."""
+    """Return the Storage SOP Class UIDs that the node accepts: its own list and ``further`` ones from the
+    configuration.
+    """
     return tuple(dict.fromkeys([*STORAGE_CLASSES, *further]))
 
 
 def negotiate(
     proposed: Contexts, supported: Mapping[str, tuple[str, ...]]
 ) -> tuple[dict[int, tuple[int, str]], tuple[str, ...]]:
-    """Result (PS3.8 Table 9-18) and transfer syntax of each context; the refused ones as texts.
+    """Choose result (PS3.8 Table 9-18) and transfer syntax for each proposed presentation context; return
+    them by context id, and the refused contexts as texts.
 
-    Of the transfer syntaxes the first of ours is taken. A text is the SOP class, such as "CT Image Storage
-    (1.2.840.10008.5.1.4.1.1.2)". If the node accepts the class, but none of the proposed transfer syntaxes, a
-    colon and these transfer syntaxes follow.
+    ``supported``: SOP class -> transfer syntaxes, preferred first. A text is the SOP class, such as "CT Image
+    Storage (1.2.840.10008.5.1.4.1.1.2)". If the node accepts the class, but none of the proposed transfer
+    syntaxes, a colon and these transfer syntaxes follow.
     """
     results, refused = dict[int, tuple[int, str]](), dict[str, None]()
     for context_id, (abstract, syntaxes) in proposed.items():
@@ -235,18 +245,22 @@ def negotiate(
 
 
 def refused_class(refusal: str) -> str:
-    """The SOP class in one of these texts; "" if the text has no UID, or the class itself is accepted."""
+    """Return the SOP Class UID in a refusal text of :func:`negotiate`; "" if the class itself is accepted or
+    the text has no UID.
+    """
     found = _CLASS.fullmatch(refusal)
     return found[1] if found else ""
 
 
 def _named(uid: str) -> str:
-    """A UID from outside with its name, if it has one."""
+    """Return a UID from outside with its name, if it has one."""
     return f"{_name(uid)} ({shown_uid(uid)})" if uid in UID_dictionary else shown_uid(uid)
 
 
 def shown_uid(uid: str) -> str:
-    """A UID from outside, reduced to digits and dots for events, so that a name in its place is not shown."""
+    """Return a UID from outside with all but digits and dots replaced by "?", so that events never show a
+    name sent in its place.
+    """
     return re.sub(r"[^0-9.]", "?", uid[:64])
 
 
@@ -255,7 +269,7 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PeerPolicy:
-    """The rights of one peer; fields as in ``[[peers]]``."""
+    """The rights of one configured peer at the listener; fields as in ``[[peers]]``."""
 
     name: str
     ae_title: str
@@ -264,16 +278,18 @@ class PeerPolicy:
     check_address: bool
     maximum_associations: int
     reports_as: tuple[str, ...] = ()
-    """AE titles under which it reports on storage commitment."""
+    """AE titles under which the peer sends storage commitment reports."""
     reports_from: str = ""
-    """The host that does, "" where it is ``host``."""
+    """The host from which it sends them; "" if it is ``host``."""
     asks_as: tuple[str, ...] = ()
-    """AE titles under which it asks us for storage commitment, from the same host."""
+    """AE titles under which the peer requests storage commitment from this node, from the same host."""
     mpps: bool = False
-    """Whether it may report on performed procedure steps."""
+    """Whether the peer may report performed procedure steps (MPPS)."""
 
     def is_at(self, address: str, host: str) -> bool:
-        """Whether the peer may call from this numeric address. ``host``: the host that it must call from."""
+        """Return whether the peer may call from this numeric address. ``host``: the host whose addresses are
+        allowed.
+        """
         if not self.check_address:
             return True
         return numeric(address) in {numeric(one) for one in addresses(host)}
@@ -281,21 +297,21 @@ class PeerPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """The rights of an accepted association; ``peer`` is its name, "" for an unknown caller."""
+    """The rights of an accepted association. ``peer``: the name of the peer, "" for an unknown caller."""
 
     peer: str
     may_send: bool
     may_report: bool = False
-    """On storage commitment."""
+    """Whether it may send storage commitment reports."""
     may_ask: bool = False
-    """For storage commitment."""
+    """Whether it may request storage commitment."""
     mpps: bool = False
-    """May report on performed procedure steps."""
+    """Whether it may report performed procedure steps (MPPS)."""
 
 
 @dataclass(frozen=True, slots=True)
 class AEPolicy:
-    """All settings that the listener needs."""
+    """All settings that the listener needs, as written to ``policy.json``."""
 
     ae_titles: tuple[str, ...]
     check_called_ae: bool
@@ -303,7 +319,9 @@ class AEPolicy:
     port: int
     share_port: bool
     tls: tuple[str, str, str] | None
-    """Paths of PEM files: certificate, its key, and CAs of which a client needs a certificate ("": none)."""
+    """Paths of PEM files: certificate, its key, and the authorities of which clients need a certificate ("":
+    none). None without TLS.
+    """
     maximum_associations: int
     maximum_object_mib: int
     acse_timeout_seconds: float
@@ -318,7 +336,7 @@ class AEPolicy:
 
     @classmethod
     def from_settings(cls, settings: "Settings") -> Self:
-        """The part of the configuration that concerns the listener."""
+        """Build the policy from the part of the configuration that concerns the listener."""
         listener, spool, tls = settings.listener, settings.spool, settings.listener.tls
         peers = tuple(
             PeerPolicy(
@@ -362,14 +380,14 @@ class AEPolicy:
         return cls(**{**fields, "peers": tuple(PeerPolicy(**peer) for peer in fields["peers"])})
 
     def to_json(self) -> str:
-        """The policy as the text of ``policy.json``."""
+        """Return the policy as the text of ``policy.json``."""
         return json.dumps(asdict(self), indent=1)
 
     def write(self, path: Path) -> None:
-        """Replace the file at once: a reader finds the old policy or the new one. Raises OSError.
+        """Replace the policy file atomically: a reader finds the old policy or the new one. Raises OSError.
 
-        An identical file is not written again, because a full disk would not accept another one, but is read
-        again: the certificates that it names may be others.
+        An identical file is not written again, because a full disk would refuse that, but its time is changed
+        so that it is read again: the certificates that it names may be new.
         """
         with contextlib.suppress(OSError):
             if path.read_text(encoding="utf-8") == self.to_json():
@@ -382,9 +400,9 @@ class AEPolicy:
             temporary.unlink(missing_ok=True)
 
     def decide(self, proposal: Proposal) -> Permission | statuses.Rejection:
-        """Decide whether this caller may associate, and for which services.
+        """Decide whether the caller of an association request may associate, and for which services.
 
-        May use the name service (``check_address``). An unknown caller may at most verify.
+        May use the name service (``check_address``). An unknown caller may use verification (C-ECHO) at most.
         """
         if not proposal.has_version_1:
             return statuses.PROTOCOL_VERSION_NOT_SUPPORTED
@@ -418,10 +436,10 @@ class AEPolicy:
     def offer(
         self, permission: Permission, roles: Mapping[str, tuple[bool, bool]]
     ) -> tuple[Mapping[str, tuple[str, ...]], dict[str, tuple[bool, bool]]]:
-        """The contexts and roles that we accept on an association with this permission.
+        """Return what the node accepts on an association with this permission: transfer syntaxes by SOP
+        class, and the peer's roles by SOP class.
 
-        Returns the transfer syntaxes by abstract syntax, and the peer's roles in storage commitment (PS3.4
-        J.3), where it proposed ``roles``.
+        ``roles``: those that the peer proposed; only storage commitment (PS3.4 J.3) has roles.
         """
         decoded = tuple(one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated)
         supported = {
@@ -440,10 +458,10 @@ class AEPolicy:
         return supported, granted
 
     def has_room(self, permission: Permission, address: str, open_ones: Collection[tuple[str, str]]) -> bool:
-        """Whether one more association from this address is within the limits.
+        """Return whether one more association from this address is within the limits.
 
-        ``open_ones``: name of peer, "" for strangers, and address of each open association. If there are
-        peers, strangers never get more than half of the places.
+        ``open_ones``: (name of the peer, "" for strangers; address) of each open association. If peers are
+        configured, strangers never get more than half of the associations.
         """
         number = sum(peer == permission.peer for peer, _ in open_ones)
         most = self.maximum_associations
@@ -457,17 +475,17 @@ class AEPolicy:
 
 
 def policy_path(data_dir: Path, place: str = "") -> Path:
-    """The path of the policy of the listener at this place ("" for the first)."""
+    """Return the path of the policy file of the listener with this place name ("" for the first listener)."""
     return data_dir / (f"policy-{place}.json" if place else "policy.json")
 
 
 def with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """A JSON object with its lists as tuples, as the fields of frozen classes are."""
+    """Return a JSON object with its lists as tuples, for the fields of frozen classes."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 class PolicyFile:
-    """The file ``policy.json``, read again after it was replaced."""
+    """The file ``policy.json``, read again whenever it was replaced."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -475,9 +493,9 @@ class PolicyFile:
         self._policy: AEPolicy | None = None
 
     def current(self) -> AEPolicy:
-        """The newest valid policy; if the file is broken, the previous policy stays in force.
+        """Return the newest valid policy; if the file is broken, the previous policy stays in force.
 
-        Raises OSError, ValueError, LookupError or TypeError where there was none.
+        Raises OSError, ValueError, LookupError or TypeError if there is no previous one.
         """
         try:
             status = self._path.stat()
@@ -494,7 +512,7 @@ class PolicyFile:
 
 
 def addresses(host: str) -> Iterable[str]:
-    """Numeric addresses of a host from the name service, none if it does not know the host."""
+    """Return the numeric addresses of a host by the name service; none if it does not know the host."""
     try:
         return [str(entry[4][0]) for entry in socket.getaddrinfo(host, None)]
     except OSError:

@@ -48,21 +48,21 @@ _FILE_BYTES = 16 * 2**20
 
 
 def journal_folder(data_dir: Path, place: str = "") -> Path:
-    """The folder of a listener's journal; each place has its own, because only one listener may write to
-    it.
+    """Return the folder of the journal of the listener with this place name ("" for the first); each listener
+    has its own.
     """
     return data_dir / (f"journal-{place}" if place else "journal")
 
 
 def listener_lock(data_dir: Path, place: str = "") -> Path:
-    """The lock file of the listener at this place; the listener holds the lock while it runs."""
+    """Return the lock file of the listener with this place name ("" for the first), which is locked while it
+    runs.
+    """
     return data_dir / (f"scp-{place}.lock" if place else "scp.lock")
 
 
 def has_no_writer(folder: Path) -> bool:
-    """Whether the listener that writes to this folder has ended, because its lock is free. False if
-    unknown.
-    """
+    """Return whether the listener that writes to this journal folder has ended; False if that is unknown."""
     place = folder.name.removeprefix("journal").removeprefix("-")
     try:
         with listener_lock(folder.parent, place).open("rb") as lock:
@@ -73,12 +73,13 @@ def has_no_writer(folder: Path) -> bool:
 
 
 def journal_folders(data_dir: Path) -> list[Path]:
-    """The journal folders of all listeners that use, or used, this data folder."""
+    """Return the journal folders of all listeners that use, or used, this data folder."""
     return [journal_folder(data_dir), *sorted(data_dir.glob("journal-*"))]
 
 
 class JournalWriter:
-    """Appends events; many threads may share one. Each line is one write, passed to the kernel at once.
+    """Appends events to a listener's journal; many threads may share one. Each line is one write, passed to
+    the kernel at once.
 
     It can also be created on a full disk, and appends once there is space.
     """
@@ -94,9 +95,9 @@ class JournalWriter:
         self._torn = False
 
     def append_durably(self, event_type: EventType, fields: Mapping[str, FieldValue]) -> None:
-        """Write one event that must survive a power failure. Raises OSError, even if the event was written.
+        """Append an event that must survive a power failure. Raises OSError, even if the event was written.
 
-        Not logged, because it names many objects: the index tells their number.
+        It is not logged, because it names many objects; the index logs their number.
         """
         with self._lock:
             self.append(Event(event_type, datetime.now(UTC), fields))
@@ -104,7 +105,7 @@ class JournalWriter:
         sync_folder(self._stem.parent)
 
     def append(self, event: Event) -> None:
-        """Write one event. Raises OSError (disk full); then no part of the event counts."""
+        """Append an event. Raises OSError (disk full); then no part of the event counts."""
         fields = {"event": event.type.number, "at": event.at.isoformat(), **event.fields}
         line = json.dumps(fields, separators=(",", ":")).encode("ascii") + b"\n"
         with self._lock:
@@ -126,11 +127,11 @@ class JournalWriter:
 
 
 def read_journal(folder: Path, cursor: Mapping[str, int]) -> list[tuple[str, int, Event]]:
-    """The events after the cursor, oldest first, each with its file's name and the offset of the event that
-    follows it.
+    """Return the events in a journal folder after ``cursor``, oldest first, as (file name, offset of the next
+    event, event).
 
-    ``cursor``: file name to offset in bytes. The caller stores the new cursor together with what it made of
-    the events.
+    ``cursor``: file name -> offset in bytes. The caller stores the new cursor in the same transaction as what
+    it made of the events.
     """
     return [
         (path.name, offset, event)
@@ -140,14 +141,16 @@ def read_journal(folder: Path, cursor: Mapping[str, int]) -> list[tuple[str, int
 
 
 def remove_read(folder: Path, cursor: Mapping[str, int]) -> None:
-    """Delete files that are completely read, except the newest, which may still grow."""
+    """Delete journal files that are completely read by ``cursor`` (file name -> offset), except the newest,
+    which may still grow.
+    """
     for path in sorted(folder.glob("*.jsonl"))[:-1]:
         if cursor.get(path.name, 0) >= path.stat().st_size:
             path.unlink()
 
 
 def _events(path: Path, offset: int) -> Iterator[tuple[int, Event]]:
-    """The events in a journal file after an offset, each with the offset of the next."""
+    """Yield the events in a journal file from ``offset`` on, as (offset of the next event, event)."""
     with path.open("rb") as file:
         file.seek(offset)
         block = file.read(2**20)
@@ -170,11 +173,11 @@ _JSON = json.JSONEncoder(separators=(",", ":"))
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """The arrival of an object, stored in the private information of its Part 10 header (PS3.10 7.1).
+    """How an object arrived: stored in the private information of its Part 10 header (PS3.10 7.1).
 
-    ``association`` is the node's own identifier of the association; ``priority`` the C-STORE priority of
-    PS3.7 9.1.1 (0 medium, 1 high, 2 low); ``received_at`` is UTC. ``senders``: whose studies the user of the
-    console sees who stored it, () for all.
+    ``association``: the node's own identifier of the association. ``priority``: of the C-STORE (PS3.7 9.1.1:
+    0 medium, 1 high, 2 low). ``received_at``: UTC. ``senders``: AE titles of the senders to which the console
+    user who uploaded it is restricted; () for unrestricted.
     """
 
     association: str
@@ -189,7 +192,9 @@ class Arrival:
 def encode_header(
     arrival: Arrival, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
 ) -> bytes:
-    """Preamble and File Meta Information. Its length does not depend on ``arrival.received_at``."""
+    """Encode preamble and File Meta Information of a spooled file. Its length does not depend on
+    ``arrival.received_at``.
+    """
     fields = {
         "association": arrival.association,
         "calling_ae": arrival.calling_ae,
@@ -217,8 +222,8 @@ def encode_header(
 
 
 def read_arrival(path: Path) -> Arrival:
-    """Read the arrival of the object in a spooled file. Raises SpoolError if the file does not contain it,
-    and OSError if the disk cannot read it: that says nothing of the object.
+    """Read how the object in a spooled file arrived. Raises SpoolError if the listener did not write the
+    file, and OSError if the disk cannot read it.
     """
     try:
         meta = _meta_of(path)
@@ -231,9 +236,10 @@ def read_arrival(path: Path) -> Arrival:
 
 
 def same_object(one: Path, other: Path) -> bool:
-    """Whether two spooled files hold the same SOP class, instance, transfer syntax and data set.
+    """Return whether two spooled files have the same SOP class, instance, transfer syntax and, byte for byte,
+    data set; how they arrived is ignored.
 
-    They are compared byte by byte, without the records of their arrival. Raises OSError.
+    Raises OSError.
     """
     with one.open("rb") as mine, other.open("rb") as theirs:
         if _meta_information(mine) != _meta_information(theirs):
@@ -245,13 +251,16 @@ def same_object(one: Path, other: Path) -> bool:
 
 
 def _meta_information(file: BinaryIO) -> bytes:
-    """The elements of the header up to the transfer syntax; leaves the file at the data set."""
+    """Read the File Meta Information, and return it up to the transfer syntax; leaves the file at the data
+    set.
+    """
     start = file.read(len(_PREAMBLE) + 12)
     return file.read(struct.unpack("<I", start[-4:])[0]).partition(_AFTER_SYNTAX)[0]
 
 
-def read_requested(path: Path) -> tuple[str, str, str]:
-    """Transfer syntax, SOP class and instance UID of the C-STORE request, each "" if the file lacks it.
+def read_store_request(path: Path) -> tuple[str, str, str]:
+    """Return transfer syntax, SOP Class UID and SOP Instance UID of the C-STORE request that brought the
+    file; "" for each that it lacks.
 
     Raises OSError.
     """
@@ -263,7 +272,9 @@ def read_requested(path: Path) -> tuple[str, str, str]:
 
 
 def read_meta(start: bytes) -> FileMeta:
-    """Read the meta information from the first META_BYTES of a file. Raises FaultyInput."""
+    """Read the File Meta Information from the first ``META_BYTES`` bytes of a file from a person or an
+    archive. Raises FaultyInput.
+    """
     if start[128:132] != b"DICM":
         raise FaultyInput("it is no file of DICOM (Part 10)")
     try:
@@ -276,7 +287,9 @@ def read_meta(start: bytes) -> FileMeta:
 
 
 def check_taken(sop_class_uid: str, transfer_syntax_uid: str, classes: Collection[str]) -> None:
-    """Raise FaultyInput if this node does not accept the class or the transfer syntax."""
+    """Raise FaultyInput if this node does not accept the SOP class (not in ``classes``) or the transfer
+    syntax.
+    """
     if sop_class_uid not in classes:
         raise FaultyInput("this node does not take its SOP class (docs/conformance.md)")
     if transfer_syntax(transfer_syntax_uid) is None:
@@ -284,17 +297,20 @@ def check_taken(sop_class_uid: str, transfer_syntax_uid: str, classes: Collectio
 
 
 def _meta_of(path: Path) -> FileMeta:
-    """The meta information of a file."""
+    """Read the File Meta Information of a file. Raises FaultyObject, OSError."""
     with path.open("rb") as file:
         return read_file_meta(file.read(META_BYTES))
 
 
 def _encode_time(moment: datetime) -> bytes:
+    """Return a time in ISO 8601 with microseconds, always of the same length."""
     return moment.isoformat(timespec="microseconds").encode("ascii")
 
 
 def _element(element: int, vr: bytes, value: bytes) -> bytes:
-    """One element of group 0002 in Explicit VR Little Endian (PS3.5 7.1.2), padded to an even length."""
+    """Encode one element of group 0002 in Explicit VR Little Endian (PS3.5 7.1.2), padded to an even
+    length.
+    """
     if len(value) % 2:
         value += b"\0" if vr in (b"UI", b"OB") else b" "
     if vr == b"OB":
@@ -308,10 +324,11 @@ _FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 
 class Spool:
-    """Folders ``incoming``, ``objects`` and ``quarantine`` under ``root``; many threads may use one.
+    """The folder of received objects: ``incoming``, ``objects`` and ``quarantine`` under ``root``; many
+    threads may use one.
 
-    ``minimum_free_bytes``: with less free space no object is accepted (SpoolFull). ``place``: the name of a
-    further listener on the same spool, such as "listener-2". Raises SpoolError.
+    ``minimum_free_bytes``: with less free space no object is accepted (SpoolFull). ``place``: the place name
+    of a further listener on the same spool, such as "listener-2". Raises SpoolError.
     """
 
     def __init__(self, root: Path, minimum_free_bytes: int, place: str = "") -> None:
@@ -341,9 +358,10 @@ class Spool:
         transfer_syntax_uid: str,
         sender: str = "",
     ) -> "IncomingObject":
-        """Begin an object whose bytes are then written piece by piece. Raises SpoolFull or SpoolError.
+        """Begin to receive an object, whose data set is then written piece by piece. Raises SpoolFull or
+        SpoolError.
 
-        ``sender``: senders take turns in indexing under this name, by default the calling AE title.
+        ``sender``: the name by which senders take turns at indexing; "": the calling AE title.
         """
         self.check_space()
         name = f"{self._token}-{next(self._numbers):08x}{mark_of(sender or arrival.calling_ae)}"
@@ -352,9 +370,9 @@ class Spool:
         )
 
     def check_space(self) -> None:
-        """Raise SpoolFull if there is too little free space, SpoolError if the folder is gone.
+        """Raise SpoolFull if there is too little free space, and SpoolError if the folder is missing.
 
-        One statvfs a second serves all threads.
+        The disk is asked at most about once a second, for all threads.
         """
         now = time.monotonic()
         if now - self._asked_at > _FREE_SPACE_SECONDS:
@@ -370,17 +388,17 @@ class Spool:
             )
 
     def pending(self) -> list[Path]:
-        """Acknowledged files that are not indexed yet, oldest first."""
+        """Return acknowledged files that are not indexed yet, oldest first."""
         with os.scandir(self.incoming) as entries:
             names = [entry.name for entry in entries if entry.name.endswith(".dcm")]
         return [self.incoming / name for name in sorted(names) if not name.startswith(".")]
 
     def is_pending(self, name: str) -> bool:
-        """Whether a file of this name waits to be indexed."""
+        """Return whether a file with this name waits to be indexed."""
         return (self.incoming / name).is_file()
 
     def stored(self) -> Iterator[Path]:
-        """The paths of indexed files, including files in quarantine."""
+        """Yield the paths of indexed files, including files in quarantine."""
         for folder in (self._objects, self._quarantine):
             yield from (path for path in folder.rglob("*.dcm") if not path.name.startswith("."))
 
@@ -389,7 +407,7 @@ class Spool:
         return _move(path, self.incoming)
 
     def settle(self, path: Path, place: Path) -> None:
-        """Move an indexed file to its place, or delete it if the place is another file with the same bytes.
+        """Move an indexed file to ``place``, or delete it if ``place`` is another file with the same bytes.
 
         Idempotent. Not synced: a power failure may bring the file back to ``incoming``. Raises SpoolError.
         """
@@ -402,9 +420,10 @@ class Spool:
             path.rename(place)
 
     def place(self, path: Path, study_dir: str | None) -> Path:
-        """The path of an indexed object, which the index stores before the move. Raises SpoolError.
+        """Return the path to which an indexed object will be moved, which the index stores before the move.
+        Raises SpoolError.
 
-        ``study_dir``: None for an object that a person must look at.
+        ``study_dir``: the study's folder name (its UID); None for an object in quarantine.
         """
         if study_dir is None:
             return self._quarantine / path.name
@@ -414,7 +433,9 @@ class Spool:
         return self._objects / shard / study_dir / path.name
 
     def remove_leftovers(self) -> int:
-        """Delete half-written files of a killed listener of this place, before a new one accepts objects."""
+        """Delete half-written files of a killed listener of this place, before a new one accepts objects;
+        return their number.
+        """
         leftovers = [
             path
             for path in self.incoming.glob(".*")
@@ -426,7 +447,7 @@ class Spool:
 
 
 class IncomingObject:
-    """One object while it is being received. Used by one thread at a time."""
+    """A file in the spool for one object that is being received; used by one thread at a time."""
 
     def __init__(self, spool: Spool, name: str, encoded_header: bytes) -> None:
         self._spool, self._temporary, self._header = spool, spool.incoming / name, encoded_header
@@ -448,7 +469,9 @@ class IncomingObject:
             raise _spool_error(error) from None
 
     def commit(self) -> str:
-        """Make the object durable and visible; returns its spool name. Raises SpoolFull or SpoolError."""
+        """Make the object durable and visible to the index; return its spool name. Raises SpoolFull or
+        SpoolError.
+        """
         received_at = datetime.now(UTC)
         name = f"{received_at:%Y%m%dT%H%M%S%fZ}{self._temporary.name.replace('.', '-')}"
         path = self._temporary.with_name(f"{name}.dcm")
@@ -468,7 +491,7 @@ class IncomingObject:
         return name
 
     def take(self, pieces: Iterable[bytes], largest: int) -> int:
-        """Write a data set of at most ``largest`` bytes and make it durable; returns its size in bytes.
+        """Write a whole data set of at most ``largest`` bytes and make it durable; return its size in bytes.
 
         Raises FaultyInput, SpoolError.
         """
@@ -487,7 +510,7 @@ class IncomingObject:
         return size
 
     def abandon(self) -> None:
-        """Delete an object that was not committed; does nothing after ``commit``."""
+        """Delete the file if it was not committed; does nothing after ``commit``."""
         if self._file >= 0:
             self._close()
             self._temporary.unlink(missing_ok=True)
@@ -537,7 +560,7 @@ class _GroupCommit:
 
 
 def _move(path: Path, folder: Path) -> Path:
-    """Move a file into a folder; returns its new path. Raises SpoolError."""
+    """Move a file into a folder, unless it is there already; return its new path. Raises SpoolError."""
     target = folder / path.name
     if target.exists():
         if path != target and path.exists():
@@ -553,7 +576,7 @@ def _move(path: Path, folder: Path) -> Path:
 
 
 def _spool_error(error: OSError) -> SpoolError:
-    """The error of the spool for an error of the disk."""
+    """Return the SpoolError (SpoolFull for a full disk) for an error of the disk."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SpoolFull("the disk of the spool is full")
     return SpoolError(f"the spool cannot be written: {error.strerror}")
@@ -564,29 +587,33 @@ _LIST_SECONDS = 1.0  # the folder is listed at most this often; 20,000 files tak
 
 
 def mark_of(sender: str) -> str:
-    """The mark of a sender: the end of its files' names, before the suffix."""
+    """Return the mark of a sender: the end, before the suffix, of the names of its spooled files."""
     return f"-s{hashlib.sha256(sender.encode()).hexdigest()[:8]}"
 
 
 def marked(name: str) -> str:
-    """The sender's mark in a file's name; "" for a file that a person put into the folder."""
+    """Return the sender's mark in the name of a spooled file; "" for a file that a person put into the
+    folder.
+    """
     found = _MARK.search(name)
     return f"-s{found[1]}" if found else ""
 
 
 class Turns:
-    """Decides whose file is indexed next: that of the sender whose files have taken the least time so far.
+    """Decides whose spooled file is indexed next: that of the sender whose files have taken the least time so
+    far.
 
-    So neither a flood of one sender nor its slow objects hold up those of others.
+    So neither a flood of one sender nor its slow objects delay those of others.
     """
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}  # by mark, of senders of whom something waits
 
     def in_turn(self, paths: Iterable[Path]) -> Iterator[Path]:
-        """The files in the order in which senders take turns; each sender's files keep their order.
+        """Yield the files in the order in which senders take turns; each sender's files keep their order.
 
-        Small differences do not count: then the first of each sender comes, the second of each, and so on.
+        Small differences of time are ignored: then the first file of each sender comes, the second of each,
+        and so on.
         """
         by_sender: defaultdict[str, list[Path]] = defaultdict(list)
         for path in paths:
@@ -602,15 +629,16 @@ class Turns:
                 del by_sender[mark]
 
     def took(self, path: Path, seconds: float) -> None:
-        """Count the time that indexing this file took for its sender."""
+        """Add the time that indexing this file took to the time of its sender."""
         self._seconds[marked(path.name)] += seconds
 
 
 class WaitingObjects:
-    """Counts the objects and bytes of each sender that wait in ``incoming``; many threads may use one.
+    """Counts the objects and bytes of each sender that wait in the spool to be indexed; many threads may use
+    one.
 
-    Objects that leave are not subtracted, so a count is never too low. When a count exceeds the limits, it is
-    corrected from a listing of the folder, at most once for as many objects as the limit allows.
+    Indexed objects are not subtracted, so a count is never too low. When a count exceeds a limit, it is
+    corrected by listing the folder, at most once in a fixed interval.
     """
 
     def __init__(self, incoming: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -620,14 +648,18 @@ class WaitingObjects:
         self._objects, self._bytes = self._list()
 
     def add(self, sender: str, size: int) -> None:
-        """Count an object of ``size`` bytes. Call it after the object's file has its name in the folder."""
+        """Count an object of ``size`` bytes of this sender. Call it after the object's file has its name in
+        the folder.
+        """
         mark = mark_of(sender)
         with self._lock:
             self._objects[mark] += 1
             self._bytes[mark] += size
 
     def has_room(self, sender: str, objects: int, mib: int) -> bool:
-        """Whether fewer than ``objects`` of this sender wait, of less than ``mib`` MiB."""
+        """Return whether fewer than ``objects`` objects of this sender wait, with less than ``mib`` MiB in
+        all.
+        """
         mark = mark_of(sender)
         with self._lock:
             if self._is_over(mark, objects, mib) and self._clock() - self._listed_at > _LIST_SECONDS:
@@ -637,11 +669,11 @@ class WaitingObjects:
             return not self._is_over(mark, objects, mib)
 
     def _is_over(self, mark: str, objects: int, mib: int) -> bool:
-        """Whether a sender has reached a limit."""
+        """Return whether the sender with this mark has reached a limit."""
         return self._objects[mark] >= objects or self._bytes[mark] >= mib * 2**20
 
     def _list(self) -> tuple[Counter[str], Counter[str]]:
-        """Count objects and bytes in the folder, by sender."""
+        """List the folder and return the number of objects and of bytes, each by sender's mark."""
         objects, sizes = Counter[str](), Counter[str]()
         with os.scandir(self._incoming) as entries:
             for entry in entries:

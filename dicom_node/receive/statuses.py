@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A status. ``code``: as sent in (0000,0900); ``meaning`` and ``when``: for the conformance statement."""
+    """A DIMSE status. ``code``: as sent in (0000,0900). ``meaning`` and ``when``: texts for the conformance
+    statement.
+    """
 
     code: int
     meaning: str

@@ -125,11 +125,12 @@ _CLASSES: Final[Mapping[ResultKind, str]] = {
 def build(
     context: ResultContext, sources: Sequence[SourceObject], result: PipelineResult
 ) -> list[BuiltObject]:
-    """Build all objects that the destinations can show, the report first.
+    """Build the result objects of a job that at least one destination can show, the report first.
 
-    Report and summary page cover all images; every other object covers one image, so that a late image does
-    not change the objects of the others. Raises ResultRefused (the gate; more than one patient; an unverified
-    cleaned image), DecodedDifferently, and PixelError if the source of a picture does not decode.
+    ``result``: what the pipeline found in ``sources``. Report and summary page cover all images; every other
+    object covers one image, so that a late image does not change the objects of the others. Raises
+    ResultRefused (an object fails the check before release; more than one patient; an unverified cleaned
+    image), DecodedDifferently, and PixelError if the source of a picture does not decode.
     """
     report = report_of(context, as_judged(read_sources(sources), result.views), result)
     quiet = frozenset({ResultKind.SR, ResultKind.CLEANED}) if context.no_call is None else context.no_call
@@ -154,7 +155,8 @@ def build_failure(
 ) -> list[BuiltObject]:
     """Build objects that report that the AI did not run, so that nobody waits for a result.
 
-    ``reason`` is one sentence for a reader, without PHI; ``cause`` its kind. The images may be undecodable.
+    ``reason``: one sentence for the person who reads the images, without PHI. ``cause``: the coded cause. The
+    images may be undecodable.
     """
     report = failure_of(context, read_sources(sources), reason, cause)
     builder = ResultBuilder(context)
@@ -166,7 +168,7 @@ def build_failure(
 
 
 class ResultBuilder:
-    """Builds the objects of one job, one after the other."""
+    """Builds the result objects of one job, one after the other; they collect in ``built``."""
 
     def __init__(self, context: ResultContext) -> None:
         self.context, self.kinds = context, context.kinds
@@ -183,11 +185,12 @@ class ResultBuilder:
         of_series: tuple[str, ...] = (),
         sop_class_uid: str = "",
     ) -> None:
-        """Build and check an object of a kind; if it exists already, only list its UIDs.
+        """Build and check one object, and append it to ``built``; if it exists already, append only its UIDs.
 
-        ``make`` builds the data set under the SOP Instance UID that it is given. ``parts`` and
-        ``of_series`` tell apart several objects, or series, of one kind. ``sop_class_uid``: of a kind that
-        has several.
+        Does nothing for a ``kind`` that is not wanted. ``make``: a function that takes the SOP Instance UID
+        and returns the data set. ``parts`` and ``of_series``: texts that distinguish several objects, or
+        series, of one kind. ``sop_class_uid``: for a kind with several SOP classes; "" for all others. Raises
+        ResultRefused.
         """
         if kind not in self.kinds:
             return
@@ -200,13 +203,19 @@ class ResultBuilder:
         self.built.append(one)
 
     def checked(self, dataset: Dataset, kind: ResultKind, sources: Sequence[Source]) -> bytes:
-        """The encoded object, which has passed the gate."""
+        """Encode an object, check it before release (``gate.check``), and return its bytes. Raises
+        ResultRefused.
+        """
         data = encode(dataset, self.context, sources[0])
         gate.check(data, dataset, self.context, kind, sources)
         return data
 
     def add_report(self, report: Report, parts: tuple[str, ...], of_page: tuple[str, ...]) -> None:
-        """The report, and the page of the job as a picture and as a document."""
+        """Add the report as an SR, and the summary page of the job as a picture and as a PDF.
+
+        ``parts``: texts that distinguish the SR from other ones of these images; ``of_page``: the same for
+        the page.
+        """
         page = cache(lambda: summary_of(report))
         self.add(ResultKind.SR, report.sources, partial(build_document, report), parts)
         self.add(
@@ -218,9 +227,10 @@ class ResultBuilder:
         self.add(ResultKind.PDF, report.sources, lambda uid: build_pdf(report, page(), uid), of_page)
 
     def add_image(self, report: Report, image: ImageReport) -> None:
-        """Presentation state, annotated picture, heat maps, cleaned images, masks of one image.
+        """Add all objects of one image: presentation state, annotated picture, heat maps, cleaned images and
+        masks.
 
-        No picture of pixels that the report's ``drawn_on`` does not allow.
+        Pictures are drawn only on pixels that the report's ``drawn_on`` allows.
         """
         context, source = self.context, image.source
         cleaned, masks = image.of_kind(ImageKind.CLEANED), image.of_kind(ImageKind.MASK)
@@ -260,10 +270,11 @@ class ResultBuilder:
 
 @dataclass(frozen=True, slots=True)
 class ResultFile:
-    """A built object under a temporary name. ``final``: its final path; ``size`` in bytes.
+    """A result's file on disk that still has a temporary name. ``final``: its path once it is kept; ``size``
+    in bytes.
 
-    ``was_there``: it was built before, and its row was lost with the database. Then the existing bytes are
-    the object (a result is built once), and whether they were sent is unknown.
+    ``was_there``: the file was written before, but its database row was lost. Then the existing bytes are the
+    object (a result is built once), and whether they were sent is unknown.
     """
 
     temporary: Path
@@ -275,9 +286,10 @@ class ResultFile:
 
 @contextlib.contextmanager
 def written(built: Iterable[BuiltObject], door: Files) -> Iterator[dict[str, ResultFile]]:
-    """Write the files of newly built objects, by SOP Instance UID.
+    """Context manager: write the files of newly built objects under temporary names, by SOP Instance UID.
 
-    Files that the caller does not move to their final path are deleted at the end of the scope.
+    ``door``: the store of the node's files. Objects that were built before (``data`` None) are skipped. Files
+    that the caller does not move to their final path are deleted at the end of the scope.
     """
     files: dict[str, ResultFile] = {}
     try:
@@ -292,7 +304,10 @@ def written(built: Iterable[BuiltObject], door: Files) -> Iterator[dict[str, Res
 
 
 def row_values(built: BuiltObject, file: ResultFile, door: Files) -> dict[str, Any]:
-    """The values for a new result's row that come from the object and its file."""
+    """The values for a new row of the results table that come from the object and its file.
+
+    ``door``: the store of the node's files, which makes the path relative to the data folder.
+    """
     is_report = built.kind is ResultKind.SR and built.data is not None
     return {
         "kind": built.kind,
@@ -310,7 +325,10 @@ def row_values(built: BuiltObject, file: ResultFile, door: Files) -> dict[str, A
 
 
 def put_in_place(files: Sequence[ResultFile], door: Files) -> None:
-    """Rename files to their final names, durably, and upload them to the object store. Raises StoreAway."""
+    """Rename the files to their final names, durably, and upload them to the object store. Raises StoreAway.
+
+    ``door``: the store of the node's files.
+    """
     for file in files:
         door.keep(file.temporary, door.relative(file.final))
     folders = {file.final.parent for file in files}
@@ -319,6 +337,11 @@ def put_in_place(files: Sequence[ResultFile], door: Files) -> None:
 
 
 def _write(door: Files, folder: Path, uid: str, data: bytes) -> ResultFile:
+    """Write the bytes of one result durably under a temporary name, unless its final file is there already.
+
+    ``door``: the store of the node's files; ``uid``: SOP Instance UID; ``folder``: where the final file
+    belongs.
+    """
     place = folder / hashlib.sha256(uid.encode("ascii")).hexdigest()[:2]
     place.mkdir(parents=True, exist_ok=True)
     temporary, final = place / f".{uid}.{os.getpid()}", place / f"{uid}.dcm"
@@ -339,10 +362,11 @@ _IMAGE_LIBRARY, _PROCEDURE = "111028", "121058"  # PS3.16 TID 1600, TID 1500
 
 @dataclass(frozen=True, slots=True)
 class FindingAssessment:
-    """One finding of a report with a person's verdict. ``code``: value and scheme of the finding.
+    """One finding of a report with a person's verdict on it. ``code``: value and scheme of the finding.
 
-    ``tracking_uid``: "" for a finding that has none in the report, such as an absent or missing finding.
-    ``at``: with time zone.
+    ``tracking_uid``: "" if the finding has none in the report, as absent or missing ones. ``model`` and
+    ``version``: the model that reported it. ``because``: the person's reason, "" without one. ``at``: the
+    time of the verdict, with time zone.
     """
 
     finding: str
@@ -363,10 +387,10 @@ def build_assessment(
     installation: Installation,
     former: str,
 ) -> BuiltObject:
-    """Build the SR with the verdicts of ``person`` (a user name) on the findings in the file ``report``.
+    """Build the SR with the verdicts of ``person`` (a user name) on the findings in the SR file ``report``.
 
-    ``said``: the person's verdicts. ``station``: our AE title. ``former``: SOP Instance UID of the assessment
-    that this one replaces, or "". Raises ResultRefused.
+    ``said``: the verdicts. ``station``: our AE title. ``former``: SOP Instance UID of the assessment that
+    this one replaces, or "". Raises ResultRefused.
     """
     with quiet_pydicom():
         about = dcmread(report)
@@ -465,11 +489,12 @@ def build_assessment(
 
 
 def _beside(result: Dataset, kind: ResultKind) -> int:
-    """The series number of this kind among those of the rule that has made ``result``."""
+    """The series number for an object of this kind beside ``result``, among the numbers of the same rule."""
     return int(result.SeriesNumber) // RULE_STEP * RULE_STEP + SERIES_NUMBERS[kind] % RULE_STEP
 
 
 def _text(value: str) -> TextContentItem:
+    """An SR content item: a comment with this text."""
     return TextContentItem(name=codes.DCM.Comment, value=value, relationship_type=_CONTAINS)
 
 
@@ -488,11 +513,10 @@ def build_rejection(
     station: str,
     installation: Installation,
 ) -> BuiltObject:
-    """Build the rejection note for these results of one study, given as files; in the character set of the
-    first.
+    """Build the rejection note (IHE IOCM) that withdraws these result files, all of one study.
 
-    ``because``: its Key Object Description (TID 2010). ``at``: the time in all its attributes; ``station``:
-    our AE title.
+    Its character set is that of the first file. ``because``: the person's reason, its Key Object Description
+    (TID 2010). ``at``: the time in all its attributes; ``station``: our AE title.
     """
     with quiet_pydicom():
         objects = [dcmread(path, stop_before_pixels=True) for path in withdrawn]

@@ -126,7 +126,7 @@ _NAME_PART: Final = 4  # letters of a single part of a name that is looked for a
 
 @dataclass(frozen=True, slots=True)
 class KnownIdentity:
-    """Identifying values of the sources, none of which may occur in a de-identified object."""
+    """Identifying values of the source images, none of which may occur in a de-identified object."""
 
     _phrases: set[str] = field(repr=False, default_factory=set)
     _places: set[str] = field(repr=False, default_factory=set)
@@ -135,9 +135,10 @@ class KnownIdentity:
 
     @classmethod
     def from_sources(cls, sources: Sequence[Source], retained: Collection[str] = ()) -> "KnownIdentity":
-        """The values in the files of these sources and in their decoded headers.
+        """Collect the identifying values in the files of these sources and in their decoded headers.
 
-        Those of attributes that are ``retained`` on purpose are left out.
+        ``retained``: keywords of attributes that are kept on purpose; their values are left out, except
+        dates.
         """
         found = cls()
         for source in sources:
@@ -155,11 +156,11 @@ class KnownIdentity:
     def found_in(
         self, read: Dataset, header: bytes, ours: Iterable[str], scanner: Iterable[str]
     ) -> Iterator[str]:
-        """The places where an object identifies the patient, one sentence each.
+        """Yield one sentence for each place in which an object identifies the patient.
 
-        ``header``: the bytes before Pixel Data. ``ours``: texts that the node writes into every such object;
-        their words do not count as parts of a name. ``scanner``: its manufacturer and model; a station may
-        have the same name.
+        ``read``: the object. ``header``: its bytes before Pixel Data. ``ours``: texts that the node writes
+        into every such object; their words do not count as parts of a name. ``scanner``: manufacturer and
+        model of the device; a station may have the same name.
         """
         known = _words(_WORDS_OF_OURS, *ours)
         wanted = {phrase for phrase in self._phrases if not _words(phrase) <= known}
@@ -183,6 +184,11 @@ class KnownIdentity:
             yield "its bytes hold what identifies the source"
 
     def _encoded(self, wanted: set[str]) -> Iterator[bytes]:
+        """Yield the identifying UIDs and ``wanted`` phrases, in usual spellings, as bytes to search for in a
+        file.
+
+        Short ones are left out, because they occur in any bytes by chance.
+        """
         for uid in self._uids:
             if len(uid) >= _DIGITS_IN_BYTES:
                 yield uid.encode("ascii", "replace")
@@ -193,6 +199,9 @@ class KnownIdentity:
                 yield from {one.encode() for text in spellings for one in (text, text.replace(" ", "^"))}
 
     def _note(self, keyword: str, vr: str, value: str) -> None:
+        """Add the value of one attribute to the identifying values, if it is one; ``vr``: its value
+        representation.
+        """
         if vr == "UI":
             if keyword not in _OF_STANDARDS and UID(value).is_private:
                 self._uids.add(value)
@@ -214,24 +223,29 @@ class KnownIdentity:
 
 
 def _pattern(phrase: str) -> re.Pattern[str]:
-    """As a word of its own; a number of few digits only as the whole value ("12" is in "image 12" too)."""
+    """A pattern that finds the phrase as a whole word; a number of few digits only as the whole value ("12"
+    is in "image 12" too).
+    """
     escaped = re.escape(phrase)
     short = phrase.isdigit() and len(phrase) < _NAME_PART
     return re.compile(rf"^{escaped}$" if short else rf"(?<!\w){escaped}(?!\w)")
 
 
 def _words(*texts: str) -> set[str]:
+    """The set of words in these texts, normalised."""
     return set(_plain(" ".join(texts)).split())
 
 
 def _plain(value: str) -> str:
-    """Case, separators of name parts and repeated blanks do not count."""
+    """The text normalised for comparison: case, separators of name parts and repeated blanks do not count."""
     folded = unicodedata.normalize("NFKC", value).casefold()
     return re.sub(r"[\^=\s\0]+", " ", folded).strip()
 
 
 def _values(dataset: Dataset) -> Iterator[tuple[str, str, str]]:
-    """Keyword, VR and text of every value, items of sequences included; bytes of any VR as Latin-1."""
+    """Yield (keyword, VR, text) of every value, also in items of sequences; bytes of any VR are read as
+    Latin-1.
+    """
     for element, value in values(dataset):
         text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
         if text and value is not None:
@@ -326,9 +340,10 @@ PREFIX: Final = "AI-"  # a reader sees that it is no Patient ID of a hospital
 
 @dataclass(frozen=True, slots=True)
 class Pseudonyms:
-    """Replaces identifiers in de-identified objects, by keys of the site.
+    """Replaces identifiers in de-identified objects by values derived from the site's secret key.
 
-    Neither ``repr`` nor ``str`` shows the keys.
+    Neither ``repr`` nor ``str`` shows the key. ``domain``: the pseudonym domain of the destinations (""
+    without any); each domain has other pseudonyms.
     """
 
     _key: SiteKey = field(repr=False)
@@ -356,20 +371,24 @@ class Pseudonyms:
     def days_earlier(self, patient: str) -> int:
         """The number of days by which a patient's dates are moved back: one to eleven years.
 
-        ``patient``: the pseudonym. All dates of one patient move by the same number, so that intervals do not
-        change.
+        ``patient``: the patient's pseudonym. All dates of one patient move by the same number, so that
+        intervals do not change.
         """
         return 365 + int.from_bytes(self._mac("dates", patient)[:4], "big") % 3650
 
     def digest(self, of_original: str) -> str:
-        """A keyed hash that replaces a hash of the original; the UIDs of results are derived from it.
+        """A keyed hash of ``of_original``, itself a hash of the original image or identity; UIDs of results
+        derive from it.
 
         With a plain hash anybody could test candidate originals against a UID.
         """
         return self._mac("digests", of_original).hex()
 
     def _mac(self, what: str, text: str) -> bytes:
-        """By a key for each purpose: the name of a domain has neither a blank nor a colon."""
+        """The HMAC-SHA256 of ``text`` under a key for the purpose ``what`` and this domain.
+
+        The name of a domain has neither a blank nor a colon, so keys of two purposes cannot be equal.
+        """
         purpose = f"de-identification for {self.domain}" if self.domain else "de-identification"
         key = self._key.derive(f"{purpose}: {what}")
         return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
@@ -377,8 +396,8 @@ class Pseudonyms:
 
 @dataclass(frozen=True, slots=True)
 class Deidentified:
-    """The de-identified objects, and the reasons why others were not built (one sentence each, without
-    PHI).
+    """The de-identified objects of a job. ``withheld``: why others were not built, one sentence each without
+    PHI.
     """
 
     objects: tuple[BuiltObject, ...]
@@ -394,9 +413,9 @@ def build_deidentified(
 ) -> Deidentified:
     """Build the cleaned images with their masks, and the report on them, for de-identified destinations.
 
-    ``options``: the attributes to retain. An object that the gate refuses is left out, and with a cleaned
-    image all objects that would refer to it; the other destinations of the job do not wait for it. Raises
-    ResultRefused and DecodedDifferently for faulty sources, as ``build`` does.
+    ``options``: the attributes to retain. An object that fails the check before release is left out, and with
+    a cleaned image all objects that would refer to it; the other destinations of the job do not wait for it.
+    Raises ResultRefused and DecodedDifferently for faulty sources, as ``build`` does.
     """
     builder = _Builder(context, read_sources(sources), pseudonyms, options)
     builder.add_all(result)
@@ -405,7 +424,9 @@ def build_deidentified(
 
 
 class _Builder(ResultBuilder):
-    """Builds the de-identified objects of one job. ``withheld``: why others are not built."""
+    """Builds the de-identified objects of one job. ``withheld``: the reasons why other objects were not
+    built.
+    """
 
     def __init__(
         self,
@@ -431,7 +452,7 @@ class _Builder(ResultBuilder):
         self._identity = KnownIdentity.from_sources(sources, _keywords(options))
 
     def add_all(self, result: PipelineResult) -> None:
-        """Cleaned images with their masks, and the report on them."""
+        """Add the cleaned images with their masks, and the report on them."""
         known: dict[str, Source] = {}
         for source in self._sources:
             of_image = [image for image in result.images if image.source_uid == source.uid]
@@ -459,13 +480,20 @@ class _Builder(ResultBuilder):
 
     @contextlib.contextmanager
     def _withholding(self) -> Iterator[None]:
+        """Context manager: an object that is refused inside is left out, and the reason is added to
+        ``withheld``.
+        """
         try:
             yield
         except ResultRefused as refused:
             self.withheld.append(str(refused))
 
     def _add_cleaned(self, source: Source, image: DerivedImage, mask: DerivedImage | None) -> Source:
-        """Add the cleaned image; return the source as the destination knows it: by that image."""
+        """Add the cleaned image of ``source``; return a pseudonymised source that refers to the cleaned image
+        instead.
+
+        ``mask``: the pixels that were filled; None if that is not known.
+        """
         source = pseudonymised(source, self._pseudonyms, self._options)
         make = partial(build_cleaned, self.context, source, image, mask)
         sop_class, series = cleaned_class(frames_of(source, image)), (modality_of(source),)
@@ -480,7 +508,9 @@ class _Builder(ResultBuilder):
         return source_of(source.stored, header)
 
     def checked(self, dataset: Dataset, kind: ResultKind, sources: Sequence[Source]) -> bytes:
-        """The object after the profile and the gate, which looks for what identifies the patient, too."""
+        """Apply the confidentiality profile to an object, check that nothing in it identifies the patient,
+        and return its bytes. Raises ResultRefused.
+        """
         ours = {keyword: dataset[keyword].value for keyword in OUR_WORDS if keyword in dataset}
         what = "AI node: applied the confidentiality profile"
         dataset.ContributingEquipmentSequence.append(
@@ -507,9 +537,11 @@ def identifying(
     read: Dataset,
     header: bytes,
 ) -> Iterator[str]:
-    """What violates the profile in an object, or identifies the patient; ``source``: a pseudonymised header.
+    """Yield one sentence for each violation of the profile in an object, and for each value that identifies
+    the patient.
 
-    ``read`` is the object, ``header`` its bytes before Pixel Data.
+    ``source``: the pseudonymised header of its source. ``identity``: the values that must not occur.
+    ``options``: what is retained. ``read``: the object; ``header``: its bytes before Pixel Data.
     """
     ours = (series_description(context, kind), disclaimer(context), context.pipeline)
     scanner = [str(source.get(word) or "") for word in ("Manufacturer", "ManufacturerModelName")]
@@ -520,8 +552,9 @@ def identifying(
 def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained] = frozenset()) -> None:
     """De-identify a result in place, items of sequences too, and mark it (PS3.15 E.1.1, PS3.3 C.7.1.1).
 
-    The Content Sequence of a report stays, by the Clean Structured Content Option (E.3.4): the gate checks
-    each of its items. Raises ResultRefused if a value must be replaced and cannot be.
+    The Content Sequence of a report stays, by the Clean Structured Content Option (E.3.4): the check before
+    release looks at each of its items. ``options``: what is retained. Raises ResultRefused if a value must be
+    replaced and no dummy value exists for its VR.
     """
     _walk(dataset, _types(str(dataset.SOPClassUID)), ())
     retained = [DicomCode(OPTIONS[option][0], "DCM", OPTIONS[option][1]) for option in sorted(options)]
@@ -536,8 +569,10 @@ def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained] = frozenset
 
 
 def faults(read: Dataset, options: Set[Retained] = frozenset()) -> Iterator[str]:
-    """Attributes that violate the profile, because they are present or missing: one sentence each, no
-    values.
+    """Yield one sentence, without values, for each attribute that violates the profile by being present or
+    missing.
+
+    ``read``: the object. ``options``: what is retained.
     """
     kept = _keywords(options)
     wanted = {
@@ -558,18 +593,25 @@ def faults(read: Dataset, options: Set[Retained] = frozenset()) -> Iterator[str]
 
 
 def _dates(options: Set[Retained]) -> str:
+    """The value of Longitudinal Temporal Information Modified (0028,0303): MODIFIED if dates are retained,
+    else REMOVED.
+    """
     return "MODIFIED" if Retained.MODIFIED_DATES in options else "REMOVED"
 
 
 def action_of(tag: BaseTag) -> str | None:
-    """The table's action for an attribute; None: the attribute is not listed and is kept."""
+    """The action code of PS3.15 Table E.1-1 for an attribute (X, Z, D, U, X/Z ...); None if it is not listed
+    and stays.
+    """
     if tag.is_private or (tag.group & _REPEATED) in {_CURVES, _OVERLAYS}:
         return _REMOVE  # of overlays the table names data and comments: the rest says nothing without
     return _actions().get(int(tag))
 
 
 def _structured_content(read: Dataset) -> Iterator[str]:
-    """The Clean Structured Content Option (PS3.15 E.3.4): content items that the node fills with its own."""
+    """Yield faults by the Clean Structured Content Option (PS3.15 E.3.4): content items that the node does
+    not write.
+    """
     for item in items(read):
         value_type = str(item.get("ValueType") or "")
         if value_type and value_type not in _CONTENT_OF_OURS:
@@ -579,6 +621,11 @@ def _structured_content(read: Dataset) -> Iterator[str]:
 
 
 def _walk(dataset: Dataset, types: dict[tuple[tuple[str, ...], str], str], place: tuple[str, ...]) -> None:
+    """Apply the actions of Table E.1-1 to all attributes of a data set in place, items of sequences too.
+
+    ``types``: Type of each attribute in the IOD, by (keywords of the enclosing sequences, keyword).
+    ``place``: keywords of the sequences around this data set, () for the root.
+    """
     for element in list(dataset):
         action = action_of(element.tag)
         if action == _REPLACE and element.keyword == "ContentSequence":
@@ -591,7 +638,11 @@ def _walk(dataset: Dataset, types: dict[tuple[tuple[str, ...], str], str], place
 
 
 def _act(dataset: Dataset, element: DataElement, action: str, kind: str) -> None:
-    """The least that the IOD bears: removed if of Type 3, emptied if of Type 2, else replaced."""
+    """Remove, empty or replace one attribute: the least of what ``action`` allows that its Type in the IOD
+    bears.
+
+    ``kind``: that Type; 3 is removed, 2 emptied, 1 replaced. Raises ResultRefused if there is no dummy value.
+    """
     allowed = action.rstrip("*").split("/")
     wanted = {"1": ("D", "U", "Z", "X"), "2": ("U", "Z", "D", "X")}.get(kind[:1], ("X", "Z", "D", "U"))
     chosen = next(letter for letter in wanted if letter in allowed)
@@ -607,6 +658,7 @@ def _act(dataset: Dataset, element: DataElement, action: str, kind: str) -> None
 
 @cache
 def _actions() -> dict[int, str]:
+    """The action codes of PS3.15 Table E.1-1, by attribute tag."""
     groups: dict[str, Sequence[tuple[int, ...]]] = {
         _REMOVE: table.X_TAGS,
         "Z": table.Z_TAGS,
@@ -628,7 +680,9 @@ def _actions() -> dict[int, str]:
 
 @cache
 def _types(sop_class_uid: str) -> dict[tuple[tuple[str, ...], str], str]:
-    """The strictest type of each attribute in the IOD's mandatory modules, by the sequences it stands in."""
+    """The strictest Type of each attribute in the IOD's mandatory modules, by (keywords of the enclosing
+    sequences, keyword).
+    """
     found: dict[tuple[tuple[str, ...], str], str] = {}
     for module in mandatory_modules(sop_class_uid):
         for place, keyword, kind in attributes_of(module):
@@ -637,8 +691,9 @@ def _types(sop_class_uid: str) -> dict[tuple[tuple[str, ...], str], str]:
 
 
 def retained(given: Dataset, options: Set[Retained], days: int) -> Dataset:
-    """The values of ``given``, a decoded header, that ``options`` retain, cleaned; dates are ``days``
-    earlier.
+    """The attributes of ``given``, a decoded header, that ``options`` retain, with cleaned values.
+
+    ``days``: the number of days by which dates are moved back.
     """
     clean: dict[str, Callable[[str], str]] = {
         "StudyDate": lambda text: _earlier(text, days),
@@ -656,11 +711,12 @@ def retained(given: Dataset, options: Set[Retained], days: int) -> Dataset:
 
 
 def _keywords(options: Set[Retained]) -> list[str]:
+    """The keywords of the attributes that these options retain."""
     return [keyword for option in sorted(options) for keyword in KEYWORDS[option]]
 
 
 def _earlier(text: str, days: int) -> str:
-    """A DA, shifted; "" for what is none."""
+    """The DICOM date (VR DA) moved back by ``days``; "" if the text is no date."""
     with contextlib.suppress(OverflowError):
         if day := date_of(text):
             return f"{day - timedelta(days):%Y%m%d}"
@@ -668,7 +724,7 @@ def _earlier(text: str, days: int) -> str:
 
 
 def _age(text: str) -> str:
-    """An AS; "" for what is none."""
+    """The DICOM age (VR AS), at most 90 years; "" if the text is no age."""
     if not (found := re.fullmatch(r"(\d{3})([DWMY])", text)):
         return ""
     years = int(found[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[found[2]]
@@ -676,8 +732,8 @@ def _age(text: str) -> str:
 
 
 def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained] = frozenset()) -> Source:
-    """The image with pseudonym, other UIDs, the attributes of its pixels, and those that ``options``
-    retain.
+    """The source image with a pseudonym, replaced UIDs, the attributes of its pixels, and those that
+    ``options`` retain.
     """
     given = source.header
     patient = pseudonyms.patient(
@@ -723,9 +779,11 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
 
 
 def of_cleaned(result: PipelineResult, cleaned: dict[str, Source]) -> PipelineResult:
-    """The findings and notes on these images (by the UIDs of their sources), moved to the cleaned images.
+    """The findings and notes on cleaned images, with the UID of each source replaced by that of its cleaned
+    image.
 
-    Left out are measurements read from the pixels, and tracking UIDs that others know too.
+    ``cleaned``: the cleaned images by the UIDs of their sources. Left out are measurements read from the
+    pixels, and tracking UIDs that other destinations know too.
     """
     return PipelineResult(
         findings=tuple(
@@ -750,7 +808,7 @@ def of_cleaned(result: PipelineResult, cleaned: dict[str, Source]) -> PipelineRe
 def in_boxes(mask: DerivedImage) -> DerivedImage:
     """The mask as filled boxes, because a mask along the strokes of letters would show the removed text.
 
-    For a cine, the boxes around pixels that were changed in any frame.
+    For a cine, the boxes cover the pixels that were changed in any frame.
     """
     frames = mask.frames if mask.frames.ndim == 3 else mask.frames[None]
     filled = np.zeros(frames.shape[1:], np.bool_)
@@ -759,7 +817,9 @@ def in_boxes(mask: DerivedImage) -> DerivedImage:
 
 
 def _harmless(element: DataElement) -> DataElement | None:
-    """A copy of what its keyword promises, items with numbers only; None where it holds something else."""
+    """A copy of an attribute, in whose sequence items only numbers are left; None if it is not of the VR that
+    its keyword promises, or a lookup table without values.
+    """
     if element.VR not in dictionary_VR(element.tag).split(" or "):
         return None
     copy = deepcopy(element)
@@ -786,7 +846,9 @@ def _harmless(element: DataElement) -> DataElement | None:
 
 
 def _fill(mask: npt.NDArray[np.bool_], filled: npt.NDArray[np.bool_]) -> None:
-    """Recursive cuts along empty rows and columns (XY cut); what cannot be cut is one box."""
+    """Set in ``filled`` the boxes around the marked pixels of ``mask``, by recursive cuts along empty rows
+    and columns (XY cut); what cannot be cut is one box.
+    """
     for rows in _runs(mask, axis=1):
         for columns in _runs(mask[rows], axis=0):
             part = mask[rows, columns]
@@ -798,7 +860,11 @@ def _fill(mask: npt.NDArray[np.bool_], filled: npt.NDArray[np.bool_]) -> None:
 
 
 def _runs(mask: npt.NDArray[np.bool_], axis: int) -> list[slice]:
-    """Stretches that hold anything along ``axis``, those no more than ``_GAP`` apart taken together."""
+    """The index ranges along one axis that hold marked pixels; ranges at most ``_GAP`` pixels apart are
+    joined.
+
+    ``axis``: the other axis, over which pixels are combined: 1 gives ranges of rows, 0 of columns.
+    """
     places = np.flatnonzero(np.any(mask, axis=axis))
     if not len(places):
         return []

@@ -81,7 +81,7 @@ from dicom_node.base.lifecycle import ResultKind
 
 
 class Cause(StrEnum):
-    """The cause why the AI did not run, as far as PS3.16 CID 9300 and 9303 have a code."""
+    """The coded cause why the AI did not run, one for each code of PS3.16 CID 9300 and 9303 that applies."""
 
     FORMAT = "format"  # the objects are damaged
     OBJECT_TYPE = "object_type"  # not what the pipeline is for
@@ -110,10 +110,12 @@ StatedPlace = tuple[str, list[int], list[tuple[float, float]]]
 
 @dataclass(frozen=True, slots=True)
 class StatedFinding:
-    """A finding of a report that was sent. ``code``: value and scheme; ``model``: name and version.
+    """A finding as read back from a report that was sent. ``image``: SOP Instance UID of its image, "" for
+    none.
 
-    ``presence``: the concept of its decision. ``sites``: location and side. ``numbers``: number and unit by
-    name.
+    ``code``: value and scheme of the finding, ``meaning``: its name. ``presence``: the code of its decision.
+    ``model``: name and version. ``tracking_uid``: "" for an absent finding. ``sites``: codes of the location
+    and, if stated, the side. ``numbers``: texts of number and unit, by name. ``places``: the marked regions.
     """
 
     image: str
@@ -130,10 +132,11 @@ class StatedFinding:
 
 @dataclass(frozen=True, slots=True)
 class StatedNumber:
-    """A measurement of a report that was sent. ``code`` and ``unit``: value and scheme.
+    """A measurement as read back from a report that was sent. ``image``: SOP Instance UID of its image.
 
-    Other fields as in ``StatedFinding``. ``sites``: location and side of the measurement. ``fetus``: "" if
-    the patient was measured.
+    ``code``: value and scheme of the measured quantity, ``meaning``: its name; ``unit``: value and scheme.
+    ``model``: name and version. ``sites``: codes of the location and, if stated, the side. ``fetus``: the
+    letter or number of the measured fetus, "" if the patient was measured. ``places``: the measured lines.
     """
 
     image: str
@@ -150,9 +153,11 @@ class StatedNumber:
 
 @dataclass(frozen=True, slots=True)
 class PreviousImage:
-    """An image of an earlier study with the content of its ``report``; both as ``stand_in_of`` their UIDs.
+    """An image of an earlier study, and what its report said of it.
 
-    ``same_options``: whether the pipeline ran with the present options.
+    ``on``: the date of that study. ``report`` and ``image``: data sets with only the UIDs of each
+    (``stand_in_of``). ``findings`` and ``numbers``: the report's content on this image. ``same_options``:
+    whether the pipeline ran with the present options.
     """
 
     on: date
@@ -168,18 +173,18 @@ class ResultContext:
     """Values that all results of one job share.
 
     ``analysed_at``, with time zone, is taken once per job and is the time in every object. ``kinds``: all
-    kinds that any destination can show. ``charset``: what the destinations want, ISO_IR 192 (``utf8``) or the
-    character set of the source. ``region``: the part of the body that the pipeline is made for (CID 4031),
-    None if there is no single one. ``scheme``: the coding scheme of the pipeline's private codes, None
-    without private codes. ``supersedes``: the SOP Instance UID of the report that the new one replaces;
-    ``supersedes_series``: its Series Instance UID (empty: the series of the new report). ``exists(uid)``:
-    whether the object with this SOP Instance UID was
-    built before; then it is named, not built again. ``series_began(uid)``: when the first job with results in
-    the series with this Series Instance UID analysed its images; None: the series is new. ``previous``:
-    earlier images to compare with, by SOP Instance UID; ``study_day``: the date of this study.
-    ``no_call``: kinds of results of images without a call; None: the report and cleaned images, of mere
-    cleaning the cleaned images, or the report for peers that do not take them. ``series_offset``: added to
-    all series numbers, so that those of two rules of a study differ.
+    kinds of result that any destination can show. ``charset``: what the destinations want, ISO_IR 192
+    (``utf8``) or the character set of the source image. ``region``: the part of the body that the pipeline is
+    made for (CID 4031), None if there is no single one. ``scheme``: the coding scheme of the pipeline's
+    private codes, None without private codes. ``supersedes``: the SOP Instance UID of the report that the new
+    one replaces, "" for none; ``supersedes_series``: its Series Instance UID (empty: the series of the new
+    report). ``exists(uid)``: whether the object with this SOP Instance UID was built before; then it is
+    named, not built again. ``series_began(uid)``: when the first job with results in the series with this
+    Series Instance UID analysed its images; None: the series is new. ``previous``: earlier images to compare
+    with, by the SOP Instance UID of the present image; ``study_day``: the date of this study. ``no_call``:
+    kinds of results that are built of an image on which nothing needs a person's attention; None: the report
+    and cleaned images (if only cleaning was done, the cleaned images, or the report for peers that do not
+    take them). ``series_offset``: added to all series numbers, so that those of two rules of a study differ.
     """
 
     pipeline: str
@@ -208,9 +213,10 @@ class ResultContext:
 
     @staticmethod
     def of_person(what: str, at: datetime, installation: Installation, station: str) -> "ResultContext":
-        """The context for a person's statement ``what`` on results, made at ``at``; no pipeline and no model
+        """The context for a person's statement on results, made at the time ``at``; no pipeline and no model
         ran.
 
+        ``what``: the kind of statement, such as "assessment"; it stands in place of the pipeline's name.
         ``station``: our AE title.
         """
         return ResultContext(what, "1", (), at, frozenset(), installation, station_name=station)
@@ -220,10 +226,10 @@ class ResultContext:
 class SourceObject:
     """One analysed image, with its Part 10 file.
 
-    ``pixels_sha256`` (of the pixels, the header, a person's boxes and the site's device rules for them) and
-    ``identity_sha256`` (of patient and study attributes) become part of every UID. ``by_hand``: a sentence
-    about boxes that a person drew, "" without any. ``assume_charset``: the Specific Character Set to use if
-    the file names none or a wrong one.
+    ``pixels_sha256``: hash of the pixels, the header, boxes that a person drew, and the site's rules for the
+    device; ``identity_sha256``: hash of patient and study attributes. Both become part of the UIDs of
+    results. ``by_hand``: a sentence about boxes that a person drew, "" without any. ``assume_charset``: the
+    Specific Character Set to use if the file names none or a wrong one.
     """
 
     image: contract.SourceImage
@@ -236,11 +242,12 @@ class SourceObject:
 
 @dataclass(frozen=True, slots=True)
 class BuiltObject:
-    """One result. ``data``: the complete Part 10 file, None if the object was built before (``exists``).
+    """One result object. ``data``: the complete Part 10 file; None if the object was built before.
 
-    ``deidentified``: only for destinations that must not know the patient, in this ``pseudonym_domain``.
-    ``charset``: for destinations with this ``charset``; None: for all. ``not_beside``: a peer that
-    takes one of these kinds does not get it.
+    ``supersedes``: SOP Instance UID of the object that it replaces, "" for none. ``deidentified``: it is only
+    for destinations that must not know the patient, in this ``pseudonym_domain``. ``charset``: it is only for
+    destinations with this setting; None: for all. ``not_beside``: a peer that takes results of one of these
+    kinds does not get this object.
     """
 
     kind: ResultKind
@@ -301,13 +308,14 @@ _OF_MODALITY: Final = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """A source image. ``header`` is decoded, and invalid values are repaired (``repairs``).
-    ``number``: Instance Number (0020,0013), 1 if the image has none; a picture made of image 7 has number 7.
-    ``judged_view``: the View Position as which a pipeline judged it, "" where none says so.
+    """A source image. ``header``: its decoded header, with invalid values repaired (``repairs``).
 
-    ``stand_in`` is passed to highdicom's constructors instead: they refuse some real images (without Imager
-    Pixel Spacing, of a retired class). It only has attributes that describe the image; the patient and study
-    attributes of the header are copied into the built object afterwards (results.envelope).
+    ``number``: Instance Number (0020,0013), 1 if the image has none; a picture made of image 7 has number 7.
+    ``judged_view``: the View Position that the pipeline assumed, "" if it says none.
+
+    ``stand_in`` is passed to highdicom's constructors instead of the header: they refuse some real images
+    (without Imager Pixel Spacing, of a retired class). It only has attributes that describe the image; the
+    patient and study attributes of the header are copied into the built object afterwards (``complete``).
     """
 
     stored: SourceObject
@@ -327,19 +335,22 @@ class Source:
 
     @property
     def grey(self) -> bool:
+        """Whether the image has one grey value per pixel (MONOCHROME1 or MONOCHROME2)."""
         return self.photometric.startswith("MONOCHROME")
 
     @property
     def view(self) -> str:
-        """The View Position (0018,5101) that all results state: as judged, else of the header, "" without."""
+        """The View Position (0018,5101) that all results state: the one that the pipeline assumed, else that
+        of the header; "" without either.
+        """
         return self.judged_view or str(self.header.get("ViewPosition") or "").upper()
 
 
 def read_sources(objects: Sequence[SourceObject]) -> tuple[Source, ...]:
-    """Read the headers, ordered by series, instance number and UID.
+    """Read the headers of the images; returns them ordered by series, instance number and UID.
 
-    Raises ResultRefused if they are not from one patient and study, DecodedDifferently for an identity that
-    does not fit its declared character set.
+    Raises ResultRefused if there is none or they are not from one patient and study, DecodedDifferently for
+    an identity that does not fit its declared character set.
     """
     if not objects:
         raise ResultRefused("a result needs at least one source image")
@@ -360,20 +371,22 @@ def read_sources(objects: Sequence[SourceObject]) -> tuple[Source, ...]:
 
 
 def as_judged(sources: Sequence[Source], views: Sequence[contract.JudgedView]) -> tuple[Source, ...]:
-    """The sources with the views as which they were judged."""
+    """Copies of the sources with the View Position that the pipeline assumed for each (``views``)."""
     judged = {one.source_uid: one.view for one in views}
     return tuple(replace(source, judged_view=judged.get(source.uid, "")) for source in sources)
 
 
 def repairs_of(objects: Sequence[SourceObject]) -> dict[str, Repairs]:
-    """The repairs of faulty headers, by SOP Instance UID; images without a fault are left out.
-
-    Raises as ``read_sources``.
+    """The repairs of faulty headers, by SOP Instance UID; images without a fault are left out. Raises as
+    ``read_sources``.
     """
     return {source.uid: source.repairs for source in read_sources(objects) if source.repairs}
 
 
 def _read(stored: SourceObject) -> Source:
+    """Read and repair the header of one image. Raises ResultRefused if a UID is missing or is not the
+    image's.
+    """
     read = read_header(stored.path, (*COPIED, *_IMAGE_KEYWORDS), stored.assume_charset)
     header = read.dataset
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
@@ -385,7 +398,10 @@ def _read(stored: SourceObject) -> Source:
 
 
 def source_of(stored: SourceObject, header: Dataset, repairs: Repairs = _NONE) -> Source:
-    """A source image from its ``stored`` file and the header read from that file."""
+    """A source image from its ``stored`` file and the header read from that file.
+
+    ``repairs``: the repairs that were made to the header.
+    """
     image = stored.image.header
     return Source(
         stored,
@@ -405,13 +421,17 @@ def source_of(stored: SourceObject, header: Dataset, repairs: Repairs = _NONE) -
 
 
 def without_identity(document: Dataset) -> Dataset:
-    """A copy for highdicom's constructors, which refuse some names; identity is copied afterwards."""
+    """A copy of a data set with empty patient and study attributes, for highdicom's constructors, which
+    refuse some names; the true identity is copied into the built object afterwards.
+    """
     empty = {Tag(word): DataElement(word, dictionary_VR(word), None) for word in _FOR_HIGHDICOM}
     return Dataset({**dict(document.items()), **empty})
 
 
 def stand_in_of(sop_class_uid: str, uid: str, study_uid: str, series_uid: str) -> Dataset:
-    """An object for highdicom's constructors, which look for these UIDs in evidence and former versions."""
+    """A data set with only these UIDs, which is all that highdicom reads of an object of evidence or a former
+    version.
+    """
     one = Dataset()
     set_values(
         one,
@@ -424,6 +444,9 @@ def stand_in_of(sop_class_uid: str, uid: str, study_uid: str, series_uid: str) -
 
 
 def _stand_in(header: Dataset, image: contract.ImageHeader) -> Dataset:
+    """The data set that highdicom's constructors get in place of an image's header; ``image``: its decoded
+    numbers.
+    """
     stand_in = without_identity(Dataset())
     set_values(
         stand_in,
@@ -465,6 +488,7 @@ def _stand_in(header: Dataset, image: contract.ImageHeader) -> Dataset:
 
 
 def _class_for_highdicom(header: Dataset, frames: int) -> str:
+    """The SOP class to name to highdicom for an image with so many frames: one that it knows and that fits."""
     sop_class_uid = str(header.SOPClassUID)
     found = _SUCCESSORS.get(sop_class_uid, sop_class_uid)
     if found in SECONDARY_CAPTURES or not is_known(found):
@@ -493,10 +517,11 @@ ORIENTATION_FOR_HIGHDICOM: Final = ("L", "F")
 def describe_derivation(
     picture: Dataset, source: Source, description: str, *codes: DicomCode, frames: tuple[int, ...] = ()
 ) -> None:
-    """Set Image Type, Derivation Description and Code, Source Image Sequence and lossy compression.
+    """Set in a picture its Image Type, Derivation Description and Code, Source Image Sequence and lossy
+    compression.
 
-    ``description``: VR ST, at most 1,024 characters. ``codes``: of CID 7203. ``frames``: numbers from 1;
-    empty: all frames of the source.
+    ``description``: VR ST, at most 1,024 characters. ``codes``: derivation codes of CID 7203. ``frames``:
+    numbers (from 1) of the source's frames that it shows; empty: all.
     """
     header, lossy = source.header, source.stored.image.header.lossy
     set_values(
@@ -526,27 +551,27 @@ def describe_derivation(
 
 
 def set_values(dataset: Dataset, **values: object) -> None:
-    """Set attributes, by their keywords."""
+    """Set attributes of a data set; ``values``: their values by keyword."""
     for keyword, value in values.items():
         setattr(dataset, keyword, value)
 
 
 def set_orientation(picture: Dataset, source: Source) -> None:
-    """Copy Patient Orientation of the source, or set it empty: Type 2C in General Image, and never a
-    guess.
+    """Copy Patient Orientation of the source, or set it empty (Type 2C in General Image): it is never
+    guessed.
     """
     picture.PatientOrientation = deepcopy(source.header.get("PatientOrientation")) or None
 
 
 def copy_present(picture: Dataset, source: Source, *keywords: str) -> None:
-    """Copy the attributes that have a value in the source."""
+    """Copy those of the attributes that have a value in the source."""
     for keyword in keywords:
         if keyword in source.header and source.header[keyword].value not in (None, "", []):
             picture[keyword] = deepcopy(source.header[keyword])
 
 
 def copy_spacing(picture: Dataset, source: Source) -> None:
-    """Copy Pixel Spacing of the source; if it has none, copy the shape of its pixels."""
+    """Copy Pixel Spacing of the source into the picture; if it has none, copy only the shape of its pixels."""
     if _pair(source, "PixelSpacing"):
         copy_present(
             picture,
@@ -560,26 +585,32 @@ def copy_spacing(picture: Dataset, source: Source) -> None:
 
 
 def pixel_height(source: Source) -> float:
-    """Height of a pixel as a multiple of its width; 1.0 if the source does not state it."""
+    """The height of a pixel as a multiple of its width; 1.0 if the source does not state it."""
     pairs = (_pair(source, keyword) for keyword in (*_SPACINGS, "PixelAspectRatio"))
     return next((high / wide for high, wide in filter(None, pairs)), 1.0)
 
 
 def pixel_aspect(source: Source) -> list[int]:
-    """Height and width of a pixel as Pixel Aspect Ratio (0028,0034) states them."""
+    """The height and width of a pixel as whole numbers, as in Pixel Aspect Ratio (0028,0034); [1, 1] for
+    squares.
+    """
     ratio = Fraction(pixel_height(source)).limit_denominator(1000)
     return [ratio.numerator, ratio.denominator]
 
 
 def copy_aspect(picture: Dataset, source: Source) -> None:
-    """Copy the shape of the pixels without their size, unless they are squares (PS3.3 C.7.6.3, Type 1C)."""
+    """Set Pixel Aspect Ratio, the shape of the pixels without their size, unless they are squares (PS3.3
+    C.7.6.3).
+    """
     if (ratio := pixel_aspect(source)) != [1, 1]:
         picture.PixelAspectRatio = ratio
 
 
 def _pair(source: Source, keyword: str) -> tuple[float, float] | None:
-    """Two positive numbers, height first. A spacing of 0 (seen in CR) is none, nor one that makes lines of
-    pixels.
+    """The two positive numbers (height, width) of a spacing or ratio attribute; None if it has no usable
+    ones.
+
+    A spacing of 0 (seen in CR) is not usable, nor one in which one number exceeds 100 times the other.
     """
     given = value_of(source.header, keyword)
     numbers = [decimal(one) or 0.0 for one in given] if isinstance(given, MultiValue) else []
@@ -589,7 +620,7 @@ def _pair(source: Source, keyword: str) -> tuple[float, float] | None:
 
 
 def reference(source: Source, frames: tuple[int, ...] = ()) -> Dataset:
-    """An item of Source Image Sequence; ``frames`` from 1, none for all."""
+    """An item of Source Image Sequence that refers to ``source``; ``frames``: numbers from 1, empty for all."""
     item = referenced(source)
     if source.frames > 1:
         item.ReferencedFrameNumber = list(frames or range(1, source.frames + 1))
@@ -600,7 +631,7 @@ def reference(source: Source, frames: tuple[int, ...] = ()) -> Dataset:
 
 
 def referenced(source: Source) -> Dataset:
-    """An item that names the source."""
+    """A sequence item with Referenced SOP Class UID and Referenced SOP Instance UID of the source."""
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.sop_class_uid, source.uid
     return item
@@ -711,8 +742,10 @@ _OF_CODE: Final = (
 
 
 def coding_schemes(further: contract.CodingScheme | None = None) -> list[CodingSchemeIdentificationItem]:
-    """Coding Scheme Identification Sequence (0008,0110): the names of our and a pipeline's private
-    schemes.
+    """The items of Coding Scheme Identification Sequence (0008,0110) for our private coding scheme and a
+    further one.
+
+    ``further``: the pipeline's private scheme; None if it has none.
     """
     scheme = CodingSchemeIdentificationItem(
         SCHEME, name="DICOM AI Node private concepts", responsible_organization=MANUFACTURER
@@ -729,14 +762,15 @@ def coding_schemes(further: contract.CodingScheme | None = None) -> list[CodingS
 
 
 def coded(code: contract.Code) -> CodedConcept:
-    """The concept of a model card in highdicom's type, which puts long values into Long Code Value."""
+    """The code as highdicom's type, which puts long values into Long Code Value; its meaning is cut to 64
+    characters.
+    """
     return CodedConcept(code.value, code.scheme, code.meaning[:64])
 
 
 def code_alone(item: Dataset) -> Dataset:
-    """The code of an item, one of SNOMED RT in SNOMED CT (PS3.16 8.1).
-
-    Modifiers and private attributes of a source have no place in a content item.
+    """The code of a sequence item without modifiers and private attributes; codes of SNOMED RT become SNOMED
+    CT (PS3.16 8.1).
     """
     value = mapping["SRT"].get(str(item.get("CodeValue")))
     if value and item.get("CodingSchemeDesignator") in {"SRT", "SNM3", "99SDM"}:
@@ -745,17 +779,17 @@ def code_alone(item: Dataset) -> Dataset:
 
 
 def with_equivalent(code: DicomCode, equivalent: DicomCode) -> CodedConcept:
-    """The concept with a synonymous code in Equivalent Code Sequence (PS3.3 8.9)."""
+    """The concept ``code`` with a synonymous code in its Equivalent Code Sequence (PS3.3 8.9)."""
     concept = CodedConcept.from_code(code)
     concept.EquivalentCodeSequence = [Dataset(CodedConcept.from_code(equivalent))]
     return concept
 
 
 def presence_of(finding: contract.Finding) -> DicomCode:
-    """The concept for a finding's decision.
+    """The code for a finding's decision: Present, Suspected, Absent or Undetermined.
 
-    "Present" only for a label whose positive calls are right nine times in ten, else "Suspected"; "Absent";
-    "Undetermined". Burned-in annotation counts as certain.
+    "Present" only for a label whose positive calls are right nine times in ten, and for burned-in annotation;
+    else "Suspected".
     """
     is_sure = finding.certainty == HIGH or finding.code == contract.BURNED_IN
     return (
@@ -766,7 +800,8 @@ def presence_of(finding: contract.Finding) -> DicomCode:
 
 
 def number_of(finding: contract.Finding) -> CodedConcept:
-    """The concept of a finding's number (0 to 100 %, or a score without unit), which includes its name.
+    """The concept name for a finding's number (0 to 100 %, or a score without unit), which includes the
+    finding's name.
 
     Viewers that show only a measurement's concept and value (OHIF) would otherwise show a bare number: "AI
     estimated probability of Cardiomegaly" names the finding and says whose opinion it is. If a calibrated
@@ -785,7 +820,8 @@ def number_of(finding: contract.Finding) -> CodedConcept:
 
 
 def subject_context(fetus: str) -> SubjectContext:
-    """Subject Class and, as Subject ID, the letter or number of the fetus.
+    """The SR items that say that a fetus is the subject: Subject Class and, as Subject ID, its letter or
+    number.
 
     The template allows Fetus ID (11951-1, LN) only in place of Subject ID. The mother is the Patient, so the
     template does not ask for her name.
@@ -794,7 +830,9 @@ def subject_context(fetus: str) -> SubjectContext:
 
 
 def fetus_of_reports(objects: Iterable[Dataset]) -> str:
-    """The fetus that the reports among these objects are about; "" if there is none or more than one."""
+    """The letter or number of the fetus that the reports among these objects are about; "" if there is none
+    or more than one.
+    """
     named = {
         str(item.TextValue)
         for one in objects
@@ -805,7 +843,7 @@ def fetus_of_reports(objects: Iterable[Dataset]) -> str:
 
 
 def name_of(item: Dataset) -> str:
-    """The code value of a content item's concept name, "" where it has none."""
+    """The code value of an SR content item's concept name; "" if it has none."""
     names = item.get("ConceptNameCodeSequence")
     return str(names[0].get("CodeValue") or "") if names else ""
 
@@ -880,27 +918,33 @@ _ORGANS: Final = {
 
 
 def side_of(source: Source) -> str:
-    """L or R if the image shows one side of a body part that is known to be paired, else empty."""
+    """The side, "L" or "R", if the image shows one side of a body part that is known to be paired; else ""."""
     part = body_part_of(source)
     return stated_side(source) if part and part.upper() not in _UNPAIRED else ""
 
 
 def stated_side(source: Source) -> str:
-    """L or R, as Image Laterality (0020,0062) or else Laterality (0020,0060) says; "" where they disagree."""
+    """ "L" or "R" as Image Laterality (0020,0062) or Laterality (0020,0060) says; "" if neither does or they
+    disagree.
+    """
     given = [source.header.get(keyword) for keyword in ("ImageLaterality", "Laterality")]
     sides = {str(side).upper() for side in given if side}
     return sides.pop() if len(sides) == 1 and sides <= {"L", "R"} else ""
 
 
 def body_part_of(source: Source) -> str:
-    """Body Part Examined (0018,0015), else Anatomic Region Sequence (0008,2218) in words of PS3.16 Annex L;
-    "" where the two name different regions of the body.
+    """The body part of an image as Body Part Examined names it, in words of PS3.16 Annex L; "" if unknown.
+
+    It is Body Part Examined (0018,0015), else derived from Anatomic Region Sequence (0008,2218); "" if the
+    two name different regions of the body.
     """
     return _body_part(source)[0]
 
 
 def _body_part(source: Source) -> tuple[str, bool]:
-    """The body part, and whether header attributes name two regions of the body."""
+    """The body part of an image ("" if unknown), and whether its header names two different regions of the
+    body.
+    """
     today = {former.value: value for value, former in FORMER_REGIONS.items()}
     words = (
         body_part_word(today.get(code.value, code.value))
@@ -912,9 +956,10 @@ def _body_part(source: Source) -> tuple[str, bool]:
 
 
 def regions_of(context: ResultContext, source: Source) -> Iterator[CodedConcept | DicomCode]:
-    """Anatomic Region Sequence (0008,2218), Body Part Examined (PS3.16 Annex L), the pipeline's region.
+    """Yield the codes of the body region: those of Anatomic Region Sequence, Body Part Examined, and the
+    pipeline.
 
-    The pipeline's alone where the two contradict each other.
+    Only the pipeline's if the two attributes contradict each other.
     """
     if not _body_part(source)[1]:
         yield from _codes(source.header, "AnatomicRegionSequence")
@@ -925,8 +970,11 @@ def regions_of(context: ResultContext, source: Source) -> Iterator[CodedConcept 
 
 
 def target_of(context: ResultContext, source: Source) -> CodedConcept | None:
-    """The body region for TID 1602: the first region of CID 4031 that image or pipeline name, else the one
-    in which an organ lies that the image names; None without any.
+    """The code of the target region in the image library (TID 1602), a member of CID 4031; None if none is
+    known.
+
+    It is the first such region that image or pipeline name, else the one around an organ that the image
+    names.
     """
     for one in regions_of(context, source):
         if found := common_region(region_of(one) or one):
@@ -935,8 +983,9 @@ def target_of(context: ResultContext, source: Source) -> CodedConcept | None:
 
 
 def region_of(part: CodedConcept | DicomCode) -> CodedConcept | None:
-    """The region in which an organ lies, also of one whose meaning begins with its side or with "entire",
-    such as "Left kidney"; None for other codes.
+    """The region of the body in which an organ lies; None for a code that is no known organ.
+
+    Also understands an organ whose meaning begins with its side or "entire", such as "Left kidney".
     """
     region = _of_organs().get(part.value)
     if region is None and _BEFORE.match(str(part.meaning)):
@@ -946,7 +995,7 @@ def region_of(part: CodedConcept | DicomCode) -> CodedConcept | None:
 
 
 def common_region(region: CodedConcept | DicomCode) -> CodedConcept | None:
-    """The member of CID 4031 with this code, in words of the standard; None for other codes."""
+    """The member of CID 4031 with the code of ``region``, in words of the standard; None if no member has it."""
     given = DicomCode(region.value, region.scheme_designator, region.meaning)
     known = (code for code in _common_regions() if given in (code, FORMER_REGIONS.get(code.value, code)))
     member = next(known, None)
@@ -957,14 +1006,14 @@ def common_region(region: CodedConcept | DicomCode) -> CodedConcept | None:
 
 @cache
 def _common_regions() -> tuple[DicomCode, ...]:
-    """CID 4031, as far as validators of 2022 know it."""
+    """The members of CID 4031 that validators of 2022 know."""
     members = [getattr(codes.cid4031, word) for word in codes.cid4031.dir()]
     return tuple(code for code in members if code.value not in NEW_REGIONS)
 
 
 @cache
 def _of_organs() -> dict[str, CodedConcept]:
-    """The region in which an organ lies, by the SNOMED CT code of the organ."""
+    """The code of the region in which an organ lies, by the SNOMED CT code value of the organ."""
     found: dict[str, CodedConcept] = {}
     for region, words in _ORGANS.items():
         found |= {organ.value: body_parts()[region] for word in words if (organ := region_code(word))}
@@ -972,8 +1021,10 @@ def _of_organs() -> dict[str, CodedConcept]:
 
 
 def view_of(source: Source) -> CodedConcept | DicomCode | None:
-    """The code of the view as which it was judged, or of View Position (0018,5101), else View Code Sequence
-    (0054,0220); for radiographs only.
+    """The code of a radiograph's view; None for other images, or if it is unknown.
+
+    It is the code for the View Position that the pipeline assumed or the header states; without either the
+    first of View Code Sequence (0054,0220).
     """
     if source.header.get("Modality") not in _RADIOGRAPHS:
         return None
@@ -982,14 +1033,16 @@ def view_of(source: Source) -> CodedConcept | DicomCode | None:
 
 
 def procedure_reported(source: Source) -> DicomCode:
-    """The kind of the view, in a code of CID 100."""
+    """The Procedure Reported of a report on this image, a code of CID 100: radiograph or imaging in general."""
     radiograph = source.header.get("Modality") in _RADIOGRAPHS
     return codes.LN.XRUnspecifiedBodyRegion if radiograph else codes.SCT.ImagingProcedure
 
 
 def procedures_performed(sources: Sequence[Source]) -> list[CodedConcept]:
-    """(0040,A372): the source's Procedure Code Sequence (0008,1032), else the examination that its views
-    show.
+    """The codes for Performed Procedure Code Sequence (0040,A372), each once.
+
+    They are those of each source's Procedure Code Sequence (0008,1032); for a source without, a code of the
+    examination by its modality and body part.
     """
     return each_once(
         code
@@ -999,6 +1052,7 @@ def procedures_performed(sources: Sequence[Source]) -> list[CodedConcept]:
 
 
 def _examination(source: Source) -> DicomCode:
+    """The code of the examination that made this image, by its modality and body part."""
     modality = source.header.get("Modality")
     if modality in _RADIOGRAPHS:
         return CHEST_RADIOGRAPHY if body_part_of(source).upper() == "CHEST" else codes.SCT.PlainRadiography
@@ -1006,13 +1060,15 @@ def _examination(source: Source) -> DicomCode:
 
 
 def each_once(given: Iterable[CodedConcept | DicomCode]) -> list[CodedConcept]:
-    """The codes without repeats."""
+    """The codes in their order, without repeats."""
     found = {(code.scheme_designator, code.value): code for code in given}
     return [CodedConcept(code.value, code.scheme_designator, code.meaning) for code in found.values()]
 
 
 def _codes(header: Dataset, keyword: str) -> list[CodedConcept]:
-    """The codes of a sequence; a content item cannot state one without its scheme (a URN)."""
+    """The codes in a sequence of the header; those without a coding scheme (URNs) are left out, as SR cannot
+    state them.
+    """
     items = [code_alone(item) for item in header.get(keyword) or []]
     return [CodedConcept.from_dataset(item) for item in items if "CodingSchemeDesignator" in item]
 
@@ -1022,39 +1078,56 @@ BUILDER_VERSION: Final = "12"
 
 
 def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts: str) -> str:
-    """Series Instance UID for all results of one kind in a study, also of images that arrive later.
+    """The Series Instance UID for all results of one kind in a study, also for images that arrive later.
 
-    It changes when the patient's identity changes, because a series has one patient.
+    It changes when the patient's identity changes, because a series has one patient. ``parts``: texts that
+    distinguish several series of one kind.
     """
     of_study = (source.study_uid, source.stored.identity_sha256)
     return derived_uid("series", *_shaping(context), context.charset, kind, *of_study, *parts)
 
 
 def tracking_uid(context: ResultContext, source: Source, *parts: str) -> str:
-    """Tracking UID of a finding, derived from its image only, so that all objects on it always agree."""
+    """The Tracking UID of a finding, derived only from its image and ``parts`` (what the finding is), so that
+    all objects about it agree.
+    """
     return derived_uid("tracking", *_shaping(context), source.study_uid, *_source_parts(source), *parts)
 
 
 def document_uid(context: ResultContext, what: str, *parts: str) -> str:
-    """SOP Instance UID of a person's statement on results: an assessment, a rejection note."""
+    """The SOP Instance UID of a person's statement on results, derived from its content: same input, same
+    UID.
+
+    ``what``: the kind of statement, "assessment" or "rejection". ``parts``: all texts that it states.
+    """
     return derived_uid(what, *_shaping(context), *parts)
 
 
 def _shaping(context: ResultContext) -> tuple[str, ...]:
+    """The texts that shape every result of a job and are part of its UIDs: versions, node, options and
+    models.
+    """
     options = json.dumps(dict(context.options), sort_keys=True, default=str, ensure_ascii=True)
     return BUILDER_VERSION, context.installation.device_uid, options, *_program(context)
 
 
 def _program(context: ResultContext) -> tuple[str, ...]:
+    """The texts that name the pipeline and its models, with versions and hashes."""
     models = [part for model in context.models for part in _model_parts(model)]
     return context.pipeline, context.pipeline_version, *models
 
 
 def _model_parts(model: contract.ModelRef) -> tuple[str, str, str, str]:
+    """The (name, version, hash of the weights, hash of the model card) of a model; the card is the file about
+    it.
+    """
     return (model.id, model.version, model.sha256, model.card_sha256)
 
 
 def _source_parts(source: Source) -> tuple[str, str, str]:
+    """The (SOP Instance UID, hash of the pixels, hash of the identity) of an image, as part of the UIDs of
+    its results.
+    """
     return (source.uid, source.stored.pixels_sha256, source.stored.identity_sha256)
 
 
@@ -1066,9 +1139,10 @@ def described(
     parts: tuple[str, ...] = (),
     series_parts: tuple[str, ...] = (),
 ) -> BuiltObject:
-    """An object with its UIDs and without its bytes, to find out whether it was built before.
+    """A result with its UIDs and without its bytes, to find out whether it was built before.
 
-    ``parts`` and ``series_parts`` distinguish several objects, or series, of one kind.
+    ``sources``: the images that it is about. ``parts`` and ``series_parts``: texts that distinguish several
+    objects, or series, of one kind.
     """
     named = [part for source in sorted(sources, key=lambda s: s.uid) for part in _source_parts(source)]
     return BuiltObject(
@@ -1099,35 +1173,37 @@ _OTHER_WORDS: Final = {
 
 
 def is_known(sop_class_uid: str) -> bool:
-    """Whether the modules of this class are known, because it is in the present standard."""
+    """Whether highdicom knows the modules of this SOP class, because it is in the present standard."""
     return get_sop_class_iod_map().get(sop_class_uid) in get_iod_module_map()
 
 
 @cache
 def has_frames(sop_class_uid: str) -> bool:
-    """Whether an object of this class, which must be known, may have several frames."""
+    """Whether an object of this SOP class, which must be known (``is_known``), may have several frames."""
     return bool(is_attribute_in_iod("NumberOfFrames", sop_class_uid))
 
 
 def usages(sop_class_uid: str) -> dict[str, str]:
-    """Usage (M, C, U) of each module of a known class, by highdicom's names ("general-study")."""
+    """The usage (M, C or U) of each module of a known SOP class, by highdicom's names of modules
+    ("general-study").
+    """
     modules = get_iod_module_map()[get_sop_class_iod_map()[sop_class_uid]]
     return {module["key"]: module["usage"] for module in modules}
 
 
 def mandatory_modules(sop_class_uid: str) -> list[str]:
-    """Modules of usage M of a known class."""
+    """The names of the modules that are mandatory (usage M) in a known SOP class."""
     return [module for module, usage in usages(sop_class_uid).items() if usage == "M"]
 
 
 def attributes_of(module: str) -> Iterator[tuple[tuple[str, ...], str, str]]:
-    """Attributes of a module: keywords of the enclosing sequences, keyword of the attribute, Type."""
+    """Yield (keywords of the enclosing sequences, keyword, Type) for each attribute of a module."""
     for item in get_module_attribute_map()[module]:
         yield tuple(item["path"]), item["keyword"], item["type"]
 
 
 def missing_attribute(dataset: Dataset, module: str) -> str:
-    """A sentence on the first Type 1 or 2 attribute of the module that the object lacks, "" for none."""
+    """A sentence on the first Type 1 or 2 attribute of the module that the object lacks; "" if it lacks none."""
     try:
         check_required_attributes(dataset, module, check_optional_sequences=False)
     except AttributeError as error:
@@ -1136,15 +1212,15 @@ def missing_attribute(dataset: Dataset, module: str) -> str:
 
 
 def region_code(body_part: object) -> CodedConcept | None:
-    """The code of a Body Part Examined (0018,0015), as senders write it; None if it has no code."""
+    """The code of a Body Part Examined (0018,0015) in any usual spelling; None if it has no code."""
     word, known = re.sub("[ _]", "", str(body_part or "").upper()), body_parts()
     return known.get(word) or known.get(word.removesuffix("S"))
 
 
 def body_part_word(code_value: object) -> str:
-    """The Body Part Examined (PS3.16 Annex L) of a SNOMED CT code, "" if there is none.
+    """The Body Part Examined (PS3.16 Annex L) for a SNOMED CT code value; "" if there is none.
 
-    Where two words have one code, the word that names no endoscopy.
+    If two words have one code, it is the word that names no endoscopy.
     """
     words = [part for part, code in body_parts().items() if code.value == code_value]
     return min(words, key=lambda word: word.startswith("ENDO"), default="")
@@ -1152,7 +1228,7 @@ def body_part_word(code_value: object) -> str:
 
 @cache
 def body_parts() -> dict[str, CodedConcept]:
-    """Codes by Body Part Examined; those of former editions and of senders come last."""
+    """The codes of body parts by Body Part Examined; words of former editions and of devices come last."""
     known = {part: code for part, (code, *_) in get_anatomic_region_map().items()}
     known["SINUS"] = CodedConcept("2095001", "SCT", "Paranasal sinus")  # PS3.16 CID 4031
     return known | {word: known[part] for part, words in _OTHER_WORDS.items() for word in words}
@@ -1191,10 +1267,10 @@ _REQUEST: Final = (
 def header_arguments(
     context: ResultContext, kind: ResultKind, source: Source, uid: str, number: int, *series_parts: str
 ) -> dict[str, Any]:
-    """Arguments that all constructors of highdicom share.
+    """The arguments that all constructors of highdicom share, for a result of this kind.
 
-    ``uid`` is the SOP Instance UID, ``number`` the Instance Number (from 1); ``series_parts`` distinguish
-    several series of one kind.
+    ``uid``: its SOP Instance UID; ``number``: its Instance Number (from 1); ``series_parts``: texts that
+    distinguish several series of one kind.
     """
     return {
         **general_equipment(context),
@@ -1210,17 +1286,17 @@ def header_arguments(
 
 
 def series_description(context: ResultContext, kind: ResultKind, name: str = "") -> str:
-    """Series Description (0008,103E): the text in the list of series, with the whole warning.
+    """The Series Description (0008,103E) of results: name, whole warning, and the pipeline's name.
 
     VR LO holds 64 characters; the pipeline's name comes last and is cut if needed. ``name`` replaces the
-    usual name of this kind of series.
+    usual name of this kind of series; "" for the usual one.
     """
     warning = "inpainted, not for measurement" if kind is ResultKind.CLEANED else "not for diagnostic use"
     return f"{name or _SERIES_NAMES[kind]} - {warning} - {context.pipeline}"[:64]
 
 
 def disclaimer(context: ResultContext) -> str:
-    """The sentence in every result that warns that a program made it."""
+    """The sentence in every result that says that it is not for diagnostic use, and names the models."""
     models = ", ".join(f"model {model.id} version {model.version}" for model in context.models)
     return "AI result - not for diagnostic use, " + (
         models or f"{context.pipeline} version {context.pipeline_version}"
@@ -1228,14 +1304,18 @@ def disclaimer(context: ResultContext) -> str:
 
 
 def offset_of(source: Source) -> str:
-    """Timezone Offset From UTC (0008,0201) of the source, such as ``+0100``; empty if it has none."""
+    """The Timezone Offset From UTC (0008,0201) of the source, such as ``+0100``; "" if it has none."""
     return str(source.header.get("TimezoneOffsetFromUTC") or "")
 
 
 def complete(
     dataset: Dataset, context: ResultContext, kind: ResultKind, sources: Sequence[Source]
 ) -> Dataset:
-    """Set attributes that highdicom left open, took from the stand-in, or set to the present time."""
+    """Set the attributes that highdicom left open, took from the stand-in, or set to the present time;
+    returns ``dataset``.
+
+    ``sources``: the images that it is about; patient and study are copied from the first.
+    """
     source = sources[0]
     # Patient and study as they are in the source: one value for one patient (PS3.3 A.1.2). What the source
     # does not have is left as highdicom wrote it: absent, or empty where it is of Type 2.
@@ -1278,14 +1358,15 @@ def complete(
 
 
 def encode(dataset: Dataset, context: ResultContext, source: Source) -> bytes:
-    """The Part 10 file, in ISO_IR 192, or in the source's character set if the destinations want that."""
+    """The Part 10 file of a result, in ISO_IR 192 or, if the context says so, in the source's character set."""
     return _encoded(dataset, source.header if context.charset == "source" else Dataset())
 
 
 def _encoded(dataset: Dataset, source: Dataset) -> bytes:
-    """The file in the character set of ``source``.
+    """The Part 10 file of a data set in the character set of ``source``.
 
-    If that cannot encode a text (a label of a model card), or is none, ISO_IR 192 is used: never "?".
+    If that cannot encode a text (a label of a model), or names none, ISO_IR 192 is used: "?" is never
+    written.
     """
     charset = character_sets(source)
     dataset.SpecificCharacterSet = UTF8
@@ -1306,9 +1387,11 @@ def built_document(
     about: Dataset,
     supersedes: str = "",
 ) -> BuiltObject:
-    """Complete a person's statement on a result ``about``, which has no source image: identity and encoding.
+    """Complete and encode a person's statement about the result ``about``, in the character set of that
+    result.
 
-    It is in the character set of that result. Times and equipment must already be set.
+    Times and equipment must already be set. ``supersedes``: SOP Instance UID of the statement that it
+    replaces, "" for none.
     """
     document.SeriesDescription = series_description(context, kind)
     _freeze_times(document, context, str(about.get("TimezoneOffsetFromUTC") or ""))
@@ -1323,8 +1406,10 @@ def built_document(
 
 
 def _freeze_times(dataset: Dataset, context: ResultContext, offset: str) -> None:
-    """The time of the analysis, also in highdicom's own item, into which it writes the present time: so two
-    builds do not differ. And what highdicom's constructors do not accept of the maker.
+    """Set all times to the time of the analysis, so that two builds do not differ, and the attributes of the
+    maker that highdicom's constructors do not accept.
+
+    ``offset``: the Timezone Offset From UTC in which times are written, "" for that of this machine.
     """
     analysed = local(context.analysed_at, offset)
     date, time = f"{analysed:%Y%m%d}", f"{analysed:%H%M%S.%f}"
@@ -1348,7 +1433,7 @@ def _freeze_times(dataset: Dataset, context: ResultContext, offset: str) -> None
 
 
 def _right_references(dataset: Dataset, sources: Sequence[Source]) -> None:
-    """Name the source's own SOP class where the stand-in bore a successor (results.source)."""
+    """Correct references to the sources: name each one's own SOP class where highdicom got a successor of it."""
     classes = {source.uid: source.sop_class_uid for source in sources}
     for item in items(dataset):
         uid = str(item.get("ReferencedSOPInstanceUID") or "")
@@ -1359,7 +1444,7 @@ def _right_references(dataset: Dataset, sources: Sequence[Source]) -> None:
 
 
 def general_equipment(context: ResultContext) -> dict[str, Any]:
-    """Arguments of highdicom's constructors for General Equipment (PS3.3 C.7.5.1, C.7.5.2)."""
+    """The arguments of highdicom's constructors for General Equipment (PS3.3 C.7.5.1, C.7.5.2)."""
     return {
         "manufacturer": MANUFACTURER,
         "manufacturer_model_name": MODEL_NAME,
@@ -1369,17 +1454,22 @@ def general_equipment(context: ResultContext) -> dict[str, Any]:
 
 
 def software_versions(context: ResultContext) -> list[str]:
-    """The builder's version, not the release: the identity of a result decides all of its content."""
+    """The Software Versions of a result: the builder's version and the pipeline's; not the release of the
+    node.
+
+    A result is identified by what decides its content, and a new release need not change that.
+    """
     return [f"results {BUILDER_VERSION}", f"{context.pipeline} {context.pipeline_version}"[:64]]
 
 
 def contributing_equipment(
     context: ResultContext, offset: str, kind: ResultKind
 ) -> list[ContributingEquipment]:
-    """One item for the installation, and one for each of its models (IHE AIR 6.5.3.1).
+    """The items of Contributing Equipment Sequence: one for the node, and one for each of its models (IHE AIR
+    6.5.3.1).
 
-    ``offset``: as from ``envelope.offset_of``. Purposes are from CID 7005. A cleaned image has a second item
-    for the node, which changed the source's pixels.
+    ``offset``: Timezone Offset From UTC, "" if unknown. Purposes are from CID 7005. A cleaned image has a
+    second item for the node, which changed the source's pixels.
     """
     items = [node_equipment(context, offset, "AI node: built this object", codes.DCM.ProcessingEquipment)]
     if kind is ResultKind.CLEANED:
@@ -1401,7 +1491,9 @@ def contributing_equipment(
 
 
 def device_observer(context: ResultContext) -> ObserverContext:
-    """TID 1004 for this node; its UID is of this installation with this pipeline and its models."""
+    """The SR items (TID 1004) that name this node as observer; its UID is derived from installation, pipeline
+    and models.
+    """
     return ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
@@ -1415,7 +1507,7 @@ def device_observer(context: ResultContext) -> ObserverContext:
 
 
 def algorithm(model: contract.ModelRef, finding: contract.Finding | None = None) -> AlgorithmIdentification:
-    """TID 4019 of a model; for a finding with the operating threshold of its label."""
+    """The SR items (TID 4019) that name a model; for a ``finding`` with the operating threshold of its label."""
     threshold = finding.threshold if finding is not None else None
     parameters = None if threshold is None else [f"operating threshold {threshold:.4g}"]
     return AlgorithmIdentification(name=model.id, version=model.version, parameters=parameters)
@@ -1424,7 +1516,11 @@ def algorithm(model: contract.ModelRef, finding: contract.Finding | None = None)
 def node_equipment(
     context: ResultContext, offset: str, what: str, purpose: DicomCode
 ) -> ContributingEquipment:
-    """The node as equipment that did ``what``, for a ``purpose`` of CID 7005."""
+    """The item of Contributing Equipment Sequence that says that this node did ``what``, for a ``purpose`` of
+    CID 7005.
+
+    ``offset``: Timezone Offset From UTC, "" if unknown.
+    """
     uid = context.installation.device_uid
     return _item(context, offset, uid, MODEL_NAME, software_versions(context), what, purpose)
 
@@ -1438,6 +1534,10 @@ def _item(
     what: str,
     purpose: DicomCode,
 ) -> ContributingEquipment:
+    """An item of Contributing Equipment Sequence for the node or a model that did ``what``.
+
+    ``name`` and ``versions``: its model name and software versions; ``uid``: its Device UID.
+    """
     item = ContributingEquipment(
         manufacturer=MANUFACTURER,
         purpose_of_reference=purpose,
@@ -1456,7 +1556,8 @@ _OFFSET: Final = re.compile(r"([+-])([01]\d)([0-5]\d)")
 
 
 def dicom_datetime(moment: datetime, offset: str) -> str:
-    """Date and time as VR DT, without an offset.
+    """The moment as VR DT in the zone of ``offset`` (``+0100``; "" for this machine's), without the offset
+    itself.
 
     (0008,0201) gives the offset (PS3.3 C.12.1), and DCMTK refuses "+0000".
     """
@@ -1473,7 +1574,8 @@ def zone_of(offset: str) -> timezone | None:
 
 
 def local(moment: datetime, offset: str) -> datetime:
-    """In the source's Timezone Offset From UTC (0008,0201); without one, in this machine's zone.
+    """The moment in the zone of the Timezone Offset From UTC (0008,0201) ``offset``; for "" in this machine's
+    zone.
 
     An offset of our own choice would be a lie about the copied Study Date and Time, which it also governs.
     """

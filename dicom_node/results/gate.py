@@ -97,11 +97,12 @@ def check(
     sources: Sequence[Source],
     further: Callable[[Dataset, bytes], Iterable[str]] | None = None,
 ) -> None:
-    """Raise ResultRefused with all faults of ``data``, a complete Part 10 file.
+    """Check a built DICOM result before its release; raise ResultRefused that lists every fault found.
 
-    ``built`` is the data set that was encoded; ``sources`` are the images that it may refer to. It must have
-    the patient of the first source. ``further`` faults, by the object and its bytes before Pixel Data: of an
-    object that shall not name the patient.
+    ``data``: the complete Part 10 file. ``built``: the data set that was encoded into it. ``sources``: the
+    images that the object may refer to; it must have the patient of the first. ``further``: a function that
+    takes the object and its bytes before Pixel Data, and yields further faults; it is passed for objects that
+    must not name the patient, and replaces the check that the patient is named.
     """
     with quiet_pydicom():
         read, pixel_bytes, header = _read(data)
@@ -123,9 +124,11 @@ def check(
 
 
 def check_assessment(data: bytes, built: Dataset, report: Dataset) -> None:
-    """Check an object with a person's assessment of our ``report``; the patient is the report's.
+    """Check an SR with a person's assessment of our ``report`` before its release; raise ResultRefused with
+    all faults.
 
-    Raises ResultRefused.
+    ``data``: the complete Part 10 file. ``built``: the data set that was encoded into it. Its patient and
+    study must be those of the report.
     """
     kind = ResultKind.ASSESSMENT
     with quiet_pydicom():
@@ -145,8 +148,9 @@ def check_assessment(data: bytes, built: Dataset, report: Dataset) -> None:
 
 
 def _read(data: bytes) -> tuple[Dataset, int | None, bytes]:
-    """The data set before Pixel Data, the length of that (None unless it reaches just to the end), and the
-    bytes before it.
+    """Parse a Part 10 file into (data set before Pixel Data, length of Pixel Data, bytes before Pixel Data).
+
+    The length is in bytes; None unless Pixel Data is there and reaches exactly to the end of the file.
     """
     buffer = io.BytesIO(data)  # shares the bytes: a cine is not copied
     read = pydicom.dcmread(buffer, stop_before_pixels=True)
@@ -157,11 +161,13 @@ def _read(data: bytes) -> tuple[Dataset, int | None, bytes]:
 
 
 def _refuse(kind: ResultKind, problems: Sequence[str]) -> None:
+    """Raise ResultRefused with these faults of a result of this kind, each once; do nothing if there is none."""
     if problems:
         raise ResultRefused(f"{kind} result not released: " + "; ".join(dict.fromkeys(problems)))
 
 
 def _keeps_identity(read: Dataset, kind: ResultKind) -> list[str]:
+    """Faults of an object that must name the patient: marked as de-identified, or without its source images."""
     return _those_that_hold(
         {
             "PatientIdentityRemoved must not be YES: it names the patient": (
@@ -176,11 +182,15 @@ def _keeps_identity(read: Dataset, kind: ResultKind) -> list[str]:
 
 
 def _those_that_hold(faults: Mapping[str, bool]) -> list[str]:
+    """The keys whose value is True: ``faults`` maps the text of each fault to whether the object has it."""
     return [fault for fault, holds in faults.items() if holds]
 
 
 def _same_as_built(read: Dataset, built: Dataset) -> Iterator[str]:
-    """What is read back is what was built: text that the character set cannot hold would show here."""
+    """Yield a fault for each attribute that reads back from the file with another value than was encoded.
+
+    Text that the character set cannot hold would show here.
+    """
     if read.file_meta.get("MediaStorageSOPInstanceUID") != read.get("SOPInstanceUID"):
         yield "the file meta information names another object"
     for element in built:
@@ -191,6 +201,9 @@ def _same_as_built(read: Dataset, built: Dataset) -> Iterator[str]:
 
 
 def _complete(read: Dataset, kind: ResultKind) -> Iterator[str]:
+    """Yield a fault for each Type 1 or 2 attribute that the object's kind or IOD requires and that is
+    missing.
+    """
     for keyword in (*_TYPE_1, *(_TYPE_1_OF_PICTURES if kind in _PICTURES else _TYPE_1_OF_KIND[kind])):
         if keyword not in read or read[keyword].value in (None, "", []):
             yield f"{keyword} (Type 1) is missing"
@@ -204,6 +217,7 @@ def _complete(read: Dataset, kind: ResultKind) -> Iterator[str]:
 
 
 def _uids(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
+    """Yield faults of UIDs: malformed, equal to a UID of a source image, or one tracking UID in two groups."""
     theirs = {source.uid for source in sources} | {source.series_uid for source in sources}
     # The study's UID is the source's, whatever it is: under another the PACS would not find the study.
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
@@ -222,6 +236,7 @@ def _uids(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
 
 
 def _of_this_patient(read: Dataset, source: Source) -> Iterator[str]:
+    """Yield a fault for each patient or study attribute that differs from that of the source image."""
     for keyword in COPIED:
         theirs, ours = source.header.get(keyword), read.get(keyword)
         if keyword in source.header and source.header[keyword].VR == "SQ":
@@ -231,6 +246,7 @@ def _of_this_patient(read: Dataset, source: Source) -> Iterator[str]:
 
 
 def _series(read: Dataset, sources: Sequence[Source]) -> list[str]:
+    """Faults of the series: number below 9000, no "AI" in its description, or another study than the sources."""
     description, study = str(read.get("SeriesDescription") or ""), str(read.get("StudyInstanceUID"))
     return _those_that_hold(
         {
@@ -242,6 +258,7 @@ def _series(read: Dataset, sources: Sequence[Source]) -> list[str]:
 
 
 def _marked_as_ours(read: Dataset, kind: ResultKind) -> Iterator[str]:
+    """Yield faults of the attributes that mark the object as made by this product and as unverified."""
     if not is_own_result(read):
         yield "Contributing Equipment does not name this product"
     for keyword, wanted, fault in _VALUES.get(kind, ()):
@@ -250,6 +267,9 @@ def _marked_as_ours(read: Dataset, kind: ResultKind) -> Iterator[str]:
 
 
 def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]) -> Iterator[str]:
+    """Yield a fault for each reference to an object that is neither a source, nor an earlier image or report,
+    nor the report that is replaced, and for each reference with a wrong SOP class or frame.
+    """
     known = {source.uid: source for source in sources}
     earlier = {
         one.SOPInstanceUID: one for image in context.previous.values() for one in (image.image, image.report)
@@ -280,7 +300,9 @@ def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]
 
 
 def _graphics(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
-    """SCOORD and PIXEL graphics: closed, with an area, inside the image; measured lines are open."""
+    """Yield faults of SCOORD and PIXEL graphics: they must lie inside the image; regions must be closed
+    polygons with an area, and measured lengths open lines or outlines.
+    """
     known = {source.uid: source for source in sources}
     lengths = {  # what numbers were measured on (TID 320)
         id(line)
@@ -307,6 +329,11 @@ def _graphics(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
 def _inside(
     graphic: Dataset, images: Sequence[Dataset], known: dict[str, Source], *, line: bool = False
 ) -> Iterator[str]:
+    """Yield faults of one graphic: its form, and points outside the images that it refers to.
+
+    ``images``: the items that reference these images. ``known``: the source images by UID. ``line``: whether
+    the graphic is a measured length and not a region.
+    """
     data = [float(number) for number in graphic.get("GraphicData") or []]
     points = list(zip(data[::2], data[1::2], strict=False))
     if line and (len(points) < 2 or len(data) % 2 or (len(points) < 4 and points[0] == points[-1])):
@@ -324,7 +351,7 @@ def _inside(
 
 
 def _document(read: Dataset) -> list[str]:
-    """A PDF that is whole (PS3.3 C.24.2), and that names the patient."""
+    """Faults of an encapsulated PDF: its stated length is wrong (PS3.3 C.24.2), or the PDF is incomplete."""
     data = bytes(read.get("EncapsulatedDocument") or b"")
     length = int(read.get("EncapsulatedDocumentLength") or 0)
     is_whole = data.startswith(b"%PDF-") and data[:length].rstrip().endswith(b"%%EOF")
@@ -339,7 +366,11 @@ def _document(read: Dataset) -> list[str]:
 
 
 def _pixels(read: Dataset, pixel_bytes: int | None) -> Iterator[str]:
-    """Pixel Data of the length that the Image Pixel module says (PS3.5 8.1.1: padded to an even one)."""
+    """Yield a fault if Pixel Data has not the length that the Image Pixel module says (PS3.5 8.1.1: padded to
+    even).
+
+    ``pixel_bytes``: its real length; None if it does not reach exactly to the end of the file.
+    """
     frames = int(read.get("NumberOfFrames") or 1)
     bits = frames * int(read.Rows) * int(read.Columns) * int(read.SamplesPerPixel) * int(read.BitsAllocated)
     size = (bits + 7) // 8
@@ -348,17 +379,21 @@ def _pixels(read: Dataset, pixel_bytes: int | None) -> Iterator[str]:
 
 
 def _sequence(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    """The items of a sequence attribute; empty if it is missing or no sequence."""
     if keyword not in dataset or dataset[keyword].VR != "SQ":
         return ()
     return list(dataset[keyword].value)
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Compare values as text, item by item; bytes by their hash; a lone value and a list of it are equal."""
+    """Whether two values are equal as text, item by item; a single value equals a list that holds only it."""
     return bool(_plain(one) == _plain(other))
 
 
 def _plain(value: Any) -> Any:
+    """A value in a form that can be compared: text without padding, a hash of bytes, or a list or dictionary
+    of these.
+    """
     if value is None or (isinstance(value, (str, list)) and len(value) == 0):
         return ""
     if isinstance(value, Dataset):

@@ -138,10 +138,10 @@ _OVERLAY_ROWS, _ACTIVATION_LAYER = 0x0010, 0x1001
 
 
 def build_presentation(context: ResultContext, report: ImageReport, uid: str) -> Dataset:
-    """Presentation state of one image: grayscale for MONOCHROME images, colour for all others.
+    """Build the presentation state of one image: grayscale for MONOCHROME images, colour for all others.
 
     A state replaces the image's own window, rescale, polarity, shutter and overlays (PS3.4 N.2), so these are
-    copied, and the overlays stay visible.
+    copied, and the overlays stay visible. ``uid``: its SOP Instance UID.
     """
     source = report.source
     # Overlay Activation (PS3.3 C.11.7) is of each of the image's overlay planes.
@@ -187,7 +187,9 @@ def build_presentation(context: ResultContext, report: ImageReport, uid: str) ->
 
 
 def _copy_shutter(state: Dataset, source: Source) -> None:
-    """Display Shutter (PS3.3 C.7.6.11) and its colour (C.11.12): black, if the image gives none."""
+    """Copy the image's Display Shutter (PS3.3 C.7.6.11) and its colour (C.11.12) into the state; black
+    without a colour.
+    """
     shapes = [shape for shape in listed(source.header.get("ShutterShape")) if shape in _SHUTTER]
     whole = [shape for shape in shapes if all(source.header.get(word) for word in _SHUTTER[shape])]
     if not whole:
@@ -201,7 +203,7 @@ def _copy_shutter(state: Dataset, source: Source) -> None:
 
 @cache
 def srgb_profile() -> bytes:
-    """sRGB as a profile of class ``scnr`` with a fixed date.
+    """The sRGB colour profile (ICC) as an input profile of class ``scnr`` with a fixed date.
 
     PS3.3 C.11.15.1.1 requires an input profile (scnr or spac); Pillow makes a monitor profile (mntr) with the
     present date.
@@ -215,7 +217,12 @@ def srgb_profile() -> bytes:
 def _annotations(
     report: ImageReport, lines: GraphicLayer, texts: GraphicLayer, image: Dataset
 ) -> Iterator[GraphicAnnotation]:
-    """Measured lines, the boxes of each frame, with their names where there are several, and two lines."""
+    """Yield the graphics of a presentation state: measured lines, boxes of findings by frame, their names,
+    short result.
+
+    Names stand beside boxes only if a frame has several. ``lines`` and ``texts``: the layers for graphics and
+    words. ``image``: the stand-in of the image.
+    """
     several = report.source.frames > 1
     for measured, pieces in _measured_lines(report.measured):
         yield GraphicAnnotation(
@@ -245,7 +252,11 @@ def _annotations(
 
 
 def _letters_in(display: Picture, place: tuple[float, float, float, float]) -> float:
-    """How much in this place looks like letters of the picture: the share of sharp steps, in hundredths."""
+    """How much of a place looks like letters: the share of sharp steps between neighbouring pixels, rounded
+    to 0.01.
+
+    ``display``: the displayed picture. ``place``: left, top, right, bottom as shares (0 to 1) of its size.
+    """
     rows, columns = display.shape[:2]
     left, top, right, bottom = place
     part = display[int(top * rows) : int(bottom * rows), int(left * columns) : int(right * columns)]
@@ -256,6 +267,10 @@ def _letters_in(display: Picture, place: tuple[float, float, float, float]) -> f
 def _graphic(
     kind: str, points: npt.NDArray[np.float64] | None, one: TrackedMeasurement | ReportedFinding
 ) -> GraphicObject:
+    """A graphic of this Graphic Type (``kind``) with the tracking UID of a finding or measurement.
+
+    ``points``: ``[points, 2]``, column and row in pixels.
+    """
     return GraphicObject(
         kind, points, units="PIXEL", tracking_id=one.identifier, tracking_uid=one.tracking_uid
     )
@@ -264,8 +279,11 @@ def _graphic(
 def _measured_lines(
     measured: Sequence[TrackedMeasurement],
 ) -> Iterator[tuple[TrackedMeasurement, list[npt.NDArray[np.float64]]]]:
-    """The lines that a model measured, each once: an outline, or the pieces of an open line, because programs
-    take a POLYLINE for a region of the report. What was read from the picture is in it already.
+    """Yield each measurement by a model with the lines to draw for it, each line once: an outline, or
+    straight pieces.
+
+    Open lines are cut into pieces because programs take a POLYLINE for a region of the report. Measurements
+    that were read from the picture are left out: their lines are in it already.
     """
     drawn: set[bytes] = set()
     by_model = [one for one in measured if one.measurement.model is not None]
@@ -281,7 +299,7 @@ def _measured_lines(
 
 
 def _label(located: ReportedFinding) -> TextObject:
-    """The name above a finding's box, or in it at the upper edge of the image.
+    """The text object with a finding's name, placed above its box, or in it at the upper edge of the image.
 
     It has a place of its own: without one DICOMscope writes it left of the anchor, outside the image.
     """
@@ -304,6 +322,7 @@ def _label(located: ReportedFinding) -> TextObject:
 
 
 def _modality_lut(source: Source) -> hd.ModalityLUTTransformation:
+    """The modality transformation of a grey image: its Modality LUT, else rescale intercept and slope."""
     header = source.header
     tables = header.get("ModalityLUTSequence")
     if tables and (table := _table(source, tables[0])):
@@ -317,7 +336,9 @@ def _modality_lut(source: Source) -> hd.ModalityLUTTransformation:
 
 
 def _voi(source: Source) -> SoftcopyVOILUTTransformation:
-    """The image's VOI LUTs or windows; without any the whole range, or a viewer would choose its own."""
+    """The display transformation of a grey image: its VOI LUTs and first window; without any the full range
+    of values, or a viewer would choose its own.
+    """
     header = source.header
     luts = [
         _with_depth(hd.VOILUT(**lut), table)
@@ -341,6 +362,7 @@ def _voi(source: Source) -> SoftcopyVOILUTTransformation:
 
 
 def _full_range(source: Source) -> SoftcopyVOILUTTransformation:
+    """A window over all values that the pixels of an image can have after the modality transformation."""
     tables = source.header.get("ModalityLUTSequence")
     if tables and _table(source, tables[0]):
         width = 2.0 ** int(tables[0].LUTDescriptor[2])
@@ -353,7 +375,9 @@ def _full_range(source: Source) -> SoftcopyVOILUTTransformation:
 
 
 def _table(source: Source, table: Dataset) -> dict[str, Any] | None:
-    """A LUT for highdicom; None for one by which no picture can be shown."""
+    """The arguments with which highdicom makes a LUT of this sequence item; None if no picture can be shown
+    by it.
+    """
     try:
         numbers, first, _ = lut_of(table, source.header)
     except ValueError:
@@ -366,9 +390,10 @@ def _table(source: Source, table: Dataset) -> dict[str, Any] | None:
 
 
 def _with_depth(lut: Dataset, table: Dataset) -> Dataset:
-    """Bits per entry as in the source: highdicom knows 8 and 16, but 10 and 12 are the usual ones.
+    """Set the bits per entry of highdicom's ``lut`` as in the source's ``table``; returns ``lut``.
 
-    The number is the range of the output (PS3.3 C.11.2.1.1), so 16 for 12 would show a black image.
+    highdicom knows only 8 and 16, but 10 and 12 are the usual ones. The number is the range of the output
+    (PS3.3 C.11.2.1.1), so 16 for 12 would show a black image.
     """
     lut.LUTDescriptor = [lut.LUTDescriptor[0], lut.LUTDescriptor[1], int(table.LUTDescriptor[2])]
     return lut
@@ -384,9 +409,10 @@ _OTHER_LETTERS: Final = "(in letters that this page cannot show)"
 class SummaryPage:
     """The content of a job's summary page.
 
-    ``content``: title, lines on the patient, picture or why there is none, captions, texts of the results,
-    last lines. ``source``: the image in the picture, ``frame``: its frame (from 1); ``filled``: whether the
-    picture shows the cleaned image.
+    ``content``: (title, lines on the patient, picture or why there is none, captions, texts of the results,
+    last lines). ``source``: the image in the picture, ``frame``: its frame (from 1); ``filled``: whether the
+    picture shows the cleaned image, in which pixels were filled. ``what``: a sentence that describes the
+    page.
     """
 
     content: tuple[str, Sequence[str], PagePicture | str, Sequence[str], Sequence[str], Sequence[str]]
@@ -397,7 +423,7 @@ class SummaryPage:
 
 
 def summary_of(report: Report) -> SummaryPage:
-    """The page on all images of a job, with a picture of the most important one.
+    """Make the content of the page on all images of a job, with a picture of the most important one.
 
     If an image may have names burned in, the page shows the cleaned image, or none if the cleaning was not
     verified; none at all if the AI did not run, because the images may not decode. Raises PixelError if the
@@ -437,7 +463,11 @@ def summary_of(report: Report) -> SummaryPage:
 
 
 def build_page(report: Report, summary: SummaryPage, uid: str) -> Dataset:
-    """The page as a picture; without a body part if the images have different ones."""
+    """Build the summary page as a picture (secondary capture); it names no body part if the images have
+    different ones.
+
+    ``uid``: its SOP Instance UID.
+    """
     return _picture(
         report.context,
         report.sources,
@@ -453,8 +483,11 @@ def build_page(report: Report, summary: SummaryPage, uid: str) -> Dataset:
 
 
 def _importance(image: ImageReport, report: Report) -> tuple[int, bool]:
-    """Images with what is suspected come first, then those with what is not excluded or was measured; of such
-    the ones that may be shown."""
+    """A sort key by which the most important images of a job come first: suspected, then measured or not
+    excluded.
+
+    Among equals, images whose picture may be shown come first.
+    """
     decisions = {one.decision for one in image.findings if one.code != BURNED_IN}
     hidden = image.cleaned is None and _may_show_names(image, report)
     if Decision.PRESENT in decisions:
@@ -464,7 +497,7 @@ def _importance(image: ImageReport, report: Report) -> tuple[int, bool]:
 
 
 def _may_show_names(image: ImageReport, report: Report) -> bool:
-    """Whether names may be burned into the image: it is an ultrasound, or such text was looked for."""
+    """Whether names may be burned into the image: it is an ultrasound, or the pipeline looked for such text."""
     return (
         report.drawn_on == "cleaned"
         or image.source.header.get("Modality") == "US"
@@ -473,7 +506,9 @@ def _may_show_names(image: ImageReport, report: Report) -> bool:
 
 
 def _foot(report: Report) -> list[str]:
-    """The warning, and the models' names and versions in 200 characters, those too many counted."""
+    """The last lines of the page: the warning and time, and the models with versions, of which 200 characters
+    are named and the others counted.
+    """
     context = report.context
     analysed = local(context.analysed_at, offset_of(report.sources[0]))
     names = [f"{model.id} {model.version}" for model in context.models]
@@ -487,7 +522,9 @@ def _foot(report: Report) -> list[str]:
 
 
 def _head(header: Dataset) -> list[str]:
-    """Name; ID, birth date and sex; date, accession number and description of the study."""
+    """The lines on the patient: name; ID, birth date and sex; date, accession number and description of the
+    study.
+    """
     identity = [
         f"ID: {_value(header, 'PatientID')}",
         f"Born: {_date(_value(header, 'PatientBirthDate'))}",
@@ -503,7 +540,9 @@ def _head(header: Dataset) -> list[str]:
 
 
 def _patient_name(header: Dataset) -> str:
-    """Family name, a comma and the others, of the first group (PS3.5 6.2.1) whose letters can be drawn."""
+    """The patient's name as "family name, other names", of the first group (PS3.5 6.2.1) whose letters can be
+    drawn.
+    """
     groups = [group.strip("^ ") for group in str(header.get("PatientName") or "").split("=")]
     given = [group for group in groups if group]
     group = next(filter(drawable, given), None)
@@ -514,17 +553,21 @@ def _patient_name(header: Dataset) -> str:
 
 
 def _value(header: Dataset, keyword: str) -> str:
+    """The attribute's value for the page, or words that say that it is missing or cannot be drawn."""
     text = str(header.get(keyword) or "").strip() or _NOT_GIVEN
     return text if drawable(text) else _OTHER_LETTERS
 
 
 def _date(text: str) -> str:
-    """19700131 as 1970-01-31, anything else as it is."""
+    """The DICOM date 19700131 as 1970-01-31; any other text unchanged."""
     return re.sub(r"^(\d{4})(\d{2})(\d{2})$", r"\1-\2-\3", text)
 
 
 def _name(source: Source, sources: Sequence[Source], frame: int, *, cleaned: bool) -> str:
-    """Which image the picture is of, and how it was taken."""
+    """A caption that names the image in the picture: its number, view and frame, and whether it was cleaned.
+
+    The number is left out if ``sources`` has only one image.
+    """
     view = view_of(source)
     position = source.view or (view.meaning if view else "")
     parts = (
@@ -538,13 +581,16 @@ def _name(source: Source, sources: Sequence[Source], frame: int, *, cleaned: boo
 
 
 def _counted(images: int) -> str:
+    """The number with its noun: "1 image", "2 images"."""
     return f"{images} image{'s' if images > 1 else ''}"
 
 
 def build_annotated(report: Report, image: ImageReport, cleaned: DerivedImage | None, uid: str) -> Dataset:
-    """The image, or its ``cleaned`` version, with boxes, names, probabilities and measured lines.
+    """Build the picture of an image, or of its ``cleaned`` version, with boxes, names, probabilities and
+    measured lines.
 
-    Of a cine the frame with the first finding is shown.
+    Of a cine the frame with the first finding is shown. ``cleaned``: None to draw on the source; ``uid``: SOP
+    Instance UID of the picture.
     """
     source, frame = image.source, first_frame(image.located)
     shown = [one for one in image.located if (one.finding.frame or 1) == frame]
@@ -582,9 +628,11 @@ def build_heatmap(
     cleaned: DerivedImage | None,
     uid: str,
 ) -> Dataset:
-    """The image, or its ``cleaned`` version, under the heat map (0 to 1) of a finding, with a colour bar.
+    """Build the picture of an image, or of its ``cleaned`` version, under a finding's heat map (0 to 1), with
+    a colour bar.
 
-    ``rank`` 1 is the likeliest finding.
+    ``rank``: 1 for the likeliest finding, its Instance Number. ``cleaned``: None to draw on the source;
+    ``uid``: SOP Instance UID of the picture.
     """
     assert finding.evidence is not None
     frame = finding.frame or 1
@@ -603,7 +651,7 @@ def build_heatmap(
 
 
 def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
-    """A black picture of the image's size with the text that the AI did not run, and the reason.
+    """Build a black picture of the image's size with the text that the AI did not run, and the reason.
 
     The image is not shown: it may not decode, and its burned-in text was not removed. The picture is small if
     the image's header was refused.
@@ -626,10 +674,11 @@ def _picture(
     filled: bool = False,
     shown: Source | None = None,
 ) -> Dataset:
-    """The first of ``sources`` gives patient, study and series; ``shown`` is the image on a page of several.
+    """Build a secondary capture of RGB ``pixels``; the first of ``sources`` gives patient, study and series.
 
-    ``frame`` and ``number`` (Instance Number) count from 1. ``filled``: whether it shows a cleaned image, in
-    which some pixels were never measured.
+    ``frame``: the frame shown, ``number``: Instance Number, both from 1. ``what``: a sentence that describes
+    the picture. ``filled``: whether it shows a cleaned image, in which some pixels were never measured.
+    ``shown``: on a page about several images the one in its picture; None for a picture of one image.
     """
     source, *_ = sources
     picture = SCImage.from_ref_dataset(
@@ -661,7 +710,7 @@ def _picture(
 
 
 def display_of(source: Source, cleaned: DerivedImage | None, frame: int) -> Picture:
-    """A frame (from 1) as displayed: from the cleaned image if there is one, else from the source.
+    """A frame (from 1) as it is displayed, from the ``cleaned`` image if there is one, else from the source.
 
     Raises PixelError, and ResultRefused for a cleaned image of another size.
     """
@@ -675,7 +724,11 @@ _DATETIME: Final = re.compile(r"\d{14}(\.\d{1,6})?([+-]\d{4})?")  # PS3.5 6.2, w
 
 
 def build_pdf(report: Report, summary: SummaryPage, uid: str) -> Dataset:
-    """The page as a document on all images; marked unverified, because a program made it."""
+    """Build the summary page as an Encapsulated PDF on all images, marked unverified because a program made
+    it.
+
+    ``uid``: its SOP Instance UID. Raises ResultRefused without the connector that writes PDF files.
+    """
     context, sources = report.context, report.sources
     page = lay_out_page(*summary.content)
     if not (writer := installed("documents").get("pdf")):
@@ -724,9 +777,7 @@ _CINE: Final = (
 def build_cleaned(
     context: ResultContext, source: Source, image: DerivedImage, mask: DerivedImage | None, uid: str
 ) -> Dataset:
-    """The cleaned picture of one source.
-
-    Raises ResultRefused unless the cleaning was verified.
+    """Build the cleaned picture of one source. Raises ResultRefused unless the cleaning was verified.
 
     ``image`` has samples ``[frames,] rows, columns[, 3]`` as stored in the source, ``mask`` the same without
     colour, nonzero in filled pixels. Grey stays grey with the source's depth, sign, window and rescale.
@@ -775,7 +826,10 @@ def filled(source: Source, mask: DerivedImage) -> npt.NDArray[np.bool_]:
 
 
 def _is_untouched(region: Dataset, changed: npt.NDArray[np.bool_]) -> bool:
-    """False also of a region that does not lie in the image: it is of another one (PS3.3 C.8.5.5.1.1)."""
+    """Whether an ultrasound region lies in the image and none of its pixels was changed.
+
+    A region outside the image belongs to another one (PS3.3 C.8.5.5.1.1).
+    """
     corners = [region.get(f"RegionLocation{end}") for end in ("MinX0", "MinY0", "MaxX1", "MaxY1")]
     if not all(isinstance(corner, int) for corner in corners):
         return False
@@ -786,7 +840,10 @@ def _is_untouched(region: Dataset, changed: npt.NDArray[np.bool_]) -> bool:
 
 
 def _derivation(image: DerivedImage, context: ResultContext, by_hand: str) -> str:
-    """Derivation Description (0028,2111), VR ST: 1,024 characters."""
+    """The Derivation Description (0028,2111) of a cleaned image, at most 1,024 characters (VR ST).
+
+    ``by_hand``: a sentence about boxes that a person drew, "" for none.
+    """
     proof = f" SHA-256 outside the mask: {image.outside_sha256}." if image.outside_sha256 else ""
     marked = f" {by_hand}." if by_hand else ""
     return (
@@ -796,12 +853,17 @@ def _derivation(image: DerivedImage, context: ResultContext, by_hand: str) -> st
 
 
 def modality_of(source: Source) -> str:
-    """Modality (0008,0060) of a cleaned image and its series: the source's modality."""
+    """The Modality (0008,0060) of a cleaned image and its series: the source's, "OT" if it has none."""
     return str(source.header.get("Modality") or "OT")
 
 
 def _cine(source: Source, frames: PixelArray, photometric: str, arguments: dict[str, Any]) -> Dataset:
-    """Multi-frame SC (PS3.3 A.8.3 byte, A.8.4 word, A.8.5 true colour), built with one frame in memory."""
+    """Build a multi-frame secondary capture (PS3.3 A.8.3 byte, A.8.4 word, A.8.5 true colour), one frame at a
+    time.
+
+    ``photometric``: the cleaned image's Photometric Interpretation; ``arguments``: those of
+    ``header_arguments``. Raises ResultRefused for grey frames that are MONOCHROME1 or signed.
+    """
     colour = frames.ndim == 4
     if not colour and (photometric != "MONOCHROME2" or source.header.get("PixelRepresentation")):
         raise ResultRefused(
@@ -848,8 +910,9 @@ def _cine(source: Source, frames: PixelArray, photometric: str, arguments: dict[
 
 
 def frames_of(source: Source, image: DerivedImage) -> PixelArray:
-    """Frames as ``[frames, rows, columns(, 3)]``. Raises ResultRefused if number or size differ from the
-    source.
+    """The frames of a cleaned image as ``[frames, rows, columns(, 3)]``.
+
+    Raises ResultRefused if number, size or type of the samples do not fit the source.
     """
     frames = image.frames
     colour = image.photometric == "RGB"
@@ -874,6 +937,9 @@ def frames_of(source: Source, image: DerivedImage) -> PixelArray:
 
 
 def _still(source: Source, image: DerivedImage, pixels: PixelArray, arguments: dict[str, Any]) -> Dataset:
+    """Build a single-frame secondary capture of a cleaned image; ``arguments``: those of
+    ``header_arguments``.
+    """
     picture = SCImage.from_ref_dataset(
         source.stand_in,
         # SCImage takes unsigned samples only; the bits are the same and Pixel Representation is set below.
@@ -901,7 +967,9 @@ def _still(source: Source, image: DerivedImage, pixels: PixelArray, arguments: d
 
 
 def _describe_time(picture: Dataset, source: Source, frames: int) -> None:
-    """Multi-frame and Cine modules: the source's own frame times, else its rate, else page numbers."""
+    """Set the Multi-frame and Cine modules: the source's own frame times, else its frame rate, else page
+    numbers.
+    """
     rates = (decimal_of(source.header, word, 0.0) for word in ("CineRate", "RecommendedDisplayFrameRate"))
     rate = next((one for one in rates if one > 0), 0.0)
     given = next(filter(source.header.get, ("FrameTimeVector", "FrameTime")), "")
@@ -916,7 +984,7 @@ def _describe_time(picture: Dataset, source: Source, frames: int) -> None:
 
 
 def cleaned_class(frames: PixelArray) -> str:
-    """The SOP class of a cleaned image with these ``frames_of`` its source."""
+    """The SOP class UID for a cleaned image; ``frames``: its samples, as ``frames_of`` returns them."""
     if len(frames) == 1:
         return str(SecondaryCaptureImageStorage)
     if frames.ndim == 4:
@@ -937,11 +1005,12 @@ def is_empty(image: DerivedImage) -> bool:
 
 
 def build_segmentation(context: ResultContext, source: Source, image: DerivedImage, uid: str) -> Dataset:
-    """Binary segmentation with one segment and one frame. Raises ResultRefused for a mask of another size.
+    """Build the binary segmentation of removed text, with one segment and one frame.
 
     Its category is from CID 7150, its type from our own scheme. For a cine it marks pixels that were changed
     in any frame, and refers to all frames: highdicom makes no multi-frame segmentation of images without a
-    frame of reference, and ultrasound has none.
+    frame of reference, and ultrasound has none. ``image``: the mask; ResultRefused is raised if it has
+    another size.
     """
     return _segmentation(
         context,
@@ -966,7 +1035,8 @@ def build_segmentation(context: ResultContext, source: Source, image: DerivedIma
 
 
 def build_organs(context: ResultContext, source: Source, image: DerivedImage, uid: str) -> Dataset:
-    """Binary segmentation with one segment for each organ that the model outlined, in a series of its own.
+    """Build the binary segmentation with one segment for each organ that the model outlined, in a series of
+    its own.
 
     Category and types are from CID 7150 and CID 7151. Raises ResultRefused for masks of another size.
     """
@@ -1013,7 +1083,11 @@ def _segmentation(
     segments: Sequence[SegmentDescription],
     **arguments: Any,
 ) -> Dataset:
-    """``masks``: ``[1, rows, columns]``, or ``[1, rows, columns, segments]``."""
+    """Build a binary segmentation of one image from ``masks`` ``[1, rows, columns]`` or ``[1, rows, columns,
+    segments]``.
+
+    ``arguments``: further arguments of highdicom's constructor.
+    """
     # The stand-in as a single-frame secondary capture; envelope.complete names the true SOP class again.
     image = deepcopy(source.stand_in)  # the elements too: the stand-in is used again
     image.SOPClassUID = SecondaryCaptureImageStorage
@@ -1035,6 +1109,9 @@ def _segmentation(
 
 
 def _algorithm(context: ResultContext, models: Sequence[ModelRef]) -> hd.AlgorithmIdentificationSequence:
+    """The algorithm identification of a segmentation: the first of ``models``, or the pipeline if there is
+    none.
+    """
     named = ((model.id, model.version) for model in models)
     name, version = next(named, (context.pipeline, context.pipeline_version))
     return hd.AlgorithmIdentificationSequence(name, codes.DCM.ArtificialIntelligence, version)

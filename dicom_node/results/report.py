@@ -85,9 +85,11 @@ Number = tuple[CodedConcept | DicomCode, float, DicomCode]
 class ReportedFinding:
     """One finding at one place of an image, or in the image as a whole (``region`` None).
 
-    ``finding`` has no region but this one. ``presence``: the concept of its decision. ``outline``: the place
-    as a closed polyline ``[points, 2]`` in SCOORD and PIXEL coordinates. ``identifier``: Tracking Identifier
-    (112039), which names the finding, unique within one report. Absent findings have no tracking UID ("").
+    ``finding`` has no region but this one. ``presence``: the code of its decision. ``number``: its
+    probability or score, ``cut_off``: the threshold; None without one. ``sites``: codes of the location and
+    the side (None for no side); () if no location is known. ``outline``: the place as a closed polyline
+    ``[points, 2]`` in SCOORD and PIXEL coordinates. ``identifier``: Tracking Identifier (112039), which names
+    the finding, unique within one report. Absent findings have no tracking UID ("").
     """
 
     source: Source
@@ -106,7 +108,8 @@ class ReportedFinding:
 class TrackedMeasurement:
     """A measurement with its tracking UID.
 
-    ``identifier``: Tracking Identifier (112039). ``lines``: ``[points, 2]`` each, as SCOORD.
+    ``identifier``: Tracking Identifier (112039). ``lines``: the measured lines, each ``[points, 2]`` in
+    SCOORD coordinates.
     """
 
     measurement: Measurement
@@ -119,12 +122,14 @@ class TrackedMeasurement:
 class ImageReport:
     """What all results say of one image.
 
-    ``lines``: the short result and what must be read wherever it is. ``answers``: the outcome of the analysis
-    as coded evaluations, name and value. ``findings``: all of the image, ranked; ``located``: those that are
-    reported and not absent, by place; ``absent``: those that were looked for and not found. ``remarks``:
-    quality notes for who reads on. ``parts``: what its comparison adds to the UID of an object.
-    ``has_call``: whether somebody should look: something is suspected, or measured where nothing else was
-    looked for, or the film is no usual one.
+    ``name``: the title of its result. ``lines``: the short result, and sentences that must stand wherever it
+    is shown. ``answers``: the outcome of the analysis as coded (name, value). ``findings``: all findings,
+    ranked; ``located``: those that are reported and not absent, one for each place; ``absent``: those that
+    were looked for and not found. ``measured``: the measurements. ``remarks``: quality notes for a person who
+    reads the whole report. ``images``: pictures that the pipeline made of it. ``parts``: texts that its
+    comparison with earlier images adds to the UIDs of its objects. ``has_call``: whether a person should look
+    at it: something is suspected, or measured where nothing else was looked for, or the radiograph is
+    unusual.
     """
 
     source: Source
@@ -146,21 +151,22 @@ class ImageReport:
 
     @property
     def cleaned(self) -> DerivedImage | None:
-        """The cleaned image, None where it was not verified."""
+        """The cleaned image; None if there is none or its cleaning was not verified."""
         return next((one for one in self.of_kind(ImageKind.CLEANED) if one.verified), None)
 
     @property
     def measurements(self) -> list[Measurement]:
-        """The measurements without their tracking."""
+        """The measurements without their tracking UIDs."""
         return [one.measurement for one in self.measured]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Report:
-    """What all results of a job say. ``located``: the findings of all images, for a reader: ranked.
+    """What all results of a job say. ``located``: the findings of all images, ranked.
 
-    ``purged``: remarks on images of earlier jobs that have been deleted here since. ``compared``: the earlier
-    images that the comparisons use. ``parts``: what tells the report's UID from that of another one.
+    ``purged``: sentences on images of earlier jobs that have been deleted here since. ``compared``: the
+    earlier images that the comparisons use. ``parts``: texts from which the report's UID is derived too.
+    ``drawn_on``: the pixels on which pictures may be drawn, "source" or "cleaned"; "" if on none.
     ``incomplete``: images of the study are missing in the results.
     """
 
@@ -181,13 +187,15 @@ class Report:
 
     @property
     def fetus(self) -> str:
-        """The fetus that all measurements are of; "" if one is of the patient, or of another fetus."""
+        """The letter or number of the fetus that all measurements are of; "" if one is of the patient or of
+        another fetus.
+        """
         fetuses = {one.fetus for image in self.images for one in image.measurements}
         return fetuses.pop() if len(fetuses) == 1 else ""
 
 
 def report_of(context: ResultContext, sources: Sequence[Source], result: PipelineResult) -> Report:
-    """The report on all images of a job.
+    """Make the report on all images of a job from the pipeline's result.
 
     Raises ResultRefused for a finding or a measurement that does not lie in its image, and for an image that
     is no source of the job.
@@ -264,19 +272,20 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
 
 
 def failure_of(context: ResultContext, sources: Sequence[Source], reason: str, cause: Cause) -> Report:
-    """The report that the AI did not run, with the reason, so that nobody waits for a result."""
+    """Make the report that the AI did not run, with the reason in words and the coded cause."""
     name, words = "AI did not run", f"AI did not run: {reason}"
     answers = [(OURS["RESULT"], OURS["NOTRUN"]), (OURS["NOTRUNBECAUSE"], CAUSES[cause])]
     return Report(context, [ImageReport(source, name, [words], answers) for source in sources], words)
 
 
 def not_here(result: PipelineResult) -> tuple[str, ...]:
-    """The texts on images that are purged or cannot be read: the report's UID is derived from them too."""
+    """The texts on images that are deleted or cannot be read; the report's UID is derived from them too."""
     return tuple(note.text for note in result.quality if note.name in (NOT_HERE, NOT_READ))
 
 
 def ranked(findings: Sequence[Finding]) -> list[Finding]:
-    """Sort findings: the patient's before burned-in annotation, then present, indeterminate, absent.
+    """The findings, sorted: those about the patient before burned-in annotation; then present, indeterminate,
+    absent.
 
     Findings with the same decision are sorted by probability, the highest first.
     """
@@ -293,22 +302,29 @@ def ranked(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def reported(findings: Sequence[Finding]) -> list[Finding]:
-    """The findings for a reader: burned-in annotation is a sentence, and no finding of the patient."""
+    """The findings about the patient: all except burned-in annotation, which the report mentions in a
+    sentence instead.
+    """
     return [finding for finding in findings if finding.code != BURNED_IN]
 
 
 def in_words(images: Sequence[ImageReport]) -> list[str]:
-    """The short result of each image, with its lines; images with identical lines are named together."""
+    """The short results of the images as texts, one for each group of images with identical lines.
+
+    If there are several images, a text begins with their numbers.
+    """
     return _grouped((one.source, "\r\n".join(one.lines)) for one in images)
 
 
 def first_frame(located: Sequence[ReportedFinding]) -> int:
-    """The frame (from 1) of the first finding that names one."""
+    """The frame (from 1) of the first finding that names one; 1 if none does."""
     return next((one.finding.frame for one in located if one.finding.frame), 1)
 
 
 def further_numbers(image: ImageReport) -> list[str]:
-    """The numbers that a model measured and that the first line of the short result does not have."""
+    """Texts of the numbers that a model measured and that the first line of the short result does not
+    contain.
+    """
     numbers = [
         measurement_text(one)
         for one in image.measurements
@@ -320,7 +336,11 @@ def further_numbers(image: ImageReport) -> list[str]:
 def _located(
     context: ResultContext, sources: Mapping[str, Source], findings: Sequence[Finding]
 ) -> list[ReportedFinding]:
-    """What is reported and not absent, in the order of ``findings``, each place with its tracking UID."""
+    """The findings that are reported and not absent, in the order of ``findings``, one for each place.
+
+    ``sources``: the images by UID. Each gets its tracking UID. Raises ResultRefused for a frame that the
+    image does not have, or a tracking UID that two findings share.
+    """
     located: list[ReportedFinding] = []
     seen: Counter[tuple[str, ...]] = Counter()
     numbers: Counter[str] = Counter()
@@ -355,20 +375,22 @@ def _located(
 
 
 def _is_no_class(finding: Finding) -> bool:
+    """Whether a finding is one of several exclusive classes and is undecided: then it says nothing."""
     return finding.exclusive and finding.decision is Decision.INDETERMINATE
 
 
 def _coded(context: ResultContext, source: Source, finding: Finding, presence: DicomCode) -> ReportedFinding:
-    """The finding with its codes and numbers.
+    """The finding with its codes and numbers, without a place; ``presence``: the code of its decision.
 
     Probability is a claim about how often such a finding is there: only a calibrated model gives per cent.
-    The score of any other is a number of its own kind, without unit. The cut-off is that from which presence
-    was inferred; an absent finding has none. The site is the card's, else the region of image or pipeline,
+    The score of any other is a number of its own kind, without unit. The cut-off is the one by which presence
+    was inferred; an absent finding has none. The site is the model's, else the region of image or pipeline,
     with the side on which the finding lies. That is the side of its regions, or of an image that shows one
     side: an image of both lungs (Image Laterality B) does not make a finding bilateral.
     """
 
     def in_its_unit(name: CodedConcept | DicomCode, value: float) -> Number:
+        """The number (name, value, unit): per cent of a calibrated model, else a score without unit."""
         if finding.model.calibrated:
             return name, round(value * 100, 1), codes.UCUM.Percent
         return name, round(value, 4), codes.UCUM.Ratio
@@ -384,7 +406,7 @@ def _coded(context: ResultContext, source: Source, finding: Finding, presence: D
 
 
 def _outline(region: Region, source: Source) -> npt.NDArray[np.float64]:
-    """Closed polyline, clipped to the image: it must lie within (PS3.3 C.18.6.1.2, C.10.5.1.2).
+    """The region as a closed polyline ``[points, 2]``, clipped to the image (PS3.3 C.18.6.1.2, C.10.5.1.2).
 
     Raises ResultRefused if no part lies inside.
     """
@@ -403,7 +425,11 @@ def _outline(region: Region, source: Source) -> npt.NDArray[np.float64]:
 def _tracked(
     context: ResultContext, source: Source, measurement: Measurement, place: int
 ) -> TrackedMeasurement:
-    """``place``: among the measurements of the image, from 1."""
+    """The measurement with its tracking UID and lines; ``place``: its number among those of the image, from
+    1.
+
+    Raises ResultRefused if its frame or a line is not in the image.
+    """
     if not 1 <= (measurement.frame or 1) <= source.frames:
         raise ResultRefused(f"a measurement in frame {measurement.frame} of an image of {source.frames}")
     name = measurement.name
@@ -423,6 +449,11 @@ def _tracked(
 
 
 def _line(source: Source, line: Sequence[Point], *, closed: bool) -> npt.NDArray[np.float64]:
+    """A measured line as ``[points, 2]``; ``closed``: it is an outline, so the first point is repeated at its
+    end.
+
+    Raises ResultRefused if a point lies outside the image or the ends coincide.
+    """
     points = np.asarray(line, np.float32).astype(np.float64)  # Graphic Data has VR FL
     inside = (points >= 0.0).all() and (points <= [float(source.columns), float(source.rows)]).all()
     if not inside or (points[0] == points[-1]).all():
@@ -431,8 +462,10 @@ def _line(source: Source, line: Sequence[Point], *, closed: bool) -> npt.NDArray
 
 
 def _answer(findings: Sequence[Finding], measured: Sequence[Measurement], *, unsure: bool) -> DicomCode:
-    """The outcome of the ranked ``findings`` in one code. ``unsure``: the model cannot exclude any on this
-    image."""
+    """The outcome of the analysis of one image as one code; ``findings`` must be ranked.
+
+    ``unsure``: the model cannot exclude anything on this image.
+    """
     if not assesses(findings):
         return OURS["MEASURED"] if assesses((), measured) else OURS["ONLYCLEANED"]
     if findings[0].decision is Decision.PRESENT:
@@ -441,7 +474,9 @@ def _answer(findings: Sequence[Finding], measured: Sequence[Measurement], *, uns
 
 
 def _remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> Iterator[str]:
-    """Quality notes on an image; notes without an image belong to the first of ``sources``."""
+    """Yield the quality notes on an image as texts; notes without an image belong to the first of
+    ``sources``.
+    """
     mine = {source.uid, None} if source is sources[0] else {source.uid}
     for note in notes:
         if note.source_uid in mine and not note.on_faces and note.name not in _OF_CLEANING | {NOT_HERE}:
@@ -449,7 +484,10 @@ def _remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityN
 
 
 def _grouped(sentences: Iterable[tuple[Source, str]]) -> list[str]:
-    """Each sentence once, with the numbers of its images where there are several."""
+    """Each text once, preceded by the numbers of its images if there are several images; "" is left out.
+
+    ``sentences``: pairs of an image and its text.
+    """
     images: dict[str, list[int]] = {}
     pairs = list(sentences)
     for source, text in pairs:
@@ -464,17 +502,21 @@ def _grouped(sentences: Iterable[tuple[Source, str]]) -> list[str]:
 
 
 def _quoted(context: ResultContext, compared: Sequence[QualityNote]) -> list[PreviousImage]:
+    """The earlier images that these notes on comparisons are about."""
     return [context.previous[note.source_uid] for note in compared if note.source_uid]
 
 
 def _parts(context: ResultContext, compared: Sequence[QualityNote]) -> tuple[str, ...]:
-    """The parts that comparisons add to the UID of an object; () without comparisons."""
+    """The texts that comparisons (``compared``) add to the UIDs of an object; () without comparisons."""
     uids = [one.SOPInstanceUID for pair in _quoted(context, compared) for one in (pair.report, pair.image)]
     return (COMPARED, *(note.text for note in compared), *uids) if compared else ()
 
 
 def _changes(result: PipelineResult, uid: str, previous: PreviousImage, on: date) -> str:
-    """The line on one image; "" where nothing can be compared."""
+    """The sentence that compares an image (``uid``) with a previous one; "" if nothing can be compared.
+
+    ``on``: the date of the present study.
+    """
     measured = [one for one in result.measurements if one.source_uid == uid]
     numbers = list(_changed_numbers(measured, previous, (on - previous.on).days))
     # Silence on a film of which the model is unsure is no change, and nothing that is gone.
@@ -503,8 +545,11 @@ def _changes(result: PipelineResult, uid: str, previous: PreviousImage, on: date
 
 
 def _changed_numbers(measured: Sequence[Measurement], previous: PreviousImage, days: int) -> Iterator[str]:
-    """What to say of each measurement with a known error. Of several of one quantity none is compared: which
-    belongs to which is not known."""
+    """Yield a text on each measurement that can be compared with the previous image: its error must be known,
+    and no other measurement may have the same quantity.
+
+    ``days``: days between the two studies.
+    """
     for one in measured:
         code, unit = (one.quantity.value, one.quantity.scheme), (one.unit.value, one.unit.scheme)
         then = [was for was in previous.numbers if (was.code, was.unit) == (code, unit)]
@@ -522,9 +567,9 @@ def _changed_numbers(measured: Sequence[Measurement], previous: PreviousImage, d
 
 
 def _changed(now: Measurement, then: StatedNumber) -> str:
-    """Value of then; with a known error the difference as the two shown values have it, against that error.
+    """The previous value in words and, if the method's error is known, the difference of the values as shown.
 
-    A fetus grows: no judgement on the difference.
+    There is no judgement on the difference for a fetus, because it grows.
     """
     places, unit = (2, "") if now.unit.value == "{ratio}" else (0, f" {now.unit.meaning}")
     was = f"was {then.value:.{places}f}{unit}"
@@ -537,4 +582,5 @@ def _changed(now: Measurement, then: StatedNumber) -> str:
 
 
 def _model(one: Finding | Measurement) -> str:
+    """The name and version of the model of a finding or measurement; "" if no model made it."""
     return f"{one.model.id} {one.model.version}" if one.model else ""

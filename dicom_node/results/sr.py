@@ -108,13 +108,14 @@ _CONTEXT: Final = RelationshipTypeValues.HAS_OBS_CONTEXT
 
 
 def build_document(report: Report, uid: str) -> Dataset:
-    """The report on all images of the job: the conclusion, then present findings and others, by image.
+    """Build the report as an SR on all images of the job: the conclusion, then present findings and others,
+    by image.
 
-    Findings with a region are TID 1410 groups. The others are TID 1501 groups only if there is no region at
-    all: OHIF 3.13 stops loading a report at a group without coordinates and draws no box. Beside regions they
-    are in the container "Qualitative Evaluations" of TID 1500, which OHIF skips. Measurements come last, to
-    be checked, with the boxes of burned-in annotation if a destination wants them (TID 1500 is extensible, so
-    a conclusion may come before its containers).
+    ``uid``: its SOP Instance UID. Findings with a region are TID 1410 groups. The others are TID 1501 groups
+    only if there is no region at all: OHIF 3.13 stops loading a report at a group without coordinates and
+    draws no box. Beside regions they are in the container "Qualitative Evaluations" of TID 1500, which OHIF
+    skips. Measurements come last, to be checked, with the boxes of burned-in annotation if a destination
+    wants them (TID 1500 is extensible, so a conclusion may come before its containers).
     """
     context, sources = report.context, report.sources
     groups = [_finding_group(one) for one in report.located if one.region is not None]
@@ -193,17 +194,21 @@ def build_document(report: Report, uid: str) -> Dataset:
 
 
 def _text(name: DicomCode, value: str) -> TextContentItem:
+    """A TEXT content item with this concept name."""
     return TextContentItem(name=name, value=value, relationship_type=_CONTAINS)
 
 
 def _container(name: object, items: Sequence[ContentItem]) -> ContainerContentItem:
+    """A CONTAINER content item with this concept name that contains ``items``."""
     container = ContainerContentItem(name=name, relationship_type=_CONTAINS)
     container.ContentSequence = ContentSequence(items)
     return container
 
 
 def _requests(source: Source) -> list[Dataset]:
-    """Items of Referenced Request Sequence (0040,A370), from the image's own requests or accession number."""
+    """The items of Referenced Request Sequence (0040,A370), from the image's own requests or accession
+    number.
+    """
     header, items = source.header, []
     with quiet_pydicom():  # an accession number may be longer than DICOM allows
         accession = header.get("AccessionNumber")
@@ -225,10 +230,17 @@ def _requests(source: Source) -> list[Dataset]:
 
 
 def _frames(source: Source, frame: int | None) -> list[int] | None:
+    """The frame number to state in a reference to an image, as a list; None for a still. ``frame`` None: the
+    first.
+    """
     return [frame or 1] if source.frames > 1 else None
 
 
 def _image_item(source: Source, frames: list[int] | None, name: object, related: object) -> ImageContentItem:
+    """An IMAGE content item that refers to ``source``; ``frames``: numbers from 1, None for a still.
+
+    ``name``: its concept name; ``related``: its relationship to the parent item.
+    """
     return ImageContentItem(
         name=name,
         referenced_sop_class_uid=source.stand_in.SOPClassUID,
@@ -239,14 +251,16 @@ def _image_item(source: Source, frames: list[int] | None, name: object, related:
 
 
 def _all_frames(source: Source) -> list[int] | None:
-    """Numbers (from 1) of all frames of a cine, because PixelMed expects them in references; None for a
+    """The numbers (from 1) of all frames of a cine, because PixelMed expects them in references; None for a
     still.
     """
     return list(range(1, source.frames + 1)) if source.frames > 1 else None
 
 
 def _image_library(report: Report) -> ContainerContentItem:
-    """TID 1600 with one group: an entry (TID 1601) for each image, with its descriptors (TID 1602, 1603)."""
+    """The image library (TID 1600) with one group: an entry (TID 1601) with descriptors (TID 1602, 1603) for
+    each image.
+    """
     entries = []
     for source in report.sources:
         entry = _image_item(source, _all_frames(source), SOURCE, _CONTAINS)
@@ -266,7 +280,8 @@ def _image_library(report: Report) -> ContainerContentItem:
 
 
 def _finding_group(one: ReportedFinding) -> Group:
-    """TID 1410: one finding in one region; TID 1501: one finding in the image as a whole.
+    """The measurement group of one finding: TID 1410 if it has a region, TID 1501 if it is of the whole
+    image.
 
     Each has its own tracking UID; its presence is a code of CID 240.
     """
@@ -298,7 +313,9 @@ def _finding_group(one: ReportedFinding) -> Group:
 
 
 def _image_group(report: Report, image: ImageReport) -> Group:
-    """TID 1501 on the whole image: absent findings, the outcome of the analysis, and remarks."""
+    """The measurement group (TID 1501) of a whole image: absent findings, the outcome of the analysis, and
+    remarks.
+    """
     source, models = image.source, report.context.models
     measurements = [
         Measurement(algorithm_id=algorithm(one.finding.model, one.finding), **number)
@@ -323,7 +340,11 @@ def _image_group(report: Report, image: ImageReport) -> Group:
 
 
 def _evaluations(report: Report, elsewhere: Sequence[ReportedFinding]) -> ContainerContentItem:
-    """TID 1500, "Qualitative Evaluations": the content of the TID 1501 groups, without groups."""
+    """The container "Qualitative Evaluations" (TID 1500) with what the TID 1501 groups would say, without
+    groups.
+
+    ``elsewhere``: the findings without a region.
+    """
     items = [_evaluation(one) for one in elsewhere]
     for image in report.images:
         items += [_evaluation(one) for one in image.absent]
@@ -336,7 +357,9 @@ def _evaluations(report: Report, elsewhere: Sequence[ReportedFinding]) -> Contai
 
 
 def _evaluation(one: ReportedFinding) -> ContentItem:
-    """CODE "finding = present / absent / undetermined" with its number, site, algorithm and image."""
+    """The CODE content item "finding = present / absent / undetermined" with its number, site, algorithm and
+    image.
+    """
     item = CodeContentItem(name=coded(one.finding.code), value=one.presence, relationship_type=_CONTAINS)
     of_finding = RelationshipTypeValues.HAS_PROPERTIES
     tracking = TrackingIdentifier(uid=one.tracking_uid, identifier=one.identifier) if one.tracking_uid else ()
@@ -354,20 +377,24 @@ def _evaluation(one: ReportedFinding) -> ContentItem:
 
 
 def _measured_in(source: Source, frames: list[int] | None) -> ImageContentItem:
+    """The IMAGE content item that names the image from which a finding or measurement was inferred."""
     return _image_item(source, frames, codes.DCM.SourceOfMeasurement, _INFERRED_FROM)
 
 
 def _number_of(one: ReportedFinding) -> list[dict[str, object]]:
-    """The probability, one number or none."""
+    """The finding's number as arguments (name, value, unit) for highdicom: a list of one, or empty without a
+    number.
+    """
     return [dict(zip(("name", "value", "unit"), one.number, strict=True))] if one.number else []
 
 
 def _cut_offs(one: ReportedFinding) -> list[ContentItem]:
-    """NUM, from which presence was inferred: no value that was measured."""
+    """The NUM content item with the cut-off by which presence was inferred; an empty list without a cut-off."""
     return [NumContentItem(*one.cut_off, relationship_type=_INFERRED_FROM)] if one.cut_off else []
 
 
 def _finding_sites(one: ReportedFinding) -> list[FindingSite]:
+    """The content item with location and side of a finding; an empty list if no location is known."""
     return [FindingSite(anatomic_location=one.sites[0], laterality=one.sites[1])] if one.sites else []
 
 
@@ -438,7 +465,9 @@ def _previous(previous: PreviousImage) -> ContainerContentItem:
 
 
 def _about(one: StatedFinding | StatedNumber, previous: PreviousImage) -> Iterator[ContentItem]:
-    """The tracking UID that it has in the quoted report, the model that said it, and the image."""
+    """Yield the items below a quoted finding or measurement: its tracking UID, the model that made it, and
+    the image.
+    """
     if one.tracking_uid:
         yield UIDRefContentItem(codes.DCM.TrackingUniqueIdentifier, one.tracking_uid, _CONTEXT)
     if one.model:
@@ -453,6 +482,7 @@ def _about(one: StatedFinding | StatedNumber, previous: PreviousImage) -> Iterat
 
 
 def _coded(code: tuple[str, str], meaning: str = "") -> CodedConcept:
+    """The code (value, scheme) as highdicom's type; without a ``meaning`` the value stands for it."""
     return CodedConcept(*code, meaning or code[0])
 
 
@@ -467,10 +497,10 @@ _DECISIONS = {code.value: decision for decision, code in DECISIONS.items()} | {
 
 @dataclass(frozen=True, slots=True)
 class StatedReport:
-    """What a report says, each finding and number with its image.
+    """The content of a report as it was read back, each finding and number with its image.
 
     ``conclusion``: "" without one. ``statement``: the sentence that names the models and says that the report
-    is not for diagnostic use.
+    is not for diagnostic use; "" without one.
     """
 
     findings: Sequence[StatedFinding]
@@ -485,7 +515,7 @@ class StatedReport:
 
 
 def stated(report: Path | BinaryIO | Dataset) -> StatedReport:
-    """The content of a TID 1500 report, in its order."""
+    """Read the content of a TID 1500 report of the node, in its order; ``report``: a file or its data set."""
     document = report if isinstance(report, Dataset) else dcmread(report)
     findings: list[StatedFinding] = []
     numbers: list[StatedNumber] = []
@@ -531,8 +561,8 @@ def stated(report: Path | BinaryIO | Dataset) -> StatedReport:
 
 
 def findings(report: Path) -> list[dict[str, Any]]:
-    """The findings of a report as rows of a page: name, code, decision, the concept of its presence, sites,
-    numbers, region, model and UID.
+    """The findings of a report as dictionaries for a table: name, code, decision, presence, sites, numbers,
+    region, model and tracking UID.
     """
     return [
         {
@@ -551,7 +581,9 @@ def findings(report: Path) -> list[dict[str, Any]]:
 
 
 def measurements(report: Path) -> list[dict[str, Any]]:
-    """The measurements of a report that belong to no finding: name, number, model."""
+    """The measurements of a report that belong to no finding, as dictionaries for a table: name, site,
+    number, model.
+    """
     return [
         {
             "name": one.meaning,
@@ -564,10 +596,11 @@ def measurements(report: Path) -> list[dict[str, Any]]:
 
 
 def places(report: Path) -> list[dict[str, Any]]:
-    """The regions in a report: name, decision ("" for a measurement), image, frames, points.
+    """The regions in a report as dictionaries: finding, decision, number, image, frames and points.
 
-    ``frames`` is [] for all frames. ``number``: of a measurement its value; of a finding such as "83 %
-    (cut-off 41 %)", "" where it is not clear which.
+    ``decision``: "" for a measurement. ``image``: SOP Instance UID. ``frames``: [] for all frames.
+    ``number``: the value of a measurement, or a finding's number such as "83 % (cut-off 41 %)"; "" if the
+    finding has several.
     """
     read = stated(report)
     about: list[tuple[StatedFinding | StatedNumber, str, str]]
@@ -595,7 +628,10 @@ def _finding(
     numbers: Mapping[str, str],
     places: Sequence[StatedPlace] = (),
 ) -> StatedFinding:
-    """The finding of this ``name`` as ``decided``, with the items beside it."""
+    """The finding with this concept ``name`` that the CODE item ``decided`` decides.
+
+    ``items``: the content items beside it; ``of_image``: the item below which its image is named.
+    """
     presence = _value(decided)
     return StatedFinding(
         _image(of_image),
@@ -611,11 +647,12 @@ def _finding(
 
 
 def _below(item: Dataset) -> list[Dataset]:
+    """The content items directly below an SR item (its Content Sequence); empty if it has none."""
     return list(item.get("ContentSequence", ()))
 
 
 def _image(item: Dataset) -> str:
-    """SOP Instance UID of the image that is named first in a content item, "" where there is none."""
+    """The SOP Instance UID of the first image that is named below a content item; "" if there is none."""
     for child in _below(item):
         uid = child.ReferencedSOPSequence[0].ReferencedSOPInstanceUID if child.ValueType == "IMAGE" else ""
         if uid := str(uid or _image(child)):
@@ -624,7 +661,7 @@ def _image(item: Dataset) -> str:
 
 
 def _places(item: Dataset) -> Iterator[StatedPlace]:
-    """The SCOORD items below this one."""
+    """Yield each SCOORD item below this content item as (image UID, frames, points)."""
     for child in _below(item):
         if child.ValueType == "SCOORD":
             image = child.ContentSequence[0].ReferencedSOPSequence[0]
@@ -639,20 +676,23 @@ def _places(item: Dataset) -> Iterator[StatedPlace]:
 
 
 def _probability(numbers: Mapping[str, str]) -> str:
-    """A probability with its cut-off, or the one number; "" where it is not clear which."""
+    """The text of a finding's only number, with its cut-off if there is one; "" if there is no number or
+    several.
+    """
     cut_offs = [value for name, value in numbers.items() if name.startswith("AI cut-off")]
     others = [value for name, value in numbers.items() if not name.startswith("AI cut-off")]
     return " ".join([*others, *(f"(cut-off {value})" for value in cut_offs)]) if len(others) == 1 else ""
 
 
 def _code(concept: Dataset) -> StatedCode:
+    """The (value, scheme, meaning) of a coded concept; "" for each that is missing."""
     value = concept.get("CodeValue") or concept.get("LongCodeValue") or concept.get("URNCodeValue")
     scheme, meaning = concept.get("CodingSchemeDesignator"), concept.get("CodeMeaning")
     return str(value or ""), str(scheme or ""), str(meaning or "")
 
 
 def _sites(items: list[Dataset]) -> tuple[StatedCode, ...]:
-    """The finding site (TID 1410, TID 1501), then its laterality where one is stated."""
+    """The codes of the finding site (TID 1410, TID 1501) and, if stated, of its laterality."""
     return tuple(
         _code(_value(item))
         for site in items
@@ -663,12 +703,12 @@ def _sites(items: list[Dataset]) -> tuple[StatedCode, ...]:
 
 
 def _texts(items: list[Dataset]) -> dict[str, str]:
-    """Texts by the code of their concept."""
+    """The texts of the TEXT items among these, by the code value of their concept names."""
     return {name_of(item): str(item.TextValue) for item in items if item.ValueType == "TEXT"}
 
 
 def _numbers(items: list[Dataset]) -> dict[str, str]:
-    """Number and unit by the name of the concept."""
+    """The texts of number and unit of the NUM items among these, by the meaning of their concept names."""
     return {
         str(
             _name(item).CodeMeaning
@@ -679,23 +719,25 @@ def _numbers(items: list[Dataset]) -> dict[str, str]:
 
 
 def _is_number(item: Dataset) -> bool:
+    """Whether a content item is a NUM with a value."""
     return bool(item.ValueType == "NUM" and item.get("MeasuredValueSequence"))
 
 
 def _states(item: Dataset, concept: str = "") -> bool:
-    """Whether it states a code, of this concept."""
+    """Whether an item is a CODE with a value and this concept name (a code value; "" for any name)."""
     is_code = item.ValueType == "CODE" and item.get("ConceptCodeSequence")
     return bool(is_code and concept in ("", name_of(item)))
 
 
 def _decides(item: Dataset) -> bool:
-    """Whether it says present, absent or undetermined."""
+    """Whether an item is a CODE that says present, suspected, absent or undetermined."""
     return _states(item) and _value(item).CodeValue in _DECISIONS
 
 
 def _model_and_tracking(items: list[Dataset]) -> tuple[str, str]:
-    """Name and version of the algorithm (TID 4019); the tracking UID (TID 4108), which an absent finding has
-    not. "" where the items name none.
+    """The name and version of the algorithm (TID 4019), and the tracking UID (TID 4108), of these items.
+
+    Each is "" if the items do not state it; an absent finding has no tracking UID.
     """
     named = _texts(items)
     uids = {name_of(item): str(item.UID) for item in items if item.ValueType == "UIDREF"}
@@ -704,18 +746,19 @@ def _model_and_tracking(items: list[Dataset]) -> tuple[str, str]:
 
 
 def _containers(item: Dataset, code: str) -> list[Dataset]:
+    """The items with this concept name (a code value) at or below ``item``; not below one that was found."""
     if name_of(item) == code:
         return [item]
     return [found for child in _below(item) for found in _containers(child, code)]
 
 
 def _name(item: Dataset) -> Dataset:
-    """Its concept, as a code."""
+    """The coded concept name of a content item."""
     code: Dataset = item.ConceptNameCodeSequence[0]
     return code
 
 
 def _value(item: Dataset) -> Dataset:
-    """The code that it states."""
+    """The coded value of a CODE content item."""
     code: Dataset = item.ConceptCodeSequence[0]
     return code

@@ -66,7 +66,7 @@ from dicom_node.people.queues import Sign, node_name
 from dicom_node.receive.policy import AEPolicy, policy_path
 from dicom_node.receive.spool import Spool
 from dicom_node.studies import choose, indexing
-from dicom_node.studies.fetch import Fetcher, Questions, report_missing
+from dicom_node.studies.fetch import Fetcher, PriorQueries, report_missing
 
 _LOGGER = logging.getLogger(__name__)
 _GRACE_SECONDS = 30.0
@@ -502,7 +502,7 @@ class Background:
             if "query" in peer.may:
                 threads.append(Fetcher(self._database, self._settings, peer, self._owner))
             if peer.name in self._settings.queried_by_rules:
-                threads.append(Questions(self._database, self._settings, peer, self._owner))
+                threads.append(PriorQueries(self._database, self._settings, peer, self._owner))
         for one in threads:
             self._run(one.name, partial(self._repeat, one.run_once))
         self._start_timers()
@@ -580,7 +580,7 @@ class Background:
         changes, pause = self._database.changes, SHORTEST
         while True:
             ending = self._stop.is_set()
-            seen, traces = changes.count, self._indexer.traces()
+            seen, traces = changes.count, self._indexer.change_marks()
             if self._unscanned:
                 self._unscanned = False
                 self._say(events.RECOVERY_SCANNED, objects=self._indexer.waiting())
@@ -599,7 +599,7 @@ class Background:
             # Wait until something was received or committed, or a study may be quiet.
             end = time.monotonic() + (0 if busy else min(pause, self._assembler.seconds_to_next()))
             while time.monotonic() < end and not self._stop.wait(_ARRIVAL_SECONDS):
-                if changes.count != seen or self._indexer.traces() != traces:
+                if changes.count != seen or self._indexer.change_marks() != traces:
                     break
 
     def _start_timers(self) -> None:

@@ -59,7 +59,9 @@ _SILENCE = timedelta(hours=1)
 
 
 class Assembler:
-    """Completes quiet studies, and creates their jobs by the rules."""
+    """Decides when studies are complete, because nothing arrived for a while, and creates their jobs by the
+    rules.
+    """
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database, self._settings = database, settings
@@ -74,10 +76,10 @@ class Assembler:
         )
 
     def run_once(self, now: datetime | None = None, behind: Collection[str] = ()) -> int:
-        """Complete every due study, jobs included, in one transaction each; returns how many.
+        """Complete every due study, creating its jobs, in one transaction each; return how many.
 
-        ``now`` is UTC by :func:`steady_now`. ``behind``: marks of senders with objects that are not indexed
-        yet: their studies may still get objects.
+        ``now``: UTC by :func:`steady_now`; None for the present. ``behind``: marks of senders with objects
+        that are not indexed yet, whose studies may still get objects.
         """
         now = now or steady_now()
         also = [*self._also, *([intake.came_from_none_of(behind)] if behind else [])]
@@ -100,14 +102,16 @@ class Assembler:
         return done
 
     def seconds_to_next(self) -> float:
-        """Seconds until the next quiet time ends; infinite if no study has one."""
+        """Return the seconds until the next study becomes due; infinite if none is being received."""
         now = steady_now()
         with self._database.read() as session:
             due = session.scalar(select(func.min(Study.due_at)).where(Study.due_at > now))
         return (due - now).total_seconds() if due else float("inf")
 
     def _complete_next(self, now: datetime, also: Sequence[ColumnElement[bool]]) -> bool:
-        """Complete the next due study, or quarantine it; returns False if none is due."""
+        """Complete the next due study, or quarantine it; return False if none is due. ``also``: further SQL
+        conditions on it.
+        """
         with self._database.read() as session:
             if not intake.any_due(session, now, now - _SILENCE, *also, at_once=self._at_once):
                 return False
@@ -151,11 +155,11 @@ _ROLES = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One received version of an object. ``number``: of its row. ``in_force``: whether it is the version that
-    is analysed now.
+    """One received version of an object in a quarantined study.
 
-    ``superseded``: a newer version replaced it, as with a corrected name. ``elsewhere``: the Study Instance
-    UID of another study that has this object.
+    ``number``: id of its row. ``in_force``: whether it is the version that is analysed now. ``superseded``:
+    whether a newer version replaced it, such as one with a corrected name. ``elsewhere``: the Study Instance
+    UID of another study that has this object; "" for none.
     """
 
     number: int
@@ -166,14 +170,17 @@ class Version:
 
     @property
     def uid(self) -> str:
+        """The SOP Instance UID of the object."""
         return self.item.found.sop_instance_uid
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option for a person: a patient with all objects, or one version of the image ``sop_instance_uid``.
+    """What a person can choose for a quarantined study: one patient with all objects, or one version of the
+    image ``sop_instance_uid``.
 
-    ``if_taken``: the patient for whom the question arises; None if there is only one patient.
+    ``sop_instance_uid``: "" for a patient. ``if_taken``: the number of the patient option for which this
+    choice of a version is needed; None if there is only one patient.
     """
 
     number: int
@@ -183,7 +190,7 @@ class Option:
 
     @property
     def question(self) -> tuple[int | None, str]:
-        """The key of the question; all options of one question have the same key."""
+        """The key of the choice to be made; all options between which a person chooses have the same key."""
         return self.if_taken, self.sop_instance_uid
 
 
@@ -192,7 +199,9 @@ _Patients = Sequence[Sequence[Version]]
 
 
 def _options(groups: _Patients) -> list[Option]:
-    """All options, numbered from 1: patients first, otherwise in the order of arrival."""
+    """Return all options between which a person must choose, numbered from 1: patients first, otherwise in
+    the order of arrival.
+    """
     numbers = count(1)
     patients = [Option(next(numbers), "", group) for group in groups if len(groups) > 1]
     found = list(patients)
@@ -205,7 +214,9 @@ def _options(groups: _Patients) -> list[Option]:
 
 
 def _chosen_versions(groups: _Patients, take: Collection[int]) -> dict[str, Version]:
-    """The version of each object to put in force if a person takes these options. Raises NotAllowedNow."""
+    """Return the version of each object, by SOP Instance UID, to be used if a person takes the options with
+    the numbers ``take``. Raises NotAllowedNow.
+    """
     options = _options(groups)
     patient = _chosen_option(options, take, (None, "")) if len(groups) > 1 else None
     group = patient.versions if patient else [version for group in groups for version in group]
@@ -221,7 +232,7 @@ def _chosen_versions(groups: _Patients, take: Collection[int]) -> dict[str, Vers
 
 
 class Choice:
-    """A person's choice between versions of a quarantined study, and the release of the study."""
+    """Lets a person choose between versions in a quarantined study, and releases the study."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -233,10 +244,10 @@ class Choice:
         )
 
     def rows(self, study_id: int) -> list[dict[str, Any]]:
-        """The options as rows: who sent them, when, and how they differ; none if the study can be released
-        as it is. The rows contain patients' names.
+        """Return the options for a person as JSON objects: who sent them, when, and how they differ; none if
+        no choice is needed. They contain patients' names.
 
-        ``as_of`` is in each row: the choice must pass it back.
+        ``as_of`` in each row identifies the state of the study; the choice must pass it back.
         """
         patients, as_of = self._read(study_id)
         options = _options(patients)
@@ -276,19 +287,19 @@ class Choice:
         as_of: str | None = None,
         also: Callable[[Session, dict[str, Any]], None] | None = None,
     ) -> None:
-        """Release a study from quarantine with the options ``take``, one for each question.
+        """Release a study from quarantine with the options numbered ``take``, one for each choice to be made.
 
-        ``as_of``: the rows among which the person chose, None if they are unknown. If objects came since
-        then, a number may mean another patient. ``also`` writes in the same transaction; it is called with
-        the released study and the spool names of each option taken. Raises NotAllowedNow if the study is not
-        in quarantine, a choice is missing, an option does not exist, or objects came since.
+        ``as_of``: from the rows among which the person chose, None if unknown; if objects arrived since then,
+        a number may mean another patient. ``also`` writes in the same transaction; it is called with the
+        released study and the spool names of each option taken. Raises NotAllowedNow if the study is not in
+        quarantine, a choice is missing, an option does not exist, or objects arrived since.
         """
         patients, seen = self._read(study_id)
         chosen = [option for option in _options(patients) if option.number in take]
         with self._database.write() as session:
             study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
             if study.state is StudyState.QUARANTINED:  # else it says what it is: released already, say
-                if as_of not in (None, seen) or _arrivals(session, study_id) != seen:
+                if as_of not in (None, seen) or _arrivals_hash(session, study_id) != seen:
                     raise NotAllowedNow("something came for the study meanwhile: look at its versions again")
                 self._apply(session, study, patients, _chosen_versions(patients, take))
                 for option in chosen:
@@ -307,14 +318,16 @@ class Choice:
             if also is not None:
                 also(session, {"of": seen, "taken": [_names(option) for option in chosen]})
 
-    def again(self, study_id: int, what: Mapping[str, Any]) -> list[int] | None:
-        """The options that were ``taken`` when the study was released, by their present numbers.
+    def present_numbers(self, study_id: int, what: Mapping[str, Any]) -> list[int] | None:
+        """Return the present numbers of the options that were taken in an earlier release, to repeat it after
+        a restore.
 
-        None unless the study is as it was then: in quarantine, with the same objects.
+        ``what``: the record of that release. None unless the study is as it was then: in quarantine, with the
+        same objects.
         """
         with self._database.read() as session:
             study = session.get_one(Study, study_id)
-            if study.state is not StudyState.QUARANTINED or _arrivals(session, study_id) != what["of"]:
+            if study.state is not StudyState.QUARANTINED or _arrivals_hash(session, study_id) != what["of"]:
                 return None
         patients, _ = self._read(study_id)
         numbers = [option.number for option in _options(patients) if _names(option) in what["taken"]]
@@ -323,7 +336,7 @@ class Choice:
     def _apply(
         self, session: Session, study: Study, patients: _Patients, taken: Mapping[str, Version]
     ) -> None:
-        """Put the taken versions in force, and set the others aside."""
+        """Make the chosen versions the current ones, and mark the others as set aside."""
         for version in taken.values():
             if not version.in_force and not version.elsewhere:
                 # From another study, which must not have gone on with it.
@@ -334,7 +347,7 @@ class Choice:
                         f"object {version.uid} is in study {other.study_instance_uid}, which is "
                         f"{other.state}: it cannot be taken from there"
                     )
-                self._indexing.take(session, study, version.item)
+                self._indexing.make_current(session, study, version.item)
         versions = [version for group in patients for version in group]
         uids = {version.uid for version in versions}
         for instance in intake.instances_of(session, study.id, _ROLES):
@@ -355,9 +368,12 @@ class Choice:
             self._indexing.names.enter(session, study, found.identity.get("PatientName", ""))
 
     def _read(self, study_id: int) -> tuple[_Patients, str]:
+        """Inspect all versions of a study's objects again; return them grouped by patient, and a hash of the
+        present objects.
+        """
         with self._database.read() as session:
             study = session.get_one(Study, study_id)
-            as_of, listed = _arrivals(session, study_id), list(_listed(session, study))
+            as_of, listed = _arrivals_hash(session, study_id), list(_listed(session, study))
             session.expunge_all()
         versions = []
         try:
@@ -377,7 +393,9 @@ class Choice:
         return _patients(versions), as_of
 
     def _inspected(self, path: Path, charset: str) -> Inspected:
-        """Inspect a file, a second time if the reader's process died."""
+        """Inspect a file, a second time if the inspection process died. ``charset``: the character set to try
+        if the object's own does not fit.
+        """
         try:
             return self._inspector.inspect(path, charset)
         except ReaderLost:
@@ -385,19 +403,23 @@ class Choice:
 
 
 def _names(option: Option) -> list[Any]:
-    """The spool names of an option's versions, which identify the option even if the database is lost."""
+    """Return the SOP Instance UID and the spool names of an option's versions, which identify the option even
+    if the database is lost.
+    """
     return [option.sop_instance_uid, sorted({version.item.path.stem for version in option.versions})]
 
 
-def _arrivals(session: Session, study_id: int) -> str:
-    """A hash of the spool names of a study's objects."""
+def _arrivals_hash(session: Session, study_id: int) -> str:
+    """Return a hash of the spool names of a study's objects, which changes when another object of the study
+    arrives.
+    """
     names = {Path(row.path).stem for row in intake.received(session, study_id)}
     return hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()
 
 
 def _values(option: Option) -> dict[str, str]:
-    """Attributes of an option by keyword: the patient's, and for an image also those that describe its
-    pixels.
+    """Return the attributes by which an option is told from others, by keyword: the patient's, and for an
+    image also those that describe its pixels.
     """
     texts: dict[str, set[str]] = defaultdict(set)
     for version in option.versions:
@@ -412,9 +434,9 @@ def _values(option: Option) -> dict[str, str]:
 
 
 def _listed(session: Session, study: Study) -> Iterator[tuple[ReceivedObject, bool, bool, str]]:
-    """Every version of the study's objects, also versions in other studies; each file once.
+    """Yield every version of the study's objects, also versions in other studies, each file once.
 
-    With whether it is in force, whether it is superseded, and which other study has it.
+    Each as (row, whether it is current, whether it is superseded, UID of the other study that has it or "").
     """
     by_path: dict[str, ReceivedObject] = {}
     for row in intake.received(session, study.id):
@@ -435,7 +457,7 @@ def _listed(session: Session, study: Study) -> Iterator[tuple[ReceivedObject, bo
 
 
 def _patients(versions: Sequence[Version]) -> list[list[Version]]:
-    """Groups of versions that can be of one patient. A superseded version starts no group."""
+    """Return groups of versions that can be of one patient. A superseded version starts no group."""
     groups: list[list[Version]] = []
     for version in sorted(versions, key=lambda version: version.superseded):
         patient = version.item.found.patient
@@ -450,10 +472,10 @@ def _patients(versions: Sequence[Version]) -> list[list[Version]]:
 
 
 def _by_uid(group: Sequence[Version]) -> dict[str, list[Version]]:
-    """The versions of each object to choose between; superseded versions only if there is no other, then the
-    newest.
+    """Return the versions of each object to choose between, by SOP Instance UID; a superseded version only if
+    the object has no other, and then the newest.
 
-    One that says less of the patient than an older one does not count: it was never in force.
+    One that lacks patient attributes of an older one is left out: it was never current.
     """
     found: dict[str, list[Version]] = defaultdict(list)
     for version in group:
@@ -470,7 +492,9 @@ def _by_uid(group: Sequence[Version]) -> dict[str, list[Version]]:
 def _chosen_option(
     options: Sequence[Option], take: Collection[int], question: tuple[int | None, str]
 ) -> Option:
-    """The option that was taken for a question. Raises NotAllowedNow unless there is exactly one."""
+    """Return the one option among ``take`` for a choice to be made (the key ``question``). Raises
+    NotAllowedNow unless there is exactly one.
+    """
     chosen = [option for option in options if option.question == question and option.number in take]
     if len(chosen) != 1:
         raise NotAllowedNow(
@@ -481,7 +505,7 @@ def _chosen_option(
 
 
 def _summary(options: Sequence[Option]) -> str:
-    """The options in one line without names: "patient 1 or 2; image 1.2.3: 3 or 4"."""
+    """Return the options on one line without names: "patient 1 or 2; image 1.2.3: 3 or 4"."""
     numbers_of: dict[tuple[int | None, str], list[str]] = defaultdict(list)
     for option in options:
         numbers_of[option.question].append(str(option.number))
@@ -497,7 +521,7 @@ Row = dict[str, Any]
 
 
 def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
-    """Apply the rules to a study as if it had just been completed; a row for each rule that takes it.
+    """Apply the rules to a study as if it had just been completed; return a row for each rule that takes it.
 
     Unsent deliveries of earlier jobs are withdrawn until a job wants them again. Results that do not change
     have the same derived UIDs, so they are neither built nor sent again. Raises NotAllowedNow.
@@ -517,12 +541,12 @@ def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
 def replay(
     database: Database, settings: Settings, since: datetime, also: Callable[[Session, int], None] | None
 ) -> list[Row]:
-    """Apply the rules to the studies that they missed; a row for each study and rule that takes it.
+    """Apply the rules anew to studies that lack a job the rules now want; return a row for each study and
+    rule that takes it.
 
-    These are studies received after ``since`` for which the rules now want a job that the study did not get.
-    A study that would only lose a job is left out, because delivered results stay. A study whose rules are
-    still to be applied (being received, in quarantine) is left out too. One transaction each, in which
-    ``also`` writes; with None nothing is done.
+    Considered are studies received after ``since``. A study that would only lose a job is left out, because
+    delivered results stay; so is a study whose rules are still to be applied (being received, in quarantine).
+    Each is done in one transaction, in which ``also`` writes; with None nothing is changed.
     """
     found, rows = [], []
     with database.read() as session:
@@ -560,12 +584,16 @@ def replay(
 def _work(
     pipeline: str, options: Mapping[str, Any], destinations: Sequence[str], source_uids: Sequence[str]
 ) -> tuple[object, ...]:
-    """What makes two jobs the same work, whatever their rules are called."""
+    """Return what makes two jobs the same work, whatever their rules are called: equal values for equal
+    work.
+    """
     return pipeline, json.dumps(dict(options), sort_keys=True), sorted(destinations), list(source_uids)
 
 
 def _rows(study: str | None, decisions: Sequence[RuleDecision], reason: str, *, queued: bool) -> list[Row]:
-    """A row for each decision. ``reason``: that of the study, for decisions without a limit of their own."""
+    """Return a row for each decision of a rule. ``reason``: for decisions without a limit that stops the
+    job.
+    """
     none = {"rule": "", "pipeline": "", "destinations": [], "sources": 0, "queued": False, "reason": reason}
     if not decisions:
         return [{"study_instance_uid": study, **none}]
@@ -584,7 +612,7 @@ def _rows(study: str | None, decisions: Sequence[RuleDecision], reason: str, *, 
 
 
 def _refusal(study: Study, sources: Sequence[Instance]) -> str:
-    """Why the rules cannot be applied to a study again; "" if they can."""
+    """Return why the rules cannot be applied to a study again; "" if they can. ``sources``: its images."""
     coming = "is still being received: its rules are applied when it is complete"
     why = {
         StudyState.RECEIVING: coming,

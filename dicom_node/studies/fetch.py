@@ -56,7 +56,7 @@ from dicom_node.base.runner import Lane
 from dicom_node.base.store import fetches, intake
 from dicom_node.base.store.database import Database, batches
 from dicom_node.base.store.tables import ArchiveQuestion, Delivery, Fetch, Instance, Job, Result, Study
-from dicom_node.base.store.transitions import record, try_move, turn_changed, utc_now
+from dicom_node.base.store.transitions import record, try_move, update_queue_place, utc_now
 from dicom_node.deliver import scu
 from dicom_node.receive.policy import accepted_classes
 from dicom_node.receive.spool import Arrival, Spool, WaitingObjects, check_taken, read_meta
@@ -67,8 +67,10 @@ _PROJECTION = frozenset({"CR", "DX"})
 _COMES = frozenset({StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUEUED, StudyState.RUNNING})
 
 
-class Questions(Lane[ArchiveQuestion]):
-    """The questions to one peer; one node of a site at a time holds the lease for them."""
+class PriorQueries(Lane[ArchiveQuestion]):
+    """Background work that queries one peer for patients' earlier studies; one node of a site at a time does
+    it.
+    """
 
     table = ArchiveQuestion
 
@@ -79,12 +81,12 @@ class Questions(Lane[ArchiveQuestion]):
         self._peer = peer
 
     def waits(self) -> Sequence[ColumnElement[bool]]:
-        """SQL conditions for questions that wait for an answer, or for the studies that the answer named."""
+        """SQL conditions: queries that wait for an answer, or for the studies that the answer named."""
         return ArchiveQuestion.state != QuestionState.ENDED, ArchiveQuestion.peer == self._peer.name
 
     def work(self, row: ArchiveQuestion, stop: threading.Event) -> Outcome:
-        """Ask the question; once answered, check whether all studies are here, the time is over, or the study
-        has changed.
+        """Send one query to the peer; once it is answered, check whether all studies are here, the time is
+        over, or the study has changed.
         """
         rule, now = self._settings.rule(row.rule), utc_now()
         is_answered = row.state is QuestionState.ANSWERED
@@ -104,6 +106,9 @@ class Questions(Lane[ArchiveQuestion]):
         return self._ask(row, study, stop)
 
     def _ask(self, row: ArchiveQuestion, study: Study, stop: threading.Event) -> Outcome:
+        """Send the query for the patient's earlier studies, choose fitting ones from the answer, and queue
+        their retrieval.
+        """
         patient_id, issuer = study.patient_id.strip(), study.issuer_of_patient_id.strip()
         if not patient_id or {*patient_id} & {*"*?\\"}:  # wildcards of PS3.4 C.2.2.2.4, PS3.5 6.2
             return Failed("without a Patient ID that can be asked for")
@@ -177,7 +182,7 @@ class Questions(Lane[ArchiveQuestion]):
         return NotYet()
 
     def move(self, session: Session, row: ArchiveQuestion, outcome: Outcome) -> None:
-        """End the question and let the rule's job run; the outcome says what is missing."""
+        """End the query and let the rule's job run; the outcome says what is missing."""
         if isinstance(outcome, Retry):
             return
         row.state = QuestionState.ENDED
@@ -188,11 +193,11 @@ class Questions(Lane[ArchiveQuestion]):
         for job in session.scalars(select(Job).where(*mine, *waits).with_for_update()).all():
             job.run_at = utc_now()
             session.flush()
-            turn_changed(session, job)
+            update_queue_place(session, job)
 
 
 def _is_settled(session: Session, study_instance_uid: str, now: datetime) -> bool:
-    """Whether an earlier study is here with its result, or will not arrive."""
+    """Return whether an earlier study is here with its result, or will not arrive."""
     fetch = fetches.of_study(session, study_instance_uid)
     if fetch is not None and fetch.state in OPEN_FETCHES:
         return False
@@ -214,7 +219,9 @@ _LOOK_SECONDS = 30.0  # between looks whether the next study is still wanted
 
 
 class Fetcher(Lane[Fetch]):
-    """Fetches from one peer. Several nodes may share a database; one at a time holds the peer's lease."""
+    """Background work that retrieves requested studies from one peer; one node of a site at a time does
+    it.
+    """
 
     table = Fetch
 
@@ -226,15 +233,17 @@ class Fetcher(Lane[Fetch]):
         self._waiting = WaitingObjects(self._spool.incoming)
 
     def waits(self) -> Sequence[ColumnElement[bool]]:
-        """SQL conditions for fetches from this peer that are queued, or that a process left when it ended."""
+        """SQL conditions: retrievals from this peer that are queued, or that a process left unfinished when
+        it ended.
+        """
         return Fetch.state.in_(OPEN_FETCHES), Fetch.peer == self._peer.name
 
     def order(self) -> Sequence[Any]:
-        """Fetches that a process left come first, then those that another study waits for."""
+        """SQL order: retrievals left unfinished come first, then those that another study waits for."""
         return Fetch.state != FetchState.FETCHING, Fetch.urgent.desc(), Fetch.attempts, Fetch.id
 
     def work(self, row: Fetch, stop: threading.Event) -> Outcome:
-        """Wait until the peer may be called, mark the study as being fetched, and fetch it."""
+        """Wait until the peer may be called, mark the study as being fetched, and retrieve it."""
         if row.state is FetchState.FETCHING:  # while we have the lease: whoever fetched it is gone
             with self._database.write() as session:
                 session.add(row)
@@ -270,12 +279,14 @@ class Fetcher(Lane[Fetch]):
         return Done(why) if status in (_S.RETRIEVED, _S.INCOMPLETE) else Failed(why)
 
     def _pause(self, fetch: Fetch, last: datetime | None, now: datetime) -> float:
-        """Seconds until the next retrieval from the peer may start. ``last``: the start of the last one."""
+        """Return the seconds until this retrieval may start. ``last``: when the last retrieval from the peer
+        started, None for never.
+        """
         pause = 60 / min(fetch.per_minute or self._peer.fetch_per_minute, self._peer.fetch_per_minute)
         return min((last - now).total_seconds() + pause, pause) if last is not None else 0.0
 
     def move(self, session: Session, row: Fetch, outcome: Outcome) -> None:
-        """Mark the study as fetched or failed, or to be fetched again."""
+        """Record whether the study was fetched, could not be fetched, or is to be tried again."""
         if isinstance(outcome, Retry):
             try_move(session, row, FETCH_RETRIED)
         else:
@@ -285,7 +296,9 @@ class Fetcher(Lane[Fetch]):
 
 @contextmanager
 def closing_on_stop(stop: threading.Event, called: Any) -> Iterator[None]:
-    """Close the calls of an archive or a worklist manager when another thread sets ``stop``."""
+    """Context manager: call ``called.close()`` (an archive or worklist manager) when another thread sets
+    ``stop``, which ends its calls.
+    """
     done = threading.Event()
 
     def watch() -> None:
@@ -308,7 +321,9 @@ ASSOCIATION = "fetch-"
 
 
 class RetrievalSink:
-    """Stores the objects of one retrieval (``scu.ObjectSink``). ``number``: of the retrieval's row."""
+    """Stores the objects that one retrieval brings (a ``scu.ObjectSink``). ``number``: id of the retrieval's
+    row.
+    """
 
     def __init__(
         self, spool: Spool, waiting: WaitingObjects, settings: Settings, peer: PeerSettings, number: int
@@ -322,7 +337,7 @@ class RetrievalSink:
     def take_object(
         self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, data: Iterable[bytes]
     ) -> None:
-        """Store an encoded data set. Raises FaultyInput, SpoolError."""
+        """Store an encoded data set with these UIDs in the spool. Raises FaultyInput, SpoolError."""
         if not is_uid(sop_instance_uid):
             raise FaultyInput("it has no valid SOP Instance UID")
         check_taken(sop_class_uid, transfer_syntax_uid, self.sop_classes)
@@ -344,7 +359,7 @@ class RetrievalSink:
         self._waiting.add(self._peer.name, incoming.take(data, self.largest_bytes))
 
     def take_file(self, pieces: Iterable[bytes]) -> None:
-        """Store a Part 10 file. Raises FaultyInput, SpoolError."""
+        """Store a Part 10 file in the spool. Raises FaultyInput, SpoolError."""
         rest = iter(pieces)
         start = b""
         while len(start) < META_BYTES and (piece := next(rest, b"")):
@@ -366,9 +381,8 @@ _SETTLED = frozenset({StudyState.DELIVERED, StudyState.DELIVERING, StudyState.NO
 
 @dataclass(frozen=True, slots=True)
 class MissingStudy:
-    """A study of the peer without a result. ``rule``: the first rule that should take it. ``why``: in words.
-
-    ``fetchable``: whether fetching the study may help.
+    """A study at a peer that has no result. ``rule``: the first rule that should take it. ``why``: the reason
+    in words. ``fetchable``: whether fetching it may help.
     """
 
     found: scu.FoundStudy
@@ -378,13 +392,15 @@ class MissingStudy:
 
 
 def missing(database: Database, settings: Settings, peer: PeerSettings, days: int) -> list[MissingStudy]:
-    """Query the peer for studies of today and of the ``days`` days before. Raises Unavailable."""
+    """Return the studies at the peer, of today and the ``days`` days before, that a rule should take and that
+    have no result. Raises Unavailable.
+    """
     today = date.today()  # Study Date is local
     archive = scu.open_archive(peer, settings)
     # Modalities to ask for; none, so all, where a rule takes any or has a pattern.
     named = {pattern for rule in settings.rules for pattern in rule.when.modality or ("*",)}
     modalities = [] if any(sign in name for name in named for sign in "*?") else sorted(named)
-    asked = questions(today - timedelta(days=days), today, modalities)
+    asked = daily_queries(today - timedelta(days=days), today, modalities)
     answers = {study.study_instance_uid: study for one in asked for study in archive.find(one).studies}
     wanted = [(study, rule) for study in answers.values() if (rule := _rule_for(study, settings.rules))]
     with database.read() as session:
@@ -392,7 +408,7 @@ def missing(database: Database, settings: Settings, peer: PeerSettings, days: in
 
 
 def fetch_missing(session: Session, peer: str, study: MissingStudy) -> None:
-    """Queue the study to be fetched, even if it was fetched or given up before."""
+    """Queue the retrieval of the study from ``peer``, even if it was fetched or given up before."""
     row = fetches.of_study(session, study.found.study_instance_uid)
     if row is None:
         queue_fetch(session, peer, study.found)
@@ -402,8 +418,8 @@ def fetch_missing(session: Session, peer: str, study: MissingStudy) -> None:
 
 
 def report_missing(database: Database, settings: Settings) -> int:
-    """Record event 2057 for each peer with ``missing_days`` and such studies; returns the number of
-    studies.
+    """Record event 2057 for each peer with the setting ``missing_days`` that has studies without a result;
+    return the number of studies.
     """
     total = 0
     for peer in settings.peers:
@@ -422,7 +438,9 @@ def report_missing(database: Database, settings: Settings) -> int:
 
 
 def _rule_for(study: scu.FoundStudy, rules: Sequence[RuleSettings]) -> str:
-    """The first rule whose conditions hold as far as an answer says; those on images cannot be tried."""
+    """Return the first rule whose conditions may hold by the query answer (conditions on images cannot be
+    tested); "" if none.
+    """
     for rule in rules:
         wanted, texts = rule.when.modality, rule.when.study_description
         if _may_fit(wanted, study.modalities) and _may_fit(texts, [study.description]):
@@ -431,7 +449,7 @@ def _rule_for(study: scu.FoundStudy, rules: Sequence[RuleSettings]) -> str:
 
 
 def _may_fit(patterns: Sequence[str], values: Sequence[str]) -> bool:
-    """Whether a value matches a pattern; True also if no pattern or no value is known."""
+    """Return whether a value matches a pattern; True also if there is no pattern or no value."""
     known = [value for value in values if value]
     return not patterns or not known or any(matches(one, value) for one in patterns for value in known)
 
@@ -439,7 +457,9 @@ def _may_fit(patterns: Sequence[str], values: Sequence[str]) -> bool:
 def _without_result(
     session: Session, peer: PeerSettings, wanted: Sequence[tuple[scu.FoundStudy, str]]
 ) -> Iterator[MissingStudy]:
-    """Those of the wanted studies that never came, are incomplete or lack a result, each with the reason."""
+    """Yield those of the ``wanted`` studies (with the rules that take them) that never arrived, are
+    incomplete or lack a result, with the reason.
+    """
     uids = [study.study_instance_uid for study, _ in wanted]
     here, asked = fetches.present_studies(session, uids), fetches.of_studies(session, uids)
     for study, rule in wanted:
@@ -454,7 +474,7 @@ def _without_result(
 
 
 def _lacks(session: Session, peer: PeerSettings, study: scu.FoundStudy, known: Study) -> str:
-    """Why a study that is here lacks its result; "" if it has the result or will have it."""
+    """Return why a study that is here lacks its result; "" if it has the result or will have it."""
     if known.state in _ON_ITS_WAY:
         return ""
     received = session.scalar(
@@ -477,8 +497,10 @@ def _lacks(session: Session, peer: PeerSettings, study: scu.FoundStudy, known: S
     return f"{known.state}: {known.reason}"[:200]
 
 
-def questions(first: date, last: date, modalities: Sequence[str]) -> list[scu.StudyQuery]:
-    """One query for each day and modality: short answers, whatever limit the archive has."""
+def daily_queries(first: date, last: date, modalities: Sequence[str]) -> list[scu.StudyQuery]:
+    """Return one query for each day from ``first`` to ``last`` and each modality, so that no answer exceeds
+    an archive's limit; no modalities: one query a day.
+    """
     days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
     return [scu.StudyQuery(day, day, modality) for day in days for modality in modalities or ("",)]
 
@@ -492,12 +514,13 @@ def ask(
     rule: str = "",
     per_minute: float = 0,
 ) -> dict[str, int]:
-    """Query the archive and queue the fetch of the studies found; a repeated call continues.
+    """Query the archive and queue the retrieval of the studies found; a repeated call continues. Returns
+    counts.
 
-    Returns how many studies were ``found``, of which ``here``: this node has them; ``before``: fetched, or
-    given up, before; ``wanted``: written down, or waiting already, ``first``: the lowest number of their
-    rows. ``strays``: answers that did not fit the question. Raises Unavailable; rows that
-    were stored before remain.
+    ``found``: studies in the answers; ``here``: of these, the node has them; ``before``: fetched or given up
+    before; ``wanted``: queued now or before; ``first``: the lowest id of those rows; ``strays``: answers that
+    did not fit the query. ``rule``: the only rule that may take the studies, "" for all. ``per_minute``:
+    studies to fetch a minute, 0 for the peer's setting. Raises Unavailable; rows stored before remain.
     """
     outcome = dict.fromkeys(("found", "here", "before", "strays", "wanted", "first"), 0)
     for question in queries:
@@ -529,7 +552,10 @@ def queue_fetch(
     per_minute: float = 0,
     purpose: FetchPurpose = FetchPurpose.ASKED,
 ) -> Fetch:
-    """Add a row for a study to fetch; studies that another study waits for are fetched first."""
+    """Queue the retrieval of a study from ``peer``; earlier studies for comparison come first.
+
+    ``rule``, ``per_minute``: as of :func:`ask`.
+    """
     now = utc_now()
     row = Fetch(
         peer=peer,
@@ -551,7 +577,7 @@ def queue_fetch(
 
 
 def fetch_again(session: Session, peer: str) -> int:
-    """Fetch again the studies of this peer that were given up or cancelled; returns their number."""
+    """Queue again the retrievals from this peer that failed or were cancelled; return their number."""
     return sum(
         try_move(session, row, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
         for row in fetches.listed(session, peer, (FetchState.FAILED, FetchState.CANCELLED))
@@ -559,7 +585,7 @@ def fetch_again(session: Session, peer: str) -> int:
 
 
 def cancel(session: Session, peer: str) -> int:
-    """Cancel the waiting fetches from this peer; returns the number of studies."""
+    """Cancel the waiting retrievals from this peer; return their number."""
     return sum(
         try_move(session, row, FETCH_CANCELLED, ended_at=utc_now())
         for row in fetches.listed(session, peer, (FetchState.WAITING,))

@@ -97,7 +97,7 @@ from dicom_node.receive.spool import (
 
 
 def quarantine_study(session: Session, study: Study, reason: str) -> None:
-    """Quarantine the study: none of its results is sent until a person chooses."""
+    """Quarantine a study for ``reason``: none of its results is sent until a person releases it."""
     if study.state is StudyState.QUARANTINED:
         if reason not in study.reason:
             study.reason = f"{study.reason}; {reason}"[:2000]
@@ -110,7 +110,7 @@ def quarantine_study(session: Session, study: Study, reason: str) -> None:
 
 
 def release_study(session: Session, study_id: int, now: datetime | None = None) -> None:
-    """Release a study from quarantine: it is assembled again from the versions in force.
+    """Release a study from quarantine: it is assembled again from the current versions of its objects.
 
     The versions were chosen before (:mod:`dicom_node.studies.choose`). Raises NotFound, NotAllowedNow.
     """
@@ -126,7 +126,7 @@ def release_study(session: Session, study_id: int, now: datetime | None = None) 
 
 
 def drop_waiting(session: Session, study: Study, reason: str) -> None:
-    """Cancel jobs that have not started: jobs of a newer revision replace them."""
+    """Cancel the study's jobs that have not started, because jobs of a newer revision replace them."""
     for job in queue.of_study(session, study.id, (JobState.QUEUED, JobState.HELD)):
         try_move(session, job, events.JOB_CANCELLED, reason=reason, finished_at=utc_now())
 
@@ -134,7 +134,8 @@ def drop_waiting(session: Session, study: Study, reason: str) -> None:
 def stop_study(session: Session, study: Study, reason: str, *, same_data: bool = False) -> None:
     """Send nothing more of a study: cancel waiting jobs and deliveries, and request that running jobs stop.
 
-    ``same_data``: assessments and received images are still delivered, because no job asks for them again.
+    ``same_data``: the study's objects are unchanged, so assessments and received images are still delivered,
+    because no job asks for them again.
     """
     drop_waiting(session, study, reason)
     for job in queue.of_study(session, study.id, (JobState.RUNNING,)):
@@ -174,10 +175,11 @@ _NOT_SEEN = "its study, or the object, is here from senders that the user who st
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A spooled file to index, with its arrival and its content. ``size`` in bytes, file header included.
+    """A spooled file to be indexed, with how it arrived (``arrival``) and what its header says (``found``).
+    ``size``: bytes of the file.
 
-    By the path of an indexed file: ``copies``, whether it has the same bytes; ``same_image``, whether it
-    decodes to the same samples, None if one of both does not decode.
+    By the path of an already indexed file: ``copies``: whether it has the same bytes; ``same_image``: whether
+    it decodes to the same samples, None if one of the two does not decode.
     """
 
     path: Path
@@ -198,14 +200,14 @@ TWO_PATIENTS = "this study has images of two patients (by ID, name, birth date o
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The outcome for a new version; ``reason`` is one sentence if it is not accepted."""
+    """What becomes of a received version; ``reason``: one sentence if it is not accepted."""
 
     outcome: Outcome
     reason: str = ""
 
 
 class Indexing:
-    """Indexes objects, one after the other, within the caller's transaction."""
+    """Writes the database rows of received objects, one after the other, in the caller's transaction."""
 
     def __init__(self, spool: Spool, settings: Settings, inspector: Inspector) -> None:
         self._spool, self._inspector, self._settings = spool, inspector, settings
@@ -216,10 +218,11 @@ class Indexing:
     def compare_ahead(
         self, database: Database, item: Arrived, batch: Sequence[Arrived] = (), again: Inspector | None = None
     ) -> None:
-        """Compare the object with earlier objects of its UID, before the database is locked for writing.
+        """Compare the object with earlier versions of it, and note the outcome in ``item``, before the
+        database is locked for writing.
 
-        ``batch``: those that are to be indexed before it. Raises ReaderLost, unless it is tried ``again``,
-        by this inspector.
+        ``batch``: objects that are to be indexed before it. ``again``: the inspector of a second try, None at
+        the first. Raises ReaderLost at the first try.
         """
         uid, pixels = item.found.sop_instance_uid, item.found.pixels_sha256
         with database.read() as session, suppress(StoreAway):  # it waits: indexing says so
@@ -238,7 +241,8 @@ class Indexing:
                         item.same_image[path] = inspector.same_image(first, item.path, again=bool(again))
 
     def index(self, session: Session, item: Arrived) -> Path:
-        """Write the object's rows; returns the path for its file, or of a stored file with the same bytes.
+        """Write the rows of a received object; return the path for its file, or of a stored file with the
+        same bytes.
 
         Raises IntegrityError if another process indexed it first, StoreAway if it must be compared with an
         object that another machine has not uploaded yet.
@@ -288,7 +292,7 @@ class Indexing:
             self._receive(session, study, item, role, judgement.outcome)
             if former is None or judgement.outcome is Outcome.REVISION:
                 row = self._write_instance(session, study, item, role, place)
-                add_questions(session, study, row, self._settings)
+                add_prior_queries(session, study, row, self._settings)
                 late = row if role is ObjectRole.NON_SOURCE and study.state in READ_FROM_WORK else None
             elif former.purged and judgement.outcome is Outcome.DUPLICATE:
                 # The new copy takes its place.
@@ -307,21 +311,21 @@ class Indexing:
         self._record(session, study, item, event, reason=reason)
         return place
 
-    def take(self, session: Session, study: Study, item: Arrived) -> None:
-        """Make this version, which a person chose, the version in force, without moving its file."""
+    def make_current(self, session: Session, study: Study, item: Arrived) -> None:
+        """Make this version, which a person chose, the current one, without moving its file."""
         row = self._write_instance(session, study, item, self._role(session, item), item.path)
         row.study_id, row.pixels_sha256 = study.id, item.found.pixels_sha256
         session.flush()
 
     def _stored_copy(self, session: Session, item: Arrived) -> ReceivedObject | None:
-        """The first received object with the same bytes; None without one."""
+        """Return the first received object whose file has the same bytes; None if there is none."""
         if not item.arrival.calling_ae:  # a stray file, not written by the listener
             return None
         rows = intake.stored_copies(session, item.found.sop_instance_uid, limit=20)
         return next((row for row in rows if self._is_copy(session, row.path, item)), None)
 
     def _is_copy(self, session: Session, kept: str, item: Arrived) -> bool:
-        """Whether the object is the same as the one in the indexed file ``kept``."""
+        """Return whether the object is the same as that in the indexed file ``kept``."""
         if kept not in item.copies:
             try:
                 item.copies[kept] = same_object(self._where(session, kept, item), item.path)
@@ -330,15 +334,15 @@ class Indexing:
         return item.copies[kept]
 
     def _where(self, session: Session, kept: str, item: Arrived) -> Path:
-        """The present path of an indexed file; a file of the same batch is not moved yet."""
+        """Return the present path of an indexed file; a file of the same batch is not moved yet."""
         on_its_way = item.path.with_name(Path(kept).name)
         return on_its_way if on_its_way.is_file() else self._files.here(session, kept)
 
     def _judge(
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, former: Instance | None
     ) -> Judgement:
-        """Judge whether the object is new, a duplicate or in conflict with its study or with its ``former``
-        version.
+        """Decide whether the object is new, a duplicate, a revision, or in conflict with its study or its
+        current version ``former`` (None: it has none).
         """
         if role is ObjectRole.OWN:  # a PACS may have changed it on its way: we know what we sent
             return Judgement(Outcome.DUPLICATE if former else Outcome.NEW)
@@ -350,7 +354,7 @@ class Indexing:
         return judge(item, former, session.get_one(Study, former.study_id))
 
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
-        """The role of the object in its study: own result, source of an analysis, or neither."""
+        """Return the role of the object in its study: own result, source of an analysis, or neither."""
         if item.found.own or results.is_result(session, item.found.sop_instance_uid):
             return ObjectRole.OWN
         sender = self._settings.sender_names.get(item.arrival.calling_ae, "")
@@ -362,8 +366,10 @@ class Indexing:
         )
 
     def _study(self, session: Session, item: Arrived) -> Study:
-        """The study of the object. All objects of a sender without Study Instance UID share one entry, so
-        that they do not flood the list.
+        """Return the study of the object, created if it is new.
+
+        All objects of a sender without Study Instance UID within an hour share one entry, so that they do not
+        flood the list.
         """
         found, at = item.found, item.arrival.received_at
         uid, mark = found.study_instance_uid or None, marked(item.path.name)
@@ -397,8 +403,8 @@ class Indexing:
     def _receive(
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, outcome: Outcome
     ) -> None:
-        """Extend the study's quiet time, or reopen the study; an object that is no source does not
-        reopen it.
+        """Extend the study's quiet time, or reopen the study after completion; only an image for analysis
+        reopens it.
         """
         if role is ObjectRole.OWN or outcome in (Outcome.DUPLICATE, Outcome.SET_ASIDE):
             return
@@ -420,7 +426,9 @@ class Indexing:
             move_study(session, study, events.STUDY_REOPENED)
 
     def _quiet_seconds(self, item: Arrived) -> float:
-        """How long the study must be quiet after this object: as set for its sender or modality."""
+        """Return how many seconds nothing may arrive after this object until the study is complete, by its
+        sender or modality.
+        """
         peer = self._peers.get(item.arrival.calling_ae)
         if peer is not None and peer.quiet_seconds is not None:
             return peer.quiet_seconds
@@ -430,9 +438,9 @@ class Indexing:
     def _quarantine(
         self, session: Session, study: Study, item: Arrived, judgement: Judgement, place: Path
     ) -> None:
-        """Record an object that is not put in force, and quarantine its study.
+        """Write the row of an object that is in conflict or faulty, and quarantine its study.
 
-        A further one of an entry without Study Instance UID is counted there, without an event of its own.
+        A further object in an entry without Study Instance UID gets no event of its own.
         """
         study.last_received_at = max(study.last_received_at, item.arrival.received_at)
         self._write_received(session, study, item, judgement, place)
@@ -444,7 +452,7 @@ class Indexing:
     def _write_instance(
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, place: Path
     ) -> Instance:
-        """Put this version in force; the study's patient is that of the newest version."""
+        """Make this version the current one; the study's patient is then that of this version."""
         found, arrival = item.found, item.arrival
         former = intake.instance(session, found.sop_instance_uid)
         row = former or Instance(study_id=study.id, sop_instance_uid=found.sop_instance_uid)
@@ -467,13 +475,13 @@ class Indexing:
         return row
 
     def _place(self, item: Arrived, *, bad: bool) -> Path:
-        """The path for the object's file; ``bad``: not in the folder of its study."""
+        """Return the path for the object's file: in the folder of its study, or in quarantine if ``bad``."""
         return self._spool.place(item.path, None if bad else item.found.study_instance_uid)
 
     def _write_received(
         self, session: Session, study: Study, item: Arrived, judgement: Judgement, place: Path
     ) -> None:
-        """Add the row of a received object, with the outcome for it."""
+        """Add the row of a received object, with what became of it."""
         session.add(
             ReceivedObject(
                 spool_name=item.spool_name,
@@ -511,28 +519,31 @@ class Indexing:
 
 
 def _accession(found: Inspected) -> str:
-    """The Accession Number, cut to the length that its VR allows."""
+    """Return the Accession Number, cut to the length that its VR allows."""
     return found.identity.get("AccessionNumber", "")[:16]  # SH, PS3.5 6.2
 
 
 def _with_object(reason: str, item: Arrived) -> str:
-    """The reason with the object, its sender and the time, because a study may have hundreds of objects."""
+    """Return the reason with the object, its sender and the time, because a study may have hundreds of
+    objects.
+    """
     at, uid = item.arrival.received_at, item.found.sop_instance_uid or "without SOP Instance UID"
     sender = item.arrival.calling_ae or "an unknown sender"
     return f"{reason} (object {uid} from {sender}, {at:%Y-%m-%d %H:%M:%S} UTC)"
 
 
-def add_questions(session: Session, study: Study, image: Instance, settings: Settings) -> None:
-    """Add the questions of the rules that take this image, each once per revision.
+def add_prior_queries(session: Session, study: Study, image: Instance, settings: Settings) -> None:
+    """Queue the queries for the patient's earlier studies of all rules that take this image, each once per
+    revision of the study.
 
-    Nothing is asked about a study that was fetched as a prior: its priors would have priors.
+    None for a study that is itself an earlier study for comparison.
     """
     if not settings.queried_by_rules or image.role is not ObjectRole.SOURCE or not study.study_instance_uid:
         return
     if not fetches.is_prior(session, study.id):
         for decision in decide_study(session, study, [image], settings):
             if decision.rule.priors and not decision.held_reason:
-                fetches.add_question(session, study, decision.rule.name, decision.rule.priors)
+                fetches.add_prior_query(session, study, decision.rule.name, decision.rule.priors)
 
 
 OTHER_PATIENT = "the fetched images name another patient than the peer's answer"
@@ -540,7 +551,9 @@ OTHER_STUDY = "it came in answer to the retrieval of another study"
 
 
 def is_of_another_study(session: Session, association: str, study_instance_uid: str) -> bool:
-    """Whether an object arrived during our retrieval of another study, on our own association."""
+    """Return whether an object arrived in the node's retrieval of a study (``association``) but belongs to
+    another one.
+    """
     number = association.removeprefix("fetch-")  # fetch.ASSOCIATION
     if number == association or not number.isdecimal():
         return False
@@ -549,10 +562,11 @@ def is_of_another_study(session: Session, association: str, study_instance_uid: 
 
 
 def is_of_another_patient(session: Session, study: Study) -> bool:
-    """Whether a study's images name another patient than the query answer that led to the fetch.
+    """Return whether the images of a fetched study name another patient than the query answer that led to the
+    fetch.
 
     False once :func:`note_other_patient` was called: a person who releases the study from quarantine has
-    looked.
+    checked it.
     """
     row = fetches.of_study(session, study.study_instance_uid)
     if row is None or row.state is FetchState.OTHER_PATIENT:
@@ -565,17 +579,18 @@ def is_of_another_patient(session: Session, study: Study) -> bool:
 
 
 def note_other_patient(session: Session, study: Study) -> None:
-    """Record that the images of a fetched study name another patient, whatever its fetch is doing now."""
+    """Record that the images of a fetched study name another patient, whatever the state of its fetch."""
     row = fetches.of_study(session, study.study_instance_uid, lock=True)
     if row is not None and row.state is not FetchState.OTHER_PATIENT:
         move(session, row, events.FETCHED_OTHER_PATIENT)
 
 
 def judge(item: Arrived, former: Instance, study: Study) -> Judgement:
-    """Compare a valid object with the version of it that is in force, which belongs to ``study``.
+    """Compare a received version of an object with its current version ``former`` in ``study``, and decide
+    what becomes of it.
 
-    Their pixels may be the same although their bytes differ, as they do in another transfer syntax. Raises
-    StoreAway if they were not compared ahead: nothing is decoded while the database is locked.
+    The pixels may be the same although the bytes differ, as in another transfer syntax. Raises StoreAway if
+    the pixels were not compared ahead, because nothing is decoded while the database is locked.
     """
     found = item.found
     if (study.study_instance_uid or "") != found.study_instance_uid:
@@ -598,7 +613,8 @@ def judge(item: Arrived, former: Instance, study: Study) -> Judgement:
 
 
 def _compare_header(found: Inspected, former: Instance, study: Study, *, is_its_sender: bool) -> Judgement:
-    """Judge an image that arrived again with another header.
+    """Decide what becomes of an image that arrived again with another header. ``is_its_sender``: it comes
+    from the sender of the current version.
 
     Empty patient attributes replace nothing, and only the sender of the image can correct it.
     """
@@ -640,7 +656,9 @@ _Placed = tuple[Path, Path | None]
 
 
 class Indexer:
-    """Reads journals and spool into the database. One thread per data folder at a time runs it."""
+    """Reads listeners' journals and spooled files into the database. One thread per data folder at a time
+    runs it.
+    """
 
     def __init__(
         self, database: Database, spool: Spool, settings: Settings, inspector: Inspector | None = None
@@ -666,18 +684,20 @@ class Indexer:
         self._unreadable: dict[Path, float] = {}  # to when they are tried again, monotonic seconds
 
     def waiting(self) -> int:
-        """The number of spooled files that wait to be indexed."""
+        """Return the number of spooled files that wait to be indexed."""
         return len(self._spool.pending())
 
-    def traces(self) -> Sequence[object]:
-        """Values that change when a listener spools a file or writes a line; cheaper than a listing."""
+    def change_marks(self) -> Sequence[object]:
+        """Return values that change whenever a listener spools a file or writes to its journal; cheaper than
+        listing the spool.
+        """
         return [stamp(path) for path in self._watched]
 
     def run_once(self, seconds: float = float("inf")) -> int:
-        """Read the journals, then index pending files, senders taking turns; returns the number of files.
+        """Read the journals, then index pending files, senders taking turns; return the number of files.
 
         In this order: when an association is known to have ended, all its objects are pending or indexed. No
-        further file is begun after ``seconds``, so that newly received files get their turn.
+        further file is begun after ``seconds``, so that the caller can look for new files.
         """
         end = time.monotonic() + seconds
         folders = journal_folders(self._data_dir)
@@ -722,21 +742,21 @@ class Indexer:
         return done
 
     def forget_cursors(self) -> None:
-        """Forget the read positions in the journals, and load them from the database again.
+        """Forget the read positions in the journals, so that they are loaded from the database again.
 
         Another process may have changed them.
         """
         self._journals.clear()
 
     def leave(self) -> None:
-        """End as planned: an object that is being opened is not blamed for the end of this process."""
+        """End as planned: the file being read is then not suspected of having killed this process."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._slow.close()
         with suppress(OSError):  # a full disk, where the record never took a block: it is empty
             self._crashes.clear()
 
     def _batch(self, files: Iterator[Path]) -> Iterator[Arrived]:
-        """The next files to index: as many as fit into one transaction and a limit of time."""
+        """Yield the next files to index, read: as many as fit into one transaction and a limit of time."""
         end, batch = time.monotonic() + _BATCH_SECONDS, list[Arrived]()
         for path in islice(files, _BATCH):
             begun, again = time.monotonic(), self._again.pop(path, None)
@@ -753,7 +773,10 @@ class Indexer:
     def _opened(
         self, path: Path, batch: Sequence[Arrived] = (), again: Inspector | None = None
     ) -> Arrived | None:
-        """Read a file for indexing after ``batch``; None if it is to be read again later."""
+        """Read a file for indexing after those in ``batch``; None if it is to be tried again later.
+
+        ``again``: the inspector of a second try, None at the first.
+        """
         try:
             item = self._read(path, again)
             self._indexing.compare_ahead(self._database, item, batch, again)
@@ -770,7 +793,10 @@ class Indexer:
         return None
 
     def _read(self, path: Path, again: Inspector | None) -> Arrived:
-        """Raises StoreAway, ReaderLost, OSError."""
+        """Read how a spooled file arrived and what its header says. Raises StoreAway, ReaderLost, OSError.
+
+        ``again``: the inspector of a second try, None at the first.
+        """
         size = path.stat().st_size
         try:
             arrival = read_arrival(path)
@@ -799,7 +825,9 @@ class Indexer:
         return Arrived(path, arrival, found, size)
 
     def _index_one(self, session: Session, item: Arrived) -> _Placed | None:
-        """Write the rows of one file; None if another process does, or if it is tried again later."""
+        """Write the rows of one file; return its path and new path, None if another process indexes it or it
+        is tried again later.
+        """
         known = intake.received_object(session, item.spool_name)
         if known is not None:
             # Purged, and here again after a power failure: it has no place any more.
@@ -821,8 +849,8 @@ class Indexer:
         return None
 
     def _placed(self, session: Session, path: Path, place: Path | None) -> _Placed:
-        """The file and its new path; None as the path if the object store has a copy, so that no file is
-        needed here.
+        """Return the file and its new path; None as the path if the object store has a copy, so that no local
+        file is needed.
         """
         is_copy = place is not None and place.name != path.name
         is_stored = is_copy and place and self._files.has(session, self._files.relative(place))
@@ -834,7 +862,7 @@ _THIS_PROCESS = secrets.token_hex(8)  # in a container each process of the node 
 
 
 class CrashRecord:
-    """A file that names the spooled file being opened, so that a crash can be blamed on it.
+    """A file that names the spooled file being read, so that a crash can be attributed to it.
 
     The record survives the process, not a power failure, which no object causes.
     """
@@ -847,12 +875,12 @@ class CrashRecord:
         self._deaths = int(deaths) + (process != _THIS_PROCESS) if deaths.isdecimal() else 0
 
     def count(self, name: str) -> int:
-        """How many times in a row the node died while it read this file."""
+        """Return how many times in a row the node died while it read the spooled file ``name``."""
         return self._deaths if name == self._suspect else 0
 
     @contextmanager
     def noted(self, name: str) -> Iterator[None]:
-        """Record that the spooled file ``name`` is open in this scope, in case the node dies."""
+        """Context manager: record that the spooled file ``name`` is being read, in case the node dies."""
         self._write(f"{self.count(name)} {name} {_THIS_PROCESS}")
         try:
             yield
@@ -860,11 +888,11 @@ class CrashRecord:
             self.clear()
 
     def clear(self) -> None:
-        """Record that no file is being opened, or that the node stops as planned."""
+        """Record that no file is being read, or that the node stops as planned."""
         self._write("")
 
     def _write(self, text: str) -> None:
-        """Replace the record by a text."""
+        """Replace the content of the record."""
         os.pwrite(self._file, text.encode("utf-8", "replace")[:_LENGTH].ljust(_LENGTH), 0)
 
     def __del__(self) -> None:
@@ -879,7 +907,9 @@ _ENDS = {
 
 
 class JournalIngest:
-    """Stores journal lines in the database, each once: the read position moves in the same transaction."""
+    """Stores the lines of a listener's journal in the database, each once: the read position is stored in the
+    same transaction.
+    """
 
     def __init__(self, database: Database, folder: Path) -> None:
         self._database, self._folder = database, folder
@@ -890,7 +920,7 @@ class JournalIngest:
         self._gone: set[str] = set()
 
     def run_once(self) -> int:
-        """Ingest the lines appended since the last run; returns their number."""
+        """Store the lines appended since the last run; return their number."""
         # First: a listener that starts now holds the lock before its file is there. The files are called
         # number-listener-number.
         names = (path.stem for path in sorted(self._folder.glob("*.jsonl")))
@@ -920,7 +950,9 @@ class JournalIngest:
 
 
 def _ingest(session: Session, event: events.Event) -> None:
-    """Store an event of the journal; events about many objects get numbers in place of UIDs."""
+    """Store an event of the journal; of events about many objects, the event table gets their number in place
+    of UIDs.
+    """
     fields = event.fields
     if event.type is events.COMMITMENT_REPORTED:
         transaction, calling = str(fields["transaction"]), str(fields["calling"])
@@ -961,6 +993,7 @@ def _ingest(session: Session, event: events.Event) -> None:
 
 
 def _keep_association(session: Session, event: events.Event) -> None:
+    """Store the beginning or the end of an association, if the event is one."""
     association = str(event.fields.get("association", ""))
     if event.type is events.ASSOCIATION_ACCEPTED:
         fields, refused = event.fields, event.fields.get("refused") or []
@@ -1000,7 +1033,7 @@ _STUDIES = 100  # studies in one transaction: it holds up other writers for some
 
 
 def purge(database: Database, settings: Settings, now: datetime | None = None) -> int:
-    """Delete received objects of studies that ended ``spool.keep_days`` ago; returns how many files.
+    """Delete the received objects of studies that ended ``spool.keep_days`` ago; return the number of files.
 
     Quarantined studies, and studies with a result that is not confirmed, are left alone. The rows are
     committed first; a file that a crash leaves behind is deleted when spool and index are compared.
@@ -1014,10 +1047,10 @@ def purge(database: Database, settings: Settings, now: datetime | None = None) -
 
 
 def purge_results(database: Database, settings: Settings, now: datetime | None = None) -> int:
-    """Delete files of results that are older than ``spool.result_days`` (0: none); returns how many.
+    """Delete the files of results that are older than ``spool.result_days`` (0: never); return their number.
 
-    Their rows stay, locked while the files are deleted, so that no process sends one meanwhile. A file is
-    deleted before its row says so: after a crash the row is found again the next time.
+    Their rows stay, and are locked while the files are deleted, so that no process sends one meanwhile. A
+    file is deleted before its row says so: after a crash the row is found again the next time.
     """
     if not settings.spool.result_days:
         return 0
@@ -1039,9 +1072,10 @@ def purge_results(database: Database, settings: Settings, now: datetime | None =
 def purge_now(
     database: Database, settings: Settings, study_ids: Sequence[int], also: Callable[[Session, int], None]
 ) -> list[int]:
-    """Delete the received objects of these studies if that is allowed, regardless of their age.
+    """Delete the received objects of these studies regardless of their age, if all results are delivered;
+    return the studies whose objects were deleted.
 
-    ``also`` writes in the same transaction, for each of them. Returns the studies whose objects were deleted.
+    ``also`` writes in the same transaction, called for each of them.
     """
     latest = utc_now() + timedelta(days=1)
     studies, _ = _purge(database, settings, latest, len(study_ids), study_ids, also)
@@ -1056,10 +1090,11 @@ def _purge(
     among: Sequence[int] | None = None,
     also: Callable[[Session, int], None] | None = None,
 ) -> tuple[list[int], int]:
-    """Mark objects of purgeable studies as purged, end their reviews, and delete the files; returns the
-    studies and the number of files.
+    """Mark objects of at most ``most`` purgeable studies as deleted, end their reviews, and delete the files;
+    return the study ids and the number of files.
 
-    Files that an unreachable object store keeps are deleted when it is compared with the index.
+    Parameters as of ``intake.purgeable`` and ``purge_now``. Files that an unreachable object store keeps are
+    deleted when it is compared with the index.
     """
     with database.write() as session:
         studies = intake.lock_purgeable(session, before, most, among)
@@ -1081,10 +1116,10 @@ def _purge(
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The differences between spool and index.
+    """The differences between the files of the spool and the index.
 
-    ``unknown``: files without a row, in order of arrival. ``left_over``: files that still exist after the
-    purge of their study. ``missing``: the number of rows whose file does not exist.
+    ``unknown``: files without a row, in order of arrival. ``left_over``: files whose row says that they are
+    deleted. ``missing``: the number of rows whose file does not exist.
     """
 
     unknown: Sequence[Path]
@@ -1101,7 +1136,9 @@ class Difference:
 
 
 def compare(database: Database, spool: Spool, files: Files) -> Difference:
-    """Compare files with rows, and rows with files; takes some 20 s for a million objects."""
+    """Compare the files of the spool with the rows of the index, both ways; takes some 20 s for a million
+    objects. Raises StoreAway.
+    """
     unknown, left_over = [], []
     in_store = set(files.stored("spool"))
     fetched = (files.data_dir / key for key in in_store if key.endswith(".dcm"))  # where it lies then
@@ -1128,10 +1165,10 @@ def compare(database: Database, spool: Spool, files: Files) -> Difference:
 
 
 def reconcile(database: Database, spool: Spool, files: Files) -> None:
-    """Delete files that a purge has left; record event 2030 for other differences.
+    """Delete files whose row says that they are deleted; record event 2030 for other differences between
+    spool and index.
 
-    Files that were never indexed are never deleted here: ``reindex`` puts them back, and their study is
-    purged in time.
+    Files that were never indexed are never deleted here: ``reindex`` puts them back.
     """
     try:
         found = compare(database, spool, files)
@@ -1147,10 +1184,10 @@ def reconcile(database: Database, spool: Spool, files: Files) -> None:
 
 
 def reindex(database: Database, spool: Spool, files: Files, progress: Callable[[int, int], None]) -> int:
-    """Move files without a row back to ``incoming``; returns how many.
+    """Move files without a row back to ``incoming``, where the node indexes them like any other; return their
+    number.
 
-    The node indexes them like any other, now or when it starts. ``progress`` is called with (done, all). May
-    be interrupted and run again. Raises SpoolError.
+    ``progress`` is called with (done, all). May be interrupted and run again. Raises SpoolError.
     """
     unknown = compare(database, spool, files).unknown
     for done, path in enumerate(unknown, 1):

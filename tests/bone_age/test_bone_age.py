@@ -132,7 +132,7 @@ def test_the_report_has_its_finding_measurement_text_and_private_codes(
 
 
 def test_presentation_state_picture_and_segmentation_show_it(results: dict[ResultKind, Dataset]) -> None:
-    said = ("AI: Bone age 20 months", "Suspected: advanced bone age.", "Bone age by a ruler, for tests.")
+    said = ("use: Bone age 20 months", "Suspected: advanced bone age.", "Bone age by a ruler, for tests.")
     assert [one for one in said if one not in str(results[ResultKind.GSPS])] == []
     [segment], picture = results[ResultKind.SEG].SegmentSequence, results[ResultKind.SC]
     assert segment.SegmentLabel == "AI Hand"

@@ -664,7 +664,7 @@ def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) ->
             assert {*states} <= {"cancelled"}  # begun on the first film of two, after a kill between them
             asked = starts(node)
             gaps = [(later - sooner).total_seconds() for sooner, later in pairwise(asked)]
-            assert min(gaps) >= 0.4, gaps  # a start is written down a moment after it was timed
+            assert min(gaps) >= 0.25, gaps  # a start is written down a moment after it was timed
             assert (asked[-1] - asked[0]).total_seconds() >= 0.5 * (len(asked) - 1) - 0.1
 
 

@@ -52,8 +52,7 @@ def load(files: Sequence[Path]) -> Settings:
     """Read the configuration from one or more TOML files. Raises ConfigurationError with every mistake.
 
     Relative paths in the files count from the current folder. It is a mistake if such a path names an empty
-    data folder while the node's data folder lies beside the first file. Raises ConfigurationError with every
-    mistake.
+    data folder while the node's data folder lies beside the first file.
     """
     settings, read = examine(files)
     if read.problems or settings is None:
@@ -62,10 +61,10 @@ def load(files: Sequence[Path]) -> Settings:
 
 
 def load_to_read(files: Sequence[Path]) -> tuple[Settings, int]:
-    """Read the settings for a program that only reads the database: faulty keys are left out. Also returns
-    how many keys were left out.
+    """Read the settings for a program that only reads the database, leaving out faulty keys.
 
-    Raises ConfigurationError if the mistakes concern the location of the database.
+    Returns the settings and the number of keys left out. Raises ConfigurationError if a mistake concerns the
+    location of the database.
     """
     settings, read = examine(files)
     if settings is None or any(problem.key.split(".")[0] in ("node", "file") for problem in read.problems):
@@ -74,10 +73,11 @@ def load_to_read(files: Sequence[Path]) -> tuple[Settings, int]:
 
 
 def examine(files: Sequence[Path]) -> tuple[Settings | None, "TomlFiles"]:
-    """The settings without faulty keys, and the files with their mistakes.
+    """Read the configuration files; return the settings without their faulty keys, and the files with all
+    mistakes.
 
-    The settings are None if no key is left, or if a file could not be read: defaults must not replace its
-    content.
+    The settings are None if no valid key is left, or if a file could not be read: defaults must not replace
+    its content.
     """
     read = TomlFiles()
     for file in files:
@@ -113,14 +113,14 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, "TomlFiles"]:
 
 
 def _has_node_data(folder: Path) -> bool:
-    """Whether the folder has a database or a spool. False if the folder cannot be read: whoever opens it
-    reports that.
-    """
+    """Return whether the folder contains a database or a spool; False also if the folder cannot be read."""
     return any(os.access(folder / name, os.F_OK) for name in ("node.db", "spool"))
 
 
 def examined(read: "TomlFiles") -> Settings | None:
-    """The settings without faulty keys; each mistake is added to the mistakes of ``read``."""
+    """Return the settings without faulty keys, and add each mistake to ``read``; None if no usable settings
+    are left.
+    """
     try:
         settings: Settings | None = Settings.model_validate(read.data)
     except ValidationError as error:
@@ -145,7 +145,7 @@ def examined(read: "TomlFiles") -> Settings | None:
 
 
 def _without(data: dict[str, Any], places: set[Place]) -> dict[str, Any]:
-    """A copy of ``data`` without the keys at ``places``."""
+    """Return a copy of ``data`` without the keys at ``places``."""
     left = copy.deepcopy(data)
     for *path, key in sorted(places, reverse=True):
         with suppress(KeyError, TypeError):  # what is missing, and what is within a faulty value
@@ -154,8 +154,9 @@ def _without(data: dict[str, Any], places: set[Place]) -> dict[str, Any]:
 
 
 def _value_at(value: Any, place: Sequence[str | int]) -> Any:
-    """The value at ``place`` in ``value``; None if there is none. A text in place of a list is returned as it
-    is.
+    """Return the value at the path ``place`` within nested tables and lists; None if there is none.
+
+    A text where a list is expected is returned as it is.
     """
     for part in place:
         try:
@@ -166,7 +167,7 @@ def _value_at(value: Any, place: Sequence[str | int]) -> Any:
 
 
 def _unknown_key(place: Place) -> str:
-    """The remedy for an unknown key: a similar key, or the known ones."""
+    """Return the remedy for an unknown key at ``place``: the most similar known key, or all known keys."""
     *path, key = (part for part in place if isinstance(part, str))
     model: type[BaseModel] = Settings
     for part in path:
@@ -175,7 +176,9 @@ def _unknown_key(place: Place) -> str:
 
 
 def sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """The tables in ``model``, by key."""
+    """Return the fields of a settings class that are tables or lists of tables: name -> class of the
+    table.
+    """
     return {
         name: kind
         for name, field in model.model_fields.items()
@@ -185,7 +188,7 @@ def sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
 
 
 def _remedy(found: ErrorDetails) -> str:
-    """What to do about a mistake that pydantic found, in words."""
+    """Return in words what to do about a mistake that pydantic found."""
     kind, given, context = found["type"], found.get("input"), found.get("ctx", {})
     match kind:
         case "value_error":
@@ -242,7 +245,9 @@ _WRITTEN: Mapping[str, str] = {
 
 
 def _cross_check(settings: Settings, read: "TomlFiles") -> None:
-    """Add every mistake between keys to the mistakes of ``read``."""
+    """Find mistakes that concern several keys together, such as a rule with an unknown peer, and add them to
+    ``read``.
+    """
     for key in ("peers", "rules"):
         read.check_names(key)
     _check_peers(settings, read)
@@ -264,13 +269,13 @@ def _cross_check(settings: Settings, read: "TomlFiles") -> None:
 
 
 def _effect(rule: RuleSettings) -> tuple[object, ...]:
-    """What a rule does, whatever its name is."""
+    """Return everything a rule does, for comparison: equal for two rules that differ only in name."""
     return rule.when, rule.pipeline, dict(rule.options), frozenset(rule.send_to)
 
 
 def _check_peers(settings: Settings, read: "TomlFiles") -> None:
-    """Add mistakes between peers, such as two peers with one AE title, and between peers and
-    other settings.
+    """Add mistakes between peers, such as two peers with one AE title, and between peers and other settings,
+    to ``read``.
     """
     ours = {settings.node.ae_title, *settings.listener.further_ae_titles}
     senders: dict[str, PeerSettings] = {}
@@ -299,7 +304,7 @@ def _check_peers(settings: Settings, read: "TomlFiles") -> None:
 
 
 def _check_peers_of(rule: RuleSettings, settings: Settings, read: "TomlFiles") -> None:
-    """Add mistakes about the peers that a rule names."""
+    """Add mistakes about the peers that a rule names, such as an unknown one, to ``read``."""
     place = read.place_of("rules", rule.name)
     if not read.at((*place, "send_to")):
         read.add((*place, "send_to"), "[]", "is empty: the results would go nowhere")
@@ -340,9 +345,9 @@ _MAY: Final = {
 
 
 def why_never_calls(name: str, pattern: str, settings: Settings, read: "TomlFiles") -> str:
-    """Why no association can have an AE title that matches ``pattern``, as a remedy; "" if one can.
+    """Return why no association can have an AE title that matches ``pattern``, as a remedy; "" if one can.
 
-    ``name``: the condition, ``calling_ae`` or ``called_ae``.
+    ``name``: the rule's condition that has this pattern, ``calling_ae`` or ``called_ae``.
     """
     listener = settings.listener
     if name == "calling_ae":
@@ -361,8 +366,8 @@ def why_never_calls(name: str, pattern: str, settings: Settings, read: "TomlFile
 
 
 def undercuts(settings: Settings) -> Iterator[str]:
-    """One sentence for each rule that sends results at once although another rule holds the same results for
-    a person.
+    """Yield one sentence for each rule that sends results to a peer at once although another rule makes the
+    same results wait for a person's acceptance.
     """
     places = {peer.name: _address_key(peer) for peer in settings.peers}
     for holding in (rule for rule in settings.rules if rule.assess_first):
@@ -382,14 +387,14 @@ def undercuts(settings: Settings) -> Iterator[str]:
 
 
 def _address_key(peer: PeerSettings) -> object:
-    """A key that is equal for peers that are one PACS. It differs where only one of them gets de-identified
-    objects.
+    """Return a key that is equal for two peers with the same transport, address and de-identification, and so
+    get the same objects.
     """
     return peer.transport, peer.url if peer.by_http else peer.address_of("storage"), peer.deidentify
 
 
 def _exclude_each_other(patterns: tuple[str, ...], others: tuple[str, ...]) -> bool:
-    """Whether no value can match both conditions; False where two patterns may have a value in common."""
+    """Return whether no value can match both conditions, each a list of patterns; False in doubt."""
     return bool(patterns and others) and not any(
         matches(one, two) or matches(two, one) or ({"*", "?"} & set(one) and {"*", "?"} & set(two))
         for one in patterns
@@ -398,73 +403,81 @@ def _exclude_each_other(patterns: tuple[str, ...], others: tuple[str, ...]) -> b
 
 
 def file_of(data_dir: Path, version: int) -> Path:
-    """The file of a version of the entered peers and rules, from 1."""
+    """Return the path of the TOML file with version ``version`` (from 1) of the peers and rules that were
+    entered in the console or by command.
+    """
     return data_dir / FOLDER / f"{version:06}.toml"
 
 
 def versions(data_dir: Path) -> list[int]:
-    """The versions, the oldest first."""
+    """Return the version numbers of the entered peers and rules, ascending."""
     return sorted(int(file.stem) for file in (data_dir / FOLDER).glob("[0-9]" * 6 + ".toml"))
 
 
 def newest(data_dir: Path) -> int:
-    """The number of the newest version of the entered peers and rules; 0 if nothing was ever entered."""
+    """Return the newest version number of the entered peers and rules; 0 if none was ever entered."""
     return max(versions(data_dir), default=0)
 
 
 def fingerprint(entry: Mapping[str, Any] | None) -> int:
-    """A checksum of an entry, by which a later request finds out whether the entry was changed; 0 for no
-    entry.
+    """Return a checksum of the table of a peer or rule, by which a later request detects a change in between;
+    0 for None or an empty table.
     """
     return zlib.crc32(repr(entry).encode()) % 10**9 or 1 if entry else 0
 
 
 def is_behind(settings: Settings) -> bool:
-    """Whether a newer version of the entered peers and rules exists than these settings have; it is loaded
-    soon.
+    """Return whether the data folder has a newer version of the entered peers and rules than ``settings``
+    contains; the node will load it soon.
     """
     return newest(settings.node.data_dir) != settings.node.entered
 
 
 @dataclass(slots=True)
 class TomlFiles:
-    """The merged content of TOML files, expanded. Lists of tables (peers, rules) are joined.
+    """The merged content of TOML files with ``${NAME}`` and ``${file:PATH}`` replaced, and the mistakes
+    found. Lists of tables (peers, rules) are joined.
 
-    ``unread``: a file is missing, empty or no TOML, so what the others say is not the whole configuration.
+    ``unread``: whether a file is missing, empty or not TOML, so that ``data`` is not the whole configuration.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
     unread: bool = False
     _origins: dict[Place, tuple[Path, Place]] = field(default_factory=dict)
-    """Where a table begins, and as what."""
+    """For each top-level key and each table of a list: the file and the place in that file where it
+    begins.
+    """
     _texts: dict[Path, str] = field(default_factory=dict)
     _written: dict[Place, str] = field(default_factory=dict)
-    """Values before ${...} was expanded."""
+    """Values as the file has them, before ``${...}`` was replaced, by place."""
     _problems: list[ConfigProblem] = field(default_factory=list)
 
     @property
     def problems(self) -> list[ConfigProblem]:
-        """Every mistake, by file and line; mistakes that belong to no file come last."""
+        """Every mistake, ordered by file and line; mistakes that belong to no file come last."""
         rank = {str(file): number for number, file in enumerate(self._texts)}
         return sorted(self._problems, key=lambda known: (rank.get(known.file, len(rank)), known.line))
 
     def is_faulty(self, place: Place) -> bool:
-        """Whether a mistake is known at this place, or inside it."""
+        """Return whether a mistake was found at this place, or inside it."""
         key = self._spelled(place)
         return any(f"{problem.key}.".startswith((f"{key}.", f"{key}[")) for problem in self._problems)
 
     def add(self, place: Place, value: str, remedy: str) -> None:
-        """Add a mistake in the value at ``place``."""
+        """Add a mistake about the value at ``place``; ``value`` as it is to be shown ("" for none)."""
         self._add(*self._origin(place), self._spelled(place), value, remedy)
 
     def add_named(self, key: str, value: str, remedy: str) -> None:
-        """Add a mistake about a key in dotted form, such as ``peers.pacs.port``."""
+        """Add a mistake about a key in dotted form, such as ``peers.pacs.port``; ``value`` as it is to be
+        shown ("" for none).
+        """
         self._add(*self._origin(self._place(key)), key, value, remedy)
 
     def files_of(self, place: Place) -> list[Path]:
-        """The files that contain the value at ``place``: the TOML file, or files named in ``${file:PATH}``.
+        """Return the files that contain the value at ``place``: the TOML file, or the files named in
+        ``${file:PATH}``.
 
-        Empty where the value comes from environment variables only.
+        Empty if the value comes from environment variables only.
         """
         written = self._written.get(place)
         if written is None:
@@ -472,8 +485,8 @@ class TomlFiles:
         return [Path(path) for path, _, _ in _VARIABLE.findall(written) if path]
 
     def as_written(self, text: str) -> str:
-        """A message in which values from the environment or files appear as ``${NAME}`` and
-        ``${file:...}``.
+        """Return a message with secrets replaced: values from the environment or from files appear as
+        ``${NAME}`` or ``${file:...}``.
         """
         for place, written in self._written.items():
             value = str(self.at(place))
@@ -482,25 +495,27 @@ class TomlFiles:
         return text
 
     def at(self, place: Place) -> Any:
-        """The value at this place, None if there is none."""
+        """Return the value at this place; None if there is none."""
         return _value_at(self.data, place)
 
     def tables(self, key: str) -> list[tuple[int, dict[str, Any]]]:
-        """The tables of the list ``key`` with their numbers in it, also faulty ones."""
+        """Return the tables of the list ``key``, also faulty ones, each with its index in the list."""
         items = self.data.get(key)
         numbered = enumerate(items if isinstance(items, list) else ())
         return [(number, item) for number, item in numbered if isinstance(item, dict)]
 
     def numbered_names(self, key: str) -> list[tuple[int, str]]:
-        """Number and name of each table in the list ``key`` that has a name."""
+        """Return index and name of each table in the list ``key`` that has a name."""
         return [(number, str(table["name"])) for number, table in self.tables(key) if "name" in table]
 
     def place_of(self, key: str, name: str) -> Place:
-        """The place of the table with this name in the list ``key``."""
+        """Return the place of the table named ``name`` in the list ``key``; the place of the list if there is
+        none.
+        """
         return next(((key, number) for number, known in self.numbered_names(key) if known == name), (key,))
 
     def check_names(self, key: str) -> None:
-        """Add a mistake for each name that two tables of the list ``key`` have."""
+        """Add a mistake for each name that two tables of the list ``key`` share, ignoring case."""
         seen: dict[str, str] = {}
         for number, name in self.numbered_names(key):
             if other := seen.get(name.casefold()):
@@ -511,7 +526,9 @@ class TomlFiles:
             seen.setdefault(name.casefold(), name)
 
     def add_file(self, file: Path) -> None:
-        """Read one more configuration file."""
+        """Read one more configuration file and merge its content; a file that cannot be read becomes a
+        mistake.
+        """
         line, remedy, self._texts[file] = 0, "", ""
         try:
             self._texts[file] = _bytes_of(file).decode("utf-8-sig").replace("\r\n", "\n")
@@ -532,7 +549,9 @@ class TomlFiles:
             self._add(str(file), line, "file", "", remedy)
 
     def _merge(self, file: Path, key: str, value: Any) -> None:
-        """Add one top-level key of a file to the content."""
+        """Merge one top-level key of a file into the content; a key that another file has already is a
+        mistake, unless both are lists.
+        """
         known = self.data.get(key)
         if key not in self.data or (isinstance(value, list) and isinstance(known, list)):
             self._origins.setdefault((key,), (file, (key,)))
@@ -548,7 +567,7 @@ class TomlFiles:
             self._add(str(file), _line(self._texts[file], (key,)), key, "", "is in another file already")
 
     def _expand(self, value: Any, place: Place) -> Any:
-        """The value with ``${NAME}`` and ``${file:PATH}`` replaced, also inside tables and lists."""
+        """Return the value with ``${NAME}`` and ``${file:PATH}`` replaced, also inside tables and lists."""
         if isinstance(value, dict):
             return {name: self._expand(item, (*place, name)) for name, item in value.items()}
         if isinstance(value, list):
@@ -573,13 +592,13 @@ class TomlFiles:
         return expanded
 
     def _add(self, file: str, line: int, key: str, value: str, remedy: str) -> None:
-        """Add a mistake with its value, in which secrets are replaced: every mistake passes here."""
+        """Add a mistake with secrets in its value replaced; all mistakes are added by this method."""
         shown = "" if any(_SECRET.fullmatch(part) for part in re.split(r"[.\[]", key)) else redacted(value)
         key, shown, remedy = (self.as_written(text) for text in (key, shown, remedy))
         self._problems.append(ConfigProblem(file, key, shown, remedy, line))
 
     def _origin(self, place: Place) -> tuple[str, int]:
-        """The file and the line of the value at ``place``; for a missing key, those of its table."""
+        """Return file and line (from 1) of the value at ``place``; for a missing key, those of its table."""
         for length in range(len(place), 0, -1):
             if place[:length] in self._origins:
                 file, local = self._origins[place[:length]]
@@ -587,7 +606,9 @@ class TomlFiles:
         return ", ".join(map(str, self._texts)), 0
 
     def _place(self, key: str) -> Place:
-        """The place of a key in dotted form, such as ``peers.pacs.port``."""
+        """Return the place (path of keys and list indexes) of a key in dotted form, such as
+        ``peers.pacs.port``.
+        """
         for table in self.data:
             for number, name in self.numbered_names(table):
                 if f"{key}.".startswith(f"{table}.{name}."):
@@ -595,7 +616,9 @@ class TomlFiles:
         return tuple(key.split("."))
 
     def _spelled(self, place: Place) -> str:
-        """A place in dotted form: ``peers.pacs.port``, or ``peers[0].port`` if the peer has no name."""
+        """Return a place in dotted form: ``peers.pacs.port``, or ``peers[0].port`` if the peer has no
+        name.
+        """
         spelled = ""
         for length, part in enumerate(place, start=1):
             table = self.at(place[:length])
@@ -610,7 +633,9 @@ _VARIABLE = re.compile(r"\$\{(?:file:([^}]+)|([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*
 
 
 def _bytes_of(file: str | Path) -> bytes:
-    """The bytes of the file. A FIFO without a writer counts as empty, so that the node does not wait for it.
+    """Return the bytes of a file. A FIFO without a writer counts as empty, so that the node does not wait for
+    it.
+
     Raises OSError.
     """
     with open(file, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as opened:
@@ -619,17 +644,17 @@ def _bytes_of(file: str | Path) -> bytes:
 
 
 def _line(text: str, place: Place) -> int:
-    """The line at which the statement begins that makes ``place``, or the table around it; from 1."""
+    """Return the line (from 1) of the TOML statement that sets ``place``, or else of the table around it."""
     lines = _lines(text)
     return next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), 1)
 
 
 @lru_cache(maxsize=16)
 def _lines(text: str) -> dict[Place, int]:
-    """The line at which the statement of each key and table begins.
+    """Return the line (from 1) at which the TOML statement of each key and table begins.
 
-    Each statement is parsed by itself: a line that is no TOML goes on in the next one. So the standard
-    library finds the lines, and no second parser has to know the grammar.
+    Each statement is parsed by itself: a line that is not valid TOML is continued on the next one. So the
+    standard library finds the lines, and no second parser has to know the grammar.
     """
     found: dict[Place, int] = {}
     numbers: Counter[Place] = Counter()  # of tables in a list, such as [[peers]]
@@ -656,7 +681,7 @@ def _lines(text: str) -> dict[Place, int]:
 
 
 def _syntax_mistake(error: tomllib.TOMLDecodeError, text: str) -> tuple[int, str]:
-    """The line of a mistake in the syntax (from 1), and the remedy."""
+    """Return line (from 1) and remedy of a mistake in the TOML syntax."""
     message, _, where = str(error).partition(" (at ")
     found, lines = re.match(r"line (\d+)", where), text.rstrip("\n").split("\n")
     number = int(found[1]) if found else len(lines)

@@ -137,7 +137,9 @@ send_to = ["pacs"]
 
 
 def node_toml() -> str:
-    """All sections except peers and rules, as TOML."""
+    """Return the sample configuration file of the node: all sections except peers, rules and notifications,
+    as TOML.
+    """
     lines = [
         *_comment(
             "The node itself: every key with its default. A key that you leave out has its default. "
@@ -154,7 +156,9 @@ def node_toml() -> str:
 
 
 def peers_toml() -> str:
-    """Two peers as TOML: a PACS with every key, a modality with the keys it needs."""
+    """Return the sample configuration file of peers as TOML: a PACS with every key, and a modality with only
+    the keys it needs.
+    """
     return _lines(
         *_comment("Modalities that send, a PACS that receives; one [[peers]] for each."),
         "",
@@ -167,8 +171,8 @@ def peers_toml() -> str:
 
 
 def rules_toml() -> str:
-    """Two rules as TOML: ultrasound with every key, chest X-ray with the keys it needs; one more in a
-    comment.
+    """Return the sample configuration file of rules as TOML: ultrasound with every key, chest X-ray with only
+    the keys it needs, and a third rule as a comment.
     """
     when = [
         f"#   {name} = {toml_value(_EXAMPLES['Conditions', name])}".ljust(44) + f"  {_described(field)}"
@@ -193,7 +197,7 @@ def rules_toml() -> str:
 
 
 def notifications_toml() -> str:
-    """One notification with every key, as TOML."""
+    """Return the sample configuration file of notifications as TOML: one notification with every key."""
     return _lines(
         *_comment(
             "Who gets which notification: one [[notifications]] for each. E-mail needs [mail] in the "
@@ -206,7 +210,7 @@ def notifications_toml() -> str:
 
 
 def _lines(*lines: str) -> str:
-    """The text of a file with these lines, without blank ones at its end."""
+    """Join lines to the text of a file, without blank lines at its end."""
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -219,7 +223,7 @@ FILES = {
 
 
 def toml_value(value: object) -> str:
-    """A value in the syntax of TOML."""
+    """Write a value in TOML syntax."""
     if isinstance(value, Mapping):
         items = {k if _BARE_KEY.fullmatch(k) else toml_value(k): toml_value(v) for k, v in value.items()}
         return f"{{ {', '.join(f'{key} = {item}' for key, item in items.items())} }}" if items else "{}"
@@ -235,7 +239,10 @@ def toml_value(value: object) -> str:
 
 
 def _section(path: str, model: type[BaseModel], *, commented: bool = False) -> Iterator[str]:
-    """The lines of a section with all its keys."""
+    """Yield the TOML lines of a section and its sub-sections with all their keys.
+
+    ``path``: the section's dotted name. ``commented``: write every key as a comment.
+    """
     # "``[node]``: who we are." without the name, which stands below it.
     sentence = (model.__doc__ or "").strip().splitlines()[0].split(": ", 1)[-1]
     yield from _comment(sentence[0].upper() + sentence[1:])
@@ -250,7 +257,7 @@ def _section(path: str, model: type[BaseModel], *, commented: bool = False) -> I
 
 
 def _keys(model: type[BaseModel]) -> Iterator[str]:
-    """The lines of all keys of a section."""
+    """Yield the TOML lines of all keys of one peer, rule or notification."""
     for name, field in documented_fields(model).items():
         if name == "when":
             yield from _comment(_described(field, "Which images: a table of conditions, see below."))
@@ -260,7 +267,10 @@ def _keys(model: type[BaseModel]) -> Iterator[str]:
 
 
 def _key(model: type[BaseModel], name: str, field: FieldInfo, *, commented: bool = False) -> Iterator[str]:
-    """The lines of one key: its description as a comment, and its default or an example."""
+    """Yield the TOML lines of one key: its description as a comment, then its default or an example.
+
+    ``commented``: write the key itself as a comment too.
+    """
     yield from _comment(_described(field))
     example = _EXAMPLES.get((model.__name__, name)) or next(iter(field.examples or ()), None)
     default = field.get_default(call_default_factory=True, validated_data={})
@@ -275,18 +285,18 @@ def _key(model: type[BaseModel], name: str, field: FieldInfo, *, commented: bool
 
 
 def _described(field: FieldInfo, otherwise: str = "") -> str:
-    """The description of a key in one line, by default ``otherwise``."""
+    """Return the description of a field on one line; ``otherwise`` if it has none."""
     return " ".join((field.description or otherwise).split())
 
 
 def _comment(text: str) -> list[str]:
-    """The text as lines of a TOML comment."""
+    """Wrap a text into lines of a TOML comment."""
     return [f"# {line}" for line in textwrap.wrap(text, 100, break_long_words=False)]
 
 
 @cache
 def documented_fields(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
-    """The fields of a settings section, with the docstring of each field as its description.
+    """Return the fields of a settings section by name, with each field's docstring as its description.
 
     The docstrings are parsed only when this function is called. Parsing at import, as pydantic would, took
     .12 of the .43 s of processor time that the import needed.

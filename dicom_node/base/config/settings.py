@@ -57,7 +57,7 @@ _IPV4_WITHIN = ip_network("64:ff9b::/96")  # NAT64 (RFC 6052)
 
 
 class LocalAddress(OSError):
-    """The name leads to this machine, to a link-local address, or to the metadata service of a cloud."""
+    """A host name leads to this machine, to a link-local address, or to the metadata service of a cloud."""
 
     def __init__(self, host: str) -> None:
         super().__init__(
@@ -94,7 +94,9 @@ def remote_address(host: str) -> str:
 
 
 def did_you_mean(word: object, known: Iterable[str], otherwise: str = "known") -> str:
-    """``did you mean "us1"?`` if a known word is similar, else the list of known words."""
+    """Suggest the known word most similar to ``word`` (``did you mean us1?``); without a similar word, list
+    all known words after the heading ``otherwise``.
+    """
     choices = list(filter(None, dict.fromkeys(known)))
     folded = {choice.casefold(): choice for choice in choices}
     near = difflib.get_close_matches(str(word).casefold(), folded, n=1, cutoff=0.5)
@@ -102,7 +104,9 @@ def did_you_mean(word: object, known: Iterable[str], otherwise: str = "known") -
 
 
 def _refuse(*faults: tuple[object, str]) -> None:
-    """Raise ValueError with the remedy of the first fault that is true."""
+    """Raise ValueError with the remedy of the first fault that is true. ``faults``: pairs of condition and
+    remedy.
+    """
     for is_there, remedy in faults:
         if is_there:
             raise ValueError(remedy)
@@ -123,7 +127,7 @@ def checked_host(host: str) -> str:
 
 
 def checked_url(url: str) -> str:
-    """Return ``url`` if it is valid, or "". Raises ValueError that says what is wrong with it."""
+    """Return ``url`` if it is a valid base URL or "". Raises ValueError with the remedy."""
     found = re.fullmatch(r"https?://([\w.%-]+|\[[\w:.%]+\])(:(\d{1,5}))?(/.*)?", url)
     _refuse(
         (url and not url.startswith(("http://", "https://")), "must begin with http:// or https://"),
@@ -138,9 +142,9 @@ def checked_url(url: str) -> str:
 
 
 def checked_viewer(address: str) -> str:
-    """Return the address of a viewer, with ``{study}`` or ``{accession}`` in it, if it is valid.
+    """Return the address of a web viewer if it is valid and contains ``{study}`` or ``{accession}``.
 
-    Raises ValueError with the mistake.
+    Raises ValueError with the remedy.
     """
     places = {*re.findall(r"{([^{}]*)}", address)}
     _refuse(
@@ -163,7 +167,9 @@ REVEALED: Final = "secrets revealed"
 
 
 def _dumped(secret: SecretStr, info: SerializationInfo) -> str:
-    """A secret for JSON: in plain text for processes of the node, else as stars."""
+    """Serialize a secret to JSON: in plain text if the context is ``REVEALED`` (for child processes),
+    otherwise as stars.
+    """
     return secret.get_secret_value() if info.context == REVEALED else str(secret)
 
 
@@ -249,7 +255,7 @@ class WorkerSettings(Section):
     """This node's workers load only these pipelines, and take only jobs of them; empty: all."""
 
     def takes(self, pipeline: str) -> bool:
-        """Whether workers of this node run the pipeline ``pipeline``."""
+        """Return whether the workers of this node run the pipeline with this name."""
         return not self.pipelines or pipeline in self.pipelines
 
 
@@ -273,7 +279,7 @@ class OutboxSettings(Section):
     """Event 4041 when results of a rule with assess_first wait longer for a person (hours); 0: never."""
 
     def seconds_for(self, size: int) -> float:
-        """The most seconds that sending ``size`` bytes and waiting for the answer may take."""
+        """Return the maximum number of seconds for sending ``size`` bytes and waiting for the answer."""
         return self.answer_seconds + size / (SLOWEST_KIB_PER_SECOND * 1024)
 
 
@@ -494,7 +500,9 @@ class PeerSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _move_login_out_of_url(cls, given: Any) -> Any:
-        """Move user and password out of ``url`` to keys of their own, so that a URL can be shown."""
+        """Validator: move user and password from ``url`` to the keys ``username`` and ``password``, so that
+        the URL can be shown.
+        """
         url = given.get("url") if isinstance(given, dict) else None
         found = re.fullmatch(r"(https?://)(.*)@(.*)", url, re.DOTALL) if isinstance(url, str) else None
         if found is None or {"username", "password"} & given.keys():
@@ -506,7 +514,9 @@ class PeerSettings(Section):
     @field_validator("results")
     @classmethod
     def _notes_have_a_key(cls, results: tuple[ResultKind, ...]) -> tuple[ResultKind, ...]:
-        """Refuse result kinds that are switched on by keys of their own."""
+        """Validator: refuse result kinds that have an on-off key of their own (rejection notes,
+        assessments).
+        """
         _refuse(
             (ResultKind.REJECTION in results, "rejection notes go to peers with iocm = true"),
             (ResultKind.ASSESSMENT in results, "assessments go to peers with assessments = true"),
@@ -516,7 +526,9 @@ class PeerSettings(Section):
     @field_validator("deidentify")
     @classmethod
     def _shows_no_source(cls, deidentify: bool, info: ValidationInfo) -> bool:
-        """Annotated pictures show the uncleaned source; mask and report refer to the cleaned image."""
+        """Validator: refuse a de-identified peer whose results could show the uncleaned image or name the
+        patient.
+        """
         results = info.data.get("results", ())
         wrong = ", ".join(kind.value for kind in results if kind not in DEIDENTIFIED_KINDS)
         why = f"{wrong} may identify the patient" if wrong else "cleaned is missing"
@@ -536,7 +548,9 @@ class PeerSettings(Section):
 
     @model_validator(mode="after")
     def _keys_fit_together(self) -> Self:
-        """Refuse a peer whose keys contradict each other, or that lacks a key that its tasks need."""
+        """Validator: refuse a peer whose keys contradict each other, or that lacks a key that its tasks
+        need.
+        """
         sends, receives, is_queried = (word in self.may for word in ("send", "receive", "query"))
         by_query = is_queried and self.transport != "dicomweb"
         missing = self.missing_of_address()
@@ -578,7 +592,9 @@ class PeerSettings(Section):
         return self
 
     def address_of(self, service: PeerService) -> tuple[str, int | None, str]:
-        """Host ("" if it is missing), port and AE title for one of the peer's services."""
+        """Return host ("" if missing), port (None if missing) and AE title of the peer for one of its
+        services.
+        """
         host, port, ae_title = {
             "storage": (None, None, None),
             "query": (self.query_host, self.query_port, self.query_ae_title),
@@ -588,28 +604,30 @@ class PeerSettings(Section):
 
     @property
     def by_http(self) -> bool:
-        """Whether the peer has a base URL; other peers have host and port."""
+        """Whether the peer is reached by a base URL; other peers are reached by host and port."""
         return self._is_in("by_url")
 
     @property
     def acknowledges(self) -> bool:
-        """Whether the peer's acknowledgement of a result is final, so that no query for the result
-        follows.
+        """Whether the peer's acknowledgement of a result is final, so that no query has to confirm that the
+        result arrived.
         """
         return self._is_in("takes_over")
 
     def _is_in(self, transports: str) -> bool:
-        """Whether the peer's transport is among those that a class variable of this name lists."""
+        """Return whether the peer's transport is listed in the class variable named ``transports`` of any
+        settings class.
+        """
         return any(self.transport in getattr(kind, transports, ()) for kind in type(self).__mro__)
 
     @property
     def retrieve_seconds(self) -> float:
-        """The most seconds that the retrieval of one study may take."""
+        """The maximum number of seconds that the retrieval of one study from the peer may take."""
         return 60 * self.retrieve_minutes
 
     @property
     def answers_queries(self) -> bool:
-        """Whether the peer answers queries for its objects."""
+        """Whether the peer can be queried for the results sent to it, to confirm that they arrived."""
         return self.confirm == "query" or (self.confirm == "commitment" and self.commitment_else == "query")
 
     @property
@@ -621,36 +639,38 @@ class PeerSettings(Section):
 
     @property
     def requesting_titles(self) -> tuple[str, ...]:
-        """AE titles under which the peer may ask us for storage commitment; empty if it may not."""
+        """AE titles under which the peer may request storage commitment from this node; none if it may
+        not.
+        """
         return self._commitment_titles if self.commit_after else ()
 
     @property
     def _commitment_titles(self) -> tuple[str, ...]:
-        """The AE titles under which the peer may send messages about storage commitment."""
+        """The AE titles under which the peer may send storage commitment messages."""
         return tuple(filter(None, (self.ae_title, self.commitment_ae_title)))
 
     @property
     def titles(self) -> tuple[str, ...]:
-        """All AE titles under which the peer may call."""
+        """All AE titles under which the peer may open an association to this node."""
         titles = self.ae_title, self.query_ae_title, self.commitment_ae_title
         return tuple(dict.fromkeys(title.strip() for title in titles if title))
 
     @property
     def is_called(self) -> bool:
-        """Whether the node calls the peer by itself."""
+        """Whether the node opens connections to the peer (to send, query, or report storage commitment)."""
         return bool({"receive", "query"} & {*self.may} or self.commit_after)
 
     def missing_of_address(self) -> str:
-        """The setting that a DICOM association to this peer lacks, such as ``port is missing``; "" if
-        complete.
+        """What an association to this peer lacks, such as ``port is missing``; "" if host and port are
+        set.
         """
         missing = [key for key in ("host", "port") if not getattr(self, key)]
         return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing" if missing else ""
 
 
 def matches(pattern: str, value: str) -> bool:
-    """Whether a shell pattern matches, case ignored; ``[`` is a plain character: descriptions have
-    brackets.
+    """Return whether ``value`` matches a shell pattern with * and ?, ignoring case. ``[`` is an ordinary
+    character, because descriptions contain brackets.
     """
     return fnmatchcase(value.casefold(), pattern.casefold().replace("[", "[[]"))
 
@@ -678,12 +698,14 @@ class Conditions(Section):
     @field_validator("*", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
-        """A single text as a tuple of one."""
+        """Validator: turn a single text into a tuple of one."""
         return (value,) if isinstance(value, str) else value
 
 
 def _condition(text: str) -> str:
-    """Return ``text`` if it is a condition on results. Raises ValueError."""
+    """Validator: return ``text`` if it is a condition on results ("FINDING suspected", or a word on quality).
+    Raises ValueError with the remedy.
+    """
     names_finding = text.endswith(SUSPECTED) and text.removesuffix(SUSPECTED).strip()
     _refuse(
         (
@@ -718,7 +740,7 @@ class ResultSettings(Section):
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:
-        """Refuse a condition without an effect."""
+        """Validator: refuse an entry of ``then`` without an effect."""
         goes = self.send_to or self.priority == "stat"
         _refuse(
             (self.when == "withheld" and goes, "what is withheld is sent nowhere: give notify only"),
@@ -728,11 +750,15 @@ class ResultSettings(Section):
 
     @property
     def finding(self) -> str:
-        """The pattern of the condition's finding, "" for a condition on quality."""
+        """The pattern for the name of the finding in the condition; "" for a condition on image quality."""
         return "" if self.when in QUALITY else self.when.removesuffix(SUSPECTED).strip()
 
     def is_met(self, suspected: Iterable[str], *, assessed: bool = True) -> bool:
-        """Whether results with these findings meet the condition."""
+        """Return whether the results of a job meet the condition.
+
+        ``suspected``: names of the findings that the AI suspects. ``assessed``: whether the AI could assess
+        the images.
+        """
         if self.when in QUALITY:
             return self.when == "not assessed" and not assessed
         return any(matches(self.finding, name) for name in suspected)
@@ -808,24 +834,26 @@ class Settings(Section):
     rules: tuple[RuleSettings, ...] = ()
 
     def peer(self, name: str) -> PeerSettings:
-        """The peer ``name``. Raises NotFound."""
+        """Return the settings of the peer with this name. Raises NotFound."""
         names = [peer.name for peer in self.peers]
         if name not in names:
             raise NotFound(f"no peer is called {name!r}; {did_you_mean(name, names, 'configured')}")
         return self.peers[names.index(name)]
 
     def sender(self, name: str) -> PeerSettings:
-        """The peer with this name or AE title. Raises NotFound."""
+        """Return the settings of the peer with this name or AE title. Raises NotFound."""
         titled = {peer.ae_title: peer.name for peer in reversed(self.peers)}
         return self.peer(({**titled} | {peer.name: peer.name for peer in self.peers}).get(name, name))
 
     def rule(self, name: str) -> RuleSettings | None:
-        """The rule ``name``, None if the configuration has it no longer."""
+        """Return the settings of the rule with this name; None if the configuration no longer has it."""
         return next((rule for rule in self.rules if rule.name == name), None)
 
     @property
     def watched_findings(self) -> Mapping[str, Sequence[str]]:
-        """The findings that settings outside of the rules wait for, by the key of the setting."""
+        """The names of findings that settings other than rules react to, by the key of the setting;
+        connectors override this.
+        """
         return {}
 
     @property
@@ -835,8 +863,8 @@ class Settings(Section):
 
     @property
     def sender_names(self) -> dict[str, str]:
-        """The name of each sender by AE title. The console is one of the senders; it may run on another
-        machine.
+        """Return the names of all peers that may send or be queried, and of the console, by AE title. The
+        console may run on another machine.
         """
         asked = {peer.ae_title: peer.name for peer in self.peers if "query" in peer.may}
         named = {peer.ae_title: peer.name for peer in self.peers if "send" in peer.may}
@@ -844,13 +872,13 @@ class Settings(Section):
 
     @property
     def database_url(self) -> str:
-        """URL of the database, SQLite under ``data_dir`` by default."""
+        """The URL of the database; by default an SQLite file under ``data_dir``."""
         given = self.node.database_url.get_secret_value()
         return given or f"sqlite:///{self.node.data_dir.resolve() / 'node.db'}"
 
     @property
     def fixed(self) -> dict[str, object]:
-        """The settings, by key, that take effect only after a restart of the node."""
+        """Return the settings, by dotted key, that take effect only after a restart of the node."""
         return {
             "node.data_dir": self.node.data_dir,
             "node.database_url": self.node.database_url,
@@ -861,7 +889,7 @@ class Settings(Section):
         }
 
     def for_children(self) -> str:
-        """All settings as JSON with passwords, for the standard input of the node's processes, never for a
-        file.
+        """Return all settings as JSON with passwords in plain text, for the standard input of child
+        processes, never for a file.
         """
         return self.model_dump_json(context=REVEALED)

@@ -52,10 +52,11 @@ UID_TEXT: Final = re.compile(r"[0-9.]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class CommitmentReport:
-    """Event Information of an N-EVENT-REPORT (PS3.4 J.3.3.1), in the form of the journal and the database.
+    """The content of a storage commitment report (Event Information of an N-EVENT-REPORT, PS3.4 J.3.3.1), as
+    journal and database have it.
 
-    ``committed``: lines of "instance class". ``failed``: lines of "instance reason", the reason in four
-    hexadecimal digits.
+    ``committed``: one line "SOP-Instance-UID SOP-Class-UID" for each object. ``failed``: one line
+    "SOP-Instance-UID reason" for each object, the Failure Reason in four hexadecimal digits.
     """
 
     transaction_uid: str
@@ -64,12 +65,15 @@ class CommitmentReport:
 
 
 def failure_text(reason: int) -> str:
-    """A Failure Reason (0008,1197) in words (PS3.3 C.14.1.1)."""
+    """Return a Failure Reason (0008,1197) of storage commitment in words (PS3.3 C.14.1.1)."""
     return f"not taken over: {_REASONS.get(reason, 'failure')} ({reason:04X})"
 
 
 def commitment_request(transaction_uid: str, objects: Iterable[tuple[str, str]]) -> Dataset:
-    """Action Information of an N-ACTION (PS3.4 J.3.2.1.2); ``objects``: SOP Class and Instance UIDs."""
+    """Build a storage commitment request (Action Information of an N-ACTION, PS3.4 J.3.2.1.2).
+
+    ``objects``: pairs of SOP Class UID and SOP Instance UID.
+    """
     information = Dataset()
     information.TransactionUID = transaction_uid
     information.ReferencedSOPSequence = [_reference(*uids) for uids in objects]
@@ -77,10 +81,10 @@ def commitment_request(transaction_uid: str, objects: Iterable[tuple[str, str]])
 
 
 def commitment_report(transaction_uid: str, objects: Mapping[str, str], failed: Mapping[str, int]) -> Dataset:
-    """Event Information of an N-EVENT-REPORT (PS3.4 J.3.3.1.2).
+    """Build a storage commitment report (Event Information of an N-EVENT-REPORT, PS3.4 J.3.3.1.2).
 
-    ``objects``: SOP Class UIDs by SOP Instance UID. ``failed``: Failure Reasons of objects that are not
-    committed.
+    ``objects``: SOP Instance UID -> SOP Class UID. ``failed``: SOP Instance UID -> Failure Reason, for
+    objects that are not committed.
     """
     information = Dataset()
     information.TransactionUID = transaction_uid
@@ -94,7 +98,9 @@ def commitment_report(transaction_uid: str, objects: Mapping[str, str], failed: 
 
 
 def read_commitment_report(encoded: bytes, transfer_syntax: UID) -> CommitmentReport:
-    """Read Event Information in Implicit or Explicit VR Little Endian. Raises FaultyObject."""
+    """Read a storage commitment report (Event Information) in Implicit or Explicit VR Little Endian. Raises
+    FaultyObject.
+    """
     with _reading_commitment(encoded, transfer_syntax, REPORT_BYTES, REPORT_OBJECTS) as information:
         return CommitmentReport(
             _uid(information, "TransactionUID"),
@@ -107,10 +113,11 @@ def read_commitment_report(encoded: bytes, transfer_syntax: UID) -> CommitmentRe
 
 
 def read_commitment_request(encoded: bytes, transfer_syntax: UID) -> tuple[str, list[str]]:
-    """The Transaction UID and the objects, lines of "instance class", of Action Information (PS3.4 J.3.2.1)
-    in Implicit or Explicit VR Little Endian. Raises FaultyObject.
+    """Read a storage commitment request (Action Information, PS3.4 J.3.2.1) in Implicit or Explicit VR Little
+    Endian.
 
-    If an instance is listed twice, its last class is used.
+    Returns the Transaction UID and one line "SOP-Instance-UID SOP-Class-UID" for each object; if an instance
+    is listed twice, its last class is used. Raises FaultyObject.
     """
     with _reading_commitment(encoded, transfer_syntax, REQUEST_BYTES, REQUEST_OBJECTS) as information:
         lines = [_line(item) for item in information.get("ReferencedSOPSequence") or ()]
@@ -122,7 +129,11 @@ def read_commitment_request(encoded: bytes, transfer_syntax: UID) -> tuple[str, 
 def _reading_commitment(
     encoded: bytes, transfer_syntax: UID, most_bytes: int, most_items: int
 ) -> AbstractContextManager[Dataset]:
-    """A scope with the data set of a storage commitment message. Raises FaultyReport."""
+    """Return a context manager that decodes the data set of a storage commitment message. Raises
+    FaultyObject.
+
+    ``most_bytes``, ``most_items``: limits of the message.
+    """
     return reading(
         encoded,
         transfer_syntax,
@@ -142,9 +153,10 @@ def reading(
     beyond: NodeError,
     unreadable: NodeError,
 ) -> Iterator[Dataset]:
-    """Decode the data set of a message in Little Endian, for the length of a scope.
+    """Context manager: decode the data set of a DIMSE message in Little Endian.
 
-    Raises ``beyond`` if the message exceeds a limit, and ``unreadable`` for any other fault in it.
+    Raises ``beyond`` if the message exceeds ``most_bytes`` or ``most_items`` (sequence items), and
+    ``unreadable`` for any other fault in it.
     """
     if len(encoded) > most_bytes or encoded.count(_ITEM) > most_items:
         raise beyond
@@ -157,20 +169,20 @@ def reading(
 
 
 def _line(item: Dataset) -> str:
-    """An object as "instance class", its two UIDs."""
+    """Return the line "SOP-Instance-UID SOP-Class-UID" for an item that refers to an object."""
     return f"{_uid(item, 'ReferencedSOPInstanceUID')} {_uid(item, 'ReferencedSOPClassUID')}"
 
 
 def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
-    """An item that refers to an object."""
+    """Build a sequence item that refers to an object."""
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
     return item
 
 
 def _reason(item: Dataset) -> int:
-    """A Failure Reason, 0 if there is none. In Explicit VR the sender chooses the VR: any VR but US counts as
-    none.
+    """Return the Failure Reason of an item, 0 if it is missing. Raises FaultyObject if it is not a 16-bit
+    number.
     """
     reason = item.get("FailureReason") or 0
     if reason and (item["FailureReason"].VR != "US" or not isinstance(reason, int)):
@@ -179,8 +191,8 @@ def _reason(item: Dataset) -> int:
 
 
 def _uid(item: Dataset, keyword: str) -> str:
-    """A UID as it was sent. Raises FaultyReport for any other text: events show UIDs, so a name must not
-    pass.
+    """Return a UID attribute exactly as sent. Raises FaultyObject for any other text: events show UIDs, so a
+    name must not pass.
     """
     value = item.get(keyword)
     if not isinstance(value, str) or not UID_TEXT.fullmatch(value):
@@ -215,10 +227,11 @@ STEP_END: Final = (
 
 @dataclass(frozen=True, slots=True)
 class StepChange:
-    """The changes to a step in one request; None for a value that the request does not contain.
+    """What one MPPS request (Modality Performed Procedure Step) changes; None for a value that the request
+    does not contain.
 
-    ``objects``: SOP Instance UIDs of images and other objects. ``has``: the attributes of ``LAST`` with a
-    value.
+    ``studies``: Study Instance UIDs. ``objects``: SOP Instance UIDs of images and other objects. ``has``:
+    keywords of those attributes in ``STEP_END`` that have a value.
     """
 
     status: StepStatus | None
@@ -228,7 +241,9 @@ class StepChange:
 
 
 def read_step_creation(encoded: bytes, transfer_syntax: UID) -> StepChange:
-    """Read the Attribute List of an N-CREATE in Implicit or Explicit VR Little Endian. Raises FaultyStep."""
+    """Read an MPPS N-CREATE request (Attribute List) in Implicit or Explicit VR Little Endian. Raises
+    FaultyStep.
+    """
     with _reading_step(encoded, transfer_syntax) as dataset:
         if missing := [keyword for keyword in _STEP_BEGIN if keyword not in dataset]:
             raise faulty_step(MISSING, *missing)
@@ -244,7 +259,7 @@ def read_step_creation(encoded: bytes, transfer_syntax: UID) -> StepChange:
 
 
 def read_step_modification(encoded: bytes, transfer_syntax: UID) -> StepChange:
-    """Read the Modification List of an N-SET, without attributes that it may not change. Raises
+    """Read an MPPS N-SET request (Modification List), ignoring attributes that it may not change. Raises
     FaultyStep.
     """
     with _reading_step(encoded, transfer_syntax) as dataset:
@@ -252,14 +267,16 @@ def read_step_modification(encoded: bytes, transfer_syntax: UID) -> StepChange:
 
 
 def faulty_step(code: int, *keywords: str) -> FaultyStep:
-    """The error that names these attributes by their tags."""
+    """Build the error for an MPPS request whose attributes ``keywords`` are faulty; ``code``: the DIMSE
+    status of the answer.
+    """
     tags = [tag_for_keyword(keyword) or 0 for keyword in keywords]
     shown = ", ".join(f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in tags)
     return FaultyStep(f"{MISSING_FROM[code]} {shown}", code, tags)
 
 
 def _reading_step(encoded: bytes, transfer_syntax: UID) -> AbstractContextManager[Dataset]:
-    """A scope with the data set of a performed procedure step. Raises FaultyStep."""
+    """Return a context manager that decodes the data set of an MPPS request. Raises FaultyStep."""
     return reading(
         encoded,
         transfer_syntax,
@@ -271,12 +288,12 @@ def _reading_step(encoded: bytes, transfer_syntax: UID) -> AbstractContextManage
 
 
 def _end_values(dataset: Dataset) -> frozenset[str]:
-    """The keywords of the attributes for the end of a step that have a value."""
+    """Return the keywords of the attributes required at the end of a procedure step that have a value."""
     return frozenset(keyword for keyword in STEP_END if _has_value(dataset, keyword))
 
 
 def _step_status(dataset: Dataset) -> StepStatus | None:
-    """The status of the step; None if the request does not contain it. Raises FaultyStep."""
+    """Return the status of the procedure step; None if the request does not contain it. Raises FaultyStep."""
     keyword = "PerformedProcedureStepStatus"
     if keyword not in dataset:
         return None
@@ -287,7 +304,9 @@ def _step_status(dataset: Dataset) -> StepStatus | None:
 
 
 def _step_objects(dataset: Dataset) -> tuple[str, ...] | None:
-    """The objects of all series; None if there is no Performed Series Sequence."""
+    """Return the SOP Instance UIDs of the objects in all performed series; None without Performed Series
+    Sequence. Raises FaultyStep.
+    """
     if "PerformedSeriesSequence" not in dataset:
         return None
     found: dict[str, None] = {}
@@ -305,7 +324,7 @@ def _step_objects(dataset: Dataset) -> tuple[str, ...] | None:
 
 
 def _items(dataset: Dataset, keyword: str) -> Iterator[Dataset]:
-    """The items of a sequence, none if it is missing."""
+    """Yield the items of a sequence; nothing if it is missing. Raises FaultyStep if it is not a sequence."""
     if keyword not in dataset:
         return
     element = dataset[keyword]
@@ -315,8 +334,8 @@ def _items(dataset: Dataset, keyword: str) -> Iterator[Dataset]:
 
 
 def _step_uid(dataset: Dataset, keyword: str) -> str:
-    """A UID of type 1 as it was sent. Raises FaultyStep for any other text: events show UIDs, so a name must
-    not pass.
+    """Return a required UID attribute exactly as sent. Raises FaultyStep for any other text: events show
+    UIDs, so a name must not pass.
     """
     text = _text(dataset, keyword)
     if not text:
@@ -327,7 +346,9 @@ def _step_uid(dataset: Dataset, keyword: str) -> str:
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
-    """A value that is not decoded by its VR, "" where there is none."""
+    """Return a value as ASCII text without padding, not decoded by its VR; "" if it is missing or empty.
+    Raises FaultyStep.
+    """
     value = _raw(dataset, keyword)
     if value and not isinstance(value, bytes):
         raise faulty_step(INVALID_VALUE, keyword)
@@ -335,11 +356,12 @@ def _text(dataset: Dataset, keyword: str) -> str:
 
 
 def _has_value(dataset: Dataset, keyword: str) -> bool:
+    """Return whether an attribute is present and not empty."""
     value = _raw(dataset, keyword)
     return bool(value.strip(b" \0") if isinstance(value, bytes) else value)
 
 
 def _raw(dataset: Dataset, keyword: str) -> object:
-    """The undecoded value of an attribute, None if it is missing."""
+    """Return the undecoded value of an attribute; None if it is missing."""
     tag = tag_for_keyword(keyword)
     return dataset.get_item(tag).value if tag is not None and tag in dataset else None

@@ -42,28 +42,34 @@ _TRUNCATED: Final = "the data set is truncated"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of a received object's header; an object beyond a limit is quarantined."""
+    """Limits for the header of a received object; an object beyond any of them is quarantined."""
 
     items: int = 20_000
-    """Items of sequences and fragments outside the pixels; a reader needs 0.1 ms and 1 kB for each."""
+    """Maximum number of sequence items and of fragments outside the pixel data; a reader needs 0.1 ms and 1
+    kB for each.
+    """
     elements: int = 200_000
-    """Number of attributes, including those in items."""
+    """Maximum number of attributes, including those in sequence items."""
     depth: int = 32
-    """Sequences within sequences."""
+    """Maximum nesting of sequences."""
     header_mib: int = 64
-    """All values that are read: pixels, private ones, and others over 64 KiB outside of items are not."""
+    """Maximum MiB of the values that are read: not of pixel data, private attributes, or top-level values
+    over 64 KiB.
+    """
     inflated_mib: int = 512
-    """A deflated data set when it is inflated (on disk, not in memory)."""
+    """Maximum MiB of a deflated data set after inflating (on disk, not in memory)."""
     memory_mib: int = 512
-    """Memory (address space) of the process that reads objects, above what it starts with."""
+    """Maximum MiB of memory (address space) that reading may add to the reading process."""
     seconds: float = 30
-    """Time to read one object, and a second more for every 10 MiB."""
+    """Maximum seconds for reading one object, plus one second for every 10 MiB."""
 
 
 class Element(NamedTuple):
-    """An element outside of sequences. Its value: ``length`` bytes at ``start``, without a delimiter.
+    """A data element outside of sequences; its value is ``length`` bytes at the file position ``start``,
+    without a delimiter.
 
-    ``vr``: "" for an unknown one in Implicit VR. ``is_implicit``: whether its items are in Implicit VR.
+    ``vr``: "" if unknown in Implicit VR. ``is_undefined``: whether its length is undefined. ``is_implicit``:
+    whether its items are in Implicit VR.
     """
 
     tag: int
@@ -75,6 +81,7 @@ class Element(NamedTuple):
 
     @property
     def is_private(self) -> bool:
+        """Whether the tag has an odd group number."""
         return bool(self.tag >> 16 & 1)
 
     def __str__(self) -> str:
@@ -82,10 +89,10 @@ class Element(NamedTuple):
 
 
 class Walk:
-    """Reads the elements of a data set one by one, from the position of ``file`` to its end.
+    """Reads the elements of a data set one by one, from the present position of ``file`` to its end.
 
-    ``fault``: the first thing that is wrong, one sentence, "" for a sound data set; known when ``elements``
-    has ended.
+    ``fault``: one sentence on the first fault found, "" for a sound data set; final once ``elements`` is
+    exhausted.
     """
 
     def __init__(self, file: BinaryIO, syntax: TransferSyntax | None, limits: Limits) -> None:
@@ -101,8 +108,8 @@ class Walk:
         self._tag, self._long, self._short = _LITTLE if self.is_little_endian else _BIG
 
     def elements(self) -> Iterator[Element]:
-        """The first element of each tag, up to the first damage that hides the next element. Faulty sequences
-        are left out.
+        """Yield the first element of each tag, up to the first damage after which no element can be found.
+        Faulty sequences are skipped.
         """
         try:
             # The header of a file (PS3.10 7.1), which some senders leave before the data set.
@@ -124,14 +131,13 @@ class Walk:
                 self._note(str(damage))
 
     def _seems_explicit(self) -> bool:
-        """Whether the next element has a VR where Explicit VR has it."""
+        """Return whether the next element has two capital letters where Explicit VR has the VR."""
         vr = self._peek(6)[4:]
         return vr.isalpha() and vr.isupper()
 
     def _is_padding(self) -> bool:
-        """Whether there are only zeros from the place where the next element should begin.
-
-        Some writers fill a file up with them.
+        """Return whether the file contains only zeros from the beginning of the damaged element to its end,
+        with which some writers pad files.
         """
         self._file.seek(self._begun)
         while block := self._file.read(BULK_BYTES):
@@ -142,7 +148,11 @@ class Walk:
     def _data_set(
         self, end: int, is_implicit: bool, *, is_delimited: bool, inside: Element | None = None
     ) -> Iterator[Element]:
-        """The elements up to ``end`` or, ``is_delimited``, the delimiter of the item."""
+        """Yield the elements up to the position ``end`` or, if ``is_delimited``, up to the delimiter of the
+        item.
+
+        ``inside``: the sequence in which this data set is an item; None for the outermost data set.
+        """
         last, seen = -1, set[int]()
         is_checked = inside is None or not inside.is_private
         while is_delimited or self._at < end:
@@ -166,7 +176,7 @@ class Walk:
             last = max(last, tag)
 
     def _head(self, end: int, is_implicit: bool) -> Element:
-        """Read tag, VR and length; go to the value."""
+        """Read tag, VR and length of the next element, and move to its value. Raises _Damage."""
         at = self._pass(8, end)
         group, number = self._tag.unpack_from(self._window, at)
         tag, code = group << 16 | number, self._window[at + 4 : at + 6]
@@ -197,7 +207,9 @@ class Walk:
         return Element(tag, vr, self._at, length, is_undefined, is_implicit)
 
     def _value(self, element: Element, end: int, inside: Element | None) -> int | None:
-        """Go to the end of the value; returns its length in bytes, None for a faulty sequence."""
+        """Move to the end of the element's value, checking the limits; return its length in bytes, None for a
+        faulty sequence.
+        """
         self._elements += 1
         if self._elements > self._limits.elements:
             raise _LimitReached(f"more than {self._limits.elements} attributes")
@@ -220,7 +232,9 @@ class Walk:
         return self._at - 8 - element.start if element.is_undefined else element.length
 
     def _sequence(self, element: Element, end: int, inside: Element | None) -> bool:
-        """Walk the items; False for a damaged sequence, which is passed over if its length is known."""
+        """Move to the end of a sequence, checking its items; return False if it is damaged, which requires
+        that its length is known.
+        """
         self._depth += 1
         if self._depth > self._limits.depth:
             raise _LimitReached(f"sequences within more than {self._limits.depth} others")
@@ -240,7 +254,11 @@ class Walk:
         return True
 
     def _walk_items(self, element: Element, outer: Element, end: int) -> None:
-        """Walk the items of a sequence. Raises _Damage."""
+        """Check all items of a sequence. Raises _Damage.
+
+        ``outer``: the element that decides whether the content is private. ``end``: the position where the
+        sequence must end.
+        """
         while element.is_undefined or self._at < end:
             first = self._at == element.start
             if first and end - self._at < 8:
@@ -262,7 +280,7 @@ class Walk:
                 pass
 
     def _fragments(self, element: Element, end: int) -> None:
-        """Go to the end of a value in fragments (PS3.5 A.4)."""
+        """Move to the end of a value that consists of fragments (PS3.5 A.4). Raises _Damage."""
         name = "the Pixel Data" if element.tag in PIXEL_DATA else str(element)
         while True:
             if self._at + 8 > end:
@@ -277,24 +295,26 @@ class Walk:
             self._at += length
 
     def _item_head(self, end: int) -> tuple[int, int]:
-        """Read the tag and the length of an item or a delimiter."""
+        """Read tag and length of an item or a delimiter."""
         at = self._pass(8, end)
         group, number = self._tag.unpack_from(self._window, at)
         return group << 16 | number, self._long.unpack_from(self._window, at + 4)[0]
 
     def _count_item(self) -> None:
-        """Count one item of a sequence. Raises _LimitReached."""
+        """Count one sequence item. Raises _LimitReached."""
         self._items += 1
         if self._items > self._limits.items:
             raise _LimitReached(f"more than {self._limits.items} items")
 
     def _peek(self, count: int) -> bytes:
-        """The next ``count`` bytes, or as many as there are; the position stays."""
+        """Return the next ``count`` bytes, fewer at the end of the file, without moving on."""
         at = self._offset(count)
         return self._window[at : at + count]
 
     def _pass(self, count: int, end: int) -> int:
-        """Skip ``count`` bytes; returns their position in the window."""
+        """Move on by ``count`` bytes; return their offset in the buffer ``_window``. Raises _Damage if they
+        reach beyond ``end``.
+        """
         if self._at + count > end:
             raise _Damage(_TRUNCATED if end == self.size else "an item ends within an element")
         at = self._offset(count)
@@ -302,7 +322,9 @@ class Walk:
         return at
 
     def _offset(self, count: int) -> int:
-        """The position in the window, which is moved if it does not have the next ``count`` bytes."""
+        """Return the offset of the present position in the buffer ``_window``, refilled if it lacks the next
+        ``count`` bytes.
+        """
         at = self._at - self._window_at
         if at < 0 or at + count > len(self._window):
             self._file.seek(self._at)
@@ -310,20 +332,20 @@ class Walk:
         return at
 
     def _note(self, fault: str) -> None:
-        """Note a fault, unless another one was found before."""
+        """Store a fault, unless an earlier one is stored."""
         self.fault = self.fault or fault
 
 
 class _Damage(Exception):
-    """The rest of the data set cannot be divided into elements."""
+    """The data set is damaged, so that the rest of it cannot be divided into elements."""
 
 
 class _LimitReached(_Damage):
-    """A limit is exceeded: the rest of the object is not read, also outside of the present sequence."""
+    """A limit is exceeded: reading of the whole object stops."""
 
 
 def named(tag: int) -> str:
-    """The tag with its name in PS3.6, such as "Patient ID (0010,0020)"."""
+    """Return the tag with its name in PS3.6, such as "Patient ID (0010,0020)"."""
     number = f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
     try:
         return f"{dictionary_description(tag)} {number}"
@@ -332,13 +354,13 @@ def named(tag: int) -> str:
 
 
 def _in(inside: Element | None) -> str:
-    """Where an element lies, as the end of a sentence; "" outside of sequences."""
+    """Return where an element is, as the end of a sentence (" in an item of …"); "" outside of sequences."""
     return f" in an item of {inside}" if inside else ""
 
 
 @lru_cache(maxsize=4096)
 def _vr(tag: int) -> str:
-    """The VR in PS3.6, "" for an unknown tag."""
+    """Return the VR of a tag in PS3.6; "" for an unknown tag."""
     try:
         return str(dictionary_VR(tag))
     except KeyError:
@@ -353,11 +375,11 @@ _GROUP_LENGTH = struct.Struct("<HH2sHI")  # (0002,0000), 12 bytes
 
 @dataclass(frozen=True, slots=True)
 class FileMeta:
-    """A file's header. ``values``: by element number of group 0002; ``length``: the position at which the
-    data set begins.
+    """The File Meta Information of a DICOM file (group 0002).
 
-    The UIDs are Media Storage SOP Class (0002,0002) and Instance UID (0002,0003) and Transfer Syntax UID
-    (0002,0010), "" for one that is missing or no UID.
+    ``values``: element number in group 0002 -> raw value. ``length``: the file position at which the data set
+    begins. The UIDs are Media Storage SOP Class UID (0002,0002), Media Storage SOP Instance UID (0002,0003)
+    and Transfer Syntax UID (0002,0010); "" if missing or invalid.
     """
 
     values: Mapping[int, bytes]
@@ -368,7 +390,7 @@ class FileMeta:
 
 
 def read_file_meta(start: bytes) -> FileMeta:
-    """Read the header from the first META_BYTES of a file. Raises FaultyObject."""
+    """Read the File Meta Information from the first ``META_BYTES`` bytes of a file. Raises FaultyObject."""
     if start[128:132] != b"DICM":
         raise FaultyObject("not DICOM: the prefix DICM is missing")
     at, end, last = 132, len(start), -1
@@ -397,10 +419,10 @@ def read_file_meta(start: bytes) -> FileMeta:
 
 
 def uid_of(value: bytes) -> str:
-    """The UID in the bytes of a value, "" if they are no UID.
+    """Return the UID in the bytes of a value; "" if they are not a valid UID.
 
-    Everything that opens objects reads UIDs by this, whatever the VR: parsers also take one with a space
-    before it, an escape sequence in it or written as a number, and would file an object where nobody looked.
+    All code reads UIDs by this function, whatever the VR: parsers also accept a UID with a leading space, an
+    escape sequence or a numeric VR, and would store the object where nobody finds it.
     """
     uid = value.rstrip(b"\0 ").decode("ascii", "replace")
     return uid if is_uid(uid) else ""
@@ -417,10 +439,10 @@ _UIDS: Final = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
 def read_uids(
     encoded: bytes | bytearray, syntax: TransferSyntax, inflated: int = 2**10
 ) -> tuple[str, str, str, str]:
-    """SOP Class, SOP Instance, Study and Series Instance UID without padding; "" for a UID that is missing in
-    these bytes or invalid.
+    """Read SOP Class, SOP Instance, Study and Series Instance UID, in this order, from the beginning of a
+    data set; "" for a UID that is missing in these bytes or invalid.
 
-    ``inflated``: the number of bytes of a deflated data set to inflate and read.
+    ``inflated``: how many bytes of a deflated data set to inflate and read.
     """
     if syntax.is_deflated:
         try:

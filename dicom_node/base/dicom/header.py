@@ -77,8 +77,10 @@ CODES_TO_ENCODINGS[b"\x1b-b"], ENCODINGS_TO_CODES["iso8859_15"] = "iso8859_15", 
 
 @dataclass(frozen=True, slots=True)
 class CharacterSet:
-    """The codecs for the values of (0008,0005), in their order; ``known``: whether DICOM defines all
-    values.
+    """The decoder for text in one Specific Character Set (0008,0005).
+
+    ``codecs``: a Python codec for each of its values, in their order. ``known``: whether DICOM defines all
+    the values.
     """
 
     codecs: tuple[str, ...]
@@ -86,8 +88,8 @@ class CharacterSet:
 
     @classmethod
     def from_terms(cls, terms: Sequence[str]) -> "CharacterSet":
-        """The codecs for the values of (0008,0005). Without a value, or for an unknown set, only ASCII
-        decodes.
+        """Build the decoder for these values of Specific Character Set; without a value, or for an unknown
+        one, it decodes ASCII only.
         """
         with config.strict_reading(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # common misspellings are put right
@@ -99,8 +101,8 @@ class CharacterSet:
         return cls(tuple(map(_codec, codecs)), known)
 
     def decode(self, value: bytes, vr: str) -> str:
-        """Decode a value with its padding. Raises UnicodeError or LookupError if the bytes do not fit the
-        set.
+        """Decode a value, including its padding. Raises UnicodeError or LookupError if the bytes do not fit
+        the character set.
         """
         if vr in ASCII:
             return value.decode("ascii")
@@ -112,6 +114,8 @@ class CharacterSet:
     def _part(self, part: bytes, reset: re.Pattern[bytes]) -> str:
         """Decode one part of a value: up to the first escape sequence, or from one escape sequence to the
         next.
+
+        ``reset``: matches the characters after which the first codec applies again.
         """
         first = self.codecs[0]
         if not part.startswith(b"\x1b"):
@@ -129,7 +133,7 @@ class CharacterSet:
 
 
 def character_sets(dataset: Dataset) -> tuple[str, ...]:
-    """The values of Specific Character Set, unchanged from the data set."""
+    """Return the values of Specific Character Set exactly as in the data set; empty if it has none."""
     found = dataset.get_item(CHARACTER_SET) if CHARACTER_SET in dataset else None
     if found is None or not found.value:
         return ()
@@ -139,15 +143,16 @@ def character_sets(dataset: Dataset) -> tuple[str, ...]:
 
 
 def terms(text: str) -> tuple[str, ...]:
-    """Values that stand in one text, such as a setting: ``\\ISO 2022 IR 149`` has two."""
+    r"""Split a text into values at backslashes: ``\\ISO 2022 IR 149`` gives two, the first empty."""
     return tuple(term.strip("\0 ") for term in text.split("\\"))
 
 
 def can_encode(charset: Sequence[str], dataset: Dataset) -> bool:
-    """Whether every text of a data set, written in this character set, is read back unchanged.
+    """Return whether every text of a data set, written in the character set ``charset``, is read back
+    unchanged.
 
-    pydicom writes "?" for other letters, and ISO 8859-1 for the default repertoire. It
-    reads the text behind ``^`` by the set before it, though PS3.5 6.1.2.5.3 returns to the first set there.
+    pydicom writes "?" for letters outside it, and ISO 8859-1 for the default repertoire. It reads the text
+    behind ``^`` by the set before it, though PS3.5 6.1.2.5.3 returns to the first set there.
     """
     encodings, read = convert_encodings(list(charset)), CharacterSet.from_terms(charset)
     try:
@@ -162,7 +167,9 @@ def can_encode(charset: Sequence[str], dataset: Dataset) -> bool:
 
 
 def _is_read_back(text: str, vr: str, encodings: Sequence[str], read: CharacterSet) -> bool:
-    """Whether a text, encoded with these encodings, is decoded to the same text."""
+    """Return whether a text, encoded with ``encodings``, is decoded to the same text by pydicom and by
+    ``read``.
+    """
     if vr == "PN":
         written = bytes(PersonName(text).encode(encodings))
         by_pydicom = str(convert_PN(written, list(encodings)))
@@ -173,7 +180,7 @@ def _is_read_back(text: str, vr: str, encodings: Sequence[str], read: CharacterS
 
 
 def _codec(encoding: str) -> str:
-    """Python's name for an encoding of pydicom."""
+    """Return Python's codec name for an encoding of pydicom; "ascii" for DICOM's default."""
     return "ascii" if encoding == default_encoding else encoding
 
 
@@ -191,9 +198,10 @@ _READ_AS = {
 
 @dataclass(frozen=True, slots=True)
 class DecodedHeader:
-    """Attributes with their text decoded. ``charset``: the values of Specific Character Set that were used.
+    """Attributes of an object with their text decoded.
 
-    ``left_out``: keywords of what is no value of its attribute, or does not fit the character set.
+    ``charset``: the values of Specific Character Set by which they were decoded. ``left_out``: keywords of
+    attributes that could not be decoded or have an invalid value.
     """
 
     dataset: Dataset
@@ -202,9 +210,11 @@ class DecodedHeader:
 
 
 def read_header(path: Path, keywords: Collection[str], assume_charset: str = "") -> DecodedHeader:
-    """Read the named attributes of a Part 10 file, without Pixel Data, with all text decoded.
+    """Read the attributes ``keywords`` of a Part 10 file, without Pixel Data, with all text decoded.
 
-    ``SpecificCharacterSet`` of its data set is the set that was used. Raises as ``read_identity``.
+    ``assume_charset``: the character set to try if the object's own does not fit; "" for none.
+    ``SpecificCharacterSet`` of the returned data set is the one that was used. Raises DecodedDifferently,
+    FaultyObject.
     """
     with quiet_pydicom():
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
@@ -218,10 +228,10 @@ def read_header(path: Path, keywords: Collection[str], assume_charset: str = "")
 
 
 def read_identity(dataset: Dataset, assume_charset: str = "") -> DecodedHeader:
-    """The attributes of patient and study that results copy. Decoded by the object's own character set, else
-    by ``assume_charset``.
+    """Decode the attributes of patient and study that results copy from an image, by the object's own
+    character set or else by ``assume_charset`` ("" for none).
 
-    Where neither fits all of it, text that names nobody is left out. Raises
+    If neither fits all of them, non-identifying text is left out. Raises
     :class:`~dicom_node.base.errors.DecodedDifferently`, which names the attribute but not its value, and
     FaultyObject.
     """
@@ -246,11 +256,12 @@ def read_identity(dataset: Dataset, assume_charset: str = "") -> DecodedHeader:
 def decoded(
     dataset: Dataset, keywords: Collection[str], charset: Sequence[str], left_out: set[str] | None = None
 ) -> Dataset:
-    """The named attributes, decoded by these values of Specific Character Set, also in items of sequences.
+    """Return the attributes ``keywords`` of a data set, decoded by the values ``charset`` of Specific
+    Character Set, also in sequence items.
 
-    An attribute has the VR of the data dictionary. ``left_out`` takes the keywords of what cannot be read;
-    without it that raises DecodedDifferently, or FaultyObject: it is of another VR, or so long that the
-    parser did not read it.
+    Each attribute gets the VR of the data dictionary. Keywords of attributes that cannot be decoded are added
+    to ``left_out``; if ``left_out`` is None, such an attribute raises DecodedDifferently, or FaultyObject if
+    its VR is wrong or it is too long to be read.
     """
     codecs = CharacterSet.from_terms(charset)
     header = Dataset()
@@ -262,7 +273,9 @@ def decoded(
 
 
 def readable_text(dataset: Dataset, keyword: str, charset: Sequence[str]) -> str:
-    """A value as text for the patterns of rules, with U+FFFD for bytes outside the character set."""
+    """Return an attribute as text for comparison with the patterns of rules, with U+FFFD for undecodable
+    bytes; "" if it is missing.
+    """
     tag = Tag(keyword)
     element = dataset.get_item(tag, keep_deferred=True) if tag in dataset else None
     if element is None or element.value is None:
@@ -280,7 +293,7 @@ def readable_text(dataset: Dataset, keyword: str, charset: Sequence[str]) -> str
 
 
 def vr_of(element: DataElement | RawDataElement) -> str:
-    """The VR of an element; that of the standard if the element has none or UN."""
+    """Return the VR of an element; the VR of the data dictionary if the element has none or UN."""
     if element.VR not in {None, "UN"}:
         return str(element.VR)
     return dictionary_VR(element.tag).split(" or ")[0] if dictionary_has_tag(element.tag) else "UN"
@@ -288,7 +301,9 @@ def vr_of(element: DataElement | RawDataElement) -> str:
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom's warnings about values out of the log: they quote the values, which may be PHI."""
+    """Context manager: keep pydicom's warnings about values out of the log, because they quote the values,
+    which may be PHI.
+    """
     before = config.logger.disabled
     config.logger.disabled = True  # it logs what it warns of as well
     try:
@@ -302,7 +317,9 @@ def quiet_pydicom() -> Iterator[None]:
 def _put(
     header: Dataset, dataset: Dataset, tag: BaseTag, charset: CharacterSet, left_out: set[str] | None
 ) -> None:
-    """Put the attribute into ``header``, or its keyword into ``left_out``."""
+    """Put the decoded attribute ``tag`` of ``dataset`` into ``header``, or its keyword into ``left_out`` if
+    it cannot be decoded; with ``left_out`` None raise instead.
+    """
     try:
         element = _element(dataset, tag, charset, left_out)
     except (DecodedDifferently, FaultyObject):
@@ -318,7 +335,9 @@ def _put(
 def _element(
     dataset: Dataset, tag: BaseTag, charset: CharacterSet, left_out: set[str] | None
 ) -> DataElement | None:
-    """The attribute in a VR of the data dictionary; None if its bytes do not fit that VR."""
+    """Return the decoded attribute in a VR of the data dictionary; None if its bytes do not fit that VR.
+    Raises DecodedDifferently, FaultyObject.
+    """
     found = dataset.get_item(tag, keep_deferred=True)
     vr, allowed = vr_of(found), dictionary_VR(tag).split(" or ")
     wanted = vr if vr in allowed else allowed[0]
@@ -341,7 +360,11 @@ def _element(
 def _text_element(
     tag: BaseTag, vr: str, wanted: str, value: bytes, charset: CharacterSet
 ) -> DataElement | None:
-    """A text attribute, decoded; None if its bytes are no value. Raises DecodedDifferently."""
+    """Return a text attribute, decoded by ``charset``; None if it does not fit the VR ``wanted``. Raises
+    DecodedDifferently.
+
+    ``vr``: the VR that the object has.
+    """
     try:
         text = charset.decode(value.rstrip(b"\0 "), vr).rstrip("\0 ")  # padding is of no multi-byte set
         if vr in ASCII and "\x1b" in text:
@@ -358,7 +381,9 @@ def _text_element(
 
 
 def _item(item: Dataset, inherited: CharacterSet, left_out: set[str] | None) -> Dataset:
-    """An item of a sequence with its text decoded. ``inherited``: the character set around it."""
+    """Return a copy of a sequence item with its text decoded, by the item's own character set or else by
+    ``inherited``.
+    """
     own = character_sets(item)
     charset = CharacterSet.from_terms(own) if any(own) else inherited
     copy = Dataset()
@@ -369,7 +394,7 @@ def _item(item: Dataset, inherited: CharacterSet, left_out: set[str] | None) -> 
 
 
 def _made(tag: BaseTag, vr: str, value: Any) -> DataElement | None:
-    """An element with this value; None if the value does not fit the VR."""
+    """Build an element with this value; None if the value does not fit the VR."""
     try:
         return DataElement(tag, vr, value, validation_mode=config.IGNORE)
     except (ValueError, TypeError, OverflowError, ArithmeticError):
@@ -377,7 +402,9 @@ def _made(tag: BaseTag, vr: str, value: Any) -> DataElement | None:
 
 
 def items(dataset: Dataset) -> Iterator[Dataset]:
-    """The data set and every item in it, outer ones first; an item removed during iteration is skipped."""
+    """Yield the data set and every sequence item in it, outer ones first; an item removed during iteration is
+    skipped.
+    """
     yield dataset
     for element in _elements(dataset):
         if element.VR == "SQ":
@@ -386,7 +413,9 @@ def items(dataset: Dataset) -> Iterator[Dataset]:
 
 
 def values(dataset: Dataset) -> Iterator[tuple[DataElement, Any]]:
-    """Each value that is neither a sequence nor empty, with its element."""
+    """Yield each value that is neither a sequence nor empty, as (its element, value), also from sequence
+    items.
+    """
     for item in items(dataset):
         for element in _elements(item):
             if element.VR != "SQ" and element.value not in (None, ""):
@@ -395,14 +424,16 @@ def values(dataset: Dataset) -> Iterator[tuple[DataElement, Any]]:
 
 
 def listed(value: Any) -> tuple[Any, ...]:
-    """The values of an attribute as a tuple: none, one or several."""
+    """Return the value of an attribute as a tuple of its values; empty for None or ""."""
     if value in (None, ""):
         return ()
     return tuple(value) if isinstance(value, MultiValue | list) else (value,)
 
 
 def _elements(dataset: Dataset) -> Iterator[DataElement]:
-    """All elements; an element with a value that does not fit its VR has the value's bytes."""
+    """Yield all elements in order of their tags; an element whose value does not fit its VR is yielded with
+    its raw bytes as OB.
+    """
     for tag in sorted(dataset.keys()):
         try:
             element = dataset[tag]
@@ -482,9 +513,10 @@ _CODES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Repairs:
-    """Keywords of attributes with invalid values; never the values, which may be PHI.
+    """Keywords of the attributes with invalid values in a header; never the values, which may be PHI.
 
-    ``kept``: UIDs that are none (PS3.5 9.1), identity that is too long: they are in the results nevertheless.
+    ``repaired``: corrected ones. ``left_out``: removed ones. ``kept``: invalid UIDs and over-long identifying
+    text, which results repeat nevertheless.
     """
 
     repaired: set[str] = field(default_factory=set)
@@ -496,11 +528,12 @@ class Repairs:
 
 
 def repair(header: Dataset, emptied: Collection[str] = (), unread: Collection[str] = ()) -> Repairs:
-    """Correct faulty values in place; remove values that cannot be corrected, or empty those in ``emptied``.
+    """Correct invalid values of a header in place, and remove attributes that cannot be corrected; return
+    what was changed.
 
-    Each value is then what PS3.5 6.2 and PS3.6 allow, in items of sequences too. A sequence with an item that
-    lacks what it must have is removed. Text that says who (``IDENTIFYING``) stays to the letter. ``unread``:
-    keywords of what could not be read.
+    Each value is then valid by PS3.5 6.2 and PS3.6, in sequence items too; a sequence with an incomplete item
+    is removed. Identifying text (``IDENTIFYING``) is never changed. ``emptied``: keywords of attributes to be
+    emptied instead of removed. ``unread``: keywords of attributes that could not be decoded.
     """
     notes = Repairs(left_out=set(unread))
     for keyword in {*emptied}.intersection(unread):
@@ -524,10 +557,10 @@ def repair(header: Dataset, emptied: Collection[str] = (), unread: Collection[st
 
 
 def _without_meaning(header: Dataset, notes: Repairs) -> list[str]:
-    """Attributes that say nothing: windows without a width (PS3.3 C.11.2.1.2), and frame times for another
-    number of frames (C.7.6.5).
+    """Return the keywords of attributes that say nothing: windows without a width (PS3.3 C.11.2.1.2), and
+    frame times for another number of frames (C.7.6.5).
 
-    The windows before the first one without stay.
+    Valid windows before the first invalid one are retained in ``header``, which ``notes`` records.
     """
     centres, widths, times, frames = (
         _values(header[keyword]) if keyword in header else ()
@@ -552,7 +585,9 @@ def _without_meaning(header: Dataset, notes: Repairs) -> list[str]:
 
 
 def _repair_element(dataset: Dataset, element: DataElement, notes: Repairs) -> bool:
-    """Repair an attribute of ``dataset``; returns whether results may repeat it."""
+    """Correct an attribute of ``dataset`` in place, recording it in ``notes``; return whether results may
+    repeat it.
+    """
     if _is_empty(element):
         return True
     if element.VR == "SQ":
@@ -568,9 +603,10 @@ def _repair_element(dataset: Dataset, element: DataElement, notes: Repairs) -> b
 
 
 def _repair_item(keyword: str, item: Dataset, notes: Repairs) -> bool:
-    """Remove invalid attributes from an item of this sequence; returns whether the item is then complete.
+    """Remove invalid attributes from a sequence item; return whether the rest of the item is complete.
+    ``keyword``: of the sequence.
 
-    No attribute of a code may be empty (PS3.3 8.8).
+    In an item of a code sequence, empty attributes are removed as well (PS3.3 8.8).
     """
     codes = keyword.endswith("CodeSequence") or keyword in _OF_CODES
     for element in list(item):
@@ -589,11 +625,14 @@ def _repair_item(keyword: str, item: Dataset, notes: Repairs) -> bool:
 
 
 def _is_empty(element: DataElement) -> bool:
+    """Return whether an element has no value, or a sequence no item."""
     return element.value in (None, "") or (element.VR == "SQ" and not element.value)
 
 
 def _fits(element: DataElement) -> bool:
-    """Whether the element has as many values as PS3.6 allows, and each value is valid by PS3.5 6.2."""
+    """Return whether the element has as many values as PS3.6 allows, and each of them is valid by PS3.5
+    6.2.
+    """
     values = _values(element)
     if not _is_allowed(dictionary_VM(element.tag), len(values)):
         return False
@@ -603,7 +642,7 @@ def _fits(element: DataElement) -> bool:
 
 
 def _is_value(vr: str, value: Any) -> bool:
-    """Whether a value is valid for its VR: its length and characters, or the range of a number."""
+    """Return whether a value is valid for its VR: its length and characters, or the range of a number."""
     if vr in {"DS", "IS"}:
         return value not in (None, "")
     if vr in _RANGES:
@@ -617,7 +656,7 @@ def _is_value(vr: str, value: Any) -> bool:
 
 
 def _is_allowed(multiplicity: str, count: int) -> bool:
-    """Whether a value multiplicity such as 1, 2, 1-n, 2-2n or 1-3 allows this number of values."""
+    """Return whether a value multiplicity such as 1, 2, 1-n, 2-2n or 1-3 allows ``count`` values."""
     least, _, most = multiplicity.partition("-")
     if most.endswith("n"):
         return count >= int(least) and count % int(most[:-1] or 1) == 0
@@ -625,8 +664,8 @@ def _is_allowed(multiplicity: str, count: int) -> bool:
 
 
 def _correct_values(dataset: Dataset, element: DataElement, notes: Repairs) -> bool:
-    """Correct the values of an element, and note its keyword if they changed; returns False if they cannot be
-    corrected.
+    """Correct the values of an element in place, adding its keyword to ``notes.repaired`` if they changed;
+    return False if they cannot be corrected.
     """
     right = _RIGHT.get(element.keyword, _RIGHT.get(element.VR))
     allowed = _ENUMERATED.get(element.keyword)
@@ -644,28 +683,29 @@ def _correct_values(dataset: Dataset, element: DataElement, notes: Repairs) -> b
 
 
 def _are_uids(element: DataElement) -> bool:
+    """Return whether all values of an element that are not empty are valid UIDs."""
     return all(len(str(one)) <= 64 and _UID.fullmatch(str(one)) for one in _values(element) if one)
 
 
 def _values(element: DataElement) -> Sequence[Any]:
-    """The values of an element, as a list also if there is only one."""
+    """Return the values of an element as a list, also if it has only one."""
     several: bool = isinstance(element.value, MultiValue | list)
     return element.value if several else [element.value]
 
 
 def _age(text: str) -> str | None:
-    """An age in the form of VR AS, None if it is none."""
+    """Return an age in the form of VR AS (such as 042Y); None if the text is not an age."""
     found = _AGE.fullmatch(text.upper())
     return found and f"{int(found[1]):03}{found[2]}"
 
 
 def _code_string(text: str) -> str | None:
-    """A text in the form of VR CS, None if it cannot have that form."""
+    """Return a text in the form of VR CS (capitals); None if it has other characters or is too long."""
     return text.upper() if _CODE_STRING.fullmatch(text.upper()) else None
 
 
 def _whole_number(text: str) -> str | None:
-    """A number in the form of VR IS, None if it is no whole number."""
+    """Return a number in the form of VR IS; None if the text is not a whole number of 32 bits."""
     number = float(text) if _DECIMAL.fullmatch(text) else math.nan
     if not (abs(number) < 2**31 and number.is_integer()):
         return None
@@ -673,14 +713,16 @@ def _whole_number(text: str) -> str | None:
 
 
 def _decimal(text: str) -> str | None:
-    """A number in the form of VR DS, None if it is no number."""
+    """Return a number in the form of VR DS (at most 16 characters); None if the text is not a finite
+    number.
+    """
     if not _DECIMAL.fullmatch(text) or not math.isfinite(float(text)):
         return None
     return text if len(text) <= 16 else str(format_number_as_ds(float(text)))
 
 
 def _offset(text: str) -> str | None:
-    """An offset from UTC in the form +HHMM, None if it is none."""
+    """Return an offset from UTC in the form +HHMM; None if the text is not one."""
     return text.replace(":", "").replace("-0000", "+0000") if _OFFSET.fullmatch(text) else None
 
 

@@ -92,7 +92,7 @@ REQUIRED_MAYBE_EMPTY: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """The patient attributes of an object, each as a hash; "" for an empty one.
+    """The identity of the patient of an object: a hash of each attribute, "" if it is empty.
 
     ``id`` is the hash of Patient ID with its issuer. The three groups of the name (PS3.5 6.2.1) have a hash
     each, because senders leave out the ideographic and the phonetic group.
@@ -107,8 +107,8 @@ class Patient:
 
     @classmethod
     def from_values(cls, patient_id: str, issuer: str, name: str, birth_date: str, sex: str) -> Patient:
-        """The hashes of decoded values of (0010,0020), (0010,0021), (0010,0010), (0010,0030) and
-        (0010,0040).
+        """Hash the decoded values of Patient ID (0010,0020), Issuer of Patient ID (0010,0021), Patient's Name
+        (0010,0010), Birth Date (0010,0030) and Sex (0010,0040).
         """
         groups = [_plain_name(group) for group in (*name.split("="), "", "")][:3]
         date = as_da(birth_date) or re.sub(r"\D", "", birth_date)
@@ -118,14 +118,14 @@ class Patient:
 
     @classmethod
     def parse(cls, text: str) -> Patient:
-        """Read a patient from ``text``, the ``str`` of a patient."""
+        """Return the patient that ``str(patient)`` wrote as ``text``."""
         return cls(*text.split(";"))
 
     def __str__(self) -> str:
         return ";".join(astuple(self))
 
     def contradicts(self, other: Patient) -> bool:
-        """Whether the two cannot be one patient.
+        """Return whether the two cannot be one person.
 
         An ID identifies a patient, so a patient with an ID and one without differ. Two without an ID are
         compared by the other attributes, and by whether they have a name. An empty birth date or sex
@@ -134,20 +134,22 @@ class Patient:
         return self.corrects(other) or other.corrects(self)
 
     def corrects(self, former: Patient) -> bool:
-        """Whether this names another patient than ``former``, or names a patient where ``former`` names
-        none.
+        """Return whether this patient is another one than ``former``, or identifies a person where ``former``
+        does not.
         """
         if self.id not in ("", former.id) or (self._is_somebody and not former._is_somebody):
             return True
         return self.disagrees(former)
 
     def disagrees(self, other: Patient) -> bool:
-        """Whether name, birth date or sex differs, although both patients have it; IDs are not compared."""
+        """Return whether name, birth date or sex differs although both patients have it; IDs are not
+        compared.
+        """
         rest = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
         return any(mine and its and mine != its for mine, its in rest)
 
     def lacks(self, former: Patient) -> bool:
-        """Whether ID, name, birth date or sex is empty here, but not in ``former``."""
+        """Return whether ID, name, birth date or sex is empty here but not in ``former``."""
         return any(its and not mine for mine, its in zip(self._parts, former._parts, strict=True))
 
     @property
@@ -157,48 +159,52 @@ class Patient:
 
     @property
     def _name(self) -> str:
-        """The name in the first writing that is not empty."""
+        """The hash of the first group of the name that is not empty (alphabetic, ideographic, phonetic)."""
         return self.name or self.ideographic or self.phonetic
 
     @property
     def _parts(self) -> tuple[str, str, str, str]:
-        """The values that are compared between two patients."""
+        """The hashes of ID, name, birth date and sex."""
         return self.id, self._name, self.birth_date, self.sex
 
 
 def are_one_patient(patients: Iterable[Patient]) -> bool:
-    """Whether all ``patients`` can be the same person: no two contradict each other."""
+    """Return whether all ``patients`` can be the same person, because no two contradict each other."""
     return not any(one.contradicts(other) for one, other in combinations(set(patients), 2))
 
 
 def identity_texts(header: Dataset) -> dict[str, str]:
-    """The values of a decoded header that results copy, by keyword, without empty ones.
+    """Return the attributes of a decoded header that results copy, keyword -> text, without empty ones.
 
-    Padding and trailing delimiters of names (PS3.5 6.2) are removed, dates and times are as PS3.5 has them.
-    Sequences are JSON.
+    Padding and trailing delimiters of names (PS3.5 6.2) are removed, dates and times have the form of PS3.5,
+    and sequences are JSON.
     """
     texts = {keyword: _text(header[keyword]) for keyword in COPIED if keyword in header}
     return {keyword: text for keyword, text in texts.items() if text}
 
 
 def identity_sha256(texts: Mapping[str, str]) -> str:
-    """The hash of ``identity_texts``, at most 64 characters; it becomes part of the UIDs of results."""
+    """Return the hash of ``texts`` (from ``identity_texts``), at most 64 characters; it becomes part of the
+    UIDs of results.
+    """
     return _VERSION + digest(part for item in texts.items() for part in item)[: 64 - len(_VERSION)]
 
 
 def patient_sha256(patient_id: str, issuer_of_patient_id: str) -> str:
-    """The hash of Patient ID (0010,0020) and Issuer of Patient ID (0010,0021), without padding."""
+    """Return the hash of Patient ID (0010,0020) and Issuer of Patient ID (0010,0021), without padding."""
     return digest((patient_id.strip(), issuer_of_patient_id.strip()))
 
 
 def digest(values: Iterable[str]) -> str:
-    """SHA-256 over the values and their lengths, so that different lists have different hashes."""
+    """Return the SHA-256, as hex, over the values and their lengths, so that different lists have different
+    hashes.
+    """
     text = "\x1f".join(f"{len(value)}:{value}" for value in values)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _text(element: DataElement) -> str:
-    """The value of an element as text, of a sequence as JSON."""
+    """Return the value of an element as text; of a sequence as JSON."""
     if element.VR == "SQ":
         items = [{str(inner.tag): _text(inner) for inner in item} for item in element.value]
         return json.dumps(items, ensure_ascii=False, sort_keys=True) if any(items) else ""
@@ -212,6 +218,8 @@ def _text(element: DataElement) -> str:
 
 
 def _plain_name(group: str) -> str:
-    """A name without differences of spelling between senders: case, width, spaces and trailing delimiters."""
+    """Return one group of a name without differences of spelling between senders: case, width, spaces and
+    trailing delimiters.
+    """
     plain = unicodedata.normalize("NFKC", group).casefold()
     return "^".join(" ".join(component.split()) for component in plain.split("^")).rstrip("^")

@@ -26,7 +26,9 @@ _NAMESPACE = uuid.UUID("6c7f2f5e-6f0b-5d1c-9b62-0f6a4b5c9e10")
 
 
 def derived_uid(*parts: str) -> str:
-    """A UID under 2.25 (PS3.5 B.2), derived from all inputs of an object. Parts may contain any text."""
+    """Return a UID under 2.25 (PS3.5 B.2) that depends only on ``parts``: the same texts always give the same
+    UID.
+    """
     name = "\x1f".join(f"{len(part)}:{part}" for part in parts)
     return f"2.25.{uuid.uuid5(_NAMESPACE, name).int}"
 
@@ -42,7 +44,8 @@ MODEL_NAME: Final = "DICOM AI Node"
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """The equipment in a result: Device UID (0018,1002) and Device Serial Number (0018,1000).
+    """The identity of this site's equipment in its results: Device UID (0018,1002) and Device Serial Number
+    (0018,1000).
 
     All machines of a site share one installation: a result is the same whichever machine builds it.
     """
@@ -52,8 +55,8 @@ class Installation:
 
     @classmethod
     def from_drawn(cls, drawn: str) -> Self:
-        """The installation for the random number that was drawn when the database was made
-        (``store.results``).
+        """Return the installation for ``drawn``, the random text that was generated when the database was
+        created.
         """
         return cls(derived_uid("installation", drawn), drawn[:16])
 
@@ -64,7 +67,8 @@ results had this Device UID."""
 
 
 def is_own_result(dataset: Dataset) -> bool:
-    """Whether an item of Contributing Equipment (0018,A001) names this product as manufacturer and model.
+    """Return whether this product made the object: an item of Contributing Equipment (0018,A001) names it as
+    manufacturer and model.
 
     This recognizes results of every version and installation. Image Type, series numbers and descriptions are
     not used: PACSs change them. Never raises on a faulty header.
@@ -96,10 +100,10 @@ _MADE = ("11.", "30", "66", "67", "68", "77.1.5.4", "88.", "104.", "481.", "9.")
 def role_of(
     sop_class_uid: str, further_sources: frozenset[str], *, takes_secondary_captures: bool
 ) -> ObjectRole:
-    """The role that an object of this class has in the node, unless it is an own result.
+    """Return the role that a received object of this SOP class has in the node, unless the node built it.
 
-    ``further_sources`` are classes that a site added; ``takes_secondary_captures``: whether a rule accepts
-    secondary captures of this sender as images (a frame grabber).
+    ``further_sources``: classes that the site added to those analysed. ``takes_secondary_captures``: whether
+    a rule accepts secondary captures of this sender as images (a frame grabber).
     """
     if sop_class_uid in SOURCES:
         return ObjectRole.SOURCE
@@ -111,7 +115,7 @@ def role_of(
 
 
 class SyntaxKind(StrEnum):
-    """Groups of transfer syntaxes, the preferred first."""
+    """Groups of transfer syntaxes, in order of preference."""
 
     EXPLICIT = "Explicit VR Little Endian"
     LOSSLESS = "lossless compressed"
@@ -137,10 +141,12 @@ class TransferSyntax:
 
     @property
     def is_implicit_vr(self) -> bool:
+        """Whether data sets in it are in Implicit VR."""
         return self.kind is SyntaxKind.IMPLICIT
 
     @property
     def is_little_endian(self) -> bool:
+        """Whether data sets in it are in little endian."""
         return self.kind is not SyntaxKind.BIG_ENDIAN
 
     @property
@@ -150,6 +156,7 @@ class TransferSyntax:
 
     @property
     def is_encapsulated(self) -> bool:
+        """Whether Pixel Data in it is compressed, in fragments."""
         return self.kind not in UNCOMPRESSED
 
 
@@ -168,7 +175,7 @@ _BY_KEYWORD = {
 
 
 def _of(kind: SyntaxKind, keywords: str) -> Iterable[TransferSyntax]:
-    """The transfer syntaxes of one kind, by their keywords."""
+    """Yield the transfer syntaxes with these keywords (separated by spaces) as members of one kind."""
     return (TransferSyntax(*_BY_KEYWORD[keyword], kind) for keyword in keywords.split())
 
 
@@ -215,5 +222,5 @@ _BY_UID = {one.uid: one for one in TRANSFER_SYNTAXES}
 
 
 def transfer_syntax(uid: str) -> TransferSyntax | None:
-    """The transfer syntax with this UID; None if the node does not accept it."""
+    """Return the transfer syntax with this UID; None if the node does not accept it."""
     return _BY_UID.get(uid)

@@ -51,7 +51,9 @@ _LISTEN_SECONDS, _AWAY_SECONDS = 60.0, 1.0
 
 
 class Changes:
-    """Counts commits of events; any number of threads wait for the next one."""
+    """Counts committed changes of the database that recorded an event, and lets threads wait for the next
+    one.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -60,7 +62,9 @@ class Changes:
         """Read it before you look for work, and give it to :meth:`wait`."""
 
     def wait(self, seen: int, seconds: float, stop: threading.Event) -> None:
-        """Wait for ``SHORTEST``, then until the count differs from ``seen``; at most ``seconds`` in all."""
+        """Wait for ``SHORTEST`` seconds, and then until ``count`` differs from ``seen`` or ``stop`` is set;
+        at most ``seconds`` in all.
+        """
         end = time.monotonic() + seconds
         stop.wait(min(SHORTEST, seconds))
         with self._changed:
@@ -68,19 +72,19 @@ class Changes:
                 self._changed.wait(min(left, _STOP_SECONDS))
 
     def pause(self, before: float, *, found: bool) -> float:
-        """The next pause of a loop that looks for work: the shortest if it ``found`` some, else a longer
-        one.
+        """Return the next pause, in seconds, of a loop that polls for work: the shortest if it ``found``
+        some, otherwise longer than the pause ``before``.
         """
         return SHORTEST if found else min(1.2 * before, _LONGEST if self._heard else _LONGEST_UNHEARD)
 
     def announce(self) -> None:
-        """Wake all threads that wait for a change: a process has committed one."""
+        """Count a committed change and wake all threads that wait for one."""
         with self._changed:
             self.count += 1
             self._changed.notify_all()
 
     def follow(self, engine: Engine) -> None:
-        """Start a thread that announces the commits of other processes, for the life of this process."""
+        """Start a thread that announces the commits of other processes until this process ends."""
         threading.Thread(
             target=self._watch if engine.dialect.name == "sqlite" else self._listen_for_ever,
             args=(engine,),
@@ -89,7 +93,7 @@ class Changes:
         ).start()
 
     def _watch(self, engine: Engine) -> None:
-        """Announce a change whenever SQLite's files are written."""
+        """Announce a change whenever SQLite's files are written; never returns."""
         file = Path(engine.url.database or "")
         files, before = (file, file.with_name(f"{file.name}-wal")), [(0, 0)]
         while True:
@@ -100,7 +104,7 @@ class Changes:
             time.sleep(SHORTEST)
 
     def _listen_for_ever(self, engine: Engine) -> None:
-        """Announce PostgreSQL's notifications, with a new connection after an error."""
+        """Announce changes that PostgreSQL notifies, reconnecting after errors; never returns."""
         from psycopg import Error  # only there it is installed
 
         while True:
@@ -111,7 +115,7 @@ class Changes:
             time.sleep(_AWAY_SECONDS)
 
     def _listen(self, engine: Engine) -> None:
-        """Announce PostgreSQL's notifications on one connection."""
+        """Announce changes that PostgreSQL notifies on one connection, until that fails."""
         with engine.connect() as pooled:
             connection = pooled.connection.driver_connection
             assert connection is not None
@@ -130,7 +134,7 @@ class Changes:
 
 
 def stamp(file: Path) -> tuple[int, int]:
-    """Size and time of a file or folder, which change when it is written; zeros if it does not exist."""
+    """Return size in bytes and modification time in ns of a file or folder; zeros if it does not exist."""
     try:
         about = file.stat()
     except OSError:
@@ -158,14 +162,16 @@ _TCP = {
 
 
 class Database:
-    """The node's database by URL: ``sqlite:///path`` or ``postgresql+psycopg://…``.
+    """The node's database, by its URL: ``sqlite:///path`` or ``postgresql+psycopg://…``.
 
     Several servers, of which one accepts writes: ``…://USER@/NAME?host=A,B&port=5432,5432`` and
     ``&target_session_attrs=read-write``. Raises CannotRun for an invalid URL.
     """
 
     def __init__(self, url: str, *, busy_seconds: float | None = None) -> None:
-        """Connect to ``url``. ``busy_seconds``: how long SQLite waits for another writer."""
+        """Prepare connections to ``url``. ``busy_seconds``: how long SQLite waits for another writer; None
+        for the default.
+        """
         try:
             self.url = make_url(url)
         except (ArgumentError, ValueError):  # ValueError: a port that is no number; quoted is neither
@@ -197,7 +203,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A short reading scope; nothing is written."""
+        """Context manager: a session that only reads."""
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
             session.rollback()
@@ -205,7 +211,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A writing scope: commits at its end, rolls back on any exception.
+        """Context manager: a session that writes; commits at its end, rolls back on any exception.
 
         Its events are logged after the commit: on a full disk the same step may be tried, and rolled back,
         twice a second.
@@ -223,10 +229,11 @@ class Database:
 
     @contextmanager
     def alter(self) -> Iterator[Connection]:
-        """A writing scope in which SQLite may rebuild a table that others refer to.
+        """Context manager: a connection in whose transaction SQLite may rebuild a table that other tables
+        refer to.
 
-        See sqlite.org/lang_altertable.html, "Making Other Kinds Of Table Schema Changes". Raises
-        StorageError and changes nothing if a reference has no target at the end.
+        See sqlite.org/lang_altertable.html, "Making Other Kinds Of Table Schema Changes". Raises StorageError
+        and changes nothing if a foreign key has no target at the end.
         """
         with self._writing.connect() as connection:
             # By the driver: it has no effect inside a transaction, which SQLAlchemy would begin.
@@ -243,9 +250,7 @@ class Database:
                     driver.execute("PRAGMA foreign_keys=ON")
 
     def upgrade(self) -> None:
-        """Create the schema, or update it to this program's version. Raises CannotRun if it is
-        newer.
-        """
+        """Create the schema, or upgrade it to this program's version. Raises CannotRun if it is newer."""
         if self._known_version() == newest_schema():
             return
         from alembic import command, config  # a third of a second
@@ -257,21 +262,23 @@ class Database:
             command.upgrade(how, "head")
 
     def check(self) -> None:
-        """Raise SchemaOutdated or CannotRun unless the schema has this program's version."""
+        """Raise SchemaOutdated for an older or empty schema, and CannotRun for a newer one."""
         found = self._known_version()
         if found != newest_schema():
             state = "empty" if found is None else "older than this program"
             raise SchemaOutdated(f"the database is {state}: run `dicom-node db upgrade`")
 
     def version(self) -> str | None:
-        """The version of the database's schema, None for an empty database."""
+        """Return the version of the database's schema; None for an empty database."""
         with self.read() as session:
             if not inspect(session.connection()).has_table(_VERSION.name):
                 return None
             return session.scalar(select(_VERSION.c.version_num))
 
     def _known_version(self) -> str | None:
-        """The version of the schema. Raises DatabaseNotReady if this program does not know it."""
+        """Return the version of the database's schema; None for an empty database. Raises CannotRun if this
+        program does not know the version.
+        """
         found = self.version()
         if found is not None and found not in schema_versions():
             raise CannotRun(
@@ -285,23 +292,26 @@ class Database:
 
 
 def newest_schema() -> str:
-    """The schema version that this program needs."""
+    """Return the schema version that this program needs."""
     return max(schema_versions())
 
 
 @cache
 def schema_versions() -> frozenset[str]:
-    """The schema versions that this program knows, all but newer ones.
+    """Return the schema versions that this program knows: its own and all older ones.
 
-    As the files are named, since every command and every page asks: alembic would run them all.
+    They are read from file names because alembic would execute each file, and every command and page needs
+    them.
     """
     return frozenset(file.name[:4] for file in _MIGRATIONS.glob("versions/[0-9]*.py"))
 
 
 def hosts(url: URL) -> list[str]:
-    """The machines in a server's URL, without ports; none for a socket of this machine.
+    """Return the host names of the servers in a database URL, without ports; none for a socket of this
+    machine.
 
-    If the URL has names and addresses ("hostaddr"), the addresses: libpq connects to them.
+    If the URL has names and addresses ("hostaddr"), the addresses are returned, because libpq connects to
+    them.
     """
     named = url.query.get("hostaddr") or url.query.get("host", ())
     several = [host for part in ([named] if isinstance(named, str) else named) for host in part.split(",")]
@@ -309,26 +319,29 @@ def hosts(url: URL) -> list[str]:
 
 
 def _without_port(host: str) -> str:
+    """Return the host of "host:port", "[IPv6]:port" or a bare address."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host if host.count(":") > 1 else host.partition(":")[0]
 
 
 def batches(values: Iterable[T]) -> Iterator[list[T]]:
-    """Split the values into lists short enough for one statement of SQLite, which takes some 30,000."""
+    """Yield the values in lists of at most 500, short enough for one SQL statement."""
     rest = iter(values)
     while batch := list(islice(rest, 500)):
         yield batch
 
 
 def sqlite_file(url: str) -> Path | None:
-    """The file of an SQLite database, None for a server."""
+    """Return the file of an SQLite database; None for the URL of a server."""
     file = url.removeprefix("sqlite:///")
     return None if file == url else Path(file)
 
 
 def _set_pragmas(busy_seconds: float, connection: Any, _record: Any) -> None:
-    """Configure a new connection of SQLite: waiting, write-ahead log, durability, foreign keys."""
+    """Configure a new SQLite connection: time to wait for a writer, write-ahead log, durability, foreign
+    keys.
+    """
     connection.isolation_level = None  # transactions are begun by us, not by the sqlite3 module
     for setting in (
         f"busy_timeout={1000 * busy_seconds:.0f}",
@@ -340,7 +353,7 @@ def _set_pragmas(busy_seconds: float, connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """Begin a transaction of SQLite; a writing one takes the write lock at once."""
+    """Begin a transaction of SQLite; one that writes takes the write lock at once."""
     writes = connection.get_execution_options().get(_WRITES, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -353,7 +366,7 @@ reads are answered says nothing. Some process writes every five seconds, and wai
 
 
 class DatabaseOutage:
-    """One process's record of the database being unreachable."""
+    """The state of one process's knowledge of whether the database answers."""
 
     def __init__(self) -> None:
         self._began: float | None = None  # monotonic seconds
@@ -364,7 +377,7 @@ class DatabaseOutage:
         """Called when the database is back."""
 
     def note_error(self, error: SQLAlchemyError) -> None:
-        """Note an error of the database: an outage, or a defect, which is logged."""
+        """Note a database error: an outage, or else a defect of this program, which is logged."""
         if isinstance(error, _DEFECTS) or not isinstance(error, DBAPIError | PoolTimeout):
             # That of one statement not again at once: the outbox tries it twenty times a second.
             which, now = (type(error), (getattr(error, "statement", None) or "")[:200]), time.monotonic()
@@ -380,7 +393,7 @@ class DatabaseOutage:
         self.begin(f"the database does not answer ({type(error).__name__}): its work waits")
 
     def begin(self, text: str) -> None:
-        """Note that the database is unreachable; the first time, ``text`` is logged as the reason."""
+        """Note that the database does not answer; if that is new, ``text`` is logged as the reason."""
         with self._lock:
             self._failed = time.monotonic()
             is_new, self._began = self._began is None, self._began or self._failed
@@ -388,7 +401,7 @@ class DatabaseOutage:
             _LOGGER.warning("%s", text)
 
     def end(self) -> None:
-        """Note that the database answers again."""
+        """Note that the database answers; after an outage, log its length and call ``then``."""
         if self._began is None:
             return
         with self._lock:
@@ -417,9 +430,10 @@ _POSTGRES = "postgresql+psycopg://"
 
 @contextmanager
 def in_words(url: str) -> Iterator[None]:
-    """A scope that raises errors of an unusable database as NodeErrors.
+    """Context manager: turn errors that show an unusable database at ``url`` into StorageError or
+    DatabaseUnusable.
 
-    Raises StorageError, DatabaseUnusable; other errors are defects of this program and pass unchanged.
+    Other errors are defects of this program and pass unchanged.
     """
     try:
         yield
@@ -430,8 +444,8 @@ def in_words(url: str) -> Iterator[None]:
 
 
 def meaning_of(error: Exception, url: str) -> NodeError | None:
-    """``error`` as an error of the node about the database at ``url``; None if it does not show the
-    database's state.
+    """Return the NodeError in words for ``error`` of the database at ``url``; None if the error does not show
+    the database's state.
     """
     if isinstance(error, ArgumentError | NoSuchModuleError | ImportError):
         if url.startswith(_POSTGRES):

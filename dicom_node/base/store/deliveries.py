@@ -44,13 +44,14 @@ STUDY = func.coalesce(Result.study_id, Original.study_id)
 
 
 def with_objects(chosen: Any) -> Any:
-    """Add to a query the object of each delivery (result or original) and its study."""
+    """Add to a query of deliveries the object of each (result or received original) and its study."""
     joined = chosen.select_from(Delivery).outerjoin(Delivery.result).outerjoin(Delivery.original)
     return joined.join(Study, Study.id == STUDY)
 
 
 def forward(session: Session, original: Original, destination: str) -> bool:
-    """Add a received object to the outbox of a peer, due now; only once, however often this is called.
+    """Add a received object to the outbox of the peer ``destination``, due now; only once, however often this
+    is called.
 
     A delivery that was withdrawn before it was sent is queued again. Returns whether anything changed.
     """
@@ -77,10 +78,11 @@ def add(
     by_hand: bool = False,
     unassessed: bool = False,
 ) -> Delivery:
-    """Add a result to the outbox of a peer, due now; only once, however often this is called.
+    """Add a result to the outbox of the peer ``destination``, due now; an existing delivery is returned
+    unchanged.
 
-    ``query_first``: the result may have been sent before, so the peer is queried first, and gets it only if
-    it is missing there. ``by_hand``: a person requested it, not a rule. ``unassessed``: it waits until a
+    ``query_first``: the result may have been sent before, so the peer is queried first and gets the result
+    only if it lacks it. ``by_hand``: a person requested it, not a rule. ``unassessed``: it waits until a
     person accepts it.
     """
     found = session.scalar(
@@ -103,12 +105,14 @@ def add(
 
 
 def is_outdated(session: Session, delivery: Delivery) -> bool:
-    """Whether a newer version of a received object goes, or went, to the same peer."""
+    """Return whether a newer version of the delivery's received object is being sent, or was sent, to the
+    same peer.
+    """
     return any((one.original_id or 0) > (delivery.original_id or 0) for one in versions(session, delivery))
 
 
 def versions(session: Session, delivery: Delivery) -> Sequence[Delivery]:
-    """Deliveries of other versions of a received object to the same peer; none for a result."""
+    """Return deliveries of other versions of the same received object to the same peer; none for a result."""
     if delivery.original is None:
         return ()
     return session.scalars(
@@ -123,14 +127,14 @@ def versions(session: Session, delivery: Delivery) -> Sequence[Delivery]:
 
 
 def withdraw(session: Session, delivery: Delivery, reason: str) -> None:
-    """Cancel a delivery until a job wants it again."""
+    """Cancel a delivery until a job requests it again."""
     try_move(session, delivery, DELIVERY_WITHDRAWN, reason=f"withdrawn: {reason}", withdrawn=True)
 
 
 def replace_unassessed(session: Session, study_id: int, rule: str, by: Collection[int]) -> None:
-    """Withdraw unassessed deliveries of a rule's earlier results.
+    """Withdraw the deliveries of a rule's earlier results that still wait for a person's acceptance.
 
-    Results in ``by``, which a newer job made, are left alone.
+    ``by``: ids of the newer results, whose deliveries are not touched.
     """
     for delivery in session.scalars(
         select(Delivery)
@@ -144,7 +148,9 @@ def replace_unassessed(session: Session, study_id: int, rule: str, by: Collectio
 
 
 def left_by_hand(session: Session, study_id: int, rule: str) -> list[Delivery]:
-    """Deliveries of a rule's results that a person added and that were withdrawn before they were sent."""
+    """Return the deliveries of a rule's results that a person added and that were withdrawn before they were
+    sent.
+    """
     return list(
         session.scalars(
             select(Delivery)
@@ -157,18 +163,20 @@ def left_by_hand(session: Session, study_id: int, rule: str) -> list[Delivery]:
 
 
 def discard(session: Session, delivery: Delivery, because: str) -> bool:
-    """Discard a delivery; returns False if a sender has claimed it meanwhile."""
+    """Discard a delivery for the person's reason ``because``; return False if a sending process has claimed
+    it meanwhile.
+    """
     return try_move(session, delivery, DELIVERY_DISCARDED, reason="", discarded_because=because)
 
 
 def may_be_there(delivery: Delivery) -> bool:
-    """Whether the peer has the object, or may have it because it gave no answer."""
+    """Return whether the peer has the object, or may have it because it gave no answer."""
     return delivery.state in (_S.CONFIRMED, _S.UNCONFIRMED) or delivery.sent_at is not None
 
 
 def former_of(session: Session, result: Result, destination: str) -> list[Delivery]:
-    """Deliveries to this peer, which the peer may have, of the results that ``result`` withdraws (a rejection
-    note) or replaces (a report).
+    """Return deliveries to the peer ``destination``, which it may have received, of the results that
+    ``result`` withdraws (as a rejection note) or replaces (as a newer report).
     """
     former = or_(
         Result.id.in_(select(Withdrawal.result_id).where(Withdrawal.note_id == result.id)),
@@ -185,7 +193,7 @@ def former_of(session: Session, result: Result, destination: str) -> list[Delive
 
 
 def discard_withdrawn(session: Session, deliveries: Iterable[Delivery]) -> None:
-    """Discard those of ``deliveries`` that wait or were given up and whose result a person withdrew
+    """Discard those of ``deliveries`` that are pending or were given up and whose result a person withdrew
     meanwhile.
     """
     waiting = [one for one in deliveries if one.state in (_S.PENDING, _S.DEAD)]
@@ -197,8 +205,10 @@ def discard_withdrawn(session: Session, deliveries: Iterable[Delivery]) -> None:
 
 
 def due_destinations(session: Session, now: datetime, owners: Collection[str] = ()) -> list[str]:
-    """The peers with a due delivery, without peers to which another process or one of ``owners``
-    sends now.
+    """Return the peers with a due delivery, except peers to which another process is sending now.
+
+    ``owners``: lease owners of the caller, whose peers are included unless a delivery is marked as being
+    sent.
     """
     held = select(Lease.name, Lease.owner).where(~has_come(Lease.until, now, _LONGEST_LEASE))
     owner_of = {name: owner for name, owner in session.execute(held)}  # noqa: C416
@@ -212,7 +222,8 @@ def due_destinations(session: Session, now: datetime, owners: Collection[str] = 
 
 
 def due_study(session: Session, destination: str, now: datetime, *, by_waiting: bool = False) -> int | None:
-    """The study to deliver next: STAT studies first, then the study that has waited longest.
+    """Return the id of the study whose deliveries to the peer come next: STAT studies first, then the longest
+    waiting; None if none is due.
 
     ``by_waiting``: the longest waiting, STAT or not.
     """
@@ -224,7 +235,7 @@ def due_study(session: Session, destination: str, now: datetime, *, by_waiting: 
 
 
 def due_batch(session: Session, destination: str, study: int, now: datetime, limit: int) -> list[Delivery]:
-    """The due deliveries of one study, locked."""
+    """Return up to ``limit`` due deliveries of one study to the peer, locked, with their objects."""
     return list(
         session.scalars(
             with_objects(select(Delivery))
@@ -238,14 +249,16 @@ def due_batch(session: Session, destination: str, study: int, now: datetime, lim
 
 
 def of_numbers(session: Session, numbers: Collection[int]) -> Sequence[Delivery]:
-    """The deliveries of these numbers, locked, with their objects."""
+    """Return the deliveries with these ids, locked, with their objects."""
     chosen = select(Delivery).where(Delivery.id.in_(numbers)).order_by(Delivery.id)
     return session.scalars(chosen.options(*_OBJECTS).with_for_update(of=Delivery)).all()
 
 
 def hurry(session: Session, now: datetime, destination: str | None = None) -> None:
-    """Make a peer's waiting deliveries due, because it answers again (None: of all peers). Objects that the
-    peer refused wait on.
+    """Make waiting deliveries due at once, because the peer answers again; ``destination`` None: of all
+    peers.
+
+    Deliveries of objects that the peer refused continue to wait.
     """
     waiting = [Delivery.state == _S.PENDING, Delivery.refusals == 0, Delivery.next_at > now]
     if destination is not None:
@@ -254,13 +267,13 @@ def hurry(session: Session, now: datetime, destination: str | None = None) -> No
 
 
 def clock_put_back(session: Session, now: datetime) -> None:
-    """After the clock was put back: make deliveries due whose next time now lies in the future."""
+    """Make deliveries due whose next time lies in the future because the clock was put back."""
     waiting = Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)) & (Delivery.next_at > now)
     session.execute(update(Delivery).where(waiting).values(next_at=now))
 
 
 def others_of_study(session: Session, study_id: int, destination: str, but: Sequence[int]) -> list[Delivery]:
-    """Deliveries of the study to the peer, except those with the numbers ``but``."""
+    """Return the deliveries of a study's results to the peer, except those with the ids ``but``."""
     return list(
         session.scalars(
             select(Delivery)
@@ -271,20 +284,22 @@ def others_of_study(session: Session, study_id: int, destination: str, but: Sequ
 
 
 def lane(destination: str) -> str:
-    """The name of the lease that a process needs to deliver to this peer."""
+    """Return the name of the lease that a process needs to deliver to this peer."""
     return f"to {destination}"
 
 
 def waiting_for_decisions(session: Session) -> set[str]:
-    """Studies of which nothing is sent until a lost decision of a person is applied; "" stands for all."""
+    """Return the UIDs of studies of which nothing is sent until a person's decision, lost with the database,
+    is applied again; "" stands for all studies.
+    """
     return set(session.scalars(select(DecisionRow.study_uid).where(*_LOST)))
 
 
 def _due(now: datetime) -> ColumnElement[bool]:
-    """SQL: deliveries that are pending or to be confirmed and due, or that a sender began and left.
+    """SQL: deliveries that are due (pending, or to be confirmed), or that a process began to send and left.
 
-    Nothing of a study of which a decision was lost with the database, until that is applied again; nothing
-    at all if the copy of the decisions is faulty.
+    Excluded are studies with a person's decision that was lost with the database and is not yet applied
+    again, and all studies if the copy of the decisions is faulty.
     """
     waits = Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)) & has_come(Delivery.next_at, now)
     studies = (

@@ -17,9 +17,9 @@ _S = FetchState
 
 
 def of_study(session: Session, study_instance_uid: str | None, *, lock: bool = False) -> Fetch | None:
-    """The fetch of this study, None if it was never requested.
+    """Return the fetch (retrieval from a peer) of this study; None if it was never requested.
 
-    ``lock``: as it is now, and nobody else changes it until the transaction ends.
+    ``lock``: read it anew and lock it until the transaction ends.
     """
     chosen = select(Fetch).where(Fetch.study_instance_uid == study_instance_uid)
     if lock:
@@ -28,7 +28,7 @@ def of_study(session: Session, study_instance_uid: str | None, *, lock: bool = F
 
 
 def of_studies(session: Session, study_instance_uids: Collection[str]) -> dict[str, Fetch]:
-    """The fetches of several studies, by Study Instance UID."""
+    """Return the fetches (retrievals from a peer) of several studies, by Study Instance UID."""
     return {
         row.study_instance_uid: row
         for row in session.scalars(select(Fetch).where(Fetch.study_instance_uid.in_(study_instance_uids)))
@@ -36,7 +36,7 @@ def of_studies(session: Session, study_instance_uids: Collection[str]) -> dict[s
 
 
 def states_by_peer(session: Session) -> dict[str, dict[FetchState, int]]:
-    """The number of fetches in each state, for each peer."""
+    """Return the number of fetches in each state, for each peer."""
     found: dict[str, dict[FetchState, int]] = {}
     for peer, state, number in session.execute(
         select(Fetch.peer, Fetch.state, func.count()).group_by(Fetch.peer, Fetch.state).order_by(Fetch.peer)
@@ -52,7 +52,9 @@ def listed(
     limit: int | None = None,
     before: int | None = None,
 ) -> Sequence[Fetch]:
-    """Fetches, the newest first; of one peer, in these states, with numbers below ``before``."""
+    """Return at most ``limit`` fetches, newest first; only of ``peer`` and in ``states`` unless these are
+    empty, and with ids below ``before``.
+    """
     chosen = select(Fetch).order_by(Fetch.id.desc()).limit(limit)
     if before is not None:
         chosen = chosen.where(Fetch.id < before)
@@ -66,7 +68,7 @@ def listed(
 def is_not_under_way(silent_since: datetime) -> ColumnElement[bool]:
     """SQL: whether no fetch of the study is running or waits for its next try.
 
-    A study that received nothing since ``silent_since`` is no longer kept open for its fetch.
+    A fetch does not count if the study received nothing since ``silent_since``.
     """
     tried = or_(Fetch.state == _S.FETCHING, (Fetch.state == _S.WAITING) & (Fetch.attempts > 0))
     under_way = exists().where(Fetch.study_instance_uid == Study.study_instance_uid, tried)
@@ -74,40 +76,44 @@ def is_not_under_way(silent_since: datetime) -> ColumnElement[bool]:
 
 
 def is_prior(session: Session, study_id: int) -> bool:
-    """Whether a study was fetched as a prior; results of a prior are never sent."""
+    """Return whether a study was fetched as an earlier study for comparison; its results are never sent."""
     uid = select(Study.study_instance_uid).where(Study.id == study_id).scalar_subquery()
     prior = exists().where(Fetch.study_instance_uid == uid, Fetch.purpose == FetchPurpose.PRIOR)
     return bool(session.scalar(select(prior)))
 
 
 def present_studies(session: Session, study_instance_uids: Collection[str]) -> dict[str, Study]:
-    """The studies among these UIDs that this node has, by UID."""
+    """Return those studies with these UIDs that this node has, by Study Instance UID."""
     return {
         str(row.study_instance_uid): row
         for row in session.scalars(select(Study).where(Study.study_instance_uid.in_(study_instance_uids)))
     }
 
 
-def question_of_rule(session: Session, study: Study, rule: str) -> ArchiveQuestion | None:
-    """The question that a rule has about this revision of the study; None without one."""
+def prior_query_of(session: Session, study: Study, rule: str) -> ArchiveQuestion | None:
+    """Return the stored query to a peer by which ``rule`` looks for the patient's earlier studies, for this
+    revision of the study; None if there is none.
+    """
     row = ArchiveQuestion
     mine = (row.study_id == study.id, row.revision == study.revision, row.rule == rule)
     return session.scalar(select(row).where(*mine))
 
 
-def add_question(session: Session, study: Study, rule: str, peer: str) -> None:
-    """Add the question of a rule about this revision of the study, once."""
-    if question_of_rule(session, study, rule) is None:
+def add_prior_query(session: Session, study: Study, rule: str, peer: str) -> None:
+    """Queue the query to ``peer`` by which ``rule`` looks for the patient's earlier studies, for this
+    revision of the study, unless it is queued already.
+    """
+    if prior_query_of(session, study, rule) is None:
         mine = {"study_id": study.id, "revision": study.revision, "rule": rule}
         session.add(ArchiveQuestion(**mine, peer=peer, next_at=utc_now()))
         session.flush()
 
 
 def wait_for_priors(session: Session, study: Study, rule: str, until: datetime) -> bool:
-    """Let the rule's question about earlier studies end by ``until``; returns whether the rule's job must
-    wait for it.
+    """Let the rule's query for earlier studies end by ``until`` at the latest; return whether the rule's job
+    must wait for it.
     """
-    row = question_of_rule(session, study, rule)
+    row = prior_query_of(session, study, rule)
     if row is None or row.state is QuestionState.ENDED:
         return False
     row.until = until

@@ -34,12 +34,12 @@ _HAS_FILE = ReceivedObject.purged.is_(False)
 
 
 def received_object(session: Session, spool_name: str) -> ReceivedObject | None:
-    """The row of a spooled file, if it was indexed."""
+    """Return the row of a spooled file; None if the file was not indexed yet."""
     return session.scalar(select(ReceivedObject).where(ReceivedObject.spool_name == spool_name))
 
 
 def indexed(session: Session, spool_names: Collection[str]) -> dict[str, bool]:
-    """Those of the ``spool_names`` that were indexed, each with whether its file has been purged since."""
+    """Return those of ``spool_names`` that were indexed -> whether the file has been deleted since."""
     return {
         row.spool_name: row.purged
         for row in session.execute(
@@ -51,7 +51,9 @@ def indexed(session: Session, spool_names: Collection[str]) -> dict[str, bool]:
 
 
 def paths_after(session: Session, number: int, limit: int) -> Sequence[tuple[int, str]]:
-    """Numbers and paths of unpurged received objects with numbers above ``number``."""
+    """Return id and path of at most ``limit`` received objects whose files exist, with ids above
+    ``number``.
+    """
     return [
         (row.id, row.path)
         for row in session.execute(
@@ -64,7 +66,7 @@ def paths_after(session: Session, number: int, limit: int) -> Sequence[tuple[int
 
 
 def stored_copies(session: Session, sop_instance_uid: str, limit: int) -> Sequence[ReceivedObject]:
-    """The first received copies of this SOP instance whose files still exist; each file once."""
+    """Return the first ``limit`` received copies of this SOP instance whose files exist; each file once."""
     chosen = (
         select(func.min(ReceivedObject.id))
         .where(ReceivedObject.sop_instance_uid == sop_instance_uid, _HAS_FILE)
@@ -76,7 +78,7 @@ def stored_copies(session: Session, sop_instance_uid: str, limit: int) -> Sequen
 
 
 def received(session: Session, study_id: int) -> Sequence[ReceivedObject]:
-    """The received objects of a study that were not purged, in the order in which they were indexed."""
+    """Return the received objects of a study whose files exist, in the order of indexing."""
     return session.scalars(
         select(ReceivedObject)
         .where(ReceivedObject.study_id == study_id, _HAS_FILE)
@@ -85,7 +87,7 @@ def received(session: Session, study_id: int) -> Sequence[ReceivedObject]:
 
 
 def instances(session: Session, sop_instance_uids: Collection[str]) -> dict[str, Instance]:
-    """The versions in force by SOP Instance UID, in any study."""
+    """Return the current versions of these SOP instances, in any study, by SOP Instance UID."""
     return {
         row.sop_instance_uid: row
         for row in session.scalars(select(Instance).where(Instance.sop_instance_uid.in_(sop_instance_uids)))
@@ -93,28 +95,30 @@ def instances(session: Session, sop_instance_uids: Collection[str]) -> dict[str,
 
 
 def instances_of(session: Session, study_id: int, roles: Collection[ObjectRole]) -> Sequence[Instance]:
-    """The objects of a study that have one of these ``roles``, in the order in which they were indexed."""
+    """Return the current objects of a study that have one of these ``roles``, in the order of indexing."""
     return session.scalars(
         select(Instance).where(Instance.study_id == study_id, Instance.role.in_(roles)).order_by(Instance.id)
     ).all()
 
 
 def instance(session: Session, sop_instance_uid: str) -> Instance | None:
-    """The version of this SOP instance that is in force."""
+    """Return the current version of this SOP instance; None if the node has none."""
     return instances(session, [sop_instance_uid]).get(sop_instance_uid)
 
 
 def study(session: Session, study_instance_uid: str) -> Study | None:
-    """The study, locked against other indexers until the transaction ends."""
+    """Return the study with this UID, locked until the transaction ends; None if the node has none."""
     return session.scalar(
         select(Study).where(Study.study_instance_uid == study_instance_uid).with_for_update()
     )
 
 
 def faulty_entry(session: Session, sender: str, since: datetime) -> Study | None:
-    """The sender's newest entry without Study Instance UID, in quarantine since ``since`` or later.
+    """Return the newest quarantine entry for objects without Study Instance UID of this sender, if it began
+    at ``since`` or later; else None.
 
-    ``sender``: the end of the spool names of its objects. All objects of an entry are from one sender.
+    ``sender``: the mark at the end of the spool names of its objects. All objects of an entry are from one
+    sender.
     """
     first = (
         select(ReceivedObject.spool_name)
@@ -133,7 +137,7 @@ def faulty_entry(session: Session, sender: str, since: datetime) -> Study | None
 
 
 def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> list[Patient]:
-    """The distinct patients in the study's objects of these roles."""
+    """Return the distinct patients in a study's objects with one of these ``roles``."""
     return [
         Patient.parse(text)
         for text in session.scalars(
@@ -143,7 +147,7 @@ def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> 
 
 
 def of_one_patient(session: Session, studies: Collection[int]) -> bool:
-    """Whether all objects of these studies can be of one patient."""
+    """Return whether all objects of these studies can be of one patient."""
     return are_one_patient(
         [
             Patient.parse(text)
@@ -155,9 +159,9 @@ def of_one_patient(session: Session, studies: Collection[int]) -> bool:
 
 
 def unread_beside(session: Session, study_id: int) -> int:
-    """The number of unreadable objects on the associations that brought objects of this study.
+    """Return the number of unreadable objects on the associations that brought objects of this study.
 
-    Nobody knows to which study they belong. One that came again and could be read does not count.
+    Nobody knows to which study they belong. An object that came again and could be read does not count.
     """
     unread = (
         ReceivedObject.outcome == Outcome.QUARANTINED,
@@ -179,7 +183,7 @@ def unread_beside(session: Session, study_id: int) -> int:
 
 
 def file_of(session: Session, instance: Instance) -> ReceivedObject:
-    """The received object whose file is the version in force."""
+    """Return the received object whose file is the current version ``instance``."""
     return session.scalars(
         select(ReceivedObject)
         .where(
@@ -191,7 +195,7 @@ def file_of(session: Session, instance: Instance) -> ReceivedObject:
 
 
 def forwarded_to(session: Session, study_id: int, calling_ae: str) -> Sequence[str]:
-    """The peers that get, or got, objects of this sender in this study by forwarding rules."""
+    """Return the peers that get, or got, objects of this sender in this study by forwarding rules."""
     return session.scalars(
         select(Delivery.destination)
         .join(Delivery.original)
@@ -205,7 +209,7 @@ def forwarded_to(session: Session, study_id: int, calling_ae: str) -> Sequence[s
 def came_from_none_of(senders: Collection[str]) -> ColumnElement[bool]:
     """SQL: whether none of a study's objects came from ``senders``.
 
-    ``senders`` are ends of spool names ("" for names without a mark).
+    ``senders``: marks at the end of spool names ("" for names without a mark).
     """
     return ~exists().where(
         ReceivedObject.study_id == Study.id,
@@ -220,10 +224,11 @@ def next_due(
     *also: ColumnElement[bool],
     at_once: ColumnElement[bool] | None = None,
 ) -> Study | None:
-    """A due study: its quiet time has passed and no association that brings it objects is open.
+    """Return the next study to be assembled, locked: its quiet time has passed and no association that brings
+    it objects is open; None if there is none.
 
     STAT studies come first. An open association does not delay a study that received nothing since
-    ``silent_since``. A study to which ``at_once`` applies is due in any case.
+    ``silent_since``. ``also``: further SQL conditions. A study that fulfils ``at_once`` is due in any case.
     """
     return session.scalar(
         select(Study)
@@ -241,12 +246,12 @@ def any_due(
     *also: ColumnElement[bool],
     at_once: ColumnElement[bool] | None = None,
 ) -> bool:
-    """Whether ``next_due`` would find a study, which makes a writing transaction worthwhile."""
+    """Return whether ``next_due`` would find a study, which makes a writing transaction worthwhile."""
     return bool(session.scalar(select(exists().where(_is_quiet(now, silent_since, at_once), *also))))
 
 
 def lose_associations(session: Session, listeners: Collection[str], at: datetime) -> None:
-    """Mark the open associations of ``listeners`` as lost, because these listeners have ended."""
+    """Mark the open associations of ``listeners`` as lost, because these listener processes have ended."""
     session.execute(
         update(Association)
         .where(Association.listener.in_(listeners), Association.closed_at.is_(None))
@@ -262,8 +267,10 @@ def keep_report(
     failed: Sequence[str],
     received_at: datetime,
 ) -> None:
-    """Store a commitment report until the outbox processes it; ``failed``: "UID reason" each, in
-    hexadecimal.
+    """Store a storage commitment report until the outbox processes it.
+
+    ``committed``: lines "SOP-Instance-UID SOP-Class-UID". ``failed``: lines "SOP-Instance-UID reason", the
+    reason in hexadecimal.
     """
     session.add(
         WaitingReport(
@@ -277,7 +284,7 @@ def keep_report(
 
 
 def sources(session: Session, study_id: int) -> Sequence[Instance]:
-    """Images of a study that may start a job and whose files still exist."""
+    """Return the images of a study that may start a job and whose files exist."""
     return session.scalars(
         select(Instance)
         .where(Instance.study_id == study_id, Instance.role == ObjectRole.SOURCE)
@@ -289,9 +296,11 @@ def sources(session: Session, study_id: int) -> Sequence[Instance]:
 def purgeable(
     session: Session, before: datetime, limit: int, among: Collection[int] | None = None
 ) -> list[int]:
-    """Ended studies whose files may be deleted: unchanged since ``before``, and every delivery is confirmed.
+    """Return ids of at most ``limit`` ended studies whose files may be deleted: unchanged since ``before``,
+    and every delivery ended before it.
 
-    Another transaction may be adding an object to one: call ``lock_purgeable`` before anything is deleted.
+    ``among``: consider only these ids; None: all. Another transaction may be adding an object: call
+    ``lock_purgeable`` before deleting anything.
     """
     sent = exists().where(Result.study_id == Study.id, Delivery.result_id == Result.id)
     forwarded = exists().where(Original.study_id == Study.id, Delivery.original_id == Original.id)
@@ -316,9 +325,9 @@ def purgeable(
 def lock_purgeable(
     session: Session, before: datetime, limit: int, among: Collection[int] | None = None
 ) -> list[int]:
-    """Lock purgeable studies until the transaction ends; returns them.
+    """Lock studies whose files may be deleted until the transaction ends; return their ids.
 
-    Studies that another transaction is changing now are left out.
+    Parameters as of ``purgeable``. Studies that another transaction is changing now are left out.
     """
     found = purgeable(session, before, limit, among)
     locked = lock_free(session, found)
@@ -326,7 +335,9 @@ def lock_purgeable(
 
 
 def mark_purged(session: Session, study_id: int) -> list[str]:
-    """Mark the objects of a locked study as purged; returns the paths of their files."""
+    """Mark the objects of a locked study as deleted; return the paths of their files, which the caller
+    deletes.
+    """
     rows = {row.id: row.path for row in received(session, study_id)}
     if not rows:
         return []
@@ -344,7 +355,9 @@ def mark_purged(session: Session, study_id: int) -> list[str]:
 def _is_quiet(
     now: datetime, silent_since: datetime, at_once: ColumnElement[bool] | None
 ) -> ColumnElement[bool]:
-    """SQL: whether a study's quiet time has passed and no open association brings it objects."""
+    """SQL: whether a study's quiet time has passed and no open association brings it objects, or ``at_once``
+    holds.
+    """
     is_held = exists().where(
         ReceivedObject.study_id == Study.id,
         Association.id == ReceivedObject.association,

@@ -14,12 +14,14 @@ _IN_TURN = ((Job.priority > 0).desc(), Job.turn_at, Job.id)
 
 
 def of_study(session: Session, study_id: int, states: Collection[JobState]) -> Sequence[Job]:
-    """Jobs of a study in these states, whatever their revision."""
+    """Return the jobs of a study in these states, of every revision."""
     return session.scalars(select(Job).where(Job.study_id == study_id, Job.state.in_(states))).all()
 
 
 def waiting_until(session: Session, later: datetime) -> Sequence[Job]:
-    """Queued jobs, locked, that may start only after ``later``, because of a retry or of earlier studies."""
+    """Return the queued jobs, locked, that may start only after ``later``, because of a retry or because they
+    wait for earlier studies.
+    """
     return session.scalars(
         select(Job).where(Job.state == JobState.QUEUED, Job.run_at > later).with_for_update()
     ).all()
@@ -28,10 +30,11 @@ def waiting_until(session: Session, later: datetime) -> Sequence[Job]:
 def next_free(
     session: Session, now: datetime, workers: WorkerSettings, passing: tuple[int, float] | None = None
 ) -> Job | None:
-    """The job that a worker should take, locked: STAT first, then by the earliest turn; None without any.
+    """Return the job that a worker should run next, locked: STAT first, then the earliest ``turn_at``; None
+    if there is none.
 
-    ``passing``: priority and limit in seconds of a job in progress; only a more urgent job may pass it, or an
-    equally urgent one with at most so much work.
+    ``passing``: priority and seconds of a job in progress that would be interrupted: only a more urgent job
+    qualifies, or an equally urgent one with at most so many seconds of work.
     """
     chosen = select(Job).where(_is_free(now, workers)).order_by(*_IN_TURN).limit(1)
     if passing is not None:
@@ -42,9 +45,9 @@ def next_free(
 
 
 def claimable_and_running(session: Session, now: datetime, workers: WorkerSettings) -> tuple[bool, bool]:
-    """Whether there is a job that these workers can claim, and whether any worker is running one.
+    """Return whether there is a job that these workers can claim, and whether any worker is running a job.
 
-    Each worker asks 20 times a second, so it is one query.
+    This is one query because each worker asks 20 times a second.
     """
     is_free, is_running = session.execute(
         select(
@@ -56,7 +59,7 @@ def claimable_and_running(session: Session, now: datetime, workers: WorkerSettin
 
 
 def running(session: Session, *, lock: bool = False) -> Sequence[Job]:
-    """The jobs that workers are running."""
+    """Return the running jobs. ``lock``: lock them, leaving out jobs that another transaction locks."""
     chosen = select(Job).where(Job.state == JobState.RUNNING)
     if lock:
         chosen = chosen.with_for_update(skip_locked=True)
@@ -66,8 +69,10 @@ def running(session: Session, *, lock: bool = False) -> Sequence[Job]:
 def renew_lease(
     session: Session, job_id: int, owner: str, attempt: int, *, until: datetime, share: float, doing: str
 ) -> bool | None:
-    """Renew the lease of this attempt; returns whether a person cancelled it, None if the attempt lost the
-    job.
+    """Renew a worker's lease on a job, with its progress; return whether a person requested cancellation,
+    None if this attempt lost the job.
+
+    ``share``: the finished part, 0 to 1. ``doing``: the present step in words.
     """
     changed = session.execute(
         update(Job)
@@ -80,7 +85,7 @@ def renew_lease(
 
 
 def leased_job(session: Session, job_id: int, owner: str, attempt: int) -> Job | None:
-    """The job, locked, if ``owner`` still has the lease for this attempt at it; else None."""
+    """Return the job, locked, if ``owner`` still has the lease for this attempt; None otherwise."""
     return session.scalar(
         select(Job)
         .where(_is_leased_by(job_id, owner, attempt))
@@ -100,8 +105,8 @@ def _is_leased_by(job_id: int, owner: str, attempt: int) -> ColumnElement[bool]:
 
 
 def _is_free(now: datetime, workers: WorkerSettings) -> ColumnElement[bool]:
-    """SQL: jobs that are queued and due, of a pipeline that these workers run, and that do not wait for an
-    older revision of the same rule and study.
+    """SQL: queued jobs that are due, whose pipeline these workers run, and whose rule is not running on
+    another revision of the study.
     """
     other = aliased(Job)
     same_work_runs = exists().where(

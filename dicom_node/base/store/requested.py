@@ -51,7 +51,10 @@ _LONGEST_BACKLOG: Final = timedelta(days=1)  # of objects that wait to be indexe
 def keep_request(
     session: Session, peer: str, calling_ae: str, transaction_uid: str, objects: Sequence[str], at: datetime
 ) -> str:
-    """Store a request; returns why it is not stored, "" if it is. ``objects``: "instance class" each."""
+    """Store a peer's storage commitment request; return why it is not stored, "" if it is.
+
+    ``objects``: lines "SOP-Instance-UID SOP-Class-UID".
+    """
     mine = RequestedCommitment.peer == peer
     same = mine & (RequestedCommitment.transaction_uid == transaction_uid)
     if session.scalar(select(RequestedCommitment.id).where(same)) is not None:
@@ -75,7 +78,9 @@ def keep_request(
 
 
 def unreported(session: Session, peer: str, limit: int) -> Sequence[RequestedCommitment]:
-    """Requests of a peer without a report, or whose report the peer did not accept, the newest first."""
+    """Return at most ``limit`` storage commitment requests of a peer that it has no report on yet, newest
+    first.
+    """
     return session.scalars(
         select(RequestedCommitment)
         .where(RequestedCommitment.peer == peer, RequestedCommitment.state != RequestedState.REPORTED)
@@ -85,16 +90,16 @@ def unreported(session: Session, peer: str, limit: int) -> Sequence[RequestedCom
 
 
 def sent_by(session: Session, calling_ae: str, uids: Sequence[str]) -> set[str]:
-    """Those of the ``uids`` under which this AE has sent an object."""
+    """Return those of ``uids`` (SOP Instance UIDs) that this AE has sent."""
     theirs = select(ReceivedObject.sop_instance_uid).where(ReceivedObject.calling_ae == calling_ae)
     return {uid for (uid,) in _among(session, uids, ReceivedObject.sop_instance_uid, theirs.distinct())}
 
 
 def awaits_index(session: Session, calling_ae: str, asked_at: datetime, since: datetime) -> bool:
-    """Whether an object that this AE sent before ``asked_at`` may still wait to be indexed.
+    """Return whether an object that this AE sent before ``asked_at`` may still wait to be indexed.
 
-    How many an association brought is known once it has ended; one that is open, or that ended with its
-    listener, counts until ``asked_at`` is before ``since``.
+    The number of objects of an association is known once it has ended; one that is open, or lost with its
+    listener, counts as incomplete until ``asked_at`` is before ``since``.
     """
     rows = select(func.count()).where(ReceivedObject.association == Association.id).scalar_subquery()
     is_counted = Association.outcome.in_((AssociationOutcome.RELEASED, AssociationOutcome.ABORTED))
@@ -108,16 +113,16 @@ def awaits_index(session: Session, calling_ae: str, asked_at: datetime, since: d
 
 
 def classes(session: Session, uids: Sequence[str]) -> Mapping[str, str]:
-    """The SOP class of the version in force of each of these instances."""
+    """Return the SOP Class UID of the current version of each of these instances, by SOP Instance UID."""
     in_force = select(Instance.sop_instance_uid, Instance.sop_class_uid)
     return dict(_among(session, uids, Instance.sop_instance_uid, in_force))
 
 
 def archived(session: Session, calling_ae: str, uids: Sequence[str], archives: Collection[str]) -> set[str]:
-    """Those of the ``uids`` whose newest object from this AE at least one of the peers ``archives`` has
+    """Return those of ``uids`` whose newest object from this AE at least one of the peers ``archives`` has
     confirmed.
 
-    Byte for byte: what differs in anything from the version that was forwarded is in no archive.
+    Bytes are compared: an object that differs in anything from the forwarded version is not archived.
     """
     theirs, forwarded, in_force = (aliased(ReceivedObject) for _ in range(3))
     found: set[str] = set()
@@ -147,7 +152,7 @@ def archived(session: Session, calling_ae: str, uids: Sequence[str], archives: C
 
 
 def left_out(session: Session, uids: Sequence[str]) -> set[str]:
-    """Those of the ``uids`` that belong to complete studies and that no rule forwards."""
+    """Return those of ``uids`` that belong to complete studies and that no rule forwards."""
     forwarded = exists().where(Original.sop_instance_uid == Instance.sop_instance_uid)
     of_study = select(Instance.sop_instance_uid).join(Study, Study.id == Instance.study_id)
     complete = of_study.where(Study.state.in_(READ_FROM_WORK), ~forwarded)
@@ -155,13 +160,17 @@ def left_out(session: Session, uids: Sequence[str]) -> set[str]:
 
 
 def _among(session: Session, uids: Sequence[str], column: Any, chosen: Any) -> Iterator[Any]:
-    """The rows of ``chosen`` whose ``column`` is one of these UIDs."""
+    """Yield the rows of the query ``chosen`` whose ``column`` is one of these UIDs."""
     for batch in batches(uids):
         yield from session.execute(chosen.where(column.in_(batch)))
 
 
 def keep_step(session: Session, report: Mapping[str, Any], at: datetime) -> None:
-    """Store a step from the journal's fields of a report, unless a later report of it is stored."""
+    """Store an MPPS step (performed procedure step) from a journal entry, unless a later request on it is
+    stored.
+
+    ``report``: the fields of the entry, the whole step after that request.
+    """
     uid, number, status = str(report["step"]), int(report["number"]), StepStatus(report["status"])
     step = session.scalar(select(PerformedStep).where(PerformedStep.sop_instance_uid == uid))
     if step is None:
@@ -186,7 +195,9 @@ def keep_step(session: Session, report: Mapping[str, Any], at: datetime) -> None
 def steps_of(
     session: Session, study_instance_uid: str | None, peers: Collection[str] = ()
 ) -> Sequence[PerformedStep]:
-    """The steps of a study in the order in which they began; with ``peers`` only the steps of these peers."""
+    """Return the MPPS steps (performed procedure steps) of a study by their beginning; only of ``peers``
+    unless empty.
+    """
     chosen = select(PerformedStep).join(StepStudy, StepStudy.step_id == PerformedStep.id)
     chosen = chosen.where(StepStudy.study_instance_uid == study_instance_uid)
     if peers:
@@ -195,12 +206,12 @@ def steps_of(
 
 
 def objects_named(session: Session, step: int) -> int:
-    """The number of objects that the performed procedure step with this id refers to."""
+    """Return the number of objects that the MPPS step with this id refers to."""
     return session.scalar(select(func.count()).where(StepObject.step_id == step)) or 0
 
 
 def objects_missing(session: Session, steps: Iterable[int]) -> int:
-    """The number of objects that these steps refer to and that have not been received."""
+    """Return the number of objects that these MPPS steps refer to and that have not been received."""
     return (
         session.scalar(
             select(func.count(StepObject.sop_instance_uid.distinct())).where(
@@ -212,16 +223,17 @@ def objects_missing(session: Session, steps: Iterable[int]) -> int:
 
 
 def waits_for_steps(peers: Collection[str], silent_since: datetime) -> ColumnElement[bool]:
-    """SQL: whether a study waits for the end of a step of these peers, or for an object that such a step
+    """SQL: whether a study waits for an MPPS step of these peers to end, or for an object that such a step
     refers to.
 
-    Never if the study received nothing since ``silent_since``.
+    False if the study received nothing since ``silent_since``.
     """
     return _unfinished(peers) & (Study.due_at > silent_since)
 
 
 def complete_by_steps(peers: Collection[str]) -> ColumnElement[bool]:
-    """SQL: whether the steps of these peers show that a study is complete, so that no quiet time is needed.
+    """SQL: whether the MPPS steps of these peers show that a study is complete, so that no quiet time is
+    needed.
 
     Only if they refer to all of its images, the images are of one patient, and the study is in its first
     revision: steps do not report corrections.
@@ -235,7 +247,9 @@ def complete_by_steps(peers: Collection[str]) -> ColumnElement[bool]:
 
 
 def _unfinished(peers: Collection[str]) -> ColumnElement[bool]:
-    """SQL: whether a step of the study has not ended, or refers to an object that has not been received."""
+    """SQL: whether an MPPS step of the study has not ended, or refers to an object that has not been
+    received.
+    """
     return exists().where(
         *_of(peers),
         (PerformedStep.status == StepStatus.IN_PROGRESS)
@@ -244,7 +258,7 @@ def _unfinished(peers: Collection[str]) -> ColumnElement[bool]:
 
 
 def _of(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
-    """SQL conditions that join a study with the steps of these peers."""
+    """Return SQL conditions that join a study with the MPPS steps of these peers."""
     return (
         StepStudy.study_instance_uid == Study.study_instance_uid,
         PerformedStep.id == StepStudy.step_id,
@@ -253,12 +267,14 @@ def _of(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
 
 
 def _named_by(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
-    """SQL conditions that join a study with the objects that the steps of these peers refer to."""
+    """Return SQL conditions that join a study with the objects that the MPPS steps of these peers refer
+    to.
+    """
     return *_of(peers), StepObject.step_id == PerformedStep.id
 
 
 def _is_here() -> ColumnElement[bool]:
-    """SQL: whether the object that a step refers to has been received."""
+    """SQL: whether the object that an MPPS step refers to has been received."""
     return exists().where(Instance.sop_instance_uid == StepObject.sop_instance_uid)
 
 
@@ -267,15 +283,17 @@ _NOT_ASKED = ClaimedWorkitem.cancel_asked.is_(False)
 
 @dataclass(slots=True)
 class DeliveredSeries:
-    """Results of one series that are in force and confirmed; ``destinations``: names of peers."""
+    """The results in one series that peers have confirmed and that were neither withdrawn nor replaced.
+    ``destinations``: names of those peers.
+    """
 
     objects: dict[str, str] = field(default_factory=dict)
-    """SOP Class UID by SOP Instance UID."""
+    """SOP Instance UID -> SOP Class UID."""
     destinations: set[str] = field(default_factory=set)
 
 
 def share_done(session: Session, study_id: int) -> float:
-    """The finished part of the study's running jobs, 0 to 1."""
+    """Return the average finished part of the study's running jobs, 0 to 1; 0 without any."""
     return (
         session.scalar(
             select(func.avg(Job.share_done)).where(Job.study_id == study_id, Job.state == JobState.RUNNING)
@@ -285,8 +303,8 @@ def share_done(session: Session, study_id: int) -> float:
 
 
 def delivered_series(session: Session, study_id: int) -> Mapping[str, DeliveredSeries]:
-    """Results that name the patient and are confirmed, not withdrawn and not replaced, by Series Instance
-    UID.
+    """Return the identified results of a study that are confirmed, not withdrawn and not replaced, by Series
+    Instance UID.
     """
     replaced = select(Result.supersedes).where(Result.study_id == study_id, Result.supersedes != "")
     chosen = (

@@ -42,20 +42,20 @@ _NEVER_LEFT = (DeliveryState.UNASSESSED, DeliveryState.CANCELLED, DeliveryState.
 
 
 def is_result(session: Session, sop_instance_uid: str) -> bool:
-    """Whether this node built an object of that UID."""
+    """Return whether this node built an object with that UID."""
     return bool(session.scalar(select(exists().where(Result.sop_instance_uid == sop_instance_uid))))
 
 
 def withdrawn(session: Session, result_ids: Collection[int]) -> set[int]:
-    """The ids of the results that a person withdrew, among ``result_ids``."""
+    """Return those of ``result_ids`` whose results a person withdrew."""
     return set(session.scalars(select(Withdrawal.result_id).where(Withdrawal.result_id.in_(result_ids))))
 
 
 def note_findings(session: Session, report: Result, present: Collection[str]) -> None:
-    """Record the findings that a new report suspects.
+    """Record the findings that a new report suspects; ``present``: their names.
 
-    This replaces earlier results of its rule for the same images, whether they were sent or not.
-    Earlier results for images that were purged since stay in force.
+    They replace the findings of earlier reports of the same rule on the same images. Findings on images whose
+    files were deleted meanwhile remain.
     """
     job = session.get_one(Job, report.job_id)
     earlier = (
@@ -76,7 +76,7 @@ def note_findings(session: Session, report: Result, present: Collection[str]) ->
 
 
 def suspected(session: Session, study_id: int, pipeline: str) -> set[str]:
-    """The findings that this pipeline's reports in force suspect."""
+    """Return the names of the findings that the current reports of this pipeline suspect in a study."""
     return set(
         session.scalars(
             select(ReportedFinding.finding)
@@ -93,7 +93,9 @@ def forget_findings(session: Session, result_ids: Collection[int]) -> None:
 
 
 def existing(session: Session, sop_instance_uids: Collection[str]) -> dict[str, Result]:
-    """The results with these UIDs that were built before, by UID. Records an event for each."""
+    """Return those results with these UIDs that were built before, by SOP Instance UID, recording an event
+    for each.
+    """
     known = {
         row.sop_instance_uid: row
         for row in session.scalars(select(Result).where(Result.sop_instance_uid.in_(sop_instance_uids)))
@@ -104,8 +106,8 @@ def existing(session: Session, sop_instance_uids: Collection[str]) -> dict[str, 
 
 
 def series_began(session: Session, study_id: int, series_instance_uid: str) -> datetime | None:
-    """When the first job of the study with a result in that series analysed its images; None without such a
-    job.
+    """Return when the first job of the study with a result in that series analysed its images; None without
+    such a job.
     """
     return session.scalar(
         select(func.min(Job.analysed_at))
@@ -115,13 +117,13 @@ def series_began(session: Session, study_id: int, series_instance_uid: str) -> d
 
 
 def place_of_rule(session: Session, study_id: int, rule: str) -> int:
-    """How many other rules took the study before this one."""
+    """Return how many other rules had a job on the study before this one."""
     rules = select(Job.rule).where(Job.study_id == study_id).group_by(Job.rule).order_by(func.min(Job.id))
     return list(session.scalars(rules)).index(rule)
 
 
 def add(session: Session, row: Result) -> Result:
-    """Add a new result. Raises IntegrityError if another worker was faster."""
+    """Add a new result and record the event. Raises IntegrityError if another worker added it first."""
     session.add(row)
     session.flush()
     record(
@@ -139,10 +141,12 @@ def add(session: Session, row: Result) -> Result:
 def newest_report(
     session: Session, study_id: int, rule: str, destinations: Collection[str], *, domain: str | None
 ) -> tuple[str, str]:
-    """SOP and Series Instance UID of the newest SR of this rule for one of these destinations; "" for none.
+    """Return SOP Instance UID and Series Instance UID of the newest SR of this rule for one of these
+    destinations; "" and "" if none.
 
-    ``domain``: the domain of its pseudonyms, None if it names the patient. A report on images that were
-    purged since is left out: no newer report can repeat its findings on them.
+    ``domain``: the pseudonym domain of a de-identified report; None for a report that names the patient. A
+    report on images whose files were deleted since is left out: no newer report can repeat its findings on
+    them.
     """
     sent = exists().where(
         Delivery.result_id == Result.id,
@@ -162,7 +166,7 @@ def newest_report(
 
 
 def receivers(session: Session, study_id: int, rule: str) -> set[str]:
-    """The peers that got, or will get, results of this rule."""
+    """Return the peers that got, or will get, results of this rule for the study."""
     return set(
         session.scalars(
             select(Delivery.destination)
@@ -175,9 +179,9 @@ def receivers(session: Session, study_id: int, rule: str) -> set[str]:
 
 
 def purged_images(session: Session, study_id: int, rule: str) -> dict[str, str]:
-    """Images of this study in jobs of this rule whose files were purged since.
+    """Return the images of this rule's jobs on the study whose files were deleted since.
 
-    Instance Number (0020,0013) by SOP Instance UID; "" for an image without one.
+    SOP Instance UID -> Instance Number (0020,0013), "" for an image without one.
     """
     had = {
         uid
@@ -196,11 +200,12 @@ def purged_images(session: Session, study_id: int, rule: str) -> dict[str, str]:
 
 
 def lock_outdated(session: Session, before: datetime, limit: int) -> list[Result]:
-    """Lock and return results whose files may be deleted, because all results of their study were sent.
+    """Lock and return results of at most ``limit`` rows whose files may be deleted, because all results of
+    their study were sent before ``before``.
 
-    ``before``: the time before which they must have been sent. A study is left out while one of its objects
-    is here, because a job on it may want to send its results to a further destination. A result is left out
-    while another transaction locks it, because that transaction may wait for the study.
+    A study is left out while the files of its received objects exist, because a job on it may want to send
+    its results to a further destination. A result is left out while another transaction locks it, because
+    that transaction may wait for the study.
     """
     other = aliased(Result)
     sent = exists().where(other.study_id == Study.id, Delivery.result_id == other.id)
@@ -224,7 +229,7 @@ def lock_outdated(session: Session, before: datetime, limit: int) -> list[Result
 
 
 def this_installation(session: Session) -> Installation:
-    """The installation of this database."""
+    """Return the installation (device identity in results) of this database."""
     return Installation.from_drawn(session.scalars(select(InstallationRow.drawn)).one())
 
 
@@ -234,8 +239,10 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class ReviewRequest:
-    """An image (by SOP Instance UID) whose cleaning a person should review, with the reason and the places in
-    the image.
+    """An image in which a person should review the removal of burned-in text.
+
+    ``image``: SOP Instance UID. ``cause`` and ``note``: why. ``places``: boxes in the image in pixels.
+    ``analysis_sha256``: hash of the pipeline, its options and all else that shapes the cleaned image.
     """
 
     image: str
@@ -247,7 +254,7 @@ class ReviewRequest:
 
 @dataclass(frozen=True, slots=True)
 class DrawnBoxes:
-    """The boxes that a person drew in an image, with the person's role and the time."""
+    """Boxes in an image, in pixels, that a person drew for removal, with the person's role and the time."""
 
     boxes: tuple[Box, ...]
     role: UserRole
@@ -257,10 +264,10 @@ class DrawnBoxes:
 def queue_reviews(
     session: Session, job_id: int, seen: Collection[str], asked: Sequence[ReviewRequest]
 ) -> None:
-    """Queue these reviews, one per image and analysis; end other waiting reviews of the images ``seen`` for
-    the job's rule.
+    """Queue reviews of the removal of burned-in text, one per image and analysis, for the job's rule; end its
+    other waiting reviews of the images ``seen``.
 
-    ``seen`` and ``ReviewRequest.image`` are SOP Instance UIDs.
+    ``seen``: SOP Instance UIDs of all images that the job analysed. ``asked``: the reviews to queue.
     """
     job = session.get_one(Job, job_id)
     numbers = {  # noqa: C416
@@ -297,7 +304,9 @@ def queue_reviews(
 
 
 def drawn_boxes(session: Session, images: Collection[str]) -> dict[str, DrawnBoxes]:
-    """The boxes drawn in these images, by SOP Instance UID, if the pixels are still the same."""
+    """Return the boxes that persons drew in these images, by SOP Instance UID, if the pixels are still the
+    same.
+    """
     chosen = select(Instance.sop_instance_uid, DrawnByHand).join(Instance)
     same = (
         Instance.sop_instance_uid.in_(images),
@@ -312,7 +321,9 @@ def drawn_boxes(session: Session, images: Collection[str]) -> dict[str, DrawnBox
 
 
 def end_reviews_of_image(session: Session, instance_id: int, verdict: ReviewVerdict, by: str) -> None:
-    """End the waiting reviews of an image, for every rule."""
+    """End the waiting reviews of an image, for every rule. ``by``: name of the person who decided, "" for the
+    node.
+    """
     waiting = (CleaningReview.instance_id == instance_id, CleaningReview.verdict.is_(None))
     session.execute(
         update(CleaningReview).where(*waiting).values(verdict=verdict, decided_at=utc_now(), decided_by=by)

@@ -49,33 +49,33 @@ _instance, _received, _result, _original, _delivery, _study, _step_study = (
 
 
 def _studies(senders: Sequence[str]) -> Select[Any]:
-    """SQL: the numbers of the studies that these senders have sent."""
+    """SQL: the ids of the studies in which one of these senders (AE titles) sent an object."""
     return select(_instance.c.study_id).where(_instance.c.calling_ae.in_(senders))
 
 
 def _images(senders: Sequence[str]) -> Select[Any]:
-    """SQL: the numbers of the objects in studies of these senders."""
+    """SQL: the ids of the objects in studies of these senders (AE titles)."""
     return select(_instance.c.id).where(_instance.c.study_id.in_(_studies(senders)))
 
 
 def _results(senders: Sequence[str]) -> Select[Any]:
-    """SQL: the numbers of the results of studies of these senders."""
+    """SQL: the ids of the results of studies of these senders (AE titles)."""
     return select(_result.c.id).where(_result.c.study_id.in_(_studies(senders)))
 
 
 def _uids(senders: Sequence[str]) -> Select[Any]:
-    """SQL: the Study Instance UIDs of studies of these senders."""
+    """SQL: the Study Instance UIDs of studies of these senders (AE titles)."""
     return select(_study.c.study_instance_uid).where(_study.c.id.in_(_studies(senders)))
 
 
 def _steps(senders: Sequence[str]) -> Select[Any]:
-    """SQL: the performed procedure steps of studies of these senders."""
+    """SQL: the ids of the MPPS steps of studies of these senders (AE titles)."""
     return select(_step_study.c.step_id).where(_step_study.c.study_instance_uid.in_(_uids(senders)))
 
 
 def _visible_events(senders: Sequence[str]) -> ColumnElement[bool]:
-    """SQL: events of these senders or their studies, and events that concern no sender, study or
-    work item.
+    """SQL: events of these senders (AE titles) or their studies, and events about no sender, study or work
+    item.
     """
     calling, study, *others = (
         EventRow.fields[field].as_string()
@@ -127,7 +127,9 @@ _CONDITIONS: Final[Mapping[type[Base], Callable[[Sequence[str]], ColumnElement[b
 
 
 def condition_of(table: type[Base], senders: Sequence[str]) -> ColumnElement[bool] | None:
-    """The condition on the rows of a table, None for a table that belongs to no study."""
+    """Return the SQL condition on the rows of ``table`` that belong to studies of these senders (AE titles);
+    None for a table that belongs to no study.
+    """
     if table in _CONDITIONS:
         return _CONDITIONS[table](senders)
     if "study_id" in table.__table__.columns:
@@ -137,8 +139,11 @@ def condition_of(table: type[Base], senders: Sequence[str]) -> ColumnElement[boo
 
 @contextmanager
 def seen_by(senders: Sequence[str] = ()) -> Iterator[None]:
-    """A scope in which queries find only what a user with these senders may see. Without senders: everything,
-    for checks whose result nobody sees.
+    """Context manager: limit all database queries to what a console user restricted to these senders (AE
+    titles) may see.
+
+    Without ``senders`` there is no limit: for unrestricted users, and for internal checks whose result nobody
+    sees.
     """
     before = SENDERS.set(tuple(senders))
     try:
@@ -148,7 +153,7 @@ def seen_by(senders: Sequence[str] = ()) -> Iterator[None]:
 
 
 def is_hidden(session: Session, study_uid: str, *instance_uids: str) -> bool:
-    """Whether the node has the study, or an object with one of the SOP Instance UIDs, and the present user
+    """Return whether the node has the study, or an object with one of ``instance_uids``, and the present user
     may not see it.
     """
     by_others = _received.c.calling_ae.not_in(SENDERS.get())  # of a faulty object no study may be seen
@@ -170,7 +175,9 @@ def is_hidden(session: Session, study_uid: str, *instance_uids: str) -> bool:
 
 @event.listens_for(Session, "do_orm_execute")
 def _limit_to_senders(state: ORMExecuteState) -> None:
-    """Limit each query of a session to what a user with the present senders may see."""
+    """Event handler: restrict each query of a session to the senders (AE titles) that the present user may
+    see.
+    """
     senders = SENDERS.get()
     if not senders or not state.is_orm_statement or state.is_insert or state.is_column_load:
         return

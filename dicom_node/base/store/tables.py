@@ -74,12 +74,13 @@ from dicom_node.base.lifecycle import (
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Aware UTC in Python, naive UTC in the database (SQLite keeps no zone)."""
+    """Column type: aware UTC in Python, naive UTC in the database (SQLite stores no zone)."""
 
     impl = DateTime
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Convert an aware time to the naive UTC of the database. Raises ValueError for a naive time."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -87,18 +88,25 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC).replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Convert the naive UTC of the database to an aware time."""
         return None if value is None else value.replace(tzinfo=UTC)
 
 
 def _words(words: type[StrEnum]) -> Enum:
-    """A column of a closed set of words, without database enums: a new word needs no migration."""
+    """Return a column type for the values of an enum, stored as text without database enums: a new word needs
+    no migration.
+    """
     return Enum(words, native_enum=False, length=16, values_callable=lambda e: [member.value for member in e])
 
 
 class Base(DeclarativeBase):
+    """Base of all tables."""
+
     @declared_attr.directive
     def __tablename__(cls) -> str:
-        """By default the name of the class, as ``study_name`` for StudyName."""
+        """The name of the table: by default the name of the class in the form ``study_name`` for
+        StudyName.
+        """
         return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
     metadata = MetaData(
@@ -143,7 +151,7 @@ class Base(DeclarativeBase):
 
 
 class Numbered(Base):
-    """A table whose rows have numbers."""
+    """Base of tables whose rows have an integer id."""
 
     __abstract__ = True
 
@@ -154,7 +162,7 @@ class Numbered(Base):
 
 
 class Tried(Numbered):
-    """A table whose rows are tried again until they are done (``runner``)."""
+    """Base of tables whose rows are tried again until they are done, by a ``runner.Lane``."""
 
     __abstract__ = True
 
@@ -163,36 +171,36 @@ class Tried(Numbered):
     next_at: Mapped[datetime] = mapped_column(sort_order=1)  # not before
 
 
-class OfStudy:
-    """A table in which each row belongs to a study."""
+class StudyMixin:
+    """Mixin for tables in which each row belongs to a study."""
 
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True, sort_order=-1)
 
 
-class OfPerson:
-    """A table whose rows say what a person did."""
+class PersonActionMixin:
+    """Mixin for tables that record what a person did, when and who."""
 
     at: Mapped[datetime]
     actor: Mapped[str] = mapped_column(String(64))  # a user's name, as it was then
 
 
-class OfObject:
-    """A table whose rows are DICOM objects."""
+class DicomObjectMixin:
+    """Mixin for tables whose rows are DICOM objects: class and series."""
 
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     series_instance_uid: Mapped[str] = mapped_column(String(64))
 
 
-class OfFile:
-    """A table in which each row has a file in ``node.data_dir``."""
+class FileMixin:
+    """Mixin for tables in which each row has a file in ``node.data_dir``."""
 
     path: Mapped[str] = mapped_column(Text)
     purged: Mapped[bool] = mapped_column(default=False)  # the file is deleted
     bytes: Mapped[int] = mapped_column(BigInteger)
 
 
-class OfReceipt(OfFile):
-    """A table whose rows were received from a peer."""
+class ReceivedFileMixin(FileMixin):
+    """Mixin for tables whose rows are objects received from a peer, with their files."""
 
     calling_ae: Mapped[str] = mapped_column(String(16))
     called_ae: Mapped[str] = mapped_column(String(16))
@@ -209,17 +217,23 @@ DISAGREEMENT = timedelta(minutes=10)
 
 
 def has_come(column: Any, now: datetime, longest: timedelta = LATEST - DISAGREEMENT) -> ColumnElement[bool]:
-    """SQL: whether the column's time is over, or so far ahead that only a wrong clock can have written it."""
+    """SQL: whether the time in ``column`` has come, or lies further ahead than ``longest``, so that only a
+    wrong clock can have written it.
+    """
     return or_(column <= now, column > now + longest + DISAGREEMENT)
 
 
 def has_ended(until: datetime | None, now: datetime) -> bool:
-    """Whether a lease until this time has ended; True also if ``until`` is None or impossibly far ahead."""
+    """Return whether a lease until this time has ended; True also if ``until`` is None or impossibly far
+    ahead.
+    """
     return until is None or not now <= until <= now + LATEST
 
 
 class UserAccount(Numbered):
-    """A person who may use the console, with a password here or an account at the hospital's provider."""
+    """Table: a person who may use the console, with a password here or an account at the hospital's identity
+    provider.
+    """
 
     __table_args__ = (UniqueConstraint("issuer", "subject", name="uq_user_account_issuer"),)
 
@@ -234,7 +248,7 @@ class UserAccount(Numbered):
 
 
 class UserSession(Numbered):
-    """A browser that signed in; only the hash of its cookie is stored."""
+    """Table: a browser that is signed in to the console; only the hash of its cookie is stored."""
 
     token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"), index=True)
@@ -245,8 +259,8 @@ class UserSession(Numbered):
     search: Mapped[dict[str, Any]] = mapped_column(default=dict)  # what no address may hold: a patient's ID
 
 
-class Withdrawal(OfPerson, Base):
-    """A result that a person withdrew: it is not sent any more, and its findings are not shown."""
+class Withdrawal(PersonActionMixin, Base):
+    """Table: a result that a person withdrew; it is not sent any more, and its findings are not shown."""
 
     result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
     reason: Mapped[RejectionReason]
@@ -255,9 +269,10 @@ class Withdrawal(OfPerson, Base):
 
 
 class Removal(Tried):
-    """The deletion of a withdrawn result at a peer with ``withdraw = "delete"`` that has or may have it.
+    """Table: the deletion of a withdrawn result at a peer with ``withdraw = "delete"`` that has or may have
+    it.
 
-    It has the number of the delivery by which the peer has it.
+    Its key is the id of the delivery that brought the result to the peer.
     """
 
     id: Mapped[int] = mapped_column("delivery_id", ForeignKey("delivery.id"), primary_key=True)
@@ -266,7 +281,9 @@ class Removal(Tried):
 
 
 class ApiToken(Numbered):
-    """A program's substitute for a password; only its hash is stored. It has the rights of its user."""
+    """Table: a token that a program uses instead of a user's password, with that user's rights; only its hash
+    is stored.
+    """
 
     token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"), index=True)
@@ -276,8 +293,10 @@ class ApiToken(Numbered):
     used_at: Mapped[datetime | None]
 
 
-class AuditRow(OfPerson, Numbered):
-    """One action of a person, also a view or a refused action. Append-only; ``fields`` contain no PHI."""
+class AuditRow(PersonActionMixin, Numbered):
+    """Table: one action of a person or of the node, also a view or a refused action. Append-only; ``fields``
+    contain no PHI.
+    """
 
     __tablename__ = "audit"
     __table_args__ = (
@@ -292,8 +311,10 @@ class AuditRow(OfPerson, Numbered):
     reported: Mapped[bool] = mapped_column(default=False)  # the audit record repository has it
 
 
-class Feedback(OfStudy, Numbered):
-    """One person's verdict on one finding of one model; a later one replaces it. It names no patient."""
+class Feedback(StudyMixin, Numbered):
+    """Table: one person's verdict on one finding of one model; a later one replaces it. It names no
+    patient.
+    """
 
     __table_args__ = (
         UniqueConstraint(
@@ -318,7 +339,7 @@ class Feedback(OfStudy, Numbered):
 
 
 class EventRow(Numbered):
-    """One event. Append-only; ``fields`` hold no PHI."""
+    """Table: one event of the node. Append-only; ``fields`` contain no PHI."""
 
     __tablename__ = "event"
 
@@ -329,7 +350,7 @@ class EventRow(Numbered):
 
 
 class StudyTrace(Base):
-    """The trace of a study for OpenTelemetry: its id, and the time until which its spans were sent or
+    """Table: the OpenTelemetry trace of a study: its id, and the time until which its spans were sent or
     dropped.
     """
 
@@ -340,14 +361,14 @@ class StudyTrace(Base):
 
 
 class DiskSample(Base):
-    """The free space on the data folder's disk at one time."""
+    """Table: the free space on the data folder's disk at one time."""
 
     at: Mapped[datetime] = mapped_column(primary_key=True)
     free_bytes: Mapped[int] = mapped_column(BigInteger)
 
 
 class Lease(Base):
-    """A named right that one process at a time holds, such as ``scheduler``."""
+    """Table: a named right that one process at a time has, such as ``scheduler``."""
 
     name: Mapped[str] = mapped_column(String(80), primary_key=True)
     owner: Mapped[str] = mapped_column(String(64))
@@ -355,7 +376,7 @@ class Lease(Base):
 
 
 class InstallationRow(Base):
-    """The installation that this database belongs to: one row, made with the table."""
+    """Table: the random text that identifies this installation; one row, created with the table."""
 
     __tablename__ = "installation"
 
@@ -363,7 +384,7 @@ class InstallationRow(Base):
 
 
 class SiteProcess(Base):
-    """One process of a node of the site, with the time of its last sign of life."""
+    """Table: one process of a node of the site, with the time of its last sign of life."""
 
     machine: Mapped[str] = mapped_column(String(64), primary_key=True)  # its host name
     place: Mapped[str] = mapped_column(String(16), primary_key=True)  # "all", "listener-1", "worker-2"
@@ -376,14 +397,14 @@ class SiteProcess(Base):
 
 
 class Cursor(Base):
-    """The read position in a journal file."""
+    """Table: the position up to which a journal file was read."""
 
     name: Mapped[str] = mapped_column(primary_key=True)
     offset: Mapped[int] = mapped_column(BigInteger)
 
 
 class Notification(Tried):
-    """One e-mail or webhook call. Its text is written once; only that text is sent."""
+    """Table: one e-mail or webhook call. Its text is written once, and only that text is sent."""
 
     __table_args__ = (
         Index("ix_notification_due", "state", "next_at"),
@@ -402,7 +423,9 @@ class Notification(Tried):
 
 
 class NotifiedEvent(Base):
-    """An event that a rule has sent, each once. Events before the rule's cursor are deleted."""
+    """Table: an event that a notification rule has processed, so that it is sent once. Rows before the rule's
+    cursor are deleted.
+    """
 
     rule: Mapped[str] = mapped_column(String(64), primary_key=True)
     event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), primary_key=True)
@@ -412,11 +435,11 @@ _NOT_APPLIED, _NOT_COPIED = text("applied_at IS NULL"), text("NOT copied")
 
 
 class DecisionRow(Base):
-    """One decision of a person, written in the transaction that carries it out.
+    """Table: one decision of a person, written in the transaction that carries it out.
 
-    A row without ``applied_at`` came from the copy: the restored database does not contain the decision. If
-    it ``holds``, no result of its study is sent until it is applied, or a person has settled it; an empty
-    ``study_uid`` holds all studies.
+    A row without ``applied_at`` was read from the backup copy: the restored database does not contain the
+    decision. If ``holds`` is set, no result of its study is sent until it is applied or a person has settled
+    it; an empty ``study_uid`` stops all studies.
     """
 
     __tablename__ = "decision"
@@ -441,8 +464,8 @@ FAULT = "fault"
 """Action of a row that stands for a line of the copy which somebody changed or cut out."""
 
 
-class HeldResult(OfStudy, Base):
-    """A result of a rule with ``assess_first``. It is sent once a person has accepted it."""
+class HeldResult(StudyMixin, Base):
+    """Table: a result of a rule with ``assess_first``, which is sent only once a person has accepted it."""
 
     result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
     since: Mapped[datetime]
@@ -453,8 +476,8 @@ class HeldResult(OfStudy, Base):
 
 
 class Commitment(Numbered):
-    """One request for storage commitment (N-ACTION) to a destination; stored before it is sent, so that every
-    report finds it.
+    """Table: one storage commitment request (N-ACTION) to a destination; stored before it is sent, so that
+    every report finds it.
     """
 
     transaction_uid: Mapped[str] = mapped_column(String(64), unique=True)
@@ -465,8 +488,8 @@ class Commitment(Numbered):
 
 
 class WaitingReport(Numbered):
-    """A storage commitment report (N-EVENT-REPORT) that was acknowledged; the outbox processes it and deletes
-    the row.
+    """Table: a storage commitment report (N-EVENT-REPORT) that was acknowledged; the outbox processes it and
+    deletes the row.
     """
 
     transaction_uid: Mapped[str] = mapped_column(String(64))
@@ -477,8 +500,8 @@ class WaitingReport(Numbered):
 
 
 class RequestedCommitment(Tried):
-    """One request for storage commitment (N-ACTION) of a peer with ``commit_after``, until it
-    has our report.
+    """Table: one storage commitment request (N-ACTION) of a peer with ``commit_after``, until the peer has
+    the node's report.
     """
 
     __table_args__ = (
@@ -497,7 +520,7 @@ class RequestedCommitment(Tried):
 
 
 class PerformedStep(Numbered):
-    """One performed procedure step, as last reported. It contains no patient data."""
+    """Table: one MPPS step (performed procedure step), as last reported. It contains no patient data."""
 
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     peer: Mapped[str] = mapped_column(String(64))
@@ -510,7 +533,7 @@ class PerformedStep(Numbered):
 
 
 class StepStudy(Base):
-    """A study that a performed procedure step belongs to; it may arrive later, or never."""
+    """Table: a study that an MPPS step belongs to; the study may arrive later, or never."""
 
     step_id: Mapped[int] = mapped_column(
         ForeignKey("performed_step.id", ondelete="CASCADE"), primary_key=True
@@ -519,7 +542,7 @@ class StepStudy(Base):
 
 
 class StepObject(Base):
-    """An object that a performed procedure step refers to."""
+    """Table: an object that an MPPS step refers to."""
 
     step_id: Mapped[int] = mapped_column(
         ForeignKey("performed_step.id", ondelete="CASCADE"), primary_key=True
@@ -528,7 +551,10 @@ class StepObject(Base):
 
 
 class ClaimedWorkitem(Tried):
-    """One work item; written before it is claimed, so that it is claimed under one Transaction UID only."""
+    """Table: a UPS work item that the node claims, with the Transaction UID of the claim.
+
+    The row is stored before the claim is sent, so that a repeated claim uses the same Transaction UID.
+    """
 
     __table_args__ = (
         UniqueConstraint("peer", "workitem_uid", name="uq_claimed_workitem_once"),
@@ -557,7 +583,9 @@ _BEGINS = "text_pattern_ops"  # in every locale an index finds how texts begin
 
 
 class Study(Numbered):
-    """One study as assembled here. ``study_instance_uid`` is NULL for a quarantined object without one."""
+    """Table: one study as assembled by this node. ``study_instance_uid`` is NULL for quarantined objects
+    without one.
+    """
 
     __table_args__ = (  # the orders and searches of lists
         Index("ix_study_received", "last_received_at", "id"),
@@ -582,7 +610,9 @@ class Study(Numbered):
 
 
 class StudyName(Base):
-    """A word of the patient's name as a keyed hash, by which studies are found (``sitekey``)."""
+    """Table: a keyed hash of a word of the patient's name, or of its beginning, by which studies are found
+    (``sitekey``).
+    """
 
     __table_args__ = (Index("ix_study_name_word", "word", "study_id"),)
 
@@ -590,8 +620,8 @@ class StudyName(Base):
     word: Mapped[str] = mapped_column(String(32), primary_key=True)
 
 
-class Instance(OfObject, OfReceipt, OfStudy, Numbered):
-    """The version of a SOP instance that is in force; every version received is a :class:`ReceivedObject`."""
+class Instance(DicomObjectMixin, ReceivedFileMixin, StudyMixin, Numbered):
+    """Table: the current version of a SOP instance; every version received is a :class:`ReceivedObject`."""
 
     __table_args__ = (  # studies by what their images are, and by who sent them
         Index("ix_instance_modality", "modality", "study_id", "role"),
@@ -611,8 +641,8 @@ class Instance(OfObject, OfReceipt, OfStudy, Numbered):
     revision: Mapped[int] = mapped_column(default=1)  # the study revision in which it came
 
 
-class ReceivedObject(OfReceipt, Numbered):
-    """Every object that was acknowledged, with its outcome. Append-only."""
+class ReceivedObject(ReceivedFileMixin, Numbered):
+    """Table: every object that was acknowledged, with what became of it. Append-only."""
 
     __table_args__ = (
         Index("ix_received_object_sender", "calling_ae", "received_at"),
@@ -631,7 +661,9 @@ class ReceivedObject(OfReceipt, Numbered):
 
 
 class Association(Base):
-    """One association, from the listener's journal; an open one keeps its studies open."""
+    """Table: one association, from the listener's journal; while it is open, the studies that it brings are
+    not complete.
+    """
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     listener: Mapped[str] = mapped_column(String(64), index=True)
@@ -648,12 +680,12 @@ class Association(Base):
 
 
 def _when_due(context: DefaultExecutionContext) -> Any:
-    """Default of a job's turn, for jobs without estimated work."""
+    """Return the default of a job's ``turn_at``, for jobs without estimated work: its ``run_at``."""
     return context.get_current_parameters()["run_at"]  # type: ignore[no-untyped-call]
 
 
-class Job(OfStudy, Numbered):
-    """One rule's pipeline on one revision of a study."""
+class Job(StudyMixin, Numbered):
+    """Table: one run of one rule's pipeline on one revision of a study."""
 
     __table_args__ = (
         UniqueConstraint("study_id", "study_revision", "rule", name="uq_job_once_per_rule"),
@@ -690,8 +722,10 @@ class Job(OfStudy, Numbered):
     study: Mapped[Study] = relationship()
 
 
-class Result(OfObject, OfFile, OfStudy, Numbered):
-    """One object that the node built. Its bytes are built once, and only those bytes are sent."""
+class Result(DicomObjectMixin, FileMixin, StudyMixin, Numbered):
+    """Table: one DICOM object that the node built. Its bytes are built once, and only those bytes are
+    sent.
+    """
 
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)
     kind: Mapped[ResultKind]
@@ -708,8 +742,8 @@ class Result(OfObject, OfFile, OfStudy, Numbered):
     deliveries: Mapped[list[Delivery]] = relationship(back_populates="result", order_by="Delivery.id")
 
 
-class ReportedFinding(OfStudy, Base):
-    """A finding that a report suspects, until the report is replaced or withdrawn."""
+class ReportedFinding(StudyMixin, Base):
+    """Table: a finding that a report suspects, until the report is replaced or withdrawn."""
 
     __table_args__ = (Index("ix_reported_finding_name", "finding", "study_id"),)
 
@@ -717,8 +751,8 @@ class ReportedFinding(OfStudy, Base):
     finding: Mapped[str] = mapped_column(String(64), primary_key=True)  # the meaning of its code
 
 
-class Original(OfObject, OfStudy, Numbered):
-    """A version of a received object that rules forward with its bytes unchanged."""
+class Original(DicomObjectMixin, StudyMixin, Numbered):
+    """Table: a version of a received object that rules forward with its bytes unchanged."""
 
     received_id: Mapped[int] = mapped_column(ForeignKey("received_object.id"), index=True)  # its file
     sop_instance_uid: Mapped[str] = mapped_column(String(64), index=True)  # several versions may have it
@@ -732,7 +766,7 @@ class Original(OfObject, OfStudy, Numbered):
 
 
 class Delivery(Numbered):
-    """One delivery in the outbox: one result, or one original, to one destination."""
+    """Table: one delivery in the outbox, of one result or one received object to one destination."""
 
     __table_args__ = (
         UniqueConstraint("result_id", "destination", name="uq_delivery_once_per_destination"),
@@ -770,7 +804,9 @@ class Delivery(Numbered):
 
 
 class CountedImage(Base):
-    """An image that was counted for a model card: each is counted once, however often analysed."""
+    """Table: an image that was counted in a model's statistics, so that it is counted once however often it
+    is analysed.
+    """
 
     card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True, index=True)
@@ -778,8 +814,9 @@ class CountedImage(Base):
 
 
 class ModelCount(Base):
-    """The number of a sender's images on one day (UTC) with an outcome, or with the score of a label in this
-    tenth of the card's reference. No patient data.
+    """Table: the number of a sender's images on one day (UTC) with one outcome of a model, or with a label's
+    score in one tenth of the reference distribution in the model card (the file with the model's figures). No
+    patient data.
     """
 
     day: Mapped[date] = mapped_column(primary_key=True)
@@ -792,12 +829,13 @@ class ModelCount(Base):
     images: Mapped[int]
 
 
-class CleaningReview(OfStudy, Numbered):
-    """An image whose cleaning a person should check; ``verdict`` is NULL until the person decides.
+class CleaningReview(StudyMixin, Numbered):
+    """Table: an image in which a person should check the removal of burned-in text; ``verdict`` is NULL until
+    the person decides.
 
     There is one row for each image, rule and analysis. ``analysis_sha256``: hash of the pipeline, its options
     and all else that shapes the image. ``places``: boxes (left, top, right, bottom) in pixels; right and
-    bottom are exclusive. The row never holds the text that was read in the image.
+    bottom are exclusive. The row never contains the text that was read in the image.
     """
 
     __table_args__ = (
@@ -818,11 +856,12 @@ class CleaningReview(OfStudy, Numbered):
     decided_by: Mapped[str] = mapped_column(String(64), default="")
 
 
-class DrawnByHand(OfPerson, Base):
-    """Boxes, as in :class:`CleaningReview`, that a person wants removed in addition to the detected
-    annotation.
+class DrawnByHand(PersonActionMixin, Base):
+    """Table: boxes, as in :class:`CleaningReview`, that a person wants removed in addition to the detected
+    text.
 
-    For these pixels only. ``role``: of the person, for the cleaned image, which must not name staff.
+    They apply to these pixels only. ``role``: the person's role, for the cleaned image, which must not name
+    staff.
     """
 
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True)
@@ -832,7 +871,7 @@ class DrawnByHand(OfPerson, Base):
 
 
 class Fetch(Tried):
-    """A requested study; it is fetched once, whichever peers have it."""
+    """Table: a study requested from a peer; it is fetched once, even if several peers have it."""
 
     __tablename__ = "study_fetch"
     __table_args__ = (Index("ix_study_fetch_due", "state", "peer", "next_at"),)
@@ -855,7 +894,9 @@ class Fetch(Tried):
 
 
 class ArchiveQuestion(Tried):
-    """A question to a peer for the patient's studies before one revision of a study, for one rule."""
+    """Table: a query to a peer for the patient's studies before one revision of a study, on behalf of one
+    rule.
+    """
 
     __table_args__ = (
         UniqueConstraint("study_id", "revision", "rule", name="uq_archive_question_once_per_rule"),

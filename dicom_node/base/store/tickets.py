@@ -34,7 +34,9 @@ _TICKETS = table("procrastinate_jobs", *map(column, ("id", "queue_name", "status
 
 
 def follow(session: Session, job: Job) -> None:
-    """Update the ticket of a job: one while the job is queued, none once it has ended."""
+    """Update the ticket of a job (its entry in procrastinate's queue): one while the job is queued, none once
+    it has ended.
+    """
     if job.state is JobState.RUNNING:
         return
     if job.ticket is not None:
@@ -49,7 +51,12 @@ def next_free(
     workers: WorkerSettings,
     passing: tuple[int, float] | None = None,
 ) -> Job | None:
-    """The queued job, locked, of the ticket whose turn it is; the caller then holds the ticket."""
+    """Return the queued job, locked, whose ticket comes first, together with its ticket; None if there is
+    none.
+
+    ``passing``: priority and seconds of a job in progress, which only a more urgent or equally urgent shorter
+    job may interrupt.
+    """
     manager, queues = _manager(session), _open_queues(session, workers, passing)
     for _ in range(_MOST_STALE):
         # No worker of procrastinate: the owner is in the job's row.
@@ -76,7 +83,9 @@ def next_free(
 
 
 def repair(database: Database) -> int:
-    """Give new tickets to queued jobs whose ticket is gone, or has a time impossibly far ahead."""
+    """Create new tickets for queued jobs whose ticket is missing or has a time impossibly far ahead; return
+    their number.
+    """
     with database.write() as session:
         waits = (
             select(_TICKETS.c.id)
@@ -98,7 +107,7 @@ def repair(database: Database) -> int:
 
 
 def _offer(session: Session, job: Job) -> int | None:
-    """Add a ticket for a job to procrastinate's queue; returns its number."""
+    """Add a ticket for a job to procrastinate's queue; return the ticket's id."""
     ahead = job.run_at - datetime.now(UTC)
     # The lowest class whose seconds are at least so many.
     work = min(max(math.ceil(_STEPS * math.log2(max(job.cost_seconds, 1.0))), 0), _MOST_WORK)
@@ -117,12 +126,14 @@ def _offer(session: Session, job: Job) -> int | None:
 
 
 def _lock(job: Job) -> str:
-    """The name of the job's lock: one of two jobs with the same lock runs, a newer revision waits."""
+    """Return the name of the lock that two jobs of one rule and study share, so that only one of them runs at
+    a time.
+    """
     return f"{job.study_id}/{job.rule}"
 
 
 def _remove(session: Session, ticket: int) -> None:
-    """Delete the ticket, if it still exists."""
+    """Delete the ticket with this id, if it exists."""
     if session.execute(select(_TICKETS.c.id).where(_TICKETS.c.id == ticket)).first() is not None:
         _run(_manager(session).finish_job_by_id_async(ticket, jobs.Status.SUCCEEDED, delete_job=True))
 
@@ -130,8 +141,9 @@ def _remove(session: Session, ticket: int) -> None:
 def _open_queues(
     session: Session, workers: WorkerSettings, passing: tuple[int, float] | None
 ) -> list[str] | None:
-    """The names of the queues from which a job may be taken; None for all. The name of a queue says what its
-    jobs have in common.
+    """Return the names of procrastinate's queues from which these workers may take a job; None for all.
+
+    ``passing``: as of ``next_free``.
     """
     if not workers.pipelines and passing is None:
         return None
@@ -145,7 +157,9 @@ def _open_queues(
 
 
 def _is_open(name: str, workers: WorkerSettings, passing: tuple[int, float] | None) -> bool:
-    """Whether a job may be taken from the queue of this name."""
+    """Return whether these workers may take a job from the queue called ``name``
+    ("pipeline/priority/work").
+    """
     pipeline, priority, work = name.rsplit("/", 2)
     if not workers.takes(pipeline):
         return False
@@ -157,12 +171,12 @@ def _is_open(name: str, workers: WorkerSettings, passing: tuple[int, float] | No
 
 
 def _manager(session: Session) -> JobManager:
-    """procrastinate's job manager in the transaction of a session."""
+    """Return procrastinate's job manager working in the transaction of ``session``."""
     return JobManager(_InSession(session))
 
 
 def _run(coroutine: Coroutine[Any, Any, Answer]) -> Answer:
-    """The answer of a coroutine that waits for nothing: below it is a session, which blocks."""
+    """Return the result of a coroutine that never waits, because the session below it blocks."""
     try:
         coroutine.send(None)
     except StopIteration as end:
@@ -172,18 +186,21 @@ def _run(coroutine: Coroutine[Any, Any, Answer]) -> Answer:
 
 
 class _InSession(BaseConnector):
-    """procrastinate's statements in the transaction of a session."""
+    """A connector by which procrastinate executes its statements in the transaction of a session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     async def execute_query_async(self, query: str, **arguments: Any) -> None:
+        """Execute a statement without a result."""
         self._execute(query, arguments)
 
     async def execute_query_one_async(self, query: str, **arguments: Any) -> dict[str, Any]:
+        """Execute a query and return its only row."""
         return dict(self._execute(query, arguments).mappings().one())
 
     async def execute_query_all_async(self, query: str, **arguments: Any) -> list[dict[str, Any]]:
+        """Execute a query and return all rows."""
         return [dict(row) for row in self._execute(query, arguments).mappings()]
 
     def _execute(self, query: str, arguments: Mapping[str, Any]) -> Any:
@@ -193,7 +210,7 @@ class _InSession(BaseConnector):
 
 
 def _as_driver_takes_it(value: Any) -> Any:
-    """A parameter in the form that the database driver accepts."""
+    """Return a parameter of a statement in the form that the database driver accepts."""
     if isinstance(value, list):
         return [_as_driver_takes_it(one) for one in value]
     if isinstance(value, types.JobToDefer):

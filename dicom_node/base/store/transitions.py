@@ -96,18 +96,19 @@ the names of its fields; of a list its length.
 
 
 def lock_free(session: Session, study_ids: Iterable[int]) -> Sequence[int]:
-    """Lock these studies until the transaction ends, but those that another one is changing; returns them.
+    """Lock these studies until the transaction ends, except those that another transaction is changing;
+    return the locked ids.
 
-    Read again afterwards what they were chosen by: a new statement sees what was committed meanwhile.
+    Evaluate the conditions of their choice again afterwards: a new statement sees what was committed
+    meanwhile.
     """
     chosen = select(Study.id).where(Study.id.in_(study_ids)).order_by(Study.id)
     return session.scalars(chosen.with_for_update(key_share=True, skip_locked=True)).all()
 
 
 def record(session: Session, event_type: EventType, study_id: int | None = None, **fields: Any) -> Event:
-    """Append an event to the table, with its study's UID, by which persons search the log.
-
-    It is logged when the transaction is committed.
+    """Append an event to the event table, with the UID of its study; it is logged when the transaction is
+    committed.
     """
     if study_id is not None and "study" not in fields:
         uid = session.scalar(select(Study.study_instance_uid).where(Study.id == study_id))
@@ -119,7 +120,7 @@ def record(session: Session, event_type: EventType, study_id: int | None = None,
 
 
 def append(session: Session, event: Event, study_id: int | None = None) -> None:
-    """Append an event that was logged before, such as one from the listener's journal."""
+    """Append to the event table an event that was logged before, such as one from the listener's journal."""
     session.add(EventRow(at=event.at, number=event.type.number, study_id=study_id, fields=dict(event.fields)))
 
 
@@ -130,8 +131,10 @@ def move_study(session: Session, study: Study, event: EventType, *, reason: str 
     _set_study(session, study, _next(STUDY, study, event), event, reason)
 
 
-def turn_changed(session: Session, job: Job) -> None:
-    """Inform the distributed engine, if the site has one, of a job that was made, moved, or put first."""
+def update_queue_place(session: Session, job: Job) -> None:
+    """Update the job's place in the queue of the distributed engine (PostgreSQL), after the job was created,
+    moved or put first.
+    """
     if session.get_bind().dialect.name == "postgresql":
         from dicom_node.base.store import tickets
 
@@ -139,9 +142,10 @@ def turn_changed(session: Session, job: Job) -> None:
 
 
 def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **values: Any) -> int:
-    """Change the state of held results of one study by one event, each if its state is as read.
+    """Change the state of results of one study that wait for acceptance, each only if its state is unchanged
+    since it was read.
 
-    ``values``: further columns. Returns how many were changed.
+    ``values``: values for further columns. Returns how many were changed.
     """
     as_read = ("result_id", "state")
     moved = [row for row in rows if _set(session, row, _next(HELD, row, event), values, as_read)]
@@ -160,23 +164,24 @@ def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **
 def move(session: Session, row: _Row, event: EventType, **values: Any) -> None:
     """Change the state of a row by an event. Raises NotAllowedNow if another process changed it first.
 
-    ``values``: further columns.
+    ``values``: values for further columns.
     """
     if not try_move(session, row, event, **values):
         raise _lost(row)
 
 
 def try_move(session: Session, row: _Row, event: EventType, **values: Any) -> bool:
-    """Change the state of a row by an event, if its state (and its attempt, where it has some) are as read.
+    """Change the state of a row by an event, if its state (and its attempt, if it has one) is unchanged since
+    it was read.
 
-    ``values``: further columns. Returns False if another process changed the row first.
+    ``values``: values for further columns. Returns False if another process changed the row first.
     """
     cycle, same, recorded = _CYCLES[type(row)]
     if not _set(session, row, _next(cycle, row, event), values, same):
         return False
     fields = {field: attrgetter(column)(row) for field, column in recorded.items()}
     if isinstance(row, Job):
-        turn_changed(session, row)
+        update_queue_place(session, row)
     item = row.item if isinstance(row, Delivery) else row
     fields = {name: len(v) if isinstance(v, list) else v for name, v in fields.items()}
     record(session, event, getattr(item, "study_id", None), **fields)
@@ -184,13 +189,14 @@ def try_move(session: Session, row: _Row, event: EventType, **values: Any) -> bo
 
 
 def _lost(row: Study | _Row) -> NotAllowedNow:
+    """Build the error for a row that another process changed first."""
     return NotAllowedNow(
         f"{row.__tablename__} {row.id} was changed by another process at the same time: try again"
     )
 
 
 def settle_study(session: Session, study_id: int) -> None:
-    """Derive a study's state from its jobs and deliveries, and set it.
+    """Derive a study's state from its jobs and deliveries, and store it.
 
     Every function that ends a job or a delivery calls this in the same transaction. A study that is being
     received or is in quarantine is left alone: assembly or a person changes it.
@@ -219,7 +225,7 @@ def settle_study(session: Session, study_id: int) -> None:
 
 
 def settle_studies(session: Session, study_ids: Iterable[int]) -> None:
-    """Derive and set the state of each of these studies, in a fixed order, because other transactions lock
+    """Derive and store the state of each of these studies, in a fixed order, because other transactions lock
     them too.
     """
     for study_id in sorted(set(study_ids)):
@@ -227,8 +233,10 @@ def settle_studies(session: Session, study_ids: Iterable[int]) -> None:
 
 
 def settle_study_as(session: Session, study: Study, state: StudyState, reason: str = "") -> None:
-    """Set a study's state as derived from its work. Raises NotAllowedNow if another process changed it
-    first, and NodeError for a study that is being received or is in quarantine.
+    """Store a study's state as derived from its jobs and deliveries.
+
+    Raises NotAllowedNow if another process changed it first, and NodeError for a study that is being received
+    or is in quarantine.
     """
     if study.state not in {StudyState.COMPLETE, *READ_FROM_WORK} or state not in READ_FROM_WORK:
         raise NodeError(f"study {study.id}: {study.state} cannot become {state}")
@@ -236,7 +244,7 @@ def settle_study_as(session: Session, study: Study, state: StudyState, reason: s
 
 
 def _set_study(session: Session, study: Study, to: StudyState, event: EventType, reason: str) -> None:
-    """Set a study's state, and record the event with the states before and after."""
+    """Store a study's state, and record ``event`` with the states before and after."""
     before = study.state
     if not _set(session, study, to, {"reason": reason}):
         raise _lost(study)
@@ -248,7 +256,9 @@ def _set_study(session: Session, study: Study, to: StudyState, event: EventType,
 
 
 def _next(table: Mapping[tuple[_State, EventType], _State], row: Any, event: EventType) -> _State:
-    """The state that follows an event by the life cycle's table. Raises IllegalTransition."""
+    """Return the state that follows ``event`` by the life cycle ``table``. Raises NodeError if the event
+    cannot happen in the row's state.
+    """
     try:
         return table[row.state, event]
     except KeyError:
@@ -265,7 +275,9 @@ def _set(
     values: Mapping[str, Any],
     same: Sequence[str] = _AS_READ,
 ) -> bool:
-    """Compare and set: only while the row has what was read of it in the columns ``same``."""
+    """Set a row's state and further ``values`` if its columns ``same`` are unchanged since it was read;
+    return whether they were.
+    """
     here = [getattr(type(row), column) == getattr(row, column) for column in same]
     changed = session.execute(update(type(row)).where(*here).values(state=to, **values))
     assert isinstance(changed, CursorResult)
@@ -276,12 +288,12 @@ def _set(
 
 
 def utc_now() -> datetime:
-    """The present time, aware."""
+    """Return the present time in UTC, aware."""
     return datetime.now(UTC)
 
 
 def database_time(session: Session) -> datetime:
-    """The time of the database's clock, which all machines of a site share."""
+    """Return the present time by the database's clock, which all machines of a site share."""
     if session.get_bind().dialect.name == "sqlite":
         return utc_now()
     now: datetime = session.execute(select(func.now())).scalar_one()
@@ -292,22 +304,24 @@ _STARTED = datetime.now(UTC) - timedelta(seconds=time.monotonic())
 
 
 def steady_now() -> datetime:
-    """UTC at the process's start plus monotonic time since: setting the clock does not change quiet times.
+    """Return the time in UTC by a clock that never jumps: UTC at the process's start plus monotonic time
+    since.
 
-    Times that people see are from :func:`utc_now`.
+    Setting the machine's clock does not change quiet times by it. Times that people see are from
+    :func:`utc_now`.
     """
     return _STARTED + timedelta(seconds=time.monotonic())
 
 
 def acquire_lease(database: Database, name: str, owner: str, seconds: float) -> bool:
-    """Take or renew the lease for ``seconds`` from now; returns False if another owner holds it."""
+    """Take or renew the lease ``name`` for ``seconds`` from now; return False if another owner has it."""
     with database.write() as session:
         return take_lease(session, name, owner, seconds)
 
 
 def take_lease(session: Session, name: str, owner: str, seconds: float) -> bool:
-    """As :func:`acquire_lease`, in the caller's transaction, until whose end nobody else can take
-    the lease.
+    """Take or renew a lease as :func:`acquire_lease` does, in the caller's transaction; nobody else can take
+    it until that ends.
     """
     now, length = utc_now(), timedelta(seconds=seconds)
     until = now + length
@@ -327,25 +341,25 @@ def take_lease(session: Session, name: str, owner: str, seconds: float) -> bool:
 
 
 def lock_lease(session: Session, name: str, owner: str) -> bool:
-    """Lock a lease until the transaction ends, so that nobody takes it; returns whether ``owner`` has it."""
+    """Lock a lease until the transaction ends, so that nobody takes it; return whether ``owner`` has it."""
     mine = select(Lease.owner).where(Lease.name == name).with_for_update()
     return session.scalar(mine) == owner
 
 
 def pass_lease_on(session: Session, name: str, owner: str, to: str) -> None:
-    """Give the lease of ``owner`` to the owner ``to``; the former owner then no longer works."""
+    """Give the lease of ``owner`` to the owner ``to``."""
     session.execute(update(Lease).where(Lease.name == name, Lease.owner == owner).values(owner=to))
 
 
 def release_lease(database: Database, name: str, owner: str) -> None:
-    """Release the lease, so that the next owner need not wait until it ends."""
+    """Release the lease, so that the next owner need not wait until it expires."""
     with database.write() as session:
         session.execute(delete(Lease).where(Lease.name == name, Lease.owner == owner))
 
 
 class RenewableLease:
-    """A lease that a loop checks again and again. It is renewed only after ``spare`` of its seconds, by
-    default half of them.
+    """A lease that a loop checks again and again, renewed only after ``spare`` of its ``seconds`` (None:
+    half).
     """
 
     def __init__(
@@ -357,8 +371,8 @@ class RenewableLease:
         self._ask_at = 0.0
 
     def keep(self) -> bool:
-        """Take or renew the lease if that is due; returns whether this process has it for at least
-        ``seconds`` less ``spare`` more.
+        """Take or renew the lease if that is due; return whether this process has it for at least ``seconds``
+        less ``spare`` more.
         """
         now = time.monotonic()
         if now >= self._ask_at:
@@ -368,7 +382,7 @@ class RenewableLease:
 
 
 class OwnEvents:
-    """Logs events at once, and stores them at once or, with their time, when the database answers again."""
+    """Records events of a process: logs them at once, and stores them as soon as the database answers."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -377,14 +391,14 @@ class OwnEvents:
         database.outage.then = self._store
 
     def say(self, event_type: EventType, **fields: str | int | float) -> None:
-        """Log an event and store it; an unreachable database must not stop the node."""
+        """Log an event and store it; an unreachable database does not stop the caller."""
         event = happened(event_type, **fields)
         with self._lock:
             self._waiting = [*self._waiting, event][-100:]
         self._store()
 
     def _store(self) -> None:
-        """Store the events that wait; if the database is away, they wait on."""
+        """Store the waiting events; if the database does not answer, they wait on."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
             try:

@@ -66,10 +66,11 @@ def list_studies(
     since: datetime | None = None,
     limit: int | None = None,
 ) -> list[View]:
-    """Studies, the one with the newest object first. ``since``: only those with an object received since
-    then.
+    """Return studies as JSON objects, the most recently received first. ``since``: only those with an object
+    received since then.
 
-    The state ``HELD`` selects studies with a held job.
+    ``states``: only studies in these states (empty: all); the state ``HELD`` selects studies with a job
+    stopped by a rule's limit.
     """
     chosen = select(Study).order_by(Study.last_received_at.desc(), Study.id.desc()).limit(limit)
     if wanted := tuple(states):
@@ -80,15 +81,18 @@ def list_studies(
 
 
 def in_states(wanted: Collection[StudyState | str]) -> ColumnElement[bool]:
-    """SQL condition: the study has one of these states, which may include ``HELD``."""
+    """SQL: whether the study has one of these states, which may include ``HELD`` (a job is stopped by a
+    rule's limit).
+    """
     of_state = Study.state.in_([state for state in wanted if state != HELD])
     return or_(of_state, _ARE_HELD) if HELD in wanted else of_state
 
 
 def find_study(session: Session, uid: str) -> Study:
-    """The study whose Study Instance UID is ``uid``, or the only one whose UID ends with it. Raises NotFound.
+    """Return the study whose Study Instance UID is ``uid``, or the only one whose UID ends with it. Raises
+    NotFound.
 
-    A study without UID is named by its number, as in lists ("no-uid-7").
+    A study without UID is named by its id, as in lists ("no-uid-7").
     """
     exact = session.scalar(select(Study).where(Study.study_instance_uid == uid))
     number = uid.removeprefix(_NO_UID)
@@ -112,7 +116,9 @@ def find_study(session: Session, uid: str) -> Study:
 
 
 def show_study(session: Session, uid: str) -> View:
-    """One study (by UID or its ending) with its jobs, received objects, steps and events. Raises NotFound."""
+    """Return one study (by UID or its ending) as a JSON object with its jobs, received objects, MPPS steps
+    and events. Raises NotFound.
+    """
     found = find_study(session, uid)
     view = numbered_studies(session, select(Study).where(Study.id == found.id))[found.id]
     received = select(ReceivedObject).where(ReceivedObject.study_id == found.id).order_by(ReceivedObject.id)
@@ -129,7 +135,7 @@ def show_study(session: Session, uid: str) -> View:
 
 
 def list_steps(session: Session, study_instance_uid: str | None) -> list[View]:
-    """The performed procedure steps of a study, in the order in which they began."""
+    """Return the MPPS steps (performed procedure steps) of a study as JSON objects, by their beginning."""
     return [
         {
             **columns(row, "sop_instance_uid", "peer", "calling_ae", "status"),
@@ -149,7 +155,9 @@ def list_jobs(
     limit: int | None = None,
     before: int | None = None,
 ) -> list[View]:
-    """Jobs, newest first; with ``before`` only jobs with a lower number."""
+    """Return jobs as JSON objects, newest first. ``before``: only jobs with a lower id. Raises NotFound for
+    an unknown study.
+    """
     chosen = _jobs().limit(limit)
     if before is not None:
         chosen = chosen.where(Job.id < before)
@@ -161,7 +169,9 @@ def list_jobs(
 
 
 def show_job(session: Session, job_id: int) -> View:
-    """One job with the images that its rule matched and the results. Raises NotFound."""
+    """Return one job as a JSON object with the images that its rule matched and its results. Raises
+    NotFound.
+    """
     found = _job_views(session, _jobs().where(Job.id == job_id))
     if not found:
         raise NotFound(f"no job has the number {job_id}")
@@ -181,9 +191,10 @@ def list_deliveries(
     limit: int | None = None,
     before: int | None = None,
 ) -> list[View]:
-    """The outbox: one row per object and destination, newest first; only numbers below ``before``.
+    """Return the outbox as JSON objects, one per object and destination, newest first.
 
-    A received object that is forwarded has the kind ``ORIGINAL``. The state "open": all on their way.
+    ``before``: only deliveries with a lower id. ``states``: empty for all; "open" for all that are under way.
+    A received object that is forwarded has the kind ``ORIGINAL``. Raises NotFound for an unknown study.
     """
     wanted = {state for one in states for state in (OPEN_DELIVERIES if one == "open" else (one,))}
     chosen = (
@@ -231,10 +242,11 @@ def list_events(
     limit: int | None = None,
     oldest: bool = False,
 ) -> list[View]:
-    """Events, oldest first; with ``limit`` only the newest, or the ``oldest``.
+    """Return events as JSON objects, oldest first; with ``limit`` only the newest, or with ``oldest`` the
+    oldest ones.
 
-    A study's events include the events of the associations that brought its objects. Debug events are
-    included only with ``debug``, or if ``numbers`` names them.
+    A study's events include those of the associations that brought its objects. Debug events are included
+    only with ``debug``, or if ``numbers`` (of event types; empty: all) names them.
     """
     chosen = select(EventRow, Study.study_instance_uid).join(
         Study, EventRow.study_id == Study.id, isouter=True
@@ -262,7 +274,7 @@ def list_associations(
     until: datetime | None = None,
     limit: int | None = None,
 ) -> list[View]:
-    """Associations, from the listener's journal, newest first; an open one has no ``closed_at``."""
+    """Return associations as JSON objects, newest first; an open one has no ``closed_at``."""
     chosen = select(Association).order_by(Association.opened_at.desc()).limit(limit)
     if since is not None:
         chosen = chosen.where(Association.opened_at >= since)
@@ -276,7 +288,7 @@ def list_associations(
 
 
 def counts(session: Session) -> View:
-    """The number of studies, jobs and deliveries in each state; empty states are left out."""
+    """Return the number of studies, jobs and deliveries in each state; empty states are left out."""
 
     def by_state(column: Any) -> dict[str, int]:
         rows = session.execute(select(column, func.count()).group_by(column))
@@ -290,9 +302,9 @@ def counts(session: Session) -> View:
 
 
 def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]:
-    """The chosen studies as lists show them, by their numbers, in the order of ``chosen``.
+    """Return the studies of the query ``chosen`` as JSON objects by id, in the order of the query.
 
-    Five queries for any number of studies. A study deleted meanwhile is left out.
+    This takes five queries for any number of studies. A study deleted meanwhile is left out.
     """
     rows = session.scalars(chosen).all()
     ids = chosen.with_only_columns(Study.id).subquery()
@@ -340,7 +352,9 @@ def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]
 
 
 def _results(session: Session, which: ColumnElement[bool]) -> list[tuple[int, View]]:
-    """Results, in the order in which they were built, each with the id of its study."""
+    """Return the results that fulfil ``which`` as pairs of study id and JSON object, in the order in which
+    they were built.
+    """
     states: dict[int, dict[str, str]] = defaultdict(dict)
     for result_id, destination, state in session.execute(
         select(Result.id, Delivery.destination, Delivery.state)
@@ -370,12 +384,12 @@ def _results(session: Session, which: ColumnElement[bool]) -> list[tuple[int, Vi
 
 
 def _jobs() -> Select[Job, str | None]:
-    """The query for jobs with their Study Instance UID, the newest first."""
+    """Return the query for jobs with their Study Instance UID, newest first."""
     return select(Job, Study.study_instance_uid).join(Study, Job.study_id == Study.id).order_by(Job.id.desc())
 
 
 def _job_views(session: Session, chosen: Select[Job, str | None]) -> list[View]:
-    """The chosen jobs as lists show them."""
+    """Return the jobs of the query ``chosen`` as JSON objects."""
     return [
         {
             "job": row.id,
@@ -393,9 +407,9 @@ def _job_views(session: Session, chosen: Select[Job, str | None]) -> list[View]:
 
 
 def _concerns(session: Session, study_instance_uid: str) -> ColumnElement[bool]:
-    """The events of a study: its own, and those of the associations that brought its objects.
+    """SQL: events of the study, and events about the associations that brought its objects.
 
-    Not what became of other objects of them: other studies come in the same association.
+    Events about other objects of these associations are excluded: they may belong to other studies.
     """
     found = find_study(session, study_instance_uid).id
     brought = session.scalars(
@@ -417,7 +431,7 @@ def _concerns(session: Session, study_instance_uid: str) -> ColumnElement[bool]:
 
 
 def _event(row: EventRow, study_instance_uid: str | None) -> View:
-    """One event as lists show it."""
+    """Return one event as a JSON object."""
     try:
         known = events.by_number(row.number)
     except KeyError:  # written by a newer version
@@ -444,12 +458,12 @@ _LEVELS = {10: "debug", 20: "info", 30: "warning", 40: "error"}
 
 
 def columns(row: Base, *names: str) -> View:
-    """These columns as JSON values: times in UTC, states as their words."""
+    """Return these columns of a row as JSON values: times in UTC, states as their words."""
     return {name: as_json(getattr(row, name)) for name in names}
 
 
 def as_json(value: Any) -> Any:
-    """A column's value as a JSON value: times in UTC, states as their words."""
+    """Return the value of a column as a JSON value: times in UTC, states as their words."""
     if isinstance(value, datetime):
         return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return value.value if isinstance(value, StrEnum) else value

@@ -57,7 +57,7 @@ _NOBODY = Patient()
 
 @dataclass(frozen=True, slots=True)
 class StudyQuery:
-    """One query: studies of these days that have a modality, or the study with one UID.
+    """A query for studies of a range of days that have a modality, or for the study with one UID.
 
     With ``patient_id`` only studies of that patient; the ID is matched literally, so it must have no
     wildcard.
@@ -74,13 +74,13 @@ class StudyQuery:
 
     @property
     def dates(self) -> str:
-        """The range of dates as DA for matching (PS3.4 C.2.2.2.5); "" for all days."""
+        """The range of days as a DICOM date range (PS3.4 C.2.2.2.5); "" for all days."""
         if self.first is None or self.last is None:
             return ""
         return f"{self.first:%Y%m%d}-{self.last:%Y%m%d}"
 
     def is_answered_by(self, study: FoundStudy) -> bool:
-        """Whether ``study`` matches this query: an archive may not match by all keys."""
+        """Whether ``study`` matches this query; to be checked here, as an archive may not match by all keys."""
         if self.study_instance_uid:
             return study.study_instance_uid == self.study_instance_uid
         issuers = {self.issuer_of_patient_id, study.issuer_of_patient_id} - {""}
@@ -93,7 +93,7 @@ class StudyQuery:
 
 @dataclass(frozen=True, slots=True)
 class FoundStudy:
-    """One study in an answer. Values that the archive left out are "" or None.
+    """One study in an archive's answer to a query. Values that the archive left out are "" or None.
 
     ``patient``: hashes of name, birth date and sex. ``instances``: Number of Study Related Instances.
     """
@@ -109,9 +109,7 @@ class FoundStudy:
 
     @classmethod
     def from_texts(cls, texts: Mapping[str, str]) -> FoundStudy | None:
-        """A study from the decoded values of STUDY_KEYS; None for an answer without a valid Study Instance
-        UID.
-        """
+        """Make a study from the decoded values of STUDY_KEYS; None without a valid Study Instance UID."""
         uid = texts.get("StudyInstanceUID", "").strip("\0 ")
         if not _UID.fullmatch(uid) or len(uid) > 64:
             return None
@@ -130,14 +128,14 @@ class FoundStudy:
 
 
 def _identifier(texts: Mapping[str, str], keyword: str) -> str:
-    """An identifier without padding, at most 64 characters."""
+    """The identifier with this keyword, without padding, cut to 64 characters; "" if it is missing."""
     return texts.get(keyword, "").replace("\0", "").strip()[:64]  # LO, PS3.5 6.2
 
 
 @dataclass(frozen=True, slots=True)
 class FoundStudies:
-    """The studies that answer a query. ``strays``: the number of answers that name no study, or a study that
-    does not match.
+    """The studies that answer a query. ``strays``: the number of answers that name no study, or one that does
+    not match.
     """
 
     studies: tuple[FoundStudy, ...]
@@ -145,7 +143,7 @@ class FoundStudies:
 
     @classmethod
     def fitting(cls, query: StudyQuery, answers: Iterable[Mapping[str, str]]) -> FoundStudies:
-        """Those of the ``answers`` that match the query, each study once."""
+        """The studies of those ``answers`` (texts by keyword) that match the query, each study once."""
         studies = [FoundStudy.from_texts(texts) for texts in answers]
         fitting = [one for one in studies if one is not None and query.is_answered_by(one)]
         found = {one.study_instance_uid: one for one in fitting}
@@ -153,7 +151,7 @@ class FoundStudies:
 
 
 class RetrieveStatus(StrEnum):
-    """The outcome of one retrieval, which decides the next step."""
+    """The outcome of retrieving one study from an archive, which decides the next step."""
 
     RETRIEVED = "retrieved"
     INCOMPLETE = "incomplete"  # some objects did not come: tried again, then accepted as it is
@@ -165,7 +163,9 @@ class RetrieveStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """The outcome for one study. ``objects``: number of received objects. ``text``: why some are missing."""
+    """The outcome of retrieving one study. ``objects``: number of received objects. ``text``: why some are
+    missing.
+    """
 
     status: RetrieveStatus
     objects: int = 0
@@ -191,7 +191,9 @@ RETRIEVE_STATUSES: tuple[tuple[int, int, RetrieveStatus, str], ...] = (
 
 
 def retrieve_status(code: int) -> tuple[RetrieveStatus, str]:
-    """The outcome for the final status of a C-MOVE or C-GET, and why objects are missing ("" for success)."""
+    """The outcome for the final DIMSE status of a C-MOVE or C-GET, and why objects are missing ("" for
+    success).
+    """
     status, text = next(
         (status, text) for first, last, status, text in RETRIEVE_STATUSES if first <= code <= last
     )
@@ -199,9 +201,10 @@ def retrieve_status(code: int) -> tuple[RetrieveStatus, str]:
 
 
 class ObjectSink(Protocol):
-    """Stores objects that a retrieval receives on our own connection.
+    """Protocol of what stores the objects that a retrieval receives on our own connection.
 
-    Raises FaultyInput for an object that is not accepted, SpoolError if nothing more can be stored.
+    Its methods raise FaultyInput for an object that is not accepted, SpoolError if nothing more can be
+    stored.
     """
 
     @property
@@ -215,15 +218,16 @@ class ObjectSink(Protocol):
     def take_object(
         self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, data: Iterable[bytes]
     ) -> None:
-        """Store an encoded data set."""
+        """Store one encoded data set (``data``, in pieces). Raises FaultyInput, SpoolError."""
 
     def take_file(self, pieces: Iterable[bytes]) -> None:
-        """Store a Part 10 file (PS3.10 7)."""
+        """Store one Part 10 file (PS3.10 7), given in pieces. Raises FaultyInput, SpoolError."""
 
 
 class Taking:
-    """Counts the objects of one retrieval: ``taken`` and ``refused`` by the sink. ``stopped``: why no further
-    object is accepted.
+    """Counts the objects of one retrieval that were stored (``taken``) and ``refused``.
+
+    ``stopped``: why no further object is accepted; "" while objects are accepted.
     """
 
     def __init__(self) -> None:
@@ -231,8 +235,9 @@ class Taking:
         self.stopped = ""
 
     def take(self, store: Callable[..., None], *content: Any) -> bool:
-        """Store one object; False if it is refused. Raises SpoolError, also for more objects than a retrieval
-        may bring.
+        """Store one object by calling ``store(*content)``, and count it; returns False if it is refused.
+
+        Raises SpoolError if nothing more can be stored, or a retrieval brings more than MOST_OBJECTS objects.
         """
         try:
             if self.taken + self.refused >= MOST_OBJECTS:
@@ -249,22 +254,25 @@ class Taking:
 
 
 class Archive(Protocol):
-    """The client of one peer that can be queried. For one thread; no connection stays open between calls.
+    """Protocol of the client of one peer that can be queried. For one thread; no connection stays open
+    between calls.
 
     Every call has a time limit.
     """
 
     def find(self, query: StudyQuery) -> FoundStudies:
-        """Query for studies. Raises Unavailable without a readable answer."""
+        """Query for studies. Raises Unavailable if no readable answer comes."""
 
     def body_parts(self, study_instance_uid: str) -> frozenset[str]:
         """The values of Body Part Examined (0018,0015) in the study's series. Raises Unavailable."""
 
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
-        """Get all objects of a study. Failures of the peer are outcomes, not errors."""
+        """Get all objects of a study and store them in ``sink``. Failures of the peer are outcomes, not
+        errors.
+        """
 
     def test(self) -> list[Check]:
-        """Test what queries and retrieval need, without retrieving anything."""
+        """Test what queries and retrieval need, without retrieving anything; one result for each test."""
 
     def close(self) -> None:
         """End all calls under way; later calls fail too. Any thread may call it."""
@@ -272,13 +280,13 @@ class Archive(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One result object to send: a complete Part 10 file on disk.
+    """One object to send: a complete Part 10 file on disk, a result or a received object (``is_original``).
 
-    ``path`` is absolute. ``sha256``: the hash of the whole file; not known of a received object, which
-    ``is_original``. ``bytes``: its size. ``study``: the number of its study on this node, 0 if it is not
-    needed. ``rule``: the rule whose job built it. ``former``: of what it withdraws (a rejection note) or
-    replaces (a report), the results that this peer has or may have. ``delivery``, ``attempts``: number and
-    tries of its row in the outbox. ``pseudonym_domain``: of the pseudonyms in it, "" for none.
+    ``path`` is absolute. ``sha256``: the hash of the whole file, "" for a received object. ``bytes``: its
+    size. ``study``: the number of its study on this node, 0 if it is not needed. ``rule``: the rule whose job
+    built it, "" for none. ``former``: the results that this peer has or may have and that this object
+    withdraws (a rejection note) or replaces (a report). ``delivery``, ``attempts``: number and tries of its
+    row in the outbox. ``pseudonym_domain``: the domain of the pseudonyms in it, "" for none.
     """
 
     sop_class_uid: str
@@ -298,7 +306,7 @@ class Outgoing:
 
 
 class SendStatus(StrEnum):
-    """The outcome for one object, which decides the next step of the outbox."""
+    """The outcome of sending one object, which decides the next step of the outbox."""
 
     STORED = "stored"
     WARNED = "warned"  # stored, with a warning status
@@ -313,8 +321,8 @@ class SendStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SendReport:
-    """The answer to one sent object. ``code``: the DIMSE or HTTP status (up to 32 characters); ``text``:
-    the reason.
+    """The peer's answer to one sent object. ``code``: the DIMSE or HTTP status, "" for none; ``text``: the
+    reason.
     """
 
     status: SendStatus
@@ -323,7 +331,7 @@ class SendReport:
 
 
 class Presence(StrEnum):
-    """The destination's answer on whether it has an object."""
+    """The destination's answer to a query whether it has an object."""
 
     FOUND = "found"
     DIFFERENT = "different"  # another object bears this UID there
@@ -334,7 +342,7 @@ class Presence(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """The answer to a query for one object."""
+    """The outcome of a query for one object; ``text``: the reason if it was not found."""
 
     presence: Presence
     text: str = ""
@@ -346,7 +354,7 @@ NOT_TRIED = SendReport(SendStatus.UNREACHABLE, "", "not tried: two objects befor
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of one test; one line of ``dicom-node peers test``."""
+    """The result of one test of a peer, one line of ``dicom-node peers test``."""
 
     name: str
     ok: bool
@@ -354,68 +362,76 @@ class Check:
 
 
 class Destination(Protocol):
-    """The client of one peer that can receive objects. For one thread; no connection stays open between
-    calls.
+    """Protocol of the client of one peer that can receive objects. For one thread; no connection stays open.
 
     Every call has a time limit (``outbox.answer_seconds``, ``SLOWEST_KIB_PER_SECOND``).
     """
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
-        """Send in this order; one report per object, in order. Failures of the peer are reports, not
-        errors.
+        """Send the objects in this order; returns one report per object, in order. Failures of the peer are
+        reports, not errors.
         """
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
-        """Query whether the peer has the objects; one answer per object, in the same order."""
+        """Query whether the peer has the objects; returns one answer per object, in the same order."""
 
     def test(self) -> list[Check]:
-        """Test everything that delivery needs, without storing anything."""
+        """Test everything that delivery needs, without storing anything; one result for each test."""
 
     def close(self) -> None:
         """End all calls under way; calls that wait for the peer return at once. Any thread may call it."""
 
 
 class Remover(Destination, Protocol):
-    """A destination that deletes objects."""
+    """Protocol of a destination that also deletes objects."""
 
     def remove(self, item: Outgoing) -> Outcome:
-        """Delete this object, but no other object with its UID, and query whether it is gone.
+        """Delete this very object, but not another one with its UID, and query whether it is gone.
 
-        Done: it is. Failed: a repetition would change nothing.
+        Returns Done if it is gone, Failed if a repetition would change nothing, Retry if waiting may help.
         """
 
 
 class CommitmentPeer(Protocol):
-    """Requests storage commitment from one peer (PS3.4 Annex J), or reports to it. For one thread."""
+    """Protocol of the client that requests storage commitment from one peer (PS3.4 Annex J), or reports to
+    it.
+
+    For one thread.
+    """
 
     def ask(
         self, transaction_uid: str, objects: Sequence[Outgoing], keep: Callable[[CommitmentReport], None]
     ) -> Outcome:
         """Request storage commitment for these objects; a report that arrives at once is passed to ``keep``.
 
-        ``keep`` makes it durable, or raises: only then it is answered with Success. Done: a report will
-        follow, or has come already. Failed: the destination does not do it.
+        ``keep`` makes the report durable, or raises; only then it is answered with Success. Returns Done if a
+        report will follow or has come, Failed if the destination does not offer storage commitment, Retry if
+        waiting may help.
         """
 
     def report(self, information: Dataset, event_type: int) -> str:
-        """Report this Event Information, as SCP (PS3.4 J.3.3); returns "" if the peer accepted it, else why
+        """Send a storage commitment report as SCP (PS3.4 J.3.3); returns "" if the peer accepted it, else why
         not.
+
+        ``information``: its Event Information; ``event_type``: its Event Type ID.
         """
 
     def check(self) -> Check:
-        """Check whether the peer accepts reports; sends none."""
+        """Test whether the peer accepts storage commitment reports; sends none."""
 
     def close(self) -> None:
         """End all calls under way; later calls fail too. Any thread may call it."""
 
 
 def hangs(reports: Sequence[SendReport]) -> bool:
-    """Whether the last two objects hung: then the destination hangs, and the rest is not tried."""
+    """Whether the last two objects that were sent hung; then the rest is not tried."""
     return len(reports) > 1 and all(report.status is SendStatus.HUNG for report in reports[-2:])
 
 
 def send_each(objects: Sequence[Outgoing], send: Callable[[Outgoing], SendReport]) -> list[SendReport]:
-    """Send one object after the other; if one finds the peer unreachable, the rest is not tried."""
+    """Send one object after the other by ``send``; once the peer is unreachable or hangs, the rest is not
+    tried.
+    """
     reports: list[SendReport] = []
     for item in objects:
         if reports and reports[-1].status is SendStatus.UNREACHABLE:
@@ -426,8 +442,10 @@ def send_each(objects: Sequence[Outgoing], send: Callable[[Outgoing], SendReport
 
 
 def shown(item: Outgoing, sop_class: str) -> Confirmation:
-    """The answer of a destination that has an object with this UID. ``sop_class``: the class that it names,
-    or "".
+    """The outcome of a query whose answer has an object with this UID.
+
+    ``sop_class``: the SOP class UID in the answer, "" if it names none; another one than the object's counts
+    as another object.
     """
     if sop_class not in ("", item.sop_class_uid):
         return Confirmation(Presence.DIFFERENT, f"the destination holds it as {UID(sop_class).name}")
@@ -457,7 +475,7 @@ STORE_STATUSES: tuple[tuple[int, int, SendStatus, str], ...] = (
 
 
 def store_report(code: int | None) -> SendReport:
-    """The report for a C-STORE status; None: no answer came (the association was cut off).
+    """The report for the DIMSE status of a C-STORE; None: no answer came (the association was cut off).
 
     Error Comment (0000,0902) is left out on purpose: free text of the peer may name a patient.
     """
@@ -473,10 +491,10 @@ MAXIMUM_ANSWER_BYTES = 16 * 2**20
 
 
 class Connections:
-    """The open connections of one destination.
+    """The open network connections to one peer, which any thread can cut.
 
-    ``silence_seconds``: how long one read or write may transfer no byte. ``local``: whether the destination
-    may be this machine, link-local, or a metadata service.
+    ``silence_seconds``: how long one read or write may transfer no byte. ``local``: whether the peer may be
+    this machine, link-local, or a metadata service.
     """
 
     def __init__(self, silence_seconds: float, *, local: bool = True) -> None:
@@ -488,9 +506,9 @@ class Connections:
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
     def address_of(self, host: str) -> str:
-        """The address for a connection to this host. Raises OSError, LocalAddress for a forbidden address.
+        """The address to connect to for this host. Raises OSError; LocalAddress if the address is forbidden.
 
-        Connect to this address: a second look-up could return another one.
+        Connect to the returned address: a second look-up of the host could return another one.
         """
         self.refused = ""
         if self.local:
@@ -502,7 +520,7 @@ class Connections:
             raise
 
     def opened(self, connection: socket.socket) -> None:
-        """Register a connection; after :meth:`close` it is cut at once."""
+        """Register a new connection; after :meth:`close` it is cut at once."""
         self._is_connected = True
         with self._lock:
             self._sockets.add(connection)
@@ -511,7 +529,7 @@ class Connections:
 
     @contextlib.contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Limit a scope to ``seconds``: after that, calls that wait for the peer fail with a connection
+        """Context manager: after ``seconds``, calls inside that wait for the peer fail with a connection
         error.
         """
         self.timed_out = self._is_connected = False
@@ -524,14 +542,14 @@ class Connections:
             timer.cancel()
 
     def expire(self) -> None:
-        """Cut open connections, because the deadline has passed. ``timed_out`` is set until the next scope
-        begins.
+        """Cut all open connections, because their deadline has passed, and set ``timed_out`` until the next
+        scope begins.
         """
         self.timed_out = True
         self.cut()
 
     def without_answer(self, whom: str) -> str:
-        """How far the last try to reach ``whom`` got, in words, if no association came of it."""
+        """A sentence on how far the last try to reach ``whom`` (the peer in words) got, if it failed."""
         return (
             f"connected to {whom}, but it gave no answer"
             if self._is_connected
@@ -555,7 +573,9 @@ class Connections:
 
 
 class PeerCaller:
-    """Calls one peer, within deadlines. For one thread; any thread may call ``close``."""
+    """Base class of clients that call one peer within deadlines. For one thread; any thread may call
+    ``close``.
+    """
 
     def __init__(self, peer: PeerSettings, settings: Settings, silence_seconds: float = 0) -> None:
         """Prepare calls to ``peer``.
@@ -574,13 +594,18 @@ class PeerCaller:
 
 
 def tls_context(authorities: Path | None, connections: Connections) -> ssl.SSLContext:
-    """TLS for a client whose connections can be cut, even in the handshake.
+    """The TLS settings of a client whose connections can be cut through ``connections``, even in the
+    handshake.
 
-    ``authorities``: None for the system's. Raises OSError if the file of authorities cannot be read.
+    ``authorities``: a file of certificate authorities; None for those of the system. Raises OSError if it
+    cannot be read.
     """
 
     class WatchedSocket(ssl.SSLSocket):
+        """A TLS socket that registers itself with the connections."""
+
         def do_handshake(self, block: bool = False) -> None:
+            """Register the socket, then do the TLS handshake."""
             connections.opened(self)  # it took the descriptor of the plain one
             super().do_handshake(block)
 
@@ -590,28 +615,34 @@ def tls_context(authorities: Path | None, connections: Connections) -> ssl.SSLCo
 
 
 def open_archive(peer: PeerSettings, settings: Settings) -> Archive:
-    """The client that queries this peer, by its ``transport`` or DIMSE. For one thread; not connected yet."""
+    """Make the client that queries this peer, by its ``transport`` or DIMSE. For one thread; not connected
+    yet.
+    """
     return cast(Archive, _client("archives", peer, "DimseArchive")(peer, settings))
 
 
 def open_commitment(peer: PeerSettings, settings: Settings) -> CommitmentPeer:
-    """The client for storage commitment, ours or this peer's. For one thread; not connected yet."""
+    """Make the client for storage commitment, for our requests and for reports to the peer. For one thread;
+    not connected yet.
+    """
     return cast(CommitmentPeer, _client("", peer, "StorageCommitment")(peer, settings))
 
 
 def open_remover(peer: PeerSettings, settings: Settings) -> Remover:
-    """The client that deletes objects at this peer, which has ``withdraw = "delete"``. For one thread."""
+    """Make the client that deletes objects at this peer, which has ``withdraw = "delete"``. For one thread."""
     return cast(Remover, open_destination(peer, settings))
 
 
 def open_destination(peer: PeerSettings, settings: Settings) -> Destination:
-    """The client that sends to this peer, by its ``transport``. For one thread; not connected yet."""
+    """Make the client that sends to this peer, by its ``transport``. For one thread; not connected yet."""
     return cast(Destination, _client("destinations", peer, "DimseDestination")(peer, settings))
 
 
 def _client(group: str, peer: PeerSettings, ours: str) -> Any:
-    """The client that a connector provides for the peer's transport, else ours for DIMSE; imported on first
-    use.
+    """The class that a connector provides for the peer's transport, or else our own for DIMSE; imported on
+    first use.
+
+    ``group``: the kind of connector, such as "destinations"; ``ours``: the name of our class.
     """
     added = installed(group).get(peer.transport)
     return (added or EntryPoint("", f"{__name__}.dimse:{ours}", "")).load()

@@ -118,14 +118,16 @@ _UNKNOWN_THERE = "Calling AE title not recognised"  # PS3.8 9.3.4, as pynetdicom
 
 @dataclass(frozen=True, slots=True)
 class NoAssociation:
-    """Why there is no association, and whether the peer refused all presentation contexts."""
+    """The failure to get an association. ``text``: why; ``takes_nothing``: the peer refused all presentation
+    contexts.
+    """
 
     text: str
     takes_nothing: bool = False
 
 
 class DimseCaller(PeerCaller):
-    """Requests associations from one peer."""
+    """Base class of DIMSE clients (SCU), which requests associations from one peer."""
 
     @contextlib.contextmanager
     def associate(
@@ -137,10 +139,12 @@ class DimseCaller(PeerCaller):
         roles: Sequence[Any] = (),
         largest_object: int = 0,
     ) -> Iterator[Association | NoAssociation]:
-        """An association with one service of the peer, released at the end of the scope.
+        """Context manager: an association with one service of the peer, or why there is none; released at the
+        end.
 
-        ``handlers``: pynetdicom's events for requests of the peer. ``roles``: SCP/SCU role selection (PS3.7
-        D.3.3.4), for objects of up to ``largest_object`` bytes that the peer sends on this association.
+        ``contexts``: the presentation contexts to propose. ``handlers``: pynetdicom's event handlers for
+        requests of the peer. ``roles``: SCP/SCU role selection (PS3.7 D.3.3.4), for objects of up to
+        ``largest_object`` bytes that the peer sends on this association.
         """
         peer = self._peer
         host, port, called = peer.address_of(service)
@@ -187,7 +191,7 @@ class DimseCaller(PeerCaller):
                     association.release()
 
     def accepts(self, name: str, service: PeerService, model: Any, roles: Sequence[Any] = ()) -> Check:
-        """Check whether the peer accepts a service."""
+        """Test whether the peer accepts a service: ``model`` is its SOP class, ``name`` that of the test."""
         with self.associate(contexts(model), service=service, roles=roles) as association:
             if isinstance(association, NoAssociation):
                 return Check(name, False, association.text)
@@ -195,7 +199,7 @@ class DimseCaller(PeerCaller):
 
     @contextlib.contextmanager
     def waiting(self, association: Association, seconds: float) -> Iterator[None]:
-        """Scope of one message and its answer, limited to ``seconds``."""
+        """Context manager: limit one message and its answer to ``seconds``."""
         association.dimse_timeout = seconds + _LATER_SECONDS
         with self._connections.within(seconds):
             yield
@@ -208,10 +212,12 @@ class DimseCaller(PeerCaller):
         *request: Any,
         **options: Any,
     ) -> tuple[int | None, Dataset, list[Dataset]]:
-        """Send one request; returns the last status with its elements, and the data sets of the answers.
+        """Send one request by ``send`` (a method of the association) and wait for all answers, at most
+        ``seconds``.
 
-        None, and an abort, where the association was cut: pynetdicom notices that late, and would wait for
-        the next answer. Raises what ``send`` raises for a request that cannot be encoded.
+        Returns (last status, its data set, data sets of the pending answers). If the association was cut, the
+        status is None and the association is aborted: pynetdicom notices that late, and would wait for the
+        next answer. Raises what ``send`` raises for a request that cannot be encoded.
         """
         last, matches = Dataset(), list[Dataset]()
         with self.waiting(association, seconds):
@@ -242,9 +248,11 @@ class DimseCaller(PeerCaller):
         roles: Sequence[Any] = (),
         **options: Any,
     ) -> tuple[int | None, list[Dataset], str]:
-        """Send one request (a method of Association) on an association of its own.
+        """Send one request on an association of its own; ``send``: the name of the association's method for
+        it.
 
-        Returns its status, None without one, the data sets of the answers, and the status in words.
+        ``wanted``: the presentation contexts. Returns (status, None without an answer; data sets of the
+        answers; status or failure in words).
         """
         with self.associate(wanted, service=service, roles=roles) as association:
             if isinstance(association, NoAssociation):
@@ -257,12 +265,16 @@ class DimseCaller(PeerCaller):
 
 
 def contexts(sop_class: Any) -> list[PresentationContext]:
-    """The presentation context of a service, with the two transfer syntaxes that every service accepts."""
+    """A list of one presentation context for a service, with the two transfer syntaxes that every service
+    accepts.
+    """
     return [build_context(sop_class, list(LITTLE_ENDIAN))]
 
 
 def query_identifier(level: str, **keys: str) -> Dataset:
-    """The identifier of a query (PS3.4 C.4.1.1.3)."""
+    """The identifier of a C-FIND, C-MOVE or C-GET (PS3.4 C.4.1.1.3) at this level; ``keys``: values by
+    keyword.
+    """
     question = Dataset()
     question.QueryRetrieveLevel = level
     for keyword, value in keys.items():
@@ -271,7 +283,10 @@ def query_identifier(level: str, **keys: str) -> Dataset:
 
 
 def _refusal(association: Association, connections: Connections, whom: str) -> NoAssociation:
-    """Why there is no association: rejected, no accepted context, or no answer."""
+    """Why an association was not established: rejected, no accepted context, or no answer.
+
+    ``whom``: the peer in words.
+    """
     if association.is_rejected:
         return NoAssociation(f"association rejected by {whom}: {association.acceptor.primitive.reason_str}")
     if association.rejected_contexts:
@@ -281,7 +296,7 @@ def _refusal(association: Association, connections: Connections, whom: str) -> N
 
 
 class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
-    """An AE that requests associations and serves no requests on them.
+    """An application entity (AE) of pynetdicom that requests associations and serves no requests on them.
 
     Its sockets do not wait for delayed acknowledgements, and are always closed; no answer is lost; threads
     that wait for the peer continue when ``connections`` are cut.
@@ -290,8 +305,10 @@ class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
     def __init__(
         self, ae_title: str = "PYNETDICOM", connections: Connections | None = None, largest_object: int = 0
     ) -> None:
-        """Prepare an AE. ``largest_object``: bytes of an object that the peer may send on our association
-        (C-GET).
+        """Prepare an AE.
+
+        ``connections``: where its sockets are registered; None for a registry of its own. ``largest_object``:
+        bytes of an object that the peer may send on our association (C-GET).
         """
         super().__init__(ae_title)
         self.implementation_class_uid = IMPLEMENTATION_CLASS_UID
@@ -302,6 +319,7 @@ class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
     def _create_socket(
         self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None
     ) -> AssociationSocket:
+        """Make the socket of an association, and replace the parts of pynetdicom that lose answers or hang."""
         connection = _PromptSocket(assoc, address=address)
         connection.connections = self._connections
         connection.tls_args = tls_args
@@ -312,9 +330,8 @@ class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
 
 
 def _decoded(decode: Callable[[bytearray], Any], pdu: bytearray) -> Any:
-    """Decode a PDU to pynetdicom's objects.
-
-    An answer with unknown items would make pynetdicom abort.
+    """Decode a PDU by pynetdicom's ``decode``; unknown items of an acceptance, which would make it abort, are
+    checked and removed first.
     """
     return decode(check_answer(memoryview(pdu)) if pdu[0] == A_ASSOCIATE_AC else pdu)
 
@@ -344,6 +361,7 @@ class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom sh
             self.report_answered.set()
 
     def receive_primitive(self, primitive: Any) -> None:
+        """Take a received message fragment, or cut the connection if answers exceed the limit of bytes."""
         self._received += sum(len(value) for _, value in primitive.presentation_data_value_list)
         if self._received > self._most_bytes:
             self.assoc.dul.socket.connections.expire()
@@ -375,7 +393,7 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
     connections: Connections
 
     def connect(self, primitive: T_CONNECT) -> None:
-        """Connect, and limit how long the peer may be silent."""
+        """Connect, and limit how long the peer may transfer no byte."""
         super().connect(primitive)
         if self.socket is not None:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -395,6 +413,7 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
             self.event_queue.put("Evt17")
 
     def recv(self, nr_bytes: int) -> bytearray:
+        """Read so many bytes and acknowledge them at once. Raises OSError for more than any answer may have."""
         if nr_bytes > MAXIMUM_ANSWER_BYTES:
             raise OSError("a PDU longer than any that we asked for")
         try:
@@ -418,7 +437,7 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
 
 
 def client_tls(settings: Settings) -> ssl.SSLContext:
-    """TLS for a client by PS3.15 B.12: it checks the peer's certificate and presents ours."""
+    """The TLS settings of a DICOM client by PS3.15 B.12: it checks the peer's certificate and presents ours."""
     tls = settings.listener.tls
     trusted = str(tls.trusted) if tls and tls.trusted else None
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=trusted)
@@ -428,7 +447,7 @@ def client_tls(settings: Settings) -> ssl.SSLContext:
 
 
 def dicom_files(paths: Iterable[Path]) -> list[Path]:
-    """The files, and all files in the folders, sorted by name."""
+    """The files among ``paths``, and all files in the folders among them, sorted by name."""
     listed = (sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path] for path in paths)
     return list(chain.from_iterable(listed))
 
@@ -436,9 +455,10 @@ def dicom_files(paths: Iterable[Path]) -> list[Path]:
 def send_files(
     peer: PeerSettings, settings: Settings, files: Iterable[Path]
 ) -> Iterator[tuple[Outgoing, SendReport]]:
-    """C-STORE files as they are (``dicom-node send``, the demonstration); a person looks at every status.
+    """C-STORE files as they are, in batches; yields each object with the peer's answer.
 
-    Raises Unavailable. A file that cannot be sent is reported, not raised.
+    Used by ``dicom-node send`` and the demonstration, where a person looks at every status. Raises
+    Unavailable if the peer is unreachable. A file that cannot be sent is reported, not raised.
     """
     objects: list[Outgoing] = []
     for path in files:
@@ -484,10 +504,12 @@ _ROLES = [build_role(dimse_n.COMMITMENT_CLASS, scp_role=True)]
 
 
 class DimseDestination(DimseCaller):
-    """A PACS that speaks DIMSE."""
+    """The client of a PACS that receives objects by DIMSE."""
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
-        """Send all objects on one association; if the peer cuts it at one object, call again for the next."""
+        """Send all objects; if the peer cuts the association at one object, continue with the next on a new
+        one.
+        """
         reports: list[SendReport] = []
         while len(reports) < len(objects):
             rest = objects[len(reports) :]
@@ -495,7 +517,9 @@ class DimseDestination(DimseCaller):
         return reports
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
-        """C-FIND at IMAGE level (PS3.4 C.6.2.1), one query per series."""
+        """Query by C-FIND at IMAGE level (PS3.4 C.6.2.1) which objects the peer has, with one query per
+        series.
+        """
         with self.associate(contexts(FIND), service="query") as association:
             if isinstance(association, NoAssociation):
                 return [Confirmation(Presence.UNKNOWN, f"query: {association.text}")] * len(objects)
@@ -523,7 +547,7 @@ class DimseDestination(DimseCaller):
         ]
 
     def test(self) -> list[Check]:
-        """Test C-ECHO, the acceptance of result classes, and queries for confirmation."""
+        """Test C-ECHO, the acceptance of the SOP classes of results, and the queries for confirmation."""
         checks = [self.echo()]
         if not checks[0].ok:
             return checks
@@ -542,7 +566,7 @@ class DimseDestination(DimseCaller):
         return checks
 
     def echo(self) -> Check:
-        """Test C-ECHO (PS3.4 A)."""
+        """Test C-ECHO (PS3.4 A), with the time that it took."""
         began = time.monotonic()
         status, _, text = self.call([build_context(Verification)], "send_c_echo")
         took = f", {(time.monotonic() - began) * 1000:.0f} ms"
@@ -562,7 +586,7 @@ class DimseDestination(DimseCaller):
         return reports
 
     def _store(self, association: Association, item: Outgoing) -> SendReport:
-        """Send one object by C-STORE."""
+        """Send one object by C-STORE; returns the peer's answer."""
         content = _as_accepted(association, item)
         if isinstance(content, SendReport):
             return content
@@ -575,7 +599,9 @@ class DimseDestination(DimseCaller):
         return CUT_OFF if status is None and self._connections.timed_out else store_report(status)
 
     def _not_found(self, code: int | None) -> Confirmation:
-        """The answer for an object that a C-FIND with this last status did not return."""
+        """The outcome for an object that a C-FIND did not return; ``code``: its last status, None without an
+        answer.
+        """
         if code == 0:
             return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
         if code is None and self._connections.timed_out:
@@ -585,7 +611,9 @@ class DimseDestination(DimseCaller):
 
 
 def _store_contexts(objects: Iterable[Outgoing]) -> list[PresentationContext]:
-    """One context per class and transfer syntax, so that the peer answers for each of them."""
+    """The presentation contexts for these objects, one per SOP class and transfer syntax, so that the peer
+    answers for each of them.
+    """
     wanted: dict[tuple[str, str], None] = {}
     for item in objects:
         own = _transfer_syntax(item)
@@ -595,7 +623,7 @@ def _store_contexts(objects: Iterable[Outgoing]) -> list[PresentationContext]:
 
 
 def _as_accepted(association: Association, item: Outgoing) -> Path | Dataset | SendReport:
-    """The object as the peer accepts it: its file, or a converted data set; a report if no presentation
+    """The object as the peer accepts it: its file, or a data set to convert; a report if no presentation
     context fits.
     """
     syntaxes = {
@@ -621,7 +649,10 @@ def _transfer_syntax(item: Outgoing) -> UID:
 
 
 class StorageCommitment(DimseCaller):
-    """Requests storage commitment from one peer (PS3.4 Annex J), or reports to it. For one thread."""
+    """The client that requests storage commitment from one peer by DIMSE (PS3.4 Annex J), or reports to it.
+
+    For one thread.
+    """
 
     def ask(
         self,
@@ -629,7 +660,12 @@ class StorageCommitment(DimseCaller):
         objects: Sequence[Outgoing],
         keep: Callable[[dimse_n.CommitmentReport], None],
     ) -> Outcome:
-        """Request storage commitment, then wait ``REPORT_SECONDS`` for a report on the same association."""
+        """Request storage commitment by N-ACTION, then wait ``REPORT_SECONDS`` for a report on the same
+        association.
+
+        ``keep``: makes a report durable, or raises. Returns Done if the peer accepted the request, Failed if
+        it does not offer storage commitment, Retry if waiting may help.
+        """
         handlers = [(evt.EVT_N_EVENT_REPORT, _take, [keep])]
         with self.associate(
             contexts(dimse_n.COMMITMENT_CLASS), service="commitment", handlers=handlers
@@ -657,7 +693,11 @@ class StorageCommitment(DimseCaller):
             return answer
 
     def report(self, information: Dataset, event_type: int) -> str:
-        """Send a report; returns "" if the peer accepted it, else why not."""
+        """Send a storage commitment report by N-EVENT-REPORT; returns "" if the peer accepted it, else why
+        not.
+
+        ``information``: its Event Information; ``event_type``: its Event Type ID.
+        """
         code, _, text = self.call(
             contexts(dimse_n.COMMITMENT_CLASS),
             "send_n_event_report",
@@ -671,12 +711,14 @@ class StorageCommitment(DimseCaller):
         return "" if code == 0 else text
 
     def check(self) -> Check:
-        """Check whether the peer accepts reports; sends none."""
+        """Test whether the peer accepts storage commitment reports; sends none."""
         return self.accepts("commitment report", "commitment", dimse_n.COMMITMENT_CLASS, _ROLES)
 
 
 def _answer(code: int | None) -> Outcome:
-    """The answer to an N-ACTION by its status (PS3.7 10.1.4.1.10)."""
+    """The outcome of a storage commitment request by the status of its N-ACTION (PS3.7 10.1.4.1.10); None: no
+    answer.
+    """
     if code is None:
         return Retry("storage commitment: association lost before the answer")
     if code == 0x0000 or code >> 12 == 0xB or code in (0x0001, 0x0107, 0x0116):
@@ -686,7 +728,10 @@ def _answer(code: int | None) -> Outcome:
 
 
 def _take(event: Any, keep: Callable[[dimse_n.CommitmentReport], None]) -> tuple[int, None]:
-    """Answer an N-EVENT-REPORT: its status (PS3.7 10.1.1.1.8), and no Event Reply."""
+    """Handle an N-EVENT-REPORT: pass its storage commitment report to ``keep``.
+
+    Returns (status for the answer by PS3.7 10.1.1.1.8, None for no Event Reply).
+    """
     try:
         encoded = event.request.EventInformation
         report = dimse_n.read_commitment_report(
@@ -723,13 +768,15 @@ _FAULTY_VALUES = (
 
 
 class DimseArchive(DimseCaller):
-    """A PACS that is queried by C-FIND."""
+    """The client of a PACS that is queried by C-FIND, and from which studies are retrieved by C-MOVE or
+    C-GET.
+    """
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         super().__init__(peer, settings, silence_seconds=peer.retrieve_seconds)
 
     def find(self, query: StudyQuery) -> FoundStudies:
-        """C-FIND at STUDY level. Raises Unavailable."""
+        """Query for studies by C-FIND at STUDY level. Raises Unavailable."""
         values = {
             "StudyDate": query.dates,
             "ModalitiesInStudy": query.modality,
@@ -751,7 +798,10 @@ class DimseArchive(DimseCaller):
         return frozenset(found - {""})
 
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
-        """C-MOVE or C-GET, by the peer's setting ``retrieve``; objects of a C-MOVE arrive at our listener."""
+        """Retrieve a study by C-MOVE or C-GET, as the peer's setting ``retrieve`` says.
+
+        Objects of a C-GET are stored in ``sink``; those of a C-MOVE arrive at our listener.
+        """
         taking, model, get = Taking(), _MODELS[self._peer.retrieve], dict[str, Any]()
         wanted = contexts(model)
         if self._peer.retrieve == "get":
@@ -785,7 +835,9 @@ class DimseArchive(DimseCaller):
         return [self.accepts(name, "query", model) for name, model in wanted.items()]
 
     def _answers(self, level: str, **keys: str) -> list[Dataset]:
-        """The answers to a C-FIND. Raises PeerUnreachable."""
+        """The data sets that a C-FIND at this level returns; ``keys``: the query's values by keyword. Raises
+        Unavailable.
+        """
         question = query_identifier(level, **keys)
         code, answers, text = self.call(contexts(FIND), "send_c_find", question, FIND, service="query")
         if code != 0:
@@ -793,8 +845,8 @@ class DimseArchive(DimseCaller):
         return answers
 
     def _texts(self, answer: Dataset) -> dict[str, str]:
-        """The values of an answer by keyword; only the UID, by which the study can be fetched, if the texts
-        cannot be decoded.
+        """The values of an answer as texts by keyword; only the Study Instance UID, by which the study can be
+        fetched, if the texts cannot be decoded.
         """
         with quiet_pydicom():
             for charset in (character_sets(answer), terms(self._peer.assume_charset)):
@@ -809,7 +861,9 @@ class DimseArchive(DimseCaller):
                 return {"StudyInstanceUID": ""}
 
     def _on_store(self, event: Any, sink: ObjectSink, taking: Taking) -> int:
-        """Store one object; its status is sent when it is durable (PS3.4 B.2.3)."""
+        """Handle a C-STORE of a C-GET: store the object durably, then return the status to answer (PS3.4
+        B.2.3).
+        """
         request = event.request
         data = request.DataSet.getvalue() if request.DataSet else b""
         named = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
@@ -823,8 +877,9 @@ class DimseArchive(DimseCaller):
 
 
 def _outcome(code: int, last: Dataset, taken: int | None) -> Retrieved:
-    """The outcome of a retrieval by its last answer. ``taken``: objects that our sink stored; None if our
-    listener did.
+    """The outcome of a retrieval by its last answer (``last``) and that answer's status (``code``).
+
+    ``taken``: number of objects that our sink stored; None if our listener got them.
     """
     objects = int(last.get("NumberOfCompletedSuboperations") or 0) if taken is None else taken
     failed = int(last.get("NumberOfFailedSuboperations") or 0)
@@ -840,7 +895,7 @@ def _outcome(code: int, last: Dataset, taken: int | None) -> Retrieved:
 
 
 def _text(value: Any) -> str:
-    """A value as text; several values with backslashes between them."""
+    """A value as text, "" for None; several values have backslashes between them."""
     if value is None:
         return ""
     values = value if isinstance(value, MultiValue | list) else [value]

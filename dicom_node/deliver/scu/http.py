@@ -66,7 +66,7 @@ _HTTP_RETRY = {
 
 
 class BoundedSession(requests.Session):
-    """A session whose ``connections`` can be cut, and whose answers have a largest size.
+    """An HTTP session whose ``connections`` can be cut, and whose answers have a largest size.
 
     Streamed answers are read and limited by the caller.
     """
@@ -79,7 +79,9 @@ class BoundedSession(requests.Session):
             super().mount(scheme, _Adapter(connections))
 
     def mount(self, prefix: str | bytes, adapter: BaseAdapter) -> None:
-        """Ignore adapters of client libraries: they would retry, and retries are the outbox's task."""
+        """Do nothing: adapters of client libraries are ignored, as they would retry, and retries are the
+        outbox's task.
+        """
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         """Send a request. Raises requests.ConnectionError if the answer is too long, or was cut off.
@@ -109,7 +111,7 @@ class BoundedSession(requests.Session):
 
 
 class HttpCaller(PeerCaller):
-    """Calls one peer by HTTP."""
+    """Base class of clients that call one peer by HTTP."""
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         super().__init__(peer, settings)
@@ -120,7 +122,10 @@ class HttpCaller(PeerCaller):
             self._session.auth = (peer.username, peer.password.get_secret_value())
 
     def _called(self, ask: Callable[[], _T], seconds: float = 0) -> _T | SendReport:
-        """The value of ``ask()``, or its failure; ended after ``seconds`` (0: ``outbox.answer_seconds``)."""
+        """The value of ``ask()``, which makes HTTP requests, or a report of its failure.
+
+        It is ended after ``seconds`` (0: ``outbox.answer_seconds``).
+        """
         try:
             with self._connections.within(seconds or self._outbox.answer_seconds):
                 return ask()
@@ -130,19 +135,19 @@ class HttpCaller(PeerCaller):
             return UNREADABLE
 
     def _answer(self, ask: Callable[[], _T]) -> _T:
-        """The value of ``ask()``. Raises Unavailable for any failure."""
+        """The value of ``ask()``, which makes HTTP requests. Raises Unavailable for any failure."""
         answer = self._called(ask)
         if isinstance(answer, SendReport):
             raise Unavailable(f"{self._peer.name}: {f'{answer.code} {answer.text}'.strip()}")
         return answer
 
     def _checked(self, name: str, test: Callable[[], list[Check]]) -> list[Check]:
-        """The results of a test, or the reason why it failed."""
+        """The results of a test of the peer, or one failed result with the reason; ``name``: the test's name."""
         found = self._called(test)
         return [Check(name, False, found.text)] if isinstance(found, SendReport) else found
 
     def _problem(self, error: requests.RequestException) -> SendReport:
-        """The report for any failure, without the error's text, which may quote the answer."""
+        """The report for a failed request, without the error's text, which may quote the answer."""
         status = status_of(error)
         if isinstance(error, requests.HTTPError) and status is not None:
             return http_report(status)
@@ -154,14 +159,14 @@ class HttpCaller(PeerCaller):
 
 
 class HttpDestination(HttpCaller, ABC):
-    """Base of the destinations over HTTP: one request per object, each with its own answer and deadline."""
+    """Base class of destinations over HTTP: one request per object, each with its own answer and deadline."""
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
-        """Send one object after the other; if one finds the peer unreachable, the rest is not tried."""
+        """Send one object after the other; once the peer is unreachable or hangs, the rest is not tried."""
         return send_each(objects, partial(self._about, self._store))
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
-        """Query for each object; if one query is cut off, the rest is not tried."""
+        """Query for each object whether the peer has it; if one query is cut off, the rest is not tried."""
         answers: list[Confirmation] = []
         for item in objects:
             hung = bool(answers) and answers[-1].presence is Presence.HUNG
@@ -169,7 +174,10 @@ class HttpDestination(HttpCaller, ABC):
         return answers
 
     def remove(self, item: Outgoing) -> Outcome:
-        """Delete this object, but no other object with its UID, and query whether it is gone."""
+        """Delete this very object, but not another one with its UID, and query whether it is gone.
+
+        Returns Done if it is gone, Failed if a repetition would change nothing, Retry if waiting may help.
+        """
         seen = self._seen(self._remains, item)
         if seen == NO_STUDY:  # an address that leads elsewhere answers so, too
             return Failed(f"{seen.text}: look there")
@@ -186,11 +194,13 @@ class HttpDestination(HttpCaller, ABC):
         return Retry(seen.text or "it is still there")
 
     def _about(self, ask: Callable[[Outgoing], _T], item: Outgoing) -> _T | SendReport:
-        """The answer about an object, or its failure, within the time allowed for an object of its size."""
+        """The value of ``ask(item)``, or a report of its failure, within the time allowed for an object of
+        its size.
+        """
         return self._called(partial(ask, item), self._outbox.seconds_for(item.path.stat().st_size))
 
     def _seen(self, look: Callable[[Outgoing], Confirmation], item: Outgoing) -> Confirmation:
-        """The result of a query for one object; a failure counts as "unknown"."""
+        """The outcome of the query ``look(item)`` for one object; a failure counts as "unknown"."""
         answer = self._about(look, item)
         return unanswered(answer) if isinstance(answer, SendReport) else answer
 
@@ -198,7 +208,7 @@ class HttpDestination(HttpCaller, ABC):
 
     @abstractmethod
     def _store(self, item: Outgoing) -> SendReport:
-        """Upload one object."""
+        """Upload one object; returns the peer's answer."""
         ...
 
     @abstractmethod
@@ -212,12 +222,12 @@ class HttpDestination(HttpCaller, ABC):
         ...
 
     def _remains(self, item: Outgoing) -> Confirmation:
-        """Whether the peer still has the object that is to be deleted."""
+        """Query whether the peer still has the object that is to be deleted."""
         return self._look(item)
 
 
 class _Adapter(HTTPAdapter):
-    """Registers each new connection with ``connections``."""
+    """An HTTP adapter that registers each new connection with ``connections``, so that it can be cut."""
 
     def __init__(self, connections: Connections) -> None:
         super().__init__()
@@ -227,16 +237,22 @@ class _Adapter(HTTPAdapter):
         }
 
     def get_connection_with_tls_context(self, *request: Any, **options: Any) -> Any:
+        """The connection pool for a request, whose connections register themselves."""
         pool = super().get_connection_with_tls_context(*request, **options)
         pool.ConnectionCls = self._watched[type(pool)]
         return pool
 
 
 def _watched(connection: Any, connections: Connections) -> Any:
-    """The class of a connection that registers each socket it opens."""
+    """Make a subclass of this urllib3 connection class that registers each socket it opens with
+    ``connections``.
+    """
 
     class Watched(connection):  # type: ignore[misc]
+        """A connection that checks the peer's address and registers its socket."""
+
         def _new_conn(self) -> socket.socket:
+            """Open a socket to the checked address of the host."""
             name = self._dns_host  # type: ignore[has-type]  # of urllib3
             if self.proxy is None:  # a proxy is of this machine's environment, and calls from where it is
                 self._dns_host = connections.address_of(name)
@@ -246,6 +262,7 @@ def _watched(connection: Any, connections: Connections) -> Any:
                 self._dns_host = name  # by which the certificate is checked
 
         def connect(self) -> None:
+            """Connect and register the socket."""
             super().connect()
             connections.opened(self.sock)
 
@@ -253,12 +270,12 @@ def _watched(connection: Any, connections: Connections) -> Any:
 
 
 def status_of(error: requests.RequestException) -> int | None:
-    """The HTTP status of a refused request, None without an answer."""
+    """The HTTP status of a refused request; None if no answer came."""
     return error.response.status_code if error.response is not None else None
 
 
 def http_report(code: int) -> SendReport:
-    """The report for an HTTP status of a failed request."""
+    """The report for an HTTP status of a request that failed."""
     shown = f"HTTP {code}"
     if code in _HTTP_RETRY:
         return SendReport(SendStatus.RETRY, shown, _HTTP_RETRY[code])
@@ -272,7 +289,7 @@ def http_report(code: int) -> SendReport:
 
 
 def unanswered(report: SendReport) -> Confirmation:
-    """The answer to a query that failed with ``report``."""
+    """The outcome of a query for an object that failed with ``report``."""
     if report is UNREADABLE:  # waiting does not cure it: it counts as not shown, and that has an end
         return Confirmation(Presence.NOT_FOUND, f"query: {report.text}")
     hung = report.status is SendStatus.HUNG

@@ -18,7 +18,9 @@ from dicom_node.base.store.database import Database
 
 
 def main() -> int:
-    """Work until SIGTERM, SIGINT, or until standard input (a pipe from the node) closes."""
+    """Run the worker process until SIGTERM, SIGINT, or until standard input (a pipe from the node) closes;
+    return the exit status.
+    """
     loaded = Settings.model_validate_json(settings_line())
     if lacking := extras.missing():
         sys.stderr.write(f"{lacking}\n")

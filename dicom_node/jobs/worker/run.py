@@ -138,7 +138,7 @@ _MOST_DECODED = 4
 
 
 class NothingCleaned(CleaningFailed):
-    """No image of the job could be cleaned; ``notes`` give the reason for each."""
+    """Burned-in text could be removed from no image of the job; ``notes`` give the reason for each image."""
 
     def __init__(self, text: str, notes: Sequence[QualityNote]) -> None:
         super().__init__(text)
@@ -148,8 +148,10 @@ class NothingCleaned(CleaningFailed):
 def record_cleaning(
     session: Session, job: Job, pipeline: Pipeline, result: PipelineResult, sources: Sequence[SourceObject]
 ) -> None:
-    """Record in the transaction that ends the job what became of the cleaning of its images: how many were
-    cleaned (of these: filled wider, blacked out) and withheld, and the reviews that a person should make.
+    """Record how the removal of burned-in text from a job's images went, in the transaction that ends the
+    job.
+
+    These are events on how many images were cleaned and withheld, and the reviews that a person should make.
     """
     noted = Counter(note.name for note in result.quality)
     if cleaned := sum(image.kind is ImageKind.CLEANED for image in result.images):
@@ -178,9 +180,9 @@ def record_cleaning(
 
 
 def not_cleaned(failure: CleaningFailed, sources: Sequence[SourceObject]) -> PipelineResult:
-    """The result where no image could be cleaned.
+    """Return the pipeline result for the case that no image could be cleaned of burned-in text.
 
-    If the pipeline does not say which images failed, a person should look at all of them.
+    If ``failure`` does not say which images failed, a person should review all of them.
     """
     if isinstance(failure, NothingCleaned):
         return PipelineResult(quality=failure.notes)
@@ -193,14 +195,17 @@ def not_cleaned(failure: CleaningFailed, sources: Sequence[SourceObject]) -> Pip
 
 @dataclass(frozen=True, slots=True)
 class ImageAnalysis:
-    """Runs pipelines on images. The text that was read in images stays in this process."""
+    """Runs pipelines on images, leaving out images that fail. Text that was read in images never leaves this
+    process.
+    """
 
     at_work: AtWork
 
     def accepts(
         self, pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object]
     ) -> tuple[Accept | Refuse, Mapping[str, str]]:
-        """Which images the pipeline accepts; for each image that could not be judged the reason, by UID.
+        """Return which images the pipeline accepts, and for each image that could not be judged the reason,
+        by UID.
 
         Raises WorkerSpent; PixelError or NoNumber if it can judge no image.
         """
@@ -224,11 +229,11 @@ class ImageAnalysis:
         options: Mapping[str, object],
         report: Progress,
     ) -> tuple[PipelineResult, Mapping[str, str]]:
-        """The pipeline's result, and the reason for each image that was left out, by UID.
+        """Return the pipeline's result, and the reason for each image that was left out, by UID.
 
-        An image that cannot be cleaned is left out with a note. An image that cannot be decoded, or for which
-        the model gives no number, is left out as a fault. Raises CleaningFailed, PixelError or NoNumber if no
-        image is left, WorkerSpent, and the exceptions of the pipeline.
+        An image that cannot be cleaned of burned-in text is left out with a note. An image that cannot be
+        decoded, or for which the model gives no number, is left out as a fault. Raises CleaningFailed,
+        PixelError or NoNumber if no image is left, WorkerSpent, and the exceptions of the pipeline.
         """
         if not pipeline.card.per_image:
             return self._run(pipeline, sources, options, report), {}
@@ -260,7 +265,9 @@ class ImageAnalysis:
         analyse: Callable[[int, SourceObject], T],
         report: Progress | None = None,
     ) -> tuple[dict[str, T], dict[str, _Fault]]:
-        """The results of ``analyse`` by image UID, and the faults of the images without a result."""
+        """Call ``analyse`` with index and image for each image; return the results, and the faults of the
+        images without a result, by UID.
+        """
         done: dict[str, T] = {}
         faults: dict[str, _Fault] = {}
         for number, source in enumerate(sources):
@@ -282,13 +289,17 @@ class ImageAnalysis:
         options: Mapping[str, object],
         report: Progress,
     ) -> PipelineResult:
-        """Run the pipeline; without findings for research only, and without the text that it read."""
+        """Run the pipeline and return its result, without findings that are for research only and without the
+        text that it read.
+        """
         result = pipeline.run([source.image for source in sources], report, options)
         return replace(without_research(result), readings=())
 
 
 def _as_one(faults: Collection[Exception]) -> PixelError | NoNumber:
-    """One error for the faults of all images: the model's if it is at fault for each."""
+    """Return one error for the faults of all images: NoNumber if the model is at fault for each, otherwise
+    PixelError.
+    """
     words = "; ".join(dict.fromkeys(map(str, faults)))
     return NoNumber(words) if all(isinstance(fault, NoNumber) for fault in faults) else PixelError(words)
 
@@ -299,8 +310,8 @@ class JobImages:
 
     ``all``: images with a readable header, in the job's order. ``faults``: why an image is left out, by UID.
     ``unopened``: images that were refused before decoding; only the report needs them. ``purged``: Instance
-    Numbers, as text, of images of an earlier job of the rule that are deleted now. ``unread``: objects that
-    came with the study and cannot be read, so that nobody knows whether they belong to it.
+    Numbers, as text, of images of an earlier job of the rule whose files are deleted now. ``unread``: number
+    of objects that came with the study and cannot be read, so that nobody knows whether they belong to it.
     """
 
     all: tuple[SourceObject, ...] = ()
@@ -316,16 +327,20 @@ class JobImages:
 
     @property
     def reasons(self) -> str:
-        """Why images are left out, each reason once."""
+        """Why images are left out: each reason once, in one text."""
         return "; ".join(dict.fromkeys(self.faults.values()))
 
     def only(self, uids: Collection[str]) -> JobImages:
-        """Only the images with these UIDs, and the images with a fault, which the report lists too."""
+        """Return a copy with only the images with these UIDs, and the images with a fault, which the report
+        lists too.
+        """
         chosen = tuple(s for s in self.all if s.image.uid in uids or s.image.uid in self.faults)
         return replace(self, all=chosen)
 
     def without(self, faults: Mapping[str, str]) -> JobImages:
-        """The images without those in ``faults`` (by UID). Raises PixelError if none is left."""
+        """Return a copy in which the images in ``faults`` (UID -> reason) are left out. Raises PixelError if
+        none is left.
+        """
         left = replace(self, faults={**self.faults, **faults})
         if faults and not left.readable:
             raise PixelError("; ".join(dict.fromkeys(faults.values())))
@@ -337,7 +352,7 @@ _NO_HEADER = ImageHeader("", "", rows=0, columns=0, frames=1, photometric="", bi
 
 @dataclass(frozen=True, slots=True)
 class RefusedImage:
-    """An image that was refused by its header; it has no pixels (:class:`ai_pipeline.contract.SourceImage`).
+    """An image that was refused by its header, without pixels (a :class:`ai_pipeline.contract.SourceImage`).
 
     A report can name it, because the node reads the header itself.
     """
@@ -348,17 +363,20 @@ class RefusedImage:
     header: ImageHeader = _NO_HEADER
 
     def stored(self, frame: int = 0) -> PixelArray:  # noqa: ARG002
+        """Raises PixelError: there are no pixels."""
         raise PixelError(self.fault)
 
     def display(self, frame: int = 0, shorter_side: int = 0) -> Picture:  # noqa: ARG002
+        """Raises PixelError: there are no pixels."""
         raise PixelError(self.fault)
 
     def show(self, samples: PixelArray, frame: int = 0) -> Picture:  # noqa: ARG002
+        """Raises PixelError: there are no pixels."""
         raise PixelError(self.fault)
 
 
 def open_images(database: Database, settings: Settings, job: Job) -> JobImages:
-    """Open the job's images, headers only. Raises NotInSpool."""
+    """Read the headers of a job's images; pixels are decoded later. Raises NotInSpool, StoreAway."""
     files = Files(settings)
     with database.read() as session:
         rows = session.execute(
@@ -412,8 +430,8 @@ def open_images(database: Database, settings: Settings, job: Job) -> JobImages:
 
 
 def device_rules_of(settings: Settings) -> Path | None:
-    """The site's folder of device rules: the configured folder, else the folder that the console writes
-    to.
+    """Return the site's folder of rules on where devices burn in text: the configured folder, or else the one
+    that the console writes to; None if neither exists.
     """
     return site_folder(settings.workers.device_rules_dir, settings.node.data_dir / DEVICE_RULES_FOLDER)
 
@@ -421,9 +439,9 @@ def device_rules_of(settings: Settings) -> Path | None:
 def shape_sha256(
     pixels_sha256: str, header_sha256: str, header: ImageHeader, device_rules: Path | None
 ) -> str:
-    """The hash of everything but patient and study that shapes the results of an image.
+    """Return a hash of everything but patient and study that shapes the results of an image.
 
-    That is its pixels, its header, the boxes that a person drew and the device rules for it. Raises
+    That is its pixels, its header, the boxes that a person drew, and the rules for its device. Raises
     ``ai_pipeline.errors.DeviceRuleError``.
     """
     rules = [rule.model_dump(mode="json") for rule in matching_rules(header, device_rules)]
@@ -435,7 +453,7 @@ _ROUNDS = 5  # another worker may write the same object at the same moment; once
 
 
 class ResultWriter:
-    """Builds the result objects of a job, and writes files, rows and deliveries: all or none."""
+    """Builds the result objects of a job, and stores files, rows and deliveries: all or none."""
 
     def __init__(self, database: Database, settings: Settings, queue: JobQueue) -> None:
         self._database = database
@@ -451,7 +469,7 @@ class ResultWriter:
         result: PipelineResult,
         refused: Sequence[Refusal] = (),
     ) -> None:
-        """Write the pipeline's results, and count them and the ``refused`` images.
+        """Build and store the results of a job, end the job, and count its images and the ``refused`` ones.
 
         Raises ResultRefused, LeaseLost, JobCancelled, PixelError.
         """
@@ -464,7 +482,7 @@ class ResultWriter:
         uids = [source.image.uid for source in images.readable] if rule and rule.compare else []
         previous, day = self._read(previous_images, self._files, job, uids) if uids else ({}, None)
         built: list[BuiltObject] = []
-        for peers in _alike(self._peers(names, deidentified=False)):
+        for peers in _grouped_by_charset(self._peers(names, deidentified=False)):
             context = self._context(job, pipeline, models, analysed_at, peers, built=built)
             context = replace(context, previous=previous, study_day=day)
             built += build(context, sources=images.readable, result=result)
@@ -497,15 +515,16 @@ class ResultWriter:
         cause: Cause,
         refused: Sequence[Refusal] = (),
     ) -> None:
-        """Write a short report that the AI did not run, with the reason and its cause. Raises as ``write``.
+        """Store a short report that the AI did not analyse the images, with reason and coded cause, and end
+        the job in ``state``. Raises as ``write``.
 
         The report is for people who wait for the study, so de-identified destinations get none. It needs no
-        assessment, because it says nothing about the patient.
+        acceptance by a person, because it says nothing about the patient.
         """
         names, stat = self._routed(job, (), assessed=False)
         now, models = utc_now(), pipeline.models() if pipeline else ()
         built: list[BuiltObject] = []
-        for peers in _alike(self._peers(names, deidentified=False)):
+        for peers in _grouped_by_charset(self._peers(names, deidentified=False)):
             built += build_failure(
                 self._context(job, pipeline, models, now, peers, built=built), images, reason, cause
             )
@@ -513,7 +532,7 @@ class ResultWriter:
         self._end(job, state, reason, names, built, refused, stat=stat)
 
     def end(self, job: Job, state: JobState, reason: str = "", refused: Sequence[Refusal] = ()) -> None:
-        """End a job without results. Raises LeaseLost."""
+        """End a job without results in ``state``, and count the ``refused`` images. Raises LeaseLost."""
         with self._database.write() as session:
             self._queue.complete_if_owner(session, job, state, reason)
             count_images(session, self._settings, refused=refused)
@@ -536,11 +555,13 @@ class ResultWriter:
         models: Sequence[ModelRef] = (),
         stat: bool = False,
     ) -> None:
-        """End the job in a state, with the results that were built for the peers of these ``names``.
+        """End the job in ``state``, and store the ``built`` results with deliveries to the peers ``names``,
+        in one transaction.
 
-        ``refused`` and ``scores`` of images are counted. ``also``: what is recorded besides.
-        ``assess_first``: the results wait for a person. ``present``: findings, by the meanings of their
-        codes. ``models``: of the results. ``stat``: a condition of the rule makes the study STAT.
+        ``refused``, ``scores``: of images, to be counted. ``also``: called in the transaction to record more.
+        ``assess_first``: a person must accept the results before they are sent. ``present``: names of
+        suspected findings. ``models``: used for the results. ``stat``: a condition of the rule makes the
+        study STAT.
         """
         with written(built, self._files) as files:
             for _ in range(_ROUNDS):
@@ -581,10 +602,11 @@ class ResultWriter:
     def _routed(
         self, job: Job, present: Collection[str], *, assessed: bool = True
     ) -> tuple[Sequence[str], bool]:
-        """The peers of the job, with those that conditions of its rule add; and whether a condition makes the
-        study STAT.
+        """Return the peers that get the job's results, including those that conditions of its rule add, and
+        whether a condition makes the study STAT.
 
-        A peer that got an earlier report of the rule by a condition gets what replaces it, too.
+        A peer that got an earlier report of the rule by a condition also gets the one that replaces it.
+        ``present``: names of suspected findings.
         """
         rule = self._settings.rule(job.rule)
         if rule is None or not rule.then:
@@ -610,8 +632,10 @@ class ResultWriter:
         built: Sequence[BuiltObject],
         files: Mapping[str, ResultFile],
     ) -> list[ResultFile]:
-        """Add the rows and deliveries of these objects; returns the files that still need their
-        final names.
+        """Add the rows and deliveries of the ``built`` objects; return the files that still need their final
+        names.
+
+        Parameters as of ``_end``.
         """
         waiting = 0
         is_prior = fetches.is_prior(session, job.study_id)  # analysed for a comparison only
@@ -628,7 +652,7 @@ class ResultWriter:
                 if item.kind is ResultKind.SR and not item.deidentified:
                     results.note_findings(session, rows[uid], present)
             known = [] if is_prior else self._peers(names, deidentified=item.deidentified)
-            peers = [peer for peer in known if _gets(peer, item)]
+            peers = [peer for peer in known if _accepts_object(peer, item)]
             if rows[uid].purged:  # write down who misses it: a result is made once
                 for peer in peers:
                     delivery = deliveries.add(session, rows[uid], peer.name)
@@ -670,7 +694,7 @@ class ResultWriter:
                 rows[one.sop_instance_uid]
                 for one in built
                 if peer.deidentify is one.deidentified
-                and _gets(peer, one)
+                and _accepts_object(peer, one)
                 and not rows[one.sop_instance_uid].purged
             ]
             for row in here:
@@ -690,7 +714,7 @@ class ResultWriter:
                 outbox.enqueue(session, delivery.result, [one for one in takers if one.assessments])
 
     def _record_repairs(self, job: Job, images: Sequence[SourceObject]) -> None:
-        """Record an event for each image with invalid attributes, with their keywords and no values."""
+        """Record an event for each image with invalid attributes, naming the attributes without values."""
         if faulty := repairs_of(images):
             with self._database.write() as session:
                 for uid, repairs in faulty.items():
@@ -715,10 +739,10 @@ class ResultWriter:
         images: JobImages,
         result: PipelineResult,
     ) -> list[BuiltObject]:
-        """Objects for de-identified destinations, by their pseudonym domain; an event is recorded for each
-        that may not leave.
+        """Build the objects for de-identified destinations, for each pseudonym domain; record an event for
+        each that may not be sent.
 
-        Raises ResultRefused when nothing may and the job has no other destination.
+        Raises ResultRefused if none may be sent and the job has no other destination.
         """
         domains: dict[str, list[PeerSettings]] = defaultdict(list)
         for peer in self._peers(names, deidentified=True):
@@ -754,10 +778,11 @@ class ResultWriter:
         domain: str | None = None,
         built: Sequence[BuiltObject] = (),
     ) -> ResultContext:
-        """``pipeline``: None if it could not be loaded. ``domain``: of the pseudonyms, None if the patient
-        is named.
+        """Return what the builders of results need to know about a job.
 
-        ``built``: objects of this job for other destinations; the same one is not built again.
+        ``pipeline``: None if it could not be loaded. ``peers``: destinations of the results. ``domain``: the
+        pseudonym domain, None for results that name the patient. ``built``: objects of this job for other
+        destinations, which are not built again.
         """
         names, card = [peer.name for peer in peers], pipeline.card if pipeline else None
         here = {item.sop_instance_uid for item in built}
@@ -787,18 +812,22 @@ class ResultWriter:
         )
 
     def _read(self, query: Callable[..., T], *arguments: Any) -> T:
-        """The value of a query in a reading session of its own."""
+        """Return the value of ``query`` called with a reading session of its own and ``arguments``."""
         with self._database.read() as session:
             return query(session, *arguments)
 
     def _peers(self, names: Sequence[str], *, deidentified: bool) -> list[PeerSettings]:
-        """The configured peers among these names that get de-identified objects, or those that do not."""
+        """Return the configured peers among ``names`` that get de-identified objects, or those that do
+        not.
+        """
         known = {peer.name: peer for peer in self._settings.peers}  # the job's start logged who is unknown
         return [known[one] for one in names if one in known and known[one].deidentify is deidentified]
 
 
-def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
-    """Whether a peer gets this object: it accepts the kind, the pseudonyms and the character set."""
+def _accepts_object(peer: PeerSettings, item: BuiltObject) -> bool:
+    """Return whether a peer gets this object: it accepts the kind, the pseudonym domain and the character
+    set.
+    """
     return (
         item.not_beside.isdisjoint(peer.results)
         and item.kind in peer.results
@@ -807,8 +836,10 @@ def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
     )
 
 
-def _alike(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
-    """Groups of peers that get the same objects, because they want the same character set."""
+def _grouped_by_charset(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
+    """Return groups of peers that get the same objects, because they want the same character set; one empty
+    group without peers.
+    """
     groups = ([peer for peer in peers if peer.charset == charset] for charset in ("source", "utf8"))
     return list(filter(None, groups)) or [[]]
 
@@ -822,8 +853,8 @@ _Kind = tuple[str, str, str]
 def previous_images(
     session: Session, files: Files, job: Job, uids: Sequence[str]
 ) -> tuple[dict[str, PreviousImage], date | None]:
-    """The earlier image, if any, for each of these images (SOP Instance UIDs); and the earlier study's
-    date.
+    """Return the image of an earlier study to compare with, for each of ``uids`` (SOP Instance UIDs) that has
+    one, and the date of the present study.
     """
     study = session.get_one(Study, job.study_id)
     on = date_of(study.study_date)
@@ -888,7 +919,7 @@ def previous_images(
 
 
 def _instances(session: Session, study: int, uids: Sequence[str]) -> list[Instance]:
-    """The versions in force of these images in a study."""
+    """Return the current versions of these images in the study with this id."""
     return list(
         session.scalars(
             select(Instance).where(Instance.study_id == study, Instance.sop_instance_uid.in_(uids))
@@ -897,7 +928,9 @@ def _instances(session: Session, study: int, uids: Sequence[str]) -> list[Instan
 
 
 def _kind(row: Instance) -> _Kind | None:
-    """Modality, body part and view, by which images are compared; None for a radiograph without a view."""
+    """Return modality, body part and view, which are equal for comparable images; None for a radiograph
+    without a view.
+    """
     body_part, view = (
         str(row.attributes.get(word) or "").strip().upper() for word in ("BodyPartExamined", "ViewPosition")
     )
@@ -909,9 +942,10 @@ KEEP_SECONDS = 86_400.0
 
 @dataclass(slots=True)
 class AtWork:
-    """The record of the images that one worker works on.
+    """Records which image a worker is working on, to find images that kill workers.
 
-    ``most``: how many workers an image may kill. ``memory_mib``: the memory limit of a worker in MiB.
+    ``owner``: the name of the worker. ``most``: how many workers an image may kill. ``memory_mib``: the
+    memory limit of a worker in MiB.
     """
 
     folder: Path
@@ -919,17 +953,17 @@ class AtWork:
     most: int
     memory_mib: int
     spent: bool = False
-    """Set when memory ran out: what libraries keep of it is given back only by the process's end."""
+    """Whether memory ran out, so that the process must end: libraries give it back only then."""
 
     _image: Path | None = None
     last_try: bool = False
-    """Set while a job runs for the last time: an image that fails now is left out at once."""
+    """Whether a job runs for the last time: an image that exhausts memory now is left out at once."""
 
     @contextlib.contextmanager
     def at(self, spool_name: str) -> Iterator[None]:
-        """Record that this worker works on the image during this scope, in case the process ends there.
+        """Context manager: record that this worker works on the image, in case the process dies.
 
-        Raises PixelError if the image has killed too many workers, WorkerSpent if the image used up the
+        Raises PixelError if the image has killed too many workers, WorkerSpent if the image exhausted the
         worker's memory.
         """
         file = self.folder / spool_name
@@ -961,8 +995,8 @@ class AtWork:
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
-        """A scope in which another job runs first: if the process ends there, this job's image is not
-        blamed.
+        """Context manager for running another job in between: if the process dies there, the first job's
+        image is not blamed.
         """
         image, last_try = self._image, self.last_try
         if image is not None:
@@ -982,14 +1016,14 @@ class AtWork:
                     file.unlink()
 
     def _limit_mark(self) -> str:
-        """A line for a worker that reached its limit of memory or time; it counts while the limit stays the
-        same.
+        """Return the line that records a worker that reached its limit of memory or time at an image; it
+        counts while the limit stays the same.
         """
         return f"limit of {self.memory_mib} MiB"
 
     def _losses(self, file: Path) -> int:
-        """The number of workers that died at this image while their node lived on: after a power cut the
-        image is not at fault.
+        """Return how many workers died or reached a limit at this image while their node lived on: after a
+        power cut the image is not at fault.
         """
         return sum(
             line == self._limit_mark() or (is_dead(line) and not is_dead_with_its_node(line))
@@ -1012,7 +1046,7 @@ class AtWork:
 
 
 def _lines(file: Path) -> list[str]:
-    """The lines of a record; none if it does not exist."""
+    """Return the lines of an image's record; none if it does not exist."""
     try:
         return file.read_text(encoding="ascii").splitlines()
     except FileNotFoundError:
@@ -1047,7 +1081,7 @@ _FINAL = (_Failed, PixelError, NoNumber, CleaningFailed, DecodedDifferently)
 
 
 def _missing_notes(images: JobImages) -> Iterator[QualityNote]:
-    """Notes on the images of the study that this result does not cover."""
+    """Yield notes for the report on the images of the study that this result does not cover."""
     if images.faults:
         yield QualityNote(
             "not_analysed", f"{len(images.faults)} of the images not analysed: {images.reasons}"
@@ -1067,7 +1101,9 @@ def _missing_notes(images: JobImages) -> Iterator[QualityNote]:
 
 
 def _sentence(error: BaseException) -> str:
-    """The reason as a sentence. Only errors of our own are quoted: others may hold header values."""
+    """Return the reason of a failure as a sentence. Only errors of our own are quoted: others may contain
+    header values.
+    """
     if isinstance(error, DecodedDifferently):
         return f"a text of the object cannot be decoded ({error})"
     if isinstance(error, (NodeError, PixelError, NoNumber, CleaningFailed, ProgramFailed, _Failed)):
@@ -1078,7 +1114,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def _cause(error: BaseException) -> Cause:
-    """The kind of a failure, as the report codes it."""
+    """Return the kind of a failure, as the report codes it."""
     if isinstance(error, _Failed):
         return error.cause
     if lacks_memory(error):
@@ -1095,7 +1131,7 @@ _CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Caus
 
 
 def _where(error: BaseException) -> str:
-    """Type and place of an error, without its text."""
+    """Return class and place of an error, without its text."""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
     places = " < ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in reversed(frames))
     return f"{type(error).__name__} at {places}"
@@ -1109,7 +1145,7 @@ _PAUSE_SECONDS = 1.0  # when the database is away
 
 
 class Worker:
-    """Runs jobs of the queue, one at a time, under one configuration."""
+    """Runs jobs of the queue, one at a time, with one configuration."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
@@ -1129,7 +1165,9 @@ class Worker:
         self._results = ResultWriter(database, settings, self._queue)
 
     def run_forever(self) -> None:
-        """Warm up, report that the worker is ready, and work until it must stop or its memory is used up."""
+        """Load the pipelines, report that the worker is ready, and run jobs until it must stop or its memory
+        is exhausted.
+        """
         self.warm_up()
         # One JSON line for the node that started us, and the event for everybody.
         with contextlib.suppress(SQLAlchemyError), self._database.write() as session:
@@ -1156,7 +1194,7 @@ class Worker:
                 self.stopping.wait(_PAUSE_SECONDS)
 
     def run_once(self) -> bool:
-        """Claim and run one job; returns False if no job waits."""
+        """Claim and run one job; return False if no job waits."""
         job = self._queue.claim(self._owner)
         if job is None:
             return False
@@ -1180,7 +1218,7 @@ class Worker:
     def _run_passing_job(self, job: Job, heartbeat: JobHeartbeat) -> None:
         """Between two steps of a job, run another job that is more urgent or much shorter, if there is one.
 
-        So a chest film waits for 16 frames of a cine (10 s), not for all of it; the cine goes on after it.
+        So a chest film waits for 16 frames of a cine (10 s), not for all of it; the cine continues after it.
         """
         if self.stopping.is_set() or self._at_work.spent:
             return
@@ -1193,7 +1231,7 @@ class Worker:
             self._database.outage.note_error(error)
 
     def _heartbeat(self, job: Job) -> JobHeartbeat:
-        """The heartbeat for a job, with the configured time limits."""
+        """Return the heartbeat for a job, with the configured time limits."""
         workers = self._settings.workers
         return JobHeartbeat(
             self._queue,
@@ -1209,7 +1247,7 @@ class Worker:
         )
 
     def warm_up(self) -> None:
-        """Load the pipelines of the rules; if one cannot be loaded, only its jobs fail."""
+        """Load the pipelines that the rules name; if one cannot be loaded, only its jobs fail."""
         self._at_work.forget_old()
         started = time.monotonic()
         named = dict.fromkeys(rule.pipeline for rule in self._settings.rules)
@@ -1221,7 +1259,9 @@ class Worker:
         _LOGGER.info("pipelines loaded in %.1f s", time.monotonic() - started)
 
     def _pipeline(self, name: str) -> Pipeline:
-        """The pipeline of this name, loaded once. Raises NoSuchPipeline."""
+        """Return the pipeline with this name, loaded once. Raises _Failed if it is unknown or cannot be
+        created.
+        """
         if name not in self._pipelines:
             try:
                 pipeline = pipelines.create(
@@ -1236,8 +1276,8 @@ class Worker:
         return self._pipelines[name]
 
     def _abandon(self, job: Job, stop: NodeError) -> None:
-        """End this process, because its job hangs in code that cannot be stopped; the job is
-        settled first.
+        """Settle a job that hangs in code that cannot be stopped, for the reason ``stop``, and kill this
+        process.
         """
         _LOGGER.error("job %s does not stop (%s): this worker ends", job.id, stop)
         try:
@@ -1263,7 +1303,7 @@ class Worker:
         """Run a job until it is finished, put back, or lost to another worker. Raises only database errors.
 
         ``report`` stops the job by raising JobCancelled, LeaseLost, HandedBack or TimeLimitReached. After a
-        job that used up the memory (``AtWork.spent``) this process must end.
+        job that exhausted the memory (``AtWork.spent``) this process must end.
         """
         attempt = _Attempt(job)
         self._at_work.last_try = self._queue.is_last_try(job)
@@ -1282,7 +1322,9 @@ class Worker:
             self._at_work.last_try = False
 
     def _end(self, attempt: _Attempt, report: Progress) -> None:
-        """Run an attempt, and end the job by what came of it: results, a failure report, or another try."""
+        """Run an attempt, and end the job with its results, with a failure report, or by putting it back for
+        another try.
+        """
         job = attempt.job
         try:
             self._try(attempt, report)
@@ -1316,7 +1358,7 @@ class Worker:
                 self._queue.retry_at(job, utc_now() + self._queue.retry_delay(job.tries), reason)
 
     def _try(self, attempt: _Attempt, report: Progress) -> None:
-        """Run an attempt at a job up to its results. Raises what makes it fail."""
+        """Run an attempt at a job up to its results. Raises an exception if it fails."""
         job = attempt.job
         report(0.0, "reading")
         attempt.images = images = open_images(self._database, self._settings, job)
@@ -1366,7 +1408,9 @@ class Worker:
         self._results.write(job, pipeline, attempt.images, result, attempt.refused)
 
     def _leave_out(self, attempt: _Attempt, faults: Mapping[str, str]) -> None:
-        """Leave out the images with these ``faults``; the others of the study are analysed."""
+        """Leave out the images in ``faults`` (UID -> reason), recording events; the others of the study are
+        analysed.
+        """
         if faults:
             job, attempt.images = attempt.job, attempt.images.without(faults)
             with self._database.write() as session:
@@ -1374,16 +1418,17 @@ class Worker:
                     record(session, IMAGE_LEFT_OUT, job.study_id, job=job.id, instance=uid, reason=reason)
 
     def _fail(self, attempt: _Attempt, reason: str, cause: Cause) -> None:
-        """Fail for good: the PACS gets a report that says so, unless the job had a result before."""
+        """End the job as failed; the PACS gets a report that says so, unless the job had results before."""
         if attempt.job.analysed_at is None:
             self._report_failure(attempt, JobState.FAILED, reason, cause)
         else:
             self._results.end(attempt.job, JobState.FAILED, reason)
 
     def _report_failure(self, attempt: _Attempt, state: JobState, reason: str, cause: Cause) -> None:
-        """Write the report that the AI did not run.
+        """Send the report that the AI did not analyse the images, and end the job in ``state``.
 
-        If an image used up the memory of this process, another process writes it.
+        If the memory of this process is exhausted, the job is put back so that another process writes the
+        report.
         """
         job, refused = attempt.job, attempt.refused if state is JobState.NOT_APPLICABLE else ()
         known, again = attempt.images.all or attempt.images.unopened, self._queue.may_be_tried_again(job)
@@ -1403,11 +1448,12 @@ class Worker:
 
 
 class JobHeartbeat:
-    """Sends the heartbeats of a running job, watches its time limit, and stops it.
+    """Renews the lease of a running job in a thread, watches its time limit, and stops it; called with the
+    job's progress.
 
-    All times are in seconds: ``interval`` between heartbeats, ``limit`` of the job's time, ``finish``: how
-    long the job may still run when the worker has to stop. A job is stopped at its next report of progress;
-    if none comes for ``grace`` seconds, ``abandon(job, reason)`` is called, which ends the process.
+    All times are in seconds: ``interval`` between renewals, ``limit`` of the job's time, ``finish``: how long
+    the job may still run when the worker has to stop. A job is stopped at its next report of progress; if
+    none comes for ``grace`` seconds, ``abandon(job, reason)`` is called, which ends the process.
     """
 
     def __init__(
@@ -1443,14 +1489,16 @@ class JobHeartbeat:
         self._thread.join()
 
     def __call__(self, share: float, what: str) -> None:
-        """Report the job's progress: ``share`` done, 0 to 1. Raises NodeError if the job must stop."""
+        """Report the job's progress: ``share`` done (0 to 1), and the present step in words. Raises NodeError
+        if the job must stop.
+        """
         self._share, self._doing = share, what
         if self._stop is not None:
             raise self._stop
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """A scope in which another job runs first: this job's lease is renewed, its time limit is
+        """Context manager for running another job in between: this job's lease is renewed, its time limit is
         suspended.
         """
         began, self._paused = time.monotonic(), True
@@ -1463,7 +1511,7 @@ class JobHeartbeat:
             self._paused = False
 
     def _beat(self) -> None:
-        """Renew the lease at intervals, and request a stop when a limit is reached."""
+        """Renew the lease at intervals, and request a stop when a limit is reached; runs in a thread."""
         next_beat = time.monotonic() + self._interval
         while not self._ended.wait(min(self._interval, 0.1)):
             now = time.monotonic()
@@ -1489,5 +1537,5 @@ class JobHeartbeat:
                 self._abandon(self._job, self._stop)
 
     def _request_stop(self, stop: NodeError) -> None:
-        """Let the job stop at its next step, for this reason."""
+        """Let the job stop at its next report of progress by raising ``stop``."""
         self._stop, self._stop_decided_at = stop, time.monotonic()

@@ -18,8 +18,8 @@ from ai_pipeline.chest.classifier import Classifier, probability
 from ai_pipeline.cli import mount_commands
 from ai_pipeline.models.registry import find
 from ai_pipeline.models.store import folder
-from ai_training.acceptance import first_half
-from ai_training.sets import rows
+from ai_training.acceptance import first_half, learned_from
+from ai_training.sets import SetImage, rows
 from tests.unit.ai_pipeline.models.store_lab import add, contents, ended, models
 from tests.unit.ai_training import published_lab as lab
 from tests.unit.ai_training import small_models
@@ -126,10 +126,19 @@ def test_the_gate_knows_the_site_s_films(site: Path, films: Path) -> None:
 def test_the_page_to_sign_has_figures_and_plots_and_names_no_patient(site: Path) -> None:
     page, card = (site / "out" / "acceptance.html").read_text(), find("small@1-site", site / "models")
     words = ("Acceptance test of small 1-site", "Effusion", "false calls", "signature", "Lung Lesion")
+    words += ("It learned from: not known to this card",)
+    assert "Warning" not in page
     assert [word for word in (*words, card.sha256) if word not in page] == []
     assert len(re.findall(r'src="data:image/png;base64,', page)) == 1
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert not any(SECRET in path.read_text() for path in (*(site / "out").iterdir(), card.path))
+
+
+def test_images_with_names_of_the_network_s_own_set_are_counted() -> None:
+    images = [SetImage(name, Path(name), "p") for name in ("00001234_000.png", "1234_000.png", "a.png")]
+    shipped = learned_from(find("chest-efficientnet-lite0"), images)
+    assert shipped["same"] == 1 and "ChestX-ray14" in shipped["data"]
+    assert learned_from(find("fetal-head-unet"), images)["same"] == 0
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from ai_pipeline.chest.classifier import BoxTemplates
 from ai_pipeline.cli import app, mount_commands
+from ai_training.convert import NO_GATE
 from ai_training.sets import LABELS, rows
 from tests.unit.ai_pipeline.models.store_lab import ended
 from tests.unit.ai_training import published_lab as lab
@@ -52,16 +53,16 @@ def site_table(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("made", "labels", "boxed"),
-    [(lab.nih_download, LABELS, {"Effusion"}), (site_table, ("Cardiomegaly",), set())],
+    ("made", "labels", "boxed", "more"),
+    [(lab.nih_download, LABELS, {"Effusion"}, ()), (site_table, ("Cardiomegaly",), set(), ("--no-gate",))],
     ids=["nih", "table"],
 )
 def test_chest_films_become_a_model_of_the_labels_that_they_have(
-    made: Any, labels: tuple[str, ...], boxed: set[str], tmp_path: Path
+    made: Any, labels: tuple[str, ...], boxed: set[str], more: tuple[str, ...], tmp_path: Path
 ) -> None:
     (tmp_path / "small.toml").write_text(CHEST)
     how = ("--threads", "1", "--experiment", tmp_path / "small.toml", "--out", tmp_path / "run")
-    told = command("train", "chest", "--data", made(tmp_path / "set"), *how)
+    told = command("train", "chest", "--data", made(tmp_path / "set"), *how, *more)
     card_file = Path(told.splitlines()[-1])
     card = added(card_file, tmp_path / "models")
     assert b"site-packages" not in card_file.with_suffix(".onnx").read_bytes(), "names of folders here"
@@ -71,6 +72,7 @@ def test_chest_films_become_a_model_of_the_labels_that_they_have(
     assert card["training"]["images"] > 0
     assert card["limits"][-1].startswith(f"Taught by {card['training']['data'][0]}: ")
     assert not any("CheXNet" in limit for limit in card["limits"])
+    assert ("gate" in card) is (NO_GATE not in card["limits"]) is (not more)
     boxes = BoxTemplates.from_bytes(card_file.with_suffix(".boxes.npz").read_bytes())
     assert {known[label] for label in boxes.labels} == boxed
     if made is lab.nih_download:

@@ -2343,7 +2343,7 @@ def test_a_mistake_stands_beside_its_field_and_nothing_typed_is_lost(admin: Brow
         {"when": {"modality": "DX"}, "pipeline": "chest_xray", "options": {"prevalence": {"Effusion": 0.05}}},
         {"when": {"modality": "US"}, "tell_pacs_refusals": True, "priority": "low"},
         {"when": {"modality": "US"}, "max_study_age_days": 0, "secondary_captures_from": ["grabber"]},
-        {"when": {"modality": "DX"}, "priors": "pacs", "no_call": ["sr"]},
+        {"when": {"modality": "DX"}, "priors": "pacs", "no_call": []},
     ],
 )
 def test_fields_and_what_none_can_show_make_the_same_rule_again(content: dict[str, Any]) -> None:

@@ -83,7 +83,7 @@ def _calls_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def asked(inbox: Inbox) -> None:
     """Ask, and fetch what is to be fetched."""
     archive = inbox.settings.peer("archive")
-    fetch.Questions(inbox.database, inbox.settings, archive, "tests").run_once(threading.Event())
+    fetch.PriorQueries(inbox.database, inbox.settings, archive, "tests").run_once(threading.Event())
     fetch.Fetcher(inbox.database, inbox.settings, archive, "tests").run_once(threading.Event())
 
 
@@ -230,7 +230,7 @@ def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) 
 def test_a_study_is_asked_for_once_again_and_cancelled(tmp_path: Path) -> None:
     with beside(tmp_path, answers=[answer_for(film("once"))]) as inbox:
         archive = open_archive(inbox.settings.peer("archive"), inbox.settings)
-        asked = fetch.questions(date(2024, 3, 1), date(2024, 3, 3), ["DX"])
+        asked = fetch.daily_queries(date(2024, 3, 1), date(2024, 3, 3), ["DX"])
         assert len(asked) == 3
         for _ in range(2):
             found = fetch.ask(inbox.database, archive, "archive", asked)

@@ -1209,7 +1209,7 @@ class Modality:
     def _take(self, field: int, uid: str, step: Dataset, peer: str) -> int:
         command = Command(field, 1, STEP_CLASS, uid, True)
         fields = {"association": "m1", "calling": "MODALITY", "peer": peer}
-        return self.steps.take(
+        return self.steps.handle(
             command, encode(step, False, True), ExplicitVRLittleEndian, peer, fields
         ).status.code
 

@@ -13,13 +13,13 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import tomlkit
+import typer
 from typer.testing import CliRunner
 
 from ai_pipeline.chest.classifier import PARTS, ScoredBox
 from ai_pipeline.models.registry import find
 from ai_training import cli, detect, yolo
 from ai_training.base import DataMissing
-from ai_training.cli import train_app
 from ai_training.metrics import overlap
 from ai_training.sets import LABELS, SetImage, TruthBox, corners, rows
 from tests.unit.ai_pipeline.models.store_lab import run_quietly
@@ -238,11 +238,12 @@ def test_a_yolo_that_is_there_is_taken_only_if_it_is_the_one(
             detect.trained(others, card, tmp_path / "one", recipe, ())
 
 
+@pytest.mark.parametrize(("app", "option"), [(cli.train_app, "--out"), (cli.evaluate_app, "--yolos")])
 def test_without_ultralytics_it_is_said_at_once_which_extra_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    app: typer.Typer, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cli, "find_spec", lambda _package: None)
-    result = CliRunner().invoke(train_app, ["detect", "--data", str(tmp_path), "--out", str(tmp_path)])
+    result = CliRunner().invoke(app, ["detect", "--data", str(tmp_path), option, str(tmp_path)])
     assert result.exit_code == cli.EXIT_CONFIG and "extra 'yolo'" in result.output
 
 
