@@ -65,7 +65,7 @@ class Notifier(Lane[Notification]):
         self._gatherer = Gatherer(database, settings)
 
     def run_once(self, stop: threading.Event = NEVER) -> int:
-        """Store new notifications, and send those that are due; return how many were handled.
+        """Store new notifications, and send those that are due; return how many were sent.
 
         ``stop`` ends the call early when set.
         """
@@ -180,7 +180,7 @@ class _Client(smtplib.SMTP):
     def getreply(self) -> tuple[int, bytes]:
         """Read the server's next reply.
 
-        Raises an error if the server has sent more than the limit altogether.
+        Raises SMTPServerDisconnected if the server has sent more than the limit altogether.
         """
         if self.file is None and self.sock is not None:
             self.file = _Limited(self.sock.makefile("rb"))

@@ -152,8 +152,8 @@ class Worklist(Lane[ClaimedWorkitem]):
         return ClaimedWorkitem.peer == self._peer.name, ClaimedWorkitem.state.in_(OPEN_WORKITEMS)
 
     def run_once(self, stop: threading.Event = NEVER) -> int:
-        """Search for new work items when that is due, and advance those that are claimed; return 0, or the
-        number advanced.
+        """Search for new work items when that is due, and take the next step for each that is claimed; return
+        0.
         """
         is_time = time.monotonic() >= self._search_at
         if not (is_time or self._next()) or not self._lease.keep():
