@@ -69,7 +69,7 @@ def _serve(settings: Settings) -> int:
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         ports = [console.port, *([console.metrics_port] if console.metrics_port else [])]
-        listening = [_listening(console.host, port, beside="--beside" in sys.argv) for port in ports]
+        listening = [_listening_socket(console.host, port, beside="--beside" in sys.argv) for port in ports]
         config.load()
         config.ssl = _tls(console)
         server = uvicorn.Server(config)
@@ -89,7 +89,7 @@ def _serve(settings: Settings) -> int:
     return ExitCode.OK
 
 
-def _listening(host: str, port: int, *, beside: bool) -> socket.socket:
+def _listening_socket(host: str, port: int, *, beside: bool) -> socket.socket:
     """Return a socket that listens at ``host`` and ``port``.
 
     ``beside``: the console's former process may still listen there; otherwise a port in use is refused.

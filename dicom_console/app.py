@@ -84,11 +84,11 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         dependencies=[Depends(console_request)],
         exception_handlers={
             NotSignedIn: _ask_to_sign_in,
-            HTTPException: _of_status,
-            NodeError: _of_the_node,
-            RequestValidationError: _misread,
-            ANY_ERROR: _of_the_database,
-            Exception: _defect,
+            HTTPException: _answer_http_error,
+            NodeError: _answer_node_error,
+            RequestValidationError: _answer_invalid,
+            ANY_ERROR: _answer_database_error,
+            Exception: _answer_defect,
         },
     )
     app.state.site = Site(settings, database)
@@ -130,7 +130,7 @@ async def _ask_to_sign_in(request: Request, _error: Exception) -> Response:
     return _error_page(request, 401, N_("You are signed out: sign in, then repeat what you did."))
 
 
-async def _of_status(request: Request, error: Exception) -> Response:
+async def _answer_http_error(request: Request, error: Exception) -> Response:
     """Answer an HTTPException with an error page of its status."""
     assert isinstance(error, HTTPException)
     texts = {404: N_("There is no such page."), 405: N_("There is no such page.")}
@@ -139,12 +139,12 @@ async def _of_status(request: Request, error: Exception) -> Response:
     return response
 
 
-async def _misread(request: Request, _error: Exception) -> Response:
+async def _answer_invalid(request: Request, _error: Exception) -> Response:
     """Answer a request whose address or form is not valid with an error page, status 400."""
     return _error_page(request, 400, N_("This address or form cannot be read."))
 
 
-async def _of_the_node(request: Request, error: Exception) -> Response:
+async def _answer_node_error(request: Request, error: Exception) -> Response:
     """Answer a NodeError with an error page whose status fits its class."""
     is_api = request.url.path.startswith(API)
     if isinstance(
@@ -162,14 +162,14 @@ async def _of_the_node(request: Request, error: Exception) -> Response:
     return _error_page(request, status, str(error))
 
 
-async def _of_the_database(request: Request, error: Exception) -> Response:
+async def _answer_database_error(request: Request, error: Exception) -> Response:
     """Answer an error of the database: 503 while the database does not respond, else as a defect with 500."""
     site: Site = request.app.state.site
     fault = meaning_of(error, site.settings.database_url)
-    return await _of_the_node(request, fault) if fault else await _defect(request, error)
+    return await _answer_node_error(request, fault) if fault else await _answer_defect(request, error)
 
 
-async def _defect(request: Request, error: Exception) -> Response:
+async def _answer_defect(request: Request, error: Exception) -> Response:
     """Answer an unexpected error with 500, and log it; its text is not shown, because it may quote a data
     set.
     """

@@ -174,7 +174,7 @@ class _AuditedAs:
     """Of an alert: path of its subject, filled with the fields of the record."""
 
 
-def _accessed(action: str) -> _AuditedAs:
+def _access_codes(action: str) -> _AuditedAs:
     """Return the codes for access to a study's objects.
 
     ``action``: the Event Action Code, such as "R" for reading.
@@ -182,7 +182,7 @@ def _accessed(action: str) -> _AuditedAs:
     return _AuditedAs(_DCM.DICOMInstancesAccessed, action)
 
 
-def _alert(kind: Code, of: str) -> _AuditedAs:
+def _alert_codes(kind: Code, of: str) -> _AuditedAs:
     """Return the codes for a security alert.
 
     ``kind``: its Event Type Code (CID 401); ``of``: the path of the resource that the alert is about, with
@@ -197,45 +197,45 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.SIGNED_IN: _AuditedAs(_DCM.UserAuthentication, "E", _LOGIN),
     _A.SIGN_IN_REFUSED: _AuditedAs(_DCM.UserAuthentication, "E", _LOGIN, _MINOR_FAILURE),
     _A.SIGNED_OUT: _AuditedAs(_DCM.UserAuthentication, "E", _DCM.Logout),
-    _A.USER_ADDED: _alert(_USERS, "users/{user}"),
-    _A.USER_REMOVED: _alert(_USERS, "users/{user}"),
-    _A.USER_CHANGED: _alert(_USERS, "users/{user}"),
-    _A.PASSWORD_SET: _alert(_USERS, "users/{user}"),
-    _A.TOKEN_ADDED: _alert(_USERS, "tokens/{token}"),
-    _A.TOKEN_REMOVED: _alert(_USERS, "tokens/{token}"),
-    _A.STUDY_SEEN: _accessed("R"),
+    _A.USER_ADDED: _alert_codes(_USERS, "users/{user}"),
+    _A.USER_REMOVED: _alert_codes(_USERS, "users/{user}"),
+    _A.USER_CHANGED: _alert_codes(_USERS, "users/{user}"),
+    _A.PASSWORD_SET: _alert_codes(_USERS, "users/{user}"),
+    _A.TOKEN_ADDED: _alert_codes(_USERS, "tokens/{token}"),
+    _A.TOKEN_REMOVED: _alert_codes(_USERS, "tokens/{token}"),
+    _A.STUDY_SEEN: _access_codes("R"),
     _A.LIST_SEEN: _AuditedAs(_DCM.Query, "E"),
     _A.EXPORTED: _AuditedAs(_DCM.Export, "R"),
     _A.STUDY_SEARCHED: _AuditedAs(_DCM.Query, "E"),
-    _A.STUDY_RERUN: _accessed("U"),
-    _A.JOB_CHANGED: _accessed("U"),
-    _A.STUDY_RELEASED: _accessed("U"),
-    _A.RESULT_WITHDRAWN: _accessed("D"),
+    _A.STUDY_RERUN: _access_codes("U"),
+    _A.JOB_CHANGED: _access_codes("U"),
+    _A.STUDY_RELEASED: _access_codes("U"),
+    _A.RESULT_WITHDRAWN: _access_codes("D"),
     _A.DELIVERY_RETRIED: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
-    _A.OBJECTS_DELETED: _accessed("D"),  # not "Study Deleted": its results stay
-    _A.DISCARDED: _accessed("U"),
+    _A.OBJECTS_DELETED: _access_codes("D"),  # not "Study Deleted": its results stay
+    _A.DISCARDED: _access_codes("U"),
     _A.SENT_TO_PEER: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
     _A.UPLOADED: _AuditedAs(_DCM.Import, "C"),
-    _A.PEER_SAVED: _alert(_DCM.NetworkConfiguration, "peers/{name}"),
-    _A.PEER_REMOVED: _alert(_DCM.NetworkConfiguration, "peers/{name}"),
-    _A.RULE_SAVED: _alert(_DCM.SoftwareConfiguration, "rules/{name}"),
-    _A.RULE_REMOVED: _alert(_DCM.SoftwareConfiguration, "rules/{name}"),
-    _A.PEER_TESTED: _alert(_DCM.UseOfRestrictedFunction, "peers/{peers}"),
+    _A.PEER_SAVED: _alert_codes(_DCM.NetworkConfiguration, "peers/{name}"),
+    _A.PEER_REMOVED: _alert_codes(_DCM.NetworkConfiguration, "peers/{name}"),
+    _A.RULE_SAVED: _alert_codes(_DCM.SoftwareConfiguration, "rules/{name}"),
+    _A.RULE_REMOVED: _alert_codes(_DCM.SoftwareConfiguration, "rules/{name}"),
+    _A.PEER_TESTED: _alert_codes(_DCM.UseOfRestrictedFunction, "peers/{peers}"),
     _A.STUDIES_FETCHED: _AuditedAs(_DCM.Query, "E"),
-    _A.NOTIFIER_TESTED: _alert(_DCM.UseOfRestrictedFunction, "notifications/{notification}"),
-    _A.NOTIFIED_AGAIN: _alert(_DCM.UseOfRestrictedFunction, "notifications/{notifications}"),
-    _A.FEEDBACK_GIVEN: _accessed("U"),
+    _A.NOTIFIER_TESTED: _alert_codes(_DCM.UseOfRestrictedFunction, "notifications/{notification}"),
+    _A.NOTIFIED_AGAIN: _alert_codes(_DCM.UseOfRestrictedFunction, "notifications/{notifications}"),
+    _A.FEEDBACK_GIVEN: _access_codes("U"),
     _A.ASSESSMENT_SENT: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
-    _A.RESULTS_ASSESSED: _accessed("U"),
-    _A.CLEANING_JUDGED: _accessed("U"),
-    _A.DECISION_SETTLED: _alert(_DCM.UseOfRestrictedFunction, "decisions/{decision}"),
-    _A.MODEL_ACTIVATED: _alert(_DCM.SoftwareConfiguration, "pipelines/{pipeline}"),
-    _A.MODEL_ROLLBACK: _alert(_DCM.SoftwareConfiguration, "pipelines/{pipeline}"),
-    _A.CONFIG_RELOADED: _alert(_DCM.SoftwareConfiguration, "configuration"),
+    _A.RESULTS_ASSESSED: _access_codes("U"),
+    _A.CLEANING_JUDGED: _access_codes("U"),
+    _A.DECISION_SETTLED: _alert_codes(_DCM.UseOfRestrictedFunction, "decisions/{decision}"),
+    _A.MODEL_ACTIVATED: _alert_codes(_DCM.SoftwareConfiguration, "pipelines/{pipeline}"),
+    _A.MODEL_ROLLBACK: _alert_codes(_DCM.SoftwareConfiguration, "pipelines/{pipeline}"),
+    _A.CONFIG_RELOADED: _alert_codes(_DCM.SoftwareConfiguration, "configuration"),
     _A.BACKED_UP: _AuditedAs(_DCM.Export, "R"),
     _A.RESTORED: _AuditedAs(_DCM.Import, "C"),
-    _A.SPOOL_REINDEXED: _alert(_DCM.UseOfRestrictedFunction, "spool"),
-    _A.MACHINE_REMOVED: _alert(_DCM.SoftwareConfiguration, "machines/{machine}"),
+    _A.SPOOL_REINDEXED: _alert_codes(_DCM.UseOfRestrictedFunction, "spool"),
+    _A.MACHINE_REMOVED: _alert_codes(_DCM.SoftwareConfiguration, "machines/{machine}"),
     _A.NODE_STARTED: _AuditedAs(_DCM.ApplicationActivity, "E", _DCM.ApplicationStart, ours=_DCM.Application),
     _A.NODE_STOPPING: _AuditedAs(_DCM.ApplicationActivity, "E", _DCM.ApplicationStop, ours=_DCM.Application),
     _A.IMAGES_RECEIVED: _AuditedAs(
@@ -427,7 +427,7 @@ def new_records(session: Session, settings: Settings) -> list[AuditRow]:
         .order_by(EventRow.id)
         .limit(_AT_ONCE)
     )
-    rows = _records(session, settings, session.scalars(chosen).all())
+    rows = _records_of(session, settings, session.scalars(chosen).all())
     return sorted(rows, key=lambda row: int(row.fields["event"]))
 
 
@@ -450,7 +450,7 @@ def _last_event(session: Session) -> int | None:
     return None if number is None else number - 1
 
 
-def _records(session: Session, settings: Settings, found: Sequence[EventRow]) -> Iterator[AuditRow]:
+def _records_of(session: Session, settings: Settings, found: Sequence[EventRow]) -> Iterator[AuditRow]:
     """Yield an audit record for each of the events ``found``; sent results share one record per study and
     peer.
     """
@@ -461,17 +461,17 @@ def _records(session: Session, settings: Settings, found: Sequence[EventRow]) ->
         )
         if row.action is _A.RESULTS_SENT:
             peer, instance = str(event.fields.get("destination")), str(event.fields.get("instance"))
-            row.actor, row.address = _called(settings, peer)
+            row.actor, row.address = _peer_title_and_host(settings, peer)
             known = sent.setdefault((event.study_id, peer), row)
             instances = [*known.fields.get("instances", ()), instance]
             known.fields = {"event": event.id, "peer": peer, "instances": instances}
             continue
         if row.action is _A.PEER_ASKED:
             peer = str(event.fields.get("peer"))
-            row.actor, row.address = _called(settings, peer)
+            row.actor, row.address = _peer_title_and_host(settings, peer)
             row.fields |= {"peer": peer, "asked": str(event.fields.get("asked", "studies without result"))}
         elif row.action is _A.IMAGES_RECEIVED and event.study_id is not None:
-            row.actor, row.address = _sender(session, event.study_id)
+            row.actor, row.address = _title_and_address_of_sender(session, event.study_id)
         elif row.action is _A.CALLER_REFUSED:
             row.actor = str(event.fields.get("calling") or "")[:64]
             row.address = str(event.fields.get("address") or "")[:64]
@@ -482,7 +482,7 @@ def _records(session: Session, settings: Settings, found: Sequence[EventRow]) ->
     yield from sent.values()
 
 
-def _called(settings: Settings, name: str) -> tuple[str, str]:
+def _peer_title_and_host(settings: Settings, name: str) -> tuple[str, str]:
     """Return AE title and host of the peer ``name``; (name, "") if that peer is no longer configured."""
     try:
         peer = settings.peer(name)
@@ -491,7 +491,7 @@ def _called(settings: Settings, name: str) -> tuple[str, str]:
     return peer.ae_title, peer.host[:64]
 
 
-def _sender(session: Session, study_id: int) -> tuple[str, str]:
+def _title_and_address_of_sender(session: Session, study_id: int) -> tuple[str, str]:
     """Return AE title and network address of the sender of a study's last received object; ("", "") if
     unknown.
     """

@@ -195,7 +195,7 @@ class AuditSender:
 
     def _send_some(self) -> int:
         """Send the next batch of unsent audit records; return how many were sent, 0 after a failure."""
-        waiting = self._waiting()
+        waiting = self._unsent_messages()
         if not waiting:
             return 0
         try:
@@ -210,7 +210,7 @@ class AuditSender:
         self._failures = 0
         return len(waiting)
 
-    def _waiting(self) -> dict[int, bytes]:
+    def _unsent_messages(self) -> dict[int, bytes]:
         """Return the oldest unsent audit records as syslog messages by record number.
 
         Records that make no valid message are left out and reported as events.
@@ -223,13 +223,13 @@ class AuditSender:
         with self._database.read() as session:
             for row, uid, patient in session.execute(unsent.order_by(AuditRow.id).limit(_AT_ONCE)):
                 try:
-                    made[row.id] = self._framed(row, uid or "", patient or "")
+                    made[row.id] = self._syslog_message(row, uid or "", patient or "")
                 except ResultRefused as error:
                     faults[row.id] = str(error)
         self._note_faulty(faults)
         return made
 
-    def _framed(self, row: AuditRow, study_uid: str, patient_id: str) -> bytes:
+    def _syslog_message(self, row: AuditRow, study_uid: str, patient_id: str) -> bytes:
         """Return an audit record as a syslog message.
 
         Raises ResultRefused if it makes no valid message, or one that is too long for UDP.

@@ -56,7 +56,7 @@ class S3Bucket:
         """
         with self._errors_as_store_away(), _check_bucket(file):
             obstore.put(self._store, key, file)
-        self._ask_size(key, file)
+        self._check_size(key, file)
 
     def put_first(self, key: str, file: Path) -> None:
         """Upload ``file`` as the object ``key``, unless the bucket has that key already.
@@ -69,10 +69,10 @@ class S3Bucket:
             with self._errors_as_store_away(), _check_bucket(file):
                 obstore.put(self._store, key, file, mode="create")
         except AlreadyExistsError:
-            self._compare(key, file)
-        self._ask_size(key, file)
+            self._check_same_bytes(key, file)
+        self._check_size(key, file)
 
-    def _ask_size(self, key: str, file: Path) -> None:
+    def _check_size(self, key: str, file: Path) -> None:
         """Raise StoreAway unless the object ``key`` in the bucket has the size of ``file``."""
         if self.size(key) != file.stat().st_size:
             raise StoreAway("the object store shows another size than was put")
@@ -117,7 +117,7 @@ class S3Bucket:
             for batch in obstore.list(self._store, under):
                 yield from (item["path"] for item in batch)
 
-    def _compare(self, key: str, file: Path) -> None:
+    def _check_same_bytes(self, key: str, file: Path) -> None:
         """Raise StoreAway unless the object ``key`` in the bucket has the bytes of ``file``.
 
         They are equal if the answer to an earlier upload was lost.

@@ -61,7 +61,7 @@ class HandOver:
         """
         done = after = 0
         try:
-            self._adopt()
+            self._queue_older_files()
             while not stop.is_set() and (batch := self._waiting(after)):
                 after = batch[-1].id
                 done += self._upload([row for row in batch if (self._data_dir / row.path).is_file()])
@@ -77,7 +77,7 @@ class HandOver:
                 record(session, STORE_BACK, machine=self._machine, seconds=seconds)
         return done
 
-    def _adopt(self) -> None:
+    def _queue_older_files(self) -> None:
         """Queue the files that were stored before a bucket was configured; later calls do nothing."""
         for batch in () if self._adopted else batches(Spool(self._data_dir / "spool", 0).stored()):
             unknown = ReceivedObject.spool_name.in_([file.stem for file in batch])

@@ -64,7 +64,7 @@ class FhirDestination(HttpDestination):
         def ask() -> list[Check]:
             """Return the checks of the CapabilityStatement and of the search."""
             checks = list(_capabilities(self._resource("metadata")))
-            self._found("DiagnosticReport", generate_uid())
+            self._resources_by_uid("DiagnosticReport", generate_uid())
             return [*checks, Check("search", True, "search for reports answered")]
 
         return self._checked("FHIR", ask)
@@ -79,18 +79,18 @@ class FhirDestination(HttpDestination):
             return SendReport(SendStatus.NARROWED, "", "reports only go there")
         try:
             report = ReportTransaction(item.path, self._systems)
-            earlier = self._replaced(report)
+            earlier = self._report_to_replace(report)
             if earlier is not None and report.uid in uids_of(earlier.report):
                 return SendReport(SendStatus.STORED, "", "the server has it, or a newer one")
             if earlier is not None and not earlier.is_as_sent:
                 return _AMENDED
-            return self._posted(report.bundle(self._patient(report), earlier))
+            return self._post(report.bundle(self._patient(report), earlier))
         except FaultyInput as error:
             return SendReport(SendStatus.REFUSED, "", str(error))
 
     def _look(self, item: Outgoing) -> Confirmation:
         """Return whether the server has a DiagnosticReport with this object's UID."""
-        if self._found("DiagnosticReport", item.sop_instance_uid):
+        if self._resources_by_uid("DiagnosticReport", item.sop_instance_uid):
             return Confirmation(Presence.FOUND)
         return Confirmation(Presence.NOT_FOUND, "the server does not show it")
 
@@ -109,7 +109,7 @@ class FhirDestination(HttpDestination):
         """
         for one in self._reports_in_force(item.sop_instance_uid):
             try:
-                self._posted(one.withdrawn())
+                self._post(one.withdrawn())
             except FaultyInput as error:  # the server's own resources are not as FHIR has them
                 raise ValueError(str(error)) from None
 
@@ -117,9 +117,11 @@ class FhirDestination(HttpDestination):
         """Return the server's DiagnosticReports whose newest content is this report (SOP Instance UID
         ``uid``), without those entered in error.
         """
-        return [one for one in self._filed(uid) if one.shows == uid and not _is_gone(one)]
+        return [
+            one for one in self._filed_reports(uid) if one.newest_uid == uid and not _is_wholly_withdrawn(one)
+        ]
 
-    def _posted(self, bundle: str) -> SendReport:
+    def _post(self, bundle: str) -> SendReport:
         """Post a transaction Bundle in JSON, and return its outcome. Raises requests.RequestException."""
         headers = {"Content-Type": _JSON, "Prefer": "return=minimal"}
         answer = self._session.post(self._url, data=bundle.encode(), headers=headers, timeout=self._timeout)
@@ -129,22 +131,25 @@ class FhirDestination(HttpDestination):
         except FAULTY_ANSWER:
             return _UNNAMED if self._is_queried else UNREADABLE
 
-    def _replaced(self, report: ReportTransaction) -> FiledReport | None:
+    def _report_to_replace(self, report: ReportTransaction) -> FiledReport | None:
         """Return the report on the server that ``report`` replaces, or ``report`` itself if it was sent
         before; None if the server has neither.
         """
         if not report.replaces:
             return None
-        filed = self._filed(report.uid, report.replaces)
+        filed = self._filed_reports(report.uid, report.replaces)
         mine = [one for one in filed if report.uid in uids_of(one.report)]
         others = [one for one in filed if not one.is_withdrawn]
         return next(iter([*mine, *others]), None)
 
-    def _filed(self, *uids: str) -> list[FiledReport]:
+    def _filed_reports(self, *uids: str) -> list[FiledReport]:
         """Return the server's DiagnosticReports with one of these UIDs, each with the Observations that this
         node made.
         """
-        return [self._with_observations(FiledReport(one)) for one in self._found("DiagnosticReport", *uids)]
+        return [
+            self._with_observations(FiledReport(one))
+            for one in self._resources_by_uid("DiagnosticReport", *uids)
+        ]
 
     def _with_observations(self, filed: FiledReport) -> FiledReport:
         """Return the report with those of its Observations on the server that this node made."""
@@ -177,10 +182,10 @@ class FhirDestination(HttpDestination):
         if answer.status_code in (403, 404, 405):  # patients cannot be read: the report goes by identifier
             return ""
         answer.raise_for_status()
-        found = [one for one in _resources(answer.json(), "Patient") if _is_of(one, system, value)]
+        found = [one for one in _resources(answer.json(), "Patient") if _has_identifier(one, system, value)]
         return f"Patient/{found[0]['id']}" if len(found) == 1 else ""
 
-    def _found(self, kind: str, *uids: str) -> list[Resource]:
+    def _resources_by_uid(self, kind: str, *uids: str) -> list[Resource]:
         """Return the server's resources of the type ``kind`` that have one of these UIDs as identifier.
 
         Raises requests.RequestException.
@@ -267,7 +272,7 @@ def _resources(answer: Any, kind: str) -> list[Resource]:
     return [one for one in found if one["resourceType"] == kind]
 
 
-def _is_of(patient: Resource, system: str, value: str) -> bool:
+def _has_identifier(patient: Resource, system: str, value: str) -> bool:
     """Return whether the Patient resource has the identifier ``value`` of the identifier system
     ``system``.
     """
@@ -275,7 +280,7 @@ def _is_of(patient: Resource, system: str, value: str) -> bool:
     return any((one.get("system"), one.get("value")) == (system, value) for one in identifiers)
 
 
-def _is_gone(filed: FiledReport) -> bool:
+def _is_wholly_withdrawn(filed: FiledReport) -> bool:
     """Return whether the report and all its Observations are marked as entered in error."""
     return all(FiledReport(one).is_withdrawn for one in (filed.report, *filed.observations))
 

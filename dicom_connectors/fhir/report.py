@@ -104,7 +104,7 @@ def patient_identifier(document: Dataset, by_issuer: Mapping[str, str]) -> Resou
     number, issuer = (str(document.get(key) or "").strip() for key in ("PatientID", "IssuerOfPatientID"))
     if not number:
         return {}
-    system = _universal(document) or by_issuer.get(issuer, "")
+    system = _system_of_issuer(document) or by_issuer.get(issuer, "")
     assigner = {"assigner": {"display": issuer}} if issuer else {}
     return {**({"system": system} if system else {}), "value": number, **assigner}
 
@@ -119,7 +119,7 @@ def patient_reference(identifier: Resource, found: str = "") -> Resource:
     return {**literal, "type": "Patient", **named}
 
 
-def _universal(document: Dataset) -> str:
+def _system_of_issuer(document: Dataset) -> str:
     """Return the system URI that the document states for the issuer of its Patient ID; "" if it
     states none.
     """
@@ -279,7 +279,7 @@ class FiledReport:
         return self.report.get("status") == PRELIMINARY
 
     @property
-    def shows(self) -> str:
+    def newest_uid(self) -> str:
         """SOP Instance UID of the newest report whose content the DiagnosticReport shows; "" if it
         has none.
         """
@@ -375,12 +375,12 @@ class ReportTransaction:
         ``subject``: Reference to the patient.
         """
         study = created(
-            _filled(
+            _without_empty(
                 resourceType="ImagingStudy",
                 identifier=[uid_identifier(str(self._document.StudyInstanceUID))],
                 status="available",
                 subject=subject,
-                started=self._when,
+                started=self._study_time,
                 description=str(self._document.get("StudyDescription") or ""),
             )
         )
@@ -401,7 +401,7 @@ class ReportTransaction:
             "type": "ServiceRequest",
             "identifier": {"type": {"coding": [_ACCESSION]}, "value": accession},
         }
-        return _filled(
+        return _without_empty(
             resourceType="DiagnosticReport",
             identifier=[{"use": "official", **uid_identifier(self.uid)}],
             basedOn=[order] if accession else [],
@@ -409,7 +409,7 @@ class ReportTransaction:
             category=[{"coding": list(_RADIOLOGY)}],
             code={"coding": codes, "text": codes[0]["display"]},
             subject=subject,
-            effectiveDateTime=self._when,
+            effectiveDateTime=self._study_time,
             issued=written(self._document),
             result=results,
             imagingStudy=[reference(study)],
@@ -435,7 +435,7 @@ class ReportTransaction:
         ]
 
     @property
-    def _when(self) -> str:
+    def _study_time(self) -> str:
         """The date and time of the study as FHIR dateTime."""
         return date_time(self._document, "StudyDate", "StudyTime")
 
@@ -491,13 +491,13 @@ class ReportTransaction:
             raise FaultyInput(f"it has more than {MOST_OBSERVATIONS} findings and numbers")
         for at, (model, tracking, content) in enumerate(said):
             uids = [observation_uid(self.uid, at), *([tracking] if tracking else [])]
-            yield _filled(
+            yield _without_empty(
                 resourceType="Observation",
                 identifier=[uid_identifier(uid) for uid in uids],
                 status=PRELIMINARY,
                 category=[{"coding": [_IMAGING]}],
                 subject=subject,
-                effectiveDateTime=self._when,
+                effectiveDateTime=self._study_time,
                 issued=written(self._document),
                 device=reference(devices[model]) if model in devices else {},
                 derivedFrom=[reference(study)],
@@ -570,6 +570,6 @@ def _quantity(value: str, unit: str) -> Resource:
     return {"value": float(value), "unit": unit, "system": UNITS, "code": unit}
 
 
-def _filled(**elements: Any) -> Resource:
+def _without_empty(**elements: Any) -> Resource:
     """Return the elements whose value is not empty, because FHIR allows no empty ones."""
     return {name: value for name, value in elements.items() if value}

@@ -173,7 +173,7 @@ def control_id(sop_instance_uid: str) -> str:
     """Return the Message Control ID (MSH-10) of an object's message: 20 characters, the most that HL7 2.5.1
     allows, and the same at each try.
     """
-    return _hashed(sop_instance_uid)
+    return _short_hash(sop_instance_uid)
 
 
 def oru_of(report: SentReport, context: MessageContext, replaced: Sequence[SentReport] = ()) -> bytes:
@@ -185,11 +185,11 @@ def oru_of(report: SentReport, context: MessageContext, replaced: Sequence[SentR
     with quiet_pydicom():
         document = dcmread(report.path)
         order = _order(report, document, context, _PRELIMINARY, document)
-        rows = {_place(row): row for row in _observations(document, context, _PRELIMINARY)}
+        rows = {_row_key(row): row for row in _observations(document, context, _PRELIMINARY)}
         for former in replaced:
             for row in _observations(dcmread(former.path), context, _DELETED):
                 row.put(1, str(len(rows) + 1))
-                rows.setdefault(_place(row), row)
+                rows.setdefault(_row_key(row), row)
         return er7(_header(document, context), _patient(document, context), [[*order, *rows.values()]])
 
 
@@ -217,21 +217,23 @@ def _observations(report: Dataset, context: MessageContext, status: str) -> Iter
     with this code; so a newer report has the same sub-IDs.
     """
     said = sr.stated(report)
-    stated = [[_row("TX", [codes.DCM.Conclusion], line)] for line in said.short_result]
+    stated = [[_obx("TX", [codes.DCM.Conclusion], line)] for line in said.short_result]
     if said.statement:
-        stated.append([_row("TX", [codes.DCM.Comment], said.statement)])
+        stated.append([_obx("TX", [codes.DCM.Comment], said.statement)])
     burned_in = (BURNED_IN.value, BURNED_IN.scheme)
     stated += [_finding(one) for one in said.findings if one.code != burned_in]
     stated += [_number(one) for one in said.numbers]
-    stated.append([_row("ST", [_STUDY_INSTANCE_UID], _value(report, "StudyInstanceUID"))])
+    stated.append([_obx("ST", [_STUDY_INSTANCE_UID], _value(report, "StudyInstanceUID"))])
     if context.link:
-        stated.append([_row("RP", [_DICOM_STUDY], context.link, "", "TEXT", "HTML")])  # tables 0191 and 0291
+        stated.append([_obx("RP", [_DICOM_STUDY], context.link, "", "TEXT", "HTML")])  # tables 0191 and 0291
     seen = Counter[str]()
     rows = []
     for together in stated:
         code = together[0].fields[3][0][0]
         seen[code] += 1
-        rows += [(f"{code if len(code) < 17 else _hashed(code)}.{seen[code]}"[-20:], row) for row in together]
+        rows += [
+            (f"{code if len(code) < 17 else _short_hash(code)}.{seen[code]}"[-20:], row) for row in together
+        ]
     for set_id, (sub_id, row) in enumerate(rows, start=1):
         row.put(1, str(set_id))
         row.put(4, sub_id)
@@ -240,7 +242,7 @@ def _observations(report: Dataset, context: MessageContext, status: str) -> Iter
         yield row
 
 
-def _place(row: SegmentFields) -> tuple[str, str]:
+def _row_key(row: SegmentFields) -> tuple[str, str]:
     """Return what identifies a row for a receiver: (code in OBX-3, sub-ID in OBX-4)."""
     return row.fields[3][0][0], row.fields[4][0][0]
 
@@ -331,7 +333,7 @@ def _order(
     """
     request = SegmentFields("OBR")
     request.put(1, str(number))
-    request.put(3, _hashed(f"{document.StudyInstanceUID}\n{report.rule}"))
+    request.put(3, _short_hash(f"{document.StudyInstanceUID}\n{report.rule}"))
     request.put(4, *_procedure(document))
     request.put(7, _time(document, "Study"))
     request.put(18, _value(document, "AccessionNumber"))
@@ -363,16 +365,16 @@ def _finding(stated: StatedFinding) -> list[SegmentFields]:
     Undetermined) in OBX-5; then its site and side.
     """
     value, scheme = stated.code
-    decision = _coded(envelope.DECISIONS[stated.decision])
-    return [_row("CWE", [Code(value, scheme, stated.meaning)], *decision), *_side(stated.sites)]
+    decision = _code_components(envelope.DECISIONS[stated.decision])
+    return [_obx("CWE", [Code(value, scheme, stated.meaning)], *decision), *_side(stated.sites)]
 
 
 def _number(stated: StatedNumber) -> list[SegmentFields]:
     """Return the OBX segments of a measurement: its value, then site and side, then the fetus."""
-    row = _row("NM", _quantity(stated), format(Decimal(repr(stated.value)), "f"))
+    row = _obx("NM", _quantity(stated), format(Decimal(repr(stated.value)), "f"))
     unit, of_scheme = stated.unit
     row.put(6, unit, unit, _scheme(of_scheme))
-    fetus = [_row("ST", [codes.DCM.SubjectID], f"fetus {stated.fetus}")] if stated.fetus else []
+    fetus = [_obx("ST", [codes.DCM.SubjectID], f"fetus {stated.fetus}")] if stated.fetus else []
     return [row, *_side(stated.sites), *fetus]
 
 
@@ -388,7 +390,7 @@ def _quantity(stated: StatedNumber) -> list[Code]:
         return [quantity]
     words = ", ".join(meaning for _, _, meaning in stated.sites)
     named = "\n".join([value, scheme, *(part for site in stated.sites for part in site[:2])])
-    return [Code(f"M-{_hashed(named)[:13]}", envelope.SCHEME, f"{stated.meaning} of {words}"), quantity]
+    return [Code(f"M-{_short_hash(named)[:13]}", envelope.SCHEME, f"{stated.meaning} of {words}"), quantity]
 
 
 def _side(sites: Sequence[StatedCode]) -> list[SegmentFields]:
@@ -400,12 +402,12 @@ def _side(sites: Sequence[StatedCode]) -> list[SegmentFields]:
         return []
     [(site, of_site, site_meaning), (side, of_side, side_meaning), *_] = sites
     return [
-        _row("CWE", [_FINDING_SITE], *_coded(Code(site, of_site, site_meaning))),
-        _row("CWE", [_LATERALITY], *_coded(Code(side, of_side, side_meaning))),
+        _obx("CWE", [_FINDING_SITE], *_code_components(Code(site, of_site, site_meaning))),
+        _obx("CWE", [_LATERALITY], *_code_components(Code(side, of_side, side_meaning))),
     ]
 
 
-def _row(kind: str, concepts_of: Sequence[Code], *value: str) -> SegmentFields:
+def _obx(kind: str, concepts_of: Sequence[Code], *value: str) -> SegmentFields:
     """Return an OBX segment.
 
     ``kind``: value type (OBX-2), such as "NM"; ``concepts_of``: its code and, optionally, an alternate code
@@ -413,12 +415,12 @@ def _row(kind: str, concepts_of: Sequence[Code], *value: str) -> SegmentFields:
     """
     row = SegmentFields("OBX")
     row.put(2, kind)
-    row.put(3, *(part for code in concepts_of for part in _coded(code)))
+    row.put(3, *(part for code in concepts_of for part in _code_components(code)))
     row.put(5, *value)
     return row
 
 
-def _coded(concept: Code) -> tuple[str, str, str]:
+def _code_components(concept: Code) -> tuple[str, str, str]:
     """Return (code, meaning, coding system of HL7 table 0396) of a concept."""
     return str(concept.value), str(concept.meaning), _scheme(str(concept.scheme_designator))
 
@@ -458,7 +460,7 @@ def _with_site_fields(
     return segment
 
 
-def _hashed(text: str) -> str:
+def _short_hash(text: str) -> str:
     """Return 20 characters derived from ``text`` (96 bits of its SHA-256); equal texts give equal
     characters.
     """

@@ -146,15 +146,15 @@ class Gatherer:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database, self._settings = database, settings
         self._behind: int | None = None  # the newest event of two minutes ago, as far as it is known
-        self._head: int | None = None
+        self._newest_event: int | None = None
         self._looked_at = -math.inf
 
     def run_once(self) -> int:
         """Store the notifications that are due now; return how many were stored."""
         with self._database.read() as session:
-            head = _head(session)
+            head = _newest_event(session)
         if (now := time.monotonic()) - self._looked_at >= _BEHIND_SECONDS:
-            self._behind, self._head, self._looked_at = self._head, head, now
+            self._behind, self._newest_event, self._looked_at = self._newest_event, head, now
         done = 0
         for rule in part(self._settings, NotificationsPart).notifications:
             with suppress(StoreAway):  # its reports are read when the object store is back
@@ -173,7 +173,7 @@ class Gatherer:
             for one in self._settings.rules
         }
         with self._database.write() as session:
-            cursor, head = session.get(Cursor, _CURSOR + rule.name), _head(session)
+            cursor, head = session.get(Cursor, _CURSOR + rule.name), _newest_event(session)
             if cursor is None:  # no notification of what happened before the rule existed
                 session.add(Cursor(name=_CURSOR + rule.name, offset=head))
                 return 0
@@ -189,7 +189,7 @@ class Gatherer:
             numbers |= numbers_for(one for some in conditions.values() for one in some)
             new = EventRow.id > cursor.offset, EventRow.number.in_(numbers), ~known
             rows = session.scalars(select(EventRow).where(*new).order_by(EventRow.id).limit(_AT_ONCE)).all()
-            told = [(row.number, self._as_event(session, rule, row, conditions)) for row in rows]
+            told = [(row.number, self._event_for_message(session, rule, row, conditions)) for row in rows]
             chosen = [(number, event) for number, event in told if event]
             session.add_all(NotifiedEvent(rule=rule.name, event_id=row.id) for row in rows)
             if chosen:
@@ -216,7 +216,7 @@ class Gatherer:
                 )
         return bool(chosen)
 
-    def _as_event(
+    def _event_for_message(
         self,
         session: Session,
         rule: NotificationSettings,
@@ -279,7 +279,7 @@ class Gatherer:
         for path in session.scalars(select(Result.path).where(*reports)):
             with suppress(NotInSpool):  # lost: it cannot be read either
                 files.here(session, path)
-            suspected, result = _reported(files.data_dir / path)
+            suspected, result = _findings_and_lines(files.data_dir / path)
             patterned = (name for name in suspected if any(matches(one, name) for one in patterns))
             wanted = [*patterned, *(name for name in suspected if name == _UNREADABLE)]
             names |= dict.fromkeys(wanted)
@@ -287,13 +287,13 @@ class Gatherer:
         return list(names), list(lines)
 
 
-def _head(session: Session) -> int:
+def _newest_event(session: Session) -> int:
     """Return the number of the newest event, 0 without events."""
     return session.scalar(select(func.max(EventRow.id))) or 0
 
 
 @lru_cache(maxsize=64)
-def _reported(report: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _findings_and_lines(report: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return (findings that the SR file ``report`` suspects, lines of its short result).
 
     For a file that cannot be read both are ``_UNREADABLE``, because it may contain a finding that somebody

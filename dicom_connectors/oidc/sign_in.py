@@ -75,15 +75,15 @@ def begin(settings: Settings, secret: str) -> str:
     ``secret``: a random text that the browser keeps in a cookie, and with which it must come back. Raises
     Unavailable, and NotFound if no provider is configured.
     """
-    with _provider_in_time(settings) as provider:
+    with _provider_with_deadline(settings) as provider:
         wanted = (
             {"acr_values": " ".join(provider.settings.acr_values)} if provider.settings.acr_values else {}
         )
         address, _ = provider.client.create_authorization_url(
             provider.address("authorization_endpoint"),
-            state=_derived(secret, "state"),
-            nonce=_derived(secret, "nonce"),
-            code_verifier=_derived(secret, "verifier"),
+            state=_derived_hash(secret, "state"),
+            nonce=_derived_hash(secret, "nonce"),
+            code_verifier=_derived_hash(secret, "verifier"),
             **wanted,
         )
     return str(address)
@@ -98,12 +98,12 @@ def finish(
     ``address``, ``agent``: the browser's. Raises SignInRefused, Unavailable, and NotFound if no provider is
     configured.
     """
-    oidc = _configured(settings)
+    oidc = _oidc_settings(settings)
     with database.read() as session:
         users.refuse_too_many(session, address)
     try:
         _check(oidc, secret, answer)
-        with _provider_in_time(settings) as provider:
+        with _provider_with_deadline(settings) as provider:
             claims = _claims(provider, secret, answer["code"])
             groups = _groups(provider, claims)
     except SignInRefused as error:
@@ -123,7 +123,7 @@ def sign_out_address(settings: Settings) -> str:
 
     Raises Unavailable, and NotFound if no provider is configured.
     """
-    with _provider_in_time(settings) as provider:
+    with _provider_with_deadline(settings) as provider:
         if "end_session_endpoint" not in provider.metadata:
             return ""
         back = f"{settings.console.url.rstrip('/')}/sign-in"
@@ -131,7 +131,7 @@ def sign_out_address(settings: Settings) -> str:
         return f"{provider.address('end_session_endpoint')}?{urlencode(query)}"
 
 
-def _derived(secret: str, purpose: str) -> str:
+def _derived_hash(secret: str, purpose: str) -> str:
     """Return a hash of the sign-in's secret for one purpose ("state", "nonce", "verifier").
 
     Neither the secret nor another purpose's hash can be computed from it.
@@ -139,7 +139,7 @@ def _derived(secret: str, purpose: str) -> str:
     return hashlib.sha256(f"{purpose} {secret}".encode()).hexdigest()
 
 
-def _configured(settings: Settings) -> OidcSettings:
+def _oidc_settings(settings: Settings) -> OidcSettings:
     """Return the settings of the identity provider. Raises NotFound if none is configured."""
     if not (oidc := part(settings.console, OidcConsole).oidc):
         raise NotFound("There is no such page.")
@@ -151,7 +151,7 @@ def _check(oidc: OidcSettings, secret: str, answer: Mapping[str, str]) -> None:
     or has no authorization code.
     """
     state = answer.get("state", "").encode(errors="replace")
-    if not secret or not hmac.compare_digest(state, _derived(secret, "state").encode()):
+    if not secret or not hmac.compare_digest(state, _derived_hash(secret, "state").encode()):
         raise SignInRefused("This sign-in was not begun in this browser, or too long ago: begin again.")
     if answer.get("iss", oidc.issuer) != oidc.issuer:  # RFC 9207
         raise SignInRefused("The answer is of another provider.")
@@ -160,7 +160,7 @@ def _check(oidc: OidcSettings, secret: str, answer: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def _provider_in_time(settings: Settings) -> Iterator[_IdentityProvider]:
+def _provider_with_deadline(settings: Settings) -> Iterator[_IdentityProvider]:
     """Context manager with the identity provider, whose calls share one deadline.
 
     Raises Unavailable if it answers late or unusably, and NotFound if none is configured.
@@ -168,14 +168,14 @@ def _provider_in_time(settings: Settings) -> Iterator[_IdentityProvider]:
     from authlib.common.errors import AuthlibBaseError
     from joserfc.errors import JoseError
 
-    oidc = _configured(settings)
+    oidc = _oidc_settings(settings)
     connections = Connections(oidc.seconds)
     with hospital_accounts.place():
         try:
             with connections.within(oidc.seconds), BoundedSession(connections) as session:
                 if oidc.authorities:
                     session.verify = str(oidc.authorities)
-                yield _discovered(settings, oidc, session)
+                yield _discover_provider(settings, oidc, session)
         except requests.RequestException as error:
             late = connections.timed_out or isinstance(error, requests.Timeout)
             raise unusable("no answer in time" if late else type(error).__name__) from None
@@ -183,7 +183,7 @@ def _provider_in_time(settings: Settings) -> Iterator[_IdentityProvider]:
             raise unusable(f"an answer that cannot be read: {type(error).__name__}") from None
 
 
-def _discovered(settings: Settings, oidc: OidcSettings, session: BoundedSession) -> _IdentityProvider:
+def _discover_provider(settings: Settings, oidc: OidcSettings, session: BoundedSession) -> _IdentityProvider:
     """Return the identity provider, after reading its metadata (OpenID Connect Discovery 1.0, section 4)."""
     from authlib.integrations.requests_client import OAuth2Session
     from authlib.oauth2.client import OAuth2Client
@@ -226,10 +226,10 @@ def _json(session: BoundedSession, oidc: OidcSettings, address: str, token: str 
 
     answer = session.get(address, auth=shown, timeout=oidc.seconds)
     answer.raise_for_status()
-    return _small(answer)
+    return _limited_json(answer)
 
 
-def _small(answer: requests.Response) -> dict[str, Any]:
+def _limited_json(answer: requests.Response) -> dict[str, Any]:
     """Return the JSON object in an HTTP answer. Raises ValueError if it is too long or no object."""
     if len(answer.content) > _LARGEST:
         raise ValueError("the answer is too long")
@@ -260,7 +260,7 @@ def _claims(provider: _IdentityProvider, secret: str, code: str) -> dict[str, An
             provider.address("token_endpoint"),
             grant_type="authorization_code",
             code=code,
-            code_verifier=_derived(secret, "verifier"),
+            code_verifier=_derived_hash(secret, "verifier"),
             timeout=oidc.seconds,
         )
     except (OAuthError, OAuth2Error) as error:
@@ -277,7 +277,7 @@ def _claims(provider: _IdentityProvider, secret: str, code: str) -> dict[str, An
             token.header,
             {"aud": {"essential": True, "value": oidc.client_id}},
             {
-                "nonce": _derived(secret, "nonce"),
+                "nonce": _derived_hash(secret, "nonce"),
                 "client_id": oidc.client_id,
                 "access_token": given.get("access_token"),
             },

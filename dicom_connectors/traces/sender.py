@@ -83,9 +83,9 @@ def spans_of(session: Session, study: Study, since: datetime | None, until: date
     """
     round_key = f"{_ROOT}/{until.isoformat()}"
     steps = [
-        *_received(session, study, since, until, round_key),
-        *_jobs(session, study, since, round_key),
-        *_deliveries(session, study, since, until, round_key),
+        *_receive_spans(session, study, since, until, round_key),
+        *_job_spans(session, study, since, round_key),
+        *_delivery_spans(session, study, since, until, round_key),
     ]
     shown = [step for step in steps if step.start <= step.end]
     whole = StudySpan(
@@ -104,7 +104,7 @@ def spans_of(session: Session, study: Study, since: datetime | None, until: date
     return [whole, *shown[:MAXIMUM_SPANS]]
 
 
-def _received(
+def _receive_spans(
     session: Session, study: Study, since: datetime | None, until: datetime, parent: str
 ) -> Iterator[StudySpan]:
     """Yield steps of receiving: one for each association or upload, one until the last object was indexed,
@@ -150,7 +150,7 @@ def _received(
         yield StudySpan(f"complete/{first}", parent, "wait for completion", max(last, first), complete)
 
 
-def _jobs(session: Session, study: Study, since: datetime | None, parent: str) -> Iterator[StudySpan]:
+def _job_spans(session: Session, study: Study, since: datetime | None, parent: str) -> Iterator[StudySpan]:
     """Yield steps of each job that ended after ``since`` (None: all): its wait, its last attempt, and within
     that the building of its results.
 
@@ -180,7 +180,7 @@ def _jobs(session: Session, study: Study, since: datetime | None, parent: str) -
             yield StudySpan(f"{key}/build", key, "build results", job.analysed_at, job.finished_at)
 
 
-def _deliveries(
+def _delivery_spans(
     session: Session, study: Study, since: datetime | None, until: datetime, parent: str
 ) -> Iterator[StudySpan]:
     """Yield steps of each delivery that ended after ``since`` (None: all): until it was sent or given up, and
@@ -362,7 +362,11 @@ class TraceSender:
             return 0
         self._next_at = time.monotonic() + _LOOK_SECONDS
         sent = 0
-        while not (stop is not None and stop.is_set()) and self._lease.keep() and (ended := self._waiting()):
+        while (
+            not (stop is not None and stop.is_set())
+            and self._lease.keep()
+            and (ended := self._studies_to_send())
+        ):
             taken = self._send(ended)
             if taken.ok:
                 sent += len(ended)
@@ -371,7 +375,7 @@ class TraceSender:
                 break
         return sent
 
-    def _waiting(self) -> list[_EndedStudy]:
+    def _studies_to_send(self) -> list[_EndedStudy]:
         """Return up to 50 studies that ended after their trace was last sent; a new one gets a trace id,
         which is stored.
         """

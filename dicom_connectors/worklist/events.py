@@ -78,7 +78,7 @@ class UpsEvents:
                     messages += message is not None
                     if messages > _MESSAGES_A_MINUTE * (1 + (time.monotonic() - began) / 60):
                         raise Unavailable(f"{self._peer.name}: too many events")
-                    if message and (uid := _cancelled(message)):
+                    if message and (uid := _uid_to_cancel(message)):
                         yield uid
         except (OSError, ValueError) as error:
             raise Unavailable(f"{self._peer.name}: event channel: {type(error).__name__}") from None
@@ -99,10 +99,10 @@ class UpsEvents:
             with line:
                 channel = _Channel(line)
                 with self._connections.within(self._seconds):
-                    channel.upgrade(self._request(f"{host}:{port}" if self._url.port else host))
+                    channel.upgrade(self._handshake_headers(f"{host}:{port}" if self._url.port else host))
                 yield channel
 
-    def _request(self, host: str) -> dict[str, str]:
+    def _handshake_headers(self, host: str) -> dict[str, str]:
         """Return the request line (under the key "") and the headers that open the WebSocket.
 
         ``host``: the value of Host.
@@ -131,7 +131,7 @@ class _Channel:
         first, *rest = (f"{name}: {value}".removeprefix(": ") for name, value in (headers | fixed).items())
         self._line.sendall("\r\n".join([first, *rest, "", ""]).encode("latin-1"))
         while b"\r\n\r\n" not in self._data:
-            self._more()
+            self._receive_more()
             if len(self._data) > _MAXIMUM_HEAD:
                 raise ValueError("endless headers")
         head, _, self._data = self._data.partition(b"\r\n\r\n")
@@ -147,7 +147,7 @@ class _Channel:
         self._line.settimeout(_WAIT_SECONDS)
         while (frame := self._frame()) is None:
             try:
-                self._more()
+                self._receive_more()
             except TimeoutError:
                 return None
         kind, payload = frame
@@ -185,7 +185,7 @@ class _Channel:
         masked = bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload[:125]))
         self._line.sendall(bytes([0x80 | kind, 0x80 | len(masked)]) + mask + masked)
 
-    def _more(self) -> None:
+    def _receive_more(self) -> None:
         """Receive more bytes. Raises ConnectionError if the server has ended the connection."""
         piece = self._line.recv(MAXIMUM_MESSAGE)
         if not piece:
@@ -193,7 +193,7 @@ class _Channel:
         self._data += piece
 
 
-def _cancelled(message: bytes) -> str:
+def _uid_to_cancel(message: bytes) -> str:
     """Return the UID of the work item that an event message asks to cancel; "" for any other message."""
     try:
         given: Any = json.loads(message)

@@ -92,7 +92,7 @@ class DimseManager(DimseCaller):
 
     def search(self) -> list[Dataset]:
         """Return the SCHEDULED work items, at most ``MOST_ITEMS``, by C-FIND. Raises Unavailable."""
-        question = _question(ProcedureStepState=ProcedureStepState.SCHEDULED.value)
+        question = _search_identifier(ProcedureStepState=ProcedureStepState.SCHEDULED.value)
         code, found, text = self._request("send_c_find", question, PULL)
         if code != 0:
             raise Unavailable(f"{self._peer.name}: {text}")
@@ -167,7 +167,7 @@ def _contexts() -> list[Any]:
     return [build_context(PULL, _SYNTAXES)]
 
 
-def _question(**keys: str) -> Dataset:
+def _search_identifier(**keys: str) -> Dataset:
     """Return the identifier of a C-FIND for work items, with these values of matching keys."""
     question = Dataset()
     for keyword in KEYS:
@@ -253,10 +253,10 @@ class UpsRsManager(HttpCaller):
             with self._connections.within(self._outbox.answer_seconds):
                 answer = self._call(method, path, json=[changes.to_json_dict()])
         except requests.RequestException as error:
-            return self._refusal(error)
+            return self._failed_change(error)
         return ChangeAnswer(ChangeStatus.DONE, f"HTTP {answer.status_code}")
 
-    def _refusal(self, error: requests.RequestException) -> ChangeAnswer:
+    def _failed_change(self, error: requests.RequestException) -> ChangeAnswer:
         """Return what a failed change means (PS3.18 Tables 11.6.3-1 and 11.7.3-1)."""
         report, code = self._problem(error), status_of(error)
         if code in (400, 409):  # managers give either for a wrong state and for a wrong Transaction UID

@@ -165,7 +165,7 @@ class Worklist(Lane[ClaimedWorkitem]):
                     self._search_at = time.monotonic() + self._work.worklist_seconds
                     self._search(self._manager)
             except Unavailable as error:  # the next calls would wait as long
-                return self._noted(away=str(error), stop=stop)
+                return self._note_availability(away=str(error), stop=stop)
             return super().run_once(stop)
 
     def work(self, row: ClaimedWorkitem, stop: threading.Event) -> Outcome:
@@ -179,7 +179,7 @@ class Worklist(Lane[ClaimedWorkitem]):
             why = step.get(row.state, self._end)(self._manager, row)
         except Unavailable as error:
             why = str(error)
-            self._noted(away=why, stop=stop)
+            self._note_availability(away=why, stop=stop)
         if not why:
             return NotYet()
         since = row.began_at if row.state is WorkitemState.CLAIMING else row.decided_at
@@ -209,7 +209,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         if room <= 0:
             return
         found = [item for given in manager.search() if (item := ups.read_workitem(given))]
-        self._noted(away="")
+        self._note_availability(away="")
         station = self._settings.node.ae_title
         mine = [item for item in found if item.is_for(self._work.worklist, station)]
         with self._database.read() as session:
@@ -237,7 +237,7 @@ class Worklist(Lane[ClaimedWorkitem]):
             item = (ups.read_workitem(given, item.uid) if given is not None else None) or item
         with self._database.write() as session:
             if why := self._hindrance(session, item):
-                self._pass(session, item.uid, why)
+                self._note_not_accepted(session, item.uid, why)
                 return False
             now = utc_now()
             row = ClaimedWorkitem(
@@ -293,7 +293,7 @@ class Worklist(Lane[ClaimedWorkitem]):
                 return peer
         return None
 
-    def _pass(self, session: Session, uid: str, why: str) -> None:
+    def _note_not_accepted(self, session: Session, uid: str, why: str) -> None:
         """Store an event that a work item is not accepted, once for the same reason."""
         if self._passed.get(uid) != why:
             if len(self._passed) >= _MOST_PASSED:
@@ -321,7 +321,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         if is_ours:
             self._move(row, WORKITEM_CLAIMED, attempts=0, next_at=utc_now())
         else:
-            self._lose(row, why)
+            self._mark_lost(row, why)
         return ""
 
     def _is_ours(self, manager: WorklistManager, row: ClaimedWorkitem) -> bool:
@@ -360,9 +360,9 @@ class Worklist(Lane[ClaimedWorkitem]):
         """
         state = self._state(manager, row)
         if state != ProcedureStepState.IN_PROGRESS:
-            self._lose(row, state or "it is gone")
+            self._mark_lost(row, state or "it is gone")
             return False
-        self._noted(away="")
+        self._note_availability(away="")
         with self._database.write() as session:
             session.get_one(ClaimedWorkitem, row.id).checked_at = utc_now()
         return True
@@ -374,24 +374,26 @@ class Worklist(Lane[ClaimedWorkitem]):
         """
         outcome = ProcedureStepState(row.outcome)
         answer = _raise_if_retry(
-            manager.update(row.workitem_uid, row.transaction_uid, self._final(row, outcome))
+            manager.update(row.workitem_uid, row.transaction_uid, self._final_attributes(row, outcome))
         )
         if answer.status in (ChangeStatus.DONE, ChangeStatus.REFUSED):
             answer = _raise_if_retry(manager.change_state(row.workitem_uid, row.transaction_uid, outcome))
         if answer.status is ChangeStatus.CONFLICT:
-            answer = self._settled(manager, row, answer)
+            answer = self._corrected_answer(manager, row, answer)
         ended = WORKITEM_COMPLETED if outcome is ProcedureStepState.COMPLETED else WORKITEM_CANCELED
         if answer.status is ChangeStatus.DONE:
             self._move(row, ended, ended_at=utc_now(), attempts=0)
         elif answer.status is ChangeStatus.ABSENT:
-            self._lose(row, answer.text)
+            self._mark_lost(row, answer.text)
         elif answer.status is ChangeStatus.REFUSED:
             self._move(row, WORKITEM_GIVEN_UP, reason=answer.text[:255], ended_at=utc_now())
         else:
             return answer.text
         return ""
 
-    def _settled(self, manager: WorklistManager, row: ClaimedWorkitem, answer: ChangeAnswer) -> ChangeAnswer:
+    def _corrected_answer(
+        self, manager: WorklistManager, row: ClaimedWorkitem, answer: ChangeAnswer
+    ) -> ChangeAnswer:
         """Return the answer to a change that the manager refused as a conflict, corrected by the item's state
         there: an earlier change may have succeeded while its answer was lost.
 
@@ -414,13 +416,13 @@ class Worklist(Lane[ClaimedWorkitem]):
         with self._database.read() as session:
             study = fetches.present_studies(session, [row.study_instance_uid]).get(row.study_instance_uid)
             if row.cancel_asked:
-                found = _cancelled(CancelReason.ON_REQUEST)
+                found = _cancelled_status(CancelReason.ON_REQUEST)
             elif study is None:
-                found = _of_input(fetches.of_study(session, row.study_instance_uid), row)
+                found = _status_by_fetch(fetches.of_study(session, row.study_instance_uid), row)
             else:
-                found = _of_study(session, study)
+                found = _status_by_study(session, study)
         if found.outcome is None and utc_now() - row.began_at >= self._limit:
-            return _cancelled(CancelReason.EXPIRED)
+            return _cancelled_status(CancelReason.EXPIRED)
         return found
 
     def _fetch(self, manager: WorklistManager, row: ClaimedWorkitem) -> None:
@@ -459,7 +461,7 @@ class Worklist(Lane[ClaimedWorkitem]):
             self._stop_study(row)
         self._move(row, WORKITEM_DECIDED, attempts=0, **values)
 
-    def _final(self, row: ClaimedWorkitem, outcome: ProcedureStepState) -> Dataset:
+    def _final_attributes(self, row: ClaimedWorkitem, outcome: ProcedureStepState) -> Dataset:
         """Return the attributes that the manager must get before the work item's final state ``outcome``."""
         station, work = self._settings.node.ae_title, ups.parse_work(row.work)
         times = (row.began_at, row.decided_at or utc_now())
@@ -487,7 +489,7 @@ class Worklist(Lane[ClaimedWorkitem]):
             )
         return outputs
 
-    def _lose(self, row: ClaimedWorkitem, reason: str) -> None:
+    def _mark_lost(self, row: ClaimedWorkitem, reason: str) -> None:
         """Store that a work item is lost to this node, and stop the work on its study."""
         self._stop_study(row)
         self._move(row, WORKITEM_LOST, reason=reason[:255], ended_at=utc_now())
@@ -542,7 +544,7 @@ class Worklist(Lane[ClaimedWorkitem]):
             if reported is not None:
                 current.percent, current.doing, current.checked_at = reported.percent, reported.doing, now
 
-    def _noted(self, away: str, stop: threading.Event = NEVER) -> int:
+    def _note_availability(self, away: str, stop: threading.Event = NEVER) -> int:
         """Store an event when the manager stops answering, and when it answers again; return 0.
 
         ``away``: why it does not answer, "" if it does; ``stop``: when set, the node stops and nothing is
@@ -576,7 +578,7 @@ def _raise_if_retry(answer: ChangeAnswer) -> ChangeAnswer:
     return answer
 
 
-def _of_input(fetch: Fetch | None, row: ClaimedWorkitem) -> _ItemStatus:
+def _status_by_fetch(fetch: Fetch | None, row: ClaimedWorkitem) -> _ItemStatus:
     """Return how far a work item is whose study is not here yet.
 
     ``fetch``: the fetch of its study, None if none is queued.
@@ -584,29 +586,29 @@ def _of_input(fetch: Fetch | None, row: ClaimedWorkitem) -> _ItemStatus:
     if not row.fetch_asked:
         return _ItemStatus(wants_fetch=True)
     if fetch is None or fetch.state in (FetchState.FAILED, FetchState.CANCELLED, FetchState.OTHER_PATIENT):
-        return _cancelled(CancelReason.NOT_AT_HAND)
+        return _cancelled_status(CancelReason.NOT_AT_HAND)
     if fetch.state in OPEN_FETCHES:
         return _ItemStatus(10 if fetch.state is FetchState.FETCHING else 0, "input is being fetched")
     if fetch.ended_at is None or utc_now() - fetch.ended_at < INDEXED:
         return _ItemStatus(20, "input is being received")
-    return _cancelled(CancelReason.NOT_AT_HAND)
+    return _cancelled_status(CancelReason.NOT_AT_HAND)
 
 
-def _of_study(session: Session, study: Study) -> _ItemStatus:
+def _status_by_study(session: Session, study: Study) -> _ItemStatus:
     """Return how far a work item is by the state of its study."""
     if study.state in _ENDS:
-        return _cancelled(_ENDS[study.state])
+        return _cancelled_status(_ENDS[study.state])
     if study.state is StudyState.DELIVERED:
         if requested.delivered_series(session, study.id):
             return _ItemStatus(100, outcome=ProcedureStepState.COMPLETED)
-        return _cancelled(CancelReason.NOT_APPLICABLE)
+        return _cancelled_status(CancelReason.NOT_APPLICABLE)
     percent, doing = _PHASES[study.state]
     if study.state is StudyState.RUNNING:
         percent += 10 * round(4 * requested.share_done(session, study.id))
     return _ItemStatus(percent, doing)
 
 
-def _cancelled(reason: CancelReason) -> _ItemStatus:
+def _cancelled_status(reason: CancelReason) -> _ItemStatus:
     """Return the status of a work item that must end as CANCELED for this reason."""
     return _ItemStatus(outcome=ProcedureStepState.CANCELED, reason=reason.value)
 
@@ -628,14 +630,14 @@ class Cancellations:
 
     def run_once(self, stop: threading.Event) -> None:
         """Subscribe and listen until no work item is claimed, the event channel ends, or ``stop`` is set."""
-        if time.monotonic() < self._not_before or not self._claimed():
+        if time.monotonic() < self._not_before or not self._claimed_uids():
             return
         self._not_before = time.monotonic() + _AGAIN_SECONDS
         events, subscribed = UpsEvents(self._peer, self._settings), set[str]()
 
         def goes_on() -> bool:
             """Subscribe to items claimed since the last call; return whether to listen on."""
-            claimed = self._claimed()
+            claimed = self._claimed_uids()
             for uid in claimed - subscribed:
                 events.subscribe(uid)  # one that is refused is not asked again on this channel
             subscribed.update(claimed)
@@ -649,12 +651,12 @@ class Cancellations:
             except Unavailable:
                 return
 
-    def _claimed(self) -> set[str]:
+    def _claimed_uids(self) -> set[str]:
         """Return the UIDs of this manager's claimed work items that nobody has asked to cancel."""
         with self._database.read() as session:
-            return set(session.scalars(select(ClaimedWorkitem.workitem_uid).where(*self._claims())))
+            return set(session.scalars(select(ClaimedWorkitem.workitem_uid).where(*self._claim_conditions())))
 
-    def _claims(self) -> tuple[ColumnElement[bool], ...]:
+    def _claim_conditions(self) -> tuple[ColumnElement[bool], ...]:
         """Return the SQL conditions for this manager's claimed work items that nobody has asked to cancel."""
         return (
             ClaimedWorkitem.peer == self._peer.name,
@@ -666,7 +668,7 @@ class Cancellations:
         """Store that somebody asks to cancel the work item ``uid``."""
         with self._database.write() as session:
             for row in session.scalars(
-                select(ClaimedWorkitem).where(*self._claims(), ClaimedWorkitem.workitem_uid == uid)
+                select(ClaimedWorkitem).where(*self._claim_conditions(), ClaimedWorkitem.workitem_uid == uid)
             ).all():
                 row.cancel_asked, row.next_at = True, utc_now()
                 study = row.study_instance_uid

@@ -159,7 +159,7 @@ def progress(percent: int, description: str) -> Dataset:
     """
     item = Dataset()
     item.ProcedureStepProgress, item.ProcedureStepProgressDescription = str(percent), description
-    return _with(ProcedureStepProgressInformationSequence=[item])
+    return _dataset_of(ProcedureStepProgressInformationSequence=[item])
 
 
 def completed(
@@ -176,7 +176,7 @@ def completed(
     ``began``, ``ended``: with time zone.
     """
     done = progress(100, "results delivered")
-    performed = _performed(work, station, began, ended)
+    performed = _performed_procedure(work, station, began, ended)
     performed.OutputInformationSequence = [_output(study_instance_uid, one) for one in outputs]
     done.UnifiedProcedureStepPerformedProcedureSequence = [performed]
     return done
@@ -191,10 +191,10 @@ def cancelled(
     """
     done = progress(percent, reason.value)
     item = done.ProcedureStepProgressInformationSequence[0]
-    item.ProcedureStepCancellationDateTime = _moment(ended)
+    item.ProcedureStepCancellationDateTime = _dicom_time(ended)
     item.ReasonForCancellation = reason.value
     item.ProcedureStepDiscontinuationReasonCodeSequence = [_code(reason.code)]
-    performed = _performed(work, station, began, ended)
+    performed = _performed_procedure(work, station, began, ended)
     performed.OutputInformationSequence = []
     done.UnifiedProcedureStepPerformedProcedureSequence = [performed]
     return done
@@ -274,7 +274,7 @@ def _is_uid(text: str) -> bool:
     return len(text) <= 64 and bool(_UID.fullmatch(text))
 
 
-def _performed(work: Sequence[Code], station: str, began: datetime, ended: datetime) -> Dataset:
+def _performed_procedure(work: Sequence[Code], station: str, began: datetime, ended: datetime) -> Dataset:
     """Return the item of UPS Performed Procedure Sequence (PS3.3 C.30.3), without its outputs.
 
     ``work``: codes of the work done; ``station``: AE title.
@@ -284,8 +284,8 @@ def _performed(work: Sequence[Code], station: str, began: datetime, ended: datet
 
     item = Dataset()
     item.PerformedStationNameCodeSequence = [_code(Code(station, _STATION_SCHEME, station))]
-    item.PerformedProcedureStepStartDateTime = _moment(began)
-    item.PerformedProcedureStepEndDateTime = _moment(ended)
+    item.PerformedProcedureStepStartDateTime = _dicom_time(began)
+    item.PerformedProcedureStepEndDateTime = _dicom_time(ended)
     item.PerformedWorkitemCodeSequence = [_code(one) for one in work or (codes.DCM.ImageProcessing,)]
     return item
 
@@ -298,17 +298,17 @@ def _output(study_instance_uid: str, output: Output) -> Dataset:
     item.TypeOfInstances = "DICOM"
     item.StudyInstanceUID, item.SeriesInstanceUID = study_instance_uid, output.series_instance_uid
     item.ReferencedSOPSequence = [
-        _with(ReferencedSOPClassUID=sop_class, ReferencedSOPInstanceUID=uid)
+        _dataset_of(ReferencedSOPClassUID=sop_class, ReferencedSOPInstanceUID=uid)
         for sop_class, uid in output.objects
     ]
     if output.ae_titles:
-        item.DICOMRetrievalSequence = [_with(RetrieveAETitle=list(output.ae_titles))]
+        item.DICOMRetrievalSequence = [_dataset_of(RetrieveAETitle=list(output.ae_titles))]
     if output.urls:
-        item.WADORSRetrievalSequence = [_with(RetrieveURL=url) for url in output.urls]
+        item.WADORSRetrievalSequence = [_dataset_of(RetrieveURL=url) for url in output.urls]
     return item
 
 
-def _with(**values: Any) -> Dataset:
+def _dataset_of(**values: Any) -> Dataset:
     """Return a data set with these attributes."""
     made = Dataset()
     for keyword, value in values.items():
@@ -318,11 +318,11 @@ def _with(**values: Any) -> Dataset:
 
 def _code(code: Code) -> Dataset:
     """Return a code as an item of a code sequence."""
-    return _with(
+    return _dataset_of(
         CodeValue=code.value, CodingSchemeDesignator=code.scheme_designator, CodeMeaning=code.meaning
     )
 
 
-def _moment(at: datetime) -> str:
+def _dicom_time(at: datetime) -> str:
     """Return a time as DICOM DT with its offset from UTC (PS3.5 6.2)."""
     return f"{at:%Y%m%d%H%M%S%z}"

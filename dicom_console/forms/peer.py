@@ -34,7 +34,7 @@ def empty(form: Form) -> View:
     ``form``: values of fields that are known already.
     """
     known = {key: text for key in (*_TEXTS, "port") if (text := text_of(form, key))}
-    return _shown({**_USUAL, **known}, name="", version=0)
+    return _template_values({**_USUAL, **known}, name="", version=0)
 
 
 def filled(row: View) -> View:
@@ -42,7 +42,7 @@ def filled(row: View) -> View:
 
     ``row``: the stored peer.
     """
-    return _shown({**_USUAL, **row["content"]}, name=row["name"], version=row["version"])
+    return _template_values({**_USUAL, **row["content"]}, name=row["name"], version=row["version"])
 
 
 def content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProblem]]:
@@ -91,7 +91,7 @@ def faults(problems: Sequence[ConfigProblem], name: str) -> dict[str, list[str]]
         if one.value:
             said = f"{one.value}: {said}"
         if key and not is_field and key not in PeerSettings.model_fields:
-            said = f"unknown key; there are {', '.join(sorted(_further()))}"
+            said = f"unknown key; there are {', '.join(sorted(_settings_without_field()))}"
         field = key if is_field else "rest" if key else ""
         found.setdefault(field, []).append(said if is_field else f"{key or one.key}: {said}")
     return found
@@ -106,16 +106,16 @@ def as_given(form: Form, name: str) -> View:
     given |= {key: list(form.get(key, ())) for key in ("may", "results")}
     given |= {key: bool(form.get(key)) for key in SWITCHES}
     version = whole(text_of(form, "version")) or 0
-    return _shown(given, name=name, version=version) | {"rest": text_of(form, "rest")}
+    return _template_values(given, name=name, version=version) | {"rest": text_of(form, "rest")}
 
 
-def _further() -> dict[str, str]:
+def _settings_without_field() -> dict[str, str]:
     """Return the settings of a peer for which the form has no field: what each does, by key."""
     known = documented_fields(PeerSettings).items()
     return {key: about.description or "" for key, about in known if key not in (*_FIELDS, *_NO_FIELD)}
 
 
-def _shown(content: Mapping[str, Any], *, name: str, version: int) -> View:
+def _template_values(content: Mapping[str, Any], *, name: str, version: int) -> View:
     """Return the template values of the form for a peer with the settings ``content``.
 
     ``version``: of the stored peer, 0 for a new one.
@@ -126,7 +126,7 @@ def _shown(content: Mapping[str, Any], *, name: str, version: int) -> View:
         "rest": configured.as_text("peers", rest),
         "kinds": KINDS,
         "switches": SWITCHES,
-        "further": _further(),
+        "further": _settings_without_field(),
         "name": name,
         "edition": version,
         "above": [],

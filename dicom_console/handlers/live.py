@@ -69,7 +69,7 @@ class Live:
         async with self._asking:
             if time.monotonic() - self._asked_at >= POLL_SECONDS:
                 self._asked_at = time.monotonic()
-                self._mark = await run_in_threadpool(changes.newest, database)
+                self._mark = await run_in_threadpool(changes.change_mark, database)
         return self._mark
 
 

@@ -78,7 +78,7 @@ def begin_elsewhere(request: CurrentRequest) -> Response:
         way = _sign_in_connector(request)
         response = see_other(way.begin(request.settings, secret))
     except RequestRefused as error:
-        return _elsewhere(request, error)
+        return _hospital_sign_in_page(request, error)
     # It comes back from another site: lax. No page can be asked for by this cookie.
     response.set_cookie(
         _oidc_cookie(request), secret, 60 * way.MINUTES, path="/", secure=request.site.secure, httponly=True
@@ -99,10 +99,10 @@ def come_back(request: CurrentRequest) -> Response:
         token = _sign_in_connector(request).finish(
             database, request.settings, secret, answer, request.address, request.agent
         )
-        response = _elsewhere(request)
+        response = _hospital_sign_in_page(request)
         remember(response, request.site, token)
     except RequestRefused as error:
-        response = _elsewhere(request, error)
+        response = _hospital_sign_in_page(request, error)
     response.delete_cookie(_oidc_cookie(request), path="/", secure=request.site.secure)
     return response
 
@@ -113,7 +113,7 @@ def leave(request: CurrentRequest) -> Response:
     try:
         return see_other(_sign_in_connector(request).sign_out_address(request.settings) or "/sign-in")
     except RequestRefused as error:
-        return _elsewhere(request, error)
+        return _hospital_sign_in_page(request, error)
 
 
 @faces.page("POST", "/sign-out", UserRole.VIEWER)
@@ -171,7 +171,7 @@ def _sign_in_form(
     )
 
 
-def _elsewhere(request: CurrentRequest, error: RequestRefused | None = None) -> Response:
+def _hospital_sign_in_page(request: CurrentRequest, error: RequestRefused | None = None) -> Response:
     """Return the page on signing in with an account of the hospital.
 
     ``error``: why that failed, None if it succeeded.

@@ -80,7 +80,7 @@ def list_studies(
         order=order,
     )
     audit.note_list(request.site.database, request.person, "studies")
-    return _found(request, wanted, after)
+    return _studies_found(request, wanted, after)
 
 
 @faces.page_of(list_studies)
@@ -110,7 +110,9 @@ def search_studies(
         by = [key for key, value in wanted if value]
         audit.note(session, request.person, AuditAction.STUDY_SEARCHED, searched_by=by)
     words = search.name_words(request.settings, wanted.name)
-    return _found(request, Search(patient=wanted.patient, words=words, accession=wanted.accession), after)
+    return _studies_found(
+        request, Search(patient=wanted.patient, words=words, accession=wanted.accession), after
+    )
 
 
 @faces.page("POST", "/studies/search", UserRole.VIEWER)
@@ -144,7 +146,7 @@ def show(request: CurrentRequest, number: Number) -> Row:
     return Row(**study)
 
 
-def _links(viewers: Mapping[str, str], study: Row) -> dict[str, str]:
+def _viewer_links(viewers: Mapping[str, str], study: Row) -> dict[str, str]:
     """Return the study's address in each configured viewer, by the viewer's name.
 
     ``viewers``: addresses with placeholders; those that need an accession number are left out if the study
@@ -165,13 +167,13 @@ def _links(viewers: Mapping[str, str], study: Row) -> dict[str, str]:
 def _study_page(request: ConsoleRequest, study: Row) -> Response:
     """Return the page of one study."""
     had = {sent["destination"] for row in study["results"] for sent in row["deliveries"]}
-    takers = _takers(request.settings)
+    takers = _receiving_peers(request.settings)
     further = [name for name in takers if name not in had and study["withdrawn"] != "all"]
     return request.page(
         "study.html",
         study=study,
         further=further,
-        open_in=_links(request.settings.console.open_in, study),
+        open_in=_viewer_links(request.settings.console.open_in, study),
         shortest=audit.SHORTEST_REASON,
         longest=audit.LONGEST_REASON,
     )
@@ -248,7 +250,7 @@ def release(request: CurrentRequest, number: Number) -> Response:
     return see_other(f"/studies/{number}")
 
 
-def _takers(settings: Settings) -> list[str]:
+def _receiving_peers(settings: Settings) -> list[str]:
     """Return the names of the peers that receive results."""
     return [one.name for one in settings.peers if "receive" in one.may and one.results]
 
@@ -264,7 +266,7 @@ def _searched_for(request: ConsoleRequest) -> dict[str, str]:
     )
 
 
-def _found(request: ConsoleRequest, wanted: Search, after: int | None) -> Studies:
+def _studies_found(request: ConsoleRequest, wanted: Search, after: int | None) -> Studies:
     """Return one page of the studies that match a search."""
     rows, more = request.read(search.search, wanted, after)
     return Studies(studies=[Row(**row) for row in rows], next=more)

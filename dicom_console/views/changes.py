@@ -15,7 +15,7 @@ AWAY = "away"
 """In place of that text while the database does not answer."""
 
 
-def newest(database: Database) -> str:
+def change_mark(database: Database) -> str:
     """Return a text that changes with each new event and each step of a running job; AWAY if the database
     does not answer.
     """
@@ -37,7 +37,7 @@ def session_lasts(database: Database, token: str, idle_minutes: float) -> bool:
 
 
 def _mark(session: Session) -> str:
-    """Return the text of :func:`newest`, by columns that have an index, since it is read every second.
+    """Return the text of :func:`change_mark`, by columns that have an index, since it is read every second.
 
     Event numbers are given before the commit, so an event may appear behind the newest: the last 5,000 are
     counted. In a restored database a number comes again, with another time.

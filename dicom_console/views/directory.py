@@ -28,7 +28,7 @@ def peers(session: Session, settings: Settings) -> list[View]:
     """Return the configured peers in their order, each with its last association and last confirmed
     delivery.
     """
-    last = _last(session)
+    last = _last_associations(session)
     return [
         _shown(peer) | {"last": last.get(peer.ae_title), "took": _last_confirmed(session, peer)}
         for peer in settings.peers
@@ -113,7 +113,7 @@ def _last_confirmed(session: Session, peer: PeerSettings) -> str | None:
     return str(as_json(at)) if at else None
 
 
-def _last(session: Session) -> dict[str, View]:
+def _last_associations(session: Session) -> dict[str, View]:
     """Return the last association of each calling AE title."""
     newest = (
         select(Association.calling_ae, func.max(Association.opened_at).label("at"))

@@ -79,7 +79,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "accession": study.accession_number,
         "person": person_of(session, settings, number),
         "images": images,
-        "lead": _lead(session, settings, images),
+        "lead": _main_image(session, settings, images),
         "received": [columns(row, *of_object) for row in session.scalars(received.limit(_MOST))],
         "jobs": views.list_jobs(session, study_instance_uid=shown["study"]),
         "results": _results(session, settings, number),
@@ -178,7 +178,7 @@ def dead_by_destination(session: Session) -> dict[str, int]:
     return {destination: number for destination, number in rows}  # noqa: C416
 
 
-def _lead(session: Session, settings: Settings, images: Sequence[View]) -> View | None:
+def _main_image(session: Session, settings: Settings, images: Sequence[View]) -> View | None:
     """Return the image that the study's page shows large: the first with a finding or measurement, else the
     first that is stored; None without one.
     """

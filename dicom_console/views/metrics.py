@@ -126,16 +126,16 @@ def problems(session: Session, settings: Settings, *, disk_is_low: bool) -> list
         same = found.setdefault(repeat_key(row), row | {"times": 0})
         same["times"] += 1
     rows = list(found.values())
-    ends = _ends(session, rows)
+    ends = _ending_events(session, rows)
     for row in rows:
-        row["over"], row["how"] = _end(session, settings, row, ends, disk_is_low)
+        row["over"], row["how"] = _end_of_problem(session, settings, row, ends, disk_is_low)
     since = as_json(utc_now() - _SOLVED_FOR)
     solved = [row for row in rows if row["over"] is not None and (row["over"] or row["at"]) >= since]
     solved.sort(key=lambda row: str(row["over"] or row["at"]), reverse=True)
-    return _grouped(row for row in rows if row["over"] is None)[:SHOWN] + _grouped(solved)[:SOLVED_SHOWN]
+    return _merged(row for row in rows if row["over"] is None)[:SHOWN] + _merged(solved)[:SOLVED_SHOWN]
 
 
-def _grouped(rows: Iterable[View]) -> list[View]:
+def _merged(rows: Iterable[View]) -> list[View]:
     """Return the problems with equal ones of several studies as one row, that of the study that had
     it last.
     """
@@ -149,7 +149,7 @@ def _grouped(rows: Iterable[View]) -> list[View]:
     return list(found.values())
 
 
-def _ends(session: Session, rows: list[View]) -> list[tuple[EventRow, str | None]]:
+def _ending_events(session: Session, rows: list[View]) -> list[tuple[EventRow, str | None]]:
     """Return the newest events that may have ended one of these problems, the oldest first: (event, Study
     Instance UID or None).
     """
@@ -168,7 +168,7 @@ def _ends(session: Session, rows: list[View]) -> list[tuple[EventRow, str | None
     return [(row, uid) for row, uid in newest][::-1]
 
 
-def _end(
+def _end_of_problem(
     session: Session,
     settings: Settings,
     row: View,
@@ -178,7 +178,7 @@ def _end(
     """Return (when the problem ``row`` ended, the event that ended it); (None, "") while it lasts, and "" as
     time if unknown.
 
-    ``ends``: the candidates, as ``_ends`` returns them.
+    ``ends``: the candidates, as ``_ending_events`` returns them.
     """
     since = datetime.fromisoformat(row["at"])
     kind = events.by_number(row["number"])

@@ -39,13 +39,13 @@ def patients(session: Session, wanted: str = "", after: int | None = None) -> tu
     if after is not None and (last := session.get(Study, after)) is not None:
         chosen = chosen.where(Study.patient_id > last.patient_id)
     found = list(session.scalars(chosen.order_by(Study.patient_id).limit(PAGE + 1)))
-    rows = _rows(session, found[:PAGE])
+    rows = _patient_rows(session, found[:PAGE])
     return rows, rows[-1]["study"] if len(found) > PAGE else None
 
 
 def studies_of(session: Session, number: int) -> list[int]:
     """Return the numbers of all studies of the patient whom study ``number`` is of. Raises NotFound."""
-    chosen = select(Study.id).where(*_same(_study(session, number))).order_by(Study.id)
+    chosen = select(Study.id).where(*_same_patient(_study(session, number))).order_by(Study.id)
     return list(session.scalars(chosen))
 
 
@@ -56,7 +56,10 @@ def show(session: Session, settings: Settings, number: int) -> View:
     """
     study = _study(session, number)
     newest = (
-        select(Study).where(*_same(study)).order_by(Study.study_date.desc(), Study.id.desc()).limit(HISTORY)
+        select(Study)
+        .where(*_same_patient(study))
+        .order_by(Study.study_date.desc(), Study.id.desc())
+        .limit(HISTORY)
     )
     accessions = {row.id: row.accession_number for row in session.scalars(newest)}
     rows = [
@@ -71,9 +74,9 @@ def show(session: Session, settings: Settings, number: int) -> View:
         if on := date_of(row["study_date"]):
             measured += [DatedNumber(row["id"], on, one) for read in stated for one in read.numbers]
     one_patient = intake.of_one_patient(session, {one.study for one in measured})
-    of_patient = select(Study.id).where(*_same(study))
+    of_patient = select(Study.id).where(*_same_patient(study))
     received = ReceivedObject.study_id.in_(of_patient), ReceivedObject.purged.is_(False)
-    same_id = _rows(session, [study.patient_id])
+    same_id = _patient_rows(session, [study.patient_id])
     people = (studies.person_of(session, settings, row["id"]) for row in rows[:_LOOKED_INTO])
     return {
         "patient_id": study.patient_id,
@@ -96,7 +99,7 @@ def _study(session: Session, number: int) -> Study:
     return study
 
 
-def _same(study: Study) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+def _same_patient(study: Study) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     """Return the SQL conditions for studies with the same Patient ID and issuer as ``study``."""
     return (
         Study.patient_id == study.patient_id,
@@ -104,7 +107,7 @@ def _same(study: Study) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     )
 
 
-def _rows(session: Session, ids: Sequence[str]) -> list[View]:
+def _patient_rows(session: Session, ids: Sequence[str]) -> list[View]:
     """Return the patients with these Patient IDs as lists show them, one row for each issuer."""
     patient = Study.patient_id, Study.issuer_of_patient_id
     chosen = select(*patient, func.max(Study.id), func.count(), func.max(Study.last_received_at))

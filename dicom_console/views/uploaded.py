@@ -44,9 +44,9 @@ def show(session: Session, settings: Settings, number: int) -> View:
     brief = _brief(row)
     return brief | {
         "indexed": len(received),
-        "studies": [study | _became_of(by_study[study["id"]]) for study in studies],
+        "studies": [study | _outcomes(by_study[study["id"]]) for study in studies],
         "more": len(by_study.keys() - {None}) - len(studies),
-        "unfit": _became_of(by_study[None]),
+        "unfit": _outcomes(by_study[None]),
         "ended": len(received) >= brief["objects"] and all(study["ended"] for study in studies),
     }
 
@@ -57,7 +57,7 @@ def _brief(row: AuditRow) -> View:
     return {"number": row.id, **columns(row, "at", "actor"), **counted}
 
 
-def _became_of(received: list[ReceivedObject]) -> View:
+def _outcomes(received: list[ReceivedObject]) -> View:
     """Return the number of received objects, and number and reason for each unusual outcome."""
     counted = Counter(one.outcome for one in received)
     reasons = {one.outcome: one.reason for one in reversed(received)}

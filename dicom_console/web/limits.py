@@ -230,7 +230,7 @@ class TimedProtocol(H11Protocol):
     def resume_writing(self) -> None:
         """End the time for the client to read the response, since it has read a part."""
         super().resume_writing()
-        if not self._is_coming:
+        if not self._is_incomplete:
             self._stop_timer()
         self._set_due()
 
@@ -250,7 +250,7 @@ class TimedProtocol(H11Protocol):
         elif cycle is None or cycle.response_complete:
             if self._timer is None:
                 self._end_after(now, HEAD_SECONDS)
-        elif not self._is_coming:
+        elif not self._is_incomplete:
             self._stop_timer()
         else:
             if cycle is not self._cycle:
@@ -275,16 +275,16 @@ class TimedProtocol(H11Protocol):
         """Whether the connection waits for the client to read the response."""
         if self.transport.is_closing():
             return bool(self.transport.get_write_buffer_size())
-        return self.flow.write_paused and not self._is_coming
+        return self.flow.write_paused and not self._is_incomplete
 
     @property
-    def _is_taken(self) -> bool:
+    def _has_read_enough(self) -> bool:
         """Whether the client has read enough of the response since the timer was set."""
         taken = self._unsent - self.transport.get_write_buffer_size()
         return taken >= ANSWER_SECONDS * BODY_BYTES_PER_SECOND
 
     @property
-    def _is_coming(self) -> bool:
+    def _is_incomplete(self) -> bool:
         """Whether a request has begun to arrive and is not complete."""
         return self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete
 
@@ -292,7 +292,7 @@ class TimedProtocol(H11Protocol):
         """Called by the timer: cut the connection, or set the timer again if the client was quick enough."""
         if self.flow.read_paused and not self._waits_for_reader:  # what came is not read yet
             self._end_after(self.loop.time(), BODY_SECONDS)
-        elif self._waits_for_reader and self._is_taken:
+        elif self._waits_for_reader and self._has_read_enough:
             self._end_after(self.loop.time(), ANSWER_SECONDS)
         else:
             self._cut()
