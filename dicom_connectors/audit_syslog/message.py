@@ -451,8 +451,9 @@ def _last_event(session: Session) -> int | None:
 
 
 def _records_of(session: Session, settings: Settings, found: Sequence[EventRow]) -> Iterator[AuditRow]:
-    """Yield an audit record for each of the events ``found``; sent results share one record per study and
-    peer.
+    """Yield an audit record for each of the node's events ``found``.
+
+    Events of results sent to one peer for one study share one record.
     """
     sent: dict[tuple[int | None, str], AuditRow] = {}
     for event in found:

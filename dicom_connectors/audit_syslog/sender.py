@@ -177,7 +177,7 @@ class AuditSender:
     def send_last(self) -> None:
         """Send the records that remain when the node stops, with that of the stop itself.
 
-        It first sleeps for ``LATE``, because an event is only read once it is that old, and ignores the pause
+        An event is only read once it is ``LATE`` old, so this sleeps that long first; it ignores the pause
         after a failure.
         """
         time.sleep(LATE.total_seconds())

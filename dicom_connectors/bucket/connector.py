@@ -48,10 +48,11 @@ def check(settings: Settings) -> Found:
 
 
 def probe(settings: Settings) -> Found:
-    """Try the configured bucket: upload a small object, download it, check that it cannot be overwritten,
+    """Test the configured bucket: upload a small object, download it, check that it cannot be overwritten,
     delete it.
 
-    Yields the outcome; nothing without a bucket. It also reports a site key that differs from the site's.
+    Yields the outcome in words, and a failed test if this machine's site key differs from the site's; nothing
+    if no bucket is configured.
     """
     if (bucket := open_bucket(settings)) is None:
         return

@@ -68,7 +68,9 @@ class DicomwebDestination(HttpDestination):
         """Search for an object that cannot exist: tests whether the server answers and lets the node in."""
 
         def ask() -> list[Check]:
-            """Search for a UID that no object has; return the passed check."""
+            """Search for a UID that no object has, and return one check that says that the search was
+            answered.
+            """
             self._search(generate_uid())
             return [Check("QIDO-RS", True, "search answered")]
 

@@ -505,7 +505,9 @@ class ReportTransaction:
             )
 
     def _finding(self, finding: StatedFinding) -> Resource:
-        """Return the elements that an Observation of this finding has in particular."""
+        """Return the elements of an Observation that state this finding: code, decision, body site and
+        scores.
+        """
         code, display = _INTERPRETATIONS[finding.decision]
         meaning = {"system": f"{_HL7}/v3-ObservationInterpretation", "code": code, "display": display}
         return {
@@ -523,7 +525,9 @@ class ReportTransaction:
         }
 
     def _measurement(self, number: StatedNumber) -> Resource:
-        """Return the elements that an Observation of this measurement has in particular."""
+        """Return the elements of an Observation that state this measurement: code, value with unit, fetus,
+        body site and side.
+        """
         of_fetus = f", fetus {number.fetus}" if number.fetus else ""
         fetus = derived_uid("fhir fetus", str(self._document.StudyInstanceUID), number.fetus)
         value, scheme = number.code

@@ -87,8 +87,8 @@ class Hl7Peer(Section):
     @model_validator(mode="before")
     @classmethod
     def _follows_hl7(cls, given: Any) -> Any:
-        """Set the defaults of an HL7 peer in the raw settings ``given``: it gets reports only, and nothing is
-        confirmed by query.
+        """Fill in ``results`` (reports only) and ``confirm`` ("none": HL7 has no query) in the raw settings
+        ``given`` of an HL7 peer that does not set them.
         """
         if not isinstance(given, dict) or given.get("transport") != "hl7":
             return given

@@ -366,7 +366,10 @@ WHEN: Mapping[str, Sequence[events.EventType]] = {
 
 
 def numbers_for(conditions: Iterable[ResultSettings]) -> set[int]:
-    """Return the numbers of the events that can fulfil these conditions of rules for studies."""
+    """Return the numbers of the events on which notifications with these conditions may depend.
+
+    ``conditions``: those of rules for studies (``then`` of a rule).
+    """
     found: set[int] = set()
     for one in conditions:
         found |= {event.number for event in WHEN[one.when]} if one.when in WHEN else WITH_FINDINGS

@@ -53,7 +53,7 @@ class OrthancDestination(HttpDestination):
         """Check whether Orthanc answers and accepts the configured login."""
 
         def ask() -> list[Check]:
-            """Return the passed check, with Orthanc's version and AE title."""
+            """Read Orthanc's system information, and return one check with its version and AE title."""
             system = self._client.get_system(**self._call)
             text = f"Orthanc {system.get('Version', '')}, AE title {system.get('DicomAet', '')}"
             return [Check("REST", True, text)]

@@ -220,7 +220,9 @@ class UpsRsManager(HttpCaller):
         """Check the manager by a search for a work item that cannot exist."""
 
         def ask() -> list[Check]:
-            """Search for a UID that no work item has; return the passed check."""
+            """Search for a UID that no work item has, and return one check that says that the search was
+            answered.
+            """
             self._search(ProcedureStepState.SCHEDULED, SOPInstanceUID=generate_uid())
             return [Check("UPS-RS", True, "search answered")]
 

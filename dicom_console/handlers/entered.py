@@ -69,7 +69,7 @@ def add_handlers(faces: Faces, kind: Kind) -> None:
         request.take_over()
 
     def removed(request: ConsoleRequest, _done: None) -> Response:
-        """Return the page shown after a removal."""
+        """Return the page that says that the peer or rule is removed."""
         return request.in_force(N_("%(name)s is removed."), f"/{kind}", name=request.http.path_params["name"])
 
     # FastAPI describes the REST API by these.

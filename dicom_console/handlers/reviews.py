@@ -53,7 +53,7 @@ def _to_the_next(request: ConsoleRequest, _done: None = None) -> Response:
 
 @faces.handler("POST", "/reviews/{number}/accept", UserRole.OPERATOR, _to_the_next)
 def accept(request: CurrentRequest, number: Number) -> None:
-    """Accept the cleaning of an image: it stays as it is."""
+    """Accept the cleaning of an image (removal of burned-in text): it stays as it is."""
     reviews.accept_cleaning(request.settings, number, request.person)
 
 

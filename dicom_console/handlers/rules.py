@@ -159,8 +159,10 @@ def _form(
 
 
 def _named(request: ConsoleRequest, tried: list[View]) -> dict[str, View]:
-    """Return the fields with which the list names the studies in ``tried``, by UID; the audit records that
-    the person sees them.
+    """Return, by Study Instance UID, the patient and further fields with which a list names the studies in
+    ``tried``.
+
+    The audit records that the person sees them.
     """
     if tried:
         audit.note_list(request.site.database, request.person, "rules")

@@ -109,7 +109,9 @@ def come_back(request: CurrentRequest) -> Response:
 
 @faces.page("GET", f"{_ELSEWHERE}/leave", ANYONE)
 def leave(request: CurrentRequest) -> Response:
-    """Send the browser to where the person signs out of the identity provider as well."""
+    """Redirect the browser to the identity provider's sign-out page, or to the sign-in page if it
+    has none.
+    """
     try:
         return see_other(_sign_in_connector(request).sign_out_address(request.settings) or "/sign-in")
     except RequestRefused as error:

@@ -162,9 +162,9 @@ class PartReader:
         self._name, self._value = bytearray(), bytearray()
 
     def _data_begins(self) -> None:
-        """Pass on that a part begins, with its media type (called by the parser).
+        """Tell ``taker`` that a part begins, with its media type (called by the parser).
 
-        If the part has a transfer encoding (RFC 2045 6), it is passed on as a media type that nobody stores.
+        A part with a transfer encoding (RFC 2045 6) gets a media type that is refused later.
         """
         media_type = self._headers.get("content-type", "").partition(";")[0].strip()
         coding = self._headers.get("content-transfer-encoding", "")
@@ -172,7 +172,7 @@ class PartReader:
         self._taker.begin(media_type if is_plain else f"{media_type}; {coding}")
 
     def _body_ends(self) -> None:
-        """Note that the last boundary has arrived (called by the parser)."""
+        """Remember that the last boundary has arrived (called by the parser)."""
         self._ended = True
 
 

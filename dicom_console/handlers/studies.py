@@ -181,14 +181,14 @@ def _study_page(request: ConsoleRequest, study: Row) -> Response:
 
 @faces.handler("POST", "/studies/{number}/rerun", UserRole.OPERATOR, _BACK)
 def rerun(request: CurrentRequest, number: Number) -> list[Row]:
-    """Apply the rules once more; a row for each rule that takes the study."""
+    """Apply the rules to a study again; returns a row for each rule that takes the study."""
     uid = request.study_uid(number)
     return [Row(**row) for row in studies.rerun_rules(request.settings, [uid], request.person)]
 
 
 @faces.handler("POST", "/studies/{number}/send", UserRole.OPERATOR, _BACK)
 def send(request: CurrentRequest, number: Number, to: Annotated[Receiver, Body()]) -> Done:
-    """Send the newest results to a further peer."""
+    """Send the newest results of a study to a further peer."""
     uid = request.study_uid(number)
     return Done(objects=queues.send_study(request.settings, uid, to.peer, request.person))
 
@@ -314,7 +314,9 @@ def assess(request: CurrentRequest, number: Number, given: Annotated[FindingAsse
     at="/studies/{number}/accept",
 )
 def accept(request: CurrentRequest, number: Number, given: Annotated[AcceptResults, Body()]) -> Done:
-    """Accept results that wait for an assessment or were rejected before, so that they are sent."""
+    """Accept results of a study that wait for an assessment or were rejected before, so that they
+    are sent.
+    """
     uid = request.study_uid(number)
     return Done(objects=reviews.accept_results(request.settings, uid, request.person, as_of=given.as_of))
 

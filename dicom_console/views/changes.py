@@ -16,8 +16,8 @@ AWAY = "away"
 
 
 def change_mark(database: Database) -> str:
-    """Return a text that changes with each new event and each step of a running job; AWAY if the database
-    does not answer.
+    """Return a text that differs from the last one after each new event and each step of a running job; AWAY
+    if the database does not answer.
     """
     try:
         with database.read() as session:

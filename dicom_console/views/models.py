@@ -62,7 +62,9 @@ def model(settings: Settings, identifier: str, version: str) -> View:
 
 
 def findings(settings: Settings) -> list[str]:
-    """Return the findings that the installed models look for, sorted; [] if a model card cannot be read."""
+    """Return the names of the findings that the installed models can report, sorted; [] if a model card
+    cannot be read.
+    """
     try:
         cards = registry.cards(settings.workers.models_dir)
     except CardError:

@@ -303,7 +303,9 @@ class Faces:
         verb = noun.verb(name)
 
         def done(request: ConsoleRequest, number: int, why: Because | None = None) -> None:
-            """Call the verb's function for one row."""
+            """Call the function of the verb for the row ``number``, with the reason ``why`` if the verb needs
+            one.
+            """
             given = {} if why is None else {"because": why.because}
             verb.function()(request.settings, [number], by=request.person, **verb.fixed, **given)
 
