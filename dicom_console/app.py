@@ -113,7 +113,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
 
 @needs(UserRole.VIEWER)
 def schema() -> dict[str, Any]:
-    """The description of the REST API in the format of OpenAPI."""
+    """Return the description of the REST API in the format of OpenAPI."""
     return described([faces.programs for faces in FACES])
 
 

@@ -105,9 +105,7 @@ _CONTENTS: Mapping[str, _MessagePart] = {
 
 
 def check_message(message: bytes) -> None:
-    """Validate a message as a repository would. Raises ResultRefused for the first violation of the
-    schema.
-    """
+    """Raise ResultRefused if the audit message violates the XML schema, with the first violation as text."""
     try:
         root = fromstring(message)
     except (ParseError, UnicodeError) as error:

@@ -65,7 +65,9 @@ class DicomwebDestination(HttpDestination):
         self._client.set_http_retry_params(retry=False)
 
     def test(self) -> list[Check]:
-        """Search for an object that cannot exist: tests whether the server answers and lets the node in."""
+        """Check whether the server answers and lets the node in, by a search for an object that
+        cannot exist.
+        """
 
         def ask() -> list[Check]:
             """Search for a UID that no object has, and return one check that says that the search was

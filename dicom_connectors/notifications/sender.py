@@ -188,7 +188,7 @@ class _Client(smtplib.SMTP):
 
 
 class _Limited:
-    """A file of the mail server's replies that can be read up to a limit of bytes."""
+    """A wrapper of the file of a mail server's replies that fails after a limit of bytes."""
 
     def __init__(self, file: Any) -> None:
         self._file, self._left, self.close = file, _MAXIMUM_ANSWER_BYTES, file.close

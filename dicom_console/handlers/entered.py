@@ -27,7 +27,9 @@ faces = Faces()
     "GET", "/entered", UserRole.ADMIN, lambda request, rows: request.page("entered.html", rows=rows)
 )
 def list_versions(request: CurrentRequest) -> list[Row]:
-    """The versions of all entered peers and rules, the newest first: when, by whom, and what was changed."""
+    """Return the versions of all peers and rules that were added in the console, the newest first: when and
+    by whom each was saved, and what was changed.
+    """
     return configured.entered_versions(request.settings)
 
 

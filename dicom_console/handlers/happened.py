@@ -81,7 +81,7 @@ def _events_page(request: ConsoleRequest, found: Row) -> Response:
 
 @faces.handler("GET", "/trends", UserRole.VIEWER)
 def show(request: CurrentRequest, days: Annotated[int, Query(ge=1, le=91)] = 7) -> Activity:
-    """Studies, turnaround, findings and failures of the last 1, 7, 30 or 91 days, by time."""
+    """Return trends of the last 1, 7, 30 or 91 days by time: studies, turnaround, findings and failures."""
     if days not in TREND_STEPS:
         raise FaultyInput(f"days is one of {', '.join(map(str, TREND_STEPS))}")
     return request.read(activity, days)

@@ -24,7 +24,7 @@ Caller = Annotated[str, Query(max_length=64, pattern=r"^[ -~]*$")]
 
 @faces.handler("GET", "/peers", UserRole.VIEWER)
 def peers(request: CurrentRequest) -> list[Row]:
-    """The configured peers, each with its last association."""
+    """Return the configured peers, each with its last association."""
     return [Row(**row) for row in request.read(directory.peers, request.settings)]
 
 
@@ -65,7 +65,7 @@ def new(request: CurrentRequest, caller: Caller = "", host: Caller = "") -> Resp
 
 @faces.page("GET", "/peers/{name}/change", UserRole.ADMIN)
 def change(request: CurrentRequest, name: str) -> Response:
-    """Show the form filled in with the peer's present settings."""
+    """Show the form for changing the peer ``name``, filled in with its present settings."""
     return request.page(
         "peer_form.html", **peer_form.filled(configured.show_entry(request.settings, "peers", name))
     )

@@ -20,7 +20,7 @@ _EDGES = ("left", "top", "right", "bottom")
 
 @faces.handler("GET", "/reviews", UserRole.OPERATOR)
 def list_reviews(request: CurrentRequest, after: Since = None) -> Reviews:
-    """Images that wait for a review of their cleaning, the longest waiting first."""
+    """Return the images that wait for a person's review of their cleaning, the longest waiting first."""
     rows, more = request.read(reviews.waiting_reviews, after)
     return Reviews(reviews=[Row(**row) for row in rows], next=more)
 
@@ -39,7 +39,9 @@ def _reviews_page(request: ConsoleRequest, found: Reviews) -> Response:
 
 @faces.handler("GET", "/reviews/{number}", UserRole.OPERATOR)
 def show(request: CurrentRequest, number: Number) -> Row:
-    """Show one image with the detected text, and the boxes that a person drew before."""
+    """Return one image that waits for a review, with the detected text and the boxes that a person drew
+    before.
+    """
     found = request.read(reviews.show_review, request.settings, number)
     audit.note_sight(request.site.database, request.person, found["study_id"])
     return Row(**found)
@@ -59,7 +61,9 @@ def accept(request: CurrentRequest, number: Number) -> None:
 
 @faces.handler("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
 def draw(request: CurrentRequest, number: Number, drawn: Annotated[Boxes, Body()]) -> None:
-    """Clean the image again, and also remove the content of these boxes; they replace boxes drawn before."""
+    """Clean an image again, and also black out the content of these boxes; they replace boxes drawn
+    before.
+    """
     reviews.draw_boxes(request.settings, number, drawn.boxes, request.person, request.user.role)
 
 
@@ -71,7 +75,11 @@ def try_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, B
 
 @faces.handler("POST", "/reviews/{number}/device-rule", UserRole.ADMIN)
 def save_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, Body()]) -> Row:
-    """Save a device rule with these boxes, and clean the image again; ``not_cleaned``: why that failed."""
+    """Save a device rule (areas to black out in all images of a device) with these boxes, and clean the image
+    again.
+
+    ``not_cleaned`` in the answer says why that failed, "" if it did not.
+    """
     why_not = reviews.save_rule(
         request.settings, number, rule.name, rule.boxes, request.person, request.user.role
     )

@@ -25,7 +25,7 @@ add_handlers(faces, "rules")
 
 @faces.handler("GET", "/rules", UserRole.VIEWER)
 def list_rules(request: CurrentRequest) -> list[Row]:
-    """The rules in their order."""
+    """Return the rules in the order in which they apply."""
     return [Row(**row) for row in configured.list_rules(request.settings)]
 
 
@@ -58,7 +58,7 @@ def new(request: CurrentRequest) -> Response:
 
 @faces.page("GET", "/rules/{name}/change", UserRole.ADMIN)
 def change(request: CurrentRequest, name: str) -> Response:
-    """Show the form filled in with the rule's present settings."""
+    """Show the form for changing the rule ``name``, filled in with its present settings."""
     row = configured.show_entry(request.settings, "rules", name)
     text = configured.as_text("rules", row["content"])
     return _form(request, name, row["version"], rule_form.as_form(row["content"]), text=text)

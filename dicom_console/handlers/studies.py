@@ -59,10 +59,11 @@ def list_studies(
     order: Order = Order.RECEIVED,
     after: Since = None,
 ) -> Studies:
-    """Studies; ``since`` and ``until`` are Study Dates, YYYY-MM-DD, ``sender`` is a calling AE title.
+    """Return studies, a page at a time.
 
-    ``finding``: only studies in whose newest reports this finding is present. ``days``: only studies that
-    received something on so many days, today included.
+    ``since`` and ``until``: Study Dates, YYYY-MM-DD. ``sender``: a calling AE title. ``finding``: only
+    studies in whose newest reports this finding is present. ``days``: only studies that received an object in
+    the last so many days, today included.
     """
     about = _searched_for(request)
     midnight = datetime.combine(datetime.now().astimezone().date(), time()).astimezone()  # of this machine
@@ -105,7 +106,7 @@ def _studies_page(request: ConsoleRequest, found: Studies) -> Response:
 def search_studies(
     request: CurrentRequest, wanted: Annotated[Wanted, Body()], after: Since = None
 ) -> Studies:
-    """Studies of a patient, or with an accession number."""
+    """Return the studies of a patient (by name or Patient ID), or with an accession number."""
     with request.site.database.write() as session:
         by = [key for key, value in wanted if value]
         audit.note(session, request.person, AuditAction.STUDY_SEARCHED, searched_by=by)
@@ -140,7 +141,7 @@ def thumbnail(request: CurrentRequest, number: Number) -> Response:
 
 @faces.handler("GET", "/studies/{number}", UserRole.VIEWER)
 def show(request: CurrentRequest, number: Number) -> Row:
-    """One study with its images, findings, results, jobs and events."""
+    """Return one study with its images, findings, results, jobs and events."""
     study = request.read(listing.show, request.settings, number)
     audit.note_sight(request.site.database, request.person, number)
     return Row(**study)
@@ -302,7 +303,7 @@ def held(request: CurrentRequest, number: Number) -> Row:
     reads=_finding_of_form,
 )
 def assess(request: CurrentRequest, number: Number, given: Annotated[FindingAssessed, Body()]) -> None:
-    """Assess a finding: accepted, modified, rejected, or missing."""
+    """Store a reader's assessment of a finding: accepted, modified, rejected, or missing."""
     reviews.assess(request.settings, number, given, request.person)
 
 
@@ -350,7 +351,7 @@ def send_assessments(request: CurrentRequest, number: Number) -> list[str]:
 
 @faces.handler("GET", "/assessments", UserRole.READER)
 def export(request: CurrentRequest, since: AwareDatetime | None = None) -> list[Row]:
-    """All assessments of findings, the oldest first."""
+    """Return all assessments of findings, the oldest first. ``since``: only those made since then."""
     with request.site.database.write() as session:
         audit.note(session, request.person, AuditAction.EXPORTED, list="feedback")
     return [Row(**row) for row in request.read(reviews.all_assessments, since=since)]

@@ -57,7 +57,7 @@ def _jobs_page(request: ConsoleRequest, found: Any) -> Response:
 
 @faces.handler("POST", "/jobs/run-all", UserRole.OPERATOR, back_to("/jobs", state="queued"))
 def run_all_jobs(request: CurrentRequest, wanted: Annotated[StuckJobs, Body()]) -> Done:
-    """Run all held, failed or cancelled jobs again; only those of one rule if it is named."""
+    """Run all held, failed or cancelled jobs again, or only those of one rule if the request names it."""
     number = run_jobs_again(
         request.settings, states=[JobState(wanted.state)], rule=wanted.rule, by=request.person
     )
@@ -97,7 +97,7 @@ def retry_dead(request: CurrentRequest) -> Response:
 
 @faces.page("POST", "/outbox/discard-dead", UserRole.OPERATOR)
 def discard_dead(request: CurrentRequest) -> Response:
-    """Discard all given-up deliveries, to one destination or to all."""
+    """Discard all given-up deliveries, to one destination or to all, for the reason in the form."""
     because, destination = request.text("because"), _destination(request)
     queues.discard_deliveries(
         request.settings, because=because, dead=True, destination=destination, by=request.person
@@ -145,7 +145,7 @@ def _fetches_page(request: ConsoleRequest, found: Any) -> Response:
 
 @faces.handler("POST", "/fetches", UserRole.OPERATOR, _TO_FETCHES, reads=_fetch_of_form)
 def ask(request: CurrentRequest, given: Annotated[FetchRequest, Body()]) -> Row:
-    """Queue the fetch of studies that a peer has and the node lacks."""
+    """Queue the fetch of studies that a peer has and that are missing here."""
     if given.questions > _MOST_QUESTIONS:
         raise FaultyInput("too many days for one request: ask for a month, or use dicom-node fetch")
     with one_of(_PLACE, _ASKED_ALREADY):
@@ -180,7 +180,7 @@ def change_fetches(request: CurrentRequest, name: str, change: FetchChange) -> R
 
 @faces.handler("GET", "/decisions", UserRole.OPERATOR)
 def list_decisions(request: CurrentRequest) -> list[Row]:
-    """Decisions of persons that a restored database lacks and that could not be applied again yet."""
+    """Return decisions of persons that a restored database lacks and that could not be applied again yet."""
     audit.note_list(request.site.database, request.person, "decisions")
     return [Row(**row) for row in request.read(backup.waiting_decisions)]
 

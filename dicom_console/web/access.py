@@ -38,7 +38,7 @@ class NotSignedIn(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The settings and objects that all requests share."""
+    """Settings, database and further values that all requests to the console share."""
 
     settings: Settings
     database: Database
