@@ -148,7 +148,7 @@ def _line(sentences: Sequence[_Sentence]) -> str:
         sentence = _sentence(head, names, room)
         if not line or names or len(sentence) <= room:  # a further number that does not fit is in its group
             line = f"{line} {sentence}".strip()
-    return line if len(line) <= MOST - len("AI: ") else f"{line[: MOST - len('AI: ') - 1]}…"
+    return line if len(line) <= MOST - len("AI: ") else f"{line[: MOST - len('AI: ') - 3]}..."
 
 
 def _sentence(head: str, names: Sequence[str], room: int) -> str:
