@@ -27,8 +27,9 @@ faces = Faces()
     "GET", "/entered", UserRole.ADMIN, lambda request, rows: request.page("entered.html", rows=rows)
 )
 def list_versions(request: CurrentRequest) -> list[Row]:
-    """Return the versions of all peers and rules that were added in the console, the newest first: when and
-    by whom each was saved, and what was changed.
+    """Return the versions of all peers and rules that were added in the console, the newest first.
+
+    Each says when and by whom it was saved, and what was changed.
     """
     return configured.entered_versions(request.settings)
 

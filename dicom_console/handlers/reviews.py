@@ -39,9 +39,7 @@ def _reviews_page(request: ConsoleRequest, found: Reviews) -> Response:
 
 @faces.handler("GET", "/reviews/{number}", UserRole.OPERATOR)
 def show(request: CurrentRequest, number: Number) -> Row:
-    """Return one image that waits for a review, with the detected text and the boxes that a person drew
-    before.
-    """
+    """Return one image that waits for a review, with the detected text and boxes drawn before."""
     found = request.read(reviews.show_review, request.settings, number)
     audit.note_sight(request.site.database, request.person, found["study_id"])
     return Row(**found)
@@ -61,8 +59,9 @@ def accept(request: CurrentRequest, number: Number) -> None:
 
 @faces.handler("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
 def draw(request: CurrentRequest, number: Number, drawn: Annotated[Boxes, Body()]) -> None:
-    """Clean an image again, and also black out the content of these boxes; they replace boxes drawn
-    before.
+    """Clean an image again, and also black out the content of these boxes.
+
+    They replace boxes that a person drew before.
     """
     reviews.draw_boxes(request.settings, number, drawn.boxes, request.person, request.user.role)
 
@@ -75,10 +74,10 @@ def try_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, B
 
 @faces.handler("POST", "/reviews/{number}/device-rule", UserRole.ADMIN)
 def save_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, Body()]) -> Row:
-    """Save a device rule (areas to black out in all images of a device) with these boxes, and clean the image
-    again.
+    """Save a device rule with these boxes, and clean the image again.
 
-    ``not_cleaned`` in the answer says why that failed, "" if it did not.
+    A device rule names areas to black out in all images of a device. ``not_cleaned`` in the answer says why
+    the second cleaning failed, "" if it did not.
     """
     why_not = reviews.save_rule(
         request.settings, number, rule.name, rule.boxes, request.person, request.user.role

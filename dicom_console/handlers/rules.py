@@ -41,8 +41,9 @@ def _rules_page(request: ConsoleRequest, shown: list[Row]) -> Response:
 
 @faces.handler("POST", "/rules/{name}/try", UserRole.OPERATOR)
 def try_rule(request: CurrentRequest, name: Name, keys: Keys) -> list[Row]:
-    """Return the effect on the newest studies that the rules would have if this rule replaced its present
-    version; nothing is changed.
+    """Return the effect on the newest studies that the rules would have with this rule.
+
+    It replaces the present rule of its name for this test; nothing is changed.
     """
     other = configured.check_entry(
         request.settings, "rules", configured.from_keys("rules", name, keys)

@@ -41,7 +41,8 @@ _places = asyncio.Semaphore(AT_ONCE)
 async def store(request: CurrentRequest, study: str = "") -> Response:
     """Store the objects in a STOW-RS request.
 
-    ``study``: the Study Instance UID in the address, to which all must belong; "": any.
+    If the address names a Study Instance UID (``study``, "" for none), all must belong to that study, and
+    others are refused.
     """
     boundary = _boundary(request)  # None: one object alone
     busy = "Other requests to store are under way: try again when they are done."

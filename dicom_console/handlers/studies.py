@@ -315,9 +315,7 @@ def assess(request: CurrentRequest, number: Number, given: Annotated[FindingAsse
     at="/studies/{number}/accept",
 )
 def accept(request: CurrentRequest, number: Number, given: Annotated[AcceptResults, Body()]) -> Done:
-    """Accept results of a study that wait for an assessment or were rejected before, so that they
-    are sent.
-    """
+    """Accept results of a study that wait for a person or were rejected before: they are sent."""
     uid = request.study_uid(number)
     return Done(objects=reviews.accept_results(request.settings, uid, request.person, as_of=given.as_of))
 

@@ -195,8 +195,9 @@ def _decisions_page(request: ConsoleRequest, rows: list[Row]) -> Response:
 
 @faces.handler("POST", "/decisions/{name}/settle", UserRole.ADMIN, back_to("/decisions"))
 def settle_decision(request: CurrentRequest, name: Name, why: Annotated[Because, Body()]) -> None:
-    """Close a person's decision that cannot be applied again to the restored database, for a stated reason:
-    deliveries no longer wait for it.
+    """Close a decision that cannot be applied again.
+
+    It is a person's decision that a restored database lacks; deliveries no longer wait for it.
     """
     backup.settle_decision(request.settings, name, because=why.because, by=request.person)
 
