@@ -39,11 +39,7 @@ _places = asyncio.Semaphore(AT_ONCE)
 @router.post("/studies/{study}")
 @needs(UserRole.OPERATOR, reads_form=True)
 async def store(request: CurrentRequest, study: str = "") -> Response:
-    """Store the objects in a STOW-RS request.
-
-    If the address names a Study Instance UID (``study``, "" for none), all must belong to that study, and
-    others are refused.
-    """
+    """Store the objects of a request; if the address names a study, only objects of this study."""
     boundary = _boundary(request)  # None: one object alone
     busy = "Other requests to store are under way: try again when they are done."
     async with place_for(request, _places, busy, without_length=0):
