@@ -30,7 +30,9 @@ _BUSY_SECONDS = 10.0  # for which a page waits for other writers of SQLite befor
 
 
 def main() -> int:
-    """Serve until a signal, or until standard input (a pipe from the node) closes."""
+    """Run the console's web server until a signal arrives or standard input closes; return the exit
+    status.
+    """
     settings = Settings.model_validate_json(settings_line())
     logs.configure(settings.node.log_level, f"console {os.getpid()}", as_json=settings.log.format == "json")
     limit_memory(settings.workers.memory_mib)
@@ -47,8 +49,9 @@ def main() -> int:
 
 
 def _serve(settings: Settings) -> int:
-    """Serve the pages; returns the exit status. Raises OSError if address or certificates cannot be used, and
-    NodeError.
+    """Serve the pages until a signal arrives; return the exit status.
+
+    Raises OSError if address or certificates cannot be used, and NodeError.
     """
     with open_database(settings, _BUSY_SECONDS) as database:
         app = create_app(settings, database)
@@ -66,13 +69,16 @@ def _serve(settings: Settings) -> int:
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         ports = [console.port, *([console.metrics_port] if console.metrics_port else [])]
-        listening = [_listening(console.host, port, beside="--beside" in sys.argv) for port in ports]
+        listening = [_listening_socket(console.host, port, beside="--beside" in sys.argv) for port in ports]
         config.load()
         config.ssl = _tls(console)
         server = uvicorn.Server(config)
         app.state.live.stops_when = lambda: server.should_exit
 
         def stop(*_: object) -> None:
+            """Let the server finish the requests under way and end (called for a signal or a closed standard
+            input).
+            """
             server.should_exit = True
 
         signal.signal(signal.SIGHUP, stop)
@@ -83,8 +89,10 @@ def _serve(settings: Settings) -> int:
     return ExitCode.OK
 
 
-def _listening(host: str, port: int, *, beside: bool) -> socket.socket:
-    """A listening socket. ``beside``: share the port with the former process, so that no browser is refused.
+def _listening_socket(host: str, port: int, *, beside: bool) -> socket.socket:
+    """Return a socket that listens at ``host`` and ``port``.
+
+    ``beside``: the console's former process may still listen there; otherwise a port in use is refused.
     Raises OSError.
     """
     family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -94,7 +102,7 @@ def _listening(host: str, port: int, *, beside: bool) -> socket.socket:
 
 
 def _tls(console: ConsoleSettings) -> ssl.SSLContext | None:
-    """The TLS settings of the server, None without TLS."""
+    """Return the TLS settings of the web server; None if the console is served without TLS."""
     if console.tls is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

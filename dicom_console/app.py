@@ -75,7 +75,7 @@ _STATUSES: Mapping[type[NodeError], int] = {
 
 
 def create_app(settings: Settings, database: Database) -> FastAPI:
-    """The console's application for this node."""
+    """Return the console's web application: all routes, and pages for errors."""
     # No pages of the framework's own: they load scripts from elsewhere.
     app = FastAPI(
         openapi_url=None,
@@ -84,11 +84,11 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         dependencies=[Depends(console_request)],
         exception_handlers={
             NotSignedIn: _ask_to_sign_in,
-            HTTPException: _of_status,
-            NodeError: _of_the_node,
-            RequestValidationError: _misread,
-            ANY_ERROR: _of_the_database,
-            Exception: _defect,
+            HTTPException: _answer_http_error,
+            NodeError: _answer_node_error,
+            RequestValidationError: _answer_invalid,
+            ANY_ERROR: _answer_database_error,
+            Exception: _answer_defect,
         },
     )
     app.state.site = Site(settings, database)
@@ -113,12 +113,14 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
 
 @needs(UserRole.VIEWER)
 def schema() -> dict[str, Any]:
-    """The description of the REST API in the format of OpenAPI."""
+    """Return the description of the REST API in the format of OpenAPI."""
     return described([faces.programs for faces in FACES])
 
 
 async def _ask_to_sign_in(request: Request, _error: Exception) -> Response:
-    """The answer to a request without a signed-in user: 401 for programs, else the page to sign in."""
+    """Answer a request that nobody has signed in for: 401 for programs and forms; browsers are sent to the
+    sign-in page.
+    """
     if request.url.path.startswith(API):
         response = _error_page(request, 401, N_("This needs a token: Authorization: Bearer …"))
         response.headers["WWW-Authenticate"] = "Bearer"
@@ -128,8 +130,8 @@ async def _ask_to_sign_in(request: Request, _error: Exception) -> Response:
     return _error_page(request, 401, N_("You are signed out: sign in, then repeat what you did."))
 
 
-async def _of_status(request: Request, error: Exception) -> Response:
-    """The answer to an error with an HTTP status."""
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    """Answer an HTTPException with an error page of its status."""
     assert isinstance(error, HTTPException)
     texts = {404: N_("There is no such page."), 405: N_("There is no such page.")}
     response = _error_page(request, error.status_code, texts.get(error.status_code, error.detail))
@@ -137,13 +139,13 @@ async def _of_status(request: Request, error: Exception) -> Response:
     return response
 
 
-async def _misread(request: Request, _error: Exception) -> Response:
-    """The answer to a request that cannot be read: 400."""
+async def _answer_invalid(request: Request, _error: Exception) -> Response:
+    """Answer a request whose address or form is not valid with an error page, status 400."""
     return _error_page(request, 400, N_("This address or form cannot be read."))
 
 
-async def _of_the_node(request: Request, error: Exception) -> Response:
-    """The answer to an error of the node, with the status for its kind."""
+async def _answer_node_error(request: Request, error: Exception) -> Response:
+    """Answer a NodeError with an error page whose status fits its class."""
     is_api = request.url.path.startswith(API)
     if isinstance(
         error, DatabaseUnusable
@@ -160,15 +162,17 @@ async def _of_the_node(request: Request, error: Exception) -> Response:
     return _error_page(request, status, str(error))
 
 
-async def _of_the_database(request: Request, error: Exception) -> Response:
-    """The answer to an error of the database: 503 during an outage, else 500 for a defect."""
+async def _answer_database_error(request: Request, error: Exception) -> Response:
+    """Answer an error of the database: 503 while the database does not respond, else as a defect with 500."""
     site: Site = request.app.state.site
     fault = meaning_of(error, site.settings.database_url)
-    return await _of_the_node(request, fault) if fault else await _defect(request, error)
+    return await _answer_node_error(request, fault) if fault else await _answer_defect(request, error)
 
 
-async def _defect(request: Request, error: Exception) -> Response:
-    """The answer to a defect, without the error's text, which may quote a data set."""
+async def _answer_defect(request: Request, error: Exception) -> Response:
+    """Answer an unexpected error with 500, and log it; its text is not shown, because it may quote a data
+    set.
+    """
     site: Site = request.app.state.site
     _LOGGER.error("a page failed", exc_info=error)
     response = _error_page(request, 500, N_("This page failed. The log of the node says where."))
@@ -179,7 +183,10 @@ async def _defect(request: Request, error: Exception) -> Response:
 def _error_page(
     request: Request, status: int, text: str, besides: str = "", *, again: bool = False
 ) -> Response:
-    """A page with an error. ``again``: the page loads itself again until it is answered."""
+    """Return the answer to a failed request: JSON for programs, plain text for monitoring, else a page.
+
+    ``besides``: a second text; ``again``: the page reloads itself until the request succeeds.
+    """
     if request.url.path.startswith(API):
         return JSONResponse({"error": text}, status)
     if request.url.path in WATCHED:

@@ -50,7 +50,9 @@ _BESIDES: Final = (
 
 
 def texts() -> dict[str | tuple[str, ...], list[tuple[str, int]]]:
-    """Each text of the pages (with its plural if it has one), and the files and lines that use the text."""
+    """Return every text of the pages (a pair if it has a plural), with the places (file, line) that
+    use it.
+    """
     found: dict[str | tuple[str, ...], list[tuple[str, int]]] = {}
     options = {"templates/**.html": {"trimmed": "true", "newstyle_gettext": "true"}}
     extracted = extract_from_dir(_HERE, method_map=_METHODS, options_map=options, keywords=_KEYWORDS)
@@ -72,7 +74,9 @@ def texts() -> dict[str | tuple[str, ...], list[tuple[str, int]]]:
 
 
 def catalogue(language: str) -> Catalog:
-    """The catalogue of a language, updated to the present texts of the pages."""
+    """Return the translations of a language, updated to the texts that the pages have now; new texts have
+    none.
+    """
     # One date for all: a catalogue differs only where its texts do.
     made = datetime(2026, 1, 1, tzinfo=UTC)
     ours = Catalog(
@@ -99,7 +103,7 @@ def catalogue(language: str) -> Catalog:
 
 
 def main() -> None:
-    """Update the files of all catalogues."""
+    """Update the translation files of all languages, and print how many texts have no translation."""
     for language in (one for one in LANGUAGES if one != "en"):
         ours = catalogue(language)
         with (CATALOGUES / f"{language}.po").open("wb") as file:

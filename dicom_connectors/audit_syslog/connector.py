@@ -10,7 +10,9 @@ from dicom_node.people.preflight import Found, Tried
 
 
 def services(database: Database, settings: Settings, owner: str) -> Iterator[Service]:
-    """The thread that sends the audit, if a repository is configured."""
+    """Yield the service whose thread sends audit records by syslog, if ``audit.syslog`` names a
+    repository.
+    """
     if part(settings, AuditPart).audit.syslog:
         from dicom_connectors.audit_syslog.sender import AuditSender  # loads all codes of PS3.16
 
@@ -19,7 +21,7 @@ def services(database: Database, settings: Settings, owner: str) -> Iterator[Ser
 
 
 def check(settings: Settings) -> Found:
-    """Mistakes in the audit settings, and a warning if Patient IDs in the messages would be unencrypted."""
+    """Yield mistakes in the ``[audit]`` settings, and a warning if Patient IDs in messages go unencrypted."""
     audit = part(settings, AuditPart).audit
     for key in ("authorities", "certificate"):
         path = getattr(audit, key)

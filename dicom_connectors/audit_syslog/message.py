@@ -33,8 +33,10 @@ from dicom_node.base.store.transitions import utc_now
 
 @dataclass(frozen=True, slots=True)
 class _MessagePart:
-    """The content that the schema allows in an element: patterns of its children's names, attributes (``?``:
-    optional) and text.
+    """What the XML schema of audit messages allows in one element.
+
+    ``children``: pattern of the child elements' names, each followed by a space; ``attributes``: pattern of
+    the value by attribute name (a name with ``?`` is optional); ``text``: pattern of the element's text.
     """
 
     children: str = ""
@@ -103,9 +105,7 @@ _CONTENTS: Mapping[str, _MessagePart] = {
 
 
 def check_message(message: bytes) -> None:
-    """Validate a message as a repository would. Raises ResultRefused for the first violation of the
-    schema.
-    """
+    """Raise ResultRefused if the audit message violates the XML schema, with the first violation as text."""
     try:
         root = fromstring(message)
     except (ParseError, UnicodeError) as error:
@@ -117,7 +117,9 @@ def check_message(message: bytes) -> None:
 
 
 def _check(element: Element) -> None:
-    """Raise FaultyMessage if an element or its children violate the schema."""
+    """Raise ResultRefused if this element violates the schema of audit messages; its children are not
+    checked.
+    """
     allowed = _CONTENTS.get(element.tag)
     if allowed is None:
         raise ResultRefused("an element that the schema does not have")
@@ -152,7 +154,11 @@ _DCM = codes.DCM
 
 @dataclass(frozen=True, slots=True)
 class _AuditedAs:
-    """Event ID (CID 400), action, and event type (CID 401) of an action."""
+    """The codes with which audit messages describe one kind of action.
+
+    ``event``: Event ID (CID 400); ``action``: Event Action Code (C, R, U, D or E); ``type``: Event Type Code
+    (CID 401), None if the event has none.
+    """
 
     event: Code
     action: str
@@ -166,13 +172,20 @@ class _AuditedAs:
     """Of an alert: path of its subject, filled with the fields of the record."""
 
 
-def _accessed(action: str) -> _AuditedAs:
-    """The codes for access to objects, with the kind of access."""
+def _access_codes(action: str) -> _AuditedAs:
+    """Return the codes for access to a study's objects.
+
+    ``action``: the Event Action Code, such as "R" for reading.
+    """
     return _AuditedAs(_DCM.DICOMInstancesAccessed, action)
 
 
-def _alert(kind: Code, of: str) -> _AuditedAs:
-    """The codes for a security alert of this kind. ``of``: the path of its subject."""
+def _alert_codes(kind: Code, of: str) -> _AuditedAs:
+    """Return the codes for a security alert.
+
+    ``kind``: its Event Type Code (CID 401); ``of``: the path of the resource that the alert is about, with
+    names of the record's fields in braces.
+    """
     return _AuditedAs(_DCM.SecurityAlert, "E", kind, of=of)
 
 
@@ -182,45 +195,45 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.SIGNED_IN: _AuditedAs(_DCM.UserAuthentication, "E", _LOGIN),
     _A.SIGN_IN_REFUSED: _AuditedAs(_DCM.UserAuthentication, "E", _LOGIN, _MINOR_FAILURE),
     _A.SIGNED_OUT: _AuditedAs(_DCM.UserAuthentication, "E", _DCM.Logout),
-    _A.USER_ADDED: _alert(_USERS, "users/{user}"),
-    _A.USER_REMOVED: _alert(_USERS, "users/{user}"),
-    _A.USER_CHANGED: _alert(_USERS, "users/{user}"),
-    _A.PASSWORD_SET: _alert(_USERS, "users/{user}"),
-    _A.TOKEN_ADDED: _alert(_USERS, "tokens/{token}"),
-    _A.TOKEN_REMOVED: _alert(_USERS, "tokens/{token}"),
-    _A.STUDY_SEEN: _accessed("R"),
+    _A.USER_ADDED: _alert_codes(_USERS, "users/{user}"),
+    _A.USER_REMOVED: _alert_codes(_USERS, "users/{user}"),
+    _A.USER_CHANGED: _alert_codes(_USERS, "users/{user}"),
+    _A.PASSWORD_SET: _alert_codes(_USERS, "users/{user}"),
+    _A.TOKEN_ADDED: _alert_codes(_USERS, "tokens/{token}"),
+    _A.TOKEN_REMOVED: _alert_codes(_USERS, "tokens/{token}"),
+    _A.STUDY_SEEN: _access_codes("R"),
     _A.LIST_SEEN: _AuditedAs(_DCM.Query, "E"),
     _A.EXPORTED: _AuditedAs(_DCM.Export, "R"),
     _A.STUDY_SEARCHED: _AuditedAs(_DCM.Query, "E"),
-    _A.STUDY_RERUN: _accessed("U"),
-    _A.JOB_CHANGED: _accessed("U"),
-    _A.STUDY_RELEASED: _accessed("U"),
-    _A.RESULT_WITHDRAWN: _accessed("D"),
+    _A.STUDY_RERUN: _access_codes("U"),
+    _A.JOB_CHANGED: _access_codes("U"),
+    _A.STUDY_RELEASED: _access_codes("U"),
+    _A.RESULT_WITHDRAWN: _access_codes("D"),
     _A.DELIVERY_RETRIED: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
-    _A.OBJECTS_DELETED: _accessed("D"),  # not "Study Deleted": its results stay
-    _A.DISCARDED: _accessed("U"),
+    _A.OBJECTS_DELETED: _access_codes("D"),  # not "Study Deleted": its results stay
+    _A.DISCARDED: _access_codes("U"),
     _A.SENT_TO_PEER: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
     _A.UPLOADED: _AuditedAs(_DCM.Import, "C"),
-    _A.PEER_SAVED: _alert(_DCM.NetworkConfiguration, "peers/{name}"),
-    _A.PEER_REMOVED: _alert(_DCM.NetworkConfiguration, "peers/{name}"),
-    _A.RULE_SAVED: _alert(_DCM.SoftwareConfiguration, "rules/{name}"),
-    _A.RULE_REMOVED: _alert(_DCM.SoftwareConfiguration, "rules/{name}"),
-    _A.PEER_TESTED: _alert(_DCM.UseOfRestrictedFunction, "peers/{peers}"),
+    _A.PEER_SAVED: _alert_codes(_DCM.NetworkConfiguration, "peers/{name}"),
+    _A.PEER_REMOVED: _alert_codes(_DCM.NetworkConfiguration, "peers/{name}"),
+    _A.RULE_SAVED: _alert_codes(_DCM.SoftwareConfiguration, "rules/{name}"),
+    _A.RULE_REMOVED: _alert_codes(_DCM.SoftwareConfiguration, "rules/{name}"),
+    _A.PEER_TESTED: _alert_codes(_DCM.UseOfRestrictedFunction, "peers/{peers}"),
     _A.STUDIES_FETCHED: _AuditedAs(_DCM.Query, "E"),
-    _A.NOTIFIER_TESTED: _alert(_DCM.UseOfRestrictedFunction, "notifications/{notification}"),
-    _A.NOTIFIED_AGAIN: _alert(_DCM.UseOfRestrictedFunction, "notifications/{notifications}"),
-    _A.FEEDBACK_GIVEN: _accessed("U"),
+    _A.NOTIFIER_TESTED: _alert_codes(_DCM.UseOfRestrictedFunction, "notifications/{notification}"),
+    _A.NOTIFIED_AGAIN: _alert_codes(_DCM.UseOfRestrictedFunction, "notifications/{notifications}"),
+    _A.FEEDBACK_GIVEN: _access_codes("U"),
     _A.ASSESSMENT_SENT: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
-    _A.RESULTS_ASSESSED: _accessed("U"),
-    _A.CLEANING_JUDGED: _accessed("U"),
-    _A.DECISION_SETTLED: _alert(_DCM.UseOfRestrictedFunction, "decisions/{decision}"),
-    _A.MODEL_ACTIVATED: _alert(_DCM.SoftwareConfiguration, "pipelines/{pipeline}"),
-    _A.MODEL_ROLLBACK: _alert(_DCM.SoftwareConfiguration, "pipelines/{pipeline}"),
-    _A.CONFIG_RELOADED: _alert(_DCM.SoftwareConfiguration, "configuration"),
+    _A.RESULTS_ASSESSED: _access_codes("U"),
+    _A.CLEANING_JUDGED: _access_codes("U"),
+    _A.DECISION_SETTLED: _alert_codes(_DCM.UseOfRestrictedFunction, "decisions/{decision}"),
+    _A.MODEL_ACTIVATED: _alert_codes(_DCM.SoftwareConfiguration, "pipelines/{pipeline}"),
+    _A.MODEL_ROLLBACK: _alert_codes(_DCM.SoftwareConfiguration, "pipelines/{pipeline}"),
+    _A.CONFIG_RELOADED: _alert_codes(_DCM.SoftwareConfiguration, "configuration"),
     _A.BACKED_UP: _AuditedAs(_DCM.Export, "R"),
     _A.RESTORED: _AuditedAs(_DCM.Import, "C"),
-    _A.SPOOL_REINDEXED: _alert(_DCM.UseOfRestrictedFunction, "spool"),
-    _A.MACHINE_REMOVED: _alert(_DCM.SoftwareConfiguration, "machines/{machine}"),
+    _A.SPOOL_REINDEXED: _alert_codes(_DCM.UseOfRestrictedFunction, "spool"),
+    _A.MACHINE_REMOVED: _alert_codes(_DCM.SoftwareConfiguration, "machines/{machine}"),
     _A.NODE_STARTED: _AuditedAs(_DCM.ApplicationActivity, "E", _DCM.ApplicationStart, ours=_DCM.Application),
     _A.NODE_STOPPING: _AuditedAs(_DCM.ApplicationActivity, "E", _DCM.ApplicationStop, ours=_DCM.Application),
     _A.IMAGES_RECEIVED: _AuditedAs(
@@ -247,9 +260,10 @@ class AuditSource:
 
 
 def audit_message(row: AuditRow, study_uid: str, patient_id: str, source: AuditSource) -> bytes:
-    """The audit message in UTF-8. ``study_uid`` and ``patient_id`` are "" if the record concerns no study.
+    """Return the audit record ``row`` as an XML audit message in UTF-8, sent by ``source``.
 
-    Raises ResultRefused if the message would violate the schema.
+    ``study_uid`` and ``patient_id`` are "" if the record concerns no study. Raises ResultRefused if the
+    message would violate the schema.
     """
     kind = KINDS[row.action]
     root = Element("AuditMessage")
@@ -289,9 +303,10 @@ def audit_message(row: AuditRow, study_uid: str, patient_id: str, source: AuditS
 
 
 def _participants(root: Element, row: AuditRow, kind: _AuditedAs, source: AuditSource) -> None:
-    """The person or the other application entity, and this program, with their roles (CID 402).
+    """Add the message's active participants: the person or other application entity that acted, and this
+    program, each with its role (CID 402).
 
-    Of its start and stop this program is the only one.
+    A message on the start or stop of the program has this program only.
     """
     sends = kind.ours is not None and kind.ours == _DCM.SourceRoleID
     if kind.event != _DCM.ApplicationActivity:
@@ -316,7 +331,10 @@ def _participants(root: Element, row: AuditRow, kind: _AuditedAs, source: AuditS
 
 
 def _alert_subject(root: Element, row: AuditRow, kind: _AuditedAs, source: AuditSource) -> None:
-    """Add the subject of an alert (PS3.15 A.5.3.11), a resource of this node or the caller, with a text."""
+    """Add the resource that a security alert is about (PS3.15 A.5.3.11), with a description in words.
+
+    It is a resource of this node, or the refused caller's address.
+    """
     details = {key: value for key, value in row.fields.items() if value not in (None, "", [])}
     listed = ", ".join(f"{key}={value}" for key, value in details.items())
     text = {"Alert Description": f"{row.action.value.replace('_', ' ')}{': ' if listed else ''}{listed}"}
@@ -333,7 +351,11 @@ def _alert_subject(root: Element, row: AuditRow, kind: _AuditedAs, source: Audit
 def _object(
     root: Element, name: str, role: str, of: Code, details: Mapping[str, Any], *, person: bool = False
 ) -> None:
-    """Add a participant object, such as a study or a patient."""
+    """Add a participant object, such as a study or a patient, to the message.
+
+    ``name``: its ID; ``role``: its Type Code Role; ``of``: the code for the type of the ID; ``details``:
+    further values by name; ``person``: it is a patient, whose ID is not repeated as a name.
+    """
     found = SubElement(
         root,
         "ParticipantObjectIdentification",
@@ -352,13 +374,15 @@ def _object(
 
 
 def _code(parent: Element, name: str, code: Code) -> None:
-    """Add a coded value as a child element."""
+    """Add to ``parent`` a child element called ``name`` that holds ``code``."""
     words = {"csd-code": code.value, "codeSystemName": code.scheme_designator, "originalText": code.meaning}
     SubElement(parent, name, words)
 
 
 def _base64(value: object) -> str:
-    """The value in base64, which keeps characters that XML does not allow (PS3.15 A.5.1.1, ValuePair)."""
+    """Return a value as base64 of its text or JSON; base64 carries characters that XML does not allow (PS3.15
+    A.5.1.1, ValuePair).
+    """
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return base64.b64encode(text.encode(errors="backslashreplace")).decode("ascii")
 
@@ -381,8 +405,9 @@ _OF_A_RERUN = 4  # events that are at most between "rules applied again" and "co
 
 
 def new_records(session: Session, settings: Settings) -> list[AuditRow]:
-    """New audit records for the events since the last such record; for results one record per
-    study and peer.
+    """Return new, unsaved audit records for the node's events since the last event that has an audit record.
+
+    Results sent to one peer for one study share a record.
     """
     after = _last_event(session)
     if after is None:
@@ -400,13 +425,15 @@ def new_records(session: Session, settings: Settings) -> list[AuditRow]:
         .order_by(EventRow.id)
         .limit(_AT_ONCE)
     )
-    rows = _records(session, settings, session.scalars(chosen).all())
+    rows = _records_of(session, settings, session.scalars(chosen).all())
     return sorted(rows, key=lambda row: int(row.fields["event"]))
 
 
 def _last_event(session: Session) -> int | None:
-    """The last event that has a record; without records the last before the node's start, None if there is
-    none.
+    """Return the number of the last event that has an audit record.
+
+    Without such records it is the last event before the node's latest start; None if the node has never
+    started.
     """
     newest = (
         select(AuditRow.fields)
@@ -421,8 +448,11 @@ def _last_event(session: Session) -> int | None:
     return None if number is None else number - 1
 
 
-def _records(session: Session, settings: Settings, found: Sequence[EventRow]) -> Iterator[AuditRow]:
-    """The audit records of these events."""
+def _records_of(session: Session, settings: Settings, found: Sequence[EventRow]) -> Iterator[AuditRow]:
+    """Yield an audit record for each of the node's events ``found``.
+
+    Events of results sent to one peer for one study share one record.
+    """
     sent: dict[tuple[int | None, str], AuditRow] = {}
     for event in found:
         row = AuditRow(
@@ -430,17 +460,17 @@ def _records(session: Session, settings: Settings, found: Sequence[EventRow]) ->
         )
         if row.action is _A.RESULTS_SENT:
             peer, instance = str(event.fields.get("destination")), str(event.fields.get("instance"))
-            row.actor, row.address = _called(settings, peer)
+            row.actor, row.address = _peer_title_and_host(settings, peer)
             known = sent.setdefault((event.study_id, peer), row)
             instances = [*known.fields.get("instances", ()), instance]
             known.fields = {"event": event.id, "peer": peer, "instances": instances}
             continue
         if row.action is _A.PEER_ASKED:
             peer = str(event.fields.get("peer"))
-            row.actor, row.address = _called(settings, peer)
+            row.actor, row.address = _peer_title_and_host(settings, peer)
             row.fields |= {"peer": peer, "asked": str(event.fields.get("asked", "studies without result"))}
         elif row.action is _A.IMAGES_RECEIVED and event.study_id is not None:
-            row.actor, row.address = _sender(session, event.study_id)
+            row.actor, row.address = _title_and_address_of_sender(session, event.study_id)
         elif row.action is _A.CALLER_REFUSED:
             row.actor = str(event.fields.get("calling") or "")[:64]
             row.address = str(event.fields.get("address") or "")[:64]
@@ -451,8 +481,8 @@ def _records(session: Session, settings: Settings, found: Sequence[EventRow]) ->
     yield from sent.values()
 
 
-def _called(settings: Settings, name: str) -> tuple[str, str]:
-    """AE title and host of a destination; only its name if it is no longer configured."""
+def _peer_title_and_host(settings: Settings, name: str) -> tuple[str, str]:
+    """Return AE title and host of the peer ``name``; (name, "") if that peer is no longer configured."""
     try:
         peer = settings.peer(name)
     except NotFound:
@@ -460,8 +490,10 @@ def _called(settings: Settings, name: str) -> tuple[str, str]:
     return peer.ae_title, peer.host[:64]
 
 
-def _sender(session: Session, study_id: int) -> tuple[str, str]:
-    """AE title and address of who sent the last object of a study."""
+def _title_and_address_of_sender(session: Session, study_id: int) -> tuple[str, str]:
+    """Return AE title and network address of the sender of a study's last received object; ("", "") if
+    unknown.
+    """
     last = (
         select(ReceivedObject.calling_ae, Association.address)
         .outerjoin(Association, Association.id == ReceivedObject.association)

@@ -32,15 +32,20 @@ _PRIORITY = 10 * 8 + 5  # facility security/authorization, severity notice
 
 
 def frame(message: bytes, at: datetime, host: str) -> bytes:
-    """A syslog message with a MSGID for its content; the text begins with a byte order mark."""
+    """Return ``message`` as a syslog message of RFC 5424: header with time ``at`` and host name ``host``,
+    byte order mark, text.
+
+    It has no length prefix.
+    """
     head = f"<{_PRIORITY}>1 {at:%Y-%m-%dT%H:%M:%S.%fZ} {host} dicom-node {os.getpid()} DICOM+RFC3881 - "
     return head.encode("ascii", "replace") + b"\xef\xbb\xbf" + message
 
 
 def send(settings: AuditSettings, frames: Sequence[bytes]) -> None:
-    """Send all frames. Raises OSError; some frames may have arrived then.
+    """Send syslog messages to the repository of ``settings``.
 
-    Over TLS the frames count as sent when the server has read up to the end of the connection.
+    Raises OSError if sending failed; some messages may have arrived nevertheless. Over TLS they count as sent
+    when the server has read up to the end of the connection.
     """
     host, _, port = settings.syslog.rpartition(":")
     place = host.strip("[]"), int(port)
@@ -55,7 +60,7 @@ def send(settings: AuditSettings, frames: Sequence[bytes]) -> None:
 
 
 def _send_datagrams(place: tuple[str, int], frames: Sequence[bytes]) -> None:
-    """Send frames by UDP."""
+    """Send each syslog message as one UDP datagram to ``place`` (host, port)."""
     family, kind, _, _, address = socket.getaddrinfo(*place, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as sender:
         for one in frames:
@@ -65,7 +70,10 @@ def _send_datagrams(place: tuple[str, int], frames: Sequence[bytes]) -> None:
 def _send_stream(
     settings: AuditSettings, place: tuple[str, int], frames: Sequence[bytes], connections: Connections
 ) -> None:
-    """Send frames over TLS."""
+    """Send syslog messages over one TLS connection to ``place`` (host, port), each after its length in bytes.
+
+    ``connections`` cuts the connection at its deadline.
+    """
     context = ssl.create_default_context(cafile=settings.authorities)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.certificate:
@@ -78,9 +86,9 @@ def _send_stream(
 
 
 class _Tls:
-    """TLS on bytes that this class moves itself.
+    """The client's side of a TLS connection that moves the encrypted bytes itself.
 
-    When an ``SSLSocket`` ends, it cannot tell a refusal from the server's regular end.
+    An ``SSLSocket`` that is closed cannot tell a refusal from the server's regular end; this class can.
     """
 
     def __init__(self, context: ssl.SSLContext, connection: socket.socket, host: str) -> None:
@@ -90,17 +98,18 @@ class _Tls:
         self._finish(self._tls.do_handshake)
 
     def send(self, data: bytes) -> None:
+        """Encrypt ``data`` and send it."""
         rest = memoryview(data)
         while rest:
             rest = rest[self._tls.write(rest) :]
             self._connection.sendall(self._outgoing.read())
 
     def end(self) -> None:
-        """Send close_notify, and wait for the server's, which RFC 5425 4.4 requires.
+        """End the TLS connection: send close_notify, and wait for the server's close_notify (RFC 5425 4.4).
 
-        A server that ends the connection without it (rsyslog does) has read to the end, too. Raises OSError
-        where the server left data unread, or where it refuses our certificate only now: in TLS 1.3 it may do
-        so after the handshake.
+        A server that closes the connection without it, as rsyslog does, has read everything, too. Raises
+        OSError if the server left data unread, or refuses the client's certificate only now, as TLS 1.3
+        allows.
         """
         with suppress(ssl.SSLWantReadError):
             self._tls.unwrap()  # nothing is read here: what the server says about the messages is read below
@@ -110,7 +119,9 @@ class _Tls:
                 pass
 
     def _finish(self, step: Callable[[], _T]) -> _T:
-        """Repeat a step of TLS until it has the bytes that it needs."""
+        """Call ``step``, a TLS operation, again until enough bytes have arrived for it, and return its
+        result.
+        """
         while True:
             try:
                 result = step()
@@ -129,7 +140,9 @@ _AT_ONCE = 100
 
 
 class AuditSender:
-    """Sends audit records under one configuration; the database notes which records were sent."""
+    """Service that sends audit records by syslog; a column of each record in the database says whether it was
+    sent.
+    """
 
     def __init__(self, database: Database, settings: Settings, owner: str) -> None:
         self._database = database
@@ -144,7 +157,11 @@ class AuditSender:
         self._faulty: set[int] = set()
 
     def run_once(self, stop: threading.Event | None = None) -> int:
-        """Send the waiting audit records; returns how many. After a failure it pauses, longer each time."""
+        """Send all audit records that were not sent yet; return how many were sent.
+
+        ``stop`` ends the call early when set. After a failure, calls do nothing for a while, which grows with
+        each failure.
+        """
         if time.monotonic() < self._next_at:
             return 0
         if not self._lease.keep():
@@ -158,10 +175,10 @@ class AuditSender:
         return sent
 
     def send_last(self) -> None:
-        """Send the record of the node's stop; called at its end, because the event is only sent once it is
-        ``LATE`` old.
+        """Send the records that remain when the node stops, with that of the stop itself.
 
-        Others may wait before it, or the pause after a failure not be over.
+        An event is only read once it is ``LATE`` old, so this sleeps that long first; it ignores the pause
+        after a failure.
         """
         time.sleep(LATE.total_seconds())
         self._next_at = 0.0
@@ -169,7 +186,7 @@ class AuditSender:
             pass
 
     def _note_own_events(self) -> None:
-        """Add audit records for new events."""
+        """Store audit records for the node's own new events."""
         with self._database.read() as session:
             found = new_records(session, self._settings)
         if found:
@@ -177,8 +194,8 @@ class AuditSender:
                 session.add_all(found)
 
     def _send_some(self) -> int:
-        """Send the next records; returns how many."""
-        waiting = self._waiting()
+        """Send the next batch of unsent audit records; return how many were sent, 0 after a failure."""
+        waiting = self._unsent_messages()
         if not waiting:
             return 0
         try:
@@ -193,8 +210,11 @@ class AuditSender:
         self._failures = 0
         return len(waiting)
 
-    def _waiting(self) -> dict[int, bytes]:
-        """The oldest records that were not sent, by their numbers, as syslog messages."""
+    def _unsent_messages(self) -> dict[int, bytes]:
+        """Return the oldest unsent audit records as syslog messages by record number.
+
+        Records that make no valid message are left out and reported as events.
+        """
         chosen = select(AuditRow, Study.study_instance_uid, Study.patient_id)
         joined = chosen.join(Study, AuditRow.study_id == Study.id, isouter=True)
         unsent = joined.where(AuditRow.reported.is_(False), AuditRow.id.not_in(self._faulty))
@@ -203,14 +223,17 @@ class AuditSender:
         with self._database.read() as session:
             for row, uid, patient in session.execute(unsent.order_by(AuditRow.id).limit(_AT_ONCE)):
                 try:
-                    made[row.id] = self._framed(row, uid or "", patient or "")
+                    made[row.id] = self._syslog_message(row, uid or "", patient or "")
                 except ResultRefused as error:
                     faults[row.id] = str(error)
         self._note_faulty(faults)
         return made
 
-    def _framed(self, row: AuditRow, study_uid: str, patient_id: str) -> bytes:
-        """Raises ResultRefused."""
+    def _syslog_message(self, row: AuditRow, study_uid: str, patient_id: str) -> bytes:
+        """Return an audit record as a syslog message.
+
+        Raises ResultRefused if it makes no valid message, or one that is too long for UDP.
+        """
         message = audit_message(row, study_uid, patient_id, self._source)
         framed = frame(message, row.at, self._source.host)
         if self._audit.transport == "udp" and len(framed) > LARGEST_DATAGRAM:
@@ -218,7 +241,10 @@ class AuditSender:
         return framed
 
     def _note_faulty(self, faults: Mapping[int, str]) -> None:
-        """Record an event for each record of which no message can be made."""
+        """Store an event for each record that makes no valid message, and skip these records from now on.
+
+        ``faults``: the reason by record number.
+        """
         if not faults:
             return
         with self._database.write() as session:
@@ -227,7 +253,7 @@ class AuditSender:
         self._faulty |= faults.keys()
 
     def _note_failure(self, error: OSError) -> None:
-        """Wait longer before the next try; the first failure is an event."""
+        """Set the pause before the next try to send; store an event at the first failure of a series."""
         self._failures += 1
         wait = wait_before_retry(self._failures, self._settings.outbox)
         self._next_at = time.monotonic() + wait.total_seconds()

@@ -10,7 +10,7 @@ from dicom_node.base.config.settings import Section
 
 
 def _host_and_port(place: str) -> str:
-    """Refuse a place that is not written as HOST:PORT."""
+    """Return ``place`` if it is "" or has the form HOST:PORT. Raises ValueError for any other text."""
     if place and not re.fullmatch(r"([^\s:]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}", place):
         raise ValueError("write it as HOST:PORT, such as audit.example.org:6514")
     return place
@@ -34,6 +34,6 @@ class AuditSettings(Section):
 
 
 class AuditPart(Section):
-    """What this connector adds to the settings of the node."""
+    """Mixin that adds the table ``[audit]`` to the node's settings."""
 
     audit: AuditSettings = AuditSettings()

@@ -23,7 +23,11 @@ _BLOCK = 1 << 20
 
 
 class S3Bucket:
-    """The object store of the node (``dicom_node/base/files.py``)."""
+    """A bucket of an S3 service that stores the node's files (implements ``Bucket`` of
+    dicom_node/base/files.py).
+
+    Every method raises StoreAway if the service does not answer or refuses the request.
+    """
 
     def __init__(self, settings: ObjectStoreSettings) -> None:
         self.name, self._away_until = settings.url, 0.0
@@ -47,14 +51,17 @@ class S3Bucket:
         )
 
     def put(self, key: str, file: Path) -> None:
-        """Upload a file under a key that is used for no other content, and check its size in the bucket."""
+        """Upload ``file`` as the object ``key``, and check its size in the bucket; an object of that key is
+        overwritten, so the key must belong to this content only.
+        """
         with self._errors_as_store_away(), _check_bucket(file):
             obstore.put(self._store, key, file)
-        self._ask_size(key, file)
+        self._check_size(key, file)
 
     def put_first(self, key: str, file: Path) -> None:
-        """Upload a file, held in memory, unless the key exists. Raises StoreAway if the key has other
-        bytes.
+        """Upload ``file`` as the object ``key``, unless the bucket has that key already.
+
+        The file is read into memory. Raises StoreAway if the object in the bucket has other bytes.
         """
         import obstore
 
@@ -62,24 +69,25 @@ class S3Bucket:
             with self._errors_as_store_away(), _check_bucket(file):
                 obstore.put(self._store, key, file, mode="create")
         except AlreadyExistsError:
-            self._compare(key, file)
-        self._ask_size(key, file)
+            self._check_same_bytes(key, file)
+        self._check_size(key, file)
 
-    def _ask_size(self, key: str, file: Path) -> None:
-        """Raise StoreAway unless the stored object has the size of the file."""
+    def _check_size(self, key: str, file: Path) -> None:
+        """Raise StoreAway unless the object ``key`` in the bucket has the size of ``file``."""
         if self.size(key) != file.stat().st_size:
             raise StoreAway("the object store shows another size than was put")
 
     def size(self, key: str) -> int | None:
-        """The size of an object in bytes, None if it does not exist."""
+        """Return the size of an object in bytes; None if the bucket does not have it."""
         with suppress(FileNotFoundError), self._errors_as_store_away():
             return int(obstore.head(self._store, key)["size"])
         return None
 
     def get(self, key: str, into: Path, sha256: str = "") -> str:
-        """Fetch an object into a file, which is complete or does not exist; returns its SHA-256.
+        """Download the object ``key`` to the path ``into``, and return its SHA-256 in hexadecimal.
 
-        Raises NotInSpool if the bucket does not have the object, or its hash is not ``sha256``.
+        The file appears only when it is complete. ``sha256``: the expected hash, "" for no check. Raises
+        NotInSpool if the bucket does not have the object, or it has another hash.
         """
         into.parent.mkdir(parents=True, exist_ok=True)
         temporary = into.with_name(f".{secrets.token_hex(8)}")
@@ -99,18 +107,21 @@ class S3Bucket:
         return digest.hexdigest()
 
     def delete(self, *keys: str) -> None:
-        """Delete objects; missing objects are ignored."""
+        """Delete the objects with these keys; missing objects are ignored."""
         with suppress(FileNotFoundError), self._errors_as_store_away():
             obstore.delete(self._store, keys)
 
     def keys(self, under: str) -> Iterator[str]:
-        """All keys in the folder ``under``."""
+        """Yield the keys of all objects in the folder ``under``."""
         with self._errors_as_store_away():
             for batch in obstore.list(self._store, under):
                 yield from (item["path"] for item in batch)
 
-    def _compare(self, key: str, file: Path) -> None:
-        """Raise StoreAway unless the stored object equals the file: after a lost answer we upload twice."""
+    def _check_same_bytes(self, key: str, file: Path) -> None:
+        """Raise StoreAway unless the object ``key`` in the bucket has the bytes of ``file``.
+
+        They are equal if the answer to an earlier upload was lost.
+        """
         copy = file.with_name(f".{secrets.token_hex(8)}")
         try:
             theirs = self.get(key, copy)
@@ -123,9 +134,10 @@ class S3Bucket:
 
     @contextmanager
     def _errors_as_store_away(self) -> Iterator[None]:
-        """A scope that raises StoreAway for every failure but FileNotFoundError and AlreadyExistsError.
+        """Context manager that raises StoreAway in place of the S3 library's errors, except FileNotFoundError
+        and AlreadyExistsError.
 
-        Without the store's own text, which quotes addresses and keys.
+        Its message never quotes the service, whose text contains addresses and keys.
         """
         if time.monotonic() < self._away_until:
             raise StoreAway("the object store does not answer")
@@ -142,7 +154,9 @@ class S3Bucket:
 
 @contextmanager
 def _check_bucket(file: Path) -> Iterator[None]:
-    """A scope that raises StoreAway if the bucket is missing, not ``file``."""
+    """Context manager for an upload of ``file``: a FileNotFoundError becomes StoreAway if it is the bucket
+    that is missing.
+    """
     try:
         yield
     except FileNotFoundError:

@@ -22,19 +22,21 @@ from dicom_node.people.preflight import Found, Tried
 
 
 def hand_over(database: Database, settings: Settings, _owner: str) -> Iterator[Service]:
-    """The service that uploads what this machine received."""
+    """Yield the service that uploads received objects of this machine to the bucket, if one is configured."""
     if bucket := open_bucket(settings):
         yield Service("hand-over", HandOver(database, settings, bucket).run_once)
 
 
 def services(database: Database, settings: Settings, _owner: str) -> Iterator[Service]:
-    """The thread that limits what this machine keeps of the bucket."""
+    """Yield the service that deletes surplus local copies of files in the bucket, if one is configured."""
     if bucket := open_bucket(settings):
         yield Service("local copies", LocalCopies(database, settings, bucket).run_once)
 
 
 def check(settings: Settings) -> Found:
-    """Mistakes in the object store's settings."""
+    """Yield mistakes in the ``[object_store]`` settings, and warnings about SQLite and unencrypted
+    transfer.
+    """
     store = part(settings, BucketPart).object_store
     if store.url and find_spec("obstore") is None:
         yield "object_store.url", store.url, "needs obstore: pip install 'dicom-ai-node[s3]'"
@@ -46,7 +48,12 @@ def check(settings: Settings) -> Found:
 
 
 def probe(settings: Settings) -> Found:
-    """Upload a small object, download it, check that it cannot be overwritten, and delete it."""
+    """Test the configured bucket: upload a small object, download it, check that it cannot be overwritten,
+    delete it.
+
+    Yields the outcome in words, and a failed test if this machine's site key differs from the site's; nothing
+    if no bucket is configured.
+    """
     if (bucket := open_bucket(settings)) is None:
         return
     if path_of(settings.node.data_dir).is_file():
@@ -79,7 +86,9 @@ def probe(settings: Settings) -> Found:
 
 
 def metrics(session: Session) -> Iterator[Gauge]:
-    """The metrics of files that only one machine has."""
+    """Yield the metrics of received objects that are not in the bucket yet: their number, and the oldest
+    one's age.
+    """
     count, since = oldest_waiting(session)
     age = 0 if since is None else (utc_now() - since).total_seconds()
     yield Gauge("objects_to_hand_over", "Received objects that are not in the object store.", count)

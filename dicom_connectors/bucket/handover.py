@@ -44,7 +44,7 @@ _KEY = "keys/site-key.check"
 
 
 class HandOver:
-    """Uploads received objects from the spool of this machine to the object store, the oldest first."""
+    """Service that uploads received objects from this machine's spool to the bucket, the oldest first."""
 
     def __init__(self, database: Database, settings: Settings, bucket: Bucket) -> None:
         self._database, self._bucket = database, bucket
@@ -54,13 +54,14 @@ class HandOver:
         self._away_since: float | None = None
 
     def run_once(self, stop: threading.Event = NEVER) -> int:
-        """Upload all waiting files of this machine; returns how many.
+        """Upload all files of this machine that wait for it; return how many were uploaded.
 
-        An event tells when the store stops accepting files, and when it accepts them again.
+        It stops early if ``stop`` is set or the bucket stops answering. An event is stored when the bucket
+        stops answering, and when it answers again.
         """
         done = after = 0
         try:
-            self._adopt()
+            self._queue_older_files()
             while not stop.is_set() and (batch := self._waiting(after)):
                 after = batch[-1].id
                 done += self._upload([row for row in batch if (self._data_dir / row.path).is_file()])
@@ -76,8 +77,8 @@ class HandOver:
                 record(session, STORE_BACK, machine=self._machine, seconds=seconds)
         return done
 
-    def _adopt(self) -> None:
-        """Queue the files that were stored before the object store was configured; only once."""
+    def _queue_older_files(self) -> None:
+        """Queue the files that were stored before a bucket was configured; later calls do nothing."""
         for batch in () if self._adopted else batches(Spool(self._data_dir / "spool", 0).stored()):
             unknown = ReceivedObject.spool_name.in_([file.stem for file in batch])
             with self._database.write() as session:
@@ -86,14 +87,21 @@ class HandOver:
         self._adopted = True
 
     def _waiting(self, after: int) -> Sequence[Any]:
-        """The waiting files with numbers above ``after``, in order; they may be on another machine."""
+        """Return the next received objects that wait for upload, with row numbers above ``after``, in their
+        order.
+
+        Each row has ``id``, ``path`` and ``bytes``; its file may be on another machine.
+        """
         chosen = select(ReceivedObject.id, ReceivedObject.path, ReceivedObject.bytes).where(WAITS)
         with self._database.read() as session:
             further = chosen.where(ReceivedObject.id > after).order_by(ReceivedObject.id)
             return session.execute(further.limit(_BATCH)).all()
 
     def _upload(self, batch: Sequence[Any]) -> int:
-        """Upload files in parallel, and store their hashes; returns how many were uploaded."""
+        """Upload the files of these rows in parallel, and store their hashes; return how many were uploaded.
+
+        Raises StoreAway if the bucket did not answer for one of them.
+        """
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             tried = list(pool.map(self._put, batch))
         puts = zip(batch, tried, strict=True)
@@ -111,7 +119,10 @@ class HandOver:
         return len(hashes)
 
     def _put(self, row: Any) -> str | StoreAway | None:
-        """Upload a file; returns its hash, or None for a file that differs from the acknowledged object."""
+        """Upload the file of one row, and return its SHA-256.
+
+        Returns the StoreAway error if the bucket does not answer, and None if the file is missing or damaged.
+        """
         file = self._data_dir / row.path
         try:
             sha256 = sha256_of(file)
@@ -129,7 +140,9 @@ class HandOver:
 
 
 class LocalCopies:
-    """Local copies of files that the object store has; they may be deleted."""
+    """Service that deletes local copies of files in the bucket when they take more than
+    ``object_store.local_mib``.
+    """
 
     def __init__(self, database: Database, settings: Settings, bucket: Bucket) -> None:
         self._database, self._bucket = database, bucket
@@ -144,7 +157,11 @@ class LocalCopies:
             self._next = time.monotonic() + _TRIM_SECONDS
 
     def trim(self, in_use_seconds: float = _IN_USE_SECONDS) -> int:
-        """Delete copies of purged files; above the limit also the longest unused copies. Returns how many."""
+        """Delete copies of files that the node has purged and, above the limit on size, the copies that were
+        unused longest; return how many were deleted.
+
+        Files used in the last ``in_use_seconds`` stay.
+        """
         found = sorted(self._files())
         total, done = sum(size for _, size, _ in found), 0
         with suppress(StoreAway):
@@ -166,7 +183,7 @@ class LocalCopies:
         return done
 
     def _files(self) -> Iterator[tuple[float, int, Path]]:
-        """The time of the last use, the size in bytes and the path of each copy."""
+        """Yield (time of last use in seconds since 1970, size in bytes, path) for each local DICOM file."""
         for folder in _FOLDERS:
             for file in (self._data_dir / folder).rglob("[!.]*.dcm"):
                 with suppress(FileNotFoundError):
@@ -175,7 +192,9 @@ class LocalCopies:
 
 
 def oldest_waiting(session: Session) -> tuple[int, datetime | None]:
-    """The number of the site's objects waiting for upload, and the time of the oldest."""
+    """Return how many objects of the whole site wait for upload, and when the oldest was received (None: none
+    waits).
+    """
     count, since = session.execute(
         select(func.count(), func.min(ReceivedObject.received_at)).where(WAITS)
     ).one()
@@ -183,10 +202,11 @@ def oldest_waiting(session: Session) -> tuple[int, datetime | None]:
 
 
 def refuse_another_key(settings: Settings) -> None:
-    """Read or create the site key, and refuse one that differs from the site's: a patient would have several
-    pseudonyms.
+    """Compare this machine's site key, which is created if missing, with the one that the site's first
+    machine put in the bucket.
 
-    Machines without a common folder compare it with the key of the site's first machine.
+    Raises ConfigurationError if they differ, because one patient would then get several pseudonyms. Nothing
+    is compared without a bucket, or if it does not answer.
     """
     key, bucket = sitekey.load_or_create(settings.node.data_dir), bucket_of(settings)
     if bucket is None:

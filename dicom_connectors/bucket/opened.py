@@ -11,13 +11,15 @@ from dicom_node.base.files import Bucket
 
 @cache
 def _opened(settings: ObjectStoreSettings) -> Bucket:
-    """The bucket of these settings; all callers share one."""
+    """Return the client of the bucket in these settings; equal settings share one client."""
     from dicom_connectors.bucket.client import S3Bucket  # of an extra
 
     return S3Bucket(settings)
 
 
 def open_bucket(settings: Settings) -> Bucket | None:
-    """The bucket of these settings, None without one; the process shares one."""
+    """Return the client of the configured bucket, which the whole process shares; None if no bucket is
+    configured or obstore is not installed.
+    """
     store = part(settings, BucketPart).object_store
     return _opened(store) if store.url and find_spec("obstore") else None

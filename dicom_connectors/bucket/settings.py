@@ -15,7 +15,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def _bucket_url(url: str) -> str:
-    """Refuse a URL that is not written as s3://BUCKET/PREFIX."""
+    """Return ``url`` if it is "" or has the form s3://BUCKET/PREFIX. Raises ValueError for any other text."""
     if url and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._/-]*)?", url):
         raise ValueError("write it as s3://BUCKET or s3://BUCKET/PREFIX")
     return url
@@ -45,12 +45,12 @@ class ObjectStoreSettings(Section):
 
     @property
     def bucket(self) -> str:
-        """The name of the bucket."""
+        """The name of the bucket in ``url``."""
         return urlsplit(self.url).netloc
 
     @property
     def prefix(self) -> str:
-        """The beginning of all keys, "" for none."""
+        """The text at the beginning of all keys, from ``url``; "" for none."""
         return urlsplit(self.url).path.strip("/")
 
     @model_validator(mode="after")
@@ -63,18 +63,18 @@ class ObjectStoreSettings(Section):
 
     @model_validator(mode="after")
     def _has_a_whole_login(self) -> Self:
-        """Refuse one half of a login."""
+        """Refuse an access key without its secret, and a secret without its access key."""
         if bool(self.access_key_id.get_secret_value()) != bool(self.secret_access_key.get_secret_value()):
             raise ValueError("access_key_id and secret_access_key go together: give both or neither")
         return self
 
 
 class BucketPart(Section):
-    """What this connector adds to the settings of the node."""
+    """Mixin that adds the table ``[object_store]`` to the node's settings."""
 
     object_store: ObjectStoreSettings = ObjectStoreSettings()
 
     @property
     def fixed(self) -> dict[str, object]:
-        """The settings, by key, that take effect only after a restart of the node."""
+        """Values of the settings that take effect only after a restart of the node, by their dotted key."""
         return {**cast("Settings", super()).fixed, "object_store.url": self.object_store.url}

@@ -50,7 +50,7 @@ _UNNAMED = SendReport(SendStatus.VERIFY, "HTTP 200", "the answer does not name t
 
 
 class DicomwebDestination(HttpDestination):
-    """A DICOMweb server at a base URL such as https://host/dicom-web."""
+    """A DICOMweb server as destination: results are stored by STOW-RS and confirmed by QIDO-RS."""
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         super().__init__(peer, settings)
@@ -65,22 +65,30 @@ class DicomwebDestination(HttpDestination):
         self._client.set_http_retry_params(retry=False)
 
     def test(self) -> list[Check]:
-        """Search for an object that cannot exist: tests whether the server answers and lets the node in."""
+        """Check whether the server answers and lets the node in, by a search for an object that
+        cannot exist.
+        """
 
         def ask() -> list[Check]:
+            """Search for a UID that no object has, and return one check that says that the search was
+            answered.
+            """
             self._search(generate_uid())
             return [Check("QIDO-RS", True, "search answered")]
 
         return self._checked("QIDO-RS", ask)
 
     def _store(self, item: Outgoing) -> SendReport:
+        """Send one object by STOW-RS; return what became of it."""
         report = _stored(self._client.store_instances([dcmread(item.path)]), item.sop_instance_uid)
         return UNREADABLE if report is _UNNAMED and not self._peer.answers_queries else report
 
     def _delete(self, item: Outgoing) -> None:
+        """Delete one object from the server."""
         self._client.delete_instance(item.study_instance_uid, item.series_instance_uid, item.sop_instance_uid)
 
     def _look(self, item: Outgoing) -> Confirmation:
+        """Return whether the server has this object, by a search for it (QIDO-RS)."""
         answers = self._search(item.sop_instance_uid, item.study_instance_uid, item.series_instance_uid)
         if answers is None:
             return NO_STUDY
@@ -92,8 +100,10 @@ class DicomwebDestination(HttpDestination):
         return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
 
     def _search(self, instance: str, *inside: str) -> list[dict[str, Any]] | None:
-        """The objects with this UID; None if the server does not know the study or does not
-        support searches.
+        """Return the server's objects with the SOP Instance UID ``instance``.
+
+        ``inside``: UIDs of the study and the series to search, none for all. None if the server answers 404:
+        it has no such study, or no search.
         """
         try:
             filters = {"SOPInstanceUID": instance}
@@ -104,8 +114,8 @@ class DicomwebDestination(HttpDestination):
             return None
 
     def _problem(self, error: requests.RequestException) -> SendReport:
-        """The report for a failed request. The body of a 409 says why each instance failed (PS3.18
-        10.5.3).
+        """Return the report for a failed request; after HTTP 409 with the failure reason of the object from
+        the body (PS3.18 10.5.3).
         """
         if error.response is not None and status_of(error) == 409:
             with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # any idea of a body
@@ -115,8 +125,9 @@ class DicomwebDestination(HttpDestination):
 
 
 def _stored(answer: Dataset, uid: str) -> SendReport:
-    """The report for one object, by the Store Instances Response (PS3.18 I.2): it is stored if it is named as
-    stored.
+    """Return what became of the object ``uid``, by the server's Store Instances Response (PS3.18 I.2).
+
+    It counts as stored only if the response names it as stored.
     """
     for failed in answer.get("FailedSOPSequence") or ():
         return _failure(failed)
@@ -129,14 +140,14 @@ def _stored(answer: Dataset, uid: str) -> SendReport:
 
 
 def _failure(failed: Dataset) -> SendReport:
-    """The report for an object that the server names as failed."""
+    """Return the report for an object that is listed as failed, with the Failure Reason if there is one."""
     if reason := failed.get("FailureReason"):
         return store_report(int(reason))
     return SendReport(SendStatus.REFUSED, "HTTP 409", "refused without a reason")
 
 
 def _value(answer: dict[str, Any], tag: str) -> str:
-    """The first value of an attribute in an answer in DICOM JSON; "" without one."""
+    """Return the first value of the attribute ``tag`` in an object in DICOM JSON; "" if it has none."""
     return str((answer.get(tag, {}).get("Value") or [""])[0])
 
 
@@ -152,23 +163,32 @@ _TAGS = {keyword: f"{tag_for_keyword(keyword):08X}" for keyword in STUDY_KEYS}
 
 
 class DicomwebArchive(DicomwebDestination):
-    """A DICOMweb server that is queried for studies; every call has a deadline."""
+    """A DICOMweb server as archive: searched by QIDO-RS, and read by WADO-RS. Every call has a deadline."""
 
     def find(self, query: StudyQuery) -> FoundStudies:
-        """Search for studies. Raises Unavailable."""
+        """Search for studies, and return those that fit ``query``.
+
+        Raises Unavailable if the server does not answer.
+        """
         return self._answer(lambda: FoundStudies.fitting(query, self._studies(query)))
 
     def body_parts(self, study_instance_uid: str) -> frozenset[str]:
-        """Search for the study's series. Raises Unavailable."""
+        """Return the values of Body Part Examined (0018,0015) of a study's series, in upper case.
+
+        Raises Unavailable if the server does not answer.
+        """
 
         def ask() -> frozenset[str]:
+            """Search for the series; return their body parts, "" among them if a series has an empty one."""
             rows = self._client.search_for_series(study_instance_uid, fields=[_BODY_PART], limit=_PAGE)
             return frozenset(text.strip().upper() for row in rows for text in _json_texts(row, _BODY_PART))
 
         return self._answer(ask) - {""}
 
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
-        """Get all objects of a study within ``retrieve_minutes`` of the peer."""
+        """Download all objects of a study into ``sink``, within ``retrieve_minutes`` of the peer; return the
+        outcome.
+        """
         taking = Taking()
         url = f"{self._url}/studies/{study_instance_uid}"
         try:
@@ -194,7 +214,9 @@ class DicomwebArchive(DicomwebDestination):
         return Retrieved(RetrieveStatus.ABSENT, 0, "the peer sent nothing of this study")
 
     def _failure(self, error: requests.RequestException, taken: int) -> Retrieved:
-        """The outcome of a failed retrieval."""
+        """Return the outcome of a download that failed with ``error`` after ``taken`` objects had been
+        stored.
+        """
         if status_of(error) == 404:
             return Retrieved(RetrieveStatus.ABSENT, text="the peer has no such study")
         report = self._problem(error)
@@ -202,7 +224,9 @@ class DicomwebArchive(DicomwebDestination):
         return Retrieved(status, taken, f"{report.code} {report.text}".strip())
 
     def _studies(self, query: StudyQuery) -> Iterator[dict[str, str]]:
-        """The answers to a search (PS3.18 10.6) as values of STUDY_KEYS; empty for a faulty answer."""
+        """Search for studies (PS3.18 10.6), and yield for each the values of STUDY_KEYS by keyword; {} for an
+        entry that cannot be read.
+        """
         asked = {
             "StudyDate": query.dates,
             "ModalitiesInStudy": query.modality,
@@ -224,7 +248,9 @@ class DicomwebArchive(DicomwebDestination):
 
 
 def _json_texts(row: Any, tag: str) -> list[str]:
-    """The values of an attribute in DICOM JSON (PS3.18 F)."""
+    """Return the values of the attribute ``tag`` in DICOM JSON (PS3.18 F) as texts; name groups are joined by
+    "=".
+    """
     values = row.get(tag, {}).get("Value") or []
     return [
         "=".join(str(value.get(group, "")) for group in _NAME_GROUPS).rstrip("=")
@@ -235,9 +261,10 @@ def _json_texts(row: Any, tag: str) -> list[str]:
 
 
 def parts_of(answer: requests.Response) -> Iterator[tuple[int, bytes]]:
-    """The content of a multipart answer (RFC 2046 5.1) as it arrives: pieces with the number of their part.
+    """Yield the content of a multipart answer (RFC 2046 5.1) as it arrives: (number of the part from 0, piece
+    of its bytes).
 
-    Raises FormParserError for another answer, and for one that ends early.
+    Raises FormParserError if the answer is not multipart, or ends early.
     """
     kind, options = parse_options_header(answer.headers.get("Content-Type"))
     if not kind.startswith(b"multipart/") or not options.get(b"boundary"):

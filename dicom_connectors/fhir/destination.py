@@ -49,7 +49,7 @@ _ISSUES: Final = frozenset(
 
 
 class FhirDestination(HttpDestination):
-    """A FHIR server at a base URL such as https://host/fhir."""
+    """A FHIR server as destination: each report is sent as one transaction."""
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         super().__init__(peer, settings)
@@ -59,54 +59,70 @@ class FhirDestination(HttpDestination):
         self._session.auth = _login(peer)
 
     def test(self) -> list[Check]:
-        """Read the server's statement of capabilities, and search for a report that cannot exist."""
+        """Check the server: read its CapabilityStatement, and search for a report that cannot exist."""
 
         def ask() -> list[Check]:
+            """Return the checks of the CapabilityStatement and of the search."""
             checks = list(_capabilities(self._resource("metadata")))
-            self._found("DiagnosticReport", generate_uid())
+            self._resources_by_uid("DiagnosticReport", generate_uid())
             return [*checks, Check("search", True, "search for reports answered")]
 
         return self._checked("FHIR", ask)
 
     def _store(self, item: Outgoing) -> SendReport:
+        """Send a report; a newer report replaces the earlier one on the server.
+
+        Objects that are no report are not sent, nor is a report whose predecessor a person has amended on the
+        server.
+        """
         if item.sop_class_uid != Comprehensive3DSRStorage:
             return SendReport(SendStatus.NARROWED, "", "reports only go there")
         try:
             report = ReportTransaction(item.path, self._systems)
-            earlier = self._replaced(report)
+            earlier = self._report_to_replace(report)
             if earlier is not None and report.uid in uids_of(earlier.report):
                 return SendReport(SendStatus.STORED, "", "the server has it, or a newer one")
             if earlier is not None and not earlier.is_as_sent:
                 return _AMENDED
-            return self._posted(report.bundle(self._patient(report), earlier))
+            return self._post(report.bundle(self._patient(report), earlier))
         except FaultyInput as error:
             return SendReport(SendStatus.REFUSED, "", str(error))
 
     def _look(self, item: Outgoing) -> Confirmation:
-        if self._found("DiagnosticReport", item.sop_instance_uid):
+        """Return whether the server has a DiagnosticReport with this object's UID."""
+        if self._resources_by_uid("DiagnosticReport", item.sop_instance_uid):
             return Confirmation(Presence.FOUND)
         return Confirmation(Presence.NOT_FOUND, "the server does not show it")
 
     def _remains(self, item: Outgoing) -> Confirmation:
-        """Whether the report is still in force; it is withdrawn by marking it as entered in error, not
-        deleted.
+        """Return whether the report is still in force on the server.
+
+        A withdrawn one is marked as entered in error there, not deleted.
         """
         left = self._reports_in_force(item.sop_instance_uid)
         return Confirmation(Presence.FOUND if left else Presence.NOT_FOUND)
 
     def _delete(self, item: Outgoing) -> None:
+        """Mark the report, and its Observations, as entered in error on the server.
+
+        Raises ValueError if the server's resources make no valid transaction.
+        """
         for one in self._reports_in_force(item.sop_instance_uid):
             try:
-                self._posted(one.withdrawn())
+                self._post(one.withdrawn())
             except FaultyInput as error:  # the server's own resources are not as FHIR has them
                 raise ValueError(str(error)) from None
 
     def _reports_in_force(self, uid: str) -> list[FiledReport]:
-        """The reports on the server that show this object, and are neither replaced nor entered in error."""
-        return [one for one in self._filed(uid) if one.shows == uid and not _is_gone(one)]
+        """Return the server's DiagnosticReports whose newest content is this report (SOP Instance UID
+        ``uid``), without those entered in error.
+        """
+        return [
+            one for one in self._filed_reports(uid) if one.newest_uid == uid and not _is_wholly_withdrawn(one)
+        ]
 
-    def _posted(self, bundle: str) -> SendReport:
-        """Post a transaction, and report its outcome. Raises requests.RequestException."""
+    def _post(self, bundle: str) -> SendReport:
+        """Post a transaction Bundle in JSON, and return its outcome. Raises requests.RequestException."""
         headers = {"Content-Type": _JSON, "Prefer": "return=minimal"}
         answer = self._session.post(self._url, data=bundle.encode(), headers=headers, timeout=self._timeout)
         answer.raise_for_status()
@@ -115,28 +131,35 @@ class FhirDestination(HttpDestination):
         except FAULTY_ANSWER:
             return _UNNAMED if self._is_queried else UNREADABLE
 
-    def _replaced(self, report: ReportTransaction) -> FiledReport | None:
-        """The report on the server that this report replaces, or the report itself if it was sent before."""
+    def _report_to_replace(self, report: ReportTransaction) -> FiledReport | None:
+        """Return the report on the server that ``report`` replaces, or ``report`` itself if it was sent
+        before; None if the server has neither.
+        """
         if not report.replaces:
             return None
-        filed = self._filed(report.uid, report.replaces)
+        filed = self._filed_reports(report.uid, report.replaces)
         mine = [one for one in filed if report.uid in uids_of(one.report)]
         others = [one for one in filed if not one.is_withdrawn]
         return next(iter([*mine, *others]), None)
 
-    def _filed(self, *uids: str) -> list[FiledReport]:
-        """The reports that the server has under these UIDs, with those of their Observations that this node
-        made.
+    def _filed_reports(self, *uids: str) -> list[FiledReport]:
+        """Return the server's DiagnosticReports with one of these UIDs, each with the Observations that this
+        node made.
         """
-        return [self._with_observations(FiledReport(one)) for one in self._found("DiagnosticReport", *uids)]
+        return [
+            self._with_observations(FiledReport(one))
+            for one in self._resources_by_uid("DiagnosticReport", *uids)
+        ]
 
     def _with_observations(self, filed: FiledReport) -> FiledReport:
-        """The report with its Observations that this node made."""
+        """Return the report with those of its Observations on the server that this node made."""
         observations = [one for place in filed.results for one in self._read(place)]
         return replace(filed, observations=[one for one in observations if filed.owns(one)])
 
     def _read(self, place: str) -> list[Resource]:
-        """The resource at this address as a list, which is empty if somebody has deleted it."""
+        """Return the resource at ``place``, such as Observation/12, as a list of one; [] if somebody has
+        deleted it.
+        """
         answer = self._session.get(f"{self._url}/{place}", timeout=self._timeout)
         if answer.status_code in (404, 410):
             return []
@@ -144,9 +167,9 @@ class FhirDestination(HttpDestination):
         return [answer.json()]
 
     def _patient(self, report: ReportTransaction) -> str:
-        """``Patient/ID`` if the server has exactly one patient with this identifier, else "".
+        """Return ``Patient/ID`` if the server has exactly one patient with the report's Patient ID, else "".
 
-        By POST: an address with a Patient ID would stay in the logs of proxies.
+        It searches by POST, because the address of a GET would leave the Patient ID in the logs of proxies.
         """
         system, value = (report.patient.get(key, "") for key in ("system", "value"))
         if not system:
@@ -159,32 +182,43 @@ class FhirDestination(HttpDestination):
         if answer.status_code in (403, 404, 405):  # patients cannot be read: the report goes by identifier
             return ""
         answer.raise_for_status()
-        found = [one for one in _resources(answer.json(), "Patient") if _is_of(one, system, value)]
+        found = [one for one in _resources(answer.json(), "Patient") if _has_identifier(one, system, value)]
         return f"Patient/{found[0]['id']}" if len(found) == 1 else ""
 
-    def _found(self, kind: str, *uids: str) -> list[Resource]:
-        """Resources with one of these identifiers. Raises requests.RequestException."""
+    def _resources_by_uid(self, kind: str, *uids: str) -> list[Resource]:
+        """Return the server's resources of the type ``kind`` that have one of these UIDs as identifier.
+
+        Raises requests.RequestException.
+        """
         answer = self._resource(kind, identifier=identifier_query(*uids))
         return [one for one in _resources(answer, kind) if not {*uids}.isdisjoint(uids_of(one))]
 
     def _resource(self, place: str, **search: str) -> Any:
-        """The JSON at an address of the server. Raises requests.RequestException."""
+        """Return the JSON at ``place`` below the server's base URL, with ``search`` as query parameters.
+
+        Raises requests.RequestException.
+        """
         answer = self._session.get(f"{self._url}/{place}", params=search, timeout=self._timeout)
         answer.raise_for_status()
         return answer.json()
 
     def _problem(self, error: requests.RequestException) -> SendReport:
-        """The report for a failed request, with the issue codes of an OperationOutcome."""
+        """Return the report for a failed request, with the issue codes of the server's OperationOutcome."""
         report = super()._problem(error)
         codes = _issues(error.response)
         return replace(report, text=f"{report.text} ({', '.join(codes)})") if codes else report
 
 
 def _login(peer: PeerSettings) -> Any:
-    """A bearer token, or a user name and password; never a login that ~/.netrc may have for this host."""
+    """Return the authentication for requests: user name and password, or a function that adds the bearer
+    token if there is one.
+
+    Either keeps requests from using a login of ~/.netrc for this host.
+    """
     token = part(peer, FhirPeer).token.get_secret_value()
 
     def signed(request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add the bearer token, if there is one, to a request."""
         if token:
             request.headers["Authorization"] = f"Bearer {token}"
         return request
@@ -193,7 +227,10 @@ def _login(peer: PeerSettings) -> Any:
 
 
 def _capabilities(stated: Any) -> Iterator[Check]:
-    """Checks of what delivery needs, by the server's CapabilityStatement."""
+    """Yield checks on whether the server can take reports, by its CapabilityStatement ``stated``.
+
+    Raises the errors in FAULTY_ANSWER if it is no such statement.
+    """
     if stated["resourceType"] != "CapabilityStatement":
         raise ValueError("no CapabilityStatement")
     version = str(stated.get("fhirVersion") or "")[:16]
@@ -209,9 +246,9 @@ def _capabilities(stated: Any) -> Iterator[Check]:
 
 
 def _outcome(answer: Any) -> SendReport:
-    """The report for the answer to a transaction (FHIR R4 3.1.0.11.2).
+    """Return what became of a transaction, by the server's answer to it (FHIR R4 3.1.0.11.2).
 
-    Raises what FAULTY_ANSWER names where the answer does not say it.
+    Raises the errors in FAULTY_ANSWER if the answer does not say it.
     """
     if answer["resourceType"] != "Bundle" or not str(answer["type"]).endswith("-response"):
         raise ValueError("no answer to a transaction")
@@ -225,26 +262,34 @@ def _outcome(answer: Any) -> SendReport:
 
 
 def _resources(answer: Any, kind: str) -> list[Resource]:
-    """The resources of this kind in a searchset. Raises the errors that FAULTY_ANSWER names."""
+    """Return the resources of the type ``kind`` in a searchset Bundle.
+
+    Raises the errors in FAULTY_ANSWER for any other answer.
+    """
     if answer["resourceType"] != "Bundle" or answer["type"] != "searchset":
         raise ValueError("no searchset")
     found = [one["resource"] for one in answer.get("entry") or ()]
     return [one for one in found if one["resourceType"] == kind]
 
 
-def _is_of(patient: Resource, system: str, value: str) -> bool:
-    """Whether the patient has this identifier."""
+def _has_identifier(patient: Resource, system: str, value: str) -> bool:
+    """Return whether the Patient resource has the identifier ``value`` of the identifier system
+    ``system``.
+    """
     identifiers = patient.get("identifier") or ()
     return any((one.get("system"), one.get("value")) == (system, value) for one in identifiers)
 
 
-def _is_gone(filed: FiledReport) -> bool:
-    """Whether the report and its Observations are entered in error."""
+def _is_wholly_withdrawn(filed: FiledReport) -> bool:
+    """Return whether the report and all its Observations are marked as entered in error."""
     return all(FiledReport(one).is_withdrawn for one in (filed.report, *filed.observations))
 
 
 def _issues(answer: requests.Response | None) -> list[str]:
-    """The issue codes of an OperationOutcome; its texts are not used."""
+    """Return up to three issue codes of an OperationOutcome; [] if the answer has none.
+
+    Its texts are not used: they may name a patient.
+    """
     try:
         issues = answer.json()["issue"] if answer is not None else ()
         named = {str(one["code"]) for one in issues}

@@ -55,7 +55,10 @@ _KNOWN: Final[StatedSystems] = MappingProxyType(
 
 
 def systems(document: Dataset) -> StatedSystems:
-    """FHIR's system URI by coding scheme; for other schemes the UID in the document (0008,0110)."""
+    """Return FHIR's system URI by coding scheme designator.
+
+    A scheme that FHIR does not know has the UID that the document gives it (0008,0110), if any.
+    """
     identified = document.get("CodingSchemeIdentificationSequence") or ()
     own = {
         str(item.CodingSchemeDesignator): f"urn:oid:{item.CodingSchemeUID}"
@@ -66,18 +69,25 @@ def systems(document: Dataset) -> StatedSystems:
 
 
 def coding(named: StatedSystems, value: str, scheme: str, meaning: str = "") -> Resource:
-    """A Coding; without system if neither FHIR nor the document identifies the scheme."""
+    """Return a FHIR Coding for the code ``value`` of ``scheme``.
+
+    ``named``: system URIs by scheme, as ``systems`` returns them; a scheme that is not in it gives a Coding
+    without system. ``meaning``: the display text, "" for none.
+    """
     system = {"system": named[scheme]} if scheme in named else {}
     return {**system, "code": value, **({"display": meaning} if meaning else {})}
 
 
 def concept(named: StatedSystems, value: str, scheme: str, meaning: str) -> Resource:
-    """A CodeableConcept with its meaning as text."""
+    """Return a FHIR CodeableConcept for the code ``value`` of ``scheme``, with ``meaning`` as its text.
+
+    ``named``: system URIs by scheme, as ``systems`` returns them.
+    """
     return {"coding": [coding(named, value, scheme, meaning)], "text": meaning}
 
 
 def uid_identifier(uid: str) -> Resource:
-    """An Identifier of a DICOM UID."""
+    """Return a FHIR Identifier that holds a DICOM UID."""
     return {"system": DICOM_UID, "value": f"urn:oid:{uid}"}
 
 
@@ -86,28 +96,33 @@ _URIS: Final = {"ISO": "urn:oid:", "UUID": "urn:uuid:", "URI": ""}
 
 
 def patient_identifier(document: Dataset, by_issuer: Mapping[str, str]) -> Resource:
-    """Patient ID (0010,0020) as an Identifier with its system; {} without an ID.
+    """Return the document's Patient ID (0010,0020) as a FHIR Identifier; {} if it has none.
 
-    The system is the issuer's universal ID (0010,0024), else the entry of ``by_issuer`` for the Issuer of
-    Patient ID (0010,0021). Without either the ID has no system: it is unknown who assigned the ID.
+    Its system is the issuer's universal ID (0010,0024), else the entry of ``by_issuer`` for the Issuer of
+    Patient ID (0010,0021). Without either it has no system, because nobody knows who assigned the ID.
     """
     number, issuer = (str(document.get(key) or "").strip() for key in ("PatientID", "IssuerOfPatientID"))
     if not number:
         return {}
-    system = _universal(document) or by_issuer.get(issuer, "")
+    system = _system_of_issuer(document) or by_issuer.get(issuer, "")
     assigner = {"assigner": {"display": issuer}} if issuer else {}
     return {**({"system": system} if system else {}), "value": number, **assigner}
 
 
 def patient_reference(identifier: Resource, found: str = "") -> Resource:
-    """A Reference by identifier; ``found``: ``Patient/ID`` if the server has exactly one such patient."""
+    """Return a FHIR Reference to the patient with this identifier ({}: none is known).
+
+    ``found``: ``Patient/ID`` if the server has exactly one such patient, else "".
+    """
     literal = {"reference": found} if found else {}
     named = {"identifier": identifier} if identifier else {"display": "no Patient ID"}
     return {**literal, "type": "Patient", **named}
 
 
-def _universal(document: Dataset) -> str:
-    """The system URI of the patient's issuer in the document, "" without one."""
+def _system_of_issuer(document: Dataset) -> str:
+    """Return the system URI that the document states for the issuer of its Patient ID; "" if it
+    states none.
+    """
     for item in document.get("IssuerOfPatientIDQualifiersSequence") or ():
         prefix = _URIS.get(str(item.get("UniversalEntityIDType") or ""))
         named = str(item.get("UniversalEntityID") or "")
@@ -117,9 +132,9 @@ def _universal(document: Dataset) -> str:
 
 
 def date_time(document: Dataset, date: str, time: str) -> str:
-    """A dateTime from two attributes.
+    """Return a FHIR dateTime from the document's attributes ``date`` and ``time`` (keywords).
 
-    Without a known offset (0008,0201) or time it is only the date; without a date it is "".
+    It is only a date if the time or the offset from UTC (0008,0201) is unknown, and "" without a date.
     """
     day, offset = _value(DA, document, date), _offset(document)
     if day is None:
@@ -131,7 +146,10 @@ def date_time(document: Dataset, date: str, time: str) -> str:
 
 
 def written(document: Dataset) -> str:
-    """The instant when the content was made; this machine's zone if the report names none."""
+    """Return the FHIR instant when the document's content was made, "" if unknown.
+
+    If the document names no time zone, it is that of this machine.
+    """
     day, at = _value(DA, document, "ContentDate"), _value(TM, document, "ContentTime")
     if day is None or at is None:
         return ""
@@ -140,7 +158,7 @@ def written(document: Dataset) -> str:
 
 
 def _value(kind: type[DA] | type[TM], document: Dataset, keyword: str) -> Any:
-    """A date or time; None if the attribute has no valid one."""
+    """Return the document's date (``kind`` DA) or time (TM) of this keyword; None if it has no valid one."""
     try:
         return kind(document.get(keyword) or None)
     except ValueError:
@@ -148,7 +166,7 @@ def _value(kind: type[DA] | type[TM], document: Dataset, keyword: str) -> Any:
 
 
 def _offset(document: Dataset) -> timezone | None:
-    """The time zone that the document states, None without one."""
+    """Return the document's offset from UTC (0008,0201) as a time zone; None if it states none."""
     return zone_of(str(document.get("TimezoneOffsetFromUTC") or ""))
 
 
@@ -156,7 +174,9 @@ WITHDRAWN: Final = "entered-in-error"
 
 
 def created(resource: Resource) -> Resource:
-    """An entry that creates ``resource``, unless the server has one of its kind with its first UID."""
+    """Return a Bundle entry that creates ``resource``, unless the server has one of its type with its first
+    UID.
+    """
     kind, [own, *_] = resource["resourceType"], uids_of(resource)
     number = int(derived_uid("fhir entry", kind, own).removeprefix("2.25."))
     return {
@@ -171,7 +191,9 @@ def created(resource: Resource) -> Resource:
 
 
 def updated(resource: Resource, now: Resource) -> Resource:
-    """An entry that replaces ``now`` by ``resource``, if the server still has that version of ``now``."""
+    """Return a Bundle entry that puts ``resource`` in place of ``now``, the server's version; the server
+    refuses it if its version has changed since.
+    """
     version = (now.get("meta") or {}).get("versionId")
     url = f"{resource['resourceType']}/{now['id']}"
     match = {"ifMatch": f'W/"{version}"'} if version else {}
@@ -179,17 +201,17 @@ def updated(resource: Resource, now: Resource) -> Resource:
 
 
 def marked(resource: Resource) -> Resource:
-    """An entry that marks ``resource`` as entered in error."""
+    """Return a Bundle entry that sets the status of ``resource`` to "entered-in-error"."""
     return updated({**resource, "status": WITHDRAWN}, resource)
 
 
 def reference(entry: Resource) -> Resource:
-    """A Reference to the resource that another entry creates."""
+    """Return a FHIR Reference to the resource that the Bundle entry ``entry`` creates."""
     return {"reference": entry["fullUrl"]}
 
 
 def transaction(entries: Sequence[Resource]) -> str:
-    """The Bundle as JSON. Raises FaultyInput if it is invalid."""
+    """Return a transaction Bundle of these entries as JSON. Raises FaultyInput if it is not valid FHIR."""
     from fhir.resources.R4B.bundle import Bundle  # as R4 in all that is used here
 
     bundle: dict[str, Any] = {"resourceType": "Bundle", "type": "transaction", "entry": list(entries)}
@@ -202,12 +224,12 @@ def transaction(entries: Sequence[Resource]) -> str:
 
 
 def identifier_query(*uids: str) -> str:
-    """The value of the search parameter ``identifier`` that matches any of these UIDs."""
+    """Return the value of FHIR's search parameter ``identifier`` that matches any of these UIDs."""
     return ",".join(f"{DICOM_UID}|urn:oid:{uid}" for uid in uids)
 
 
 def uids_of(resource: Mapping[str, Any]) -> list[str]:
-    """The UIDs among the identifiers of a resource."""
+    """Return the DICOM UIDs among the identifiers of a FHIR resource."""
     named = [one for one in resource.get("identifier") or () if one.get("system") == DICOM_UID]
     uids = [str(one.get("value") or "") for one in named]
     return [uid.removeprefix("urn:oid:") for uid in uids if uid.startswith("urn:oid:")]
@@ -239,32 +261,35 @@ _OLD: Final = "old"  # Identifier.use
 
 @dataclass(frozen=True, slots=True)
 class FiledReport:
-    """A DiagnosticReport on the server, and its Observations that this node made."""
+    """A DiagnosticReport that the FHIR server has, with those of its Observations that this node made."""
 
     report: Resource
     observations: Sequence[Resource] = ()
 
     @property
     def is_withdrawn(self) -> bool:
-        """Whether the report has the status of a withdrawn report."""
+        """Whether the status of the DiagnosticReport is "entered-in-error"."""
         return self.report.get("status") == WITHDRAWN
 
     @property
     def is_as_sent(self) -> bool:
-        """Whether the report still has the status with which it was sent; False once a person has amended
-        it.
+        """Whether the DiagnosticReport still has the status "preliminary" that it was sent with; False once a
+        person has amended it.
         """
         return self.report.get("status") == PRELIMINARY
 
     @property
-    def shows(self) -> str:
-        """SOP Instance UID of the newest report whose content the DiagnosticReport shows."""
+    def newest_uid(self) -> str:
+        """SOP Instance UID of the newest report whose content the DiagnosticReport shows; "" if it
+        has none.
+        """
         identifiers = [one for one in self.report["identifier"] if one.get("use") != _OLD]
         return next(iter(uids_of({"identifier": identifiers})), "")
 
     def identifiers_but(self, uid: str) -> list[Resource]:
-        """The report's identifiers without ``uid``, its UIDs marked as old, for the report that replaces
-        it.
+        """Return the DiagnosticReport's identifiers without ``uid``, its other UIDs marked as old.
+
+        The report that replaces it keeps them.
         """
         return [
             {**one, "use": _OLD} if uids_of({"identifier": [one]}) else one
@@ -274,34 +299,39 @@ class FiledReport:
 
     @property
     def results(self) -> list[str]:
-        """``Observation/ID`` of each of the report's results that this server has."""
+        """``Observation/ID`` of each Observation that the DiagnosticReport refers to on its own server."""
         named = [str(one.get("reference") or "") for one in self.report.get("result") or ()]
         return [one for one in named if _OBSERVATION.fullmatch(one)][:MOST_OBSERVATIONS]
 
     def owns(self, observation: Resource) -> bool:
-        """Whether the node made ``observation`` with one of these reports; other systems may have added
-        some.
+        """Return whether this node made ``observation`` for this report or one that it replaced; other
+        systems may have added Observations.
         """
         ours = {observation_uid(uid, at) for uid in uids_of(self.report) for at in range(MOST_OBSERVATIONS)}
         return not ours.isdisjoint(uids_of(observation))
 
     def withdrawn(self) -> str:
-        """A transaction that marks the report and its Observations as entered in error. Raises
-        FaultyInput.
+        """Return a transaction, as JSON, that marks the report and its Observations as entered in error.
+
+        Raises FaultyInput if it is not valid FHIR.
         """
         observations = [one for one in self.observations if one.get("status") != WITHDRAWN]
         return transaction([marked(one) for one in (self.report, *observations)])
 
 
 def observation_uid(report: str, at: int) -> str:
-    """The identifier of the Observation at position ``at`` of a report (given by its SOP Instance UID)."""
+    """Return the UID that identifies Observation number ``at`` (from 0) of a report.
+
+    ``report``: the report's SOP Instance UID.
+    """
     return derived_uid("fhir observation", report, str(at))
 
 
 class ReportTransaction:
-    """The FHIR resources of one SR file. ``by_issuer``: identifier systems of Patient IDs.
+    """Makes the FHIR transaction of one report, read from its SR file.
 
-    Raises FaultyInput if the file has no report.
+    ``by_issuer``: identifier systems (URIs) of Patient IDs by Issuer of Patient ID. Raises FaultyInput if the
+    file contains no report.
     """
 
     def __init__(self, path: Path, by_issuer: Mapping[str, str]) -> None:
@@ -315,7 +345,9 @@ class ReportTransaction:
 
     @property
     def replaces(self) -> str:
-        """SOP Instance UID of the report that this one replaces (PS3.3 C.17.2), "" for none."""
+        """SOP Instance UID of the earlier report that this report replaces (PS3.3 C.17.2); "" if it replaces
+        none.
+        """
         for study in self._document.get("PredecessorDocumentsSequence") or ():
             for series in study.get("ReferencedSeriesSequence") or ():
                 for item in series.get("ReferencedSOPSequence") or ():
@@ -323,10 +355,11 @@ class ReportTransaction:
         return ""
 
     def bundle(self, patient: str = "", earlier: FiledReport | None = None) -> str:
-        """The transaction as JSON. Raises FaultyInput.
+        """Return the transaction that creates or replaces the report, as JSON.
 
-        ``patient``: ``Patient/ID`` if the server has exactly one such patient. ``earlier``: the report to
-        replace.
+        ``patient``: ``Patient/ID`` if the server has exactly one such patient, else "". ``earlier``: the
+        server's report to replace, None to create one. Raises FaultyInput if it is not valid FHIR, or has too
+        many Observations.
         """
         entries, report = self._entries(patient_reference(self.patient, patient))
         if earlier is None:
@@ -337,14 +370,17 @@ class ReportTransaction:
         return transaction([*entries, updated(report, now), *map(marked, earlier.observations)])
 
     def _entries(self, subject: Resource) -> tuple[list[Resource], Resource]:
-        """The entries for study, models, findings and numbers; and the entry of the report."""
+        """Return (Bundle entries of study, models and Observations; the DiagnosticReport).
+
+        ``subject``: Reference to the patient.
+        """
         study = created(
-            _filled(
+            _without_empty(
                 resourceType="ImagingStudy",
                 identifier=[uid_identifier(str(self._document.StudyInstanceUID))],
                 status="available",
                 subject=subject,
-                started=self._when,
+                started=self._study_time,
                 description=str(self._document.get("StudyDescription") or ""),
             )
         )
@@ -354,14 +390,18 @@ class ReportTransaction:
         return [study, *devices.values(), *observations], report
 
     def _report(self, subject: Resource, study: Resource, results: Sequence[Resource]) -> Resource:
-        """The DiagnosticReport, with its results."""
+        """Return the DiagnosticReport.
+
+        ``subject``: Reference to the patient; ``study``: Bundle entry of the study; ``results``: References
+        to its Observations.
+        """
         codes = [*self._procedures(), _IMAGING_STUDY]
         accession = str(self._document.get("AccessionNumber") or "")
         order = {
             "type": "ServiceRequest",
             "identifier": {"type": {"coding": [_ACCESSION]}, "value": accession},
         }
-        return _filled(
+        return _without_empty(
             resourceType="DiagnosticReport",
             identifier=[{"use": "official", **uid_identifier(self.uid)}],
             basedOn=[order] if accession else [],
@@ -369,7 +409,7 @@ class ReportTransaction:
             category=[{"coding": list(_RADIOLOGY)}],
             code={"coding": codes, "text": codes[0]["display"]},
             subject=subject,
-            effectiveDateTime=self._when,
+            effectiveDateTime=self._study_time,
             issued=written(self._document),
             result=results,
             imagingStudy=[reference(study)],
@@ -378,8 +418,8 @@ class ReportTransaction:
 
     @property
     def _statement(self) -> str:
-        """The sentence on who made the report: the models, else the pipeline, by Software Versions
-        (0018,1020).
+        """The sentence that says that an AI made the report: it names the models or, without models, the
+        pipeline of Software Versions (0018,1020).
         """
         models = ", ".join(f"{name}@{version}" for name, version, _ in self._models)
         *_, pipeline = listed(self._document.get("SoftwareVersions")) or ("unknown",)
@@ -387,7 +427,7 @@ class ReportTransaction:
 
     @cached_property
     def _models(self) -> list[tuple[str, str, str]]:
-        """Name, version and Device UID (0018,1002) of each model."""
+        """(Name, version, Device UID (0018,1002)) of each model that made the report."""
         return [
             (str(item.ManufacturerModelName), str(item.SoftwareVersions), str(item.DeviceUID))
             for item in self._document.get("ContributingEquipmentSequence") or ()
@@ -395,12 +435,14 @@ class ReportTransaction:
         ]
 
     @property
-    def _when(self) -> str:
-        """The time of the study."""
+    def _study_time(self) -> str:
+        """The date and time of the study as FHIR dateTime."""
         return date_time(self._document, "StudyDate", "StudyTime")
 
     def _procedures(self) -> list[Resource]:
-        """The LOINC codes of what was examined: those of the source, else the procedure reported."""
+        """Return Codings of LOINC for the procedure: those of Performed Procedure Code Sequence, else the
+        procedure that the report states.
+        """
         performed = self._document.get("PerformedProcedureCodeSequence") or ()
         reported = [
             code
@@ -418,7 +460,7 @@ class ReportTransaction:
         ]
 
     def _devices(self) -> Iterator[tuple[str, Resource]]:
-        """A Device for each model, by the model's name and version."""
+        """Yield ("NAME VERSION", FHIR Device) for each model."""
         for name, version, uid in self._models:
             yield (
                 f"{name} {version}",
@@ -436,7 +478,12 @@ class ReportTransaction:
     def _observations(
         self, subject: Resource, study: Resource, devices: Mapping[str, Resource]
     ) -> Iterator[Resource]:
-        """Findings in the order of the report, then measurements; no text that was burned into an image."""
+        """Yield an Observation for each finding in the report's order, then for each measurement; findings of
+        text burned into images are left out.
+
+        ``subject``: Reference to the patient; ``study``: Bundle entry of the study; ``devices``: those of the
+        models by "NAME VERSION". Raises FaultyInput if there are too many.
+        """
         shown = [one for one in self._stated.findings if one.code != (BURNED_IN.value, BURNED_IN.scheme)]
         said = [(one.model, one.tracking_uid, self._finding(one)) for one in shown]
         said += [(one.model, one.tracking_uid, self._measurement(one)) for one in self._stated.numbers]
@@ -444,13 +491,13 @@ class ReportTransaction:
             raise FaultyInput(f"it has more than {MOST_OBSERVATIONS} findings and numbers")
         for at, (model, tracking, content) in enumerate(said):
             uids = [observation_uid(self.uid, at), *([tracking] if tracking else [])]
-            yield _filled(
+            yield _without_empty(
                 resourceType="Observation",
                 identifier=[uid_identifier(uid) for uid in uids],
                 status=PRELIMINARY,
                 category=[{"coding": [_IMAGING]}],
                 subject=subject,
-                effectiveDateTime=self._when,
+                effectiveDateTime=self._study_time,
                 issued=written(self._document),
                 device=reference(devices[model]) if model in devices else {},
                 derivedFrom=[reference(study)],
@@ -458,7 +505,9 @@ class ReportTransaction:
             )
 
     def _finding(self, finding: StatedFinding) -> Resource:
-        """The elements of an Observation on a finding."""
+        """Return the elements of an Observation that state this finding: code, decision, body site and
+        scores.
+        """
         code, display = _INTERPRETATIONS[finding.decision]
         meaning = {"system": f"{_HL7}/v3-ObservationInterpretation", "code": code, "display": display}
         return {
@@ -476,7 +525,9 @@ class ReportTransaction:
         }
 
     def _measurement(self, number: StatedNumber) -> Resource:
-        """The elements of an Observation on a measurement."""
+        """Return the elements of an Observation that state this measurement: code, value with unit, fetus,
+        body site and side.
+        """
         of_fetus = f", fetus {number.fetus}" if number.fetus else ""
         fetus = derived_uid("fhir fetus", str(self._document.StudyInstanceUID), number.fetus)
         value, scheme = number.code
@@ -493,7 +544,11 @@ class ReportTransaction:
         }
 
     def _side(self, sites: Sequence[StatedCode]) -> list[Resource]:
-        """The side as a code, in an extension: bodySite of R4 has only one concept."""
+        """Return Observation components that state the side (laterality), because bodySite of FHIR R4 takes
+        one concept only.
+
+        ``sites``: the anatomical site, then its side if it has one; [] without a side.
+        """
         return [
             {
                 "code": concept(self._systems, *_LATERALITY),
@@ -503,7 +558,10 @@ class ReportTransaction:
         ]
 
     def _site(self, sites: Sequence[StatedCode]) -> Resource:
-        """The site in code and words, its side in words; see :meth:`_side`."""
+        """Return the anatomical site as bodySite, with its side in the text; {} without a site.
+
+        ``sites``: the site, then its side if it has one.
+        """
         if not sites:
             return {}
         [(value, scheme, meaning), *sides] = sites
@@ -512,10 +570,10 @@ class ReportTransaction:
 
 
 def _quantity(value: str, unit: str) -> Resource:
-    """A Quantity in UCUM."""
+    """Return a FHIR Quantity. ``unit``: its UCUM code."""
     return {"value": float(value), "unit": unit, "system": UNITS, "code": unit}
 
 
-def _filled(**elements: Any) -> Resource:
-    """The elements that have a value: FHIR does not allow empty ones."""
+def _without_empty(**elements: Any) -> Resource:
+    """Return the elements whose value is not empty, because FHIR allows no empty ones."""
     return {name: value for name, value in elements.items() if value}

@@ -19,7 +19,7 @@ _URI = r"^(urn:|https?://)[!-~]{1,240}$"
 
 
 class FhirPeer(Section):
-    """The keys of FHIR peers in ``[[peers]]``."""
+    """Mixin that adds the keys of FHIR servers to the settings of a peer (``[[peers]]``)."""
 
     by_url: ClassVar = frozenset({"fhir"})
     token: Secret = Field("", validate_default=True, examples=["${file:/run/secrets/ehr}"])
@@ -33,14 +33,16 @@ class FhirPeer(Section):
     @model_validator(mode="before")
     @classmethod
     def _gets_reports(cls, given: Any) -> Any:
-        """Set that a FHIR peer gets reports, if its settings do not say what it gets."""
+        """Set ``results`` to reports (SR) in the raw settings ``given`` of a FHIR peer that does
+        not set it.
+        """
         if isinstance(given, dict) and given.get("transport") == "fhir":
             return {"results": (ResultKind.SR,), **given}
         return given
 
     @model_validator(mode="after")
     def _gets_reports_only(self) -> Self:
-        """Refuse keys that do not fit a FHIR server."""
+        """Refuse settings of a FHIR peer that a FHIR server cannot serve. Raises ValueError."""
         peer = cast("PeerSettings", self)
         if peer.transport != "fhir":
             return self
@@ -56,7 +58,9 @@ class FhirPeer(Section):
 
 
 def check(settings: Settings) -> Found:
-    """Peers without the library, and keys that say nothing with another transport."""
+    """Yield FHIR peers for which the library is not installed, and FHIR keys of peers with another
+    transport.
+    """
     for peer in settings.peers:
         key = f"peers.{peer.name}"
         if peer.transport == "fhir" and find_spec("fhir") is None:

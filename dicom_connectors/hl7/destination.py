@@ -73,20 +73,23 @@ _CONDITIONS: Final[Mapping[str, str]] = {
 
 
 class Hl7Destination(PeerCaller):
-    """A RIS or interface engine that accepts ORU^R01."""
+    """A RIS or interface engine as destination, which takes reports as HL7 messages ORU^R01 over MLLP."""
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
-        """Send one message after the other; if one finds the peer unreachable, the rest is not tried."""
+        """Send one message for each object in turn, and return a report for each; once the peer is
+        unreachable, the rest is not tried.
+        """
         return send_each(objects, self._send)
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
-        """Answer "unknown" for each object: HL7 has no query. Called only if the peer had another
-        transport before.
+        """Return "not found" for each object, because HL7 has no query for results, so that it is sent again.
+
+        It is only called for objects sent when the peer had another transport.
         """
         return [_NO_QUESTION] * len(objects)
 
     def test(self) -> list[Check]:
-        """Open a connection, and check that the receiver leaves it open; nothing is sent."""
+        """Check that a connection opens and that the receiver leaves it open; no message is sent."""
         began = time.monotonic()
         with self._connections.within(self._settings.outbox.answer_seconds):
             try:
@@ -102,7 +105,9 @@ class Hl7Destination(PeerCaller):
         return [Check("connection", True, f"{how} in {took}; nothing was sent")]
 
     def _send(self, item: Outgoing) -> SendReport:
-        """Send the message of one object."""
+        """Send the message of a report or, for a rejection note, the message that withdraws the reports sent
+        before; other objects are not sent.
+        """
         reports = [
             SentReport(one.path, one.rule)
             for one in (item, *item.former)
@@ -125,7 +130,10 @@ class Hl7Destination(PeerCaller):
                 return self._unreachable(error)
 
     def _exchange(self, connection: socket.socket, message: bytes, number: str) -> SendReport:
-        """Send a message, and wait for its acknowledgement."""
+        """Send ``message``, and return the report on its acknowledgement.
+
+        ``number``: its Message Control ID (MSH-10), which the acknowledgement must repeat.
+        """
         try:
             connection.sendall(_START + message + _END)
             block = _answer(connection)
@@ -138,7 +146,7 @@ class Hl7Destination(PeerCaller):
         return CUT_OFF if self._connections.timed_out else block
 
     def _context(self, item: Outgoing) -> MessageContext:
-        """Sender, receiver and site fields of a message on this object."""
+        """Return sender, receiver, site fields and console link for the message of this object."""
         url = self._settings.console.url.rstrip("/")
         return MessageContext(
             sender=self._settings.node.ae_title,
@@ -149,7 +157,10 @@ class Hl7Destination(PeerCaller):
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[socket.socket]:
-        """A scope with a connection, after the TLS handshake if the peer has TLS. Raises OSError."""
+        """Context manager that opens the connection to the peer, with TLS if the peer's settings want it.
+
+        Raises OSError if it cannot be opened.
+        """
         host, port = self._peer.host, self._peer.port
         if self._connections.closed or port is None:
             raise OSError("not tried")
@@ -165,15 +176,17 @@ class Hl7Destination(PeerCaller):
             yield connection
 
     def _wrapped(self, raw: socket.socket, host: str) -> socket.socket:
-        """The connection under TLS, if the peer has it."""
+        """Return the socket ``raw``, wrapped for TLS with ``host`` if the peer's settings want TLS; no
+        handshake yet.
+        """
         if not self._peer.tls:
             return raw
         context = client_tls(self._settings)
         return context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
 
     def _unreachable(self, error: OSError) -> SendReport:
-        """The report for a failed connection. If a certificate is not accepted, a person must act, so it is
-        no outage.
+        """Return the report "unreachable" for a connection that failed with ``error``, with the reason in
+        words.
         """
         whom = f"{self._peer.host}:{self._peer.port}"
         if self._connections.refused:
@@ -188,7 +201,11 @@ class Hl7Destination(PeerCaller):
 
 
 def _acknowledged(block: bytes, number: str) -> SendReport:
-    """The report for an answer to the message with this MSH-10."""
+    """Return what became of a message.
+
+    ``block``: the receiver's answer; ``number``: the Message Control ID (MSH-10) of the message, which the
+    answer must repeat.
+    """
     answer = parsed_acknowledgement(block)
     if answer is None:
         return _UNREADABLE
@@ -200,7 +217,10 @@ def _acknowledged(block: bytes, number: str) -> SendReport:
 
 
 def _answer(connection: socket.socket) -> bytes | SendReport:
-    """The next message from the peer, without its frame; or a report of why none came. Raises OSError."""
+    """Return the receiver's next message without its MLLP frame, or the report why none came.
+
+    Raises OSError.
+    """
     data = b""
     while True:
         piece = connection.recv(4096)
@@ -223,7 +243,9 @@ def _answer(connection: socket.socket) -> bytes | SendReport:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """MSA-1, MSA-2, and the first known error condition, "" without one."""
+    """An HL7 acknowledgement: its code (MSA-1), the Message Control ID that it answers (MSA-2), and its first
+    error condition that HL7 table 0357 has, "" without one.
+    """
 
     code: str
     control_id: str
@@ -231,18 +253,18 @@ class Acknowledgement:
 
     @property
     def shown(self) -> str:
-        """Code and condition for lists and events, such as ``AE 101``."""
+        """Code and error condition for lists and events, such as "AE 101"."""
         return f"{self.code} {self.condition}".strip()
 
     @property
     def text(self) -> str:
-        """Why the receiver refused the message, in the node's words; "" if it was accepted."""
+        """Why the receiver refused the message, in the node's own words; "" if it accepted the message."""
         about = _CONDITIONS.get(self.condition)
         return REFUSED.get(self.code, "") + (f": {about}" if about else "")
 
 
 def parsed_acknowledgement(block: bytes) -> Acknowledgement | None:
-    """Read an answer; None if it is no acknowledgement."""
+    """Parse a receiver's answer; return None if it is no HL7 acknowledgement."""
     text = block.decode("latin-1")  # what is read here is ASCII in each character set of MSH-18
     segments = [line.strip() for line in text.replace("\n", "\r").split("\r")]
     header = next((line for line in segments if line.startswith("MSH")), "")

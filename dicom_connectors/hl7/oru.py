@@ -43,32 +43,34 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff
 
 
 class SegmentFields:
-    """One segment: its fields by number, each with repetitions of components."""
+    """One HL7 segment: its name, and its fields by number, each a list of repetitions, which are lists of
+    components.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.fields: dict[int, list[list[str]]] = {}
 
     def put(self, number: int, *components: Component) -> None:
-        """Fill a field; its former content is replaced."""
+        """Set the field ``number`` to one repetition with these components."""
         self.fields[number] = [[_joined(one) for one in components]]
 
     def repeat(self, number: int, *components: Component) -> None:
-        """Add a repetition to a field."""
+        """Add to the field ``number`` a further repetition with these components."""
         self.fields.setdefault(number, []).append([_joined(one) for one in components])
 
     def put_component(self, number: int, component: int, text: str) -> None:
-        """Fill one component of a field, in its first repetition."""
+        """Set one component of the field ``number``, in its first repetition; components count from 1."""
         [first, *_] = self.fields.setdefault(number, [[]])
         first.extend([""] * (component - len(first)))
         first[component - 1] = _joined(text)
 
     def has(self, number: int) -> bool:
-        """Whether a field has any text."""
+        """Return whether the first component of the field ``number`` has any text."""
         return any(text for components in self.fields.get(number, ()) for text in components[:1])
 
     def copy(self, number: int, other: "SegmentFields", source: int) -> None:
-        """Fill an empty field with field ``source`` of another segment."""
+        """Set the field ``number`` to the field ``source`` of another segment, unless it is set already."""
         if source in other.fields:
             self.fields.setdefault(number, other.fields[source])
 
@@ -76,7 +78,11 @@ class SegmentFields:
 def er7(
     header: SegmentFields, patient: Sequence[SegmentFields], orders: Sequence[Sequence[SegmentFields]]
 ) -> bytes:
-    """The message ORU^R01 with these segments, as bytes; each order has ORC, OBR and its OBX segments."""
+    """Return an ORU^R01 message in HL7's text encoding (ER7), as UTF-8.
+
+    ``header``: MSH; ``patient``: PID and PV1, or nothing; ``orders``: for each order ORC and OBR, then its
+    NTE and OBX.
+    """
     from hl7apy.core import Message
 
     message = Message("ORU_R01", version=VERSION)
@@ -98,10 +104,10 @@ def er7(
 
 
 def escaped(text: str) -> str:
-    """The text with delimiters escaped by the library, on one line.
+    """Return ``text`` on one line with HL7's delimiters escaped.
 
-    The library leaves text that looks like an escape sequence unchanged, so the escape character is escaped
-    first (2.7.1).
+    The library does not escape what looks like an escape sequence, so the escape character is escaped first
+    (2.7.1).
     """
     plain = _CONTROLS.sub(" ", text).strip()
     return "" if plain == _NULL else str(_string()(plain.replace("\\", "\\E\\")).to_er7())
@@ -109,19 +115,19 @@ def escaped(text: str) -> str:
 
 @cache
 def _string() -> Any:
-    """The string type of the HL7 library, imported when it is used."""
+    """Return the string type (ST) of hl7apy, which is imported at the first call."""
     from hl7apy.v2_5_1 import ST
 
     return ST
 
 
 def _joined(component: Component) -> str:
-    """A component as text, its subcomponents with & between them."""
+    """Return a component as escaped text, its subcomponents joined by "&"."""
     return escaped(component) if isinstance(component, str) else "&".join(map(escaped, component)).rstrip("&")
 
 
 def _fill(target: Any, segment: SegmentFields) -> None:
-    """Copy the fields of a segment to the library's segment."""
+    """Copy the fields of ``segment`` to ``target``, hl7apy's segment."""
     for number, repetitions in sorted(segment.fields.items()):
         for components in repetitions:
             if text := "^".join(components).rstrip("^"):
@@ -145,9 +151,8 @@ _NO_RESULT = "X"  # HL7 table 0123: no results available
 
 @dataclass(frozen=True, slots=True)
 class MessageContext:
-    """Sender and receiver of a message.
-
-    ``fields``: ``peers.hl7_fields``. ``link``: address of the study in the console, "" for none.
+    """What a message says besides its report: sending and receiving application, ``peers.hl7_fields`` (value
+    templates by field), and the study's address in the console ("" for none).
     """
 
     sender: str
@@ -158,32 +163,42 @@ class MessageContext:
 
 @dataclass(frozen=True, slots=True)
 class SentReport:
-    """The file of a report, and the rule that had it made ("": none, of a test study)."""
+    """The SR file of a report, and the name of the rule that ordered it ("": no rule, a test study)."""
 
     path: Path
     rule: str = ""
 
 
 def control_id(sop_instance_uid: str) -> str:
-    """MSH-10 of the object's message: 20 characters, the most that 2.5.1 allows; the same at each try."""
-    return _hashed(sop_instance_uid)
+    """Return the Message Control ID (MSH-10) of an object's message: 20 characters, the most that HL7 2.5.1
+    allows, and the same at each try.
+    """
+    return _short_hash(sop_instance_uid)
 
 
 def oru_of(report: SentReport, context: MessageContext, replaced: Sequence[SentReport] = ()) -> bytes:
-    """The message of a report to a receiver that got these reports of the rule before."""
+    """Return the ORU^R01 message of a report.
+
+    ``replaced``: earlier reports of the same rule that the receiver got; rows that only they have are marked
+    as deleted.
+    """
     with quiet_pydicom():
         document = dcmread(report.path)
         order = _order(report, document, context, _PRELIMINARY, document)
-        rows = {_place(row): row for row in _observations(document, context, _PRELIMINARY)}
+        rows = {_row_key(row): row for row in _observations(document, context, _PRELIMINARY)}
         for former in replaced:
             for row in _observations(dcmread(former.path), context, _DELETED):
                 row.put(1, str(len(rows) + 1))
-                rows.setdefault(_place(row), row)
+                rows.setdefault(_row_key(row), row)
         return er7(_header(document, context), _patient(document, context), [[*order, *rows.values()]])
 
 
 def withdrawal_of(note: Path, reports: Sequence[SentReport], context: MessageContext) -> bytes:
-    """The message of a rejection note to a receiver that got these reports of those that it withdraws."""
+    """Return the ORU^R01 message that withdraws reports.
+
+    ``note``: file of the rejection note (Key Object Selection); ``reports``: the reports that it withdraws,
+    as far as this receiver got them.
+    """
     with quiet_pydicom():
         document = dcmread(note)
         orders = []
@@ -196,25 +211,29 @@ def withdrawal_of(note: Path, reports: Sequence[SentReport], context: MessageCon
 
 
 def _observations(report: Dataset, context: MessageContext, status: str) -> Iterator[SegmentFields]:
-    """The OBX of a report. Rows that belong together have one sub-ID (OBX-4): the code of the first row and
-    its place among those with this code, so that a newer report answers the same rows.
+    """Yield the OBX segments of a report, with the result status ``status``.
+
+    Rows that belong together have one sub-ID (OBX-4), made of the first row's code and its place among rows
+    with this code; so a newer report has the same sub-IDs.
     """
     said = sr.stated(report)
-    stated = [[_row("TX", [codes.DCM.Conclusion], line)] for line in said.short_result]
+    stated = [[_obx("TX", [codes.DCM.Conclusion], line)] for line in said.short_result]
     if said.statement:
-        stated.append([_row("TX", [codes.DCM.Comment], said.statement)])
+        stated.append([_obx("TX", [codes.DCM.Comment], said.statement)])
     burned_in = (BURNED_IN.value, BURNED_IN.scheme)
     stated += [_finding(one) for one in said.findings if one.code != burned_in]
     stated += [_number(one) for one in said.numbers]
-    stated.append([_row("ST", [_STUDY_INSTANCE_UID], _value(report, "StudyInstanceUID"))])
+    stated.append([_obx("ST", [_STUDY_INSTANCE_UID], _value(report, "StudyInstanceUID"))])
     if context.link:
-        stated.append([_row("RP", [_DICOM_STUDY], context.link, "", "TEXT", "HTML")])  # tables 0191 and 0291
+        stated.append([_obx("RP", [_DICOM_STUDY], context.link, "", "TEXT", "HTML")])  # tables 0191 and 0291
     seen = Counter[str]()
     rows = []
     for together in stated:
         code = together[0].fields[3][0][0]
         seen[code] += 1
-        rows += [(f"{code if len(code) < 17 else _hashed(code)}.{seen[code]}"[-20:], row) for row in together]
+        rows += [
+            (f"{code if len(code) < 17 else _short_hash(code)}.{seen[code]}"[-20:], row) for row in together
+        ]
     for set_id, (sub_id, row) in enumerate(rows, start=1):
         row.put(1, str(set_id))
         row.put(4, sub_id)
@@ -223,13 +242,13 @@ def _observations(report: Dataset, context: MessageContext, status: str) -> Iter
         yield row
 
 
-def _place(row: SegmentFields) -> tuple[str, str]:
-    """The key by which a receiver finds a row: the code of OBX-3, and OBX-4."""
+def _row_key(row: SegmentFields) -> tuple[str, str]:
+    """Return what identifies a row for a receiver: (code in OBX-3, sub-ID in OBX-4)."""
     return row.fields[3][0][0], row.fields[4][0][0]
 
 
 def _reason(note: Dataset) -> SegmentFields:
-    """NTE below the OBR: why the report was withdrawn."""
+    """Return an NTE segment that says why the report was withdrawn. ``note``: the rejection note."""
     because = " ".join(
         str(item.TextValue)
         for item in note.ContentSequence
@@ -243,7 +262,7 @@ def _reason(note: Dataset) -> SegmentFields:
 
 
 def _header(document: Dataset, context: MessageContext) -> SegmentFields:
-    """MSH: the header of the message."""
+    """Return the message header (MSH) of a message about ``document``."""
     header = SegmentFields("MSH")
     header.put(3, context.sender)
     header.put(5, context.receiver)
@@ -256,10 +275,10 @@ def _header(document: Dataset, context: MessageContext) -> SegmentFields:
 
 
 def _patient(document: Dataset, context: MessageContext) -> list[SegmentFields]:
-    """PID; PV1 only where the site fills a field of it.
+    """Return the segments PID and, if the site fills fields of it, PV1.
 
-    Nothing without an identifier, which PID-3 requires: by the name alone a receiver could file the result
-    with a namesake. The order (OBR-18) still says whose it is.
+    They are [] without a Patient ID, which PID-3 requires: by the name alone a receiver could file the result
+    with a namesake. OBR-18 still has the accession number.
     """
     patient = SegmentFields("PID")
     if identifier := _value(document, "PatientID"):
@@ -286,7 +305,9 @@ def _patient(document: Dataset, context: MessageContext) -> list[SegmentFields]:
 
 
 def _names(document: Dataset) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The groups of Patient's Name (PS3.5 6.2.1.1), each with its letter and in the order of XPN."""
+    """Yield (group's letter in HL7 table 4000, name parts in the order of XPN) for each group of Patient's
+    Name (PS3.5 6.2.1.1) that is not empty.
+    """
     for letter, group in zip(_GROUPS, _value(document, "PatientName").split("=")[:3], strict=False):
         if group.strip("^ "):
             name = PersonName(group)
@@ -304,14 +325,15 @@ def _order(
     changed_by: Dataset,
     number: int = 1,
 ) -> list[SegmentFields]:
-    """The segments ORC and OBR; placer and filler order number are in both (4.5.1.2).
+    """Return the segments ORC and OBR of a report.
 
-    The filler order number is one for each study and rule: a newer report of the rule replaces the older one,
-    and never that of another rule. ``changed_by``: the document whose time is that of the status (OBR-22).
+    The filler order number (OBR-3) is derived from study and rule, so a newer report of a rule replaces its
+    older one only. ``status``: result status (OBR-25); ``changed_by``: the document whose time is that of the
+    status (OBR-22); ``number``: set ID (OBR-1).
     """
     request = SegmentFields("OBR")
     request.put(1, str(number))
-    request.put(3, _hashed(f"{document.StudyInstanceUID}\n{report.rule}"))
+    request.put(3, _short_hash(f"{document.StudyInstanceUID}\n{report.rule}"))
     request.put(4, *_procedure(document))
     request.put(7, _time(document, "Study"))
     request.put(18, _value(document, "AccessionNumber"))
@@ -328,7 +350,10 @@ def _order(
 
 
 def _procedure(document: Dataset) -> tuple[str, str, str]:
-    """The procedure of the study: code, meaning and coding system."""
+    """Return (code, meaning, coding system) of the study's procedure.
+
+    Without a coded procedure, code and system are "".
+    """
     for item in document.get("ProcedureCodeSequence") or ():
         if value := _value(item, "CodeValue"):
             return value, _value(item, "CodeMeaning"), _scheme(_value(item, "CodingSchemeDesignator"))
@@ -336,28 +361,28 @@ def _procedure(document: Dataset) -> tuple[str, str, str]:
 
 
 def _finding(stated: StatedFinding) -> list[SegmentFields]:
-    """Rows for a finding: its name is the question of OBX-3, its decision the answer (Suspected, Absent,
-    Undetermined).
+    """Return the OBX segments of a finding: its name is in OBX-3, its decision (Suspected, Absent,
+    Undetermined) in OBX-5; then its site and side.
     """
     value, scheme = stated.code
-    decision = _coded(envelope.DECISIONS[stated.decision])
-    return [_row("CWE", [Code(value, scheme, stated.meaning)], *decision), *_side(stated.sites)]
+    decision = _code_components(envelope.DECISIONS[stated.decision])
+    return [_obx("CWE", [Code(value, scheme, stated.meaning)], *decision), *_side(stated.sites)]
 
 
 def _number(stated: StatedNumber) -> list[SegmentFields]:
-    """Rows for a measurement."""
-    row = _row("NM", _quantity(stated), format(Decimal(repr(stated.value)), "f"))
+    """Return the OBX segments of a measurement: its value, then site and side, then the fetus."""
+    row = _obx("NM", _quantity(stated), format(Decimal(repr(stated.value)), "f"))
     unit, of_scheme = stated.unit
     row.put(6, unit, unit, _scheme(of_scheme))
-    fetus = [_row("ST", [codes.DCM.SubjectID], f"fetus {stated.fetus}")] if stated.fetus else []
+    fetus = [_obx("ST", [codes.DCM.SubjectID], f"fetus {stated.fetus}")] if stated.fetus else []
     return [row, *_side(stated.sites), *fetus]
 
 
 def _quantity(stated: StatedNumber) -> list[Code]:
-    """The codes of what was measured: one for the quantity at its site, then the quantity's.
+    """Return the codes of what was measured: one for the quantity at its site, then the quantity's own.
 
-    A receiver tells numbers apart by OBX-3.1: "width" would be one row for heart and thorax. A code of LOINC,
-    and one of ours, names its site already.
+    The first tells apart, for instance, the width of the heart and that of the thorax. If the quantity's code
+    is of LOINC or this node's scheme, it names the site already and is the only one.
     """
     value, scheme = stated.code
     quantity = Code(value, scheme, stated.meaning)
@@ -365,36 +390,43 @@ def _quantity(stated: StatedNumber) -> list[Code]:
         return [quantity]
     words = ", ".join(meaning for _, _, meaning in stated.sites)
     named = "\n".join([value, scheme, *(part for site in stated.sites for part in site[:2])])
-    return [Code(f"M-{_hashed(named)[:13]}", envelope.SCHEME, f"{stated.meaning} of {words}"), quantity]
+    return [Code(f"M-{_short_hash(named)[:13]}", envelope.SCHEME, f"{stated.meaning} of {words}"), quantity]
 
 
 def _side(sites: Sequence[StatedCode]) -> list[SegmentFields]:
-    """Rows with the site and its side; none without a side."""
+    """Return OBX segments for the anatomical site and its side; [] without a side.
+
+    ``sites``: the site, then its side if it has one.
+    """
     if len(sites) < 2:
         return []
     [(site, of_site, site_meaning), (side, of_side, side_meaning), *_] = sites
     return [
-        _row("CWE", [_FINDING_SITE], *_coded(Code(site, of_site, site_meaning))),
-        _row("CWE", [_LATERALITY], *_coded(Code(side, of_side, side_meaning))),
+        _obx("CWE", [_FINDING_SITE], *_code_components(Code(site, of_site, site_meaning))),
+        _obx("CWE", [_LATERALITY], *_code_components(Code(side, of_side, side_meaning))),
     ]
 
 
-def _row(kind: str, concepts_of: Sequence[Code], *value: str) -> SegmentFields:
-    """An OBX of this value type; its concepts are its code and an alternate one."""
+def _obx(kind: str, concepts_of: Sequence[Code], *value: str) -> SegmentFields:
+    """Return an OBX segment.
+
+    ``kind``: value type (OBX-2), such as "NM"; ``concepts_of``: its code and, optionally, an alternate code
+    (OBX-3); ``value``: the components of OBX-5.
+    """
     row = SegmentFields("OBX")
     row.put(2, kind)
-    row.put(3, *(part for code in concepts_of for part in _coded(code)))
+    row.put(3, *(part for code in concepts_of for part in _code_components(code)))
     row.put(5, *value)
     return row
 
 
-def _coded(concept: Code) -> tuple[str, str, str]:
-    """Code, meaning and coding system of a concept."""
+def _code_components(concept: Code) -> tuple[str, str, str]:
+    """Return (code, meaning, coding system of HL7 table 0396) of a concept."""
     return str(concept.value), str(concept.meaning), _scheme(str(concept.scheme_designator))
 
 
 def _scheme(designator: str) -> str:
-    """The coding system by HL7 table 0396; "" without a designator."""
+    """Return the name in HL7 table 0396 of a DICOM coding scheme designator; "" for ""."""
     name = _SCHEMES.get(designator, designator)
     return name if not name or name in _KNOWN_SCHEMES or name.startswith("99") else f"99{name}"
 
@@ -402,7 +434,10 @@ def _scheme(designator: str) -> str:
 def _with_site_fields(
     segment: SegmentFields, document: Dataset, context: MessageContext, rule: str = ""
 ) -> SegmentFields:
-    """The segment with ``peers.hl7_fields``, whole fields before their components."""
+    """Set those fields of ``segment`` that ``peers.hl7_fields`` name, and return it.
+
+    ``document``: the report whose attributes replace placeholders in braces; ``rule``: the value of {rule}.
+    """
     chosen = [(parsed_field(key), value) for key, value in context.fields.items()]
     attributes = {
         "accession": "AccessionNumber",
@@ -425,13 +460,19 @@ def _with_site_fields(
     return segment
 
 
-def _hashed(text: str) -> str:
-    """20 characters that stand for ``text``, of 96 bits: two of a million share one with less than 1e-16."""
+def _short_hash(text: str) -> str:
+    """Return 20 characters derived from ``text`` (96 bits of its SHA-256); equal texts give equal
+    characters.
+    """
     return base64.b32encode(hashlib.sha256(text.encode()).digest()[:12]).decode().rstrip("=")
 
 
 def _time(document: Dataset, what: str) -> str:
-    """Date, time and offset of ``StudyDate`` and ``StudyTime`` as TS (2.A.77), as far as they are valid."""
+    """Return the document's ``what``Date and ``what``Time (``what``: such as "Study") as an HL7 time stamp
+    (TS, 2.A.77), with the offset from UTC if known.
+
+    It is only the date if the time is not valid, "" if neither is.
+    """
     day, time = _value(document, f"{what}Date"), _value(document, f"{what}Time")
     offset = _value(document, "TimezoneOffsetFromUTC")
     whole = f"{day}{time.partition('.')[0]}"
@@ -441,7 +482,7 @@ def _time(document: Dataset, what: str) -> str:
 
 
 def _value(dataset: Dataset, keyword: str) -> str:
-    """The value as text; several values with the backslashes between them."""
+    """Return an attribute's value as text, "" without one; several values are joined by backslashes."""
     value = dataset.get(keyword)
     values = value if isinstance(value, MultiValue) else [value]
     return "\\".join("" if one is None else str(one) for one in values)

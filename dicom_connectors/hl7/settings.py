@@ -61,7 +61,11 @@ def checked_hl7_fields(fields: dict[str, str]) -> dict[str, str]:
 
 
 def parsed_field(key: str) -> tuple[str, int, int | None]:
-    """Segment, field and component (None: the whole field) of ``OBR-5`` or ``PID-3.4``. Raises ValueError."""
+    """Return (segment, field number, component number) of a key such as "OBR-5" or "PID-3.4"; the component
+    is None for a whole field.
+
+    Raises ValueError for any other key.
+    """
     found = _KEY.fullmatch(key)
     if found is None:
         raise ValueError(f'{key!r}: write a field as "OBR-5", or a component as "PID-3.4"')
@@ -72,7 +76,7 @@ def parsed_field(key: str) -> tuple[str, int, int | None]:
 
 
 class Hl7Peer(Section):
-    """The keys of HL7 peers in ``[[peers]]``."""
+    """Mixin that adds the keys of HL7 receivers to the settings of a peer (``[[peers]]``)."""
 
     by_address: ClassVar = frozenset({"hl7"})
     takes_over: ClassVar = frozenset({"hl7"})  # MSA-1 AA
@@ -83,7 +87,9 @@ class Hl7Peer(Section):
     @model_validator(mode="before")
     @classmethod
     def _follows_hl7(cls, given: Any) -> Any:
-        """A receiver of messages gets reports, and its acknowledgement is all that it says."""
+        """Fill in ``results`` (reports only) and ``confirm`` ("none": HL7 has no query) in the raw settings
+        ``given`` of an HL7 peer that does not set them.
+        """
         if not isinstance(given, dict) or given.get("transport") != "hl7":
             return given
         return {"results": (ResultKind.SR,), "confirm": "none", **given}
@@ -91,7 +97,7 @@ class Hl7Peer(Section):
     @field_validator("deidentify", mode="before", check_fields=False)
     @classmethod
     def _names_the_patient(cls, deidentify: Any, info: ValidationInfo) -> Any:
-        """Refuse ``deidentify``: a message names the patient."""
+        """Refuse ``deidentify`` for an HL7 peer, whose messages name the patient. Raises ValueError."""
         is_set = TypeAdapter(bool).validate_python(deidentify)  # before the core: its remedy is no HL7 peer's
         if is_set and info.data.get("transport") == "hl7":
             raise ValueError('a message of transport = "hl7" names the patient: leave out deidentify')
@@ -99,7 +105,7 @@ class Hl7Peer(Section):
 
     @model_validator(mode="after")
     def _can_take_messages(self) -> Self:
-        """Refuse keys that do not fit a receiver of messages."""
+        """Refuse settings of an HL7 peer that a receiver of messages cannot serve. Raises ValueError."""
         peer = cast("PeerSettings", self)
         if peer.transport != "hl7":
             if self.hl7_fields:
@@ -121,7 +127,7 @@ class Hl7Peer(Section):
 
 
 def check(settings: Settings) -> Found:
-    """Peers without the library."""
+    """Yield HL7 peers for which the library hl7apy is not installed."""
     for peer in settings.peers:
         if peer.transport == "hl7" and find_spec("hl7apy") is None:
             yield f"peers.{peer.name}.transport", "'hl7'", "needs hl7apy: pip install 'dicom-ai-node[hl7]'"

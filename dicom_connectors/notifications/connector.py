@@ -14,7 +14,7 @@ from dicom_node.people.preflight import Found, Tried
 
 
 def services(database: Database, settings: Settings, owner: str) -> Iterator[Service]:
-    """The thread that collects and sends, if there is anybody to notify."""
+    """Yield the service that collects and sends notifications, if the settings have any."""
     if part(settings, NotificationsPart).notifications:
         from dicom_connectors.notifications.sender import Notifier
 
@@ -22,7 +22,7 @@ def services(database: Database, settings: Settings, owner: str) -> Iterator[Ser
 
 
 def check(settings: Settings) -> Found:
-    """Mistakes in the settings, and messages that would be sent unencrypted."""
+    """Yield mistakes in the settings of mail and notifications, and warnings about unencrypted ones."""
     ours = part(settings, NotificationsPart)
     if ours.mail.authorities and not ours.mail.authorities.is_file():
         yield "mail.authorities", str(ours.mail.authorities), "is no file"
@@ -38,7 +38,7 @@ def check(settings: Settings) -> Found:
 
 
 def configured(settings: Settings) -> list[dict[str, Any]]:
-    """The notifications of the settings, without addresses of webhooks and tokens."""
+    """Return the settings of each notification as JSON, without webhook addresses and tokens."""
     shown = {"name", "on", "events", "findings", "to", "every_minutes"}
     return [
         {"kind": rule.kind, **rule.model_dump(mode="json", include=shown)}
@@ -47,9 +47,10 @@ def configured(settings: Settings) -> list[dict[str, Any]]:
 
 
 def send_test(settings: Settings, name: str, finding: str = "") -> tuple[bool, str]:
-    """Send a test by the notification ``name``: whether it was taken, and what became of it.
+    """Send a test message to the receiver of the notification ``name``; return (whether it was accepted, the
+    reason in words).
 
-    ``finding``: send what would be sent of a study in which this is suspected.
+    ``finding``: send the message of a study in which this finding is suspected; "": a plain test.
     """
     from dicom_connectors.notifications import sender
     from dicom_connectors.notifications.gather import Message, written

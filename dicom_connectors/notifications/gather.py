@@ -50,7 +50,10 @@ _EXAMPLES = 5  # events of one number that are shown
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """The content of a notification; ``content``: the same for programs."""
+    """The content of one notification.
+
+    ``subject`` and ``text`` are for people; ``content`` says the same in JSON, for webhooks.
+    """
 
     subject: str
     text: str
@@ -58,10 +61,10 @@ class Message:
 
 
 def written(name: str, node: str, chosen: Sequence[tuple[int, Mapping[str, Any]]]) -> Message:
-    """The message of the notification ``name``.
+    """Return the message of the notification ``name``.
 
-    ``chosen``: the events with their numbers; each has the keys ``at``, ``fields``, ``link``, ``accession``,
-    ``findings``, ``result``.
+    ``node``: AE title of the node; ``chosen``: (event number, event) for each event, where the event has the
+    keys ``at``, ``fields``, ``link``, ``accession``, ``findings`` and ``result``.
     """
     by_number: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for number, event in chosen:
@@ -104,7 +107,9 @@ def written(name: str, node: str, chosen: Sequence[tuple[int, Mapping[str, Any]]
 
 
 def _headline(same: Sequence[Mapping[str, Any]]) -> str:
-    """The first line of events about patients, such as ``Suspected: Pneumothorax``; "" for other events."""
+    """Return a headline for events of one number that state findings or results, such as "Suspected:
+    Pneumothorax"; "" for other events.
+    """
     if named := list(dict.fromkeys(name for event in same for name in event["findings"])):
         return f"Suspected: {', '.join(named[:_EXAMPLES])}"
     return next((event["result"][0] for event in same if event["result"]), "").rstrip(".")
@@ -122,9 +127,9 @@ _UNREADABLE = "(the report cannot be read)"
 
 
 def forget_removed(database: Database, settings: Settings) -> None:
-    """Delete the cursors of notifications that are no longer in the settings.
+    """Delete the stored event positions of notifications that the settings no longer have.
 
-    A notification that is configured again later starts afresh.
+    A notification that is configured again later starts with new events.
     """
     names = [_CURSOR + rule.name for rule in part(settings, NotificationsPart).notifications]
     gone = Cursor.name.startswith(_CURSOR, autoescape=True), Cursor.name.not_in(names)
@@ -133,20 +138,23 @@ def forget_removed(database: Database, settings: Settings) -> None:
 
 
 class Gatherer:
-    """Makes notifications; only one at a time per database (the lease of the sender)."""
+    """Makes notifications from the events in the database.
+
+    Only one process per database may run it at a time, which the sender's lease ensures.
+    """
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database, self._settings = database, settings
         self._behind: int | None = None  # the newest event of two minutes ago, as far as it is known
-        self._head: int | None = None
+        self._newest_event: int | None = None
         self._looked_at = -math.inf
 
     def run_once(self) -> int:
-        """Write the notifications that are due now; returns their number."""
+        """Store the notifications that are due now; return how many were stored."""
         with self._database.read() as session:
-            head = _head(session)
+            head = _newest_event(session)
         if (now := time.monotonic()) - self._looked_at >= _BEHIND_SECONDS:
-            self._behind, self._head, self._looked_at = self._head, head, now
+            self._behind, self._newest_event, self._looked_at = self._newest_event, head, now
         done = 0
         for rule in part(self._settings, NotificationsPart).notifications:
             with suppress(StoreAway):  # its reports are read when the object store is back
@@ -154,14 +162,18 @@ class Gatherer:
         return done
 
     def _gather(self, rule: NotificationSettings, behind: int | None) -> int:
-        """Write the notification that is due for one rule; returns how many."""
+        """Store the notification that is due for one receiver; return 1 if there was one, else 0.
+
+        ``behind``: number of the newest event of two minutes ago, up to which events are finished with; None
+        if unknown.
+        """
         # The conditions that notify by it, by the name of their rule for studies.
         conditions = {
             one.name: [condition for condition in one.then if rule.name in condition.notify]
             for one in self._settings.rules
         }
         with self._database.write() as session:
-            cursor, head = session.get(Cursor, _CURSOR + rule.name), _head(session)
+            cursor, head = session.get(Cursor, _CURSOR + rule.name), _newest_event(session)
             if cursor is None:  # no notification of what happened before the rule existed
                 session.add(Cursor(name=_CURSOR + rule.name, offset=head))
                 return 0
@@ -177,7 +189,7 @@ class Gatherer:
             numbers |= numbers_for(one for some in conditions.values() for one in some)
             new = EventRow.id > cursor.offset, EventRow.number.in_(numbers), ~known
             rows = session.scalars(select(EventRow).where(*new).order_by(EventRow.id).limit(_AT_ONCE)).all()
-            told = [(row.number, self._as_event(session, rule, row, conditions)) for row in rows]
+            told = [(row.number, self._event_for_message(session, rule, row, conditions)) for row in rows]
             chosen = [(number, event) for number, event in told if event]
             session.add_all(NotifiedEvent(rule=rule.name, event_id=row.id) for row in rows)
             if chosen:
@@ -204,16 +216,16 @@ class Gatherer:
                 )
         return bool(chosen)
 
-    def _as_event(
+    def _event_for_message(
         self,
         session: Session,
         rule: NotificationSettings,
         row: EventRow,
         known: Mapping[str, Sequence[ResultSettings]],
     ) -> dict[str, Any]:
-        """The event as a message shows it; empty if the notification does not want it.
+        """Return the event ``row`` as a message shows it; {} if the notification does not want it.
 
-        ``known``: for each rule for studies, the conditions that send this notification.
+        ``known``: by name of each rule for studies, its conditions that send this notification.
         """
         found, result, conditions = list[str](), list[str](), list[ResultSettings]()
         if any(known.values()):  # of the rules whose jobs or results the event is about
@@ -251,10 +263,11 @@ class Gatherer:
     def _findings(
         self, session: Session, patterns: Sequence[str], row: EventRow
     ) -> tuple[list[str], list[str]]:
-        """The suspected findings that match the patterns in the event's reports, and these reports' lines.
+        """Return (suspected findings that match ``patterns``, lines of the reports that have them) for the
+        reports of an event.
 
-        Reports that may be sent after this event: after a job those that no person must accept first, after
-        an acceptance the accepted ones.
+        These are, after a job, its reports that need no person's acceptance and, after an acceptance, the
+        accepted ones.
         """
         leave: list[ColumnElement[bool]] = [Result.id.in_(row.fields.get("numbers", []))]
         if row.number == events.JOB_SUCCEEDED.number:
@@ -266,7 +279,7 @@ class Gatherer:
         for path in session.scalars(select(Result.path).where(*reports)):
             with suppress(NotInSpool):  # lost: it cannot be read either
                 files.here(session, path)
-            suspected, result = _reported(files.data_dir / path)
+            suspected, result = _findings_and_lines(files.data_dir / path)
             patterned = (name for name in suspected if any(matches(one, name) for one in patterns))
             wanted = [*patterned, *(name for name in suspected if name == _UNREADABLE)]
             names |= dict.fromkeys(wanted)
@@ -274,16 +287,17 @@ class Gatherer:
         return list(names), list(lines)
 
 
-def _head(session: Session) -> int:
-    """The number of the newest event."""
+def _newest_event(session: Session) -> int:
+    """Return the number of the newest event, 0 without events."""
     return session.scalar(select(func.max(EventRow.id))) or 0
 
 
 @lru_cache(maxsize=64)
-def _reported(report: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The findings that a report suspects, and the lines of its short result.
+def _findings_and_lines(report: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return (findings that the SR file ``report`` suspects, lines of its short result).
 
-    A report that cannot be read gives ``_UNREADABLE``: it may contain a finding that somebody waits for.
+    For a file that cannot be read both are ``_UNREADABLE``, because it may contain a finding that somebody
+    waits for.
     """
     from dicom_node.results import sr  # heavy, and only a rule with findings needs it
 
@@ -352,7 +366,10 @@ WHEN: Mapping[str, Sequence[events.EventType]] = {
 
 
 def numbers_for(conditions: Iterable[ResultSettings]) -> set[int]:
-    """The numbers of the events that can match these conditions on studies."""
+    """Return the numbers of the events on which notifications with these conditions may depend.
+
+    ``conditions``: those of rules for studies (``then`` of a rule).
+    """
     found: set[int] = set()
     for one in conditions:
         found |= {event.number for event in WHEN[one.when]} if one.when in WHEN else WITH_FINDINGS
@@ -360,5 +377,5 @@ def numbers_for(conditions: Iterable[ResultSettings]) -> set[int]:
 
 
 def _wanted_events(rule: NotificationSettings) -> set[int]:
-    """The numbers of the events that the notification always wants; others it wants only with a finding."""
+    """Return the numbers of the events that the notification wants whatever they contain."""
     return {event.number for occasion in rule.on for event in EVENTS[occasion]} | set(rule.events)

@@ -44,9 +44,10 @@ _MAXIMUM_ANSWER_BYTES = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The outcome of sending, in our words, because a server's answer may quote the message.
+    """What became of one try to send a notification, in the node's own words, because a server's answer may
+    quote the message.
 
-    ``taken``: the message is sent. ``for_good``: another try would not help.
+    ``taken``: the server accepted the message; ``for_good``: it refused it, and another try would not help.
     """
 
     taken: bool
@@ -55,7 +56,7 @@ class Answer:
 
 
 class Notifier(Lane[Notification]):
-    """Collects and sends notifications under one configuration; all state is in the database."""
+    """Service that collects notifications and sends them; its whole state is in the database."""
 
     table = Notification
 
@@ -64,17 +65,23 @@ class Notifier(Lane[Notification]):
         self._gatherer = Gatherer(database, settings)
 
     def run_once(self, stop: threading.Event = NEVER) -> int:
-        """Collect new notifications, and send those that are due; returns how many were sent."""
+        """Store new notifications, and send those that are due; return how many were sent.
+
+        ``stop`` ends the call early when set.
+        """
         if self._lease.keep():
             self._gatherer.run_once()
         return super().run_once(stop)
 
     def waits(self) -> Sequence[ColumnElement[bool]]:
-        """SQL conditions for notifications that are neither sent nor given up."""
+        """Return the SQL conditions for notifications that are still to be sent."""
         return (Notification.state == NotificationState.PENDING,)
 
     def work(self, row: Notification, _: threading.Event) -> Outcome:
-        """Send the notification once."""
+        """Try once to send the notification ``row``.
+
+        Return Done if it was sent, Failed if it is given up, else Retry.
+        """
         rules = part(self._settings, NotificationsPart).notifications
         rule = next((one for one in rules if one.name == row.rule), None)
         if rule is None:
@@ -89,7 +96,9 @@ class Notifier(Lane[Notification]):
         return Retry(answer.text)
 
     def move(self, session: Session, row: Notification, outcome: Outcome) -> None:
-        """Mark the notification as sent or given up; after any other outcome it stays pending."""
+        """Store the outcome of a try: the notification is sent or given up, with an event, or stays
+        pending.
+        """
         known: dict[str, Any] = {"notification": row.rule, "id": row.key, "reason": outcome.why}
         if isinstance(outcome, Done):
             row.state, row.sent_at = NotificationState.SENT, utc_now()
@@ -100,14 +109,20 @@ class Notifier(Lane[Notification]):
 
 
 def deliver(settings: Settings, rule: NotificationSettings, message: Message, key: str) -> Answer:
-    """Send one message now, by e-mail or webhook."""
+    """Send one message at once, by e-mail or webhook as ``rule`` says.
+
+    ``key``: its ID, the same at each try.
+    """
     if rule.to:
         return send_mail(part(settings, NotificationsPart).mail, rule.to, message, key)
     return call_webhook(rule, message, key)
 
 
 def send_mail(settings: MailSettings, to: Sequence[str], message: Message, key: str) -> Answer:
-    """Pass one e-mail to the server; ``key`` gives its Message-ID, which is the same at each try."""
+    """Pass one e-mail to the mail server; return what became of it.
+
+    ``key``: the ID in its Message-ID, the same at each try.
+    """
     email = EmailMessage()
     email["From"], email["To"], email["Subject"] = settings.sender, ", ".join(to), message.subject
     email["Date"] = format_datetime(utc_now())
@@ -130,7 +145,7 @@ def send_mail(settings: MailSettings, to: Sequence[str], message: Message, key: 
 
 
 def _meaning(settings: MailSettings, error: Exception) -> Answer:
-    """The answer for a failure to send, without the server's own words."""
+    """Return the failed answer for an error of the mail client, without the server's own words."""
     match error:
         case smtplib.SMTPAuthenticationError(smtp_code=code):
             return Answer(False, f"the server refuses user name or password ({code})", code >= 500)
@@ -147,7 +162,9 @@ def _meaning(settings: MailSettings, error: Exception) -> Answer:
 
 
 class _Client(smtplib.SMTP):
-    """An SMTP client whose connection can be cut; a server that talks without end is cut off."""
+    """An SMTP client with limits: ``connections`` cuts it at a deadline, and a server that sends too much
+    fails.
+    """
 
     def __init__(self, settings: MailSettings, connections: Connections) -> None:
         self._connections = connections
@@ -155,25 +172,32 @@ class _Client(smtplib.SMTP):
         super().__init__(settings.host, settings.port, timeout=SECONDS)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        """Open the connection (called by smtplib), and start TLS at once if the settings want it."""
         plain = socket.create_connection((host, port), timeout)
         self._connections.opened(plain)
         return self._tls.wrap_socket(plain, server_hostname=host) if self._tls else plain
 
     def getreply(self) -> tuple[int, bytes]:
-        """Read the next answer, up to a limit."""
+        """Read the server's next reply.
+
+        Raises SMTPServerDisconnected if the server has sent more than the limit altogether.
+        """
         if self.file is None and self.sock is not None:
             self.file = _Limited(self.sock.makefile("rb"))
         return super().getreply()
 
 
 class _Limited:
-    """A reader of the server's answers, up to a limit."""
+    """A wrapper of the file of a mail server's replies that fails after a limit of bytes."""
 
     def __init__(self, file: Any) -> None:
         self._file, self._left, self.close = file, _MAXIMUM_ANSWER_BYTES, file.close
 
     def readline(self, limit: int = -1) -> bytes:
-        """Raises OSError where the server says too much."""
+        """Return the next line, of at most ``limit`` bytes (-1: any).
+
+        Raises OSError if the server has sent too much.
+        """
         line: bytes = self._file.readline(limit)
         self._left -= len(line)
         if self._left < 0:
@@ -185,7 +209,10 @@ _LATER = frozenset({408, 425, 429})  # RFC 9110, RFC 8470, RFC 6585: the same ma
 
 
 def call_webhook(rule: NotificationSettings, message: Message, key: str) -> Answer:
-    """POST ``id``, ``subject``, ``text`` and the events; ``key`` is the same at each try."""
+    """POST the message as JSON to the webhook; return what became of it.
+
+    ``key``: its ID and Idempotency-Key, the same at each try.
+    """
     connections = Connections(SECONDS)
     body = {"id": key, "subject": message.subject, "text": message.text, **message.content}
     token = rule.token.get_secret_value()

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def _mail_address(address: str) -> str:
-    """Refuse a text that is no mail address."""
+    """Return ``address`` if it is a mail address such as name@example.org.
+
+    Raises ValueError for any other text.
+    """
     if not (
         re.fullmatch(r"[^@\s<>,;:\"]+@[^@\s<>,;:\"]+", address)
         and address.isascii()
@@ -64,7 +67,10 @@ class MailSettings(Section):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        """Refuse a mail server without the keys that it needs."""
+        """Refuse a mail server without ``sender``, or with a password but no encryption.
+
+        Raises ValueError.
+        """
         if self.host and not self.sender:
             raise ValueError("sender is missing: the address that our e-mail comes from")
         if self.username and self.security == "none":
@@ -101,14 +107,17 @@ class NotificationSettings(Section):
     @field_validator("url")
     @classmethod
     def _is_an_address(cls, url: SecretStr) -> SecretStr:
-        """Refuse a URL of another form."""
+        """Refuse a webhook URL that does not begin with http(s):// and a host. Raises ValueError."""
         if (given := url.get_secret_value()) and not re.match(r"https?://[^/\s@]+", given):
             raise ValueError("must begin with https:// or http:// and a host, without user and password")
         return url
 
     @model_validator(mode="after")
     def _says_to_whom(self) -> Self:
-        """Refuse a notification without a receiver, or with two kinds of them."""
+        """Refuse a notification unless it has exactly one kind of receiver: mail addresses or a webhook.
+
+        Raises ValueError.
+        """
         if bool(self.to) == bool(self.url.get_secret_value()):
             raise ValueError("give either to (e-mail) or url (webhook)")
         if self.token.get_secret_value() and self.to:
@@ -122,22 +131,22 @@ class NotificationSettings(Section):
 
 
 class NotificationsPart(Section):
-    """What this connector adds to the settings of the node."""
+    """Mixin that adds ``[mail]`` and ``[[notifications]]`` to the node's settings."""
 
     mail: MailSettings = MailSettings()
     notifications: tuple[NotificationSettings, ...] = ()
 
     @property
     def watched_findings(self) -> Mapping[str, Sequence[str]]:
-        """The findings that notifications wait for, by the key of the setting."""
+        """Patterns of the findings that notifications wait for, by dotted key of the setting."""
         ours = [one for one in self.notifications if one.findings]
         further = {f"notifications.{one.name}.findings": one.findings for one in ours}
         return {**cast("Settings", super()).watched_findings, **further}
 
 
 def check_keys(settings: Settings, read: TomlFiles) -> None:
-    """Add mistakes: duplicate names, notifications of nothing or without a mail server, and rules that name a
-    missing one.
+    """Add to ``read`` the mistakes in notifications: duplicate names, no events, no mail server, and rules
+    that name a notification that does not exist.
     """
     ours = part(settings, NotificationsPart)
     read.check_names("notifications")

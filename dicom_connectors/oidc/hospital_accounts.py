@@ -28,7 +28,7 @@ _FOREIGN = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True, slots=True)
 class HospitalPerson:
-    """A person whom the hospital's provider or directory has identified at the sign-in."""
+    """A person whom the hospital's identity provider has identified at sign-in."""
 
     origin: str
     """"oidc", in the audit."""
@@ -43,7 +43,10 @@ class HospitalPerson:
 
 @contextmanager
 def place() -> Iterator[None]:
-    """Take one of the few places for sign-ins that wait for the provider. Raises Unavailable."""
+    """Context manager that takes one of the 8 places for sign-ins that wait for the identity provider.
+
+    Raises Unavailable if all are taken.
+    """
     if not _places.acquire(blocking=False):
         raise Unavailable("Too many sign in at once: try again.")
     try:
@@ -53,7 +56,10 @@ def place() -> Iterator[None]:
 
 
 def unusable(reason: str) -> Unavailable:
-    """The error for a missing or unusable answer; ``reason`` is logged, so it must not name a person."""
+    """Log that an answer of the identity provider is missing or unusable, and return the error to raise.
+
+    ``reason`` goes to the log, so it must not name a person.
+    """
     happened(ACCOUNTS_UNUSABLE, reason=reason)
     return Unavailable(
         "The provider of the hospital's accounts does not answer as it should: try again later, or sign in "
@@ -62,12 +68,17 @@ def unusable(reason: str) -> Unavailable:
 
 
 def name_at(local: str, domain: str) -> str:
-    """A user name such as "anna@example.org"; the node's own users have no @ in their names."""
+    """Return a user name such as "anna@example.org" from a local name and a domain.
+
+    No name of the node's own users has an @.
+    """
     return f"{_FOREIGN.sub('-', local)[:32]}@{_FOREIGN.sub('-', domain)[:31]}"
 
 
 def account_of(session: Session, issuer: str, subject: str) -> UserAccount | None:
-    """The account of this person; None before the first sign-in."""
+    """Return the account of the person whom ``issuer`` knows as ``subject``; None before the first
+    sign-in.
+    """
     wanted = UserAccount.issuer == issuer, UserAccount.subject == subject
     return session.scalar(select(UserAccount).where(*wanted))
 
@@ -80,9 +91,11 @@ def enter(
     agent: str,
     former: str = "",
 ) -> str:
-    """Start a session; returns its token. The session ``former`` ends.
+    """Open a console session for a person whom the provider has identified, and return the session's token.
 
-    Raises SignInRefused, which is recorded in the audit with the person's name.
+    The account gets the role and the senders (AE titles) that the person's groups have today. ``address``,
+    ``agent``: the browser's; ``former``: token of the session that ends, "" for none. Raises SignInRefused,
+    which is recorded in the audit with the person's name.
     """
     roles = [role for group, role in settings.roles.items() if group in person.groups]
     with database.write() as session:
@@ -115,7 +128,11 @@ def enter(
 def _refusal(
     session: Session, user: UserAccount | None, name: str, roles: list[UserRole], *, sees_none: bool
 ) -> str:
-    """Why a person whom the hospital knows may not sign in; "" if they may."""
+    """Return why a person whom the hospital knows may not sign in; "" if they may.
+
+    ``user``: their account, None before the first sign-in; ``sees_none``: no sender's studies are open to
+    them.
+    """
     if user and user.disabled:
         return "This account is disabled here: an admin of the node enables it."
     if not roles:
@@ -130,7 +147,10 @@ def _refusal(
 def _account(
     session: Session, user: UserAccount | None, person: HospitalPerson, by: Person, role: UserRole
 ) -> UserAccount:
-    """The account, with the role that the person's groups have today; a new one at the first sign-in."""
+    """Return the account with the role ``role``; it is created if ``user`` is None.
+
+    ``by``: the person as the audit names them.
+    """
     changed: dict[str, Any] = {"user": by.name, "role": role.value, "origin": person.origin}
     if user is None:
         user = UserAccount(

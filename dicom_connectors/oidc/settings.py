@@ -25,7 +25,7 @@ Word = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
 
 
 def is_safe(url: str) -> bool:
-    """Whether data sent to this URL is encrypted or stays on this machine."""
+    """Return whether what is sent to this URL is encrypted or stays on this machine."""
     parts = urlsplit(url)
     return bool(parts.hostname) and (
         parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
@@ -33,7 +33,10 @@ def is_safe(url: str) -> bool:
 
 
 def _provider(url: str) -> str:
-    """Refuse the URL of a provider that does not begin with https://."""
+    """Return ``url`` if it begins with https:// or stays on this machine.
+
+    Raises ValueError for any other URL.
+    """
     if not is_safe(checked_url(url)):
         raise ValueError("must begin with https://: whoever changes its answers signs in as anybody")
     return url
@@ -75,21 +78,27 @@ class OidcSettings(Section):
 
 
 class OidcConsole(Section):
-    """The table ``[console.oidc]`` of the console's settings."""
+    """Mixin that adds the table ``[console.oidc]`` to the console's settings."""
 
     oidc: OidcSettings | None = None
     """Accounts of the hospital; absent: users of this node only. Needs console.url and the extra oidc."""
 
     @model_validator(mode="after")
     def _needs_https_url(self) -> Self:
-        """Refuse a console address to which the provider cannot safely send browsers back."""
+        """Refuse ``oidc`` if the console's ``url`` is no encrypted address, to which the provider sends
+        browsers back.
+
+        Raises ValueError.
+        """
         if self.oidc and not is_safe(cast("ConsoleSettings", self).url):
             raise ValueError("oidc sends browsers back to url: set it to the console's address with https://")
         return self
 
 
 def check_senders(settings: Settings, read: TomlFiles) -> None:
-    """Warn of users limited to senders that never call: they would see nothing."""
+    """Add to ``read`` the AE titles in ``console.oidc.senders`` that never send to this node: users limited
+    to them would see nothing.
+    """
     from dicom_node.base.config.loading import why_never_calls
 
     accounts = part(settings.console, OidcConsole).oidc
@@ -100,7 +109,7 @@ def check_senders(settings: Settings, read: TomlFiles) -> None:
 
 
 def check(settings: Settings) -> Found:
-    """Mistakes in the section ``[console.oidc]``."""
+    """Yield mistakes in the settings ``[console.oidc]``."""
     console = settings.console
     if not (oidc := part(console, OidcConsole).oidc):
         return

@@ -44,7 +44,9 @@ _LARGEST = 2**18  # bytes of one answer
 
 @dataclass(frozen=True, slots=True)
 class _IdentityProvider:
-    """The provider as it describes itself, and a session that asks it."""
+    """The hospital's identity provider during one sign-in: settings, HTTP session, OAuth2 client, and the
+    metadata that it publishes about itself.
+    """
 
     settings: OidcSettings
     session: BoundedSession
@@ -52,7 +54,10 @@ class _IdentityProvider:
     metadata: Mapping[str, Any]
 
     def address(self, endpoint: str) -> str:
-        """The address of an endpoint. Raises ValueError if nothing may be sent to it."""
+        """Return the URL that the provider's metadata name as ``endpoint``.
+
+        Raises ValueError if it is not encrypted.
+        """
         found = self.metadata[endpoint]
         if not is_safe(found):
             raise ValueError(f"{endpoint} is no address with https")
@@ -60,24 +65,25 @@ class _IdentityProvider:
 
 
 def is_configured(settings: Settings) -> bool:
-    """Whether people can sign in this way."""
+    """Return whether people can sign in with accounts of the hospital."""
     return part(settings.console, OidcConsole).oidc is not None
 
 
 def begin(settings: Settings, secret: str) -> str:
-    """The provider's address for a sign-in; the browser that begins it must return with ``secret``.
+    """Return the identity provider's URL at which a sign-in begins.
 
-    Raises Unavailable, NotFound if no provider is configured.
+    ``secret``: a random text that the browser keeps in a cookie, and with which it must come back. Raises
+    Unavailable, and NotFound if no provider is configured.
     """
-    with _provider_in_time(settings) as provider:
+    with _provider_with_deadline(settings) as provider:
         wanted = (
             {"acr_values": " ".join(provider.settings.acr_values)} if provider.settings.acr_values else {}
         )
         address, _ = provider.client.create_authorization_url(
             provider.address("authorization_endpoint"),
-            state=_derived(secret, "state"),
-            nonce=_derived(secret, "nonce"),
-            code_verifier=_derived(secret, "verifier"),
+            state=_derived_hash(secret, "state"),
+            nonce=_derived_hash(secret, "nonce"),
+            code_verifier=_derived_hash(secret, "verifier"),
             **wanted,
         )
     return str(address)
@@ -86,17 +92,18 @@ def begin(settings: Settings, secret: str) -> str:
 def finish(
     database: Database, settings: Settings, secret: str, answer: Mapping[str, str], address: str, agent: str
 ) -> str:
-    """Start a session for the person whom the provider sent back with ``answer``; returns the session's
-    token.
+    """Finish a sign-in: open a console session for the person, and return its token.
 
-    Raises SignInRefused, Unavailable, NotFound if no provider is configured.
+    ``secret``: of ``begin``; ``answer``: the query parameters with which the provider sent the browser back;
+    ``address``, ``agent``: the browser's. Raises SignInRefused, Unavailable, and NotFound if no provider is
+    configured.
     """
-    oidc = _configured(settings)
+    oidc = _oidc_settings(settings)
     with database.read() as session:
         users.refuse_too_many(session, address)
     try:
         _check(oidc, secret, answer)
-        with _provider_in_time(settings) as provider:
+        with _provider_with_deadline(settings) as provider:
             claims = _claims(provider, secret, answer["code"])
             groups = _groups(provider, claims)
     except SignInRefused as error:
@@ -111,11 +118,12 @@ def finish(
 
 
 def sign_out_address(settings: Settings) -> str:
-    """The address for signing out of the provider (OpenID Connect RP-Initiated Logout 1.0), "" without one.
+    """Return the URL for signing out at the identity provider (OpenID Connect RP-Initiated Logout 1.0); "" if
+    it has none.
 
-    Raises Unavailable, NotFound if no provider is configured.
+    Raises Unavailable, and NotFound if no provider is configured.
     """
-    with _provider_in_time(settings) as provider:
+    with _provider_with_deadline(settings) as provider:
         if "end_session_endpoint" not in provider.metadata:
             return ""
         back = f"{settings.console.url.rstrip('/')}/sign-in"
@@ -123,24 +131,27 @@ def sign_out_address(settings: Settings) -> str:
         return f"{provider.address('end_session_endpoint')}?{urlencode(query)}"
 
 
-def _derived(secret: str, purpose: str) -> str:
-    """A value for one sign-in, by its purpose. From one value neither another nor the secret can
-    be computed.
+def _derived_hash(secret: str, purpose: str) -> str:
+    """Return a hash of the sign-in's secret for one purpose ("state", "nonce", "verifier").
+
+    Neither the secret nor another purpose's hash can be computed from it.
     """
     return hashlib.sha256(f"{purpose} {secret}".encode()).hexdigest()
 
 
-def _configured(settings: Settings) -> OidcSettings:
-    """The settings of the provider. Raises NotFound without them."""
+def _oidc_settings(settings: Settings) -> OidcSettings:
+    """Return the settings of the identity provider. Raises NotFound if none is configured."""
     if not (oidc := part(settings.console, OidcConsole).oidc):
         raise NotFound("There is no such page.")
     return oidc
 
 
 def _check(oidc: OidcSettings, secret: str, answer: Mapping[str, str]) -> None:
-    """Raise SignInRefused for an answer to another browser's sign-in, or without consent."""
+    """Raise SignInRefused if the provider's answer belongs to another browser's sign-in or another provider,
+    or has no authorization code.
+    """
     state = answer.get("state", "").encode(errors="replace")
-    if not secret or not hmac.compare_digest(state, _derived(secret, "state").encode()):
+    if not secret or not hmac.compare_digest(state, _derived_hash(secret, "state").encode()):
         raise SignInRefused("This sign-in was not begun in this browser, or too long ago: begin again.")
     if answer.get("iss", oidc.issuer) != oidc.issuer:  # RFC 9207
         raise SignInRefused("The answer is of another provider.")
@@ -149,21 +160,22 @@ def _check(oidc: OidcSettings, secret: str, answer: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def _provider_in_time(settings: Settings) -> Iterator[_IdentityProvider]:
-    """A scope in which the provider can be called, within a time. Raises Unavailable and
-    NotFound.
+def _provider_with_deadline(settings: Settings) -> Iterator[_IdentityProvider]:
+    """Context manager with the identity provider, whose calls share one deadline.
+
+    Raises Unavailable if it answers late or unusably, and NotFound if none is configured.
     """
     from authlib.common.errors import AuthlibBaseError
     from joserfc.errors import JoseError
 
-    oidc = _configured(settings)
+    oidc = _oidc_settings(settings)
     connections = Connections(oidc.seconds)
     with hospital_accounts.place():
         try:
             with connections.within(oidc.seconds), BoundedSession(connections) as session:
                 if oidc.authorities:
                     session.verify = str(oidc.authorities)
-                yield _discovered(settings, oidc, session)
+                yield _discover_provider(settings, oidc, session)
         except requests.RequestException as error:
             late = connections.timed_out or isinstance(error, requests.Timeout)
             raise unusable("no answer in time" if late else type(error).__name__) from None
@@ -171,13 +183,13 @@ def _provider_in_time(settings: Settings) -> Iterator[_IdentityProvider]:
             raise unusable(f"an answer that cannot be read: {type(error).__name__}") from None
 
 
-def _discovered(settings: Settings, oidc: OidcSettings, session: BoundedSession) -> _IdentityProvider:
-    """The provider as it describes itself (OpenID Connect Discovery 1.0, section 4)."""
+def _discover_provider(settings: Settings, oidc: OidcSettings, session: BoundedSession) -> _IdentityProvider:
+    """Return the identity provider, after reading its metadata (OpenID Connect Discovery 1.0, section 4)."""
     from authlib.integrations.requests_client import OAuth2Session
     from authlib.oauth2.client import OAuth2Client
 
     class BoundedClient(OAuth2Client):  # type: ignore[misc]  # without types
-        """Asks by our session, which has limits."""
+        """OAuth2 client that sends its requests by the session with limits on time and size."""
 
         client_auth_class = OAuth2Session.client_auth_class
 
@@ -199,21 +211,26 @@ def _discovered(settings: Settings, oidc: OidcSettings, session: BoundedSession)
 
 
 def _json(session: BoundedSession, oidc: OidcSettings, address: str, token: str = "") -> dict[str, Any]:
-    """The JSON object at an address. Raises requests.RequestException and ValueError."""
+    """Return the JSON object at the URL ``address``.
+
+    ``token``: bearer token to send, "" for none. Raises requests.RequestException and ValueError.
+    """
 
     def shown(request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Instead of a login that ~/.netrc may have for this host."""
+        """Add the bearer token, if any, to a request; this also keeps it from using a login of ~/.netrc for
+        this host.
+        """
         if token:
             request.headers["Authorization"] = f"Bearer {token}"
         return request
 
     answer = session.get(address, auth=shown, timeout=oidc.seconds)
     answer.raise_for_status()
-    return _small(answer)
+    return _limited_json(answer)
 
 
-def _small(answer: requests.Response) -> dict[str, Any]:
-    """The JSON object in an answer of limited size. Raises ValueError."""
+def _limited_json(answer: requests.Response) -> dict[str, Any]:
+    """Return the JSON object in an HTTP answer. Raises ValueError if it is too long or no object."""
     if len(answer.content) > _LARGEST:
         raise ValueError("the answer is too long")
     found = answer.json()
@@ -223,10 +240,11 @@ def _small(answer: requests.Response) -> dict[str, Any]:
 
 
 def _claims(provider: _IdentityProvider, secret: str, code: str) -> dict[str, Any]:
-    """The checked claims of the ID token (OpenID Connect Core 1.0, 3.1.3.7), with ``access_token`` beside
-    them.
+    """Exchange the authorization code for an ID token, check it (OpenID Connect Core 1.0, 3.1.3.7), and
+    return its claims.
 
-    Raises SignInRefused for a code or a token that is not for this sign-in.
+    The access token is added to them as ``access_token``. Raises SignInRefused if code or token is not valid
+    for this sign-in.
     """
     from authlib.integrations.base_client.errors import OAuthError
     from authlib.oauth2.base import OAuth2Error
@@ -242,7 +260,7 @@ def _claims(provider: _IdentityProvider, secret: str, code: str) -> dict[str, An
             provider.address("token_endpoint"),
             grant_type="authorization_code",
             code=code,
-            code_verifier=_derived(secret, "verifier"),
+            code_verifier=_derived_hash(secret, "verifier"),
             timeout=oidc.seconds,
         )
     except (OAuthError, OAuth2Error) as error:
@@ -259,7 +277,7 @@ def _claims(provider: _IdentityProvider, secret: str, code: str) -> dict[str, An
             token.header,
             {"aud": {"essential": True, "value": oidc.client_id}},
             {
-                "nonce": _derived(secret, "nonce"),
+                "nonce": _derived_hash(secret, "nonce"),
                 "client_id": oidc.client_id,
                 "access_token": given.get("access_token"),
             },
@@ -276,8 +294,8 @@ def _claims(provider: _IdentityProvider, secret: str, code: str) -> dict[str, An
 
 
 def _groups(provider: _IdentityProvider, claims: Mapping[str, Any]) -> frozenset[str]:
-    """The groups of a person, from the ID token or the UserInfo endpoint; values that are no text are left
-    out.
+    """Return the person's groups, from the claims of the ID token or, if it has none, from the UserInfo
+    endpoint.
     """
     name = provider.settings.groups_claim
     found = claims.get(name)
@@ -290,7 +308,9 @@ def _groups(provider: _IdentityProvider, claims: Mapping[str, Any]) -> frozenset
 
 
 def _name(oidc: OidcSettings, claims: Mapping[str, Any]) -> str:
-    """The name of a new account: the provider's, or else the subject."""
+    """Return the user name for a new account: the person's name at the provider or, without one,
+    the subject.
+    """
     given = claims.get("preferred_username")
     whole = given if isinstance(given, str) and given.strip() else claims["sub"]
     local, _, domain = whole[:255].partition("@")

@@ -37,7 +37,7 @@ _UPLOADED = {
 
 
 class OrthancDestination(HttpDestination):
-    """An Orthanc at a URL such as http://host:8042."""
+    """An Orthanc server as destination, by its REST API."""
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         super().__init__(peer, settings)
@@ -50,9 +50,10 @@ class OrthancDestination(HttpDestination):
         }
 
     def test(self) -> list[Check]:
-        """Test whether Orthanc answers and accepts our credentials."""
+        """Check whether Orthanc answers and accepts the configured login."""
 
         def ask() -> list[Check]:
+            """Read Orthanc's system information, and return one check with its version and AE title."""
             system = self._client.get_system(**self._call)
             text = f"Orthanc {system.get('Version', '')}, AE title {system.get('DicomAet', '')}"
             return [Check("REST", True, text)]
@@ -60,17 +61,19 @@ class OrthancDestination(HttpDestination):
         return self._checked("REST", ask)
 
     def _store(self, item: Outgoing) -> SendReport:
+        """Upload one object; return what became of it."""
         with item.path.open("rb") as file:
             answer = self._client.add_instance(file, **self._call)
         return _UPLOADED.get(answer.get("Status"), UNREADABLE)
 
     def _delete(self, item: Outgoing) -> None:
+        """Delete this object from Orthanc, if what Orthanc stores under its UID is the same object."""
         for identifier in self._found(item):
             if self._is_same(identifier, item):
                 self._client.delete_instance(identifier, **self._call)
 
     def _found(self, item: Outgoing) -> list[str]:
-        """Orthanc's identifiers of the objects of this UID."""
+        """Return Orthanc's own identifiers of the objects with this object's SOP Instance UID."""
         query = {
             "Level": "Instance",
             "CaseSensitive": True,
@@ -79,6 +82,7 @@ class OrthancDestination(HttpDestination):
         return list(self._client.find(query, **self._call))
 
     def _look(self, item: Outgoing) -> Confirmation:
+        """Return whether Orthanc has this object, has another one under its UID, or has none."""
         found = self._found(item)
         if not found:
             return Confirmation(Presence.NOT_FOUND, "Orthanc does not have it")
@@ -87,9 +91,10 @@ class OrthancDestination(HttpDestination):
         return Confirmation(Presence.DIFFERENT, "Orthanc holds another object under this UID")
 
     def _is_same(self, identifier: str, item: Outgoing) -> bool:
-        """Whether Orthanc has the same file, or at least the same data set: C-STORE writes its own header.
+        """Return whether Orthanc's object ``identifier`` is the same file as ``item``, or has the same data
+        set (C-STORE writes another file header).
 
-        What is longer than any form of our file is another object: the connection is cut.
+        The download is cut off once it is longer than any form of the file.
         """
         digest, left = hashlib.sha256(), item.path.stat().st_size + _OTHER_HEADER_BYTES
         with TemporaryFile() as stored:
@@ -109,15 +114,17 @@ class OrthancDestination(HttpDestination):
 
 
 def _values(ds: Dataset) -> dict[BaseTag, object]:
-    """The values of a data set without their VRs: Implicit VR does not distinguish OB from OW."""
+    """Return the values of a data set by tag, without their VRs, because Implicit VR does not tell OB from
+    OW.
+    """
     return {element.tag: element.value for element in ds}
 
 
 def _client(peer: PeerSettings) -> Orthanc:
-    """A client for one server.
+    """Return a client of the library for one Orthanc server.
 
-    The library stores the server's address in classes that all clients share: of two Orthancs, the last one
-    opened would get everything.
+    The library keeps the server's address in classes that all clients share, so each client gets classes of
+    its own.
     """
     client = Orthanc(peer.url, warn_insecure=False)
     for room in ("instances", "server"):

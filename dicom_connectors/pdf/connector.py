@@ -20,7 +20,7 @@ _GREY = 0.6
 
 
 def check(settings: Settings) -> Found:
-    """Warn of peers that are to get PDFs if the library that makes them is missing."""
+    """Yield the peers that are to get results as PDF while the library reportlab is not installed."""
     for peer in settings.peers:
         if ResultKind.PDF in peer.results and find_spec("reportlab") is None:
             remedy = "pdf needs reportlab: pip install 'dicom-ai-node[pdf]'"
@@ -28,10 +28,10 @@ def check(settings: Settings) -> Found:
 
 
 def as_pdf(page: PageLayout, title: str, at: datetime) -> bytes:
-    """The page in black on a white sheet of A4.
+    """Return the summary page as a PDF file, black on one white A4 sheet.
 
-    ``title``: for windows and lists, so without the patient; ``at``: the time of creation, with time zone.
-    Raises ResultRefused if reportlab is not installed.
+    ``title``: the document's title, which viewers show, so it must not name the patient; ``at``: time of
+    creation, with time zone. Raises ResultRefused if reportlab is not installed.
     """
     if find_spec("reportlab") is None:
         raise ResultRefused("a PDF needs reportlab: pip install 'dicom-ai-node[pdf]'")

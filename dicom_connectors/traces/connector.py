@@ -15,7 +15,7 @@ from dicom_node.people.preflight import Found, Tried
 
 
 def services(database: Database, settings: Settings, owner: str) -> Iterator[Service]:
-    """The thread that sends traces, if a collector is configured."""
+    """Yield the service that sends traces of studies, if a collector is configured."""
     if _section(settings).endpoint:
         from dicom_connectors.traces.sender import TraceSender  # of an extra
 
@@ -23,7 +23,7 @@ def services(database: Database, settings: Settings, owner: str) -> Iterator[Ser
 
 
 def check(settings: Settings) -> Found:
-    """Mistakes in the section ``[telemetry]``."""
+    """Yield mistakes in the settings ``[telemetry]``, and a warning if its headers go unencrypted."""
     telemetry = _section(settings)
     if not telemetry.endpoint:
         return
@@ -37,11 +37,11 @@ def check(settings: Settings) -> Found:
 
 
 def metrics(session: Session) -> Iterator[Gauge]:
-    """The metric of traces that were given up."""
+    """Yield the metric of traces that no collector accepted."""
     dropped = session.scalar(select(func.sum(StudyTrace.dropped)).where(StudyTrace.dropped > 0)) or 0
     yield Gauge("traces_dropped", "Traces of studies that no collector took.", dropped)
 
 
 def _section(settings: Settings) -> TelemetrySettings:
-    """The settings of this connector."""
+    """Return the settings ``[telemetry]``."""
     return part(settings, TracesPart).telemetry

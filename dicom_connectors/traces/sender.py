@@ -52,8 +52,9 @@ Attributes = Mapping[str, str | int]
 
 @dataclass(frozen=True, slots=True)
 class StudySpan:
-    """One step. ``key``: its name within the study; ``parent``: the key of the step that contains it, or
-    "".
+    """One step of a study, to be sent as an OpenTelemetry span.
+
+    ``key``: its name within the study, unique; ``parent``: the key of the step that contains it, "" for none.
     """
 
     key: str
@@ -65,21 +66,26 @@ class StudySpan:
     failed: bool = False
 
     def id_in(self, trace_id: str) -> bytes:
-        """A span id of 8 bytes, derived from trace and key only: a step that is sent twice is one span."""
+        """Return the span id, 8 bytes derived from trace and key, so that a step that is sent twice is one
+        span.
+        """
         return _span_id(trace_id, self.key)
 
     def parent_id_in(self, trace_id: str) -> bytes:
-        """The span id of the parent; empty without a parent."""
+        """Return the span id of the step that contains this one; empty if there is none."""
         return _span_id(trace_id, self.parent) if self.parent else b""
 
 
 def spans_of(session: Session, study: Study, since: datetime | None, until: datetime) -> list[StudySpan]:
-    """The steps that ended after ``since`` (None: all), the whole study first. ``until``: the study's end."""
+    """Return the steps of a study that ended after ``since`` (None: all), the one for the whole study first.
+
+    ``until``: when the study ended.
+    """
     round_key = f"{_ROOT}/{until.isoformat()}"
     steps = [
-        *_received(session, study, since, until, round_key),
-        *_jobs(session, study, since, round_key),
-        *_deliveries(session, study, since, until, round_key),
+        *_receive_spans(session, study, since, until, round_key),
+        *_job_spans(session, study, since, round_key),
+        *_delivery_spans(session, study, since, until, round_key),
     ]
     shown = [step for step in steps if step.start <= step.end]
     whole = StudySpan(
@@ -98,11 +104,13 @@ def spans_of(session: Session, study: Study, since: datetime | None, until: date
     return [whole, *shown[:MAXIMUM_SPANS]]
 
 
-def _received(
+def _receive_spans(
     session: Session, study: Study, since: datetime | None, until: datetime, parent: str
 ) -> Iterator[StudySpan]:
-    """A span for each association or upload, then until the last object was indexed, then until the study was
-    complete.
+    """Yield steps of receiving: one for each association or upload, one until the last object was indexed,
+    and one until the study was complete.
+
+    ``parent``: key of the step that contains them.
     """
     chosen = (
         select(
@@ -142,8 +150,12 @@ def _received(
         yield StudySpan(f"complete/{first}", parent, "wait for completion", max(last, first), complete)
 
 
-def _jobs(session: Session, study: Study, since: datetime | None, parent: str) -> Iterator[StudySpan]:
-    """Each job that ended: its wait, its last attempt, and within that the building of its results."""
+def _job_spans(session: Session, study: Study, since: datetime | None, parent: str) -> Iterator[StudySpan]:
+    """Yield steps of each job that ended after ``since`` (None: all): its wait, its last attempt, and within
+    that the building of its results.
+
+    ``parent``: key of the step that contains them.
+    """
     chosen = select(Job).where(Job.study_id == study.id, Job.finished_at.is_not(None)).order_by(Job.id)
     if since is not None:
         chosen = chosen.where(Job.finished_at > since)
@@ -168,10 +180,14 @@ def _jobs(session: Session, study: Study, since: datetime | None, parent: str) -
             yield StudySpan(f"{key}/build", key, "build results", job.analysed_at, job.finished_at)
 
 
-def _deliveries(
+def _delivery_spans(
     session: Session, study: Study, since: datetime | None, until: datetime, parent: str
 ) -> Iterator[StudySpan]:
-    """Spans of each delivery that was sent or given up: until then, and until it was confirmed."""
+    """Yield steps of each delivery that ended after ``since`` (None: all): until it was sent or given up, and
+    from then until it was confirmed.
+
+    ``until``: the end of a delivery that was given up; ``parent``: key of the step that contains them.
+    """
     chosen = (
         select(Delivery, Result.kind, Result.created_at)
         .join(Delivery.result)
@@ -199,13 +215,16 @@ def _deliveries(
 def _last_event(
     session: Session, study: Study, numbers: Sequence[int], since: datetime, until: datetime
 ) -> datetime | None:
-    """The time of the study's last event with one of these numbers; None without any."""
+    """Return the time of the study's last event with one of these numbers between ``since`` and ``until``;
+    None if there is none.
+    """
     between = EventRow.at.between(since, until)
     chosen = select(func.max(EventRow.at)).where(EventRow.study_id == study.id, between)
     return session.scalar(chosen.where(EventRow.number.in_(numbers)))
 
 
 def _span_id(trace_id: str, key: str) -> bytes:
+    """Return the span id of the step ``key`` in a trace, 8 bytes."""
     return hashlib.sha256(f"{trace_id}/{key}".encode()).digest()[:8]
 
 
@@ -214,7 +233,9 @@ _LATER = frozenset({408, 429})  # and 5xx: opentelemetry.io/docs/specs/otlp, "Fa
 
 @dataclass(frozen=True, slots=True)
 class CollectorAnswer:
-    """Whether the collector accepted the spans; if not, why, and whether a later try may succeed."""
+    """The collector's answer: whether it accepted the spans (``ok``) and, if not, why and whether a later try
+    may succeed (``later``).
+    """
 
     ok: bool
     reason: str = ""
@@ -222,7 +243,10 @@ class CollectorAnswer:
 
 
 def encode(traces: Mapping[str, Sequence[StudySpan]], resource: Mapping[str, str]) -> bytes:
-    """The body of the POST. ``traces``: spans by trace id, 32 hexadecimal figures."""
+    """Return traces as protobuf, the body of an OTLP request.
+
+    ``traces``: the spans by trace id (32 hexadecimal digits); ``resource``: attributes of the node.
+    """
     request = ExportTraceServiceRequest()
     of_resource = request.resource_spans.add()
     of_resource.resource.attributes.extend(_attributes(resource))
@@ -234,7 +258,10 @@ def encode(traces: Mapping[str, Sequence[StudySpan]], resource: Mapping[str, str
 
 
 def send(settings: TelemetrySettings, body: bytes) -> CollectorAnswer:
-    """POST the body; redirects are not followed, and no login is read from ~/.netrc."""
+    """POST the protobuf ``body`` to the collector; return its answer.
+
+    It follows no redirect, and uses no login of ~/.netrc.
+    """
     connections = Connections(settings.seconds)
     headers = {"Content-Type": "application/x-protobuf"}
     headers |= {name: value.get_secret_value() for name, value in settings.headers.items()}
@@ -260,7 +287,7 @@ def send(settings: TelemetrySettings, body: bytes) -> CollectorAnswer:
 
 
 def _span(trace_id: str, span: StudySpan) -> Span:
-    """A span in OpenTelemetry's form."""
+    """Return a step as OpenTelemetry's protobuf span."""
     status = Status.STATUS_CODE_ERROR if span.failed else Status.STATUS_CODE_UNSET
     return Span(
         trace_id=bytes.fromhex(trace_id),
@@ -276,7 +303,7 @@ def _span(trace_id: str, span: StudySpan) -> Span:
 
 
 def _attributes(values: Mapping[str, str | int]) -> list[KeyValue]:
-    """Attributes in OpenTelemetry's form, without empty ones."""
+    """Return attributes as OpenTelemetry's protobuf messages; empty texts are left out."""
     return [
         KeyValue(
             key=key, value=AnyValue(string_value=one) if isinstance(one, str) else AnyValue(int_value=one)
@@ -287,6 +314,7 @@ def _attributes(values: Mapping[str, str | int]) -> list[KeyValue]:
 
 
 def _nanoseconds(at: datetime) -> int:
+    """Return a time as nanoseconds since 1970, exact to the microsecond."""
     return round(at.timestamp() * 1_000_000) * 1000
 
 
@@ -300,7 +328,10 @@ _ENDS = (events.STUDY_MOVED.number, events.STUDY_QUARANTINED.number)
 
 @dataclass(frozen=True, slots=True)
 class _EndedStudy:
-    """A study whose trace waits. ``since``: what happened until then was sent before."""
+    """A study that ended and whose trace is to be sent.
+
+    ``since``: steps until then were sent before (None: none were); ``until``: when it ended.
+    """
 
     study_id: int
     trace_id: str
@@ -309,7 +340,7 @@ class _EndedStudy:
 
 
 class TraceSender:
-    """Sends traces under one configuration; the database notes which studies' traces were sent."""
+    """Service that sends traces of studies; the database stores until when each study's steps were sent."""
 
     def __init__(self, database: Database, settings: Settings, owner: str) -> None:
         self._database, self._settings = database, part(settings, TracesPart).telemetry
@@ -323,14 +354,19 @@ class TraceSender:
         self._next_at = 0.0
 
     def run_once(self, stop: threading.Event | None = None) -> int:
-        """Send the waiting traces; returns how many were accepted. After a failure it pauses, longer each
-        time.
+        """Send the traces of studies that ended; return for how many the collector accepted them.
+
+        After a failure, calls do nothing for a while, which grows with each failure.
         """
         if time.monotonic() < self._next_at or not self._lease.keep():
             return 0
         self._next_at = time.monotonic() + _LOOK_SECONDS
         sent = 0
-        while not (stop is not None and stop.is_set()) and self._lease.keep() and (ended := self._waiting()):
+        while (
+            not (stop is not None and stop.is_set())
+            and self._lease.keep()
+            and (ended := self._studies_to_send())
+        ):
             taken = self._send(ended)
             if taken.ok:
                 sent += len(ended)
@@ -339,8 +375,10 @@ class TraceSender:
                 break
         return sent
 
-    def _waiting(self) -> list[_EndedStudy]:
-        """Some of the studies that ended after their trace was last sent, each with its trace id."""
+    def _studies_to_send(self) -> list[_EndedStudy]:
+        """Return up to 50 studies that ended after their trace was last sent; a new one gets a trace id,
+        which is stored.
+        """
         moved = func.max(EventRow.at).label("until")
         chosen = (
             select(Study.id, moved, StudyTrace.trace_id, StudyTrace.until)
@@ -364,7 +402,7 @@ class TraceSender:
         return [_EndedStudy(number, trace_ids[number], since, until) for number, until, _, since in rows]
 
     def _send(self, ended: Sequence[_EndedStudy]) -> CollectorAnswer:
-        """Send the traces of these studies."""
+        """Send the traces of these studies in one request; return the collector's answer."""
         with self._database.read() as session:
             traces = {
                 one.trace_id: spans_of(session, session.get_one(Study, one.study_id), one.since, one.until)
@@ -380,7 +418,11 @@ class TraceSender:
         return taken
 
     def _note_failure(self, taken: CollectorAnswer, ended: Sequence[_EndedStudy]) -> None:
-        """Report a failure, and drop traces that will not be sent again."""
+        """Set the pause before the next try, and drop the traces that are too old, or that the collector
+        refused for good.
+
+        The first failure of a series is stored as an event.
+        """
         late = [one for one in ended if not taken.later or one.until < utc_now() - _TRIED]
         with self._database.write() as session:
             self._note(session, late, dropped=1)
@@ -391,7 +433,7 @@ class TraceSender:
         self._next_at = time.monotonic() + wait
 
     def _note(self, session: Session, ended: Sequence[_EndedStudy], *, dropped: int) -> None:
-        """Store the time until which the spans of these studies were sent or dropped."""
+        """Store for these studies that their steps until now were sent (``dropped`` 0) or dropped (1)."""
         for one in ended:
             values = {"until": one.until, "dropped": StudyTrace.dropped + dropped}
             session.execute(update(StudyTrace).where(StudyTrace.study_id == one.study_id).values(values))

@@ -24,6 +24,6 @@ class TelemetrySettings(Section):
 
 
 class TracesPart(Section):
-    """What this connector adds to the settings of the node."""
+    """Mixin that adds the table ``[telemetry]`` to the node's settings."""
 
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -11,7 +11,9 @@ from dicom_node.people.preflight import Found, Tried
 
 
 def services(database: Database, settings: Settings, owner: str) -> Iterator[Service]:
-    """The services that do the work of each manager, and that listen for cancellations."""
+    """Yield for each worklist manager the service that does its work items and, with DICOMweb, one that
+    listens for requests to cancel them.
+    """
     from dicom_connectors.worklist.performer import Cancellations, Worklist
 
     for peer in settings.peers:
@@ -24,7 +26,7 @@ def services(database: Database, settings: Settings, owner: str) -> Iterator[Ser
 
 
 def check(settings: Settings) -> Found:
-    """Warn of worklist managers whose work can hardly be done."""
+    """Yield a warning for each worklist manager if no peer may be queried for the input of its work items."""
     for peer in settings.peers:
         if part(peer, WorklistPeer).worklist and not any("query" in one.may for one in settings.peers):
             text = "worklist: no peer may be queried, so only work on studies that are here is taken"
@@ -32,7 +34,7 @@ def check(settings: Settings) -> Found:
 
 
 def test(peer: PeerSettings, settings: Settings) -> list[Check]:
-    """Test whether the manager answers and lets the node in."""
+    """Check whether the worklist manager answers and lets the node in; [] for a peer that is none."""
     from dicom_connectors.worklist.performer import open_manager
 
     return open_manager(peer, settings).test() if part(peer, WorklistPeer).worklist else []

@@ -32,7 +32,11 @@ _WAIT_SECONDS = 1.0
 
 
 class UpsEvents:
-    """Subscriptions at one manager and their event channel. For one thread; any thread may call ``close``."""
+    """Client of the events of one worklist manager by UPS-RS: it subscribes to work items, and listens by
+    WebSocket.
+
+    For one thread; any thread may call ``close``.
+    """
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         self._peer, self._seconds = peer, settings.outbox.answer_seconds
@@ -45,11 +49,11 @@ class UpsEvents:
         self._url = urlsplit(peer.url.rstrip("/"))
 
     def close(self) -> None:
-        """End all calls under way; later calls fail too. Any thread may call it."""
+        """Cut all calls under way; later calls fail too. Any thread may call it."""
         self._connections.close()
 
     def subscribe(self, uid: str) -> bool:
-        """``POST /workitems/{uid}/subscribers/{AE title}``; returns whether the manager accepted it."""
+        """Subscribe to the events of the work item ``uid``; return whether the manager accepted it."""
         try:
             with self._connections.within(self._seconds):
                 answer = self._session.post(
@@ -61,9 +65,10 @@ class UpsEvents:
             return False
 
     def listen(self, goes_on: Callable[[], bool]) -> Iterator[str]:
-        """UIDs of items that somebody asks to cancel, until ``goes_on``, called once a second, returns False.
+        """Yield the UIDs of work items that somebody asks to cancel, until ``goes_on``, which is called about
+        once a second, returns False.
 
-        Raises Unavailable if there is no channel, or it ended.
+        Raises Unavailable if the event channel cannot be opened, or ends.
         """
         try:
             with self._channel() as channel:
@@ -73,14 +78,17 @@ class UpsEvents:
                     messages += message is not None
                     if messages > _MESSAGES_A_MINUTE * (1 + (time.monotonic() - began) / 60):
                         raise Unavailable(f"{self._peer.name}: too many events")
-                    if message and (uid := _cancelled(message)):
+                    if message and (uid := _uid_to_cancel(message)):
                         yield uid
         except (OSError, ValueError) as error:
             raise Unavailable(f"{self._peer.name}: event channel: {type(error).__name__}") from None
 
     @contextmanager
     def _channel(self) -> "Iterator[_Channel]":
-        """Raises OSError, ValueError."""
+        """Context manager with an open WebSocket to the manager.
+
+        Raises OSError or ValueError if it cannot be opened.
+        """
         host, tls = self._url.hostname or "", self._url.scheme == "https"
         port = self._url.port or (443 if tls else 80)
         address = self._connections.address_of(host)
@@ -91,11 +99,14 @@ class UpsEvents:
             with line:
                 channel = _Channel(line)
                 with self._connections.within(self._seconds):
-                    channel.upgrade(self._request(f"{host}:{port}" if self._url.port else host))
+                    channel.upgrade(self._handshake_headers(f"{host}:{port}" if self._url.port else host))
                 yield channel
 
-    def _request(self, host: str) -> dict[str, str]:
-        """The headers of the request for a WebSocket."""
+    def _handshake_headers(self, host: str) -> dict[str, str]:
+        """Return the request line (under the key "") and the headers that open the WebSocket.
+
+        ``host``: the value of Host.
+        """
         headers = {"": f"GET {self._url.path}/subscribers/{self._title} HTTP/1.1", "Host": host}
         if self._peer.username:
             login = f"{self._peer.username}:{self._peer.password.get_secret_value()}"
@@ -104,20 +115,23 @@ class UpsEvents:
 
 
 class _Channel:
-    """The client's side of a WebSocket, as far as events need it."""
+    """The client's side of a WebSocket (RFC 6455), as far as events of work items need it."""
 
     def __init__(self, line: socket.socket) -> None:
         self._line, self._data = line, b""
 
     def upgrade(self, headers: dict[str, str]) -> None:
-        """Raises OSError, ValueError where the server does not change to WebSocket (RFC 6455 4.1)."""
+        """Change the connection to a WebSocket (RFC 6455 4.1).
+
+        Raises OSError or ValueError if the server does not.
+        """
         key = base64.b64encode(os.urandom(16))
         fixed = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
         fixed |= {"Sec-WebSocket-Key": key.decode()}
         first, *rest = (f"{name}: {value}".removeprefix(": ") for name, value in (headers | fixed).items())
         self._line.sendall("\r\n".join([first, *rest, "", ""]).encode("latin-1"))
         while b"\r\n\r\n" not in self._data:
-            self._more()
+            self._receive_more()
             if len(self._data) > _MAXIMUM_HEAD:
                 raise ValueError("endless headers")
         head, _, self._data = self._data.partition(b"\r\n\r\n")
@@ -126,11 +140,14 @@ class _Channel:
             raise ValueError("no WebSocket")
 
     def next_message(self) -> bytes | None:
-        """The next text, None if none came in a second. Raises OSError, ValueError at the end."""
+        """Return the next text message; None if none came within a second.
+
+        Raises OSError or ValueError when the connection ends.
+        """
         self._line.settimeout(_WAIT_SECONDS)
         while (frame := self._frame()) is None:
             try:
-                self._more()
+                self._receive_more()
             except TimeoutError:
                 return None
         kind, payload = frame
@@ -141,7 +158,11 @@ class _Channel:
         return payload if kind == _TEXT else None
 
     def _frame(self) -> tuple[int, bytes] | None:
-        """A whole frame of a server (RFC 6455 5.2), None where more must come. Raises ValueError."""
+        """Take the next whole frame from the received bytes; return (opcode, payload), or None if more bytes
+        are needed.
+
+        Raises ValueError for a frame of a kind that is not supported (RFC 6455 5.2).
+        """
         if len(self._data) < 2:
             return None
         first, second = self._data[0], self._data[1]
@@ -159,21 +180,21 @@ class _Channel:
         return first & 0x0F, payload
 
     def _send(self, kind: int, payload: bytes) -> None:
-        """Send a frame, masked as a client must."""
+        """Send a frame with the opcode ``kind``, masked as RFC 6455 wants it from clients."""
         mask = os.urandom(4)
         masked = bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload[:125]))
         self._line.sendall(bytes([0x80 | kind, 0x80 | len(masked)]) + mask + masked)
 
-    def _more(self) -> None:
-        """Read more bytes. Raises ConnectionError at the end."""
+    def _receive_more(self) -> None:
+        """Receive more bytes. Raises ConnectionError if the server has ended the connection."""
         piece = self._line.recv(MAXIMUM_MESSAGE)
         if not piece:
             raise ConnectionError("ended")
         self._data += piece
 
 
-def _cancelled(message: bytes) -> str:
-    """The UID of the item in a request to cancel; "" for any other message."""
+def _uid_to_cancel(message: bytes) -> str:
+    """Return the UID of the work item that an event message asks to cancel; "" for any other message."""
     try:
         given: Any = json.loads(message)
         given = given[0] if isinstance(given, list) else given

@@ -24,7 +24,7 @@ MOST_ITEMS: Final = 200
 
 
 class ChangeStatus(StrEnum):
-    """A worklist manager's answer to a change of a work item."""
+    """What became of a change to a work item, by the worklist manager's answer."""
 
     DONE = "done"
     CONFLICT = "conflict"  # the item's state, or the Transaction UID, is another: read it
@@ -35,29 +35,38 @@ class ChangeStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChangeAnswer:
-    """The answer to one change. ``text``: a status, never text from the manager."""
+    """A worklist manager's answer to one change.
+
+    ``text``: the status in words, never text from the manager.
+    """
 
     status: ChangeStatus
     text: str = ""
 
 
 class WorklistManager(Protocol):
-    """The client of a peer that manages work items. Used by one thread; any thread may call ``close``."""
+    """Interface of the clients of worklist managers (DIMSE and UPS-RS).
+
+    For one thread; any thread may call ``close``.
+    """
 
     def search(self) -> list[Dataset]:
-        """The SCHEDULED items, at most ``MOST_ITEMS``. Raises Unavailable."""
+        """Return the SCHEDULED work items, at most ``MOST_ITEMS``. Raises Unavailable."""
 
     def read(self, uid: str) -> Dataset | None:
-        """All attributes of an item; None if it does not exist. Raises Unavailable."""
+        """Return all attributes of the work item ``uid``; None if it does not exist. Raises Unavailable."""
 
     def change_state(self, uid: str, transaction_uid: str, state: ProcedureStepState) -> ChangeAnswer:
-        """Claim, complete or cancel an item."""
+        """Change the state of the work item ``uid``, to claim, complete or cancel it.
+
+        ``transaction_uid``: the UID under which this node claims it.
+        """
 
     def update(self, uid: str, transaction_uid: str, changes: Dataset) -> ChangeAnswer:
-        """Replace attributes of an item, claimed under the Transaction UID."""
+        """Replace attributes of the work item ``uid``, which is claimed under ``transaction_uid``."""
 
     def test(self) -> list[Check]:
-        """Test whether the manager answers and lets the node in, without changing anything."""
+        """Check whether the manager answers and lets the node in; this changes nothing."""
 
     def close(self) -> None:
         """Cut all calls under way; later calls fail as well."""
@@ -79,11 +88,11 @@ _FAULTY = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, 
 
 
 class DimseManager(DimseCaller):
-    """A worklist manager that is the SCP of UPS Pull; an association for each request."""
+    """Client of a worklist manager that is SCP of UPS Pull (DIMSE); each request has its own association."""
 
     def search(self) -> list[Dataset]:
-        """The scheduled items (C-FIND). Raises Unavailable."""
-        question = _question(ProcedureStepState=ProcedureStepState.SCHEDULED.value)
+        """Return the SCHEDULED work items, at most ``MOST_ITEMS``, by C-FIND. Raises Unavailable."""
+        question = _search_identifier(ProcedureStepState=ProcedureStepState.SCHEDULED.value)
         code, found, text = self._request("send_c_find", question, PULL)
         if code != 0:
             raise Unavailable(f"{self._peer.name}: {text}")
@@ -91,7 +100,10 @@ class DimseManager(DimseCaller):
         return [decoded for one in found[:MOST_ITEMS] if (decoded := _decoded(one)) is not None]
 
     def read(self, uid: str) -> Dataset | None:
-        """All attributes of an item (N-GET); None if the manager has no such item. Raises Unavailable."""
+        """Return the attributes of the work item ``uid``, by N-GET; None if the manager has no such item.
+
+        Raises Unavailable.
+        """
         tags = [Tag(tag_for_keyword(keyword) or 0) for keyword in KEYS]
         code, given, text = self._request("send_n_get", tags, PUSH, uid, meta_uid=PULL)
         if code in ABSENT:
@@ -101,27 +113,30 @@ class DimseManager(DimseCaller):
         return _decoded(given[0])
 
     def change_state(self, uid: str, transaction_uid: str, state: ProcedureStepState) -> ChangeAnswer:
-        """Change the state of an item (N-ACTION Change UPS State)."""
+        """Change the state of the work item ``uid``, by N-ACTION (Change UPS State)."""
         information = change_of_state(transaction_uid, state)
         code, _, text = self._request("send_n_action", information, CHANGE_STATE, PUSH, uid, meta_uid=PULL)
         return ChangeAnswer(_meaning(code), text)
 
     def update(self, uid: str, transaction_uid: str, changes: Dataset) -> ChangeAnswer:
-        """Replace attributes of an item (N-SET), under the Transaction UID of its claim."""
+        """Replace attributes of the work item ``uid``, by N-SET under the Transaction UID of its claim."""
         changes.TransactionUID = transaction_uid
         code, _, text = self._request("send_n_set", changes, PUSH, uid, meta_uid=PULL)
         return ChangeAnswer(_meaning(code), text)
 
     def test(self) -> list[Check]:
-        """Test whether UPS Pull is accepted; sends no query."""
+        """Check whether the manager accepts an association for UPS Pull; no query is sent."""
         with self.associate(_contexts()) as association:
             if isinstance(association, NoAssociation):
                 return [Check("UPS Pull", False, association.text)]
         return [Check("UPS Pull", True, "accepted")]
 
     def _request(self, service: str, *request: Any, **options: Any) -> tuple[int | None, list[Dataset], str]:
-        """Send one request; returns its status (None without an answer), the answers, and the status in
-        words.
+        """Send one DIMSE request; return (status, None without an answer; data sets of the answer; status in
+        words).
+
+        ``service``: method of pynetdicom's association, such as "send_c_find", called with ``request`` and
+        ``options``.
         """
         name = service.removeprefix("send_").replace("_", "-").upper()
         try:
@@ -132,12 +147,12 @@ class DimseManager(DimseCaller):
 
 
 def _is_done(code: int | None) -> bool:
-    """Success, or a warning (PS3.7 Annex C, PS3.4 Table CC.2.1-2)."""
+    """Return whether a DIMSE status is success or a warning (PS3.7 Annex C, PS3.4 Table CC.2.1-2)."""
     return code is not None and (code in (0x0000, 0x0001, 0x0107, 0x0116) or code >> 12 == 0xB)
 
 
 def _meaning(code: int | None) -> ChangeStatus:
-    """What a DIMSE status means for a change."""
+    """Return what became of a change, by its DIMSE status (None: no answer came)."""
     if _is_done(code):
         return ChangeStatus.DONE
     if code is None or code in _LATER:
@@ -148,12 +163,12 @@ def _meaning(code: int | None) -> ChangeStatus:
 
 
 def _contexts() -> list[Any]:
-    """The presentation contexts of UPS Pull."""
+    """Return the presentation contexts for UPS Pull."""
     return [build_context(PULL, _SYNTAXES)]
 
 
-def _question(**keys: str) -> Dataset:
-    """The identifier of a search with these keys."""
+def _search_identifier(**keys: str) -> Dataset:
+    """Return the identifier of a C-FIND for work items, with these values of matching keys."""
     question = Dataset()
     for keyword in KEYS:
         setattr(question, keyword, [] if keyword.endswith("Sequence") else "")
@@ -163,7 +178,7 @@ def _question(**keys: str) -> Dataset:
 
 
 def _decoded(dataset: Dataset) -> Dataset | None:
-    """The data set with its texts decoded; None if they cannot be decoded."""
+    """Return the data set with its texts decoded; None if they cannot be decoded."""
     with quiet_pydicom():
         try:
             dataset.decode()
@@ -176,44 +191,56 @@ _JSON = "application/dicom+json"
 
 
 class UpsRsManager(HttpCaller):
-    """A worklist manager by UPS-RS at a base URL such as https://host/dicom-web."""
+    """Client of a worklist manager by UPS-RS (DICOMweb), at a base URL such as https://host/dicom-web."""
 
     def search(self) -> list[Dataset]:
-        """Search for scheduled items: ``GET /workitems`` (PS3.18 11.9). Raises Unavailable."""
+        """Return the SCHEDULED work items, at most ``MOST_ITEMS`` (PS3.18 11.9). Raises Unavailable."""
         return self._answer(lambda: self._search(ProcedureStepState.SCHEDULED))
 
     def read(self, uid: str) -> Dataset | None:
-        """Read an item: ``GET /workitems/{uid}`` (PS3.18 11.5). Raises Unavailable."""
+        """Return the attributes of the work item ``uid`` (PS3.18 11.5); None if it does not exist.
+
+        Raises Unavailable.
+        """
         return self._answer(lambda: self._read(uid))
 
     def change_state(self, uid: str, transaction_uid: str, state: ProcedureStepState) -> ChangeAnswer:
-        """Change the state of an item: ``PUT /workitems/{uid}/state`` (PS3.18 11.7)."""
+        """Change the state of the work item ``uid`` (PS3.18 11.7)."""
         return self._change("PUT", f"/{uid}/state", change_of_state(transaction_uid, state))
 
     def update(self, uid: str, transaction_uid: str, changes: Dataset) -> ChangeAnswer:
-        """Update an item: ``POST /workitems/{uid}?{transaction-uid}`` (PS3.18 11.6).
+        """Replace attributes of the work item ``uid`` (PS3.18 11.6).
 
-        The Transaction UID is in the data set as well.
+        The Transaction UID is in the URL and in the data set.
         """
         changes.TransactionUID = transaction_uid
         return self._change("POST", f"/{uid}?{transaction_uid}", changes)
 
     def test(self) -> list[Check]:
-        """Test the manager: search for an item that cannot exist."""
+        """Check the manager by a search for a work item that cannot exist."""
 
         def ask() -> list[Check]:
+            """Search for a UID that no work item has, and return one check that says that the search was
+            answered.
+            """
             self._search(ProcedureStepState.SCHEDULED, SOPInstanceUID=generate_uid())
             return [Check("UPS-RS", True, "search answered")]
 
         return self._checked("UPS-RS", ask)
 
     def _search(self, state: ProcedureStepState, **keys: str) -> list[Dataset]:
-        """Search for items in a state."""
+        """Return the work items in this state, with ``keys`` as further values that must match.
+
+        Raises requests.RequestException.
+        """
         wanted = {"ProcedureStepState": state.value, **keys, "includefield": "all", "limit": str(MOST_ITEMS)}
         return _datasets(self._call("GET", "", params=wanted))[:MOST_ITEMS]
 
     def _read(self, uid: str) -> Dataset | None:
-        """An item's attributes, None if it does not exist."""
+        """Return the attributes of a work item; None if it does not exist.
+
+        Raises requests.RequestException.
+        """
         try:
             found = _datasets(self._call("GET", f"/{uid}"))
         except requests.HTTPError as error:
@@ -223,16 +250,16 @@ class UpsRsManager(HttpCaller):
         return found[0] if found else None
 
     def _change(self, method: str, path: str, changes: Dataset) -> ChangeAnswer:
-        """Send a change; returns the answer."""
+        """Send a change as HTTP request to ``path`` below /workitems; return the manager's answer."""
         try:
             with self._connections.within(self._outbox.answer_seconds):
                 answer = self._call(method, path, json=[changes.to_json_dict()])
         except requests.RequestException as error:
-            return self._refusal(error)
+            return self._failed_change(error)
         return ChangeAnswer(ChangeStatus.DONE, f"HTTP {answer.status_code}")
 
-    def _refusal(self, error: requests.RequestException) -> ChangeAnswer:
-        """The meaning of a failure (PS3.18 Tables 11.6.3-1 and 11.7.3-1)."""
+    def _failed_change(self, error: requests.RequestException) -> ChangeAnswer:
+        """Return what a failed change means (PS3.18 Tables 11.6.3-1 and 11.7.3-1)."""
         report, code = self._problem(error), status_of(error)
         if code in (400, 409):  # managers give either for a wrong state and for a wrong Transaction UID
             return ChangeAnswer(ChangeStatus.CONFLICT, f"HTTP {code}")
@@ -243,7 +270,10 @@ class UpsRsManager(HttpCaller):
         return ChangeAnswer(ChangeStatus.REFUSED if refused else ChangeStatus.RETRY, text)
 
     def _call(self, method: str, path: str, **options: Any) -> requests.Response:
-        """Raises requests.RequestException."""
+        """Send an HTTP request to ``path`` below /workitems; return the answer.
+
+        Raises requests.RequestException.
+        """
         headers = {"Accept": _JSON} | ({"Content-Type": _JSON} if "json" in options else {})
         url = f"{self._url}/workitems{path}"
         answer = self._session.request(method, url, headers=headers, timeout=self._timeout, **options)
@@ -252,9 +282,9 @@ class UpsRsManager(HttpCaller):
 
 
 def _datasets(answer: requests.Response) -> list[Dataset]:
-    """The data sets of an answer in DICOM JSON; one that is faulty is left out.
+    """Return the data sets of an answer in DICOM JSON, without those that cannot be read.
 
-    Raises requests.JSONDecodeError, TypeError for an answer that is no list.
+    Raises requests.JSONDecodeError or TypeError for an answer that is no list.
     """
     rows = answer.json() if answer.status_code != 204 and answer.content else []
     if isinstance(rows, dict):  # one item without its list, as some managers answer
@@ -265,7 +295,7 @@ def _datasets(answer: requests.Response) -> list[Dataset]:
 
 
 def _dataset(row: Any) -> Dataset | None:
-    """A data set from DICOM JSON, None if it is faulty."""
+    """Return a data set from DICOM JSON; None if it cannot be read."""
     with quiet_pydicom():
         try:
             return Dataset.from_json(row)

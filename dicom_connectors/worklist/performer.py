@@ -100,9 +100,10 @@ _ENDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _ItemStatus:
-    """How far a work item is: its progress, or its outcome with the reason.
+    """How far the node is with a work item: its progress (``percent``, ``doing``), or the state in which it
+    ends (``outcome``) and why.
 
-    ``wants_fetch``: its input is not here, and was not asked for.
+    ``wants_fetch``: its input is not here, and its fetch is not queued yet.
     """
 
     percent: int = 0
@@ -113,12 +114,18 @@ class _ItemStatus:
 
 
 def open_manager(peer: PeerSettings, settings: Settings) -> WorklistManager:
-    """The client of this worklist manager, by its ``transport``. For one thread; not connected yet."""
+    """Return a client of this worklist manager, for DIMSE or UPS-RS by the peer's ``transport``.
+
+    It is for one thread, and not connected yet.
+    """
     return DimseManager(peer, settings) if peer.transport == "dimse" else UpsRsManager(peer, settings)
 
 
 class Worklist(Lane[ClaimedWorkitem]):
-    """The work items of one manager."""
+    """Service that claims and does the work items (UPS) of one worklist manager.
+
+    Each call to ``run_once`` advances the claimed items by one step.
+    """
 
     table, is_one_peer = ClaimedWorkitem, True
 
@@ -141,11 +148,13 @@ class Worklist(Lane[ClaimedWorkitem]):
         self._is_away = False
 
     def waits(self) -> Sequence[ColumnElement[bool]]:
-        """SQL conditions for the claimed items of this manager that have not ended."""
+        """Return the SQL conditions for claimed work items of this manager that have not ended."""
         return ClaimedWorkitem.peer == self._peer.name, ClaimedWorkitem.state.in_(OPEN_WORKITEMS)
 
     def run_once(self, stop: threading.Event = NEVER) -> int:
-        """Search for new items when that is due, and advance the claimed ones; returns 0."""
+        """Search for new work items when that is due, and take the next step for each that is claimed; return
+        0.
+        """
         is_time = time.monotonic() >= self._search_at
         if not (is_time or self._next()) or not self._lease.keep():
             return 0
@@ -156,17 +165,21 @@ class Worklist(Lane[ClaimedWorkitem]):
                     self._search_at = time.monotonic() + self._work.worklist_seconds
                     self._search(self._manager)
             except Unavailable as error:  # the next calls would wait as long
-                return self._noted(away=str(error), stop=stop)
+                return self._note_availability(away=str(error), stop=stop)
             return super().run_once(stop)
 
     def work(self, row: ClaimedWorkitem, stop: threading.Event) -> Outcome:
-        """Do the next step for an item. Successful steps are stored at once."""
+        """Do the next step for the work item ``row``.
+
+        Return NotYet after a step that succeeded, and is stored; Failed if it has failed for
+        ``worklist_hours``, else Retry.
+        """
         step = {WorkitemState.CLAIMING: self._claim, WorkitemState.CLAIMED: self._report}
         try:
             why = step.get(row.state, self._end)(self._manager, row)
         except Unavailable as error:
             why = str(error)
-            self._noted(away=why, stop=stop)
+            self._note_availability(away=why, stop=stop)
         if not why:
             return NotYet()
         since = row.began_at if row.state is WorkitemState.CLAIMING else row.decided_at
@@ -175,9 +188,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         return Retry(why if row.decided_at is None else row.reason)  # why it was cancelled is said there
 
     def move(self, session: Session, row: ClaimedWorkitem, outcome: Outcome) -> None:
-        """Mark an item that failed for ``worklist_hours`` as lost, if it was never claimed, else
-        as given up.
-        """
+        """Store that a work item is given up if its outcome is Failed: as lost if it was never claimed."""
         if isinstance(outcome, Failed):
             event = WORKITEM_LOST if row.state is WorkitemState.CLAIMING else WORKITEM_GIVEN_UP
             try_move(session, row, event, ended_at=utc_now())
@@ -185,7 +196,7 @@ class Worklist(Lane[ClaimedWorkitem]):
     # New items
 
     def _search(self, manager: WorklistManager) -> None:
-        """Search for new items and store those to claim. Raises Unavailable."""
+        """Search for new work items, and store those to claim, urgent ones first. Raises Unavailable."""
         with self._database.read() as session:
             room = self._work.worklist_items - (
                 session.scalar(
@@ -198,7 +209,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         if room <= 0:
             return
         found = [item for given in manager.search() if (item := ups.read_workitem(given))]
-        self._noted(away="")
+        self._note_availability(away="")
         station = self._settings.node.ae_title
         mine = [item for item in found if item.is_for(self._work.worklist, station)]
         with self._database.read() as session:
@@ -216,7 +227,9 @@ class Worklist(Lane[ClaimedWorkitem]):
                 room -= 1
 
     def _accept_item(self, manager: WorklistManager, item: Workitem) -> bool:
-        """Store an item that the node can do, so that it is claimed next; returns False if the node cannot.
+        """Store a work item that the node can do, so that it is claimed next; return False if the node cannot
+        do it.
+
         Raises Unavailable.
         """
         if not item.study_instance_uid:  # a search need not return the input
@@ -224,7 +237,7 @@ class Worklist(Lane[ClaimedWorkitem]):
             item = (ups.read_workitem(given, item.uid) if given is not None else None) or item
         with self._database.write() as session:
             if why := self._hindrance(session, item):
-                self._pass(session, item.uid, why)
+                self._note_not_accepted(session, item.uid, why)
                 return False
             now = utc_now()
             row = ClaimedWorkitem(
@@ -249,7 +262,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         return True
 
     def _hindrance(self, session: Session, item: Workitem) -> str:
-        """Why the node cannot do this item now; "" if it can."""
+        """Return why the node cannot do this work item now; "" if it can."""
         if not item.study_instance_uid:
             return "its input is none, or of several studies"
         study = fetches.present_studies(session, [item.study_instance_uid]).get(item.study_instance_uid)
@@ -263,7 +276,11 @@ class Worklist(Lane[ClaimedWorkitem]):
         return f"the study is {study.state.value} here" if ended else ""
 
     def _source(self, item: Workitem) -> PeerSettings | None:
-        """The configured peer to fetch the input from, by AE title or URL; no other address is called."""
+        """Return the configured peer that the work item names, by AE title or URL, as a place of its input;
+        None if it names none.
+
+        No other address is ever called.
+        """
         for peer in self._settings.peers:
             if "query" not in peer.may:
                 continue
@@ -276,8 +293,8 @@ class Worklist(Lane[ClaimedWorkitem]):
                 return peer
         return None
 
-    def _pass(self, session: Session, uid: str, why: str) -> None:
-        """Record that an item is not accepted, once for the same reason."""
+    def _note_not_accepted(self, session: Session, uid: str, why: str) -> None:
+        """Store an event that a work item is not accepted, once for the same reason."""
         if self._passed.get(uid) != why:
             if len(self._passed) >= _MOST_PASSED:
                 self._passed.clear()
@@ -287,8 +304,9 @@ class Worklist(Lane[ClaimedWorkitem]):
     # Claimed items
 
     def _claim(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
-        """Claim an item. If the answer was lost, an update shows whether the claim succeeded. Raises
-        Unavailable.
+        """Claim a work item; return "" if that is decided, else why it must be tried again.
+
+        If the manager's answer was lost, an update shows whether the claim succeeded. Raises Unavailable.
         """
         answer = _raise_if_retry(
             manager.change_state(row.workitem_uid, row.transaction_uid, ProcedureStepState.IN_PROGRESS)
@@ -303,17 +321,24 @@ class Worklist(Lane[ClaimedWorkitem]):
         if is_ours:
             self._move(row, WORKITEM_CLAIMED, attempts=0, next_at=utc_now())
         else:
-            self._lose(row, why)
+            self._mark_lost(row, why)
         return ""
 
     def _is_ours(self, manager: WorklistManager, row: ClaimedWorkitem) -> bool:
-        """Whether the manager accepts an update under our Transaction UID. Raises Unavailable."""
+        """Return whether the manager accepts an update under this node's Transaction UID.
+
+        Raises Unavailable.
+        """
         claimed = ups.progress(0, "claimed")
         answer = _raise_if_retry(manager.update(row.workitem_uid, row.transaction_uid, claimed))
         return answer.status is ChangeStatus.DONE
 
     def _report(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
-        """Report the progress of an item, or decide on its outcome. Raises Unavailable."""
+        """Report the progress of a claimed work item, queue the fetch of its input, or store its outcome;
+        return "".
+
+        Raises Unavailable.
+        """
         standing = self._status(row)
         if standing.wants_fetch:
             self._fetch(manager, row)
@@ -329,42 +354,50 @@ class Worklist(Lane[ClaimedWorkitem]):
         return ""
 
     def _check_in_progress(self, manager: WorklistManager, row: ClaimedWorkitem) -> bool:
-        """Query whether the item is still in progress; mark it as lost if it is not. Raises
-        Unavailable.
+        """Return whether the manager still has the work item in progress; if not, it is stored as lost.
+
+        Raises Unavailable.
         """
         state = self._state(manager, row)
         if state != ProcedureStepState.IN_PROGRESS:
-            self._lose(row, state or "it is gone")
+            self._mark_lost(row, state or "it is gone")
             return False
-        self._noted(away="")
+        self._note_availability(away="")
         with self._database.write() as session:
             session.get_one(ClaimedWorkitem, row.id).checked_at = utc_now()
         return True
 
     def _end(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
-        """Report the outcome: final attributes, then the state. Raises Unavailable."""
+        """Report the outcome of a work item: its final attributes, then its state.
+
+        Return "" if that is settled, else why it must be tried again. Raises Unavailable.
+        """
         outcome = ProcedureStepState(row.outcome)
         answer = _raise_if_retry(
-            manager.update(row.workitem_uid, row.transaction_uid, self._final(row, outcome))
+            manager.update(row.workitem_uid, row.transaction_uid, self._final_attributes(row, outcome))
         )
         if answer.status in (ChangeStatus.DONE, ChangeStatus.REFUSED):
             answer = _raise_if_retry(manager.change_state(row.workitem_uid, row.transaction_uid, outcome))
         if answer.status is ChangeStatus.CONFLICT:
-            answer = self._settled(manager, row, answer)
+            answer = self._corrected_answer(manager, row, answer)
         ended = WORKITEM_COMPLETED if outcome is ProcedureStepState.COMPLETED else WORKITEM_CANCELED
         if answer.status is ChangeStatus.DONE:
             self._move(row, ended, ended_at=utc_now(), attempts=0)
         elif answer.status is ChangeStatus.ABSENT:
-            self._lose(row, answer.text)
+            self._mark_lost(row, answer.text)
         elif answer.status is ChangeStatus.REFUSED:
             self._move(row, WORKITEM_GIVEN_UP, reason=answer.text[:255], ended_at=utc_now())
         else:
             return answer.text
         return ""
 
-    def _settled(self, manager: WorklistManager, row: ClaimedWorkitem, answer: ChangeAnswer) -> ChangeAnswer:
-        """The answer to a change, corrected by the item's state: an earlier answer may have been lost. Raises
-        Unavailable.
+    def _corrected_answer(
+        self, manager: WorklistManager, row: ClaimedWorkitem, answer: ChangeAnswer
+    ) -> ChangeAnswer:
+        """Return the answer to a change that the manager refused as a conflict, corrected by the item's state
+        there: an earlier change may have succeeded while its answer was lost.
+
+        Raises Unavailable.
         """
         state = self._state(manager, row)
         if state == row.outcome:
@@ -374,26 +407,29 @@ class Worklist(Lane[ClaimedWorkitem]):
         return answer
 
     def _state(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
-        """The state of the item at the manager, "" if it is gone."""
+        """Return the state of the work item at the manager; "" if it is gone. Raises Unavailable."""
         given = manager.read(row.workitem_uid)
         return "" if given is None else ups.state_of(given)
 
     def _status(self, row: ClaimedWorkitem) -> _ItemStatus:
-        """The progress of a claimed item, or its outcome."""
+        """Return how far a claimed work item is, or the outcome it must end with."""
         with self._database.read() as session:
             study = fetches.present_studies(session, [row.study_instance_uid]).get(row.study_instance_uid)
             if row.cancel_asked:
-                found = _cancelled(CancelReason.ON_REQUEST)
+                found = _cancelled_status(CancelReason.ON_REQUEST)
             elif study is None:
-                found = _of_input(fetches.of_study(session, row.study_instance_uid), row)
+                found = _status_by_fetch(fetches.of_study(session, row.study_instance_uid), row)
             else:
-                found = _of_study(session, study)
+                found = _status_by_study(session, study)
         if found.outcome is None and utc_now() - row.began_at >= self._limit:
-            return _cancelled(CancelReason.EXPIRED)
+            return _cancelled_status(CancelReason.EXPIRED)
         return found
 
     def _fetch(self, manager: WorklistManager, row: ClaimedWorkitem) -> None:
-        """Queue the fetch of the input, with the patient whom the item names. Raises Unavailable."""
+        """Queue the fetch of a work item's input, with the patient whom the item names.
+
+        Raises Unavailable.
+        """
         given = manager.read(row.workitem_uid)
         item = ups.read_workitem(given, row.workitem_uid) if given is not None else None
         peer = self._source(item) if item is not None else None
@@ -417,7 +453,7 @@ class Worklist(Lane[ClaimedWorkitem]):
             known.urgent = True
 
     def _decide(self, row: ClaimedWorkitem, standing: _ItemStatus) -> None:
-        """Store the outcome of an item, which is reported next."""
+        """Store the outcome of a work item, which is reported to the manager next."""
         now = utc_now()
         outcome = standing.outcome.value if standing.outcome else ""
         values = {"outcome": outcome, "reason": standing.reason, "decided_at": now, "next_at": now}
@@ -425,8 +461,8 @@ class Worklist(Lane[ClaimedWorkitem]):
             self._stop_study(row)
         self._move(row, WORKITEM_DECIDED, attempts=0, **values)
 
-    def _final(self, row: ClaimedWorkitem, outcome: ProcedureStepState) -> Dataset:
-        """The attributes for the final state of an item."""
+    def _final_attributes(self, row: ClaimedWorkitem, outcome: ProcedureStepState) -> Dataset:
+        """Return the attributes that the manager must get before the work item's final state ``outcome``."""
         station, work = self._settings.node.ae_title, ups.parse_work(row.work)
         times = (row.began_at, row.decided_at or utc_now())
         if outcome is ProcedureStepState.CANCELED:
@@ -434,7 +470,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         return ups.completed(row.study_instance_uid, self._outputs(row), work, station, *times)
 
     def _outputs(self, row: ClaimedWorkitem) -> list[Output]:
-        """The results of an item, by series, with the peers that have them."""
+        """Return the results for a work item by series, each with the peers that have them."""
         with self._database.read() as session:
             study = fetches.present_studies(session, [row.study_instance_uid]).get(row.study_instance_uid)
             found = requested.delivered_series(session, study.id) if study is not None else {}
@@ -453,15 +489,15 @@ class Worklist(Lane[ClaimedWorkitem]):
             )
         return outputs
 
-    def _lose(self, row: ClaimedWorkitem, reason: str) -> None:
-        """Mark an item as lost, and stop the work on its study."""
+    def _mark_lost(self, row: ClaimedWorkitem, reason: str) -> None:
+        """Store that a work item is lost to this node, and stop the work on its study."""
         self._stop_study(row)
         self._move(row, WORKITEM_LOST, reason=reason[:255], ended_at=utc_now())
 
     def _stop_study(self, row: ClaimedWorkitem) -> None:
-        """Cancel fetch and jobs of a study that was fetched for this item only.
+        """Cancel fetch and jobs of a study that was fetched for this work item only.
 
-        One that was here goes on: somebody sent it for its results.
+        A study that was here before goes on: somebody sent it for its results.
         """
         with self._database.write() as session:
             others = exists().where(
@@ -490,14 +526,17 @@ class Worklist(Lane[ClaimedWorkitem]):
             settle_study(session, study.id)
 
     def _move(self, row: ClaimedWorkitem, event: EventType, **values: object) -> None:
-        """Change the state of an item, unless another process did."""
+        """Change the stored state of a work item by this event, unless another process has changed it."""
         with self._database.write() as session:
             current = session.get_one(ClaimedWorkitem, row.id)
             if current.state is row.state:  # else the lease ended, and another process moved it
                 try_move(session, current, event, **values)
 
     def _look_again_soon(self, row: ClaimedWorkitem, reported: _ItemStatus | None) -> None:
-        """Schedule the next look at an item. ``reported``: the progress that the manager has accepted."""
+        """Set when a work item is looked at next.
+
+        ``reported``: the progress that the manager has just accepted, None if none was reported.
+        """
         now = utc_now()
         with self._database.write() as session:
             current = session.get_one(ClaimedWorkitem, row.id)
@@ -505,9 +544,11 @@ class Worklist(Lane[ClaimedWorkitem]):
             if reported is not None:
                 current.percent, current.doing, current.checked_at = reported.percent, reported.doing, now
 
-    def _noted(self, away: str, stop: threading.Event = NEVER) -> int:
-        """Record an event when the manager stops answering, and when it answers again; not while the node
-        stops.
+    def _note_availability(self, away: str, stop: threading.Event = NEVER) -> int:
+        """Store an event when the manager stops answering, and when it answers again; return 0.
+
+        ``away``: why it does not answer, "" if it does; ``stop``: when set, the node stops and nothing is
+        stored.
         """
         if bool(away) != self._is_away and not stop.is_set():
             self._is_away = bool(away)
@@ -518,7 +559,7 @@ class Worklist(Lane[ClaimedWorkitem]):
 
 
 def give_up_workitems(database: Database, settings: Settings) -> None:
-    """Give up open items of managers from which the settings no longer accept work."""
+    """Give up the open work items of peers that are no worklist managers in the settings any more."""
     peers = [peer.name for peer in settings.peers if part(peer, WorklistPeer).worklist]
     with database.write() as session:
         for row in session.scalars(
@@ -531,41 +572,44 @@ def give_up_workitems(database: Database, settings: Settings) -> None:
 
 
 def _raise_if_retry(answer: ChangeAnswer) -> ChangeAnswer:
-    """Return the answer. Raises Unavailable if a later try may succeed."""
+    """Return ``answer``, or raise Unavailable if a later try of the change may succeed."""
     if answer.status is ChangeStatus.RETRY:
         raise Unavailable(answer.text)
     return answer
 
 
-def _of_input(fetch: Fetch | None, row: ClaimedWorkitem) -> _ItemStatus:
-    """The status of an item whose study is not here yet."""
+def _status_by_fetch(fetch: Fetch | None, row: ClaimedWorkitem) -> _ItemStatus:
+    """Return how far a work item is whose study is not here yet.
+
+    ``fetch``: the fetch of its study, None if none is queued.
+    """
     if not row.fetch_asked:
         return _ItemStatus(wants_fetch=True)
     if fetch is None or fetch.state in (FetchState.FAILED, FetchState.CANCELLED, FetchState.OTHER_PATIENT):
-        return _cancelled(CancelReason.NOT_AT_HAND)
+        return _cancelled_status(CancelReason.NOT_AT_HAND)
     if fetch.state in OPEN_FETCHES:
         return _ItemStatus(10 if fetch.state is FetchState.FETCHING else 0, "input is being fetched")
     if fetch.ended_at is None or utc_now() - fetch.ended_at < INDEXED:
         return _ItemStatus(20, "input is being received")
-    return _cancelled(CancelReason.NOT_AT_HAND)
+    return _cancelled_status(CancelReason.NOT_AT_HAND)
 
 
-def _of_study(session: Session, study: Study) -> _ItemStatus:
-    """The status of an item by the state of its study."""
+def _status_by_study(session: Session, study: Study) -> _ItemStatus:
+    """Return how far a work item is by the state of its study."""
     if study.state in _ENDS:
-        return _cancelled(_ENDS[study.state])
+        return _cancelled_status(_ENDS[study.state])
     if study.state is StudyState.DELIVERED:
         if requested.delivered_series(session, study.id):
             return _ItemStatus(100, outcome=ProcedureStepState.COMPLETED)
-        return _cancelled(CancelReason.NOT_APPLICABLE)
+        return _cancelled_status(CancelReason.NOT_APPLICABLE)
     percent, doing = _PHASES[study.state]
     if study.state is StudyState.RUNNING:
         percent += 10 * round(4 * requested.share_done(session, study.id))
     return _ItemStatus(percent, doing)
 
 
-def _cancelled(reason: CancelReason) -> _ItemStatus:
-    """The status of an item that is to be cancelled for this reason."""
+def _cancelled_status(reason: CancelReason) -> _ItemStatus:
+    """Return the status of a work item that must end as CANCELED for this reason."""
     return _ItemStatus(outcome=ProcedureStepState.CANCELED, reason=reason.value)
 
 
@@ -574,9 +618,10 @@ _AGAIN_SECONDS: Final = 60.0
 
 
 class Cancellations:
-    """Keeps an event channel to one manager (UPS-RS) open while the node has claimed items of the manager.
+    """Service that listens for requests to cancel claimed work items of one worklist manager (UPS-RS), while
+    there are any.
 
-    Several nodes of a site may have a channel: a request is recorded once.
+    If several machines of a site listen, a request is stored once.
     """
 
     def __init__(self, database: Database, settings: Settings, peer: PeerSettings) -> None:
@@ -584,14 +629,15 @@ class Cancellations:
         self._not_before = 0.0
 
     def run_once(self, stop: threading.Event) -> None:
-        """Subscribe and listen until no item is claimed, the channel ends, or ``stop`` is set."""
-        if time.monotonic() < self._not_before or not self._claimed():
+        """Subscribe and listen until no work item is claimed, the event channel ends, or ``stop`` is set."""
+        if time.monotonic() < self._not_before or not self._claimed_uids():
             return
         self._not_before = time.monotonic() + _AGAIN_SECONDS
         events, subscribed = UpsEvents(self._peer, self._settings), set[str]()
 
         def goes_on() -> bool:
-            claimed = self._claimed()
+            """Subscribe to items claimed since the last call; return whether to listen on."""
+            claimed = self._claimed_uids()
             for uid in claimed - subscribed:
                 events.subscribe(uid)  # one that is refused is not asked again on this channel
             subscribed.update(claimed)
@@ -605,13 +651,13 @@ class Cancellations:
             except Unavailable:
                 return
 
-    def _claimed(self) -> set[str]:
-        """The UIDs of the claimed items."""
+    def _claimed_uids(self) -> set[str]:
+        """Return the UIDs of this manager's claimed work items that nobody has asked to cancel."""
         with self._database.read() as session:
-            return set(session.scalars(select(ClaimedWorkitem.workitem_uid).where(*self._claims())))
+            return set(session.scalars(select(ClaimedWorkitem.workitem_uid).where(*self._claim_conditions())))
 
-    def _claims(self) -> tuple[ColumnElement[bool], ...]:
-        """This manager's claimed items without a request to cancel them."""
+    def _claim_conditions(self) -> tuple[ColumnElement[bool], ...]:
+        """Return the SQL conditions for this manager's claimed work items that nobody has asked to cancel."""
         return (
             ClaimedWorkitem.peer == self._peer.name,
             ClaimedWorkitem.state == WorkitemState.CLAIMED,
@@ -619,10 +665,10 @@ class Cancellations:
         )
 
     def _note(self, uid: str) -> None:
-        """Record a request to cancel an item."""
+        """Store that somebody asks to cancel the work item ``uid``."""
         with self._database.write() as session:
             for row in session.scalars(
-                select(ClaimedWorkitem).where(*self._claims(), ClaimedWorkitem.workitem_uid == uid)
+                select(ClaimedWorkitem).where(*self._claim_conditions(), ClaimedWorkitem.workitem_uid == uid)
             ).all():
                 row.cancel_asked, row.next_at = True, utc_now()
                 study = row.study_instance_uid

@@ -13,7 +13,7 @@ _WORK = r"^(\*|[!-\]_-~]{1,16}\^[!-\]_-~]{1,16})$"
 
 
 class WorklistPeer(Section):
-    """The keys of worklist managers in ``[[peers]]``."""
+    """Mixin that adds the keys of worklist managers to the settings of a peer (``[[peers]]``)."""
 
     worklist: tuple[Annotated[str, Field(pattern=_WORK)], ...] = Field((), max_length=50)
     """Codes of work items (UPS) that the node takes from this worklist manager: VALUE^SCHEME of Scheduled
@@ -29,7 +29,7 @@ class WorklistPeer(Section):
 
     @model_validator(mode="after")
     def _can_have_work(self) -> Self:
-        """Refuse keys that do not fit a worklist manager."""
+        """Refuse ``worklist`` for a peer that cannot be a worklist manager. Raises ValueError."""
         peer = cast("PeerSettings", self)
         if not self.worklist:
             return self
@@ -45,5 +45,5 @@ class WorklistPeer(Section):
 
     @property
     def is_called(self) -> bool:
-        """Whether the node calls the peer by itself."""
+        """Whether the node itself opens connections to the peer, as it does to a worklist manager."""
         return bool(self.worklist) or cast("PeerSettings", super()).is_called

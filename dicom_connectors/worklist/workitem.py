@@ -46,7 +46,7 @@ class ProcedureStepState(StrEnum):
 
 
 class CancelReason(StrEnum):
-    """The reason why a work item is cancelled, as a code of PS3.16 CID 9300."""
+    """Why the node cancels a work item."""
 
     NOT_AT_HAND = "input not at hand"
     NOT_APPLICABLE = "no analysis applies"
@@ -57,7 +57,7 @@ class CancelReason(StrEnum):
 
     @property
     def code(self) -> Code:
-        """The code for Procedure Step Discontinuation Reason Code Sequence (0074,100E)."""
+        """The code of PS3.16 CID 9300 for Procedure Step Discontinuation Reason Code Sequence (0074,100E)."""
         from pydicom.sr.codedict import codes
 
         reasons = codes.cid9300
@@ -74,11 +74,11 @@ class CancelReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Workitem:
-    """One work item, with the attributes that a performer of analyses needs.
+    """One work item (UPS), with the attributes that a performer of analyses needs.
 
-    ``study_instance_uid``: "" if the input has no study, or several. ``sources``: Retrieve AE Titles and URLs
-    of the input. ``codes``: of the work. ``stations``: Code Values of the stations that the item is scheduled
-    for; none: for any station.
+    ``study_instance_uid``: "" if the input has no study, or several. ``sources``: AE titles and URLs where
+    the input can be retrieved. ``codes``: what work is requested. ``stations``: AE titles for which the item
+    is scheduled; empty: any station.
     """
 
     uid: str
@@ -94,7 +94,9 @@ class Workitem:
     patient: Patient
 
     def is_for(self, wanted: Iterable[str], station: str) -> bool:
-        """Whether the item is scheduled, ready, for this station, and has one of the wanted codes."""
+        """Return whether the item is scheduled, ready, open to this station, and has one of the ``wanted``
+        codes (VALUE^SCHEME, "*" for any).
+        """
         if self.state != ProcedureStepState.SCHEDULED or not self.is_ready:
             return False
         if self.stations and station not in self.stations:
@@ -104,13 +106,16 @@ class Workitem:
 
     @property
     def work(self) -> list[str]:
-        """``codes`` as texts for the database: value^scheme^meaning."""
+        """The codes of the requested work as texts VALUE^SCHEME^MEANING, as the database stores them."""
         return [f"{code.value}^{code.scheme_designator}^{code.meaning}" for code in self.codes]
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The results of one series. ``ae_titles`` and ``urls``: of the peers that have confirmed the results."""
+    """The results of a work item in one series.
+
+    ``ae_titles``, ``urls``: where they can be retrieved, at peers that confirmed them.
+    """
 
     series_instance_uid: str
     objects: Sequence[tuple[str, str]]
@@ -120,7 +125,7 @@ class Output:
 
 
 def read_workitem(dataset: Dataset, uid: str = "") -> Workitem | None:
-    """Read a work item from a data set of a worklist; None if it has no valid UID or cannot be read.
+    """Return the work item in a manager's data set; None if it has no valid UID or cannot be read.
 
     ``uid``: the UID of the requested item, whatever UID the answer contains; "": take the answer's UID.
     """
@@ -132,7 +137,7 @@ def read_workitem(dataset: Dataset, uid: str = "") -> Workitem | None:
 
 
 def state_of(dataset: Dataset) -> str:
-    """The Procedure Step State; "" if it cannot be read."""
+    """Return the Procedure Step State in a work item's data set; "" if it cannot be read."""
     with quiet_pydicom():
         try:
             return _text(dataset.get("ProcedureStepState")).upper()
@@ -141,17 +146,20 @@ def state_of(dataset: Dataset) -> str:
 
 
 def change_of_state(transaction_uid: str, state: ProcedureStepState) -> Dataset:
-    """Action Information of Change UPS State (PS3.4 Table CC.2.1-1)."""
+    """Return the Action Information of Change UPS State (PS3.4 Table CC.2.1-1)."""
     changed = Dataset()
     changed.TransactionUID, changed.ProcedureStepState = transaction_uid, state.value
     return changed
 
 
 def progress(percent: int, description: str) -> Dataset:
-    """UPS Progress Information (PS3.3 C.30.1); ``description``: at most 1024 characters."""
+    """Return the attributes that report a work item's progress (PS3.3 C.30.1).
+
+    ``description``: at most 1024 characters.
+    """
     item = Dataset()
     item.ProcedureStepProgress, item.ProcedureStepProgressDescription = str(percent), description
-    return _with(ProcedureStepProgressInformationSequence=[item])
+    return _dataset_of(ProcedureStepProgressInformationSequence=[item])
 
 
 def completed(
@@ -162,13 +170,13 @@ def completed(
     began: datetime,
     ended: datetime,
 ) -> Dataset:
-    """All attributes that the state COMPLETED needs (PS3.4 Table CC.2.5-3), with progress 100.
+    """Return the attributes that a work item needs for the state COMPLETED (PS3.4 Table CC.2.5-3).
 
-    ``began`` and ``ended`` are aware. ``work``: codes of the performed work; if empty, Image Processing is
-    written (PS3.16 CID 9231).
+    ``work``: codes of the work done; if empty, Image Processing (PS3.16 CID 9231). ``station``: AE title;
+    ``began``, ``ended``: with time zone.
     """
     done = progress(100, "results delivered")
-    performed = _performed(work, station, began, ended)
+    performed = _performed_procedure(work, station, began, ended)
     performed.OutputInformationSequence = [_output(study_instance_uid, one) for one in outputs]
     done.UnifiedProcedureStepPerformedProcedureSequence = [performed]
     return done
@@ -177,27 +185,33 @@ def completed(
 def cancelled(
     reason: CancelReason, percent: int, work: Sequence[Code], station: str, began: datetime, ended: datetime
 ) -> Dataset:
-    """All attributes that the state CANCELED needs (PS3.4 Table CC.2.5-3)."""
+    """Return the attributes that a work item needs for the state CANCELED (PS3.4 Table CC.2.5-3).
+
+    ``work``: codes of the work done; ``station``: AE title; ``began``, ``ended``: with time zone.
+    """
     done = progress(percent, reason.value)
     item = done.ProcedureStepProgressInformationSequence[0]
-    item.ProcedureStepCancellationDateTime = _moment(ended)
+    item.ProcedureStepCancellationDateTime = _dicom_time(ended)
     item.ReasonForCancellation = reason.value
     item.ProcedureStepDiscontinuationReasonCodeSequence = [_code(reason.code)]
-    performed = _performed(work, station, began, ended)
+    performed = _performed_procedure(work, station, began, ended)
     performed.OutputInformationSequence = []
     done.UnifiedProcedureStepPerformedProcedureSequence = [performed]
     return done
 
 
 def parse_work(texts: Iterable[str]) -> list[Code]:
-    """The codes in the texts of ``Workitem.work``, each ``value^scheme^meaning``."""
+    """Return the codes in texts VALUE^SCHEME^MEANING, as ``Workitem.work`` has them."""
     from pydicom.sr.coding import Code
 
     return [Code(*text.split("^", 2)) for text in texts]
 
 
 def _read(dataset: Dataset, uid: str) -> Workitem | None:
-    """Read a work item. Raises ValueError."""
+    """Return the work item in a data set, under this UID; None if the UID is not valid.
+
+    Raises ValueError if it has too many inputs.
+    """
     if not _is_uid(uid):
         return None
     inputs = _items(dataset, "InputInformationSequence")
@@ -222,7 +236,7 @@ def _read(dataset: Dataset, uid: str) -> Workitem | None:
 
 
 def _sources(item: Dataset) -> Iterator[str]:
-    """The places from which an input can be retrieved (PS3.3 Table 10-3b)."""
+    """Yield AE titles and URLs where one input of a work item can be retrieved (PS3.3 Table 10-3b)."""
     for sequence, keyword in (
         ("DICOMRetrievalSequence", "RetrieveAETitle"),
         ("WADORSRetrievalSequence", "RetrieveURL"),
@@ -233,7 +247,7 @@ def _sources(item: Dataset) -> Iterator[str]:
 
 
 def _coded(dataset: Dataset, keyword: str) -> Iterator[Code]:
-    """The codes in a sequence, as far as they are valid."""
+    """Yield the valid codes in a code sequence."""
     from pydicom.sr.coding import Code
 
     for item in _items(dataset, keyword)[:_MOST_CODES]:
@@ -243,7 +257,7 @@ def _coded(dataset: Dataset, keyword: str) -> Iterator[Code]:
 
 
 def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    """The items of a sequence, within a limit. Raises ValueError."""
+    """Return the items of a sequence. Raises ValueError if they are more than ``MOST_INPUTS``."""
     found = list(dataset.get(keyword) or ())
     if len(found) > MOST_INPUTS:
         raise ValueError("more items than are read")
@@ -251,45 +265,51 @@ def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
 
 
 def _text(value: Any) -> str:
-    """A value as text without padding; "" without a value."""
+    """Return a value as text without padding; "" for None."""
     return "" if value is None else str(value).replace("\0", "").strip()
 
 
 def _is_uid(text: str) -> bool:
+    """Return whether the text is a valid UID; leading zeros in its components are allowed."""
     return len(text) <= 64 and bool(_UID.fullmatch(text))
 
 
-def _performed(work: Sequence[Code], station: str, began: datetime, ended: datetime) -> Dataset:
-    """An item of UPS Performed Procedure Sequence (PS3.3 C.30.3)."""
+def _performed_procedure(work: Sequence[Code], station: str, began: datetime, ended: datetime) -> Dataset:
+    """Return the item of UPS Performed Procedure Sequence (PS3.3 C.30.3), without its outputs.
+
+    ``work``: codes of the work done; ``station``: AE title.
+    """
     from pydicom.sr.codedict import codes
     from pydicom.sr.coding import Code
 
     item = Dataset()
     item.PerformedStationNameCodeSequence = [_code(Code(station, _STATION_SCHEME, station))]
-    item.PerformedProcedureStepStartDateTime = _moment(began)
-    item.PerformedProcedureStepEndDateTime = _moment(ended)
+    item.PerformedProcedureStepStartDateTime = _dicom_time(began)
+    item.PerformedProcedureStepEndDateTime = _dicom_time(ended)
     item.PerformedWorkitemCodeSequence = [_code(one) for one in work or (codes.DCM.ImageProcessing,)]
     return item
 
 
 def _output(study_instance_uid: str, output: Output) -> Dataset:
-    """Referenced Instances and Access (PS3.3 Table 10-3b)."""
+    """Return an item of Output Information Sequence: the results of one series, and where to retrieve them
+    (PS3.3 Table 10-3b).
+    """
     item = Dataset()
     item.TypeOfInstances = "DICOM"
     item.StudyInstanceUID, item.SeriesInstanceUID = study_instance_uid, output.series_instance_uid
     item.ReferencedSOPSequence = [
-        _with(ReferencedSOPClassUID=sop_class, ReferencedSOPInstanceUID=uid)
+        _dataset_of(ReferencedSOPClassUID=sop_class, ReferencedSOPInstanceUID=uid)
         for sop_class, uid in output.objects
     ]
     if output.ae_titles:
-        item.DICOMRetrievalSequence = [_with(RetrieveAETitle=list(output.ae_titles))]
+        item.DICOMRetrievalSequence = [_dataset_of(RetrieveAETitle=list(output.ae_titles))]
     if output.urls:
-        item.WADORSRetrievalSequence = [_with(RetrieveURL=url) for url in output.urls]
+        item.WADORSRetrievalSequence = [_dataset_of(RetrieveURL=url) for url in output.urls]
     return item
 
 
-def _with(**values: Any) -> Dataset:
-    """A data set with these values."""
+def _dataset_of(**values: Any) -> Dataset:
+    """Return a data set with these attributes."""
     made = Dataset()
     for keyword, value in values.items():
         setattr(made, keyword, value)
@@ -297,12 +317,12 @@ def _with(**values: Any) -> Dataset:
 
 
 def _code(code: Code) -> Dataset:
-    """An item with a code."""
-    return _with(
+    """Return a code as an item of a code sequence."""
+    return _dataset_of(
         CodeValue=code.value, CodingSchemeDesignator=code.scheme_designator, CodeMeaning=code.meaning
     )
 
 
-def _moment(at: datetime) -> str:
-    """DT with its offset from UTC (PS3.5 6.2)."""
+def _dicom_time(at: datetime) -> str:
+    """Return a time as DICOM DT with its offset from UTC (PS3.5 6.2)."""
     return f"{at:%Y%m%d%H%M%S%z}"

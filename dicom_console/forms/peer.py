@@ -29,18 +29,27 @@ _USUAL = {"may": ["send"], "results": ["sr", "gsps", "sc", "summary"]}
 
 
 def empty(form: Form) -> View:
-    """The form of a new peer, filled with the usual values of a modality and the known values ``form``."""
+    """Return the template values of the form for a new peer, with usual settings of a modality.
+
+    ``form``: values of fields that are known already.
+    """
     known = {key: text for key in (*_TEXTS, "port") if (text := text_of(form, key))}
-    return _shown({**_USUAL, **known}, name="", version=0)
+    return _template_values({**_USUAL, **known}, name="", version=0)
 
 
 def filled(row: View) -> View:
-    """The form filled with the values of an entered peer."""
-    return _shown({**_USUAL, **row["content"]}, name=row["name"], version=row["version"])
+    """Return the template values of the form for a peer that was added in the console.
+
+    ``row``: the stored peer.
+    """
+    return _template_values({**_USUAL, **row["content"]}, name=row["name"], version=row["version"])
 
 
 def content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProblem]]:
-    """The peer in the form, and the mistakes in the form. ``name``: the peer that is changed."""
+    """Return (settings of the peer in the form, mistakes).
+
+    ``name``: the peer that is changed, "" for a new one.
+    """
     given: dict[str, Any] = {key: text for key in _TEXTS if (text := text_of(form, key))}
     given["name"] = name or given.get("name", "")
     wrong: dict[str, str] = {}
@@ -69,7 +78,10 @@ def content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProblem]]
 
 
 def faults(problems: Sequence[ConfigProblem], name: str) -> dict[str, list[str]]:
-    """The mistakes by form field; under "" mistakes that concern no field."""
+    """Return the mistakes by form field, in words; under "" those that belong to no field.
+
+    ``name``: of the peer.
+    """
     found: dict[str, list[str]] = {}
     for one in problems:
         key = one.key.partition(f"peers.{name}.")[2].partition("[")[0]
@@ -79,36 +91,42 @@ def faults(problems: Sequence[ConfigProblem], name: str) -> dict[str, list[str]]
         if one.value:
             said = f"{one.value}: {said}"
         if key and not is_field and key not in PeerSettings.model_fields:
-            said = f"unknown key; there are {', '.join(sorted(_further()))}"
+            said = f"unknown key; there are {', '.join(sorted(_settings_without_field()))}"
         field = key if is_field else "rest" if key else ""
         found.setdefault(field, []).append(said if is_field else f"{key or one.key}: {said}")
     return found
 
 
 def as_given(form: Form, name: str) -> View:
-    """The form with the values that the user sent, for correction."""
+    """Return the template values of the form as the user sent it, to be corrected.
+
+    ``name``: the peer that is changed, "" for a new one.
+    """
     given: View = {key: text_of(form, key) for key in (*_TEXTS, "port")}
     given |= {key: list(form.get(key, ())) for key in ("may", "results")}
     given |= {key: bool(form.get(key)) for key in SWITCHES}
     version = whole(text_of(form, "version")) or 0
-    return _shown(given, name=name, version=version) | {"rest": text_of(form, "rest")}
+    return _template_values(given, name=name, version=version) | {"rest": text_of(form, "rest")}
 
 
-def _further() -> dict[str, str]:
-    """Keys that have no field, with what they do."""
+def _settings_without_field() -> dict[str, str]:
+    """Return the settings of a peer for which the form has no field: what each does, by key."""
     known = documented_fields(PeerSettings).items()
     return {key: about.description or "" for key, about in known if key not in (*_FIELDS, *_NO_FIELD)}
 
 
-def _shown(content: Mapping[str, Any], *, name: str, version: int) -> View:
-    """The content of the form's page for a peer."""
+def _template_values(content: Mapping[str, Any], *, name: str, version: int) -> View:
+    """Return the template values of the form for a peer with the settings ``content``.
+
+    ``version``: of the stored peer, 0 for a new one.
+    """
     rest = {key: value for key, value in content.items() if key not in _FIELDS}
     return {
         "peer": {key: content.get(key, "") for key in _FIELDS},
         "rest": configured.as_text("peers", rest),
         "kinds": KINDS,
         "switches": SWITCHES,
-        "further": _further(),
+        "further": _settings_without_field(),
         "name": name,
         "edition": version,
         "above": [],

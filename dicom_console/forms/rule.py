@@ -53,8 +53,9 @@ _WANTED: Final[Mapping[type, str]] = {int: "must be a whole number", float: "mus
 
 
 def as_form(content: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The form's fields for a rule. The keys for which the form has no field go into ``rest`` as lines of
-    TOML.
+    """Return the values of the form's fields for a rule with the settings ``content``.
+
+    Settings without a field go into the field ``rest`` as TOML.
     """
     found: dict[str, list[str]] = {}
     rest: dict[str, Any] = {}
@@ -70,8 +71,9 @@ def as_form(content: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def as_content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProblem]]:
-    """The rule from the form's fields, and the fields that cannot be read. ``name``: the rule that is
-    changed.
+    """Return (settings of the rule in the form, mistakes in the form).
+
+    ``name``: the rule that is changed, "" for a new one.
     """
     pipeline = text_of(form, "pipeline")
     found: dict[str, Any] = {"name": name or text_of(form, "name"), "send_to": []}
@@ -99,12 +101,18 @@ def as_content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProble
 
 
 def field(place: Place, pipeline: str) -> str:
-    """The name of the form field for a key. The options of several pipelines share one form."""
+    """Return the name of the form field for a setting.
+
+    ``place``: its path in the rule; ``pipeline``: its options have fields of their own, because one form has
+    the options of all pipelines.
+    """
     return ".".join((place[0], pipeline, *place[1:]) if place[0] == "options" else place)
 
 
 def card_of(pipeline: str) -> PipelineCard | None:
-    """The card of a pipeline; None if the pipeline cannot be loaded (``check`` reports that)."""
+    """Return the description of a pipeline (its texts and options); None if the pipeline cannot be loaded,
+    which ``check`` reports.
+    """
     try:
         return pipelines.card_of(pipeline)
     except (KeyError, PluginError):
@@ -112,13 +120,16 @@ def card_of(pipeline: str) -> PipelineCard | None:
 
 
 def options_of(pipeline: str) -> tuple[PipelineOption, ...]:
-    """The options of a pipeline; none if the pipeline cannot be loaded."""
+    """Return the options of a pipeline; () if the pipeline cannot be loaded."""
     card = card_of(pipeline)
     return card.options.listed() if card else ()
 
 
 def faults(problems: Sequence[ConfigProblem], name: str, pipeline: str) -> dict[str, list[str]]:
-    """The mistakes by form field; under "" the mistakes in keys without a field, with the key."""
+    """Return the mistakes by form field, in words; under "" those that belong to no field.
+
+    ``name``: of the rule; ``pipeline``: the one chosen in the form.
+    """
     found: dict[str, list[str]] = {}
     places = {".".join(place): place for place in (*_kinds(pipeline), ("when",), ("rest",))}
     for one in problems:
@@ -133,14 +144,17 @@ def faults(problems: Sequence[ConfigProblem], name: str, pipeline: str) -> dict[
 
 
 def _kinds(pipeline: str) -> dict[Place, type]:
-    """The type of each field in the form of a rule for this pipeline."""
+    """Return the type of the value of each field in the form, by the setting's path.
+
+    ``pipeline``: the rule's.
+    """
     found: dict[Place, type] = {(key,): kind for key, kind in _KINDS.items()}
     found |= {("when", key): list for key in Conditions.model_fields}
     return found | {("options", one.key): one.kind for one in options_of(pipeline)}
 
 
 def _leaves(content: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
-    """The place and value of each key, also in ``when`` and ``options``."""
+    """Yield (path, value) of each setting of a rule; those in ``when`` and ``options`` singly."""
     for key, value in content.items():
         if key in ("when", "options") and isinstance(value, Mapping):
             yield from (((key, inner), item) for inner, item in value.items())
@@ -149,7 +163,10 @@ def _leaves(content: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
 
 
 def _shown(place: Place, kind: type | None, value: Any) -> list[str] | None:
-    """A value as the form's field shows it; None if the field cannot represent it."""
+    """Return the text (or texts) with which a field shows ``value``; None if the field cannot express it.
+
+    ``kind``: type of the field, None if there is no field.
+    """
     if place[0] == "when" and isinstance(value, str):
         value = [value]
     are_texts = isinstance(value, list) and all(isinstance(one, str) for one in value)
@@ -165,7 +182,7 @@ def _shown(place: Place, kind: type | None, value: Any) -> list[str] | None:
 
 
 def _written(value: Any) -> str:
-    """A value as text in a field."""
+    """Return a setting's value as one types it into a field."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
@@ -176,7 +193,10 @@ def _written(value: Any) -> str:
 
 
 def _read(kind: type, text: str) -> Any:
-    """The value of a field, None if it is empty. Raises ValueError, whose text is a remedy."""
+    """Return the value of type ``kind`` that a field's text means; None if it is empty.
+
+    Raises ValueError that says what to type.
+    """
     if not text:
         return None
     if kind is bool:
@@ -193,7 +213,7 @@ def _read(kind: type, text: str) -> Any:
 
 
 def _number(kind: type, text: str) -> Any:
-    """A number in a field. Raises ValueError with a remedy."""
+    """Return the number in a field. Raises ValueError that says what to type."""
     try:
         return kind(text)
     except ValueError:
@@ -201,14 +221,18 @@ def _number(kind: type, text: str) -> Any:
 
 
 def _put(content: dict[str, Any], place: Place, value: Any) -> None:
-    """Set the value at a place of nested tables."""
+    """Set the value at the path ``place`` in nested tables."""
     for key in place[:-1]:
         content = content.setdefault(key, {})
     content[place[-1]] = value
 
 
 def page(settings: Settings, form: Form, name: str, error: FaultyInput | None) -> View:
-    """The content of the form's page. ``form``: the fields as typed, empty for a new rule."""
+    """Return the template values of a rule's form.
+
+    ``form``: the fields as typed, empty for a new rule; ``name``: the rule that is changed, "" for a new one;
+    ``error``: the mistakes to show, None for none.
+    """
     offered = sorted(name for name in pipelines.PIPELINES if name not in PROGRAMS)
     receiving = [peer for peer in settings.peers if "receive" in peer.may]
     archives = {peer.name: peer.ae_title for peer in receiving if not peer.deidentify}
@@ -259,7 +283,10 @@ def page(settings: Settings, form: Form, name: str, error: FaultyInput | None) -
 
 
 def _field(key: str, label: str, example: str, form: Form, **more: Any) -> View:
-    """One field of the form, as its template needs it."""
+    """Return the template values of one form field.
+
+    ``key``: the field's name; ``more``: further values, such as choices.
+    """
     return {
         "key": key,
         "label": label,
@@ -271,14 +298,16 @@ def _field(key: str, label: str, example: str, form: Form, **more: Any) -> View:
 
 
 def _limit(key: str, label: str, form: Form) -> View:
-    """A field for a limit, with its default."""
+    """Return the template values of a field for a numerical limit, with its default as example."""
     usual = f"{RuleSettings.model_fields[key].get_default():g}"
     note = N_("left empty: no limit") if usual == "0" else N_("left empty: as shown; 0: no limit")
     return _field(key, label, usual, form, note=note)
 
 
 def _options(pipeline: str, form: Form) -> Iterator[View]:
-    """The form's fields for the options of a pipeline; a choice if the possible values are known."""
+    """Yield the template values of a field for each option of a pipeline; a selection if the option has a
+    fixed set of values.
+    """
     for option in options_of(pipeline):
         choices = _YES_NO if option.kind is bool else [(value, value) for value in option.choices]
         usual = "required" if option.required else f"usual ({option.default})"
@@ -294,7 +323,11 @@ def _options(pipeline: str, form: Form) -> Iterator[View]:
 
 
 def _ticks(known: Mapping[str, str], ticked: Sequence[str]) -> list[View]:
-    """Each name with its description; also ticked names that no longer exist."""
+    """Return the template values of check boxes, one for each name.
+
+    ``known``: descriptions by name; ``ticked``: the chosen names, which may include some that no longer
+    exist.
+    """
     names = [*known, *(name for name in ticked if name not in known)]
     return [
         {"name": name, "about": known.get(name, N_("no such peer")), "ticked": name in ticked}

@@ -27,7 +27,10 @@ faces = Faces()
     "GET", "/entered", UserRole.ADMIN, lambda request, rows: request.page("entered.html", rows=rows)
 )
 def list_versions(request: CurrentRequest) -> list[Row]:
-    """The versions of all entered peers and rules, the newest first: when, by whom, and what was changed."""
+    """Return the versions of all peers and rules that were added in the console, the newest first.
+
+    Each says when and by whom it was saved, and what was changed.
+    """
     return configured.entered_versions(request.settings)
 
 
@@ -38,13 +41,19 @@ def list_versions(request: CurrentRequest) -> list[Row]:
     lambda request, saved: request.in_force(SAVED, "/entered", *saved["warnings"], name=saved["name"]),
 )
 def undo(request: CurrentRequest, number: Number, despite_hold: DespiteHold = False) -> Row:
-    """Have all entered peers and rules as in an earlier version."""
+    """Give all peers and rules that were added in the console the settings of an earlier version.
+
+    ``despite_hold``: also if results then go out that a rule now holds back for a person.
+    """
     request.take_over()  # once it is answered, and not after a refusal
     return configured.undo_to(request.settings, number, request.person, despite_hold=despite_hold)
 
 
 def add_handlers(faces: Faces, kind: Kind) -> None:
-    """Add the handlers that save a peer or rule (for programs; people have a form) and remove one."""
+    """Publish the handlers that save a peer or rule (REST only; people have a form) and remove one.
+
+    ``kind``: "peers" or "rules".
+    """
     one = kind.removesuffix("s")
 
     def put_one(
@@ -54,13 +63,16 @@ def add_handlers(faces: Faces, kind: Kind) -> None:
         version: Edition = None,
         despite_hold: DespiteHold = False,
     ) -> Row:
+        """Save the peer or rule ``name`` (the docstring for the REST API is set below)."""
         return put(request, kind, configured.from_keys(kind, name, keys), version, despite_hold=despite_hold)
 
     def remove_one(request: CurrentRequest, name: Name, version: Edition = None) -> None:
+        """Remove the peer or rule ``name`` (the docstring for the REST API is set below)."""
         configured.remove_entry(request.settings, kind, name, version, request.person)
         request.take_over()
 
     def removed(request: ConsoleRequest, _done: None) -> Response:
+        """Return the page that says that the peer or rule is removed."""
         return request.in_force(N_("%(name)s is removed."), f"/{kind}", name=request.http.path_params["name"])
 
     # FastAPI describes the REST API by these.
@@ -79,9 +91,12 @@ def put(
     *,
     despite_hold: bool,
 ) -> Row:
-    """Save a peer or rule, and let the node load the changed configuration.
+    """Save a peer or rule, let the node load the changed configuration, and return the stored row with
+    warnings.
 
-    Raises the errors of ``entered.save``.
+    ``kind``: "peers" or "rules"; ``version``: the version that was changed, None for whichever is stored;
+    ``despite_hold``: also if results then go out that a rule now holds back. Raises the errors of
+    ``configured.save_entry``.
     """
     saved = configured.save_entry(
         request.settings, kind, content, version, request.person, despite_hold=despite_hold

@@ -26,7 +26,7 @@ TREND_SPANS = {1: N_("a day"), 7: N_("7 days"), 30: N_("30 days"), 91: N_("13 we
 
 @faces.page("GET", "/", UserRole.VIEWER)
 def present(request: CurrentRequest) -> Response:
-    """Show counts, each with a link to its list."""
+    """Show the console's first page: the node's present state in numbers, each with a link to its list."""
     return request.page("overview.html", now=request.read(metrics.overview, request.settings))
 
 
@@ -67,7 +67,7 @@ def list_events(
 
 @faces.page_of(list_events)
 def _events_page(request: ConsoleRequest, found: Row) -> Response:
-    """The page of events."""
+    """Return the page of events, and record in the audit that the person saw it."""
     audit.note_list(request.site.database, request.person, "events")
     names = ("at", "minutes", "peer", "number", "words", "problems")
     return request.page(
@@ -81,7 +81,7 @@ def _events_page(request: ConsoleRequest, found: Row) -> Response:
 
 @faces.handler("GET", "/trends", UserRole.VIEWER)
 def show(request: CurrentRequest, days: Annotated[int, Query(ge=1, le=91)] = 7) -> Activity:
-    """Studies, turnaround, findings and failures of the last 1, 7, 30 or 91 days, by time."""
+    """Return trends of the last 1, 7, 30 or 91 days by time: studies, turnaround, findings and failures."""
     if days not in TREND_STEPS:
         raise FaultyInput(f"days is one of {', '.join(map(str, TREND_STEPS))}")
     return request.read(activity, days)
@@ -89,7 +89,7 @@ def show(request: CurrentRequest, days: Annotated[int, Query(ge=1, le=91)] = 7) 
 
 @faces.page_of(show)
 def _trends_page(request: ConsoleRequest, found: Activity) -> Response:
-    """The page of trends."""
+    """Return the page of trends, with charts."""
     charts = [
         chart(N_("Studies received"), "", "bars", found.hours, [found.received]),
         chart(N_("From the last image to the delivery"), "s", "lines", found.times, found.turnaround),

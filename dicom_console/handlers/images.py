@@ -17,8 +17,9 @@ faces = Faces()
 
 @faces.page("GET", "/studies/images/{number}", UserRole.VIEWER)
 def image(request: CurrentRequest, number: Number, frame: int = 1, layer: int = 0) -> Response:
-    """Show one received image; ``layer``: number of the result shown in its place, 0: the image as
-    received.
+    """Show one received image.
+
+    ``number``: of the image; ``layer``: number of the result shown in its place, 0: the image as received.
     """
     shown = request.read(pictures.find, request.settings, PictureKind.IMAGES, number)
     found = request.read(studies.image_view, request.settings, number)
@@ -35,7 +36,7 @@ def image(request: CurrentRequest, number: Number, frame: int = 1, layer: int = 
 
 @faces.page("GET", "/studies/results/{number}/content", UserRole.VIEWER)
 def content(request: CurrentRequest, number: Number) -> Response:
-    """Show the content of a result object."""
+    """Show the content of a result object as a tree. ``number``: of the result."""
     shown = _find_and_note(request, PictureKind.RESULTS, number)
     study = request.read(listing.study_heading, request.settings, shown.study)
     tree, whole = contents.contents(shown.path)
@@ -44,21 +45,24 @@ def content(request: CurrentRequest, number: Number) -> Response:
 
 @faces.page("GET", "/studies/results/{number}", UserRole.VIEWER)
 def result(request: CurrentRequest, number: Number, frame: int = 1) -> Response:
-    """Show one frame of a result, with links to the other frames."""
+    """Show one frame of a result, with links to the other frames. ``number``: of the result."""
     shown = request.read(pictures.find, request.settings, PictureKind.RESULTS, number)
     return _frame(request, "result.html", shown, frame, number=number)
 
 
 @faces.page("GET", "/studies/results/{number}/masks/{segment}", UserRole.VIEWER)
 def mask(request: CurrentRequest, number: Number, segment: int) -> Response:
-    """One segment of a segmentation as a picture that is laid over its image."""
+    """Return one segment of a segmentation as PNG, which the page lays over its image.
+
+    ``number``: of the result.
+    """
     shown = _find_and_note(request, PictureKind.RESULTS, number)
     return Response(viewer.mask_png(shown, segment), media_type="image/png")
 
 
 @faces.page("GET", "/studies/{which}/{number}/{frame}/samples", UserRole.VIEWER)
 def frame_samples(request: CurrentRequest, which: PictureKind, number: Number, frame: int) -> Response:
-    """The sample values of a frame; the header X-Samples describes them (``views.viewer``)."""
+    """Return the sample values of a frame; the header X-Samples describes them in JSON (``views.viewer``)."""
     found = viewer.samples(_find_and_note(request, which, number), frame)
     headers = {"X-Samples": json.dumps(found.about)}
     return Response(found.data, media_type="application/octet-stream", headers=headers)
@@ -68,13 +72,17 @@ def frame_samples(request: CurrentRequest, which: PictureKind, number: Number, f
 def png(
     request: CurrentRequest, which: PictureKind, number: Number, frame: int, longest: int = pictures.LARGEST
 ) -> Response:
-    """One frame as PNG, of a received image or of a result."""
+    """Return one frame of a received image or a result as PNG.
+
+    ``longest``: pixels of its longer side, at most.
+    """
     shown = _find_and_note(request, which, number)
     return Response(pictures.png(shown, frame, longest), media_type="image/png")
 
 
 def _find_and_note(request: ConsoleRequest, which: PictureKind, number: int) -> Shown:
-    """The object with this number, after the audit has noted that the person sees its study.
+    """Return the object ``number``, after recording in the audit that the person sees its study.
+
     Raises NotFound.
     """
     shown = request.read(pictures.find, request.settings, which, number)
@@ -83,7 +91,10 @@ def _find_and_note(request: ConsoleRequest, which: PictureKind, number: int) -> 
 
 
 def _frame(request: ConsoleRequest, template: str, shown: Shown, frame: int, **values: Any) -> Response:
-    """The page of one frame, with links to the others. Raises NotFound."""
+    """Return the page of one frame (from 1), after recording in the audit that the person sees the study.
+
+    Raises NotFound if there is no such frame.
+    """
     audit.note_sight(request.site.database, request.person, shown.study)
     frames = pictures.frames(shown)
     if not 1 <= frame <= frames:

@@ -38,8 +38,8 @@ _THREADS = CapacityLimiter(2)  # of /readyz
 
 
 class Live:
-    """The open streams, and the text that changes with each change (``views.changes``), which all streams
-    share.
+    """The open streams of server-sent events, counted by session, and the mark of the newest change, which
+    they share.
     """
 
     def __init__(self) -> None:
@@ -49,12 +49,14 @@ class Live:
         self._asking = asyncio.Lock()
 
     def has_place(self, token: str) -> bool:
-        """Whether one more stream may be open, in all and in this session."""
+        """Return whether one more stream may be opened, by the limits of the console and of the session
+        ``token``.
+        """
         return self._open.total() < STREAMS and self._open[token] < STREAMS_OF_A_SESSION
 
     @contextmanager
     def place(self, token: str) -> Iterator[None]:
-        """Count one open stream of this session while the scope lasts."""
+        """Context manager that counts one open stream of the session ``token``."""
         self._open[token] += 1
         try:
             yield
@@ -63,18 +65,19 @@ class Live:
             self._open += Counter()  # forgets those without a stream
 
     async def mark(self, database: Database) -> str:
-        """The text of the newest change, read less than a second ago."""
+        """Return a text that changes with each change of the database, at most a second old."""
         async with self._asking:
             if time.monotonic() - self._asked_at >= POLL_SECONDS:
                 self._asked_at = time.monotonic()
-                self._mark = await run_in_threadpool(changes.newest, database)
+                self._mark = await run_in_threadpool(changes.change_mark, database)
         return self._mark
 
 
 @faces.page("GET", "/live", UserRole.VIEWER, counts=False)
 async def live(request: CurrentRequest) -> Response:
-    """A stream with a message for each change; "away" without a database, "ended" when the session
-    is over.
+    """Answer with a stream of server-sent events, one for each change.
+
+    The event "away" says that the database does not answer, "ended" that the session is over.
     """
     streams: Live = request.http.app.state.live
     if not streams.has_place(request.token):
@@ -85,7 +88,7 @@ async def live(request: CurrentRequest) -> Response:
 
 
 async def _messages(request: ConsoleRequest, streams: Live) -> AsyncIterator[str]:
-    """The messages of one stream, until the session or the console ends."""
+    """Yield the messages of one stream until the session or the console ends."""
     shown, checked_at = "", time.monotonic()
     database, idle = request.site.database, request.settings.console.idle_minutes
     with streams.place(request.token):
@@ -107,15 +110,16 @@ async def _messages(request: ConsoleRequest, streams: Live) -> AsyncIterator[str
 @faces.people.api_route("/healthz", methods=["GET", "HEAD"])
 @needs(ANYONE)
 async def healthz(request: CurrentRequest) -> Response:
-    """Answer that the console's process runs; the header X-Console identifies the process."""
+    """Answer that the console's process runs; the header X-Console has a text that is its own."""
     return PlainTextResponse("ok\n", headers={"X-Console": request.site.mark})
 
 
 @faces.people.api_route("/readyz", methods=["GET", "HEAD"])
 @needs(ANYONE)
 async def readyz(request: CurrentRequest) -> Response:
-    """200 if the node accepts objects, else 503 with the reason. It has a thread of its own, which no page
-    can occupy.
+    """Answer 200 if the node accepts objects, else 503 with the reason.
+
+    It has threads of its own, which no page can occupy.
     """
     why = await run_sync(request.read, metrics.not_ready, request.settings, limiter=_THREADS)
     return PlainTextResponse(f"{why or 'ready'}\n", 503 if why else 200)
@@ -123,7 +127,7 @@ async def readyz(request: CurrentRequest) -> Response:
 
 @faces.page("GET", "/metrics", ANYONE)
 def numbers(request: CurrentRequest) -> Response:
-    """Metrics in the text format of Prometheus, for callers with the token or on the metrics port."""
+    """Return all metrics in Prometheus' text format, to callers with the token or at the metrics port."""
     console, given = request.settings.console, request.http.headers.get("authorization", "")
     token = console.metrics_token.get_secret_value()
     has_token = bool(token) and hmac.compare_digest(given.encode(), f"Bearer {token}".encode())

@@ -16,7 +16,7 @@ _place = Semaphore(1)  # a model is tried in a process of its own, with all its 
 
 @faces.page("GET", "/models", UserRole.VIEWER)
 def list_models(request: CurrentRequest) -> Response:
-    """All models."""
+    """Show all installed models, and which pipeline uses which."""
     return request.page(
         "models.html",
         rows=models.models(request.settings),
@@ -28,7 +28,7 @@ def list_models(request: CurrentRequest) -> Response:
 
 @faces.page("GET", "/models/{identifier}/{version}", UserRole.VIEWER)
 def show(request: CurrentRequest, identifier: str, version: str) -> Response:
-    """One model, with the drift of its scores for each sender as in ``models drift``."""
+    """Show one model: its model card, readers' verdicts, and the drift of its scores for each sender."""
     return request.page(
         "model.html",
         counts=request.read(reviews.counts_by_finding, identifier, version),
@@ -43,7 +43,7 @@ def show(request: CurrentRequest, identifier: str, version: str) -> Response:
 
 @faces.page("POST", "/models/{identifier}/{version}/activate", UserRole.ADMIN)
 def activate(request: CurrentRequest, identifier: str, version: str) -> Response:
-    """Try the model, and let a pipeline use it."""
+    """Test the model, and let the pipeline named in the form use it from now on."""
     pipeline, name = request.text("pipeline")[:64], f"{identifier}@{version}"
     with one_of(_place, "Another model is being tried: wait until it is done."):
         configured.activate_model(request.settings, pipeline, name, request.person)
@@ -52,6 +52,6 @@ def activate(request: CurrentRequest, identifier: str, version: str) -> Response
 
 @faces.page("POST", "/models/{pipeline}/rollback", UserRole.ADMIN)
 def roll_back(request: CurrentRequest, pipeline: str) -> Response:
-    """Let a pipeline use the model that was active before."""
+    """Let a pipeline use the model again that it used before its present one."""
     configured.roll_back_model(request.settings, pipeline, request.person)
     return see_other("/models")

@@ -13,15 +13,17 @@ faces = Faces()
 
 @faces.page("GET", "/patients", UserRole.VIEWER)
 def list_patients(request: CurrentRequest, after: Since = None, person: bool = False) -> Response:
-    """One page of patients. ``person``: only the ID that was searched for, which is in the session, not in
-    the address.
+    """Show one page of patients.
+
+    ``after``: last row of the page before; ``person``: only the Patient ID that was searched for, which is
+    stored in the session so that it is not in the address.
     """
     return _list(request, after, users.search_of(request.site.database, request.token) if person else {})
 
 
 @faces.page("POST", "/patients/search", UserRole.VIEWER)
 def search(request: CurrentRequest) -> Response:
-    """Keep the searched Patient ID in the session, so that no address contains it."""
+    """Store the Patient ID that the person searches for in the session, and redirect to the list."""
     wanted = request.text("patient")[:64]
     users.keep_search(
         request.site.database, request.token, {"patient": wanted} if wanted else {}, request.person
@@ -31,26 +33,29 @@ def search(request: CurrentRequest) -> Response:
 
 @faces.page("GET", "/patients/{number}", UserRole.VIEWER)
 def show(request: CurrentRequest, number: Number) -> Response:
-    """The patient of this study."""
+    """Show a patient. ``number``: of one of the patient's studies."""
     return _page(request, number)
 
 
 @faces.page("POST", "/patients/{number}/delete", UserRole.ADMIN)
 def delete(request: CurrentRequest, number: Number) -> Response:
-    """Delete the received objects of this patient, as far as that is allowed."""
+    """Delete the patient's received objects, as far as that is allowed, and show the outcome.
+
+    ``number``: of one of the patient's studies.
+    """
     numbers = request.read(patients.studies_of, number)
     return _page(request, number, studies.delete_received(request.settings, numbers, request.person))
 
 
 def _list(request: ConsoleRequest, after: int | None, about: dict[str, str]) -> Response:
-    """One page of the list of patients."""
+    """Return the page of a list of patients. ``about``: what was searched for; {} for all."""
     audit.note_list(request.site.database, request.person, "patients")
     rows, more = request.read(patients.patients, about.get("patient", ""), after)
     return request.page("patients.html", rows=rows, more=more, first=after is None, about=about)
 
 
 def _page(request: ConsoleRequest, number: int, deleted: list[View] | None = None) -> Response:
-    """The page of a patient. ``deleted``: the outcome of a deletion just done."""
+    """Return the page of a patient. ``deleted``: the outcome of a deletion just done, None without one."""
     patient = request.read(patients.show, request.settings, number)
     for study in patient["studies"]:
         audit.note_sight(request.site.database, request.person, study["id"])

@@ -24,20 +24,23 @@ Caller = Annotated[str, Query(max_length=64, pattern=r"^[ -~]*$")]
 
 @faces.handler("GET", "/peers", UserRole.VIEWER)
 def peers(request: CurrentRequest) -> list[Row]:
-    """The configured peers, each with its last association."""
+    """Return the configured peers, each with its last association."""
     return [Row(**row) for row in request.read(directory.peers, request.settings)]
 
 
 @faces.page_of(peers)
 def _peers_page(request: ConsoleRequest, rows: list[Row]) -> Response:
-    """The page of all peers, and of callers that are no peer."""
+    """Return the page of all peers, and of callers that are no peer."""
     strangers = request.read(directory.strangers, request.settings)
     return request.page("peers.html", rows=rows, strangers=strangers, days=directory.DAYS)
 
 
 @faces.page("GET", "/peers/why", UserRole.VIEWER)
 def why(request: CurrentRequest, caller: Caller = "") -> Response:
-    """List what a machine tried, what was refused, and the configuration lines that would allow it."""
+    """Show what a machine tried, what was refused, and the settings that would allow it.
+
+    ``caller``: its AE title or address, "" for a list of refused callers.
+    """
     caller, found, problem = caller.strip(), None, ""
     try:
         found = people_peers.why(request.settings, caller, _since()) if caller else None
@@ -55,14 +58,14 @@ def why(request: CurrentRequest, caller: Caller = "") -> Response:
 
 @faces.page("GET", "/peers/new", UserRole.ADMIN)
 def new(request: CurrentRequest, caller: Caller = "", host: Caller = "") -> Response:
-    """Show the form of a new peer, filled in with what is known of a caller."""
+    """Show the form for a new peer, filled in with what is known of a caller. ``caller``: its AE title."""
     known = {"name": [people_peers.short_name(caller)], "ae_title": [caller], "host": [host]}
     return request.page("peer_form.html", **peer_form.empty(known))
 
 
 @faces.page("GET", "/peers/{name}/change", UserRole.ADMIN)
 def change(request: CurrentRequest, name: str) -> Response:
-    """Show the form filled in with the peer's present settings."""
+    """Show the form for changing the peer ``name``, filled in with its present settings."""
     return request.page(
         "peer_form.html", **peer_form.filled(configured.show_entry(request.settings, "peers", name))
     )
@@ -77,13 +80,13 @@ def test_peer(request: CurrentRequest, name: Name) -> list[Row]:
 
 @faces.page("GET", "/peers/{name}", UserRole.VIEWER)
 def show(request: CurrentRequest) -> Response:
-    """One peer."""
+    """Show one peer."""
     return _page(request, None)
 
 
 @faces.page_of(test_peer)
 def _page(request: ConsoleRequest, checks: list[Row] | None) -> Response:
-    """The page of a peer. ``checks``: the results of a test just done."""
+    """Return the page of a peer. ``checks``: the results of a test just done, None without one."""
     name = request.http.path_params["name"]
     return request.page(
         "peer.html",
@@ -98,7 +101,9 @@ def _page(request: ConsoleRequest, checks: list[Row] | None) -> Response:
 @faces.page("POST", "/peers/new", UserRole.ADMIN)
 @faces.page("POST", "/peers/{name}/change", UserRole.ADMIN)
 def save(request: CurrentRequest) -> Response:
-    """Add the peer of the form, or change it unless somebody else did meanwhile."""
+    """Save the peer in the form, new or changed; show the form again with what is wrong if that is
+    refused.
+    """
     name = request.http.path_params.get("name", "")
     version = request.number("version")
     content, unread = peer_form.content(request.fields(), name)
@@ -123,10 +128,13 @@ def save(request: CurrentRequest) -> Response:
 
 
 def _form_again(request: ConsoleRequest, name: str, status: int, **shown: object) -> Response:
-    """The form with the values that were sent, and what is wrong with them."""
+    """Return the form with the values as sent, with ``shown`` as what is wrong.
+
+    ``name``: the peer that is changed, "" for a new one; ``status``: HTTP status.
+    """
     return request.page("peer_form.html", status, **peer_form.as_given(request.fields(), name) | shown)
 
 
 def _since() -> datetime:
-    """The beginning of the days that pages about callers cover."""
+    """Return the beginning of the period that pages about callers cover."""
     return datetime.now(UTC) - timedelta(days=directory.DAYS)

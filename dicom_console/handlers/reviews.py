@@ -20,14 +20,14 @@ _EDGES = ("left", "top", "right", "bottom")
 
 @faces.handler("GET", "/reviews", UserRole.OPERATOR)
 def list_reviews(request: CurrentRequest, after: Since = None) -> Reviews:
-    """Images that wait for a review of their cleaning, the longest waiting first."""
+    """Return the images that wait for a person's review of their cleaning, the longest waiting first."""
     rows, more = request.read(reviews.waiting_reviews, after)
     return Reviews(reviews=[Row(**row) for row in rows], next=more)
 
 
 @faces.page_of(list_reviews)
 def _reviews_page(request: ConsoleRequest, found: Reviews) -> Response:
-    """The page of waiting reviews."""
+    """Return the page of images that wait for a review of their cleaning."""
     first = not request.query("after")
     return request.page(
         "reviews.html",
@@ -39,27 +39,30 @@ def _reviews_page(request: ConsoleRequest, found: Reviews) -> Response:
 
 @faces.handler("GET", "/reviews/{number}", UserRole.OPERATOR)
 def show(request: CurrentRequest, number: Number) -> Row:
-    """Show one image with the detected text, and the boxes that a person drew before."""
+    """Return one image that waits for a review, with the detected text and boxes drawn before."""
     found = request.read(reviews.show_review, request.settings, number)
     audit.note_sight(request.site.database, request.person, found["study_id"])
     return Row(**found)
 
 
 def _to_the_next(request: ConsoleRequest, _done: None = None) -> Response:
-    """Redirect to the next image that waits, or to the list if none does."""
+    """Redirect to the next image that waits for a review, or to the list if none does."""
     following = request.read(reviews.review_after, int(request.http.path_params["number"]))
     return see_other(f"/reviews/{following}" if following else "/reviews")
 
 
 @faces.handler("POST", "/reviews/{number}/accept", UserRole.OPERATOR, _to_the_next)
 def accept(request: CurrentRequest, number: Number) -> None:
-    """Accept the cleaning of an image: it stays as it is."""
+    """Accept the cleaning of an image (removal of burned-in text): it stays as it is."""
     reviews.accept_cleaning(request.settings, number, request.person)
 
 
 @faces.handler("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
 def draw(request: CurrentRequest, number: Number, drawn: Annotated[Boxes, Body()]) -> None:
-    """Clean the image again, and also remove the content of these boxes; they replace boxes drawn before."""
+    """Clean an image again, and also black out the content of these boxes.
+
+    They replace boxes that a person drew before.
+    """
     reviews.draw_boxes(request.settings, number, drawn.boxes, request.person, request.user.role)
 
 
@@ -71,7 +74,11 @@ def try_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, B
 
 @faces.handler("POST", "/reviews/{number}/device-rule", UserRole.ADMIN)
 def save_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, Body()]) -> Row:
-    """Save a device rule with these boxes, and clean the image again; ``not_cleaned``: why that failed."""
+    """Save a device rule with these boxes, and clean the image again.
+
+    A device rule names areas to black out in all images of a device. ``not_cleaned`` in the answer says why
+    the second cleaning failed, "" if it did not.
+    """
     why_not = reviews.save_rule(
         request.settings, number, rule.name, rule.boxes, request.person, request.user.role
     )
@@ -81,13 +88,15 @@ def save_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, 
 
 @faces.page_of(show)
 def _review_page(request: ConsoleRequest, review: Row) -> Response:
-    """The page of one review."""
+    """Return the page on which a person reviews the cleaning of one image."""
     return _form(request, review, [list(map(str, box)) for box in review["drawn"]])
 
 
 @faces.page("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
 def use_boxes(request: CurrentRequest, number: Number) -> Response:
-    """Clean the image again with the boxes of the form, or try or save a device rule with them."""
+    """Clean the image again with the boxes drawn in the form or, as the form says, test or save a device rule
+    with them.
+    """
     act, name = request.text("act"), request.text("name")[:64]
     if act not in ("clean", "try", "save"):
         raise HTTPException(400, "Choose an action for the boxes.")
@@ -110,7 +119,10 @@ def use_boxes(request: CurrentRequest, number: Number) -> Response:
 
 
 def _saved(request: ConsoleRequest, number: int, saved: Row) -> Response:
-    """The page after a device rule was saved; it says whether the image was cleaned again."""
+    """Return the page after a device rule was saved; it says whether the image was cleaned again.
+
+    ``saved``: the outcome.
+    """
     if not saved["not_cleaned"]:
         cleaned = N_("The device rule %(name)s is saved; the image is cleaned again.")
         return request.in_force(cleaned, "/reviews", name=saved["name"])
@@ -129,7 +141,11 @@ def _form(
     problem: str = "",
     status: int = 200,
 ) -> Response:
-    """The page of a review. ``edges``: the edges of each box, as they were typed."""
+    """Return the page of one review.
+
+    ``edges``: (left, top, right, bottom) of each box as typed; ``name``: of a device rule; ``problem``: what
+    is wrong with the form, "" for nothing.
+    """
     shown = request.read(pictures.find, request.settings, PictureKind.IMAGES, review["instance_id"])
     empty = [["", "", "", ""]] * (reviews.MOST_BOXES - len(edges))
     return request.page(

@@ -25,13 +25,13 @@ add_handlers(faces, "rules")
 
 @faces.handler("GET", "/rules", UserRole.VIEWER)
 def list_rules(request: CurrentRequest) -> list[Row]:
-    """The rules in their order."""
+    """Return the rules in the order in which they apply."""
     return [Row(**row) for row in configured.list_rules(request.settings)]
 
 
 @faces.page_of(list_rules)
 def _rules_page(request: ConsoleRequest, shown: list[Row]) -> Response:
-    """The page of the rules, with their effect on the newest studies."""
+    """Return the page of the rules, with their effect on the newest studies."""
     tried = request.read(configured.try_rules, request.settings)
     conditions = {key: label for key, (label, _) in rule_form.CONDITIONS.items()}
     return request.page(
@@ -41,7 +41,10 @@ def _rules_page(request: ConsoleRequest, shown: list[Row]) -> Response:
 
 @faces.handler("POST", "/rules/{name}/try", UserRole.OPERATOR)
 def try_rule(request: CurrentRequest, name: Name, keys: Keys) -> list[Row]:
-    """The effect that the rules with this one would have on the newest studies; nothing is changed."""
+    """Return the effect on the newest studies that the rules would have with this rule.
+
+    It replaces the present rule of its name for this test; nothing is changed.
+    """
     other = configured.check_entry(
         request.settings, "rules", configured.from_keys("rules", name, keys)
     ).settings
@@ -50,13 +53,13 @@ def try_rule(request: CurrentRequest, name: Name, keys: Keys) -> list[Row]:
 
 @faces.page("GET", "/rules/new", UserRole.ADMIN)
 def new(request: CurrentRequest) -> Response:
-    """An empty form."""
+    """Show the empty form for a new rule."""
     return _form(request, "", 0, {})
 
 
 @faces.page("GET", "/rules/{name}/change", UserRole.ADMIN)
 def change(request: CurrentRequest, name: str) -> Response:
-    """Show the form filled in with the rule's present settings."""
+    """Show the form for changing the rule ``name``, filled in with its present settings."""
     row = configured.show_entry(request.settings, "rules", name)
     text = configured.as_text("rules", row["content"])
     return _form(request, name, row["version"], rule_form.as_form(row["content"]), text=text)
@@ -69,9 +72,10 @@ def _checked(
     version: int,
     problems: list[ConfigProblem],
 ) -> Warned:
-    """The warnings for a rule of this ``name``, "" for a new one.
+    """Return the warnings for a rule that is to be saved.
 
-    Raises FaultyInput (every mistake, with those that the form found), NotAllowedNow.
+    ``name``: the rule that is changed, "" for a new one; ``version``: the version changed; ``problems``:
+    mistakes found in the form. Raises FaultyInput with all mistakes, or NotAllowedNow.
     """
     found = [*problems]
     try:
@@ -93,7 +97,10 @@ def _checked(
 @faces.page("POST", "/rules/new", UserRole.ADMIN)
 @faces.page("POST", "/rules/{name}/change", UserRole.ADMIN)
 def save(request: CurrentRequest) -> Response:
-    """Try the rule of the form, or save it, unless somebody else did meanwhile."""
+    """Show the effect of the rule in the form, or save the rule if its effect was shown before.
+
+    If it is refused, show the form again with what is wrong.
+    """
     name = request.http.path_params.get("name", "")
     saves, version, fields = request.text("act") == "save", request.number("version"), request.fields()
     content, problems = rule_form.as_content(fields, name)
@@ -131,8 +138,11 @@ def _form(
     error: FaultyInput | None = None,
     status: int = 200,
 ) -> Response:
-    """The form of a rule. ``text``: the rule in TOML. ``unseen``: the user wanted to save it before seeing
-    its effect.
+    """Return the form of a rule.
+
+    ``fields``: as typed; ``text``: the rule as TOML; ``tried``: its effect on the newest studies; ``mark``:
+    hash of the rule whose effect is shown; ``unseen``: the user tried to save it before its effect was shown;
+    ``warned``: warnings; ``error``: mistakes.
     """
     return request.page(
         "rule_form.html",
@@ -150,8 +160,10 @@ def _form(
 
 
 def _named(request: ConsoleRequest, tried: list[View]) -> dict[str, View]:
-    """For each of these studies, the fields with which a list names it. The audit notes that the person sees
-    them.
+    """Return, by Study Instance UID, the patient and further fields with which a list names the studies in
+    ``tried``.
+
+    The audit records that the person sees them.
     """
     if tried:
         audit.note_list(request.site.database, request.person, "rules")

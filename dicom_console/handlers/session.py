@@ -42,9 +42,9 @@ Change = Literal["role", "password", "disable", "enable", "sign-out", "remove"]
 
 @faces.page("GET", "/sign-in", ANYONE)
 def ask_to_sign_in(request: CurrentRequest) -> Response:
-    """Show the form to sign in.
+    """Show the sign-in form.
 
-    The form is bound to a token in the cookie; a browser without a session gets a new token.
+    It is bound to the token in the session cookie; a browser without one gets a new token.
     """
     token = request.token or users.new_token()
     response = _sign_in_form(request, token)
@@ -54,7 +54,7 @@ def ask_to_sign_in(request: CurrentRequest) -> Response:
 
 @faces.page("POST", "/sign-in", ANYONE)
 def sign_in(request: CurrentRequest) -> Response:
-    """Sign the user of the form in, with a new session token."""
+    """Sign the user in with name and password of the form, under a new session token."""
     name, password = request.text("name")[:64], request.form.get("password", "")
     given = password if isinstance(password, str) else ""
     try:
@@ -72,13 +72,13 @@ def sign_in(request: CurrentRequest) -> Response:
 
 @faces.page("GET", _ELSEWHERE, ANYONE)
 def begin_elsewhere(request: CurrentRequest) -> Response:
-    """Send the browser to the provider of the hospital's accounts."""
+    """Send the browser to the identity provider of the hospital's accounts."""
     secret = users.new_token()
     try:
         way = _sign_in_connector(request)
         response = see_other(way.begin(request.settings, secret))
     except RequestRefused as error:
-        return _elsewhere(request, error)
+        return _hospital_sign_in_page(request, error)
     # It comes back from another site: lax. No page can be asked for by this cookie.
     response.set_cookie(
         _oidc_cookie(request), secret, 60 * way.MINUTES, path="/", secure=request.site.secure, httponly=True
@@ -88,10 +88,10 @@ def begin_elsewhere(request: CurrentRequest) -> Response:
 
 @faces.page("GET", f"{_ELSEWHERE}/back", ANYONE)
 def come_back(request: CurrentRequest) -> Response:
-    """Start a session for a person whom the identity provider has sent back.
+    """Open a session for a person whom the identity provider has sent back.
 
-    The answer is a page that continues by itself: a browser that comes from another site sends no strict
-    cookie.
+    It answers with a page that goes on by itself, because browsers that come from another site do not send
+    the session cookie (SameSite=Strict).
     """
     secret, answer = request.http.cookies.get(_oidc_cookie(request), ""), dict(request.http.query_params)
     try:
@@ -99,26 +99,28 @@ def come_back(request: CurrentRequest) -> Response:
         token = _sign_in_connector(request).finish(
             database, request.settings, secret, answer, request.address, request.agent
         )
-        response = _elsewhere(request)
+        response = _hospital_sign_in_page(request)
         remember(response, request.site, token)
     except RequestRefused as error:
-        response = _elsewhere(request, error)
+        response = _hospital_sign_in_page(request, error)
     response.delete_cookie(_oidc_cookie(request), path="/", secure=request.site.secure)
     return response
 
 
 @faces.page("GET", f"{_ELSEWHERE}/leave", ANYONE)
 def leave(request: CurrentRequest) -> Response:
-    """Send the browser to the address where the person also signs out of the provider."""
+    """Redirect the browser to the identity provider's sign-out page, or to the sign-in page if it
+    has none.
+    """
     try:
         return see_other(_sign_in_connector(request).sign_out_address(request.settings) or "/sign-in")
     except RequestRefused as error:
-        return _elsewhere(request, error)
+        return _hospital_sign_in_page(request, error)
 
 
 @faces.page("POST", "/sign-out", UserRole.VIEWER)
 def sign_out(request: CurrentRequest) -> Response:
-    """End the session."""
+    """End the session, and show the sign-in form."""
     users.sign_out(request.site.database, request.token, request.person)
     response = see_other("/sign-in", left="1")
     response.delete_cookie(request.site.cookie, path="/", secure=request.site.secure)
@@ -127,7 +129,7 @@ def sign_out(request: CurrentRequest) -> Response:
 
 @faces.page("POST", "/language", ANYONE)
 def choose_language(request: CurrentRequest) -> Response:
-    """Show pages in this browser in another language from now on."""
+    """Set the language of pages in this browser, and redirect back."""
     back = request.text("back")
     response = see_other(back if _PLACE.fullmatch(back) else "/")
     response.set_cookie(
@@ -143,7 +145,7 @@ def choose_language(request: CurrentRequest) -> Response:
 
 @faces.page("GET", "/static/{name}", ANYONE)
 def file(name: str, request: CurrentRequest) -> Response:
-    """A static file, such as a style sheet, that pages need also before sign-in."""
+    """Return a static file, such as a style sheet; no sign-in is needed."""
     if name not in _FILES:
         return request.page(
             "error.html", 404, text=N_("There is no such page."), besides="", code=404, again=False
@@ -154,7 +156,11 @@ def file(name: str, request: CurrentRequest) -> Response:
 def _sign_in_form(
     request: CurrentRequest, token: str, problem: str = "", status: int = 200, name: str = ""
 ) -> Response:
-    """The page to sign in."""
+    """Return the sign-in page.
+
+    ``token``: the session token that the form is bound to; ``problem``: why a sign-in was refused, "" for
+    none; ``name``: the user name as typed.
+    """
     ways = any(way.is_configured(request.settings) for way in every("sign_in"))
     return request.page(
         "sign_in.html",
@@ -167,14 +173,17 @@ def _sign_in_form(
     )
 
 
-def _elsewhere(request: CurrentRequest, error: RequestRefused | None = None) -> Response:
-    """The page about signing in with an account of the hospital. ``error``: why it failed."""
+def _hospital_sign_in_page(request: CurrentRequest, error: RequestRefused | None = None) -> Response:
+    """Return the page on signing in with an account of the hospital.
+
+    ``error``: why that failed, None if it succeeded.
+    """
     refusals = {SignInRefused: 403, NotFound: 404, NoneType: 200}
     return request.page("sign_in_elsewhere.html", refusals.get(type(error), 503), problem=str(error or ""))
 
 
 def _sign_in_connector(request: CurrentRequest) -> Any:
-    """The connector by which people sign in with accounts of the hospital. Raises NotFound without one."""
+    """Return the module of the configured connector for hospital accounts. Raises NotFound without one."""
     for way in every("sign_in"):
         if way.is_configured(request.settings):
             return way
@@ -182,19 +191,19 @@ def _sign_in_connector(request: CurrentRequest) -> Any:
 
 
 def _oidc_cookie(request: CurrentRequest) -> str:
-    """The name of the cookie for a sign-in under way."""
+    """Return the name of the cookie that holds the secret of a sign-in at the identity provider."""
     return f"{request.site.cookie}-oidc"
 
 
 @faces.page("GET", "/users", UserRole.ADMIN)
 def show(request: CurrentRequest) -> Response:
-    """List the users."""
+    """Show the users and their sessions."""
     return _page(request)
 
 
 @faces.page("POST", "/users", UserRole.ADMIN)
 def add(request: CurrentRequest) -> Response:
-    """Add the user of the form."""
+    """Add the user in the form, and show the list of users."""
     given = {key: request.text(key) for key in ("name", "role", "sees")}
     try:
         password, role, senders = _password(request), _role(given["role"]), given["sees"].split(";")
@@ -230,7 +239,7 @@ def change(request: CurrentRequest, name: str, change: Change) -> Response:
 
 @faces.page("GET", "/sessions", UserRole.VIEWER)
 def own_sessions(request: CurrentRequest) -> Response:
-    """List the person's own sessions."""
+    """Show the signed-in person's own sessions."""
     found = users.list_sessions(request.settings, request.user.name, token=request.token)
     return request.page("sessions.html", sessions=found)
 
@@ -246,7 +255,10 @@ def end_session(request: CurrentRequest, number: Number) -> Response:
 def show_audit(
     request: CurrentRequest, who: Text = "", what: AuditAction | Literal[""] = "", before: Since = None
 ) -> Response:
-    """List audit records, the newest first; with a filter only those of one person or kind."""
+    """Show audit records, the newest first.
+
+    ``who``: only of this person; ``what``: only of this action; ``before``: only older than this record.
+    """
     rows = request.read(audit.rows, before=before, limit=ROWS + 1, actor=who.strip(), action=what or None)
     shown, more = rows[:ROWS], rows[ROWS - 1]["number"] if len(rows) > ROWS else None
     filters = {key: value for key, value in (("who", who.strip()), ("what", what)) if value}
@@ -264,7 +276,10 @@ def show_audit(
 
 
 def _page(request: ConsoleRequest, problem: str = "", given: dict[str, str] | None = None) -> Response:
-    """The page of the users. ``given``: the fields of a form to correct."""
+    """Return the page of users.
+
+    ``problem``: why a change was refused, "" for none; ``given``: the form's values, to be corrected.
+    """
     return request.page(
         "users.html",
         400 if problem else 200,
@@ -279,7 +294,7 @@ def _page(request: ConsoleRequest, problem: str = "", given: dict[str, str] | No
 
 
 def _role(word: str) -> UserRole:
-    """The role of this name. Raises FaultyInput."""
+    """Return the role named ``word``. Raises FaultyInput if there is none."""
     try:
         return UserRole(word)
     except ValueError as error:
@@ -287,7 +302,7 @@ def _role(word: str) -> UserRole:
 
 
 def _password(request: ConsoleRequest) -> str:
-    """The password as typed, with blanks. Raises FaultyInput if the repetition differs."""
+    """Return the new password in the form, exactly as typed. Raises FaultyInput if its repetition differs."""
     typed, again = request.form.get("password", ""), request.form.get("again", "")
     if not isinstance(typed, str) or typed != again:
         raise FaultyInput("the two passwords differ: type both again")

@@ -39,7 +39,7 @@ _places = asyncio.Semaphore(AT_ONCE)
 @router.post("/studies/{study}")
 @needs(UserRole.OPERATOR, reads_form=True)
 async def store(request: CurrentRequest, study: str = "") -> Response:
-    """Store the instances of a request, of one study where the address names it."""
+    """Store the objects of a request; if the address names a study, only objects of this study."""
     boundary = _boundary(request)  # None: one object alone
     busy = "Other requests to store are under way: try again when they are done."
     async with place_for(request, _places, busy, without_length=0):
@@ -59,13 +59,15 @@ async def store(request: CurrentRequest, study: str = "") -> Response:
 
 
 def _so_far(stow: StowRequest) -> str:
-    """A sentence on how many objects of the request are stored."""
+    """Return a sentence that says how many objects of the request are stored already."""
     return f"{stow.stored} objects that came before are stored."
 
 
 def _boundary(request: ConsoleRequest) -> str | None:
-    """The boundary between the parts of the body; None for a body that is one object (PS3.18 8.6.1). Raises
-    HTTPException for any other body.
+    """Return the text that separates the parts of a multipart body; None for a body that is one object
+    (PS3.18 8.6.1).
+
+    Raises HTTPException for any other content type.
     """
     kind, options = parse_options_header(request.http.headers.get("content-type", ""))
     if kind == b"application/dicom":
@@ -81,25 +83,26 @@ def _boundary(request: ConsoleRequest) -> str | None:
 
 
 class PartTaker(Protocol):
-    """Receives the parts of a request's body, one after the other."""
+    """Interface of what receives the parts of a request's body, one after the other."""
 
     def begin(self, media_type: str) -> None:
-        """Begin a part with this media type."""
+        """Begin a part of this media type."""
         ...
 
     def write(self, data: bytes) -> None:
-        """Take the next bytes of the part."""
+        """Receive the next bytes of the part."""
         ...
 
     def end(self) -> None:
-        """End the part: it has arrived whole."""
+        """End the part, which has arrived whole."""
         ...
 
 
 class PartReader:
-    """Splits a multipart body (RFC 2046 5.1) at its boundary and passes the parts on as they arrive.
+    """Splits a multipart body (RFC 2046 5.1) and passes its parts to ``taker`` as they arrive, so that no
+    part is kept in memory.
 
-    No part is kept in memory, whatever its size. For one thread at a time.
+    For one thread at a time.
     """
 
     def __init__(self, boundary: str, taker: PartTaker) -> None:
@@ -125,31 +128,40 @@ class PartReader:
         )
 
     def feed(self, data: bytes) -> None:
-        """Process the next bytes. Raises HTTPException: 400, and 413 for too many parts."""
+        """Process the next bytes of the body.
+
+        Raises HTTPException: 400 if they cannot be read, 413 for too many parts.
+        """
         try:
             self._parser.write(data)
         except FormParserError:
             raise HTTPException(400, "The parts of this request cannot be read.") from None
 
     def finish(self) -> None:
-        """End the body. Raises HTTPException if the body had no parts, or lacks its last boundary."""
+        """Check that the body is complete.
+
+        Raises HTTPException if it has no parts, or lacks its last boundary.
+        """
         if not (self._ended and self._parts):
             raise HTTPException(400, "This request has no parts, or does not end with its last boundary.")
 
     def _part_begins(self) -> None:
+        """Begin a part (called by the parser). Raises HTTPException for too many parts."""
         self._parts += 1
         if self._parts > PARTS:
             raise HTTPException(413, f"A request has at most {PARTS} parts: send several.")
         self._headers = {}
 
     def _header_ends(self) -> None:
+        """Store a header of the part, now that it is complete (called by the parser)."""
         name, value = (found.decode("latin-1").strip().lower() for found in (self._name, self._value))
         self._headers[name] = value
         self._name, self._value = bytearray(), bytearray()
 
     def _data_begins(self) -> None:
-        """Begin the data of a part. A part with a transfer encoding (RFC 2045 6) is treated as of an unknown
-        type.
+        """Tell ``taker`` that a part begins, with its media type (called by the parser).
+
+        A part with a transfer encoding (RFC 2045 6) gets a media type that is refused later.
         """
         media_type = self._headers.get("content-type", "").partition(";")[0].strip()
         coding = self._headers.get("content-transfer-encoding", "")
@@ -157,11 +169,12 @@ class PartReader:
         self._taker.begin(media_type if is_plain else f"{media_type}; {coding}")
 
     def _body_ends(self) -> None:
+        """Remember that the last boundary has arrived (called by the parser)."""
         self._ended = True
 
 
 class _OnePart:
-    """Passes on a body that is one object; it has the methods of a PartReader."""
+    """Passes a body that is one single object to ``taker``; it has the methods of PartReader."""
 
     def __init__(self, taker: PartTaker) -> None:
         self._taker = taker
@@ -169,17 +182,19 @@ class _OnePart:
         taker.begin("application/dicom")
 
     def feed(self, data: bytes) -> None:
+        """Pass on the next bytes of the body."""
         self._is_empty &= not data
         self._taker.write(data)
 
     def finish(self) -> None:
+        """End the object. Raises HTTPException if the body was empty."""
         if self._is_empty:
             raise HTTPException(400, "This request has no content.")
         self._taker.end()
 
 
 async def _read(request: ConsoleRequest, parts: PartReader | _OnePart) -> None:
-    """Read the body and pass its parts on."""
+    """Read the request's body to its end, and feed it to ``parts``."""
     block = bytearray()
     async for piece in request.http.stream():
         block += piece
@@ -191,7 +206,9 @@ async def _read(request: ConsoleRequest, parts: PartReader | _OnePart) -> None:
 
 
 def _answer(instances: list[StowedInstance]) -> Response:
-    """The Store Instances Response Module (PS3.18 Table I.2-1); there is no URL to retrieve anything from."""
+    """Return the STOW-RS response on these instances (PS3.18 Table I.2-1); it has no URLs to retrieve them
+    from.
+    """
     no_url: dict[str, Any] = {"00081190": {"vr": "UR"}}
     sequences: dict[str, list[dict[str, Any]]] = {"00081198": [], "00081199": [], "0008119A": []}
     for one in instances:
@@ -214,5 +231,5 @@ def _answer(instances: list[StowedInstance]) -> Response:
 
 
 def _value(tag: str, vr: str, value: object) -> dict[str, Any]:
-    """An attribute in the DICOM JSON Model (PS3.18 F.2)."""
+    """Return an attribute with one value in the DICOM JSON Model (PS3.18 F.2)."""
     return {tag: {"vr": vr, "Value": [value]}}

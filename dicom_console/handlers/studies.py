@@ -59,10 +59,11 @@ def list_studies(
     order: Order = Order.RECEIVED,
     after: Since = None,
 ) -> Studies:
-    """Studies; ``since`` and ``until`` are Study Dates, YYYY-MM-DD, ``sender`` is a calling AE title.
+    """Return studies, a page at a time.
 
-    ``finding``: only studies in whose newest reports this finding is present. ``days``: only studies that
-    received something on so many days, today included.
+    ``since`` and ``until``: Study Dates, YYYY-MM-DD. ``sender``: a calling AE title. ``finding``: only
+    studies in whose newest reports this finding is present. ``days``: only studies that received an object in
+    the last so many days, today included.
     """
     about = _searched_for(request)
     midnight = datetime.combine(datetime.now().astimezone().date(), time()).astimezone()  # of this machine
@@ -80,12 +81,12 @@ def list_studies(
         order=order,
     )
     audit.note_list(request.site.database, request.person, "studies")
-    return _found(request, wanted, after)
+    return _studies_found(request, wanted, after)
 
 
 @faces.page_of(list_studies)
 def _studies_page(request: ConsoleRequest, found: Studies) -> Response:
-    """The page of a list of studies, with its filters."""
+    """Return the page of a list of studies, with its filters."""
     filters = {"order": Order.RECEIVED.value}
     filters |= {key: value for key in _FILTERS if (value := request.query(key))}
     return request.page(
@@ -105,17 +106,21 @@ def _studies_page(request: ConsoleRequest, found: Studies) -> Response:
 def search_studies(
     request: CurrentRequest, wanted: Annotated[Wanted, Body()], after: Since = None
 ) -> Studies:
-    """Studies of a patient, or with an accession number."""
+    """Return the studies of a patient (by name or Patient ID), or with an accession number."""
     with request.site.database.write() as session:
         by = [key for key, value in wanted if value]
         audit.note(session, request.person, AuditAction.STUDY_SEARCHED, searched_by=by)
     words = search.name_words(request.settings, wanted.name)
-    return _found(request, Search(patient=wanted.patient, words=words, accession=wanted.accession), after)
+    return _studies_found(
+        request, Search(patient=wanted.patient, words=words, accession=wanted.accession), after
+    )
 
 
 @faces.page("POST", "/studies/search", UserRole.VIEWER)
 def keep_search(request: CurrentRequest) -> Response:
-    """Keep what identifies a patient in the session, and the rest in the address."""
+    """Store the searched name, Patient ID and accession number in the session, and redirect to the list;
+    further filters go into the address.
+    """
     about = {key: value for key in ("name", "patient", "accession") if (value := request.text(key)[:64])}
     users.keep_search(request.site.database, request.token, about, request.person)
     rest = {key: request.text(key)[:16] for key in _IN_ADDRESS}
@@ -126,21 +131,28 @@ def keep_search(request: CurrentRequest) -> Response:
 
 @faces.page("GET", "/studies/{number}/thumbnail", UserRole.VIEWER)
 def thumbnail(request: CurrentRequest, number: Number) -> Response:
-    """The small picture of an image in the list of studies; the list is in the audit."""
+    """Return the small picture of an image, for the list of studies.
+
+    ``number``: of the image. The audit has the list.
+    """
     shown = request.read(pictures.find, request.settings, PictureKind.IMAGES, number)
     return Response(pictures.thumbnail(shown), media_type="image/jpeg")
 
 
 @faces.handler("GET", "/studies/{number}", UserRole.VIEWER)
 def show(request: CurrentRequest, number: Number) -> Row:
-    """One study with its images, findings, results, jobs and events."""
+    """Return one study with its images, findings, results, jobs and events."""
     study = request.read(listing.show, request.settings, number)
     audit.note_sight(request.site.database, request.person, number)
     return Row(**study)
 
 
-def _links(viewers: Mapping[str, str], study: Row) -> dict[str, str]:
-    """The address of the study in each viewer, if the study has the number that the viewer needs."""
+def _viewer_links(viewers: Mapping[str, str], study: Row) -> dict[str, str]:
+    """Return the study's address in each configured viewer, by the viewer's name.
+
+    ``viewers``: addresses with placeholders; those that need an accession number are left out if the study
+    has none.
+    """
     uid, accession = str(study["study"]), str(study["accession"] or "")
     if not re.fullmatch(r"[\d.]+", uid):
         return {}
@@ -154,15 +166,15 @@ def _links(viewers: Mapping[str, str], study: Row) -> dict[str, str]:
 
 @faces.page_of(show)
 def _study_page(request: ConsoleRequest, study: Row) -> Response:
-    """The page of one study."""
+    """Return the page of one study."""
     had = {sent["destination"] for row in study["results"] for sent in row["deliveries"]}
-    takers = _takers(request.settings)
+    takers = _receiving_peers(request.settings)
     further = [name for name in takers if name not in had and study["withdrawn"] != "all"]
     return request.page(
         "study.html",
         study=study,
         further=further,
-        open_in=_links(request.settings.console.open_in, study),
+        open_in=_viewer_links(request.settings.console.open_in, study),
         shortest=audit.SHORTEST_REASON,
         longest=audit.LONGEST_REASON,
     )
@@ -170,14 +182,14 @@ def _study_page(request: ConsoleRequest, study: Row) -> Response:
 
 @faces.handler("POST", "/studies/{number}/rerun", UserRole.OPERATOR, _BACK)
 def rerun(request: CurrentRequest, number: Number) -> list[Row]:
-    """Apply the rules once more; a row for each rule that takes the study."""
+    """Apply the rules to a study again; returns a row for each rule that takes the study."""
     uid = request.study_uid(number)
     return [Row(**row) for row in studies.rerun_rules(request.settings, [uid], request.person)]
 
 
 @faces.handler("POST", "/studies/{number}/send", UserRole.OPERATOR, _BACK)
 def send(request: CurrentRequest, number: Number, to: Annotated[Receiver, Body()]) -> Done:
-    """Send the newest results to a further peer."""
+    """Send the newest results of a study to a further peer."""
     uid = request.study_uid(number)
     return Done(objects=queues.send_study(request.settings, uid, to.peer, request.person))
 
@@ -195,7 +207,7 @@ def ask_to_withdraw(request: CurrentRequest, number: Number) -> Response:
 
 @faces.page("POST", "/studies/{number}/withdraw", UserRole.OPERATOR)
 def withdraw(request: CurrentRequest, number: Number) -> Response:
-    """Withdraw the chosen results."""
+    """Withdraw the results chosen in the form, and show the study's withdrawals."""
     numbers = request.fields().get("result", [])
     chosen = [int(one) for one in numbers if one.isascii() and one.isdecimal() and len(one) < 9]
     try:
@@ -215,7 +227,7 @@ def withdraw(request: CurrentRequest, number: Number) -> Response:
 
 @faces.page("GET", "/studies/{number}/versions", UserRole.OPERATOR)
 def versions(request: CurrentRequest, number: Number) -> Response:
-    """Show the versions and patients to choose from before a study leaves quarantine."""
+    """Show the patients and versions of objects to choose from before a study leaves quarantine."""
     uid = request.study_uid(number)
     audit.note_sight(request.site.database, request.person, number)
     rows = studies.versions(request.settings, uid)
@@ -229,7 +241,7 @@ def versions(request: CurrentRequest, number: Number) -> Response:
 
 @faces.page("POST", "/studies/{number}/release", UserRole.OPERATOR)
 def release(request: CurrentRequest, number: Number) -> Response:
-    """Release the study from quarantine with the chosen patient and versions."""
+    """Release a study from quarantine with the patient and versions chosen in the form."""
     picked = [one for key, values in request.fields().items() if key.startswith("take") for one in values]
     answers = [one.partition("-") for one in picked if _PICK.fullmatch(one)]
     taken = {number for number, _, _ in answers}  # a form sends also what belongs to a patient who is not
@@ -239,14 +251,14 @@ def release(request: CurrentRequest, number: Number) -> Response:
     return see_other(f"/studies/{number}")
 
 
-def _takers(settings: Settings) -> list[str]:
-    """The names of the peers that accept results."""
+def _receiving_peers(settings: Settings) -> list[str]:
+    """Return the names of the peers that receive results."""
     return [one.name for one in settings.peers if "receive" in one.may and one.results]
 
 
 def _searched_for(request: ConsoleRequest) -> dict[str, str]:
-    """The patient or accession number that the person searched for; it is in the session, not in
-    the address.
+    """Return the name, Patient ID or accession number that the person searched for, from the session; {} for
+    a list without such a search.
     """
     return (
         users.search_of(request.site.database, request.token)
@@ -255,14 +267,17 @@ def _searched_for(request: ConsoleRequest) -> dict[str, str]:
     )
 
 
-def _found(request: ConsoleRequest, wanted: Search, after: int | None) -> Studies:
-    """One page of the studies of a search; the audit notes that the person sees it."""
+def _studies_found(request: ConsoleRequest, wanted: Search, after: int | None) -> Studies:
+    """Return one page of the studies that match a search."""
     rows, more = request.read(search.search, wanted, after)
     return Studies(studies=[Row(**row) for row in rows], next=more)
 
 
 def _finding_of_form(request: ConsoleRequest) -> FindingAssessed:
-    """The assessment in a form. A missing finding is chosen together with its model, and has no place."""
+    """Return a reader's assessment of a finding from a form.
+
+    A finding that the AI missed is chosen together with its model, and has no tracking UID.
+    """
     given = {name: request.text(name) for name in FindingAssessed.model_fields}
     if given["verdict"] == ReaderVerdict.MISSING:
         finding, _, model = given["finding"].partition(" | ")
@@ -272,7 +287,7 @@ def _finding_of_form(request: ConsoleRequest) -> FindingAssessed:
 
 @faces.handler("GET", "/studies/{number}/assessment", UserRole.VIEWER)
 def held(request: CurrentRequest, number: Number) -> Row:
-    """The results of a study that wait for a person, and what was decided before."""
+    """Return the results of a study that wait for a person, and what was decided before."""
     request.study_uid(number)
     found = request.read(reviews.held_results, request.settings, number)
     audit.note_sight(request.site.database, request.person, number)
@@ -288,7 +303,7 @@ def held(request: CurrentRequest, number: Number) -> Row:
     reads=_finding_of_form,
 )
 def assess(request: CurrentRequest, number: Number, given: Annotated[FindingAssessed, Body()]) -> None:
-    """Assess a finding: accepted, modified, rejected, or missing."""
+    """Store a reader's assessment of a finding: accepted, modified, rejected, or missing."""
     reviews.assess(request.settings, number, given, request.person)
 
 
@@ -300,7 +315,7 @@ def assess(request: CurrentRequest, number: Number, given: Annotated[FindingAsse
     at="/studies/{number}/accept",
 )
 def accept(request: CurrentRequest, number: Number, given: Annotated[AcceptResults, Body()]) -> Done:
-    """Accept results that wait for an assessment or were rejected before, so that they are sent."""
+    """Accept results of a study that wait for a person or were rejected before: they are sent."""
     uid = request.study_uid(number)
     return Done(objects=reviews.accept_results(request.settings, uid, request.person, as_of=given.as_of))
 
@@ -334,7 +349,7 @@ def send_assessments(request: CurrentRequest, number: Number) -> list[str]:
 
 @faces.handler("GET", "/assessments", UserRole.READER)
 def export(request: CurrentRequest, since: AwareDatetime | None = None) -> list[Row]:
-    """All assessments of findings, the oldest first."""
+    """Return all assessments of findings, the oldest first. ``since``: only those made since then."""
     with request.site.database.write() as session:
         audit.note(session, request.person, AuditAction.EXPORTED, list="feedback")
     return [Row(**row) for row in request.read(reviews.all_assessments, since=since)]

@@ -43,7 +43,7 @@ def follow(request: CurrentRequest, number: Number) -> Response:
 
 @faces.page("POST", PATH, UserRole.OPERATOR, reads_form=True)
 async def take_form(request: CurrentRequest) -> Response:
-    """Receive an upload from a browser, and show the outcome."""
+    """Receive an upload from a browser's form, and show the outcome."""
     async with received(request, read_form) as form:
         return await run_in_threadpool(_answer, request, form)
 
@@ -78,7 +78,10 @@ async def take(request: CurrentRequest) -> list[Row]:
 async def received(
     request: ConsoleRequest, read: Callable[[Request], Awaitable[FormData]]
 ) -> AsyncIterator[FormData]:
-    """The form with its files, once all of it has arrived. Raises HTTPException."""
+    """Context manager with the form and its files, once all have arrived.
+
+    ``read``: reads the form from the request. Raises HTTPException if the upload is refused or too slow.
+    """
     busy = "Other uploads are under way: try again when they are done."
     async with place_for(request, _places, busy, without_length=request.settings.console.upload_mib * 2**20):
         try:
@@ -93,8 +96,9 @@ async def received(
 
 
 def spooled(request: ConsoleRequest, form: FormData) -> tuple[int, list[Row]]:
-    """Spool the files of a form; returns the upload's number in the audit, and the outcome for each file.
-    Raises FaultyInput without files.
+    """Store the files of a form in the spool; return (number of the audit record, outcome for each file).
+
+    Raises FaultyInput if there are no files.
     """
     sent = [one for one in form.getlist("files") if isinstance(one, UploadFile)]
     files = [(one.filename, one.file) for one in sent if one.filename]
@@ -102,7 +106,7 @@ def spooled(request: ConsoleRequest, form: FormData) -> tuple[int, list[Row]]:
 
 
 def _answer(request: ConsoleRequest, form: FormData) -> Response:
-    """The page with the outcome for each file."""
+    """Return the page with the outcome of an upload."""
     try:
         number, rows = spooled(request, form)
     except FaultyInput as error:
@@ -112,7 +116,10 @@ def _answer(request: ConsoleRequest, form: FormData) -> Response:
 
 
 def _progress(request: ConsoleRequest, number: int) -> View:
-    """The progress of an upload. The audit notes that the person sees studies with their Patient IDs."""
+    """Return the progress of an upload, after recording in the audit that the person sees Patient IDs.
+
+    ``number``: of the upload's audit record.
+    """
     audit.note_list(request.site.database, request.person, "upload")
     return request.read(uploaded.show, request.settings, number)
 
@@ -121,11 +128,11 @@ def _progress(request: ConsoleRequest, number: int) -> View:
 async def place_for(
     request: ConsoleRequest, places: asyncio.Semaphore, busy: str, *, without_length: int
 ) -> AsyncIterator[None]:
-    """Take one of a few places for uploads, for the length of a scope. Raises HTTPException if none is free.
+    """Context manager that takes one of the few places for uploads.
 
-    It is refused to a user who sees only studies of other senders than the console, where the disk has no
-    room above the watermark for the objects and their copies in the spool, and where no place is free.
-    ``without_length``: the number of bytes to assume for a request that does not state its length.
+    Raises HTTPException if no place is free (with the text ``busy``), if the disk has too little room for the
+    objects and their copies in the spool, or if the user may see only senders other than the console.
+    ``without_length``: bytes to assume for a request that does not state its length.
     """
     settings, senders = request.settings, sight.SENDERS.get()
     if senders and CONSOLE_AE_TITLE not in senders:
@@ -151,7 +158,10 @@ def _form(
     problem: str = "",
     last: Sequence[View] = (),
 ) -> Response:
-    """The page with the form for an upload. ``last``: the newest uploads."""
+    """Return the page with the upload form.
+
+    ``problem``: why an upload was refused, "" for none; ``last``: the newest uploads.
+    """
     return request.page(
         "upload.html",
         status,

@@ -50,14 +50,14 @@ list_jobs = faces.list_of(JOBS)
 
 @faces.page_of(list_jobs)
 def _jobs_page(request: ConsoleRequest, found: Any) -> Response:
-    """The page of jobs."""
+    """Return the page of jobs."""
     named = request.read(listing.named, request.settings, found.jobs)
     return request.list_page(JOBS, found, named=named, stuck=request.read(stuck_jobs), states=list(JobState))
 
 
 @faces.handler("POST", "/jobs/run-all", UserRole.OPERATOR, back_to("/jobs", state="queued"))
 def run_all_jobs(request: CurrentRequest, wanted: Annotated[StuckJobs, Body()]) -> Done:
-    """Run all held, failed or cancelled jobs again; only those of one rule if it is named."""
+    """Run all held, failed or cancelled jobs again, or only those of one rule if the request names it."""
     number = run_jobs_again(
         request.settings, states=[JobState(wanted.state)], rule=wanted.rule, by=request.person
     )
@@ -75,7 +75,7 @@ list_deliveries = faces.list_of(OUTBOX)
 
 @faces.page_of(list_deliveries)
 def _outbox_page(request: ConsoleRequest, found: Any) -> Response:
-    """The page of deliveries."""
+    """Return the page of deliveries."""
     return request.list_page(
         OUTBOX,
         found,
@@ -97,7 +97,7 @@ def retry_dead(request: CurrentRequest) -> Response:
 
 @faces.page("POST", "/outbox/discard-dead", UserRole.OPERATOR)
 def discard_dead(request: CurrentRequest) -> Response:
-    """Discard all given-up deliveries, to one destination or to all."""
+    """Discard all given-up deliveries, to one destination or to all, for the reason in the form."""
     because, destination = request.text("because"), _destination(request)
     queues.discard_deliveries(
         request.settings, because=because, dead=True, destination=destination, by=request.person
@@ -110,12 +110,15 @@ faces.verb_of(OUTBOX, "discard", _TO_OUTBOX)
 
 
 def _destination(request: ConsoleRequest) -> str:
-    """The destination in the form; "" for all."""
+    """Return the destination chosen in the form; "" for all."""
     return request.text("destination")[:64]
 
 
 def _fetch_of_form(request: ConsoleRequest) -> FetchRequest:
-    """The request for a fetch in a form. Raises ValidationError."""
+    """Return the request to fetch studies that a form describes.
+
+    Raises ValidationError if it is not valid.
+    """
     fields = {name: request.text(name) for name in ("peer", "first", "last", "rule")}
     modalities = request.text("modalities").upper().replace(",", " ").split()
     return FetchRequest.model_validate(
@@ -128,7 +131,7 @@ list_fetches = faces.list_of(FETCHES)
 
 @faces.page_of(list_fetches)
 def _fetches_page(request: ConsoleRequest, found: Any) -> Response:
-    """The page of fetches."""
+    """Return the page of fetches."""
     return request.list_page(
         FETCHES,
         found,
@@ -142,7 +145,7 @@ def _fetches_page(request: ConsoleRequest, found: Any) -> Response:
 
 @faces.handler("POST", "/fetches", UserRole.OPERATOR, _TO_FETCHES, reads=_fetch_of_form)
 def ask(request: CurrentRequest, given: Annotated[FetchRequest, Body()]) -> Row:
-    """Queue the fetch of studies that a peer has and the node lacks."""
+    """Queue the fetch of studies that a peer has and that are missing here."""
     if given.questions > _MOST_QUESTIONS:
         raise FaultyInput("too many days for one request: ask for a month, or use dicom-node fetch")
     with one_of(_PLACE, _ASKED_ALREADY):
@@ -151,8 +154,8 @@ def ask(request: CurrentRequest, given: Annotated[FetchRequest, Body()]) -> Row:
 
 @faces.page("POST", "/fetches/{name}/missing", UserRole.OPERATOR)
 def missing(request: CurrentRequest, name: str) -> Response:
-    """Show studies of the last days that should have a result and have none; fetch them if the
-    form says so.
+    """Show the studies of the last days that a peer has and that should have a result here but have none;
+    fetch them if the form says so.
     """
     fetch_them = request.text("fetch") == "true"
     with one_of(_PLACE, _ASKED_ALREADY):
@@ -167,20 +170,24 @@ def missing(request: CurrentRequest, name: str) -> Response:
 
 @faces.page("POST", "/fetches/{name}/{change}", UserRole.OPERATOR)
 def change_fetches(request: CurrentRequest, name: str, change: FetchChange) -> Response:
-    """Fetch given-up and cancelled studies of a peer again, or cancel its waiting fetches."""
+    """Fetch a peer's failed or cancelled studies again, or cancel its waiting fetches.
+
+    ``name``: of the peer.
+    """
     queues.change_fetches(request.settings, name, change, request.person)
     return _TO_FETCHES(request, None)
 
 
 @faces.handler("GET", "/decisions", UserRole.OPERATOR)
 def list_decisions(request: CurrentRequest) -> list[Row]:
-    """Decisions of persons that a restored database lacks and that could not be applied again yet."""
+    """Return decisions of persons that a restored database lacks and that could not be applied again yet."""
     audit.note_list(request.site.database, request.person, "decisions")
     return [Row(**row) for row in request.read(backup.waiting_decisions)]
 
 
 @faces.page_of(list_decisions)
 def _decisions_page(request: ConsoleRequest, rows: list[Row]) -> Response:
+    """Return the page of decisions that wait to be applied to a restored database."""
     named = request.read(listing.named, request.settings, rows)
     shortest, longest = audit.SHORTEST_REASON, audit.LONGEST_REASON
     return request.page("decisions.html", rows=rows, named=named, shortest=shortest, longest=longest)
@@ -188,7 +195,10 @@ def _decisions_page(request: ConsoleRequest, rows: list[Row]) -> Response:
 
 @faces.handler("POST", "/decisions/{name}/settle", UserRole.ADMIN, back_to("/decisions"))
 def settle_decision(request: CurrentRequest, name: Name, why: Annotated[Because, Body()]) -> None:
-    """Answer for a decision that cannot be applied again: deliveries wait for it no more."""
+    """Close a decision that cannot be applied again.
+
+    It is a person's decision that a restored database lacks; deliveries no longer wait for it.
+    """
     backup.settle_decision(request.settings, name, because=why.because, by=request.person)
 
 
@@ -196,7 +206,7 @@ list_notifications = faces.list_of(NOTIFICATIONS)
 
 
 def _notifications_page(request: ConsoleRequest, found: Any, tested: View | None = None) -> Response:
-    """The page of notifications. ``tested``: the outcome of a test just done."""
+    """Return the page of notifications. ``tested``: the outcome of a test just done, None without one."""
     configured = queues.notifiers(request.settings)
     return request.list_page(NOTIFICATIONS, found, configured=configured, tested=tested)
 

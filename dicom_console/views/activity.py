@@ -66,7 +66,10 @@ _MOST_FINDINGS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Values over time. ``values``: one per step, None for a step without a value."""
+    """One line or row of bars in a chart.
+
+    ``values``: one for each time step, None for a step without a value.
+    """
 
     name: str
     values: Sequence[float | None]
@@ -74,7 +77,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """The trends of some days; ``times`` are the beginnings of the steps."""
+    """Trends of the last days, for charts: numbers by time step."""
 
     hours: Sequence[datetime]
     """Of ``received``."""
@@ -94,9 +97,11 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """Times in steps of one length (seconds), in this machine's zone.
+    """Time steps of equal ``length`` (seconds), which begin at midnight, weeks on Monday, in this machine's
+    time zone.
 
-    ``shift``: what makes them begin at midnight here, and weeks on Monday (seconds). ``all``: since 1970.
+    ``since``: beginning of the whole period; ``shift``: seconds added to UTC before division by ``length``;
+    ``all``: the steps' numbers, counted from 1970.
     """
 
     since: datetime
@@ -105,20 +110,23 @@ class _Steps:
     all: range
 
     def of(self, column: Any) -> ColumnElement[int]:
-        """The step of a column of times."""
+        """Return the SQL expression for the number of the step in which a time column lies."""
         return (cast(extract("epoch", column), BigInteger) + self.shift) // self.length
 
     def times(self) -> list[datetime]:
-        """The beginning of each step."""
+        """Return the beginning of each step."""
         return [datetime.fromtimestamp(step * self.length - self.shift, UTC) for step in self.all]
 
     def values(self, found: Mapping[int, float], empty: float | None = None) -> list[float | None]:
-        """The value of each step. ``empty``: for steps without one."""
+        """Return the values in the order of steps.
+
+        ``found``: value by step number; ``empty``: the value of other steps.
+        """
         return [found.get(step, empty) for step in self.all]
 
 
 def activity(session: Session, days: int) -> Activity:
-    """The trends of the last ``days``, which must be one of SPANS."""
+    """Return the trends of the last ``days``, which must be a key of SPANS."""
     now = utc_now()
     since = now - timedelta(days=days)
     fine, coarse = (_steps(since, now, length) for length in SPANS[days])
@@ -137,7 +145,7 @@ def activity(session: Session, days: int) -> Activity:
 
 
 def _steps(since: datetime, now: datetime, length: int) -> _Steps:
-    """The steps of this length from ``since`` to ``now``."""
+    """Return time steps of ``length`` seconds from ``since`` to ``now``."""
     offset = datetime.now().astimezone().utcoffset()
     shift = _MONDAY + int(offset.total_seconds() if offset else 0)
     first, last = ((int(at.timestamp()) + shift) // length for at in (since, now))
@@ -145,7 +153,9 @@ def _steps(since: datetime, now: datetime, length: int) -> _Steps:
 
 
 def _turnaround(session: Session, steps: _Steps) -> Iterator[Series]:
-    """The quantiles of the time from the last image to the delivery."""
+    """Yield median and 95th percentile, by step, of the seconds from a study's last image to its last
+    confirmed delivery.
+    """
     ended = func.max(Delivery.confirmed_at).label("ended")
     last = (
         select(Result.study_id, ended)
@@ -165,7 +175,11 @@ def _turnaround(session: Session, steps: _Steps) -> Iterator[Series]:
 
 
 def quantile(bins: Mapping[int, float], share: float) -> float:
-    """A quantile, in seconds, of durations counted between EDGES; linear within a bin."""
+    """Return a quantile (``share``: 0.5 for the median) of durations in seconds.
+
+    ``bins``: how many durations lie below each of EDGES, by its position; inside a bin durations are taken as
+    evenly spread.
+    """
     wanted, below = share * sum(bins.values()), 0.0
     for place, (low, high) in enumerate(pairwise((0, *EDGES))):
         number = bins.get(place, 0.0)
@@ -176,7 +190,7 @@ def quantile(bins: Mapping[int, float], share: float) -> float:
 
 
 def _by_step(rows: Iterable[Any]) -> dict[Any, dict[int, float]]:
-    """Numbers by name and by step or bin. ``rows``: (name, step or bin, number)."""
+    """Return numbers by name and then by step or bin. ``rows``: (name, step or bin, number)."""
     found: defaultdict[Any, dict[int, float]] = defaultdict(dict)
     for name, place, number in rows:
         found[name][place] = float(number)
@@ -184,7 +198,7 @@ def _by_step(rows: Iterable[Any]) -> dict[Any, dict[int, float]]:
 
 
 def _findings(session: Session, steps: _Steps) -> list[Series]:
-    """The number of reports with each of the most frequent findings."""
+    """Return, for each of the most frequent findings, the number of reports that suspect it, by step."""
     step = steps.of(Result.created_at)
     chosen = select(ReportedFinding.finding, step, func.count())
     chosen = chosen.join(Result, Result.id == ReportedFinding.result_id)
@@ -195,7 +209,9 @@ def _findings(session: Session, steps: _Steps) -> list[Series]:
 
 
 def _agreement(session: Session, steps: _Steps) -> list[Series]:
-    """The share of findings that readers did not reject, by model."""
+    """Return, for each model, the share (0 to 1) of its suspected findings that readers did not reject, by
+    step.
+    """
     step = steps.of(Feedback.at)
     agreed = func.sum(case((Feedback.verdict != ReaderVerdict.REJECTED, 1), else_=0))
     chosen = select(Feedback.model, Feedback.version, step, func.count(), agreed)
@@ -208,7 +224,9 @@ def _agreement(session: Session, steps: _Steps) -> list[Series]:
 
 
 def _failures(session: Session, since: datetime) -> list[dict[str, Any]]:
-    """The failed tries, given-up deliveries and failed associations of each peer."""
+    """Return for each peer how many deliveries were given up, how many tries failed, and how many
+    associations failed.
+    """
     to = EventRow.fields["destination"].as_string()
     chosen = select(to, EventRow.number, func.count()).where(EventRow.at >= since)
     failed = (events.DELIVERY_DEAD.number, events.DELIVERY_RETRIED.number)
@@ -241,10 +259,12 @@ Kind = Literal["bars", "lines"]
 def chart(
     title: str, unit: str, kind: Kind, times: Sequence[datetime], series: Sequence[Series], top: float = 0.0
 ) -> View:
-    """A chart whose axis ends at a round number at or above all values and ``top``.
+    """Return the template values of an SVG chart.
 
-    ``unit``: "s", "%" (of values from 0 to 1) or "". Each series has ``dots`` (x, y, value, time) and
-    ``runs`` of points without a gap; bars have a width ``bar``.
+    ``kind``: "bars" or "lines"; ``unit``: "s", "%" (for values from 0 to 1) or ""; ``times``: beginnings of
+    the steps; ``top``: the least upper end of the axis, which ends at a round number. Each series has
+    ``dots`` (x, y, value, time) and ``runs`` of dots without a gap; ``bar`` is the width of bars. All
+    positions are pixels.
     """
     highest = max([top, *(value for one in series for value in one.values if value is not None)], default=0)
     end = _round_up(highest)
@@ -270,7 +290,10 @@ def chart(
 
 
 def _shape(one: Series, times: Sequence[datetime], width: float, end: float) -> View:
-    """The bars or lines of one series."""
+    """Return name, dots and runs of one series, in pixels.
+
+    ``width``: of a step in pixels; ``end``: value at the upper end of the axis.
+    """
     placed = [
         {"x": round(LEFT + (place + 0.5) * width, 1), "y": _y(value, end), "value": value, "at": times[place]}
         if value is not None
@@ -282,12 +305,12 @@ def _shape(one: Series, times: Sequence[datetime], width: float, end: float) -> 
 
 
 def _y(value: float, end: float) -> float:
-    """The vertical position of a value, in pixels."""
+    """Return the vertical position in pixels of a value. ``end``: value at the upper end of the axis."""
     return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * value / end, 1)
 
 
 def _round_up(value: float) -> float:
-    """The next number that is 1, 2, 2.5 or 5 times a power of ten."""
+    """Return the least number not below ``value`` that is 1, 2, 2.5 or 5 times a power of ten; 1 for 0."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
@@ -296,7 +319,7 @@ def _round_up(value: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class DatedNumber:
-    """A number in a report, with the date of the study."""
+    """A measurement in a report. ``study``: number of the study; ``on``: Study Date."""
 
     study: int
     on: date
@@ -304,21 +327,22 @@ class DatedNumber:
 
 
 def trends(measured: Sequence[DatedNumber]) -> list[View]:
-    """Quantities that were measured on two days or more, with their points in pixels.
+    """Return the template values of a plot for each quantity that was measured on two days or more.
 
-    If a study has several numbers of one quantity, none is shown: it is unknown which belong together.
+    A study with several numbers of one quantity is left out, because nobody knows which of them belong
+    together.
     """
     ordered = sorted(measured, key=lambda one: (*_quantity(one), one.on))
     return [plot for _, group in groupby(ordered, _quantity) if (plot := _plot(list(group)))]
 
 
 def _quantity(one: DatedNumber) -> tuple[str, str, str]:
-    """What makes two numbers comparable: quantity, unit and model."""
+    """Return (quantity, unit, model); two measurements are comparable if these are equal."""
     return one.number.meaning, one.number.unit[0], one.number.model
 
 
 def _plot(group: Sequence[DatedNumber]) -> View:
-    """The plot of one quantity; empty if it was measured on one day only."""
+    """Return the template values of one quantity's plot; {} if it was measured on one day only."""
     numbers = Counter(one.study for one in group)
     single = [one for one in group if numbers[one.study] == 1]
     if len({one.on for one in single}) < 2:
@@ -335,7 +359,10 @@ def _plot(group: Sequence[DatedNumber]) -> View:
 
 
 def _points(single: Sequence[DatedNumber]) -> list[View]:
-    """The points of a plot."""
+    """Return the points of a plot in pixels, each with date, value and study.
+
+    ``single``: the measurements in order of time.
+    """
     points: list[View] = []
     values = [one.number.value for one in single]
     first, last = single[0].on.toordinal(), single[-1].on.toordinal()

@@ -15,8 +15,10 @@ AWAY = "away"
 """In place of that text while the database does not answer."""
 
 
-def newest(database: Database) -> str:
-    """A text that changes with each event and each step of a job; AWAY if the database does not answer."""
+def change_mark(database: Database) -> str:
+    """Return a text that differs from the last one after each new event and each step of a running job; AWAY
+    if the database does not answer.
+    """
     try:
         with database.read() as session:
             return _mark(session)
@@ -25,7 +27,9 @@ def newest(database: Database) -> str:
 
 
 def session_lasts(database: Database, token: str, idle_minutes: float) -> bool:
-    """Whether the session with this token is still valid; this check does not keep the session alive."""
+    """Return whether the session with this token is valid, without counting as activity of the user; True if
+    the database does not answer.
+    """
     try:
         return users.user_of_session(database, token, idle_minutes, counts=False) is not None
     except SQLAlchemyError:
@@ -33,10 +37,10 @@ def session_lasts(database: Database, token: str, idle_minutes: float) -> bool:
 
 
 def _mark(session: Session) -> str:
-    """The text that :func:`newest` returns. It is read every few seconds, so all its columns have an index.
+    """Return the text of :func:`change_mark`, by columns that have an index, since it is read every second.
 
-    Numbers of events are given before they are committed, so one may appear behind the newest: those of the
-    last ones are counted. A number that is given again (a restored database) has another time.
+    Event numbers are given before the commit, so an event may appear behind the newest: the last 5,000 are
+    counted. In a restored database a number comes again, with another time.
     """
     newest = session.execute(select(EventRow.id, EventRow.at).order_by(EventRow.id.desc()).limit(1)).first()
     number, at = newest or (0, "")

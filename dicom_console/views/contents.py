@@ -21,8 +21,10 @@ _HIDDEN = ("HAS OBS CONTEXT", "HAS ACQ CONTEXT", "HAS CONCEPT MOD")  # what qual
 
 @dataclass(slots=True)
 class Node:
-    """One item of the tree. ``note``: the kind of item; ``qualifies``: whether the item adds detail to its
-    parent.
+    """One entry of the tree that shows an object's content.
+
+    ``note``: its DICOM tag, or the value type of an SR content item; ``qualifies``: it only adds detail to
+    its parent.
     """
 
     name: str
@@ -33,7 +35,9 @@ class Node:
 
 
 def contents(path: Path) -> tuple[list[Node], bool]:
-    """The tree, and whether the tree is complete: content items of a report, attributes of other objects."""
+    """Return (tree, whether it is complete) of a DICOM file: content items of a report, attributes of other
+    objects.
+    """
     numbers = count()  # of all nodes, as they are made
     with quiet_pydicom():
         dataset = dcmread(path, stop_before_pixels=True)
@@ -43,7 +47,10 @@ def contents(path: Path) -> tuple[list[Node], bool]:
 
 
 def _item(item: Dataset, numbers: Iterator[int]) -> Node:
-    """A content item (PS3.3 C.17.3) with those below it."""
+    """Return the entry for an SR content item (PS3.3 C.17.3), with those below it.
+
+    ``numbers``: counts all entries of the tree, whose number is limited.
+    """
     name = item.get("ConceptNameCodeSequence")
     return Node(
         name=str(name[0].CodeMeaning) if name else "Source",
@@ -57,7 +64,7 @@ def _item(item: Dataset, numbers: Iterator[int]) -> Node:
 
 
 def _value(item: Dataset) -> str:
-    """The value of a content item as text."""
+    """Return the value of an SR content item as text."""
     match str(item.get("ValueType", "")):
         case "CODE":
             return str(item.ConceptCodeSequence[0].CodeMeaning)
@@ -79,7 +86,10 @@ def _value(item: Dataset) -> str:
 
 
 def _attributes(dataset: Dataset, numbers: Iterator[int]) -> Iterator[Node]:
-    """The attributes of a data set as items of the tree."""
+    """Yield an entry for each attribute of a data set.
+
+    ``numbers``: counts all entries of the tree, whose number is limited.
+    """
     for element in dataset:
         if next(numbers) >= _NODES:
             return

@@ -25,8 +25,10 @@ _REFUSALS = [kind.number for kind in (ASSOCIATION_REJECTED, STORE_REFUSED, TLS_F
 
 
 def peers(session: Session, settings: Settings) -> list[View]:
-    """The configured peers in the order of the configuration, each with its last association."""
-    last = _last(session)
+    """Return the configured peers in their order, each with its last association and last confirmed
+    delivery.
+    """
+    last = _last_associations(session)
     return [
         _shown(peer) | {"last": last.get(peer.ae_title), "took": _last_confirmed(session, peer)}
         for peer in settings.peers
@@ -34,7 +36,10 @@ def peers(session: Session, settings: Settings) -> list[View]:
 
 
 def peer(session: Session, settings: Settings, name: str) -> View:
-    """The peer ``name``, with all keys that differ from the defaults. Raises NotFound."""
+    """Return the peer ``name`` with all settings that differ from their defaults, but for secrets.
+
+    Raises NotFound.
+    """
     found = settings.peer(name)
     given = found.model_dump(mode="json", exclude_defaults=True, exclude={*_SECRET, "entered"})
     keys = {key: value for key, value in given.items() if value not in (None, "")}
@@ -54,22 +59,23 @@ def peer(session: Session, settings: Settings, name: str) -> View:
 
 
 def strangers(session: Session, settings: Settings) -> list[View]:
-    """AE titles that were rejected in the last days and belong to no peer, the latest first."""
+    """Return the AE titles that were rejected in the last days and belong to no peer, the latest first."""
     known = {peer.ae_title for peer in settings.peers}
     rejected = _callers(session, [ASSOCIATION_REJECTED.number], "calling")
     return [row for row in rejected if row["caller"] not in known][:_STRANGERS]
 
 
 def refused(session: Session) -> list[View]:
-    """The callers that were refused something in the last days, the latest first: how often, and what
-    last.
+    """Return the callers that were refused anything in the last days, the latest first: how often, and what
+    the last time.
     """
     return _callers(session, _REFUSALS, "calling", "address")[:_STRANGERS]
 
 
 def _callers(session: Session, numbers: list[int], *called: str) -> list[View]:
-    """The callers in events with these numbers, the latest first. ``called``: the event fields that may name
-    the caller; the first one counts.
+    """Return the callers in events with these numbers, the latest first.
+
+    ``called``: event fields that may name the caller, of which the first with a value counts.
     """
     found: dict[str, View] = {}
     since = utc_now() - timedelta(days=DAYS)
@@ -82,7 +88,7 @@ def _callers(session: Session, numbers: list[int], *called: str) -> list[View]:
 
 
 def _shown(peer: PeerSettings) -> View:
-    """A peer as lists show it, without secrets."""
+    """Return a peer's settings as lists show them, without secrets."""
     row: dict[str, Any] = peer.model_dump(mode="json", exclude=set(_SECRET))
     place = f"{row['host']}:{row['port']}" if row["host"] and row["port"] else row["host"]
     return {
@@ -97,7 +103,9 @@ def _shown(peer: PeerSettings) -> View:
 
 
 def _last_confirmed(session: Session, peer: PeerSettings) -> str | None:
-    """When the newest result was confirmed at the peer; None if none was, or the peer gets no results."""
+    """Return when the newest delivery to the peer was confirmed; None if none was, or the peer gets no
+    results.
+    """
     if "receive" not in peer.may:
         return None
     here = Delivery.destination == peer.name, Delivery.state == DeliveryState.CONFIRMED
@@ -105,8 +113,8 @@ def _last_confirmed(session: Session, peer: PeerSettings) -> str | None:
     return str(as_json(at)) if at else None
 
 
-def _last(session: Session) -> dict[str, View]:
-    """The last association of each AE title."""
+def _last_associations(session: Session) -> dict[str, View]:
+    """Return the last association of each calling AE title."""
     newest = (
         select(Association.calling_ae, func.max(Association.opened_at).label("at"))
         .group_by(Association.calling_ae)

@@ -38,13 +38,16 @@ _PICTURES = (ResultKind.SC, ResultKind.SUMMARY, ResultKind.HEATMAP, ResultKind.C
 
 
 def uid(session: Session, number: int) -> str:
-    """The Study Instance UID, or the study's name in lists if it has no UID. Raises NotFound."""
+    """Return the Study Instance UID of study ``number`` or, if it has none, the name that lists show for it.
+
+    Raises NotFound.
+    """
     called: str = brief(session, number)["study"]
     return called
 
 
 def brief(session: Session, number: int) -> View:
-    """The study's entry in lists. Raises NotFound."""
+    """Return study ``number`` as lists show it. Raises NotFound."""
     found = views.numbered_studies(session, select(Study).where(Study.id == number))
     if not found:
         raise NotFound("there is no such study")
@@ -52,7 +55,7 @@ def brief(session: Session, number: int) -> View:
 
 
 def show(session: Session, settings: Settings, number: int) -> View:
-    """The content of a study's page. Raises NotFound."""
+    """Return everything that the page of study ``number`` shows. Raises NotFound."""
     shown = brief(session, number)
     study = session.get_one(Study, number)
     images = [
@@ -76,7 +79,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "accession": study.accession_number,
         "person": person_of(session, settings, number),
         "images": images,
-        "lead": _lead(session, settings, images),
+        "lead": _main_image(session, settings, images),
         "received": [columns(row, *of_object) for row in session.scalars(received.limit(_MOST))],
         "jobs": views.list_jobs(session, study_instance_uid=shown["study"]),
         "results": _results(session, settings, number),
@@ -94,10 +97,11 @@ def show(session: Session, settings: Settings, number: int) -> View:
 
 
 def timeline(rows: Sequence[View]) -> list[View]:
-    """The steps of a study by its events, in order of time, each with the ``seconds`` since the one before.
+    """Return the steps of a study in order of time, made from its events ``rows``; each has the ``seconds``
+    since the step before.
 
-    What happened to several objects of a sender, job or destination is one step: the last time, and how many
-    ``times``. The study's own states follow from its jobs and deliveries: they are no steps.
+    Like events of several objects of one sender, job or destination are one step: the last one's time, and
+    how many ``times``. Changes of the study's state follow from its jobs and deliveries, and are no steps.
     """
     steps: dict[object, View] = {}
     phase = 0  # objects before and after another step are not counted together
@@ -113,7 +117,11 @@ def timeline(rows: Sequence[View]) -> list[View]:
 
 
 def questions(rows: Sequence[View]) -> list[View]:
-    """The options of ``services.studies.versions``, grouped by question, questions about patients first."""
+    """Return the choices that a person must make before a study leaves quarantine, those between patients
+    first.
+
+    ``rows``: all options, as ``studies.versions`` returns them; each choice has its ``options``.
+    """
     found = grouped(((row["if_taken"], row["sop_instance_uid"]), row) for row in rows)
     return [
         {
@@ -128,7 +136,7 @@ def questions(rows: Sequence[View]) -> list[View]:
 
 
 def study_heading(session: Session, settings: Settings, number: int) -> View:
-    """The study's number, date and patient, for the heading of the study's subpages. Raises NotFound."""
+    """Return number, date and patient of study ``number``, for headings. Raises NotFound."""
     row = session.get(Study, number)
     if row is None:
         raise NotFound("there is no such study")
@@ -137,10 +145,10 @@ def study_heading(session: Session, settings: Settings, number: int) -> View:
 
 
 def named(session: Session, settings: Settings, rows: Sequence[View | Row]) -> dict[str, View]:
-    """For each Study Instance UID in ``rows``, the fields with which a list names the study.
+    """Return, by Study Instance UID, the fields with which a list names the studies that ``rows`` mention.
 
-    The fields are ``id``, ``name`` (of the patient), ``patient_id``, ``revision``, and ``ending``, the
-    shortest end of the UID that no other study of the list has.
+    They are ``id``, ``name`` (of the patient), ``patient_id``, ``revision``, and ``ending``: the shortest end
+    of the UID that no other study of the list has.
     """
     uids = {row["study_instance_uid"] for row in rows if row["study_instance_uid"]}
     found = session.scalars(select(Study).where(Study.study_instance_uid.in_(uids))).all()
@@ -153,7 +161,9 @@ def named(session: Session, settings: Settings, rows: Sequence[View | Row]) -> d
 
 
 def _ending(uid: str, others: Collection[str]) -> str:
-    """An ending of the UID that no other UID has: at least twelve characters, the first a digit."""
+    """Return the shortest ending of ``uid``, after "…", that no other UID of ``others`` has; it has 12
+    characters or more.
+    """
     for length in range(_FIGURES, len(uid)):
         end = uid[-length:]
         if end[0] != "." and sum(other.endswith(end) for other in others) <= 1:
@@ -162,15 +172,15 @@ def _ending(uid: str, others: Collection[str]) -> str:
 
 
 def dead_by_destination(session: Session) -> dict[str, int]:
-    """The number of deliveries that were given up, for each destination."""
+    """Return the number of deliveries that were given up, by destination."""
     chosen = select(Delivery.destination, func.count()).where(Delivery.state == DeliveryState.DEAD)
     rows = session.execute(chosen.group_by(Delivery.destination).order_by(Delivery.destination))
     return {destination: number for destination, number in rows}  # noqa: C416
 
 
-def _lead(session: Session, settings: Settings, images: Sequence[View]) -> View | None:
-    """The first image with a finding or measurement, as its page shows it; else the first image
-    that is here.
+def _main_image(session: Session, settings: Settings, images: Sequence[View]) -> View | None:
+    """Return the image that the study's page shows large: the first with a finding or measurement, else the
+    first that is stored; None without one.
     """
     first: View | None = None
     for number in [row["id"] for row in images if not row["purged"]][:_LOOKED_INTO]:
@@ -182,7 +192,10 @@ def _lead(session: Session, settings: Settings, images: Sequence[View]) -> View 
 
 
 def _results(session: Session, settings: Settings, number: int) -> list[View]:
-    """Result objects, the newest first, each with its deliveries; ``subject``: what a heat map is of."""
+    """Return the study's result objects, the newest first, each with its deliveries.
+
+    ``subject`` in a row is the finding that a heat map is about.
+    """
     chosen = select(Result).where(Result.study_id == number).order_by(Result.id.desc()).limit(_MOST)
     sent = select(Delivery, Result.id).join(Delivery.result).where(Result.study_id == number)
     names = (
@@ -215,16 +228,16 @@ def _results(session: Session, settings: Settings, number: int) -> list[View]:
 
 
 def _likeliest(findings: Sequence[Mapping[str, Any]]) -> list[View]:
-    """For each model that scored more findings than the page shows, the three findings with the highest
-    scores.
+    """Return the three findings with the highest scores for each model that scored more than three.
 
     Each row has the ``model`` and its ``findings``: ``finding``, ``decision``, ``score`` and ``cut_off`` with
-    their units. The cut-off is ``""`` if the report does not state it, as for an absent finding. If several
-    images have a score for a finding, the highest counts. Scores of different models are not compared: only
-    scores of a calibrated model are probabilities.
+    units ("" if the report states no cut-off, as for an absent finding). If several images have a score for a
+    finding, the highest counts. Models are not compared, because only scores of calibrated models are
+    probabilities.
     """
 
     def value(row: View) -> float:
+        """Return a row's score as a number."""
         return float(row["score"].split()[0])  # of "83.1 %"
 
     scored: dict[str, dict[str, View]] = {}

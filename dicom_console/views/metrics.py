@@ -111,10 +111,11 @@ _TOLD_OF_REJECTION: Final = ("calling", "called", "address", "meaning")
 
 
 def problems(session: Session, settings: Settings, *, disk_is_low: bool) -> list[View]:
-    """The newest problems, each listed once: lasting problems first, then problems solved within a day.
+    """Return the newest problems, each once: first those that last, then those solved within a day.
 
-    ``times``: how often the problem occurred. ``over``: when it ended ("": not known, None: it lasts).
-    ``how``: the event that ended it. ``caller``: the AE title that was rejected, else "".
+    In a row, ``times`` is how often it occurred, ``over`` when it ended (None: it lasts, "": unknown),
+    ``how`` the event that ended it, and ``caller`` the AE title that was rejected, else "". ``disk_is_low``:
+    free space is below the limit.
     """
     found: dict[object, View] = {}
     for row in reversed(list_events(session, numbers=_BAD, limit=_LOOKED_AT)):
@@ -125,17 +126,19 @@ def problems(session: Session, settings: Settings, *, disk_is_low: bool) -> list
         same = found.setdefault(repeat_key(row), row | {"times": 0})
         same["times"] += 1
     rows = list(found.values())
-    ends = _ends(session, rows)
+    ends = _ending_events(session, rows)
     for row in rows:
-        row["over"], row["how"] = _end(session, settings, row, ends, disk_is_low)
+        row["over"], row["how"] = _end_of_problem(session, settings, row, ends, disk_is_low)
     since = as_json(utc_now() - _SOLVED_FOR)
     solved = [row for row in rows if row["over"] is not None and (row["over"] or row["at"]) >= since]
     solved.sort(key=lambda row: str(row["over"] or row["at"]), reverse=True)
-    return _grouped(row for row in rows if row["over"] is None)[:SHOWN] + _grouped(solved)[:SOLVED_SHOWN]
+    return _merged(row for row in rows if row["over"] is None)[:SHOWN] + _merged(solved)[:SOLVED_SHOWN]
 
 
-def _grouped(rows: Iterable[View]) -> list[View]:
-    """The same problem of several studies is one line, with the study that had it last."""
+def _merged(rows: Iterable[View]) -> list[View]:
+    """Return the problems with equal ones of several studies as one row, that of the study that had
+    it last.
+    """
     found: dict[object, View] = {}
     for row in rows:
         texts = {key: value for key, value in row["fields"].items() if key != "study"}
@@ -146,8 +149,10 @@ def _grouped(rows: Iterable[View]) -> list[View]:
     return list(found.values())
 
 
-def _ends(session: Session, rows: list[View]) -> list[tuple[EventRow, str | None]]:
-    """The newest events that may have ended one of these problems, the oldest first, each with its study."""
+def _ending_events(session: Session, rows: list[View]) -> list[tuple[EventRow, str | None]]:
+    """Return the newest events that may have ended one of these problems, the oldest first: (event, Study
+    Instance UID or None).
+    """
     kinds = [events.by_number(row["number"]) for row in rows]
     numbers = {end.number for kind in kinds for end in _ENDED_BY.get(kind, ((), ()))[0]}
     uids = {row["study_instance_uid"] for row in rows}
@@ -163,14 +168,18 @@ def _ends(session: Session, rows: list[View]) -> list[tuple[EventRow, str | None
     return [(row, uid) for row, uid in newest][::-1]
 
 
-def _end(
+def _end_of_problem(
     session: Session,
     settings: Settings,
     row: View,
     ends: list[tuple[EventRow, str | None]],
     disk_is_low: bool,
 ) -> tuple[str | None, str]:
-    """When a problem ended, and the event that ended it; None and "" while it lasts."""
+    """Return (when the problem ``row`` ended, the event that ended it); (None, "") while it lasts, and "" as
+    time if unknown.
+
+    ``ends``: the candidates, as ``_ending_events`` returns them.
+    """
     since = datetime.fromisoformat(row["at"])
     kind = events.by_number(row["number"])
     if kind is events.DISK_LOW:
@@ -232,9 +241,10 @@ _RATE_MINUTES = 5  # that the rate of objects is taken from
 
 
 def overview(session: Session, settings: Settings) -> View:
-    """Receiving, queue, deliveries, tasks for a person, models, disk and the latest problems.
+    """Return everything that the first page shows: receiving, queue, deliveries, tasks for people, models,
+    disk, problems.
 
-    ``named``: the studies of these problems, by UID.
+    ``named`` has the studies that the problems mention, by UID.
     """
     studies = _by_state(
         session, Study.state, (StudyState.RECEIVING, StudyState.QUARANTINED, StudyState.FAILED)
@@ -275,7 +285,9 @@ def overview(session: Session, settings: Settings) -> View:
 
 
 def _disk(settings: Settings) -> View:
-    """Free and total bytes of the data folder's disk, and the watermark below which no object is accepted."""
+    """Return ``free`` and ``total`` bytes of the data folder's disk, the ``minimum`` below which nothing is
+    accepted, and whether it is ``low``.
+    """
     usage = shutil.disk_usage(settings.node.data_dir)
     minimum = settings.spool.minimum_free_mib * 2**20
     return {"free": usage.free, "total": usage.total, "minimum": minimum, "low": usage.free < minimum}
@@ -284,25 +296,31 @@ def _disk(settings: Settings) -> View:
 def _by_state(
     session: Session, column: InstrumentedAttribute[Any], states: Sequence[StrEnum]
 ) -> dict[str, int]:
-    """The number of rows in each of these states, by one query."""
+    """Return the number of rows in each of these states, by one query.
+
+    ``column``: the table's state column.
+    """
     chosen = select(column, func.count()).where(column.in_(states)).group_by(column)
     return {state.value: 0 for state in states} | {str(state): n for state, n in session.execute(chosen)}
 
 
 def _oldest_job(session: Session) -> datetime | None:
-    """Since when the oldest job in the queue waits."""
+    """Return when the oldest job that still waits in the queue was created; None if none waits."""
     return session.scalar(select(func.min(Job.created_at)).where(Job.state == JobState.QUEUED))
 
 
 def _oldest_delivery(session: Session) -> datetime | None:
-    """When the oldest result was built that is not yet delivered."""
+    """Return when the oldest result was built that is not delivered yet; None if there is none."""
     chosen = select(func.min(Result.created_at)).join(Delivery, Delivery.result_id == Result.id)
     return session.scalar(chosen.where(Delivery.state.in_(OPEN_DELIVERIES)))
 
 
 @lru_cache(maxsize=1)
 def _models(folder: Path | None) -> list[View]:
-    """Each model card, and whether its weights exist; their hashes are checked when they are loaded."""
+    """Return each installed model and whether its weight files exist.
+
+    ``folder``: the site's own models, None for none.
+    """
     try:
         cards = registry.cards(folder)
     except CardError:
@@ -318,10 +336,11 @@ def _models(folder: Path | None) -> list[View]:
 
 
 def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
-    """All metrics; the time to read them does not grow with the number of studies."""
+    """Yield all metrics of the node; the time for it does not grow with the number of studies."""
     now, space = utc_now(), _disk(settings)
 
     def age(since: datetime | None) -> float:
+        """Return the seconds since a time; 0 for None."""
         return (now - since).total_seconds() if since else 0.0
 
     days = days_left(session, settings)
@@ -391,9 +410,9 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
 
 
 def not_ready(session: Session, settings: Settings) -> str:
-    """Why the node accepts no objects now, "" if it accepts them. Raises SQLAlchemyError.
+    """Return why the node accepts no objects now; "" if it accepts them.
 
-    A console on a separate machine accepts uploads; use C-ECHO to check listeners on other machines.
+    Raises SQLAlchemyError. Listeners on other machines than the console's are not checked: use C-ECHO.
     """
     session.scalar(select(func.count()).where(Study.id == 0))
     if _disk(settings)["low"]:
@@ -407,10 +426,7 @@ def not_ready(session: Session, settings: Settings) -> str:
 
 
 class Durations:
-    """Histograms of deliveries and jobs that ended since the console started.
-
-    Their counts start at 0 with the process and only rise, as Prometheus expects.
-    """
+    """Histograms, for Prometheus, of deliveries and jobs that ended since the console started."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -432,7 +448,7 @@ class Durations:
         self._one_at_a_time = threading.Lock()
 
     def add_new(self, session: Session) -> None:
-        """Add the deliveries and jobs that ended since the last call."""
+        """Add the deliveries and jobs that ended since the last call to the histograms."""
         with self._one_at_a_time:
             since, self._since = self._since, max(self._since, utc_now() - _SETTLED)
             modality = (

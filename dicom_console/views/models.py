@@ -16,8 +16,9 @@ from dicom_node.people.configured import model_cards, models_in_use
 
 
 def models(settings: Settings) -> list[View]:
-    """One row per model card: whether the model's files exist, and which pipelines use it. Raises
-    FaultyInput.
+    """Return a row for each installed model: whether its files exist, and which pipelines use it.
+
+    Raises FaultyInput.
     """
     used, found = models_in_use(settings), model_cards(settings)
     return [
@@ -27,7 +28,10 @@ def models(settings: Settings) -> list[View]:
 
 
 def model(settings: Settings, identifier: str, version: str) -> View:
-    """One model with the content of its card. Raises NotFound, FaultyInput."""
+    """Return one model with the content of its model card (file that describes the model).
+
+    Raises NotFound, FaultyInput.
+    """
     card = next(
         (one for one in model_cards(settings) if (one.id, one.version) == (identifier, version)), None
     )
@@ -58,7 +62,9 @@ def model(settings: Settings, identifier: str, version: str) -> View:
 
 
 def findings(settings: Settings) -> list[str]:
-    """The findings that the installed models look for, by code meaning; none if a card cannot be read."""
+    """Return the names of the findings that the installed models can report, sorted; [] if a model card
+    cannot be read.
+    """
     try:
         cards = registry.cards(settings.workers.models_dir)
     except CardError:
@@ -67,7 +73,7 @@ def findings(settings: Settings) -> list[str]:
 
 
 def history(settings: Settings) -> list[View]:
-    """The history of active models: which model was put into use when, the latest first."""
+    """Return when which model was put into use for which pipeline, the latest first."""
     models_dir = settings.workers.models_dir
     if models_dir is None:
         return []
@@ -80,7 +86,7 @@ def history(settings: Settings) -> list[View]:
 
 
 def _row(card: Card, used: Mapping[str, str]) -> View:
-    """A model card as lists show it."""
+    """Return a model as lists show it. ``card``: its model card; ``used``: the model in use by pipeline."""
     return {
         "name": card.name,
         "id": card.id,
@@ -98,7 +104,9 @@ def _row(card: Card, used: Mapping[str, str]) -> View:
 
 
 def _node(key: str, value: Any) -> Node:
-    """A table of the card as a tree; three numbers are shown as a value with its interval."""
+    """Return a value of a model card's metrics as a tree entry; three numbers are shown as value and
+    interval.
+    """
     name = key.replace("_", " ")
     if figure := _figure(value):
         return Node(name, figure)
@@ -112,7 +120,9 @@ def _node(key: str, value: Any) -> Node:
 
 
 def _figure(value: Any) -> str:
-    """Three numbers as "0.77 [0.70, 0.82]"; "" for any other value."""
+    """Return a list of three numbers (value, lower, upper end) as "0.77 [0.70, 0.82]"; "" for any other
+    value.
+    """
     if isinstance(value, list) and len(value) == 3 and all(isinstance(one, float | int) for one in value):
         return f"{value[0]:.3g} [{value[1]:.3g}, {value[2]:.3g}]"
     return ""

@@ -25,10 +25,11 @@ _LOOKED_INTO = 20  # of these, whose reports are read
 
 
 def patients(session: Session, wanted: str = "", after: int | None = None) -> tuple[list[View], int | None]:
-    """One page of patients in the order of Patient IDs, and the value of ``after`` for the next page.
+    """Return (one page of patients in the order of Patient IDs, ``after`` for the next page or None).
 
-    ``wanted``: an ID, or its beginning and ``*``. Each row has the number of one study, which identifies the
-    patient in addresses, because a Patient ID must not appear there. Studies without an ID are left out.
+    ``wanted``: a Patient ID, or its beginning and ``*``; "": all. Each row has the number of one of the
+    patient's studies, which stands for the patient in addresses, because a Patient ID must not. Studies
+    without an ID are left out.
     """
     chosen = select(Study.patient_id).where(Study.patient_id != "").distinct()
     if wanted.endswith("*"):
@@ -38,21 +39,27 @@ def patients(session: Session, wanted: str = "", after: int | None = None) -> tu
     if after is not None and (last := session.get(Study, after)) is not None:
         chosen = chosen.where(Study.patient_id > last.patient_id)
     found = list(session.scalars(chosen.order_by(Study.patient_id).limit(PAGE + 1)))
-    rows = _rows(session, found[:PAGE])
+    rows = _patient_rows(session, found[:PAGE])
     return rows, rows[-1]["study"] if len(found) > PAGE else None
 
 
 def studies_of(session: Session, number: int) -> list[int]:
-    """The numbers of all studies of the same patient as study ``number``. Raises NotFound."""
-    chosen = select(Study.id).where(*_same(_study(session, number))).order_by(Study.id)
+    """Return the numbers of all studies of the patient whom study ``number`` is of. Raises NotFound."""
+    chosen = select(Study.id).where(*_same_patient(_study(session, number))).order_by(Study.id)
     return list(session.scalars(chosen))
 
 
 def show(session: Session, settings: Settings, number: int) -> View:
-    """The patient of study ``number``, with the patient's history. Raises NotFound."""
+    """Return everything that the page of a patient shows.
+
+    ``number``: of one of the patient's studies. Raises NotFound.
+    """
     study = _study(session, number)
     newest = (
-        select(Study).where(*_same(study)).order_by(Study.study_date.desc(), Study.id.desc()).limit(HISTORY)
+        select(Study)
+        .where(*_same_patient(study))
+        .order_by(Study.study_date.desc(), Study.id.desc())
+        .limit(HISTORY)
     )
     accessions = {row.id: row.accession_number for row in session.scalars(newest)}
     rows = [
@@ -67,9 +74,9 @@ def show(session: Session, settings: Settings, number: int) -> View:
         if on := date_of(row["study_date"]):
             measured += [DatedNumber(row["id"], on, one) for read in stated for one in read.numbers]
     one_patient = intake.of_one_patient(session, {one.study for one in measured})
-    of_patient = select(Study.id).where(*_same(study))
+    of_patient = select(Study.id).where(*_same_patient(study))
     received = ReceivedObject.study_id.in_(of_patient), ReceivedObject.purged.is_(False)
-    same_id = _rows(session, [study.patient_id])
+    same_id = _patient_rows(session, [study.patient_id])
     people = (studies.person_of(session, settings, row["id"]) for row in rows[:_LOOKED_INTO])
     return {
         "patient_id": study.patient_id,
@@ -85,23 +92,23 @@ def show(session: Session, settings: Settings, number: int) -> View:
 
 
 def _study(session: Session, number: int) -> Study:
-    """The study with this number, if it has a Patient ID. Raises NotFound."""
+    """Return study ``number``. Raises NotFound if it does not exist or has no Patient ID."""
     study = session.get(Study, number)
     if study is None or not study.patient_id:
         raise NotFound("there is no such study, or it has no Patient ID")
     return study
 
 
-def _same(study: Study) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """SQL conditions for studies of the same patient: Patient ID and issuer."""
+def _same_patient(study: Study) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Return the SQL conditions for studies with the same Patient ID and issuer as ``study``."""
     return (
         Study.patient_id == study.patient_id,
         Study.issuer_of_patient_id == study.issuer_of_patient_id,
     )
 
 
-def _rows(session: Session, ids: Sequence[str]) -> list[View]:
-    """The patients with these IDs, as lists show them."""
+def _patient_rows(session: Session, ids: Sequence[str]) -> list[View]:
+    """Return the patients with these Patient IDs as lists show them, one row for each issuer."""
     patient = Study.patient_id, Study.issuer_of_patient_id
     chosen = select(*patient, func.max(Study.id), func.count(), func.max(Study.last_received_at))
     chosen = chosen.where(Study.patient_id.in_(ids)).group_by(*patient).order_by(*patient)

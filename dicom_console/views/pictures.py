@@ -33,7 +33,7 @@ _one_thumbnail = threading.Semaphore(1)  # the picture that somebody reads is de
 
 
 class PictureKind(StrEnum):
-    """The source of an object with pixels; the value is part of the address."""
+    """Which table a picture comes from; the value is part of its address."""
 
     IMAGES = "images"
     """Received."""
@@ -52,7 +52,10 @@ _TABLES: Final[Mapping[PictureKind, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An object that the user may look at. ``kind``: the kind of result, or "image"."""
+    """A file whose pixels or content the user may see.
+
+    ``study``: number of its study; ``kind``: the kind of result, or "image".
+    """
 
     path: Path
     study: int
@@ -60,7 +63,10 @@ class Shown:
 
 
 def find(session: Session, settings: Settings, which: PictureKind, number: int) -> Shown:
-    """A received image or a result. Raises NotFound, also if its file was purged."""
+    """Return the file of the row ``number`` in the table for ``which``.
+
+    Raises NotFound, also if its file was deleted.
+    """
     row: Instance | Result | ReceivedObject | None = session.get(_TABLES[which], number)
     is_aside = isinstance(row, Instance) and row.role is ObjectRole.ASIDE
     there = row is not None and not row.purged and not is_aside
@@ -71,21 +77,26 @@ def find(session: Session, settings: Settings, which: PictureKind, number: int) 
 
 
 def frames(shown: Shown) -> int:
-    """The number of frames of an image. Raises NotFound if no frame can be shown."""
+    """Return the number of frames of an image. Raises NotFound if the image cannot be read."""
     with two_at_a_time():
         return open_dicom(shown.path).header.frames
 
 
 def png(shown: Shown, frame: int, longest: int = LARGEST) -> bytes:
-    """A frame (from 1) as PNG, displayed as a viewer initially does, at most ``longest`` pixels. Raises
-    NotFound.
+    """Return a frame (from 1) as PNG, with the grey levels that a viewer shows first; its longer side has at
+    most ``longest`` pixels.
+
+    Raises NotFound if it cannot be decoded.
     """
     with two_at_a_time():
         return _encoded(shown.path, frame, longest, ".png", _QUICK)
 
 
 def _encoded(path: Path, frame: int, longest: int, suffix: str, how: tuple[int, ...]) -> bytes:
-    """A frame in the format of the ``suffix``; ``how``: options of OpenCV."""
+    """Return a frame (from 1) in the picture format ``suffix``, its longer side at most ``longest`` pixels.
+
+    ``how``: OpenCV's options for the format.
+    """
     image = open_dicom(path)
     sides, most = (image.header.rows, image.header.columns), min(max(longest, 16), LARGEST)
     # A JPEG 2000 is decoded smaller where that is quicker, its shorter side with at least so many pixels.
@@ -103,7 +114,7 @@ def _encoded(path: Path, frame: int, longest: int, suffix: str, how: tuple[int, 
 
 
 def thumbnail(shown: Shown) -> bytes:
-    """The first frame as JPEG, at most SIDE pixels. Raises NotFound if it cannot be shown."""
+    """Return the first frame as JPEG of at most SIDE pixels. Raises NotFound if it cannot be decoded."""
     try:
         return _thumbnail(shown.path)
     except (OSError, PixelError, MemoryError):
@@ -112,15 +123,16 @@ def thumbnail(shown: Shown) -> bytes:
 
 @lru_cache(_THUMBNAILS)
 def _thumbnail(path: Path) -> bytes:
-    """The small picture of a file."""
+    """Return the first frame of a file as a small JPEG; the newest are cached."""
     with _one_thumbnail:
         return _encoded(path, 1, SIDE, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 80))
 
 
 @contextmanager
 def two_at_a_time() -> Iterator[None]:
-    """Limit decoding to two images at a time, which bounds memory. Raises NotFound for an undecodable
-    image.
+    """Context manager for decoding: at most two images are decoded at a time, which bounds memory.
+
+    Raises NotFound for an image that cannot be decoded.
     """
     try:
         with _decoders:

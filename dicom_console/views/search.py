@@ -69,7 +69,7 @@ class Search:
 
 
 def grouped(pairs: Iterable[Any]) -> defaultdict[Any, list[Any]]:
-    """The second of each pair, listed by its first."""
+    """Return the second elements of the pairs as lists, by the first elements."""
     found: defaultdict[Any, list[Any]] = defaultdict(list)
     for key, value in pairs:
         found[key].append(value)
@@ -77,21 +77,24 @@ def grouped(pairs: Iterable[Any]) -> defaultdict[Any, list[Any]]:
 
 
 def name_words(settings: Settings, name: str) -> list[str]:
-    """The hashes of the words of a name; for a name without words a hash that no study has."""
+    """Return the hashes of the words in a patient's name, for a search; [] for "".
+
+    A name without words gives a hash that no study has.
+    """
     return (PatientNames(settings.node.data_dir).hashes(name) or [""]) if name.strip() else []
 
 
 def names(session: Session, settings: Settings, studies: Collection[int]) -> Mapping[int, str]:
-    """The Patient's Name of each study, "" without one."""
+    """Return the Patient's Name by number of the study; "" if a study has none."""
     return PatientNames(settings.node.data_dir).of(session, studies)
 
 
 def search(session: Session, wanted: Search, after: int | None = None) -> tuple[list[View], int | None]:
-    """One page of studies, and the number of its last study if more follow, for ``after`` of the next page.
+    """Return (one page of studies, ``after`` for the next page or None).
 
-    In a row, ``findings`` are the findings that the newest reports call present, and ``short_result`` has the
-    lines of their short results. ``cover``: the number of the image shown for the study, None if no image is
-    stored. ``seconds``: the time from the last object to the last delivery of a delivered study, else None.
+    In a row, ``findings`` and ``short_result`` are those of the newest reports; ``cover`` is the number of
+    the image shown for the study, None if none is stored; ``seconds`` is the time from the last object to the
+    last delivery, None if the study is not delivered.
     """
     chosen = select(Study.id).where(*_conditions(session, wanted))
     ids = session.scalars(_ordered(session, chosen, wanted.order, after).limit(PAGE + 1)).all()
@@ -117,16 +120,14 @@ def search(session: Session, wanted: Search, after: int | None = None) -> tuple[
 
 
 def _findings(session: Session, studies: Collection[int]) -> defaultdict[int, list[str]]:
-    """The findings that the newest reports of each study state as present, each once, without
-    burned-in text.
-    """
+    """Return, by study, the findings that its newest reports call present, without burned-in text."""
     chosen = select(ReportedFinding.study_id, ReportedFinding.finding).distinct()
     chosen = chosen.where(ReportedFinding.finding != BURNED_IN.meaning, ReportedFinding.study_id.in_(studies))
     return grouped(session.execute(chosen.order_by(ReportedFinding.finding)))
 
 
 def _short_results(session: Session, studies: Collection[int]) -> defaultdict[int, list[str]]:
-    """The lines of the newest report of each rule, without withdrawn reports."""
+    """Return, by study, the lines of the newest report of each rule, without withdrawn reports."""
     chosen = select(Result.study_id, Job.rule, Result.short_result).join(Job, Job.id == Result.job_id)
     chosen = chosen.outerjoin(Withdrawal, Withdrawal.result_id == Result.id)
     chosen = chosen.where(Withdrawal.result_id.is_(None), Result.deidentified.is_(False))
@@ -136,7 +137,9 @@ def _short_results(session: Session, studies: Collection[int]) -> defaultdict[in
 
 
 def _covers(session: Session, studies: Collection[int]) -> dict[int, View]:
-    """The first available image of each study, with its Study Description."""
+    """Return, by study, the number of its first image (None if its file was deleted) and its Study
+    Description.
+    """
     first = select(func.min(Instance.id)).group_by(Instance.study_id)
     first = first.where(Instance.study_id.in_(studies), Instance.role == ObjectRole.SOURCE)
     chosen = select(Instance.study_id, Instance.id, Instance.purged, Instance.attributes)
@@ -150,7 +153,7 @@ def _covers(session: Session, studies: Collection[int]) -> dict[int, View]:
 
 
 def _seconds(session: Session, studies: Mapping[int, Study]) -> dict[int, float]:
-    """The seconds from the last object to the last delivery, for studies that are delivered."""
+    """Return, by delivered study, the seconds from its last object to its last delivery."""
     at = func.max(func.coalesce(Delivery.confirmed_at, Delivery.sent_at))
     chosen = select(Result.study_id, at).join(Delivery, Delivery.result_id == Result.id)
     chosen = chosen.where(Result.study_id.in_(studies)).group_by(Result.study_id)
@@ -162,10 +165,9 @@ def _seconds(session: Session, studies: Mapping[int, Study]) -> dict[int, float]
 
 
 def remarked(session: Session, rows: Sequence[View]) -> list[View]:
-    """The rows, with withdrawn results and reasons of failed deliveries added.
+    """Return the rows with ``withdrawn`` added ("all", "some" or "" of a study's results).
 
-    ``withdrawn``: "all", "some" or "". ``reason`` is added only if the study has no reason of its own. Each
-    row needs its ``id``.
+    A row without a ``reason`` gets that of a failed delivery. Each row needs the ``id`` of its study.
     """
     numbers = [row["id"] for row in rows]
     chosen = select(Result.study_id, func.count(Result.id), func.count(Withdrawal.result_id))
@@ -183,7 +185,7 @@ def remarked(session: Session, rows: Sequence[View]) -> list[View]:
 
 
 def _conditions(session: Session, wanted: Search) -> Iterator[ColumnElement[bool]]:
-    """The SQL conditions of a search."""
+    """Yield the SQL conditions of a search."""
     # In SQLite LIKE makes no difference of case and so uses no index: there it is a range of code points.
     in_sqlite = session.get_bind().dialect.name == "sqlite"
     for column, text in ((Study.patient_id, wanted.patient), (Study.accession_number, wanted.accession)):
@@ -218,8 +220,9 @@ def _conditions(session: Session, wanted: Search) -> Iterator[ColumnElement[bool
 def _has_row(
     session: Session, study: InstrumentedAttribute[int], which: ColumnElement[bool]
 ) -> ColumnElement[bool]:
-    """The condition that a study has a row ``which``. ``study``: the column with the number of the row's
-    study.
+    """Return the SQL condition that a study has a row for which ``which`` is true.
+
+    ``study``: the column with the study's number in that row's table.
     """
     return _by_index_or_each(
         session, select(study).where(which).distinct(), exists().where(study == Study.id, which)
@@ -229,18 +232,19 @@ def _has_row(
 def _by_index_or_each(
     session: Session, by_index: Select[int], each: ColumnElement[bool]
 ) -> ColumnElement[bool]:
-    """The condition that a study is among those of ``by_index`` if these are few; else the condition
-    ``each``.
+    """Return the SQL condition that a study is among those that ``by_index`` selects.
 
-    Many would all be sorted for one page, and few be looked for among all studies.
+    If they are few their numbers are listed, which is quick; if many, the equal condition ``each`` is tested
+    study by study.
     """
     few = session.scalars(by_index.limit(_FEW + 1)).all()
     return Study.id.in_(few) if len(few) <= _FEW else each
 
 
 def _ordered(session: Session, chosen: Select[int], order: Order, after: int | None) -> Select[int]:
-    """The query in this order, from after the study ``after``. It uses keysets, so that late pages cost no
-    more than the first.
+    """Return the query in this order, beginning behind the study ``after`` (None: at the beginning).
+
+    It compares keys instead of skipping rows, so late pages cost no more than the first.
     """
     column: Any = Study.study_date if order in (Order.DATE, Order.OLDEST_DATE) else Study.last_received_at
     ascending = order in (Order.WAITING, Order.OLDEST_DATE)

@@ -22,7 +22,7 @@ _AS_USUAL: Final = (Outcome.NEW, Outcome.TAKEN)
 
 
 def last(session: Session) -> list[View]:
-    """The newest uploads: user, time, and the numbers of accepted and refused objects."""
+    """Return the newest uploads: user, time, and how many objects were accepted and refused."""
     by_people = AuditRow.fields["way"].as_string().is_(None)
     chosen = select(AuditRow).where(AuditRow.action == AuditAction.UPLOADED, by_people)
     rows = session.scalars(chosen.order_by(AuditRow.at.desc(), AuditRow.id.desc()).limit(LISTED))
@@ -30,7 +30,10 @@ def last(session: Session) -> list[View]:
 
 
 def show(session: Session, settings: Settings, number: int) -> View:
-    """One upload, the outcome for its objects, and the progress of their studies. Raises NotFound."""
+    """Return one upload, what became of its objects, and the progress of their studies.
+
+    ``number``: of its audit record. Raises NotFound.
+    """
     row = session.get(AuditRow, number)
     if row is None or row.action is not AuditAction.UPLOADED:
         raise NotFound("there is no such upload")
@@ -41,21 +44,21 @@ def show(session: Session, settings: Settings, number: int) -> View:
     brief = _brief(row)
     return brief | {
         "indexed": len(received),
-        "studies": [study | _became_of(by_study[study["id"]]) for study in studies],
+        "studies": [study | _outcomes(by_study[study["id"]]) for study in studies],
         "more": len(by_study.keys() - {None}) - len(studies),
-        "unfit": _became_of(by_study[None]),
+        "unfit": _outcomes(by_study[None]),
         "ended": len(received) >= brief["objects"] and all(study["ended"] for study in studies),
     }
 
 
 def _brief(row: AuditRow) -> View:
-    """One upload as lists show it."""
+    """Return an upload as lists show it."""
     counted = {key: row.fields.get(key, 0) for key in ("objects", "refused")}
     return {"number": row.id, **columns(row, "at", "actor"), **counted}
 
 
-def _became_of(received: list[ReceivedObject]) -> View:
-    """The number of objects, and for each other outcome than new its number and a reason."""
+def _outcomes(received: list[ReceivedObject]) -> View:
+    """Return the number of received objects, and number and reason for each unusual outcome."""
     counted = Counter(one.outcome for one in received)
     reasons = {one.outcome: one.reason for one in reversed(received)}
     unusual = [
@@ -67,7 +70,7 @@ def _became_of(received: list[ReceivedObject]) -> View:
 
 
 def _studies(session: Session, settings: Settings, numbers: list[int]) -> list[View]:
-    """The studies of an upload, with their progress."""
+    """Return the studies with these numbers, each with its progress."""
     shown = views.numbered_studies(session, select(Study).where(Study.id.in_(numbers)).order_by(Study.id))
     rows = search.remarked(session, [{"id": number, **row} for number, row in shown.items()])
     named = listing.named(session, settings, rows)
@@ -83,7 +86,9 @@ def _studies(session: Session, settings: Settings, numbers: list[int]) -> list[V
 
 
 def _steps(session: Session, row: View) -> list[View]:
-    """The steps of a study (received, analysed, delivered), each with its progress and whether it is done."""
+    """Return the steps of a study (received, analysed, delivered): whether each is done, and how
+    far it is.
+    """
     of_now = (Job.study_id == row["id"]) & (Job.study_revision == row["revision"])
     jobs = list(session.scalars(select(Job.state).where(of_now)))
     done = sum(state not in OPEN_JOBS for state in jobs)

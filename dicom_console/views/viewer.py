@@ -38,11 +38,10 @@ _OUTLINES = 16  # that a viewer offers
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Samples of a frame. ``data``: rows × columns values, little-endian; ``about``: their type and the
-    window.
+    """The sample values of one frame, for the viewer's own grey levels.
 
-    Types are "u2" and "i2" (16 bit) and "f4", all after the Modality LUT (PS3.3 C.11.1), and "rgb" (8 bits a
-    colour).
+    ``data``: rows × columns values, little-endian; ``about``: their type and the window. Types are "u2" and
+    "i2" (16 bit) and "f4", all after the Modality LUT (PS3.3 C.11.1), and "rgb" (8 bits a colour).
     """
 
     data: bytes
@@ -50,7 +49,7 @@ class Samples:
 
 
 def samples(shown: Shown, frame: int) -> Samples:
-    """The samples of a frame (from 1). Raises NotFound if it cannot be decoded."""
+    """Return the sample values of a frame (from 1). Raises NotFound if it cannot be decoded."""
     with two_at_a_time():
         image = open_dicom(shown.path)
         stored = image.stored(frame - 1)
@@ -67,7 +66,9 @@ def samples(shown: Shown, frame: int) -> Samples:
 
 
 def _packed(values: PixelArray) -> tuple[PixelArray, str]:
-    """The values in the smallest of three types that can hold them, and the name of that type."""
+    """Return (the values in the smallest of the types u2, i2 and f4 that can express them, name of that
+    type).
+    """
     if np.array_equal(values, np.rint(values)):
         low, high = values.min(), values.max()
         if low >= 0 and high < 2**16:
@@ -78,7 +79,11 @@ def _packed(values: PixelArray) -> tuple[PixelArray, str]:
 
 
 def described(shown: Shown) -> dict[str, Any]:
-    """Size, frames and their rate (1/s), calibrated regions and windows of an image. Raises NotFound."""
+    """Return size, number of frames, frames a second, regions in which lengths can be measured, and windows
+    of an image.
+
+    Raises NotFound if it cannot be read.
+    """
     with two_at_a_time():
         image = open_dicom(shown.path)
         header = image.header
@@ -93,8 +98,8 @@ def described(shown: Shown) -> dict[str, Any]:
 
 
 def _regions(header: ImageHeader) -> list[dict[str, Any]]:
-    """The regions in which lengths can be measured: box, millimetres between rows and between columns,
-    nesting depth.
+    """Return the regions of an image in which lengths can be measured: box in pixels, millimetres between
+    rows and between columns, and a note.
     """
     if header.modality not in _RADIOGRAPHS:
         return [
@@ -108,7 +113,7 @@ def _regions(header: ImageHeader) -> list[dict[str, Any]]:
 
 
 def _rate(image: DicomImage) -> float:
-    """Frames a second, as the file says (PS3.3 C.7.6.5); else 15."""
+    """Return the frames a second to play, as the file says (PS3.3 C.7.6.5), else 15; from 1 to 60."""
     said = [decimal_of(image.dataset, key, 0.0) for key in ("RecommendedDisplayFrameRate", "CineRate")]
     time = decimal_of(image.dataset, "FrameTime", 0.0)  # ms
     rates = [*said, 1000.0 / time if time > 0 else 0.0, 15.0]
@@ -116,7 +121,7 @@ def _rate(image: DicomImage) -> float:
 
 
 def _windows(dataset: Dataset) -> list[tuple[float, float, str]]:
-    """The valid windows: Window Center, Window Width and explanation (PS3.3 C.11.2)."""
+    """Return (Window Center, Window Width, explanation) of each valid window in the file (PS3.3 C.11.2)."""
     keywords = ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation")
     values = (value_of(dataset, keyword) for keyword in keywords)
     centres, widths, names = (
@@ -131,7 +136,9 @@ def _windows(dataset: Dataset) -> list[tuple[float, float, str]]:
 
 
 def masks(session: Session, settings: Settings, study: int, uid: str) -> list[View]:
-    """The segments drawn on the image ``uid``, without segments of withdrawn results."""
+    """Return the segments (SEG) that results drew on the image ``uid``, the newest of each label, without
+    withdrawn results.
+    """
     chosen = select(Result).where(Result.study_id == study, Result.kind == ResultKind.SEG)
     rows = session.scalars(chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc())).all()
     gone = results.withdrawn(session, [row.id for row in rows])
@@ -151,7 +158,7 @@ def masks(session: Session, settings: Settings, study: int, uid: str) -> list[Vi
 
 
 def mask_png(shown: Shown, segment: int) -> bytes:
-    """A segment as coloured, half transparent PNG in the size of its image. Raises NotFound."""
+    """Return a segment as coloured, half transparent PNG in the size of its image. Raises NotFound."""
     if shown.kind != ResultKind.SEG:
         raise NotFound("there is no such outline")
     with two_at_a_time():
@@ -172,7 +179,7 @@ def mask_png(shown: Shown, segment: int) -> bytes:
 
 
 def _images(header: Dataset) -> set[str]:
-    """The images that a SEG refers to."""
+    """Return the SOP Instance UIDs of the images that a segmentation (SEG) refers to."""
     series = header.get("ReferencedSeriesSequence", ())
     listed = [item for one in series for item in one.get("ReferencedInstanceSequence", ())]
     return {str(item.ReferencedSOPInstanceUID) for item in (*listed, *header.get("SourceImageSequence", ()))}

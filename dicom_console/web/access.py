@@ -33,12 +33,12 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 class NotSignedIn(Exception):
-    """The page needs a signed-in user, and nobody is signed in."""
+    """Raised if a page needs a signed-in user, and nobody is signed in."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The settings and objects that all requests share."""
+    """Settings, database and further values that all requests to the console share."""
 
     settings: Settings
     database: Database
@@ -47,33 +47,38 @@ class Site:
 
     @property
     def secure(self) -> bool:
-        """Whether the console is served over TLS."""
+        """Whether the console itself serves TLS."""
         return self.settings.console.tls is not None
 
     @property
     def cookie(self) -> str:
-        """The name of the session cookie; it contains the port, so that each node of a machine has its own.
+        """Name of the session cookie; it contains the port, so that several nodes on a machine do not share
+        one.
 
-        ``__Host-`` (RFC 6265bis 4.1.3.2): browsers accept the cookie only by TLS and from this host.
+        With TLS it begins with ``__Host-`` (RFC 6265bis 4.1.3.2): browsers send it to this host only, and by
+        TLS.
         """
         name = f"dicom-node-{self.settings.console.port}"
         return f"__Host-{name}" if self.secure else name
 
     def token_of(self, request: Request) -> str:
-        """The token in the browser's cookie, "" without one. Of programs no cookie counts."""
+        """Return the session token in the request's cookie, "" without one; cookies of API requests are
+        ignored.
+        """
         return "" if request.url.path.startswith(API) else request.cookies.get(self.cookie, "")
 
 
 def needs(
     role: UserRole | str, *, reads_form: bool = False, counts: bool = True
 ) -> Callable[[Endpoint], Endpoint]:
-    """Declare the role that an endpoint needs, or ANYONE if it needs none.
+    """Return a decorator that states the role that an endpoint needs; ANYONE: none.
 
-    ``reads_form``: the endpoint calls ``read_form`` itself. ``counts``: a request counts as activity of the
-    user.
+    ``reads_form``: the endpoint calls ``read_form`` itself; ``counts``: a request counts as activity of the
+    user, which keeps the session alive.
     """
 
     def declare(endpoint: Endpoint) -> Endpoint:
+        """Store the requirements as attributes of the endpoint, and return it."""
         vars(endpoint).update(needs=role, reads_form=reads_form, counts=counts)
         return endpoint
 
@@ -81,23 +86,30 @@ def needs(
 
 
 def language_of(request: Request) -> str:
-    """The language chosen in this browser, else a language that the browser accepts."""
+    """Return the code of the language chosen in this browser, else of the best one that the browser
+    accepts.
+    """
     chosen = request.cookies.get(languages.COOKIE, "")
     return languages.wanted(chosen, request.headers.get("accept-language", ""))
 
 
 def csrf_of(token: str) -> str:
-    """The CSRF token that a form must send in addition to the cookie: another site's form cannot know it."""
+    """Return the CSRF token for a session token: forms must send it besides the cookie, and pages of other
+    sites cannot know it.
+    """
     return hashlib.sha256(f"csrf {token}".encode()).hexdigest()
 
 
 def remember(response: Response, site: Site, token: str) -> None:
-    """Set the session cookie, which the browser keeps until it is closed."""
+    """Set the session cookie to ``token`` in a response; the browser keeps it until it is closed."""
     response.set_cookie(site.cookie, token, httponly=True, samesite="strict", secure=site.secure, path="/")
 
 
 async def admitted(request: Request) -> tuple[User | None, FormData]:
-    """Check a request; returns its user and its form. Raises NotSignedIn or HTTPException."""
+    """Check host, user and role of a request, and return (user or None, form fields).
+
+    Raises NotSignedIn or HTTPException.
+    """
     site: Site = request.app.state.site
     endpoint = request.scope["endpoint"]
     _check_host(request, site)
@@ -114,8 +126,8 @@ async def admitted(request: Request) -> tuple[User | None, FormData]:
 
 
 def _check_host(request: Request, site: Site) -> None:
-    """Raise HTTPException for a request under a foreign host name: by DNS rebinding, a foreign page could
-    read ours.
+    """Raise HTTPException if the request names a host that is not this console's: with DNS rebinding, a page
+    of another site could read its pages.
     """
     if request.url.path in HEALTH:  # they say nothing, and probes ask by any address
         return
@@ -130,10 +142,9 @@ def _check_host(request: Request, site: Site) -> None:
 
 
 async def _user(request: Request, site: Site) -> User:
-    """The user who sends the request. Raises NotSignedIn, and HTTPException if the user lacks the role that
-    the endpoint needs.
+    """Return the user who sends the request, by session cookie or, below /api/, by token only.
 
-    Of a program only its token counts, never a cookie: so no other site's page can use it.
+    Raises NotSignedIn, and HTTPException if the user lacks the role that the endpoint needs.
     """
     endpoint, user = request.scope["endpoint"], None
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
@@ -153,7 +164,11 @@ async def _user(request: Request, site: Site) -> User:
 
 
 async def read_form(request: Request) -> FormData:
-    """The form, if a page of this console sent it (CSRF token, same origin). Raises HTTPException."""
+    """Return the fields and files of a form that a page of this console sent (checked by CSRF token and
+    origin).
+
+    Raises HTTPException for any other.
+    """
     site: Site = request.app.state.site
     token = site.token_of(request)
     if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
@@ -171,11 +186,11 @@ async def read_form(request: Request) -> FormData:
 
 
 async def form_of(request: Request) -> FormData:
-    """The fields and files of the request, within the limits on their number."""
+    """Return the fields and files in the request's body. Raises HTTPException if they are too many."""
     return await request.form(max_files=_FILES, max_fields=_FIELDS)
 
 
 def _check_texts(*texts: Iterable[tuple[str, object]]) -> None:
-    """Raise HTTPException for a NUL, which no text of PostgreSQL may have."""
+    """Raise HTTPException if a name or value contains a NUL character, which PostgreSQL cannot store."""
     if any("\0" in text for items in texts for pair in items for text in pair if isinstance(text, str)):
         raise HTTPException(400, "This address or form cannot be read.")

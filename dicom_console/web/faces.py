@@ -52,7 +52,10 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class ConsoleRequest:
-    """One request: the user, the session and the form fields. ``form`` is filled only for a POST."""
+    """One request to the console, as handlers get it: user, session and form fields.
+
+    ``form`` is filled only for requests that change something.
+    """
 
     http: Request
     site: Site
@@ -69,14 +72,14 @@ class ConsoleRequest:
 
     @property
     def user(self) -> User:
-        """The signed-in user. Only for endpoints that need a role. Raises NotSignedIn."""
+        """The signed-in user, for endpoints that need a role. Raises NotSignedIn."""
         if self.signed_in is None:
             raise NotSignedIn
         return self.signed_in
 
     @property
     def person(self) -> Person:
-        """The signed-in user and the address of the request, for the audit."""
+        """The user's name and the request's network address, for the audit."""
         return Person(self.user.name, self.address)
 
     @property
@@ -86,63 +89,73 @@ class ConsoleRequest:
 
     @property
     def agent(self) -> str:
-        """The User-Agent header of the browser."""
+        """The browser's User-Agent header, "" without one."""
         return self.http.headers.get("user-agent", "")
 
     def read(
         self, question: Callable[Concatenate[Any, Given], Answer], *given: Given.args, **how: Given.kwargs
     ) -> Answer:
-        """Call a function with a reading session of the database and these arguments; returns its value."""
+        """Call ``question`` with a read-only database session and the further arguments, and return its
+        result.
+        """
         with self.site.database.read() as session:
             return question(session, *given, **how)
 
     def text(self, name: str) -> str:
-        """A field of the form as text, "" if it is missing or a file."""
+        """Return the form field ``name`` without outer blanks; "" if it is missing or a file."""
         value = self.form.get(name, "")
         return value.strip() if isinstance(value, str) else ""
 
     def fields(self) -> dict[str, list[str]]:
-        """All text fields of the form, each with its values."""
+        """Return the values of each text field of the form, by its name."""
         return {
             key: [value for value in self.form.getlist(key) if isinstance(value, str)] for key in self.form
         }
 
     def query(self, name: str) -> str:
-        """The value of a query parameter, "" if it is missing."""
+        """Return the value of the query parameter ``name``; "" if it is missing."""
         return self.http.query_params.get(name, "")
 
     def study_uid(self, number: int) -> str:
-        """The Study Instance UID of a study, or its substitute if it has none. Raises NotFound."""
+        """Return the Study Instance UID of study ``number`` or, if it has none, the name that lists show for
+        it.
+
+        Raises NotFound.
+        """
         return self.read(listing.uid, number)
 
     def number(self, name: str) -> int:
-        """A field of the form as a whole number; 0 if the field is not a number."""
+        """Return the form field ``name`` as a whole number; 0 if it is none."""
         value = self.text(name)
         return int(value) if value.isdecimal() and len(value) < 10 else 0
 
     def take_over(self) -> None:
-        """Let the node load the changed configuration, once the answer is sent."""
+        """Let the node load the changed configuration once the response is sent."""
         self.tasks.add_task(configured.apply_now, self.settings)
 
     def in_force(self, what: str, address: str, *besides: str, name: str = "") -> Response:
-        """The page after a change of the configuration.
+        """Return the page that says that a configuration change is saved, and leads on to ``address``.
 
-        ``what``: a text of the catalogues with the placeholder ``%(name)s``. ``besides``: warnings, and steps
-        that were not done; if there are any, the page stays until the user continues.
+        ``what``: its text, with the placeholder ``%(name)s`` for ``name``; ``besides``: warnings, with which
+        the page stays until the user continues.
         """
         mark = self.site.mark
         return self.page("in_force.html", what=what, name=name, address=address, besides=besides, mark=mark)
 
     def list_page(self, noun: Noun, found: Any, **values: Any) -> Response:
-        """The page of a noun's list. The audit notes that the person sees it."""
+        """Return the page of a list, and record in the audit that the person saw it.
+
+        ``noun``: the declaration of the list; ``found``: its rows, as the API returns them.
+        """
         audit.note_list(self.site.database, self.person, noun.name)
         first = not self.query("before")
         rows, state = found[noun.rows], self.query("state")
         return self.page(f"{noun.name}.html", rows=rows, more=found.next, first=first, state=state, **values)
 
     def page(self, template: str, status: int = 200, *, token: str = "", **values: object) -> Response:
-        """A page with the console's common frame. ``token``: binds its forms, by default the session's
-        token.
+        """Return the page made of a template and ``values``.
+
+        ``token``: the session token that its forms are bound to, "" for that of the request.
         """
         return render(
             template,
@@ -156,14 +169,17 @@ class ConsoleRequest:
 
 
 async def console_request(request: Request, tasks: BackgroundTasks) -> ConsoleRequest:
-    """The request, if its user may make it. Raises NotSignedIn or HTTPException."""
+    """Return the request for a handler, after checking that its user may make it.
+
+    Raises NotSignedIn or HTTPException.
+    """
     user, form = await admitted(request)
     site: Site = request.app.state.site
     return ConsoleRequest(request, site, site.token_of(request), user, form, tasks)
 
 
 def see_other(path: str, **query: str) -> Response:
-    """A redirect after a change: the browser loads the page that shows the change."""
+    """Return a redirect (303) to ``path`` with those query parameters that are not empty."""
     given = urlencode({key: value for key, value in query.items() if value})
     return RedirectResponse(f"{path}?{given}" if given else path, status_code=303)
 
@@ -209,10 +225,9 @@ _STATUSES: dict[int | str, dict[str, Any]] = {
 
 
 class Faces:
-    """The routes for one kind of object, such as jobs.
+    """The routes for one kind of thing, such as jobs: REST routes for programs, and web pages for people.
 
-    ``programs``: the REST routes below ``/api/v1``. ``people``: the web pages, also those without a REST
-    route.
+    ``programs``: routes below /api/v1; ``people``: pages.
     """
 
     def __init__(self) -> None:
@@ -231,13 +246,15 @@ class Faces:
         reads: Reader | None = None,
         **more: Any,
     ) -> Callable[[Endpoint], Endpoint]:
-        """Publish a function in the API for programs and, if ``page`` is given, as a page for people.
+        """Return a decorator that publishes a function as REST route and, with ``page``, also as web page.
 
-        ``at``: the page's address, by default ``path``. ``reads``: converts a form into the request, if the
-        form's field names differ from the request's. ``more``: keyword arguments for FastAPI.
+        ``role``: the role that it needs; ``page``: makes the page from the function's result; ``at``: the
+        page's address, "" for ``path``; ``reads``: converts a form whose fields differ from the request's;
+        ``more``: arguments for FastAPI.
         """
 
         def declare(handler: Endpoint) -> Endpoint:
+            """Publish the function, and return it unchanged."""
             status = 204 if get_type_hints(handler)["return"] is type(None) else 200
             endpoint = needs(role)(handler)
             self.programs.add_api_route(path, endpoint, methods=[method], status_code=status, **more)
@@ -249,8 +266,8 @@ class Faces:
         return declare
 
     def list_of(self, noun: Noun) -> Callable[..., Any]:
-        """Publish the list of a noun, as its declaration says; the inputs are query parameters. Returns the
-        handler, for ``page_of``.
+        """Publish the list that ``noun`` declares as REST route, with its inputs as query parameters; return
+        the handler.
         """
         verb = noun.verb("list")
         inputs = [one for one in verb.inputs if one.name != "limit"]
@@ -258,6 +275,7 @@ class Faces:
         answer = create_model(noun.name.title(), __base__=ServiceResult, **keys)
 
         def listed(request: ConsoleRequest, before: int | None, **given: Any) -> Any:
+            """Return one page of rows, and the key from which the next page goes on."""
             wanted = {one.name: given[one.name] or one.default for one in inputs}
             find = verb.function()
             if "settings" in signature(find).parameters:
@@ -277,13 +295,17 @@ class Faces:
         return self.handler("GET", f"/{noun.name}", verb.role)(listed)
 
     def verb_of(self, noun: Noun, name: str, page: Page) -> None:
-        """Publish a verb on one numbered row as its declaration says, such as POST /outbox/{number}/discard.
+        """Publish the verb ``name`` of ``noun`` for one row as REST route and form, such as POST
+        /outbox/{number}/discard.
 
-        The reason that it needs comes in the body, or in the form of a page.
+        ``page``: makes the page shown afterwards. A reason that the verb needs comes in the body or form.
         """
         verb = noun.verb(name)
 
         def done(request: ConsoleRequest, number: int, why: Because | None = None) -> None:
+            """Call the function of the verb for the row ``number``, with the reason ``why`` if the verb needs
+            one.
+            """
             given = {} if why is None else {"because": why.because}
             verb.function()(request.settings, [number], by=request.person, **verb.fixed, **given)
 
@@ -299,9 +321,13 @@ class Faces:
     def page(
         self, method: str, path: str, role: UserRole | str, *, reads_form: bool = False, counts: bool = True
     ) -> Callable[[Endpoint], Endpoint]:
-        """Publish a function that makes a page, for people only. The arguments are those of ``needs``."""
+        """Return a decorator that publishes a function as web page only.
+
+        The other arguments are those of ``needs``.
+        """
 
         def declare(endpoint: Endpoint) -> Endpoint:
+            """Publish the function, and return it unchanged."""
             shown = needs(role, reads_form=reads_form, counts=counts)(endpoint)
             self.people.add_api_route(path, shown, methods=[method])
             return endpoint
@@ -311,16 +337,22 @@ class Faces:
     def page_of(
         self, handler: Callable[..., Any], *, at: str = "", reads: Reader | None = None
     ) -> Callable[[Page], Page]:
-        """Show people the handler's result as this page. A handler that changes something is the POST of a
-        form.
+        """Return a decorator for a function that makes a web page of the result of ``handler``; the page is
+        published.
+
+        ``at``: its address, "" for that of the REST route; ``reads``: converts a form whose fields differ
+        from the request's. If the handler changes something, the page is the POST of a form.
         """
         method, path, role = self._published[handler]
         shown_by = "GET" if method == "GET" else "POST"
 
         def declare(page: Page) -> Page:
+            """Publish the page, and return the function unchanged."""
+
             @needs(role)
             @wraps(handler)
             def endpoint(request: ConsoleRequest, **given: Any) -> Response:
+                """Call the handler, and return the page of its result."""
                 return page(request, handler(request, **given))
 
             hints = get_type_hints(handler, include_extras=True)
@@ -335,14 +367,19 @@ class Faces:
 
 
 def back_to(address: str, **query: str) -> Page:
-    """A page that redirects the browser to ``address``; ``{number}`` in it is the number in the request."""
+    """Return a page function that redirects to ``address``, with ``query``; {number} in it becomes the
+    request's number.
+    """
     return lambda request, _result: see_other(address.format(**request.http.path_params), **query)
 
 
 def back_to_form(place: str) -> Page:
-    """A page that redirects to the one whose form was sent: that of a study, or the list at ``place``."""
+    """Return a page function that redirects to the page whose form was sent: the page of the form's study,
+    else the list at ``place``.
+    """
 
     def page(request: ConsoleRequest, _result: Any) -> Response:
+        """Redirect to the page whose form was sent."""
         if request.text("study").isdecimal():
             return see_other(f"/studies/{request.text('study')}")
         return see_other(place, state=request.text("state")[:16], to=request.text("to")[:64])
@@ -352,8 +389,9 @@ def back_to_form(place: str) -> Page:
 
 @contextmanager
 def one_of(places: Semaphore, else_said: str) -> Iterator[None]:
-    """Take one of a few places for slow work, for the length of a scope. Raises HTTPException 503 if none is
-    free.
+    """Context manager that takes one of the semaphore's places for slow work.
+
+    Raises HTTPException 503 with the text ``else_said`` if none is free.
     """
     if not places.acquire(blocking=False):
         raise HTTPException(503, else_said)
@@ -364,7 +402,7 @@ def one_of(places: Semaphore, else_said: str) -> Iterator[None]:
 
 
 def described(routers: list[APIRouter]) -> dict[str, Any]:
-    """The description of the REST API in the format of OpenAPI 3.1."""
+    """Return the description of the REST API in the format OpenAPI 3.1."""
     found = get_openapi(
         title="DICOM AI node",
         version=__version__,
@@ -380,7 +418,7 @@ def described(routers: list[APIRouter]) -> dict[str, Any]:
 
 
 def _query(one: Input) -> Parameter:
-    """An input of a list as a query parameter, with the name of the command's option."""
+    """Return a list's input as query parameter, named as the command's option."""
     item = Annotated[str, AfterValidator(one.kind)]
     hint: Any = list[item] if one.many else item
     name = one.flag.removeprefix("--")
@@ -393,7 +431,10 @@ def _query(one: Input) -> Parameter:
 
 
 def _of_form(parameter: Parameter, reads: Reader | None) -> Parameter:
-    """The parameter, read from a form in place of the body or the query."""
+    """Return a handler's parameter, changed to be read from a form in place of body or query.
+
+    ``reads``: converts the form, None if its fields have the names of the request's.
+    """
     hint = parameter.annotation
     about = getattr(hint, "__metadata__", ())
     sent = next((one for one in about if isinstance(one, params.Body | params.Query)), None)
@@ -402,6 +443,7 @@ def _of_form(parameter: Parameter, reads: Reader | None) -> Parameter:
     adapter: TypeAdapter[Any] = TypeAdapter(hint)
 
     def read(request: CurrentRequest) -> Any:
+        """Return the parameter's value from the form. Raises HTTPException if it is not valid."""
         try:
             if isinstance(sent, params.Query):
                 text = request.text(sent.alias or parameter.name)

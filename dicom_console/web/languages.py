@@ -28,7 +28,7 @@ _LONGEST = 200  # of an Accept-Language that is read
 
 
 def N_(text: str) -> str:
-    """Mark a text for the catalogues; a template translates it later."""
+    """Return ``text`` unchanged; the call marks it for translation, which happens when a page is made."""
     return text
 
 
@@ -37,7 +37,11 @@ SAVED: Final = N_("%(name)s is saved.")
 
 
 def wanted(chosen: str, accepted: str) -> str:
-    """The language that a person chose, else the first that the browser accepts (RFC 9110 12.5.4)."""
+    """Return the code of the language to show.
+
+    ``chosen``: the person's choice, "" for none; ``accepted``: the browser's Accept-Language header (RFC 9110
+    12.5.4).
+    """
     if chosen in LANGUAGES:
         return chosen
     weighed = []
@@ -52,7 +56,7 @@ def wanted(chosen: str, accepted: str) -> str:
 
 @cache
 def catalogue(language: str) -> NullTranslations:
-    """The texts of a language. English has no catalogue: its texts are in the source."""
+    """Return the translations of a language; an empty catalogue for English, the language of the source."""
     path = CATALOGUES / f"{language}.po"
     if language == "en":
         return NullTranslations()
@@ -64,12 +68,17 @@ def catalogue(language: str) -> NullTranslations:
 
 
 def day(at: date, language: str) -> str:
-    """A date in the format of the language; in English ISO 8601, which the US and the UK read alike."""
+    """Return a date in the format of the language; in English as ISO 8601, which the US and the UK read
+    alike.
+    """
     return at.isoformat() if language == "en" else format_date(at, "medium", locale=Locale(language))
 
 
 def moment(at: datetime, language: str, form: str = "minutes") -> str:
-    """A date and time in the format of the language, to the second or minute, or as on a chart."""
+    """Return a date and time in the format of the language.
+
+    ``form``: "minutes", "seconds" or "axis" (short, for charts).
+    """
     english, *skeletons = _FORMS[form]
     if language == "en":
         return f"{at:{english}}"
@@ -77,5 +86,5 @@ def moment(at: datetime, language: str, form: str = "minutes") -> str:
 
 
 def decimal(number: float, places: int = 0, language: str = "en") -> str:
-    """A number with this many decimal places."""
+    """Return a number in the format of the language, with ``places`` decimal places."""
     return format_decimal(number, format="0." + "0" * places if places else "0", locale=Locale(language))

@@ -68,21 +68,24 @@ _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: c
 
 
 def headers(*, tls: bool) -> Mapping[str, str]:
-    """The headers of every answer. ``tls``: the browser must use TLS from now on."""
+    """Return the security headers of every response.
+
+    ``tls``: with the one that makes browsers use TLS only.
+    """
     return HEADERS | ({"Strict-Transport-Security": _ONE_YEAR} if tls else {})
 
 
 def port_of(scope: Scope) -> int | None:
-    """The local port that received a request, whatever its Host header says."""
+    """Return the local port at which a request arrived, whatever its Host header says; None if unknown."""
     _, port = scope.get("server") or ("", None)
     return int(port) if port else None
 
 
 def address_of(scope: Scope, trusted: Sequence[Network]) -> str:
-    """The address that a request was sent from.
+    """Return the network address of the client of a request.
 
-    A proxy in ``trusted`` adds the address of its client at the end of X-Forwarded-For, so the visitor is the
-    last one there that is no such proxy; what stands before it a visitor may have written. Some add the port.
+    Proxies in ``trusted`` append their client's address to X-Forwarded-For, so the client is the last entry
+    there that is no such proxy; entries before it may be invented.
     """
     host, _ = scope.get("client") or ("", None)
     address = str(host)
@@ -94,13 +97,13 @@ def address_of(scope: Scope, trusted: Sequence[Network]) -> str:
 
 
 def is_in(networks: Sequence[Network], address: str) -> bool:
-    """Whether the address is in one of the networks."""
+    """Return whether the address lies in one of the networks."""
     ip = _ip(address)
     return ip is not None and any(ip in network for network in networks)
 
 
 def _ip(address: str) -> IPv4Address | IPv6Address | None:
-    """The IP address, of an IPv4 address in IPv6 that of IPv4; None for anything else."""
+    """Return a text as IP address (an IPv4 address written as IPv6 becomes IPv4); None if it is none."""
     try:
         ip = ip_address(address)
     except ValueError:
@@ -110,11 +113,12 @@ def _ip(address: str) -> IPv4Address | IPv6Address | None:
 
 @dataclass
 class Guarded:
-    """ASGI middleware: adds the headers to every answer, and applies the limits to every request.
+    """ASGI middleware that adds the security headers to every response, and limits number and size of
+    requests.
 
-    ``bodies``: the largest request body in bytes by path, for pages that accept more than FORM_BYTES; a path
-    that ends with / counts for all pages below it. ``metrics_port``: the port that serves only the paths in
-    WATCHED. ``proxies``: their word on the address of a visitor is taken.
+    ``bodies``: largest request body in bytes by path, where it is more than FORM_BYTES (a path that ends with
+    / is for all below it); ``metrics_port``: a port that serves only the paths in WATCHED, None for none;
+    ``proxies``: networks of trusted proxies.
     """
 
     app: ASGIApp
@@ -126,11 +130,12 @@ class Guarded:
     """Begun and not answered, by address."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on to the application, under the limits."""
+        """Pass a request to the application, or refuse it if a limit is reached."""
         if scope["type"] != "http":
             return
 
         async def answer(message: Message) -> None:
+            """Add the security headers to the response, and send it on."""
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(headers(tls=self.tls))
             await send(message)
@@ -159,13 +164,14 @@ class Guarded:
 
 
 def _limited(receive: Receive, left: int) -> Receive:
-    """A receiver of the request's body that allows ``left`` more bytes.
+    """Return a replacement of ASGI's ``receive`` that allows ``left`` more bytes of the request's body.
 
-    Raises HTTPException for a body that is too large or whose sender is gone.
+    It raises HTTPException if the body is larger, or the client is gone before its end.
     """
     ended = False
 
     async def limited() -> Message:
+        """Return the next part of the request's body, after counting its bytes."""
         nonlocal ended, left
         message = await receive()
         if message["type"] == "http.disconnect" and not ended:
@@ -180,10 +186,10 @@ def _limited(receive: Receive, left: int) -> Receive:
 
 
 class TimedProtocol(H11Protocol):
-    """A connection with time limits for the arrival of each request and the reading of each answer.
+    """HTTP connection (uvicorn's H11Protocol) with time limits for the arrival of requests and the reading of
+    responses.
 
-    When all connections are in use, a new one displaces the longest idle one (which neither sends nor reads),
-    unless that one was made a moment ago.
+    If too many connections wait at once, the slowest is cut, unless it is very young.
     """
 
     proxies: ClassVar[Sequence[Network]] = ()
@@ -197,7 +203,7 @@ class TimedProtocol(H11Protocol):
     _unsent = 0  # bytes of an answer that waited when the timer was set
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the time for the first request of a new connection."""
+        """Begin a connection, and the time for its first request."""
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
@@ -205,36 +211,36 @@ class TimedProtocol(H11Protocol):
         self._make_room()
 
     def data_received(self, data: bytes) -> None:
-        """Process the bytes of a request, and extend the request's time."""
+        """Process bytes of a request; they extend its time."""
         super().data_received(data)
         self._set_due(len(data))
 
     def on_response_complete(self) -> None:
-        """Note that the answer is complete, and accept the next request."""
+        """Finish a response, and begin the time for the next request."""
         self._stop_timer()
         super().on_response_complete()
         self._set_due()
 
     def pause_writing(self) -> None:
-        """Start the time limit for the client to read the answer: the connection's buffer is full."""
+        """Begin the time for the client to read the response, since the send buffer is full."""
         super().pause_writing()
         self._set_due()
         self._make_room()
 
     def resume_writing(self) -> None:
-        """Restart the time limit: the client has read a part of the answer."""
+        """End the time for the client to read the response, since it has read a part."""
         super().resume_writing()
-        if not self._is_coming:
+        if not self._is_incomplete:
             self._stop_timer()
         self._set_due()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer of a connection that has ended."""
+        """End a connection and its timer."""
         self._stop_timer()
         super().connection_lost(exc)
 
     def _set_due(self, size: int = 0) -> None:
-        """Set or stop the timer by what the connection waits for. ``size``: bytes just received."""
+        """Set or stop the timer by what the connection waits for. ``size``: number of bytes just received."""
         cycle, now = self.cycle, self.loop.time()
         if self._waits_for_reader:
             if self._timer is None:
@@ -244,7 +250,7 @@ class TimedProtocol(H11Protocol):
         elif cycle is None or cycle.response_complete:
             if self._timer is None:
                 self._end_after(now, HEAD_SECONDS)
-        elif not self._is_coming:
+        elif not self._is_incomplete:
             self._stop_timer()
         else:
             if cycle is not self._cycle:
@@ -254,7 +260,9 @@ class TimedProtocol(H11Protocol):
             self._end_after(min(now, earned), BODY_SECONDS)
 
     def _end_after(self, credited: float, seconds: float) -> None:
-        """Set the timer. ``credited``: the time up to which the client has earned more time."""
+        """Set the timer to ``seconds`` after ``credited``, a time of the event loop's clock that moves on
+        while the client sends.
+        """
         if self._timer is None:
             self._since = self.loop.time()
         self._stop_timer()
@@ -264,33 +272,33 @@ class TimedProtocol(H11Protocol):
 
     @property
     def _waits_for_reader(self) -> bool:
-        """Whether the client holds up the answer, or the end of the connection."""
+        """Whether the connection waits for the client to read the response."""
         if self.transport.is_closing():
             return bool(self.transport.get_write_buffer_size())
-        return self.flow.write_paused and not self._is_coming
+        return self.flow.write_paused and not self._is_incomplete
 
     @property
-    def _is_taken(self) -> bool:
-        """Whether the client has read enough of the answer since the timer was set."""
+    def _has_read_enough(self) -> bool:
+        """Whether the client has read enough of the response since the timer was set."""
         taken = self._unsent - self.transport.get_write_buffer_size()
         return taken >= ANSWER_SECONDS * BODY_BYTES_PER_SECOND
 
     @property
-    def _is_coming(self) -> bool:
-        """Whether a request has begun and is not complete yet."""
+    def _is_incomplete(self) -> bool:
+        """Whether a request has begun to arrive and is not complete."""
         return self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete
 
     def _end(self) -> None:
-        """End the connection, unless the client has earned more time meanwhile."""
+        """Called by the timer: cut the connection, or set the timer again if the client was quick enough."""
         if self.flow.read_paused and not self._waits_for_reader:  # what came is not read yet
             self._end_after(self.loop.time(), BODY_SECONDS)
-        elif self._waits_for_reader and self._is_taken:
+        elif self._waits_for_reader and self._has_read_enough:
             self._end_after(self.loop.time(), ANSWER_SECONDS)
         else:
             self._cut()
 
     def _cut(self) -> None:
-        """Cut the connection; a request without an answer gets a short one first."""
+        """Cut the connection; a request that has no response yet gets status 408 first."""
         self._stop_timer()
         if self.cycle is not None and not self.cycle.response_started:
             self.transport.write(_TOO_SLOW)
@@ -303,7 +311,7 @@ class TimedProtocol(H11Protocol):
         self.transport.close()
 
     def _make_room(self) -> None:
-        """End the slowest connection if too many requests are incomplete."""
+        """Cut the slowest connections if more than allowed wait, in all or of this client's address."""
         young = self.loop.time() - YOUNG_SECONDS
         coming = [one for one in self.connections if isinstance(one, TimedProtocol) and one._timer]
         coming.sort(key=lambda one: one._credited)
@@ -316,11 +324,11 @@ class TimedProtocol(H11Protocol):
 
     @property
     def _address(self) -> str:
-        """The address of the client, "" if unknown."""
+        """Network address of the client; "" if unknown."""
         return self.client[0] if self.client else ""
 
     def _stop_timer(self) -> None:
-        """Stop the timer."""
+        """Cancel the timer, if it is set."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -44,20 +44,24 @@ _HERE = Path(__file__).parents[1]
 def render(
     template: str, status: int = 200, *, user: User | None, language: str = "en", **values: Any
 ) -> Response:
-    """A page as a response; ``user`` decides which functions the page offers."""
+    """Return the page made of a template and ``values``.
+
+    ``user``: decides which functions the page offers, None if nobody is signed in; ``language``: code of its
+    language.
+    """
     may = {role.value: user is not None and user.role.includes(role) for role in UserRole}
     page = _environment(language).get_template(template)
     return HTMLResponse(page.render(user=user, may=may, version=__version__, **values), status)
 
 
 def static(name: str) -> bytes:
-    """A static file of the console."""
+    """Return the content of a static file of the console, such as a style sheet."""
     return (_HERE / "static" / name).read_bytes()
 
 
 @cache
 def _environment(language: str) -> Environment:
-    """The templates with filters and texts of a language."""
+    """Return the Jinja environment of the templates, with texts and filters of a language."""
     environment = Environment(
         loader=FileSystemLoader(_HERE / "templates"),
         autoescape=True,
@@ -82,7 +86,7 @@ def _environment(language: str) -> Environment:
     environment.filters |= {name: partial(one, language=language) for name, one in by_language.items()}
 
     def translated(text: str) -> str:
-        """Of a text in a variable, unchanged outside the catalogues; escaped, unlike ``_()``."""
+        """Return the translation of a text that is in a variable; texts without one stay as they are."""
         return texts.gettext(text) if text else ""
 
     environment.filters |= {
@@ -106,7 +110,7 @@ def _environment(language: str) -> Environment:
 
 
 def moment(text: str | None, language: str = "en") -> str:
-    """A time in this machine's zone; without the date if it is today."""
+    """Return an ISO time in this machine's zone, without the date if it is today; "" for None."""
     if not text:
         return ""
     at = datetime.fromisoformat(text).astimezone()
@@ -115,16 +119,18 @@ def moment(text: str | None, language: str = "en") -> str:
 
 
 def stamp(text: str, *, short: bool = False, language: str = "en") -> str:
-    """A time in this machine's zone, always with its date: lists of events reach over midnight.
+    """Return an ISO time in this machine's zone with its date, because lists of events reach over midnight.
 
-    ``short``: for the axis of a chart, without the year and the seconds.
+    ``short``: for a chart's axis, without year and seconds.
     """
     at = datetime.fromisoformat(text).astimezone()
     return languages.moment(at, language, "axis" if short else "seconds")
 
 
 def local_input(text: str) -> str:
-    """A time as the value of an input of type datetime-local, in this machine's zone; "" if it is no time."""
+    """Return an ISO time as value of an HTML input of type datetime-local, in this machine's zone; "" if it
+    is no time.
+    """
     try:
         return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%dT%H:%M}"
     except (ValueError, OverflowError):
@@ -132,7 +138,7 @@ def local_input(text: str) -> str:
 
 
 def ago(text: str | None, language: str = "en") -> str:
-    """The time that has passed since ``text``, in its largest unit."""
+    """Return how long ago an ISO time was, in its largest unit; "" for None."""
     if not text:
         return ""
     seconds = (datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds()
@@ -140,7 +146,7 @@ def ago(text: str | None, language: str = "en") -> str:
 
 
 def duration(seconds: float, language: str = "en") -> str:
-    """A duration in its largest unit; small numbers of seconds with tenths."""
+    """Return a duration in its largest unit, such as "3 h"; below 10 seconds with tenths."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
@@ -148,7 +154,7 @@ def duration(seconds: float, language: str = "en") -> str:
 
 
 def size(number: float, language: str = "en") -> str:
-    """A number of bytes in a readable unit."""
+    """Return a number of bytes in a readable unit, such as "1.5 MiB"."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if number < 1024:
             return f"{decimal(number, 0 if unit == 'B' else 1, language=language)} {unit}"
@@ -157,7 +163,7 @@ def size(number: float, language: str = "en") -> str:
 
 
 def date(text: str, language: str = "en") -> str:
-    """A DICOM date (DA, PS3.5 6.2) in the format of the language; other text unchanged."""
+    """Return a DICOM date (DA, PS3.5 6.2) in the format of the language; any other text unchanged."""
     try:
         return languages.day(datetime.strptime(text, "%Y%m%d").date(), language) if len(text) == 8 else text
     except ValueError:
@@ -165,16 +171,17 @@ def date(text: str, language: str = "en") -> str:
 
 
 def person(text: str) -> str:
-    """A person's name (PN, PS3.5 6.2.1) as family name, comma and other names, in each component group."""
+    """Return a DICOM person's name (PN, PS3.5 6.2.1) as "family name, other names"; its groups are joined by
+    " = ".
+    """
     groups = (group.partition("^")[::2] for group in text.split("="))
     words = ([" ".join(part.replace("^", " ").split()) for part in group] for group in groups)
     return " = ".join(filter(None, (", ".join(filter(None, group)) for group in words)))
 
 
 def unit(number: str, language: str = "en") -> str:
-    """A number with its unit (UCUM): "{pixels}" without the braces, no unit for "{ratio}" and "1".
-
-    In "0.75 {ratio} (cut-off 0.41 {ratio})" both numbers are converted.
+    """Return a text such as "0.75 {ratio}" with its UCUM units in readable form: braces removed, "{ratio}"
+    and "1" left out; decimal commas except in English.
     """
     text = re.sub(r"\{(.*?)\}", r"\1", re.sub(r" (\{ratio\}|1)(?=$| \(|\)$)", "", number))
     return text if language == "en" else re.sub(r"(?<=\d)\.(?=\d)", ",", text)

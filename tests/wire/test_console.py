@@ -187,7 +187,7 @@ def test_a_page_shows_what_comes_while_one_looks_and_keeps_no_session_alive(
         before = route.fetch()
         page.evaluate("source.addEventListener('message', (change) => { note.title = change.data; })")
         inbox.settle(ultrasound("three"))
-        known = lambda: page.get_attribute("#live", "title") == changes.newest(inbox.database)
+        known = lambda: page.get_attribute("#live", "title") == changes.change_mark(inbox.database)
         wait_until(known, 60, "the browser knows of the change")
         route.fulfill(response=before)
 
