@@ -56,12 +56,13 @@ def add_handlers(faces: Faces, kind: Kind) -> None:
     ) -> Row:
         return put(request, kind, configured.from_keys(kind, name, keys), version, despite_hold=despite_hold)
 
-    def remove_one(request: CurrentRequest, name: Name, version: Edition = None) -> None:
-        configured.remove_entry(request.settings, kind, name, version, request.person)
+    def remove_one(request: CurrentRequest, name: Name, version: Edition = None) -> Row:
+        removed = configured.remove_entry(request.settings, kind, name, version, request.person)
         request.take_over()
+        return removed
 
-    def removed(request: ConsoleRequest, _done: None) -> Response:
-        return request.in_force(N_("%(name)s is removed."), f"/{kind}", name=request.http.path_params["name"])
+    def removed(request: ConsoleRequest, done: Row) -> Response:
+        return request.in_force(N_("%(name)s is removed."), f"/{kind}", *done["warnings"], name=done["name"])
 
     # FastAPI describes the REST API by these.
     put_one.__name__, put_one.__doc__ = f"put_{one}", f"Add a {one}, or change one that was entered."

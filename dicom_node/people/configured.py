@@ -208,12 +208,18 @@ def remove_entry(
     name: str,
     version: int | None = None,
     by: audit.Person = audit.COMMAND_LINE,
-) -> None:
-    """Remove an entered peer or rule. Raises NotFound, NotAllowedNow, FaultyInput (a rule needs the
-    peer).
+) -> Row:
+    """Remove an entered peer or rule; the warnings say what becomes of results that wait for a peer.
+
+    Raises NotFound, NotAllowedNow, FaultyInput (a rule needs the peer).
     """
     now, after = _changed(settings, kind, name, None, version)
-    _write(settings, now, after, f"{kind[:-1]} {name} removed", by, despite_hold=True)
+    _, warnings = _write(settings, now, after, f"{kind[:-1]} {name} removed", by, despite_hold=True)
+    if kind == "peers":
+        with reading(settings) as session:
+            left = [one for one in settings.peers if one.name != name]
+            warnings += preflight.left_behind(session, left)
+    return Row(name=name, warnings=warnings)
 
 
 def undo_to(
@@ -822,6 +828,15 @@ def examine_answers(answers: Answers) -> Settings:
     return settings
 
 
+def new_files(folder: Path) -> tuple[Path, Path]:
+    """The configuration and the unit that ``create_node`` writes. Raises FaultyInput if one exists."""
+    paths = folder / "node.toml", folder / "dicom-node.service"
+    for path in paths:
+        if path.exists() or path.is_symlink():
+            raise FaultyInput(f"{path} is there already, and stays as it is")
+    return paths
+
+
 def create_node(answers: Answers, folder: Path, password: str = "") -> tuple[Path, Path]:
     """Write configuration and unit into ``folder``, and return them; make the database if the answers name an
     admin.
@@ -829,17 +844,14 @@ def create_node(answers: Answers, folder: Path, password: str = "") -> tuple[Pat
     Everything is checked before anything is written. Raises the errors of :func:`examine_answers` and of
     ``users.checked_password``, and FaultyInput if something would be overwritten.
     """
+    configuration, unit = new_files(folder)
     settings = examine_answers(answers)
     data_dir, admin = settings.node.data_dir, answers.get("admin", "")
-    configuration, unit = folder / "node.toml", folder / "dicom-node.service"
     for path in (folder, data_dir):
         if not re.fullmatch(r"/[\w./-]*", str(path)):
             raise FaultyInput(
                 f"{str(path)!r}: a unit needs a path of letters, figures, dot, dash and underscore"
             )
-    for path in (configuration, unit):
-        if path.exists() or path.is_symlink():
-            raise FaultyInput(f"{path} is there already, and stays as it is")
     if admin:
         users.checked_password(admin, password)
     try:

@@ -391,6 +391,14 @@ def _answer(parameter: typer.CallbackParam, text: str) -> str:
     return text
 
 
+def _free_folder(folder: Path) -> Path:
+    """Refuse a folder with a configuration before ``init`` asks its questions."""
+    from dicom_node.people import configured
+
+    configured.new_files(folder.absolute())
+    return folder
+
+
 def _question(flag: str, question: str) -> Any:
     """An option of ``init`` that is asked for at a terminal."""
     return typer.Option(flag, prompt=question, callback=_answer, help=f"{question}.")
@@ -405,7 +413,16 @@ def init(
         str, _question("--machines", "Machines that send, AE@HOST, with commas between (empty: none yet)")
     ] = "",
     admin: Annotated[str, _question("--admin", "Console: name of the first admin (empty: no console)")] = "",
-    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where node.toml and unit go.")] = Path(),
+    to: Annotated[
+        Path,
+        typer.Option(
+            "--to",
+            metavar="FOLDER",
+            is_eager=True,
+            callback=_free_folder,
+            help="Where node.toml and unit go.",
+        ),
+    ] = Path(),
 ) -> None:
     """Ask five questions, and write node.toml, a systemd unit and the console's first admin.
 

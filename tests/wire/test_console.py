@@ -734,7 +734,7 @@ def test_a_viewer_goes_by_keyboard_and_signs_out(walk: Walk) -> None:
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.innerText"))
         assert len(reached) < 40 and page.evaluate(OUTLINE) != "none", reached
-    assert reached[:3] == ["To the content", "DICOM AI node", "Overview"]
+    assert reached[:3] == ["To the content", "DICOM AI node", "Studies"]
     with page.expect_navigation():
         page.click("text=Sign out")
     assert "/sign-in" in page.url

@@ -24,7 +24,7 @@ from dicom_node.base.lifecycle import (
     Outcome,
     StudyState,
 )
-from dicom_node.base.store import deliveries, requested
+from dicom_node.base.store import deliveries, requested, results
 from dicom_node.base.store.tables import (
     Association,
     Base,
@@ -203,12 +203,15 @@ def list_deliveries(
         chosen = chosen.where(Study.id == find_study(session, study_instance_uid).id)
     names = ("destination", "state", "reason", "status", "attempts", "queries", "next_at", "sent_at")
     held_back = deliveries.waiting_for_decisions(session)
+    found = session.execute(chosen).all()
+    gone = results.withdrawn(session, [result.id for _, result, _ in found if result])
     return [
         {
             "delivery": row.id,
             "study_instance_uid": study_uid,
             "kind": as_json(result.kind) if result else ORIGINAL,
             "sop_instance_uid": row.item.sop_instance_uid,
+            "withdrawn": row.result_id in gone,
             **columns(row, *names, "confirmed_at", "discarded_because"),
             **(
                 {"reason": deliveries.WAITS}
@@ -216,7 +219,7 @@ def list_deliveries(
                 else {}
             ),
         }
-        for row, result, study_uid in session.execute(chosen)
+        for row, result, study_uid in found
     ]
 
 
