@@ -44,8 +44,7 @@ def patients(session: Session, wanted: str = "", after: int | None = None) -> tu
 
 def studies_of(session: Session, number: int) -> list[int]:
     """The numbers of all studies of the same patient as study ``number``. Raises NotFound."""
-    chosen = select(Study.id).where(*_same(_study(session, number))).order_by(Study.id)
-    return list(session.scalars(chosen))
+    return list(session.scalars(select(Study.id).where(*_same(_study(session, number))).order_by(Study.id)))
 
 
 def show(session: Session, settings: Settings, number: int) -> View:

@@ -215,10 +215,6 @@ def remove_entry(
     """
     now, after = _changed(settings, kind, name, None, version)
     _, warnings = _write(settings, now, after, f"{kind[:-1]} {name} removed", by, despite_hold=True)
-    if kind == "peers":
-        with reading(settings) as session:
-            left = [one for one in settings.peers if one.name != name]
-            warnings += preflight.left_behind(session, left)
     return Row(name=name, warnings=warnings)
 
 
@@ -354,6 +350,7 @@ def _write(
         for kind, entry in changed:
             action = AuditAction(f"{kind[:-1]}_{'saved' if (kind, entry) in new else 'removed'}")
             audit.note(session, by, action, name=entry, version=number + 1, **fields)
+        left = preflight.left_behind(session, warned.settings.peers)
         session.flush()  # nothing is in force that the audit does not know
         try:
             if _text(settings, number) != before:  # edited by hand
@@ -363,7 +360,7 @@ def _write(
             raise NotAllowedNow("somebody else saved something just now: nothing was saved") from None
         except OSError as error:
             raise NotAllowedNow(f"nothing can be entered here: {error.strerror}") from None
-    return number + 1, list(warned.warnings)
+    return number + 1, [*warned.warnings, *left]
 
 
 def _refuse_risky(settings: Settings, kind: Kind, content: Mapping[str, Any]) -> None:

@@ -269,8 +269,10 @@ def left_behind(session: Session, peers: Iterable[PeerSettings]) -> list[str]:
     """What becomes of unsent results for names that are none of these ``peers``, or may not receive: a line
     for each name.
     """
-    known = [peer.name for peer in peers if "receive" in peer.may]
-    unsent = Delivery.state.in_(OPEN_DELIVERIES | {DeliveryState.DEAD}), Delivery.destination.not_in(known)
+    unsent = (
+        Delivery.destination.not_in([peer.name for peer in peers if "receive" in peer.may]),
+        Delivery.state.in_(OPEN_DELIVERIES | {DeliveryState.DEAD}),
+    )
     chosen = select(Delivery.destination, func.count()).where(*unsent).group_by(Delivery.destination)
     return [
         f"{number} unsent for {name}, which is no peer that may receive: they are given up, stay in the "

@@ -226,8 +226,7 @@ def _words(*texts: str) -> set[str]:
 
 def _plain(value: str) -> str:
     """Case, separators of name parts and repeated blanks do not count."""
-    folded = unicodedata.normalize("NFKC", value).casefold()
-    return re.sub(r"[\^=\s\0]+", " ", folded).strip()
+    return re.sub(r"[\^=\s\0]+", " ", unicodedata.normalize("NFKC", value).casefold()).strip()
 
 
 def _values(dataset: Dataset) -> Iterator[tuple[str, str, str]]:

@@ -528,8 +528,11 @@ def demo(
     say(f"See it: open {out.resolve()}/index.html in a browser. Not for diagnostic use.")
     say("Next: your own files (dicom-node demo --input FOLDER), then your PACS (docs/start/first-study.md).")
     # Results are in the PACS, or the pipeline had a reason not to apply.
-    ended_well = all(row["state"] in ("delivered", "not_applicable") for row in rows)
-    return ExitCode.OK if ended_well else ExitCode.FAILED
+    return (
+        ExitCode.OK
+        if all(row["state"] in ("delivered", "not_applicable") for row in rows)
+        else ExitCode.FAILED
+    )
 
 
 def why(
@@ -650,8 +653,14 @@ def prompt_password(read: Callable[[str], str] = str) -> str:
     ``read``: raises a NodeError for one that cannot be used; at a terminal another one is asked for.
     """
     if sys.stdin.isatty():
-        words = "Password (twelve characters or more)"
-        return str(typer.prompt(words, hide_input=True, confirmation_prompt=True, value_proc=_parser(read)))
+        return str(
+            typer.prompt(
+                "Password (twelve characters or more)",
+                hide_input=True,
+                confirmation_prompt=True,
+                value_proc=_parser(read),
+            )
+        )
     return sys.stdin.readline().rstrip("\r\n")
 
 

@@ -845,8 +845,10 @@ class Settings(Section):
     @property
     def database_url(self) -> str:
         """URL of the database, SQLite under ``data_dir`` by default."""
-        given = self.node.database_url.get_secret_value()
-        return given or f"sqlite:///{self.node.data_dir.resolve() / 'node.db'}"
+        return (
+            self.node.database_url.get_secret_value()
+            or f"sqlite:///{self.node.data_dir.resolve() / 'node.db'}"
+        )
 
     @property
     def fixed(self) -> dict[str, object]:

@@ -91,8 +91,9 @@ def present_studies(session: Session, study_instance_uids: Collection[str]) -> d
 def question_of_rule(session: Session, study: Study, rule: str) -> ArchiveQuestion | None:
     """The question that a rule has about this revision of the study; None without one."""
     row = ArchiveQuestion
-    mine = (row.study_id == study.id, row.revision == study.revision, row.rule == rule)
-    return session.scalar(select(row).where(*mine))
+    return session.scalar(
+        select(row).where(row.study_id == study.id, row.revision == study.revision, row.rule == rule)
+    )
 
 
 def add_question(session: Session, study: Study, rule: str, peer: str) -> None:

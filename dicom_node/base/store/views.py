@@ -24,7 +24,7 @@ from dicom_node.base.lifecycle import (
     Outcome,
     StudyState,
 )
-from dicom_node.base.store import deliveries, requested, results
+from dicom_node.base.store import deliveries, requested
 from dicom_node.base.store.tables import (
     Association,
     Base,
@@ -188,7 +188,12 @@ def list_deliveries(
     wanted = {state for one in states for state in (OPEN_DELIVERIES if one == "open" else (one,))}
     chosen = (
         deliveries.with_objects(
-            select(Delivery, Result, Study.study_instance_uid).options(selectinload(Delivery.original))
+            select(
+                Delivery,
+                Result,
+                Study.study_instance_uid,
+                exists().where(Withdrawal.result_id == Delivery.result_id),
+            ).options(selectinload(Delivery.original))
         )
         .order_by(Delivery.id.desc())
         .limit(limit)
@@ -203,15 +208,13 @@ def list_deliveries(
         chosen = chosen.where(Study.id == find_study(session, study_instance_uid).id)
     names = ("destination", "state", "reason", "status", "attempts", "queries", "next_at", "sent_at")
     held_back = deliveries.waiting_for_decisions(session)
-    found = session.execute(chosen).all()
-    gone = results.withdrawn(session, [result.id for _, result, _ in found if result])
     return [
         {
             "delivery": row.id,
             "study_instance_uid": study_uid,
             "kind": as_json(result.kind) if result else ORIGINAL,
             "sop_instance_uid": row.item.sop_instance_uid,
-            "withdrawn": row.result_id in gone,
+            "withdrawn": is_withdrawn,
             **columns(row, *names, "confirmed_at", "discarded_because"),
             **(
                 {"reason": deliveries.WAITS}
@@ -219,7 +222,7 @@ def list_deliveries(
                 else {}
             ),
         }
-        for row, result, study_uid in found
+        for row, result, study_uid, is_withdrawn in session.execute(chosen)
     ]
 
 
@@ -282,8 +285,10 @@ def counts(session: Session) -> View:
     """The number of studies, jobs and deliveries in each state; empty states are left out."""
 
     def by_state(column: Any) -> dict[str, int]:
-        rows = session.execute(select(column, func.count()).group_by(column))
-        return {str(state): number for state, number in rows}
+        return {
+            str(state): number
+            for state, number in session.execute(select(column, func.count()).group_by(column))
+        }
 
     return {
         "studies": by_state(Study.state),

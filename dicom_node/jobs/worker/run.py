@@ -283,8 +283,9 @@ class ImageAnalysis:
         report: Progress,
     ) -> PipelineResult:
         """Run the pipeline; without findings for research only, and without the text that it read."""
-        result = pipeline.run([source.image for source in sources], report, options)
-        return replace(without_research(result), readings=())
+        return replace(
+            without_research(pipeline.run([source.image for source in sources], report, options)), readings=()
+        )
 
 
 def _as_one(faults: Collection[Exception]) -> PixelError | NoNumber:
@@ -321,8 +322,9 @@ class JobImages:
 
     def only(self, uids: Collection[str]) -> JobImages:
         """Only the images with these UIDs, and the images with a fault, which the report lists too."""
-        chosen = tuple(s for s in self.all if s.image.uid in uids or s.image.uid in self.faults)
-        return replace(self, all=chosen)
+        return replace(
+            self, all=tuple(s for s in self.all if s.image.uid in uids or s.image.uid in self.faults)
+        )
 
     def without(self, faults: Mapping[str, str]) -> JobImages:
         """The images without those in ``faults`` (by UID). Raises PixelError if none is left."""
