@@ -66,14 +66,15 @@ def add_handlers(faces: Faces, kind: Kind) -> None:
         """Save the peer or rule ``name`` (the docstring for the REST API is set below)."""
         return put(request, kind, configured.from_keys(kind, name, keys), version, despite_hold=despite_hold)
 
-    def remove_one(request: CurrentRequest, name: Name, version: Edition = None) -> None:
+    def remove_one(request: CurrentRequest, name: Name, version: Edition = None) -> Row:
         """Remove the peer or rule ``name`` (the docstring for the REST API is set below)."""
-        configured.remove_entry(request.settings, kind, name, version, request.person)
+        removed = configured.remove_entry(request.settings, kind, name, version, request.person)
         request.take_over()
+        return removed
 
-    def removed(request: ConsoleRequest, _done: None) -> Response:
+    def removed(request: ConsoleRequest, done: Row) -> Response:
         """Return the page that says that the peer or rule is removed."""
-        return request.in_force(N_("%(name)s is removed."), f"/{kind}", name=request.http.path_params["name"])
+        return request.in_force(N_("%(name)s is removed."), f"/{kind}", *done["warnings"], name=done["name"])
 
     # FastAPI describes the REST API by these.
     put_one.__name__, put_one.__doc__ = f"put_{one}", f"Add a {one}, or change one that was entered."

@@ -3,6 +3,7 @@
 from fastapi import Response
 
 from dicom_console.views import patients
+from dicom_console.views.search import names
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Number, Since, see_other
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.views import View
@@ -51,7 +52,8 @@ def _list(request: ConsoleRequest, after: int | None, about: dict[str, str]) -> 
     """Return the page of a list of patients. ``about``: what was searched for; {} for all."""
     audit.note_list(request.site.database, request.person, "patients")
     rows, more = request.read(patients.patients, about.get("patient", ""), after)
-    return request.page("patients.html", rows=rows, more=more, first=after is None, about=about)
+    people = request.read(names, request.settings, [row["study"] for row in rows])
+    return request.page("patients.html", rows=rows, names=people, more=more, first=after is None, about=about)
 
 
 def _page(request: ConsoleRequest, number: int, deleted: list[View] | None = None) -> Response:

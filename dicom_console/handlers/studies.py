@@ -183,15 +183,18 @@ def _study_page(request: ConsoleRequest, study: Row) -> Response:
 @faces.handler("POST", "/studies/{number}/rerun", UserRole.OPERATOR, _BACK)
 def rerun(request: CurrentRequest, number: Number) -> list[Row]:
     """Apply the rules to a study again; returns a row for each rule that takes the study."""
-    uid = request.study_uid(number)
-    return [Row(**row) for row in studies.rerun_rules(request.settings, [uid], request.person)]
+    return [
+        Row(**row)
+        for row in studies.rerun_rules(request.settings, [request.study_uid(number)], request.person)
+    ]
 
 
 @faces.handler("POST", "/studies/{number}/send", UserRole.OPERATOR, _BACK)
 def send(request: CurrentRequest, number: Number, to: Annotated[Receiver, Body()]) -> Done:
     """Send the newest results of a study to a further peer."""
-    uid = request.study_uid(number)
-    return Done(objects=queues.send_study(request.settings, uid, to.peer, request.person))
+    return Done(
+        objects=queues.send_study(request.settings, request.study_uid(number), to.peer, request.person)
+    )
 
 
 @faces.page("GET", "/studies/{number}/withdraw", UserRole.OPERATOR)

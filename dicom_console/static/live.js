@@ -71,4 +71,6 @@ document.addEventListener("visibilitychange", () => {
   source?.close();
   if (!document.hidden) listen();
 });
+// Who signs out goes where the answer says, and not where the end of the session leads to.
+document.addEventListener("submit", () => source?.close());
 if (!document.hidden) listen();

@@ -45,8 +45,9 @@ def patients(session: Session, wanted: str = "", after: int | None = None) -> tu
 
 def studies_of(session: Session, number: int) -> list[int]:
     """Return the numbers of all studies of the patient whom study ``number`` is of. Raises NotFound."""
-    chosen = select(Study.id).where(*_same_patient(_study(session, number))).order_by(Study.id)
-    return list(session.scalars(chosen))
+    return list(
+        session.scalars(select(Study.id).where(*_same_patient(_study(session, number))).order_by(Study.id))
+    )
 
 
 def show(session: Session, settings: Settings, number: int) -> View:

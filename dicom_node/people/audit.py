@@ -267,8 +267,7 @@ def _id_in_name(file: Path) -> str:
 
 def _digest(line: Mapping[str, Any]) -> str:
     """The SHA-256 of a decision's content, by which a changed file is detected."""
-    encoded = json.dumps(line, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(encoded.encode("ascii")).hexdigest()
+    return hashlib.sha256(json.dumps(line, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
 
 
 def seal(data_dir: Path, words: str, number: str) -> str:

@@ -216,13 +216,15 @@ def remove_entry(
     name: str,
     version: int | None = None,
     by: audit.Person = audit.COMMAND_LINE,
-) -> None:
-    """Remove an entered peer or rule; ``version`` as in ``save_entry``.
+) -> Row:
+    """Remove an entered peer or rule; ``version`` as in ``save_entry``. The warnings say what becomes of
+    results that wait for a peer.
 
     Raises NotFound, NotAllowedNow, FaultyInput (a rule needs the peer).
     """
     now, after = _with_change(settings, kind, name, None, version)
-    _write(settings, now, after, f"{kind[:-1]} {name} removed", by, despite_hold=True)
+    _, warnings = _write(settings, now, after, f"{kind[:-1]} {name} removed", by, despite_hold=True)
+    return Row(name=name, warnings=warnings)
 
 
 def undo_to(
@@ -371,6 +373,7 @@ def _write(
         for kind, entry in changed:
             action = AuditAction(f"{kind[:-1]}_{'saved' if (kind, entry) in new else 'removed'}")
             audit.note(session, by, action, name=entry, version=number + 1, **fields)
+        left = preflight.left_behind(session, warned.settings.peers)
         session.flush()  # nothing is in force that the audit does not know
         try:
             if _text(settings, number) != before:  # edited by hand
@@ -380,7 +383,7 @@ def _write(
             raise NotAllowedNow("somebody else saved something just now: nothing was saved") from None
         except OSError as error:
             raise NotAllowedNow(f"nothing can be entered here: {error.strerror}") from None
-    return number + 1, list(warned.warnings)
+    return number + 1, [*warned.warnings, *left]
 
 
 def _refuse_risky(settings: Settings, kind: Kind, content: Mapping[str, Any]) -> None:
@@ -860,6 +863,15 @@ def examine_answers(answers: Answers) -> Settings:
     return settings
 
 
+def new_files(folder: Path) -> tuple[Path, Path]:
+    """The configuration and the unit that ``create_node`` writes. Raises FaultyInput if one exists."""
+    paths = folder / "node.toml", folder / "dicom-node.service"
+    for path in paths:
+        if path.exists() or path.is_symlink():
+            raise FaultyInput(f"{path} is there already, and stays as it is")
+    return paths
+
+
 def create_node(answers: Answers, folder: Path, password: str = "") -> tuple[Path, Path]:
     """Write configuration and systemd unit of a new node into ``folder``; returns the paths of both files.
 
@@ -867,17 +879,14 @@ def create_node(answers: Answers, folder: Path, password: str = "") -> tuple[Pat
     checked before anything is written. Raises the errors of :func:`examine_answers` and of
     ``users.checked_password``, and FaultyInput if something would be overwritten.
     """
+    configuration, unit = new_files(folder)
     settings = examine_answers(answers)
     data_dir, admin = settings.node.data_dir, answers.get("admin", "")
-    configuration, unit = folder / "node.toml", folder / "dicom-node.service"
     for path in (folder, data_dir):
         if not re.fullmatch(r"/[\w./-]*", str(path)):
             raise FaultyInput(
                 f"{str(path)!r}: a unit needs a path of letters, figures, dot, dash and underscore"
             )
-    for path in (configuration, unit):
-        if path.exists() or path.is_symlink():
-            raise FaultyInput(f"{path} is there already, and stays as it is")
     if admin:
         users.checked_password(admin, password)
     try:

@@ -28,6 +28,7 @@ from pydicom.uid import UID
 from sqlalchemy import func, select, text
 from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from ai_pipeline import extras
 from ai_pipeline.burnin.devices.rules import read_rules, site_folder
@@ -52,11 +53,11 @@ from dicom_node.base.connectors import every
 from dicom_node.base.dicom.header import CharacterSet, terms
 from dicom_node.base.errors import CannotRun, ConfigProblem, SchemaOutdated
 from dicom_node.base.files import bucket_of
-from dicom_node.base.lifecycle import Role
+from dicom_node.base.lifecycle import OPEN_DELIVERIES, DeliveryState, Role
 from dicom_node.base.logs import redacted
 from dicom_node.base.processes import console_program
 from dicom_node.base.store.database import Database, hosts, meaning_of
-from dicom_node.base.store.tables import DecisionRow
+from dicom_node.base.store.tables import DecisionRow, Delivery
 from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
 
 
@@ -239,6 +240,7 @@ def _probe_database(settings: Settings) -> Found:
             asked = () if database.is_sqlite else _DURABLE
             off = [name for name in asked if session.scalar(text(f"SHOW {name}")) == "off"]
             lost = session.scalar(select(func.count()).where(DecisionRow.applied_at.is_(None)))
+            yield from [Tried("outbox", False, line) for line in left_behind(session, settings.peers)]
         if lost:
             yield Tried(
                 "decisions", False, f"{lost} wait, and deliveries with them: dicom-node decisions list"
@@ -263,6 +265,22 @@ def _probe_database(settings: Settings) -> Found:
         )
     finally:
         database.dispose()
+
+
+def left_behind(session: Session, peers: Iterable[PeerSettings]) -> list[str]:
+    """What becomes of unsent results for names that are none of these ``peers``, or may not receive: a line
+    for each name.
+    """
+    unsent = (
+        Delivery.destination.not_in([peer.name for peer in peers if "receive" in peer.may]),
+        Delivery.state.in_(OPEN_DELIVERIES | {DeliveryState.DEAD}),
+    )
+    chosen = select(Delivery.destination, func.count()).where(*unsent).group_by(Delivery.destination)
+    return [
+        f"{number} unsent for {name}, which is no peer that may receive: they are given up, stay in the "
+        "outbox, and can be sent again once there is a peer of this name"
+        for name, number in session.execute(chosen.order_by(Delivery.destination))
+    ]
 
 
 def check_console(settings: Settings, role: Role) -> Found:

@@ -238,8 +238,7 @@ def _words(*texts: str) -> set[str]:
 
 def _normalised(value: str) -> str:
     """The text normalised for comparison: case, separators of name parts and repeated blanks do not count."""
-    folded = unicodedata.normalize("NFKC", value).casefold()
-    return re.sub(r"[\^=\s\0]+", " ", folded).strip()
+    return re.sub(r"[\^=\s\0]+", " ", unicodedata.normalize("NFKC", value).casefold()).strip()
 
 
 def _values(dataset: Dataset) -> Iterator[tuple[str, str, str]]:

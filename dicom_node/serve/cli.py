@@ -398,6 +398,14 @@ def _checked_answer(parameter: typer.CallbackParam, text: str) -> str:
     return text
 
 
+def _free_folder(folder: Path) -> Path:
+    """Refuse a folder with a configuration before ``init`` asks its questions."""
+    from dicom_node.people import configured
+
+    configured.new_files(folder.absolute())
+    return folder
+
+
 def _asked_option(flag: str, question: str) -> Any:
     """Make an option of ``init`` whose value is asked for at a terminal."""
     return typer.Option(flag, prompt=question, callback=_checked_answer, help=f"{question}.")
@@ -418,7 +426,16 @@ def init(
     admin: Annotated[
         str, _asked_option("--admin", "Console: name of the first admin (empty: no console)")
     ] = "",
-    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where node.toml and unit go.")] = Path(),
+    to: Annotated[
+        Path,
+        typer.Option(
+            "--to",
+            metavar="FOLDER",
+            is_eager=True,
+            callback=_free_folder,
+            help="Where node.toml and unit go.",
+        ),
+    ] = Path(),
 ) -> None:
     """Ask five questions, and write node.toml, a systemd unit and the console's first admin.
 
@@ -524,8 +541,11 @@ def demo(
     say(f"See it: open {out.resolve()}/index.html in a browser. Not for diagnostic use.")
     say("Next: your own files (dicom-node demo --input FOLDER), then your PACS (docs/start/first-study.md).")
     # Results are in the PACS, or the pipeline had a reason not to apply.
-    ended_well = all(row["state"] in ("delivered", "not_applicable") for row in rows)
-    return ExitCode.OK if ended_well else ExitCode.FAILED
+    return (
+        ExitCode.OK
+        if all(row["state"] in ("delivered", "not_applicable") for row in rows)
+        else ExitCode.FAILED
+    )
 
 
 def why(
@@ -651,8 +671,14 @@ def prompt_password(read: Callable[[str], str] = str) -> str:
     password that cannot be used; at a terminal another one is asked for.
     """
     if sys.stdin.isatty():
-        words = "Password (twelve characters or more)"
-        return str(typer.prompt(words, hide_input=True, confirmation_prompt=True, value_proc=_parser(read)))
+        return str(
+            typer.prompt(
+                "Password (twelve characters or more)",
+                hide_input=True,
+                confirmation_prompt=True,
+                value_proc=_parser(read),
+            )
+        )
     return sys.stdin.readline().rstrip("\r\n")
 
 

@@ -459,8 +459,9 @@ def wait_for_space(settings: Settings, role: Role, place: str, signals: int) -> 
 
 def _has_space(settings: Settings) -> bool:
     """Whether the disk has enough free space for the node to start."""
-    needed = min(_NEEDED_BYTES, settings.spool.minimum_free_mib * 2**20)
-    return shutil.disk_usage(settings.node.data_dir).free >= needed
+    return shutil.disk_usage(settings.node.data_dir).free >= min(
+        _NEEDED_BYTES, settings.spool.minimum_free_mib * 2**20
+    )
 
 
 class Background:

@@ -239,8 +239,9 @@ BECAUSE: Final = Input("because", str, "Why, without names; it is shown to perso
 
 def states(*words: str) -> Input:
     """The input ``--state`` of a list: one or more of these states."""
-    about = "Only in this state; repeatable."
-    return Input("states", one_of(*words), about, "--state", "|".join(words), (), many=True)
+    return Input(
+        "states", one_of(*words), "Only in this state; repeatable.", "--state", "|".join(words), (), many=True
+    )
 
 
 def limit(rows: int) -> Input:
@@ -250,8 +251,15 @@ def limit(rows: int) -> Input:
 
 def numbers(of: str, metavar: str, **more: Any) -> Input:
     """The input for the numbers of rows, such as jobs; ``of``: the plural noun."""
-    about = f"Numbers, as `{of} list` shows them."
-    return Input("numbers", int, about, metavar=f"{metavar}...", many=True, least=0, **more)
+    return Input(
+        "numbers",
+        int,
+        f"Numbers, as `{of} list` shows them.",
+        metavar=f"{metavar}...",
+        many=True,
+        least=0,
+        **more,
+    )
 
 
 def state_in_words(row: Any) -> str:

@@ -875,8 +875,10 @@ class Settings(Section):
     @property
     def database_url(self) -> str:
         """The URL of the database; by default an SQLite file under ``data_dir``."""
-        given = self.node.database_url.get_secret_value()
-        return given or f"sqlite:///{self.node.data_dir.resolve() / 'node.db'}"
+        return (
+            self.node.database_url.get_secret_value()
+            or f"sqlite:///{self.node.data_dir.resolve() / 'node.db'}"
+        )
 
     @property
     def fixed(self) -> dict[str, object]:

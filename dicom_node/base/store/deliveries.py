@@ -45,8 +45,12 @@ STUDY = func.coalesce(Result.study_id, Original.study_id)
 
 def with_objects(chosen: Any) -> Any:
     """Add to a query of deliveries the object of each (result or received original) and its study."""
-    joined = chosen.select_from(Delivery).outerjoin(Delivery.result).outerjoin(Delivery.original)
-    return joined.join(Study, Study.id == STUDY)
+    return (
+        chosen.select_from(Delivery)
+        .outerjoin(Delivery.result)
+        .outerjoin(Delivery.original)
+        .join(Study, Study.id == STUDY)
+    )
 
 
 def forward(session: Session, original: Original, destination: str) -> bool:

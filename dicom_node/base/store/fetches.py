@@ -95,8 +95,9 @@ def prior_query_of(session: Session, study: Study, rule: str) -> ArchiveQuestion
     revision of the study; None if there is none.
     """
     row = ArchiveQuestion
-    mine = (row.study_id == study.id, row.revision == study.revision, row.rule == rule)
-    return session.scalar(select(row).where(*mine))
+    return session.scalar(
+        select(row).where(row.study_id == study.id, row.revision == study.revision, row.rule == rule)
+    )
 
 
 def add_prior_query(session: Session, study: Study, rule: str, peer: str) -> None:

@@ -342,8 +342,7 @@ def take_lease(session: Session, name: str, owner: str, seconds: float) -> bool:
 
 def lock_lease(session: Session, name: str, owner: str) -> bool:
     """Lock a lease until the transaction ends, so that nobody takes it; return whether ``owner`` has it."""
-    mine = select(Lease.owner).where(Lease.name == name).with_for_update()
-    return session.scalar(mine) == owner
+    return session.scalar(select(Lease.owner).where(Lease.name == name).with_for_update()) == owner
 
 
 def pass_lease_on(session: Session, name: str, owner: str, to: str) -> None:

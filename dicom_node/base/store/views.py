@@ -199,7 +199,12 @@ def list_deliveries(
     wanted = {state for one in states for state in (OPEN_DELIVERIES if one == "open" else (one,))}
     chosen = (
         deliveries.with_objects(
-            select(Delivery, Result, Study.study_instance_uid).options(selectinload(Delivery.original))
+            select(
+                Delivery,
+                Result,
+                Study.study_instance_uid,
+                exists().where(Withdrawal.result_id == Delivery.result_id),
+            ).options(selectinload(Delivery.original))
         )
         .order_by(Delivery.id.desc())
         .limit(limit)
@@ -220,6 +225,7 @@ def list_deliveries(
             "study_instance_uid": study_uid,
             "kind": as_json(result.kind) if result else ORIGINAL,
             "sop_instance_uid": row.item.sop_instance_uid,
+            "withdrawn": is_withdrawn,
             **columns(row, *names, "confirmed_at", "discarded_because"),
             **(
                 {"reason": deliveries.WAITS}
@@ -227,7 +233,7 @@ def list_deliveries(
                 else {}
             ),
         }
-        for row, result, study_uid in session.execute(chosen)
+        for row, result, study_uid, is_withdrawn in session.execute(chosen)
     ]
 
 
@@ -292,8 +298,10 @@ def counts(session: Session) -> View:
 
     def by_state(column: Any) -> dict[str, int]:
         """Return how many rows have each state in ``column``."""
-        rows = session.execute(select(column, func.count()).group_by(column))
-        return {str(state): number for state, number in rows}
+        return {
+            str(state): number
+            for state, number in session.execute(select(column, func.count()).group_by(column))
+        }
 
     return {
         "studies": by_state(Study.state),

@@ -294,8 +294,9 @@ class ImageAnalysis:
         """Run the pipeline and return its result, without findings that are for research only and without the
         text that it read.
         """
-        result = pipeline.run([source.image for source in sources], report, options)
-        return replace(without_research(result), readings=())
+        return replace(
+            without_research(pipeline.run([source.image for source in sources], report, options)), readings=()
+        )
 
 
 def _as_one(faults: Collection[Exception]) -> PixelError | NoNumber:
@@ -336,8 +337,9 @@ class JobImages:
         """Return a copy with only the images with these UIDs, and the images with a fault, which the report
         lists too.
         """
-        chosen = tuple(s for s in self.all if s.image.uid in uids or s.image.uid in self.faults)
-        return replace(self, all=chosen)
+        return replace(
+            self, all=tuple(s for s in self.all if s.image.uid in uids or s.image.uid in self.faults)
+        )
 
     def without(self, faults: Mapping[str, str]) -> JobImages:
         """Return a copy in which the images in ``faults`` (UID -> reason) are left out. Raises PixelError if
