@@ -94,8 +94,9 @@ def measure(
         return Ratio(missed=missed)
     if wanted is Projections.PA and projection != "PA":
         return Ratio(notes=(_note(image, f"not measured: {_projection(projection)}"),), missed=missed)
-    if cut_off or anatomy.measured is None:
-        why = f"outside the picture: {' and '.join(cut_off)}" if cut_off else anatomy.fault
+    border = "the heart's border is hidden" if look and look.hidden else ""
+    if cut_off or border or anatomy.measured is None:
+        why = f"outside the picture: {' and '.join(cut_off)}" if cut_off else anatomy.fault or border
         return Ratio(notes=(_note(image, f"not measured: {why}"),), missed=f"No ratio: {why}.")
     statement = _statement(
         anatomy.measured.ratio, projection, model.agreement, look or Look(), effusion=effusion
@@ -131,11 +132,7 @@ def _statement(
     if ratio - high > LIMIT:
         if effusion:
             return f"{number.capitalize()}, perhaps too large beside an effusion"
-        return (
-            f"Heart perhaps enlarged, border hidden, {number}" if look.hidden else f"Heart enlarged, {number}"
-        )
-    if look.hidden:
-        return f"{number.capitalize()}, heart's border hidden"
+        return f"Heart enlarged, {number}"
     if ratio - low < LIMIT:
         return f"Heart not enlarged, {number}"
     return f"Heart size borderline, {number}"
