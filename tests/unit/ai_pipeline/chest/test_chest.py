@@ -1085,10 +1085,11 @@ def test_two_signs_make_an_unusual_film_and_a_side_is_the_patient_s_only_with_a_
 )
 def test_a_heart_is_measured_whose_borders_are_seen(seen: Look, statement: str, missed: str) -> None:
     picture = drawn_chest(480, heart=0.8 * 0.62)[0]
-    image, outlined = film(picture, view_position="PA"), MODEL.outline(picture)
-    found = measure(image, outlined, UPRIGHT, MODEL, Projections.PA, look=seen)
-    assert "".join(one.statement for one in found.measurements).startswith(statement)
-    assert bool(found.measurements) is not bool(missed) and found.missed == missed
+    found = measure(
+        film(picture, view_position="PA"), MODEL.outline(picture), UPRIGHT, MODEL, Projections.PA, look=seen
+    )
+    said = "".join(one.statement for one in found.measurements)
+    assert said.startswith(statement) and bool(said) is not bool(missed) and found.missed == missed
 
 
 @pytest.mark.parametrize(
