@@ -42,7 +42,9 @@ class FhirPeer(Section):
 
     @model_validator(mode="after")
     def _gets_reports_only(self) -> Self:
-        """Refuse settings of a FHIR peer that a FHIR server cannot serve. Raises ValueError."""
+        """Raise ValueError for settings that do not fit a FHIR peer: results other than reports,
+        de-identification, roles other than "receive", or two logins.
+        """
         peer = cast("PeerSettings", self)
         if peer.transport != "fhir":
             return self

@@ -636,7 +636,9 @@ class Cancellations:
         events, subscribed = UpsEvents(self._peer, self._settings), set[str]()
 
         def goes_on() -> bool:
-            """Subscribe to items claimed since the last call; return whether to listen on."""
+            """Subscribe to the work items claimed since the last call; return whether any are claimed and the
+            node is not stopping.
+            """
             claimed = self._claimed_uids()
             for uid in claimed - subscribed:
                 events.subscribe(uid)  # one that is refused is not asked again on this channel

@@ -110,7 +110,10 @@ async def _messages(request: ConsoleRequest, streams: Live) -> AsyncIterator[str
 @faces.people.api_route("/healthz", methods=["GET", "HEAD"])
 @needs(ANYONE)
 async def healthz(request: CurrentRequest) -> Response:
-    """Answer that the console's process runs; the header X-Console has a text that is its own."""
+    """Answer 200 while the console's process runs.
+
+    The header X-Console identifies this process, so that a page notices when another has taken its place.
+    """
     return PlainTextResponse("ok\n", headers={"X-Console": request.site.mark})
 
 

@@ -177,8 +177,8 @@ def _turnaround(session: Session, steps: _Steps) -> Iterator[Series]:
 def quantile(bins: Mapping[int, float], share: float) -> float:
     """Return a quantile (``share``: 0.5 for the median) of durations in seconds.
 
-    ``bins``: how many durations lie below each of EDGES, by its position; inside a bin durations are taken as
-    evenly spread.
+    ``bins``: how many durations lie in each interval that ends at one of EDGES, by the interval's position;
+    inside an interval they are taken as evenly spread.
     """
     wanted, below = share * sum(bins.values()), 0.0
     for place, (low, high) in enumerate(pairwise((0, *EDGES))):

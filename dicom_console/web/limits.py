@@ -211,7 +211,7 @@ class TimedProtocol(H11Protocol):
         self._make_room()
 
     def data_received(self, data: bytes) -> None:
-        """Process bytes of a request; they extend its time."""
+        """Process bytes of a request; the more arrive, the more time the request gets."""
         super().data_received(data)
         self._set_due(len(data))
 
