@@ -342,7 +342,7 @@ def existing_images(images: Sequence[SetImage], folder: Path) -> tuple[tuple[Set
 
 def part_of(text: str | None) -> str:
     """Translate the name of a split in any set (``Train``, ``validate``, ``testing``) to train, val or test;
-    others are unchanged.
+    another name is returned in small letters, and None as "".
     """
     name = (text or "").strip().lower()
     return PARTS.get(name, name)

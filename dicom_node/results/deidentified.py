@@ -862,10 +862,8 @@ def _fill(mask: npt.NDArray[np.bool_], filled: npt.NDArray[np.bool_]) -> None:
 
 
 def _runs(mask: npt.NDArray[np.bool_], axis: int) -> list[slice]:
-    """The index ranges along one axis that hold marked pixels; ranges at most ``_GAP`` pixels apart are
-    joined.
-
-    ``axis``: the other axis, over which pixels are combined: 1 gives ranges of rows, 0 of columns.
+    """The ranges of rows (``axis`` 1) or columns (``axis`` 0) that hold marked pixels; ranges at most ``_GAP``
+    pixels apart are joined.
     """
     places = np.flatnonzero(np.any(mask, axis=axis))
     if not len(places):

@@ -151,7 +151,7 @@ def print_details(row: Mapping[str, Any]) -> None:
 
 
 def never_fail_on_characters() -> None:
-    """Make output to a terminal without UTF-8 print escapes instead of failing."""
+    """Print a backslash escape for a character that the terminal cannot show, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
