@@ -862,7 +862,7 @@ def _fill(mask: npt.NDArray[np.bool_], filled: npt.NDArray[np.bool_]) -> None:
 
 
 def _runs(mask: npt.NDArray[np.bool_], axis: int) -> list[slice]:
-    """The ranges of rows (``axis`` 1) or columns (``axis`` 0) that hold marked pixels; ranges at most ``_GAP``
+    """The ranges of rows (``axis`` 1) or columns (``axis`` 0) with marked pixels; ranges at most ``_GAP``
     pixels apart are joined.
     """
     places = np.flatnonzero(np.any(mask, axis=axis))
