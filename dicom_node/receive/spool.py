@@ -61,15 +61,16 @@ def listener_lock(data_dir: Path, place: str = "") -> Path:
     return data_dir / (f"scp-{place}.lock" if place else "scp.lock")
 
 
-def has_no_writer(folder: Path) -> bool:
-    """Return whether the listener that writes to this journal folder has ended; False if that is unknown."""
+def listeners_of(folder: Path) -> tuple[set[str], set[str]]:
+    """Return the listeners with files in this journal folder: those that ended, and the one that writes."""
+    # The files are called number-listener-number.
+    names = [path.stem for path in sorted(folder.glob("*.jsonl"))]
+    listeners = [name.split("-", 1)[-1].rsplit("-", 1)[0] for name in names]
     place = folder.name.removeprefix("journal").removeprefix("-")
-    try:
-        with listener_lock(folder.parent, place).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:  # held, or there was never one
-        return False
-    return True
+    with suppress(OSError), listener_lock(folder.parent, place).open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return {*listeners}, set()  # no listener holds the lock
+    return {*listeners} - {*listeners[-1:]}, {*listeners[-1:]}
 
 
 def journal_folders(data_dir: Path) -> list[Path]:

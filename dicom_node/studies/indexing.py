@@ -86,8 +86,8 @@ from dicom_node.receive.spool import (
     Arrival,
     Spool,
     Turns,
-    has_no_writer,
     journal_folders,
+    listeners_of,
     marked,
     read_arrival,
     read_journal,
@@ -924,14 +924,10 @@ class JournalIngest:
         self._cursor = {name: offset for name, offset in known if (folder / name).exists()}
         self._gone: set[str] = set()
 
-    def run_once(self) -> int:
-        """Store the lines appended since the last run; return their number."""
-        # First: a listener that starts now holds the lock before its file is there. The files are called
-        # number-listener-number.
-        names = (path.stem for path in sorted(self._folder.glob("*.jsonl")))
-        listeners = [name.split("-", 1)[-1].rsplit("-", 1)[0] for name in names]
-        writes = set() if has_no_writer(self._folder) else {*listeners[-1:]}
-        gone, total = {*listeners} - writes, 0
+    def run_once(self) -> None:
+        """Store the lines appended since the last run."""
+        # First: a listener that starts now holds the lock before its file is there.
+        gone, _ = listeners_of(self._folder)
         while lines := read_journal(self._folder, self._cursor):
             moved = {name: offset for name, offset, _ in lines}
             with self._database.write() as session:
@@ -940,10 +936,9 @@ class JournalIngest:
                 for name, offset in moved.items():
                     session.merge(Cursor(name=name, offset=offset))
             self._cursor |= moved
-            total += len(lines)
         if gone != self._gone:  # an association that hangs must not hold its studies open
             with self._database.write() as session:
-                intake.lose_associations(session, gone, utc_now())
+                intake.lose_associations(session, Association.listener.in_(gone), utc_now())
             self._gone = gone
         if len(self._cursor) > 1:  # files of former listeners, or full ones
             remove_read(self._folder, self._cursor)
@@ -951,7 +946,6 @@ class JournalIngest:
                 with self._database.write() as session:
                     session.execute(delete(Cursor).where(Cursor.name.in_(removed)))
                 self._cursor = {name: at for name, at in self._cursor.items() if name not in removed}
-        return total
 
 
 def _ingest(session: Session, event: events.Event) -> None:
@@ -1031,7 +1025,7 @@ def _keep_association(session: Session, event: events.Event) -> None:
             )
         )
     elif event.type is events.LISTENER_STOPPED:
-        intake.lose_associations(session, [str(event.fields.get("listener"))], event.at)
+        intake.lose_associations(session, Association.listener == event.fields.get("listener"), event.at)
 
 
 _STUDIES = 100  # studies in one transaction: it holds up other writers for some 50 ms
@@ -1193,8 +1187,13 @@ def reindex(database: Database, spool: Spool, files: Files, progress: Callable[[
     """Move files without a row back to ``incoming``, where the node indexes them like any other; return their
     number.
 
-    ``progress`` is called with (done, all). May be interrupted and run again. Raises SpoolError.
+    Associations that were open when the database was saved are closed: their listeners, and the journals with
+    their ends, are gone, and their studies would wait. ``progress`` is called with (done, all). May be
+    interrupted and run again. Raises SpoolError.
     """
+    writing = set().union(*(listeners_of(folder)[1] for folder in journal_folders(files.data_dir)))
+    with database.write() as session:
+        intake.lose_associations(session, Association.listener.not_in(writing), utc_now())
     unknown = compare(database, spool, files).unknown
     for done, path in enumerate(unknown, 1):
         files.fetch_unknown(path)

@@ -250,11 +250,11 @@ def any_due(
     return bool(session.scalar(select(exists().where(_is_quiet(now, silent_since, at_once), *also))))
 
 
-def lose_associations(session: Session, listeners: Collection[str], at: datetime) -> None:
-    """Mark the open associations of ``listeners`` as lost, because these listener processes have ended."""
+def lose_associations(session: Session, of: ColumnElement[bool], at: datetime) -> None:
+    """Mark the open associations that fulfil the condition ``of`` as lost: their listeners have ended."""
     session.execute(
         update(Association)
-        .where(Association.listener.in_(listeners), Association.closed_at.is_(None))
+        .where(of, Association.closed_at.is_(None))
         .values(closed_at=at, outcome=AssociationOutcome.LOST)
     )
 

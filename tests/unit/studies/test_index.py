@@ -978,6 +978,18 @@ def test_a_listener_that_does_not_come_back_holds_its_studies_no_longer(inbox: I
     assert inbox.assemble(3000) == 1
 
 
+def test_an_association_that_is_open_in_a_restored_database_holds_nothing_after_reindex(inbox: Inbox) -> None:
+    inbox.opened("a1")
+    inbox.index(ultrasound("restored"), association="a1")
+    for journal in (inbox.folder / "journal").glob("*.jsonl"):
+        journal.unlink()  # read and removed since the database was saved
+    inbox.reopen()
+    inbox.index()
+    assert inbox.assemble(3000) == 0
+    reindex(inbox.database, inbox.spool, inbox.files, lambda *_: None)
+    assert inbox.assemble(3000) == 1
+
+
 def test_a_journal_line_is_ingested_once_over_restarts(inbox: Inbox) -> None:
     inbox.opened("a1")
     inbox.index()
