@@ -46,7 +46,6 @@ from dicom_node.serve.cli import main
 die_with_parent(int(sys.argv.pop(1)))
 main()
 """
-_POLL_SECONDS = 1.0  # each look is a process of its own
 _SHIPPED = "the demonstration"
 
 
@@ -432,7 +431,7 @@ def _wait_until_ended(uid: str, stored: set[str], begun: datetime, node: _Node) 
         indexed = {item["sop_instance_uid"] for item in _received_since(view, begun)}
         if stored <= indexed and view["state"] in END_STATES:
             return view
-        time.sleep(_POLL_SECONDS)
+        time.sleep(1.0)  # each look is a process of its own
 
 
 def _received_since(view: dict[str, Any], begun: datetime) -> list[dict[str, Any]]:

@@ -581,8 +581,12 @@ def held_by_pacs(out: Path) -> Counter[str]:
 def test_a_demonstration_that_is_stopped_or_killed_leaves_no_process_behind(
     sent: signal.Signals, status: int, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "dicom_node", "demo", "--out", str(tmp_path / "out")]
-    demo = Forked(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    demo = Forked(
+        [sys.executable, "-m", "dicom_node", "demo", "--out", str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert demo.stdout is not None
     assert any(line.startswith("Node:") for line in demo.stdout)
     children = psutil.Process(demo.pid).children(recursive=True)

@@ -33,8 +33,9 @@ def test_own_files_are_sent_by_study_and_the_rest_is_passed_over(tmp_path: Path)
 def test_a_modality_keeps_each_file_as_it_is(tmp_path: Path) -> None:
     pacs = demo.EmbeddedPacs(tmp_path)
     try:
-        peer = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port}
-        settings = Settings.model_validate({"peers": [peer]})
+        settings = Settings.model_validate(
+            {"peers": [{"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port}]}
+        )
         [(_, report)] = send_files(settings.peers[0], settings, [demo.DRAWN_FILM])
     finally:
         pacs.stop()
