@@ -1095,8 +1095,8 @@ def _missing_notes(images: JobImages, refused: Sequence[Refusal]) -> Iterator[Qu
     if beside := sum(one.by is RefusedBy.PIXELS for one in refused):
         yield QualityNote(
             NOT_TAKEN,
-            f"{beside} further image{'s' * (beside > 1)} of this study refused as not of the kind that the "
-            "model knows: nothing was assessed there, so nothing is excluded.",
+            f"{beside} further image{'s' * (beside > 1)} of this study refused by the pixels: "
+            "not assessed, so nothing is excluded.",
         )
     if images.faults:
         yield QualityNote(
