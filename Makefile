@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# setuptools warns of every editable installation.
+PIP := PYTHONWARNINGS=ignore::UserWarning:setuptools.command.editable_wheel \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DATA ?= $(wildcard ../shared/data)
 # Tools of a release, in an environment of their own: tests need none of them.
 TOOLS := .venv-release

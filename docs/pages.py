@@ -49,15 +49,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, here, content=rebased(text, there, here)))
     if MERMAID.is_file():
         files.append(File.generated(config, "assets/mermaid.min.js", abs_src_path=str(MERMAID)))
-    named = repr(config.nav)
-    unnamed = [file.src_uri for file in files.documentation_pages() if f"'{file.src_uri}'" not in named]
-    config.nav = _with_folders(config.nav, sorted(unnamed))
+    pages = (file.src_uri for file in files.documentation_pages())
+    config.nav = _with_folders(config.nav, sorted(one for one in pages if f"'{one}'" not in repr(config.nav)))
     return files
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_more: Any) -> str:
-    """Links to files that are pages of the site under another name."""
+    """Links to files that are pages of the site under another name; the search shows pages of tasks first."""
     here = page.file.src_uri
+    page.meta["search"] = {
+        "boost": 4 if here.startswith(("start/", "connect/", "operate/", "console/", "deploy/")) else 1
+    }
     return markdown if page.file.generated_by else rebased(markdown, f"docs/{here}", here)
 
 

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import requests
-
 from dicom_connectors.oidc.settings import OidcSettings
 from dicom_node.base.lifecycle import UserRole
 from tests.ports import free_port
-from tests.waiting import wait_until
+from tests.waiting import wait_until_served
 
 CLIENT, SECRET, PASSWORD = "dicom-ai-node", "a secret of console and provider", "a password of the house"
 ROLES = {"Radiology": UserRole.READER, "PACS-Admins": UserRole.ADMIN}
@@ -45,16 +43,8 @@ def hospital(folder: Path, console: str) -> Iterator[Hospital]:
     command = [sys.executable, "-m", "tests.oidc_lab", str(folder), str(port), console]
     with (folder / "provider.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parents[1])
-
-    def answers() -> bool:
-        assert process.poll() is None, (folder / "provider.log").read_text(encoding="utf-8")
-        try:
-            return requests.get(f"{one.issuer}/.well-known/openid-configuration", timeout=5).ok
-        except requests.ConnectionError:
-            return False
-
     try:
-        wait_until(answers, 60, "the provider answers")
+        wait_until_served(process, f"{one.issuer}/.well-known/openid-configuration")
         yield one
     finally:
         process.terminate()

@@ -57,7 +57,7 @@ from tests.result_images import (
     write_image,
 )
 from tests.rows import Stored
-from tests.waiting import wait_until
+from tests.waiting import wait_until, wait_until_served
 
 SOP_CLASSES = {
     ResultKind.SR: Comprehensive3DSRStorage,
@@ -277,16 +277,8 @@ def start_fhir() -> Iterator[FhirServer]:
     program = str(Path(found.origin).parent / "bin" / "node")  # not the command, which starts it as a child
     server = FhirServer(free_port())
     with subprocess.Popen([program, "server.mjs", str(server.port)], cwd=FOLDER) as process:
-
-        def answers() -> bool:
-            assert process.poll() is None
-            try:
-                return requests.get(f"{server.url}/metadata", timeout=5).ok
-            except requests.ConnectionError:
-                return False
-
         try:
-            wait_until(answers, 60, "the FHIR server answers")
+            wait_until_served(process, f"{server.url}/metadata")
             yield server
         finally:
             process.kill()

@@ -1,7 +1,10 @@
 """The one way in which tests wait: for a condition, and as long as something moves."""
 
+import subprocess
 import time
 from collections.abc import Callable
+
+import requests
 
 
 def wait_until(
@@ -23,3 +26,16 @@ def wait_until(
             assert now != seen, f"nothing moved for {seconds:.0f} s: {what} {shown()}"
             seen, end = now, time.monotonic() + seconds
         time.sleep(step)
+
+
+def wait_until_served(process: subprocess.Popen[bytes], url: str) -> None:
+    """Until the server that the process is answers there; a process that has ended fails at once."""
+
+    def answers() -> bool:
+        assert process.poll() is None, f"the server of {url} has ended"
+        try:
+            return requests.get(url, timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+    wait_until(answers, 60, f"{url} answers")

@@ -106,8 +106,10 @@ class _AnalysedImage:
 
     @property
     def rules(self) -> StampConclusions:
-        """What the stamps on the film say of its projection and sides."""
-        return follow(self.image, self.stamps, self.anatomy, self.analysis.pose)
+        """What the stamps on the film say of its projection and sides. A heart whose border is hidden says
+        nothing of sides: what is white beside it may be outlined as heart.
+        """
+        return follow(self.image, self.stamps, None if self.look.hidden else self.anatomy, self.analysis.pose)
 
     @property
     def sided_anatomy(self) -> Anatomy | None:

@@ -96,7 +96,7 @@ def measure(
         return Ratio(notes=(_note(image, f"not measured: {_projection(projection)}"),), missed=missed)
     border = "the heart's border is hidden" if look and look.hidden else ""
     if cut_off or border or anatomy.measured is None:
-        why = f"outside the picture: {' and '.join(cut_off)}" if cut_off else anatomy.fault or border
+        why = f"{' and '.join(cut_off)} outside the picture" if cut_off else anatomy.fault or border
         return Ratio(notes=(_note(image, f"not measured: {why}"),), missed=f"No ratio: {why}.")
     statement = _statement(
         anatomy.measured.ratio, projection, model.agreement, look or Look(), effusion=effusion

@@ -193,7 +193,7 @@ def follow(
     image: SourceImage, stamps: Stamps | None, anatomy: Anatomy | None, pose: Pose
 ) -> StampConclusions:
     """Decide projection and sides of ``image`` from its ``stamps`` (None if they could not be read), its
-    outlines and its pose.
+    outlines (None where the heart's border is hidden, or nothing was outlined) and its pose.
     """
     header, read = projection_of(image.header), stamps or Stamps()
     projection = "AP" if read.is_ap and header in {"", "PA"} else header or read.projection

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import typer
 
 from ai_pipeline.burnin.find.text import TextReader
-from ai_pipeline.chest.anatomy import Anatomy, AnatomyModel
+from ai_pipeline.chest.anatomy import Anatomy, AnatomyModel, look_at
 from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.chest.ratio import MODEL
 from ai_pipeline.chest.stamps import PORTABLE, PROJECTIONS, SIDES, Marker, Stamps, doubt, stamps_in
@@ -71,8 +71,11 @@ def evaluate(
 
     Raises DataMissing.
     """
-    images = [image for image in chest_set(data).images if image.adult and image.is_in(split)]
-    images = [image for image in images if image.view in {"AP", "PA"}]
+    images = [
+        image
+        for image in chest_set(data).images
+        if image.adult and image.is_in(split) and image.view in {"AP", "PA"}
+    ]
     Random(1).shuffle(images)
     family = HELD_OUT if split == "test" else TRAIN
     faces = [face for face in family.latin if not face.is_stroked]
@@ -140,15 +143,20 @@ def _sides(picture: Grey, stamps: Stamps, anatomy: Anatomy, models: StampModels)
     mirror_image = np.ascontiguousarray(picture[:, ::-1])
     outlined = models.anatomy.outline(mirror_image)
     read = stamps_in(mirror_image, outlined, models.reader)
+    # As the pipeline does: a heart whose border is hidden says nothing of sides.
+    sided, mirrored = (
+        None if look_at(one, found).hidden else found
+        for one, found in ((picture, anatomy), (mirror_image, outlined))
+    )
     holds = {
-        "mirrored film noticed": bool(doubt(NO_HEADER, read, outlined, UPRIGHT)),
-        "film as it is called mirrored": bool(doubt(NO_HEADER, stamps, anatomy, UPRIGHT)),
+        "mirrored film noticed": bool(doubt(NO_HEADER, read, mirrored, UPRIGHT)),
+        "film as it is called mirrored": bool(doubt(NO_HEADER, stamps, sided, UPRIGHT)),
     }
     # Turned back by 180°, a film that was turned over is its mirror image.
     if models.classifier.analyse(np.ascontiguousarray(picture[::-1])).pose == TURNED:
-        holds["film turned over noticed"] = bool(doubt(NO_HEADER, read, outlined, TURNED))
+        holds["film turned over noticed"] = bool(doubt(NO_HEADER, read, mirrored, TURNED))
     if models.classifier.analyse(np.ascontiguousarray(picture[::-1, ::-1])).pose == TURNED:
-        holds["film turned by 180° called mirrored"] = bool(doubt(NO_HEADER, stamps, anatomy, TURNED))
+        holds["film turned by 180° called mirrored"] = bool(doubt(NO_HEADER, stamps, sided, TURNED))
     return holds
 
 
@@ -170,8 +178,8 @@ def figures(cases: Sequence[StampCase]) -> dict[str, Any]:
 
 def _share(cases: Sequence[StampCase], name: str) -> dict[str, Any]:
     values = np.array([case.holds[name] for case in cases], np.float64)
-    weights = patient_weights([case.patient for case in cases])
-    return {"share": mean_interval(values, weights).as_list(), "films": len(cases)}
+    share = mean_interval(values, patient_weights([case.patient for case in cases]))
+    return {"share": share.as_list(), "films": len(cases)}
 
 
 def _has_own(stamps: Stamps, text: str) -> bool:

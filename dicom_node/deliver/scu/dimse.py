@@ -107,7 +107,7 @@ _NEGOTIATE_SECONDS = 30.0
 _ASSOCIATE_SECONDS = 2 * _CONNECT_SECONDS + _NEGOTIATE_SECONDS  # TCP, TLS, A-ASSOCIATE
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 _LATER_SECONDS = 5.0  # pynetdicom's own time-out stands behind ours, which also frees its threads
-_CUT, _LOST = "cut off, its answer does not end", "association lost before the answer"
+_CUT = "cut off, its answer does not end"
 MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers 1 to 255
 FIND = StudyRootQueryRetrieveInformationModelFind
 LITTLE_ENDIAN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
@@ -179,8 +179,7 @@ class DimseCaller(PeerCaller):
         if not association.is_established:
             refused = _why_no_association(association, self._connections, f"{called} at {host}:{port}")
             if _UNKNOWN_THERE in refused.text:
-                ours = f"{ae.ae_title}, the address of this machine and port {self._settings.listener.port}"
-                refused = replace(refused, text=f"{refused.text}: enter {ours} there")
+                refused = replace(refused, text=f"{refused.text}: {self._enter_us()}")
             yield refused
             return
         try:
@@ -189,6 +188,21 @@ class DimseCaller(PeerCaller):
             if association.is_established:
                 with self._connections.within(_ASSOCIATE_SECONDS):
                     association.release()
+
+    def _enter_us(self) -> str:
+        """What to do at a peer that does not know this node."""
+        return (
+            f"enter {self._settings.node.ae_title}, the address of this machine"
+            f" and port {self._settings.listener.port} there"
+        )
+
+    def _lost(self) -> str:
+        """Why a request got no answer. Orthanc cuts the association of a node that it does not know."""
+        return (
+            _CUT
+            if self._connections.timed_out
+            else f"association lost before the answer; if it does not know this node, {self._enter_us()}"
+        )
 
     def accepts(self, name: str, service: PeerService, model: Any, roles: Sequence[Any] = ()) -> Check:
         """Test whether the peer accepts a service: ``model`` is its SOP class, ``name`` that of the test."""
@@ -260,7 +274,7 @@ class DimseCaller(PeerCaller):
             seconds, method = self._settings.outbox.answer_seconds, getattr(association, send)
             code, _, answers = self.request(association, seconds, method, *request, **options)
         if code is None:
-            return None, [], _CUT if self._connections.timed_out else _LOST
+            return None, [], self._lost()
         return code, answers, f"status {code:04X}"
 
 
@@ -611,10 +625,8 @@ class DimseDestination(DimseCaller):
         """
         if code == 0:
             return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
-        if code is None and self._connections.timed_out:
-            return Confirmation(Presence.HUNG, f"query: {_CUT}")
-        why = _LOST if code is None else f"status {code:04X}"
-        return Confirmation(Presence.UNKNOWN, f"query: {why}")
+        why = self._lost() if code is None else f"status {code:04X}"
+        return Confirmation(Presence.HUNG if why == _CUT else Presence.UNKNOWN, f"query: {why}")
 
 
 def _store_contexts(objects: Iterable[Outgoing]) -> list[PresentationContext]:

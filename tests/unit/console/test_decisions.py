@@ -1145,9 +1145,12 @@ def test_a_study_is_followed_from_the_spool_to_its_end(uploader: Browser, inbox:
     assert "All of it came to its end" not in uploader.text
     inbox.put(Job, state=JobState.NOT_APPLICABLE)
     inbox.put(Study, state=StudyState.NOT_APPLICABLE, reason="it is a leg")
-    assert "it is a leg" in uploader.page(address)
-    assert "All of it came to its end" in uploader.text and "Mueller" not in uploader.text
-    assert f'href="{address}"' in uploader.page("/upload")
+    assert "it is a leg" in uploader.page(address) and "All of it came to its end" in uploader.text
+    assert "Mueller" not in uploader.text and f'href="{address}"' in uploader.page("/upload")
+    assert all(
+        "Nothing was assessed, so nothing is excluded." in uploader.page(page)
+        for page in ("/studies", f"/studies/{inbox.study(sent.StudyInstanceUID).id}", "/patients/1")
+    )
 
 
 def test_a_held_study_is_found_and_called_so(uploader: Browser, inbox: Inbox) -> None:
@@ -1157,7 +1160,7 @@ def test_a_held_study_is_found_and_called_so(uploader: Browser, inbox: Inbox) ->
     inbox.put(Study, first.study_id, state=StudyState.NOT_APPLICABLE)
     assert uploader.page("/studies").count('class="state held"') == 1
     assert uploader.page("/studies?state=held").count("<tr>") == 2, "the heading and one study"
-    assert f'href="/studies/{first.study_id}"' in uploader.text
+    assert f'href="/studies/{first.study_id}"' in uploader.text and "Nothing was" not in uploader.text
     assert 'class="state held"' in uploader.page(f"/studies/{first.study_id}")
     assert uploader.get("/studies?state=nonsense") == 400
 
