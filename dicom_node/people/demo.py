@@ -38,7 +38,14 @@ Say = Callable[..., None]
 
 QUIET_SECONDS = 1.0
 _NODE, _PACS = "AINODE", "PACS"  # AE titles
-_PROGRAM = (sys.executable, "-P", "-m", "dicom_node")
+# The node's program ends with the demonstration, even if that is killed or its terminal is closed.
+_TIED = """
+import sys
+from ai_pipeline.confinement import die_with_parent
+from dicom_node.serve.cli import main
+die_with_parent(int(sys.argv.pop(1)))
+main()
+"""
 _POLL_SECONDS = 1.0  # each look is a process of its own
 _SHIPPED = "the demonstration"
 
@@ -129,12 +136,15 @@ def run(out: Path, *, own: Path | None, fresh: bool, say: Say) -> list[dict[str,
 
     ``own``: a folder with files to send; None: the shipped ones. ``say``: prints a line. PACS and node keep
     their data in ``out``/.site, so that a second run shows that no result is made twice; ``fresh`` deletes
-    their data first. Raises Unavailable, FaultyInput.
+    their data first. Raises Unavailable, FaultyInput, also where ``out`` cannot be written.
     """
     site = out / ".site"
     if fresh:
         shutil.rmtree(site, ignore_errors=True)
-    site.mkdir(parents=True, exist_ok=True)
+    try:
+        site.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FaultyInput(f"cannot write to {out}: {error.strerror}; another folder: --out DIR") from None
     files = sorted(own.rglob("*")) if own else shipped()
     studies = by_study(path for path in files if path.is_file())
     if not studies:
@@ -160,11 +170,13 @@ def run(out: Path, *, own: Path | None, fresh: bool, say: Say) -> list[dict[str,
     (out / "summary.json").write_text(
         json.dumps({"studies": rows}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
     )
-    page = _PAGE.format(
-        origin="" if own else "The chest is drawn by a program; the ultrasound is real (pydicom, MIT).",
-        studies="\n".join(_section(out, row) for row in rows),
+    (out / "index.html").write_text(
+        _PAGE.format(
+            origin="" if own else "The chest is drawn by a program; the ultrasound is real (pydicom, MIT).",
+            studies="\n".join(_section(out, row) for row in rows),
+        ),
+        encoding="utf-8",
     )
-    (out / "index.html").write_text(page, encoding="utf-8")
     return rows
 
 
@@ -248,7 +260,9 @@ class EmbeddedPacs:
         target = self._folder / f"{uid}.dcm"
         with self._lock:
             if not target.exists():  # the first copy stays, as in Orthanc
-                target.write_bytes(event.encoded_dataset(include_meta=True))
+                part = target.with_suffix(".part")  # of a demonstration that is killed here
+                part.write_bytes(event.encoded_dataset(include_meta=True))
+                part.rename(target)
         return 0x0000
 
     def _find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
@@ -279,10 +293,12 @@ class _Node:
         with socket.create_server(("127.0.0.1", 0)) as probe:  # finds one that is not in use
             self.port: int = probe.getsockname()[1]
         self.log, self._config = folder / "node.log", folder / "node.toml"
-        text = _CONFIG.format(
-            data_dir=folder.resolve() / "var", port=self.port, pacs_port=pacs_port, quiet=QUIET_SECONDS
+        self._config.write_text(
+            _CONFIG.format(
+                data_dir=folder.resolve() / "var", port=self.port, pacs_port=pacs_port, quiet=QUIET_SECONDS
+            ),
+            encoding="utf-8",
         )
-        self._config.write_text(text, encoding="utf-8")
         # A modality sends to the PACS and to the node.
         self.receivers = [
             {"name": name, "ae_title": name, "host": "127.0.0.1", "port": port}
@@ -291,7 +307,7 @@ class _Node:
         with self.log.open("wb") as log:
             # A group of its own: Ctrl-C reaches the demonstration, which then stops the node in order.
             self._process = subprocess.Popen(
-                [*_PROGRAM, "serve", "--config", str(self._config)],
+                [sys.executable, "-P", "-c", _TIED, str(os.getpid()), "serve", "--config", str(self._config)],
                 stderr=log,
                 stdout=log,
                 start_new_session=True,
@@ -322,7 +338,7 @@ class _Node:
         """Run a command (``words``) of ``dicom-node`` and return the JSON that it prints; None if it reports
         that nothing was found. Raises Unavailable.
         """
-        command = [*_PROGRAM, *words, "--json", "--config", str(self._config)]
+        command = [sys.executable, "-P", "-m", "dicom_node", *words, "--json", "--config", str(self._config)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == ExitCode.NOT_FOUND:
             return None
@@ -343,8 +359,12 @@ def _run_study(
     ``folder``: where the results are copied. ``say``: prints a line.
     """
     begun = datetime.now(UTC)
-    calling = "XRAY1" if modality in ("CR", "DX") else "US1"
-    sender = Settings.model_validate({"node": {"ae_title": calling}, "peers": node.receivers})
+    sender = Settings.model_validate(
+        {
+            "node": {"ae_title": "XRAY1" if modality in ("CR", "DX") else "US1"},
+            "peers": node.receivers,
+        }
+    )
     for peer in sender.peers:  # as on a real site: the modality sends to both; the node is the last one
         sent = list(send_files(peer, sender, images))
     taken = SendStatus.STORED, SendStatus.WARNED
@@ -375,8 +395,8 @@ def _run_study(
         times = [item["confirmed_at"] for item in deliveries if item["confirmed_at"]]
         new = [item["received_at"] for item in view["received"] if item["outcome"] in ("new", "revision")]
         if times and new:
-            took = datetime.fromisoformat(max(times)) - datetime.fromisoformat(max(new))
-            row["seconds_to_pacs"] = round(took.total_seconds(), 3)
+            begin, end = datetime.fromisoformat(max(new)), datetime.fromisoformat(max(times))
+            row["seconds_to_pacs"] = round((end - begin).total_seconds(), 3)
         row |= {
             "state": view["state"],
             "reason": view["reason"],

@@ -525,9 +525,9 @@ def demo(
         Path | None,
         typer.Option("--input", metavar="DIR", exists=True, file_okay=False, help="Your own DICOM files."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results go.")] = Path(
-        "demo-output"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", file_okay=False, help="Where results go.")
+    ] = Path("demo-output"),
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what earlier runs stored in the demonstration's PACS.")
     ] = False,

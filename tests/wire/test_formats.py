@@ -577,15 +577,18 @@ def held_by_pacs(out: Path) -> Counter[str]:
 
 @pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")
 @pytest.mark.timeout(1800)
-def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_demonstration_that_is_stopped_or_killed_leaves_no_process_behind(
+    sent: signal.Signals, status: int, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "dicom_node", "demo", "--out", str(tmp_path / "out")]
     demo = Forked(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert demo.stdout is not None
     assert any(line.startswith("Node:") for line in demo.stdout)
     children = psutil.Process(demo.pid).children(recursive=True)
     assert len(children) >= 3, "node, listener, worker"
-    os.kill(demo.pid, signal.SIGINT)
-    assert demo.wait(60) == 130
+    os.kill(demo.pid, sent)
+    assert demo.wait(60) == status
     demo.stdout.close()
     assert psutil.wait_procs(children, 60)[1] == []
 

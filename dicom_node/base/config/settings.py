@@ -802,9 +802,9 @@ class RuleSettings(Section):
     of five years) are fetched from it and analysed by this rule, for comparison. Their results are sent
     nowhere."""
     no_call: tuple[ResultKind, ...] | None = None
-    """Kinds of results of images without a call (nothing suspected, no enlarged heart), as far as peers take
-    them. Left out: the report and cleaned images; of mere cleaning the cleaned images, or the report where a
-    peer does not take these."""
+    """Kinds of results of images without a call (nothing suspected, no enlarged heart, no doubt about the
+    film), as far as peers take them. Left out: the report and cleaned images; of mere cleaning the cleaned
+    images, or the report where a peer does not take these."""
     assess_first: bool = False
     """Results wait until a person has accepted them (console, studies accept); rejected ones never leave."""
     compare: bool = False
