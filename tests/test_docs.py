@@ -115,10 +115,9 @@ def verbs(path: str, command: Any) -> list[tuple[str, Any]]:
 
 
 def test_every_setting_has_a_sentence() -> None:
-    without = [
+    assert [
         (section, key) for section, key in SETTINGS if not sample.documented_fields(section)[key].description
-    ]
-    assert without == []
+    ] == []
 
 
 def test_every_setting_is_in_a_sample_file() -> None:
