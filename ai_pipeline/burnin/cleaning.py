@@ -145,9 +145,9 @@ def check_memory(header: ImageHeader) -> None:
     # 4,096 × 3,072.
     needed = 1100 + 60 * pixels // 1_000_000
     if pixels > WHOLE and allowed != resource.RLIM_INFINITY and needed > allowed >> 20:
-        size = f"{header.columns} × {header.rows} pixels"
         raise CleaningFailed(
-            f"the picture has {size}: to clean it takes {needed} MiB, this process may have {allowed >> 20}"
+            f"the picture has {header.columns} × {header.rows} pixels: to clean it takes {needed} MiB, "
+            f"this process may have {allowed >> 20}"
         )
 
 
@@ -179,8 +179,8 @@ def _notes(image: SourceImage, marks: tuple[Mark, ...], cleaned: CleanedFrames) 
             "side markers may be among what was removed",
         ),
     )
-    places = dict.fromkeys(("widened", "blacked_out"), cleaned.refilled[:MOST_PLACES])
-    places["in_doubt"] = cleaned.in_doubt[:MOST_PLACES]
+    doubts, again = cleaned.in_doubt[:MOST_PLACES], cleaned.refilled[:MOST_PLACES]
+    places = {"in_doubt": doubts, "widened": again, "blacked_out": again}
     return [
         QualityNote(name, text, image.uid, places=places.get(name, ()))
         for applies, name, text in notes

@@ -637,16 +637,12 @@ def _plan_cine(
             # Mean difference of a drawing's pixels between the sampled frames, at most (grey levels).
             if bool((own & texts).any()) or float(motion[own].mean()) <= 24.0:
                 mask |= own
-        kept = [
-            mark
-            for mark in plan.marks
-            if not mark.removed or mark.kind is AnnotationKind.BANNER or mask[index_of(mark.box)].any()
-        ]
         # Without those of a kind that is already known at about that place (6 pixels).
         marks += [
             replace(mark, frame=index + 1)
-            for mark in kept
-            if not any(
+            for mark in plan.marks
+            if (not mark.removed or mark.kind is AnnotationKind.BANNER or mask[index_of(mark.box)].any())
+            and not any(
                 other.kind is mark.kind
                 and all(abs(a - b) <= 6 for a, b in zip(mark.box, other.box, strict=True))
                 for other in marks

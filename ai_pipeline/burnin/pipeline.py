@@ -118,8 +118,14 @@ class Ultrasound:
                 )
             except CleaningFailed as failure:
                 failures.append(failure)
-                text = f"no cleaned picture: {failure}"
-                notes.append(QualityNote("cleaning_failed", text, image.uid, places=failure.places))
+                notes.append(
+                    QualityNote(
+                        "cleaning_failed",
+                        f"no cleaned picture: {failure}",
+                        image.uid,
+                        places=failure.places,
+                    )
+                )
                 continue
             findings += _findings(image, result.marks, tools)
             notes += result.notes

@@ -163,11 +163,11 @@ def with_faint_writing(plan: RemovalPlan, samples: PixelArray, reader: TextReade
     labels, _ = components(faint)
     faint &= np.isin(labels, labels[paint(lines, faint.shape, MARGIN)])
     check_share(plan.mask | faint)
-    # Confidence with which faint writing is reported.
-    marks = [
+    marks = (
+        # Confidence with which faint writing is reported.
         Mark(AnnotationKind.BANNER, box, 0.1, proof="faint writing")
         for box in component_boxes(components(faint)[1])
-    ]
+    )
     return replace(plan, mask=plan.mask | faint, marks=(*plan.marks, *marks))
 
 
@@ -461,11 +461,16 @@ def _readings(
         for mark in marks
         if mark.kind is AnnotationKind.CALIPER
     ]
-    readings = []
-    for kind, meaning, place, line in found:
-        left, top, right, bottom = map(float, place)
-        confidence, removed = float(np.clip(line.confidence, 0, 1)), policy.removes(meaning)
-        readings.append(
-            Reading("", None, kind.value, meaning, (left, top, right, bottom), confidence, removed, line.text)
+    return tuple(
+        Reading(
+            "",
+            None,
+            kind.value,
+            meaning,
+            (float(left), float(top), float(right), float(bottom)),
+            float(np.clip(line.confidence, 0, 1)),
+            policy.removes(meaning),
+            line.text,
         )
-    return tuple(readings)
+        for kind, meaning, (left, top, right, bottom), line in found
+    )

@@ -44,12 +44,9 @@ Run = Callable[[Floats, Floats], Floats]
 class Inpainter(Protocol):
     """Fills holes in a picture. Outside the hole the result equals the picture, bit for bit."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def context(self) -> int:
-        """How far from a hole pixels still affect its filling, in pixels."""
-        ...
+    name: str
+    context: int
+    """How far from a hole pixels still affect its filling, in pixels."""
 
     def fill(self, picture: Picture, hole: Mask) -> Picture:
         """Fill ``hole [rows, columns]`` (True = to fill) of a uint8 picture, RGB or grey."""
@@ -71,8 +68,7 @@ class Classical:
         if not hole.any() or hole.all():
             return picture.copy()
         filled = cv2.inpaint(emptied(picture, hole), hole.astype(np.uint8), RADIUS, self._method)
-        inside = hole if picture.ndim == 2 else hole[..., None]
-        return np.where(inside, filled, picture).astype(np.uint8)
+        return np.where(hole if picture.ndim == 2 else hole[..., None], filled, picture).astype(np.uint8)
 
 
 class NetworkInpainter:
@@ -197,8 +193,8 @@ def _generate(patch: Samples, hole: Mask, filler: Inpainter) -> Samples:
             )
         return filler.fill(patch, hole)
     if patch.ndim == 3:
-        channels = [_deep(np.ascontiguousarray(patch[..., i]), hole) for i in range(patch.shape[2])]
-        return np.stack(channels, axis=2)
+        planes = range(patch.shape[2])
+        return np.stack([_deep(np.ascontiguousarray(patch[..., plane]), hole) for plane in planes], axis=2)
     return _deep(patch, hole)
 
 

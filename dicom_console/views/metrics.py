@@ -110,12 +110,12 @@ _TOLD_OF_REJECTION: Final = ("calling", "called", "address", "meaning")
 """Without the numbers of PS3.8 9.3.4, which the meaning says in words."""
 
 
-def problems(session: Session, settings: Settings, *, disk_is_low: bool) -> list[View]:
+def problems(session: Session, settings: Settings, lasts: Mapping[EventType, bool]) -> list[View]:
     """Return the newest problems, each once: first those that last, then those solved within a day.
 
     In a row, ``times`` is how often it occurred, ``over`` when it ended (None: it lasts, "": unknown),
-    ``how`` the event that ended it, and ``caller`` the AE title that was rejected, else "". ``disk_is_low``:
-    free space is below the limit.
+    ``how`` the event that ended it, and ``caller`` the AE title that was rejected, else "". ``lasts``:
+    whether the problems last that no event ends.
     """
     found: dict[object, View] = {}
     for row in reversed(list_events(session, numbers=_BAD, limit=_LOOKED_AT)):
@@ -128,7 +128,7 @@ def problems(session: Session, settings: Settings, *, disk_is_low: bool) -> list
     rows = list(found.values())
     ends = _ending_events(session, rows)
     for row in rows:
-        row["over"], row["how"] = _end_of_problem(session, settings, row, ends, disk_is_low)
+        row["over"], row["how"] = _end_of_problem(session, settings, row, ends, lasts)
     since = as_json(utc_now() - _SOLVED_FOR)
     solved = [row for row in rows if row["over"] is not None and (row["over"] or row["at"]) >= since]
     solved.sort(key=lambda row: str(row["over"] or row["at"]), reverse=True)
@@ -173,7 +173,7 @@ def _end_of_problem(
     settings: Settings,
     row: View,
     ends: list[tuple[EventRow, str | None]],
-    disk_is_low: bool,
+    lasts: Mapping[EventType, bool],
 ) -> tuple[str | None, str]:
     """Return (when the problem ``row`` ended, the event that ended it); (None, "") while it lasts, and "" as
     time if unknown.
@@ -182,8 +182,8 @@ def _end_of_problem(
     """
     since = datetime.fromisoformat(row["at"])
     kind = events.by_number(row["number"])
-    if kind is events.DISK_LOW:
-        return (None if disk_is_low else ""), ""
+    if kind in lasts:
+        return (None if lasts[kind] else ""), ""
     if kind is events.ASSOCIATION_REJECTED:  # until the caller is let in; by title, as peers count
         here = Association.calling_ae == row["caller"], Association.opened_at >= since
         return as_json(session.scalar(select(func.min(Association.opened_at)).where(*here))), ""
@@ -252,11 +252,19 @@ def overview(session: Session, settings: Settings) -> View:
     deliveries = _by_state(session, Delivery.state, (*OPEN_DELIVERIES, DeliveryState.DEAD))
     arrived = EventRow.at >= utc_now() - timedelta(minutes=_RATE_MINUTES), EventRow.number.in_(events.INDEXED)
     space = _disk(settings)
-    wrong = problems(session, settings, disk_is_low=space["low"])
+    lost = audit.waiting_decisions(session)
+    wrong = problems(
+        session,
+        settings,
+        {
+            events.DISK_LOW: space["low"],
+            events.DECISIONS_UNKNOWN: bool(lost),
+            events.DECISIONS_CHANGED: bool(lost),
+        },
+    )
     unassessed, hours = outbox.numbers(session), settings.outbox.assess_hours
     due = as_json(utc_now() - timedelta(hours=hours))  # results that came before wait too long for a person
     late = hours and unassessed["oldest"] and unassessed["oldest"] < due
-    concerned = [{"study_instance_uid": row["fields"].get("study")} for row in wrong]
     return {
         "receiving": {
             "associations": session.scalar(select(func.count()).where(Association.closed_at.is_(None))),
@@ -279,8 +287,10 @@ def overview(session: Session, settings: Settings) -> View:
         "processes": list_processes(session),
         "problems": wrong,
         "undercut": [*undercuts(settings)],
-        "decisions": len(audit.waiting_decisions(session)),
-        "named": listing.named(session, settings, concerned),
+        "decisions": len(lost),
+        "named": listing.named(
+            session, settings, [{"study_instance_uid": row["fields"].get("study")} for row in wrong]
+        ),
     }
 
 

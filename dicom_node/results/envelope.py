@@ -96,6 +96,8 @@ BURNED_IN_HEAD: Final = "Burned-in annotation: "
 """How a conclusion's paragraph on burned-in text begins; before it is the short result."""
 NOT_HERE: Final = "no longer here"
 """Name of the note on images of the study that were purged, so that the result is without them."""
+NOT_TAKEN: Final = "not taken"
+"""Name of the note on images of the study that the pipeline refused by their pixels."""
 
 
 NOT_READ: Final = "not read"

@@ -456,7 +456,7 @@ def summary_of(report: Report) -> SummaryPage:
     if len(sources) == 1:
         words = [line for text in words for line in text.split("\n")]
     return SummaryPage(
-        (TITLE, head, shown, [caption], [*words, *report.purged], foot),
+        (TITLE, head, shown, [caption], [*words, *report.uncovered], foot),
         source,
         f"AI summary of {_count_in_words(len(sources))} on one page.",
         frame,

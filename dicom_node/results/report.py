@@ -44,6 +44,7 @@ from dicom_node.results.envelope import (
     CAUSES,
     NOT_HERE,
     NOT_READ,
+    NOT_TAKEN,
     OURS,
     SIDES,
     Cause,
@@ -164,7 +165,7 @@ class ImageReport:
 class Report:
     """What all results of a job say. ``located``: the findings of all images, ranked.
 
-    ``purged``: sentences on images of earlier jobs that have been deleted here since. ``compared``: the
+    ``uncovered``: sentences on images of the study that the result is without. ``compared``: the
     earlier images that the comparisons use. ``parts``: texts from which the report's UID is derived too.
     ``drawn_on``: the pixels on which pictures may be drawn, "source" or "cleaned"; "" if on none.
     ``incomplete``: images of the study are missing in the results.
@@ -174,7 +175,7 @@ class Report:
     images: Sequence[ImageReport]
     conclusion: str
     located: Sequence[ReportedFinding] = ()
-    purged: Sequence[str] = ()
+    uncovered: Sequence[str] = ()
     compared: Sequence[PreviousImage] = ()
     parts: tuple[str, ...] = ()
     drawn_on: str = ""
@@ -256,14 +257,14 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
         (source, "; ".join(note.text.rstrip(".") for note in cleaning if note.source_uid == source.uid))
         for source in sources
     )
-    purged = [f"No longer here: {note.text}" for note in notes if note.name == NOT_HERE]
+    uncovered = [note.text for note in notes if note.name in {NOT_HERE, NOT_TAKEN}]
     burned_in = [f"{BURNED_IN_HEAD}{'. '.join(cleaned)}."] if cleaned else []
     return Report(
         context,
         images,
-        "\r\n".join([*in_words(images), *purged, *burned_in]),
+        "\r\n".join([*in_words(images), *uncovered, *burned_in]),
         located,
-        purged,
+        uncovered,
         list({one.image.SOPInstanceUID: one for one in _compared_images(context, compared)}.values()),
         (*not_here(result), *_parts(context, compared)),
         result.drawn_on,
@@ -279,8 +280,10 @@ def failure_of(context: ResultContext, sources: Sequence[Source], reason: str, c
 
 
 def not_here(result: PipelineResult) -> tuple[str, ...]:
-    """The texts on images that are deleted or cannot be read; the report's UID is derived from them too."""
-    return tuple(note.text for note in result.quality if note.name in (NOT_HERE, NOT_READ))
+    """The texts on images that are deleted, cannot be read or were refused; the report's UID is derived from
+    them too.
+    """
+    return tuple(note.text for note in result.quality if note.name in (NOT_HERE, NOT_READ, NOT_TAKEN))
 
 
 def ranked(findings: Sequence[Finding]) -> list[Finding]:
@@ -479,7 +482,11 @@ def _remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityN
     """
     mine = {source.uid, None} if source is sources[0] else {source.uid}
     for note in notes:
-        if note.source_uid in mine and not note.on_faces and note.name not in _OF_CLEANING | {NOT_HERE}:
+        if (
+            note.source_uid in mine
+            and not note.on_faces
+            and note.name not in _OF_CLEANING | {NOT_HERE, NOT_TAKEN}
+        ):
             yield f"{note.name}: {note.text}"
 
 

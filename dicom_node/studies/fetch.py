@@ -498,9 +498,7 @@ def _lacks(session: Session, peer: PeerSettings, study: scu.FoundStudy, known: S
     received, theirs = received or 0, (study.instances or 0) - (ours or 0)
     if theirs > received:
         return f"incomplete: {received} of {theirs} objects came"
-    if known.state in _SETTLED:
-        return ""
-    return f"{known.state}: {known.reason}"[:200]
+    return "" if known.state in _SETTLED else f"{known.state}: {known.reason}"[:200]
 
 
 def daily_queries(first: date, last: date, modalities: Sequence[str]) -> list[scu.StudyQuery]:

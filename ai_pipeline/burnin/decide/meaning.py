@@ -177,6 +177,9 @@ SETTINGS = (
     rf"(?:frq ?(?:gen|pen|res|har)?\.?|freq|frequency|f|fh|h|tx|rx)? ?{_CM} ?mhz",
     rf"(?:frq|freq|fh|prf) {_DECIMAL}",
     r"(?:fps|f/r|frame rate) ?\d{1,3}(?:[.,]\d)? ?(?:hz|fps)?",
+    r"(?:fr|frame) rate (?:low|med|high|max|surv)",
+    r"(?:2 d|flow) opt (?:gen|res|pen|h ?gen|h ?res|(?:low|med|high) v)",
+    r"\d{2,3} ?db ?/ ?c ?\d|col ?\d{1,3} ?%|\d{1,3} ?hz ?[/12zl|]|sr[i1] ?[i1]{2}",
     r"fr ?\d{1,3}(?:[.,]\d)? ?(?:hz|fps)",  # without unit a Mrs of 45
     r"(?:prf ?-?|wf|lwf|filter)? ?\d{1,4}(?:[.,]\d{1,2})? ?k?hz",
     r"(?:wf|prf|persist|persistence|filter|pwr|power) (?:low|med|high|max|off|on)",
@@ -194,13 +197,13 @@ SETTINGS = (
     r"(?:routine )?[1-3](?: ?[+/] ?[1-3])?\.? ?trim(?:ester|estre)?\.?(?: ?/ ?ob)?",  # presets: "2+3.Trim."
     r"har ?- ?(?:low|mid|high|max|intermedia|intermediate|alta|media|baja)",
     r"\d{2,3} ?°? ?/ ?\d{1,3} ?hz|\d{2,3} ?° ?/ ?\d[.,]\d|\d{1,3} ?hz ?/ ?\d{1,2}(?:[.,]\d)? ?cm",
-    r"h[a-z]?(?: (?:[a-z] )?p ?[i1l])? \d[.,]\d{2} ?- ?\d[.,]\d{2}",  # harmonics: "HM PI 6.80 - 2.80"
+    r"h[a-z]?(?: (?:l|(?:[a-z] )?p ?[i1l]))? \d[.,]\d{2} ?- ?\d[.,]\d{2}",  # harmonics: "HM PI 6.80 - 2.80"
     r"h[a-z]? (?:[a-z] )?p ?[i1l] 1\d[.,][6-9]\d ?- ?\d[.,]\d{2}",  # 12.03 is a day, 11.30 a time
     rf"i ?m ?{_INDEX}|i ?t ?[msc]? ?{_INDEX}",  # mechanical and thermal index in French; Ito is a name
     r"h?(?:p[eé]n|g[eé]n|r[eé]s)(?: ?- ?h?(?:p[eé]n|g[eé]n|r[eé]s))+",
     r"prc \d{1,2}(?: ?/ ?\d{1,2}){2}|pr[sc] \d|pst \d|res ?- ?[a-c]|xv ?c ?\d|tac ?\d",
     r"\d{2,3}(?:[.,]\d)? ?kvp?|\d{1,3}(?:[.,]\d{1,2})? ?mas",  # exposure of an X-ray
-    r"dva \d{1,3} ?%|t \d[.,]\d",
+    r"d[vu]a \d{1,3} ?%|t \d[.,]\d|\d[.,]\d \d[.,]\d|9\d{3} ?\d[.,]\d r \d\d g \d\d c \d(?: a \d)?",
     r"q ?scan(?: \d{1,3}(?: ?/ ?m ?dr \d{2,3} ?/ ?m ?ft \d[.,]\d)?)?",
     rf"m[i1l|] ?m {_INDEX}|m ?dr \d{{2,3}}|m ?ft \d[.,]\d",
 )
@@ -238,6 +241,33 @@ SUFFIXES = frozenset({"CY", "M"})
 _MEASUREMENT = re.compile("|".join(MEASUREMENTS), re.IGNORECASE)
 _SETTING = re.compile("|".join(SETTINGS), re.IGNORECASE)
 _STUCK = re.compile(rf"({'|'.join(sorted(SIDES | {'TRV', 'SAG', 'TRANS'}))})(\w{{5,}})")
+
+
+_MISREAD = {
+    pair[0]: pair[1:]
+    for pair in phrases("""
+        1/lI, 7/1, I1/, l1/I, t1, /1, j/, J/, il, S35, s5, 5S, 83, 38, B38, E3F, em, RP, 6o, 0o, O03, o0, Q0,
+        GC6, Z2, z2, 2z, hm, fr, nm, ?7, UI, ul
+    """)
+}
+"""What small letters and digits are read as, and what they may be."""
+
+
+def may_be_setting(text: str) -> bool:
+    """Whether a text with up to two misread characters (:data:`_MISREAD`) is a machine setting of at least
+    four characters: with a digit, or a label that is no name. Of 64,000 names of Faker 40 none is one.
+    """
+    if not re.search(r"(?i)\d|^sr[i1]|^qual|^wmf", text):
+        return False
+    ways = {" ".join(unicodedata.normalize("NFKC", text).split()).strip(CALIPER_SIGNS).rstrip(TICKS)[:24]}
+    for _ in range(2):
+        ways |= {
+            way[:place] + other + way[place + 1 :]
+            for way in ways
+            for place, letter in enumerate(way)
+            for other in _MISREAD.get(letter, "")
+        }
+    return any(sum(map(str.isalnum, way)) >= 4 and _SETTING.fullmatch(spaced(way)) for way in ways)
 
 
 def meaning_of(text: str, confidence: float, allowed: Allowed = NOTHING_MORE) -> Meaning:

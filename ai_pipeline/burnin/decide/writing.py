@@ -23,7 +23,13 @@ from itertools import permutations
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, NOTHING_MORE, Allowed, meaning_of
+from ai_pipeline.burnin.decide.meaning import (
+    LEAST_CONFIDENCE,
+    NOTHING_MORE,
+    Allowed,
+    may_be_setting,
+    meaning_of,
+)
 from ai_pipeline.burnin.decide.vocabulary import PRESETS
 from ai_pipeline.burnin.find.annotation import (
     Box,
@@ -36,6 +42,7 @@ from ai_pipeline.burnin.find.annotation import (
     component_boxes,
     components,
     dilated,
+    gaps,
     index_of,
 )
 from ai_pipeline.burnin.find.area import strokes
@@ -384,13 +391,9 @@ def _is_beside(box: Box, other: Box) -> bool:
 
 def _in_one_row(box: Box, other: Box, apart: float = 1.5) -> bool:
     """Whether two boxes stand in one row, less than ``apart`` heights from each other."""
-    (left, top, right, bottom), (left2, top2, right2, bottom2) = box, other
-    height = min(bottom - top, bottom2 - top2)
-    return (
-        min(bottom, bottom2) - max(top, top2) > 0.5 * height
-        # Gap up to which two texts belong to one line (heights of the lower one).
-        and max(left, left2) - min(right, right2) < apart * height
-    )
+    (across, down), height = gaps(box, other), min(box[3] - box[1], other[3] - other[1])
+    # Gap up to which two texts belong to one line (heights of the lower one).
+    return -down > 0.5 * height and across < apart * height
 
 
 def _turned(box: Box) -> Box:
@@ -411,10 +414,8 @@ def covered(box: TextBox, mask: Mask) -> bool:
 
 def overlap(box: Box, other: Box) -> float:
     """Share of ``box`` that lies in ``other``, 0 to 1."""
-    width = min(box[2], other[2]) - max(box[0], other[0])
-    height = min(box[3], other[3]) - max(box[1], other[1])
-    area = (box[2] - box[0]) * (box[3] - box[1])
-    return max(0, width) * max(0, height) / max(1, area)
+    across, down = gaps(box, other)
+    return min(0, across) * min(0, down) / max(1, (box[2] - box[0]) * (box[3] - box[1]))
 
 
 FEWEST, SURELY_FEWEST = 2, 3
@@ -532,7 +533,8 @@ def by_their_block(texts: Sequence[Text]) -> list[Text]:
     two settings of one block they count as settings, as do "C 50" and "3/2/0" below settings.
     """
     found = list(texts)
-    for index in sorted(range(len(found)), key=lambda one: found[one].box.box[1]):  # each by those above it
+    downwards = sorted(range(len(found)), key=lambda one: found[one].box.box[1])
+    for index in (*downwards, *reversed(downwards)):  # each by those above it, then by those below
         found[index] = _in_block(found[index], found)
     return found
 
@@ -668,44 +670,58 @@ def _as_proven(text: Text, proven: Sequence[Text]) -> Text:
 
 def _in_block(text: Text, texts: Sequence[Text]) -> Text:
     """Return ``text`` with the meaning that the lines around it prove, if they do."""
-    if text.meaning is not Meaning.IDENTITY or text.line.confidence < LEAST_CONFIDENCE:
+    if text.meaning is not Meaning.IDENTITY:
         return text
-    written = text.line.text.strip()
+    written, sure = text.line.text.strip(), text.line.confidence >= LEAST_CONFIDENCE
     above = {_as_proof(other) for other in texts if _is_above(other.box.box, text.box.box)}
-    if above == {Meaning.LOGO} and re.fullmatch(r"[A-Z]\d{1,2}", written):
+    if sure and above == {Meaning.LOGO} and re.fullmatch(r"[A-Z]\d{1,2}", written):
         return replace(text, meaning=Meaning.LOGO, proof="a model's number below its maker")
-    if (above == {Meaning.ACOUSTIC} and re.fullmatch(r"C ?\d\d|\d/\d/\d", written)) or (
-        AMBIGUOUS.fullmatch(written) and _is_between_settings(text, texts)
+    if (sure and above == {Meaning.ACOUSTIC} and re.fullmatch(r"C ?\d\d|\d/\d/\d", written)) or (
+        _may_be_setting(text) and _is_among_settings(text, texts)
     ):
         return replace(text, meaning=Meaning.ACOUSTIC, proof="among settings of one block")
     return text
 
 
-def _is_between_settings(text: Text, texts: Sequence[Text]) -> bool:
-    """Whether the next lines above and below ``text`` are a machine's settings, and no possible name is
-    near.
+def _may_be_setting(text: Text) -> bool:
+    """Whether a text is a setting that could be an age or a name elsewhere, or a misread setting."""
+    sure = text.line.confidence >= LEAST_CONFIDENCE
+    return bool(sure and AMBIGUOUS.fullmatch(text.line.text.strip())) or any(
+        may_be_setting(line.text)
+        for line in (text.line, text.small)
+        # Confidence of a reading, from which it may be a misread setting.
+        if line.confidence >= 0.6 and not is_wide(text.box.length, text.box.height, line)
+    )
+
+
+def _is_among_settings(text: Text, texts: Sequence[Text]) -> bool:
+    """Whether the next lines above and below ``text`` are a machine's settings, or may be and one is, and no
+    possible name is near. A misread setting may also be the first or the last line of its block.
     """
     others = [
-        other for other in texts if other is not text and not _is_same_place(text.box.box, other.box.box)
+        other
+        for other in texts
+        # Share of a line within another's box, from which both are readings of that line.
+        if not _is_same_place(text.box.box, other.box.box) and overlap(text.box.box, other.box.box) < 0.6
     ]
     above = [other for other in others if _is_above(other.box.box, text.box.box, BLOCK)]
     below = [other for other in others if _is_above(text.box.box, other.box.box, BLOCK)]
-    if not above or not below:
-        return False
-    next_lines = max(above, key=lambda one: one.box.box[3]), min(below, key=lambda one: one.box.box[1])
+    next_lines = [
+        *sorted(above, key=lambda one: -one.box.box[3])[:1],
+        *sorted(below, key=lambda one: one.box.box[1])[:1],
+    ]
+    ambiguous = AMBIGUOUS.fullmatch(text.line.text.strip()) is not None
+    proven = [_as_proof(one) is Meaning.ACOUSTIC for one in next_lines]
     near = [other for other in others if other.meaning is Meaning.IDENTITY and _is_near(text, other)]
-    return all(_as_proof(one) is Meaning.ACOUSTIC for one in next_lines) and all(
-        AMBIGUOUS.fullmatch(one.line.text.strip()) for one in near
-    )
+    return sum(proven) >= 1 + ambiguous and all(map(_may_be_setting, near))
 
 
 def _is_near(text: Text, other: Text) -> bool:
     """Whether the text ``other`` stands near ``text``: no more than a block's reach above, below or beside
     it.
     """
-    (left, top, right, bottom), (left2, top2, right2, bottom2) = text.box.box, other.box.box
-    reach = BLOCK * (bottom - top)
-    return max(left, left2) - min(right, right2) <= reach and max(top, top2) - min(bottom, bottom2) <= reach
+    _, top, _, bottom = text.box.box
+    return max(gaps(text.box.box, other.box.box)) <= BLOCK * (bottom - top)
 
 
 def _as_proof(text: Text) -> Meaning:

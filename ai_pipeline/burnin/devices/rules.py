@@ -197,13 +197,13 @@ _read_once = cache(read_rules)
 def _folder(folder: Path, faults: list[RuleFault]) -> dict[str, DeviceRule]:
     """Read the rules in a folder, by name; mistakes are added to ``faults``."""
     if not folder.is_dir():
-        remedy = "the folder of device rules does not exist: make it, or correct its name"
-        faults.append(RuleFault(folder, "", remedy))
+        faults.append(
+            RuleFault(folder, "", "the folder of device rules does not exist: make it, or correct its name")
+        )
     found: dict[str, DeviceRule] = {}
     for path in sorted(folder.glob("*.toml")):
         rules = _file(path, faults)
-        twice = ", ".join(sorted(found.keys() & {rule.name for rule in rules}))
-        if twice:
+        if twice := ", ".join(sorted(found.keys() & {rule.name for rule in rules})):
             faults.append(RuleFault(path, "rule.name", f"{twice}: in another file of this folder too"))
         found |= {rule.name: rule for rule in rules}
     return found
@@ -273,8 +273,7 @@ def device_note(
 ) -> QualityNote | None:
     """A note that names the device rules that match this image; None if none does."""
     names = ", ".join(rule.name for rule in matching_rules(header, folder))
-    text = f"device rules for this image: {names}"
-    return QualityNote("device_rules", text, source_uid) if names else None
+    return QualityNote("device_rules", f"device rules for this image: {names}", source_uid) if names else None
 
 
 def conditions_of(header: ImageHeader) -> dict[str, str | int]:

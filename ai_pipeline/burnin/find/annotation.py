@@ -88,9 +88,8 @@ def merged(marks: Sequence[Mark], reach: int) -> tuple[Mark, ...]:
         apart = []
         for group in groups:
             ours, theirs = ((one.kind, one.frame, one.meaning, one.removed) for one in (group, joined))
-            (left, top, right, bottom), (left2, top2, right2, bottom2) = group.box, joined.box
-            across, down = max(left, left2) - min(right, right2), max(top, top2) - min(bottom, bottom2)
-            if ours == theirs and across < reach and down < reach:
+            if ours == theirs and max(gaps(group.box, joined.box)) < reach:
+                (left, top, right, bottom), (left2, top2, right2, bottom2) = group.box, joined.box
                 box = (min(left, left2), min(top, top2), max(right, right2), max(bottom, bottom2))
                 joined = replace(group, box=box, confidence=max(group.confidence, joined.confidence))
             else:
@@ -139,14 +138,17 @@ def mask_of(boxes: Iterable[Box], shape: tuple[int, ...]) -> Mask:
 
 def centre_of(box: tuple[float, float, float, float]) -> tuple[float, float]:
     """``(column, row)`` of the middle of a box."""
-    left, top, right, bottom = box
-    return (left + right) / 2, (top + bottom) / 2
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def gaps(box: Box, other: Box) -> tuple[int, int]:
+    """The pixels between two boxes across and down; below 0 where they overlap."""
+    return max(box[0], other[0]) - min(box[2], other[2]), max(box[1], other[1]) - min(box[3], other[3])
 
 
 def clipped(box: Box, shape: tuple[int, ...]) -> Box | None:
     """The part of a box inside a picture of ``shape`` (rows, columns, …); None if the box is outside."""
-    left, top, right, bottom = box
-    left, top, right, bottom = max(left, 0), max(top, 0), min(right, shape[1]), min(bottom, shape[0])
+    left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], shape[1]), min(box[3], shape[0])
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 

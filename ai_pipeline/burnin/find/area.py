@@ -127,8 +127,6 @@ def _between(tissue: Mask) -> Mask:
     return filled
 
 
-FAINT_STROKE = 15
-"""Thickness up to which what is lighter or darker than all around may be a stroke of a letter (pixels)."""
 RINGING = 17
 """Side of the square by which other things are grown: what compression leaves around them (pixels)."""
 LETTER_GAP, SMALLEST_FAINT = 9, 12
@@ -182,14 +180,15 @@ def _present(labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bool_]
 
 def _contrast(samples: PixelArray) -> npt.NDArray[np.float32]:
     """How far each pixel stands out from its surroundings, in the channel where it does most."""
-    square = np.ones((FAINT_STROKE, FAINT_STROKE), np.uint8)
-    found = None
-    for channel in cv2.split(np.ascontiguousarray(samples)) if samples.ndim == 3 else [samples]:
-        plane = np.ascontiguousarray(channel if channel.dtype == np.uint8 else channel.astype(np.float32))
-        for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT):
-            stands_out = cv2.morphologyEx(plane, way, square)
-            found = stands_out if found is None else np.maximum(found, stands_out)
-    return np.asarray(found, np.float32)
+    # Thickness up to which what is lighter or darker than all around may be a stroke of a letter (pixels).
+    square = np.ones((15, 15), np.uint8)
+    planes = np.atleast_3d(samples if samples.dtype == np.uint8 else samples.astype(np.float32))
+    stands_out = [
+        cv2.morphologyEx(np.ascontiguousarray(planes[..., channel]), way, square)
+        for channel in range(planes.shape[2])
+        for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT)
+    ]
+    return np.asarray(np.maximum.reduce(stands_out), np.float32)
 
 
 def amplified(samples: PixelArray) -> Picture:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.find.annotation import (
+    Box,
     Mask,
     Picture,
     brightest,
@@ -20,6 +21,7 @@ from ai_pipeline.burnin.find.annotation import (
     component_boxes,
     components,
     dilated,
+    gaps,
     index_of,
     mask_of,
 )
@@ -126,21 +128,43 @@ def _with_spikes(trace: Mask, picture: Picture, area: Mask) -> Mask:
     light = cv2.morphologyEx(np.ascontiguousarray(picture), cv2.MORPH_TOPHAT, np.ones((9, 9), np.uint8))
     colours = light.reshape(*trace.shape, -1).astype(np.float32)
     own = np.median(colours[trace], axis=0)
-    lengths = np.linalg.norm(colours, axis=2) * float(np.linalg.norm(own))
+    is_grey, faintest = own.max() - own.min() <= STRONG / 2, 0.0
+    if not is_grey:  # a paler colour is mixed with white: without it the hue is left
+        colours, own = colours - colours.mean(axis=2, keepdims=True), own - own.mean()
+        faintest = 0.2 * float(np.linalg.norm(own))
+    lengths = np.linalg.norm(colours, axis=2)
     # Likeness of two colours, at least (cosine), and the brightness of a stroke above its surroundings.
-    alike = (colours @ own >= 0.985 * lengths) & (brightest(light) > 30)
-    if own.max() - own.min() <= STRONG / 2:
+    alike = (colours @ own >= 0.97 * lengths * np.linalg.norm(own)) & (lengths >= faintest)
+    alike &= brightest(light) > 30
+    if is_grey:
         alike &= ~area
     labels, _ = components(dilated(alike | trace, 3))
     grown = np.isin(labels, labels[trace]) & (alike | trace)
-    runs = (np.diff(np.pad(grown, ((1, 0), (0, 0))).astype(np.int8), axis=0) == 1).sum(axis=0)
     labels, stats = components(grown & ~dilated(trace, 3))
+    boxes = component_boxes(stats)
     letters = [
         label
-        for label, (left, _, right, _) in enumerate(component_boxes(stats), start=1)
-        if float(runs[left:right].mean()) > CROSSINGS
+        for label, box in enumerate(boxes, start=1)
+        if _crossings(grown[:, box[0] : box[2]]) > CROSSINGS
+        and (
+            _crossings(labels[index_of(box)] == label) > CROSSINGS
+            or any(_is_next_letter(box, other) for other in boxes)
+        )
     ]
     return np.asarray(grown & ~np.isin(labels, letters), np.bool_)
+
+
+def _is_next_letter(box: Box, other: Box) -> bool:
+    """Whether ``other`` may be the next letter of a word: at least half as high as ``box``, not much wider
+    than high, and no farther from ``box`` than that is high. A steep wave stands alone.
+    """
+    high, wide = other[3] - other[1], other[2] - other[0]
+    return box != other and gaps(box, other)[0] < box[3] - box[1] <= 2 * high and wide <= 2 * high
+
+
+def _crossings(own: Mask) -> float:
+    """How often the columns of a mask cross what is drawn in it, on average."""
+    return float((np.diff(np.pad(own, ((1, 0), (0, 0))).astype(np.int8), axis=0) == 1).sum(axis=0).mean())
 
 
 def _drawn(picture: Picture, area: Mask) -> list[Mask]:
@@ -166,12 +190,11 @@ def _is_trace(own: Mask, rows: int) -> bool:
     """
     thin = THIN * max(1.0, rows / 768)
     heights = own.sum(axis=0)
-    crossings = (np.diff(np.pad(own, ((1, 0), (0, 0))).astype(np.int8), axis=0) == 1).sum(axis=0)
     # Columns that hold a spike of more than half its height: in a line of text every third holds a stem.
     spikes = float((heights > 0.5 * own.shape[0]).mean())
     return (
         float(np.median(heights)) <= thin
-        and float(crossings.mean()) <= CROSSINGS
+        and _crossings(own) <= CROSSINGS
         and (spikes <= 0.1 or own.shape[0] <= 2 * thin)
     )
 

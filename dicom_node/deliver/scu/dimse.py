@@ -273,9 +273,7 @@ class DimseCaller(PeerCaller):
                 return None, [], association.text
             seconds, method = self._settings.outbox.answer_seconds, getattr(association, send)
             code, _, answers = self.request(association, seconds, method, *request, **options)
-        if code is None:
-            return None, [], self._lost()
-        return code, answers, f"status {code:04X}"
+        return (None, [], self._lost()) if code is None else (code, answers, f"status {code:04X}")
 
 
 def contexts(sop_class: Any) -> list[PresentationContext]:

@@ -55,6 +55,7 @@ from ai_pipeline.contract import (
     QualityNote,
     Refusal,
     Refuse,
+    RefusedBy,
     Scores,
 )
 from ai_pipeline.errors import (
@@ -115,6 +116,7 @@ from dicom_node.results.deidentified import Pseudonyms, build_deidentified
 from dicom_node.results.envelope import (
     NOT_HERE,
     NOT_READ,
+    NOT_TAKEN,
     RULE_STEP,
     BuiltObject,
     Cause,
@@ -1086,23 +1088,33 @@ class _Failed(Exception):
 _FINAL = (_Failed, PixelError, NoNumber, CleaningFailed, DecodedDifferently)
 
 
-def _missing_notes(images: JobImages) -> Iterator[QualityNote]:
-    """Yield notes for the report on the images of the study that this result does not cover."""
+def _missing_notes(images: JobImages, refused: Sequence[Refusal]) -> Iterator[QualityNote]:
+    """Yield notes for the report on the images of the study that this result does not cover. ``refused``: by
+    the pipeline; those refused by their header are of another kind, and no reader expects a word on them.
+    """
+    if beside := sum(one.by is RefusedBy.PIXELS for one in refused):
+        yield QualityNote(
+            NOT_TAKEN,
+            f"{beside} further image{'s' * (beside > 1)} of this study refused by the pixels: "
+            "not assessed, so nothing is excluded.",
+        )
     if images.faults:
         yield QualityNote(
             "not_analysed", f"{len(images.faults)} of the images not analysed: {images.reasons}"
         )
     if images.unread:
-        number = f"{images.unread} object" + "s" * (images.unread > 1)
         yield QualityNote(
-            NOT_READ, f"{number} that came with these images cannot be read: the study may be incomplete"
+            NOT_READ,
+            f"{images.unread} object{'s' * (images.unread > 1)} that came with these images cannot be read: "
+            "the study may be incomplete",
         )
     if images.purged:
         named = ", ".join(images.purged[:_MOST_NAMED])
         if len(images.purged) > _MOST_NAMED:
             named += f" and {len(images.purged) - _MOST_NAMED} more"
         yield QualityNote(
-            NOT_HERE, f"image {named} of this study; what an earlier report says of it is not replaced."
+            NOT_HERE,
+            f"No longer here: image {named} of this study; what an earlier report says of it stays.",
         )
 
 
@@ -1396,8 +1408,7 @@ class Worker:
             if attempt.images.faults:  # the pipeline did not see these: the PACS gets a report
                 raise _Failed(attempt.images.reasons, Cause.FORMAT)
             # Out of scope: listed in the node; reported to the PACS only where the rule asks for it.
-            rule = self._settings.rule(job.rule)
-            if rule is not None and rule.tell_pacs_refusals:
+            if (rule := self._settings.rule(job.rule)) is not None and rule.tell_pacs_refusals:
                 self._report_failure(attempt, JobState.NOT_APPLICABLE, verdict.reason, Cause.OBJECT_TYPE)
             else:
                 self._results.end(job, JobState.NOT_APPLICABLE, verdict.reason, attempt.refused)
@@ -1411,7 +1422,7 @@ class Worker:
         report(_ACCEPTED, "analysing")
         result, faults = self._analysis.run(pipeline, attempt.images.readable, job.options, progress)
         self._leave_out(attempt, faults)
-        result = replace(result, quality=(*result.quality, *_missing_notes(attempt.images)))
+        result = replace(result, quality=(*result.quality, *_missing_notes(attempt.images, attempt.refused)))
         report(_ANALYSED, "building results")
         self._results.write(job, pipeline, attempt.images, result, attempt.refused)
 

@@ -1247,8 +1247,8 @@ def happened(inbox: Inbox, kind: events.EventType, minutes_ago: float, **fields:
     inbox.add(EventRow(at=utc_now() - timedelta(minutes=minutes_ago), number=kind.number, fields=fields))
 
 
-def found(inbox: Inbox, *, disk_is_low: bool = False) -> list[View]:
-    return inbox.read(metrics.problems, inbox.settings, disk_is_low=disk_is_low)
+def found(inbox: Inbox) -> list[View]:
+    return inbox.read(metrics.problems, inbox.settings, {})
 
 
 @pytest.mark.parametrize(
@@ -2066,23 +2066,31 @@ def config(inbox: Inbox) -> Path:
     return config_file(inbox.settings, "[console]\nlocal_peers = true\n")
 
 
-def test_what_waits_for_a_lost_decision_says_so_until_an_admin_settles_it(console: ConsoleLab) -> None:
+def test_what_waits_for_a_lost_decision_says_so_until_an_admin_settles_it(
+    console: ConsoleLab, inbox: Inbox
+) -> None:
+    happened(inbox, events.DECISIONS_UNKNOWN, 1)
     console.add(study := a_study("1.2.3", StudyState.DELIVERING))
     console.add(job := a_job(study, JobState.SUCCEEDED))
     console.add(result := a_result(job))
-    lost = {"machine": "m", "copied": True, "action": "result_withdrawn", "record": {"actor": "anna"}}
-    lost |= {"study_uid": "1.2.3", "holds": True, "waits_for": "1 result is not built", "applied_at": None}
+    lost = {
+        "machine": "m", "copied": True, "action": "result_withdrawn", "record": {"actor": "anna"},
+        "study_uid": "1.2.3", "holds": True, "waits_for": "1 result is not built", "applied_at": None,
+    }  # fmt: skip
     console.add(Delivery(result_id=result.id, destination="pacs", next_at=NOW))
     console.add(DecisionRow(id="d1", at=NOW, **lost))
     browser = console.browser(UserRole.ADMIN)
     assert "1 result is not built" in browser.page("/decisions")
     for place in ("/outbox", "/studies", f"/studies/{study.id}"):
         assert "waits for a decision of a person" in browser.page(place), place
-    assert "decisions from before a restore wait" in browser.page("/")
-    warned = [one.subject for one in preflight._probe_database(console.settings) if not one.ok]  # type: ignore[union-attr]
-    assert "decisions" in warned
+    assert "decisions from before a restore wait" in browser.page("/") and 'class="error"' in browser.text
+    assert ("decisions", False) in [
+        (one.subject, one.ok)  # type: ignore[union-attr]
+        for one in preflight._probe_database(console.settings)
+    ]
     assert browser.post("/decisions/d1/settle", because="sent by hand") == 303
     assert "No decision waits" in browser.page("/decisions")
+    assert "the database lost decisions" in browser.page("/") and 'class="error"' not in browser.text
 
 
 def test_a_peer_is_added_changed_and_removed_by_an_admin(console: ConsoleLab, config: Path) -> None:

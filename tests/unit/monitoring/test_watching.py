@@ -26,6 +26,7 @@ from dicom_node.base.store.tables import (
     EventRow,
     ModelCount,
     NotifiedEvent,
+    Result,
     Study,
 )
 from dicom_node.base.store.transitions import append, utc_now
@@ -272,6 +273,10 @@ def test_refused_images_count_by_the_gate_that_refused_them(node: Inbox) -> None
     assert (images(node), scores(node)) == (counted, {5: 1})
     node.write(retry, node.jobs()[1].id)
     work(node)
+    assert any(
+        b"1 further image of this study refused" in (node.folder / row.path).read_bytes()
+        for row in node.rows(Result)
+    )
     assert images(node) == counted, "a person asked again: the answer was counted before"
 
 
