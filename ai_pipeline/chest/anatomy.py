@@ -473,7 +473,7 @@ def figures_at(lungs: Bools) -> tuple[float, ...]:
 
 LONGEST: Final = 256
 """Longer side of the picture in which greys are compared (pixels)."""
-UNSURE_NOTE: Final = "Unsure of this film: what is not suspected may be there."
+UNSURE_NOTE: Final = "Unsure: what is not suspected may be there."
 SIDES: Final = ("left", "right")
 """Those of the upright picture."""
 

@@ -234,7 +234,10 @@ def test_an_effusion_beside_the_heart_casts_doubt_on_the_ratio(
     chest: ChestXray, data: Path, name: str, warned: bool
 ) -> None:
     result = chest.run([film(_nih(data, name))], silent, {})
-    assert result.measurements and any(note.text == ratio.EFFUSION_NOTE for note in result.quality) is warned
+    assert (
+        any(note.text == ratio.EFFUSION_NOTE for note in result.quality) is warned
+        and "ratio 0." in short_result(result.findings, result.measurements, result.quality)[0]
+    )
 
 
 @pytest.mark.data
@@ -1057,8 +1060,8 @@ def test_a_white_lung_hides_the_border_of_the_heart() -> None:
     ("seen", "chance", "is_chest", "marked", "said"),
     [
         (Look(), 0.05, True, False, ""),
-        (Look(), 0.5, True, False, "Unsure of this film"),
-        (Look(("right",)), 0.05, True, False, "Unsure of this film"),
+        (Look(), 0.5, True, False, "Unsure: "),
+        (Look(("right",)), 0.05, True, False, "Unsure: "),
         (
             Look(("right",), "right"),
             0.5,
