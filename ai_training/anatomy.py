@@ -154,8 +154,7 @@ def _motion(shape: tuple[int, ...], how: Augment, random: np.random.Generator) -
         [[np.cos(angle) * wide, -np.sin(angle) * high], [np.sin(angle) * wide, np.cos(angle) * high]]
     )
     centre = np.full(2, ORGANS_SIDE / 2) + random.uniform(-how.shift, how.shift, 2) * ORGANS_SIDE
-    offset = centre - turn @ (np.array([columns, rows]) / 2)
-    return np.column_stack([turn, offset])
+    return np.column_stack([turn, centre - turn @ (np.array([columns, rows]) / 2)])
 
 
 def _moved(organs: npt.NDArray[np.bool_], matrix: npt.NDArray[np.float64]) -> Singles:
@@ -275,8 +274,7 @@ def train(
     graph = Probabilities(run.trained(report, resume=resume)).eval()
     export_outline_network(graph, (ORGANS_SIDE, ORGANS_SIDE), ("organs",), out / f"{ID}.onnx")
     learned = [f"{anatomy_set(data).title} (train): masks of heart and lungs"]
-    training = {"data": learned, "recipe": recipe.described(), "chosen": run.best}
-    return write_card(out, training)
+    return write_card(out, {"data": learned, "recipe": recipe.described(), "chosen": run.best})
 
 
 def loss_of(logits: Tensor, organs: Tensor, dice_weight: float) -> Tensor:

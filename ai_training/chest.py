@@ -526,8 +526,7 @@ def other_chests(data: Path, population: str, split: str) -> list[Path]:
 
 def drawn_from(files: Sequence[T], most: int, random: Random) -> list[T]:
     """Draw at most ``most`` of ``files`` at random without replacement; they stay in their order."""
-    chosen = random.permutation(len(files))[:most]
-    return [files[index] for index in sorted(chosen)]
+    return [files[index] for index in sorted(random.permutation(len(files))[:most])]
 
 
 def pictures(files: Sequence[Path], made: Change, random: Random) -> list[Grey]:

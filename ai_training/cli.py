@@ -291,8 +291,7 @@ def train_chest(
     """
     from ai_training import chest
 
-    named = Path(experiment) if experiment.endswith(".toml") else chest.shipped(experiment)
-    made = chest.load(named)
+    made = chest.load(Path(experiment) if experiment.endswith(".toml") else chest.shipped(experiment))
     if seed is not None:
         made = made.changed(made.name, {"seed": seed})
     if iterations is not None:

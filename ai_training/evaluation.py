@@ -63,6 +63,7 @@ from ai_training.sets import (
     label_matrix,
     read_grey,
     reduced_images,
+    rows,
     soft_matrix,
 )
 from ai_training.text import interval, without_nan
@@ -322,6 +323,49 @@ def beside_teacher(
     return {"note": TEACHER_NOTE, "sources": result} if result else {}
 
 
+READ = {
+    **dict.fromkeys(
+        ("opacity", "Airspace opacity"),
+        ("Atelectasis", "Consolidation", "Edema", "Infiltration", "Pneumonia"),
+    ),
+    "Nodule or mass": ("Mass", "Nodule"),
+}
+"""Findings of readers that are several of our labels: any of them, as if independent."""
+OPINIONS = {
+    "relabelled": "Rajpurkar et al., PLoS Medicine 2018: by networks, not by radiologists",
+    "rsna_radiologists": "RSNA challenge of 2018: opacity against normal, radiologists",
+    "google_adjudicated": "Majkowska et al., Radiology 2020: several radiologists",
+}
+"""Tables ``DIR/cxr_labels/NAME.csv`` with further labels of NIH images, by ``nih_name``."""
+
+
+def opinions(found: Scored, data: Path) -> dict[str, Any]:
+    """The figures of :func:`opinion` for each of :data:`OPINIONS` that lies in ``data``."""
+    tables = {name: data / "cxr_labels" / f"{name}.csv" for name in OPINIONS}
+    judged = {name: opinion(found, rows(table)) for name, table in tables.items() if table.is_file()}
+    return {name: {"by": OPINIONS[name], **figures} for name, figures in judged.items()}
+
+
+def opinion(found: Scored, table: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """The AUC of every finding in ``table`` (a column each, 0 or 1), all sources pooled, and the mean of
+    those with at least 15 positives. A finding with fewer than 5 positives has no figure.
+    """
+    # What is neither normal nor an opacity is no reading for or against one.
+    read = {Path(row["nih_name"]).stem: row for row in table if "Not Normal" not in row.get("class", "")}
+    part = found.where(image.path.stem in read for image in found.images)
+    names = tuple(name for name in table[0] if set(READ.get(name, (name,))) <= set(part.names))
+    columns = [[part.names.index(label) for label in READ.get(name, (name,))] for name in names]
+    truth = np.array([[float(read[image.path.stem][name]) for name in names] for image in part.images])
+    score = np.stack([1 - np.prod(1 - part.chance[:, chosen], axis=1) for chosen in columns], axis=1)
+    judged = replace(part, names=names, truth=truth.reshape(score.shape), logit=score)
+    weights, enough = judged.weights(), judged.with_positives(ENOUGH)
+    return {
+        **size(judged),
+        "mean_auc": metrics.mean_auc_interval(judged.truth, judged.logit, enough, weights).as_list(),
+        "findings": {judged.names[k]: _auc_row(judged, k, weights) for k in judged.with_positives(5)},
+    }
+
+
 def permuted(found: Scored) -> list[float]:
     """A negative control: the mean AUC against labels that were shuffled among images, with its 95 %
     range.
@@ -359,8 +403,10 @@ def _label(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
 def _auc_row(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
     """The number of positives and the AUC of the label in column ``k``."""
     truth = found.truth[:, k]
-    auc = metrics.auc_interval(truth, found.logit[:, k], weights)
-    return {"positives": int(truth.sum()), "auc": auc.as_list()}
+    return {
+        "positives": int(truth.sum()),
+        "auc": metrics.auc_interval(truth, found.logit[:, k], weights).as_list(),
+    }
 
 
 def call_rates(truth: Floats, called: metrics.Bools, weights: Floats) -> dict[str, list[float]]:
@@ -537,8 +583,7 @@ def _specific(found: Scored, healthy: Bools, shown: Sequence[str], weights: Floa
     # Up to the digits of a card: a cut that is rounded down may call one image more.
     chosen = np.ceil(cuts(np.ones(len(found.images))) * DIGITS) / DIGITS
     resampled = np.stack([cuts(row) for row in weights])
-    there = np.flatnonzero(found.truth.any(0))
-    return {int(k): (float(chosen[k]), resampled[:, k]) for k in there}
+    return {int(k): (float(chosen[k]), resampled[:, k]) for k in np.flatnonzero(found.truth.any(0))}
 
 
 def specific_cuts(
@@ -572,8 +617,7 @@ def sensitive_cuts(truth: Floats, chance: Floats, weights: Floats) -> Floats:
     ``[rows]``.
     """
     enough = _reached(chance, weights * (truth > 0), 0.9)
-    floor = _reached(chance, weights * (truth <= 0), 0.5)
-    return np.maximum(enough, floor)
+    return np.maximum(enough, _reached(chance, weights * (truth <= 0), 0.5))
 
 
 def _reached(chance: Floats, weights: Floats, share: float) -> Floats:
@@ -838,6 +882,7 @@ class _Evaluation:
             "with_children": self._with_children(everyone),
             "called": called(main, supported, rates),
             "operating_points": self._operating_points(adults, supported),
+            "opinions": opinions(adults, self.data),
             "permuted_labels": permuted(main),
             "within_source": self._within_source(adults, scores),
             "sources": by_source(adults, self.found.left_out),
@@ -871,8 +916,7 @@ class _Evaluation:
         chosen = card.details.get("operating_points", {})
         if not chosen and any(image.split == "val" and image.adult for image in self.found.images):
             validation = self._run("val")
-            seen = validation.where(image.adult for image in validation.images)
-            chosen = choose_points(seen, shown)
+            chosen = choose_points(validation.where(image.adult for image in validation.images), shown)
         having = replace(card, details={**card.details, "operating_points": chosen})
         return {"chosen": chosen, "tested": measured_points(adults, having, shown)}
 

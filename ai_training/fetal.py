@@ -179,8 +179,7 @@ class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         """
         self._heads = [image.read() for image in head_images(data, "train")]
         self._planes = part_of_set(data / PLANES, "train")
-        others = (part_of_set(data / name, "train") for name in OTHERS)
-        self._others = [images for images in others if images]
+        self._others = [images for name in OTHERS if (images := part_of_set(data / name, "train"))]
         self._mix, self._how, self._seed = mix, how, seed
 
     def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -399,8 +399,11 @@ def fuse(network: nn.Module) -> None:
         for convolution, normalisation in _NORMALISED:
             if hasattr(part, convolution) and isinstance(getattr(part, normalisation), nn.BatchNorm2d):
                 # fuse_conv_bn_eval deep-copies the convolution, so its static padding stays.
-                merged = fuse_conv_bn_eval(getattr(part, convolution), getattr(part, normalisation))
-                setattr(part, convolution, merged)
+                setattr(
+                    part,
+                    convolution,
+                    fuse_conv_bn_eval(getattr(part, convolution), getattr(part, normalisation)),
+                )
                 setattr(part, normalisation, nn.Identity())
 
 

@@ -642,8 +642,7 @@ def _seen_copies(pixels: Grey, recipe: OvarianRecipe, report: Report) -> Tensor:
 
 def _seen_by(network: nn.Module, squares: Grey) -> Tensor:
     """Convert pictures of the network's size to its input."""
-    values = input_of(network, normalise(squares, MEAN, SCALE))
-    return values.contiguous(memory_format=torch.channels_last)
+    return input_of(network, normalise(squares, MEAN, SCALE)).contiguous(memory_format=torch.channels_last)
 
 
 def augmented(picture: Grey, how: OvarianRecipe, random: np.random.Generator) -> Grey:

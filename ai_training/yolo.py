@@ -75,16 +75,14 @@ def train_yolo(boxes: Sequence[TruthBox], card: Card, out: Path, recipe: YoloRec
 
     labels = labels_of(boxes)
     assert card.input is not None
-    chain = replace(card.input.chain, side=recipe.size)
-    table = _write_set(boxes, labels, out / "set", chain, recipe.size)
+    table = _write_set(boxes, labels, out / "set", replace(card.input.chain, side=recipe.size), recipe.size)
     trunk = _Trunk(card, recipe.size)
     tasks.TorchVision = lambda *_args, **_options: trunk
     network = YOLO(str(_write_architecture(out, len(labels))), task="detect")
     network.train(
         trainer=Trainer, data=str(table), project=str(out), name="run", exist_ok=True, **_settings(recipe)
     )
-    average = network.trainer.ema.ema
-    return export(average, card, recipe.size, out / FILE)
+    return export(network.trainer.ema.ema, card, recipe.size, out / FILE)
 
 
 def export(network: Any, card: Card, size: int, path: Path) -> Path:

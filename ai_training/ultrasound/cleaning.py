@@ -165,8 +165,9 @@ def synthetic_frames(data: Path, split: str, style: str, count: int) -> Iterator
     overlays = burned_frames(data, clean_frames(split), count, SEED, FAMILIES[style])
     for frame, burned in overlays:
         kinds = dict(enumerate((thing.kind for thing in burned.objects), start=1))
-        known = np.ones(burned.owners.shape, np.bool_)
-        yield MarkedFrame(frame.file, burned.image, burned.owners, known, kinds)
+        yield MarkedFrame(
+            frame.file, burned.image, burned.owners, np.ones(burned.owners.shape, np.bool_), kinds
+        )
 
 
 def drawn_frames(data: Path, masks: Path) -> Iterator[MarkedFrame]:

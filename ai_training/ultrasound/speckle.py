@@ -110,8 +110,7 @@ def decibels(amplitudes: Singles) -> Singles:
     """Convert echo amplitudes to grey levels: the inverse of :func:`amplitude`, cut off at black and
     white.
     """
-    level = 1 + 20 / RANGE_DB * np.log10(np.maximum(amplitudes, 1e-6))
-    return np.clip(level, 0, 1).astype(np.float32)
+    return np.clip(1 + 20 / RANGE_DB * np.log10(np.maximum(amplitudes, 1e-6)), 0, 1).astype(np.float32)
 
 
 def _spread(part: Singles, axial: float, lateral: float) -> Singles:
@@ -135,8 +134,7 @@ def bilateral(picture: Singles) -> Singles:
 def non_local_means(picture: Singles) -> Singles:
     """Apply non-local means (A. Buades et al., CVPR 2005): 7 × 7 patches, searched in 21 × 21 pixels."""
     bytes_ = np.asarray(np.clip(picture * 255, 0, 255), np.uint8)
-    filtered = cv2.fastNlMeansDenoising(bytes_, None, 255 * spread(picture), 7, 21)
-    return np.asarray(filtered / 255, np.float32)
+    return np.asarray(cv2.fastNlMeansDenoising(bytes_, None, 255 * spread(picture), 7, 21) / 255, np.float32)
 
 
 def bm3d_of_logarithm(picture: Singles) -> Singles:

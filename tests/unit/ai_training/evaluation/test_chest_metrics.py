@@ -255,8 +255,16 @@ EFFUSION = LABELS.index("Effusion")
 
 @pytest.fixture(scope="module")
 def download(few_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """320 films of 160 patients in the layout of the real download; the test list has 40 patients."""
-    return nih_download(tmp_path_factory.mktemp("nih"), patients=160)
+    """320 films of 160 patients in the layout of the real download; the test list has 40 patients. Of every
+    film there is a further opinion too: an effusion is in those with an even name.
+    """
+    folder = nih_download(tmp_path_factory.mktemp("nih"), patients=160)
+    (folder / "cxr_labels").mkdir()
+    (folder / "cxr_labels/relabelled.csv").write_text(
+        "nih_name,Effusion\n"
+        + "".join(f"{film.name},{(n + 1) % 2}\n" for n, film in enumerate(sorted(folder.rglob("*.png"))))
+    )
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -280,8 +288,12 @@ def result(download: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def test_a_full_download_is_measured_without_being_told_what_it_is(result: dict[str, Any]) -> None:
     assert result["data"]["set"] == "NIH ChestX-ray14"
     assert (result["main"]["images"], result["main"]["patients"]) == (80, 40)
-    assert "Effusion" in result["main"]["labels_counted"]
-    assert "Effusion" in result["calibration"]["nih"]["labels"]
+    assert (
+        "Effusion" in result["main"]["labels_counted"]
+        and "Effusion" in result["calibration"]["nih"]["labels"]
+    )
+    (other,) = result["opinions"].values()  # named by its source, and nothing of it in the figures above
+    assert (other["images"], other["findings"]["Effusion"]["positives"]) == (80, 40)
     assert result["boxes"]["boxes"] == 1  # one box in the test list, in pixels of 1,024, of a file of 128
     assert tuple(label.name for label in registry.find(MODEL).labels) == LABELS
 
@@ -294,8 +306,7 @@ def test_what_it_returns_is_json_and_text(result: dict[str, Any]) -> None:
 
 def test_labels_without_images_have_no_figures_and_no_support(result: dict[str, Any]) -> None:
     hernia = next(row for row in result["main"]["labels"] if row["label"] == "Hernia")
-    assert (hernia["positives"], hernia["auc"]) == (0, [None, None, None])
-    assert hernia["supported"] is False
+    assert (hernia["positives"], hernia["auc"], hernia["supported"]) == (0, [None, None, None], False)
 
 
 def test_subgroups_have_enough_positives(result: dict[str, Any]) -> None:
@@ -354,8 +365,9 @@ def test_the_figures_fit_into_a_card_and_onto_its_page(result: dict[str, Any], t
     (tmp_path / "card.toml").write_text(tomlkit.dumps(text))
 
     card = registry.load(tmp_path / "card.toml")
-    lines = [line for one in pages.PAGES for line in pages.figure_lines(one, card)]
-    page = "\n".join([*pages.card_lines(card), *lines])
+    page = "\n".join(
+        [*pages.card_lines(card), *(line for one in pages.PAGES for line in pages.figure_lines(one, card))]
+    )
 
     assert card.details["metrics"]["mean_auc"] == result["main"]["mean_auc"]
     assert page.index("Not for diagnostic use") < page.index("Intended use")
@@ -375,9 +387,18 @@ def run(*words: object) -> Result:
 
 
 def _image(source: str, effusion: int) -> SetImage:
-    labels = tuple(int(label == "Effusion") * effusion for label in LABELS)
-    about: dict[str, Any] = {"source": source, "repository": source, "age": 50.0, "sex": "F", "view": "PA"}
-    return SetImage("a.png", Path("a.png"), "p", "train", marks=labels, **about)
+    return SetImage(
+        "a.png",
+        Path("a.png"),
+        "p",
+        "train",
+        marks=tuple(int(label == "Effusion") * effusion for label in LABELS),
+        source=source,
+        repository=source,
+        age=50.0,
+        sex="F",
+        view="PA",
+    )
 
 
 def test_the_pages_about_the_models_are_those_of_the_shipped_cards() -> None:
