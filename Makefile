@@ -69,14 +69,14 @@ pictures: demo  ## docs/pictures/demo.png: what make demo shows; needs Debian's 
 		--screenshot=docs/pictures/demo.png file://$(CURDIR)/demo-output/index.html
 
 # Roles that tests start as processes of their own are not counted, but what they fork is.
-coverage: $(VENV)/.test  ## lines and branches that unit tests reach, by room; PYTEST_ARGS=… goes to pytest (15 minutes)
-	$(PIP) slipcover
+coverage: $(VENV)/.test  ## share of lines and branches that unit tests reach, by room; PYTEST_ARGS=… goes to pytest (half an hour)
+	$(PIP) coverage
 	@mkdir -p build
-	$(ONE_CORE:pytest=slipcover) --branch --xml --xml-package-depth 2 --out build/coverage.xml \
-		--source ai_pipeline,dicom_connectors,dicom_console,dicom_node -m pytest -q -n0 \
-		-W ignore::pytest.PytestAssertRewriteWarning tests/unit --ignore=$(TRAINED) $(PYTEST_ARGS)
-	@sed -n 's/.*<package name="\(.*\)" line-rate="\(.*\)" branch-rate="\(.*\)" complexity.*/\1 \2 \3/p' build/coverage.xml \
-		| awk 'BEGIN { print "room lines branches" } { printf "%s %.1f%% %.1f%%\n", $$1, 100 * $$2, 100 * $$3 }' | column -t
+	$(ONE_CORE:pytest=coverage) run --data-file build/coverage --branch \
+		--source ai_pipeline,dicom_connectors,dicom_console,dicom_node \
+		-m pytest -q -n0 tests/unit --ignore=$(TRAINED) $(PYTEST_ARGS)
+	@for room in ai_pipeline/ dicom_connectors/ dicom_console/ dicom_node/[a-z]*/; do printf '%s %s%%\n' $$room \
+		"$$($(BIN)/coverage report --data-file build/coverage --format total --precision 1 --include "$$room*")"; done | column -t
 
 docs: generated $(DOCS)/.installed  ## the documentation as pages in build/docs, to be read without a network; dead links fail
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
