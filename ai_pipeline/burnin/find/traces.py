@@ -128,7 +128,7 @@ def _with_spikes(trace: Mask, picture: Picture, area: Mask) -> Mask:
     own = np.median(colours[trace], axis=0)
     lengths = np.linalg.norm(colours, axis=2) * float(np.linalg.norm(own))
     # Likeness of two colours, at least (cosine), and the brightness of a stroke above its surroundings.
-    alike = (colours @ own >= 0.985 * lengths) & (brightest(light) > 30)
+    alike = (colours @ own >= 0.975 * lengths) & (brightest(light) > 30)
     if own.max() - own.min() <= STRONG / 2:
         alike &= ~area
     labels, _ = components(dilated(alike | trace, 3))
