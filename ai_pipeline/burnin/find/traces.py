@@ -137,8 +137,9 @@ def _with_spikes(trace: Mask, picture: Picture, area: Mask) -> Mask:
     labels, stats = components(grown & ~dilated(trace, 3))
     letters = [
         label
-        for label, (left, _, right, _) in enumerate(component_boxes(stats), start=1)
-        if float(runs[left:right].mean()) > CROSSINGS
+        for label, (left, top, right, bottom) in enumerate(component_boxes(stats), start=1)
+        # Taller than three times its width is a side of a steep wave, whose dashes cross a column often.
+        if float(runs[left:right].mean()) > CROSSINGS and bottom - top <= 3 * (right - left)
     ]
     return np.asarray(grown & ~np.isin(labels, letters), np.bool_)
 
