@@ -1281,7 +1281,6 @@ def test_steep_waves_of_an_ecg_that_are_paler_are_of_its_curve_and_letters_besid
     picture[300:303, 60:260] = flat
     for left in (100, 200):
         picture[262:302, left : left + 4] = steep
-        picture[266:298, left + 1 : left + 3] = 0
         picture[282, left : left + 4] = 0
     burned = burn(picture, "KIM MINJUN", (70, 312), flat, 14)
     trace = find_traces(burned, nothing(burned))
