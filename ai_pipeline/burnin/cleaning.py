@@ -160,7 +160,13 @@ def _notes(image: SourceImage, marks: tuple[Mark, ...], cleaned: CleanedFrames) 
     share = float(np.count_nonzero(masks)) / masks.size
     by_hand = len(image.header.removed_by_hand)
     notes = (
-        (True, "burned_in", f"removed: {removed}" if filled else f"{outcome}; the pixels are unchanged"),
+        (
+            True,
+            "burned_in",
+            f"removed: {removed or 'pixels that may be of letters'}"
+            if filled
+            else f"{outcome}; the pixels are unchanged",
+        ),
         (left, "kept", f"not about the patient's identity, left in place: {left}"),
         (filled, "filled_share", f"{share:.1%} of the pixels were filled"),
         (filled, "verified", "read again after filling: no legible text found that had to go"),

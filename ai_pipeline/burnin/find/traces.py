@@ -145,7 +145,9 @@ def _with_spikes(trace: Mask, picture: Picture, area: Mask) -> Mask:
     letters = [
         label
         for label, box in enumerate(boxes, start=1)
+        # Taller than three times its width is a side of a steep wave, whose dashes cross a column often.
         if _crossings(grown[:, box[0] : box[2]]) > CROSSINGS
+        and box[3] - box[1] <= 3 * (box[2] - box[0])
         and (
             _crossings(labels[index_of(box)] == label) > CROSSINGS
             or any(_is_next_letter(box, other) for other in boxes)
