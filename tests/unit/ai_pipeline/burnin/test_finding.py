@@ -1282,8 +1282,7 @@ def test_steep_waves_of_an_ecg_that_are_paler_are_of_its_curve_and_letters_besid
     picture = np.zeros((360, 480, 3), np.uint8)
     picture[300:303, 60:260] = flat
     for left in (100, 200):
-        picture[262:302, left : left + 4] = steep
-        picture[282, left : left + 4] = 0
+        picture[[*range(262, 282), *range(283, 302)], left : left + 4] = steep
     burned = burn(picture, "KIM MINJUN", (70, 312), flat, 14)
     trace = find_traces(burned, nothing(burned))
     assert trace[picture[..., 1] == steep[1]].all() and trace[(burned != picture).any(axis=2)].mean() < 0.3
