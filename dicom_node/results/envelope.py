@@ -290,6 +290,10 @@ _IMAGE_KEYWORDS: Final = (
 
 _PATIENT: Final = ("PatientName", "PatientBirthDate", "PatientSex")
 _NONE: Final = Repairs()
+_OF_ANIMALS: Final = (
+    "PatientBreedDescription", "PatientBreedCodeSequence", "BreedRegistrationSequence", "ResponsiblePerson",
+    "ResponsibleOrganization", "PatientSexNeutered",
+)  # fmt: skip
 # Type 2 in every IOD, so highdicom asks for them.
 _FOR_HIGHDICOM: Final = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
@@ -1339,6 +1343,9 @@ def complete(
     for keyword in COPIED:
         if keyword in source.header:
             dataset[keyword] = deepcopy(source.header[keyword])
+    # Type 2C of animals (PS3.3 C.7.1.1, C.7.2.2), which have a species: empty where the source does not say.
+    for keyword in _OF_ANIMALS if "PatientSpeciesDescription" in dataset else ():
+        dataset.setdefault(keyword, None)
     with quiet_pydicom():
         for name in dataset:
             if name.VR == "PN" and name.value:

@@ -309,7 +309,7 @@ def _source_file(folder: Path, name: str) -> Path:
         "dx_signed": (DX, grey.astype(np.int16), {}),
         "us_cine": (US_MULTI_FRAME, speckle(frames=4), {}),
         "us_grey_cine": (US_MULTI_FRAME, speckle(121, 161, frames=3, colour=False), {}),
-        "us_retired": (US_RETIRED, speckle(), LOSSY),
+        "us_retired": (US_RETIRED, speckle(), LOSSY | {"PatientSpeciesDescription": "Others"}),
     }[name]
     with quiet_pydicom():
         write_image(path, sop_class, pixels, **attributes)
