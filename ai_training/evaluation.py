@@ -340,7 +340,7 @@ OPINIONS = {
 
 
 def opinions(found: Scored, data: Path) -> dict[str, Any]:
-    """The figures of :func:`opinion` for each of :data:`OPINIONS` that lies in ``data``."""
+    """The figures of :func:`opinion` for each table of :data:`OPINIONS` that the folder ``data`` has."""
     tables = {name: data / "cxr_labels" / f"{name}.csv" for name in OPINIONS}
     judged = {name: opinion(found, rows(table)) for name, table in tables.items() if table.is_file()}
     return {name: {"by": OPINIONS[name], **figures} for name, figures in judged.items()}

@@ -29,7 +29,7 @@ def wait_until(
 
 
 def wait_until_served(process: subprocess.Popen[bytes], url: str) -> None:
-    """Until the server that the process is answers there; a process that has ended fails at once."""
+    """Wait until the server ``process`` answers at ``url``; fail at once if the process has ended."""
 
     def answers() -> bool:
         assert process.poll() is None, f"the server of {url} has ended"
