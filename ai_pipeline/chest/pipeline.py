@@ -45,6 +45,7 @@ from ai_pipeline.chest.calls import OperatingPoint, Words, words_of
 from ai_pipeline.chest.card import CARD, CLASSIFIER, ChestOptions
 from ai_pipeline.chest.classifier import (
     NETWORK,
+    YOLO,
     Activation,
     Analysis,
     BoxDetector,
@@ -299,7 +300,7 @@ class ChestXray:
         """The classifier, loaded when first needed, with its detector."""
         if self._classifier is None:
             card = self._card()
-            self._detector = BoxDetector(card) if card.plays(NETWORK) else None
+            self._detector = BoxDetector(card) if card.plays(NETWORK) or card.plays(YOLO) else None
             self._classifier = Classifier(card)
         return self._classifier
 
