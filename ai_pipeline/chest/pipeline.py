@@ -31,7 +31,7 @@ from ai_pipeline.chest.anatomy import (
     MISSING,
     ORGANS,
     RIGHT_LUNG,
-    UNSURE_NOTE,
+    UNSURE_NOTES,
     Anatomy,
     AnatomyModel,
     Completeness,
@@ -323,7 +323,7 @@ class ChestXray:
             # The heart confirms no side here: what is white may be taken for heart.
             marked = analysed.rules.marked and analysed.analysis.pose == UPRIGHT
             doubt = analysed.look.doubt(self._card(), scores.values, anatomy, marked=marked)
-        if anatomy is not None and doubt in {"", UNSURE_NOTE}:
+        if anatomy is not None and doubt in {"", *UNSURE_NOTES}:
             measured = ratio.measure(
                 analysed.image,
                 anatomy,

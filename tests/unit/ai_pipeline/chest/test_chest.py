@@ -1064,8 +1064,8 @@ def test_a_white_lung_hides_the_border_of_the_heart() -> None:
     ("seen", "chance", "is_chest", "marked", "said"),
     [
         (Look(), 0.05, True, False, ""),
-        (Look(), 0.5, True, False, "Unsure: "),
-        (Look(("right",)), 0.05, True, False, "Unsure: "),
+        (Look(), 0.5, True, False, "Unsure: a lung may be clouded."),
+        (Look(("right",)), 0.05, True, False, "Unsure: the heart's border is hidden."),
         (
             Look(("right",), "right"),
             0.5,
