@@ -232,8 +232,7 @@ class Indexing:
             known = [(former.path, former.pixels_sha256)] if former else []
             for one in batch:
                 if one.found.sop_instance_uid == uid and not one.found.fault:
-                    place = self._files.relative(self._place(one, bad=False))
-                    known.append((place, one.found.pixels_sha256))
+                    known.append((self._files.relative(self._place(one, bad=False)), one.found.pixels_sha256))
             for path, sha256 in known if not item.found.fault else ():
                 if sha256 != pixels:
                     item.same_image[path] = None  # where one does not decode or is purged
