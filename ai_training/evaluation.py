@@ -575,7 +575,10 @@ Cuts = Mapping[int, tuple[float, Floats]]
 
 
 def _specific(found: Scored, healthy: Bools, shown: Sequence[str], weights: Floats) -> Cuts:
-    """The thresholds of the operating point ``specific`` by column, with those of resamples."""
+    """The thresholds of the operating point ``specific``, and those of each resample, by column of ``found``.
+    ``healthy [N]``: the images without any finding; ``shown``: the labels whose false alarms count;
+    ``weights``: how often each resample has each image.
+    """
     counted = [found.names.index(name) for name in shown]
     floors = np.array([label.threshold for label in found.labels])
 
@@ -896,7 +899,7 @@ class _Evaluation:
             },
             "subgroups": {name: subgroups(part) for name, part in apart.items()},
             "teacher": beside_teacher(adults, {self.found.main: head["labels_counted"]}, self.found.left_out),
-            "boxes": self._boxes(),
+            "boxes": self._box_figures(),
             "gate": gate_figures(self.data, self.classifier, self.split, self.report),
         }
         self.report(1.0, "done")
@@ -987,8 +990,10 @@ class _Evaluation:
         parts = {name: adults.where(image.source == name for image in adults.images) for name in names}
         return {name: part for name, part in parts.items() if part.images}
 
-    def _boxes(self) -> dict[str, Any] | None:
-        """The figures of boxes; None if the set has none."""
+    def _box_figures(self) -> dict[str, Any] | None:
+        """The figures of the model's boxes on the images with boxes drawn by persons; None if the set has no
+        such image in this split, or the model gives no boxes.
+        """
         labels = {label.name for label in self.classifier.card.labels}
         boxes = [box for box in self.found.boxes if box.image.adult and box.label in labels]
         asked = [box for box in boxes if box.image.split == self.split]

@@ -490,9 +490,8 @@ def discard_all(session: Session, because: str, destination: str | None = None) 
 def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence[PeerSettings]) -> int:
     """Queue the newest results of a study for a further peer; returns how many.
 
-    ``peers``: all configured peers. The table does not say in which character set objects are: those that
-    only peers with another one received are left out. Raises NotAllowedNow if nothing can be sent to this
-    peer now.
+    ``peers``: all configured peers. Objects that only peers with another ``charset`` received are left out,
+    because they may be in that character set. Raises NotAllowedNow if nothing can be sent to this peer now.
     """
     study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
     if study.state in (StudyState.RECEIVING, StudyState.QUARANTINED):

@@ -393,7 +393,7 @@ def reconcile_decisions(settings: Settings) -> list[views.View]:
     """
     with open_database(settings) as database:
         audit.copy_decisions(database, settings)
-        new = {row.id for row in audit.take_in(database, settings)}
+        new = {row.id for row in audit.enter_copies(database, settings)}
         with database.read() as session:
             lost = [as_view(row) for row in audit.waiting_decisions(session)]
     apply_waiting_decisions(settings)

@@ -356,7 +356,8 @@ def _write(
     """Check the whole configuration, note each change in the audit, and write the next version; returns (its
     number, warnings).
 
-    ``now``: number and text of the present version; ``after``: the new text; ``what``: the change in words.
+    ``now``: number and text of the present version; ``after``: the new text; ``what``: the change in words;
+    ``by``: the person; ``despite_hold`` as in ``save_entry``, with its errors.
     """
     number, before = now
     old, new = _entries(before), _entries(after)

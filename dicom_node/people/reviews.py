@@ -789,11 +789,11 @@ class NewRule(Boxes):
     name: str = Field(min_length=1, max_length=64, pattern=PRINTABLE)
 
 
-def rule_tried(
+def try_device_rule(
     session: Session, settings: Settings, number: int, name: str, boxes: Sequence[results.Box]
 ) -> View:
-    """Try a device rule of these boxes: its file's text, and the device's newest images with the rule's
-    rectangles.
+    """Show what a device rule of these boxes would do, without writing it: the text of its file, and the
+    newest images of the device with the rectangles that it would remove.
 
     ``number``: of the review whose image it is made from. Raises NotFound, FaultyInput.
     """

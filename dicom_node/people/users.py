@@ -207,7 +207,7 @@ def set_password(settings: Settings, name: str, password: str, by: audit.Person 
 
 
 def find(session: Session, name: str) -> UserAccount | None:
-    """The user account with this name, in which case is ignored; None if there is none."""
+    """The user account with this name, whether in upper or lower case; None if there is none."""
     literally = re.sub(r"([\\%_])", r"\\\1", name)
     return session.scalar(select(UserAccount).where(UserAccount.name.ilike(literally, escape="\\")))
 

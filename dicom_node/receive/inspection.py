@@ -244,8 +244,8 @@ def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixel
 
 
 def _read(file: BinaryIO, walk: Walk, elements: Iterable[Element]) -> tuple[Dataset, Element | None]:
-    """Return the data set without private elements and long values, and the element of its Pixel Data (None
-    without one).
+    """Return the data set that ``walk`` divides into ``elements``, without private ones and long values, and
+    the element of its Pixel Data (None without one). ``file``: where the values are.
     """
     read: dict[BaseTag, Any] = {}
     pixels: Element | None = None

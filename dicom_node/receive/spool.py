@@ -288,9 +288,9 @@ def read_meta(start: bytes) -> FileMeta:
     return meta
 
 
-def check_taken(sop_class_uid: str, transfer_syntax_uid: str, classes: Collection[str]) -> None:
-    """Raise FaultyInput if this node does not accept the SOP class (not in ``classes``) or the transfer
-    syntax.
+def check_accepted(sop_class_uid: str, transfer_syntax_uid: str, classes: Collection[str]) -> None:
+    """Raise FaultyInput if this node does not accept objects of this SOP class (it is not in ``classes``) or
+    in this transfer syntax.
     """
     if sop_class_uid not in classes:
         raise FaultyInput("this node does not take its SOP class (docs/conformance.md)")

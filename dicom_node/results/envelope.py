@@ -1357,7 +1357,7 @@ def complete(
         context.series_began(str(dataset.SeriesInstanceUID)) or context.analysed_at, offset_of(source)
     )
     dataset.SeriesDate, dataset.SeriesTime = f"{began:%Y%m%d}", f"{began:%H%M%S.%f}"
-    _right_references(dataset, sources)
+    _correct_references(dataset, sources)
     dataset.SeriesDescription = series_description(context, kind)
     if context.station_name:
         dataset.StationName = context.station_name[:16]
@@ -1458,7 +1458,7 @@ def _freeze_times(dataset: Dataset, context: ResultContext, offset: str) -> None
     )
 
 
-def _right_references(dataset: Dataset, sources: Sequence[Source]) -> None:
+def _correct_references(dataset: Dataset, sources: Sequence[Source]) -> None:
     """Correct references to the sources: name each one's own SOP class where highdicom got a successor of
     it.
     """

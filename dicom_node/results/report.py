@@ -477,8 +477,9 @@ def _answer(findings: Sequence[Finding], measured: Sequence[Measurement], *, uns
 
 
 def _remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> Iterator[str]:
-    """Yield the quality notes on an image as texts; notes without an image belong to the first of
-    ``sources``.
+    """Yield the quality notes on an image as texts, without those that stand elsewhere in the report: notes
+    that every result shows, notes on cleaning and on what was not assessed. Notes without an image belong to
+    the first of ``sources``.
     """
     mine = {source.uid, None} if source is sources[0] else {source.uid}
     for note in notes:

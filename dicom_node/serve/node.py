@@ -540,7 +540,7 @@ class Background:
 
     def _deliver(self) -> None:
         """Enter persons' decisions that a restored database lacks, then deliver until the node stops."""
-        audit.take_in(self._database, self._settings)
+        audit.enter_copies(self._database, self._settings)
         self._delivery_worker.run_forever(self._stop)
 
     def stop(self) -> None:
@@ -749,7 +749,7 @@ class Background:
             audit.copy_decisions(self._database, self._settings)
             self._not_copied = False
             if audit.is_behind(self._database, self._settings):
-                audit.take_in(self._database, self._settings)
+                audit.enter_copies(self._database, self._settings)
             if _SITE in self._acquired:
                 backup.apply_waiting_decisions(self._settings)
         except DecisionNotCopied:

@@ -59,7 +59,7 @@ from dicom_node.base.store.tables import ArchiveQuestion, Delivery, Fetch, Insta
 from dicom_node.base.store.transitions import record, try_move, update_queue_place, utc_now
 from dicom_node.deliver import scu
 from dicom_node.receive.policy import accepted_classes
-from dicom_node.receive.spool import Arrival, Spool, WaitingObjects, check_taken, read_meta
+from dicom_node.receive.spool import Arrival, Spool, WaitingObjects, check_accepted, read_meta
 
 _LOOK = timedelta(seconds=2)  # between looks whether all came
 _MOST_PRIORS, _PRIOR_YEARS = 2, 5  # the newest, from the day of the new study
@@ -346,7 +346,7 @@ class RetrievalSink:
         """Store an encoded data set with these UIDs in the spool. Raises FaultyInput, SpoolError."""
         if not is_uid(sop_instance_uid):
             raise FaultyInput("it has no valid SOP Instance UID")
-        check_taken(sop_class_uid, transfer_syntax_uid, self.sop_classes)
+        check_accepted(sop_class_uid, transfer_syntax_uid, self.sop_classes)
         if not self._waiting.has_room(
             self._peer.name, self._settings.spool.waiting_objects, self._settings.spool.waiting_mib
         ):

@@ -762,7 +762,7 @@ class Indexer:
         end, batch = time.monotonic() + _BATCH_SECONDS, list[Arrived]()
         for path in islice(files, _BATCH):
             begun, again = time.monotonic(), self._again.pop(path, None)
-            item = again.result() if again else self._opened(path, batch)
+            item = again.result() if again else self._read_and_compare(path, batch)
             now = time.monotonic()
             if not again:
                 self._turns.took(path, now - begun)
@@ -772,10 +772,11 @@ class Indexer:
             if now > end and batch:
                 return
 
-    def _opened(
+    def _read_and_compare(
         self, path: Path, batch: Sequence[Arrived] = (), again: Inspector | None = None
     ) -> Arrived | None:
-        """Read a file for indexing after those in ``batch``; None if it is to be tried again later.
+        """Read a file, and compare it with the stored versions of its object and with the files in ``batch``,
+        which are indexed before it; None if it is to be tried again later.
 
         ``again``: the inspector of a second try, None at the first.
         """
@@ -786,7 +787,7 @@ class Indexer:
             self._unreadable[path] = time.monotonic() + _STORE_SECONDS
         except ReaderLost as lost:
             _LOGGER.warning("spooled file %s is read once more, alone: %s", path.name, lost)
-            self._again[path] = self._pool.submit(self._opened, path, again=self._slow)
+            self._again[path] = self._pool.submit(self._read_and_compare, path, again=self._slow)
         except OSError as error:
             _LOGGER.error("spooled file %s cannot be read: %s", path.name, error.strerror)
             self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS

@@ -226,8 +226,8 @@ class ObjectSink(Protocol):
         """Store one Part 10 file (PS3.10 7), given in pieces. Raises FaultyInput, SpoolError."""
 
 
-class Taking:
-    """Counts the objects of one retrieval that were stored (``taken``) and ``refused``.
+class RetrievalCounts:
+    """The counts of one retrieval: objects that were stored (``taken``), and objects ``refused``.
 
     ``stopped``: why no further object is accepted; "" while objects are accepted.
     """
@@ -444,11 +444,10 @@ def send_each(objects: Sequence[Outgoing], send: Callable[[Outgoing], SendReport
     return reports
 
 
-def shown(item: Outgoing, sop_class: str) -> Confirmation:
-    """The outcome of a query whose answer has an object with this UID.
-
-    ``sop_class``: the SOP class UID in the answer, "" if it names none; another one than the object's counts
-    as another object.
+def query_outcome(item: Outgoing, sop_class: str) -> Confirmation:
+    """The outcome of a query for the object ``item`` that the peer answered with an object of its UID.
+    ``sop_class``: the SOP class UID in the answer, "" if it names none; if it is not the class of ``item``,
+    the peer has another object.
     """
     if sop_class not in ("", item.sop_class_uid):
         return Confirmation(Presence.DIFFERENT, f"the destination holds it as {UID(sop_class).name}")
