@@ -216,8 +216,9 @@ def size(found: Scored) -> dict[str, int]:
 
 def called(found: Scored, supported: Sequence[str], rates: Floats | None) -> dict[str, Any]:
     """The figures of what a reader sees: the three likeliest labels, and all findings at the thresholds of
-    the model card. ``supported``: the labels that are shown. ``rates [K]`` of the labels in the training
-    images give a constant answer to compare with: the three most frequent labels for everyone.
+    the model card. ``supported``: the labels that are shown. ``rates [K]``: how often training images have
+    each label; the three most frequent ones for every image are the answer to compare with. None: no
+    comparison.
     """
     weights = found.weights()
     shown = [found.names.index(name) for name in supported]
@@ -340,7 +341,9 @@ OPINIONS = {
 
 
 def opinions(found: Scored, data: Path) -> dict[str, Any]:
-    """The figures of :func:`opinion` for each table of :data:`OPINIONS` that the folder ``data`` has."""
+    """The figures of :func:`opinion`, by table, for each table of persons' readings (:data:`OPINIONS`) that
+    the folder ``data`` has.
+    """
     tables = {name: data / "cxr_labels" / f"{name}.csv" for name in OPINIONS}
     judged = {name: opinion(found, rows(table)) for name, table in tables.items() if table.is_file()}
     return {name: {"by": OPINIONS[name], **figures} for name, figures in judged.items()}
@@ -401,7 +404,9 @@ def _label(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
 
 
 def _auc_row(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
-    """The number of positives and the AUC of the label in column ``k``."""
+    """The number of positives, and the AUC of the label in column ``k`` with its interval. ``weights``: those
+    of resamples.
+    """
     truth = found.truth[:, k]
     return {
         "positives": int(truth.sum()),
@@ -471,7 +476,7 @@ def curves(found: Scored, fewest: int) -> dict[str, Any]:
 
 
 def _thin(x: Floats, y: Floats) -> list[list[float]]:
-    """Thin a curve out to at most 120 points."""
+    """Reduce the curve with the coordinates ``x`` and ``y`` to at most 120 points."""
     places = np.unique(np.linspace(0, len(x) - 1, min(len(x), 120)).round().astype(int))
     return [[round(float(value), 4) for value in values[places]] for values in (x, y)]
 
@@ -634,9 +639,11 @@ def _reached(chance: Floats, weights: Floats, share: float) -> Floats:
 def _chosen(
     found: Scored, point: OperatingPoint, cuts: Cuts, shown: Sequence[str], healthy: Bools
 ) -> dict[str, Any]:
-    """The table of one operating point: thresholds ``cuts`` with intervals, and the figures of decisions on
-    the images on which they were chosen. At ``sensitive`` nothing is indeterminate; at ``specific`` only what
-    ``balanced`` calls present is: a report with something unclear in nearly every film is not read.
+    """The table of one operating point: the thresholds ``cuts`` with intervals, and the figures of decisions
+    on the images on which they were chosen. ``shown``: the labels whose false alarms count; ``healthy``: the
+    images without a finding. At ``sensitive`` nothing is indeterminate; at ``specific`` a finding is
+    indeterminate only if ``balanced`` calls it present, because nobody reads reports of which nearly every
+    one has something unclear.
     """
     labels, weights, called = {}, found.weights(), np.zeros(len(found.images), np.bool_)
     for k, (cut, resampled) in cuts.items():
@@ -684,7 +691,8 @@ def _measured(found: Scored, labels: Sequence[Label], shown: Sequence[str], heal
 def likelihood_ratio(called: Bools, truth: Floats, weights: Floats) -> metrics.Interval:
     """The likelihood ratio of the positive decisions ``called [N]``: their rate where the finding is present
     over their rate where it is absent. Half an image is added to each count, so that the ratio is finite even
-    without any positive decision.
+    without any positive decision. ``truth [N]``: above 0 where the finding is present; ``weights``: those of
+    resamples.
     """
     there = (truth > 0).astype(np.float64)
 
@@ -951,7 +959,9 @@ class _Evaluation:
         }
 
     def _within_source(self, adults: Scored, scores: Mapping[str, Floats]) -> dict[str, Any]:
-        """Mean of the AUCs of every label in every source, with at least 15 positives each."""
+        """For the model and each baseline in ``scores``, the mean of the AUCs of every label in every source
+        with at least 15 positives, and the difference to the model.
+        """
         sources = np.array([image.source for image in adults.images])
         left_out = {
             (source, adults.names.index(name)) for source, name in self.found.left_out if name in adults.names
@@ -983,8 +993,8 @@ class _Evaluation:
         return result
 
     def _apart(self, adults: Scored) -> dict[str, Scored]:
-        """The sources of images whose figures are never pooled with others: the main one, and those with a
-        natural prevalence.
+        """The images of each source whose figures are given separately, by its name: the main source, and
+        those in which findings are as frequent as in patients.
         """
         names = dict.fromkeys((self.found.main, *self.found.natural))
         parts = {name: adults.where(image.source == name for image in adults.images) for name in names}

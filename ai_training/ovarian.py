@@ -658,7 +658,7 @@ def augmented(picture: Grey, how: OvarianRecipe, random: np.random.Generator) ->
 
 def motion(side: int, how: OvarianRecipe, random: np.random.Generator) -> npt.NDArray[np.float64]:
     """A random 2 × 3 matrix that maps pixel centres of a picture of ``side`` pixels to those of a network
-    input.
+    input. ``how``: how far it may turn, scale and shift.
     """
     angle = np.deg2rad(random.uniform(-how.rotation, how.rotation))
     zoom = how.size / side * np.exp(random.uniform(-how.scale, how.scale))
@@ -671,7 +671,7 @@ def motion(side: int, how: OvarianRecipe, random: np.random.Generator) -> npt.ND
 
 
 def exposed(picture: Grey, how: OvarianRecipe, random: np.random.Generator) -> Grey:
-    """Return ``picture`` with a random gamma and gain."""
+    """Return ``picture`` with a random gamma and gain, within the limits of ``how``."""
     gamma = np.exp(random.uniform(-how.contrast, how.contrast) * 2)
     gain = np.exp(random.uniform(-how.contrast, how.contrast))
     levels = 255.0 * gain * (np.arange(256) / 255.0) ** gamma
@@ -1041,8 +1041,8 @@ def _gates(
     pixels: Grey,
     report: Report,
 ) -> None:
-    """Fit the domain gate of each run below ``out``. The gate of a fold is judged on frames that it has not
-    seen; that of all frames is released.
+    """Fit the domain gate of each run below ``out``. The gate of a fold is measured on the frames that the
+    fold left out (``held_out``); the gate of all frames is released. ``pixels``: reduced frames.
     """
     names = np.array([frame.name for frame in held_out.frames])
     # The frozen part is the same in all networks: what it makes of the pictures is made once.
@@ -1139,8 +1139,8 @@ def risk_coverage(found: Floats, right: Floats, weights: Floats) -> list[dict[st
 
 
 def answer_figures(held_out: HeldOut, threshold: float, absent_below: float) -> dict[str, Any]:
-    """Figures at the thresholds of a model card, on probabilities calibrated on other folds; a normal ovary
-    and a malignant lesion are never called.
+    """The figures of decisions at ``threshold`` (present) and ``absent_below``, with probabilities calibrated
+    on the other folds. A normal ovary and a malignant lesion are never called present.
     """
     truth, weights = held_out.labels, patient_weights(held_out.groups)
     found = cross_fitted(held_out.mean, truth, held_out.folds)
@@ -1240,7 +1240,9 @@ def evaluate(data: Path, models_dir: Path | None, report: Report = silent) -> di
 
 
 def outlines(frames: Sequence[OvarianFrame], card: Card, report: Report = silent) -> dict[str, Any]:
-    """Dice of the shown outlines against the masks; how many outlines are withheld, and why."""
+    """The Dice of the outlines that the model of ``card`` shows, against the masks of ``frames``; how many
+    outlines it withholds, and why.
+    """
     classifier, outliner = OvarianClassifier(card), Outliner(card)
     found, groups, faults = [], [], Counter[str]()
     for number, frame in enumerate(frames):

@@ -106,7 +106,9 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def _read(path: Path, how: int) -> Grey:
-    """Read a picture with OpenCV: as grey, or with the colours in OpenCV's order."""
+    """Read a picture with OpenCV's flag ``how``: as grey, or with the colours in the order blue,
+    green, red.
+    """
     if path.suffix.lower() in DICOM:
         try:
             shown = open_dicom(path).display()
@@ -303,9 +305,9 @@ def dealt(patients: Iterable[str], shares: Mapping[str, float]) -> dict[str, str
 
 
 def in_splits(images: Sequence[SetImage], where: Path) -> tuple[SetImage, ...]:
-    """Return ``images`` with the splits train, val and test. Official splits are used, but a missing val is
-    taken from train; without official splits, patients are divided at random. Raises DataMissing if a patient
-    is in two splits; ``where`` names the set in its text.
+    """Return ``images`` with the splits train, val and test. Official splits are used; if they have no val,
+    it is made of patients of train; without official splits, patients are divided at random. Raises
+    DataMissing if a patient is in two splits; ``where`` names the set in its text.
     """
     parts = {image.split for image in images}
     if parts == {""}:

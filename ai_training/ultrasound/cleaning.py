@@ -188,8 +188,8 @@ def drawn_frames(data: Path, masks: Path) -> Iterator[MarkedFrame]:
 
 
 def coloured_frames(data: Path, split: str = "val") -> Iterator[MarkedFrame]:
-    """Real frames whose yellow and cyan pixels are marks, all taken for text; only those and the clean part
-    are known. Raises DataMissing.
+    """Real frames of ``split`` whose yellow and cyan pixels are marks, all counted as text. The truth is
+    known for these pixels and for the clean part of a frame only. Raises DataMissing.
     """
     for frame in real_frames(data, split, MOST_FLOW):
         picture, targets = frame.sample()
@@ -231,8 +231,9 @@ def measured(
     ways: Mapping[str, Masker],
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Compare each way of finding marks with the truth: recall overall and by class, pixels and areas. In a
-    frame that the node refuses, nothing counts as found.
+    """Compare each way of finding marks (``ways``: functions that return a mask, by name) with the truth of
+    ``frames``: recall of all marks and of each class, and of pixels. In a frame that the node refuses,
+    nothing counts as found.
     """
     names: list[str] = []
     counts: dict[str, list[MarkCounts]] = {name: [] for name in ways}
@@ -277,8 +278,8 @@ def clean_areas(
     ways: Mapping[str, Masker],
     report: Report = silent,
 ) -> dict[str, Any]:
-    """The share of clean real frames that each way marks: the mean over frames; a refused frame counts as all
-    marked.
+    """The share of the area of real frames without marks (``pictures``) that each way marks wrongly, as a
+    mean over frames; a refused frame counts as all marked.
     """
     shown, weights = list(pictures), patient_weights([f"{frame.source}/{frame.file}" for frame in frames])
     result: dict[str, Any] = {"frames": len(shown)}
@@ -497,7 +498,9 @@ def ink(content: Content, picture: Picture, within: Mask) -> Mask:
 
 
 def strokes(picture: Picture, contrast: int) -> Mask:
-    """Thin pixels that are lighter, or more coloured, than their neighbours."""
+    """The pixels of thin strokes: lighter, or more coloured, than their neighbours by more than ``contrast``
+    (0..255).
+    """
     square = np.ones((STROKE, STROKE), np.uint8)
     lighter, more_coloured = (
         cv2.morphologyEx(np.ascontiguousarray(grey), cv2.MORPH_TOPHAT, square) > contrast
@@ -577,7 +580,9 @@ def evaluate_cleaning(
 
 
 def _outcome(frame: MarkedContent, tools: Tools, policy: CleaningPolicy) -> FrameOutcome:
-    """Clean a frame, and judge the result."""
+    """Clean a frame, and count what the cleaning changed of its marked objects and of its plain
+    background.
+    """
     began = time.perf_counter()
     try:
         cleaned = clean(frame.source, lambda _share, _what: None, policy=policy, tools=tools)
@@ -633,7 +638,9 @@ def _filled_background(frame: MarkedContent, after: Picture, mask: Mask) -> tupl
 
 
 def summary(outcomes: Sequence[FrameOutcome], policy: CleaningPolicy, tools: Tools) -> dict[str, Any]:
-    """The figures of all frames, by what the objects show."""
+    """The figures of the cleaning by ``policy``, over all frames: withheld frames, removed pixels by what the
+    objects show, and filled background.
+    """
     released = [one for one in outcomes if not one.withheld]
     texts = [one for frame in released for one in frame.objects if one.content in TEXTS and one.pixels]
     identity = [one for one in texts if one.content is Content.IDENTITY]
@@ -760,8 +767,8 @@ def evaluate_inpaint(
 class MeasuredPicture(NamedTuple):
     """The figures of one picture with one mask.
 
-    ``frame``: its name; ``truth``: features of the unmarked picture's squares, for KID; then, for each way of
-    filling, the figures ``[places, figures]`` of :func:`figures`, and the features.
+    ``frame``: its name; ``truth``: features of the unmarked picture's squares, for KID; ``values`` and
+    ``features``: for each way of filling the figures of :func:`figures`, and the features of its squares.
     """
 
     frame: str
@@ -789,7 +796,9 @@ def figures(filled: Picture, truth: Picture, mask: Mask) -> npt.NDArray[np.float
 
 
 def kernel_distances(made: npt.NDArray[np.float32], real: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """KID of :data:`HALVES` random halves of the pictures: the same halves for every way of filling.
+    """The distance (KID) of the features ``made`` of filled pictures from the features ``real`` of unmarked
+    ones, ``[pictures, squares, C]`` each, for :data:`HALVES` random halves of the pictures, the same for
+    every way of filling.
 
     The unbiased squared MMD with the kernel (x·y / C + 1)³ (Binkowski et al. 2018). In every half, made and
     real squares come from different pictures: two squares of one picture share all that surrounds the hole.

@@ -97,7 +97,8 @@ class Canvas:
         return alpha
 
     def burn(self, stamps: list[Stamp], kind: MarkClass, meaning: Meaning, text: str = "") -> None:
-        """Draw one object. An object that changes no pixel (outside the picture, white on white) is not
+        """Draw one object of the class ``kind`` from ``stamps`` (stencils with colours), and list it with its
+        ``meaning`` and ``text``. An object that changes no pixel (outside the picture, white on white) is not
         listed.
         """
         number = len(self.objects) + 1
@@ -375,7 +376,7 @@ def write(
 
 
 def extent(text: str, hand: Hand) -> tuple[int, int]:
-    """The columns and rows that ``text`` takes up in the lettering ``hand``."""
+    """The numbers of columns and rows that ``text`` needs in the lettering ``hand``."""
     rows, columns = stencil(text, hand)[0].shape
     return columns, rows
 
@@ -562,8 +563,9 @@ def colour(random: Random) -> Colour:
 
 
 def hand(random: Random, family: StyleFamily, size: float, *, korean: bool) -> Hand:
-    """Choose a random lettering for a group of texts: font, size, colour, opacity, outline, shadow, box and
-    frame.
+    """Choose a random lettering for a group of texts, as ``family`` allows: font, size, colour, opacity,
+    outline, shadow, box and frame. ``size``: height of letters in pixels; ``korean``: the font must have
+    Korean letters.
     """
     chosen = one(random, family.korean if korean else family.latin)
     ink = colour(random)
@@ -771,7 +773,9 @@ def ellipse(canvas: Canvas, random: Random, family: StyleFamily) -> None:
 
 
 def lone_glyphs(canvas: Canvas, random: Random, family: StyleFamily) -> None:
-    """Draw several small ends of calipers without a line, as in a picture frozen during a measurement."""
+    """Draw several end marks of calipers without a line, as in a picture that was frozen during a
+    measurement.
+    """
     ink, shape = colour(random), one(random, family.glyphs)
     for _ in range(int(random.integers(1, 6))):
         stamp = Stamp(
@@ -1352,7 +1356,7 @@ def _inner_labels(page: Page) -> None:
 
 
 def _slanted_note(page: Page) -> None:
-    """Write texts that do not stand level: turned, upside down, by hand."""
+    """Write texts that are not horizontal: turned, upside down, or slanted as by hand."""
     tokens = patient_tokens(page)
     for _ in range(int(page.random.integers(1, 3))):
         angle = float(page.random.choice([page.random.uniform(-35, 35), 90, 180, 270]))
@@ -1461,8 +1465,9 @@ def burn_in(part: Picture, family: StyleFamily, seed: tuple[int, ...]) -> BurnIn
 
 
 def store(canvas: Canvas, storing: Storing) -> BurnIn:
-    """Scale and compress a drawn canvas and its clean picture alike; ``owners`` and boxes are computed from
-    the pixels that differ afterwards. The box of an object that later ones cover altogether is empty.
+    """Scale and compress a drawn canvas and its clean picture in the same way, as ``storing`` says;
+    ``owners`` and boxes are computed from the pixels that differ afterwards. The box of an object that later
+    ones cover altogether is empty.
     """
     drawn, plain = storing.scaled(canvas.picture), storing.scaled(canvas.clean)
     owners = _followed(canvas.owners, (drawn != plain).any(axis=2))
