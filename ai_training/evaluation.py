@@ -214,7 +214,7 @@ def size(found: Scored) -> dict[str, int]:
     return {"images": len(found.images), "patients": len(set(found.patients))}
 
 
-def called(found: Scored, supported: Sequence[str], rates: Floats | None) -> dict[str, Any]:
+def call_figures(found: Scored, supported: Sequence[str], rates: Floats | None) -> dict[str, Any]:
     """The figures of what a reader sees: the three likeliest labels, and all findings at the thresholds of
     the model card. ``supported``: the labels that are shown. ``rates [K]``: how often training images have
     each label; the three most frequent ones for every image are the answer to compare with. None: no
@@ -553,7 +553,7 @@ def choose_points(found: Scored, shown: Sequence[str]) -> dict[str, Any]:
         "images": len(found.images),
         "patients": len(set(found.patients)),
         "without_finding": int(healthy.sum()),
-        **{str(point): _chosen(found, point, cuts, shown, healthy) for point, cuts in points.items()},
+        **{str(point): _point_table(found, point, cuts, shown, healthy) for point, cuts in points.items()},
     }
 
 
@@ -566,7 +566,10 @@ def measured_points(found: Scored, card: Card, shown: Sequence[str]) -> dict[str
         "images": len(found.images),
         "patients": len(set(found.patients)),
         "without_finding": int(healthy.sum()),
-        **{str(point): _measured(found, labels_at(card, point), shown, healthy) for point in points_of(card)},
+        **{
+            str(point): _decision_figures(found, labels_at(card, point), shown, healthy)
+            for point in points_of(card)
+        },
     }
 
 
@@ -636,7 +639,7 @@ def _reached(chance: Floats, weights: Floats, share: float) -> Floats:
     return np.asarray(chance[order][place], np.float64)
 
 
-def _chosen(
+def _point_table(
     found: Scored, point: OperatingPoint, cuts: Cuts, shown: Sequence[str], healthy: Bools
 ) -> dict[str, Any]:
     """The table of one operating point: the thresholds ``cuts`` with intervals, and the figures of decisions
@@ -659,7 +662,9 @@ def _chosen(
     return {"without_finding_called": metrics.share(called, healthy, weights).as_list(), "labels": labels}
 
 
-def _measured(found: Scored, labels: Sequence[Label], shown: Sequence[str], healthy: Bools) -> dict[str, Any]:
+def _decision_figures(
+    found: Scored, labels: Sequence[Label], shown: Sequence[str], healthy: Bools
+) -> dict[str, Any]:
     """The figures of decisions with the thresholds of ``labels``. ``shown``: the labels that are reported;
     ``healthy``: the images without a finding.
     """
@@ -891,7 +896,7 @@ class _Evaluation:
             "labels_left_out": [name for name in self.found.labels if name not in adults.names],
             "main": head,
             "with_children": self._with_children(everyone),
-            "called": called(main, supported, rates),
+            "called": call_figures(main, supported, rates),
             "operating_points": self._operating_points(adults, supported),
             "opinions": opinions(adults, self.data),
             "permuted_labels": permuted(main),

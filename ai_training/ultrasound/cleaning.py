@@ -226,7 +226,7 @@ class MarkCounts(NamedTuple):
     refused: bool
 
 
-def measured(
+def mark_figures(
     frames: Iterable[MarkedFrame],
     ways: Mapping[str, Masker],
     report: Report = silent,
@@ -241,7 +241,7 @@ def measured(
         report(len(names) / (len(names) + 1), f"frame {frame.name}")
         names.append(frame.name)
         for name, way in ways.items():
-            counts[name].append(_counted(frame, way(frame.picture)))
+            counts[name].append(_mark_counts(frame, way(frame.picture)))
     weights = patient_weights(names)
     result: dict[str, Any] = {
         "frames": len(names),
@@ -307,9 +307,9 @@ def recall(found: npt.NDArray[np.float64], marks: npt.NDArray[np.float64], weigh
     return exact_at_the_ends(rate.value, int((marks > 0).sum())) if rate.value in {0.0, 1.0} else rate
 
 
-def _counted(frame: MarkedFrame, mask: Mask | None) -> MarkCounts:
-    """Compare the pixels that one way marks with the truth of one frame; ``mask``: None if the node refused
-    the frame.
+def _mark_counts(frame: MarkedFrame, mask: Mask | None) -> MarkCounts:
+    """Compare ``mask``, the pixels that one way takes for marks, with the truth of one frame. None: the node
+    refused the frame.
     """
     refused, owners = mask is None, frame.owners
     mask = np.zeros(owners.shape, np.bool_) if mask is None else mask
@@ -354,10 +354,10 @@ def evaluate_removal(
     if pictures:
         made = synthetic_frames(data, split, style, pictures)
         about = {"set": f"overlays on {split} frames, style {style}", "threshold": tools.threshold}
-        figures[f"synthetic_{split}"] = about | measured(made, {NETWORK: ways[NETWORK]}, report)
+        figures[f"synthetic_{split}"] = about | mark_figures(made, {NETWORK: ways[NETWORK]}, report)
     if masks is not None or split == "val":
         real = drawn_frames(data, masks) if masks is not None else coloured_frames(data, split)
-        figures["coloured" if masks is None else "drawn"] = measured(real, ways, report)
+        figures["coloured" if masks is None else "drawn"] = mark_figures(real, ways, report)
         clean = [frame for frame in clean_frames(split) if frame.file not in NOT_CLEAN]
         del ways[TEXT_BOXES]
         figures[f"clean_{split}"] = clean_areas(clean, (frame.read(data) for frame in clean), ways, report)
@@ -435,7 +435,7 @@ def marked_content(data: Path, content: Path, masks: Path) -> Iterator[MarkedCon
         owners = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
         if owners is None and any(one["owner"] for one in own):
             raise DataMissing(f"{path} is missing")
-        found = tuple(marked(one, picture, owners) for one in own)
+        found = tuple(object_of_row(one, picture, owners) for one in own)
         yield MarkedContent(name, source, int(row["frame"]), picture, found)
 
 
@@ -468,9 +468,9 @@ def objects_of(frame: Row, objects: Iterable[Row]) -> list[Row]:
     return [one for one in objects if (one["set"], one["file"]) == (frame["set"], frame["file"])]
 
 
-def marked(row: Row, picture: Picture, owners: npt.NDArray[Any] | None = None) -> MarkedObject:
-    """Make one marked object from a row of ``objects.csv``. Without ``owners`` (an object's number at each
-    pixel), its pixels are found by its box and what it shows.
+def object_of_row(row: Row, picture: Picture, owners: npt.NDArray[Any] | None = None) -> MarkedObject:
+    """Make the marked object of a row of ``objects.csv``, on the frame ``picture``. ``owners``: the number of
+    the object at each pixel; without it the pixels of the object are found by its box and by what it shows.
     """
     content, box = Content(row["class"]), box_of(row)
     if owners is not None and row["owner"]:

@@ -338,10 +338,10 @@ def evaluate(
         for outcome in (pool.map if pool else map)(test.picture, pictures):
             found.append(outcome)
             report(len(found) / len(pictures), f"picture {len(found)} of {len(pictures)}")
-    return counted(found, split, policy)
+    return legibility_figures(found, split, policy)
 
 
-def counted(found: Sequence[LegibleOutcome], split: str, policy: str) -> dict[str, Any]:
+def legibility_figures(found: Sequence[LegibleOutcome], split: str, policy: str) -> dict[str, Any]:
     """The figures of the outcomes ``found``; ``at_most`` is the exact one-sided upper 95 % bound (Clopper and
     Pearson). Rates are of pictures. Pictures of one frame have different overlays and count as independent.
     """

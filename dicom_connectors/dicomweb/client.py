@@ -87,7 +87,7 @@ class DicomwebDestination(HttpDestination):
         """Delete one object from the server."""
         self._client.delete_instance(item.study_instance_uid, item.series_instance_uid, item.sop_instance_uid)
 
-    def _look(self, item: Outgoing) -> Confirmation:
+    def _query(self, item: Outgoing) -> Confirmation:
         """Return whether the server has this object, by a search for it (QIDO-RS)."""
         answers = self._search(item.sop_instance_uid, item.study_instance_uid, item.series_instance_uid)
         if answers is None:

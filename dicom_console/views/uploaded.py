@@ -72,7 +72,7 @@ def _outcomes(received: list[ReceivedObject]) -> View:
 def _studies(session: Session, settings: Settings, numbers: list[int]) -> list[View]:
     """Return the studies with these numbers, each with its progress."""
     shown = views.numbered_studies(session, select(Study).where(Study.id.in_(numbers)).order_by(Study.id))
-    rows = search.remarked(session, [{"id": number, **row} for number, row in shown.items()])
+    rows = search.with_withdrawals(session, [{"id": number, **row} for number, row in shown.items()])
     named = listing.named(session, settings, rows)
     return [
         row

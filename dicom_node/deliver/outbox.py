@@ -301,8 +301,8 @@ class Moves:
             self._confirm(delivery, reason="", queries=delivery.queries)
 
     def not_committed(self, delivery: Delivery, transaction_uid: str, reason: int) -> None:
-        """Handle a storage commitment report that the object was not stored: send it again, within the limit
-        for refusals.
+        """Handle a storage commitment report that the object was not stored: send it again, unless it was
+        refused too often.
 
         ``transaction_uid``: of the request that the report answers. ``reason``: the DIMSE failure reason.
         """

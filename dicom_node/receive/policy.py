@@ -87,8 +87,8 @@ class Entrance:
         return False
 
     def leave(self, address: str, failure: Failure | None = None) -> None:
-        """Note that a connection has its association or is closed, so that another one is admitted.
-        ``failure``: why it was closed, None if it did not fail.
+        """Stop counting a connection from ``address``, which now has its association or is closed, so that
+        another one can be admitted. ``failure``: why it was closed, None if it did not fail.
         """
         with self._lock:
             self._waiting -= Counter([network(address)])  # keeps only what is above 0
@@ -440,7 +440,8 @@ class AEPolicy:
         """Return what the node accepts on an association with this permission: transfer syntaxes by SOP
         class, and the peer's roles by SOP class.
 
-        ``roles``: those that the peer proposed; only storage commitment (PS3.4 J.3) has roles.
+        ``roles``: the roles that the peer proposed, by SOP class; only those for storage commitment (PS3.4
+        J.3) are accepted.
         """
         decoded = tuple(one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated)
         supported = {

@@ -284,7 +284,7 @@ class _MainProcess:
             child.start()
 
     def _child_ready(self, name: str, report: Mapping[str, Any]) -> None:
-        """Note that a child reports that it is ready, or why it cannot start; ``report``: its message."""
+        """Handle the message ``report`` of the child ``name``: that it is ready, or why it cannot start."""
         reason = str(report.get("cannot_start", ""))
         if name == "listener":
             self._cannot_listen = reason

@@ -421,8 +421,8 @@ def _arrivals_hash(session: Session, study_id: int) -> str:
 
 def _compared_attributes(option: Option) -> dict[str, str]:
     """Return the attributes in which the options of a choice may differ, by keyword: those of the patient,
-    and for an image also those that describe its pixels. Different values of one attribute are joined by " |
-    ".
+    and for an image also those that describe its pixels. Different values of one attribute are joined by
+    vertical bars.
     """
     texts: dict[str, set[str]] = defaultdict(set)
     for version in option.versions:

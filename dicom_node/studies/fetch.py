@@ -281,8 +281,8 @@ class Fetcher(Lane[Fetch]):
         return Done(why) if status in (_S.RETRIEVED, _S.INCOMPLETE) else Failed(why)
 
     def _pause(self, fetch: Fetch, last: datetime | None, now: datetime) -> float:
-        """Return the seconds until this retrieval may start. ``last``: when the last retrieval from the peer
-        started, None for never.
+        """Return the seconds from ``now`` until this retrieval may start, by the limit of studies per minute.
+        ``last``: when the last retrieval from the peer started, None for never.
         """
         pause = 60 / min(fetch.per_minute or self._peer.fetch_per_minute, self._peer.fetch_per_minute)
         return min((last - now).total_seconds() + pause, pause) if last is not None else 0.0
@@ -455,7 +455,9 @@ def _rule_for(study: scu.FoundStudy, rules: Sequence[RuleSettings]) -> str:
 
 
 def _may_fit(patterns: Sequence[str], values: Sequence[str]) -> bool:
-    """Return whether a value matches a pattern; True also if there is no pattern or no value."""
+    """Return whether one of the ``values`` matches one of the ``patterns``; True also if there are no
+    patterns or no values.
+    """
     known = [value for value in values if value]
     return not patterns or not known or any(matches(one, value) for one in patterns for value in known)
 

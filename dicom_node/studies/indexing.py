@@ -88,11 +88,11 @@ from dicom_node.receive.spool import (
     Turns,
     journal_folders,
     listeners_of,
-    marked,
     read_arrival,
     read_journal,
     remove_read,
     same_object,
+    sender_in_name,
 )
 
 
@@ -373,7 +373,7 @@ class Indexing:
         flood the list.
         """
         found, at = item.found, item.arrival.received_at
-        uid, mark = found.study_instance_uid or None, marked(item.path.name)
+        uid, mark = found.study_instance_uid or None, sender_in_name(item.path.name)
         if uid:
             study = intake.study(session, uid)
         else:
@@ -713,7 +713,7 @@ class Indexer:
                 self._journals[folder] = JournalIngest(self._database, folder)
             self._journals[folder].run_once()
         pending = self._spool.pending()
-        self._oldest = tuple({marked(path.name): path for path in reversed(pending)}.values())
+        self._oldest = tuple({sender_in_name(path.name): path for path in reversed(pending)}.values())
         ready = [path for path, again in self._again.items() if again.done()]
         self._unreadable = {
             path: until for path, until in [*self._unreadable.items()] if until > time.monotonic()
@@ -740,7 +740,7 @@ class Indexer:
                 break
         since = f"{datetime.now(UTC) - _LONGEST_WAIT:%Y%m%dT%H%M%S}"  # names begin with the time of arrival
         unread = (path for path in self._unreadable if path.name > since)
-        self.behind = frozenset(marked(path.name) for path in (*files, *self._again, *unread))
+        self.behind = frozenset(sender_in_name(path.name) for path in (*files, *self._again, *unread))
         return done
 
     def forget_cursors(self) -> None:
@@ -808,7 +808,7 @@ class Indexer:
             by_hand = Arrival("", "", "", "", 0, datetime.fromtimestamp(path.stat().st_mtime, UTC))
             return Arrived(path, by_hand, Inspected(fault="not written by our listener"), size)
         # Older objects of other senders that wait may be of the same study.
-        others = [one for one in self._oldest if marked(one.name) != marked(path.name)]
+        others = [one for one in self._oldest if sender_in_name(one.name) != sender_in_name(path.name)]
         if arrival.senders and min([path, *others]) < path:
             raise StoreAway("nobody knows yet whose the study is")
         charset = self._assumed.get(arrival.calling_ae, "")

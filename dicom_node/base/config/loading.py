@@ -95,7 +95,7 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, "TomlFiles"]:
             for place, table in read.tables(kind):
                 if read.files_of((kind, place)) == [entered]:
                     table["entered"] = fingerprint(table)
-    settings = examined(read)
+    settings = validated(read)
     if settings is not None:
         # Started elsewhere, a relative data folder would be a second, empty node, which lists would show.
         folder, beside = settings.node.data_dir, files[0].resolve().parent
@@ -117,9 +117,9 @@ def _has_node_data(folder: Path) -> bool:
     return any(os.access(folder / name, os.F_OK) for name in ("node.db", "spool"))
 
 
-def examined(read: "TomlFiles") -> Settings | None:
-    """Return the settings without faulty keys, and add each mistake to ``read``; None if no usable settings
-    are left.
+def validated(read: "TomlFiles") -> Settings | None:
+    """Validate the content of the files ``read``: return the settings without faulty keys, and add each
+    mistake to ``read``; None if no usable settings are left.
     """
     try:
         settings: Settings | None = Settings.model_validate(read.data)

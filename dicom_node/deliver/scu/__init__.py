@@ -238,7 +238,8 @@ class RetrievalCounts:
         self.stopped = ""
 
     def take(self, store: Callable[..., None], *content: Any) -> bool:
-        """Store one object by calling ``store(*content)``, and count it; returns False if it is refused.
+        """Store one received object by calling ``store(*content)``, and count it; returns False if it is
+        refused.
 
         Raises SpoolError if nothing more can be stored, or a retrieval brings more than MOST_OBJECTS objects.
         """
@@ -432,8 +433,8 @@ def hangs(reports: Sequence[SendReport]) -> bool:
 
 
 def send_each(objects: Sequence[Outgoing], send: Callable[[Outgoing], SendReport]) -> list[SendReport]:
-    """Send one object after the other by ``send``; once the peer is unreachable or hangs, the rest is not
-    tried.
+    """Send one object after the other by ``send``; returns the peer's answers. Once the peer is unreachable
+    or hangs, no further object is tried.
     """
     reports: list[SendReport] = []
     for item in objects:
