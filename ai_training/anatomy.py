@@ -106,7 +106,9 @@ class AnatomyBatches(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, images: Sequence[AnatomyImage], how: Augment, batch: int, seed: int) -> None:
-        """Read ``images``. ``how``: how far copies differ; ``batch``: images in a batch."""
+        """Read ``images``. ``how``: how far copies may differ from them; ``batch``: images in a batch;
+        ``seed``: of the random copies.
+        """
         self._pairs = [image.read() for image in images]
         self._how, self._batch, self._seed = how, batch, seed
 

@@ -838,8 +838,8 @@ def fit_places(
     network: PlacedClassifier, data: Path, experiment: Experiment, known: Sequence[str] = LABELS
 ) -> BoxTemplates:
     """Fit the layer of ``network`` that says where a finding lies (``place``, ``place_bias``) to the boxes of
-    the train split; returns the box templates, none if the train split of ``data`` has no boxes. ``known``:
-    the labels of ``network``.
+    the train split; returns the box templates, none if the train split of ``data`` has no boxes.
+    ``experiment``: settings of the fit; ``known``: the labels of ``network``.
     """
     boxes = tuple(box for box in chest_set(data).boxes if box.image.split == "train" and box.label in known)
     if not boxes:
@@ -1065,9 +1065,10 @@ def ship(
     data: Path, out: Path, trained: Trained, cache: Path, report: Report = silent, *, gated: bool = True
 ) -> Path:
     """Export the network of a training run with its model card; returns the card's path. Calibration,
-    thresholds and domain gate come from the validation split. ``out`` becomes a folder of models. Labels and
-    codes are those of the shipped card, no label is supported until ``ai-pipeline evaluate`` says so. Without
-    ``gated`` the card has no domain gate, and says so. Raises DataMissing.
+    thresholds and domain gate come from the validation split. ``trained``: the run; ``cache``: folder of
+    reduced images. ``out`` becomes a folder of models. Labels and codes are those of the shipped card, no
+    label is supported until ``ai-pipeline evaluate`` says so. Without ``gated`` the card has no domain gate,
+    and says so. Raises DataMissing.
     """
     out.mkdir(parents=True, exist_ok=True)
     experiment, found = trained.experiment, chest_set(data)

@@ -174,8 +174,8 @@ class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     """
 
     def __init__(self, data: Path, mix: HeadMix, how: HeadAugment, seed: int) -> None:
-        """Read the images that ``data`` names. ``mix``: composition of a batch; ``how``: how far copies
-        differ.
+        """Read the images that ``data`` names. ``mix``: composition of a batch; ``how``: how far copies may
+        differ from the images; ``seed``: of what is drawn at random.
         """
         self._heads = [image.read() for image in head_images(data, "train")]
         self._planes = part_of_set(data / PLANES, "train")

@@ -86,8 +86,8 @@ def train_yolo(boxes: Sequence[TruthBox], card: Card, out: Path, recipe: YoloRec
 
 
 def export(network: Any, card: Card, size: int, path: Path) -> Path:
-    """Write ultralytics' ``network`` as ONNX: the classifier's input ``images [1, 3, size, size]`` →
-    ``boxes [1, N, 6]``.
+    """Write ultralytics' ``network`` as ONNX to ``path``, with the preprocessing of ``card``: the
+    classifier's input ``images [1, 3, size, size]`` → ``boxes [1, N, 6]``.
     """
     head = network.model[-1]
     head.export, head.format, head.max_det, head.end2end = True, "onnx", 100, True

@@ -481,8 +481,8 @@ SIDES: Final = ("left", "right")
 @dataclass(frozen=True, slots=True)
 class Look:
     """Signs in an upright picture that the film is unusual. ``hidden``: the sides on which the border of the
-    heart is not seen; ``gone``: whether nothing at all is seen of one border. ``white``: the side of the
-    smaller or whiter lung that hides it, None where that is not clear. ``shallow``: whether the patient
+    heart is not seen; ``gone``: whether nothing at all is seen of one border. ``white``: the side of the lung
+    that hides it because it is smaller or whiter, None if that is not clear. ``shallow``: whether the patient
     breathed in too little.
     """
 

@@ -611,7 +611,9 @@ def glyph(canvas: Canvas, shape: str, centre: Point, arm: int, thick: int, smoot
 
 
 def dotted_path(canvas: Canvas, points: Points, gap: float, dot: int, smooth: bool) -> Alpha:
-    """Make the stencil of dots, or dashes of ``dot`` pixels, at every ``gap`` pixels along a path."""
+    """Make the stencil of dots, or dashes, of ``dot`` pixels at every ``gap`` pixels along the path through
+    ``points``.
+    """
     along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
     dashes = []
     for place in np.arange(0, along[-1], max(gap, 2.0)):
@@ -622,7 +624,9 @@ def dotted_path(canvas: Canvas, points: Points, gap: float, dot: int, smooth: bo
 
 
 def arrow(canvas: Canvas, random: Random, tip: Point, length: int) -> Alpha:
-    """Make the stencil of an arrow with a line, a block arrow, or a bare head, in a random direction."""
+    """Make the stencil of an arrow that points to ``tip`` from a random direction: with a line, as a block,
+    or a head alone. ``length`` in pixels.
+    """
     back = _direction(float(random.uniform(0, 2 * np.pi)))
     across = np.array([-back[1], back[0]])
     point, tail = np.array(tip, float), np.array(tip) + length * back
@@ -728,7 +732,9 @@ GLYPHS: dict[str, Callable[[Alpha, Point, int, int, int], None]] = {
 
 
 def calipers(canvas: Canvas, random: Random, family: StyleFamily) -> None:
-    """Draw one to three measured distances: two ends, mostly with dots between them, mostly with a number."""
+    """Draw one to three measured distances: two end marks each, mostly with dots between them and mostly with
+    a number.
+    """
     ink, shape = colour(random), one(random, family.glyphs)
     arm, thick = _arm(canvas, random), int(random.random() < 0.3) + 1
     smooth, numbered = bool(random.random() < 0.6), random.random() < 0.7
@@ -1009,7 +1015,7 @@ DRAWERS: tuple[tuple[Callable[[Canvas, Random, StyleFamily], None], float], ...]
 def _trace(
     canvas: Canvas, random: Random, points: Points, ink: Colour, kind: MarkClass = MarkClass.CALIPER
 ) -> None:
-    """Draw a dotted line through points."""
+    """Draw a dotted line through ``points`` in the colour ``ink``, as an object of the class ``kind``."""
     gap, dot = float(random.choice([2, 3, 4, 4, 6, 8])), int(random.choice([1, 1, 2, 3]))
     alpha = dotted_path(canvas, points, max(gap, dot + 1.0), dot, bool(random.random() < 0.5))
     meaning = Meaning.MEASUREMENT if kind is MarkClass.CALIPER else Meaning.ORIENTATION
@@ -1373,7 +1379,7 @@ def _slanted_note(page: Page) -> None:
 
 
 def _stack(page: Page, tokens: list[Token], place: tuple[int, int]) -> None:
-    """Write the first of ``tokens`` below one another."""
+    """Write the first few of ``tokens`` below one another from ``place`` on."""
     count = int(page.random.integers(1, len(tokens) + 1))
     page.write_down(tokens[:count], place, page.plain, 3)
 

@@ -21,7 +21,7 @@ _AT_REST: Final = END_STATES | {StudyState.UNASSESSED}
 _AS_USUAL: Final = (Outcome.NEW, Outcome.TAKEN)
 
 
-def last(session: Session) -> list[View]:
+def newest(session: Session) -> list[View]:
     """Return the newest uploads: user, time, and how many objects were accepted and refused."""
     by_people = AuditRow.fields["way"].as_string().is_(None)
     chosen = select(AuditRow).where(AuditRow.action == AuditAction.UPLOADED, by_people)

@@ -258,7 +258,7 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         return Failed(reason) if is_over else Retry(reason)
 
     def move(self, session: Session, row: RequestedCommitment, outcome: Outcome) -> None:
-        """Mark the request as answered or given up; after any other outcome it stays as it is."""
+        """Mark the request as answered or given up; any other outcome does not change its state."""
         if isinstance(outcome, Done):
             try_move(session, row, COMMITMENT_ANSWERED)
         elif isinstance(outcome, Failed):

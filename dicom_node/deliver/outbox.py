@@ -838,8 +838,8 @@ class Removals(Lane[Removal]):
             return remover.remove(item)
 
     def move(self, session: Session, row: Removal, outcome: Outcome) -> None:
-        """Mark the deletion as done, or leave it to a person; after a failure that may pass it stays as it
-        is.
+        """Record the outcome of a try to delete: the deletion is done, or a person must do it; after a
+        failure that may pass, its state does not change.
         """
         if isinstance(outcome, Retry):
             return

@@ -624,8 +624,8 @@ class StorageService:
         return _SUCCESS
 
     def _count_in_minute(self, peer: str, what: str, number: int, most: int) -> bool:
-        """Count what a peer sends by DIMSE-N requests; return whether it is within the limit ``most`` for one
-        minute.
+        """Add ``number`` to what a peer has sent by DIMSE-N requests in this minute; return whether that is
+        within the limit ``most``.
 
         ``what``: "requests", or "objects" for which storage commitment is requested.
         """

@@ -46,8 +46,8 @@ their own."""
 class Entrance:
     """Limits connections that have no association yet, and counts failed ones, by network address.
 
-    The first failure of an address is due for the journal at once, further ones once a minute. Thread-safe;
-    no method blocks or uses the name service.
+    The first failure of an address is written to the journal at once, further ones are counted and written
+    once a minute. Thread-safe; no method blocks or uses the name service.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

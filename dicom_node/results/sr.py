@@ -359,8 +359,8 @@ def _evaluations(report: Report, elsewhere: Sequence[ReportedFinding]) -> Contai
 
 
 def _evaluation(one: ReportedFinding) -> ContentItem:
-    """The CODE content item "finding = present / absent / undetermined" with its number, site, algorithm and
-    image.
+    """The CODE content item "finding = present / absent / undetermined" of one reported finding, with its
+    number, site, algorithm and image below it.
     """
     item = CodeContentItem(name=coded(one.finding.code), value=one.presence, relationship_type=_CONTAINS)
     of_finding = RelationshipTypeValues.HAS_PROPERTIES
@@ -753,7 +753,9 @@ def _model_and_tracking(items: list[Dataset]) -> tuple[str, str]:
 
 
 def _containers(item: Dataset, code: str) -> list[Dataset]:
-    """The items with this concept name (a code value) at or below ``item``; not below one that was found."""
+    """The content items with this concept name (``code``: its code value), at or below ``item``; items below
+    a found one are not searched.
+    """
     if name_of(item) == code:
         return [item]
     return [found for child in _children(item) for found in _containers(child, code)]

@@ -326,7 +326,9 @@ class Indexing:
         return next((row for row in rows if self._is_copy(session, row.path, item)), None)
 
     def _is_copy(self, session: Session, kept: str, item: Arrived) -> bool:
-        """Return whether the object is the same as that in the indexed file ``kept``."""
+        """Return whether the object ``item`` is the same (:func:`same_object`) as that in the indexed file
+        ``kept``.
+        """
         if kept not in item.copies:
             try:
                 item.copies[kept] = same_object(self._where(session, kept, item), item.path)
