@@ -152,7 +152,9 @@ def own_names(own: State, state: State) -> dict[str, Tensor]:
 
 
 def _faults(own: State, found: State, heads: Sequence[str]) -> list[str]:
-    """Why parameters do not fit a network: missing, unknown, or of another shape."""
+    """Why the parameters ``found`` do not fit a network with the parameters ``own``: missing, unknown, or of
+    another shape. ``heads``: beginnings of the names of parameters that need not fit.
+    """
 
     def needed(name: str) -> bool:
         """Whether the parameter ``name`` must fit."""
@@ -613,7 +615,7 @@ class OutlineNetwork(nn.Module):
         return self.context(skips.pop()), skips
 
     def outline(self, x: Tensor, skips: Sequence[Tensor]) -> Tensor:
-        """The outlines' logits, from the two outputs of :meth:`seen`."""
+        """The logits of the outlines, from the two outputs ``x`` and ``skips`` of :meth:`seen`."""
         for block, skip in zip(self.up, reversed(skips), strict=True):
             x = block(torch.cat([_doubled(x), skip], 1))
         return _doubled(self.head(x))
@@ -689,6 +691,8 @@ def _block(before: int, after: int, reach: int = 1) -> nn.Sequential:
 
 
 def less_dice(found: Tensor, truth: Tensor) -> Tensor:
-    """One minus the Dice of each mask ``[…, rows, columns]`` 0..1: ``[…]``, 0 for equal masks."""
+    """One minus the Dice of each mask ``found`` with ``truth``, both ``[…, rows, columns]`` 0..1: ``[…]``, 0
+    for equal masks.
+    """
     common = (found * truth).sum((-2, -1))
     return 1 - (2 * common + 1) / (found.sum((-2, -1)) + truth.sum((-2, -1)) + 1)

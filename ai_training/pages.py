@@ -385,8 +385,8 @@ def pages() -> dict[str, str]:
 
 
 def card_lines(card: Card) -> list[str]:
-    """The lines that say what a model card is for, its licence, weights and limits, a picture, and where its
-    figures are.
+    """The lines of Markdown about a model card: intended use, licence, weights and limits of the model, a
+    picture, and where its figures are.
     """
     drawn = PICTURES.get(card.id)
     anchor = "".join(c for c in _title(card).lower() if c.isalnum() or c in "-_ ").replace(" ", "-")

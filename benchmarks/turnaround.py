@@ -98,7 +98,9 @@ def chests(data: Path, count: int) -> Iterator[Dataset]:
 
 
 def ultrasounds(data: Path, count: int) -> Iterator[Dataset]:
-    """Public ovarian frames enlarged to 1,024 × 768; without the set, synthetic ones."""
+    """Yield ``count`` and one more ultrasound images of 1,024 × 768, each a study: enlarged public ovarian
+    frames, or synthetic ones without that set.
+    """
     manifest = data / "us_ovarian" / "manifest.csv"
     if not manifest.exists():
         yield from (ultrasound(f"bench{number}", size=(1024, 768)) for number in range(count + 1))

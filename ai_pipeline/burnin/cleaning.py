@@ -206,7 +206,7 @@ def _counted(marks: list[Mark]) -> str:
 
 
 def overlay_note(header: ImageHeader, source_uid: str | None = None) -> QualityNote | None:
-    """A note that the source shows more than the cleaned image; None if it has no overlay planes."""
+    """A note that the source has overlay planes, which the cleaned image lacks; None if it has none."""
     drawn, embedded = len(header.overlay_groups), len(header.embedded_overlay_bits)
     if not drawn + embedded:
         return None

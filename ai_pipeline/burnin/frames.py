@@ -116,8 +116,8 @@ class Verifier(RemovalTask):
         return [one.box for one in found if self.is_residue(one, filled, plan, kept)]
 
     def is_residue(self, candidate: Candidate, filled: Mask, plan: RemovalPlan, kept: Mask) -> bool:
-        """Whether a place holds text that must be removed; masks as in :meth:`residue`. In the image area the
-        text must be proven letters, elsewhere it need not be legible.
+        """Whether the place ``candidate`` of a cleaned picture holds text that must be removed; masks as in
+        :meth:`residue`. In the image area the text must be proven letters, elsewhere it need not be legible.
         """
         box, known = candidate.box, filled | kept
         # Nearly all strokes may be of what was filled or stays, as in a box around two lines.
@@ -290,14 +290,18 @@ class Window:
         return True
 
     def fill(self, more: Mask) -> None:
-        """Fill the mask ``more`` in every frame. Raises :class:`CleaningFailed` if all of it is too much."""
+        """Fill the mask ``more`` in every frame. Raises :class:`CleaningFailed` if too much of the picture
+        would be filled in all.
+        """
         self._add(more)
         self.results = [
             fill_plan(result, more, self.plan, self.tables.black, self._filler) for result in self.results
         ]
 
     def _add(self, more: Mask) -> None:
-        """Add ``more`` to the mask. Raises :class:`CleaningFailed` if all of it is too much."""
+        """Add ``more`` to the mask of filled pixels. Raises :class:`CleaningFailed` if that would be too much
+        of the picture.
+        """
         self.mask, self.added = self.mask | more, more
         check_share(self.mask & ~self.plan.banner)
 
@@ -365,7 +369,8 @@ def fill_plan(
 
 def content_of(picture: Picture, plan: RemovalPlan, filled: Mask) -> Mask:
     """The mask of content that no fill may remove: curves, flow in its colours, and bars; letters on them
-    have other colours. Flow that lies mostly in ``filled`` was none, but letters in its colours.
+    have other colours. Coloured areas that lie mostly in ``filled`` are not counted as flow: they were
+    letters in its colours.
     """
     curves = find_traces(picture, plan.area) & ~plan.kept
     flow = find_flow(picture)

@@ -98,8 +98,8 @@ class Anatomy:
     turn: float = 0.0
 
     def seen(self, way: Affine) -> Anatomy:
-        """Return a copy of the outlines whose coordinates are mapped by ``way``: the outlines in a turned,
-        mirrored or enlarged picture.
+        """Return the outlines in a turned, mirrored or enlarged picture: a copy whose coordinates are mapped
+        by ``way``.
         """
         measured = self.measured
         if measured is not None:
@@ -363,8 +363,8 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """The models (Judge) that tell at which of the picture's edges the chest is cut off; without coefficients
-    in the model card there are none, and no edge counts as cut off.
+    """The models (Judge) that find at which edges of the picture the chest is cut off. If the model card has
+    no coefficients for them there are no models, and no edge counts as cut off.
     """
 
     judges: Mapping[Edge, Judge]
@@ -487,8 +487,8 @@ SIDES: Final = ("left", "right")
 @dataclass(frozen=True, slots=True)
 class Look:
     """Signs in an upright picture that the film is unusual. ``hidden``: the sides on which the border of the
-    heart is not seen; ``gone``: whether nothing at all is seen of one border. ``white``: the side of the
-    smaller or whiter lung that hides it, None where that is not clear. ``shallow``: whether the patient
+    heart is not seen; ``gone``: whether nothing at all is seen of one border. ``white``: the side of the lung
+    that hides it because it is smaller or whiter, None if that is not clear. ``shallow``: whether the patient
     breathed in too little.
     """
 

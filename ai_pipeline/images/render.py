@@ -95,7 +95,7 @@ def annotate(
     )
 
 
-def marked(
+def draw_marks(
     display: Picture, findings: Sequence[Finding], measurements: Sequence[Measurement], letters: int
 ) -> Picture:
     """Draw boxes and lines on ``display`` as :func:`annotate` does, without captions: RGB of the same size.
@@ -107,8 +107,8 @@ def marked(
 
 
 def box_captions(findings: Sequence[Finding]) -> list[str]:
-    """The caption of each box of :func:`annotate` and :func:`marked`, numbered if there are several; if there
-    are many, the number of boxes of each label.
+    """The caption of each box that :func:`annotate` and :func:`draw_marks` draw, numbered if there are
+    several boxes; if there are many, the number of boxes of each label.
     """
     boxed = [finding for finding, _ in _placed(findings)]
     if len(boxed) > MOST_NUMBERED:
@@ -437,7 +437,7 @@ class PagePicture:
             for one in self.findings
         ]
         measured = [replace(one, lines=tuple(map(moved, one.lines))) for one in self.measurements]
-        return marked(display, findings, measured, LETTERS)
+        return draw_marks(display, findings, measured, LETTERS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,9 @@ def _end_with_all(process: subprocess.Popen[bytes]) -> None:
 
 
 def _living_below(supervisor: int) -> list[int]:
-    """The running processes below the supervisor, without ended ones whose status it has not read yet."""
+    """The running descendants of the supervisor, without those that have ended and whose status it has not
+    read yet.
+    """
     living = []
     for pid in descendants(supervisor):
         with contextlib.suppress(OSError):

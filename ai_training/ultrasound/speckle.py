@@ -182,11 +182,11 @@ def autoencoders() -> dict[str, Filter]:
 def head_scores(
     data: Path, model: HeadModel, split: str, filtered: Filter, report: Report
 ) -> tuple[list[str], npt.NDArray[np.float64]]:
-    """Outline all heads of ``split`` after the filter, even those the domain gate refuses; score the
-    outlines.
+    """Outline all heads of ``split`` in filtered pictures, even those that the domain gate refuses, and
+    compare the outlines with the truth.
 
-    ``filtered`` takes and returns pictures 0 to 1. Returns the patients, and for each head Dice, error of the
-    circumference in mm, and outlined area divided by true area: ``[3, heads]``.
+    ``filtered``: the filter, which takes and returns pictures 0 to 1. Returns the patients, and ``[3,
+    heads]``: Dice, error of the circumference in mm, and outlined area divided by true area.
     """
     images, rows = head_images(data, split), []
     for image in followed(images, report, "heads after the filter"):

@@ -154,7 +154,9 @@ def _kinds(pipeline: str) -> dict[Place, type]:
 
 
 def _leaves(content: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
-    """Yield (path, value) of each setting of a rule; those in ``when`` and ``options`` singly."""
+    """Yield (path, value) of each setting of a rule; of the tables ``when`` and ``options`` each key as a
+    setting of its own.
+    """
     for key, value in content.items():
         if key in ("when", "options") and isinstance(value, Mapping):
             yield from (((key, inner), item) for inner, item in value.items())

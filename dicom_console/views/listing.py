@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import BURNED_IN
-from dicom_console.views.search import grouped, names, remarked
+from dicom_console.views.search import grouped, names, with_withdrawals
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
@@ -51,7 +51,7 @@ def brief(session: Session, number: int) -> View:
     found = views.numbered_studies(session, select(Study).where(Study.id == number))
     if not found:
         raise NotFound("there is no such study")
-    return remarked(session, [{"id": number, **found[number]}])[0]
+    return with_withdrawals(session, [{"id": number, **found[number]}])[0]
 
 
 def show(session: Session, settings: Settings, number: int) -> View:
@@ -86,7 +86,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "held": reviews.held_results(session, settings, number),
         "findings": reviews.with_verdicts(session, number, findings),
         "measurements": [row for path in reports for row in sr.measurements(path)],
-        "conclusions": list(dict.fromkeys(filter(None, (sr.stated(one).conclusion for one in reports)))),
+        "conclusions": list(dict.fromkeys(filter(None, (sr.read_report(one).conclusion for one in reports)))),
         "likeliest": _likeliest(findings),
         "missing": reviews.missing_findings(session, settings, number, findings),
         "steps": views.list_steps(session, study.study_instance_uid),

@@ -391,7 +391,9 @@ class JobQueue:
         )
 
     def end(self, job: Job, state: JobState, reason: str = "") -> None:
-        """End the job in ``state``, without results. Raises LeaseLost, JobCancelled."""
+        """End the job in ``state``, with ``reason`` in words and without results. Raises LeaseLost,
+        JobCancelled.
+        """
         with self._database.write() as session:
             self.complete_if_owner(session, job, state, reason)
             settle_study(session, job.study_id)

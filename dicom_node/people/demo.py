@@ -33,7 +33,7 @@ from dicom_node.base.errors import ExitCode, FaultyInput, Unavailable
 from dicom_node.base.lifecycle import END_STATES, ResultKind
 from dicom_node.deliver.scu import SendStatus
 from dicom_node.deliver.scu.dimse import send_files
-from dicom_node.results.sr import stated
+from dicom_node.results.sr import read_report
 
 Say = Callable[..., None]
 
@@ -414,8 +414,8 @@ def _run_study(
         }
         for _, kind, path in written:
             if kind == ResultKind.SR:
-                row["short_result"] += stated(path).short_result
-                say("  result     " + " ".join(stated(path).short_result))
+                row["short_result"] += read_report(path).short_result
+                say("  result     " + " ".join(read_report(path).short_result))
         back = ", ".join(
             f"{number} {kind}" for kind, number in Counter(kind for _, kind, _ in written if kind).items()
         )

@@ -768,8 +768,8 @@ def list_processes(session: Session) -> list[View]:
 
 
 def health(session: Session) -> View:
-    """The number of processes of this machine that are ``alive``, and place and name of the ``silent``
-    ones.
+    """The state of the processes of this machine: the number of those ``alive``, and place and name of those
+    ``silent`` for too long.
     """
     here = [row for row in list_processes(session) if row["machine"] == audit.machine_name()]
     silent = [f"{row['place']}/{row['process']}" for row in here if row["state"] != "alive"]

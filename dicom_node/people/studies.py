@@ -364,7 +364,7 @@ def withdraw_results(
     themselves, by peer. Raises NotFound, NotAllowedNow (something is being sent, or nothing is left to
     withdraw), FaultyInput.
     """
-    from dicom_node.results.build import build_rejection, put_in_place, row_values, written
+    from dicom_node.results.build import build_rejection, put_in_place, row_values, temporary_files
 
     words, now = audit.checked_reason(because), by.now
     door = Files(settings)
@@ -378,7 +378,7 @@ def withdraw_results(
             paths = [door.here(session, row.path) for row in rows]
             built = build_rejection(paths, reason, words, now, settings.node.ae_title, by_us)
             notes.append((built, rows))
-        with written([built for built, _ in notes], door) as files:
+        with temporary_files([built for built, _ in notes], door) as files:
             note_ids: dict[int, int] = {}
             for built, rows in notes:
                 values = row_values(built, files[built.sop_instance_uid], door)
@@ -527,11 +527,11 @@ def _by_charset(settings: Settings, rows: Sequence[Result]) -> list[list[Result]
 
 
 def _by_hand(session: Session, rows: Sequence[Result]) -> dict[str, list[str]]:
-    """The withdrawn results that persons must remove themselves, as UIDs by peer: it gets no note and deletes
-    none.
+    """The withdrawn results that persons must remove themselves, as UIDs by peer: of the peers that get no
+    rejection note and on which the node deletes nothing.
 
-    A peer gets the note when it has it or the note is on its way. It does not when it refused the note, or
-    when the delivery was discarded.
+    A peer gets the note if it has the note already, or if the note is on its way; it does not if it refused
+    the note, or if the delivery was discarded.
     """
     found: dict[str, list[str]] = {}
     for row in rows:

@@ -227,7 +227,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
             not judged and assesses((), measured)
         )
         absence = codes.SCT.Undetermined if unsure else codes.SCT.Absent
-        absent = [one for one in reported(known) if one.decision is Decision.ABSENT]
+        absent = [one for one in patient_findings(known) if one.decision is Decision.ABSENT]
         # How often a film has what is not suspected was measured on usual ones.
         rated = " ".join(
             f"{decided_in_words(one)}: {one.reliability}."
@@ -304,7 +304,7 @@ def ranked(findings: Sequence[Finding]) -> list[Finding]:
     )
 
 
-def reported(findings: Sequence[Finding]) -> list[Finding]:
+def patient_findings(findings: Sequence[Finding]) -> list[Finding]:
     """The findings about the patient: all except burned-in annotation, which the report mentions in a
     sentence instead.
     """
@@ -347,7 +347,7 @@ def _findings_by_place(
     located: list[ReportedFinding] = []
     seen: Counter[tuple[str, ...]] = Counter()
     numbers: Counter[str] = Counter()
-    for finding in reported(findings):
+    for finding in patient_findings(findings):
         source, code = sources[finding.source_uid], finding.code
         if not 1 <= (1 if finding.frame is None else finding.frame) <= source.frames:
             raise ResultRefused(f"a finding in frame {finding.frame} of an image of {source.frames}")
@@ -467,7 +467,7 @@ def _line_points(source: Source, line: Sequence[Point], *, closed: bool) -> npt.
 def _answer(findings: Sequence[Finding], measured: Sequence[Measurement], *, unsure: bool) -> DicomCode:
     """The outcome of the analysis of one image as one code; ``findings`` must be ranked.
 
-    ``unsure``: the model cannot exclude anything on this image.
+    ``measured``: its measurements; ``unsure``: the model cannot exclude anything on this image.
     """
     if not assesses(findings):
         return OURS["MEASURED"] if assesses((), measured) else OURS["ONLYCLEANED"]
@@ -477,8 +477,9 @@ def _answer(findings: Sequence[Finding], measured: Sequence[Measurement], *, uns
 
 
 def _remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> Iterator[str]:
-    """Yield the quality notes on an image as texts; notes without an image belong to the first of
-    ``sources``.
+    """Yield the quality notes on an image as texts, without those that stand elsewhere in the report: notes
+    that every result shows, notes on cleaning and on what was not assessed. Notes without an image belong to
+    the first of ``sources``.
     """
     mine = {source.uid, None} if source is sources[0] else {source.uid}
     for note in notes:

@@ -283,7 +283,7 @@ class _MainProcess:
             child.start()
 
     def _child_ready(self, name: str, report: Mapping[str, Any]) -> None:
-        """Note that a child reports that it is ready, or why it cannot start; ``report``: its message."""
+        """Handle the message ``report`` of the child ``name``: that it is ready, or why it cannot start."""
         reason = str(report.get("cannot_start", ""))
         if name == "listener":
             self._cannot_listen = reason
@@ -539,7 +539,7 @@ class Background:
 
     def _deliver(self) -> None:
         """Enter persons' decisions that a restored database lacks, then deliver until the node stops."""
-        audit.take_in(self._database, self._settings)
+        audit.enter_copies(self._database, self._settings)
         self._delivery_worker.run_forever(self._stop)
 
     def stop(self) -> None:
@@ -749,7 +749,7 @@ class Background:
             audit.copy_decisions(self._database, self._settings)
             self._not_copied = False
             if audit.is_behind(self._database, self._settings):
-                audit.take_in(self._database, self._settings)
+                audit.enter_copies(self._database, self._settings)
             if _SITE in self._acquired:
                 backup.apply_waiting_decisions(self._settings)
         except DecisionNotCopied:

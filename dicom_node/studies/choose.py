@@ -255,8 +255,8 @@ class Choice:
         options = _options(patients)
         shown = []
         for option in options:
-            texts = [_values(other) for other in options if other.question == option.question]
-            mine = _values(option)
+            texts = [_compared_attributes(other) for other in options if other.question == option.question]
+            mine = _compared_attributes(option)
             arrivals = [version.item.arrival for version in option.versions]
             shown.append(
                 {
@@ -419,9 +419,10 @@ def _arrivals_hash(session: Session, study_id: int) -> str:
     return hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()
 
 
-def _values(option: Option) -> dict[str, str]:
-    """Return the attributes by which an option is told from others, by keyword: the patient's, and for an
-    image also those that describe its pixels.
+def _compared_attributes(option: Option) -> dict[str, str]:
+    """Return the attributes in which the options of a choice may differ, by keyword: those of the patient,
+    and for an image also those that describe its pixels. Different values of one attribute are joined by
+    vertical bars.
     """
     texts: dict[str, set[str]] = defaultdict(set)
     for version in option.versions:

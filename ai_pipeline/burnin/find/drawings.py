@@ -167,7 +167,9 @@ def find_bars(picture: Picture) -> Mask:
 
 
 def _is_bar(own: Mask, part: Picture) -> bool:
-    """Whether the pixels of a smooth component, cut out to its box, are a bar."""
+    """Whether the pixels ``own`` of a smooth component, cut out to its box, are a bar of grey levels or
+    colours; ``part``: the picture in that box.
+    """
     longer, shorter = max(own.shape), min(own.shape)
     # Doppler's colours fade to black, and no letters are so smooth and coloured.
     fades = part.ndim == 3 and coloured(part)[own].mean() > 0.4

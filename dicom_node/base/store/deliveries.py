@@ -229,7 +229,7 @@ def due_study(session: Session, destination: str, now: datetime, *, by_waiting: 
     """Return the id of the study whose deliveries to the peer come next: STAT studies first, then the longest
     waiting; None if none is due.
 
-    ``by_waiting``: the longest waiting, STAT or not.
+    ``by_waiting``: take the longest waiting, whether STAT or not.
     """
     waiting = (Delivery.next_at, Delivery.id)
     order = waiting if by_waiting else (Study.priority.desc(), *waiting)
