@@ -83,8 +83,8 @@ def train_yolo(boxes: Sequence[TruthBox], card: Card, out: Path, recipe: YoloRec
 
 
 def export(network: Any, card: Card, labels: Sequence[str], path: Path) -> Path:
-    """Write ultralytics' ``network`` of ``labels`` as ONNX to ``path``, with the preprocessing of ``card``: the
-    classifier's input ``images [1, 3, size, size]`` → ``boxes [1, N, 6]``.
+    """Write ultralytics' ``network`` of ``labels`` as ONNX to ``path``, with the preprocessing of ``card``:
+    the classifier's input ``images [1, 3, size, size]`` → ``boxes [1, N, 6]``.
     """
     assert card.input is not None
     head = network.model[-1]
