@@ -175,7 +175,7 @@ SETTINGS = (
     rf"t ?[i1l|] ?[sbc]? ?<? ?{_INDEX}",
     r"ao ?%? ?\d{1,3} ?%?|a 0=\d{1,3} ?%|(?:ap|pwr|power|p) ?\d{1,3}(?:[.,]\d)? ?%",
     r"(?:g|gn|gain|gen gain|2 d gain|cf gain|col gain|2 dg) ?[-+]?\d{1,3}(?:[.,]\d)? ?(?:db|%)?",
-    r"(?:dr|dyn r|dynr|dyn range|comp|compress) ?\d{2,3} ?(?:db)?",
+    r"(?:dr|dyn ?rg?|dyn range|comp|compress) ?\d{2,3} ?(?:db)?",
     rf"(?:frq ?(?:gen|pen|res|har)?\.?|freq|frequency|f|fh|h|tx|rx)? ?{_CM} ?mhz",
     rf"(?:frq|freq|fh|prf) {_DECIMAL}",
     r"(?-i:F?HR|BPM) \d{2,3}",  # "Hr" is a title in German
