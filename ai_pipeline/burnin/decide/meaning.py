@@ -192,7 +192,7 @@ SETTINGS = (
     r"(?:sri|cri|sri ii) \d|(?:fsi|xres|ip|map|persist|pers) \d{1,2}",  # Sri is a given name, 45 an age
     r"(?:c ?\d{1,2} ?/ ?m ?(?:\d|1[0-6])|(?:ff|p) ?\d{1,2} ?/ ?e ?\d) ?\*?",  # "*": not as the preset has it
     r"sr ?[i1] ?(?:i{1,3}|[bh8]|3 ?d)? ?\d(?: ?/ ?[cg]r?[ie] ?\d)?",  # "SRI II 3/CRI 2" and its misreadings
-    r"sr ?[i1] ?[i1bh8nuw]{0,3} ?(?:\d ?[/71ijt]?|o ?[/71]) ?[cg]r[i1] \d",
+    r"sr ?[i1] ?[i1bh8nuw]{0,3} ?(?:\d ?[/71ijt]?|o ?[/71v]) ?[cg]r[i1] \d",
     r"q[uú]al ?(?:norm|high|low|max)|(?:wmf|fr[qą]) ?(?:[l1] ?[o0] ?w|mid|high|max|norm) ?\d?",
     r"(?:tilt|steer|ang|angle) ?[-+]?\d{1,2} ?(?:°|deg)",
     rf"(?:sv|svd|depth|gate|focus|p) ?{_CM} ?[cm]m",
