@@ -175,7 +175,7 @@ SETTINGS = (
     rf"t ?[i1l|] ?[sbc]? ?<? ?{_INDEX}",
     r"ao ?%? ?\d{1,3} ?%?|a 0=\d{1,3} ?%|(?:ap|pwr|power|p) ?\d{1,3}(?:[.,]\d)? ?%",
     r"(?:g|gn|gain|gen gain|2 d gain|cf gain|col gain|2 dg) ?[-+]?\d{1,3}(?:[.,]\d)? ?(?:db|%)?",
-    r"(?:dr|dyn r|dynr|dyn range|comp|compress) ?\d{2,3} ?(?:db)?",
+    r"(?:dr|dyn ?rg?|dyn range|comp|compress) ?\d{2,3} ?(?:db)?",
     rf"(?:frq ?(?:gen|pen|res|har)?\.?|freq|frequency|f|fh|h|tx|rx)? ?{_CM} ?mhz",
     rf"(?:frq|freq|fh|prf) {_DECIMAL}",
     r"(?-i:F?HR|BPM) \d{2,3}",  # "Hr" is a title in German
@@ -192,7 +192,7 @@ SETTINGS = (
     r"(?:sri|cri|sri ii) \d|(?:fsi|xres|ip|map|persist|pers) \d{1,2}",  # Sri is a given name, 45 an age
     r"(?:c ?\d{1,2} ?/ ?m ?(?:\d|1[0-6])|(?:ff|p) ?\d{1,2} ?/ ?e ?\d) ?\*?",  # "*": not as the preset has it
     r"sr ?[i1] ?(?:i{1,3}|[bh8]|3 ?d)? ?\d(?: ?/ ?[cg]r?[ie] ?\d)?",  # "SRI II 3/CRI 2" and its misreadings
-    r"sr ?[i1] ?[i1bh8nuw]{0,3} ?(?:\d ?[/71ijt]?|o ?[/71]) ?[cg]r[i1] \d",
+    r"sr ?[i1] ?[i1bh8nuw]{0,3} ?(?:\d ?[/71ijt]?|o ?[/71v]) ?[cg]r[i1] \d",
     r"q[uú]al ?(?:norm|high|low|max)|(?:wmf|fr[qą]) ?(?:[l1] ?[o0] ?w|mid|high|max|norm) ?\d?",
     r"(?:tilt|steer|ang|angle) ?[-+]?\d{1,2} ?(?:°|deg)",
     rf"(?:sv|svd|depth|gate|focus|p) ?{_CM} ?[cm]m",
