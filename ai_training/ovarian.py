@@ -632,7 +632,9 @@ class OvarianBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def _seen_copies(pixels: Grey, recipe: OvarianRecipe, report: Report) -> Tensor:
-    """Run the frozen layers on random copies of each frame: ``[N, copies, C, h, w]`` (float16)."""
+    """Run the frozen layers on random copies of each frame in ``pixels``; returns their outputs ``[N, copies,
+    C, h, w]`` (float16).
+    """
     network = new_classifier(recipe).eval().to(run_options().chosen_device())
     found = []
     for number in followed(range(len(pixels)), report, "copies through the frozen part"):
@@ -860,7 +862,7 @@ class _OutlineRun(RecipeRun[OutlineRecipe]):
         return Validation({"dice": mean}, f"Dice {mean:.4f}", self.average.state_dict())
 
     def _dice(self, picture: Grey, mask: Grey) -> float:
-        """The Dice coefficient of the network's outline of a picture."""
+        """The Dice coefficient of the network's outline of ``picture`` with the true outline ``mask``."""
         size = self.recipe.size
         values = normalise(enlarge(picture, size)[None], MEAN, SCALE)
         with torch.inference_mode():
@@ -1169,7 +1171,9 @@ def answer_figures(held_out: HeldOut, threshold: float, absent_below: float) -> 
 
 
 def _right_of(called: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_], weights: Floats) -> dict[str, Any]:
-    """The number of frames that were ``called`` something, and the share of these that is right."""
+    """The number of frames that were ``called`` some class, and the share of these that is ``right``, with
+    its interval over the resamples ``weights``.
+    """
     value = float((called & right).sum() / max(called.sum(), 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         drawn = (weights @ (called & right)) / (weights @ called)

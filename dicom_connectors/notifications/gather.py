@@ -107,8 +107,8 @@ def message_of(name: str, node: str, chosen: Sequence[tuple[int, Mapping[str, An
 
 
 def _headline(same: Sequence[Mapping[str, Any]]) -> str:
-    """Return a headline for events of one number that state findings or results, such as "Suspected:
-    Pneumothorax"; "" for other events.
+    """Return a headline for ``same``, events of one number that state findings or results, such as
+    "Suspected: Pneumothorax"; "" for other events.
     """
     if named := list(dict.fromkeys(name for event in same for name in event["findings"])):
         return f"Suspected: {', '.join(named[:_EXAMPLES])}"

@@ -350,7 +350,8 @@ def _listener(
     on_ready: Callable[[Mapping[str, Any]], None],
     on_death: Callable[[int, float], None],
 ) -> Child:
-    """Make the listener's process, and write the file that tells it which callers it accepts.
+    """Make the listener's process for the node at ``place``, and write the file that tells the listener which
+    callers it accepts.
 
     ``on_ready`` and ``on_death``: called with its message, or its exit status and the seconds until it starts
     again.

@@ -594,8 +594,8 @@ def _work(
 
 
 def _rows(study: str | None, decisions: Sequence[RuleDecision], reason: str, *, queued: bool) -> list[Row]:
-    """Return a row for each decision of a rule. ``reason``: for decisions without a limit that stops the
-    job.
+    """Return a row for each rule's decision on a study. ``reason``: for decisions without a limit that stops
+    the job.
     """
     none = {"rule": "", "pipeline": "", "destinations": [], "sources": 0, "queued": False, "reason": reason}
     if not decisions:
