@@ -1184,8 +1184,9 @@ def binary(
     found: Floats, hot: Floats, positive: Sequence[int], held_out: HeldOut, weights: Floats
 ) -> dict[str, Any]:
     """The columns of the published table for the task of telling the classes ``positive`` from the others;
-    the threshold of each fold is chosen by Youden's J on the other folds. ``found``: probabilities; ``hot``:
-    the truth as 0 and 1 per class. ``*_at_31``: re-weighted to the published share of positives.
+    the threshold of each fold is chosen by Youden's J on the other folds. ``found [N, K]``: probabilities;
+    ``hot [N, K]``: the truth, 1 for the frame's class and 0 for others; ``weights``: those of resamples.
+    Figures ``*_at_31`` are re-weighted to the published share of positives, 31 %.
     """
     truth, score = hot[:, positive].sum(1), found[:, positive].sum(1)
     called = np.zeros(len(truth), np.bool_)

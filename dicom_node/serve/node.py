@@ -693,7 +693,9 @@ class Background:
         self._scheduler.start()
 
     def _outlast(self, work: Callable[..., object], *arguments: object) -> None:
-        """Do a timer's work; an error of the database is noted and not raised (one event for all timers)."""
+        """Do a timer's work. An error of the database is not raised but recorded as an outage, one event for
+        all timers.
+        """
         try:
             work(*arguments)
         except SQLAlchemyError as error:

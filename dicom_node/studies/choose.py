@@ -338,7 +338,9 @@ class Choice:
     def _apply(
         self, session: Session, study: Study, patients: _Patients, taken: Mapping[str, Version]
     ) -> None:
-        """Make the chosen versions the current ones, and mark the others as set aside."""
+        """Make the chosen versions, ``taken`` by SOP Instance UID, the current ones, and mark the others as
+        set aside.
+        """
         for version in taken.values():
             if not version.in_force and not version.elsewhere:
                 # From another study, which must not have gone on with it.
