@@ -204,8 +204,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Text:
-    """A place with text, the ``line`` read there, its meaning, and the line that the reader of ``small``
-    letters read. ``proof``: what else than its own words gives it its meaning.
+    """A place with text, the ``line`` read there, its meaning, and the line that the reader of small letters
+    read there (``small``). ``proof``: why it has its meaning, if that does not follow from its words; else
+    "".
     """
 
     box: TextBox
