@@ -847,7 +847,7 @@ class _OutlineRun(RecipeRun[OutlineRecipe]):
         return OutlineBatches(self.recipe, *self.pairs)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """The loss of one batch."""
+        """The loss of one batch: cross-entropy of every pixel plus one minus Dice."""
         images, masks = batch
         with self.autocast():
             logits = self.network(images.contiguous(memory_format=torch.channels_last)).float()

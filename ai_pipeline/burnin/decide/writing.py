@@ -549,9 +549,9 @@ LABEL = re.compile(r"PRF|DR|FR|WF|MI|TI[SBC]?|T[Ii][sbc]|Gn|Frq|FOV|AO%")
 
 
 def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> list[Text]:
-    """Give texts that belong together one meaning: a label and its value, or two words of a line, both stay
-    or both go. Above each other, only a label and its value belong together: a name may stand above an
-    examination.
+    """Give two texts that belong together one meaning, so that both stay or both are removed: a label and its
+    value, or two words of a line. Of texts above each other only a label and its value belong together,
+    because a name may stand above an examination.
     """
     found = list(texts)
     for first, second in permutations(range(len(texts)), 2):
