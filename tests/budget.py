@@ -79,8 +79,7 @@ def _packages(budget: Mapping[str, int]) -> int:
 
 
 def _landed() -> dict[str, int]:
-    forks = (_git("merge-base", "HEAD", name).strip() for name in MAIN)
-    fork = next(filter(None, forks), "")
+    fork = next(filter(None, (_git("merge-base", "HEAD", name).strip() for name in MAIN)), "")
     return tomllib.loads(_git("show", f"{fork}:{FILE.name}")) if fork else {}
 
 

@@ -141,8 +141,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         for package in mark.args:
             if not _is_installed(package):
                 # CI installs them all: there a missing one is a failure, not a skip.
-                missing = pytest.fail if os.environ.get("CI") else pytest.skip
-                missing(f"needs the Debian package {package}")
+                (pytest.fail if os.environ.get("CI") else pytest.skip)(f"needs the Debian package {package}")
     if item.get_closest_marker("data") and not item.config.getoption("--data").is_dir():
         pytest.skip("needs the public image sets: --data DIR")
 

@@ -21,8 +21,7 @@ def build(project: Path, folder: Path, *parts: str) -> Path:
     Skips without setuptools, which CI has.
     """
     if importlib.util.find_spec("setuptools") is None:
-        missing = pytest.fail if os.environ.get("CI") else pytest.skip
-        missing("needs setuptools")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs setuptools")
     copy = folder / "source"
     copy.mkdir(parents=True)
     for part in parts or sorted(path.name for path in project.iterdir()):

@@ -5,9 +5,8 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import ValidationInfo, field_validator
 
-from ai_pipeline.burnin.cleaning import ULTRASOUND
 from ai_pipeline.burnin.decide.meaning import LONGEST_WORD, MOST_WORDS
-from ai_pipeline.burnin.find.annotation import CleaningPolicy, InDoubt
+from ai_pipeline.burnin.find.annotation import ULTRASOUND, CleaningPolicy, InDoubt
 from ai_pipeline.contract import BURNED_IN, PipelineCard, PipelineOptions, option
 
 

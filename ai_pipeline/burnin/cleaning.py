@@ -16,6 +16,7 @@ import numpy as np
 from ai_pipeline.burnin.decide.meaning import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.devices.rules import device_note
 from ai_pipeline.burnin.find.annotation import (
+    ULTRASOUND,
     AnnotationKind,
     CleaningPolicy,
     InDoubt,
@@ -37,8 +38,6 @@ from ai_pipeline.contract import (
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import samples_photometric
 
-ULTRASOUND = frozenset({"US", "IVUS"})
-"""Modalities in which graphics (calipers, scales …) are searched as well; in all others only text is."""
 MOST_PLACES = 100
 """Places of a note, at most."""
 

@@ -27,6 +27,7 @@ from ai_pipeline.burnin.decide.writing import (
     FAINT,
     FILLED,
     FINEST,
+    SAME,
     SMALLEST_LETTER,
     Candidate,
     MeasuredPixels,
@@ -35,6 +36,7 @@ from ai_pipeline.burnin.decide.writing import (
     candidates,
     candidates_of,
     covered,
+    overlap,
     share_of,
     strokes_in,
     surroundings,
@@ -119,9 +121,16 @@ class Verifier(RemovalTask):
         """
         box, known = candidate.box, filled | kept
         # Nearly all strokes may be of what was filled or stays, as in a box around two lines.
-        if covered(box, known) or (
-            # How far a stroke stands out from what is beside it, at least (grey levels).
-            (strokes := strokes_in(candidate.view, box, 24)).any() and known[strokes].mean() >= FILLED
+        # A box around lines that stay, one above another, is no line: a column of labels looks like one.
+        rows = [line for line in plan.lines if overlap(line, box.box) > SAME and kept[index_of(line)].any()]
+        column = any(one[3] <= other[1] for one in rows for other in rows)
+        if (
+            column
+            or covered(box, known)
+            or (
+                # How far a stroke stands out from what is beside it, at least (grey levels).
+                (strokes := strokes_in(candidate.view, box, 24)).any() and known[strokes].mean() >= FILLED
+            )
         ):
             return False
         # Confidence of the text detector from which an unreadable box of a text's shape counts as residual
@@ -457,7 +466,8 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
     plan = _plan_cine(image, sampled, tables, verifier, report, graphics=graphics)
     read_in = image.display(sampled[0])
     first = image.stored(0)
-    frames = on_disk((count, *first.shape), first.dtype)
+    with tempfile.TemporaryFile(prefix="ai-pipeline-") as file:  # gone with the last reference to the array
+        frames: PixelArray = np.memmap(file, dtype=first.dtype, mode="w+", shape=(count, *first.shape))
     mask: Mask = plan.mask | plan.banner
     outside, same_mask = OutsideDigest(), True
     marks = [replace(mark, frame=mark.frame or 1) for mark in plan.marks]
@@ -690,11 +700,3 @@ def _outlying_frames(pictures: list[Picture], mask: Mask) -> list[int]:
         counts.append(int((drawn & ~mask).sum()))
     usual = float(np.median(counts))
     return [index for index, drawn_pixels in enumerate(counts) if drawn_pixels > 1.3 * usual + 40]
-
-
-def on_disk(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> PixelArray:
-    """Create an array that is stored in an unnamed temporary file; the file is deleted with the last
-    reference to the array.
-    """
-    with tempfile.TemporaryFile(prefix="ai-pipeline-") as file:
-        return np.memmap(file, dtype=dtype, mode="w+", shape=shape)

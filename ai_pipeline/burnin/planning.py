@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
-from ai_pipeline.burnin.decide.meaning import NOTHING_MORE, Allowed
+from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, NOTHING_MORE, OVER_TISSUE, Allowed
 from ai_pipeline.burnin.decide.writing import (
     FEWEST,
     SAME,
@@ -34,6 +34,7 @@ from ai_pipeline.burnin.decide.writing import (
     with_sides,
 )
 from ai_pipeline.burnin.find.annotation import (
+    ULTRASOUND,
     AnnotationKind,
     Box,
     CleaningPolicy,
@@ -313,6 +314,11 @@ class _Scene:
         known = self.lettering | self.banner | self.devices
         tools, allowed = self.task.tools, self.task.allowed
         found = find_texts(self.picture, tools.reader, known, self.waves, allowed)
+        if self.header.modality not in ULTRASOUND:  # a bare number is no ruler's: it may be an age
+            found = [
+                replace(text, meaning=Meaning.IDENTITY) if text.meaning is Meaning.SCALE else text
+                for text in found
+            ]
         self.symbols = [text for text in found if _is_drawing(text, self.drawn)]
         self.texts = [text for text in found if text not in self.symbols]
         legible = [text for text in self.texts if text.line.legible]
@@ -348,6 +354,16 @@ class _Scene:
         if not self.clinical:
             return
         self.texts = by_their_pair(by_their_block(by_best_reading(self.texts)), self.task.allowed)
+        tissue = self.ground & ~self.plain
+        self.texts = [
+            replace(text, meaning=Meaning.ORIENTATION, proof="a side and a place, over tissue")
+            if text.meaning is Meaning.IDENTITY
+            and text.line.confidence >= LEAST_CONFIDENCE
+            and OVER_TISSUE.fullmatch(text.line.text.strip())
+            and share_of(tissue, text.box) > 0.9
+            else text
+            for text in self.texts
+        ]
         known, flow = self.painted(self.texts), find_flow(self.picture) | self.waves.strips
         for place in component_boxes(components(blocks(self.lettering & ~known))[1]):
             box = level_box(place, 1.0)

@@ -473,7 +473,13 @@ def figures_at(lungs: Bools) -> tuple[float, ...]:
 
 LONGEST: Final = 256
 """Longer side of the picture in which greys are compared (pixels)."""
-UNSURE_NOTE: Final = "Unsure: what is not suspected may be there."
+UNSURE_NOTES: Final = (
+    "Unsure: the heart's border is hidden.",
+    "Unsure: heart and lungs cannot be outlined surely.",
+    "Unsure: a lung may be clouded.",
+)
+"""What is said of a film with one of the three signs of :meth:`Look.doubt`, in their order: short, so that
+the ratio has room on the same line."""
 SIDES: Final = ("left", "right")
 """Those of the upright picture."""
 
@@ -503,7 +509,7 @@ class Look:
             chances.get(table.get("label", ""), 0.0) > float(table.get("limit", 1.0)),
         ]
         if anatomy.is_chest and not self.gone and sum(signs) < 2:
-            return UNSURE_NOTE if any(signs) else ""
+            return next((note for sign, note in zip(signs, UNSURE_NOTES, strict=True) if sign), "")
         lung = "the borders of heart or lungs are hidden"
         if self.white:
             side = "left" if self.white == "right" else "right"

@@ -447,7 +447,7 @@ class JobQueue:
             if row.cancel_requested:
                 self.complete_if_owner(session, job, JobState.CANCELLED)
             elif row.study.revision > row.study_revision:  # as what waited when the study changed
-                reason = f"superseded by revision {row.study.revision}"
+                reason = f"replaced by revision {row.study.revision} of the study"
                 self.complete_if_owner(session, job, JobState.CANCELLED, reason)
             elif not try_move(session, row, event, lease_until=None, **values):
                 raise _lost(job)

@@ -136,15 +136,12 @@ def run(out: Path, *, own: Path | None, fresh: bool, say: Say) -> list[dict[str,
 
     ``own``: a folder with files to send; None: the shipped ones. ``say``: prints a line. PACS and node keep
     their data in ``out``/.site, so that a second run shows that no result is made twice; ``fresh`` deletes
-    their data first. Raises Unavailable, FaultyInput, also where ``out`` cannot be written.
+    their data first. Raises Unavailable, FaultyInput, and OSError where ``out`` cannot be written.
     """
     site = out / ".site"
     if fresh:
         shutil.rmtree(site, ignore_errors=True)
-    try:
-        site.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FaultyInput(f"cannot write to {out}: {error.strerror}; another folder: --out DIR") from None
+    site.mkdir(parents=True, exist_ok=True)
     studies = by_study(path for path in (sorted(own.rglob("*")) if own else shipped()) if path.is_file())
     if not studies:
         raise FaultyInput(f"{own} holds no DICOM file (Part 10) with a Study Instance UID")

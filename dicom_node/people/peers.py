@@ -210,8 +210,7 @@ def _rows_of_kind(
     """
     for event in events:
         if event["number"] == kind.number:
-            fields = event["fields"]
-            yield {key: str(fields.get(name, "")) for key, name in names.items()}, 1, event["at"]
+            yield {key: str(event["fields"].get(name, "")) for key, name in names.items()}, 1, event["at"]
 
 
 def _failure_rows(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:

@@ -55,10 +55,11 @@ from dicom_node.base.errors import CannotRun, ConfigProblem, SchemaOutdated
 from dicom_node.base.files import bucket_of
 from dicom_node.base.lifecycle import OPEN_DELIVERIES, DeliveryState, Role
 from dicom_node.base.logs import redacted
-from dicom_node.base.processes import console_program
+from dicom_node.base.processes import console_program, running
 from dicom_node.base.store.database import Database, hosts, meaning_of
 from dicom_node.base.store.tables import DecisionRow, Delivery
 from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
+from dicom_node.receive.policy import AEPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +216,19 @@ def _check_database(settings: Settings) -> Found:
         )
     except (SQLAlchemyError, ImportError) as error:
         yield "node.database_url", shown, str(meaning_of(error, settings.database_url) or error)
+
+
+def _probe_listener(settings: Settings) -> Found:
+    """Test whether the listener's port can be opened, or a node of this data folder runs, which has it."""
+    from dicom_node.receive.listener import listen  # on first use: the console too checks settings
+
+    try:
+        listen(AEPolicy.from_settings(settings)).close()
+        yield Tried("listener", True, f"port {settings.listener.port} is free")
+    except OSError as error:
+        ours = any(Role.at(place).receives for place in running(settings.node.data_dir))
+        text = f"port {settings.listener.port}: the node of this data folder runs" if ours else str(error)
+        yield Tried("listener", ours, text)
 
 
 def _probe_database(settings: Settings) -> Found:
@@ -539,6 +553,7 @@ def _checked(settings: Settings | None, read: TomlFiles, role: Role, *, tries: b
     ]
     if tries:
         checks += [
+            _probe_listener(settings) if role.receives else iter(()),
             _probe_database(settings),
             *(probe(settings) for probe in every("probes")),
             _test_peers(settings),

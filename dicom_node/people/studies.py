@@ -993,8 +993,7 @@ def take_files(
                 request.write(piece)
             request.end()
             done = request.instances[-1]
-            refusal = done.why or done.failure.when if done.failure else ""
-            rows.append(Row(name=name, refusal=refusal))
+            rows.append(Row(name=name, refusal=done.why or done.failure.when if done.failure else ""))
     finally:
         number = request.close()
     return number, rows

@@ -269,8 +269,10 @@ def _inflated(file: BinaryIO, limits: Limits) -> BinaryIO:
     writable. Raises FaultyObject.
     """
     folder = Path(file.name).parent
-    handle = tempfile.TemporaryFile(dir=folder if os.access(folder, os.W_OK) else None)  # noqa: SIM115  (returned)
-    out = cast(BinaryIO, handle)
+    out = cast(
+        BinaryIO,
+        tempfile.TemporaryFile(dir=folder if os.access(folder, os.W_OK) else None),  # noqa: SIM115  (returned)
+    )
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     while not inflate.eof:
         block = inflate.unconsumed_tail or file.read(BULK_BYTES)

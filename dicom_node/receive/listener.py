@@ -170,8 +170,9 @@ class PerformedSteps:
             with (self._folder / "lock").open("a") as lock:  # for other processes and threads
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 try:
-                    text = self._path(command.sop_instance_uid).read_bytes()
-                    step_file = json.loads(text, object_hook=with_tuples)
+                    step_file = json.loads(
+                        self._path(command.sop_instance_uid).read_bytes(), object_hook=with_tuples
+                    )
                     known = KnownStep(**{**step_file, "status": StepStatus(step_file["status"])})
                 except FileNotFoundError:
                     known = None
@@ -970,7 +971,7 @@ class Listener:
         self._applied = self._refused = policy
         self._associations: set[Association] = set()
         self._stopping = False
-        self._socket = _listen(policy)
+        self._socket = listen(policy)
         self._learn_addresses(policy)
         self._thread = threading.Thread(target=self._accept, name="listener", daemon=True)
 
@@ -1070,7 +1071,7 @@ class Listener:
         ).start()
 
 
-def _listen(listener: AEPolicy) -> socket.socket:
+def listen(listener: AEPolicy) -> socket.socket:
     """Return a listening socket at the configured address. Raises OSError."""
     try:
         found = socket.getaddrinfo(

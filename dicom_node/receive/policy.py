@@ -149,8 +149,7 @@ def network(address: str) -> str:
 def numeric(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """Return an address without its scope; an IPv4 address written as IPv6 becomes IPv4."""
     parsed = ipaddress.ip_address(address.split("%", 1)[0])
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return mapped or parsed
+    return (parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None) or parsed
 
 
 _KEYWORDS = """

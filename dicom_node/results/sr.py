@@ -556,8 +556,10 @@ def read_report(report: Path | BinaryIO | Dataset) -> StatedReport:
             )
     for container in _containers(document, QUALITATIVE_EVALUATIONS.value):
         # CODE "finding = present / absent / undetermined", with what belongs to it below it.
-        for item in filter(_is_decision, _children(container)):
-            findings.append(_finding(_name(item), item, _children(item), item, _numbers(_children(item))))
+        findings += [
+            _finding(_name(item), item, _children(item), item, _numbers(_children(item)))
+            for item in filter(_is_decision, _children(container))
+        ]
     texts = [item for item in _children(document) if item.ValueType == "TEXT"]
     conclusion, statements = (
         [str(item.TextValue) for item in texts if name_of(item) == code.value]

@@ -30,7 +30,7 @@ from rich.text import Text
 
 from dicom_node import __version__
 from dicom_node.base import logs
-from dicom_node.base.errors import ConfigurationError, ExitCode, NodeError
+from dicom_node.base.errors import ConfigurationError, ExitCode, FaultyInput, NodeError
 from dicom_node.base.lifecycle import Role
 from dicom_node.serve.nouns import NOUNS, PARTS_OF_CALLER, SINCE, Column, Input, Uid, Verb, moment
 
@@ -120,12 +120,11 @@ def print_rows(rows: Sequence[Any], columns: Sequence[Column], none: str = "") -
     if not rows:
         say(none, err=True)
     else:
-        headings = [heading for heading, _ in columns]
         values = [[value(row) for row in rows] for _, value in columns]
         if sys.stdout.isatty():
             values = [_shortened(column) for column in values]
         cells = [[_text(value) for value in column] for column in values]
-        table = [headings, *zip(*cells, strict=True)]
+        table = [[heading for heading, _ in columns], *zip(*cells, strict=True)]
         widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
         for row in table:
             padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
@@ -536,7 +535,14 @@ def demo(
     from dicom_node.people import demo as people_demo
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # PACS and node are stopped then, too
-    rows = people_demo.run(out, own=own, fresh=fresh, say=say)
+    try:
+        rows = people_demo.run(out, own=own, fresh=fresh, say=say)
+    except OSError as error:
+        raise (
+            FaultyInput(f"cannot write to {error.filename}: {error.strerror}; another folder: --out DIR")
+            if error.filename
+            else error
+        ) from None
     say("")
     say(f"See it: open {out.resolve()}/index.html in a browser. Not for diagnostic use.")
     say("Next: your own files (dicom-node demo --input FOLDER), then your PACS (docs/start/first-study.md).")
@@ -670,16 +676,17 @@ def prompt_password(read: Callable[[str], str] = str) -> str:
     It is never an argument, which every user of this machine could read. ``read``: raises a NodeError for a
     password that cannot be used; at a terminal another one is asked for.
     """
-    if sys.stdin.isatty():
-        return str(
-            typer.prompt(
-                "Password (twelve characters or more)",
-                hide_input=True,
-                confirmation_prompt=True,
-                value_proc=_parser(read),
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    while True:
+        try:
+            return read(
+                typer.prompt(
+                    "Password (twelve characters or more)", hide_input=True, confirmation_prompt=True
+                )
             )
-        )
-    return sys.stdin.readline().rstrip("\r\n")
+        except NodeError as error:  # typer's own words for a hidden answer are "the value was invalid"
+            say(f"Error: {error}")
 
 
 for _noun in NOUNS.values():

@@ -249,8 +249,7 @@ class _MainProcess:
         count = settings.workers.processes if self._role.runs_models else 0
         commands = {f"worker-{number}": ["dicom_node.jobs.worker"] for number in range(1, count + 1)}
         if settings.console.enabled and self._role.may_serve_console:
-            beside = ["--beside"] if self._console_serves else []  # at the address of the one before
-            commands["console"] = [console_program(), *beside]
+            commands["console"] = [console_program()] + ["--beside"] * self._console_serves
         # The configuration in force, by standard input: the files may change before a worker starts again.
         given = settings.for_children()
         return {
@@ -608,8 +607,9 @@ class Background:
                     self._fails_since = utc_now()
                     # Without the error's text, which may quote data.
                     number = error.errno if isinstance(error, OSError) else None
-                    reason = errno.errorcode.get(number or 0, type(error).__name__)
-                    self._say(events.INDEXING_FAILED, reason=reason)
+                    self._say(
+                        events.INDEXING_FAILED, reason=errno.errorcode.get(number or 0, type(error).__name__)
+                    )
             self._stop.wait(_FAILED_SECONDS)
 
     def _index_until_stop(self) -> None:

@@ -536,7 +536,7 @@ def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
         raise NotAllowedNow(reason)
     study.revision += 1
     session.flush()
-    stop_study(session, study, f"superseded by revision {study.revision}", same_data=True)
+    stop_study(session, study, f"replaced by revision {study.revision} of the study", same_data=True)
     move_study(session, study, STUDY_RERUN)
     move_study(session, study, STUDY_COMPLETE)
     decisions = enqueue_study(session, study, settings)

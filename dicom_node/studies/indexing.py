@@ -232,8 +232,7 @@ class Indexing:
             known = [(former.path, former.pixels_sha256)] if former else []
             for one in batch:
                 if one.found.sop_instance_uid == uid and not one.found.fault:
-                    place = self._files.relative(self._place(one, bad=False))
-                    known.append((place, one.found.pixels_sha256))
+                    known.append((self._files.relative(self._place(one, bad=False)), one.found.pixels_sha256))
             for path, sha256 in known if not item.found.fault else ():
                 if sha256 != pixels:
                     item.same_image[path] = None  # where one does not decode or is purged
@@ -423,9 +422,9 @@ class Indexing:
         session.flush()
         if outcome is Outcome.REVISION and role is ObjectRole.SOURCE:
             # Nothing more may leave with the old name, or the old side, on it.
-            stop_study(session, study, "superseded: an image came again with another header")
+            stop_study(session, study, "an image came again with another header")
         if study.state is not StudyState.RECEIVING:
-            drop_waiting(session, study, f"superseded by revision {study.revision}")
+            drop_waiting(session, study, f"replaced by revision {study.revision} of the study")
             move_study(session, study, events.STUDY_REOPENED)
 
     def _quiet_seconds(self, item: Arrived) -> float:
@@ -450,7 +449,9 @@ class Indexing:
         if study.study_instance_uid is None and study.state is StudyState.QUARANTINED:
             return
         self._record(session, study, item, _EVENTS[judgement.outcome], reason=judgement.reason)
-        quarantine_study(session, study, _with_object(judgement.reason, item))
+        is_faulty = judgement.outcome is Outcome.QUARANTINED
+        what_to_do = "; send it again repaired, or release the study without it" if is_faulty else ""
+        quarantine_study(session, study, _with_object(judgement.reason, item) + what_to_do)
 
     def _write_instance(
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, place: Path

@@ -260,8 +260,8 @@ class Persons:
 
     def _choices(self) -> list[tuple[str, str]]:
         """What a person might decide now and has not decided yet."""
-        named = Study.study_instance_uid.is_not(None)  # nothing is released of objects that name no study
-        chosen = select(Study.study_instance_uid, Study.state).where(named)
+        # Nothing is released of objects that name no study.
+        chosen = select(Study.study_instance_uid, Study.state).where(Study.study_instance_uid.is_not(None))
         try:
             with people.reading(loading.load([self.site.listeners[0].config])) as session:
                 states = {str(uid): state for uid, state in session.execute(chosen)}

@@ -576,8 +576,9 @@ def flood(port: int, name: str, objects: int, associations: int = 20) -> Counter
     numbers, answers = count(1), Counter[int]()
     for _ in range(objects // associations):
         for line in lines:
-            uid = f"2.25.{name}.{next(numbers)}"
-            line.sock.sendall(line.encode_store(1, Stored(US, uid, EXPLICIT, FAULTY)))
+            line.sock.sendall(
+                line.encode_store(1, Stored(US, f"2.25.{name}.{next(numbers)}", EXPLICIT, FAULTY))
+            )
         answers.update([line.read_status() for line in lines])
     for line in lines:
         line.release()
@@ -1998,8 +1999,7 @@ def test_an_answer_that_is_none_is_no_work(body: bytes) -> None:
 )
 def test_a_faulty_item_is_left_out_and_the_others_are_read(tag: str, value: Any) -> None:
     with manager(200, json.dumps([{**WORK_ITEM, tag: value}, WORK_ITEM, [], None, 1, {}]).encode()) as ris:
-        found = [workitem.read_workitem(one) for one in ris.search()]
-        read = [item for item in found if item is not None]
+        read = [item for item in map(workitem.read_workitem, ris.search()) if item is not None]
         assert all(item.study_instance_uid in ("", "1.2.3") for item in read)
         assert read[-1].uid == WORK_ITEM["00080018"]["Value"][0]
         assert not any(code.value == "a^b" for item in read for code in item.codes)

@@ -589,8 +589,7 @@ def _named(name: str) -> Dataset:
 
 def _upload(database: Database, settings: Settings, again: Dataset) -> None:
     """One of the objects once more, by the console."""
-    sent = ("again.dcm", io.BytesIO(part_10(again)))
-    take_files(database, settings, [sent], Person("operator"))
+    take_files(database, settings, [("again.dcm", io.BytesIO(part_10(again)))], Person("operator"))
 
 
 def _all_told(database: Database) -> bool:

@@ -658,8 +658,7 @@ def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) ->
             wait_until(lambda: set(orthanc.reports()) == set(uids), 120, "a report for each")
             assert node.stop() == 0
             assert orthanc.reports() == Counter(dict.fromkeys(uids, 1))
-            jobs = node.cli("jobs", "list", "--limit", "0")
-            states = Counter(row["state"] for row in jobs)
+            states = Counter(row["state"] for row in node.cli("jobs", "list", "--limit", "0"))
             assert states.pop("succeeded") == 4
             assert {*states} <= {"cancelled"}  # begun on the first film of two, after a kill between them
             asked = starts(node)

@@ -394,8 +394,7 @@ def test_a_reload_takes_all_or_nothing(reloaded: Node) -> None:
     assert store(reloaded.port, [ultrasound("welcome")], "US2") == [0]
     assert count_of(reloaded, 6010) == 1
     wait_until(lambda: count_of(reloaded, 3020) == 2, 120, "a worker with the new configuration", step=0.3)
-    renewed = children(reloaded.pid)
-    assert renewed["listener"] == processes["listener"], "associations went on"
+    assert children(reloaded.pid)["listener"] == processes["listener"], "associations went on"
     wait_until(lambda: not Path(f"/proc/{processes['worker']}").exists(), 60, "the end of the one before")
     assert count_of(reloaded, 6004) == 0, "no process counts as dead"
     reloaded.wait_for(["not_applicable"])
@@ -1178,8 +1177,7 @@ class Gateway:
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Gateway]:
     node = Inbox(tmp_path / "var")
-    known = {"dicomweb_store": True, "upload_mib": 300}
-    console = node.settings.console.model_copy(update=known)
+    console = node.settings.console.model_copy(update={"dicomweb_store": True, "upload_mib": 300})
     lab = ConsoleLab(node.settings.model_copy(update={"console": console}), node.database)
     lab.change("spool", minimum_free_mib=0)
     with served_app(lab) as address:
@@ -1240,8 +1238,7 @@ def test_the_study_is_found_in_each_coding_and_behind_long_sequences(gateway: Ga
         item.is_undefined_length_sequence_item = True
     one["ReferencedImageSequence"].is_undefined_length = True
     one.file_meta.TransferSyntaxUID = syntax
-    answer = gateway.post(body(part_10(one)), f"/studies/{one.StudyInstanceUID}")
-    assert answer.status_code == 200
+    assert gateway.post(body(part_10(one)), f"/studies/{one.StudyInstanceUID}").status_code == 200
 
 
 def test_each_part_is_answered_for_itself(gateway: Gateway) -> None:

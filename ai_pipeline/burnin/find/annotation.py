@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from ai_pipeline.contract import Meaning
 
+ULTRASOUND = frozenset({"US", "IVUS"})
+"""Modalities in which graphics (calipers, scales …) are searched as well; in all others only text is."""
+
 
 class AnnotationKind(StrEnum):
     """The form of burned-in annotation. ``banner``: text in a part of the picture that is known to hold

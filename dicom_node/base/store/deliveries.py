@@ -132,7 +132,7 @@ def versions(session: Session, delivery: Delivery) -> Sequence[Delivery]:
 
 def withdraw(session: Session, delivery: Delivery, reason: str) -> None:
     """Cancel a delivery until a job requests it again."""
-    try_move(session, delivery, DELIVERY_WITHDRAWN, reason=f"withdrawn: {reason}", withdrawn=True)
+    try_move(session, delivery, DELIVERY_WITHDRAWN, reason=f"not sent: {reason}", withdrawn=True)
 
 
 def replace_unassessed(session: Session, study_id: int, rule: str, by: Collection[int]) -> None:

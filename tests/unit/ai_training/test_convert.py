@@ -161,8 +161,7 @@ def test_a_folder_that_timm_wrote_is_converted_as_it_says(tmp_path: Path) -> Non
     about = {"input_size": (1, 160, 160), "mean": (0.5,), "std": (0.25,), "crop_pct": 0.9}
     config = {"architecture": "test_vit", "pretrained_cfg": about, "label_names": ["Effusion", "Other one"]}
     (folder / "config.json").write_text(json.dumps(config))
-    refused = ended(65, convert(folder))
-    assert "model.safetensors is missing" in refused
+    assert "model.safetensors is missing" in ended(65, convert(folder))
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
     ended(0, convert(folder, "--softmax", "--id", "vit", "--licence", "MIT"))
     card = find("vit", tmp_path)

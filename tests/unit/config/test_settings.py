@@ -407,8 +407,7 @@ def test_a_mistake_brings_no_second_one(
 def test_all_mistakes_are_told_at_once_in_order_and_what_is_known_once(tmp_path: Path, site: str) -> None:
     text = site.replace('ae_title = "ORTHANC"', 'ae_title = "US1"').replace("quiet_seconds", "quiet_second")
     text = text.replace('host = "127.0.0.1"', "host = 1", 1)
-    found = found_in(tmp_path / "node.toml", text)
-    lines = [int(line.split(":")[1]) for line in found]
+    lines = [int(line.split(":")[1]) for line in found_in(tmp_path / "node.toml", text)]
     assert len(lines) == 3 and lines == sorted(lines)
     assert did_you_mean("room", ["US1", "", "US1"]) == "known: US1"
 

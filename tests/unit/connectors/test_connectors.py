@@ -524,8 +524,7 @@ def test_every_pipeline_makes_one_bundle_of_conditional_entries_that_holds_its_r
         assert len(named) == len(bundle["entry"])
         for entry in bundle["entry"]:
             first = entry["resource"]["identifier"][0]
-            query = f"identifier={first['system']}|{first['value']}"
-            assert entry["request"]["ifNoneExist"] == query
+            assert entry["request"]["ifNoneExist"] == f"identifier={first['system']}|{first['value']}"
             assert set(_references(entry["resource"])) <= named
 
 
@@ -1315,8 +1314,7 @@ class Site:
         self.a = self.machine("a")
 
     def machine(self, name: str, database: str = "site.db") -> Inbox:
-        url = f"sqlite:///{self.folder / database}"
-        self.open.append(Inbox(self.folder / name, self.config, url=url))
+        self.open.append(Inbox(self.folder / name, self.config, url=f"sqlite:///{self.folder / database}"))
         return self.open[-1]
 
     def bucket(self) -> Bucket:

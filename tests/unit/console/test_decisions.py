@@ -652,8 +652,7 @@ def test_the_timeline_goes_from_the_association_to_the_confirmation(node: Inbox)
     for place, delivery in enumerate(node.rows(Delivery)):
         for kind in (DELIVERY_SENT, DELIVERY_CONFIRMED):
             node.write(record, kind, 1, destination=delivery.destination, delivery=place)
-    study = node.read(listing.show, node.settings, 1)
-    steps = study["timeline"]
+    steps = node.read(listing.show, node.settings, 1)["timeline"]
     results = len(node.rows(Result))
     assert [(step["text"].partition(":")[0], step["times"]) for step in steps] == [
         ("association accepted", 1),

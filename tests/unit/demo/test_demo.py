@@ -26,8 +26,7 @@ def test_own_files_are_sent_by_study_and_the_rest_is_passed_over(tmp_path: Path)
     for name in ("rgb_color", "jpeg2k", "ybr_color"):
         shutil.copy(examples.get_path(name), tmp_path)
     (tmp_path / "notes.txt").write_text("no DICOM", encoding="utf-8")
-    studies = demo.by_study(tmp_path.iterdir())
-    assert sorted(len(files) for _, files in studies.values()) == [1, 2]
+    assert sorted(len(files) for _, files in demo.by_study(tmp_path.iterdir()).values()) == [1, 2]
 
 
 def test_a_modality_keeps_each_file_as_it_is(tmp_path: Path) -> None:

@@ -536,8 +536,7 @@ def test_another_key_or_none_opens_no_name(inbox: Inbox, *, other: bool) -> None
 
 def test_a_job_that_runs_meanwhile_tells_of_it_once(inbox: Inbox, caplog: pytest.LogCaptureFixture) -> None:
     queue = JobQueue(inbox.database, WorkerSettings())
-    away = OperationalError("", {}, Exception("connection refused"))
-    queue.heartbeat = beat = Mock(side_effect=away)  # type: ignore[method-assign]
+    queue.heartbeat = beat = Mock(side_effect=OperationalError("", {}, Exception("connection refused")))  # type: ignore[method-assign]
     times = {"interval": 0.01, "limit": 60, "grace": 60, "finish": 60}
     job = Mock(spec=Job, id=1)
     with JobHeartbeat(queue, job, stopping=threading.Event(), abandon=lambda *_: None, **times):

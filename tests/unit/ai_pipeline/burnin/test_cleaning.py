@@ -1500,8 +1500,7 @@ def test_the_example_of_the_guide_is_a_file_of_rules(tmp_path: Path) -> None:
 def test_a_measured_bar_ends_where_the_rule_says(data: Path, file: str, rule: str) -> None:
     image = open_dicom(data / "dicom" / "files" / file)
     picture = image.display()
-    found = device_boxes(image.header, picture.shape)
-    boxes = [box for one, box in found if one.name == rule]
+    boxes = [box for one, box in device_boxes(image.header, picture.shape) if one.name == rule]
     [bottom] = {box[3] for box in boxes}
     grey = picture if picture.ndim == 2 else picture.max(axis=2)
     assert np.median(grey[bottom - 2]) > 30 > np.median(grey[bottom + 1])

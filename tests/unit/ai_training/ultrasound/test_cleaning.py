@@ -326,8 +326,7 @@ def outcome_of(
 
 
 def test_a_picture_that_was_not_cleaned_is_found_out(burned: BurnIn, reader: legible.RapidOcr) -> None:
-    outcome = outcome_of(burned, result_of(burned.image, burned.mask > 0), [reader])
-    count = outcome.counts["rapidocr"]
+    count = outcome_of(burned, result_of(burned.image, burned.mask > 0), [reader]).counts["rapidocr"]
     assert len(count.left) == count.before > 2 and count.elsewhere
 
 
@@ -779,9 +778,9 @@ def test_every_font_comes_from_a_package_and_has_every_letter_that_is_written(fa
 
 def test_the_fonts_are_these_and_no_others() -> None:
     faces = [face for family in (TRAIN, HELD_OUT) for face in family.latin + family.korean]
-    found = {row["file"]: row["sha256"][:8] for row in font_list(faces) if row["sha256"]}
 
-    assert found == FONTS  # other fonts, other pictures: figures of before can no longer be compared
+    # Other fonts, other pictures: figures of before can no longer be compared.
+    assert {row["file"]: row["sha256"][:8] for row in font_list(faces) if row["sha256"]} == FONTS
 
 
 def test_a_bar_under_text_stays_in_the_clean_picture() -> None:
