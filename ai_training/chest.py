@@ -990,7 +990,7 @@ def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _calibration(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The calibration figures for the model card, from those of an evaluation."""
+    """The calibration figures that go into the model card, from ``found``, those of an evaluation."""
     labels = {name: {"prevalence": found["prevalence"][name], **row} for name, row in found["labels"].items()}
     known = ("natural_prevalence", "images", "mean_ece", "mean_brier")
     return {**{key: found[key] for key in known if key in found}, "labels": labels}

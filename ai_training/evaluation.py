@@ -423,8 +423,8 @@ def call_rates(truth: Floats, called: metrics.Bools, weights: Floats) -> dict[st
 
 
 def _top(found: Scored, among: Sequence[int], scores: Floats, weights: Floats) -> list[float]:
-    """The share of the images with a finding for which one of the three highest ``scores`` is right; only the
-    columns ``among`` count.
+    """The share of the images with a finding for which one of the three highest ``scores`` is right, with its
+    interval; only the columns ``among`` count. ``weights``: those of resamples.
     """
     truth = found.truth[:, list(among)] > 0
     best = np.argsort(-scores[:, list(among)], axis=1, kind="stable")[:, :3]
@@ -980,8 +980,8 @@ class _Evaluation:
         return result
 
     def _without_image(self, adults: Scored, scores: Mapping[str, Floats]) -> dict[str, Any]:
-        """The AUC of guesses that do not use the image, with all sources pooled: it shows why pooled figures
-        mislead.
+        """The AUC, with all sources pooled, of those baselines in ``scores`` that do not use the image: it
+        shows why pooled figures mislead.
         """
         counted = adults.with_positives(ENOUGH)
         result: dict[str, Any] = {}

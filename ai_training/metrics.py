@@ -413,7 +413,7 @@ def probabilities(labels: Sequence[Label], logits: Floats) -> Floats:
 
 def platt(truth: Floats, logit: Floats) -> tuple[float, float]:
     """Fit the logistic curve from logit to probability; returns its slope, which is positive, and its
-    intercept.
+    intercept. If the fitted slope is not, the result is a nearly constant curve at the rate of the label.
     """
     model = LogisticRegression(C=100.0).fit(logit[:, None], truth)
     slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])

@@ -237,8 +237,9 @@ def _timm() -> Any:
 def filled_timm_network(
     architecture: str, state: State, labels: int, channels: int, *, softmax: bool
 ) -> WithMaps:
-    """Create timm's network ``architecture`` with the parameters ``state``, for inference; it also gives
-    class activation maps if their mean, plus the bias, proves to be the logit. Raises CannotAdapt.
+    """Create timm's network ``architecture`` with the parameters ``state``, for inference, with so many
+    ``labels`` and input ``channels``. It also returns class activation maps if a trial shows that their mean,
+    plus the bias, is the logit. Raises CannotAdapt.
     """
     network = timm_network(architecture, labels, channels)
     fill_timm(network, state, architecture)
@@ -501,9 +502,9 @@ def fill_from(network: Any, path: Path, name: str, heads: Sequence[str]) -> tupl
 def classifier(
     initial: str, labels: int, size: int, dropout: float = 0.3, drop_connect: float = 0.2
 ) -> PlacedClassifier:
-    """Create a chest classifier whose backbone has the weights of :func:`start_file`. ``drop_connect``: share
-    0 to 1 of the last block's residual branches that training drops at random, less in earlier blocks. Raises
-    ExperimentError, DataMissing.
+    """Create a chest classifier whose backbone starts from the weights ``initial`` (:func:`start_file`).
+    ``drop_connect``: share 0 to 1 of the last block's residual branches that training drops at random, less
+    in earlier blocks. Raises ExperimentError, DataMissing.
     """
     network = PlacedClassifier(labels, size, dropout, drop_connect)
     if (path := start_file(initial)) is not None:

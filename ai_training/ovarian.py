@@ -632,7 +632,9 @@ class OvarianBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def _seen_copies(pixels: Grey, recipe: OvarianRecipe, report: Report) -> Tensor:
-    """Run the frozen layers on random copies of each frame: ``[N, copies, C, h, w]`` (float16)."""
+    """Run the frozen layers on random copies of each frame in ``pixels``; returns their outputs ``[N, copies,
+    C, h, w]`` (float16).
+    """
     network = new_classifier(recipe).eval().to(run_options().chosen_device())
     found = []
     for number in followed(range(len(pixels)), report, "copies through the frozen part"):
@@ -845,7 +847,7 @@ class _OutlineRun(RecipeRun[OutlineRecipe]):
         return OutlineBatches(self.recipe, *self.pairs)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """The loss of one batch."""
+        """The loss of one batch: cross-entropy of every pixel plus one minus Dice."""
         images, masks = batch
         with self.autocast():
             logits = self.network(images.contiguous(memory_format=torch.channels_last)).float()
@@ -860,7 +862,7 @@ class _OutlineRun(RecipeRun[OutlineRecipe]):
         return Validation({"dice": mean}, f"Dice {mean:.4f}", self.average.state_dict())
 
     def _dice(self, picture: Grey, mask: Grey) -> float:
-        """The Dice coefficient of the network's outline of a picture."""
+        """The Dice coefficient of the network's outline of ``picture`` with the true outline ``mask``."""
         size = self.recipe.size
         values = normalise(enlarge(picture, size)[None], MEAN, SCALE)
         with torch.inference_mode():
@@ -1169,7 +1171,9 @@ def answer_figures(held_out: HeldOut, threshold: float, absent_below: float) -> 
 
 
 def _right_of(called: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_], weights: Floats) -> dict[str, Any]:
-    """The number of frames that were ``called`` something, and the share of these that is right."""
+    """The number of frames that were ``called`` some class, and the share of these that is ``right``, with
+    its interval over the resamples ``weights``.
+    """
     value = float((called & right).sum() / max(called.sum(), 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         drawn = (weights @ (called & right)) / (weights @ called)
@@ -1180,8 +1184,9 @@ def binary(
     found: Floats, hot: Floats, positive: Sequence[int], held_out: HeldOut, weights: Floats
 ) -> dict[str, Any]:
     """The columns of the published table for the task of telling the classes ``positive`` from the others;
-    the threshold of each fold is chosen by Youden's J on the other folds. ``found``: probabilities; ``hot``:
-    the truth as 0 and 1 per class. ``*_at_31``: re-weighted to the published share of positives.
+    the threshold of each fold is chosen by Youden's J on the other folds. ``found [N, K]``: probabilities;
+    ``hot [N, K]``: the truth, 1 for the frame's class and 0 for others; ``weights``: those of resamples.
+    Figures ``*_at_31`` are re-weighted to the published share of positives, 31 %.
     """
     truth, score = hot[:, positive].sum(1), found[:, positive].sum(1)
     called = np.zeros(len(truth), np.bool_)

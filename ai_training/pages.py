@@ -499,7 +499,7 @@ def _cell(row: Any, key: str, digits: int) -> str:
 
 
 def _text(value: Any, digits: int = 3) -> str:
-    """A value of a model card as text."""
+    """A value of a model card as text, numbers with ``digits`` after the point."""
     if isinstance(value, Mapping):
         return "; ".join(f"{name} {_text(part, digits)}" for name, part in value.items()) or "none"
     if isinstance(value, bool):

@@ -323,7 +323,9 @@ def in_splits(images: Sequence[SetImage], where: Path) -> tuple[SetImage, ...]:
 
 
 def check_splits(where: Path, images: Iterable[Any]) -> None:
-    """Raise DataMissing if a patient is in more than one split; ``where`` names the set in its text."""
+    """Raise DataMissing if a patient has ``images`` in more than one split; ``where`` names the set in its
+    text.
+    """
     splits: dict[str, set[str]] = {}
     for image in images:
         splits.setdefault(image.patient, set()).add(image.split)
@@ -371,8 +373,8 @@ HASHED, APART = 16, 44
 
 @cache
 def near_duplicates(paths: tuple[Path, ...]) -> tuple[str, ...]:
-    """The name of each picture's group: similar pictures share a group, also if linked by a third. Raises
-    DataMissing.
+    """The name of each picture's group. Two pictures are in one group if they are similar, or linked by a
+    chain of pictures of which each is similar to the next. Raises DataMissing.
     """
     if not paths:
         return ()

@@ -228,7 +228,7 @@ def _line(box: TruthBox, number: int, shape: tuple[int, int], to_model: Affine, 
 
 
 def _write_architecture(out: Path, labels: int) -> Path:
-    """Write the network's description for ultralytics; returns its path."""
+    """Write ultralytics' description of the network for so many ``labels`` into ``out``; returns its path."""
     fine, middle, last = TRUNK_CHANNELS
     path = out / "yolo-lite0.yaml"
     path.write_text(

@@ -184,7 +184,9 @@ def measure_cine(short: Path, long: Path, count: int) -> list[Row]:
 
 
 def print_stills(rows: Sequence[Row]) -> None:
-    """A table in Markdown, and what the design asks for."""
+    """Print the rows of ``measure_stills`` as a table in Markdown, and whether they reach the design's
+    targets.
+    """
     print(f"\nStill {STILL[0]} × {STILL[1]}, seconds\n")
     print(f"| what | n | p50 | p95 | finding p50 | filling and verifying p50 | × {EVERY_FRAME} | refused |")
     print("|---|---|---|---|---|---|---|---|")
@@ -199,7 +201,9 @@ def print_stills(rows: Sequence[Row]) -> None:
 
 
 def print_cine(rows: Sequence[Row], count: int) -> None:
-    """A table in Markdown, and what the design asks for."""
+    """Print the rows of ``measure_cine`` as a table in Markdown, and whether they reach the design's targets.
+    ``count``: frames of the cine.
+    """
     print(f"\nCine of {count} frames {CINE[0]} × {CINE[1]}, RGB\n")
     print(f"| what | frames measured | frames/s | × {EVERY_FRAME} | peak MiB | more than 16 frames, MiB |")
     print("|---|---|---|---|---|---|")
@@ -214,7 +218,7 @@ def print_cine(rows: Sequence[Row], count: int) -> None:
 
 
 def print_ratios(stills: Sequence[Row], cines: Sequence[Row]) -> None:
-    """The ratios to rapidocr alone, each with what the design asks for."""
+    """Print the ratios to rapidocr alone, each with whether it reaches the design's target."""
     still = next(row["ratio"][0] for row in stills if row["what"] == CLEANED)
     times = next(row["times"] for row in cines if row["what"] == CLEANED)
     print(f"\nBeside {EVERY_FRAME}, {CLEANED}:\n")

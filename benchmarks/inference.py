@@ -166,7 +166,9 @@ class _Runner:
 
 
 def print_pipeline(rows: Sequence[dict[str, Any]]) -> None:
-    """A table in Markdown, and what the design asks for."""
+    """Print the rows of ``measure_pipeline`` as a table in Markdown, and whether they reach the design's
+    targets.
+    """
     print(f"\nDX {SIZE} × {SIZE}, ms\n")
     print("| encoding | asked | decode p50 | rest p50 | whole p50 | whole p95 | × bare | n |")
     print("|---|---|---|---|---|---|---|---|")

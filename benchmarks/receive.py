@@ -209,7 +209,9 @@ def busy_processes(processes: int) -> Iterator[None]:
 
 
 def make_radiographs(folder: Path, size: int, count: int) -> list[Path]:
-    """Digital X-rays of ``size`` × ``size`` × 16 bit, noise, one study."""
+    """Write ``count`` digital X-rays of ``size`` × ``size`` pixels of 16 bits noise, all of one study;
+    returns their files.
+    """
     noise = np.random.default_rng(7).integers(0, 4095, size * size, dtype=np.uint16)
 
     def fill(ds: Dataset, number: int) -> None:
@@ -221,7 +223,9 @@ def make_radiographs(folder: Path, size: int, count: int) -> list[Path]:
 
 
 def make_stills(folder: Path, count: int) -> list[Path]:
-    """Ultrasound stills as baseline JPEG of 64 KiB: speckle of 480 × 480."""
+    """Write ``count`` ultrasound stills of 480 × 480 random speckle, as baseline JPEG of 64 KiB; returns
+    their files.
+    """
     noise = np.random.default_rng(7).rayleigh(42, (480, 480)).clip(0, 255).astype(np.uint8)
 
     def fill(ds: Dataset, number: int) -> None:

@@ -57,7 +57,9 @@ class Association:
     _message_id: int = field(default=0, init=False)
 
     def encode_store(self, context_id: int, item: Stored, priority: int = 0) -> bytes:
-        """All PDUs of one C-STORE."""
+        """Encode one C-STORE request: all its PDUs. ``context_id``: presentation context; ``priority``: 0
+        medium, 1 high, 2 low.
+        """
         self._message_id = self._message_id % 65535 + 1
         command = store_command(item.sop_class_uid, item.sop_instance_uid, self._message_id, priority)
         limit = min(self.peer_pdu or 2**20, 2**20)
@@ -123,7 +125,8 @@ def associate(
     quick_ack: bool = False,
     tls: ssl.SSLContext | None = None,
 ) -> Association:
-    """Propose contexts (identifiers 1, 3, 5 …). Raises Rejected, Aborted, OSError.
+    """Establish an association with ``address`` (host, port) as the AE ``calling``. ``contexts``: (abstract
+    syntax, transfer syntaxes) to propose, under the identifiers 1, 3, 5 … Raises Rejected, Aborted, OSError.
 
     ``quick_ack``: acknowledge every piece of a response at once, see ``read_pdu``.
     """
@@ -163,7 +166,7 @@ def _read_answer(association: Association) -> None:
 def associate_request(
     contexts: Sequence[tuple[str, Sequence[str]]], calling: str, called: str, maximum_pdu: int
 ) -> bytes:
-    """A-ASSOCIATE-RQ (PS3.8 9.3.2)."""
+    """Encode an A-ASSOCIATE-RQ (PS3.8 9.3.2); parameters as of :func:`associate`."""
     proposed = b"".join(
         _item(
             0x20,

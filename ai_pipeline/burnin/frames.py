@@ -433,7 +433,9 @@ class OutsideDigest:
         self._source, self._result = hashlib.sha256(), hashlib.sha256()
 
     def add(self, source: PixelArray, result: PixelArray, mask: Mask) -> None:
-        """Hash the next frame of source and result: ``[rows, columns]`` or ``[rows, columns, 3]`` each."""
+        """Add the next frame of source and of result to their hashes, with the pixels inside ``mask`` set to
+        zero: ``[rows, columns]`` or ``[rows, columns, 3]`` each.
+        """
         for digest, samples in ((self._source, source), (self._result, result)):
             blank = np.array(samples, copy=True)
             blank[mask] = 0
@@ -590,7 +592,7 @@ class _CineWindow(Window):
         return self._indices[int(np.argmax(differences)) if distinct else 0] + 1
 
     def _residue_of(self, pictures: list[Picture]) -> list[TextBox]:
-        """Find the text that is left in one view of all frames."""
+        """Find the text that is left in ``pictures``, one view of each frame."""
         if len(pictures) == 1:
             return self.verifier.residue(pictures[0], self.mask, self.plan, self.kept)
         light, dark = (cast(Picture, extreme.reduce(pictures)) for extreme in (np.maximum, np.minimum))

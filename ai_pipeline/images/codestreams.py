@@ -264,8 +264,8 @@ def _jpeg_2000(frame: bytes) -> Declared:
 
 
 def decomposition_levels(frame: bytes, header: ImageHeader) -> int:
-    """How often the ``bare`` JPEG 2000 of an image can be halved without decoding its finest details (T.800
-    A.6.1).
+    """How often the JPEG 2000 code stream ``frame`` (from :func:`without_jp2`) can be halved without decoding
+    its finest details (T.800 A.6.1).
 
     0 if its samples are not unsigned grey as the header says, or if it has several tiles, each of which is
     halved by itself.

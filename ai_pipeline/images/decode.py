@@ -49,8 +49,8 @@ from ai_pipeline.images.header import (
     StatedAttributes,
     check_palette,
     embedded_overlays,
+    normalise_terms,
     picture_header,
-    put_terms_right,
     read_header,
 )
 from ai_pipeline.images.limits import LIMITS, ImageLimits, lacks_memory
@@ -144,7 +144,7 @@ def read_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
         with path.open("rb") as opened:
             dataset = pydicom.dcmread(opened, stop_before_pixels=True)
             pixels_at = opened.tell()
-        put_terms_right(dataset)
+        normalise_terms(dataset)
         syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
         header = read_header(dataset)
         samples, bits = whole_of(dataset, "SamplesPerPixel", 1), whole_of(dataset, "BitsAllocated", 0)
@@ -466,7 +466,7 @@ def _frame_attributes(dataset: Dataset, frame: int) -> Dataset:
         for macro in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
             for item in (group.get(macro) or [])[:1]:
                 merged.update(item)
-    put_terms_right(merged)
+    normalise_terms(merged)
     return merged
 
 

@@ -602,7 +602,9 @@ class _Page:
         return MARGIN + widest + 2 * MARGIN, end + MARGIN // 2
 
     def results(self, texts: Sequence[str], left: int, top: int, bottom: int) -> None:
-        """Write texts between these borders and the right edge, in large letters if they have room."""
+        """Write texts right of the column ``left``, between the rows ``top`` and ``bottom``, in large letters
+        if they have room.
+        """
         size = LARGE_LETTERS if self.height_of(texts, left) <= bottom - top else LETTERS
         blocks = [self._block(text, self.width - left - MARGIN, size) for text in texts]
         self._write(_cut(blocks, (bottom - top) // _line_height(size)), WHITE, left, top, size)

@@ -96,7 +96,9 @@ def run_program(run: ProgramRun, report: Progress) -> None:
 
 
 def _goes_on(process: subprocess.Popen[bytes]) -> bool:
-    """Wait a moment; returns False when the supervisor has ended, or the program has stopped it (SIGSTOP)."""
+    """Wait a moment for the supervisor, ``process``; returns False if it has ended, or if the program has
+    stopped it (SIGSTOP).
+    """
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STEP_SECONDS)
     if process.poll() is not None:

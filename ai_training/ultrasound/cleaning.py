@@ -161,7 +161,9 @@ class MarkedFrame(NamedTuple):
 
 
 def synthetic_frames(data: Path, split: str, style: str, count: int) -> Iterator[MarkedFrame]:
-    """Frames of ``split`` with random overlays of the family ``style``. Raises DataMissing."""
+    """Yield ``count`` frames of ``split`` with random overlays of the family ``style``. Raises
+    DataMissing.
+    """
     overlays = burned_frames(data, clean_frames(split), count, SEED, FAMILIES[style])
     for frame, burned in overlays:
         kinds = dict(enumerate((thing.kind for thing in burned.objects), start=1))
@@ -561,10 +563,10 @@ def evaluate_cleaning(
     pictures: int = 0,
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Clean every frame with marked objects and judge the result; returns all figures. How near the node's
-    filling and the plain one come to the original pixels is measured on so many ``pictures`` with drawn
-    marks, all of which are removed. ``content``, ``masks``: as in :func:`marked_content`. Raises
-    DataMissing.
+    """Clean every frame with marked objects and judge the result; returns all figures. How close the node's
+    filling and a plain one come to the original pixels is measured on ``pictures`` frames (their number) on
+    which marks were drawn, all of which are removed. ``content``, ``masks``: as in :func:`marked_content`.
+    Raises DataMissing.
     """
     tools, how, outcomes = shared_tools(models_dir), CleaningPolicy(policy), []
     for number, frame in enumerate(marked_content(data, content, masks), start=1):
@@ -778,8 +780,8 @@ class MeasuredPicture(NamedTuple):
 
 
 def figures(filled: Picture, truth: Picture, mask: Mask) -> npt.NDArray[np.float64]:
-    """The figures ``[2, 4]``: MAE (0..255), MSE (0..1), PSNR (dB), SSIM; in the mask and over the whole
-    picture.
+    """How close the ``filled`` picture is to the ``truth``: ``[2, 4]``, in ``mask`` and over the whole
+    picture, MAE (0..255), MSE (0..1), PSNR (dB) and SSIM.
 
     SSIM is that of the luminances (Wang et al. 2004: Gaussian window, sigma 1.5, range 255).
     """

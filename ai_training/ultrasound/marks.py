@@ -187,8 +187,8 @@ def targets_of(burned: BurnIn) -> Targets:
 def crop(
     picture: Picture, targets: Targets, side: int, random: np.random.Generator
 ) -> tuple[Picture, Targets]:
-    """Cut a random square out of picture and targets, black beyond the picture; every second one has a marked
-    pixel.
+    """Cut the same random square of ``side`` pixels out of picture and targets, black beyond the picture;
+    half of the squares are chosen so that they hold a marked pixel.
     """
     rows, columns = targets.shape
     short = max(0, side - rows), max(0, side - columns)
@@ -377,7 +377,7 @@ def choose_threshold(
 
 
 def score(finder: MarkFinder, pictures: Sequence[BurnIn], threshold: float) -> dict[str, float]:
-    """Compare the finder's masks with the truth.
+    """Compare the masks of a finder at a threshold with the truth; returns the figures by name.
 
     ``clean_area``: marked share of clean pictures; ``choice``: the figure by which the best checkpoint is
     chosen.

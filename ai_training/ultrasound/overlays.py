@@ -552,7 +552,9 @@ FAMILIES = {family.name: family for family in (TRAIN, HELD_OUT)}
 
 
 def colour(random: Random) -> Colour:
-    """Choose a random colour that scanners write in; white and yellow are the most frequent."""
+    """Choose a random colour, varied a little, of those in which scanners write; white and yellow are the
+    most frequent.
+    """
     weights = [weight for _, weight in COLOURS]
     chosen = COLOURS[int(random.choice(len(COLOURS), p=[weight / sum(weights) for weight in weights]))][0]
     wobble = random.integers(-12, 13, 3)
@@ -1074,7 +1076,9 @@ FLOW_SIDE = 12  # cells of the coarse random field that colour flow is cut from
 
 @dataclass(frozen=True, slots=True)
 class Storing:
-    """How a synthetic picture is stored: scaled by ``factor``, then JPEG of ``quality`` (None: lossless)."""
+    """How a synthetic picture is stored: scaled by ``factor``, then JPEG of ``quality`` (None: lossless),
+    with the colours at full resolution (``whole_chroma``) or at half.
+    """
 
     factor: float
     interpolation: int

@@ -107,8 +107,8 @@ def message_of(name: str, node: str, chosen: Sequence[tuple[int, Mapping[str, An
 
 
 def _headline(same: Sequence[Mapping[str, Any]]) -> str:
-    """Return a headline for events of one number that state findings or results, such as "Suspected:
-    Pneumothorax"; "" for other events.
+    """Return a headline for ``same``, events of one number that state findings or results, such as
+    "Suspected: Pneumothorax"; "" for other events.
     """
     if named := list(dict.fromkeys(name for event in same for name in event["findings"])):
         return f"Suspected: {', '.join(named[:_EXAMPLES])}"
@@ -162,10 +162,10 @@ class Gatherer:
         return done
 
     def _gather(self, rule: NotificationSettings, behind: int | None) -> int:
-        """Store the notification that is due for one receiver; return 1 if there was one, else 0.
+        """Store the notification that is due for the receiver of ``rule``; return 1 if one was due, else 0.
 
-        ``behind``: number of the newest event of two minutes ago, up to which events are finished with; None
-        if unknown.
+        ``behind``: the newest event number of two minutes ago, None if unknown; after that time no event with
+        a lower number can appear any more, so these need not be read again.
         """
         # The conditions that notify by it, by the name of their rule for studies.
         conditions = {

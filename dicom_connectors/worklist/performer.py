@@ -278,10 +278,11 @@ class Worklist(Lane[ClaimedWorkitem]):
         return f"the study is {study.state.value} here" if ended else ""
 
     def _source(self, item: Workitem) -> PeerSettings | None:
-        """Return the configured peer that the work item names, by AE title or URL, as a place of its input;
-        None if it names none.
+        """Return the configured peer from which the input of a work item is fetched: one that the item names,
+        by AE title or URL; if it names no place at all, the manager itself; None if it names only others, or
+        the peer may not be queried.
 
-        No other address is ever called.
+        No address outside the configuration is ever called.
         """
         for peer in self._settings.peers:
             if "query" not in peer.may:

@@ -18,7 +18,14 @@ from dicom_node.base.store import views
 from dicom_node.base.store.tables import Delivery, ReceivedObject, Result, Study, Withdrawal
 from dicom_node.base.store.views import View, columns
 from dicom_node.people import Row, reviews
-from dicom_node.people.studies import image_view, images_of, number_in, person_of, report_files, subject
+from dicom_node.people.studies import (
+    heatmap_finding,
+    image_view,
+    images_of,
+    number_in,
+    person_of,
+    report_files,
+)
 from dicom_node.results import sr
 from dicom_node.results.envelope import OURS
 
@@ -218,7 +225,7 @@ def _results(session: Session, settings: Settings, number: int) -> list[View]:
         {
             **columns(row, "id", "job_id", "kind", "sop_instance_uid", "bytes", "deidentified", "created_at"),
             "purged": row.purged,
-            "subject": subject(session, settings, row),
+            "subject": heatmap_finding(session, settings, row),
             "withdrawn": columns(gone[row.id], "at", "actor", "because") if row.id in gone else None,
             "has_pixels": row.id not in gone and not row.purged and row.kind in _PICTURES,
             "deliveries": deliveries[row.id],

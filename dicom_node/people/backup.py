@@ -365,7 +365,9 @@ def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -
 
 
 def redacted(settings: Settings) -> dict[str, Any]:
-    """The configuration without secrets, as JSON values."""
+    """The configuration as JSON values, without secrets and without the values of rules' options and
+    conditions, which are the site's own words: only their keys are left.
+    """
     plain: dict[str, Any] = settings.model_dump(mode="json")
     plain["node"]["database_url"] = settings.database_url.partition(":")[0]
     for peer in plain["peers"]:

@@ -584,10 +584,10 @@ def forget_past(database: Database, settings: Settings, now: datetime | None = N
 
 
 def _forget(database: Database, old: Select[Any], deletion: Delete, key: InstrumentedAttribute[Any]) -> int:
-    """Delete the rows that ``old`` selects by ``deletion``, a few at a time so that others can write; returns
-    how many.
+    """Delete the rows whose keys the query ``old`` selects, by the statement ``deletion``, a few at a time so
+    that others can write meanwhile; returns how many.
 
-    ``key``: the primary key of both.
+    ``key``: the primary key of their table.
     """
     total = 0
     while True:

@@ -687,12 +687,14 @@ def person_of(session: Session, settings: Settings, number: int) -> dict[str, st
     return {keyword: str(header.get(keyword) or "") for keyword in _PERSON}
 
 
-def subject(session: Session, settings: Settings, row: Result) -> str:
+def heatmap_finding(session: Session, settings: Settings, row: Result) -> str:
     """The finding that a heat map shows; "" for other results, and if its file is missing."""
     path = Files(settings).if_here(session, row.path) if row.kind is ResultKind.HEATMAP else None
     if path is None:
         return ""
-    return _subject(dcmread(path, stop_before_pixels=True, specific_tags=["DerivationDescription"]))
+    return _finding_in_description(
+        dcmread(path, stop_before_pixels=True, specific_tags=["DerivationDescription"])
+    )
 
 
 def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
@@ -725,10 +727,10 @@ def _picture_name(row: Result, path: Path, uid: str) -> str:
     )
     if uid not in {item.ReferencedSOPInstanceUID for item in header.get("SourceImageSequence", [])}:
         return ""
-    return _NAMES.get(row.kind) or f"Heat map: {_subject(header)}"
+    return _NAMES.get(row.kind) or f"Heat map: {_finding_in_description(header)}"
 
 
-def _subject(header: Dataset) -> str:
+def _finding_in_description(header: Dataset) -> str:
     """The finding that a heat map shows, as the first sentence of its description says
     (``results.pictures.build_heatmap``).
     """

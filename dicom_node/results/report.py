@@ -236,20 +236,22 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
         )
         images.append(
             ImageReport(
-                source,
-                "AI summary",
-                result_lines(
+                source=source,
+                name="AI summary",
+                lines=result_lines(
                     [one for one in result.findings if one.source_uid == source.uid], measured, here
                 ),
-                [(OURS["RESULT"], _answer(known, measured, unsure=unsure))],
-                known,
-                [one for one in located if one.source is source],
-                [_coded(context, source, one, absence) for one in absent],
-                [_with_tracking(context, source, one, place) for place, one in enumerate(measured, start=1)],
-                [*([f"reliability: {rated}"] if rated else []), *_remarks(source, sources, notes)],
-                [one for one in result.images if one.source_uid == source.uid],
-                _parts(context, [one for one in compared if one.source_uid == source.uid]),
-                suspected or measured_is_call or any(one.on_faces for one in doubts),
+                answers=[(OURS["RESULT"], _answer(known, measured, unsure=unsure))],
+                findings=known,
+                located=[one for one in located if one.source is source],
+                absent=[_coded(context, source, one, absence) for one in absent],
+                measured=[
+                    _with_tracking(context, source, one, place) for place, one in enumerate(measured, start=1)
+                ],
+                remarks=[*([f"reliability: {rated}"] if rated else []), *_remarks(source, sources, notes)],
+                images=[one for one in result.images if one.source_uid == source.uid],
+                parts=_parts(context, [one for one in compared if one.source_uid == source.uid]),
+                has_call=suspected or measured_is_call or any(one.on_faces for one in doubts),
             )
         )
     cleaning = [note for note in notes if note.name in _OF_CLEANING]

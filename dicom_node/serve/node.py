@@ -349,7 +349,8 @@ def _listener(
     on_ready: Callable[[Mapping[str, Any]], None],
     on_death: Callable[[int, float], None],
 ) -> Child:
-    """Make the listener's process, and write the file that tells it which callers it accepts.
+    """Make the listener's process for the node at ``place``, and write the file that tells the listener which
+    callers it accepts.
 
     ``on_ready`` and ``on_death``: called with its message, or its exit status and the seconds until it starts
     again.
@@ -692,7 +693,9 @@ class Background:
         self._scheduler.start()
 
     def _outlast(self, work: Callable[..., object], *arguments: object) -> None:
-        """Do a timer's work; an error of the database is noted and not raised (one event for all timers)."""
+        """Do a timer's work. An error of the database is not raised but recorded as an outage, one event for
+        all timers.
+        """
         try:
             work(*arguments)
         except SQLAlchemyError as error:

@@ -338,7 +338,9 @@ class Choice:
     def _apply(
         self, session: Session, study: Study, patients: _Patients, taken: Mapping[str, Version]
     ) -> None:
-        """Make the chosen versions the current ones, and mark the others as set aside."""
+        """Make the chosen versions, ``taken`` by SOP Instance UID, the current ones, and mark the others as
+        set aside.
+        """
         for version in taken.values():
             if not version.in_force and not version.elsewhere:
                 # From another study, which must not have gone on with it.
@@ -594,8 +596,8 @@ def _work(
 
 
 def _rows(study: str | None, decisions: Sequence[RuleDecision], reason: str, *, queued: bool) -> list[Row]:
-    """Return a row for each decision of a rule. ``reason``: for decisions without a limit that stops the
-    job.
+    """Return a row for each rule's decision on a study. ``reason``: for decisions without a limit that stops
+    the job.
     """
     none = {"rule": "", "pipeline": "", "destinations": [], "sources": 0, "queued": False, "reason": reason}
     if not decisions:

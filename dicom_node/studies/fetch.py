@@ -466,7 +466,7 @@ def _without_result(
     session: Session, peer: PeerSettings, wanted: Sequence[tuple[scu.FoundStudy, str]]
 ) -> Iterator[MissingStudy]:
     """Yield those of the ``wanted`` studies (with the rules that take them) that never arrived, are
-    incomplete or lack a result, with the reason.
+    incomplete or lack a result, with the reason. Studies whose fetch is under way are left out.
     """
     uids = [study.study_instance_uid for study, _ in wanted]
     here, asked = fetches.present_studies(session, uids), fetches.of_studies(session, uids)

@@ -761,7 +761,9 @@ class Indexer:
             self._crashes.clear()
 
     def _batch(self, files: Iterator[Path]) -> Iterator[Arrived]:
-        """Yield the next files to index, read: as many as fit into one transaction and a limit of time."""
+        """Read the next files to index, and yield what was read: as many as fit into one transaction and a
+        limit of time.
+        """
         end, batch = time.monotonic() + _BATCH_SECONDS, list[Arrived]()
         for path in islice(files, _BATCH):
             begun, again = time.monotonic(), self._again.pop(path, None)

@@ -261,8 +261,9 @@ _MISREAD = {
 
 
 def may_be_setting(text: str) -> bool:
-    """Whether a text with up to two misread characters (:data:`_MISREAD`) is a machine setting of at least
-    four characters: with a digit, or a label that is no name. Of 64,000 names of Faker 40 none is one.
+    """Whether a text is a machine setting of at least four characters, if up to two of them were misread
+    (:data:`_MISREAD`). It must have a digit, or a label that is no name. Of 64,000 invented names (of the
+    library Faker 40) none is taken for a setting.
     """
     if not re.search(r"(?i)\d|^sr[i1]|^qual|^wmf", text):
         return False

@@ -204,8 +204,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Text:
-    """A place with text, the ``line`` read there, its meaning, and the line that the reader of ``small``
-    letters read. ``proof``: what else than its own words gives it its meaning.
+    """A place with text, the ``line`` read there, its meaning, and the line that the reader of small letters
+    read there (``small``). ``proof``: why it has its meaning, if that does not follow from its words; else
+    "".
     """
 
     box: TextBox
@@ -553,9 +554,9 @@ LABEL = re.compile(r"F?HR|BPM|PRF|DR|FR|WF|MI|TI[SBC]?|T[Ii][sbc]|Gn|Frq|FOV|AO%
 
 
 def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> list[Text]:
-    """Give texts that belong together one meaning: a label and its value, or two words of a line, both stay
-    or both go. Above each other, only a label and its value belong together: a name may stand above an
-    examination. A heart rate may also stand above its label.
+    """Give two texts that belong together one meaning, so that both stay or both are removed: a label and its
+    value, or two words of a line. Of texts above each other only a label and its value belong together,
+    because a name may stand above an examination; a heart rate may also stand above its label.
     """
     found = list(texts)
     for first, second in permutations(range(len(texts)), 2):

@@ -207,7 +207,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _last_line(errors: IO[bytes], ended: int) -> str:
-    """The last line on standard error, as the reason why a process failed."""
+    """The last line that a failed process wrote to standard error, as the reason."""
     errors.seek(max(0, errors.seek(0, os.SEEK_END) - 4 * LONGEST_LINE))
     lines = [line for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
     if not lines:

@@ -296,7 +296,9 @@ def http_report(code: int) -> SendReport:
 
 
 def unanswered(report: SendReport) -> Confirmation:
-    """The outcome of a query for an object that failed with ``report``."""
+    """The outcome of a query for an object that failed with ``report``: unknown or hung. An answer that
+    cannot be read counts as "not found", because waiting would not change it.
+    """
     if report is UNREADABLE:  # waiting does not cure it: it counts as not shown, and that has an end
         return Confirmation(Presence.NOT_FOUND, f"query: {report.text}")
     hung = report.status is SendStatus.HUNG
