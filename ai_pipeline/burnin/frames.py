@@ -73,6 +73,8 @@ from ai_pipeline.burnin.tools import PLAIN, Inpainter, black_out, inpaint, with_
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
 
+ALIKE, FAR_APART = 8, 32
+"""Grey levels that a reader of text may not tell apart, and those that a viewer with another window does."""
 ROUNDS = 3
 """Attempts to remove what is still found; the last one blacks it out."""
 
@@ -150,7 +152,7 @@ class DisplayTables:
 
     ``table``: from a stored value less ``low`` to the grey level that a viewer shows; None for colour.
     ``black``: the stored value that is shown darkest. ``equalised``: a second table, for a viewer with a
-    wider window, if the display window clips levels that hold structure. ``stretched``: each picture is shown
+    window of its own, if the display hides levels that may hold text. ``stretched``: each picture is shown
     between its own darkest and brightest samples, so filling a few pixels changes the whole picture.
     """
 
@@ -394,21 +396,28 @@ def made_up(before: Picture, after: Picture) -> Mask:
 def _equalised(
     places: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], table: Picture
 ) -> Picture | None:
-    """A table from value to rank where the display clips structure to black or white; else None. ``places``:
+    """A table from value to grey level where the display hides what may be text; else None. ``places``:
     values that occur; ``counts``: how often; ``table``: how they are displayed.
+
+    It does so where it clips structure to black or white, and where it shows nearly alike what lies far apart
+    among the values that occur: a window far wider than the samples, a lookup table with a flat part.
     """
-    shown = table[places]
+    # By rank and by value, half each: letters and their box are two values at the end of a thousand echoes',
+    # with hardly a rank between them; beside one hot pixel all others are nearly one value.
+    ranks, span = np.linspace(0, 255, len(places)), max(int(places[-1]), 1)
+    shown, apart = table[places], (ranks + places * (255 / span)) / 2
     # Values that are all displayed alike may make up letters and their background.
     # Share of the pixels whose stored values differ from the commonest one though the window shows all of
     # them as black, or as white: from this on they may hide text (percentile windows clip half of it at
     # either end).
-    if not any(
+    clipped = any(
         len(own) > 1 and int(own.sum() - own.max()) >= 0.01 * int(counts.sum())
         for own in (counts[shown == end] for end in (0, 255))
-    ):
+    )
+    alike = (apart[(shown >= level) & (shown < level + ALIKE)] for level in range(0, 256, ALIKE // 2))
+    if not clipped and all(len(own) < 2 or np.ptp(own) <= FAR_APART for own in alike):
         return None
-    ranks = np.interp(np.arange(len(table)), places, np.linspace(0, 255, len(places)))
-    return np.asarray(np.rint(ranks), np.uint8)
+    return np.asarray(np.rint(np.interp(np.arange(len(table)), places, apart)), np.uint8)
 
 
 def unchanged_outside(source: PixelArray, result: PixelArray, mask: Mask) -> bool:
