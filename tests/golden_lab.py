@@ -126,12 +126,16 @@ def objects(folder: Path) -> Iterator[tuple[str, BuiltObject]]:
     program = PipelineResult(_chest(film).findings[:1], models=(CALIBRATED,))
     [report] = build(_context("command", CALIBRATED, ResultKind.SR), [film], program)
     yield "command-sr", report
-    for one in build_failure(_context("chest_xray"), [film], "the model file is missing"):
-        yield f"failure-{one.kind}", one
+    yield from (
+        (f"failure-{one.kind}", one)
+        for one in build_failure(_context("chest_xray"), [film], "the model file is missing")
+    )
     hidden = _context("ultrasound", UNCALIBRATED)
     key = Pseudonyms(SiteKey(b"k" * 32), "registry")
-    for one in build_deidentified(hidden, [breast], _text_removed(breast), key).objects:
-        yield f"deidentified-{one.kind}", one
+    yield from (
+        (f"deidentified-{one.kind}", one)
+        for one in build_deidentified(hidden, [breast], _text_removed(breast), key).objects
+    )
     yield from _of_a_person(folder, film)
     cine = source(write_image(folder / "cine.dcm", US_MULTI_FRAME, speckle(48, 64, frames=3)))
     [picture] = build(_context("ultrasound", UNCALIBRATED, ResultKind.CLEANED), [cine], _text_removed(cine))

@@ -168,9 +168,11 @@ def run_pacs(
     classes: Sequence[UID] | None = None,
     syntaxes: Sequence[UID] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian),
     finds: bool = True,
+    callers: Sequence[str] = (),
 ) -> Iterator[Pacs]:
-    """Serve as long as the scope lasts; ``classes``: only these are taken."""
+    """Serve as long as the scope lasts; ``classes``: only these are taken, from ``callers`` alone."""
     ae = AE(ae_title=pacs.ae_title)
+    ae.require_calling_aet = list(callers)
     ae.maximum_associations = 50
     ae.require_called_aet = True
     ae.acse_timeout = 3  # its threads wait that long for a request on a connection that was closed
@@ -314,8 +316,7 @@ class FakeArchive(Pacs):
         return [*super().handlers(), (evt.EVT_C_GET, self._on_get)]
 
     def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
-        for answer in self.answers:
-            yield 0xFF00, answer
+        yield from ((0xFF00, answer) for answer in self.answers)
         yield 0x0000, None
 
     def _on_get(self, event: evt.Event) -> Iterator[Any]:

@@ -56,16 +56,17 @@ def sentences() -> Iterator[tuple[str, str]]:
             if str(where).startswith(_NO_SENTENCES):
                 continue
             for line, text in _literals(ast.parse(path.read_text(encoding="utf-8"))):
-                for one in _END.split(text):
-                    yield f"{where}:{line}", one.strip()
+                yield from ((f"{where}:{line}", one.strip()) for one in _END.split(text))
 
 
 def messages() -> Iterator[tuple[str, str]]:
     """File with line, and text, of all literals of the packages with a space that are no docstrings."""
     for package in ("ai_pipeline", "ai_training", "dicom_connectors", "dicom_console", "dicom_node"):
         for path in sorted((ROOT / package).rglob("*.py")):
-            for line, text in _literals(ast.parse(path.read_text(encoding="utf-8"))):
-                yield f"{path.relative_to(ROOT)}:{line}", text
+            yield from (
+                (f"{path.relative_to(ROOT)}:{line}", text)
+                for line, text in _literals(ast.parse(path.read_text(encoding="utf-8")))
+            )
 
 
 def prose() -> Iterator[tuple[str, str]]:

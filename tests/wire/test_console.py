@@ -1,4 +1,6 @@
-"""The console in a real browser: every page and action, streams, pictures, keys, others' sign-in."""
+"""A real browser: every page and action of the console, streams, pictures, keys, others' sign-in; and the
+search of the documentation.
+"""
 
 import html
 import io
@@ -6,10 +8,13 @@ import os
 import re
 import signal
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +34,15 @@ from dicom_console.views import changes
 from dicom_console.web import languages
 from dicom_console.web.access import ANYONE
 from dicom_node import people
+from dicom_node.base import events
 from dicom_node.base.config import loading
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.lifecycle import DeliveryState, UserRole
+from dicom_node.base.lifecycle import DeliveryState, ResultKind, UserRole
 from dicom_node.base.store import database
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import (
     CleaningReview,
+    DecisionRow,
     Delivery,
     DrawnByHand,
     Instance,
@@ -43,7 +50,7 @@ from dicom_node.base.store.tables import (
     Study,
     UserSession,
 )
-from dicom_node.base.store.transitions import utc_now
+from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.people import configured, users
 from dicom_node.people.audit import Person
 from dicom_node.people.demo import DRAWN_FILM
@@ -55,6 +62,7 @@ from tests.modality import chest, part_10, ultrasound, ultrasound_from
 from tests.node_lab import Node, in_background, running, store
 from tests.oidc_lab import PASSWORD as HOSPITAL_PASSWORD
 from tests.oidc_lab import hospital
+from tests.outbox_lab import Outbox
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
 from tests.postgres_lab import Postgres, start_postgres
@@ -65,6 +73,7 @@ from tests.unit.console.illustrated import FRAMES, analysed, image, scrubbing
 from tests.unit.inbox.objects import changed
 from tests.unit.jobs.worker_lab import work
 from tests.waiting import wait_until
+from tests.wheels import ROOT
 
 pytestmark = [
     *(pytest.mark.debian("chromium-headless-shell"), pytest.mark.timeout(600)),
@@ -157,48 +166,41 @@ def test_pages_say_that_the_database_is_away_and_come_back(
         page.context.close()
 
 
-@pytest.fixture
-def updating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Inbox, str]]:
-    """A node without studies, and the address of its console, whose pages update by themselves at once."""
+def test_a_page_shows_what_comes_while_one_looks_and_keeps_no_session_alive(
+    tmp_path: Path, chromium: Chromium, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(live, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(live, "CHECK_SECONDS", 0.2)
     inbox = Inbox(tmp_path / "var")
     with served(inbox) as address:
-        yield inbox, address
+        page, complaints = signed_in(chromium, address, UserRole.OPERATOR, base_url=address)
+        page.goto("/studies")
+        page.wait_for_selector("text=Updates by itself")
+        expect(page.locator("tbody tr")).to_have_count(0)
+        inbox.settle(ultrasound("one"))
+        page.wait_for_selector("text=ID-one")
+        page.goto("/jobs")
+        page.wait_for_selector("text=Updates by itself")
+        page.focus("button:has-text('Cancel')")
+
+        def with_another_job(route: Route) -> None:
+            """Give the page of before the next change, once the browser knows of the change."""
+            before = route.fetch()
+            page.evaluate("source.addEventListener('message', (change) => { note.title = change.data; })")
+            inbox.settle(ultrasound("three"))
+            known = lambda: page.get_attribute("#live", "title") == changes.change_mark(inbox.database)
+            wait_until(known, 60, "the browser knows of the change")
+            route.fulfill(response=before)
+
+        page.route("**/jobs", with_another_job, times=1)
+        inbox.settle(ultrasound("two"))
+        expect(page.locator("tbody tr")).to_have_count(3)
+        assert page.evaluate("document.activeElement.innerText") == "Cancel"
+        assert complaints == []
+        inbox.put(UserSession, seen_at=utc_now().replace(year=utc_now().year - 1))
+        page.wait_for_url("**/sign-in")
+        page.context.close()
     inbox.close()
-
-
-def test_a_page_shows_what_comes_while_one_looks_and_keeps_no_session_alive(
-    chromium: Chromium, updating: tuple[Inbox, str]
-) -> None:
-    inbox, address = updating
-    page, complaints = signed_in(chromium, address, UserRole.OPERATOR, base_url=address)
-    page.goto("/studies")
-    page.wait_for_selector("text=Updates by itself")
-    expect(page.locator("tbody tr")).to_have_count(0)
-    inbox.settle(ultrasound("one"))
-    page.wait_for_selector("text=ID-one")
-    page.goto("/jobs")
-    page.wait_for_selector("text=Updates by itself")
-    page.focus("button:has-text('Cancel')")
-
-    def with_another_job(route: Route) -> None:
-        """Give the page of before the next change, once the browser knows of the change."""
-        before = route.fetch()
-        page.evaluate("source.addEventListener('message', (change) => { note.title = change.data; })")
-        inbox.settle(ultrasound("three"))
-        known = lambda: page.get_attribute("#live", "title") == changes.change_mark(inbox.database)
-        wait_until(known, 60, "the browser knows of the change")
-        route.fulfill(response=before)
-
-    page.route("**/jobs", with_another_job, times=1)
-    inbox.settle(ultrasound("two"))
-    expect(page.locator("tbody tr")).to_have_count(3)
-    assert page.evaluate("document.activeElement.innerText") == "Cancel"
-    assert complaints == []
-    inbox.put(UserSession, seen_at=utc_now().replace(year=utc_now().year - 1))
-    page.wait_for_url("**/sign-in")
-    page.context.close()
 
 
 def test_a_person_signs_in_with_the_hospitals_account_and_out_of_both(
@@ -235,6 +237,60 @@ def test_a_person_signs_in_with_the_hospitals_account_and_out_of_both(
         page.context.close()
     assert complaints == []
     inbox.close()
+
+
+def test_what_is_bad_is_red_and_first_on_the_overview(tmp_path: Path, chromium: Chromium) -> None:
+    """A full disk, a decision from before a restore, a PACS that is away, a machine that was refused."""
+    outbox = Outbox(tmp_path, [Pacs(free_port()).peer()])
+    outbox.add_study(["pacs"], [ResultKind.SC])
+    outbox.worker().run_once()
+    outbox.write(record, events.ASSOCIATION_REJECTED, calling="US9", meaning="not recognized")
+    lost = DecisionRow(id="d1", at=utc_now(), machine="m", action="result_withdrawn", record={}, copied=True)
+    outbox.add(lost)
+    lab = ConsoleLab(outbox.settings, outbox.database)
+    lab.change("spool", minimum_free_mib=10**9)
+    with served_app(lab) as address:
+        page, complaints = signed_in(chromium, address, UserRole.VIEWER, base_url=address)
+        page.goto("/")
+        shown = page.evaluate("""() => [...document.querySelectorAll(".figure")].map(figure => {
+          const [red, green] = getComputedStyle(figure.firstElementChild).color.match(/\\d+/g);
+          return [red > 2 * green, figure.innerText]; })""")
+    assert [red for red, _ in shown] == [True] * 4 + [False] * (len(shown) - 4), shown
+    told = ("no object is accepted", "before a restore", "result waits for pacs", "US9")
+    assert all(any(words in text for _, text in shown[:4]) for words in told), shown
+    assert complaints == []
+    outbox.database.dispose()
+
+
+TASKS = {
+    "forgot password": ("console/start.html", "#forgot-a-password"),
+    "second modality": ("connect/modality.html", "#add-a-second-modality-such-as-an-ultrasound-machine"),
+    "init": ("deploy/service.html", "#or-by-questions-init"),
+    "full disk": ("operate/disk.html", ""),
+    "restore": ("operate/backup.html", "#restore"),
+    "withdraw results": ("console/studies.html", "#withdraw-results"),
+}
+"""What an operator looks for: the page and its heading."""
+MKDOCS = ROOT / ".venv-docs" / "bin" / "mkdocs"
+
+
+@pytest.mark.skipif(
+    not MKDOCS.exists() and "CI" not in os.environ, reason="`make docs` installs what makes pages"
+)
+def test_the_search_of_the_documentation_shows_the_page_of_the_task_first(
+    tmp_path: Path, chromium: Chromium
+) -> None:
+    subprocess.run([MKDOCS, "build", "--quiet", "--site-dir", tmp_path], cwd=ROOT, check=True)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as site:
+        in_background(site.serve_forever)
+        page = chromium.new_page(base_url=f"http://127.0.0.1:{site.server_port}")
+        for words, (place, heading) in TASKS.items():
+            page.goto("/index.html")
+            page.fill(".md-search__input", words)
+            found = page.locator(".md-search-result__item").first.locator("a")
+            expect(found.first).to_have_attribute("href", re.compile(re.escape(place)))
+            assert any(str(link.get_attribute("href")).endswith(heading) for link in found.all()), words
+        site.shutdown()
 
 
 def rows_of(page: Page) -> list[list[str]]:
@@ -657,8 +713,10 @@ def faults_of(page: Page, place: str) -> list[tuple[object, ...]]:
             if page.evaluate("document.documentElement.scrollWidth") > width:
                 found.append((page.url, width, "too wide"))
         page.set_viewport_size(size)  # type: ignore[arg-type]
-        for fault in page.evaluate(judge, rules):
-            found.append((page.url, scheme, fault["id"], [one["html"][:160] for one in fault["nodes"][:2]]))
+        found += [
+            (page.url, scheme, fault["id"], [one["html"][:160] for one in fault["nodes"][:2]])
+            for fault in page.evaluate(judge, rules)
+        ]
     return found
 
 

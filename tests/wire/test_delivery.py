@@ -802,15 +802,28 @@ def test_an_object_becomes_what_the_pacs_answers_and_shows(tmp_path: Path, pacs:
     assert outbox.study_states() == ["failed" if row["state"] == "dead" else "delivered"]
 
 
-def test_a_pacs_that_cannot_be_asked_keeps_the_delivery_open(tmp_path: Path) -> None:
-    with run_pacs(Pacs(free_port()), finds=False) as pacs:
-        outbox = Outbox(tmp_path, [pacs.peer()])
-        outbox.add_study(["pacs"], ONE)
+@needs_orthanc
+def test_who_looks_reads_why_a_pacs_cannot_be_asked_and_what_to_enter_there(tmp_path: Path) -> None:
+    """A strict PACS rejects unknown associations, Orthanc cuts unknown queries, and some take no queries."""
+    strict, mute = Pacs(free_port()), Pacs(free_port(), "MUTE")
+    with (
+        run_pacs(strict, callers=["WORKSTATION"]),
+        start_orthanc(tmp_path / "orthanc", config={"DicomAlwaysAllowFind": False}) as orthanc,
+        run_pacs(mute, classes=[Comprehensive3DSRStorage], finds=False),
+    ):
+        outbox = Outbox(tmp_path, [strict.peer(), peer(orthanc, "dimse", may=["receive"]), mute.peer("mute")])
+        outbox.add_study(["pacs", "dimse", "mute"], REPORT)
         outbox.worker().run_once()
-        row = outbox.rows()[0]
-        assert row["state"] == "unconfirmed"
-        assert "Query/Retrieve" in row["reason"]
-        assert outbox.study_states() == ["delivering"]
+        enter = "enter AINODE, the address of this machine and port 11112 there"
+        for one, row, why in zip(
+            outbox.settings.peers, outbox.rows(), (enter, enter, "Query/Retrieve"), strict=True
+        ):
+            checks = open_destination(one, outbox.settings).test()
+            assert why in row["reason"] and any(why in check.text for check in checks), (row, checks)
+    assert {check.name for check in checks if check.ok} == {"echo", "sr"}, "of the last"
+    assert {check.name for check in checks if not check.ok} == {"gsps", "sc", "query"}
+    assert outbox.states() == {"pending": 1, "unconfirmed": 2}
+    assert outbox.study_states() == ["delivering"]
 
 
 def test_classes_that_the_pacs_does_not_accept_are_left_out_with_a_warning(tmp_path: Path) -> None:
@@ -831,14 +844,6 @@ def test_a_damaged_result_file_never_leaves(tmp_path: Path, pacs: Pacs) -> None:
     outbox.run_until("dead", "confirmed")
     assert outbox.states() == {"dead": 2, "confirmed": 1}
     assert len(pacs.received) == 1
-
-
-def test_peers_test_says_what_the_pacs_takes(tmp_path: Path) -> None:
-    with run_pacs(Pacs(free_port()), classes=[Comprehensive3DSRStorage], finds=False) as pacs:
-        outbox = Outbox(tmp_path, [pacs.peer()])
-        checks = open_destination(outbox.settings.peer("pacs"), outbox.settings).test()
-    assert {check.name for check in checks if check.ok} == {"echo", "sr"}
-    assert {check.name for check in checks if not check.ok} == {"gsps", "sc", "query"}
 
 
 @pytest.mark.debian("postgresql")

@@ -413,6 +413,30 @@ def test_what_the_node_writes_is_its_own(reloaded: Node) -> None:
     assert [path for path in written if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
 
 
+@pytest.mark.debian("postgresql")
+def test_a_stopped_node_goes_on_in_postgresql_with_all_that_it_had_and_its_file_stays(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    images = [ultrasound(name, size=(48, 40)) for name in ("early", "late")]
+    with run_pacs(Pacs(free_port())) as pacs:
+        config = site_config(pacs.port)
+        with running(Node(tmp_path, config)) as node:
+            store(node.port, images[:1], "US1")
+            before = node.wait_for(["delivered"])
+            moved = Node(tmp_path, config, name="moved", database_url=postgres_url)
+            assert "stop it first" in moved.run("db", "move").stderr
+            node.stop()
+        file = (tmp_path / "var" / "node.db").read_bytes()
+        assert moved.run("db", "upgrade").returncode == 0
+        assert "counted in both" in moved.run("db", "move").stdout
+        assert "not empty: it has rows of" in moved.run("db", "move").stderr
+        assert (tmp_path / "var" / "node.db").read_bytes() == file
+        assert moved.studies() == before
+        with running(moved):
+            store(moved.port, images[1:], "US1")  # under a number of its own
+            moved.wait_for(["delivered"], count=2)
+
+
 IDENTITY = {"PatientName": "Secret^Name", "PatientID": "SECRET-ID", "AccessionNumber": "SECRET-ACC"}
 STEPS = {
     "study": 1,

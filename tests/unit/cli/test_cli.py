@@ -541,18 +541,13 @@ def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
     running.stop()
 
 
-@pytest.fixture
-def site_with_pacs(site: Path, pacs: EmbeddedPacs) -> Path:
+def test_peers_test_tries_what_delivery_needs(run: Run, site: Path, pacs: EmbeddedPacs) -> None:
     rewrite(site, {"port = 4242": f"port = {pacs.port}"})
-    return site
-
-
-def test_peers_test_tries_what_delivery_needs(run: Run, site_with_pacs: Path, pacs: EmbeddedPacs) -> None:
-    printed = run("peers", "test", "--config", site_with_pacs, "--json")
+    printed = run("peers", "test", "--config", site, "--json")
     assert printed.status == 0, printed.out
     assert {row["check"] for row in printed.json} >= {"echo", "query", "sr", "gsps"}
     pacs.stop()
-    assert run("peers", "test", "pacs", "--config", site_with_pacs).status == ExitCode.UNAVAILABLE
+    assert run("peers", "test", "pacs", "--config", site).status == ExitCode.UNAVAILABLE
 
 
 def test_rules_try_says_which_rule_and_why_not(run: Run, site: Path, tmp_path: Path) -> None:
@@ -776,8 +771,7 @@ def in_one_process(
     )
     rows: list[tuple[int, str]] = json.loads(done.stdout.splitlines()[-1])
     assert len(rows) == sum(len(verbs) for _, verbs in asked)
-    for config, verbs in asked:
-        yield config, iter([(verb, *rows.pop(0)) for verb in verbs])
+    yield from ((config, iter([(verb, *rows.pop(0)) for verb in verbs])) for config, verbs in asked)
 
 
 DAMAGED: dict[str, Callable[[bytes], bytes]] = {

@@ -614,8 +614,7 @@ def keys() -> typing.Iterator[tuple[str, str]]:
     for table, field in Settings.model_fields.items():
         types = [*typing.get_args(field.annotation), field.annotation]
         (model,) = [one for one in types if isinstance(one, type) and issubclass(one, BaseModel)]
-        for key in model.model_fields:
-            yield table, key
+        yield from ((table, key) for key in model.model_fields)
 
 
 def written(table: str, key: str) -> str:

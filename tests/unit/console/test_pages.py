@@ -93,7 +93,7 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import append, record, utc_now
 from dicom_node.base.store.views import View, list_events
-from dicom_node.people import audit, configured, preflight, queues, users
+from dicom_node.people import audit, configured, preflight, users
 from dicom_node.people.preflight import Tried
 from dicom_node.receive.policy import Failure
 from tests.console_lab import (
@@ -107,6 +107,7 @@ from tests.console_lab import (
     own_model,
     routes,
 )
+from tests.forked import run_forked
 from tests.hostile.web import answering
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
@@ -780,8 +781,10 @@ OPEN = {
 def endpoints(app: FastAPI) -> Iterator[tuple[str, str, object]]:
     """Method, path and declared role of everything that the application answers."""
     for route in routes(app.routes):
-        for method in sorted(route.methods - {"HEAD"}):
-            yield method, route.path, getattr(route.endpoint, "needs", None)
+        yield from (
+            (method, route.path, getattr(route.endpoint, "needs", None))
+            for method in sorted(route.methods - {"HEAD"})
+        )
 
 
 PARAMETERS = {"change": "retry", "name": "style.css", "which": "images"}
@@ -1643,7 +1646,9 @@ def test_an_operator_sees_tests_and_repeats(told: ConsoleLab, web: WebServer) ->
     browser.post("/notifications/hook/test")
     assert "taken by the server" in browser.text
     assert web.calls[-1][1]["test"] is True
-    queues.test_notifier(told.settings, "hook", finding="Pneumothorax")
+    hook = f'[[notifications]]\nname = "hook"\non = ["failure"]\nurl = "{web.url}"\n'
+    words = ("notifications", "test", "hook", "--finding", "Pneumothorax")
+    assert not run_forked("dicom_node", *words, "--config", config_file(told.settings, hook)).returncode
     assert "Suspected: Pneumothorax" in web.calls[-1][1]["text"] and web.calls[-1][1]["test"] is True
     assert [browser.post("/notifications/1/retry") for _ in range(2)] == [303, 409]
     assert browser.post("/notifications/none/test") == 404

@@ -438,8 +438,10 @@ def next_steps(
             if job is JobState.RUNNING and after not in (JobState.QUEUED, JobState.CANCELLED):
                 yield moved, (*deliveries, DeliveryState.PENDING)
     for place, delivery in enumerate(deliveries):
-        for step in steps(DELIVERY, delivery):
-            yield jobs, (*deliveries[:place], step, *deliveries[place + 1 :])
+        yield from (
+            (jobs, (*deliveries[:place], step, *deliveries[place + 1 :]))
+            for step in steps(DELIVERY, delivery)
+        )
 
 
 @pytest.mark.parametrize(

@@ -311,12 +311,6 @@ def pass_minutes(interrupted: Outbox, minutes: int) -> None:
     interrupted.put(Delivery, next_at=utc_now())
 
 
-def test_an_outage_says_since_when_and_what_waits(interrupted: Outbox) -> None:
-    [found] = interrupted.read(outages)
-    assert (found.destination, found.waiting, found.reason) == ("pacs", 3, AWAY.text)
-    assert utc_now() - found.since < timedelta(minutes=1)
-
-
 def test_what_waits_no_more_is_no_outage(interrupted: Outbox, away: Mock) -> None:
     """A person discarded all days ago; a first try of today that fails is an outage of today."""
     with interrupted.database.write() as session:
@@ -330,7 +324,12 @@ def test_what_waits_no_more_is_no_outage(interrupted: Outbox, away: Mock) -> Non
     assert report_outages(interrupted.database, interrupted.settings) == 0
 
 
-def test_an_outage_is_told_once_when_it_lasts_and_so_is_its_end(interrupted: Outbox, away: Mock) -> None:
+def test_an_outage_says_since_when_what_waits_and_once_that_it_lasts_or_ends(
+    interrupted: Outbox, away: Mock
+) -> None:
+    [found] = interrupted.read(outages)
+    assert (found.destination, found.waiting, found.reason) == ("pacs", 3, AWAY.text)
+    assert utc_now() - found.since < timedelta(minutes=1)
     settings = interrupted.settings
     rule = NotificationSettings(name="hook", on=("outage",), url="https://x", every_minutes=0)
     gatherer = Gatherer(interrupted.database, settings.model_copy(update={"notifications": (rule,)}))

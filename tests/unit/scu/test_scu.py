@@ -263,8 +263,11 @@ def told(server: socket.socket) -> str:
     return check.text.replace(f"PACS at 127.0.0.1:{port}", "it")
 
 
-def test_a_peer_that_hangs_is_told_apart(listening: socket.socket) -> None:
+def test_a_peer_that_hangs_is_told_from_one_that_is_away(listening: socket.socket) -> None:
     assert told(listening) == "connected to it, but it gave no answer"
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        assert told(unheard) == "cannot connect to it"
 
 
 def test_a_peer_that_hangs_up_is_told_so(listening: socket.socket) -> None:
@@ -275,12 +278,6 @@ def test_a_peer_that_hangs_up_is_told_so(listening: socket.socket) -> None:
     hangs_up.start()
     assert told(listening).startswith("connected to it, ")
     hangs_up.join()
-
-
-def test_a_peer_that_is_away_cannot_be_connected_to(listening: socket.socket) -> None:
-    with socket.socket() as unheard:
-        unheard.bind(("127.0.0.1", 0))
-        assert told(unheard) == "cannot connect to it"
 
 
 def test_a_file_that_grows_without_end_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from datetime import UTC, date, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,6 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from pydantic import SecretStr
 from sqlalchemy import Column, Date, DateTime, LargeBinary, MetaData, String, Table, event, func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
@@ -79,7 +79,7 @@ from dicom_node.deliver.scu import SendReport, SendStatus
 from dicom_node.jobs.drift import forget_old, report_drift
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.jobs.worker.run import JobHeartbeat, Worker
-from dicom_node.people import backup, preflight, queues, users
+from dicom_node.people import preflight, queues, users
 from dicom_node.people.queues import Sign, SignsOfLife, forget_lost, forget_past, note_free_space
 from dicom_node.serve.node import Background, inode
 from dicom_node.studies.indexing import purge, purge_results
@@ -249,9 +249,6 @@ def a_value(table: Table, column: Column[Any]) -> object:
     return next((value for kind, value in kinds.items() if isinstance(column.type, kind)), 1)
 
 
-ALL_EVENTS = events.all_types()
-
-
 MOVES: dict[str, tuple[type[Any], type[Any], Callable[[Session, Any, events.EventType], object]]] = {
     "study": (Study, StudyState, move_study),
     "job": (Job, JobState, move),
@@ -296,48 +293,26 @@ def filled_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databa
     filled_database.dispose()
 
 
-def test_all_life_cycles_are_tried() -> None:
-    assert set(MOVES) == set(LIFE_CYCLES)
-
-
-@pytest.mark.parametrize("name", MOVES)
-def test_an_event_moves_a_row_as_its_table_says_and_is_written_down_once(
-    filled_database: Database, name: str
-) -> None:
-    kind, _, move = MOVES[name]
-    wrong = []
-    for (state, happening), after in LIFE_CYCLES[name].items():
-        with filled_database.write() as session:
-            row = session.scalars(select(kind)).one()
-            row.state = state
-            session.flush()
-            before = events_in(session, happening)
-            move(session, row, happening)
-            if row.state is not after or events_in(session, happening) != before + 1:
-                wrong.append((state, happening.number, row.state))
-    assert wrong == []
-
-
-@pytest.mark.parametrize("name", MOVES)
-def test_an_event_that_the_table_lacks_is_refused_in_every_state(
+@pytest.mark.parametrize("name", LIFE_CYCLES)
+def test_an_event_moves_a_row_as_its_table_says_and_is_written_down_once_or_else_refused(
     filled_database: Database, name: str
 ) -> None:
     kind, states, move = MOVES[name]
     wrong = []
     with filled_database.write() as session:
         row = session.scalars(select(kind)).one()
-        before = session.scalar(select(func.count(EventRow.id)))
-        for state in states:
-            row.state = state
+        for state, event in product(states, events.all_types()):
+            row.state, after, moved = state, LIFE_CYCLES[name].get((state, event)), False
             session.flush()
-            for event in ALL_EVENTS:
-                if (state, event) in LIFE_CYCLES[name]:
-                    continue
-                with suppress(NodeError):
-                    move(session, row, event)
-                    wrong.append((state, event.number))
-                assert row.state is state
-        assert session.scalar(select(func.count(EventRow.id))) == before
+            last = session.scalar(select(func.max(EventRow.id))) or 0
+            with suppress(NodeError):
+                move(session, row, event)
+                moved = True
+            written = list(session.scalars(select(EventRow.number).where(EventRow.id > last)))
+            if (moved, row.state, written) != (
+                (True, after, [event.number]) if after else (False, state, [])
+            ):
+                wrong.append((state, event.number, row.state, written))
     assert wrong == []
 
 
@@ -357,10 +332,6 @@ def test_a_study_that_is_received_or_in_quarantine_is_not_moved_by_its_work(
                     settle_study_as(session, row, after)
                     wrong.append((state, after))
     assert wrong == []
-
-
-def events_in(session: Session, event: events.EventType) -> int:
-    return session.scalar(select(func.count(EventRow.id)).where(EventRow.number == event.number)) or 0
 
 
 LONG = 60.0
@@ -464,28 +435,6 @@ def test_events_of_an_open_association_are_found_in_any_time_zone_of_the_server(
     shown = outbox.read(views.list_events, study_instance_uid=outbox.rows(Study)[0].study_instance_uid)
     assert events.STORE_REFUSED.number in {row["number"] for row in shown}
     outbox.database.dispose()
-
-
-@POSTGRESQL
-def test_the_database_of_a_stopped_node_moves_to_postgresql_and_the_file_stays(
-    tmp_path: Path, postgres_url: str
-) -> None:
-    outbox = filled(tmp_path)
-    outbox.database.dispose()
-    file = outbox.settings.node.data_dir / "node.db"
-    before = file.read_bytes()
-    node = outbox.settings.node.model_copy(update={"database_url": SecretStr(postgres_url)})
-    settings = outbox.settings.model_copy(update={"node": node})
-    Database(postgres_url).upgrade()
-    moved = backup.move_database(settings)
-    assert (moved["study"], moved["delivery"], moved["installation"]) == (1, 3, 1)
-    assert file.read_bytes() == before
-    there = Stored(Database(postgres_url))
-    assert there.rows(Delivery)[0].reason == outbox.rows(Delivery)[0].reason
-    there.add(a_study("1.2.9"))  # under a number of its own
-    with pytest.raises(NotAllowedNow, match="not empty: it has rows of"):
-        backup.move_database(settings)
-    there.database.dispose()
 
 
 def found(inbox: Inbox, asked: str) -> set[str]:

@@ -36,38 +36,42 @@ def images(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_chestx_det_gives_several_boxes_of_one_label(images: Path) -> None:
-    listed = [
-        {
-            "file_name": "00000042_006.png",
-            "syms": ["Fibrosis", "Fibrosis", "Fracture"],
-            "boxes": [[632, 721, 909, 969], [129, 611, 474, 909], [1, 2, 3, 4]],
-        },
-        {"file_name": "99999999_000.png", "syms": ["Mass"], "boxes": [[1, 2, 30, 40]]},
-    ]
-    (images / "det.json").write_text(json.dumps(listed))
-
-    boxes = detect.detection_boxes(images, [images / "det.json"])
-
-    assert [(box.label, box.image.split, box.image.patient) for box in boxes] == [
-        ("Fibrosis", "train", "00000042")
-    ] * 2
-    assert corners(boxes[0]) == pytest.approx((632 / 1024, 721 / 1024, 909 / 1024, 969 / 1024))
-
-
-def test_a_box_of_the_nih_list_that_another_list_has_too_is_taken_once(images: Path) -> None:
-    (images / "BBox_List_2017.csv").write_text(
-        "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
-        "00000043_000.png,Infiltrate,225.08,547.02,86.78,79.19,,,\n"
-        "00000043_000.png,Nodule,100,100,50,50,,,\n"
-    )
-
-    again = {"file_name": "00000043_000.png", "syms": ["Nodule"], "boxes": [[102, 100, 151, 150]]}
-    (images / "again.json").write_text(json.dumps([again]))
-    boxes = detect.detection_boxes(images, [images / "BBox_List_2017.csv", images / "again.json"])
-
-    assert [box.label for box in boxes] == ["Infiltration", "Nodule"]
-    assert corners(boxes[1]) == pytest.approx((100 / 1024, 100 / 1024, 150 / 1024, 150 / 1024))
+@pytest.mark.parametrize(
+    ("file", "text", "found", "last"),
+    [
+        (
+            "det.json",
+            json.dumps(
+                [
+                    {
+                        "file_name": "00000042_006.png",
+                        "syms": ["Fibrosis", "Fibrosis", "Fracture"],
+                        "boxes": [[632, 721, 909, 969], [129, 611, 474, 909], [1, 2, 3, 4]],
+                    },
+                    {"file_name": "99999999_000.png", "syms": ["Mass"], "boxes": [[1, 2, 30, 40]]},
+                ]
+            ),
+            [("Fibrosis", "train", "00000042")] * 2,
+            (129, 611, 474, 909),
+        ),
+        (
+            "BBox_List_2017.csv",
+            "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
+            "00000043_000.png,Infiltrate,225.08,547.02,86.78,79.19,,,\n"
+            "00000043_000.png,Nodule,100,100,50,50,,,\n",
+            [("Infiltration", "val", "00000043"), ("Nodule", "val", "00000043")],
+            (100, 100, 150, 150),
+        ),
+    ],
+    ids=["ChestX-Det, several of one label", "the whole NIH list"],
+)
+def test_boxes_of_a_list_that_is_named_alone_are_those_of_our_labels_and_images(
+    images: Path, file: str, text: str, found: list[tuple[str, str, str]], last: tuple[int, ...]
+) -> None:
+    (images / file).write_text(text)
+    boxes = detect.detection_boxes(images, [images / file])
+    assert [(box.label, box.image.split, box.image.patient) for box in boxes] == found
+    assert corners(boxes[-1]) == pytest.approx(tuple(edge / 1024 for edge in last))
 
 
 @pytest.mark.parametrize(
