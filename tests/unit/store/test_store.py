@@ -538,8 +538,9 @@ def test_a_job_that_runs_meanwhile_tells_of_it_once(inbox: Inbox, caplog: pytest
     queue = JobQueue(inbox.database, WorkerSettings())
     queue.heartbeat = beat = Mock(side_effect=OperationalError("", {}, Exception("connection refused")))  # type: ignore[method-assign]
     times = {"interval": 0.01, "limit": 60, "grace": 60, "finish": 60}
-    job = Mock(spec=Job, id=1)
-    with JobHeartbeat(queue, job, stopping=threading.Event(), abandon=lambda *_: None, **times):
+    with JobHeartbeat(
+        queue, Mock(spec=Job, id=1), stopping=threading.Event(), abandon=lambda *_: None, **times
+    ):
         wait_until(lambda: beat.call_count >= 5, 60, "five beats")
     assert caplog.messages == ["the database does not answer (OperationalError): its work waits"]
 
@@ -605,11 +606,12 @@ OPTIONS = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, s
 def options_of(url: str) -> tuple[int, ...]:
     """Of the connection's socket, as the kernel has them."""
     database = Database(url)
-    with database.engine.connect() as connection:
-        number = os.dup(connection.connection.driver_connection.fileno())
-        with socket.socket(fileno=number) as line:
-            assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-            found = tuple(line.getsockopt(socket.IPPROTO_TCP, option) for option in OPTIONS)
+    with (
+        database.engine.connect() as connection,
+        socket.socket(fileno=os.dup(connection.connection.driver_connection.fileno())) as line,
+    ):
+        assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        found = tuple(line.getsockopt(socket.IPPROTO_TCP, option) for option in OPTIONS)
     database.dispose()
     return found
 
