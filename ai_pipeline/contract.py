@@ -211,7 +211,8 @@ class Measurement:
 
 
 def repeatability(limits: tuple[float, float], step: float) -> float:
-    """The difference of two measurements below which they count as unchanged, rounded up to ``step``.
+    """The largest difference between two measurements at which they count as unchanged, rounded up to
+    ``step``.
 
     ``limits``: the range that holds 95 % of the differences from a reader on test images. Half its width is
     1.96 standard deviations of one measurement (a constant bias cancels out), and a difference of two has √2

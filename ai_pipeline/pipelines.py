@@ -75,8 +75,8 @@ def try_out(name: str, card_file: Path, seconds: int) -> None:
 
 
 def option_faults(pipeline: Pipeline, options: Mapping[str, object]) -> dict[str, str]:
-    """What is wrong with ``options`` for this pipeline, its models and this machine, as remedies by option. A
-    pipeline of another package may raise any error.
+    """What must be changed in ``options`` for this pipeline, its models and this machine: a remedy in words,
+    by option. A pipeline of another package may raise any error.
     """
     known = pipeline.card.options
     faults = known.faults(options)

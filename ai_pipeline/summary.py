@@ -175,9 +175,10 @@ def _counted(head: str, names: Sequence[str]) -> str:
 
 
 def without_research(result: PipelineResult) -> PipelineResult:
-    """Return the result without findings that are for research only. ``scores`` stay whole: the node counts
-    them. If one of several ``exclusive`` findings of an image is removed, the others keep their probability
-    only if they are present: as all probabilities add up to 1, the rest would reveal the hidden one.
+    """Return the result without findings that are for research only. ``scores`` keeps those of all findings:
+    the node counts them. If one of several ``exclusive`` findings of an image is removed, the others keep
+    their probability only if they are present: all probabilities add up to 1, so the others would reveal the
+    removed one.
     """
     hidden = {
         (one.source_uid, one.model.id) for one in result.findings if one.research_only and one.exclusive

@@ -274,7 +274,8 @@ _NIH = re.compile(r"\d{8}_\d{3}")
 
 
 def learned_from(card: Card, images: Iterable[SetImage]) -> dict[str, Any]:
-    """What the network of ``card`` was trained on, and how many ``images`` have names of that set.
+    """What the network of ``card`` was trained on (``data``), and how many of ``images`` may have been in it
+    by their names (``same``).
 
     Of the public sets only ChestX-ray14 has names by which its images can be recognised elsewhere.
     """
@@ -288,7 +289,7 @@ def _measured(
     card: Card, made: Card, data: str, fitted: Scored, checked: Scored, good: Sequence[str]
 ) -> dict[str, Any]:
     """Measure the model card ``made``, which replaces ``card``, on the set ``data``. ``fitted``: the images
-    of the fit; ``checked``: the other ones; ``good``: the labels that are found better than by chance.
+    of the fit; ``checked``: the other ones; ``good``: the labels that the model finds better than by chance.
     """
     head = headline(checked, {})
     figures = {

@@ -106,7 +106,9 @@ class AnatomyBatches(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, images: Sequence[AnatomyImage], how: Augment, batch: int, seed: int) -> None:
-        """Read ``images``. ``how``: how far copies differ; ``batch``: images in a batch."""
+        """Read ``images``. ``how``: how far copies may differ from them; ``batch``: images in a batch;
+        ``seed``: of the random copies.
+        """
         self._pairs = [image.read() for image in images]
         self._how, self._batch, self._seed = how, batch, seed
 
@@ -133,8 +135,8 @@ def plain(image: AnatomyImage) -> tuple[Singles, Singles]:
 def augment(
     picture: Grey, organs: npt.NDArray[np.bool_], how: Augment, random: np.random.Generator
 ) -> tuple[Grey, Singles]:
-    """Make a randomly moved copy of ``picture`` with changed grey levels, and its organs in the same
-    place.
+    """Make a randomly turned, scaled and shifted copy of ``picture`` with changed grey levels, and its organs
+    moved alike. ``how``: how far the copy may differ.
     """
     matrix = _motion(picture.shape, how, random)
     border = float(random.choice([0.0, float(np.median(picture))]))
@@ -177,8 +179,8 @@ def _centred(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _exposed(picture: Grey, how: Augment, random: np.random.Generator) -> Grey:
-    """Make a copy with another exposure, sharpness, borders and noise, its grey levels stretched as in every
-    input.
+    """Make a copy with another exposure, sharpness, borders and noise, as far as ``how`` allows; its grey
+    levels are stretched as in every input.
     """
     low, high = np.percentile(picture, (1, 99))
     grey = np.clip((picture - np.float32(low)) / np.float32(max(high - low, 1)), 0, 1)

@@ -91,8 +91,8 @@ def changed_card(path: Path, to: Path | None = None) -> Iterator[TOMLDocument]:
 
 
 def add_figures(path: Path, figures: Mapping[str, Any]) -> None:
-    """Put ``figures`` into the table ``[metrics]`` of the model card at ``path``; other figures there
-    stay.
+    """Put ``figures`` into the table ``[metrics]`` of the model card at ``path``; other figures in it are not
+    changed.
     """
     with changed_card(path) as card:
         card.setdefault("metrics", {}).update(figures)

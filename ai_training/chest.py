@@ -286,7 +286,9 @@ class ChestBatches(Dataset[Batch]):
 
 
 def augment(image: Grey, size: int, how: Augmentation, random: np.random.Generator) -> Grey:
-    """Make a randomly moved and turned copy ``[size, size]`` of ``image`` with another window."""
+    """Make a randomly moved and turned copy ``[size, size]`` of ``image`` with another window. ``how``: how
+    far it may differ.
+    """
     side = image.shape[0]
     angle = np.deg2rad(random.uniform(-how.rotation, how.rotation))
     zoom = size / side * (1 + random.uniform(-how.scale, how.scale))
@@ -331,8 +333,8 @@ class Material:
 
     @staticmethod
     def gather(data: Path, experiment: Experiment, cache: Path, report: Report = silent) -> Material:
-        """Read the images that ``data`` names. ``cache``: folder that stores the reduced images between runs.
-        Raises DataMissing.
+        """Read and reduce the images in the folder ``data``, as the ``experiment`` wants them. ``cache``:
+        folder that stores the reduced images between runs. Raises DataMissing.
         """
         cv2.setNumThreads(1)
         found = chest_set(data)
@@ -626,9 +628,9 @@ RESIDUAL_SHARE, HEAD_SHARE = 0.997, 0.993  # of validation adults inside the lim
 
 def fit_gate(data: Path, see: See, seed: int = 1, report: Report = silent) -> tuple[FeatureGate, float]:
     """Fit the domain gate on the train split of ``data``, and its limits on the adults of the validation
-    split. Returns the gate, and the largest distance at which it accepts an image. ``see``: gives the
-    features of pictures. Sets that ``data`` lacks are left out, and so are the kinds of picture in them.
-    Raises DataMissing if one of the two splits has no chest images of adults.
+    split. Returns the gate, and the largest distance at which it accepts an image. ``see``: returns the
+    features of pictures; ``seed``: of the random changes. Sets that ``data`` lacks are left out, and so are
+    the kinds of picture in them. Raises DataMissing if one of the two splits has no chest images of adults.
     """
     random = np.random.default_rng(seed)
     report(0.0, "reading the pictures that the gate learns from")
@@ -663,11 +665,12 @@ def directions_of(features: Singles, count: int) -> FeatureGate:
 
 
 def gate_figures(data: Path, classifier: Classifier, split: str, report: Report = silent) -> dict[str, Any]:
-    """How the domain gate of ``classifier`` judges every kind of picture of ``split``. ``adults``: share of
-    the split's adults that is refused or reoriented. ``kinds``: for each kind ``false_positives_at_95``
-    (share accepted, as shown, at the limit that 95 % of the split's adults pass; with its 95 % Wilson
-    interval), then the result at run time: ``accepted`` as shown, ``mended`` (reoriented, then accepted),
-    ``refused``. Kinds of sets that are missing are left out. Empty without a gate.
+    """How often the domain gate of ``classifier`` accepts every kind of picture of ``split``. ``adults``:
+    share of the split's adults that is refused or reoriented. ``kinds``: for each kind
+    ``false_positives_at_95`` (share accepted, as shown, at the limit that 95 % of the split's adults pass;
+    with its 95 % Wilson interval), then the result at run time: ``accepted`` as shown, ``mended``
+    (reoriented, then accepted), ``refused``. Kinds of sets that are missing are left out. Empty without a
+    gate.
     """
     if classifier.card.gate is None:
         return {}
@@ -835,8 +838,8 @@ def fit_places(
     network: PlacedClassifier, data: Path, experiment: Experiment, known: Sequence[str] = LABELS
 ) -> BoxTemplates:
     """Fit the layer of ``network`` that says where a finding lies (``place``, ``place_bias``) to the boxes of
-    the train split; returns the box templates, none if the train split of ``data`` has no boxes. ``known``:
-    the labels of ``network``.
+    the train split; returns the box templates, none if the train split of ``data`` has no boxes.
+    ``experiment``: settings of the fit; ``known``: the labels of ``network``.
     """
     boxes = tuple(box for box in chest_set(data).boxes if box.image.split == "train" and box.label in known)
     if not boxes:
@@ -898,10 +901,10 @@ def middle_maps(
 def learn_choices(
     inputs: Tensor, prior: Tensor, wanted: Tensor, labels: Tensor, how: Mapping[str, Any]
 ) -> tuple[Tensor, float]:
-    """Learn weights with which the right ones of M choices score highest; returns ``[labels, F]``, and the
-    weight of ``prior``. ``inputs [N, M, F]``: features of the choices; ``prior`` and ``wanted`` (a
-    distribution): ``[N, M]``; ``labels [N]``. ``how``: settings of the optimiser. All labels share one weight
-    vector, and each adds its own, whose decay is ``own`` times as strong.
+    """Learn weights by which, of M choices, the right ones get the highest scores; returns the weights of the
+    features ``[labels, F]``, and the weight of ``prior``. ``inputs [N, M, F]``: features of the choices;
+    ``prior`` and ``wanted`` (a distribution): ``[N, M]``; ``labels [N]``. ``how``: settings of the optimiser.
+    All labels share one weight vector, and each adds its own, whose decay is ``own`` times as strong.
     """
     shared = torch.zeros(inputs.shape[2], requires_grad=True)
     own = torch.zeros(int(labels.max()) + 1, inputs.shape[2], requires_grad=True)
@@ -987,7 +990,7 @@ def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _calibration(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The calibration figures for the model card, from those of an evaluation."""
+    """The calibration figures that go into the model card, from ``found``, those of an evaluation."""
     labels = {name: {"prevalence": found["prevalence"][name], **row} for name, row in found["labels"].items()}
     known = ("natural_prevalence", "images", "mean_ece", "mean_brier")
     return {**{key: found[key] for key in known if key in found}, "labels": labels}
@@ -1062,9 +1065,10 @@ def ship(
     data: Path, out: Path, trained: Trained, cache: Path, report: Report = silent, *, gated: bool = True
 ) -> Path:
     """Export the network of a training run with its model card; returns the card's path. Calibration,
-    thresholds and domain gate come from the validation split. ``out`` becomes a folder of models. Labels and
-    codes are those of the shipped card, no label is supported until ``ai-pipeline evaluate`` says so. Without
-    ``gated`` the card has no domain gate, and says so. Raises DataMissing.
+    thresholds and domain gate come from the validation split. ``trained``: the run; ``cache``: folder of
+    reduced images. ``out`` becomes a folder of models. Labels and codes are those of the shipped card, no
+    label is supported until ``ai-pipeline evaluate`` says so. Without ``gated`` the card has no domain gate,
+    and says so. Raises DataMissing.
     """
     out.mkdir(parents=True, exist_ok=True)
     experiment, found = trained.experiment, chest_set(data)

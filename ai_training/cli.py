@@ -309,24 +309,26 @@ def train_detect(
     boxes: Boxes = None,
     model: Model = None,
     models_dir: ModelsDir = None,
-    head_alone: Annotated[
-        bool, typer.Option("--head-alone", help="Without YOLOs: minutes, and ultralytics is not needed.")
+    yolo: Annotated[
+        bool,
+        typer.Option(
+            "--yolo",
+            help="Train a YOLO in place of the head, by ultralytics: six, some 10 minutes each on one core; "
+            "those in OUT/yolo are not trained again.",
+        ),
     ] = False,
     threads: Threads = 0,
 ) -> Path:
-    """Fit head and YOLO on the classifier's frozen layers; five folds decide which labels get boxes.
-
-    Six YOLOs are trained (some 5 minutes each on one core; those in OUT/yolo are not trained again). Needs
-    ultralytics.
+    """Fit a box head on the classifier's frozen layers; five folds decide which labels get boxes.
 
     Example: ai-pipeline train detect --data DIR --boxes ChestX_Det_train.json --out runs/detect
     """
-    if not head_alone:
+    if yolo:
         needed("ultralytics")
     from ai_training.detect import recipe, train_detector
 
     card = chest_card(model, models_dir)
-    return train_detector(data, out, card, boxes or (), recipe(threads, yolo=not head_alone), report)
+    return train_detector(data, out, card, boxes or (), recipe(threads, yolo=yolo), report)
 
 
 @verb(train_app, "ovarian")
@@ -586,7 +588,7 @@ def evaluate_detect(
     data: SetData,
     split: Annotated[
         Literal["cv", "test"],
-        typer.Option(help="cv: five folds of the train and val boxes; test: the shipped head."),
+        typer.Option(help="cv: five folds of the train and val boxes; test: the shipped network."),
     ] = "cv",
     boxes: Boxes = None,
     model: Model = None,
@@ -594,8 +596,8 @@ def evaluate_detect(
     yolos: Annotated[
         Path | None,
         typer.Option(
-            help="With cv: folder of the folds' YOLOs (OUT/yolo of `train detect`); one that is missing is "
-            "trained. Without it the folds evaluate the head alone."
+            help="With cv: folder of the folds' YOLOs (OUT/yolo of `train detect --yolo`); one that is "
+            "missing is trained. Without it the folds evaluate the head."
         ),
     ] = None,
     write_card: Annotated[

@@ -168,10 +168,10 @@ def written(
     version: str = "1",
     licence: str = "",
 ) -> Path:
-    """Write ``ID.onnx`` and its first model card ``ID.toml`` into ``out``; returns the card's path.
-    ``network``: the bytes of the ONNX file; ``answer``: what the confined process reports. Raises CardError.
-    An empty ``model_id`` is taken from ``answer``. A label of the shipped classifier or of :data:`MORE`,
-    however it is spelled, gets its code and site.
+    """Write ``ID.onnx`` and its first model card ``ID.toml``, with ``version`` and ``licence``, into ``out``;
+    returns the card's path. ``network``: the bytes of the ONNX file; ``answer``: what the confined process
+    reports. Raises CardError. An empty ``model_id`` is taken from ``answer``. A label of the shipped
+    classifier or of :data:`MORE`, however it is spelled, gets its code and site.
     """
     name = model_id or answer.id
     if not NAME.fullmatch(name) or not NAME.fullmatch(version):

@@ -6,7 +6,7 @@ components) inside a candidate and beside it on four sides, adds how usual the c
 (kernel density of place and size), and learns to give a high probability to candidates that overlap the
 truth. All labels share one weight vector, and each adds a small correction: 40 boxes cannot teach 160
 weights. As the model is linear, it becomes five maps a label (:mod:`ai_pipeline.chest.classifier`), one
-convolution of the network. The boxes of a YOLO raise the scores of candidates near them.
+convolution of the network. One network locates: this head, or instead of it a YOLO (:mod:`ai_training.yolo`).
 
 In five folds by patient it is compared with two boxes that know no image, the constant box and the centre. A
 label passes if (1) the mean of T(IoU .1/.3/.5) is higher, with the whole 95 % interval of the paired
@@ -20,8 +20,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +40,17 @@ from ai_pipeline.chest.classifier import (
     BoxHead,
     Candidates,
     DetectorInput,
+    Places,
     ScoredBox,
-    detections_by_label,
+    likeliest,
     mean_over,
     overlaps,
     part_rectangles,
-    raised_near_detections,
     softmax,
 )
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.engine import OnnxRuntime, usable_cores
-from ai_pipeline.models.registry import SHIPPED, Card, normalise, prepare
+from ai_pipeline.models.registry import SHIPPED, Card, network_input
 from ai_training import cards
 from ai_training.base import DataMissing, Report
 from ai_training.cards import changed_card, weights_row
@@ -64,9 +65,10 @@ from ai_training.sets import (
     corners,
     listed_boxes,
     read_grey,
+    rows,
     split_by_patient,
 )
-from ai_training.yolo import FILE, YoloRecipe, labels_of, train_yolo
+from ai_training.yolo import FILE, YoloRecipe, train_yolo
 
 CUTS = (0.1, 0.3, 0.5)  # T(IoU), as the literature on these boxes has it (X. Wang et al., CVPR 2017)
 PLACE_NAMES = ("T(IoU.1)", "T(IoU.3)", "T(IoU.5)", "mean T", "IoU", "pointing")
@@ -278,10 +280,8 @@ class FittedHead:
 
     def place(self, image: int, label: str) -> ScoredBox | None:
         """The box of ``label`` in image number ``image``; None for a label without candidates."""
-        return self.chosen(label, self.scores(image, label)) if label in self.head.candidates else None
-
-    def scores(self, image: int, label: str) -> Singles:
-        """The score of each candidate box of ``label`` in image number ``image``: ``[candidates]``."""
+        if label not in self.head.candidates:
+            return None
         number = self.head.labels.index(label)
         spoken = np.einsum("kc,chw->khw", self.weights[number], self.basis(self.maps[image][None])[0])
         own = self.head.candidates[label]
@@ -289,11 +289,7 @@ class FittedHead:
             mean_over(spoken[k][None], rectangles)[:, 0]
             for k, rectangles in enumerate(part_rectangles(own.boxes))
         )
-        return np.asarray(own.prior + sums, np.float32)
-
-    def chosen(self, label: str, scores: Singles) -> ScoredBox:
-        """The best box of ``label`` if its candidates have these scores."""
-        return self.head.choose(label, softmax(scores))
+        return self.head.choose(label, softmax(np.asarray(own.prior + sums, np.float32)))
 
     def layer(self) -> tuple[Singles, Singles]:
         """The fitted weights as one convolution of the backbone's maps: ``weights [labels·parts, C]`` and
@@ -401,46 +397,25 @@ def folds(boxes: Sequence[TruthBox], count: int = FOLDS, seed: int = SEED) -> np
     return np.array([int(name) for name in dealt], np.int64)
 
 
-TRUST = 3.0
-"""What a YOLO's box adds to the score of a candidate that it covers: the best of .5 to 6 in five folds."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class YoloLocator:
     """A YOLO in ONNX as a locator (gives a label's box in an image); images are indices into ``paths``. It
-    needs no torch and no non-maximum suppression.
+    needs no torch and no non-maximum suppression. ``card``: the classifier whose input and labels it has.
     """
 
     engine: OnnxRuntime
-    labels: tuple[str, ...]
     card: Card
-    size: int
     paths: Sequence[Path]
-    _seen: dict[int, dict[str, Singles]] = field(default_factory=dict, init=False, repr=False)
-
-    def boxes(self, image: int, label: str) -> Singles:
-        """The detections of ``label`` in image number ``image``: ``[K, 5]``, corners as shares of the sides,
-        and scores.
-        """
-        if image not in self._seen:
-            self._seen[image] = self._look(self.paths[image])
-        return self._seen[image].get(label, np.zeros((0, 5), np.float32))
+    _seen: dict[int, Places] = field(default_factory=dict, init=False, repr=False)
 
     def place(self, image: int, label: str) -> ScoredBox | None:
         """The box of ``label`` with the highest score in image number ``image``; None if there is none."""
-        mine = self.boxes(image, label)
-        if not len(mine):
-            return None
-        left, top, right, bottom, score = (float(value) for value in mine[int(np.argmax(mine[:, 4]))])
-        return ScoredBox((left, top, right, bottom), ((left + right) / 2, (top + bottom) / 2), score)
-
-    def _look(self, path: Path) -> dict[str, Singles]:
-        """Run the YOLO on the picture ``path``; returns its detections by label."""
-        wanted = self.card.input
-        assert wanted is not None
-        picture, _ = prepare(read_grey(path), replace(wanted.chain, side=self.size), self.size)
-        values = normalise(picture[None], wanted.mean[0], wanted.scale[0])
-        return detections_by_label(self.engine(values)["boxes"][0], self.labels, self.size)
+        if image not in self._seen:
+            assert self.card.input is not None
+            values, _ = network_input(read_grey(self.paths[image]), self.card.input)
+            labels = [row.name for row in self.card.labels]
+            self._seen[image] = likeliest(self.engine(values)["boxes"][0], labels, values.shape[-1]).get
+        return self._seen[image](label)
 
 
 def trained(
@@ -463,28 +438,7 @@ def trained(
         raise FileExistsError(
             f"{folder} holds a YOLO of other boxes or settings: remove it or name another --out"
         )
-    return YoloLocator(
-        OnnxRuntime(path.read_bytes(), recipe.threads), labels_of(boxes), card, recipe.size, tuple(paths)
-    )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Fused:
-    """A locator (gives a label's box in an image) that adds a YOLO's boxes to the scores of the fitted
-    candidates, with the weight :data:`TRUST`.
-    """
-
-    head: FittedHead
-    drawn: YoloLocator
-
-    def place(self, image: int, label: str) -> ScoredBox | None:
-        """The box of ``label`` in image number ``image``; None for a label without candidates."""
-        if label not in self.head.head.candidates:
-            return None
-        boxes, drawn = self.head.head.candidates[label].boxes, self.drawn.boxes(image, label)
-        return self.head.chosen(
-            label, raised_near_detections(self.head.scores(image, label), boxes, drawn, TRUST)
-        )
+    return YoloLocator(OnnxRuntime(path.read_bytes(), recipe.threads), card, tuple(paths))
 
 
 MEAN_T, POINTING = PLACE_NAMES.index("mean T"), PLACE_NAMES.index("pointing")
@@ -526,7 +480,8 @@ def cross_validated(
     case: LabelledBoxes, card: Card, yolos: tuple[Path, YoloRecipe] | None, report: Report
 ) -> Predictions:
     """Predictions for every box and image by locators that were fitted without the box's patient. ``yolos``:
-    the folder with the YOLO of each fold, and how a missing one is trained; None: without YOLO.
+    the folder with the YOLO of each fold, and how a missing one is trained: it stands first, the head beside
+    it; None: the head alone.
     """
     fold = folds(case.boxes)
     image_fold = dict(zip(case.rows, fold, strict=True))  # a patient's images are all in one fold
@@ -537,10 +492,11 @@ def cross_validated(
         known = [index for index in range(len(case.boxes)) if fold[index] != number]
         boxes, rows = [case.boxes[index] for index in known], [case.rows[index] for index in known]
         head = fit(boxes, rows, case.maps, BoxHeadRecipe())
-        arms: dict[str, Locator] = {"fusion": head.place} | _baselines(boxes)
+        arms: dict[str, Locator] = {}
         if yolos:
             drawn = trained(boxes, card, yolos[0] / f"fold-{number + 1}", yolos[1], case.paths)
-            arms |= {"fusion": Fused(head, drawn).place, "head": head.place}
+            arms["yolo"] = drawn.place
+        arms |= {"head": head.place} | _baselines(boxes)
         images = [image for image, its in image_fold.items() if its == number]
         for arm, places in predicted(arms, images, labels).items():
             found.setdefault(arm, {}).update(places)
@@ -592,16 +548,17 @@ def figures_of(case: LabelledBoxes, predictions: Predictions, *, decide: bool) -
 
 
 def passes(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether a label's boxes may be shown, by its figures ``entry``; if not, why."""
+    """Whether the first locator's boxes of a label may be shown, by its figures ``entry``; if not, why."""
+    first = next(iter(entry["arms"]))
     for prior in ("constant", "centre"):
-        difference = entry["differences"][f"fusion - {prior}"]
+        difference = entry["differences"][f"{first} - {prior}"]
         name = PLACE_NAMES[MEAN_T]
         if not difference[name][1] > 0:
             low, high = difference[name][1:]
             return {"passes": False, "why": f"not surely above the {prior} box: {low:+.3f} to {high:+.3f}"}
         if difference[PLACE_NAMES[POINTING]][0] < 0:
             return {"passes": False, "why": f"points worse than the {prior} box"}
-    touched = entry["arms"]["fusion"]["T(IoU.1)"][0]
+    touched = entry["arms"][first]["T(IoU.1)"][0]
     if touched < 0.5:
         return {"passes": False, "why": f"misses more than half of the findings: T(IoU.1) is {touched:.2f}"}
     return {"passes": True, "why": ""}
@@ -627,8 +584,8 @@ def evaluate(
     report: Report,
 ) -> dict[str, Any]:
     """Measure the box detector on ``split``: ``cv`` fits everything but the backbone again, ``test`` uses the
-    shipped networks. ``more``: further lists of boxes. ``yolos``: the folder with the YOLO of each fold, and
-    how a missing one is trained; None: without YOLO. Raises DataMissing or CardError.
+    shipped network. ``more``: further lists of boxes. ``yolos``: the folder with the YOLO of each fold, and
+    how a missing one is trained; None: the head alone. Raises DataMissing or CardError.
     """
     boxes = detection_boxes(data, more)
     known = [box for box in boxes if box.image.split != "test"]
@@ -636,12 +593,43 @@ def evaluate(
     if not asked:
         raise DataMissing(f"{data} has no boxes in the split {split}")
     case = LabelledBoxes.from_boxes(asked, card, report)
-    if split == "test":
-        labels = sorted({box.label for box in asked})
-        predictions = predicted(_shipped_locators(case, known, card), range(len(case.paths)), labels)
+    if split == "cv":
+        found = figures_of(case, cross_validated(case, card, yolos, report), decide=True)
     else:
-        predictions = cross_validated(case, card, yolos, report)
-    return {"model": card.name, "split": split, **figures_of(case, predictions, decide=split == "cv")}
+        labels = sorted({box.label for box in asked})
+        places = predicted(_shipped_locators(case.paths, known, card), range(len(case.paths)), labels)
+        found = figures_of(case, places, decide=False) | opacities(data, card, known)
+    return {"model": card.name, "split": split, **found}
+
+
+OPACITY = "Pneumonia"
+"""The label whose boxes are nearest to what the RSNA challenge's radiologists drew: opacities of lungs."""
+
+
+def opacities(data: Path, card: Card, known: Sequence[TruthBox]) -> dict[str, Any]:
+    """How the card's box of :data:`OPACITY` lies to the nearest opacity that the radiologists of the RSNA
+    challenge drew (``cxr_labels/rsna_boxes.csv`` in ``data``: file name, and x, y, width, height in 512
+    pixels), on films of patients without a box in ``known``. Empty without the list.
+    """
+    path, drawn = data / "cxr_labels" / "rsna_boxes.csv", defaultdict[str, list[Corners]](list)
+    for row in rows(path) if path.is_file() else ():
+        left, top, width, height = (float(row[key]) / 512.0 for key in "xywh")
+        drawn[Path(row["nih_name"]).stem].append((left, top, left + width, top + height))
+    learned = {box.image.patient for box in known}
+    films = {image.path.stem: image for image in chest_set(data).images if image.patient not in learned}
+    names = [name for name in drawn if name in films]
+    if not names:
+        return {}
+    arms = _shipped_locators([films[name].path for name in names], known, card)
+    tables = {
+        arm: np.array(
+            [place_figures(drawn[n], [place(k, OPACITY)] * len(drawn[n])).max(0) for k, n in enumerate(names)]
+        )
+        for arm, place in arms.items()
+    }
+    counts = {"films": len(names), "boxes": sum(len(drawn[name]) for name in names)}
+    figures = compared(tables, [films[name].patient for name in names])
+    return {"opacities that radiologists drew (RSNA)": counts | figures}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -668,29 +656,22 @@ class _Shipped:
         return ScoredBox(corners, found.point, found.score)
 
 
-def _without_yolo(prepared: DetectorInput) -> DetectorInput:
-    """Return the prepared image without a YOLO's detections."""
-    return replace(prepared, run=lambda values: replace(prepared.run(values), detections={}))
-
-
 def _baselines(boxes: Sequence[TruthBox]) -> dict[str, Locator]:
     """Two locators that do not look at the image, which every detector must beat."""
     usual, middle = constant(boxes), centre(boxes)
     return {"constant": lambda _, label: usual.get(label), "centre": lambda _, label: middle.get(label)}
 
 
-def _shipped_locators(case: LabelledBoxes, known: Sequence[Any], card: Card) -> dict[str, Locator]:
-    """The model card's detector as locators, with and without its YOLO, and the baselines made of the boxes
+def _shipped_locators(paths: Sequence[Path], known: Sequence[Any], card: Card) -> dict[str, Locator]:
+    """The model card's detector as locator in the images ``paths``, and the baselines made of the boxes
     ``known``.
     """
-    if not card.plays(NETWORK):
+    if not card.plays(NETWORK) and not card.plays(YOLO):
         raise CardError(f"{card.name} has no detector: make one with `ai-pipeline train detect`")
     detector = BoxDetector(card)
-    prepared = [detector.prepare(read_grey(path)) for path in case.paths]
-    arms: dict[str, Locator] = {"fusion": _Shipped(detector, prepared).place}
-    if card.plays(YOLO):
-        arms["head"] = _Shipped(detector, [_without_yolo(one) for one in prepared]).place
-    return arms | _baselines(known)
+    prepared = [detector.prepare(read_grey(path)) for path in paths]
+    name = "yolo" if card.plays(YOLO) else "head"
+    return {name: _Shipped(detector, prepared).place} | _baselines(known)
 
 
 def train_detector(
@@ -699,22 +680,22 @@ def train_detector(
     """Train the box detector: cross-validate, decide for each label whether its boxes are shown, and fit to
     all train and val boxes; returns the new model card in ``out``. ``card``: the classifier whose backbone
     and labels are used; ``out`` gets a copy of all its weights. ``more``: further lists of boxes. ``yolo``:
-    how the six YOLOs in ``out/yolo`` are trained (an existing one is not trained again); None: without YOLO.
-    Raises DataMissing or CardError.
+    how the six YOLOs in ``out/yolo`` are trained (an existing one is not trained again), of which one is the
+    detector; None: the head is. Raises DataMissing or CardError.
     """
     boxes = [box for box in detection_boxes(data, more) if box.image.split != "test"]
     case = LabelledBoxes.from_boxes(boxes, card, report)
     yolos = None if yolo is None else (out / "yolo", yolo)
     figures = figures_of(case, cross_validated(case, card, yolos, report), decide=True)
-    trust = TRUST if yolos else 0.0
-    fitted = fit(case.boxes, case.rows, case.maps, BoxHeadRecipe())
     out.mkdir(parents=True, exist_ok=True)
-    files = {NETWORK: out / f"{card.id}.detector.onnx", CANDIDATES: out / f"{card.id}.detector.npz"}
-    export(torch_network(card), fitted, card, files[NETWORK])
-    files[CANDIDATES].write_bytes(BoxHead(fitted.head.candidates, trust).to_bytes())
-    if yolo is not None:
+    if yolo is None:
+        fitted = fit(case.boxes, case.rows, case.maps, BoxHeadRecipe())
+        files = {NETWORK: out / f"{card.id}.detector.onnx", CANDIDATES: out / f"{card.id}.detector.npz"}
+        export(torch_network(card), fitted, card, files[NETWORK])
+        files[CANDIDATES].write_bytes(fitted.head.to_bytes())
+    else:
         trained(case.boxes, card, out / "yolo" / "all", yolo, ())
-        files[YOLO] = out / f"{card.id}.yolo.onnx"
+        files = {YOLO: out / f"{card.id}.yolo.onnx"}
         shutil.copyfile(out / "yolo" / "all" / FILE, files[YOLO])
     for weights in card.weights:
         if weights.role not in {NETWORK, CANDIDATES, YOLO}:
@@ -726,7 +707,7 @@ def train_detector(
         made["weights"].extend(weights_row(role, file) for role, file in files.items())
         for row in made["labels"]:
             row["detector"] = row["name"] in passed
-        made["detection"] = {**_summary(figures), "trust": trust}
+        made["detection"] = _summary(figures)
     return path
 
 
@@ -749,12 +730,13 @@ def write_test_figures(card: Card, figures: dict[str, Any]) -> None:
 
 
 def _pooled(figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures over all labels, for a model card."""
+    """The figures over all labels, for a model card; the difference is that of the first locator."""
+    first = next(iter(figures["arms"]))
     return {
         "boxes": figures["boxes"],
         "patients": figures["patients"],
         **{arm: dict(values) for arm, values in figures["arms"].items()},
-        "difference": dict(figures["differences"]["fusion - constant"]),
+        "difference": dict(figures["differences"][f"{first} - constant"]),
     }
 
 
@@ -762,6 +744,7 @@ def _summary(figures: dict[str, Any]) -> dict[str, Any]:
     """The figures for a model card: over all labels, and for each label whether its boxes are shown, or why
     not.
     """
+    first = next(iter(figures["arms"]))
     return {
         "split": "five folds by patient of the train and val boxes",
         **_pooled(figures),
@@ -769,9 +752,9 @@ def _summary(figures: dict[str, Any]) -> dict[str, Any]:
             {
                 "label": row["label"],
                 "boxes": row["boxes"],
-                "mean_T": row["arms"]["fusion"]["mean T"],
+                "mean_T": row["arms"][first]["mean T"],
                 "constant": row["arms"]["constant"]["mean T"],
-                "difference": row["differences"]["fusion - constant"]["mean T"],
+                "difference": row["differences"][f"{first} - constant"]["mean T"],
                 "passes": row["passes"],
                 "why": row["why"],
             }

@@ -120,8 +120,8 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Restore the random numbers of :func:`random_state`; states of a device that is missing here are
-    dropped.
+    """Restore the random numbers of :func:`random_state`; states of devices that this machine does not have
+    are ignored.
     """
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
@@ -288,7 +288,7 @@ class TrainingRun:
         return self.fabric.autocast()
 
     def train(self, report: Report = silent, until: int | None = None) -> None:
-        """Train up to step ``until`` (default: the end); validates and saves on the way."""
+        """Train up to step ``until`` (default: the end); validates and saves checkpoints meanwhile."""
         if self.out:
             self.out.mkdir(parents=True, exist_ok=True)
         last = min(until or self.plan.iterations, self.plan.iterations)

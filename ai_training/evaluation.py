@@ -214,10 +214,11 @@ def size(found: Scored) -> dict[str, int]:
     return {"images": len(found.images), "patients": len(set(found.patients))}
 
 
-def called(found: Scored, supported: Sequence[str], rates: Floats | None) -> dict[str, Any]:
+def call_figures(found: Scored, supported: Sequence[str], rates: Floats | None) -> dict[str, Any]:
     """The figures of what a reader sees: the three likeliest labels, and all findings at the thresholds of
-    the model card. ``supported``: the labels that are shown. ``rates [K]`` of the labels in the training
-    images give a constant answer to compare with: the three most frequent labels for everyone.
+    the model card. ``supported``: the labels that are shown. ``rates [K]``: how often training images have
+    each label; the three most frequent ones for every image are the answer to compare with. None: no
+    comparison.
     """
     weights = found.weights()
     shown = [found.names.index(name) for name in supported]
@@ -340,7 +341,9 @@ OPINIONS = {
 
 
 def opinions(found: Scored, data: Path) -> dict[str, Any]:
-    """The figures of :func:`opinion` for each table of :data:`OPINIONS` that the folder ``data`` has."""
+    """The figures of :func:`opinion`, by table, for each table of persons' readings (:data:`OPINIONS`) that
+    the folder ``data`` has.
+    """
     tables = {name: data / "cxr_labels" / f"{name}.csv" for name in OPINIONS}
     judged = {name: opinion(found, rows(table)) for name, table in tables.items() if table.is_file()}
     return {name: {"by": OPINIONS[name], **figures} for name, figures in judged.items()}
@@ -401,7 +404,9 @@ def _label(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
 
 
 def _auc_row(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
-    """The number of positives and the AUC of the label in column ``k``."""
+    """The number of positives, and the AUC of the label in column ``k`` with its interval. ``weights``: those
+    of resamples.
+    """
     truth = found.truth[:, k]
     return {
         "positives": int(truth.sum()),
@@ -418,8 +423,8 @@ def call_rates(truth: Floats, called: metrics.Bools, weights: Floats) -> dict[st
 
 
 def _top(found: Scored, among: Sequence[int], scores: Floats, weights: Floats) -> list[float]:
-    """The share of the images with a finding for which one of the three highest ``scores`` is right; only the
-    columns ``among`` count.
+    """The share of the images with a finding for which one of the three highest ``scores`` is right, with its
+    interval; only the columns ``among`` count. ``weights``: those of resamples.
     """
     truth = found.truth[:, list(among)] > 0
     best = np.argsort(-scores[:, list(among)], axis=1, kind="stable")[:, :3]
@@ -471,7 +476,7 @@ def curves(found: Scored, fewest: int) -> dict[str, Any]:
 
 
 def _thin(x: Floats, y: Floats) -> list[list[float]]:
-    """Thin a curve out to at most 120 points."""
+    """Reduce the curve with the coordinates ``x`` and ``y`` to at most 120 points."""
     places = np.unique(np.linspace(0, len(x) - 1, min(len(x), 120)).round().astype(int))
     return [[round(float(value), 4) for value in values[places]] for values in (x, y)]
 
@@ -548,7 +553,7 @@ def choose_points(found: Scored, shown: Sequence[str]) -> dict[str, Any]:
         "images": len(found.images),
         "patients": len(set(found.patients)),
         "without_finding": int(healthy.sum()),
-        **{str(point): _chosen(found, point, cuts, shown, healthy) for point, cuts in points.items()},
+        **{str(point): _point_table(found, point, cuts, shown, healthy) for point, cuts in points.items()},
     }
 
 
@@ -561,7 +566,10 @@ def measured_points(found: Scored, card: Card, shown: Sequence[str]) -> dict[str
         "images": len(found.images),
         "patients": len(set(found.patients)),
         "without_finding": int(healthy.sum()),
-        **{str(point): _measured(found, labels_at(card, point), shown, healthy) for point in points_of(card)},
+        **{
+            str(point): _decision_figures(found, labels_at(card, point), shown, healthy)
+            for point in points_of(card)
+        },
     }
 
 
@@ -575,7 +583,10 @@ Cuts = Mapping[int, tuple[float, Floats]]
 
 
 def _specific(found: Scored, healthy: Bools, shown: Sequence[str], weights: Floats) -> Cuts:
-    """The thresholds of the operating point ``specific`` by column, with those of resamples."""
+    """The thresholds of the operating point ``specific``, and those of each resample, by column of ``found``.
+    ``healthy [N]``: the images without any finding; ``shown``: the labels whose false alarms count;
+    ``weights``: how often each resample has each image.
+    """
     counted = [found.names.index(name) for name in shown]
     floors = np.array([label.threshold for label in found.labels])
 
@@ -628,12 +639,14 @@ def _reached(chance: Floats, weights: Floats, share: float) -> Floats:
     return np.asarray(chance[order][place], np.float64)
 
 
-def _chosen(
+def _point_table(
     found: Scored, point: OperatingPoint, cuts: Cuts, shown: Sequence[str], healthy: Bools
 ) -> dict[str, Any]:
-    """The table of one operating point: thresholds ``cuts`` with intervals, and the figures of decisions on
-    the images on which they were chosen. At ``sensitive`` nothing is indeterminate; at ``specific`` only what
-    ``balanced`` calls present is: a report with something unclear in nearly every film is not read.
+    """The table of one operating point: the thresholds ``cuts`` with intervals, and the figures of decisions
+    on the images on which they were chosen. ``shown``: the labels whose false alarms count; ``healthy``: the
+    images without a finding. At ``sensitive`` nothing is indeterminate; at ``specific`` a finding is
+    indeterminate only if ``balanced`` calls it present, because nobody reads reports of which nearly every
+    one has something unclear.
     """
     labels, weights, called = {}, found.weights(), np.zeros(len(found.images), np.bool_)
     for k, (cut, resampled) in cuts.items():
@@ -649,7 +662,9 @@ def _chosen(
     return {"without_finding_called": metrics.share(called, healthy, weights).as_list(), "labels": labels}
 
 
-def _measured(found: Scored, labels: Sequence[Label], shown: Sequence[str], healthy: Bools) -> dict[str, Any]:
+def _decision_figures(
+    found: Scored, labels: Sequence[Label], shown: Sequence[str], healthy: Bools
+) -> dict[str, Any]:
     """The figures of decisions with the thresholds of ``labels``. ``shown``: the labels that are reported;
     ``healthy``: the images without a finding.
     """
@@ -681,7 +696,8 @@ def _measured(found: Scored, labels: Sequence[Label], shown: Sequence[str], heal
 def likelihood_ratio(called: Bools, truth: Floats, weights: Floats) -> metrics.Interval:
     """The likelihood ratio of the positive decisions ``called [N]``: their rate where the finding is present
     over their rate where it is absent. Half an image is added to each count, so that the ratio is finite even
-    without any positive decision.
+    without any positive decision. ``truth [N]``: above 0 where the finding is present; ``weights``: those of
+    resamples.
     """
     there = (truth > 0).astype(np.float64)
 
@@ -880,7 +896,7 @@ class _Evaluation:
             "labels_left_out": [name for name in self.found.labels if name not in adults.names],
             "main": head,
             "with_children": self._with_children(everyone),
-            "called": called(main, supported, rates),
+            "called": call_figures(main, supported, rates),
             "operating_points": self._operating_points(adults, supported),
             "opinions": opinions(adults, self.data),
             "permuted_labels": permuted(main),
@@ -896,7 +912,7 @@ class _Evaluation:
             },
             "subgroups": {name: subgroups(part) for name, part in apart.items()},
             "teacher": beside_teacher(adults, {self.found.main: head["labels_counted"]}, self.found.left_out),
-            "boxes": self._boxes(),
+            "boxes": self._box_figures(),
             "gate": gate_figures(self.data, self.classifier, self.split, self.report),
         }
         self.report(1.0, "done")
@@ -948,7 +964,9 @@ class _Evaluation:
         }
 
     def _within_source(self, adults: Scored, scores: Mapping[str, Floats]) -> dict[str, Any]:
-        """Mean of the AUCs of every label in every source, with at least 15 positives each."""
+        """For the model and each baseline in ``scores``, the mean of the AUCs of every label in every source
+        with at least 15 positives, and the difference to the model.
+        """
         sources = np.array([image.source for image in adults.images])
         left_out = {
             (source, adults.names.index(name)) for source, name in self.found.left_out if name in adults.names
@@ -962,8 +980,8 @@ class _Evaluation:
         return result
 
     def _without_image(self, adults: Scored, scores: Mapping[str, Floats]) -> dict[str, Any]:
-        """The AUC of guesses that do not use the image, with all sources pooled: it shows why pooled figures
-        mislead.
+        """The AUC, with all sources pooled, of those baselines in ``scores`` that do not use the image: it
+        shows why pooled figures mislead.
         """
         counted = adults.with_positives(ENOUGH)
         result: dict[str, Any] = {}
@@ -980,15 +998,17 @@ class _Evaluation:
         return result
 
     def _apart(self, adults: Scored) -> dict[str, Scored]:
-        """The sources of images whose figures are never pooled with others: the main one, and those with a
-        natural prevalence.
+        """The images of each source whose figures are given separately, by its name: the main source, and
+        those in which findings are as frequent as in patients.
         """
         names = dict.fromkeys((self.found.main, *self.found.natural))
         parts = {name: adults.where(image.source == name for image in adults.images) for name in names}
         return {name: part for name, part in parts.items() if part.images}
 
-    def _boxes(self) -> dict[str, Any] | None:
-        """The figures of boxes; None if the set has none."""
+    def _box_figures(self) -> dict[str, Any] | None:
+        """The figures of the model's boxes on the images with boxes drawn by persons; None if the set has no
+        such image in this split, or the model gives no boxes.
+        """
         labels = {label.name for label in self.classifier.card.labels}
         boxes = [box for box in self.found.boxes if box.image.adult and box.label in labels]
         asked = [box for box in boxes if box.image.split == self.split]

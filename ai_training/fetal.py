@@ -174,8 +174,8 @@ class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     """
 
     def __init__(self, data: Path, mix: HeadMix, how: HeadAugment, seed: int) -> None:
-        """Read the images that ``data`` names. ``mix``: composition of a batch; ``how``: how far copies
-        differ.
+        """Read the images that ``data`` names. ``mix``: composition of a batch; ``how``: how far copies may
+        differ from the images; ``seed``: of what is drawn at random.
         """
         self._heads = [image.read() for image in head_images(data, "train")]
         self._planes = part_of_set(data / PLANES, "train")
@@ -267,7 +267,7 @@ def _written(picture: Grey, random: np.random.Generator) -> Grey:
 
 
 def _exposed(picture: Grey, how: HeadAugment, random: np.random.Generator) -> Grey:
-    """Make a copy with another gain, sharpness and noise."""
+    """Make a copy with another gain, sharpness and noise, as far as ``how`` allows."""
     grey = (picture / np.float32(255)) ** np.float32(np.exp(random.uniform(-how.gamma, how.gamma)))
     grey = grey * np.float32(np.exp(random.uniform(-how.contrast, how.contrast)))
     if random.random() < how.blurred:
@@ -321,8 +321,8 @@ def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLim
 
 
 def headless(data: Path, name: str, split: str) -> list[Grey]:
-    """Pictures without a head, of ``split``: of the set ``name``; if ``name`` is empty, parts of frames
-    beside the head.
+    """Pictures of ``split`` without a head: those of the set ``name`` in ``data``; if ``name`` is empty,
+    parts of head frames beside the head.
     """
     if name:
         return [read_grey(image.path) for image in part_of_set(data / name, split)]
@@ -548,8 +548,9 @@ def figures(cases: Sequence[HeadCase]) -> dict[str, Any]:
 def gate_figures(
     data: Path, model: HeadModel, split: str, heads: Sequence[HeadCase], report: Report = silent
 ) -> dict[str, Any]:
-    """For each set of pictures their number and the share that is measured as a head: high is good for heads,
-    0 for others. ``heads``: the results for the set of outlined heads.
+    """For each set of pictures their number and the share that is measured as a head: it should be high for
+    heads and 0 for all other pictures. ``data``: the folder of the sets. ``heads``: the results for the set
+    of outlined heads.
     """
     found = {HEADS: _passed([case.patient for case in heads], [not case.fault for case in heads])}
     for name in (PLANES, *OTHERS, ""):
@@ -562,7 +563,9 @@ def gate_figures(
 
 
 def _passed(patients: Sequence[str], passed: Sequence[bool]) -> dict[str, Any]:
-    """The number of images, and the share of them that is measured, with its interval."""
+    """The number of images, and the share of them that is measured as a head (``passed``), with its interval
+    over ``patients``.
+    """
     hits = np.array(passed, np.bool_)
     found = share(hits, np.ones(len(hits), np.bool_), patient_weights(patients))
     return {"images": len(hits), "passed": found.as_list()}

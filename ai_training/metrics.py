@@ -83,7 +83,7 @@ def mean_of(values: npt.ArrayLike, patients: Sequence[Any]) -> list[float] | Non
 
 def agreement(differences: Floats, digits: int) -> dict[str, Any]:
     """The agreement of two measures from their ``differences``: bias, 95 % limits of agreement (Bland,
-    Altman), and the largest difference.
+    Altman), and the largest difference, rounded to ``digits``.
     """
     bias, spread = float(differences.mean()), float(differences.std(ddof=1))
     return {
@@ -170,7 +170,9 @@ def within_source_interval(
     fewest: int = 10,
     left_out: Collection[tuple[str, int]] = (),
 ) -> Interval:
-    """:func:`within_source_auc` with its interval; a patient is drawn with all images from all sources."""
+    """:func:`within_source_auc` with its interval; a resample draws patients, each with all images from all
+    sources.
+    """
     found = cells(truth, sources, fewest, left_out)
     resampled = _resampled_cells(truth, score, found, patient_weights(patients))
     return interval(_mean_of_cells(truth, score, found), resampled)
@@ -185,7 +187,9 @@ def within_source_difference(
     fewest: int = 10,
     left_out: Collection[tuple[str, int]] = (),
 ) -> Interval:
-    """Paired difference of the means of within-source AUCs, ``score_a`` minus ``score_b``."""
+    """The difference of :func:`within_source_auc`, that of ``score_a`` minus that of ``score_b``, with its
+    interval over the same resamples; other parameters as there.
+    """
     found, weights = cells(truth, sources, fewest, left_out), patient_weights(patients)
     value = _mean_of_cells(truth, score_a, found) - _mean_of_cells(truth, score_b, found)
     resampled = [_resampled_cells(truth, score, found, weights) for score in (score_a, score_b)]
@@ -195,8 +199,8 @@ def within_source_difference(
 def cells(
     truth: Floats, sources: Texts, fewest: int, left_out: Collection[tuple[str, int]] = ()
 ) -> tuple[Cell, ...]:
-    """Every pair of label and source with at least ``fewest`` positives and as many negatives; images whose
-    truth is NaN are left out of the label's cells.
+    """Every pair of a label and a source with at least ``fewest`` positives and ``fewest`` negatives, without
+    the pairs in ``left_out``. Images whose truth is NaN are left out of the label's cells.
     """
     found: list[Cell] = []
     for source in np.unique(sources):
@@ -210,8 +214,8 @@ def cells(
 
 
 def share(hits: Bools, among: Bools, weights: Floats) -> Interval:
-    """The share of the images ``among`` that are ``hits``, with its interval (:func:`exact_at_the_ends` for 0
-    and 1); NaN if there are none.
+    """The share of ``hits`` in the images ``among`` (both a Boolean for each image), with its interval
+    (:func:`exact_at_the_ends` for 0 and 1); NaN if ``among`` has no image.
     """
     if not among.any():
         return UNKNOWN
@@ -271,13 +275,13 @@ def overlap(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def _mean_of_cells(truth: Floats, score: Floats, found: Sequence[Cell]) -> float:
-    """The mean of the AUCs of these cells; NaN without any."""
+    """The mean of the AUCs of the cells ``found``; NaN without cells."""
     values = [auc(truth[cell.rows, cell.label], score[cell.rows, cell.label]) for cell in found]
     return float(np.mean(values)) if values else float("nan")
 
 
 def _resampled_cells(truth: Floats, score: Floats, found: Sequence[Cell], weights: Floats) -> Floats:
-    """The mean of the AUCs of these cells under each row of ``weights``."""
+    """The mean of the AUCs of the cells ``found`` in each resample, a row of ``weights``."""
     values = [
         resampled_auc(truth[cell.rows, cell.label], score[cell.rows, cell.label], weights[:, cell.rows])
         for cell in found
@@ -409,7 +413,7 @@ def probabilities(labels: Sequence[Label], logits: Floats) -> Floats:
 
 def platt(truth: Floats, logit: Floats) -> tuple[float, float]:
     """Fit the logistic curve from logit to probability; returns its slope, which is positive, and its
-    intercept.
+    intercept. If the fitted slope is not, the result is a nearly constant curve at the rate of the label.
     """
     model = LogisticRegression(C=100.0).fit(logit[:, None], truth)
     slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
@@ -427,7 +431,8 @@ NEAREST = 1e-6  # probabilities are moved this far from 0 and 1, whose logits ar
 def calibration(
     truth: Floats, probability: Floats, names: Sequence[str], weights: Floats, fewest: int
 ) -> dict[str, Any]:
-    """Calibration figures of every label with at least ``fewest`` positives, and their means.
+    """Calibration figures of every label with at least ``fewest`` positives, and their means. ``names``: of
+    the labels, the columns of ``truth`` and ``probability``; ``weights``: those of resamples.
 
     ``prevalence`` is given for all labels. ``slope`` 1 and ``intercept`` 0 are perfect. A slope below 1 means
     that probabilities are too extreme, an intercept above 0 that they are too low (the intercept is that of
@@ -482,7 +487,9 @@ def reliability_curve(truth: Floats, probability: Floats, bins: int = BINS) -> l
 def _label(
     truth: Floats, probability: Floats, weights: Floats
 ) -> tuple[dict[str, Interval], Mapping[str, Floats]]:
-    """The calibration figures of one label with intervals, and their values for all resamples."""
+    """The calibration figures of one label by name, with intervals, and their values in each resample (a row
+    of ``weights``).
+    """
     once = np.ones((1, len(truth)))
     slope, intercept = slope_and_intercept(truth, probability, weights)
     value_slope, value_intercept = slope_and_intercept(truth, probability, once)

@@ -152,7 +152,9 @@ def own_names(own: State, state: State) -> dict[str, Tensor]:
 
 
 def _faults(own: State, found: State, heads: Sequence[str]) -> list[str]:
-    """Why parameters do not fit a network: missing, unknown, or of another shape."""
+    """Why the parameters ``found`` do not fit a network with the parameters ``own``: missing, unknown, or of
+    another shape. ``heads``: beginnings of the names of parameters that need not fit.
+    """
 
     def needed(name: str) -> bool:
         """Whether the parameter ``name`` must fit."""
@@ -235,8 +237,9 @@ def _timm() -> Any:
 def filled_timm_network(
     architecture: str, state: State, labels: int, channels: int, *, softmax: bool
 ) -> WithMaps:
-    """Create timm's network ``architecture`` with the parameters ``state``, for inference; it also gives
-    class activation maps if their mean, plus the bias, proves to be the logit. Raises CannotAdapt.
+    """Create timm's network ``architecture`` with the parameters ``state``, for inference, with so many
+    ``labels`` and input ``channels``. It also returns class activation maps if a trial shows that their mean,
+    plus the bias, is the logit. Raises CannotAdapt.
     """
     network = timm_network(architecture, labels, channels)
     fill_timm(network, state, architecture)
@@ -499,9 +502,9 @@ def fill_from(network: Any, path: Path, name: str, heads: Sequence[str]) -> tupl
 def classifier(
     initial: str, labels: int, size: int, dropout: float = 0.3, drop_connect: float = 0.2
 ) -> PlacedClassifier:
-    """Create a chest classifier whose backbone has the weights of :func:`start_file`. ``drop_connect``: share
-    0 to 1 of the last block's residual branches that training drops at random, less in earlier blocks. Raises
-    ExperimentError, DataMissing.
+    """Create a chest classifier whose backbone starts from the weights ``initial`` (:func:`start_file`).
+    ``drop_connect``: share 0 to 1 of the last block's residual branches that training drops at random, less
+    in earlier blocks. Raises ExperimentError, DataMissing.
     """
     network = PlacedClassifier(labels, size, dropout, drop_connect)
     if (path := start_file(initial)) is not None:
@@ -613,7 +616,7 @@ class OutlineNetwork(nn.Module):
         return self.context(skips.pop()), skips
 
     def outline(self, x: Tensor, skips: Sequence[Tensor]) -> Tensor:
-        """The outlines' logits, from the two outputs of :meth:`seen`."""
+        """The logits of the outlines, from the two outputs ``x`` and ``skips`` of :meth:`seen`."""
         for block, skip in zip(self.up, reversed(skips), strict=True):
             x = block(torch.cat([_doubled(x), skip], 1))
         return _doubled(self.head(x))
@@ -689,6 +692,8 @@ def _block(before: int, after: int, reach: int = 1) -> nn.Sequential:
 
 
 def less_dice(found: Tensor, truth: Tensor) -> Tensor:
-    """One minus the Dice of each mask ``[…, rows, columns]`` 0..1: ``[…]``, 0 for equal masks."""
+    """One minus the Dice of each mask ``found`` with ``truth``, both ``[…, rows, columns]`` 0..1: ``[…]``, 0
+    for equal masks.
+    """
     common = (found * truth).sum((-2, -1))
     return 1 - (2 * common + 1) / (found.sum((-2, -1)) + truth.sum((-2, -1)) + 1)

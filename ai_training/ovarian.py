@@ -196,8 +196,8 @@ class LiteTrunk(nn.Module):
             part.eval()
         return self
 
-    def lower(self, images: Tensor) -> Tensor:
-        """The output of the frozen layers."""
+    def frozen_layers(self, images: Tensor) -> Tensor:
+        """The feature maps after the frozen blocks of the network, which are not trained."""
         net = self.network
         with torch.no_grad():
             x = net._swish(net._bn0(net._conv_stem(images)))
@@ -205,8 +205,8 @@ class LiteTrunk(nn.Module):
                 x = block(x)
         return cast(Tensor, x)
 
-    def upper(self, x: Tensor) -> Tensor:
-        """The feature maps from the output of :meth:`lower`."""
+    def trained_layers(self, x: Tensor) -> Tensor:
+        """The last feature maps, from the output ``x`` of :meth:`frozen_layers`."""
         net = self.network
         for index, block in enumerate(net._blocks[self.frozen :], start=self.frozen):
             x = block(x, drop_connect_rate=0.2 * index / len(net._blocks))
@@ -227,11 +227,11 @@ class CystClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and features of ``images``."""
-        return self.upper(self.trunk.lower(images))
+        return self.trained_layers(self.trunk.frozen_layers(images))
 
-    def upper(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and features, from the output ``x`` of the frozen layers."""
-        features = self.trunk.upper(x)
+    def trained_layers(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The output of ``forward``, from the output ``x`` of the frozen layers."""
+        features = self.trunk.trained_layers(x)
         return self.head(self.dropout(features.mean((2, 3)))), features
 
 
@@ -251,18 +251,18 @@ class CystEnsemble(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, features and places of ``images``."""
-        return self.upper(self.lower(images), self.lower(images.flip(3)))
+        return self.trained_layers(self.frozen_layers(images), self.frozen_layers(images.flip(3)))
 
-    def lower(self, images: Tensor) -> Tensor:
-        """The output of the frozen layers."""
-        return self.networks[0].trunk.lower(images)
+    def frozen_layers(self, images: Tensor) -> Tensor:
+        """The output of the frozen layers, which all networks share."""
+        return self.networks[0].trunk.frozen_layers(images)
 
-    def upper(self, upright: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The outputs of ``forward``, from the outputs of :meth:`lower` for images and for their mirror
-        images.
+    def trained_layers(self, upright: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The outputs of ``forward``, from the outputs of :meth:`frozen_layers` for images (``upright``) and
+        for their mirror images.
         """
         seen, count = torch.cat([upright, mirrored]), upright.shape[0]  # not len(): it may be symbolic
-        found = [network.upper(seen) for network in self.networks]
+        found = [network.trained_layers(seen) for network in self.networks]
         logits = torch.stack([one for one, _ in found]).mean(0)
         places = torch.stack(
             [
@@ -584,26 +584,28 @@ def outputs_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) 
     """Logits ``[N, labels]`` and mean features ``[N, C]`` for reduced pictures ``[N, side, side]``. ``size``:
     side of the input; ``batch``: pictures run at once.
     """
-    return outputs_above(network, lower_of(network, pixels, size, batch))
+    return outputs_above(network, frozen_outputs(network, pixels, size, batch))
 
 
-def lower_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) -> list[Both]:
-    """The outputs of the frozen layers, which all folds share, for reduced pictures, in batches."""
+def frozen_outputs(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) -> list[Both]:
+    """The outputs of the frozen layers, which all folds share, for reduced pictures ``pixels`` and for their
+    mirror images, in batches. ``size``: side of the network's input.
+    """
     found = []
     for start in range(0, len(pixels), batch):
         squares = np.stack([enlarge(one, size) for one in pixels[start : start + batch]])
         with torch.inference_mode():
             images = _seen_by(network, squares)
-            found.append((network.lower(images), network.lower(images.flip(3))))
+            found.append((network.frozen_layers(images), network.frozen_layers(images.flip(3))))
     return found
 
 
 def outputs_above(network: CystEnsemble, lower: Sequence[Both]) -> tuple[Singles, Singles]:
-    """:func:`outputs_of`, computed from the outputs of :func:`lower_of`."""
+    """The result of :func:`outputs_of`, computed from the outputs of :func:`frozen_outputs` (``lower``)."""
     logits, features = [np.zeros((0, len(LABELS)), np.float32)], []
     for upright, mirrored in lower:
         with torch.inference_mode():
-            found, maps, _ = network.upper(upright, mirrored)
+            found, maps, _ = network.trained_layers(upright, mirrored)
         logits.append(found.cpu().numpy())
         features.append(maps.mean((2, 3)).cpu().numpy())
     return np.concatenate(logits), np.concatenate(features) if features else np.zeros((0, 0), np.float32)
@@ -630,13 +632,15 @@ class OvarianBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def _seen_copies(pixels: Grey, recipe: OvarianRecipe, report: Report) -> Tensor:
-    """Run the frozen layers on random copies of each frame: ``[N, copies, C, h, w]`` (float16)."""
+    """Run the frozen layers on random copies of each frame in ``pixels``; returns their outputs ``[N, copies,
+    C, h, w]`` (float16).
+    """
     network = new_classifier(recipe).eval().to(run_options().chosen_device())
     found = []
     for number in followed(range(len(pixels)), report, "copies through the frozen part"):
         random = np.random.default_rng((recipe.seed, number, recipe.copies))
         copies = np.stack([augmented(pixels[number], recipe, random) for _ in range(recipe.copies)])
-        found.append(network.trunk.lower(_seen_by(network, copies)).half().contiguous().cpu())
+        found.append(network.trunk.frozen_layers(_seen_by(network, copies)).half().contiguous().cpu())
     return torch.stack(found)
 
 
@@ -656,7 +660,7 @@ def augmented(picture: Grey, how: OvarianRecipe, random: np.random.Generator) ->
 
 def motion(side: int, how: OvarianRecipe, random: np.random.Generator) -> npt.NDArray[np.float64]:
     """A random 2 × 3 matrix that maps pixel centres of a picture of ``side`` pixels to those of a network
-    input.
+    input. ``how``: how far it may turn, scale and shift.
     """
     angle = np.deg2rad(random.uniform(-how.rotation, how.rotation))
     zoom = how.size / side * np.exp(random.uniform(-how.scale, how.scale))
@@ -669,7 +673,7 @@ def motion(side: int, how: OvarianRecipe, random: np.random.Generator) -> npt.ND
 
 
 def exposed(picture: Grey, how: OvarianRecipe, random: np.random.Generator) -> Grey:
-    """Return ``picture`` with a random gamma and gain."""
+    """Return ``picture`` with a random gamma and gain, within the limits of ``how``."""
     gamma = np.exp(random.uniform(-how.contrast, how.contrast) * 2)
     gain = np.exp(random.uniform(-how.contrast, how.contrast))
     levels = 255.0 * gain * (np.arange(256) / 255.0) ** gamma
@@ -719,7 +723,7 @@ class _OvarianRun(TrainingRun):
         images = images.contiguous(memory_format=torch.channels_last)
         network = cast(CystClassifier, self.network)
         with self.autocast():
-            logits, _ = network.upper(images)
+            logits, _ = network.trained_layers(images)
         return cross_entropy(logits.float(), labels, label_smoothing=self.recipe.smoothing)
 
     def validate(self) -> Validation:
@@ -843,7 +847,7 @@ class _OutlineRun(RecipeRun[OutlineRecipe]):
         return OutlineBatches(self.recipe, *self.pairs)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """The loss of one batch."""
+        """The loss of one batch: cross-entropy of every pixel plus one minus Dice."""
         images, masks = batch
         with self.autocast():
             logits = self.network(images.contiguous(memory_format=torch.channels_last)).float()
@@ -858,7 +862,7 @@ class _OutlineRun(RecipeRun[OutlineRecipe]):
         return Validation({"dice": mean}, f"Dice {mean:.4f}", self.average.state_dict())
 
     def _dice(self, picture: Grey, mask: Grey) -> float:
-        """The Dice coefficient of the network's outline of a picture."""
+        """The Dice coefficient of the network's outline of ``picture`` with the true outline ``mask``."""
         size = self.recipe.size
         values = normalise(enlarge(picture, size)[None], MEAN, SCALE)
         with torch.inference_mode():
@@ -922,7 +926,7 @@ def predict(
     for number in followed(range(FOLDS), report, "held-out frames"):
         rows = np.flatnonzero(fold == number)
         networks = [ensemble(out, recipe, [seed], str(number)) for seed in seeds]
-        seen = lower_of(networks[0], pixels[rows], recipe.size)
+        seen = frozen_outputs(networks[0], pixels[rows], recipe.size)
         for place, network in enumerate(networks):
             logits[place, rows] = outputs_above(network, seen)[0]
     held_out = HeldOut(tuple(frames), fold, logits)
@@ -1039,15 +1043,15 @@ def _gates(
     pixels: Grey,
     report: Report,
 ) -> None:
-    """Fit the domain gate of each run below ``out``. The gate of a fold is judged on frames that it has not
-    seen; that of all frames is released.
+    """Fit the domain gate of each run below ``out``. The gate of a fold is measured on the frames that the
+    fold left out (``held_out``); the gate of all frames is released. ``pixels``: reduced frames.
     """
     names = np.array([frame.name for frame in held_out.frames])
     # The frozen part is the same in all networks: what it makes of the pictures is made once.
     below = ensemble(out, recipe, seeds[:1], ALL)
-    seen = lower_of(below, pixels, recipe.size)
+    seen = frozen_outputs(below, pixels, recipe.size)
     shown = {
-        name: lower_of(below, reduced(pictures), recipe.size)
+        name: frozen_outputs(below, reduced(pictures), recipe.size)
         for name, pictures in other_pictures(data, "train").items()
     }
     rows: list[tuple[str, str, int, float]] = []
@@ -1137,8 +1141,8 @@ def risk_coverage(found: Floats, right: Floats, weights: Floats) -> list[dict[st
 
 
 def answer_figures(held_out: HeldOut, threshold: float, absent_below: float) -> dict[str, Any]:
-    """Figures at the thresholds of a model card, on probabilities calibrated on other folds; a normal ovary
-    and a malignant lesion are never called.
+    """The figures of decisions at ``threshold`` (present) and ``absent_below``, with probabilities calibrated
+    on the other folds. A normal ovary and a malignant lesion are never called present.
     """
     truth, weights = held_out.labels, patient_weights(held_out.groups)
     found = cross_fitted(held_out.mean, truth, held_out.folds)
@@ -1167,7 +1171,9 @@ def answer_figures(held_out: HeldOut, threshold: float, absent_below: float) -> 
 
 
 def _right_of(called: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_], weights: Floats) -> dict[str, Any]:
-    """The number of frames that were ``called`` something, and the share of these that is right."""
+    """The number of frames that were ``called`` some class, and the share of these that is ``right``, with
+    its interval over the resamples ``weights``.
+    """
     value = float((called & right).sum() / max(called.sum(), 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         drawn = (weights @ (called & right)) / (weights @ called)
@@ -1178,8 +1184,9 @@ def binary(
     found: Floats, hot: Floats, positive: Sequence[int], held_out: HeldOut, weights: Floats
 ) -> dict[str, Any]:
     """The columns of the published table for the task of telling the classes ``positive`` from the others;
-    the threshold of each fold is chosen by Youden's J on the other folds. ``found``: probabilities; ``hot``:
-    the truth as 0 and 1 per class. ``*_at_31``: re-weighted to the published share of positives.
+    the threshold of each fold is chosen by Youden's J on the other folds. ``found [N, K]``: probabilities;
+    ``hot [N, K]``: the truth, 1 for the frame's class and 0 for others; ``weights``: those of resamples.
+    Figures ``*_at_31`` are re-weighted to the published share of positives, 31 %.
     """
     truth, score = hot[:, positive].sum(1), found[:, positive].sum(1)
     called = np.zeros(len(truth), np.bool_)
@@ -1238,7 +1245,9 @@ def evaluate(data: Path, models_dir: Path | None, report: Report = silent) -> di
 
 
 def outlines(frames: Sequence[OvarianFrame], card: Card, report: Report = silent) -> dict[str, Any]:
-    """Dice of the shown outlines against the masks; how many outlines are withheld, and why."""
+    """The Dice of the outlines that the model of ``card`` shows, against the masks of ``frames``; how many
+    outlines it withholds, and why.
+    """
     classifier, outliner = OvarianClassifier(card), Outliner(card)
     found, groups, faults = [], [], Counter[str]()
     for number, frame in enumerate(frames):

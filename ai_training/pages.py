@@ -385,8 +385,8 @@ def pages() -> dict[str, str]:
 
 
 def card_lines(card: Card) -> list[str]:
-    """The lines that say what a model card is for, its licence, weights and limits, a picture, and where its
-    figures are.
+    """The lines of Markdown about a model card: intended use, licence, weights and limits of the model, a
+    picture, and where its figures are.
     """
     drawn = PICTURES.get(card.id)
     anchor = "".join(c for c in _title(card).lower() if c.isalnum() or c in "-_ ").replace(" ", "-")
@@ -499,7 +499,7 @@ def _cell(row: Any, key: str, digits: int) -> str:
 
 
 def _text(value: Any, digits: int = 3) -> str:
-    """A value of a model card as text."""
+    """A value of a model card as text, numbers with ``digits`` after the point."""
     if isinstance(value, Mapping):
         return "; ".join(f"{name} {_text(part, digits)}" for name, part in value.items()) or "none"
     if isinstance(value, bool):

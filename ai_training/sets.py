@@ -106,7 +106,9 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def _read(path: Path, how: int) -> Grey:
-    """Read a picture with OpenCV: as grey, or with the colours in OpenCV's order."""
+    """Read a picture with OpenCV's flag ``how``: as grey, or with the colours in the order blue,
+    green, red.
+    """
     if path.suffix.lower() in DICOM:
         try:
             shown = open_dicom(path).display()
@@ -289,9 +291,9 @@ class SetLayout:
         return all(any(folder.glob(pattern)) for pattern in self.needs)
 
 
-def dealt(patients: Iterable[str], shares: Mapping[str, float]) -> dict[str, str]:
+def random_splits(patients: Iterable[str], shares: Mapping[str, float]) -> dict[str, str]:
     """Assign each patient to a random split, always the same for the same patients (:data:`SEED`).
-    ``shares``: of the patients by split. Every split gets a patient if there are enough.
+    ``shares``: the share of the patients in each split. Every split gets a patient if there are enough.
     """
     names = sorted(set(patients))
     order = np.random.default_rng(SEED).permutation(len(names)).tolist()
@@ -303,25 +305,27 @@ def dealt(patients: Iterable[str], shares: Mapping[str, float]) -> dict[str, str
 
 
 def in_splits(images: Sequence[SetImage], where: Path) -> tuple[SetImage, ...]:
-    """Return ``images`` with the splits train, val and test. Official splits are used, but a missing val is
-    taken from train; without official splits, patients are divided at random. Raises DataMissing if a patient
-    is in two splits; ``where`` names the set in its text.
+    """Return ``images`` with the splits train, val and test. Official splits are used; if they have no val,
+    it is made of patients of train; without official splits, patients are divided at random. Raises
+    DataMissing if a patient is in two splits; ``where`` names the set in its text.
     """
     parts = {image.split for image in images}
     if parts == {""}:
-        splits = dealt((image.patient for image in images), {"train": 0.7, "val": 0.15, "test": 0.15})
+        splits = random_splits((image.patient for image in images), {"train": 0.7, "val": 0.15, "test": 0.15})
         return tuple(replace(image, split=splits[image.patient]) for image in images)
     check_splits(where, images)
     if "val" in parts:
         return tuple(images)
-    splits = dealt((image.patient for image in images if image.split == "train"), HELD_BACK)
+    splits = random_splits((image.patient for image in images if image.split == "train"), HELD_BACK)
     return tuple(
         replace(image, split=splits[image.patient]) if image.split == "train" else image for image in images
     )
 
 
 def check_splits(where: Path, images: Iterable[Any]) -> None:
-    """Raise DataMissing if a patient is in more than one split; ``where`` names the set in its text."""
+    """Raise DataMissing if a patient has ``images`` in more than one split; ``where`` names the set in its
+    text.
+    """
     splits: dict[str, set[str]] = {}
     for image in images:
         splits.setdefault(image.patient, set()).add(image.split)
@@ -369,8 +373,8 @@ HASHED, APART = 16, 44
 
 @cache
 def near_duplicates(paths: tuple[Path, ...]) -> tuple[str, ...]:
-    """The name of each picture's group: similar pictures share a group, also if linked by a third. Raises
-    DataMissing.
+    """The name of each picture's group. Two pictures are in one group if they are similar, or linked by a
+    chain of pictures of which each is similar to the next. Raises DataMissing.
     """
     if not paths:
         return ()
@@ -554,7 +558,7 @@ def read_nih(folder: Path) -> ImageSet:
             ("test_list.txt", "test_list_NIH.txt"),
         )
     )
-    of_patient = dealt(map(_patient_of, taught), HELD_BACK)
+    of_patient = random_splits(map(_patient_of, taught), HELD_BACK)
     splits = {name: of_patient[_patient_of(name)] for name in taught} | dict.fromkeys(tested, "test")
     soft, boxes = soft_labels(folder / SOFT), defaultdict[str, list[SetBox]](list)
     for name, box in listed_boxes(folder / NIH_BOXES) if (folder / NIH_BOXES).is_file() else ():

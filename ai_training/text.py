@@ -8,8 +8,8 @@ NOT_DIAGNOSTIC = "Not for diagnostic use."
 
 
 def interval(values: Sequence[float | None] | None, digits: int = 3, minus: str = "-") -> str:
-    """Write ``[value, low, high]`` as ``0.690 [0.648, 0.730]``; a dash if there is no figure. ``minus``: the
-    sign for negative numbers.
+    """Write ``[value, low, high]`` as ``0.690 [0.648, 0.730]``; a dash if there is no figure. ``digits``:
+    after the point. ``minus``: the sign for negative numbers.
     """
     if values is None or values[0] is None:
         return "–"

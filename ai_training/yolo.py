@@ -1,17 +1,17 @@
-"""An ultralytics YOLO on our trunk: the detector candidate, trained on boxes alone, exported without torch.
+"""An ultralytics YOLO on our trunk: the detector that a site may train, exported to run without torch.
 
 This is the only module that trains with ultralytics (AGPL-3.0). The backbone is the shipped classifier's
 EfficientNet-Lite0, so that 500 boxes need not teach what a chest looks like; neck and head start at random.
 The head is YOLO26's (one box per object, no non-maximum suppression needed), so the ONNX file returns final
-boxes: ``boxes [1, N, 6]``, each left, top, right, bottom in pixels of the input, score, label number. Its
-input is the classifier's input.
+boxes: ``boxes [1, N, 6]``, each left, top, right, bottom in pixels of the input, score, number of the label
+in the classifier's card. Its input is the classifier's input.
 
 Pictures are preprocessed as for the classifier (:mod:`ai_pipeline.models.registry`). They are neither
 mirrored nor cut into mosaics: the heart has a side, and the place in the chest is half of a finding."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.models.registry import Card, Chain, prepare
+from ai_pipeline.models.registry import Card, Input, prepare
 from ai_training.cards import strip
 from ai_training.networks import FINE, MIDDLE, from_arrays, offer_torchvision_operators, parameters
 from ai_training.sets import TruthBox, corners, read_grey
@@ -32,11 +32,8 @@ TRUNK_CHANNELS = (40, 112, 320)  # at strides 8, 16 and 32
 
 @dataclass(frozen=True, slots=True)
 class YoloRecipe:
-    """The settings for training a YOLO box detector. ``size``: side of its input in pixels, a multiple of
-    32.
-    """
+    """The settings for training a YOLO box detector."""
 
-    size: int = 224
     epochs: int = 20
     batch: int = 16
     rate: float = 1e-3
@@ -44,15 +41,10 @@ class YoloRecipe:
     threads: int = 1
 
 
-def labels_of(boxes: Sequence[TruthBox]) -> tuple[str, ...]:
-    """The labels of a network trained on ``boxes``, in the order of their numbers."""
-    return tuple(sorted({box.label for box in boxes}))
-
-
 def train_yolo(boxes: Sequence[TruthBox], card: Card, out: Path, recipe: YoloRecipe) -> Path:
     """Train a YOLO on ``boxes`` for all epochs and export the moving average of its weights; returns the ONNX
-    file in ``out``. ``card``: the classifier whose backbone and preprocessing it uses; its labels are
-    :func:`labels_of` the boxes.
+    file in ``out``. ``card``: the classifier whose backbone and input it uses; it learns the labels of the
+    boxes.
     """
     os.environ.setdefault("YOLO_CONFIG_DIR", str(out))
     os.environ["YOLO_OFFLINE"] = "true"
@@ -73,28 +65,34 @@ def train_yolo(boxes: Sequence[TruthBox], card: Card, out: Path, recipe: YoloRec
         def final_eval(self) -> None:
             pass
 
-    labels = labels_of(boxes)
+    labels = sorted({box.label for box in boxes})
     assert card.input is not None
-    table = _write_set(boxes, labels, out / "set", replace(card.input.chain, side=recipe.size), recipe.size)
-    trunk = _Trunk(card, recipe.size)
+    table = _write_set(boxes, labels, out / "set", card.input)
+    trunk = _Trunk(card, card.input.size)
     tasks.TorchVision = lambda *_args, **_options: trunk
     network = YOLO(str(_write_architecture(out, len(labels))), task="detect")
     network.train(
-        trainer=Trainer, data=str(table), project=str(out), name="run", exist_ok=True, **_settings(recipe)
+        trainer=Trainer,
+        data=str(table),
+        project=str(out),
+        name="run",
+        exist_ok=True,
+        **_settings(recipe, card.input.size),
     )
-    return export(network.trainer.ema.ema, card, recipe.size, out / FILE)
+    return export(network.trainer.ema.ema, card, labels, out / FILE)
 
 
-def export(network: Any, card: Card, size: int, path: Path) -> Path:
-    """Write ultralytics' ``network`` as ONNX: the classifier's input ``images [1, 3, size, size]`` →
-    ``boxes [1, N, 6]``.
+def export(network: Any, card: Card, labels: Sequence[str], path: Path) -> Path:
+    """Write ultralytics' ``network`` of ``labels`` as ONNX to ``path``, with the preprocessing of ``card``:
+    the classifier's input ``images [1, 3, size, size]`` → ``boxes [1, N, 6]``.
     """
+    assert card.input is not None
     head = network.model[-1]
     head.export, head.format, head.max_det, head.end2end = True, "onnx", 100, True
     unfinished = path.with_suffix(".part")
     torch.onnx.export(
-        _Seeing(network, card).float().eval(),
-        (torch.zeros(1, 3, size, size),),
+        _Seeing(network, card, labels).float().eval(),
+        (torch.zeros(1, 3, card.input.size, card.input.size),),
         str(unfinished),
         input_names=["images"],
         output_names=["boxes"],
@@ -106,18 +104,25 @@ def export(network: Any, card: Card, size: int, path: Path) -> Path:
 
 
 class _Seeing(nn.Module):
-    """A wrapper that gives ultralytics' network (pictures from 0 to 1) the classifier's input."""
+    """A wrapper that gives ultralytics' network (pictures from 0 to 1) the classifier's input, and its boxes
+    the classifier's label numbers.
+    """
 
-    def __init__(self, network: nn.Module, card: Card) -> None:
-        """``card``: of the classifier whose input is used."""
+    numbers: Tensor
+
+    def __init__(self, network: nn.Module, card: Card, labels: Sequence[str]) -> None:
+        """``card``: of the classifier whose input is used; ``labels``: the network's, in its order."""
         super().__init__()
         self.network = network
         self.mean, self.scale = _levels(card)
+        known = [row.name for row in card.labels]
+        self.register_buffer("numbers", torch.tensor([float(known.index(label)) for label in labels]))
 
     def forward(self, images: Tensor) -> Tensor:
         """The boxes in ``images``."""
         boxes: Tensor = self.network((images * self.scale + self.mean) / 255.0)
-        return boxes
+        numbers = self.numbers[boxes[..., 5].round().long()]
+        return torch.cat([boxes[..., :5], numbers[..., None]], -1)
 
 
 class _Trunk(nn.Module):
@@ -153,10 +158,10 @@ def _levels(card: Card) -> tuple[float, float]:
     return card.input.mean[0], card.input.scale[0]
 
 
-def _settings(recipe: YoloRecipe) -> dict[str, Any]:
-    """The arguments of ultralytics' training."""
+def _settings(recipe: YoloRecipe, size: int) -> dict[str, Any]:
+    """The arguments of ultralytics' training. ``size``: side of the input in pixels, a multiple of 32."""
     return {
-        "imgsz": recipe.size,
+        "imgsz": size,
         "epochs": recipe.epochs,
         "batch": recipe.batch,
         "seed": recipe.seed,
@@ -189,11 +194,9 @@ def _settings(recipe: YoloRecipe) -> dict[str, Any]:
     }
 
 
-def _write_set(
-    boxes: Sequence[TruthBox], labels: Sequence[str], folder: Path, chain: Chain, size: int
-) -> Path:
-    """Write pictures and boxes in ultralytics' layout: one text file per picture, boxes as centre and size;
-    returns the file that describes the set.
+def _write_set(boxes: Sequence[TruthBox], labels: Sequence[str], folder: Path, wanted: Input) -> Path:
+    """Write pictures, prepared as ``wanted``, and boxes in ultralytics' layout: one text file per picture,
+    boxes as centre and size; returns the file that describes the set.
     """
     pictures, texts = folder / "images" / "train", folder / "labels" / "train"
     for made in (pictures, texts):
@@ -203,9 +206,9 @@ def _write_set(
         of_image.setdefault(box.image.path, []).append(box)
     for path, mine in of_image.items():
         grey = read_grey(path)
-        picture, to_model = prepare(grey, chain, size)
+        picture, to_model = prepare(grey, wanted.chain, wanted.size)
         cv2.imwrite(str(pictures / f"{path.stem}.png"), picture)
-        lines = [_line(box, labels.index(box.label), grey.shape, to_model, size) for box in mine]
+        lines = [_line(box, labels.index(box.label), grey.shape, to_model, wanted.size) for box in mine]
         (texts / f"{path.stem}.txt").write_text("".join(lines))
     table = folder / "set.yaml"
     names = "".join(f"  {number}: {label}\n" for number, label in enumerate(labels))
@@ -225,7 +228,7 @@ def _line(box: TruthBox, number: int, shape: tuple[int, int], to_model: Affine, 
 
 
 def _write_architecture(out: Path, labels: int) -> Path:
-    """Write the network's description for ultralytics; returns its path."""
+    """Write ultralytics' description of the network for so many ``labels`` into ``out``; returns its path."""
     fine, middle, last = TRUNK_CHANNELS
     path = out / "yolo-lite0.yaml"
     path.write_text(

@@ -102,7 +102,9 @@ def main() -> int:
 
 
 def write_stills(data: Path, folder: Path, count: int) -> list[Path]:
-    """The public frames as native DICOM files, a name and a date in each."""
+    """Write ``count`` public frames as uncompressed DICOM files into ``folder``, each with a name and a date
+    burned in.
+    """
     paths = []
     for number, dataset in enumerate(list(ultrasounds(data, count))[:count]):
         set_pixels(dataset, _marked(dataset.pixel_array, number), "RGB", 8)
@@ -131,10 +133,12 @@ def write_cine(data: Path, path: Path, count: int) -> Path:
 
 
 def measure_stills(paths: Sequence[Path], rounds: int) -> list[Row]:
-    """Every way on every still by turns; a round before the clock starts.
+    """Measure every way of handling a still (decode, read, clean) on every file in turn, ``rounds`` times
+    after a round that is not counted.
 
-    A row for each way: seconds; ``detect`` and ``rest`` are medians of the pipeline's own timings. ``ratio``
-    to one pass of rapidocr [value, low, high], paired. ``refused``: nothing was handed out.
+    Returns a row for each way, in seconds; ``detect`` and ``rest`` (fill and verify) are medians of the
+    pipeline's own timings. ``ratio``: to one pass of rapidocr over the same file, [value, low, high].
+    ``refused``: how often no image was returned.
     """
     shared_tools()
     with _by_itself() as apart:
@@ -156,9 +160,12 @@ def measure_stills(paths: Sequence[Path], rounds: int) -> list[Row]:
 
 
 def measure_cine(short: Path, long: Path, count: int) -> list[Row]:
-    """The cine cleaned for each policy and read by rapidocr, each in a fresh process; decoded in this one.
+    """Measure decoding, reading by rapidocr, and cleaning by each policy on the cine ``long`` of ``count``
+    frames, in frames per second (``per_second``) and as a multiple of rapidocr's (``times``). Decoding runs
+    in this process, all else in fresh ones.
 
-    ``peak`` and ``more`` (than 16 frames took) in MiB, None where not measured.
+    ``peak``: memory in MiB; ``more``: MiB more than for the cine ``short``, of 16 frames; both None where not
+    measured.
     """
     image = open_dicom(long)
     began = time.perf_counter()
@@ -177,7 +184,9 @@ def measure_cine(short: Path, long: Path, count: int) -> list[Row]:
 
 
 def print_stills(rows: Sequence[Row]) -> None:
-    """A table in Markdown, and what the design asks for."""
+    """Print the rows of ``measure_stills`` as a table in Markdown, and whether they reach the design's
+    targets.
+    """
     print(f"\nStill {STILL[0]} × {STILL[1]}, seconds\n")
     print(f"| what | n | p50 | p95 | finding p50 | filling and verifying p50 | × {EVERY_FRAME} | refused |")
     print("|---|---|---|---|---|---|---|---|")
@@ -192,7 +201,9 @@ def print_stills(rows: Sequence[Row]) -> None:
 
 
 def print_cine(rows: Sequence[Row], count: int) -> None:
-    """A table in Markdown, and what the design asks for."""
+    """Print the rows of ``measure_cine`` as a table in Markdown, and whether they reach the design's targets.
+    ``count``: frames of the cine.
+    """
     print(f"\nCine of {count} frames {CINE[0]} × {CINE[1]}, RGB\n")
     print(f"| what | frames measured | frames/s | × {EVERY_FRAME} | peak MiB | more than 16 frames, MiB |")
     print("|---|---|---|---|---|---|")
@@ -207,7 +218,7 @@ def print_cine(rows: Sequence[Row], count: int) -> None:
 
 
 def print_ratios(stills: Sequence[Row], cines: Sequence[Row]) -> None:
-    """The ratios to rapidocr alone, each with what the design asks for."""
+    """Print the ratios to rapidocr alone, each with whether it reaches the design's target."""
     still = next(row["ratio"][0] for row in stills if row["what"] == CLEANED)
     times = next(row["times"] for row in cines if row["what"] == CLEANED)
     print(f"\nBeside {EVERY_FRAME}, {CLEANED}:\n")
@@ -219,6 +230,7 @@ def print_ratios(stills: Sequence[Row], cines: Sequence[Row]) -> None:
 
 
 def _marked(picture: np.ndarray, number: int) -> np.ndarray:
+    """The picture with an invented name and birth date, and a clock that shows ``number`` seconds."""
     image = Image.fromarray(picture)
     drawing = ImageDraw.Draw(image)
     height = image.height // 40
@@ -236,6 +248,7 @@ def _by_itself() -> ProcessPoolExecutor:
 
 @cache
 def _rapidocr() -> Callable[[np.ndarray], Any]:
+    """rapidocr's reader of a whole picture, on all cores."""
     from rapidocr import RapidOCR
 
     params = {"Global.log_level": "critical", "Global.use_cls": False}
@@ -245,12 +258,14 @@ def _rapidocr() -> Callable[[np.ndarray], Any]:
 
 
 def _decode(path: Path) -> tuple[float, float, float, bool]:
+    """The seconds that decoding a file takes, as a row of ``measure_stills``."""
     began = time.perf_counter()
     open_dicom(path).stored()
     return time.perf_counter() - began, 0.0, 0.0, False
 
 
 def _read(path: Path) -> tuple[float, float, float, bool]:
+    """The seconds that rapidocr takes to read a file, decoding included, as a row of ``measure_stills``."""
     ocr = _rapidocr()
     began = time.perf_counter()
     ocr(open_dicom(path).display())
@@ -258,6 +273,7 @@ def _read(path: Path) -> tuple[float, float, float, bool]:
 
 
 def _seconds_to_read(pictures: Sequence[np.ndarray]) -> float:
+    """The seconds that rapidocr takes to read all pictures, after a first one that is not counted."""
     ocr = _rapidocr()
     ocr(pictures[0])
     began = time.perf_counter()
@@ -267,6 +283,9 @@ def _seconds_to_read(pictures: Sequence[np.ndarray]) -> float:
 
 
 def _clean(path: Path, policy: CleaningPolicy) -> tuple[float, float, float, bool]:
+    """Clean a file by the pipeline; returns seconds in all, seconds to detect, seconds to fill and verify
+    (both NaN if the image was refused), whether it was refused.
+    """
     began = time.perf_counter()
     try:
         result = clean(open_dicom(path), lambda _share, _what: None, policy=policy)
@@ -277,6 +296,9 @@ def _clean(path: Path, policy: CleaningPolicy) -> tuple[float, float, float, boo
 
 
 def _still_row(what: str, found: Sequence[tuple[float, float, float, bool]], base: list[float]) -> Row:
+    """A row of ``measure_stills``. ``what``: the way that was measured; ``found``: seconds, detection, rest
+    and refusal of each run; ``base``: the seconds of rapidocr in the same runs.
+    """
     seconds = [span[0] for span in found]
     return {
         "what": what,
@@ -301,6 +323,9 @@ def _in_own_process(short: Path, long: Path, policy: CleaningPolicy) -> tuple[fl
 
 
 def _work(short: Path, long: Path, policy: CleaningPolicy, pipe: Connection) -> None:
+    """In a fresh process: clean the cine ``short``, then ``long``; sends (seconds for ``long``, most memory
+    until the end of ``short``, most memory in all), memory in MiB without pages of files.
+    """
     peaks = [0.0]
 
     def watch() -> None:

@@ -96,11 +96,12 @@ def make_files(data: Path, folder: Path, count: int) -> dict[str, list[Path]]:
 
 
 def measure_pipeline(files: dict[str, list[Path]], rounds: int) -> list[dict[str, Any]]:
-    """The pipeline and its bare parts on the same files by turns; a round before the clock starts.
+    """Measure the pipeline, and decoder and network alone (``BARE``), on the same files in turn, ``rounds``
+    times after a round that is not counted.
 
-    A row for each encoding and what is asked of it: medians in ms; ``ratio`` to the whole of ``BARE``,
-    paired. ``decode``: from the file to stored samples; ``rest``: from there to the findings, of ``bare`` the
-    forward pass of an image that was prepared before.
+    Returns a row for each transfer syntax and way, medians in ms. ``decode``: from the file to stored
+    samples; ``rest``: from there to the findings, for ``BARE`` only the network's forward pass; ``ratio``: of
+    the whole time to that of ``BARE``, by pairs of the same file.
     """
     runner = _Runner()
     spans: dict[tuple[str, str], list[Spans]] = {
@@ -120,9 +121,12 @@ def measure_pipeline(files: dict[str, list[Path]], rounds: int) -> list[dict[str
 
 
 class _Runner:
-    """Ways to run one file; each says how long decoding took and how long the rest."""
+    """The ways to run one file, by name; each returns the seconds that decoding took, and the seconds of the
+    rest.
+    """
 
     def __init__(self) -> None:
+        """Load the pipeline, and the network that it runs."""
         self._pipeline = ChestXray()
         self._pipeline.warm_up()
         self._card = find(CLASSIFIER.shipped)
@@ -135,6 +139,9 @@ class _Runner:
         }
 
     def _bare(self, path: Path) -> Spans:
+        """Decode a file by pydicom alone, and run the network alone, on an input that was prepared before the
+        clock starts.
+        """
         if path not in self._prepared:
             assert self._card.input is not None
             self._prepared[path] = network_input(open_dicom(path).display(), self._card.input)[0]
@@ -147,6 +154,7 @@ class _Runner:
         return decoded - began, done - decoded
 
     def _whole(self, path: Path, *, heatmaps: bool) -> Spans:
+        """Run the whole pipeline on a file, with or without heat maps."""
         began = time.perf_counter()
         image = open_dicom(path)
         accepted = self._pipeline.accepts([image])
@@ -158,7 +166,9 @@ class _Runner:
 
 
 def print_pipeline(rows: Sequence[dict[str, Any]]) -> None:
-    """A table in Markdown, and what the design asks for."""
+    """Print the rows of ``measure_pipeline`` as a table in Markdown, and whether they reach the design's
+    targets.
+    """
     print(f"\nDX {SIZE} × {SIZE}, ms\n")
     print("| encoding | asked | decode p50 | rest p50 | whole p50 | whole p95 | × bare | n |")
     print("|---|---|---|---|---|---|---|---|")
@@ -182,6 +192,9 @@ def print_pipeline(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _pipeline_row(syntax: str, asked: str, found: Sequence[Spans], bare: Sequence[Spans]) -> dict[str, Any]:
+    """A row of ``measure_pipeline``. ``found``: the times of the way ``asked``; ``bare``: those of ``BARE``
+    on the same files.
+    """
     whole = [decode + rest for decode, rest in found]
     return {
         "syntax": syntax,

@@ -10,7 +10,9 @@ Ratio = tuple[float, float, float]
 
 
 def paired_ratio(ours: Sequence[float], others: Sequence[float]) -> Ratio:
-    """Geometric mean of the paired ratios with its 95 % interval (bootstrap over pairs): value, low, high."""
+    """The geometric mean of the ratios of ``ours`` to ``others``, pair by pair, with its 95 % interval
+    (bootstrap over pairs): value, low, high.
+    """
     logs = np.log(np.array(ours) / np.array(others))
     drawn = np.random.default_rng(1).integers(0, len(logs), (RESAMPLES, len(logs)))
     low, high = np.percentile(logs[drawn].mean(1), (2.5, 97.5))

@@ -80,8 +80,8 @@ def turnaround(axes: Axes, rows: list[dict[str, Any]]) -> None:
 
 
 def flame(axes: Axes, stacks: list[tuple[list[str], int]]) -> None:
-    """A flame graph of the worker's jobs: as wide as the share of their time that a step took, with what it
-    called below it.
+    """Draw a flame graph of the worker's jobs: each step as wide as its share of their time, above the steps
+    that it called. ``stacks``: (names of the steps, outermost first; samples).
     """
     whole = sum(count for _, count in stacks)
     _flames(axes, stacks, whole, 0.0, 0)
@@ -90,7 +90,9 @@ def flame(axes: Axes, stacks: list[tuple[list[str], int]]) -> None:
 
 
 def _flames(axes: Axes, stacks: list[tuple[list[str], int]], whole: int, left: float, depth: int) -> None:
-    """The steps at one depth of the same step above, widest first."""
+    """Draw the steps at one depth that the same step called, the widest first, and all below them. ``whole``:
+    samples in all; ``left``: where their caller begins.
+    """
     below: dict[str, list[tuple[list[str], int]]] = {}
     for steps, count in stacks:
         if steps and depth < DEEPEST:

@@ -108,7 +108,12 @@ def main() -> int:
 
 
 class _Bench:
+    """Measures receivers: starts each in a new folder, and sends it files. ``errors`` collects what senders
+    reported.
+    """
+
     def __init__(self, folder: Path, measured: Sequence[Receiver], rounds: int) -> None:
+        """Prepare ``rounds`` measurements of each receiver in ``measured``, in folders below ``folder``."""
         self._folder = folder
         self._measured = measured
         self._rounds = rounds
@@ -116,7 +121,9 @@ class _Bench:
         self.errors: list[str] = []
 
     def measure(self, objects: str, files: Sequence[Path], associations: Sequence[int]) -> list[Row]:
-        """All receivers with all numbers of associations, interleaved round by round."""
+        """Measure all receivers with each number of associations, all of them in each round; returns the
+        medians over the rounds. ``objects``: what the files are, in words.
+        """
         found: dict[tuple[Receiver, int], list[Row]] = {}
         for _ in range(self._rounds):
             for number in associations:
@@ -126,11 +133,13 @@ class _Bench:
         return [_median(rows) for rows in found.values()]
 
     def busy(self, files: Sequence[Path], receiver: Receiver) -> float:
-        """What is left of its speed while as many processes compute as there are cores, as low as workers."""
+        """The share of the speed of ``receiver`` that is left while as many processes compute as there are
+        cores, with the low priority of workers.
+        """
         alone, beside = [], []
         for _ in range(self._rounds):
             alone.append(self._measure_once(receiver, "", files, 8).files_per_second)
-            with _computing(os.cpu_count() or 1):
+            with busy_processes(os.cpu_count() or 1):
                 beside.append(self._measure_once(receiver, "", files, 8).files_per_second)
         share = statistics.median(beside) / statistics.median(alone)
         print(f"\nBeside busy workers, {receiver.name}, 8 associations:")
@@ -158,6 +167,7 @@ class _Bench:
     def _measure_once(
         self, receiver: Receiver, objects: str, files: Sequence[Path], associations: int
     ) -> Row:
+        """Start the receiver, send it all files over so many associations, and return the figures."""
         with running(receiver, self._next_folder(), SOP_CLASS) as one:
             one.settle()
             before = one.cpu_seconds()
@@ -180,12 +190,14 @@ class _Bench:
         )
 
     def _next_folder(self) -> Path:
+        """The path of a folder that no receiver had before."""
         self._starts += 1
         return self._folder / f"receiver-{self._starts}"
 
 
 @contextlib.contextmanager
-def _computing(processes: int) -> Iterator[None]:
+def busy_processes(processes: int) -> Iterator[None]:
+    """Context manager: so many processes compute without end, as low in priority as workers do."""
     spin = f"import os\nos.nice({NICENESS})\nwhile True: sum(range(100000))"
     running = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(processes)]
     try:
@@ -197,7 +209,9 @@ def _computing(processes: int) -> Iterator[None]:
 
 
 def make_radiographs(folder: Path, size: int, count: int) -> list[Path]:
-    """Digital X-rays of ``size`` × ``size`` × 16 bit, noise, one study."""
+    """Write ``count`` digital X-rays of ``size`` × ``size`` pixels of 16 bits noise, all of one study;
+    returns their files.
+    """
     noise = np.random.default_rng(7).integers(0, 4095, size * size, dtype=np.uint16)
 
     def fill(ds: Dataset, number: int) -> None:
@@ -209,7 +223,9 @@ def make_radiographs(folder: Path, size: int, count: int) -> list[Path]:
 
 
 def make_stills(folder: Path, count: int) -> list[Path]:
-    """Ultrasound stills as baseline JPEG of 64 KiB: speckle of 480 × 480."""
+    """Write ``count`` ultrasound stills of 480 × 480 random speckle, as baseline JPEG of 64 KiB; returns
+    their files.
+    """
     noise = np.random.default_rng(7).rayleigh(42, (480, 480)).clip(0, 255).astype(np.uint8)
 
     def fill(ds: Dataset, number: int) -> None:
@@ -225,6 +241,9 @@ def make_stills(folder: Path, count: int) -> list[Path]:
 def _make_files(
     folder: Path, kind: tuple[str, UID, str, int], count: int, fill: Callable[[Dataset, int], None]
 ) -> list[Path]:
+    """Write ``count`` DICOM files of one study into a new folder. ``kind``: SOP class, transfer syntax,
+    modality, and side of the image in pixels; ``fill``: sets the pixels of the data set with a number.
+    """
     folder.mkdir()
     sop_class, syntax, modality, size = kind
     paths = []
@@ -281,6 +300,8 @@ def print_ratios(rows: Sequence[Row], ours: Receiver) -> None:
 
 
 def _median(rows: Sequence[Row]) -> Row:
+    """The row with the median of each figure in ``rows``, which measured the same."""
+
     def middle(field: str) -> float:
         return float(statistics.median(getattr(row, field) for row in rows))
 

@@ -93,9 +93,11 @@ class Running:
 
 @contextlib.contextmanager
 def running(receiver: Receiver, folder: Path, sop_class: str) -> Iterator[Running]:
-    """Start it, wait until it accepts, and end it; its folder is emptied.
+    """Context manager: start ``receiver`` in the new folder ``folder``, wait until it accepts associations
+    for ``sop_class``, and at the end kill it and delete the folder.
 
-    What others have left to the disk is written first: the syncs of a durable receiver would wait for it.
+    What other processes wrote is synced to the disk first: the fsyncs of a durable receiver would wait for
+    it.
     """
     os.sync()
     folder.mkdir(parents=True)
@@ -115,6 +117,9 @@ def running(receiver: Receiver, folder: Path, sop_class: str) -> Iterator[Runnin
 
 
 def _wait_until_accepting(process: subprocess.Popen[bytes], port: int, sop_class: str) -> None:
+    """Return when the receiver at ``port`` of this machine accepts an association. Raises RuntimeError if it
+    ends, or does not accept one within 30 s.
+    """
     end = time.monotonic() + 30
     while True:
         try:
@@ -127,6 +132,7 @@ def _wait_until_accepting(process: subprocess.Popen[bytes], port: int, sop_class
 
 
 def _start(*command: str, **environment: str) -> subprocess.Popen[bytes]:
+    """Start a program, with further environment variables, its output discarded."""
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -146,17 +152,20 @@ command = [sys.executable, "-m", "dicom_node.receive.listener", "--data-dir", sy
 
 
 def _node(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start the node's listener."""
     _write_policy(folder / "policy.json", {"port": port})
     return _start(sys.executable, "-m", "dicom_node.receive.listener", "--data-dir", str(folder))
 
 
 def _two_listeners(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start two listeners of the node that share one port."""
     for name in ("policy.json", "policy-listener-2.json"):
         _write_policy(folder / name, {"port": port, "share_port": True})
     return _start(sys.executable, "-c", _TWO, str(folder))
 
 
 def _write_policy(path: Path, listener: dict[str, Any]) -> None:
+    """Write the policy file of a listener with the settings ``listener``, which accepts one sender."""
     tables = {
         "listener": listener,
         "spool": {"minimum_free_mib": 1},
@@ -167,19 +176,23 @@ def _write_policy(path: Path, listener: dict[str, Any]) -> None:
 
 
 def _documented(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start pynetdicom's documented storage SCP."""
     return _start(sys.executable, "-c", _DOCUMENTED, str(folder), str(port))
 
 
 def _sink(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start ``sink.py``, which checks nothing and only writes what it gets."""
     return _start(sys.executable, str(Path(__file__).with_name("sink.py")), str(folder), str(port))
 
 
 def _storescp(folder: Path, port: int, **environment: str) -> subprocess.Popen[bytes]:
+    """Start DCMTK's storescp, a process for each association."""
     options = ("--fork", "+xa", "-od", str(folder), "--max-pdu", "131072", str(port))
     return _start(_path("storescp"), *options, **environment)
 
 
 def _storescp_syncing(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start DCMTK's storescp with a library that syncs each file when it is closed."""
     library = folder.parent / "sync_on_close.so"
     source = Path(__file__).with_name("sync_on_close.c")
     subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, source, "-ldl"], check=True)
@@ -187,6 +200,7 @@ def _storescp_syncing(folder: Path, port: int) -> subprocess.Popen[bytes]:
 
 
 def _orthanc(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start Orthanc without its HTTP server."""
     config = {
         "Name": "bench",
         "StorageDirectory": str(folder / "storage"),
@@ -204,10 +218,12 @@ def _orthanc(folder: Path, port: int) -> subprocess.Popen[bytes]:
 
 
 def _which(program: str) -> str | None:
+    """The path of an installed program; None without it."""
     return shutil.which(program, path="/usr/sbin:/usr/bin:/usr/local/bin")
 
 
 def _path(program: str) -> str:
+    """The path of a program that must be installed."""
     path = _which(program)
     assert path is not None
     return path

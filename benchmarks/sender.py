@@ -23,6 +23,7 @@ class Rejected(ConnectionError):
     """A-ASSOCIATE-RJ: result, source and reason of PS3.8 Table 9-21."""
 
     def __init__(self, result: int, source: int, reason: int) -> None:
+        """``result``, ``source``, ``reason``: as in A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
         super().__init__(f"rejected: result {result}, source {source}, reason {reason}")
         self.answer = (result, source, reason)
 
@@ -33,7 +34,7 @@ class Aborted(ConnectionError):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A file's data set, as its bytes stand in the file."""
+    """The data set of a file, as encoded there."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -43,7 +44,10 @@ class Stored:
 
 @dataclass(slots=True)
 class Association:
-    """One association over one blocking socket. ``accepted``: context identifier to transfer syntax."""
+    """An association over one blocking socket. ``accepted``: transfer syntax by presentation context
+    identifier; ``results``: result by identifier (0: accepted); ``peer_pdu``: the longest PDU that the peer
+    takes, 0 for any.
+    """
 
     sock: socket.socket
     peer_pdu: int
@@ -53,7 +57,9 @@ class Association:
     _message_id: int = field(default=0, init=False)
 
     def encode_store(self, context_id: int, item: Stored, priority: int = 0) -> bytes:
-        """All PDUs of one C-STORE."""
+        """Encode one C-STORE request: all its PDUs. ``context_id``: presentation context; ``priority``: 0
+        medium, 1 high, 2 low.
+        """
         self._message_id = self._message_id % 65535 + 1
         command = store_command(item.sop_class_uid, item.sop_instance_uid, self._message_id, priority)
         limit = min(self.peer_pdu or 2**20, 2**20)
@@ -62,7 +68,7 @@ class Association:
         )
 
     def exchange(self, encoded: bytes) -> int:
-        """Send it and return the status of the response. Raises Aborted and OSError."""
+        """Send an encoded request, and return the status of the response. Raises Aborted and OSError."""
         self.sock.sendall(encoded)
         return self.read_status()
 
@@ -119,7 +125,8 @@ def associate(
     quick_ack: bool = False,
     tls: ssl.SSLContext | None = None,
 ) -> Association:
-    """Propose contexts (identifiers 1, 3, 5 …). Raises Rejected, Aborted, OSError.
+    """Establish an association with ``address`` (host, port) as the AE ``calling``. ``contexts``: (abstract
+    syntax, transfer syntaxes) to propose, under the identifiers 1, 3, 5 … Raises Rejected, Aborted, OSError.
 
     ``quick_ack``: acknowledge every piece of a response at once, see ``read_pdu``.
     """
@@ -138,6 +145,7 @@ def associate(
 
 
 def _read_answer(association: Association) -> None:
+    """Read the answer to A-ASSOCIATE-RQ into ``association``. Raises Rejected, Aborted, ConnectionError."""
     kind, body = association.read_pdu()
     if kind == 3:
         raise Rejected(body[1], body[2], body[3])
@@ -158,7 +166,7 @@ def _read_answer(association: Association) -> None:
 def associate_request(
     contexts: Sequence[tuple[str, Sequence[str]]], calling: str, called: str, maximum_pdu: int
 ) -> bytes:
-    """A-ASSOCIATE-RQ (PS3.8 9.3.2)."""
+    """Encode an A-ASSOCIATE-RQ (PS3.8 9.3.2); parameters as of :func:`associate`."""
     proposed = b"".join(
         _item(
             0x20,
@@ -288,6 +296,10 @@ def send_all(run: Run) -> Measured:
 
 @dataclass(slots=True)
 class _Sent:
+    """What one sender did: when it ``began`` and ``ended`` (s), ``size`` of its data sets in bytes,
+    ``latencies`` from request to response (s), and errors.
+    """
+
     began: float = 0.0
     ended: float = 0.0
     size: int = 0
@@ -296,6 +308,9 @@ class _Sent:
 
 
 def _send(run: Run, number: int, barrier: Barrier, results: SimpleQueue[_Sent]) -> None:
+    """Sender number ``number``: prepare an association and its share of the files, wait at ``barrier`` for
+    the others, send, and put what it did into ``results``.
+    """
     sent = _Sent()
     association, encoded = None, list[bytes]()
     try:
@@ -321,6 +336,9 @@ def _send(run: Run, number: int, barrier: Barrier, results: SimpleQueue[_Sent]) 
 
 
 def _prepare(run: Run, files: Sequence[Path]) -> tuple[Association, list[bytes], int]:
+    """Establish an association for these files, and encode all their requests; returns both, and the bytes of
+    the data sets.
+    """
     items = [load(file) for file in files]
     pairs = sorted({(item.sop_class_uid, item.transfer_syntax_uid) for item in items})
     association = associate(
@@ -337,6 +355,7 @@ def _prepare(run: Run, files: Sequence[Path]) -> tuple[Association, list[bytes],
 
 
 def _receive(sock: socket.socket, count: int) -> bytes:
+    """Read exactly ``count`` bytes. Raises ConnectionError if the peer closes."""
     data = bytearray(count)
     view, got = memoryview(data), 0
     while got < count:
@@ -348,10 +367,12 @@ def _receive(sock: socket.socket, count: int) -> bytes:
 
 
 def _item(kind: int, data: bytes) -> bytes:
+    """Encode an item of A-ASSOCIATE-RQ (PS3.8 9.3.2)."""
     return struct.pack(">BBH", kind, 0, len(data)) + data
 
 
 def _items(data: bytes) -> list[tuple[int, bytes]]:
+    """The items of an association PDU, as (type, content)."""
     items, offset = [], 0
     while offset < len(data):
         kind, _, length = struct.unpack_from(">BBH", data, offset)

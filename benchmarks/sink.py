@@ -24,7 +24,7 @@ _NUMBERS = itertools.count()
 
 
 def main(folder: Path, port: int) -> None:
-    """Serve for ever."""
+    """Accept associations at ``port`` for ever, and write received objects into ``folder``."""
     with socket.create_server(("127.0.0.1", port), backlog=64) as server:
         directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         while True:
@@ -34,6 +34,9 @@ def main(folder: Path, port: int) -> None:
 
 
 def _serve(connection: socket.socket, folder: Path, directory: int) -> None:
+    """Serve one association: write the PDVs of each data set to a file as they come, sync file and folder,
+    and answer Success.
+    """
     with connection:
         head, body = bytearray(6), memoryview(bytearray(2 * PDU))
         command = b""
@@ -62,10 +65,12 @@ def _serve(connection: socket.socket, folder: Path, directory: int) -> None:
 
 
 def _read(connection: socket.socket, view: memoryview) -> bool:
+    """Fill ``view`` from the connection; False if it is closed before."""
     return connection.recv_into(view, len(view), socket.MSG_WAITALL) == len(view)
 
 
 def _success(context_id: int, command: bytes) -> bytes:
+    """The P-DATA-TF with the Success response to a C-STORE command set."""
     asked = elements_of(command)
     number = struct.pack("<H", 0x8001)
     answer = command_set(
@@ -94,6 +99,7 @@ def _accept(request: bytes) -> bytes:
 
 
 def _item(kind: int, value: bytes) -> bytes:
+    """Encode an item of A-ASSOCIATE-AC (PS3.8 9.3.3)."""
     return struct.pack(">BxH", kind, len(value)) + value
 
 

@@ -53,7 +53,7 @@ def main() -> int:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="throughput-") as name:
         folder = Path(name)
-        mix = list(make_mix(given.data, folder))
+        mix = list(write_mix(given.data, folder))
         rows = [measure(folder / "limit", mix, given.studies, 0, given.flame)]
         for share in given.shares:
             rate = rows[0]["an_hour"] * share
@@ -64,8 +64,10 @@ def main() -> int:
     return 0
 
 
-def make_mix(data: Path, folder: Path) -> Iterator[Path]:
-    """Files of ten images, in the order that they are sent in again and again."""
+def write_mix(data: Path, folder: Path) -> Iterator[Path]:
+    """Write the images that are sent in turn, again and again: chest films, ultrasound stills and a cine;
+    yields their files.
+    """
     images = [*list(chests(data, CHESTS))[:CHESTS], *list(ultrasounds(data, STILLS))[:STILLS]]
     for number, image in enumerate(images):
         path = folder / f"{number}.dcm"
@@ -77,9 +79,10 @@ def make_mix(data: Path, folder: Path) -> Iterator[Path]:
 def measure(
     folder: Path, mix: Sequence[Path], studies: int, rate: float, flame: Path | None = None
 ) -> dict[str, Any]:
-    """Send ``studies`` at ``rate`` an hour (0: at once) to a fresh node; one of each kind warms it up.
+    """Send ``studies`` studies of the files ``mix`` at ``rate`` an hour (0: without a pause) to a fresh node,
+    which one study of each kind warms up.
 
-    Turnaround in seconds, CPU in seconds a study.
+    Returns turnaround in seconds, and processor time in seconds per study. ``flame`` as in ``_drawn``.
     """
     with (
         start_orthanc(folder / "pacs", ae_title="ORTHANC") as pacs,
@@ -114,7 +117,7 @@ def measure(
 
 
 def copy_of(path: Path, number: int) -> Dataset:
-    """The image as a study of its own."""
+    """Read an image, and make it study number ``number``, with UIDs of its own."""
     image = dcmread(path)
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
         setattr(image, keyword, derived_uid("throughput", keyword, str(number)))
@@ -124,6 +127,9 @@ def copy_of(path: Path, number: int) -> Dataset:
 
 
 def _send(node: Node, mix: Sequence[Path], number: int, rate: float, begun: float) -> str:
+    """Send study number ``number``, if ``rate`` (studies an hour) is not 0 at its time after ``begun``;
+    returns its Study Instance UID.
+    """
     image = copy_of(mix[(7 * number) % len(mix)], number)  # the kinds alternate
     if rate:
         time.sleep(max(0.0, begun + 3600 / rate * number - time.monotonic()))
@@ -150,6 +156,9 @@ def cpu_seconds(pid: int) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _drawn(pid: int, flame: Path | None) -> Iterator[None]:
+    """Context manager: record where the process and its children spend their time, by py-spy, into the file
+    ``flame``; None: do not record.
+    """
     if flame is None:
         yield
         return

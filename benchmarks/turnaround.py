@@ -79,14 +79,18 @@ def measure(images: list[Dataset]) -> tuple[list[float], list[str]]:
 
 
 def seconds_to_confirmed(node: Node, study: dict[str, Any]) -> float:
-    """From the last acknowledgement to the last confirmation, by the node's own records."""
+    """The seconds from the last acknowledged object of a study to its last confirmed delivery, by the node's
+    own records.
+    """
     rows = node.cli("outbox", "list", "--study", study["study_instance_uid"], "--limit", "0")
     last = max(datetime.fromisoformat(row["confirmed_at"]) for row in rows)
     return (last - datetime.fromisoformat(study["last_received_at"])).total_seconds()
 
 
 def chests(data: Path, count: int) -> Iterator[Dataset]:
-    """Public frontal chest X-rays enlarged to a detector's matrix; each a study of its own."""
+    """Yield ``count`` and one more public frontal chest X-rays, enlarged to a detector's matrix, each a study
+    of its own.
+    """
     manifest = data / "cxr_nih" / "manifest.csv"
     if not manifest.exists():
         sys.exit(f"no chest X-rays under {data}: the pipeline refuses a phantom, which would measure nothing")
@@ -98,7 +102,9 @@ def chests(data: Path, count: int) -> Iterator[Dataset]:
 
 
 def ultrasounds(data: Path, count: int) -> Iterator[Dataset]:
-    """Public ovarian frames enlarged to 1,024 × 768; without the set, synthetic ones."""
+    """Yield ``count`` and one more ultrasound images of 1,024 × 768, each a study: enlarged public ovarian
+    frames, or synthetic ones without that set.
+    """
     manifest = data / "us_ovarian" / "manifest.csv"
     if not manifest.exists():
         yield from (ultrasound(f"bench{number}", size=(1024, 768)) for number in range(count + 1))

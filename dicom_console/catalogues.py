@@ -36,6 +36,11 @@ _BESIDES: Final = (
     "stat",
     "routine",
     "low",
+    # Of a model: what its card and its findings say.
+    "estimated probability",
+    "score",
+    "cut-off",
+    "those of the cardiothoracic ratio are the widths of heart and chest",
     # Occasions of notifications:
     "failure",
     "dead letter",

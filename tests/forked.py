@@ -81,10 +81,12 @@ def run_forked(
 
 
 def _module(args: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """Module and arguments of a program of ours, which Python runs by ``-m``; "" for others."""
+    """Module and arguments of a program of ours, which Python runs by ``-m``; "" for others and for the
+    waiting process itself.
+    """
     words = list(args)
     at = 2 if words[1:2] == ["-P"] else 1
-    if words[0] != sys.executable or words[at : at + 1] != ["-m"]:
+    if words[0] != sys.executable or words[at : at + 1] != ["-m"] or words[at + 1] == "tests.forked":
         return "", ()
     module = words[at + 1]
     return (module if module.partition(".")[0] in (*_PACKAGES, "tests") else ""), words[at + 2 :]

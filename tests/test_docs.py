@@ -216,7 +216,7 @@ FIGURES = (
     ("docs/studies/README.md", THREE, CHEST, "metrics>mean_auc"),
     ("docs/studies/README.md", THREE, CHEST, "metrics>top3>all_labels"),
     ("docs/studies/README.md", THREE, CHEST, "metrics>top3>constant"),
-    ("docs/studies/README.md", THREE, CHEST, "detection>test>fusion>mean T"),
+    ("docs/studies/README.md", THREE, CHEST, "detection>test>head>mean T"),
     ("docs/studies/README.md", THREE, CHEST, "detection>test>difference>mean T"),
     ("docs/studies/ovarian.md", THREE, OVARY, "metrics>cross_validation>macro_auc"),
     ("docs/studies/cleaning.md", "{} of 1,588", MARKS, "metrics>legible_clinical>engines>tesseract>left"),

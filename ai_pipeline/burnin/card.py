@@ -5,9 +5,8 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import ValidationInfo, field_validator
 
-from ai_pipeline.burnin.cleaning import ULTRASOUND
 from ai_pipeline.burnin.decide.meaning import LONGEST_WORD, MOST_WORDS
-from ai_pipeline.burnin.find.annotation import CleaningPolicy, InDoubt
+from ai_pipeline.burnin.find.annotation import ULTRASOUND, CleaningPolicy, InDoubt
 from ai_pipeline.contract import BURNED_IN, PipelineCard, PipelineOptions, option
 
 
@@ -82,7 +81,7 @@ class UltrasoundOptions(PipelineOptions):
 
 CARD: Final = PipelineCard(
     name="ultrasound",
-    version="4.1",
+    version="4.2",
     about="Ultrasound: finds what is burned into the picture, and hands back a cleaned image.",
     intended_use=(
         "Ultrasound stills and cines with text burned into the pixels: it finds what may name the patient "

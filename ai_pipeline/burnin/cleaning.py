@@ -16,6 +16,7 @@ import numpy as np
 from ai_pipeline.burnin.decide.meaning import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.devices.rules import device_note
 from ai_pipeline.burnin.find.annotation import (
+    ULTRASOUND,
     AnnotationKind,
     CleaningPolicy,
     InDoubt,
@@ -37,8 +38,6 @@ from ai_pipeline.contract import (
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import samples_photometric
 
-ULTRASOUND = frozenset({"US", "IVUS"})
-"""Modalities in which graphics (calipers, scales …) are searched as well; in all others only text is."""
 MOST_PLACES = 100
 """Places of a note, at most."""
 
@@ -207,7 +206,7 @@ def _counted(marks: list[Mark]) -> str:
 
 
 def overlay_note(header: ImageHeader, source_uid: str | None = None) -> QualityNote | None:
-    """A note that the source shows more than the cleaned image; None if it has no overlay planes."""
+    """A note that the source has overlay planes, which the cleaned image lacks; None if it has none."""
     drawn, embedded = len(header.overlay_groups), len(header.embedded_overlay_bits)
     if not drawn + embedded:
         return None

@@ -27,6 +27,7 @@ from ai_pipeline.burnin.decide.writing import (
     FAINT,
     FILLED,
     FINEST,
+    SAME,
     SMALLEST_LETTER,
     Candidate,
     MeasuredPixels,
@@ -35,6 +36,7 @@ from ai_pipeline.burnin.decide.writing import (
     candidates,
     candidates_of,
     covered,
+    overlap,
     share_of,
     strokes_in,
     surroundings,
@@ -71,6 +73,8 @@ from ai_pipeline.burnin.tools import PLAIN, Inpainter, black_out, inpaint, with_
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
 
+ALIKE, FAR_APART = 8, 32
+"""Grey levels that a reader of text may not tell apart, and those that a viewer with another window does."""
 ROUNDS = 3
 """Attempts to remove what is still found; the last one blacks it out."""
 
@@ -114,14 +118,21 @@ class Verifier(RemovalTask):
         return [one.box for one in found if self.is_residue(one, filled, plan, kept)]
 
     def is_residue(self, candidate: Candidate, filled: Mask, plan: RemovalPlan, kept: Mask) -> bool:
-        """Whether a place holds text that must be removed; masks as in :meth:`residue`. In the image area the
-        text must be proven letters, elsewhere it need not be legible.
+        """Whether the place ``candidate`` of a cleaned picture holds text that must be removed; masks as in
+        :meth:`residue`. In the image area the text must be proven letters, elsewhere it need not be legible.
         """
         box, known = candidate.box, filled | kept
         # Nearly all strokes may be of what was filled or stays, as in a box around two lines.
-        if covered(box, known) or (
-            # How far a stroke stands out from what is beside it, at least (grey levels).
-            (strokes := strokes_in(candidate.view, box, 24)).any() and known[strokes].mean() >= FILLED
+        # A box around lines that stay, one above another, is no line: a column of labels looks like one.
+        rows = [line for line in plan.lines if overlap(line, box.box) > SAME and kept[index_of(line)].any()]
+        column = any(one[3] <= other[1] for one in rows for other in rows)
+        if (
+            column
+            or covered(box, known)
+            or (
+                # How far a stroke stands out from what is beside it, at least (grey levels).
+                (strokes := strokes_in(candidate.view, box, 24)).any() and known[strokes].mean() >= FILLED
+            )
         ):
             return False
         # Confidence of the text detector from which an unreadable box of a text's shape counts as residual
@@ -141,7 +152,7 @@ class DisplayTables:
 
     ``table``: from a stored value less ``low`` to the grey level that a viewer shows; None for colour.
     ``black``: the stored value that is shown darkest. ``equalised``: a second table, for a viewer with a
-    wider window, if the display window clips levels that hold structure. ``stretched``: each picture is shown
+    window of its own, if the display hides levels that may hold text. ``stretched``: each picture is shown
     between its own darkest and brightest samples, so filling a few pixels changes the whole picture.
     """
 
@@ -281,14 +292,18 @@ class Window:
         return True
 
     def fill(self, more: Mask) -> None:
-        """Fill the mask ``more`` in every frame. Raises :class:`CleaningFailed` if all of it is too much."""
+        """Fill the mask ``more`` in every frame. Raises :class:`CleaningFailed` if too much of the picture
+        would be filled in all.
+        """
         self._add(more)
         self.results = [
             fill_plan(result, more, self.plan, self.tables.black, self._filler) for result in self.results
         ]
 
     def _add(self, more: Mask) -> None:
-        """Add ``more`` to the mask. Raises :class:`CleaningFailed` if all of it is too much."""
+        """Add ``more`` to the mask of filled pixels. Raises :class:`CleaningFailed` if that would be too much
+        of the picture.
+        """
         self.mask, self.added = self.mask | more, more
         check_share(self.mask & ~self.plan.banner)
 
@@ -356,7 +371,8 @@ def fill_plan(
 
 def content_of(picture: Picture, plan: RemovalPlan, filled: Mask) -> Mask:
     """The mask of content that no fill may remove: curves, flow in its colours, and bars; letters on them
-    have other colours. Flow that lies mostly in ``filled`` was none, but letters in its colours.
+    have other colours. Coloured areas that lie mostly in ``filled`` are not counted as flow: they were
+    letters in its colours.
     """
     curves = find_traces(picture, plan.area) & ~plan.kept
     flow = find_flow(picture)
@@ -380,21 +396,28 @@ def made_up(before: Picture, after: Picture) -> Mask:
 def _equalised(
     places: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], table: Picture
 ) -> Picture | None:
-    """A table from value to rank where the display clips structure to black or white; else None. ``places``:
+    """A table from value to grey level where the display hides what may be text; else None. ``places``:
     values that occur; ``counts``: how often; ``table``: how they are displayed.
+
+    It does so where it clips structure to black or white, and where it shows nearly alike what lies far apart
+    among the values that occur: a window far wider than the samples, a lookup table with a flat part.
     """
-    shown = table[places]
+    # By rank and by value, half each: letters and their box are two values at the end of a thousand echoes',
+    # with hardly a rank between them; beside one hot pixel all others are nearly one value.
+    ranks, span = np.linspace(0, 255, len(places)), max(int(places[-1]), 1)
+    shown, apart = table[places], (ranks + places * (255 / span)) / 2
     # Values that are all displayed alike may make up letters and their background.
     # Share of the pixels whose stored values differ from the commonest one though the window shows all of
     # them as black, or as white: from this on they may hide text (percentile windows clip half of it at
     # either end).
-    if not any(
+    clipped = any(
         len(own) > 1 and int(own.sum() - own.max()) >= 0.01 * int(counts.sum())
         for own in (counts[shown == end] for end in (0, 255))
-    ):
+    )
+    alike = (apart[(shown >= level) & (shown < level + ALIKE)] for level in range(0, 256, ALIKE // 2))
+    if not clipped and all(len(own) < 2 or np.ptp(own) <= FAR_APART for own in alike):
         return None
-    ranks = np.interp(np.arange(len(table)), places, np.linspace(0, 255, len(places)))
-    return np.asarray(np.rint(ranks), np.uint8)
+    return np.asarray(np.rint(np.interp(np.arange(len(table)), places, apart)), np.uint8)
 
 
 def unchanged_outside(source: PixelArray, result: PixelArray, mask: Mask) -> bool:
@@ -419,7 +442,9 @@ class OutsideDigest:
         self._source, self._result = hashlib.sha256(), hashlib.sha256()
 
     def add(self, source: PixelArray, result: PixelArray, mask: Mask) -> None:
-        """Hash the next frame of source and result: ``[rows, columns]`` or ``[rows, columns, 3]`` each."""
+        """Add the next frame of source and of result to their hashes, with the pixels inside ``mask`` set to
+        zero: ``[rows, columns]`` or ``[rows, columns, 3]`` each.
+        """
         for digest, samples in ((self._source, source), (self._result, result)):
             blank = np.array(samples, copy=True)
             blank[mask] = 0
@@ -450,7 +475,8 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
     plan = _plan_cine(image, sampled, tables, verifier, report, graphics=graphics)
     read_in = image.display(sampled[0])
     first = image.stored(0)
-    frames = on_disk((count, *first.shape), first.dtype)
+    with tempfile.TemporaryFile(prefix="ai-pipeline-") as file:  # gone with the last reference to the array
+        frames: PixelArray = np.memmap(file, dtype=first.dtype, mode="w+", shape=(count, *first.shape))
     mask: Mask = plan.mask | plan.banner
     outside, same_mask = OutsideDigest(), True
     marks = [replace(mark, frame=mark.frame or 1) for mark in plan.marks]
@@ -575,7 +601,7 @@ class _CineWindow(Window):
         return self._indices[int(np.argmax(differences)) if distinct else 0] + 1
 
     def _residue_of(self, pictures: list[Picture]) -> list[TextBox]:
-        """Find the text that is left in one view of all frames."""
+        """Find the text that is left in ``pictures``, one view of each frame."""
         if len(pictures) == 1:
             return self.verifier.residue(pictures[0], self.mask, self.plan, self.kept)
         light, dark = (cast(Picture, extreme.reduce(pictures)) for extreme in (np.maximum, np.minimum))
@@ -683,9 +709,3 @@ def _outlying_frames(pictures: list[Picture], mask: Mask) -> list[int]:
         counts.append(int((drawn & ~mask).sum()))
     usual = float(np.median(counts))
     return [index for index, drawn_pixels in enumerate(counts) if drawn_pixels > 1.3 * usual + 40]
-
-
-def on_disk(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> PixelArray:
-    """Create an array in an unnamed temporary file, which is gone with the last reference to it."""
-    with tempfile.TemporaryFile(prefix="ai-pipeline-") as file:
-        return np.memmap(file, dtype=dtype, mode="w+", shape=shape)

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ai_pipeline.burnin.card import CARD, UltrasoundOptions
-from ai_pipeline.burnin.cleaning import ULTRASOUND, clean
+from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.decide.meaning import Allowed
 from ai_pipeline.burnin.devices.rules import device_rules
-from ai_pipeline.burnin.find.annotation import AnnotationKind, Mark
+from ai_pipeline.burnin.find.annotation import ULTRASOUND, AnnotationKind, Mark
 from ai_pipeline.burnin.find.text import POSSIBLE_TEXT
 from ai_pipeline.burnin.tools import Tools, cleaning_models, shared_tools
 from ai_pipeline.contract import (

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
-from ai_pipeline.burnin.decide.meaning import NOTHING_MORE, Allowed
+from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, NOTHING_MORE, OVER_TISSUE, Allowed
 from ai_pipeline.burnin.decide.writing import (
     FEWEST,
     SAME,
@@ -34,6 +34,7 @@ from ai_pipeline.burnin.decide.writing import (
     with_sides,
 )
 from ai_pipeline.burnin.find.annotation import (
+    ULTRASOUND,
     AnnotationKind,
     Box,
     CleaningPolicy,
@@ -92,7 +93,7 @@ class RemovalPlan:
 @dataclass(frozen=True, slots=True, eq=False)
 class RemovalTask:
     """What is to be removed, and the ``tools`` that find it: annotation that ``policy`` removes, but no
-    ``allowed`` text. ``in_doubt``: what to do where it is not clear.
+    ``allowed`` text. ``in_doubt``: what to do where it is not clear whether something is text.
     """
 
     tools: Tools
@@ -140,9 +141,10 @@ def plan_views(
 
 
 def with_faint_writing(plan: RemovalPlan, samples: PixelArray, reader: TextReader) -> RemovalPlan:
-    """The plan with the blocks of faint text in stored samples outside its image area added.
+    """The plan with faint text added that lies outside its image area: blocks of pixels that differ little
+    from the background in the stored ``samples``.
 
-    Text is what the ``reader`` finds where all that is faint is shown bright; faint echoes are none. Raises
+    What is faint is amplified, and what the ``reader`` then finds there is text; faint echoes are not. Raises
     :class:`CleaningFailed` as :func:`plan_removal` does.
     """
     filled = plan.mask | plan.banner
@@ -260,8 +262,9 @@ class _Scene:
         )
 
     def _marks(self, banner: Mask) -> list[Mark]:
-        """The marks, removed or not, without places that stay in doubt; of drawn text only what the text
-        detector has not found. ``banner``: pixels that are blacked out.
+        """All marks that were found, each removed or not, except text that may name the patient and is not
+        removed (places in doubt). Drawn text is left out where the text detector has found the same text.
+        ``banner``: pixels that are blacked out.
         """
         boxes, going = [text.box.box for text in self.texts], banner | self.mask
         found = [
@@ -311,6 +314,11 @@ class _Scene:
         known = self.lettering | self.banner | self.devices
         tools, allowed = self.task.tools, self.task.allowed
         found = find_texts(self.picture, tools.reader, known, self.waves, allowed)
+        if self.header.modality not in ULTRASOUND:  # a bare number is no ruler's: it may be an age
+            found = [
+                replace(text, meaning=Meaning.IDENTITY) if text.meaning is Meaning.SCALE else text
+                for text in found
+            ]
         self.symbols = [text for text in found if _is_drawing(text, self.drawn)]
         self.texts = [text for text in found if text not in self.symbols]
         legible = [text for text in self.texts if text.line.legible]
@@ -346,6 +354,16 @@ class _Scene:
         if not self.clinical:
             return
         self.texts = by_their_pair(by_their_block(by_best_reading(self.texts)), self.task.allowed)
+        tissue = self.ground & ~self.plain
+        self.texts = [
+            replace(text, meaning=Meaning.ORIENTATION, proof="a side and a place, over tissue")
+            if text.meaning is Meaning.IDENTITY
+            and text.line.confidence >= LEAST_CONFIDENCE
+            and OVER_TISSUE.fullmatch(text.line.text.strip())
+            and share_of(tissue, text.box) > 0.9
+            else text
+            for text in self.texts
+        ]
         known, flow = self.painted(self.texts), find_flow(self.picture) | self.waves.strips
         for place in component_boxes(components(blocks(self.lettering & ~known))[1]):
             box = level_box(place, 1.0)
@@ -420,8 +438,9 @@ RULES = (
 
 
 def _suspected(unproven: Sequence[Text], left: Mask) -> tuple[Box, ...]:
-    """Places in the image area that a person should check: they look like a line of text. ``left``: drawn
-    text that stays in doubt. A single letter that is surely read names nobody.
+    """Places in the image area that a person should check, because they look like a line of text.
+    ``unproven``: what may be letters and was not removed; ``left``: drawn pixels that may be text and were
+    not removed. A single letter that was surely read is left out: it names nobody.
     """
     unclear = [text for text in unproven if not text.line.legible or text.line.letters >= FEWEST]
     drawn = [
@@ -434,8 +453,9 @@ def _suspected(unproven: Sequence[Text], left: Mask) -> tuple[Box, ...]:
 
 
 def _is_drawing(text: Text, drawn: Drawings) -> bool:
-    """Whether a "text" is no text but drawn symbols, such as a pair of crosses: it is illegible, and hardly
-    any letters are drawn there. A logo may be a hospital's, and counts as letters.
+    """Whether a place that the text detector took for text holds only drawn symbols, such as a pair of
+    crosses: it is illegible, and the mark network (``drawn``) finds hardly any letters there. A logo counts
+    as letters, because it may be a hospital's.
     """
     place = index_of(text.box.box)
     pixels = {kind: int(mask[place].sum()) for kind, mask in drawn.masks.items()}
@@ -450,7 +470,9 @@ def _is_drawing(text: Text, drawn: Drawings) -> bool:
 def _readings(
     marks: Sequence[Mark], texts: Sequence[Text], shape: tuple[int, ...], policy: CleaningPolicy
 ) -> tuple[Reading, ...]:
-    """The record of what was read: legible texts with their meaning, then the calipers."""
+    """The record of what was read in a picture of this ``shape``: legible texts with their meaning, then the
+    calipers.
+    """
     found = [
         (AnnotationKind.TEXT, text.meaning, place, text.line)
         for text in texts

@@ -199,7 +199,9 @@ def _generate(patch: Samples, hole: Mask, filler: Inpainter) -> Samples:
 
 
 def _deep(patch: Samples, hole: Mask) -> Samples:
-    """Fill one channel of more than 8 bits: OpenCV takes 16 bits unsigned, to which others are scaled."""
+    """Fill ``hole`` in one channel of more than 8 bits. OpenCV accepts unsigned samples of 16 bits, so all
+    others are scaled to these and back.
+    """
     around = patch[~hole]
     low, high = float(around.min()), float(around.max())
     step = max((high - low) / 65535.0, 1.0 if patch.dtype.kind in "iu" else 1e-12)
@@ -310,8 +312,9 @@ _LOADED: dict[tuple[Path | None, Path | None], Tools] = {}
 
 
 def cleaning_models(models_dir: Path | None = None, device_rules: Path | None = None) -> tuple[ModelRef, ...]:
-    """The models that clean: those that this process has loaded, even if others were installed since; if none
-    is loaded, those of the model cards. Loads nothing. Raises CardError.
+    """The models by which images are cleaned: those that this process has loaded, even if others were
+    installed since; if it has loaded none, those that the model cards name. It does not load a model. Raises
+    CardError.
     """
     loaded = _LOADED.get((models_dir, device_rules))
     if loaded:

@@ -98,8 +98,8 @@ class Anatomy:
     turn: float = 0.0
 
     def seen(self, way: Affine) -> Anatomy:
-        """Return a copy of the outlines whose coordinates are mapped by ``way``: the outlines in a turned,
-        mirrored or enlarged picture.
+        """Return the outlines in a turned, mirrored or enlarged picture: a copy whose coordinates are mapped
+        by ``way``.
         """
         measured = self.measured
         if measured is not None:
@@ -363,8 +363,8 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """The models (Judge) that tell at which of the picture's edges the chest is cut off; without coefficients
-    in the model card there are none, and no edge counts as cut off.
+    """The models (Judge) that find at which edges of the picture the chest is cut off. If the model card has
+    no coefficients for them there are no models, and no edge counts as cut off.
     """
 
     judges: Mapping[Edge, Judge]
@@ -473,7 +473,13 @@ def figures_at(lungs: Bools) -> tuple[float, ...]:
 
 LONGEST: Final = 256
 """Longer side of the picture in which greys are compared (pixels)."""
-UNSURE_NOTE: Final = "Unsure: what is not suspected may be there."
+UNSURE_NOTES: Final = (
+    "Unsure: the heart's border is hidden.",
+    "Unsure: heart and lungs cannot be outlined surely.",
+    "Unsure: a lung may be clouded.",
+)
+"""What is said of a film with one of the three signs of :meth:`Look.doubt`, in their order: short, so that
+the ratio has room on the same line."""
 SIDES: Final = ("left", "right")
 """Those of the upright picture."""
 
@@ -481,8 +487,8 @@ SIDES: Final = ("left", "right")
 @dataclass(frozen=True, slots=True)
 class Look:
     """Signs in an upright picture that the film is unusual. ``hidden``: the sides on which the border of the
-    heart is not seen; ``gone``: whether nothing at all is seen of one border. ``white``: the side of the
-    smaller or whiter lung that hides it, None where that is not clear. ``shallow``: whether the patient
+    heart is not seen; ``gone``: whether nothing at all is seen of one border. ``white``: the side of the lung
+    that hides it because it is smaller or whiter, None if that is not clear. ``shallow``: whether the patient
     breathed in too little.
     """
 
@@ -503,7 +509,7 @@ class Look:
             chances.get(table.get("label", ""), 0.0) > float(table.get("limit", 1.0)),
         ]
         if anatomy.is_chest and not self.gone and sum(signs) < 2:
-            return UNSURE_NOTE if any(signs) else ""
+            return next((note for sign, note in zip(signs, UNSURE_NOTES, strict=True) if sign), "")
         lung = "the borders of heart or lungs are hidden"
         if self.white:
             side = "left" if self.white == "right" else "right"

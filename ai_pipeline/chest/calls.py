@@ -172,9 +172,9 @@ class Words:
 
 
 def words_of(card: Card, point: OperatingPoint, label: str, prevalence: float | None) -> Words:
-    """Which statements about ``label`` its figures at the operating point ``point`` allow. ``prevalence``:
-    between 0 and 1 (exclusive), None if unknown. A label without figures may neither be called suspected nor
-    not found.
+    """The statements about ``label`` that a report may make: those that the figures of ``card`` at the
+    operating point ``point`` support. ``prevalence``: between 0 and 1 (exclusive), None if unknown. A label
+    without figures may neither be called suspected nor not found.
     """
     sensitivity = figures(card, point, label).get("sensitivity")
     right = predictive(card, point, label, Decision.PRESENT, prevalence) if prevalence else None

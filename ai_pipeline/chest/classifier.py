@@ -8,13 +8,15 @@ the same label in training images (:class:`BoxTemplates`): the one that overlaps
 them, each weighted by the ratio of the map inside it to the average map of the label. With a flat map this is
 the best constant box, so the map can only improve on it.
 
-The card's box detector chooses the candidate box that fits a finding best, with its expected overlap. For
-every label the network gives five maps (:data:`PARTS`): one for the evidence that a box covers a place, and
-four for the evidence that a box lies just right of, left of, below or above it. A candidate's score is the
-sum of three terms: the means of each map over the part of the picture that the map concerns; the label's
-position prior at the candidate; and, where the card has a YOLO, the nearness to its detections. A softmax
-over the scores of a label's candidates gives a probability for each. The answer is the box with the largest
-expected overlap under these probabilities, and that overlap is the answer's score.
+The card's box detector is one network: a box head, or the YOLO that a site has trained.
+
+The box head chooses the candidate box that fits a finding best, with its expected overlap. For every label
+its network gives five maps (:data:`PARTS`): one for the evidence that a box covers a place, and four for the
+evidence that a box lies just right of, left of, below or above it. A candidate's score is the sum of two
+terms: the means of each map over the part of the picture that the map concerns, and the label's position
+prior at the candidate. A softmax over the scores of a label's candidates gives a probability for each. The
+answer is the box with the largest expected overlap under these probabilities, and that overlap is the
+answer's score.
 
 Fitted by :mod:`ai_training.detect`; numpy alone here, so that no torch is needed to run it.
 """
@@ -194,29 +196,25 @@ class ScoredBox:
 @dataclass(frozen=True, eq=False)
 class BoxHead:
     """Chooses the box of a finding among fixed candidate boxes, from the network's maps. ``candidates``: by
-    label name, in the order of the network's maps. ``trust``: the amount that a YOLO detection adds to the
-    score of a candidate box that it covers exactly.
+    label name, in the order of the network's maps.
     """
 
     candidates: Mapping[str, Candidates]
-    trust: float = 0.0
     _overlaps: dict[str, Floats] = field(default_factory=dict, init=False, repr=False)
 
     @staticmethod
     def from_bytes(data: bytes) -> BoxHead:
-        """Read candidates and trust from the bytes of an ``.npz`` file. Raises ValueError or KeyError for
-        other bytes.
+        """Read the candidates from the bytes of an ``.npz`` file. Raises ValueError or KeyError for other
+        bytes.
         """
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             names = [str(name) for name in arrays["labels"]]
-            trust = float(arrays["trust"]) if "trust" in arrays else 0.0
-            return BoxHead({n: Candidates(arrays[f"boxes-{n}"], arrays[f"prior-{n}"]) for n in names}, trust)
+            return BoxHead({n: Candidates(arrays[f"boxes-{n}"], arrays[f"prior-{n}"]) for n in names})
 
     def to_bytes(self) -> bytes:
         """The candidates as the bytes of an ``.npz`` file; equal candidates give equal bytes."""
         arrays = {f"boxes-{name}": one.boxes for name, one in self.candidates.items()}
         arrays |= {f"prior-{name}": one.prior for name, one in self.candidates.items()}
-        arrays |= {"trust": np.array(self.trust, np.float32)} if self.trust else {}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, labels=np.array(list(self.candidates)), **arrays)
         return buffer.getvalue()
@@ -226,18 +224,14 @@ class BoxHead:
         """The labels, in the order of the network's maps."""
         return tuple(self.candidates)
 
-    def find(self, maps: Floats, label: str, detections: Floats | None = None) -> ScoredBox:
+    def find(self, maps: Floats, label: str) -> ScoredBox:
         """Choose the box of ``label`` with the best score in the network's ``maps [labels, parts, h, w]``.
-        ``detections [K, 5]``: boxes and scores of a YOLO as in :func:`nearness`, which raise the score of
-        candidate boxes near to them. Raises KeyError for an unknown label.
+        Raises KeyError for an unknown label.
         """
         own = self.candidates[label]
         parts, rectangles = maps[self.labels.index(label)], part_rectangles(own.boxes)
         means = [mean_over(parts[k][None], rectangles[k])[:, 0] for k in range(len(PARTS))]
-        scores = own.prior + np.stack(means, 1).sum(1)
-        if detections is not None:
-            scores = raised_near_detections(scores, own.boxes, detections, self.trust)
-        return self.choose(label, softmax(scores))
+        return self.choose(label, softmax(own.prior + np.stack(means, 1).sum(1)))
 
     def choose(self, label: str, chance: Floats) -> ScoredBox:
         """The box of ``label`` with the largest expected overlap, for probabilities ``chance [M]`` of its
@@ -259,26 +253,6 @@ def region(found: ScoredBox, size: int, to_model: Affine, rows: int, columns: in
     """
     left, top, right, bottom = (edge * size for edge in found.corners)
     return source_region((left, top, right, bottom), to_model, rows, columns, Origin.DETECTOR)
-
-
-def raised_near_detections(scores: Floats, boxes: Floats, detections: Floats, trust: float) -> Floats:
-    """The ``scores [M]`` of ``boxes [M, 4]``, each raised by ``trust`` × its nearness to ``detections``."""
-    return np.asarray(scores + np.float32(trust) * nearness(boxes, detections), np.float32)
-
-
-def nearness(boxes: Floats, detections: Floats) -> Floats:
-    """The largest overlap (IoU) of each of ``boxes [M, 4]`` with a detection, 0 to 1: ``[M]``.
-
-    ``detections [K, 5]``: boxes as shares of the sides, and scores; overlaps are weighted by the score as a
-    share of the highest one.
-    """
-    sides, scores = detections[:, 2:4] - detections[:, :2], detections[:, 4]
-    # Sides of a YOLO's box, at least, as shares of the picture.
-    detections = detections[(sides > 1e-3).all(1) & (scores > 0)]
-    if not len(detections):
-        return np.zeros(len(boxes), np.float32)
-    near = overlaps(boxes, detections[:, :4]) * (detections[:, 4] / detections[:, 4].max())
-    return np.asarray(near.max(1), np.float32)
 
 
 def softmax(scores: Floats) -> Floats:
@@ -524,9 +498,9 @@ def decide(label: Label, value: float) -> Decision:
 
 
 NETWORK, CANDIDATES, YOLO = "detector", "detector-boxes", "detector-yolo"
-"""The roles of a card's weights: the network in ONNX; the candidate boxes with their priors; optionally a
-YOLO in ONNX with the classifier's input, which gives rows of left, top, right, bottom in pixels of the input,
-score (0 to 1), index of the label among those that have candidates."""
+"""The roles of a card's weights: the box head's network in ONNX, and its candidate boxes with their priors;
+or, instead of both, a YOLO in ONNX with the classifier's input, which gives rows of left, top, right, bottom
+in pixels of the input, score (0 to 1), number of the label in the card."""
 
 
 Corners = tuple[float, float, float, float]
@@ -539,38 +513,35 @@ CHANGES = (
 """Changes of the networks' input under which a box must be found again."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class NetworkOutput:
-    """``maps [labels, parts, h, w]`` of the network, and for each label the ``detections [K, 5]`` of the
-    YOLO, in the form of :func:`ai_pipeline.chest.classifier.nearness`; no detections without a YOLO.
-    """
-
-    maps: Floats
-    detections: Mapping[str, Floats]
+Places = Callable[[str], ScoredBox | None]
+"""Gives the likeliest box of a label in one image, reliable or not; None for a label that the network has
+no box of."""
+Locator = Callable[[Floats], Places]
+"""Looks at one image, given as the network's input ``[1, channels, size, size]``."""
 
 
 @dataclass(frozen=True, eq=False)
 class DetectorInput:
-    """An image of ``rows`` × ``columns`` prepared for the box detector. The networks (``run``) run only when
+    """An image of ``rows`` × ``columns`` prepared for the box detector. The network (``run``) runs only when
     the first box is needed, as most images have no finding with a box. ``values``: the input; ``wanted``: how
     it was normalised; ``to_model``: the map from source to model coordinates.
     """
 
     values: Floats = field(repr=False)
     wanted: Input
-    run: Callable[[Floats], NetworkOutput] = field(repr=False)
+    run: Locator = field(repr=False)
     to_model: Affine
     rows: int
     columns: int
 
     @cached_property
-    def output(self) -> NetworkOutput:
-        """The networks' output for the image; computed once."""
+    def output(self) -> Places:
+        """What the network finds in the image; computed once."""
         return self.run(self.values)
 
     @cached_property
-    def changed(self) -> tuple[NetworkOutput, ...]:
-        """The networks' output for the input after each small change in :data:`CHANGES`; computed once."""
+    def changed(self) -> tuple[Places, ...]:
+        """What the network finds after each small change in :data:`CHANGES`; computed once."""
         inputs = (changed(self.values[0], change, self.wanted)[0] for change in CHANGES)
         return tuple(self.run(values[None]) for values in inputs)
 
@@ -581,17 +552,14 @@ class BoxDetector:
     """
 
     def __init__(self, card: Card) -> None:
-        """Load the detector's networks and candidate boxes."""
+        """Load the detector's network."""
         if card.input is None:
             raise CardError(f"{card.path.name}: a detector's card needs input")
         self._input = card.input
         self._shown = {label.name for label in card.labels if label.detector}
-        try:
-            self.head = BoxHead.from_bytes(read(card.file(CANDIDATES)))
-        except (ValueError, KeyError) as error:
-            raise CardError(f"{card.path.name}: {card.file(CANDIDATES).path.name} holds no boxes") from error
-        self._engine = load(card, NETWORK)
-        self._yolo = load(card, YOLO) if card.plays(YOLO) else None
+        if card.plays(YOLO) and card.plays(NETWORK):
+            raise CardError(f"{card.path.name}: one network locates, {NETWORK!r} or {YOLO!r}, never both")
+        self._run = yolo_of(card) if card.plays(YOLO) else head_of(card)
 
     def prepare(self, image: Grey, pose: Pose = UPRIGHT) -> DetectorInput:
         """Prepare a displayed image (uint8 grey, bright = dense) that is shown in ``pose`` for
@@ -620,19 +588,9 @@ class BoxDetector:
 
         return regions
 
-    def _run(self, values: Floats) -> NetworkOutput:
-        """Run the detector's networks on ``values``."""
-        maps = self._engine(values)["parts"][0]
-        if maps.shape[:2] != (len(self.head.labels), len(PARTS)):
-            raise CardError(f"the detector's maps have the shape {maps.shape}, not that of its boxes")
-        if self._yolo is None:
-            return NetworkOutput(maps, {})
-        rows = self._yolo(values)["boxes"][0]
-        return NetworkOutput(maps, detections_by_label(rows, self.head.labels, self._input.size))
-
     def find(self, prepared: DetectorInput, label: str) -> ScoredBox | None:
-        """The likeliest box of ``label``, reliable or not; None for a label without candidates."""
-        return self._found(prepared.output, label) if label in self.head.labels else None
+        """The likeliest box of ``label``, reliable or not; None if the network has none."""
+        return prepared.output(label)
 
     def region(self, prepared: DetectorInput, label: str) -> Region | None:
         """The box of ``label`` in source coordinates; None if the model card marks it as not reliable, or if
@@ -648,15 +606,11 @@ class BoxDetector:
 
     def agreement(self, prepared: DetectorInput, label: str, found: ScoredBox) -> float:
         """The least overlap (IoU) of ``found`` with the box of ``label`` in a changed input, 0 to 1."""
-        boxes = [
-            moved_back(self._found(output, label).corners, change)
-            for output, change in zip(prepared.changed, CHANGES, strict=True)
-        ]
+        again = [(places(label), change) for places, change in zip(prepared.changed, CHANGES, strict=True)]
+        boxes = [moved_back(one.corners, change) for one, change in again if one]
+        if len(boxes) < len(CHANGES):
+            return 0.0
         return float(overlaps(np.array([found.corners], np.float32), np.array(boxes, np.float32)).min())
-
-    def _found(self, output: NetworkOutput, label: str) -> ScoredBox:
-        """The box of ``label`` in the networks' ``output``."""
-        return self.head.find(output.maps, label, output.detections.get(label))
 
     def in_source(self, found: ScoredBox, prepared: DetectorInput) -> Region | None:
         """Return the box ``found`` in source coordinates; None if it lies outside the image."""
@@ -672,10 +626,43 @@ def moved_back(corners: Corners, change: Change) -> Corners:
     return (left - across) / size, (top - down) / size, (right - across) / size, (bottom - down) / size
 
 
-def detections_by_label(rows: Floats, labels: Sequence[str], size: int) -> dict[str, Floats]:
-    """The detections ``[K, 5]`` of each label from a YOLO's ``rows [N, 6]`` for an input of ``size`` pixels a
-    side: corners as shares of the sides (0 to 1), and score.
+def head_of(card: Card) -> Locator:
+    """Load the box head of ``card``. Raises CardError when its weights are missing, altered or unusable."""
+    try:
+        head = BoxHead.from_bytes(read(card.file(CANDIDATES)))
+    except (ValueError, KeyError) as error:
+        raise CardError(f"{card.path.name}: {card.file(CANDIDATES).path.name} holds no boxes") from error
+    engine = load(card, NETWORK)
+
+    def look(values: Floats) -> Places:
+        """Run the head's network on ``values``."""
+        maps = engine(values)["parts"][0]
+        if maps.shape[:2] != (len(head.labels), len(PARTS)):
+            raise CardError(f"the detector's maps have the shape {maps.shape}, not that of its boxes")
+        return lambda label: head.find(maps, label) if label in head.labels else None
+
+    return look
+
+
+def yolo_of(card: Card) -> Locator:
+    """Load the YOLO of ``card``. Raises CardError when its weights are missing, altered or unusable."""
+    engine, labels = load(card, YOLO), [label.name for label in card.labels]
+    return lambda values: likeliest(engine(values)["boxes"][0], labels, values.shape[-1]).get
+
+
+def likeliest(rows: Floats, labels: Sequence[str], size: int) -> dict[str, ScoredBox]:
+    """The box with the highest score of each label among a YOLO's ``rows [N, 6]`` (:data:`YOLO`) for an input
+    of ``size`` pixels a side; its middle is the point. A label without a detection is left out. Raises
+    CardError for a number that no label has.
     """
-    number = rows[:, 5].round()
-    shares = np.concatenate([np.clip(rows[:, :4] / size, 0, 1), rows[:, 4:5]], 1).astype(np.float32)
-    return {label: shares[number == index] for index, label in enumerate(labels)}
+    found: dict[str, ScoredBox] = {}
+    if not ((rows[:, 5] > -0.5) & (rows[:, 5] < len(labels) - 0.5)).all():
+        raise CardError(f"the YOLO gives other labels than the {len(labels)} of the card")
+    for *edges, score, number in rows[np.argsort(-rows[:, 4])].tolist():
+        left, top, right, bottom = (min(max(edge / size, 0.0), 1.0) for edge in edges)
+        name = labels[round(number)]
+        if name not in found and left < right and top < bottom and score > 0:
+            found[name] = ScoredBox(
+                (left, top, right, bottom), ((left + right) / 2, (top + bottom) / 2), score
+            )
+    return found

@@ -112,7 +112,9 @@ def projection_of(header: ImageHeader) -> str:
 
 
 def notes(image: SourceImage, pose: Pose, exposure: Exposure) -> list[QualityNote]:
-    """Notes on how far to trust the result of an accepted image. ``pose``: how the image was shown."""
+    """Notes for the reader of an accepted image on what may make its result less certain. ``pose``: how the
+    image was shown.
+    """
     header = image.header
     # "mended" is the stored name of what is called reoriented elsewhere.
     found = (

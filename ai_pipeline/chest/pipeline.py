@@ -31,7 +31,7 @@ from ai_pipeline.chest.anatomy import (
     MISSING,
     ORGANS,
     RIGHT_LUNG,
-    UNSURE_NOTE,
+    UNSURE_NOTES,
     Anatomy,
     AnatomyModel,
     Completeness,
@@ -45,6 +45,7 @@ from ai_pipeline.chest.calls import OperatingPoint, Words, words_of
 from ai_pipeline.chest.card import CARD, CLASSIFIER, ChestOptions
 from ai_pipeline.chest.classifier import (
     NETWORK,
+    YOLO,
     Activation,
     Analysis,
     BoxDetector,
@@ -299,7 +300,7 @@ class ChestXray:
         """The classifier, loaded when first needed, with its detector."""
         if self._classifier is None:
             card = self._card()
-            self._detector = BoxDetector(card) if card.plays(NETWORK) else None
+            self._detector = BoxDetector(card) if card.plays(NETWORK) or card.plays(YOLO) else None
             self._classifier = Classifier(card)
         return self._classifier
 
@@ -322,7 +323,7 @@ class ChestXray:
             # The heart confirms no side here: what is white may be taken for heart.
             marked = analysed.rules.marked and analysed.analysis.pose == UPRIGHT
             doubt = analysed.look.doubt(self._card(), scores.values, anatomy, marked=marked)
-        if anatomy is not None and doubt in {"", UNSURE_NOTE}:
+        if anatomy is not None and doubt in {"", *UNSURE_NOTES}:
             measured = ratio.measure(
                 analysed.image,
                 anatomy,

@@ -57,7 +57,7 @@ class Projections(StrEnum):
 class Ratio:
     """The cardiothoracic ratio of one image. ``measurements``: empty, or two widths and their ratio;
     ``notes`` on them; ``judges_size``: whether the ratio says if the heart is enlarged (PA films only);
-    ``missed``: why there is no ratio, "" if there is or none was wanted.
+    ``missed``: why a ratio that the film should have is not given, "" if none is missing.
     """
 
     measurements: tuple[Measurement, ...] = ()
@@ -82,11 +82,12 @@ def measure(
 ) -> Ratio:
     """Measure heart width, thoracic width and their ratio in ``image``, whose outlines are ``anatomy``.
 
-    ``pose``: how the image is rotated and mirrored. ``effusion``: whether an effusion is possible; then
-    statement and note warn the reader. ``projection``: replaces the header's, if another one is known.
-    ``cut_off``: parts of the chest outside the picture, without which a width is too small. ``look``: what
-    the picture shows of the heart's border, and of the breath. Widths are in millimetres where the header
-    gives the pixel spacing, else in pixels.
+    ``pose``: how the image is rotated and mirrored. ``model``: the outline model; ``wanted``: of films in
+    which projections the ratio is wanted. ``effusion``: whether an effusion is possible; then statement and
+    note warn the reader. ``projection``: the View Position to use in place of the header's, if a stamp states
+    another one. ``cut_off``: parts of the chest outside the picture, without which a width is too small.
+    ``look``: what the picture shows of the heart's border, and of the breath. Widths are in millimetres where
+    the header gives the pixel spacing, else in pixels.
     """
     projection = projection_of(image.header) if projection is None else projection
     missed = anatomy.fault and f"No ratio: {anatomy.fault}."

@@ -178,9 +178,9 @@ to be called mirrored. Less is enough in an image that was shown turned by 180°
 @dataclass(frozen=True, slots=True)
 class StampConclusions:
     """What follows from a film's stamps. ``projection``: PA, AP, another View Position, or "" if neither
-    header nor stamp says it. ``sides``: whether left and right are known, because heart or side marker
-    confirm them and nothing contradicts; ``marked``: whether the side marker confirms them. ``notes``: what
-    the reader is told.
+    header nor stamp says it. ``sides``: whether left and right are certain, because the heart or a side
+    marker confirms them and nothing contradicts; ``marked``: whether it is a side marker that confirms them.
+    ``notes``: notes for the reader.
     """
 
     projection: str
@@ -237,8 +237,8 @@ def doubt(header: ImageHeader, stamps: Stamps, anatomy: Anatomy | None, pose: Po
 
 
 def _lie_mirrored(stamps: Stamps, anatomy: Anatomy | None, pose: Pose) -> tuple[bool | None, bool | None]:
-    """Whether the side marker, and whether the heart, lies as in a mirrored image; each None where that is
-    not certain.
+    """Two answers: whether the side marker lies as in a mirrored image, and whether the heart does; None for
+    one that is not certain.
     """
     seen, marker, heart = stamps.marker, None, None
     # Distance of a side marker from the middle of the picture, at least, to name a side (share of the

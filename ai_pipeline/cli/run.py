@@ -106,23 +106,6 @@ def _picture_to_draw_on(image: SourceImage, result: PipelineResult, frame: int) 
     return next((image.show(one.frames[frame], frame) for one in cleaned), None)
 
 
-def empty_record(file: str, pipeline: str) -> Record:
-    """The output record (JSON object) of an input ``file`` before it is analysed."""
-    return {
-        "file": file,
-        "pipeline": pipeline,
-        "version": "",
-        "accepted": False,
-        "reason": None,
-        "result": [],
-        "findings": [],
-        "measurements": [],
-        "images": [],
-        "quality": [],
-        "seconds": {},
-    }
-
-
 def filled_record(result: PipelineResult, images: list[Record]) -> Record:
     """The entries that a result adds to the output record (JSON object) of its input; ``images``: the entries
     of its pictures. Seconds are those of ``decode``, ``model``, ``total``, and of the other stages that the
@@ -339,7 +322,19 @@ class _Runner:
         from ai_pipeline.contract import Refuse
         from ai_pipeline.images.decode import open_image
 
-        record = empty_record(str(file), self.pipeline)
+        record: Record = {
+            "file": str(file),
+            "pipeline": self.pipeline,
+            "version": "",
+            "accepted": False,
+            "reason": None,
+            "result": [],
+            "findings": [],
+            "measurements": [],
+            "images": [],
+            "quality": [],
+            "seconds": {},
+        }
         self.explained.clear()
         try:
             image = open_image(file, self.modality, self.given)

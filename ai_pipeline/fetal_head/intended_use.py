@@ -41,8 +41,8 @@ BESIDE = 0.2
 
 
 def refused_by_header(header: ImageHeader) -> str:
-    """Why the header shows that the image is none of a fetal head to measure, as a sentence that quotes no
-    free text of the header; "" if the image may be analysed.
+    """Why the image is not one of a fetal head to measure, as its header shows; a sentence that quotes no
+    free text of the header, "" if the image may be analysed.
     """
     age, sex = header.age_years, header.attributes.get("PatientSex", "")
     boxes = sorted((region.box for region in _flat(header)), key=_area, reverse=True)

@@ -130,9 +130,9 @@ def declared(frame: bytes, syntax: UID) -> Declared:
 
 
 def decoded(frame: bytes, syntax: UID, header: PixelAttributes) -> PixelArray:
-    """Decode a compressed frame to samples ``[rows, columns]`` or ``[rows, columns, 3]`` in RGB, as wide as
-    in the code stream. Raises CodestreamFault if the frame is not the image that ``header`` describes, and
-    NoDecoder.
+    """Decode a compressed frame to samples ``[rows, columns]`` or ``[rows, columns, 3]`` in RGB, with samples
+    as many bytes wide as in the code stream. ``syntax``: transfer syntax UID. Raises CodestreamFault if the
+    frame is not the image that ``header`` describes, and NoDecoder.
     """
     if syntax == RLELossless:
         _check_rle(frame, header)
@@ -152,7 +152,7 @@ def decoded(frame: bytes, syntax: UID, header: PixelAttributes) -> PixelArray:
     width = 1 if found.precision <= 8 else 2 if found.precision <= 16 else 4
     length = header.rows * header.columns * header.samples * width
     if syntax in JPEG_2000:
-        frame = bare(frame)
+        frame = without_jp2(frame)
         samples = _samples(DECODER.decode("openjpeg", frame, length), header, width)
         style, count = _segment_of_style(frame), struct.unpack_from(">H", frame, _PRECISION - 2)[0]
         sizes = frame[_PRECISION:][: 3 * count]
@@ -264,8 +264,8 @@ def _jpeg_2000(frame: bytes) -> Declared:
 
 
 def decomposition_levels(frame: bytes, header: ImageHeader) -> int:
-    """How often the ``bare`` JPEG 2000 of an image can be halved without decoding its finest details (T.800
-    A.6.1).
+    """How often the JPEG 2000 code stream ``frame`` (from :func:`without_jp2`) can be halved without decoding
+    its finest details (T.800 A.6.1).
 
     0 if its samples are not unsigned grey as the header says, or if it has several tiles, each of which is
     halved by itself.
@@ -298,7 +298,7 @@ def _segment_of_style(frame: bytes) -> int:
     return 0
 
 
-def bare(frame: bytes) -> bytes:
+def without_jp2(frame: bytes) -> bytes:
     """Return the JPEG 2000 code stream without a JP2 file around it, which DICOM does not allow (PS3.5
     A.4.4). Raises CodestreamFault where that file would change the samples: by a palette or another order of
     colours (T.800 I.5.3.4, I.5.3.6).
@@ -413,7 +413,9 @@ def _places(file: BinaryIO, start: int) -> Iterator[tuple[int, int]]:
 
 
 def _begins_frame(file: BinaryIO, start: int, length: int) -> bool:
-    """Whether a fragment begins with the start of a code stream."""
+    """Whether the fragment at ``start`` begins with the start of a code stream, so that a frame
+    begins there.
+    """
     head = _read(file, start, min(length, 8))
     if head.startswith(_STARTS):
         return True

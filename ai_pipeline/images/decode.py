@@ -49,8 +49,8 @@ from ai_pipeline.images.header import (
     StatedAttributes,
     check_palette,
     embedded_overlays,
+    normalise_terms,
     picture_header,
-    put_terms_right,
     read_header,
 )
 from ai_pipeline.images.limits import LIMITS, ImageLimits, lacks_memory
@@ -76,7 +76,7 @@ def decoded_smaller(frame: bytes, header: ImageHeader, times: int) -> PixelArray
     if DECODER.lacks():
         return None
     try:
-        data = codestreams.bare(frame)
+        data = codestreams.without_jp2(frame)
         if codestreams.decomposition_levels(data, header) < times:
             return None
         rows, columns = (-(-side // 2**times) for side in (header.rows, header.columns))
@@ -113,8 +113,9 @@ def _low_band(values: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
 
 
 def to_full_size(rows: int, header: ImageHeader) -> Affine:
-    """The map from a picture with this many ``rows``, halved any number of times, to the full image. Its
-    samples lie on every second, fourth … sample of the image, the first on the first (T.800 annex F).
+    """The map of coordinates from a picture of ``rows`` rows, halved any number of times, to the full image
+    of ``header``. Its samples lie on every second, fourth … sample of the image, the first on the first
+    (T.800 annex F).
     """
     times = round(math.log2(header.rows / rows))
     return Affine(2.0**times, 0.0, (1 - 2.0**times) / 2, 0.0, 2.0**times, (1 - 2.0**times) / 2)
@@ -143,7 +144,7 @@ def read_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
         with path.open("rb") as opened:
             dataset = pydicom.dcmread(opened, stop_before_pixels=True)
             pixels_at = opened.tell()
-        put_terms_right(dataset)
+        normalise_terms(dataset)
         syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
         header = read_header(dataset)
         samples, bits = whole_of(dataset, "SamplesPerPixel", 1), whole_of(dataset, "BitsAllocated", 0)
@@ -465,7 +466,7 @@ def _frame_attributes(dataset: Dataset, frame: int) -> Dataset:
         for macro in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
             for item in (group.get(macro) or [])[:1]:
                 merged.update(item)
-    put_terms_right(merged)
+    normalise_terms(merged)
     return merged
 
 

@@ -71,8 +71,8 @@ class Decoder:
             self._started()
 
     def lacks(self) -> str:
-        """What the process can access besides decoding because this machine cannot forbid it, in words; "" if
-        nothing.
+        """What the decoding process could reach, because this machine cannot confine it fully, in words; ""
+        for nothing.
         """
         self.start()
         files, calls = self._walls

@@ -178,7 +178,7 @@ def _by_table(
 
 
 def _has_table(dataset: Dataset) -> bool:
-    """Whether there is a VOI LUT that can be used; some objects have an empty one."""
+    """Whether the object has a VOI LUT that can be used; some objects have an empty one."""
     try:
         return bool(dataset.get("VOILUTSequence")) and bool(lut_of(dataset.VOILUTSequence[0], dataset))
     except ValueError:

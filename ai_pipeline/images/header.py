@@ -125,7 +125,7 @@ class Calibration:
         return left <= point[0] <= right and top <= point[1] <= bottom
 
 
-def put_terms_right(dataset: Dataset) -> None:
+def normalise_terms(dataset: Dataset) -> None:
     """Normalise the terms (VR CS) in ``dataset``: capitals, without the spaces around them, which mean
     nothing (PS3.5 6.2).
     """
@@ -137,7 +137,7 @@ def put_terms_right(dataset: Dataset) -> None:
 
 
 def read_header(dataset: Dataset) -> ImageHeader:
-    """Collect the header values that pipelines use; call :func:`put_terms_right` first. Raises
+    """Collect the header values that pipelines use; call :func:`normalise_terms` first. Raises
     :class:`HeaderError`, which names the attribute that is unusable.
     """
     rows, columns = (_positive(dataset, keyword) for keyword in ("Rows", "Columns"))

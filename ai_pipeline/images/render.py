@@ -95,7 +95,7 @@ def annotate(
     )
 
 
-def marked(
+def draw_marks(
     display: Picture, findings: Sequence[Finding], measurements: Sequence[Measurement], letters: int
 ) -> Picture:
     """Draw boxes and lines on ``display`` as :func:`annotate` does, without captions: RGB of the same size.
@@ -107,8 +107,8 @@ def marked(
 
 
 def box_captions(findings: Sequence[Finding]) -> list[str]:
-    """The caption of each box of :func:`annotate` and :func:`marked`, numbered if there are several; if there
-    are many, the number of boxes of each label.
+    """The caption of each box that :func:`annotate` and :func:`draw_marks` draw, numbered if there are
+    several boxes; if there are many, the number of boxes of each label.
     """
     boxed = [finding for finding, _ in _placed(findings)]
     if len(boxed) > MOST_NUMBERED:
@@ -437,7 +437,7 @@ class PagePicture:
             for one in self.findings
         ]
         measured = [replace(one, lines=tuple(map(moved, one.lines))) for one in self.measurements]
-        return marked(display, findings, measured, LETTERS)
+        return draw_marks(display, findings, measured, LETTERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -602,7 +602,9 @@ class _Page:
         return MARGIN + widest + 2 * MARGIN, end + MARGIN // 2
 
     def results(self, texts: Sequence[str], left: int, top: int, bottom: int) -> None:
-        """Write texts between these borders and the right edge, in large letters if they have room."""
+        """Write texts right of the column ``left``, between the rows ``top`` and ``bottom``, in large letters
+        if they have room.
+        """
         size = LARGE_LETTERS if self.height_of(texts, left) <= bottom - top else LETTERS
         blocks = [self._block(text, self.width - left - MARGIN, size) for text in texts]
         self._write(_cut(blocks, (bottom - top) // _line_height(size)), WHITE, left, top, size)

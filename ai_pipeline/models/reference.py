@@ -112,8 +112,8 @@ def verdict(counts: Sequence[int], reference_images: int | None = None) -> Verdi
 
 
 def _edges(where: str, edges: Any) -> tuple[float, ...]:
-    """Check the nine edges of a label in a model card. Raises CardError; ``where``: the beginning of its
-    text.
+    """Check the nine probabilities of a label in a model card that divide its scores into ten bins; returns
+    them. Raises CardError; ``where``: the beginning of its text.
     """
     wanted = f"{where} must be nine rising probabilities"
     if (

@@ -62,8 +62,8 @@ def network_input(image: Grey, wanted: Input) -> tuple[Floats, Affine]:
 
 
 def _imagenet(image: Grey, wanted: Input) -> tuple[Grey, Affine]:
-    """Resize and cut ``image`` as for networks trained on ImageNet; returns it and the map from source to cut
-    image.
+    """Resize and cut ``image`` to the input that a network trained on ImageNet wants (``wanted``); returns it
+    and the map from source to cut image.
     """
     rows, columns = image.shape
     edge = math.floor(wanted.size / wanted.crop)

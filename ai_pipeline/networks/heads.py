@@ -143,7 +143,9 @@ class HeadModel:
         )
 
     def _is_head(self, mask: Bools, to_source: Affine) -> bool:
-        """Whether a further outlined part has the form of a head, so that there may be a second head."""
+        """Whether another outlined part, ``mask``, has the form of a head, so that the picture may show a
+        second head.
+        """
         area = ellipse_of(mask, to_source)
         low, high = self.limits.roundness
         return (

@@ -440,7 +440,8 @@ class Ovarian:
 
     def _findings(self, image: SourceImage, frame: _CleanedFrame, options: OvarianOptions) -> list[Finding]:
         """One finding for each class; none if the cleaned picture does not look like the training frames. The
-        likeliest class has the outline, unless it is the normal ovary, and the heat map if it is present.
+        finding of the likeliest class has the outline, unless that is the normal ovary, and has the heat map
+        if it is called present.
         """
         analysis, outline = frame.analysis, frame.outline
         if not self._models()[0].in_domain(analysis):
@@ -478,7 +479,9 @@ class Ovarian:
         outline: LesionOutline,
         options: OvarianOptions,
     ) -> list[DerivedImage]:
-        """The mask of the lesion as a derived image; none if no finding shows it or the option is off."""
+        """The mask of the lesion as a derived image; empty if no finding has the outline, or the option is
+        off.
+        """
         outlined = next((one for one in found if one.regions and not one.research_only), None)
         if outline.mask is None or outlined is None or not options.outlines:
             return []
@@ -496,7 +499,9 @@ class Ovarian:
 
 
 def _notes(image: SourceImage, found: Sequence[Finding], frame: _CleanedFrame) -> list[QualityNote]:
-    """Notes on how far to trust the result of a frame."""
+    """The notes for the reader: why the model is unsure of a frame, why no outline is drawn, and that the
+    image was compressed with loss.
+    """
     present = any(finding.decision is Decision.PRESENT for finding in found)
     note = UNSURE_NOTE if found else "The cleaned picture does not look like an ultrasound frame of an ovary"
     if not frame.lesion_is_there:

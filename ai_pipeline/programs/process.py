@@ -96,7 +96,9 @@ def run_program(run: ProgramRun, report: Progress) -> None:
 
 
 def _goes_on(process: subprocess.Popen[bytes]) -> bool:
-    """Wait a moment; returns False when the supervisor has ended, or the program has stopped it (SIGSTOP)."""
+    """Wait a moment for the supervisor, ``process``; returns False if it has ended, or if the program has
+    stopped it (SIGSTOP).
+    """
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STEP_SECONDS)
     if process.poll() is not None:
@@ -119,7 +121,9 @@ def _end_with_all(process: subprocess.Popen[bytes]) -> None:
 
 
 def _living_below(supervisor: int) -> list[int]:
-    """The running processes below the supervisor, without ended ones whose status it has not read yet."""
+    """The running descendants of the supervisor, without those that have ended and whose status it has not
+    read yet.
+    """
     living = []
     for pid in descendants(supervisor):
         with contextlib.suppress(OSError):

@@ -161,7 +161,9 @@ class MarkedFrame(NamedTuple):
 
 
 def synthetic_frames(data: Path, split: str, style: str, count: int) -> Iterator[MarkedFrame]:
-    """Frames of ``split`` with random overlays of the family ``style``. Raises DataMissing."""
+    """Yield ``count`` frames of ``split`` with random overlays of the family ``style``. Raises
+    DataMissing.
+    """
     overlays = burned_frames(data, clean_frames(split), count, SEED, FAMILIES[style])
     for frame, burned in overlays:
         kinds = dict(enumerate((thing.kind for thing in burned.objects), start=1))
@@ -188,8 +190,8 @@ def drawn_frames(data: Path, masks: Path) -> Iterator[MarkedFrame]:
 
 
 def coloured_frames(data: Path, split: str = "val") -> Iterator[MarkedFrame]:
-    """Real frames whose yellow and cyan pixels are marks, all taken for text; only those and the clean part
-    are known. Raises DataMissing.
+    """Real frames of ``split`` whose yellow and cyan pixels are marks, all counted as text. The truth is
+    known for these pixels and for the clean part of a frame only. Raises DataMissing.
     """
     for frame in real_frames(data, split, MOST_FLOW):
         picture, targets = frame.sample()
@@ -226,13 +228,14 @@ class MarkCounts(NamedTuple):
     refused: bool
 
 
-def measured(
+def mark_figures(
     frames: Iterable[MarkedFrame],
     ways: Mapping[str, Masker],
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Compare each way of finding marks with the truth: recall overall and by class, pixels and areas. In a
-    frame that the node refuses, nothing counts as found.
+    """Compare each way of finding marks (``ways``: functions that return a mask, by name) with the truth of
+    ``frames``: recall of all marks and of each class, and of pixels. In a frame that the node refuses,
+    nothing counts as found.
     """
     names: list[str] = []
     counts: dict[str, list[MarkCounts]] = {name: [] for name in ways}
@@ -240,7 +243,7 @@ def measured(
         report(len(names) / (len(names) + 1), f"frame {frame.name}")
         names.append(frame.name)
         for name, way in ways.items():
-            counts[name].append(_counted(frame, way(frame.picture)))
+            counts[name].append(_mark_counts(frame, way(frame.picture)))
     weights = patient_weights(names)
     result: dict[str, Any] = {
         "frames": len(names),
@@ -277,8 +280,8 @@ def clean_areas(
     ways: Mapping[str, Masker],
     report: Report = silent,
 ) -> dict[str, Any]:
-    """The share of clean real frames that each way marks: the mean over frames; a refused frame counts as all
-    marked.
+    """The share of the area of real frames without marks (``pictures``) that each way marks wrongly, as a
+    mean over frames; a refused frame counts as all marked.
     """
     shown, weights = list(pictures), patient_weights([f"{frame.source}/{frame.file}" for frame in frames])
     result: dict[str, Any] = {"frames": len(shown)}
@@ -306,9 +309,9 @@ def recall(found: npt.NDArray[np.float64], marks: npt.NDArray[np.float64], weigh
     return exact_at_the_ends(rate.value, int((marks > 0).sum())) if rate.value in {0.0, 1.0} else rate
 
 
-def _counted(frame: MarkedFrame, mask: Mask | None) -> MarkCounts:
-    """Compare the pixels that one way marks with the truth of one frame; ``mask``: None if the node refused
-    the frame.
+def _mark_counts(frame: MarkedFrame, mask: Mask | None) -> MarkCounts:
+    """Compare ``mask``, the pixels that one way takes for marks, with the truth of one frame. None: the node
+    refused the frame.
     """
     refused, owners = mask is None, frame.owners
     mask = np.zeros(owners.shape, np.bool_) if mask is None else mask
@@ -353,10 +356,10 @@ def evaluate_removal(
     if pictures:
         made = synthetic_frames(data, split, style, pictures)
         about = {"set": f"overlays on {split} frames, style {style}", "threshold": tools.threshold}
-        figures[f"synthetic_{split}"] = about | measured(made, {NETWORK: ways[NETWORK]}, report)
+        figures[f"synthetic_{split}"] = about | mark_figures(made, {NETWORK: ways[NETWORK]}, report)
     if masks is not None or split == "val":
         real = drawn_frames(data, masks) if masks is not None else coloured_frames(data, split)
-        figures["coloured" if masks is None else "drawn"] = measured(real, ways, report)
+        figures["coloured" if masks is None else "drawn"] = mark_figures(real, ways, report)
         clean = [frame for frame in clean_frames(split) if frame.file not in NOT_CLEAN]
         del ways[TEXT_BOXES]
         figures[f"clean_{split}"] = clean_areas(clean, (frame.read(data) for frame in clean), ways, report)
@@ -434,7 +437,7 @@ def marked_content(data: Path, content: Path, masks: Path) -> Iterator[MarkedCon
         owners = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
         if owners is None and any(one["owner"] for one in own):
             raise DataMissing(f"{path} is missing")
-        found = tuple(marked(one, picture, owners) for one in own)
+        found = tuple(object_of_row(one, picture, owners) for one in own)
         yield MarkedContent(name, source, int(row["frame"]), picture, found)
 
 
@@ -467,9 +470,9 @@ def objects_of(frame: Row, objects: Iterable[Row]) -> list[Row]:
     return [one for one in objects if (one["set"], one["file"]) == (frame["set"], frame["file"])]
 
 
-def marked(row: Row, picture: Picture, owners: npt.NDArray[Any] | None = None) -> MarkedObject:
-    """Make one marked object from a row of ``objects.csv``. Without ``owners`` (an object's number at each
-    pixel), its pixels are found by its box and what it shows.
+def object_of_row(row: Row, picture: Picture, owners: npt.NDArray[Any] | None = None) -> MarkedObject:
+    """Make the marked object of a row of ``objects.csv``, on the frame ``picture``. ``owners``: the number of
+    the object at each pixel; without it the pixels of the object are found by its box and by what it shows.
     """
     content, box = Content(row["class"]), box_of(row)
     if owners is not None and row["owner"]:
@@ -497,7 +500,9 @@ def ink(content: Content, picture: Picture, within: Mask) -> Mask:
 
 
 def strokes(picture: Picture, contrast: int) -> Mask:
-    """Thin pixels that are lighter, or more coloured, than their neighbours."""
+    """The pixels of thin strokes: lighter, or more coloured, than their neighbours by more than ``contrast``
+    (0..255).
+    """
     square = np.ones((STROKE, STROKE), np.uint8)
     lighter, more_coloured = (
         cv2.morphologyEx(np.ascontiguousarray(grey), cv2.MORPH_TOPHAT, square) > contrast
@@ -558,10 +563,10 @@ def evaluate_cleaning(
     pictures: int = 0,
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Clean every frame with marked objects and judge the result; returns all figures. How near the node's
-    filling and the plain one come to the original pixels is measured on so many ``pictures`` with drawn
-    marks, all of which are removed. ``content``, ``masks``: as in :func:`marked_content`. Raises
-    DataMissing.
+    """Clean every frame with marked objects and judge the result; returns all figures. How close the node's
+    filling and a plain one come to the original pixels is measured on ``pictures`` frames (their number) on
+    which marks were drawn, all of which are removed. ``content``, ``masks``: as in :func:`marked_content`.
+    Raises DataMissing.
     """
     tools, how, outcomes = shared_tools(models_dir), CleaningPolicy(policy), []
     for number, frame in enumerate(marked_content(data, content, masks), start=1):
@@ -577,7 +582,9 @@ def evaluate_cleaning(
 
 
 def _outcome(frame: MarkedContent, tools: Tools, policy: CleaningPolicy) -> FrameOutcome:
-    """Clean a frame, and judge the result."""
+    """Clean a frame, and count what the cleaning changed of its marked objects and of its plain
+    background.
+    """
     began = time.perf_counter()
     try:
         cleaned = clean(frame.source, lambda _share, _what: None, policy=policy, tools=tools)
@@ -633,7 +640,9 @@ def _filled_background(frame: MarkedContent, after: Picture, mask: Mask) -> tupl
 
 
 def summary(outcomes: Sequence[FrameOutcome], policy: CleaningPolicy, tools: Tools) -> dict[str, Any]:
-    """The figures of all frames, by what the objects show."""
+    """The figures of the cleaning by ``policy``, over all frames: withheld frames, removed pixels by what the
+    objects show, and filled background.
+    """
     released = [one for one in outcomes if not one.withheld]
     texts = [one for frame in released for one in frame.objects if one.content in TEXTS and one.pixels]
     identity = [one for one in texts if one.content is Content.IDENTITY]
@@ -760,8 +769,8 @@ def evaluate_inpaint(
 class MeasuredPicture(NamedTuple):
     """The figures of one picture with one mask.
 
-    ``frame``: its name; ``truth``: features of the unmarked picture's squares, for KID; then, for each way of
-    filling, the figures ``[places, figures]`` of :func:`figures`, and the features.
+    ``frame``: its name; ``truth``: features of the unmarked picture's squares, for KID; ``values`` and
+    ``features``: for each way of filling the figures of :func:`figures`, and the features of its squares.
     """
 
     frame: str
@@ -771,8 +780,8 @@ class MeasuredPicture(NamedTuple):
 
 
 def figures(filled: Picture, truth: Picture, mask: Mask) -> npt.NDArray[np.float64]:
-    """The figures ``[2, 4]``: MAE (0..255), MSE (0..1), PSNR (dB), SSIM; in the mask and over the whole
-    picture.
+    """How close the ``filled`` picture is to the ``truth``: ``[2, 4]``, in ``mask`` and over the whole
+    picture, MAE (0..255), MSE (0..1), PSNR (dB) and SSIM.
 
     SSIM is that of the luminances (Wang et al. 2004: Gaussian window, sigma 1.5, range 255).
     """
@@ -789,7 +798,9 @@ def figures(filled: Picture, truth: Picture, mask: Mask) -> npt.NDArray[np.float
 
 
 def kernel_distances(made: npt.NDArray[np.float32], real: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """KID of :data:`HALVES` random halves of the pictures: the same halves for every way of filling.
+    """The distance (KID) of the features ``made`` of filled pictures from the features ``real`` of unmarked
+    ones, ``[pictures, squares, C]`` each, for :data:`HALVES` random halves of the pictures, the same for
+    every way of filling.
 
     The unbiased squared MMD with the kernel (x·y / C + 1)³ (Binkowski et al. 2018). In every half, made and
     real squares come from different pictures: two squares of one picture share all that surrounds the hole.

@@ -338,13 +338,12 @@ def evaluate(
         for outcome in (pool.map if pool else map)(test.picture, pictures):
             found.append(outcome)
             report(len(found) / len(pictures), f"picture {len(found)} of {len(pictures)}")
-    return counted(found, split, policy)
+    return legibility_figures(found, split, policy)
 
 
-def counted(found: Sequence[LegibleOutcome], split: str, policy: str) -> dict[str, Any]:
-    """Sum up the outcomes ``found``; ``at_most`` is the exact one-sided upper 95 % bound (Clopper and
-    Pearson). Rates are of pictures. Pictures of one frame have different overlays and count as
-    independent.
+def legibility_figures(found: Sequence[LegibleOutcome], split: str, policy: str) -> dict[str, Any]:
+    """The figures of the outcomes ``found``; ``at_most`` is the exact one-sided upper 95 % bound (Clopper and
+    Pearson). Rates are of pictures. Pictures of one frame have different overlays and count as independent.
     """
     released = [outcome for outcome in found if outcome.released]
     names = [name for name in (RAPIDOCR, TESSERACT) if any(name in outcome.counts for outcome in released)]
@@ -397,7 +396,7 @@ def at_most(hits: int, among: int) -> float:
 
 
 def _engine(released: Sequence[LegibleOutcome], name: str) -> dict[str, Any]:
-    """The figures of one OCR engine."""
+    """The figures of the OCR engine ``name`` over the pictures that the node returned (``released``)."""
     counts = [outcome.counts[name] for outcome in released]
     readable = sum(count.before for count in counts)
     left = sum(len(count.left) for count in counts)
@@ -511,7 +510,9 @@ class LegibilityTest:
     def _read(
         self, engine: OcrEngine, burned: BurnIn, tokens: tuple[Token, ...], cleaned: Picture
     ) -> EngineCount:
-        """Read a picture before and after cleaning by one OCR engine."""
+        """Read the identifying texts ``tokens`` before cleaning (``burned``) and after it (``cleaned``) by
+        one OCR engine; returns the counts.
+        """
         before = engine.lines([level_crop(burned.image, token.corners) for token in tokens])
         legible = [token for token, texts in zip(tokens, before, strict=True) if is_read(token, texts)]
         after = engine.lines([level_crop(cleaned, token.corners) for token in legible])
@@ -547,7 +548,9 @@ def burned_picture(
 
 
 def uncovered_texts(burned: BurnIn, tokens: tuple[Token, ...], mask: Mask) -> int:
-    """The number of lines with an identity of which less than :data:`COVERED` lies in the mask."""
+    """The number of lines with identifying text (``tokens``) of which less than the share :data:`COVERED`
+    lies in ``mask``.
+    """
     size = len(burned.objects) + 1
     pixels = np.bincount(burned.owners.ravel(), minlength=size)
     inside = np.bincount(burned.owners[mask].ravel(), minlength=size)

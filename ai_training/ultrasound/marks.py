@@ -133,8 +133,8 @@ class RealFrame:
     clean: Box | None
 
     def sample(self) -> tuple[Picture, Targets]:
-        """Read the frame as RGB, and the class of each pixel: coloured ones are marks, the clean part is not,
-        others are unknown.
+        """Read the frame as RGB, and the class of each pixel: coloured pixels are marks, those of the clean
+        part are none, and all others are unknown.
         """
         picture = read_rgb(self.path)
         targets: Targets = np.full(picture.shape[:2], IGNORED, np.uint8)
@@ -187,8 +187,8 @@ def targets_of(burned: BurnIn) -> Targets:
 def crop(
     picture: Picture, targets: Targets, side: int, random: np.random.Generator
 ) -> tuple[Picture, Targets]:
-    """Cut a random square out of picture and targets, black beyond the picture; every second one has a marked
-    pixel.
+    """Cut the same random square of ``side`` pixels out of picture and targets, black beyond the picture;
+    half of the squares are chosen so that they hold a marked pixel.
     """
     rows, columns = targets.shape
     short = max(0, side - rows), max(0, side - columns)
@@ -342,8 +342,8 @@ def train(
 
 
 def loss_of(logits: Tensor, targets: Tensor, recipe: MarkRecipe) -> Tensor:
-    """The training loss: cross-entropy over the classes (of "any mark" if only that is known), and Dice of
-    mark against none.
+    """The training loss: cross-entropy over the classes (where only "some mark" is known, of that), and one
+    minus Dice of all marks together. ``recipe``: their weights.
     """
     weights = logits.new_tensor([1.0] + [recipe.mark_weight] * (len(CLASSES) - 1))
     known = targets.masked_fill(targets == ANY_MARK, IGNORED)
@@ -365,7 +365,7 @@ def choose_threshold(
     finder: MarkFinder, pictures: Sequence[BurnIn], plain: Sequence[Picture]
 ) -> tuple[float, dict[str, float]]:
     """The lowest threshold at which at most a share :data:`GROWN_AREA` of the clean frames ``plain`` is
-    marked, and its figures on ``pictures``. If none is low enough, the highest of :data:`THRESHOLDS`.
+    marked, and its figures on ``pictures``. If every threshold marks more, the highest of :data:`THRESHOLDS`.
     """
     areas = np.zeros(len(THRESHOLDS))
     for picture in plain:
@@ -377,7 +377,7 @@ def choose_threshold(
 
 
 def score(finder: MarkFinder, pictures: Sequence[BurnIn], threshold: float) -> dict[str, float]:
-    """Compare the finder's masks with the truth.
+    """Compare the masks of a finder at a threshold with the truth; returns the figures by name.
 
     ``clean_area``: marked share of clean pictures; ``choice``: the figure by which the best checkpoint is
     chosen.

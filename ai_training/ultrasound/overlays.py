@@ -97,7 +97,8 @@ class Canvas:
         return alpha
 
     def burn(self, stamps: list[Stamp], kind: MarkClass, meaning: Meaning, text: str = "") -> None:
-        """Draw one object. An object that changes no pixel (outside the picture, white on white) is not
+        """Draw one object of the class ``kind`` from ``stamps`` (stencils with colours), and list it with its
+        ``meaning`` and ``text``. An object that changes no pixel (outside the picture, white on white) is not
         listed.
         """
         number = len(self.objects) + 1
@@ -375,7 +376,7 @@ def write(
 
 
 def extent(text: str, hand: Hand) -> tuple[int, int]:
-    """The columns and rows that ``text`` takes up in the lettering ``hand``."""
+    """The numbers of columns and rows that ``text`` needs in the lettering ``hand``."""
     rows, columns = stencil(text, hand)[0].shape
     return columns, rows
 
@@ -551,7 +552,9 @@ FAMILIES = {family.name: family for family in (TRAIN, HELD_OUT)}
 
 
 def colour(random: Random) -> Colour:
-    """Choose a random colour that scanners write in; white and yellow are the most frequent."""
+    """Choose a random colour, varied a little, of those in which scanners write; white and yellow are the
+    most frequent.
+    """
     weights = [weight for _, weight in COLOURS]
     chosen = COLOURS[int(random.choice(len(COLOURS), p=[weight / sum(weights) for weight in weights]))][0]
     wobble = random.integers(-12, 13, 3)
@@ -562,8 +565,9 @@ def colour(random: Random) -> Colour:
 
 
 def hand(random: Random, family: StyleFamily, size: float, *, korean: bool) -> Hand:
-    """Choose a random lettering for a group of texts: font, size, colour, opacity, outline, shadow, box and
-    frame.
+    """Choose a random lettering for a group of texts, as ``family`` allows: font, size, colour, opacity,
+    outline, shadow, box and frame. ``size``: height of letters in pixels; ``korean``: the font must have
+    Korean letters.
     """
     chosen = one(random, family.korean if korean else family.latin)
     ink = colour(random)
@@ -609,7 +613,9 @@ def glyph(canvas: Canvas, shape: str, centre: Point, arm: int, thick: int, smoot
 
 
 def dotted_path(canvas: Canvas, points: Points, gap: float, dot: int, smooth: bool) -> Alpha:
-    """Make the stencil of dots, or dashes of ``dot`` pixels, at every ``gap`` pixels along a path."""
+    """Make the stencil of dots, or dashes, of ``dot`` pixels at every ``gap`` pixels along the path through
+    ``points``.
+    """
     along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
     dashes = []
     for place in np.arange(0, along[-1], max(gap, 2.0)):
@@ -620,7 +626,9 @@ def dotted_path(canvas: Canvas, points: Points, gap: float, dot: int, smooth: bo
 
 
 def arrow(canvas: Canvas, random: Random, tip: Point, length: int) -> Alpha:
-    """Make the stencil of an arrow with a line, a block arrow, or a bare head, in a random direction."""
+    """Make the stencil of an arrow that points to ``tip`` from a random direction: with a line, as a block,
+    or a head alone. ``length`` in pixels.
+    """
     back = _direction(float(random.uniform(0, 2 * np.pi)))
     across = np.array([-back[1], back[0]])
     point, tail = np.array(tip, float), np.array(tip) + length * back
@@ -726,7 +734,9 @@ GLYPHS: dict[str, Callable[[Alpha, Point, int, int, int], None]] = {
 
 
 def calipers(canvas: Canvas, random: Random, family: StyleFamily) -> None:
-    """Draw one to three measured distances: two ends, mostly with dots between them, mostly with a number."""
+    """Draw one to three measured distances: two end marks each, mostly with dots between them and mostly with
+    a number.
+    """
     ink, shape = colour(random), one(random, family.glyphs)
     arm, thick = _arm(canvas, random), int(random.random() < 0.3) + 1
     smooth, numbered = bool(random.random() < 0.6), random.random() < 0.7
@@ -771,7 +781,9 @@ def ellipse(canvas: Canvas, random: Random, family: StyleFamily) -> None:
 
 
 def lone_glyphs(canvas: Canvas, random: Random, family: StyleFamily) -> None:
-    """Draw several small ends of calipers without a line, as in a picture frozen during a measurement."""
+    """Draw several end marks of calipers without a line, as in a picture that was frozen during a
+    measurement.
+    """
     ink, shape = colour(random), one(random, family.glyphs)
     for _ in range(int(random.integers(1, 6))):
         stamp = Stamp(
@@ -1005,7 +1017,7 @@ DRAWERS: tuple[tuple[Callable[[Canvas, Random, StyleFamily], None], float], ...]
 def _trace(
     canvas: Canvas, random: Random, points: Points, ink: Colour, kind: MarkClass = MarkClass.CALIPER
 ) -> None:
-    """Draw a dotted line through points."""
+    """Draw a dotted line through ``points`` in the colour ``ink``, as an object of the class ``kind``."""
     gap, dot = float(random.choice([2, 3, 4, 4, 6, 8])), int(random.choice([1, 1, 2, 3]))
     alpha = dotted_path(canvas, points, max(gap, dot + 1.0), dot, bool(random.random() < 0.5))
     meaning = Meaning.MEASUREMENT if kind is MarkClass.CALIPER else Meaning.ORIENTATION
@@ -1064,7 +1076,9 @@ FLOW_SIDE = 12  # cells of the coarse random field that colour flow is cut from
 
 @dataclass(frozen=True, slots=True)
 class Storing:
-    """How a synthetic picture is stored: scaled by ``factor``, then JPEG of ``quality`` (None: lossless)."""
+    """How a synthetic picture is stored: scaled by ``factor``, then JPEG of ``quality`` (None: lossless),
+    with the colours at full resolution (``whole_chroma``) or at half.
+    """
 
     factor: float
     interpolation: int
@@ -1352,7 +1366,7 @@ def _inner_labels(page: Page) -> None:
 
 
 def _slanted_note(page: Page) -> None:
-    """Write texts that do not stand level: turned, upside down, by hand."""
+    """Write texts that are not horizontal: turned, upside down, or slanted as by hand."""
     tokens = patient_tokens(page)
     for _ in range(int(page.random.integers(1, 3))):
         angle = float(page.random.choice([page.random.uniform(-35, 35), 90, 180, 270]))
@@ -1369,7 +1383,7 @@ def _slanted_note(page: Page) -> None:
 
 
 def _stack(page: Page, tokens: list[Token], place: tuple[int, int]) -> None:
-    """Write the first of ``tokens`` below one another."""
+    """Write the first few of ``tokens`` below one another from ``place`` on."""
     count = int(page.random.integers(1, len(tokens) + 1))
     page.write_down(tokens[:count], place, page.plain, 3)
 
@@ -1461,8 +1475,9 @@ def burn_in(part: Picture, family: StyleFamily, seed: tuple[int, ...]) -> BurnIn
 
 
 def store(canvas: Canvas, storing: Storing) -> BurnIn:
-    """Scale and compress a drawn canvas and its clean picture alike; ``owners`` and boxes are computed from
-    the pixels that differ afterwards. The box of an object that later ones cover altogether is empty.
+    """Scale and compress a drawn canvas and its clean picture in the same way, as ``storing`` says;
+    ``owners`` and boxes are computed from the pixels that differ afterwards. The box of an object that later
+    ones cover altogether is empty.
     """
     drawn, plain = storing.scaled(canvas.picture), storing.scaled(canvas.clean)
     owners = _followed(canvas.owners, (drawn != plain).any(axis=2))

@@ -182,11 +182,11 @@ def autoencoders() -> dict[str, Filter]:
 def head_scores(
     data: Path, model: HeadModel, split: str, filtered: Filter, report: Report
 ) -> tuple[list[str], npt.NDArray[np.float64]]:
-    """Outline all heads of ``split`` after the filter, even those the domain gate refuses; score the
-    outlines.
+    """Outline all heads of ``split`` in filtered pictures, even those that the domain gate refuses, and
+    compare the outlines with the truth.
 
-    ``filtered`` takes and returns pictures 0 to 1. Returns the patients, and for each head Dice, error of the
-    circumference in mm, and outlined area divided by true area: ``[3, heads]``.
+    ``filtered``: the filter, which takes and returns pictures 0 to 1. Returns the patients, and ``[3,
+    heads]``: Dice, error of the circumference in mm, and outlined area divided by true area.
     """
     images, rows = head_images(data, split), []
     for image in followed(images, report, "heads after the filter"):
@@ -302,8 +302,8 @@ def evaluate(
 
 
 def _noise(made: Filter, pictures: Sequence[Singles], weights: Any, report: Report) -> dict[str, Any]:
-    """Add speckle to ``pictures``, filter them by ``made``, and measure PSNR (dB) and SSIM against the frame
-    without it, at a width of :data:`WIDE` pixels.
+    """Add speckle to ``pictures``, filter them by ``made``, and measure PSNR (dB) and SSIM against the frames
+    without speckle, at a width of :data:`WIDE` pixels; also the seconds per frame.
     """
     found: dict[str, Any] = {}
     for name in (*map(str, SIGMAS), "physical"):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from dicom_connectors.audit_syslog.settings import AuditPart
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.connectors import Service, part
+from dicom_node.base.connectors import Service, typed_section
 from dicom_node.base.store.database import Database
 from dicom_node.people.preflight import Found, Tried
 
@@ -13,7 +13,7 @@ def services(database: Database, settings: Settings, owner: str) -> Iterator[Ser
     """Yield the service whose thread sends audit records by syslog, if ``audit.syslog`` names a
     repository.
     """
-    if part(settings, AuditPart).audit.syslog:
+    if typed_section(settings, AuditPart).audit.syslog:
         from dicom_connectors.audit_syslog.sender import AuditSender  # loads all codes of PS3.16
 
         sender = AuditSender(database, settings, owner)
@@ -22,7 +22,7 @@ def services(database: Database, settings: Settings, owner: str) -> Iterator[Ser
 
 def check(settings: Settings) -> Found:
     """Yield mistakes in the ``[audit]`` settings, and a warning if Patient IDs in messages go unencrypted."""
-    audit = part(settings, AuditPart).audit
+    audit = typed_section(settings, AuditPart).audit
     for key in ("authorities", "certificate"):
         path = getattr(audit, key)
         if path is not None and not path.is_file():

@@ -353,8 +353,9 @@ def _object(
 ) -> None:
     """Add a participant object, such as a study or a patient, to the message.
 
-    ``name``: its ID; ``role``: its Type Code Role; ``of``: the code for the type of the ID; ``details``:
-    further values by name; ``person``: it is a patient, whose ID is not repeated as a name.
+    ``name``: its ID; ``role``: its Type Code Role; ``of``: the code for the kind of ``name``, such as a Study
+    Instance UID; ``details``: further values by name; ``person``: it is a patient, whose ID is not repeated
+    as a name.
     """
     found = SubElement(
         root,

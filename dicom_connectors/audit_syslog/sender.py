@@ -16,7 +16,7 @@ from sqlalchemy import select, update
 from dicom_connectors.audit_syslog.message import LATE, AuditSource, audit_message, new_records
 from dicom_connectors.audit_syslog.settings import AuditPart, AuditSettings
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.connectors import part
+from dicom_node.base.connectors import typed_section
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.events import AUDIT_NOT_MADE, AUDIT_NOT_SENT, AUDIT_SENT_AGAIN
 from dicom_node.base.runner import wait_before_retry
@@ -146,7 +146,7 @@ class AuditSender:
 
     def __init__(self, database: Database, settings: Settings, owner: str) -> None:
         self._database = database
-        self._settings, self._audit = settings, part(settings, AuditPart).audit
+        self._settings, self._audit = settings, typed_section(settings, AuditPart).audit
         self._lease = RenewableLease(database, "audit", owner, 2 * self._audit.seconds + 30.0)
         host = socket.gethostname()[:255]
         self._source = AuditSource(settings.node.ae_title, settings.node.ae_title, host, self._audit.site)

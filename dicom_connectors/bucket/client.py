@@ -120,7 +120,7 @@ class S3Bucket:
     def _check_same_bytes(self, key: str, file: Path) -> None:
         """Raise StoreAway unless the object ``key`` in the bucket has the bytes of ``file``.
 
-        They are equal if the answer to an earlier upload was lost.
+        It has them if an earlier upload succeeded and its answer was lost.
         """
         copy = file.with_name(f".{secrets.token_hex(8)}")
         try:

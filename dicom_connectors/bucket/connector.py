@@ -13,7 +13,7 @@ from dicom_connectors.bucket.handover import HandOver, LocalCopies, oldest_waiti
 from dicom_connectors.bucket.opened import open_bucket
 from dicom_connectors.bucket.settings import BucketPart
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.connectors import Gauge, Service, part
+from dicom_node.base.connectors import Gauge, Service, typed_section
 from dicom_node.base.errors import ConfigurationError, StorageError, StoreAway
 from dicom_node.base.sitekey import path_of
 from dicom_node.base.store.database import Database, sqlite_file
@@ -37,7 +37,7 @@ def check(settings: Settings) -> Found:
     """Yield mistakes in the ``[object_store]`` settings, and warnings about SQLite and unencrypted
     transfer.
     """
-    store = part(settings, BucketPart).object_store
+    store = typed_section(settings, BucketPart).object_store
     if store.url and find_spec("obstore") is None:
         yield "object_store.url", store.url, "needs obstore: pip install 'dicom-ai-node[s3]'"
     if store.url and sqlite_file(settings.database_url):

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 from dicom_connectors.bucket.settings import BucketPart
 from dicom_node.base import sitekey
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.connectors import part
+from dicom_node.base.connectors import typed_section
 from dicom_node.base.errors import ConfigProblem, ConfigurationError, NotInSpool, StoreAway
 from dicom_node.base.events import STORE_AWAY, STORE_BACK
 from dicom_node.base.files import WAITS, Bucket, bucket_of, sha256_of
@@ -147,7 +147,7 @@ class LocalCopies:
     def __init__(self, database: Database, settings: Settings, bucket: Bucket) -> None:
         self._database, self._bucket = database, bucket
         self._data_dir = settings.node.data_dir
-        self._most = part(settings, BucketPart).object_store.local_mib * 2**20
+        self._most = typed_section(settings, BucketPart).object_store.local_mib * 2**20
         self._next = 0.0
 
     def run_once(self, _: threading.Event) -> None:

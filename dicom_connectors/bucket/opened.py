@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 from dicom_connectors.bucket.settings import BucketPart, ObjectStoreSettings
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.connectors import part
+from dicom_node.base.connectors import typed_section
 from dicom_node.base.files import Bucket
 
 
@@ -21,5 +21,5 @@ def open_bucket(settings: Settings) -> Bucket | None:
     """Return the client of the configured bucket, which the whole process shares; None if no bucket is
     configured or obstore is not installed.
     """
-    store = part(settings, BucketPart).object_store
+    store = typed_section(settings, BucketPart).object_store
     return _opened(store) if store.url and find_spec("obstore") else None

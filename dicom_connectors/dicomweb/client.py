@@ -29,13 +29,13 @@ from dicom_node.deliver.scu import (
     ObjectSink,
     Outgoing,
     Presence,
+    RetrievalCounts,
     Retrieved,
     RetrieveStatus,
     SendReport,
     SendStatus,
     StudyQuery,
-    Taking,
-    shown,
+    query_outcome,
     store_report,
 )
 from dicom_node.deliver.scu.http import FAULTY_ANSWER, NO_STUDY, UNREADABLE, HttpDestination, status_of
@@ -87,7 +87,7 @@ class DicomwebDestination(HttpDestination):
         """Delete one object from the server."""
         self._client.delete_instance(item.study_instance_uid, item.series_instance_uid, item.sop_instance_uid)
 
-    def _look(self, item: Outgoing) -> Confirmation:
+    def _query(self, item: Outgoing) -> Confirmation:
         """Return whether the server has this object, by a search for it (QIDO-RS)."""
         answers = self._search(item.sop_instance_uid, item.study_instance_uid, item.series_instance_uid)
         if answers is None:
@@ -96,7 +96,7 @@ class DicomwebDestination(HttpDestination):
             if not (uid := _value(answer, _SOP_INSTANCE)):
                 raise ValueError("an answer names no object")
             if uid == item.sop_instance_uid:
-                return shown(item, _value(answer, _SOP_CLASS))
+                return query_outcome(item, _value(answer, _SOP_CLASS))
         return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
 
     def _search(self, instance: str, *inside: str) -> list[dict[str, Any]] | None:
@@ -189,7 +189,7 @@ class DicomwebArchive(DicomwebDestination):
         """Download all objects of a study into ``sink``, within ``retrieve_minutes`` of the peer; return the
         outcome.
         """
-        taking = Taking()
+        taking = RetrievalCounts()
         url = f"{self._url}/studies/{study_instance_uid}"
         try:
             with (

@@ -13,7 +13,7 @@ from pydicom.uid import Comprehensive3DSRStorage, generate_uid
 from dicom_connectors.fhir.report import FiledReport, ReportTransaction, Resource, identifier_query, uids_of
 from dicom_connectors.fhir.settings import FhirPeer
 from dicom_node.base.config.settings import PeerSettings, Settings
-from dicom_node.base.connectors import part
+from dicom_node.base.connectors import typed_section
 from dicom_node.base.errors import FaultyInput
 from dicom_node.deliver.scu import (
     Check,
@@ -54,7 +54,7 @@ class FhirDestination(HttpDestination):
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         super().__init__(peer, settings)
         self._is_queried = peer.answers_queries
-        self._systems = part(peer, FhirPeer).patient_systems
+        self._systems = typed_section(peer, FhirPeer).patient_systems
         self._session.headers["Accept"] = _JSON
         self._session.auth = _login(peer)
 
@@ -88,7 +88,7 @@ class FhirDestination(HttpDestination):
         except FaultyInput as error:
             return SendReport(SendStatus.REFUSED, "", str(error))
 
-    def _look(self, item: Outgoing) -> Confirmation:
+    def _query(self, item: Outgoing) -> Confirmation:
         """Return whether the server has a DiagnosticReport with this object's UID."""
         if self._resources_by_uid("DiagnosticReport", item.sop_instance_uid):
             return Confirmation(Presence.FOUND)
@@ -97,7 +97,7 @@ class FhirDestination(HttpDestination):
     def _remains(self, item: Outgoing) -> Confirmation:
         """Return whether the report is still in force on the server.
 
-        A withdrawn one is marked as entered in error there, not deleted.
+        A withdrawn report is not deleted there, but marked as entered in error.
         """
         left = self._reports_in_force(item.sop_instance_uid)
         return Confirmation(Presence.FOUND if left else Presence.NOT_FOUND)
@@ -215,7 +215,7 @@ def _login(peer: PeerSettings) -> Any:
 
     Either keeps requests from using a login of ~/.netrc for this host.
     """
-    token = part(peer, FhirPeer).token.get_secret_value()
+    token = typed_section(peer, FhirPeer).token.get_secret_value()
 
     def signed(request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Add the bearer token, if there is one, to a request."""

@@ -145,7 +145,7 @@ def date_time(document: Dataset, date: str, time: str) -> str:
     return datetime.combine(day, at, offset).isoformat(timespec="seconds")
 
 
-def written(document: Dataset) -> str:
+def content_instant(document: Dataset) -> str:
     """Return the FHIR instant when the document's content was made, "" if unknown.
 
     If the document names no time zone, it is that of this machine.
@@ -200,7 +200,7 @@ def updated(resource: Resource, now: Resource) -> Resource:
     return {"resource": resource, "request": {"method": "PUT", "url": url, **match}}
 
 
-def marked(resource: Resource) -> Resource:
+def entered_in_error(resource: Resource) -> Resource:
     """Return a Bundle entry that sets the status of ``resource`` to "entered-in-error"."""
     return updated({**resource, "status": WITHDRAWN}, resource)
 
@@ -316,7 +316,7 @@ class FiledReport:
         Raises FaultyInput if it is not valid FHIR.
         """
         observations = [one for one in self.observations if one.get("status") != WITHDRAWN]
-        return transaction([marked(one) for one in (self.report, *observations)])
+        return transaction([entered_in_error(one) for one in (self.report, *observations)])
 
 
 def observation_uid(report: str, at: int) -> str:
@@ -338,7 +338,7 @@ class ReportTransaction:
         self._document = dcmread(path)
         if "ContentSequence" not in self._document:
             raise FaultyInput("it is no report")
-        self._stated = sr.stated(self._document)
+        self._stated = sr.read_report(self._document)
         self._systems = systems(self._document)
         self.uid = str(self._document.SOPInstanceUID)
         self.patient = patient_identifier(self._document, by_issuer)
@@ -367,7 +367,7 @@ class ReportTransaction:
         now = earlier.report
         identifiers = [*report["identifier"], *earlier.identifiers_but(self.uid)]
         report = {**report, "id": now["id"], "identifier": identifiers}
-        return transaction([*entries, updated(report, now), *map(marked, earlier.observations)])
+        return transaction([*entries, updated(report, now), *map(entered_in_error, earlier.observations)])
 
     def _entries(self, subject: Resource) -> tuple[list[Resource], Resource]:
         """Return (Bundle entries of study, models and Observations; the DiagnosticReport).
@@ -410,7 +410,7 @@ class ReportTransaction:
             code={"coding": codes, "text": codes[0]["display"]},
             subject=subject,
             effectiveDateTime=self._study_time,
-            issued=written(self._document),
+            issued=content_instant(self._document),
             result=results,
             imagingStudy=[reference(study)],
             conclusion="\n".join([f"{self._statement}:", *self._stated.short_result]),
@@ -498,7 +498,7 @@ class ReportTransaction:
                 category=[{"coding": [_IMAGING]}],
                 subject=subject,
                 effectiveDateTime=self._study_time,
-                issued=written(self._document),
+                issued=content_instant(self._document),
                 device=reference(devices[model]) if model in devices else {},
                 derivedFrom=[reference(study)],
                 **content,

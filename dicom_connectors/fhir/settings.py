@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
 from pydantic import Field, model_validator
 
 from dicom_node.base.config.settings import Secret, Section
-from dicom_node.base.connectors import part
+from dicom_node.base.connectors import typed_section
 from dicom_node.base.lifecycle import ResultKind
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def check(settings: Settings) -> Found:
         if peer.transport == "fhir" and find_spec("fhir") is None:
             remedy = "needs fhir.resources: pip install 'dicom-ai-node[fhir]'"
             yield f"{key}.transport", peer.transport, remedy
-        added = part(peer, FhirPeer)
+        added = typed_section(peer, FhirPeer)
         given = {"token": added.token.get_secret_value(), "patient_systems": added.patient_systems}
         for name in (name for name, value in given.items() if value and peer.transport != "fhir"):
             yield f"{key}.{name}", "", 'without transport = "fhir" it says nothing: leave it out'

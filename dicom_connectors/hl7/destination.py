@@ -16,7 +16,7 @@ from pydicom.uid import Comprehensive3DSRStorage, KeyObjectSelectionDocumentStor
 
 from dicom_connectors.hl7.oru import MessageContext, SentReport, control_id, oru_of, withdrawal_of
 from dicom_connectors.hl7.settings import Hl7Peer
-from dicom_node.base.connectors import part
+from dicom_node.base.connectors import typed_section
 from dicom_node.deliver.scu import (
     CUT_OFF,
     Check,
@@ -151,7 +151,7 @@ class Hl7Destination(PeerCaller):
         return MessageContext(
             sender=self._settings.node.ae_title,
             receiver=self._peer.ae_title,
-            fields=part(self._peer, Hl7Peer).hl7_fields,
+            fields=typed_section(self._peer, Hl7Peer).hl7_fields,
             link=f"{url}/studies/{item.study}" if url and item.study else "",
         )
 

@@ -216,7 +216,7 @@ def _observations(report: Dataset, context: MessageContext, status: str) -> Iter
     Rows that belong together have one sub-ID (OBX-4), made of the first row's code and its place among rows
     with this code; so a newer report has the same sub-IDs.
     """
-    said = sr.stated(report)
+    said = sr.read_report(report)
     stated = [[_obx("TX", [codes.DCM.Conclusion], line)] for line in said.short_result]
     if said.statement:
         stated.append([_obx("TX", [codes.DCM.Comment], said.statement)])

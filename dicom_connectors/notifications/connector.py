@@ -8,14 +8,14 @@ from typing import Any
 from dicom_connectors.notifications.settings import NotificationsPart
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.connectors import Service, part
+from dicom_node.base.connectors import Service, typed_section
 from dicom_node.base.store.database import Database
 from dicom_node.people.preflight import Found, Tried
 
 
 def services(database: Database, settings: Settings, owner: str) -> Iterator[Service]:
     """Yield the service that collects and sends notifications, if the settings have any."""
-    if part(settings, NotificationsPart).notifications:
+    if typed_section(settings, NotificationsPart).notifications:
         from dicom_connectors.notifications.sender import Notifier
 
         yield Service("notifications", Notifier(database, settings, owner).run_once)
@@ -23,7 +23,7 @@ def services(database: Database, settings: Settings, owner: str) -> Iterator[Ser
 
 def check(settings: Settings) -> Found:
     """Yield mistakes in the settings of mail and notifications, and warnings about unencrypted ones."""
-    ours = part(settings, NotificationsPart)
+    ours = typed_section(settings, NotificationsPart)
     if ours.mail.authorities and not ours.mail.authorities.is_file():
         yield "mail.authorities", str(ours.mail.authorities), "is no file"
     if ours.mail.host and ours.mail.security == "none":
@@ -42,7 +42,7 @@ def configured(settings: Settings) -> list[dict[str, Any]]:
     shown = {"name", "on", "events", "findings", "to", "every_minutes"}
     return [
         {"kind": rule.kind, **rule.model_dump(mode="json", include=shown)}
-        for rule in part(settings, NotificationsPart).notifications
+        for rule in typed_section(settings, NotificationsPart).notifications
     ]
 
 
@@ -53,9 +53,9 @@ def send_test(settings: Settings, name: str, finding: str = "") -> tuple[bool, s
     ``finding``: send the message of a study in which this finding is suspected; "": a plain test.
     """
     from dicom_connectors.notifications import sender
-    from dicom_connectors.notifications.gather import Message, written
+    from dicom_connectors.notifications.gather import Message, message_of
 
-    [rule] = [one for one in part(settings, NotificationsPart).notifications if one.name == name]
+    [rule] = [one for one in typed_section(settings, NotificationsPart).notifications if one.name == name]
     node = settings.node.ae_title
     about = {
         "at": "now",
@@ -66,7 +66,7 @@ def send_test(settings: Settings, name: str, finding: str = "") -> tuple[bool, s
         "result": [f"Suspected: {finding}. This is a test: there is no such study."],
     }
     sample = (
-        written(name, node, [(events.JOB_SUCCEEDED.number, about)])
+        message_of(name, node, [(events.JOB_SUCCEEDED.number, about)])
         if finding
         else Message(
             f"{node}: test of the notification {name}",

@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 from dicom_connectors.notifications.settings import NotificationSettings, NotificationsPart, Occasion
 from dicom_node.base import events
 from dicom_node.base.config.settings import ResultSettings, Settings, matches
-from dicom_node.base.connectors import part
+from dicom_node.base.connectors import typed_section
 from dicom_node.base.errors import NotInSpool, StoreAway
 from dicom_node.base.files import Files
 from dicom_node.base.lifecycle import NotificationState, ResultKind
@@ -60,7 +60,7 @@ class Message:
     content: Mapping[str, Any]
 
 
-def written(name: str, node: str, chosen: Sequence[tuple[int, Mapping[str, Any]]]) -> Message:
+def message_of(name: str, node: str, chosen: Sequence[tuple[int, Mapping[str, Any]]]) -> Message:
     """Return the message of the notification ``name``.
 
     ``node``: AE title of the node; ``chosen``: (event number, event) for each event, where the event has the
@@ -107,8 +107,8 @@ def written(name: str, node: str, chosen: Sequence[tuple[int, Mapping[str, Any]]
 
 
 def _headline(same: Sequence[Mapping[str, Any]]) -> str:
-    """Return a headline for events of one number that state findings or results, such as "Suspected:
-    Pneumothorax"; "" for other events.
+    """Return a headline for ``same``, events of one number that state findings or results, such as
+    "Suspected: Pneumothorax"; "" for other events.
     """
     if named := list(dict.fromkeys(name for event in same for name in event["findings"])):
         return f"Suspected: {', '.join(named[:_EXAMPLES])}"
@@ -131,7 +131,7 @@ def forget_removed(database: Database, settings: Settings) -> None:
 
     A notification that is configured again later starts with new events.
     """
-    names = [_CURSOR + rule.name for rule in part(settings, NotificationsPart).notifications]
+    names = [_CURSOR + rule.name for rule in typed_section(settings, NotificationsPart).notifications]
     gone = Cursor.name.startswith(_CURSOR, autoescape=True), Cursor.name.not_in(names)
     with database.write() as session:
         session.execute(delete(Cursor).where(*gone))
@@ -156,16 +156,16 @@ class Gatherer:
         if (now := time.monotonic()) - self._looked_at >= _BEHIND_SECONDS:
             self._behind, self._newest_event, self._looked_at = self._newest_event, head, now
         done = 0
-        for rule in part(self._settings, NotificationsPart).notifications:
+        for rule in typed_section(self._settings, NotificationsPart).notifications:
             with suppress(StoreAway):  # its reports are read when the object store is back
                 done += self._gather(rule, self._behind)
         return done
 
     def _gather(self, rule: NotificationSettings, behind: int | None) -> int:
-        """Store the notification that is due for one receiver; return 1 if there was one, else 0.
+        """Store the notification that is due for the receiver of ``rule``; return 1 if one was due, else 0.
 
-        ``behind``: number of the newest event of two minutes ago, up to which events are finished with; None
-        if unknown.
+        ``behind``: the newest event number of two minutes ago, None if unknown; after that time no event with
+        a lower number can appear any more, so these need not be read again.
         """
         # The conditions that notify by it, by the name of their rule for studies.
         conditions = {
@@ -193,7 +193,7 @@ class Gatherer:
             chosen = [(number, event) for number, event in told if event]
             session.add_all(NotifiedEvent(rule=rule.name, event_id=row.id) for row in rows)
             if chosen:
-                made = written(rule.name, self._settings.node.ae_title, chosen)
+                made = message_of(rule.name, self._settings.node.ae_title, chosen)
                 session.add(
                     Notification(
                         key=str(uuid.uuid4()),
@@ -302,7 +302,7 @@ def _findings_and_lines(report: Path) -> tuple[tuple[str, ...], tuple[str, ...]]
     from dicom_node.results import sr  # heavy, and only a rule with findings needs it
 
     try:
-        read = sr.stated(report)
+        read = sr.read_report(report)
     except Exception:  # noqa: BLE001  (whatever its parser says of a damaged file)
         return (_UNREADABLE,), (_UNREADABLE,)
     return tuple(one.meaning for one in read.findings if one.decision == "present"), read.short_result

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 from dicom_connectors.notifications.gather import Gatherer, Message
 from dicom_connectors.notifications.settings import MailSettings, NotificationSettings, NotificationsPart
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.connectors import part
+from dicom_node.base.connectors import typed_section
 from dicom_node.base.events import NOTIFICATION_GIVEN_UP, NOTIFICATION_SENT
 from dicom_node.base.lifecycle import NotificationState
 from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
@@ -44,10 +44,11 @@ _MAXIMUM_ANSWER_BYTES = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one try to send a notification, in the node's own words, because a server's answer may
+    """The outcome of one try to send a notification, in the node's own words, because a server's answer may
     quote the message.
 
-    ``taken``: the server accepted the message; ``for_good``: it refused it, and another try would not help.
+    ``taken``: the server accepted the message; ``for_good``: the server refused it, and another try would not
+    help.
     """
 
     taken: bool
@@ -82,7 +83,7 @@ class Notifier(Lane[Notification]):
 
         Return Done if it was sent, Failed if it is given up, else Retry.
         """
-        rules = part(self._settings, NotificationsPart).notifications
+        rules = typed_section(self._settings, NotificationsPart).notifications
         rule = next((one for one in rules if one.name == row.rule), None)
         if rule is None:
             return Failed("the configuration has no such notification any more")
@@ -114,7 +115,7 @@ def deliver(settings: Settings, rule: NotificationSettings, message: Message, ke
     ``key``: its ID, the same at each try.
     """
     if rule.to:
-        return send_mail(part(settings, NotificationsPart).mail, rule.to, message, key)
+        return send_mail(typed_section(settings, NotificationsPart).mail, rule.to, message, key)
     return call_webhook(rule, message, key)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, cast
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from dicom_node.base.config.settings import NAME, Secret, Section, checked_host, did_you_mean
-from dicom_node.base.connectors import part
+from dicom_node.base.connectors import typed_section
 
 if TYPE_CHECKING:
     from dicom_node.base.config.loading import TomlFiles
@@ -148,7 +148,7 @@ def check_keys(settings: Settings, read: TomlFiles) -> None:
     """Add to ``read`` the mistakes in notifications: duplicate names, no events, no mail server, and rules
     that name a notification that does not exist.
     """
-    ours = part(settings, NotificationsPart)
+    ours = typed_section(settings, NotificationsPart)
     read.check_names("notifications")
     names = [name for _, name in read.numbered_names("notifications")]
     for rule in settings.rules:

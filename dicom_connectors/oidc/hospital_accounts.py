@@ -56,7 +56,8 @@ def place() -> Iterator[None]:
 
 
 def unusable(reason: str) -> Unavailable:
-    """Log that an answer of the identity provider is missing or unusable, and return the error to raise.
+    """Log that an answer of the identity provider is missing or unusable, and return the error for the caller
+    to raise.
 
     ``reason`` goes to the log, so it must not name a person.
     """

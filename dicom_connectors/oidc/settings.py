@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from dicom_node.base.config.settings import AeTitle, Secret, Section, checked_url
-from dicom_node.base.connectors import part
+from dicom_node.base.connectors import typed_section
 from dicom_node.base.lifecycle import UserRole
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def check_senders(settings: Settings, read: TomlFiles) -> None:
     """
     from dicom_node.base.config.loading import why_never_calls
 
-    accounts = part(settings.console, OidcConsole).oidc
+    accounts = typed_section(settings.console, OidcConsole).oidc
     for group, titles in accounts.senders.items() if accounts else ():
         for title in titles:
             if title != ALL and (remedy := why_never_calls("calling_ae", title, settings, read)):
@@ -111,7 +111,7 @@ def check_senders(settings: Settings, read: TomlFiles) -> None:
 def check(settings: Settings) -> Found:
     """Yield mistakes in the settings ``[console.oidc]``."""
     console = settings.console
-    if not (oidc := part(console, OidcConsole).oidc):
+    if not (oidc := typed_section(console, OidcConsole).oidc):
         return
     if find_spec("authlib") is None:
         yield "console.oidc", oidc.issuer, "needs authlib: pip install 'dicom-ai-node[oidc]'"

@@ -18,7 +18,7 @@ from dicom_connectors.oidc import hospital_accounts
 from dicom_connectors.oidc.hospital_accounts import HospitalPerson, unusable
 from dicom_connectors.oidc.settings import OidcConsole, OidcSettings, is_safe
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.connectors import part
+from dicom_node.base.connectors import typed_section
 from dicom_node.base.errors import NotFound, SignInRefused
 from dicom_node.base.events import ACCOUNTS_UNUSABLE, happened
 from dicom_node.base.lifecycle import AuditAction
@@ -66,7 +66,7 @@ class _IdentityProvider:
 
 def is_configured(settings: Settings) -> bool:
     """Return whether people can sign in with accounts of the hospital."""
-    return part(settings.console, OidcConsole).oidc is not None
+    return typed_section(settings.console, OidcConsole).oidc is not None
 
 
 def begin(settings: Settings, secret: str) -> str:
@@ -141,7 +141,7 @@ def _derived_hash(secret: str, purpose: str) -> str:
 
 def _oidc_settings(settings: Settings) -> OidcSettings:
     """Return the settings of the identity provider. Raises NotFound if none is configured."""
-    if not (oidc := part(settings.console, OidcConsole).oidc):
+    if not (oidc := typed_section(settings.console, OidcConsole).oidc):
         raise NotFound("There is no such page.")
     return oidc
 
@@ -161,7 +161,7 @@ def _check(oidc: OidcSettings, secret: str, answer: Mapping[str, str]) -> None:
 
 @contextmanager
 def _provider_with_deadline(settings: Settings) -> Iterator[_IdentityProvider]:
-    """Context manager with the identity provider, whose calls share one deadline.
+    """Context manager: the identity provider; all calls to it in the block share one deadline.
 
     Raises Unavailable if it answers late or unusably, and NotFound if none is configured.
     """

@@ -81,7 +81,7 @@ class OrthancDestination(HttpDestination):
         }
         return list(self._client.find(query, **self._call))
 
-    def _look(self, item: Outgoing) -> Confirmation:
+    def _query(self, item: Outgoing) -> Confirmation:
         """Return whether Orthanc has this object, has another one under its UID, or has none."""
         found = self._found(item)
         if not found:

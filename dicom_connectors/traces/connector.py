@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from dicom_connectors.traces.settings import TelemetrySettings, TracesPart
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.connectors import Gauge, Service, part
+from dicom_node.base.connectors import Gauge, Service, typed_section
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import StudyTrace
 from dicom_node.people.preflight import Found, Tried
@@ -44,4 +44,4 @@ def metrics(session: Session) -> Iterator[Gauge]:
 
 def _section(settings: Settings) -> TelemetrySettings:
     """Return the settings ``[telemetry]``."""
-    return part(settings, TracesPart).telemetry
+    return typed_section(settings, TracesPart).telemetry

@@ -26,7 +26,7 @@ from dicom_connectors.traces.settings import TelemetrySettings, TracesPart
 from dicom_node import __version__
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.connectors import part
+from dicom_node.base.connectors import typed_section
 from dicom_node.base.lifecycle import END_STATES, DeliveryState, JobState, StudyState
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import (
@@ -343,7 +343,7 @@ class TraceSender:
     """Service that sends traces of studies; the database stores until when each study's steps were sent."""
 
     def __init__(self, database: Database, settings: Settings, owner: str) -> None:
-        self._database, self._settings = database, part(settings, TracesPart).telemetry
+        self._database, self._settings = database, typed_section(settings, TracesPart).telemetry
         self._lease = RenewableLease(database, "telemetry", owner, 2 * self._settings.seconds + 30.0)
         self._resource = {
             "service.name": "dicom-node",

@@ -32,7 +32,7 @@ from dicom_connectors.worklist.manager import (
 from dicom_connectors.worklist.settings import WorklistPeer
 from dicom_connectors.worklist.workitem import CancelReason, Output, ProcedureStepState, Workitem
 from dicom_node.base.config.settings import PeerSettings, Settings
-from dicom_node.base.connectors import part
+from dicom_node.base.connectors import typed_section
 from dicom_node.base.errors import Unavailable
 from dicom_node.base.events import (
     FETCH_ASKED,
@@ -100,8 +100,8 @@ _ENDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _ItemStatus:
-    """How far the node is with a work item: its progress (``percent``, ``doing``), or the state in which it
-    ends (``outcome``) and why.
+    """How far the node has come with a work item: its progress (``percent``, ``doing``), or the state in
+    which it ends (``outcome``) and why.
 
     ``wants_fetch``: its input is not here, and its fetch is not queued yet.
     """
@@ -139,7 +139,7 @@ class Worklist(Lane[ClaimedWorkitem]):
     ) -> None:
         seconds = 4 * (settings.outbox.answer_seconds + _CALL_SECONDS)
         super().__init__(database, settings, f"worklist of {peer.name}", owner, seconds)
-        self._peer, self._work = peer, part(peer, WorklistPeer)
+        self._peer, self._work = peer, typed_section(peer, WorklistPeer)
         self._open = open_manager
         self._every = timedelta(seconds=self._work.worklist_seconds)
         self._limit = timedelta(hours=self._work.worklist_hours)
@@ -196,7 +196,9 @@ class Worklist(Lane[ClaimedWorkitem]):
     # New items
 
     def _search(self, manager: WorklistManager) -> None:
-        """Search for new work items, and store those to claim, urgent ones first. Raises Unavailable."""
+        """Search for new work items at the manager, and store those that the node will claim, urgent ones
+        first. Raises Unavailable.
+        """
         with self._database.read() as session:
             room = self._work.worklist_items - (
                 session.scalar(
@@ -276,10 +278,11 @@ class Worklist(Lane[ClaimedWorkitem]):
         return f"the study is {study.state.value} here" if ended else ""
 
     def _source(self, item: Workitem) -> PeerSettings | None:
-        """Return the configured peer that the work item names, by AE title or URL, as a place of its input;
-        None if it names none.
+        """Return the configured peer from which the input of a work item is fetched: one that the item names,
+        by AE title or URL; if it names no place at all, the manager itself; None if it names only others, or
+        the peer may not be queried.
 
-        No other address is ever called.
+        No address outside the configuration is ever called.
         """
         for peer in self._settings.peers:
             if "query" not in peer.may:
@@ -560,7 +563,7 @@ class Worklist(Lane[ClaimedWorkitem]):
 
 def give_up_workitems(database: Database, settings: Settings) -> None:
     """Give up the open work items of peers that are no worklist managers in the settings any more."""
-    peers = [peer.name for peer in settings.peers if part(peer, WorklistPeer).worklist]
+    peers = [peer.name for peer in settings.peers if typed_section(peer, WorklistPeer).worklist]
     with database.write() as session:
         for row in session.scalars(
             select(ClaimedWorkitem)

@@ -154,7 +154,9 @@ def _kinds(pipeline: str) -> dict[Place, type]:
 
 
 def _leaves(content: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
-    """Yield (path, value) of each setting of a rule; those in ``when`` and ``options`` singly."""
+    """Yield (path, value) of each setting of a rule; of the tables ``when`` and ``options`` each key as a
+    setting of its own.
+    """
     for key, value in content.items():
         if key in ("when", "options") and isinstance(value, Mapping):
             yield from (((key, inner), item) for inner, item in value.items())
@@ -221,7 +223,9 @@ def _number(kind: type, text: str) -> Any:
 
 
 def _put(content: dict[str, Any], place: Place, value: Any) -> None:
-    """Set the value at the path ``place`` in nested tables."""
+    """Set the value at the path ``place`` in the nested tables ``content``, which are created if they are
+    missing.
+    """
     for key in place[:-1]:
         content = content.setdefault(key, {})
     content[place[-1]] = value
@@ -298,7 +302,9 @@ def _field(key: str, label: str, example: str, form: Form, **more: Any) -> View:
 
 
 def _limit(key: str, label: str, form: Form) -> View:
-    """Return the template values of a field for a numerical limit, with its default as example."""
+    """Return the template values of the field for the numerical limit ``key``, with its default as
+    example.
+    """
     usual = f"{RuleSettings.model_fields[key].get_default():g}"
     note = N_("left empty: no limit") if usual == "0" else N_("left empty: as shown; 0: no limit")
     return _field(key, label, usual, form, note=note)

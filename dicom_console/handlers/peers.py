@@ -101,9 +101,7 @@ def _page(request: ConsoleRequest, checks: list[Row] | None) -> Response:
 @faces.page("POST", "/peers/new", UserRole.ADMIN)
 @faces.page("POST", "/peers/{name}/change", UserRole.ADMIN)
 def save(request: CurrentRequest) -> Response:
-    """Save the peer in the form, new or changed; show the form again with what is wrong if that is
-    refused.
-    """
+    """Save the peer in the form, new or changed; if it is refused, show the form again with the mistakes."""
     name = request.http.path_params.get("name", "")
     version = request.number("version")
     content, unread = peer_form.content(request.fields(), name)

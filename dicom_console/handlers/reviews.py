@@ -69,7 +69,7 @@ def draw(request: CurrentRequest, number: Number, drawn: Annotated[Boxes, Body()
 @faces.handler("POST", "/reviews/{number}/device-rule/try", UserRole.OPERATOR)
 def try_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, Body()]) -> Row:
     """Show what a device rule with these boxes would black out; nothing is changed."""
-    return Row(**request.read(reviews.rule_tried, request.settings, number, rule.name, rule.boxes))
+    return Row(**request.read(reviews.try_device_rule, request.settings, number, rule.name, rule.boxes))
 
 
 @faces.handler("POST", "/reviews/{number}/device-rule", UserRole.ADMIN)

@@ -99,7 +99,7 @@ def _checked(
 def save(request: CurrentRequest) -> Response:
     """Show the effect of the rule in the form, or save the rule if its effect was shown before.
 
-    If it is refused, show the form again with what is wrong.
+    If it is refused, show the form again with the mistakes.
     """
     name = request.http.path_params.get("name", "")
     saves, version, fields = request.text("act") == "save", request.number("version"), request.fields()

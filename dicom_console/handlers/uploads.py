@@ -32,7 +32,7 @@ _places = asyncio.Semaphore(AT_ONCE)
 @faces.page("GET", PATH, UserRole.OPERATOR)
 def ask(request: CurrentRequest) -> Response:
     """Show the form for an upload."""
-    return _form(request, last=request.read(uploaded.last))
+    return _form(request, last=request.read(uploaded.newest))
 
 
 @faces.page("GET", PATH + "/{number}", UserRole.OPERATOR)

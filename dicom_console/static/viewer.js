@@ -18,6 +18,7 @@ function mount(viewer) {
   };
 
   const draw = () => {
+    if (!stage.getBoundingClientRect().width) return; // not laid out yet, or hidden: no number comes of it
     const { width, height } = box();
     // Where there is room beside the picture, it is in the middle.
     view.x = width > columns ? (columns - width) / 2 : clamp(view.x, 0, columns - width);

@@ -342,7 +342,9 @@ def _quantity(one: DatedNumber) -> tuple[str, str, str]:
 
 
 def _plot(group: Sequence[DatedNumber]) -> View:
-    """Return the template values of one quantity's plot; {} if it was measured on one day only."""
+    """Return the template values of one quantity's plot; {} without measurements on two days. A study that
+    has several numbers of the quantity is left out.
+    """
     numbers = Counter(one.study for one in group)
     single = [one for one in group if numbers[one.study] == 1]
     if len({one.on for one in single}) < 2:

@@ -37,10 +37,11 @@ def session_lasts(database: Database, token: str, idle_minutes: float) -> bool:
 
 
 def _mark(session: Session) -> str:
-    """Return the text of :func:`change_mark`, by columns that have an index, since it is read every second.
+    """Compute the text of :func:`change_mark`, only from columns that have an index, because it is read every
+    second.
 
-    Event numbers are given before the commit, so an event may appear behind the newest: the last 5,000 are
-    counted. In a restored database a number comes again, with another time.
+    An event gets its number before its commit, so events with lower numbers may appear after the newest: the
+    last 5,000 are counted. A restored database uses numbers again, but with other times.
     """
     newest = session.execute(select(EventRow.id, EventRow.at).order_by(EventRow.id.desc()).limit(1)).first()
     number, at = newest or (0, "")

@@ -88,7 +88,7 @@ def _value(item: Dataset) -> str:
 def _attributes(dataset: Dataset, numbers: Iterator[int]) -> Iterator[Node]:
     """Yield an entry for each attribute of a data set.
 
-    ``numbers``: counts all entries of the tree, whose number is limited.
+    ``numbers``: the counter of all entries of the tree, whose number is limited.
     """
     for element in dataset:
         if next(numbers) >= _NODES:

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import BURNED_IN
-from dicom_console.views.search import grouped, names, remarked
+from dicom_console.views.search import grouped, names, with_withdrawals
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
@@ -18,7 +18,14 @@ from dicom_node.base.store import views
 from dicom_node.base.store.tables import Delivery, ReceivedObject, Result, Study, Withdrawal
 from dicom_node.base.store.views import View, columns
 from dicom_node.people import Row, reviews
-from dicom_node.people.studies import image_view, images_of, number_in, person_of, report_files, subject
+from dicom_node.people.studies import (
+    heatmap_finding,
+    image_view,
+    images_of,
+    number_in,
+    person_of,
+    report_files,
+)
 from dicom_node.results import sr
 from dicom_node.results.envelope import OURS
 
@@ -51,7 +58,7 @@ def brief(session: Session, number: int) -> View:
     found = views.numbered_studies(session, select(Study).where(Study.id == number))
     if not found:
         raise NotFound("there is no such study")
-    return remarked(session, [{"id": number, **found[number]}])[0]
+    return with_withdrawals(session, [{"id": number, **found[number]}])[0]
 
 
 def show(session: Session, settings: Settings, number: int) -> View:
@@ -86,7 +93,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "held": reviews.held_results(session, settings, number),
         "findings": reviews.with_verdicts(session, number, findings),
         "measurements": [row for path in reports for row in sr.measurements(path)],
-        "conclusions": list(dict.fromkeys(filter(None, (sr.stated(one).conclusion for one in reports)))),
+        "conclusions": list(dict.fromkeys(filter(None, (sr.read_report(one).conclusion for one in reports)))),
         "likeliest": _likeliest(findings),
         "missing": reviews.missing_findings(session, settings, number, findings),
         "steps": views.list_steps(session, study.study_instance_uid),
@@ -218,7 +225,7 @@ def _results(session: Session, settings: Settings, number: int) -> list[View]:
         {
             **columns(row, "id", "job_id", "kind", "sop_instance_uid", "bytes", "deidentified", "created_at"),
             "purged": row.purged,
-            "subject": subject(session, settings, row),
+            "subject": heatmap_finding(session, settings, row),
             "withdrawn": columns(gone[row.id], "at", "actor", "because") if row.id in gone else None,
             "has_pixels": row.id not in gone and not row.purged and row.kind in _PICTURES,
             "deliveries": deliveries[row.id],

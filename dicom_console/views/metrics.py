@@ -136,8 +136,8 @@ def problems(session: Session, settings: Settings, lasts: Mapping[EventType, boo
 
 
 def _merged(rows: Iterable[View]) -> list[View]:
-    """Return the problems with equal ones of several studies as one row, that of the study that had
-    it last.
+    """Return the problems, of which those that several studies have in common are one row: the row of the
+    study that had the problem last.
     """
     found: dict[object, View] = {}
     for row in rows:

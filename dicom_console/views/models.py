@@ -28,7 +28,7 @@ def models(settings: Settings) -> list[View]:
 
 
 def model(settings: Settings, identifier: str, version: str) -> View:
-    """Return one model with the content of its model card (file that describes the model).
+    """Return one ``version`` of a model with the content of its model card, the file that describes it.
 
     Raises NotFound, FaultyInput.
     """

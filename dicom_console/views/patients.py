@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from ai_pipeline.contract import Decision
 from ai_pipeline.images.dates import date_of
 from dicom_console.views.activity import DatedNumber, trends
-from dicom_console.views.search import remarked
+from dicom_console.views.search import with_withdrawals
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
 from dicom_node.base.store import intake, views
@@ -69,7 +69,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
     ]
     measured: list[DatedNumber] = []
     for row in rows[:_LOOKED_INTO]:
-        stated = [sr.stated(path) for path in studies.report_files(session, settings, row["id"])]
+        stated = [sr.read_report(path) for path in studies.report_files(session, settings, row["id"])]
         found = [one for read in stated for one in read.findings if one.decision is Decision.PRESENT]
         row["findings"] = list(dict.fromkeys(one.meaning for one in found))
         if on := date_of(row["study_date"]):
@@ -83,7 +83,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "patient_id": study.patient_id,
         "issuer": study.issuer_of_patient_id,
         "person": next((one for one in people if any(one.values())), None),
-        "studies": remarked(session, rows),
+        "studies": with_withdrawals(session, rows),
         "trends": trends(measured) if one_patient else [],
         "more": len(rows) == HISTORY,
         "has_images": session.scalar(select(ReceivedObject.id).where(*received).limit(1)) is not None,

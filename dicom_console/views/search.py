@@ -116,7 +116,7 @@ def search(session: Session, wanted: Search, after: int | None = None) -> tuple[
         for number in ids
         if number in shown
     ]
-    return remarked(session, rows), more
+    return with_withdrawals(session, rows), more
 
 
 def _findings(session: Session, studies: Collection[int]) -> defaultdict[int, list[str]]:
@@ -164,7 +164,7 @@ def _seconds(session: Session, studies: Mapping[int, Study]) -> dict[int, float]
     }
 
 
-def remarked(session: Session, rows: Sequence[View]) -> list[View]:
+def with_withdrawals(session: Session, rows: Sequence[View]) -> list[View]:
     """Return the rows with ``withdrawn`` added ("all", "some" or "" of a study's results).
 
     A row without a ``reason`` gets that of a failed delivery. Each row needs the ``id`` of its study.

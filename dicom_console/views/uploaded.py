@@ -21,7 +21,7 @@ _AT_REST: Final = END_STATES | {StudyState.UNASSESSED}
 _AS_USUAL: Final = (Outcome.NEW, Outcome.TAKEN)
 
 
-def last(session: Session) -> list[View]:
+def newest(session: Session) -> list[View]:
     """Return the newest uploads: user, time, and how many objects were accepted and refused."""
     by_people = AuditRow.fields["way"].as_string().is_(None)
     chosen = select(AuditRow).where(AuditRow.action == AuditAction.UPLOADED, by_people)
@@ -72,7 +72,7 @@ def _outcomes(received: list[ReceivedObject]) -> View:
 def _studies(session: Session, settings: Settings, numbers: list[int]) -> list[View]:
     """Return the studies with these numbers, each with its progress."""
     shown = views.numbered_studies(session, select(Study).where(Study.id.in_(numbers)).order_by(Study.id))
-    rows = search.remarked(session, [{"id": number, **row} for number, row in shown.items()])
+    rows = search.with_withdrawals(session, [{"id": number, **row} for number, row in shown.items()])
     named = listing.named(session, settings, rows)
     return [
         row

@@ -91,7 +91,7 @@ def described(shown: Shown) -> dict[str, Any]:
             "columns": header.columns,
             "rows": header.rows,
             "frames": header.frames,
-            "rate": _rate(image),
+            "rate": _frame_rate(image),
             "regions": _regions(header),
             "windows": list(_windows(image.dataset)),
         }
@@ -112,8 +112,10 @@ def _regions(header: ImageHeader) -> list[dict[str, Any]]:
     return [{"box": box, "row": spacing[0], "column": spacing[1], "note": note}] if spacing else []
 
 
-def _rate(image: DicomImage) -> float:
-    """Return the frames a second to play, as the file says (PS3.3 C.7.6.5), else 15; from 1 to 60."""
+def _frame_rate(image: DicomImage) -> float:
+    """Return the frame rate at which to play a cine, in frames per second, 1 to 60: that of the file (PS3.3
+    C.7.6.5), else 15.
+    """
     said = [decimal_of(image.dataset, key, 0.0) for key in ("RecommendedDisplayFrameRate", "CineRate")]
     time = decimal_of(image.dataset, "FrameTime", 0.0)  # ms
     rates = [*said, 1000.0 / time if time > 0 else 0.0, 15.0]

@@ -103,7 +103,9 @@ def is_in(networks: Sequence[Network], address: str) -> bool:
 
 
 def _ip(address: str) -> IPv4Address | IPv6Address | None:
-    """Return a text as IP address (an IPv4 address written as IPv6 becomes IPv4); None if it is none."""
+    """Return the IP address that a text states (IPv4 if it is one written as IPv6); None if it
+    states none.
+    """
     try:
         ip = ip_address(address)
     except ValueError:
@@ -240,7 +242,9 @@ class TimedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _set_due(self, size: int = 0) -> None:
-        """Set or stop the timer by what the connection waits for. ``size``: number of bytes just received."""
+        """Set the timer to the limit for what the connection waits for now, or stop it if it waits for
+        nothing. ``size``: number of bytes just received.
+        """
         cycle, now = self.cycle, self.loop.time()
         if self._waits_for_reader:
             if self._timer is None:

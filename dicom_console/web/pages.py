@@ -104,7 +104,7 @@ def _environment(language: str) -> Environment:
         # A DIMSE status (PS3.7 C); "" for Success.
         "fault": lambda status: "" if status == "0000" else status,
         # The short name of a number in the row of its finding: "score" for "AI score of Mass".
-        "number_name": lambda name: re.sub(r"^AI (.*?)(?: (?:of|for) .*)?$", r"\1", name),
+        "number_name": lambda name: translated(re.sub(r"^AI (.*?)(?: (?:of|for) .*)?$", r"\1", name)),
     }
     return environment
 

@@ -69,7 +69,9 @@ def extended(group: str) -> Callable[[type[Model]], type[Model]]:
     return add
 
 
-def part(section: BaseModel, kind: type[Model]) -> Model:
-    """Return ``section`` typed as ``kind``, a settings class that a connector added to it."""
+def typed_section(section: BaseModel, kind: type[Model]) -> Model:
+    """Return a section of the settings as the class ``kind``, whose fields a connector added to it (see
+    :func:`extended`); only the type differs, for type checkers.
+    """
     assert isinstance(section, kind)
     return section

@@ -213,7 +213,7 @@ TYPES: Final[Mapping[str, EventType]] = {
         5009, _WARNING, "unknown whether the object arrived: the destination is asked"
     ),
     "DELIVERY_WITHDRAWN": EventType(
-        5010, _WARNING, "delivery withdrawn: its study changed or is in quarantine"
+        5010, _WARNING, "delivery not sent: its study changed or is in quarantine"
     ),
     "DELIVERY_DISCARDED": EventType(5011, _WARNING, "a person discarded a delivery: it is not sent"),
     "DELIVERY_ADDED": EventType(5012, _WARNING, "a person asked for a result to be sent to a further peer"),

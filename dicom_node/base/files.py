@@ -35,7 +35,7 @@ class Bucket(Protocol):
     """The address of the bucket, as people see it."""
 
     def put(self, key: str, file: Path) -> None:
-        """Upload a file under a key that no other content has ever, and check its size in the bucket."""
+        """Upload a file under a key that is used for no other content, and check its size in the bucket."""
 
     def put_first(self, key: str, file: Path) -> None:
         """Upload a file, read whole into memory, unless the key exists already. Raises StoreAway if the key

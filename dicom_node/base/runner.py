@@ -47,7 +47,7 @@ class Lane(ABC, Generic[Row]):
     """
 
     def __init__(self, database: Database, settings: Settings, name: str, owner: str, seconds: float) -> None:
-        """Prepare the lease ``name``, held by ``owner`` while a try of at most ``seconds`` runs."""
+        """Prepare the lease ``name`` for ``owner``, which lasts for a try of at most ``seconds``."""
         self._database, self._settings, self.name = database, settings, name
         spare = min(seconds, _SPARE_SECONDS)
         self._lease = RenewableLease(database, name[:64], owner, seconds + spare, spare)

@@ -71,7 +71,9 @@ class Seal:
         return nonce + self._cipher.encrypt(nonce, text.encode(), of.encode())
 
     def open(self, sealed: bytes, of: str) -> str | None:
-        """Decrypt a text; None if it was encrypted with another site key or another context ``of``."""
+        """Decrypt a text; None if it was encrypted with another site key, or for another context
+        than ``of``.
+        """
         try:
             return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], of.encode()).decode()
         except (InvalidTag, ValueError):  # the second: too short to be sealed

@@ -258,7 +258,7 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         return Failed(reason) if is_over else Retry(reason)
 
     def move(self, session: Session, row: RequestedCommitment, outcome: Outcome) -> None:
-        """Mark the request as answered or given up; after any other outcome it stays as it is."""
+        """Mark the request as answered or given up; any other outcome does not change its state."""
         if isinstance(outcome, Done):
             try_move(session, row, COMMITMENT_ANSWERED)
         elif isinstance(outcome, Failed):
@@ -459,7 +459,7 @@ class Route:
             call.close()
 
     def renew(self) -> None:
-        """Renew the lease, if that is due and a round is under way that is not overdue."""
+        """Renew the lease if that is due, while a round is under way that has not taken too long."""
         if self._renew_at <= time.monotonic() < self.overdue_at < float("inf"):
             self._renew_at = time.monotonic() + self._lease_seconds / 3
             acquire_lease(self._database, self._lease, self.owner, self._lease_seconds)
@@ -510,8 +510,8 @@ class Route:
             self._enter_confirmations(dict(zip(to_query, answers, strict=True)))
 
     def _request_commitment(self, objects: Mapping[int, scu.Outgoing]) -> list[scu.Outgoing]:
-        """Request storage commitment for deliveries that have no request under way; ``objects``: by number of
-        the delivery.
+        """Request storage commitment for deliveries that have no request under way; ``objects``: their
+        objects, by number of the delivery.
 
         Returns the objects about which the peer must be queried instead, because no report came or it accepts
         no request.

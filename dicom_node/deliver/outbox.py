@@ -301,8 +301,8 @@ class Moves:
             self._confirm(delivery, reason="", queries=delivery.queries)
 
     def not_committed(self, delivery: Delivery, transaction_uid: str, reason: int) -> None:
-        """Handle a storage commitment report that the object was not stored: send it again, within the limit
-        for refusals.
+        """Handle a storage commitment report that the object was not stored: send it again, unless it was
+        refused too often.
 
         ``transaction_uid``: of the request that the report answers. ``reason``: the DIMSE failure reason.
         """
@@ -490,9 +490,8 @@ def discard_all(session: Session, because: str, destination: str | None = None) 
 def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence[PeerSettings]) -> int:
     """Queue the newest results of a study for a further peer; returns how many.
 
-    ``peers``: all configured peers. The table does not say in which character set objects are: those that
-    only peers with another one received are left out. Raises NotAllowedNow if nothing can be sent to this
-    peer now.
+    ``peers``: all configured peers. Objects that only peers with another ``charset`` received are left out,
+    because they may be in that character set. Raises NotAllowedNow if nothing can be sent to this peer now.
     """
     study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
     if study.state in (StudyState.RECEIVING, StudyState.QUARANTINED):
@@ -839,8 +838,8 @@ class Removals(Lane[Removal]):
             return remover.remove(item)
 
     def move(self, session: Session, row: Removal, outcome: Outcome) -> None:
-        """Mark the deletion as done, or leave it to a person; after a failure that may pass it stays as it
-        is.
+        """Record the outcome of a try to delete: the deletion is done, or a person must do it; after a
+        failure that may pass, its state does not change.
         """
         if isinstance(outcome, Retry):
             return

@@ -391,7 +391,9 @@ class JobQueue:
         )
 
     def end(self, job: Job, state: JobState, reason: str = "") -> None:
-        """End the job in ``state``, without results. Raises LeaseLost, JobCancelled."""
+        """End the job in ``state``, with ``reason`` in words and without results. Raises LeaseLost,
+        JobCancelled.
+        """
         with self._database.write() as session:
             self.complete_if_owner(session, job, state, reason)
             settle_study(session, job.study_id)
@@ -445,7 +447,7 @@ class JobQueue:
             if row.cancel_requested:
                 self.complete_if_owner(session, job, JobState.CANCELLED)
             elif row.study.revision > row.study_revision:  # as what waited when the study changed
-                reason = f"superseded by revision {row.study.revision}"
+                reason = f"replaced by revision {row.study.revision} of the study"
                 self.complete_if_owner(session, job, JobState.CANCELLED, reason)
             elif not try_move(session, row, event, lease_until=None, **values):
                 raise _lost(job)

@@ -114,12 +114,12 @@ def mark_copied(database: Database, numbers: Collection[str], *, copied: bool = 
             session.execute(update(DecisionRow).where(DecisionRow.id.in_(batch)).values(copied=copied))
 
 
-def take_in(database: Database, settings: Settings) -> Sequence[DecisionRow]:
-    """Enter decisions that have a copy but no row in the database; returns the new rows, which wait to be
-    applied again.
+def enter_copies(database: Database, settings: Settings) -> Sequence[DecisionRow]:
+    """Enter the decisions of persons that have a copy in a file but no row in the database, as after a
+    restore; returns the new rows, which wait to be applied again.
 
-    A changed file gets a row, too: then all deliveries wait for a person. Decisions that are in the database
-    but missing in this machine's copies are copied again. Raises OSError, StoreAway, NotInSpool.
+    A file that was altered gets a row, too, and then all deliveries wait for a person. Decisions that are in
+    the database but missing in this machine's copies are copied again. Raises OSError, StoreAway, NotInSpool.
     """
     folder, bucket = settings.node.data_dir, bucket_of(settings)
     in_bucket = set(bucket.keys(FOLDER)) if bucket is not None else set()

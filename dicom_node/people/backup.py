@@ -365,7 +365,9 @@ def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -
 
 
 def redacted(settings: Settings) -> dict[str, Any]:
-    """The configuration without secrets, as JSON values."""
+    """The configuration as JSON values, without secrets and without the values of rules' options and
+    conditions, which are the site's own words: only their keys are left.
+    """
     plain: dict[str, Any] = settings.model_dump(mode="json")
     plain["node"]["database_url"] = settings.database_url.partition(":")[0]
     for peer in plain["peers"]:
@@ -393,7 +395,7 @@ def reconcile_decisions(settings: Settings) -> list[views.View]:
     """
     with open_database(settings) as database:
         audit.copy_decisions(database, settings)
-        new = {row.id for row in audit.take_in(database, settings)}
+        new = {row.id for row in audit.enter_copies(database, settings)}
         with database.read() as session:
             lost = [as_view(row) for row in audit.waiting_decisions(session)]
     apply_waiting_decisions(settings)
@@ -501,7 +503,7 @@ def as_view(row: DecisionRow) -> views.View:
     }
 
 
-def _by(wanted: DecisionRow) -> audit.Person:
+def _author(wanted: DecisionRow) -> audit.Person:
     """The person who made a decision, with the time and id of that decision."""
     record = wanted.record
     return audit.Person(record["actor"], record["address"], decided_at=wanted.at, decision=wanted.id)
@@ -518,7 +520,7 @@ def _apply_with_audit(settings: Settings, wanted: DecisionRow) -> None:
         if again := _AGAIN_WITH_AUDIT.get(wanted.action):
             again(session, settings, wanted)
         audit.note(
-            session, _by(wanted), AuditAction(wanted.action), study_id=study, **wanted.record["fields"]
+            session, _author(wanted), AuditAction(wanted.action), study_id=study, **wanted.record["fields"]
         )
 
 
@@ -528,7 +530,7 @@ def _withdraw(settings: Settings, wanted: DecisionRow) -> None:
     with reading(settings) as session:
         _results(session, uids)
     studies.withdraw_results(
-        settings, wanted.study_uid, uids, reason=reason, because=wanted.record["words"], by=_by(wanted)
+        settings, wanted.study_uid, uids, reason=reason, because=wanted.record["words"], by=_author(wanted)
     )
 
 
@@ -544,9 +546,9 @@ def _assess(settings: Settings, wanted: DecisionRow) -> None:
         if {row.sop_instance_uid for row in asked} != set(what["results"]):
             raise _NotYet("the waiting results changed since they were assessed")
     if what["verdict"] == HeldState.REJECTED:
-        reviews.reject_results(settings, wanted.study_uid, _by(wanted), because=wanted.record["words"])
+        reviews.reject_results(settings, wanted.study_uid, _author(wanted), because=wanted.record["words"])
     else:
-        reviews.accept_results(settings, wanted.study_uid, _by(wanted), rejected=what["rejected"])
+        reviews.accept_results(settings, wanted.study_uid, _author(wanted), rejected=what["rejected"])
 
 
 def _release(settings: Settings, wanted: DecisionRow) -> None:
@@ -565,7 +567,7 @@ def _release(settings: Settings, wanted: DecisionRow) -> None:
                 .limit(1)
             )
     if take is not None:
-        studies.release(settings, wanted.study_uid, take, _by(wanted))
+        studies.release(settings, wanted.study_uid, take, _author(wanted))
     elif later is not None or state in END_STATES - {StudyState.QUARANTINED}:  # it came through without it
         _apply_with_audit(settings, wanted)
     else:
@@ -592,7 +594,7 @@ def _give_feedback(session: Session, _settings: Settings, wanted: DecisionRow) -
 
     what, words = wanted.record["what"], wanted.record["words"]
     study, verdict = views.find_study(session, wanted.study_uid).id, ReaderVerdict(what["verdict"])
-    reviews.store_verdicts(session, study, [what["finding"]], verdict, _by(wanted), words)
+    reviews.store_verdicts(session, study, [what["finding"]], verdict, _author(wanted), words)
 
 
 def _judge_cleaning(session: Session, settings: Settings, wanted: DecisionRow) -> None:
@@ -643,7 +645,7 @@ def _delete_received(settings: Settings, wanted: DecisionRow) -> None:
     """Delete the received objects of a study again. Raises _NotYet if they must stay."""
     with open_database(settings) as database:
         study = studies.number_of(database, wanted.study_uid)
-    [row] = studies.delete_received(settings, [study], _by(wanted))
+    [row] = studies.delete_received(settings, [study], _author(wanted))
     if not row["deleted"]:
         raise _NotYet(row["reason"])
 

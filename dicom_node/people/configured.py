@@ -39,11 +39,11 @@ from dicom_node.base.config.loading import (
     SAVED,
     TomlFiles,
     examine,
-    examined,
     file_of,
     fingerprint,
     newest,
     undercuts,
+    validated,
     versions,
 )
 from dicom_node.base.config.sample import FIRST_RULES, toml_value
@@ -356,7 +356,8 @@ def _write(
     """Check the whole configuration, note each change in the audit, and write the next version; returns (its
     number, warnings).
 
-    ``now``: number and text of the present version; ``after``: the new text; ``what``: the change in words.
+    ``now``: number and text of the present version; ``after``: the new text; ``what``: the change in words;
+    ``by``: the person; ``despite_hold`` as in ``save_entry``, with its errors.
     """
     number, before = now
     old, new = _entries(before), _entries(after)
@@ -798,7 +799,7 @@ def roll_back_model(settings: Settings, slot: str, by: audit.Person) -> None:
     """Use the previous model in a pipeline's slot again. Raises FaultyInput, NotFound."""
     _, chosen, models_dir = _slot(settings, slot)
     with _refusing_faulty_cards(), writing(settings) as session:
-        card = folder.before(chosen, models_dir)
+        card = folder.previous_model(chosen, models_dir)
         audit.note(session, by, AuditAction.MODEL_ROLLBACK, pipeline=slot, model=card.name if card else "")
         session.flush()  # no change that cannot be noted
         folder.rollback(chosen, models_dir)
@@ -852,7 +853,7 @@ def examine_answers(answers: Answers) -> Settings:
     unusable ones.
     """
     read = TomlFiles(data=_tables(answers))
-    settings = examined(read)
+    settings = validated(read)
     if settings is None or read.problems:
         raise ConfigurationError(read.problems)
     data_dir = settings.node.data_dir

@@ -3,6 +3,7 @@
 import html
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -32,7 +33,7 @@ from dicom_node.base.errors import ExitCode, FaultyInput, Unavailable
 from dicom_node.base.lifecycle import END_STATES, ResultKind
 from dicom_node.deliver.scu import SendStatus
 from dicom_node.deliver.scu.dimse import send_files
-from dicom_node.results.sr import stated
+from dicom_node.results.sr import read_report
 
 Say = Callable[..., None]
 
@@ -141,8 +142,7 @@ def run(out: Path, *, own: Path | None, fresh: bool, say: Say) -> list[dict[str,
     if fresh:
         shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True, exist_ok=True)
-    files = sorted(own.rglob("*")) if own else shipped()
-    studies = by_study(path for path in files if path.is_file())
+    studies = by_study(path for path in (sorted(own.rglob("*")) if own else shipped()) if path.is_file())
     if not studies:
         raise FaultyInput(f"{own} holds no DICOM file (Part 10) with a Study Instance UID")
     pacs, rows, seen = EmbeddedPacs(site / "pacs"), [], Counter[str]()
@@ -286,8 +286,13 @@ class _Node:
     def __init__(self, folder: Path, pacs_port: int) -> None:
         """Write the configuration into ``folder`` and start the node; ``pacs_port``: the port of its PACS."""
         folder.mkdir(parents=True, exist_ok=True)
-        with socket.create_server(("127.0.0.1", 0)) as probe:  # finds one that is not in use
-            self.port: int = probe.getsockname()[1]
+        # A port that nobody uses, below those of outgoing connections (from 32768), so that none of them
+        # takes it before the node listens.
+        self.port = 0
+        while not self.port:
+            port = random.randrange(15_000, 32_768)
+            with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+                self.port = port
         self.log, self._config = folder / "node.log", folder / "node.toml"
         self._config.write_text(
             _CONFIG.format(
@@ -334,8 +339,12 @@ class _Node:
         """Run a command (``words``) of ``dicom-node`` and return the JSON that it prints; None if it reports
         that nothing was found. Raises Unavailable.
         """
-        command = [sys.executable, "-P", "-m", "dicom_node", *words, "--json", "--config", str(self._config)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "dicom_node", *words, "--json", "--config", str(self._config)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode == ExitCode.NOT_FOUND:
             return None
         if done.returncode:
@@ -405,11 +414,12 @@ def _run_study(
         }
         for _, kind, path in written:
             if kind == ResultKind.SR:
-                row["short_result"] += stated(path).short_result
-                say("  result     " + " ".join(stated(path).short_result))
-        kinds = Counter(kind for _, kind, _ in written if kind)
-        back = ", ".join(f"{number} {kind}" for kind, number in kinds.items()) or "nothing"
-        say(f"  came back  {back}; the PACS holds {len(files)} object(s) of the study")
+                row["short_result"] += read_report(path).short_result
+                say("  result     " + " ".join(read_report(path).short_result))
+        back = ", ".join(
+            f"{number} {kind}" for kind, number in Counter(kind for _, kind, _ in written if kind).items()
+        )
+        say(f"  came back  {back or 'nothing'}; the PACS holds {len(files)} object(s) of the study")
         if row["seconds_to_pacs"] is not None:
             say(f"  took       {row['seconds_to_pacs']} s to the PACS ({QUIET_SECONDS:g} s quiet time)")
     say(f"  state      {row['state']} {row['reason']}")
@@ -425,8 +435,10 @@ def _wait_until_ended(uid: str, stored: set[str], begun: datetime, node: _Node) 
     while True:
         node.fail_if_ended()
         view: dict[str, Any] = node.ask("studies", "show", uid) or {"received": [], "state": ""}
-        indexed = {item["sop_instance_uid"] for item in _received_since(view, begun)}
-        if stored <= indexed and view["state"] in END_STATES:
+        # Each of them is indexed, and the study has ended.
+        if view["state"] in END_STATES and stored <= {
+            item["sop_instance_uid"] for item in _received_since(view, begun)
+        }:
             return view
         time.sleep(1.0)  # each look is a process of its own
 

@@ -39,7 +39,7 @@ from ai_pipeline.models import registry
 from ai_pipeline.models.engine import lacking
 from ai_pipeline.models.reference import reference_of
 from ai_pipeline.pipelines import PIPELINES, card_of, create, option_faults
-from dicom_node.base.config.loading import Place, TomlFiles, examine, examined, undercuts
+from dicom_node.base.config.loading import Place, TomlFiles, examine, undercuts, validated
 from dicom_node.base.config.settings import (
     DEVICE_RULES_FOLDER,
     PeerSettings,
@@ -531,7 +531,7 @@ def check(files: Sequence[Path], role: Role = Role.ALL, *, tries: bool = False) 
 def check_data(data: dict[str, Any], role: Role = Role.ALL) -> Checked:
     """Check a configuration that is in no file (``data``: its tables), as :func:`check` does."""
     read = TomlFiles(data=data)
-    return _checked(examined(read), read, role)
+    return _checked(validated(read), read, role)
 
 
 def _checked(settings: Settings | None, read: TomlFiles, role: Role, *, tries: bool = False) -> Checked:

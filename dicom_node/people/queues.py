@@ -584,10 +584,10 @@ def forget_past(database: Database, settings: Settings, now: datetime | None = N
 
 
 def _forget(database: Database, old: Select[Any], deletion: Delete, key: InstrumentedAttribute[Any]) -> int:
-    """Delete the rows that ``old`` selects by ``deletion``, a few at a time so that others can write; returns
-    how many.
+    """Delete the rows whose keys the query ``old`` selects, by the statement ``deletion``, a few at a time so
+    that others can write meanwhile; returns how many.
 
-    ``key``: the primary key of both.
+    ``key``: the primary key of their table.
     """
     total = 0
     while True:
@@ -768,8 +768,8 @@ def list_processes(session: Session) -> list[View]:
 
 
 def health(session: Session) -> View:
-    """The number of processes of this machine that are ``alive``, and place and name of the ``silent``
-    ones.
+    """The state of the processes of this machine: the number of those ``alive``, and place and name of those
+    ``silent`` for too long.
     """
     here = [row for row in list_processes(session) if row["machine"] == audit.machine_name()]
     silent = [f"{row['place']}/{row['process']}" for row in here if row["state"] != "alive"]

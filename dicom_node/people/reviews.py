@@ -363,7 +363,7 @@ def _send(session: Session, settings: Settings, study: int, by: audit.Person) ->
         build_assessment,
         put_in_place,
         row_values,
-        written,
+        temporary_files,
     )
 
     findings = _findings(session, settings, study)
@@ -411,7 +411,7 @@ def _send(session: Session, settings: Settings, study: int, by: audit.Person) ->
         )
         if results.is_result(session, built.sop_instance_uid):
             continue
-        with written([built], door) as files:
+        with temporary_files([built], door) as files:
             file = files[built.sop_instance_uid]
             made = Result(
                 study_id=study,
@@ -435,7 +435,7 @@ def _reports(session: Session, settings: Settings, study: int) -> Sequence[Resul
 
 
 def _takers(settings: Settings, report: Result) -> list[PeerSettings]:
-    """The peers that take assessments, and have the report or will have it."""
+    """The peers that accept assessments, and have the report or will get it."""
     have = {
         one.destination
         for one in report.deliveries
@@ -447,7 +447,7 @@ def _takers(settings: Settings, report: Result) -> list[PeerSettings]:
 
 
 def _decision(session: Session, study: int, verdict: HeldState) -> dict[str, Any]:
-    """What a person decides about a study's results, by UIDs, for the copy of the decision outside the
+    """A person's decision on a study's results, with UIDs in place of row numbers, for its copy outside the
     database.
     """
     held_rows = outbox.decidable_results(session, study)
@@ -789,11 +789,11 @@ class NewRule(Boxes):
     name: str = Field(min_length=1, max_length=64, pattern=PRINTABLE)
 
 
-def rule_tried(
+def try_device_rule(
     session: Session, settings: Settings, number: int, name: str, boxes: Sequence[results.Box]
 ) -> View:
-    """Try a device rule of these boxes: its file's text, and the device's newest images with the rule's
-    rectangles.
+    """Show what a device rule of these boxes would do, without writing it: the text of its file, and the
+    newest images of the device with the rectangles that it would remove.
 
     ``number``: of the review whose image it is made from. Raises NotFound, FaultyInput.
     """

@@ -364,7 +364,7 @@ def withdraw_results(
     themselves, by peer. Raises NotFound, NotAllowedNow (something is being sent, or nothing is left to
     withdraw), FaultyInput.
     """
-    from dicom_node.results.build import build_rejection, put_in_place, row_values, written
+    from dicom_node.results.build import build_rejection, put_in_place, row_values, temporary_files
 
     words, now = audit.checked_reason(because), by.now
     door = Files(settings)
@@ -378,7 +378,7 @@ def withdraw_results(
             paths = [door.here(session, row.path) for row in rows]
             built = build_rejection(paths, reason, words, now, settings.node.ae_title, by_us)
             notes.append((built, rows))
-        with written([built for built, _ in notes], door) as files:
+        with temporary_files([built for built, _ in notes], door) as files:
             note_ids: dict[int, int] = {}
             for built, rows in notes:
                 values = row_values(built, files[built.sop_instance_uid], door)
@@ -527,11 +527,11 @@ def _by_charset(settings: Settings, rows: Sequence[Result]) -> list[list[Result]
 
 
 def _by_hand(session: Session, rows: Sequence[Result]) -> dict[str, list[str]]:
-    """The withdrawn results that persons must remove themselves, as UIDs by peer: it gets no note and deletes
-    none.
+    """The withdrawn results that persons must remove themselves, as UIDs by peer: of the peers that get no
+    rejection note and on which the node deletes nothing.
 
-    A peer gets the note when it has it or the note is on its way. It does not when it refused the note, or
-    when the delivery was discarded.
+    A peer gets the note if it has the note already, or if the note is on its way; it does not if it refused
+    the note, or if the delivery was discarded.
     """
     found: dict[str, list[str]] = {}
     for row in rows:
@@ -687,12 +687,14 @@ def person_of(session: Session, settings: Settings, number: int) -> dict[str, st
     return {keyword: str(header.get(keyword) or "") for keyword in _PERSON}
 
 
-def subject(session: Session, settings: Settings, row: Result) -> str:
+def heatmap_finding(session: Session, settings: Settings, row: Result) -> str:
     """The finding that a heat map shows; "" for other results, and if its file is missing."""
     path = Files(settings).if_here(session, row.path) if row.kind is ResultKind.HEATMAP else None
     if path is None:
         return ""
-    return _subject(dcmread(path, stop_before_pixels=True, specific_tags=["DerivationDescription"]))
+    return _finding_in_description(
+        dcmread(path, stop_before_pixels=True, specific_tags=["DerivationDescription"])
+    )
 
 
 def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
@@ -725,10 +727,10 @@ def _picture_name(row: Result, path: Path, uid: str) -> str:
     )
     if uid not in {item.ReferencedSOPInstanceUID for item in header.get("SourceImageSequence", [])}:
         return ""
-    return _NAMES.get(row.kind) or f"Heat map: {_subject(header)}"
+    return _NAMES.get(row.kind) or f"Heat map: {_finding_in_description(header)}"
 
 
-def _subject(header: Dataset) -> str:
+def _finding_in_description(header: Dataset) -> str:
     """The finding that a heat map shows, as the first sentence of its description says
     (``results.pictures.build_heatmap``).
     """

@@ -207,7 +207,7 @@ def set_password(settings: Settings, name: str, password: str, by: audit.Person 
 
 
 def find(session: Session, name: str) -> UserAccount | None:
-    """The user account with this name, in which case is ignored; None if there is none."""
+    """The user account with this name, whether in upper or lower case; None if there is none."""
     literally = re.sub(r"([\\%_])", r"\\\1", name)
     return session.scalar(select(UserAccount).where(UserAccount.name.ilike(literally, escape="\\")))
 
@@ -399,7 +399,7 @@ def sign_out(database: Database, token: str, by: audit.Person) -> None:
 def search_of(database: Database, token: str) -> dict[str, str]:
     """The last search by patient or accession number in the session with this token; {} for none.
 
-    It is stored there because it must not appear in an address.
+    It is stored in the session because a patient's name or ID must not appear in an address.
     """
     with database.read() as session:
         row = session.scalar(select(UserSession).where(UserSession.token_sha256 == _token_sha256(token)))
@@ -500,8 +500,8 @@ def _refuse_own(user: UserAccount, by: audit.Person) -> None:
 
 
 def _refuse_of_provider(user: UserAccount, what: str) -> None:
-    """Raise NotAllowedNow for an account that the hospital's identity provider manages; ``what``: what is
-    refused.
+    """Raise NotAllowedNow for an account that the hospital's identity provider manages; ``what``: the change
+    that is refused, in words.
     """
     if user.issuer:
         raise NotAllowedNow(

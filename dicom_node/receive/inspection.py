@@ -90,9 +90,10 @@ class Inspected:
 
     With a fault the other fields have the values that could be read (UIDs are empty or valid).
     ``attributes``: texts by DICOM keyword, for rules. ``identity``: the values that results copy
-    (``dicom.identity``). ``assumed_charset``: the character set set for the peer, if the object's own did not
-    decode its texts; else "". ``own``: whether this product made the object. ``header_sha256``: hash of what
-    the header says. ``dataset_sha256``: hash of the data set byte for byte and its transfer syntax.
+    (``dicom.identity``). ``assumed_charset``: the character set from the peer's settings, if it was used
+    because the object's own did not decode its texts; else "". ``own``: whether this product made the object.
+    ``header_sha256``: hash of what the header says. ``dataset_sha256``: hash of the data set byte for byte
+    and its transfer syntax.
     """
 
     transfer_syntax_uid: str = ""
@@ -244,8 +245,8 @@ def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixel
 
 
 def _read(file: BinaryIO, walk: Walk, elements: Iterable[Element]) -> tuple[Dataset, Element | None]:
-    """Return the data set without private elements and long values, and the element of its Pixel Data (None
-    without one).
+    """Return the data set that ``walk`` divides into ``elements``, without private ones and long values, and
+    the element of its Pixel Data (None without one). ``file``: where the values are.
     """
     read: dict[BaseTag, Any] = {}
     pixels: Element | None = None

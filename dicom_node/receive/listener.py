@@ -625,8 +625,8 @@ class StorageService:
         return _SUCCESS
 
     def _count_in_minute(self, peer: str, what: str, number: int, most: int) -> bool:
-        """Count what a peer sends by DIMSE-N requests; return whether it is within the limit ``most`` for one
-        minute.
+        """Add ``number`` to what a peer has sent by DIMSE-N requests in this minute; return whether that is
+        within the limit ``most``.
 
         ``what``: "requests", or "objects" for which storage commitment is requested.
         """
@@ -640,8 +640,8 @@ class StorageService:
     def list_or_count(
         self, failure: Failure, caller: str, event_type: events.EventType, **fields: events.FieldValue
     ) -> None:
-        """Record an event for a failure of the address ``caller``; beyond a limit per minute, only count the
-        failure.
+        """Record an event of this type for a ``failure`` of the network address ``caller``; if there were too
+        many in this minute, only count the failure.
         """
         if self.entrance.count_listed(caller):
             self.record(events.happened(event_type, listener=self._listener_id, **fields))
@@ -683,8 +683,8 @@ class StorageService:
     def _journal_if_few(
         self, accepted: AcceptedAssociation, event_type: events.EventType, **fields: events.FieldValue
     ) -> None:
-        """Write an event to the journal, unless the association has caused too many: a peer can cause a
-        thousand a second.
+        """Write an event to the journal, unless the association has caused too many events: a peer could
+        cause a thousand a second.
         """
         accepted.repeatable += 1
         if accepted.repeatable <= (

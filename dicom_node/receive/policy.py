@@ -46,8 +46,8 @@ their own."""
 class Entrance:
     """Limits connections that have no association yet, and counts failed ones, by network address.
 
-    The first failure of an address is due for the journal at once, further ones once a minute. Thread-safe;
-    no method blocks or uses the name service.
+    The first failure of an address is written to the journal at once, further ones are counted and written
+    once a minute. Thread-safe; no method blocks or uses the name service.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -87,8 +87,8 @@ class Entrance:
         return False
 
     def leave(self, address: str, failure: Failure | None = None) -> None:
-        """Note that a connection has its association or is closed, so that another one is admitted.
-        ``failure``: why it was closed, None if it did not fail.
+        """Stop counting a connection from ``address``, which now has its association or is closed, so that
+        another one can be admitted. ``failure``: why it was closed, None if it did not fail.
         """
         with self._lock:
             self._waiting -= Counter([network(address)])  # keeps only what is above 0
@@ -439,7 +439,8 @@ class AEPolicy:
         """Return what the node accepts on an association with this permission: transfer syntaxes by SOP
         class, and the peer's roles by SOP class.
 
-        ``roles``: those that the peer proposed; only storage commitment (PS3.4 J.3) has roles.
+        ``roles``: the roles that the peer proposed, by SOP class; only those for storage commitment (PS3.4
+        J.3) are accepted.
         """
         decoded = tuple(one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated)
         supported = {

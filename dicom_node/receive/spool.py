@@ -288,9 +288,9 @@ def read_meta(start: bytes) -> FileMeta:
     return meta
 
 
-def check_taken(sop_class_uid: str, transfer_syntax_uid: str, classes: Collection[str]) -> None:
-    """Raise FaultyInput if this node does not accept the SOP class (not in ``classes``) or the transfer
-    syntax.
+def check_accepted(sop_class_uid: str, transfer_syntax_uid: str, classes: Collection[str]) -> None:
+    """Raise FaultyInput if this node does not accept objects of this SOP class (it is not in ``classes``) or
+    in this transfer syntax.
     """
     if sop_class_uid not in classes:
         raise FaultyInput("this node does not take its SOP class (docs/conformance.md)")
@@ -596,9 +596,9 @@ def mark_of(sender: str) -> str:
     return f"-s{hashlib.sha256(sender.encode()).hexdigest()[:8]}"
 
 
-def marked(name: str) -> str:
-    """Return the sender's mark in the name of a spooled file; "" for a file that a person put into the
-    folder.
+def sender_in_name(name: str) -> str:
+    """Return the part of a spooled file's name that stands for its sender; "" for a file that a person put
+    into the folder.
     """
     found = _MARK.search(name)
     return f"-s{found[1]}" if found else ""
@@ -623,7 +623,7 @@ class Turns:
         """
         by_sender: defaultdict[str, list[Path]] = defaultdict(list)
         for path in paths:
-            by_sender[marked(path.name)].append(path)
+            by_sender[sender_in_name(path.name)].append(path)
         least = min((self._seconds[mark] for mark in by_sender if mark in self._seconds), default=0.0)
         self._seconds = {mark: self._seconds.get(mark, least) for mark in by_sender}
         done = Counter[str]()
@@ -636,7 +636,7 @@ class Turns:
 
     def took(self, path: Path, seconds: float) -> None:
         """Add the time that indexing this file took to the time of its sender."""
-        self._seconds[marked(path.name)] += seconds
+        self._seconds[sender_in_name(path.name)] += seconds
 
 
 class WaitingObjects:
@@ -685,7 +685,7 @@ class WaitingObjects:
         with os.scandir(self._incoming) as entries:
             for entry in entries:
                 if entry.name.endswith(".dcm") and not entry.name.startswith("."):
-                    mark = marked(entry.name)
+                    mark = sender_in_name(entry.name)
                     objects[mark] += 1
                     with suppress(OSError):  # indexed meanwhile
                         sizes[mark] += entry.stat().st_size

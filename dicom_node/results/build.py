@@ -79,7 +79,6 @@ from dicom_node.results.envelope import (
     built_document,
     coding_schemes,
     contributing_equipment,
-    described,
     device_observer,
     encode,
     fetus_of_reports,
@@ -90,6 +89,7 @@ from dicom_node.results.envelope import (
     stand_in_of,
     statement_uid,
     subject_context,
+    unbuilt_object,
     without_identity,
 )
 from dicom_node.results.pictures import (
@@ -110,7 +110,7 @@ from dicom_node.results.pictures import (
     summary_of,
 )
 from dicom_node.results.report import ImageReport, Report, failure_of, report_of
-from dicom_node.results.sr import build_document, stated
+from dicom_node.results.sr import build_document, read_report
 
 _CLASSES: Final[Mapping[ResultKind, str]] = {
     ResultKind.SR: Comprehensive3DSRStorage,
@@ -195,7 +195,7 @@ class ResultBuilder:
         """
         if kind not in self.kinds:
             return
-        one = described(self.context, kind, sop_class_uid or _CLASSES[kind], sources, parts, of_series)
+        one = unbuilt_object(self.context, kind, sop_class_uid or _CLASSES[kind], sources, parts, of_series)
         if not self.context.exists(one.sop_instance_uid):
             dataset = make(one.sop_instance_uid)
             if (dataset.SOPClassUID, dataset.SOPInstanceUID) != (one.sop_class_uid, one.sop_instance_uid):
@@ -286,7 +286,7 @@ class ResultFile:
 
 
 @contextlib.contextmanager
-def written(built: Iterable[BuiltObject], door: Files) -> Iterator[dict[str, ResultFile]]:
+def temporary_files(built: Iterable[BuiltObject], door: Files) -> Iterator[dict[str, ResultFile]]:
     """Context manager: write the files of newly built objects under temporary names, by SOP Instance UID.
 
     ``door``: the store of the node's files. Objects that were built before (``data`` None) are skipped. Files
@@ -321,7 +321,7 @@ def row_values(built: BuiltObject, file: ResultFile, door: Files) -> dict[str, A
         "path": door.relative(file.final),
         "sha256": file.sha256,
         "bytes": file.size,
-        "short_result": "\n".join(stated(BytesIO(built.data or b"")).short_result) if is_report else "",
+        "short_result": "\n".join(read_report(BytesIO(built.data or b"")).short_result) if is_report else "",
     }
 
 

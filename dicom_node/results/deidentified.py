@@ -189,9 +189,7 @@ class KnownIdentity:
 
         Short ones are left out, because they occur in any bytes by chance.
         """
-        for uid in self._uids:
-            if len(uid) >= _DIGITS_IN_BYTES:
-                yield uid.encode("ascii", "replace")
+        yield from (uid.encode("ascii", "replace") for uid in self._uids if len(uid) >= _DIGITS_IN_BYTES)
         for phrase in wanted:
             enough = _DIGITS_IN_BYTES if re.sub(r"\W", "", phrase).isdigit() else _IN_BYTES
             if len(phrase) >= enough:

@@ -495,8 +495,8 @@ def _stand_in(header: Dataset, image: contract.ImageHeader) -> Dataset:
 
 
 def _class_for_highdicom(header: Dataset, frames: int) -> str:
-    """The SOP class to name to highdicom for an image with so many frames: one that it knows and that
-    fits.
+    """The SOP class that highdicom is told for an image with so many ``frames``: the image's own or, if
+    highdicom does not know that, one that it knows and that fits.
     """
     sop_class_uid = str(header.SOPClassUID)
     found = _SUCCESSORS.get(sop_class_uid, sop_class_uid)
@@ -1150,7 +1150,7 @@ def _source_parts(source: Source) -> tuple[str, str, str]:
     return (source.uid, source.stored.pixels_sha256, source.stored.identity_sha256)
 
 
-def described(
+def unbuilt_object(
     context: ResultContext,
     kind: ResultKind,
     sop_class_uid: str,
@@ -1158,7 +1158,7 @@ def described(
     parts: tuple[str, ...] = (),
     series_parts: tuple[str, ...] = (),
 ) -> BuiltObject:
-    """A result with its UIDs and without its bytes, to find out whether it was built before.
+    """A result with its UIDs and without its bytes, by which one finds out whether it was built before.
 
     ``sources``: the images that it is about. ``parts`` and ``series_parts``: texts that distinguish several
     objects, or series, of one kind.
@@ -1357,7 +1357,7 @@ def complete(
         context.series_began(str(dataset.SeriesInstanceUID)) or context.analysed_at, offset_of(source)
     )
     dataset.SeriesDate, dataset.SeriesTime = f"{began:%Y%m%d}", f"{began:%H%M%S.%f}"
-    _right_references(dataset, sources)
+    _correct_references(dataset, sources)
     dataset.SeriesDescription = series_description(context, kind)
     if context.station_name:
         dataset.StationName = context.station_name[:16]
@@ -1458,9 +1458,9 @@ def _freeze_times(dataset: Dataset, context: ResultContext, offset: str) -> None
     )
 
 
-def _right_references(dataset: Dataset, sources: Sequence[Source]) -> None:
-    """Correct references to the sources: name each one's own SOP class where highdicom got a successor of
-    it.
+def _correct_references(dataset: Dataset, sources: Sequence[Source]) -> None:
+    """Correct references to the sources: highdicom was told another SOP class for some of them
+    (``_class_for_highdicom``), and here each reference gets the source's own.
     """
     classes = {source.uid: source.sop_class_uid for source in sources}
     for item in items(dataset):

@@ -269,9 +269,9 @@ def _marking_faults(read: Dataset, kind: ResultKind) -> Iterator[str]:
     """Yield faults of the attributes that mark the object as made by this product and as unverified."""
     if not is_own_result(read):
         yield "Contributing Equipment does not name this product"
-    for keyword, wanted, fault in _VALUES.get(kind, ()):
-        if not _equal(read.get(keyword), wanted):
-            yield fault
+    yield from (
+        fault for keyword, wanted, fault in _VALUES.get(kind, ()) if not _equal(read.get(keyword), wanted)
+    )
 
 
 def _reference_faults(read: Dataset, context: ResultContext, sources: Sequence[Source]) -> Iterator[str]:

@@ -375,8 +375,8 @@ def _full_range(source: Source) -> SoftcopyVOILUTTransformation:
 
 
 def _lut_arguments(source: Source, table: Dataset) -> dict[str, Any] | None:
-    """The arguments with which highdicom makes a LUT of this sequence item; None if no picture can be shown
-    by it.
+    """The arguments for highdicom's LUT constructor from this sequence item, ``table``; None if the table is
+    not usable.
     """
     try:
         numbers, first, _ = lut_of(table, source.header)
@@ -557,7 +557,9 @@ def _patient_name(header: Dataset) -> str:
 
 
 def _value(header: Dataset, keyword: str) -> str:
-    """The attribute's value for the page, or words that say that it is missing or cannot be drawn."""
+    """The text on the page for an attribute: its value, or words that say that it is missing or cannot be
+    drawn.
+    """
     text = str(header.get(keyword) or "").strip() or _NOT_GIVEN
     return text if drawable(text) else _OTHER_LETTERS
 

@@ -227,7 +227,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
             not judged and assesses((), measured)
         )
         absence = codes.SCT.Undetermined if unsure else codes.SCT.Absent
-        absent = [one for one in reported(known) if one.decision is Decision.ABSENT]
+        absent = [one for one in patient_findings(known) if one.decision is Decision.ABSENT]
         # How often a film has what is not suspected was measured on usual ones.
         rated = " ".join(
             f"{decided_in_words(one)}: {one.reliability}."
@@ -236,20 +236,22 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
         )
         images.append(
             ImageReport(
-                source,
-                "AI summary",
-                result_lines(
+                source=source,
+                name="AI summary",
+                lines=result_lines(
                     [one for one in result.findings if one.source_uid == source.uid], measured, here
                 ),
-                [(OURS["RESULT"], _answer(known, measured, unsure=unsure))],
-                known,
-                [one for one in located if one.source is source],
-                [_coded(context, source, one, absence) for one in absent],
-                [_with_tracking(context, source, one, place) for place, one in enumerate(measured, start=1)],
-                [*([f"reliability: {rated}"] if rated else []), *_remarks(source, sources, notes)],
-                [one for one in result.images if one.source_uid == source.uid],
-                _parts(context, [one for one in compared if one.source_uid == source.uid]),
-                suspected or measured_is_call or any(one.on_faces for one in doubts),
+                answers=[(OURS["RESULT"], _answer(known, measured, unsure=unsure))],
+                findings=known,
+                located=[one for one in located if one.source is source],
+                absent=[_coded(context, source, one, absence) for one in absent],
+                measured=[
+                    _with_tracking(context, source, one, place) for place, one in enumerate(measured, start=1)
+                ],
+                remarks=[*([f"reliability: {rated}"] if rated else []), *_remarks(source, sources, notes)],
+                images=[one for one in result.images if one.source_uid == source.uid],
+                parts=_parts(context, [one for one in compared if one.source_uid == source.uid]),
+                has_call=suspected or measured_is_call or any(one.on_faces for one in doubts),
             )
         )
     cleaning = [note for note in notes if note.name in _OF_CLEANING]
@@ -304,7 +306,7 @@ def ranked(findings: Sequence[Finding]) -> list[Finding]:
     )
 
 
-def reported(findings: Sequence[Finding]) -> list[Finding]:
+def patient_findings(findings: Sequence[Finding]) -> list[Finding]:
     """The findings about the patient: all except burned-in annotation, which the report mentions in a
     sentence instead.
     """
@@ -347,7 +349,7 @@ def _findings_by_place(
     located: list[ReportedFinding] = []
     seen: Counter[tuple[str, ...]] = Counter()
     numbers: Counter[str] = Counter()
-    for finding in reported(findings):
+    for finding in patient_findings(findings):
         source, code = sources[finding.source_uid], finding.code
         if not 1 <= (1 if finding.frame is None else finding.frame) <= source.frames:
             raise ResultRefused(f"a finding in frame {finding.frame} of an image of {source.frames}")
@@ -467,7 +469,7 @@ def _line_points(source: Source, line: Sequence[Point], *, closed: bool) -> npt.
 def _answer(findings: Sequence[Finding], measured: Sequence[Measurement], *, unsure: bool) -> DicomCode:
     """The outcome of the analysis of one image as one code; ``findings`` must be ranked.
 
-    ``unsure``: the model cannot exclude anything on this image.
+    ``measured``: its measurements; ``unsure``: the model cannot exclude anything on this image.
     """
     if not assesses(findings):
         return OURS["MEASURED"] if assesses((), measured) else OURS["ONLYCLEANED"]
@@ -477,8 +479,9 @@ def _answer(findings: Sequence[Finding], measured: Sequence[Measurement], *, uns
 
 
 def _remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> Iterator[str]:
-    """Yield the quality notes on an image as texts; notes without an image belong to the first of
-    ``sources``.
+    """Yield the quality notes on an image as texts, without those that stand elsewhere in the report: notes
+    that every result shows, notes on cleaning and on what was not assessed. Notes without an image belong to
+    the first of ``sources``.
     """
     mine = {source.uid, None} if source is sources[0] else {source.uid}
     for note in notes:

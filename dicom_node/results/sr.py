@@ -359,8 +359,8 @@ def _evaluations(report: Report, elsewhere: Sequence[ReportedFinding]) -> Contai
 
 
 def _evaluation(one: ReportedFinding) -> ContentItem:
-    """The CODE content item "finding = present / absent / undetermined" with its number, site, algorithm and
-    image.
+    """The CODE content item "finding = present / absent / undetermined" of one reported finding, with its
+    number, site, algorithm and image below it.
     """
     item = CodeContentItem(name=coded(one.finding.code), value=one.presence, relationship_type=_CONTAINS)
     of_finding = RelationshipTypeValues.HAS_PROPERTIES
@@ -518,8 +518,10 @@ class StatedReport:
         return tuple(line for line in self.conclusion.splitlines() if not line.startswith(BURNED_IN_HEAD))
 
 
-def stated(report: Path | BinaryIO | Dataset) -> StatedReport:
-    """Read the content of a TID 1500 report of the node, in its order; ``report``: a file or its data set."""
+def read_report(report: Path | BinaryIO | Dataset) -> StatedReport:
+    """Read the findings and numbers of a TID 1500 report that the node made, in the order of the report;
+    ``report``: a file or its data set.
+    """
     document = report if isinstance(report, Dataset) else dcmread(report)
     findings: list[StatedFinding] = []
     numbers: list[StatedNumber] = []
@@ -554,8 +556,10 @@ def stated(report: Path | BinaryIO | Dataset) -> StatedReport:
             )
     for container in _containers(document, QUALITATIVE_EVALUATIONS.value):
         # CODE "finding = present / absent / undetermined", with what belongs to it below it.
-        for item in filter(_is_decision, _children(container)):
-            findings.append(_finding(_name(item), item, _children(item), item, _numbers(_children(item))))
+        findings += [
+            _finding(_name(item), item, _children(item), item, _numbers(_children(item)))
+            for item in filter(_is_decision, _children(container))
+        ]
     texts = [item for item in _children(document) if item.ValueType == "TEXT"]
     conclusion, statements = (
         [str(item.TextValue) for item in texts if name_of(item) == code.value]
@@ -580,7 +584,7 @@ def findings(report: Path) -> list[dict[str, Any]]:
             "model": one.model,
             "tracking_uid": one.tracking_uid,
         }
-        for one in stated(report).findings
+        for one in read_report(report).findings
     ]
 
 
@@ -595,7 +599,7 @@ def measurements(report: Path) -> list[dict[str, Any]]:
             "number": f"{one.value} {one.unit[0]}",
             "model": one.model,
         }
-        for one in stated(report).numbers
+        for one in read_report(report).numbers
     ]
 
 
@@ -606,7 +610,7 @@ def places(report: Path) -> list[dict[str, Any]]:
     ``number``: the value of a measurement, or a finding's number such as "83 % (cut-off 41 %)"; "" if the
     finding has several.
     """
-    read = stated(report)
+    read = read_report(report)
     about: list[tuple[StatedFinding | StatedNumber, str, str]]
     about = [(one, one.decision.value, _number_in_words(one.numbers)) for one in read.findings]
     about += [(one, "", f"{one.value} {one.unit[0]}") for one in read.numbers]
@@ -751,7 +755,9 @@ def _model_and_tracking(items: list[Dataset]) -> tuple[str, str]:
 
 
 def _containers(item: Dataset, code: str) -> list[Dataset]:
-    """The items with this concept name (a code value) at or below ``item``; not below one that was found."""
+    """The content items with this concept name (``code``: its code value), at or below ``item``; items below
+    a found one are not searched.
+    """
     if name_of(item) == code:
         return [item]
     return [found for child in _children(item) for found in _containers(child, code)]

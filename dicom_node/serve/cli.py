@@ -676,16 +676,17 @@ def prompt_password(read: Callable[[str], str] = str) -> str:
     It is never an argument, which every user of this machine could read. ``read``: raises a NodeError for a
     password that cannot be used; at a terminal another one is asked for.
     """
-    if sys.stdin.isatty():
-        return str(
-            typer.prompt(
-                "Password (twelve characters or more)",
-                hide_input=True,
-                confirmation_prompt=True,
-                value_proc=_parser(read),
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    while True:
+        try:
+            return read(
+                typer.prompt(
+                    "Password (twelve characters or more)", hide_input=True, confirmation_prompt=True
+                )
             )
-        )
-    return sys.stdin.readline().rstrip("\r\n")
+        except NodeError as error:  # typer's own words for a hidden answer are "the value was invalid"
+            say(f"Error: {error}")
 
 
 for _noun in NOUNS.values():

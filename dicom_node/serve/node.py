@@ -283,7 +283,7 @@ class _MainProcess:
             child.start()
 
     def _child_ready(self, name: str, report: Mapping[str, Any]) -> None:
-        """Note that a child reports that it is ready, or why it cannot start; ``report``: its message."""
+        """Handle the message ``report`` of the child ``name``: that it is ready, or why it cannot start."""
         reason = str(report.get("cannot_start", ""))
         if name == "listener":
             self._cannot_listen = reason
@@ -349,7 +349,8 @@ def _listener(
     on_ready: Callable[[Mapping[str, Any]], None],
     on_death: Callable[[int, float], None],
 ) -> Child:
-    """Make the listener's process, and write the file that tells it which callers it accepts.
+    """Make the listener's process for the node at ``place``, and write the file that tells the listener which
+    callers it accepts.
 
     ``on_ready`` and ``on_death``: called with its message, or its exit status and the seconds until it starts
     again.
@@ -539,7 +540,7 @@ class Background:
 
     def _deliver(self) -> None:
         """Enter persons' decisions that a restored database lacks, then deliver until the node stops."""
-        audit.take_in(self._database, self._settings)
+        audit.enter_copies(self._database, self._settings)
         self._delivery_worker.run_forever(self._stop)
 
     def stop(self) -> None:
@@ -692,7 +693,9 @@ class Background:
         self._scheduler.start()
 
     def _outlast(self, work: Callable[..., object], *arguments: object) -> None:
-        """Do a timer's work; an error of the database is noted and not raised (one event for all timers)."""
+        """Do a timer's work. An error of the database is not raised but recorded as an outage, one event for
+        all timers.
+        """
         try:
             work(*arguments)
         except SQLAlchemyError as error:
@@ -749,7 +752,7 @@ class Background:
             audit.copy_decisions(self._database, self._settings)
             self._not_copied = False
             if audit.is_behind(self._database, self._settings):
-                audit.take_in(self._database, self._settings)
+                audit.enter_copies(self._database, self._settings)
             if _SITE in self._acquired:
                 backup.apply_waiting_decisions(self._settings)
         except DecisionNotCopied:

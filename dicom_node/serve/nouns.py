@@ -195,8 +195,9 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def moment(text: str, now: datetime | None = None) -> datetime | None:
-    """The time in ``text`` as UTC; a time without a zone is in this machine's zone. None for "". Raises
-    ValueError.
+    """Read the time that a person typed: an ISO time, a time of today, or a time ago such as "30m"; returns
+    UTC, None for "". A time without a zone is in this machine's zone. ``now``: the present time, by default
+    that of the clock. Raises ValueError.
     """
     if not text:
         return None

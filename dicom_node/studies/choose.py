@@ -255,8 +255,8 @@ class Choice:
         options = _options(patients)
         shown = []
         for option in options:
-            texts = [_values(other) for other in options if other.question == option.question]
-            mine = _values(option)
+            texts = [_compared_attributes(other) for other in options if other.question == option.question]
+            mine = _compared_attributes(option)
             arrivals = [version.item.arrival for version in option.versions]
             shown.append(
                 {
@@ -338,7 +338,9 @@ class Choice:
     def _apply(
         self, session: Session, study: Study, patients: _Patients, taken: Mapping[str, Version]
     ) -> None:
-        """Make the chosen versions the current ones, and mark the others as set aside."""
+        """Make the chosen versions, ``taken`` by SOP Instance UID, the current ones, and mark the others as
+        set aside.
+        """
         for version in taken.values():
             if not version.in_force and not version.elsewhere:
                 # From another study, which must not have gone on with it.
@@ -419,9 +421,10 @@ def _arrivals_hash(session: Session, study_id: int) -> str:
     return hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()
 
 
-def _values(option: Option) -> dict[str, str]:
-    """Return the attributes by which an option is told from others, by keyword: the patient's, and for an
-    image also those that describe its pixels.
+def _compared_attributes(option: Option) -> dict[str, str]:
+    """Return the attributes in which the options of a choice may differ, by keyword: those of the patient,
+    and for an image also those that describe its pixels. Different values of one attribute are joined by
+    vertical bars.
     """
     texts: dict[str, set[str]] = defaultdict(set)
     for version in option.versions:
@@ -533,7 +536,7 @@ def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
         raise NotAllowedNow(reason)
     study.revision += 1
     session.flush()
-    stop_study(session, study, f"superseded by revision {study.revision}", same_data=True)
+    stop_study(session, study, f"replaced by revision {study.revision} of the study", same_data=True)
     move_study(session, study, STUDY_RERUN)
     move_study(session, study, STUDY_COMPLETE)
     decisions = enqueue_study(session, study, settings)
@@ -593,8 +596,8 @@ def _work(
 
 
 def _rows(study: str | None, decisions: Sequence[RuleDecision], reason: str, *, queued: bool) -> list[Row]:
-    """Return a row for each decision of a rule. ``reason``: for decisions without a limit that stops the
-    job.
+    """Return a row for each rule's decision on a study. ``reason``: for decisions without a limit that stops
+    the job.
     """
     none = {"rule": "", "pipeline": "", "destinations": [], "sources": 0, "queued": False, "reason": reason}
     if not decisions:

@@ -59,7 +59,7 @@ from dicom_node.base.store.tables import ArchiveQuestion, Delivery, Fetch, Insta
 from dicom_node.base.store.transitions import record, try_move, update_queue_place, utc_now
 from dicom_node.deliver import scu
 from dicom_node.receive.policy import accepted_classes
-from dicom_node.receive.spool import Arrival, Spool, WaitingObjects, check_taken, read_meta
+from dicom_node.receive.spool import Arrival, Spool, WaitingObjects, check_accepted, read_meta
 
 _LOOK = timedelta(seconds=2)  # between looks whether all came
 _MOST_PRIORS, _PRIOR_YEARS = 2, 5  # the newest, from the day of the new study
@@ -281,8 +281,8 @@ class Fetcher(Lane[Fetch]):
         return Done(why) if status in (_S.RETRIEVED, _S.INCOMPLETE) else Failed(why)
 
     def _pause(self, fetch: Fetch, last: datetime | None, now: datetime) -> float:
-        """Return the seconds until this retrieval may start. ``last``: when the last retrieval from the peer
-        started, None for never.
+        """Return the seconds from ``now`` until this retrieval may start, by the limit of studies per minute.
+        ``last``: when the last retrieval from the peer started, None for never.
         """
         pause = 60 / min(fetch.per_minute or self._peer.fetch_per_minute, self._peer.fetch_per_minute)
         return min((last - now).total_seconds() + pause, pause) if last is not None else 0.0
@@ -346,7 +346,7 @@ class RetrievalSink:
         """Store an encoded data set with these UIDs in the spool. Raises FaultyInput, SpoolError."""
         if not is_uid(sop_instance_uid):
             raise FaultyInput("it has no valid SOP Instance UID")
-        check_taken(sop_class_uid, transfer_syntax_uid, self.sop_classes)
+        check_accepted(sop_class_uid, transfer_syntax_uid, self.sop_classes)
         if not self._waiting.has_room(
             self._peer.name, self._settings.spool.waiting_objects, self._settings.spool.waiting_mib
         ):
@@ -455,7 +455,9 @@ def _rule_for(study: scu.FoundStudy, rules: Sequence[RuleSettings]) -> str:
 
 
 def _may_fit(patterns: Sequence[str], values: Sequence[str]) -> bool:
-    """Return whether a value matches a pattern; True also if there is no pattern or no value."""
+    """Return whether one of the ``values`` matches one of the ``patterns``; True also if there are no
+    patterns or no values.
+    """
     known = [value for value in values if value]
     return not patterns or not known or any(matches(one, value) for one in patterns for value in known)
 
@@ -464,7 +466,7 @@ def _without_result(
     session: Session, peer: PeerSettings, wanted: Sequence[tuple[scu.FoundStudy, str]]
 ) -> Iterator[MissingStudy]:
     """Yield those of the ``wanted`` studies (with the rules that take them) that never arrived, are
-    incomplete or lack a result, with the reason.
+    incomplete or lack a result, with the reason. Studies whose fetch is under way are left out.
     """
     uids = [study.study_instance_uid for study, _ in wanted]
     here, asked = fetches.present_studies(session, uids), fetches.of_studies(session, uids)

@@ -88,11 +88,11 @@ from dicom_node.receive.spool import (
     Turns,
     journal_folders,
     listeners_of,
-    marked,
     read_arrival,
     read_journal,
     remove_read,
     same_object,
+    sender_in_name,
 )
 
 
@@ -325,7 +325,9 @@ class Indexing:
         return next((row for row in rows if self._is_copy(session, row.path, item)), None)
 
     def _is_copy(self, session: Session, kept: str, item: Arrived) -> bool:
-        """Return whether the object is the same as that in the indexed file ``kept``."""
+        """Return whether the object ``item`` is the same (:func:`same_object`) as that in the indexed file
+        ``kept``.
+        """
         if kept not in item.copies:
             try:
                 item.copies[kept] = same_object(self._where(session, kept, item), item.path)
@@ -372,7 +374,7 @@ class Indexing:
         flood the list.
         """
         found, at = item.found, item.arrival.received_at
-        uid, mark = found.study_instance_uid or None, marked(item.path.name)
+        uid, mark = found.study_instance_uid or None, sender_in_name(item.path.name)
         if uid:
             study = intake.study(session, uid)
         else:
@@ -420,9 +422,9 @@ class Indexing:
         session.flush()
         if outcome is Outcome.REVISION and role is ObjectRole.SOURCE:
             # Nothing more may leave with the old name, or the old side, on it.
-            stop_study(session, study, "superseded: an image came again with another header")
+            stop_study(session, study, "an image came again with another header")
         if study.state is not StudyState.RECEIVING:
-            drop_waiting(session, study, f"superseded by revision {study.revision}")
+            drop_waiting(session, study, f"replaced by revision {study.revision} of the study")
             move_study(session, study, events.STUDY_REOPENED)
 
     def _quiet_seconds(self, item: Arrived) -> float:
@@ -447,7 +449,9 @@ class Indexing:
         if study.study_instance_uid is None and study.state is StudyState.QUARANTINED:
             return
         self._record(session, study, item, _EVENTS[judgement.outcome], reason=judgement.reason)
-        quarantine_study(session, study, _with_object(judgement.reason, item))
+        is_faulty = judgement.outcome is Outcome.QUARANTINED
+        what_to_do = "; send it again repaired, or release the study without it" if is_faulty else ""
+        quarantine_study(session, study, _with_object(judgement.reason, item) + what_to_do)
 
     def _write_instance(
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, place: Path
@@ -712,7 +716,7 @@ class Indexer:
                 self._journals[folder] = JournalIngest(self._database, folder)
             self._journals[folder].run_once()
         pending = self._spool.pending()
-        self._oldest = tuple({marked(path.name): path for path in reversed(pending)}.values())
+        self._oldest = tuple({sender_in_name(path.name): path for path in reversed(pending)}.values())
         ready = [path for path, again in self._again.items() if again.done()]
         self._unreadable = {
             path: until for path, until in [*self._unreadable.items()] if until > time.monotonic()
@@ -739,7 +743,7 @@ class Indexer:
                 break
         since = f"{datetime.now(UTC) - _LONGEST_WAIT:%Y%m%dT%H%M%S}"  # names begin with the time of arrival
         unread = (path for path in self._unreadable if path.name > since)
-        self.behind = frozenset(marked(path.name) for path in (*files, *self._again, *unread))
+        self.behind = frozenset(sender_in_name(path.name) for path in (*files, *self._again, *unread))
         return done
 
     def forget_cursors(self) -> None:
@@ -757,11 +761,13 @@ class Indexer:
             self._crashes.clear()
 
     def _batch(self, files: Iterator[Path]) -> Iterator[Arrived]:
-        """Yield the next files to index, read: as many as fit into one transaction and a limit of time."""
+        """Read the next files to index, and yield what was read: as many as fit into one transaction and a
+        limit of time.
+        """
         end, batch = time.monotonic() + _BATCH_SECONDS, list[Arrived]()
         for path in islice(files, _BATCH):
             begun, again = time.monotonic(), self._again.pop(path, None)
-            item = again.result() if again else self._opened(path, batch)
+            item = again.result() if again else self._read_and_compare(path, batch)
             now = time.monotonic()
             if not again:
                 self._turns.took(path, now - begun)
@@ -771,10 +777,11 @@ class Indexer:
             if now > end and batch:
                 return
 
-    def _opened(
+    def _read_and_compare(
         self, path: Path, batch: Sequence[Arrived] = (), again: Inspector | None = None
     ) -> Arrived | None:
-        """Read a file for indexing after those in ``batch``; None if it is to be tried again later.
+        """Read a file, and compare it with the stored versions of its object and with the files in ``batch``,
+        which are indexed before it; None if it is to be tried again later.
 
         ``again``: the inspector of a second try, None at the first.
         """
@@ -785,7 +792,7 @@ class Indexer:
             self._unreadable[path] = time.monotonic() + _STORE_SECONDS
         except ReaderLost as lost:
             _LOGGER.warning("spooled file %s is read once more, alone: %s", path.name, lost)
-            self._again[path] = self._pool.submit(self._opened, path, again=self._slow)
+            self._again[path] = self._pool.submit(self._read_and_compare, path, again=self._slow)
         except OSError as error:
             _LOGGER.error("spooled file %s cannot be read: %s", path.name, error.strerror)
             self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
@@ -806,7 +813,7 @@ class Indexer:
             by_hand = Arrival("", "", "", "", 0, datetime.fromtimestamp(path.stat().st_mtime, UTC))
             return Arrived(path, by_hand, Inspected(fault="not written by our listener"), size)
         # Older objects of other senders that wait may be of the same study.
-        others = [one for one in self._oldest if marked(one.name) != marked(path.name)]
+        others = [one for one in self._oldest if sender_in_name(one.name) != sender_in_name(path.name)]
         if arrival.senders and min([path, *others]) < path:
             raise StoreAway("nobody knows yet whose the study is")
         charset = self._assumed.get(arrival.calling_ae, "")

@@ -18,8 +18,8 @@ from ai_training.sets import rows
 from ai_training.ultrasound.cleaning import (
     Content,
     MarkedObject,
-    marked,
     name_of,
+    object_of_row,
     objects_of,
     patient_of,
     shown_frame,
@@ -54,7 +54,9 @@ def evaluate_agreement(data: Path, content: Path) -> dict[str, Any]:
     for row in rows(content / "frames.csv"):
         if again := objects_of(row, second):
             picture = shown_frame(data, row)[1]
-            both = ([marked(one, picture) for one in drawn] for drawn in (objects_of(row, first), again))
+            both = (
+                [object_of_row(one, picture) for one in drawn] for drawn in (objects_of(row, first), again)
+            )
             found.append(compared(name_of(row), *both))
     return agreement_figures(found)
 

@@ -81,12 +81,16 @@ class Sent:
 
 
 def wait_until_settled(site: Site, sent: Sent) -> None:
-    """Until every study has ended or is in quarantine, or nothing has changed for a while."""
+    """Until every study has ended or is in quarantine and no lost decision waits to be applied again, or
+    nothing has changed for a while.
+    """
     incoming = site.listeners[0].folder / "var" / "spool" / "incoming"
     seen, since = None, time.monotonic()
     while time.monotonic() - since < _SETTLED_SECONDS:
         states = Counter(study["state"] for study in site.listeners[0].studies().values())
-        waits = set(states) - _ENDED or any(incoming.glob("*.dcm"))
+        waits = (
+            set(states) - _ENDED or any(incoming.glob("*.dcm")) or site.listeners[0].cli("decisions", "list")
+        )
         if states.total() >= len(sent.studies) and not waits:
             return
         if states != seen:

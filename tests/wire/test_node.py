@@ -1216,7 +1216,7 @@ def test_what_dicomweb_client_stores_is_received_as_from_a_modality(
     assert (row.calling_ae, row.called_ae) == ("CONSOLE", "AINODE")
     assert gateway.node.file_of(str(one.SOPInstanceUID)).PixelData == one.PixelData
     assert {job.rule for job in gateway.node.jobs()} == {"ultrasound"}
-    assert gateway.node.read(uploaded.last) == []  # of the page on which a person follows the own uploads
+    assert gateway.node.read(uploaded.newest) == []  # of the page on which a person follows the own uploads
     [noted] = audited(gateway.node.database, "uploaded")
     assert noted["association"].startswith("console-")  # type: ignore[attr-defined]
     assert noted | {"association": ""} == {

@@ -89,8 +89,8 @@ def find_by_hand(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mar
 
 
 def _written(grey: Picture, outside: Mask) -> Mask:
-    """The pixels ``outside`` the regions that are neither black nor plain background; none when there are too
-    many for text.
+    """The pixels ``outside`` the regions that may be text: neither black nor plain background. None of them
+    if they are too many for text.
     """
     written = outside & (grey > BLACK)
     if written.mean() <= LARGEST_SHARE:

@@ -151,7 +151,6 @@ _HEART = (
 """Structures that an echocardiogram measures; they count with a value and its unit, or as an index."""
 _HEART_UNIT = r"(?:mm(?: ?[23])?|cm ?[23]|ml|[cm]m?/s(?:ec)?|mmhg|ms(?:ec)?)"
 _WHAT = r"diam|dim|vel|vmax|max pg|mean pg|vti|area|vol|length|thick"
-_RATIOS = "ri|r1|pi|s/d|d/s|ci|hc/ac|fl/ac|fl/bpd|fl/hc|a/b|cpr|ica/cca"
 
 MEASUREMENTS = (
     rf"{_WHICH}(?:(?:{LENGTH_LABELS}|{_OTHER_LABELS}) ?(?:[1-9] )?)?{_VALUE}",
@@ -160,7 +159,7 @@ MEASUREMENTS = (
     rf"(?:头围|腹围|周长) ?{_CM} ?cm|(?:面积|área|aire|fläche) ?{_NUMBER} ?[cm]m ?2",
     rf"(?:体积|容积|volumen) ?{_NUMBER} ?(?:ml|cc|cm ?3)|(?:速度|velocidad|vitesse) ?{_NUMBER} ?[cm]m?/s",
     rf"{_WHICH}{_DECIMAL}(?: ?[x×*] ?{_DECIMAL}){{1,2}} ?[cm]m",
-    rf"{_WHICH}(?:{_RATIOS}) ?{_DECIMAL}",
+    rf"{_WHICH}(?:ri|r1|pi|s/d|d/s|ci|hc/ac|fl/ac|fl/bpd|fl/hc|a/b|cpr|ica/cca) ?{_DECIMAL}",
     rf"{_WHICH}(?:{_HEART}) ?(?:(?:{_WHAT}) ?)?(?:{_CM} ?cm|{_NUMBER} ?{_HEART_UNIT})",
     rf"{_WHICH}(?:{_HEART}) (?:index(?: {_DECIMAL})?|{_WHAT})|index {_DECIMAL}",
     rf"{_WHICH}efw ?\d{{2,4}} ?g",
@@ -168,14 +167,18 @@ MEASUREMENTS = (
 )
 """Values with their labels and units, as regular expressions on :func:`spaced` text, letters of any case."""
 
+_LABELLED = r"(?:(?!ng)[b-df-hj-np-tv-xz]{2,3}|q ?scan|[a-z]) \d{1,2}(?:[.,]\d)?"
+"""A value after a letter or a label without a vowel, as no name is but Ng; three in a row are settings."""
+
 SETTINGS = (
     rf"m ?[i1l|] ?{_INDEX}",
     rf"t ?[i1l|] ?[sbc]? ?<? ?{_INDEX}",
     r"ao ?%? ?\d{1,3} ?%?|a 0=\d{1,3} ?%|(?:ap|pwr|power|p) ?\d{1,3}(?:[.,]\d)? ?%",
     r"(?:g|gn|gain|gen gain|2 d gain|cf gain|col gain|2 dg) ?[-+]?\d{1,3}(?:[.,]\d)? ?(?:db|%)?",
-    r"(?:dr|dyn r|dynr|dyn range|comp|compress) ?\d{2,3} ?(?:db)?",
+    r"(?:dr|dyn ?rg?|dyn range|comp|compress) ?\d{2,3} ?(?:db)?",
     rf"(?:frq ?(?:gen|pen|res|har)?\.?|freq|frequency|f|fh|h|tx|rx)? ?{_CM} ?mhz",
     rf"(?:frq|freq|fh|prf) {_DECIMAL}",
+    r"(?-i:F?HR|BPM) \d{2,3}",  # "Hr" is a title in German
     r"(?:fps|f/r|frame rate) ?\d{1,3}(?:[.,]\d)? ?(?:hz|fps)?",
     r"(?:fr|frame) rate (?:low|med|high|max|surv)",
     r"(?:2 d|flow) opt (?:gen|res|pen|h ?gen|h ?res|(?:low|med|high) v)",
@@ -189,7 +192,7 @@ SETTINGS = (
     r"(?:sri|cri|sri ii) \d|(?:fsi|xres|ip|map|persist|pers) \d{1,2}",  # Sri is a given name, 45 an age
     r"(?:c ?\d{1,2} ?/ ?m ?(?:\d|1[0-6])|(?:ff|p) ?\d{1,2} ?/ ?e ?\d) ?\*?",  # "*": not as the preset has it
     r"sr ?[i1] ?(?:i{1,3}|[bh8]|3 ?d)? ?\d(?: ?/ ?[cg]r?[ie] ?\d)?",  # "SRI II 3/CRI 2" and its misreadings
-    r"sr ?[i1] ?[i1bh8nuw]{0,3} ?(?:\d ?[/71ijt]?|o ?[/71]) ?[cg]r[i1] \d",
+    r"sr ?[i1] ?[i1bh8nuw]{0,3} ?(?:\d ?[/71ijt]?|o ?[/71v]) ?[cg]r[i1] \d",
     r"q[uú]al ?(?:norm|high|low|max)|(?:wmf|fr[qą]) ?(?:[l1] ?[o0] ?w|mid|high|max|norm) ?\d?",
     r"(?:tilt|steer|ang|angle) ?[-+]?\d{1,2} ?(?:°|deg)",
     rf"(?:sv|svd|depth|gate|focus|p) ?{_CM} ?[cm]m",
@@ -203,16 +206,17 @@ SETTINGS = (
     r"h?(?:p[eé]n|g[eé]n|r[eé]s)(?: ?- ?h?(?:p[eé]n|g[eé]n|r[eé]s))+",
     r"prc \d{1,2}(?: ?/ ?\d{1,2}){2}|pr[sc] \d|pst \d|res ?- ?[a-c]|xv ?c ?\d|tac ?\d",
     r"\d{2,3}(?:[.,]\d)? ?kvp?|\d{1,3}(?:[.,]\d{1,2})? ?mas",  # exposure of an X-ray
-    r"d[vu]a \d{1,3} ?%|t \d[.,]\d|\d[.,]\d \d[.,]\d|9\d{3} ?\d[.,]\d r \d\d g \d\d c \d(?: a \d)?",
-    r"q ?scan(?: \d{1,3}(?: ?/ ?m ?dr \d{2,3} ?/ ?m ?ft \d[.,]\d)?)?",
+    r"d[vu]a \d{1,3} ?%|t \d[.,]\d|\d[.,]\d \d[.,]\d|q ?scan(?: \d\d)?",
+    rf"(?:\d{{1,4}}(?:[.,]\d)? ){{0,2}}{_LABELLED}(?:[ /]*{_LABELLED}){{2,5}}",
     rf"m[i1l|] ?m {_INDEX}|m ?dr \d{{2,3}}|m ?ft \d[.,]\d",
 )
 """Acoustic output and machine settings, in the same form."""
 MODES = phrases("""
     2 D, 3 D, 4 D, PW, CW, CF, CFM, CPA, CDI, PDI, TDI, THI, 2 D/THI, SRI, CRI, XRES, SonoCT, BMODE, B-MODE,
     M-MODE, FROZEN, DUPLEX, TRIPLEX, COLOR DOPPLER, POWER DOPPLER, HGen, HRes, HPen, HGén, HRés, HPén, Res,
-    /, PWR, FOV, ROI, PRF, WF, MI, TIS, TIB, TIC, TIs, TIb, TIc, FR, DR, Gn, AO%, Frq, MHz, Hz, dB, cm, mm,
-    cm/s, m/s, fps
+    Frame Rate, Transducer, Preset, Frequency, Persistence, Dynamic Range, Compression, Mechanical Index,
+    Thermal Index, /, PWR, FOV, ROI, PRF, WF, MI, TIS, TIB, TIC, TIs, TIb, TIc, FR, DR, Gn, AO%, Frq, MHz,
+    Hz, dB, cm, mm, cm/s, m/s, fps
 """)
 """Words of the same class without a value, exactly so written. CHI, LIVE and HAR are given names."""
 QUANTITIES = phrases("""
@@ -225,8 +229,8 @@ TICKS = " \u2022\u00b7\u25c6\u25cf-\u2013\u2212"
 """What it makes of the tick beside a ruler's number: "10 •", "4.0 cm-"."""
 QUOTES = "'\"`\u00b4\u2018\u2019"
 """What it makes of the drawing in a logo, before or after its letters."""
-_CALIPER_LETTERS = frozenset("ABCDHLRTW")  # as whole strings only: two letters are initials
-_PROBES = frozenset(_spelled for probe in PROBES for _spelled in (probe, probe.lower()))
+_SINGLE_LETTERS = frozenset("ABCDGHLPRSTVW")
+"""What a caliper, a mode or the mark of the probe's side may be, as whole strings; two are initials."""
 _CLOCK = r"(?:[1-9]|1[0-2])(?:[:.][03]0)?(?: ?(?:o ?['’]? ?clock|uhr|h|点|时|시))?"
 _ADDRESS = re.compile(
     rf"(?!\w+ (?:long|\d{{1,2}})$)(?:(?:{'|'.join(SIDES)})"
@@ -238,6 +242,9 @@ _ADDRESS = re.compile(
 """A side with a place of the breast: by the clock, by the distance from the nipple, and by the plane."""
 SUFFIXES = frozenset({"CY", "M"})
 """What may follow an abbreviation after a hyphen: a cyst, a mass."""
+OVER_TISSUE = re.compile(rf"(?i:{'|'.join(SIDES)}|[LR]) ?(?:[1-9]|1[0-2]|- ?(?:{'|'.join(SUFFIXES)}))")
+"""What names a place where all of it lies over tissue: a side with an hour, a cyst or a mass. Elsewhere "R-M"
+could be initials and "RT 9" a room."""
 _MEASUREMENT = re.compile("|".join(MEASUREMENTS), re.IGNORECASE)
 _SETTING = re.compile("|".join(SETTINGS), re.IGNORECASE)
 _STUCK = re.compile(rf"({'|'.join(sorted(SIDES | {'TRV', 'SAG', 'TRANS'}))})(\w{{5,}})")
@@ -254,8 +261,9 @@ _MISREAD = {
 
 
 def may_be_setting(text: str) -> bool:
-    """Whether a text with up to two misread characters (:data:`_MISREAD`) is a machine setting of at least
-    four characters: with a digit, or a label that is no name. Of 64,000 names of Faker 40 none is one.
+    """Whether a text is a machine setting of at least four characters, if up to two of them were misread
+    (:data:`_MISREAD`). It must have a digit, or a label that is no name. Of 64,000 invented names (of the
+    library Faker 40) none is taken for a setting.
     """
     if not re.search(r"(?i)\d|^sr[i1]|^qual|^wmf", text):
         return False
@@ -294,7 +302,7 @@ def _meaning_of_line(line: str) -> Meaning:
         return Meaning.ACOUSTIC
     if _is_ruler_mark(line):
         return Meaning.SCALE
-    if line in _CALIPER_LETTERS - SIDE_LETTERS:
+    if line in _SINGLE_LETTERS - SIDE_LETTERS:
         return Meaning.MEASUREMENT
     line = re.sub(r"(?i)^/(?=prf)", "", spaced(line))  # an echo's edge before the first letter
     tokens = [token.strip(",;:|()[]") for token in line.split()]
@@ -342,7 +350,7 @@ def _item(tokens: Sequence[str]) -> Meaning | None:
     text = " ".join(tokens)
     if text in QUANTITIES or _MEASUREMENT.fullmatch(text):
         return Meaning.MEASUREMENT
-    if text.lstrip("-") in MODES or text.replace(" ", "") in _PROBES or _SETTING.fullmatch(text):
+    if text.lstrip("-") in MODES or text.replace(" ", "").upper() in PROBES or _SETTING.fullmatch(text):
         return Meaning.ACOUSTIC
     return Meaning.ORIENTATION if _ADDRESS.fullmatch(text) or _is_orientation(tokens) else None
 
@@ -378,7 +386,7 @@ def _is_ruler_mark(line: str) -> bool:
     """
     match = re.fullmatch(r"([-+\N{MINUS SIGN}]?) ?(\d{1,3})(?:[.,](\d{1,2}))?", line)
     if match is None:
-        return False
+        return re.fullmatch(r"[-+\N{MINUS SIGN}]?[.,]\d{1,2}", line) is not None  # of a scale in m/s: "-.42"
     sign, whole, part = match[1], match[2], match[3]
     if whole.startswith("0") and len(whole) > 1:
         return False

@@ -204,8 +204,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Text:
-    """A place with text, the ``line`` read there, its meaning, and the line that the reader of ``small``
-    letters read. ``proof``: what else than its own words gives it its meaning.
+    """A place with text, the ``line`` read there, its meaning, and the line that the reader of small letters
+    read there (``small``). ``proof``: why it has its meaning, if that does not follow from its words; else
+    "".
     """
 
     box: TextBox
@@ -371,13 +372,18 @@ def _judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> 
     if text.meaning is Meaning.IDENTITY or len(text.line.text) > FEW_CHARACTERS:
         return text
     beside = [
-        other for other in texts if other.letters != text.letters and _is_beside(text.box.box, other.box.box)
+        other
+        for other in texts
+        if (other.letters != text.letters and _is_beside(text.box.box, other.box.box))
+        # A number that far from a sex may be an age (heights of the line).
+        or (other.line.text in {"M", "F"} and _in_one_row(text.box.box, other.box.box, 8.0))
     ]
     line = sorted([text, *beside], key=lambda one: one.box.box[0])
     together = " ".join(one.line.text for one in line)
-    confidence = min(one.line.confidence for one in line)
     named = any(one.meaning is Meaning.IDENTITY for one in beside)
-    if named or (beside and meaning_of(together, confidence, allowed) is Meaning.IDENTITY):
+    if named or (
+        beside and meaning_of(together, min(one.line.confidence for one in line), allowed) is Meaning.IDENTITY
+    ):
         return replace(text, meaning=Meaning.IDENTITY, proof="too short, and beside a possible name")
     return text
 
@@ -507,12 +513,12 @@ ALIGNED = 0.7
 BLOCK = 2.5
 """Distance up to which the lines of a block prove the text between them (heights of a line)."""
 AMBIGUOUS = re.compile(
-    r"[CD]G ?:? ?\d\d?|CF ?\d[.,]\d|9\d|100 ?[^\s\dAaFfJjMmWwYy]?|FR ?\d\d|P (?:Low|Med|High)"
+    r"(?![FJMW] ?\d\d|NG|Ng)(?:(?:[A-Z]|[B-DF-HJ-NP-TV-XZ][b-df-hj-np-tv-xzB-DF-HJ-NP-TV-XZ]{1,3}) ?:? ?)?"
+    r"\d{1,2}(?:[.,]\d)?|100 ?[^\s\dAaFfJjMmWwYy]?|(?:[A-Z]/[A-Z] ?)?\d(?:/\d){1,3}|[A-Z]/[A-Z]|"
+    r"(?:[B-DF-HJ-NP-TV-XZ]{1,3} )?(?:Gen|Pen|Low|Med|Mid|High)"
 )
-"""Settings that could be an age or a name elsewhere; a padlock beside a power is read as a letter, and no
-letter of a sex or of years is taken for one."""
-COUNTER = re.compile(r"\d+ ?/ ?\d+")
-"""The frame of a loop; a preset of the same name is written beside names, too, and proves nothing."""
+"""The form of a setting that could be an age, a date or a name elsewhere: a number after a label without a
+vowel, ratios, steps. A padlock beside a power is read as a letter; no letter of a sex or of years is one."""
 
 
 def by_best_reading(texts: Sequence[Text]) -> list[Text]:
@@ -539,25 +545,27 @@ def by_their_block(texts: Sequence[Text]) -> list[Text]:
     return found
 
 
-AXIS = re.compile(r"\W{0,2}(\d{1,3}(?:[.,]\d{1,2})?)\W{0,2}(?:[cm]?m/s|[cm]m|s|dB|k(?:Hz)?|%)?")
+AXIS = re.compile(r"\W{0,2}(\d{1,3}(?:[.,]\d{1,2})?|[.,]\d{1,2})\W{0,2}(?:[cm]?m/s|[cm]m|s|dB|k(?:Hz)?|%)?")
 """A number of an axis, as it is read, with what is read of its tick and with its unit."""
 
 
-LABEL = re.compile(r"PRF|DR|FR|WF|MI|TI[SBC]?|T[Ii][sbc]|Gn|Frq|FOV|AO%")
+LABEL = re.compile(r"F?HR|BPM|PRF|DR|FR|WF|MI|TI[SBC]?|T[Ii][sbc]|Gn|Frq|FOV|AO%")
 """Labels that say nothing without their values."""
 
 
 def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> list[Text]:
-    """Give texts that belong together one meaning: a label and its value, or two words of a line, both stay
-    or both go. Above each other, only a label and its value belong together: a name may stand above an
-    examination.
+    """Give two texts that belong together one meaning, so that both stay or both are removed: a label and its
+    value, or two words of a line. Of texts above each other only a label and its value belong together,
+    because a name may stand above an examination; a heart rate may also stand above its label.
     """
     found = list(texts)
     for first, second in permutations(range(len(texts)), 2):
         one, other = texts[first], texts[second]
         value = AXIS.fullmatch(other.line.text.strip()) is not None
         level = _in_one_row(one.box.box, other.box.box, 2.0) and one.box.box[0] < other.box.box[0]
-        paired = level or (value and _is_above(one.box.box, other.box.box, 1.5))
+        rate = value and re.fullmatch("F?HR|BPM", one.line.text.strip())
+        below = rate and _is_above(other.box.box, one.box.box, 1.5)
+        paired = level or below or (value and _is_above(one.box.box, other.box.box, 1.5))
         if paired and one.letters != other.letters and Meaning.IDENTITY in (one.meaning, other.meaning):
             sure = min(one.line.confidence, other.line.confidence)
             together = meaning_of(f"{one.line.text} {other.line.text}", sure, allowed)
@@ -676,9 +684,11 @@ def _in_block(text: Text, texts: Sequence[Text]) -> Text:
     above = {_as_proof(other) for other in texts if _is_above(other.box.box, text.box.box)}
     if sure and above == {Meaning.LOGO} and re.fullmatch(r"[A-Z]\d{1,2}", written):
         return replace(text, meaning=Meaning.LOGO, proof="a model's number below its maker")
-    if (sure and above == {Meaning.ACOUSTIC} and re.fullmatch(r"C ?\d\d|\d/\d/\d", written)) or (
-        _may_be_setting(text) and _is_among_settings(text, texts)
-    ):
+    if (
+        sure
+        and above == {Meaning.ACOUSTIC}
+        and re.fullmatch(r"[BCDGHKLNP-TVXZ] ?\d\d|\d(?:/\d){1,3}", written)
+    ) or (_may_be_setting(text) and _is_among_settings(text, texts)):
         return replace(text, meaning=Meaning.ACOUSTIC, proof="among settings of one block")
     return text
 
@@ -695,8 +705,8 @@ def _may_be_setting(text: Text) -> bool:
 
 
 def _is_among_settings(text: Text, texts: Sequence[Text]) -> bool:
-    """Whether the next lines above and below ``text`` are a machine's settings, or may be and one is, and no
-    possible name is near. A misread setting may also be the first or the last line of its block.
+    """Whether the lines above and below ``text`` lead, over lines that may be settings, to proven ones, and
+    no possible name is near. A misread setting may also be the first or the last line of its block.
     """
     others = [
         other
@@ -704,30 +714,37 @@ def _is_among_settings(text: Text, texts: Sequence[Text]) -> bool:
         # Share of a line within another's box, from which both are readings of that line.
         if not _is_same_place(text.box.box, other.box.box) and overlap(text.box.box, other.box.box) < 0.6
     ]
-    above = [other for other in others if _is_above(other.box.box, text.box.box, BLOCK)]
-    below = [other for other in others if _is_above(text.box.box, other.box.box, BLOCK)]
-    next_lines = [
-        *sorted(above, key=lambda one: -one.box.box[3])[:1],
-        *sorted(below, key=lambda one: one.box.box[1])[:1],
-    ]
     ambiguous = AMBIGUOUS.fullmatch(text.line.text.strip()) is not None
-    proven = [_as_proof(one) is Meaning.ACOUSTIC for one in next_lines]
-    near = [other for other in others if other.meaning is Meaning.IDENTITY and _is_near(text, other)]
-    return sum(proven) >= 1 + ambiguous and all(map(_may_be_setting, near))
+    reach = BLOCK * (text.box.box[3] - text.box.box[1])
+    return sum(
+        _leads_to_setting(text, others, upwards=upwards) for upwards in (True, False)
+    ) >= 1 + ambiguous and all(
+        _may_be_setting(other)
+        for other in others
+        if other.meaning is Meaning.IDENTITY and max(gaps(text.box.box, other.box.box)) <= reach
+    )
 
 
-def _is_near(text: Text, other: Text) -> bool:
-    """Whether the text ``other`` stands near ``text``: no more than a block's reach above, below or beside
-    it.
-    """
-    _, top, _, bottom = text.box.box
-    return max(gaps(text.box.box, other.box.box)) <= BLOCK * (bottom - top)
+def _leads_to_setting(text: Text, others: Sequence[Text], *, upwards: bool) -> bool:
+    """Whether the next line above or below ``text`` is a machine's setting, or may be one and leads to it."""
+    lines = [
+        other
+        for other in others
+        if _is_above(*((other.box.box, text.box.box) if upwards else (text.box.box, other.box.box)), BLOCK)
+    ]
+    if not lines:
+        return False
+    line = min(lines, key=lambda one: -one.box.box[3] if upwards else one.box.box[1])
+    if line.meaning is Meaning.IDENTITY and _may_be_setting(line):
+        return _leads_to_setting(line, [other for other in others if other is not line], upwards=upwards)
+    return _as_proof(line) is Meaning.ACOUSTIC
 
 
 def _as_proof(text: Text) -> Meaning:
     """The meaning of a line as evidence for the meaning of the next one; IDENTITY if it proves nothing."""
     written = text.line.text.strip()
-    proves_nothing = written.upper() in PRESETS or COUNTER.fullmatch(written)
+    # A single letter, a preset and the frame of a loop are written beside names, too.
+    proves_nothing = len(written) == 1 or written.upper() in PRESETS or re.fullmatch(r"\d+ ?/ ?\d+", written)
     return Meaning.IDENTITY if proves_nothing else text.meaning
 
 

@@ -229,8 +229,8 @@ def _file(path: Path, faults: list[RuleFault]) -> tuple[DeviceRule, ...]:
 
 
 def _name_of(place: tuple[int | str, ...], read: dict[str, Any]) -> str:
-    """The name of the rule with a mistake at ``place``, in parentheses, as its number counts from zero; ""
-    without a name.
+    """The name, in parentheses, of the rule with a mistake at ``place``; "" without a name. It is shown
+    because the number of the rule counts from zero.
     """
     match place:
         case ("rule", int(number), *_):

@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from ai_pipeline.contract import Meaning
 
+ULTRASOUND = frozenset({"US", "IVUS"})
+"""Modalities in which graphics (calipers, scales …) are searched as well; in all others only text is."""
+
 
 class AnnotationKind(StrEnum):
     """The form of burned-in annotation. ``banner``: text in a part of the picture that is known to hold
@@ -59,10 +62,11 @@ class InDoubt(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One thing that is burned into a picture. It does not hold the words of a text: they may be a name.
-    ``confidence`` 0 to 1, of the text detector or of the mark detector. ``frame`` (1-based) is the first one
-    that shows the mark, None in a single-frame image. ``removed``: False if the policy leaves it. ``proof``:
-    how it was found, or why it has its meaning; for explanations, never the words themselves.
+    """One mark that is burned into a picture, such as a line of text or a caliper. It does not hold the words
+    of a text: they may be a name. ``confidence`` 0 to 1, of the text detector or of the mark detector.
+    ``frame`` (1-based) is the first one that shows the mark, None in a single-frame image. ``removed``: False
+    if the policy leaves it. ``proof``: how it was found, or why it has its meaning; for explanations, never
+    the words themselves.
     """
 
     kind: AnnotationKind

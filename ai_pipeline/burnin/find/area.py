@@ -87,7 +87,9 @@ def thin(grey: Picture) -> Mask:
 
 
 def _background(picture: Picture, grey: Picture, plain: Mask) -> Picture | None:
-    """The colour of the background: the commonest colour of the ``plain`` pixels; None if too few have it."""
+    """The colour of the background: the commonest colour of the ``plain`` pixels of ``picture``; None if too
+    few have it.
+    """
     counts = np.bincount(grey[plain], minlength=256)
     level = int(counts.argmax())
     # Share of the picture that is background, at least; with less all of it is image.
@@ -97,7 +99,9 @@ def _background(picture: Picture, grey: Picture, plain: Mask) -> Picture | None:
 
 
 def _tissue(bright: Mask, shown: Mask) -> Mask:
-    """The mask of pixels around which most of what is ``shown`` is not background (``bright``)."""
+    """The mask of pixels in whose surroundings most of the ``shown`` pixels are ``bright``, which the
+    background is not.
+    """
     seen = shown.astype(np.float32)
     own = (bright & shown).astype(np.float32)
     dense: Mask = np.zeros(bright.shape, np.bool_)
@@ -137,8 +141,9 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, M
     """Two masks: faint text on the background, outside the image ``area`` and not touching it; and strong
     drawings such as an ECG, with their surroundings, which are no faint text.
 
-    ``samples``: as stored, of any depth, grey or colour: a window may show each level. ``known``: annotation
-    that is already judged. The traces of compression around it are no text, unless they continue a line.
+    ``samples``: as stored, of any depth, grey or colour: a window of the display may make any level visible.
+    ``known``: annotation that is judged already; what compression left around it is not counted as text,
+    unless it continues a line.
     """
     convex = np.zeros(area.shape, np.uint8)  # the smallest convex area that holds the image area
     if area.any():

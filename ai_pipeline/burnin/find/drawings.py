@@ -22,7 +22,7 @@ from ai_pipeline.burnin.find.annotation import (
 )
 from ai_pipeline.burnin.find.area import thin
 from ai_pipeline.burnin.find.networks import MarkFinder, MarkMaps
-from ai_pipeline.burnin.find.traces import colour_bars, find_flow
+from ai_pipeline.burnin.find.traces import colour_bars, coloured, find_flow
 
 KINDS = (
     AnnotationKind.TEXT,
@@ -167,9 +167,13 @@ def find_bars(picture: Picture) -> Mask:
 
 
 def _is_bar(own: Mask, part: Picture) -> bool:
-    """Whether the pixels of a smooth component, cut out to its box, are a bar."""
+    """Whether the pixels ``own`` of a smooth component, cut out to its box, are a bar of grey levels or
+    colours; ``part``: the picture in that box.
+    """
     longer, shorter = max(own.shape), min(own.shape)
-    if own.mean() < BAR_COMPACT or longer < BAR_LONGER * shorter:
+    # Doppler's colours fade to black, and no letters are so smooth and coloured.
+    fades = part.ndim == 3 and coloured(part)[own].mean() > 0.4
+    if own.mean() < (0.6 if fades else BAR_COMPACT) or longer < BAR_LONGER * shorter:
         return False
     ends = part if own.shape[0] == longer else part.swapaxes(0, 1)
     first, last = (rows.reshape(-1, *rows.shape[2:]).mean(axis=0) for rows in (ends[:THICK], ends[-THICK:]))

@@ -20,8 +20,8 @@ MACHINE = ("/dev/urandom", "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/syste
 @dataclass(frozen=True, slots=True)
 class ProcessLimits:
     """What a confined process may use: ``seconds`` of processor time, bytes of ``memory`` (address space),
-    and the files that it may read and write. ``required``: without Landlock and seccomp nothing is run; else
-    each is used where the kernel has it.
+    and the files that it may read and write. ``required``: run nothing on a machine without Landlock and
+    seccomp; False: use each of them if the kernel has it.
     """
 
     seconds: int

@@ -112,7 +112,7 @@ def rollback(slot: ModelSlot, models_dir: Path) -> Card | None:
     for the slot. Raises CardError when there is no previous model.
     """
     with _locked(models_dir):
-        card = before(slot, models_dir)
+        card = previous_model(slot, models_dir)
         if card is not None:
             verify(card)
         now = uses(models_dir)
@@ -122,8 +122,8 @@ def rollback(slot: ModelSlot, models_dir: Path) -> Card | None:
     return card
 
 
-def before(slot: ModelSlot, models_dir: Path) -> Card | None:
-    """The model card that ``rollback`` would make active. Raises the same errors."""
+def previous_model(slot: ModelSlot, models_dir: Path) -> Card | None:
+    """The model card that :func:`rollback` would make active. Raises the errors of ``rollback``."""
     use = uses(models_dir).get(slot.name, Use())
     if not use.stack:
         runs = f"the shipped {slot.shipped}" if slot.shipped else "none"
@@ -221,8 +221,8 @@ def _now() -> datetime:
 
 
 def _save(models_dir: Path, now: dict[str, Use], slot: str, use: Use) -> None:
-    """Store which models the slot ``slot`` has (``use``), beside those of the others (``now``), in one
-    step.
+    """Replace the file of active models in one step: the slot ``slot`` gets ``use``, all other slots stay as
+    in ``now``.
     """
     path = models_dir / f".{ACTIVE}.new"
     path.write_bytes(_USES.dump_json(now | {slot: use}, indent=1))

@@ -66,9 +66,9 @@ def run(
     required: bool = False,
 ) -> Ended:
     """Run the module ``program`` of this package isolated, with ``request`` on standard input; return how it
-    ended, with no process left. It may read the interpreter, this package and ``reads``; it works in the
-    folder ``scratch`` and writes only there. ``seconds``: time limit by the clock. ``required``: it is not
-    run where neither Landlock nor bubblewrap can isolate it.
+    ended, with no process left. The process may read the interpreter, this package and ``reads``, and may
+    write only in the folder ``scratch``, in which it works. ``seconds``: time limit by the clock.
+    ``required``: do not run it on a machine where neither Landlock nor bubblewrap can isolate it.
     """
     paths = _outermost([*_interpreter(), *(path.absolute() for path in reads)])
     bubblewrap = _bubblewrap()
@@ -83,7 +83,7 @@ def run(
     # -I: modules come neither from the working folder, nor PYTHONPATH, nor the user's own packages.
     command = [sys.executable, "-I", "-m", "ai_pipeline.models.store.confined", limits.as_json(), program]
     if bubblewrap:
-        command = [*_apart(bubblewrap, paths, scratch), *command]
+        command = [*_bubblewrap_command(bubblewrap, paths, scratch), *command]
     # No secret of the person's, no address of a proxy or a hub, and every cache in the empty folder.
     caches = (
         "HOME",
@@ -129,7 +129,7 @@ def _bubblewrap() -> str:
         return ""
     with tempfile.TemporaryDirectory(prefix="ai-pipeline-") as scratch:
         command = [
-            *_apart(program, _outermost(_interpreter()), Path(scratch)),
+            *_bubblewrap_command(program, _outermost(_interpreter()), Path(scratch)),
             sys.executable,
             "-I",
             "-c",
@@ -141,7 +141,7 @@ def _bubblewrap() -> str:
     return ""
 
 
-def _apart(program: str, paths: Iterable[Path], scratch: Path) -> list[str]:
+def _bubblewrap_command(program: str, paths: Iterable[Path], scratch: Path) -> list[str]:
     """The command line by which bubblewrap runs a process that sees only ``paths`` and may write in
     ``scratch``.
     """
@@ -207,7 +207,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _last_line(errors: IO[bytes], ended: int) -> str:
-    """The last line on standard error, as the reason why a process failed."""
+    """The last line that a failed process wrote to standard error, as the reason."""
     errors.seek(max(0, errors.seek(0, os.SEEK_END) - 4 * LONGEST_LINE))
     lines = [line for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
     if not lines:

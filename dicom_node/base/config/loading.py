@@ -95,7 +95,7 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, "TomlFiles"]:
             for place, table in read.tables(kind):
                 if read.files_of((kind, place)) == [entered]:
                     table["entered"] = fingerprint(table)
-    settings = examined(read)
+    settings = validated(read)
     if settings is not None:
         # Started elsewhere, a relative data folder would be a second, empty node, which lists would show.
         folder, beside = settings.node.data_dir, files[0].resolve().parent
@@ -117,9 +117,9 @@ def _has_node_data(folder: Path) -> bool:
     return any(os.access(folder / name, os.F_OK) for name in ("node.db", "spool"))
 
 
-def examined(read: "TomlFiles") -> Settings | None:
-    """Return the settings without faulty keys, and add each mistake to ``read``; None if no usable settings
-    are left.
+def validated(read: "TomlFiles") -> Settings | None:
+    """Validate the content of the files ``read``: return the settings without faulty keys, and add each
+    mistake to ``read``; None if no usable settings are left.
     """
     try:
         settings: Settings | None = Settings.model_validate(read.data)
@@ -345,9 +345,11 @@ _MAY: Final = {
 
 
 def why_never_calls(name: str, pattern: str, settings: Settings, read: "TomlFiles") -> str:
-    """Return why no association can have an AE title that matches ``pattern``, as a remedy; "" if one can.
+    """Return why a rule's condition on an AE title never holds, because no association can have a title that
+    matches ``pattern``, with the likely right title; "" if one can.
 
-    ``name``: the rule's condition that has this pattern, ``calling_ae`` or ``called_ae``.
+    ``name``: the condition, ``calling_ae`` or ``called_ae``; ``read``: the configuration files with their
+    mistakes.
     """
     listener = settings.listener
     if name == "calling_ae":
@@ -647,7 +649,9 @@ def _bytes_of(file: str | Path) -> bytes:
 
 
 def _line(text: str, place: Place) -> int:
-    """Return the line (from 1) of the TOML statement that sets ``place``, or else of the table around it."""
+    """Return the line (from 1) of the statement in the TOML ``text`` that sets ``place``, or else of the
+    table around it.
+    """
     lines = _lines(text)
     return next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), 1)
 

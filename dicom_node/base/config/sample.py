@@ -239,7 +239,8 @@ def toml_value(value: object) -> str:
 
 
 def _section(path: str, model: type[BaseModel], *, commented: bool = False) -> Iterator[str]:
-    """Yield the TOML lines of a section and its sub-sections with all their keys.
+    """Yield the TOML lines of the section that the settings class ``model`` describes, and of its
+    sub-sections, with all their keys.
 
     ``path``: the section's dotted name. ``commented``: write every key as a comment.
     """

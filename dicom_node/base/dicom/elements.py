@@ -236,8 +236,10 @@ class Walk:
         return self._at - 8 - element.start if element.is_undefined else element.length
 
     def _sequence(self, element: Element, end: int, inside: Element | None) -> bool:
-        """Move to the end of a sequence, checking its items; return False if it is damaged, which requires
-        that its length is known.
+        """Move to the end of a sequence, checking its items; return False if it is damaged but has a length,
+        by which its end is known. ``end``: the end of what encloses it, for a sequence of undefined length.
+        ``inside``: the sequence in which it lies, None for none. Raises _Damage for a damaged one of
+        undefined length.
         """
         self._depth += 1
         if self._depth > self._limits.depth:

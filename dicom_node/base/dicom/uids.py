@@ -174,23 +174,23 @@ _BY_KEYWORD = {
 } | _NEWER
 
 
-def _of(kind: SyntaxKind, keywords: str) -> Iterable[TransferSyntax]:
+def _syntaxes(kind: SyntaxKind, keywords: str) -> Iterable[TransferSyntax]:
     """Yield the transfer syntaxes with these keywords (separated by spaces) as members of one kind."""
     return (TransferSyntax(*_BY_KEYWORD[keyword], kind) for keyword in keywords.split())
 
 
 TRANSFER_SYNTAXES: tuple[TransferSyntax, ...] = (
-    *_of(SyntaxKind.EXPLICIT, "ExplicitVRLittleEndian"),
-    *_of(
+    *_syntaxes(SyntaxKind.EXPLICIT, "ExplicitVRLittleEndian"),
+    *_syntaxes(
         SyntaxKind.LOSSLESS,
         "JPEGLosslessSV1 JPEGLSLossless JPEG2000Lossless HTJ2KLossless HTJ2KLosslessRPCL RLELossless "
         "JPEGLossless",
     ),
-    *_of(SyntaxKind.IMPLICIT, "ImplicitVRLittleEndian"),
-    *_of(SyntaxKind.DEFLATED, "DeflatedExplicitVRLittleEndian"),
-    *_of(SyntaxKind.BIG_ENDIAN, "ExplicitVRBigEndian"),
+    *_syntaxes(SyntaxKind.IMPLICIT, "ImplicitVRLittleEndian"),
+    *_syntaxes(SyntaxKind.DEFLATED, "DeflatedExplicitVRLittleEndian"),
+    *_syntaxes(SyntaxKind.BIG_ENDIAN, "ExplicitVRBigEndian"),
     # Behind what we can decode, before what has lost something already.
-    *_of(
+    *_syntaxes(
         SyntaxKind.LOSSLESS_KEPT,
         """
         EncapsulatedUncompressedExplicitVRLittleEndian DeflatedImageFrameCompression JPEGXLLossless
@@ -198,8 +198,8 @@ TRANSFER_SYNTAXES: tuple[TransferSyntax, ...] = (
         JPEGLosslessHierarchical29
         """,
     ),
-    *_of(SyntaxKind.LOSSY, "JPEG2000 HTJ2K JPEGLSNearLossless JPEGExtended12Bit JPEGBaseline8Bit"),
-    *_of(
+    *_syntaxes(SyntaxKind.LOSSY, "JPEG2000 HTJ2K JPEGLSNearLossless JPEGExtended12Bit JPEGBaseline8Bit"),
+    *_syntaxes(
         SyntaxKind.LOSSY_KEPT,
         """
         JPEGXLJPEGRecompression JPEGXL JPEG2000MC

@@ -132,7 +132,7 @@ def versions(session: Session, delivery: Delivery) -> Sequence[Delivery]:
 
 def withdraw(session: Session, delivery: Delivery, reason: str) -> None:
     """Cancel a delivery until a job requests it again."""
-    try_move(session, delivery, DELIVERY_WITHDRAWN, reason=f"withdrawn: {reason}", withdrawn=True)
+    try_move(session, delivery, DELIVERY_WITHDRAWN, reason=f"not sent: {reason}", withdrawn=True)
 
 
 def replace_unassessed(session: Session, study_id: int, rule: str, by: Collection[int]) -> None:
@@ -229,7 +229,7 @@ def due_study(session: Session, destination: str, now: datetime, *, by_waiting: 
     """Return the id of the study whose deliveries to the peer come next: STAT studies first, then the longest
     waiting; None if none is due.
 
-    ``by_waiting``: the longest waiting, STAT or not.
+    ``by_waiting``: take the longest waiting, whether STAT or not.
     """
     waiting = (Delivery.next_at, Delivery.id)
     order = waiting if by_waiting else (Study.priority.desc(), *waiting)

@@ -111,8 +111,8 @@ def add_prior_query(session: Session, study: Study, rule: str, peer: str) -> Non
 
 
 def wait_for_priors(session: Session, study: Study, rule: str, until: datetime) -> bool:
-    """Let the rule's query for earlier studies end by ``until`` at the latest; return whether the rule's job
-    must wait for it.
+    """Set ``until`` as the latest end of the query for earlier studies that ``rule`` makes for ``study``;
+    return whether the rule's job must wait for the query.
     """
     row = prior_query_of(session, study, rule)
     if row is None or row.state is QuestionState.ENDED:

@@ -39,7 +39,7 @@ def received_object(session: Session, spool_name: str) -> ReceivedObject | None:
 
 
 def indexed(session: Session, spool_names: Collection[str]) -> dict[str, bool]:
-    """Return those of ``spool_names`` that were indexed -> whether the file has been deleted since."""
+    """Return, for each of ``spool_names`` that was indexed, whether its file has been deleted since."""
     return {
         row.spool_name: row.purged
         for row in session.execute(

@@ -47,7 +47,7 @@ def next_free(
 def claimable_and_running(session: Session, now: datetime, workers: WorkerSettings) -> tuple[bool, bool]:
     """Return whether there is a job that these workers can claim, and whether any worker is running a job.
 
-    This is one query because each worker asks 20 times a second.
+    Every worker calls this at each poll, so it is one query.
     """
     is_free, is_running = session.execute(
         select(

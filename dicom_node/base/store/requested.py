@@ -119,8 +119,8 @@ def classes(session: Session, uids: Sequence[str]) -> Mapping[str, str]:
 
 
 def archived(session: Session, calling_ae: str, uids: Sequence[str], archives: Collection[str]) -> set[str]:
-    """Return those of ``uids`` whose newest object from this AE at least one of the peers ``archives`` has
-    confirmed.
+    """Return those of ``uids`` of which one of the peers ``archives`` has confirmed that it has the newest
+    object that this AE sent.
 
     Bytes are compared: an object that differs in anything from the forwarded version is not archived.
     """
@@ -251,13 +251,13 @@ def _unfinished(peers: Collection[str]) -> ColumnElement[bool]:
     received.
     """
     return exists().where(
-        *_of(peers),
+        *_steps_of_study(peers),
         (PerformedStep.status == StepStatus.IN_PROGRESS)
         | exists().where(StepObject.step_id == PerformedStep.id, ~_is_here()),
     )
 
 
-def _of(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
+def _steps_of_study(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
     """Return SQL conditions that join a study with the MPPS steps of these peers."""
     return (
         StepStudy.study_instance_uid == Study.study_instance_uid,
@@ -270,7 +270,7 @@ def _named_by(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
     """Return SQL conditions that join a study with the objects that the MPPS steps of these peers refer
     to.
     """
-    return *_of(peers), StepObject.step_id == PerformedStep.id
+    return *_steps_of_study(peers), StepObject.step_id == PerformedStep.id
 
 
 def _is_here() -> ColumnElement[bool]:

@@ -321,8 +321,8 @@ def drawn_boxes(session: Session, images: Collection[str]) -> dict[str, DrawnBox
 
 
 def end_reviews_of_image(session: Session, instance_id: int, verdict: ReviewVerdict, by: str) -> None:
-    """End the waiting reviews of an image, for every rule. ``by``: name of the person who decided, "" for the
-    node.
+    """End the waiting reviews of an image, for every rule, with this verdict. ``by``: name of the person who
+    decided, "" for the node.
     """
     waiting = (CleaningReview.instance_id == instance_id, CleaningReview.verdict.is_(None))
     session.execute(

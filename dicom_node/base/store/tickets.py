@@ -157,8 +157,8 @@ def _open_queues(
 
 
 def _is_open(name: str, workers: WorkerSettings, passing: tuple[int, float] | None) -> bool:
-    """Return whether these workers may take a job from the queue called ``name``
-    ("pipeline/priority/work").
+    """Return whether these workers may take a job from the queue called ``name`` ("pipeline/priority/work");
+    ``passing`` as in ``next_free``.
     """
     pipeline, priority, work = name.rsplit("/", 2)
     if not workers.takes(pipeline):

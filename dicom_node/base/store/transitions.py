@@ -321,7 +321,7 @@ def acquire_lease(database: Database, name: str, owner: str, seconds: float) -> 
 
 def take_lease(session: Session, name: str, owner: str, seconds: float) -> bool:
     """Take or renew a lease as :func:`acquire_lease` does, in the caller's transaction; nobody else can take
-    it until that ends.
+    it until the transaction ends.
     """
     now, length = utc_now(), timedelta(seconds=seconds)
     until = now + length
@@ -357,22 +357,24 @@ def release_lease(database: Database, name: str, owner: str) -> None:
 
 
 class RenewableLease:
-    """A lease that a loop checks again and again, renewed only after ``spare`` of its ``seconds`` (None:
-    half).
+    """A lease that a loop checks again and again. It lasts ``seconds`` from each renewal, and is renewed only
+    when ``spare`` seconds of them have passed (None: half).
     """
 
     def __init__(
         self, database: Database, name: str, owner: str, seconds: float, spare: float | None = None
     ) -> None:
-        """Prepare the lease ``name`` for ``owner``; :meth:`keep` takes it."""
+        """Prepare the lease ``name`` for ``owner``; :meth:`keep` takes it. ``seconds`` and ``spare`` as
+        explained at the class.
+        """
         self._database, self._name, self._owner, self._seconds = database, name, owner, seconds
         self._spare = seconds / 2 if spare is None else spare
         self._held = False
         self._ask_at = 0.0
 
     def keep(self) -> bool:
-        """Take or renew the lease if that is due; return whether this process has it for at least ``seconds``
-        less ``spare`` more.
+        """Take or renew the lease if that is due; return whether this process has it. If so, it lasts at
+        least ``seconds`` less ``spare`` from now.
         """
         now = time.monotonic()
         if now >= self._ask_at:
@@ -385,7 +387,7 @@ class OwnEvents:
     """Records events of a process: logs them at once, and stores them as soon as the database answers."""
 
     def __init__(self, database: Database) -> None:
-        """Store events in this database, also those that wait as soon as it answers again."""
+        """Store events in ``database``; those that wait are stored as soon as it answers again."""
         self._database = database
         self._waiting: list[Event] = []
         self._lock = threading.RLock()  # storing finds out that the database is back, which stores

@@ -226,8 +226,8 @@ class ObjectSink(Protocol):
         """Store one Part 10 file (PS3.10 7), given in pieces. Raises FaultyInput, SpoolError."""
 
 
-class Taking:
-    """Counts the objects of one retrieval that were stored (``taken``) and ``refused``.
+class RetrievalCounts:
+    """The counts of one retrieval: objects that were stored (``taken``), and objects ``refused``.
 
     ``stopped``: why no further object is accepted; "" while objects are accepted.
     """
@@ -238,7 +238,8 @@ class Taking:
         self.stopped = ""
 
     def take(self, store: Callable[..., None], *content: Any) -> bool:
-        """Store one object by calling ``store(*content)``, and count it; returns False if it is refused.
+        """Store one received object by calling ``store(*content)``, and count it; returns False if it is
+        refused.
 
         Raises SpoolError if nothing more can be stored, or a retrieval brings more than MOST_OBJECTS objects.
         """
@@ -432,8 +433,8 @@ def hangs(reports: Sequence[SendReport]) -> bool:
 
 
 def send_each(objects: Sequence[Outgoing], send: Callable[[Outgoing], SendReport]) -> list[SendReport]:
-    """Send one object after the other by ``send``; once the peer is unreachable or hangs, the rest is not
-    tried.
+    """Send one object after the other by ``send``; returns the peer's answers. Once the peer is unreachable
+    or hangs, no further object is tried.
     """
     reports: list[SendReport] = []
     for item in objects:
@@ -444,11 +445,10 @@ def send_each(objects: Sequence[Outgoing], send: Callable[[Outgoing], SendReport
     return reports
 
 
-def shown(item: Outgoing, sop_class: str) -> Confirmation:
-    """The outcome of a query whose answer has an object with this UID.
-
-    ``sop_class``: the SOP class UID in the answer, "" if it names none; another one than the object's counts
-    as another object.
+def query_outcome(item: Outgoing, sop_class: str) -> Confirmation:
+    """The outcome of a query for the object ``item`` that the peer answered with an object of its UID.
+    ``sop_class``: the SOP class UID in the answer, "" if it names none; if it is not the class of ``item``,
+    the peer has another object.
     """
     if sop_class not in ("", item.sop_class_uid):
         return Confirmation(Presence.DIFFERENT, f"the destination holds it as {UID(sop_class).name}")

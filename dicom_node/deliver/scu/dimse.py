@@ -82,15 +82,15 @@ from dicom_node.deliver.scu import (
     Outgoing,
     PeerCaller,
     Presence,
+    RetrievalCounts,
     Retrieved,
     RetrieveStatus,
     SendReport,
     SendStatus,
     StudyQuery,
-    Taking,
     hangs,
+    query_outcome,
     retrieve_status,
-    shown,
     store_report,
 )
 from dicom_node.receive.messages import A_ASSOCIATE_AC, MAXIMUM_PDU_BYTES, check_answer
@@ -351,15 +351,17 @@ def _decode_checked(decode: Callable[[bytearray], Any], pdu: bytearray) -> Any:
 
 
 class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom ships no types
-    """A message provider that passes each message to the caller that waits for it.
+    """A message provider of pynetdicom that gives every received message to the thread that waits for an
+    answer.
 
-    Association._run_reactor says that it is paused before it looks whether it has to: a thread that sends in
-    between is not waited for, and the reactor takes the answer off the queue (the only reader without
-    ``block``). Seen under load: one C-STORE or C-FIND of 1,500 waited in vain until its time-out, or lost a
-    match. A requestor has no requests to serve: its reactor gets nothing.
+    In pynetdicom the reactor of an association also takes messages off the queue. It reports that it is
+    paused before it checks whether it must pause, so that a thread that sends in between can lose its answer
+    to the reactor. Seen under load: one C-STORE or C-FIND of 1,500 waited in vain until its time-out, or lost
+    a match. A requestor has no requests to serve, so here the reactor (which reads without ``block``) gets
+    nothing.
 
-    They are gathered in memory, so a peer that never ends its answer is hung up on. An object that was taken
-    (C-GET) is in memory no more: its bytes no longer count.
+    Answers are gathered in memory, so a peer that never ends its answer is cut off at a limit of bytes.
+    Objects of a C-GET that are stored already do not count.
     """
 
     def __init__(self, association: Association, most_bytes: int) -> None:
@@ -559,7 +561,7 @@ class DimseDestination(DimseCaller):
                 found |= {str(one.SOPInstanceUID): str(one.get("SOPClassUID", "") or "") for one in named}
                 missing[series] = self._not_found(code)
         return [
-            shown(item, found[item.sop_instance_uid])
+            query_outcome(item, found[item.sop_instance_uid])
             if item.sop_instance_uid in found
             else missing[item.series_instance_uid]
             for item in objects
@@ -822,7 +824,7 @@ class DimseArchive(DimseCaller):
 
         Objects of a C-GET are stored in ``sink``; those of a C-MOVE arrive at our listener.
         """
-        taking, model, get = Taking(), _MODELS[self._peer.retrieve], dict[str, Any]()
+        taking, model, get = RetrievalCounts(), _MODELS[self._peer.retrieve], dict[str, Any]()
         wanted = contexts(model)
         if self._peer.retrieve == "get":
             classes = list(sink.sop_classes)[: MOST_CONTEXTS - 1]
@@ -880,7 +882,7 @@ class DimseArchive(DimseCaller):
             except _FAULTY_VALUES:
                 return {"StudyInstanceUID": ""}
 
-    def _on_store(self, event: Any, sink: ObjectSink, taking: Taking) -> int:
+    def _on_store(self, event: Any, sink: ObjectSink, taking: RetrievalCounts) -> int:
         """Handle a C-STORE of a C-GET: store the object durably, then return the status to answer (PS3.4
         B.2.3).
         """

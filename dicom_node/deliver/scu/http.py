@@ -170,11 +170,11 @@ class HttpDestination(HttpCaller, ABC):
         return send_each(objects, partial(self._about, self._store))
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
-        """Query for each object whether the peer has it; if one query is cut off, the rest is not tried."""
+        """Query for each object whether the peer has it; if one query is cut off, no further one is tried."""
         answers: list[Confirmation] = []
         for item in objects:
             hung = bool(answers) and answers[-1].presence is Presence.HUNG
-            answers.append(answers[-1] if hung else self._seen(self._look, item))
+            answers.append(answers[-1] if hung else self._ask_about(self._query, item))
         return answers
 
     def remove(self, item: Outgoing) -> Outcome:
@@ -182,7 +182,7 @@ class HttpDestination(HttpCaller, ABC):
 
         Returns Done if it is gone, Failed if a repetition would change nothing, Retry if waiting may help.
         """
-        seen = self._seen(self._remains, item)
+        seen = self._ask_about(self._remains, item)
         if seen == NO_STUDY:  # an address that leads elsewhere answers so, too
             return Failed(f"{seen.text}: look there")
         if seen.presence is Presence.FOUND:
@@ -190,7 +190,7 @@ class HttpDestination(HttpCaller, ABC):
             if failed is not None:
                 why = f"{failed.code} {failed.text}".strip()
                 return Failed(why) if failed.code in _REFUSED else Retry(why)
-            seen = self._seen(self._remains, item)
+            seen = self._ask_about(self._remains, item)
         if seen.presence is Presence.DIFFERENT:
             return Failed(seen.text)
         if seen.presence is Presence.NOT_FOUND and seen != unanswered(UNREADABLE):
@@ -203,9 +203,9 @@ class HttpDestination(HttpCaller, ABC):
         """
         return self._called(partial(ask, item), self._outbox.seconds_for(item.path.stat().st_size))
 
-    def _seen(self, look: Callable[[Outgoing], Confirmation], item: Outgoing) -> Confirmation:
-        """Make a query for one object by ``look``, within its deadline; returns its outcome, "unknown"
-        after a failure.
+    def _ask_about(self, look: Callable[[Outgoing], Confirmation], item: Outgoing) -> Confirmation:
+        """Call ``look``, which queries the peer for the object ``item``, within a deadline for its size;
+        returns its outcome, "unknown" after a failure.
         """
         answer = self._about(look, item)
         return unanswered(answer) if isinstance(answer, SendReport) else answer
@@ -223,13 +223,13 @@ class HttpDestination(HttpCaller, ABC):
         ...
 
     @abstractmethod
-    def _look(self, item: Outgoing) -> Confirmation:
+    def _query(self, item: Outgoing) -> Confirmation:
         """Query whether the peer has this object."""
         ...
 
     def _remains(self, item: Outgoing) -> Confirmation:
         """Query whether the peer still has the object that is to be deleted."""
-        return self._look(item)
+        return self._query(item)
 
 
 class _Adapter(HTTPAdapter):
@@ -296,7 +296,9 @@ def http_report(code: int) -> SendReport:
 
 
 def unanswered(report: SendReport) -> Confirmation:
-    """The outcome of a query for an object that failed with ``report``."""
+    """The outcome of a query for an object that failed with ``report``: unknown or hung. An answer that
+    cannot be read counts as "not found", because waiting would not change it.
+    """
     if report is UNREADABLE:  # waiting does not cure it: it counts as not shown, and that has an end
         return Confirmation(Presence.NOT_FOUND, f"query: {report.text}")
     hung = report.status is SendStatus.HUNG

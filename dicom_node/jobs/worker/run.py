@@ -111,7 +111,14 @@ from dicom_node.base.store.transitions import record, settle_study, utc_now
 from dicom_node.deliver import outbox
 from dicom_node.jobs.drift import count_images
 from dicom_node.jobs.queue import JobQueue, is_dead, is_dead_with_its_node, new_owner
-from dicom_node.results.build import ResultFile, build, build_failure, put_in_place, row_values, written
+from dicom_node.results.build import (
+    ResultFile,
+    build,
+    build_failure,
+    put_in_place,
+    row_values,
+    temporary_files,
+)
 from dicom_node.results.deidentified import Pseudonyms, build_deidentified
 from dicom_node.results.envelope import (
     NOT_HERE,
@@ -126,7 +133,7 @@ from dicom_node.results.envelope import (
     repairs_of,
     stand_in_of,
 )
-from dicom_node.results.sr import stated
+from dicom_node.results.sr import read_report
 
 WITHHELD: Final = "cleaning_failed"
 """The quality note on an image of which no cleaned picture is handed back."""
@@ -445,9 +452,8 @@ def device_rules_of(settings: Settings) -> Path | None:
 def shape_sha256(
     pixels_sha256: str, header_sha256: str, header: ImageHeader, device_rules: Path | None
 ) -> str:
-    """Return a hash of everything but patient and study that shapes the results of an image.
-
-    That is its pixels, its header, the boxes that a person drew, and the rules for its device. Raises
+    """Return a hash of all that shapes the results of an image, except patient and study: its pixels, its
+    header, the boxes that a person drew on it, and the rules for its device. Raises
     ``ai_pipeline.errors.DeviceRuleError``.
     """
     rules = [rule.model_dump(mode="json") for rule in matching_rules(header, device_rules)]
@@ -483,7 +489,7 @@ class ResultWriter:
         analysed_at = job.analysed_at or utc_now()
         findings = without_research(result).findings
         present = frozenset(one.code.meaning[:64] for one in findings if one.decision is Decision.PRESENT)
-        names, stat = self._routed(job, present)
+        names, stat = self._receivers(job, present)
         models = result.models or pipeline.models()
         rule = self._settings.rule(job.rule)
         uids = [source.image.uid for source in images.readable] if rule and rule.compare else []
@@ -528,7 +534,7 @@ class ResultWriter:
         The report is for people who wait for the study, so de-identified destinations get none. It needs no
         acceptance by a person, because it says nothing about the patient.
         """
-        names, stat = self._routed(job, (), assessed=False)
+        names, stat = self._receivers(job, (), assessed=False)
         now, models = utc_now(), pipeline.models() if pipeline else ()
         built: list[BuiltObject] = []
         for peers in _grouped_by_charset(self._peers(names, deidentified=False)):
@@ -570,7 +576,7 @@ class ResultWriter:
         suspected findings. ``models``: used for the results. ``stat``: a condition of the rule makes the
         study STAT.
         """
-        with written(built, self._files) as files:
+        with temporary_files(built, self._files) as files:
             for _ in range(_ROUNDS):
                 with contextlib.suppress(IntegrityError), self._database.write() as session:
                     row = self._queue.complete_if_owner(session, job, state, reason)
@@ -606,7 +612,7 @@ class ResultWriter:
                     return
         raise RuntimeError("another worker writes the results of this job again and again")
 
-    def _routed(
+    def _receivers(
         self, job: Job, present: Collection[str], *, assessed: bool = True
     ) -> tuple[Sequence[str], bool]:
         """Return the peers that get the job's results, including those that conditions of its rule add, and
@@ -903,7 +909,7 @@ def previous_images(
         path = files.if_here(session, report.path)
         if path is None or not intake.of_one_patient(session, [study.id, earlier.id]):
             continue
-        said = stated(path)
+        said = read_report(path)
         said_of = {one.image for one in said.findings} | {one.image for one in said.numbers}
         rows = {row.sop_instance_uid: row for row in _instances(session, earlier.id, by.source_uids)}
         there = [rows[uid] for uid in by.source_uids if uid in rows and uid in said_of]
@@ -1002,8 +1008,8 @@ class AtWork:
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
-        """Context manager for running another job in between: if the process dies there, the first job's
-        image is not blamed.
+        """Context manager for running another job in between: if the process dies then, that does not count
+        against the image of the first job.
         """
         image, last_try = self._image, self.last_try
         if image is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from folder_settings import FolderPeer
 
 from dicom_node.base.config.settings import PeerSettings, Settings
-from dicom_node.base.connectors import part
+from dicom_node.base.connectors import typed_section
 from dicom_node.deliver.scu import (
     Check,
     Confirmation,
@@ -23,7 +23,7 @@ class FolderDestination:
     """Copies each object to FOLDER/SOP Instance UID.dcm."""
 
     def __init__(self, peer: PeerSettings, _: Settings) -> None:
-        self._folder = part(peer, FolderPeer).folder
+        self._folder = typed_section(peer, FolderPeer).folder
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
         """Copy under another name first: a reader of the folder sees whole files only."""

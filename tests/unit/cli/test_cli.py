@@ -836,7 +836,7 @@ def test_at_a_terminal_a_faulty_answer_is_asked_for_again_and_no_password_shows(
         "Machines": ["US1@192.0.2.21, XR 2@192.0.2.22"],
         "Console": ["anna"],
         "Password": ["short", PASSWORD],
-        "Repeat": [PASSWORD],
+        "Repeat": ["short", PASSWORD],
     }
     command = ["-m", "dicom_node", "init", "--to", str(tmp_path / "etc")]
     terminal = pexpect.spawn(sys.executable, command, encoding="utf-8", timeout=300)
@@ -851,7 +851,7 @@ def test_at_a_terminal_a_faulty_answer_is_asked_for_again_and_no_password_shows(
     status, shown = terminal.exitstatus, seen.getvalue()
     assert status == 0, shown
     assert "has more than 16 characters" in shown and "write AE@HOST:PORT" in shown
-    assert "no empty folder" in shown and "(twelve characters or more)" in shown
+    assert "no empty folder" in shown and "a password has 12 to 256 characters" in shown
     assert PASSWORD not in shown
     settings = loading.load([tmp_path / "etc" / "node.toml"])
     assert (settings.node.ae_title, settings.node.data_dir) == ("NODE1", data)

@@ -762,7 +762,7 @@ def test_findings_that_were_asked_for_are_told(
         ]
         return sr.StatedReport(found, (), "\n".join(lines), "")
 
-    monkeypatch.setattr(sr, "stated", stated)
+    monkeypatch.setattr(sr, "read_report", stated)
     inbox = notifying_node(tmp_path, hook(web, on=[], findings=["pneumo*"]))
     inbox.settle(ultrasound("one"))
     made = notifier(inbox)

@@ -1517,7 +1517,7 @@ def test_what_happened_to_a_study_has_nothing_of_another_one(site_plain_lists: C
 
 def test_only_a_job_of_the_newest_revision_can_be_run(site_plain_lists: ConsoleLab) -> None:
     site_plain_lists.put(Study, 1, revision=2)
-    site_plain_lists.put(Job, 1, state=JobState.CANCELLED, reason="superseded by revision 2")
+    site_plain_lists.put(Job, 1, state=JobState.CANCELLED, reason="replaced by revision 2 of the study")
     new = a_job(site_plain_lists.get(Study, 1), JobState.FAILED, study_revision=2)
     site_plain_lists.add(new)
     browser = site_plain_lists.browser(UserRole.OPERATOR)

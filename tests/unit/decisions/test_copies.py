@@ -39,9 +39,9 @@ def test_a_decision_is_written_once_and_only_its_owner_reads_it(settings: Settin
     assert [(audit.read_decision(file) or {})["id"] for file in files] == ["a", "b"]
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
     assert (folder / audit.FOLDER).stat().st_mode & 0o777 == 0o700
-    assert (audit.copy_decisions(database, settings), audit.take_in(database, settings)) == (0, [])
+    assert (audit.copy_decisions(database, settings), audit.enter_copies(database, settings)) == (0, [])
     files[0].unlink()  # with a disk
-    audit.take_in(database, settings)
+    audit.enter_copies(database, settings)
     assert (audit.copy_decisions(database, settings), len(audit.copied_decisions(folder))) == (1, 2)
 
 

@@ -106,7 +106,7 @@ def test_a_job_of_a_study_that_has_a_newer_revision_is_not_put_back(
     newer = add_job(database, study, revision=2)
     queue.retry_at(job, utc_now() + timedelta(minutes=30), "the disk was full")
     ended = job_row(database, older)
-    assert (ended.state, ended.reason) == (JobState.CANCELLED, "superseded by revision 2")
+    assert (ended.state, ended.reason) == (JobState.CANCELLED, "replaced by revision 2 of the study")
     assert claimed(queue).id == newer
 
 

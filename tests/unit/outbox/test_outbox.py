@@ -159,7 +159,7 @@ def test_nothing_of_a_quarantined_study_leaves_before_a_person_released_it(outbo
     outbox.worker().run_once()
     [row] = outbox.rows(Delivery)
     assert (row.state, row.withdrawn) == (S.CANCELLED, True)
-    assert row.reason == "withdrawn: the study is in quarantine"
+    assert row.reason == "not sent: the study is in quarantine"
     outbox.put(Delivery, 1, state=S.DEAD)
     assert outbox.write(retry_all) == []
     with pytest.raises(NotAllowedNow, match="quarantine"):

@@ -535,7 +535,7 @@ def test_findings_are_read_back_with_numbers_and_model(tmp_path: Path, beside: b
         ("Nodule of lung", "indeterminate", ["40.0", "41.0"], False, "chest-lite0 1"),
         ("Pleural effusion", "absent", ["7.0"], False, "chest-lite0 1"),
     ]
-    assert "Suspected: cardiomegaly." in sr.stated(path).conclusion
+    assert "Suspected: cardiomegaly." in sr.read_report(path).conclusion
     assert [row["number"] for row in sr.measurements(path)] == ["0.543 {ratio}"] * beside
     drawn = {(row["finding"], row["number"]) for row in sr.places(path)}
     ratios = {("Cardiothoracic ratio", "0.543 {ratio}")} if beside else set()

@@ -399,6 +399,7 @@ def test_a_round_of_indexing_ends_and_studies_of_who_is_behind_wait(
             {"Rows": 0, "Columns": 0},
             f"object {IMAGE.SOPInstanceUID} from MODALITY, {datetime.now(UTC):%Y-%m}",
         ),
+        ({"Rows": 0, "Columns": 0}, "; send it again repaired, or release the study without it"),
         ({"Rows": 0, "Columns": 0}, "0 × 0"),
         ({"PixelData": IMAGE.PixelData[:-1000]}, "bytes, its attributes say"),
         ({"PixelData": IMAGE.PixelData + bytes(10_000)}, "bytes, its attributes say"),
@@ -406,7 +407,16 @@ def test_a_round_of_indexing_ends_and_studies_of_who_is_behind_wait(
         ({"StudyInstanceUID": ""}, "Study Instance UID"),
         ({"SeriesInstanceUID": None}, "Series Instance UID"),
     ],
-    ids=["says where it came from", "size", "short", "long", "no pixels", "study", "series"],
+    ids=[
+        "says where it came from",
+        "says what to do",
+        "size",
+        "short",
+        "long",
+        "no pixels",
+        "study",
+        "series",
+    ],
 )
 def test_a_faulty_image_is_quarantined_with_the_reason_and_its_study_is_listed(
     inbox: Inbox, values: dict[str, Any], reason: str
@@ -662,7 +672,7 @@ def test_a_corrected_name_is_a_revision_that_withdraws_results_and_has_them_issu
     assert inbox.file_of(IMAGE.SOPInstanceUID).PatientName == "Corrected^Name"
     [row] = inbox.rows(Delivery)
     assert (row.state, row.withdrawn) == (DeliveryState.CANCELLED, True)
-    assert row.reason == "withdrawn: superseded: an image came again with another header"
+    assert row.reason == "not sent: an image came again with another header"
     jobs = [(job.study_revision, job.state) for job in inbox.jobs()]
     assert jobs == [(1, JobState.CANCELLED), (2, JobState.QUEUED)]
 

@@ -670,7 +670,9 @@ WINDOWS: dict[str, dict[str, Any]] = {
     "no width": {"WindowCenter": 128, "WindowWidth": 0},
     "not a number": {"WindowCenter": float("nan"), "WindowWidth": float("nan")},
     "far away": {"WindowCenter": 1e9, "WindowWidth": 1},
-    "brighter than the name": {"WindowCenter": 3000, "WindowWidth": 100},
+    "brighter than the name": {"WindowCenter": 4050, "WindowWidth": 50},
+    "darker than the name and its box": {"WindowCenter": 60, "WindowWidth": 60, "VOILUTFunction": "SIGMOID"},
+    "far wider than the samples": {"WindowCenter": 32768, "WindowWidth": 65536},
     "no slope": {"RescaleSlope": 0, "RescaleIntercept": 0},
 }
 
@@ -679,12 +681,14 @@ WINDOWS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.filterwarnings("ignore:Value .* is not valid")
 def test_no_window_hides_a_name_that_another_window_shows(window: str, tmp_path: Path, quick: Reader) -> None:
-    burned = burn(echo(size=LITTLE), NAME, (10, 8), 200, 18)
-    attributes = {"BitsStored": 12, "HighBit": 11, **WINDOWS[window]}
-    path = write_dicom(tmp_path / "window.dcm", burned.astype(np.uint16)[None], **attributes)
+    burned = echo(size=LITTLE).astype(np.uint16)
+    burned[4:32] = np.where(burn(np.zeros((28, LITTLE[1]), np.uint8), NAME, (10, 4)) > 127, 3800, 1500)
+    path = write_dicom(tmp_path / "window.dcm", burned[None], BitsStored=12, HighBit=11, **WINDOWS[window])
     with contextlib.suppress(PixelError):
         result = cleaned_or_nothing(open_dicom(path))
-        assert result is None or quick.secrets(np.asarray(result.image.frames[0]).astype(np.uint8)) == []
+        assert (
+            result is None or quick.secrets((np.asarray(result.image.frames[0]) >> 4).astype(np.uint8)) == []
+        )
 
 
 def test_a_still_that_takes_more_memory_than_there_may_be_is_refused_by_its_size_before_it_is_decoded(

@@ -886,6 +886,7 @@ OTHERS = (
     "C57M4", "P47E3", "100G", "/45", "/KIM", "/MAG.1.67", "/THI", "/KIM 3", "Fra mid", "Frą Kim", "Routine 2",
     "Routine Kim",
     "Lee 2 Trim.", "Quan Low", "Saul Low", "Qual", "WMF Low 45",
+    "R 12 M 45", "JONES 45 R 15 G 66", "Kim 4 Lee 5 Ng 6",
     "24/123", "123/24", "12/124", "115/122", "045/123", "045/046", "HM P 12.03 - 9.30", "HM PI 12.03 - 9.30",
     "Kidney B", "Der", "Feto Kim", "Feto Kim B", "Feto Long", "R Stone Feto", "Largo", "Alto B", "Largo 45 s",
     "FC 62 s", "FC 62%", "Höhe 52 cm", "高度 99 cm", "Longitud 52 cm", "6cmKs",
@@ -1094,7 +1095,7 @@ def test_a_reading_that_says_more_or_else_is_no_second_reading(proven: str, othe
         ("Har-mid", "", Meaning.IDENTITY),
     ],
 )
-@pytest.mark.parametrize("between", ["97", "FR 32", "P Low"])
+@pytest.mark.parametrize("between", ["97", "FR 32", "P Low", "E/A 1/2", "L/A", "Gen"])
 def test_what_stands_between_two_settings_is_one(
     between: str, above: str, below: str, meaning: Meaning
 ) -> None:
@@ -1107,6 +1108,7 @@ MISREAD, NO_SETTINGS = (
     (
         *("P4VE3", "100Y", "1004", "1006", "#100", "WM LOW", "WM LOW 45", "Fr. Omid", "FR AMID", "QUAN NORM"),
         *("CS M45", "Wolf Low", "Qualen M", "Quan Low", "Saul Low", "JM/4"),
+        *("M 45", "F45", "Kim 4", "Ng 45", "JS", "12.03", "12/03"),
     ),
 )
 
@@ -1247,6 +1249,8 @@ def test_numbers_of_an_axis_and_of_a_bar_are_a_scale_where_their_values_put_them
     [
         ("PRF", "2.8k", True, True),
         ("Pancreas", "TR", False, True),
+        ("96", "HR", True, True),  # a rate above its label
+        ("60", "KIM", True, False),
         ("STONE", "ABDOMEN", True, False),  # a name above an examination
         ("DR", "KIM", True, False),
         ("MI", "45Y", False, False),

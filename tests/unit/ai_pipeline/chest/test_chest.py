@@ -1,5 +1,6 @@
 """The chest pipeline on films, what is said of a chest, and the places of findings."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
@@ -33,14 +34,15 @@ from ai_pipeline.chest.anatomy import (
 from ai_pipeline.chest.card import CLASSIFIER
 from ai_pipeline.chest.classifier import (
     PARTS,
+    YOLO,
     Activation,
+    BoxDetector,
     BoxHead,
     BoxTemplates,
     Candidates,
     ScoredBox,
     activation,
     decide,
-    detections_by_label,
     heatmap,
     probability,
     region,
@@ -61,13 +63,15 @@ from ai_pipeline.contract import (
     RefusedBy,
     Region,
 )
+from ai_pipeline.errors import CardError
 from ai_pipeline.images.coordinates import POSES, UPRIGHT, Affine, Pose, shown, upright
 from ai_pipeline.images.decode import open_dicom, open_image
 from ai_pipeline.images.exposure import Exposure
-from ai_pipeline.models.registry import Card, Chain, Input, Label, find, prepare
+from ai_pipeline.models.registry import Card, Chain, Input, Label, Weights, find, prepare
 from ai_pipeline.networks.gate import CHILD, UNKNOWN, Kind
 from ai_pipeline.summary import short_result
 from tests.unit.ai_pipeline.phantoms import CHEST, echo, film, silent
+from tests.unit.ai_training.small_models import parsed
 from tests.unit.chests import drawn_chest
 
 
@@ -1060,8 +1064,8 @@ def test_a_white_lung_hides_the_border_of_the_heart() -> None:
     ("seen", "chance", "is_chest", "marked", "said"),
     [
         (Look(), 0.05, True, False, ""),
-        (Look(), 0.5, True, False, "Unsure: "),
-        (Look(("right",)), 0.05, True, False, "Unsure: "),
+        (Look(), 0.5, True, False, "Unsure: a lung may be clouded."),
+        (Look(("right",)), 0.05, True, False, "Unsure: the heart's border is hidden."),
         (
             Look(("right",), "right"),
             0.5,
@@ -1156,21 +1160,25 @@ def test_the_box_lies_where_the_maps_speak_for_it() -> None:
     assert high.corners[0] < 0.2 and high.corners[0] <= high.point[0] <= high.corners[2]
 
 
-def test_a_drawn_box_counts_as_much_as_it_is_trusted() -> None:
-    plain, trusting = _head(), BoxHead(_head().candidates, trust=6.0)
-    maps, nothing = np.zeros((1, len(PARTS), 14, 14), np.float32), np.zeros((0, 5), np.float32)
-    drawn = np.array([[0.62, 0.6, 0.9, 0.9, 0.3], [0.1, 0.1, 0.4, 0.4, 0.03]], np.float32)
-    assert trusting.find(maps, "Mass", drawn).corners == pytest.approx((0.6, 0.6, 0.9, 0.9))
-    assert plain.find(maps, "Mass", drawn) == plain.find(maps, "Mass")
-    assert trusting.find(maps, "Mass", nothing) == trusting.find(maps, "Mass")
-    assert BoxHead.from_bytes(trusting.to_bytes()).trust == 6.0
-
-
-def test_a_yolos_rows_are_told_by_label_in_shares_of_the_picture() -> None:
-    rows = np.array([[-4, 22.4, 112, 224, 0.5, 1.0], [0, 0, 224, 224, 0.2, 0.0]], np.float32)
-    drawn = detections_by_label(rows, ("Effusion", "Mass", "Nodule"), 224)
-    assert drawn["Mass"].tolist() == pytest.approx(np.array([[0, 0.1, 0.5, 1.0, 0.5]]))
-    assert (drawn["Effusion"].shape, drawn["Nodule"].shape) == ((1, 5), (0, 5))
+def test_a_sites_yolo_locates_in_place_of_the_head_and_never_beside_it(tmp_path: Path) -> None:
+    # Of label 2, effusions, that of the highest score that has an area, cut at the picture's edge.
+    network = parsed("""
+        same (float[1, 3, 224, 224] images) => (float[1, 3, 6] boxes) <float zero = {0}, float[1, 3, 6] box =
+            {0, 0, 9, 9, 0.1, 2, -4, 112, 112, 168, 0.5, 2, 8, 8, 8, 99, 0.9, 2}>
+        { most = ReduceMax <keepdims = 0> (images) nothing = Mul (most, zero) boxes = Add (box, nothing) }
+    """).SerializeToString()
+    (path := tmp_path / "yolo.onnx").write_bytes(network)
+    yolo, shipped = Weights(YOLO, path, hashlib.sha256(network).hexdigest()), find("chest-efficientnet-lite0")
+    detector = BoxDetector(replace(shipped, weights=(yolo,)))
+    seen = detector.prepare(np.zeros((448, 448), np.uint8))
+    assert detector.find(seen, "Effusion") == ScoredBox((0.0, 0.5, 0.5, 0.75), (0.25, 0.625), 0.5)
+    (shown,) = [box for name in ("Effusion", "Cardiomegaly") if (box := detector.region(seen, name))]
+    assert shown.bounds == pytest.approx((0, 224, 224, 336))
+    few = BoxDetector(replace(shipped, weights=(yolo,), labels=shipped.labels[:2]))
+    with pytest.raises(CardError, match="other labels"):
+        few.find(few.prepare(np.zeros((448, 448), np.uint8)), "Cardiomegaly")
+    with pytest.raises(CardError, match="never both"):
+        BoxDetector(replace(shipped, weights=(*shipped.weights, yolo)))
 
 
 def test_a_region_is_in_the_source_and_says_that_a_detector_drew_it() -> None:

@@ -853,7 +853,7 @@ def test_bubblewrap_alone_ends_what_a_process_left_behind(scratch: Path) -> None
         "        open('alive', 'w').write(str(time.monotonic()))\n"
         "while not os.path.exists('alive'): pass\n"
     )
-    command = sandbox._apart(bubblewrap, sandbox._outermost(sandbox._interpreter()), scratch)
+    command = sandbox._bubblewrap_command(bubblewrap, sandbox._outermost(sandbox._interpreter()), scratch)
     subprocess.run([*command, sys.executable, "-I", "-c", code], check=True, timeout=60)
 
     assert not still_written(scratch / "alive")

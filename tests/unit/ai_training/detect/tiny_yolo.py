@@ -5,6 +5,7 @@ A program of its own, because ultralytics changes torch, OpenCV and warnings at 
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 
-from ai_pipeline.models.registry import find, normalise, prepare
+from ai_pipeline.models.registry import find, network_input
 from ai_training import yolo
 from ai_training.sets import SetImage, TruthBox
 
@@ -38,13 +39,13 @@ def pictures(folder: Path) -> list[TruthBox]:
 def main(folder: Path) -> None:
     """Train, export, and note what torch says of the first picture."""
     yolo.export = exported = Mock(wraps=yolo.export)
-    card = find("chest-efficientnet-lite0")
-    boxes = pictures(folder)
-    yolo.train_yolo(boxes, card, folder, yolo.YoloRecipe(size=SIDE, epochs=1, batch=5))
-    picture, _ = prepare(cv2.imread(str(boxes[0].image.path), cv2.IMREAD_GRAYSCALE), card.input.chain, SIDE)
-    values = normalise(picture[None], card.input.mean[0], card.input.scale[0])
+    shipped = find("chest-efficientnet-lite0")
+    small = replace(shipped.input, size=SIDE, chain=replace(shipped.input.chain, side=SIDE))
+    card, boxes = replace(shipped, input=small), pictures(folder)
+    yolo.train_yolo(boxes, card, folder, yolo.YoloRecipe(epochs=1, batch=5))
+    values, _ = network_input(cv2.imread(str(boxes[0].image.path), cv2.IMREAD_GRAYSCALE), small)
     with torch.inference_mode():
-        said = yolo._Seeing(exported.call_args.args[0], card).float().eval()(torch.from_numpy(values))
+        said = yolo._Seeing(*exported.call_args.args[:3]).float().eval()(torch.from_numpy(values))
     np.savez(folder / "said.npz", values=values, boxes=said.numpy())
 
 

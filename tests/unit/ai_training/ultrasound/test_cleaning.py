@@ -90,7 +90,7 @@ def half_of_the_text(_picture: np.ndarray) -> np.ndarray:
 
 
 def test_a_mark_is_found_from_half_of_its_pixels_on() -> None:
-    found = cleaning.measured([frame("a"), frame("b")], {cleaning.NETWORK: half_of_the_text})
+    found = cleaning.mark_figures([frame("a"), frame("b")], {cleaning.NETWORK: half_of_the_text})
     row = found[cleaning.NETWORK]
     assert row["by_class"]["text"] == {"objects": 2, "recall": [1.0, pytest.approx(0.158, abs=1e-3), 1.0]}
     assert (found["objects"], row["recall"][0], row["by_class"]["caliper"]["recall"][0]) == (4, 0.5, 0.0)
@@ -100,7 +100,7 @@ def test_a_mark_is_found_from_half_of_its_pixels_on() -> None:
 
 
 def test_a_frame_that_the_node_refuses_counts_as_nothing_found() -> None:
-    row = cleaning.measured([frame("a")], {cleaning.NODE: lambda _picture: None})[cleaning.NODE]
+    row = cleaning.mark_figures([frame("a")], {cleaning.NODE: lambda _picture: None})[cleaning.NODE]
     assert (row["recall"][0], row["refused"]) == (0.0, 1)
 
 
@@ -110,7 +110,7 @@ def test_the_target_needs_the_lower_end_of_the_interval_too() -> None:
 
     frames = [frame(name)._replace(picture=PICTURE + (name == "9")) for name in "0123456789"]
     rows = [
-        cleaning.measured(part, {cleaning.NODE: all_but_one})[cleaning.NODE]
+        cleaning.mark_figures(part, {cleaning.NODE: all_but_one})[cleaning.NODE]
         for part in (frames, frames[:9], frames[:9] * 9)
     ]
     assert [row["recall"][0] for row in rows] == [0.95, 1.0, 1.0]
@@ -145,12 +145,12 @@ def test_coloured_marks_are_known_on_validation_frames_only(data: Path) -> None:
 
 def test_the_page_about_the_models_shows_what_the_evaluations_wrote_into_the_card(tmp_path: Path) -> None:
     ways = {cleaning.NETWORK: half_of_the_text, cleaning.NODE: half_of_the_text}
-    drawn = cleaning.measured([frame("a"), frame("b")], ways)
+    drawn = cleaning.mark_figures([frame("a"), frame("b")], ways)
     clean = cleaning.clean_areas(CLEAN, [PICTURE] * 2, ways)
     outcome = legible.LegibleOutcome(
         0, "a", 4, released=True, counts={"rapidocr": legible.EngineCount(4)}, texts=3
     )
-    read = legible.counted([outcome], "test", "clinical")
+    read = legible.legibility_figures([outcome], "test", "clinical")
     card = tmp_path / "card.toml"
     card.write_text('id = "x"\n')
     add_figures(card, {"drawn": drawn, "clean_test": clean, "synthetic_test": drawn})
@@ -402,7 +402,7 @@ def test_nothing_left_of_five_hundred_means_at_most_six_in_a_thousand() -> None:
 
 def test_a_missing_engine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _program: None)
-    result = legible.counted(
+    result = legible.legibility_figures(
         [legible.LegibleOutcome(0, "a", 1, released=False, reason="too much")], "test", "research"
     )
     assert [engine.name for engine in legible.engines()] == ["rapidocr"]
