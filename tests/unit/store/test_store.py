@@ -152,8 +152,7 @@ def test_of_many_at_once_one_wins_a_move(database: Database) -> None:
 
 
 def test_a_move_that_another_process_has_won_is_refused(database: Database) -> None:
-    stored = Stored(database)
-    stored.add(study := a_study("1.2.3", StudyState.RECEIVING))
+    Stored(database).add(study := a_study("1.2.3", StudyState.RECEIVING))
     with database.write() as session, pytest.raises(NotAllowedNow, match="at the same time"):
         row = session.get_one(Study, study.id)
         session.execute(text("UPDATE study SET state = 'complete'"))
@@ -587,12 +586,12 @@ def test_a_server_that_forgets_what_it_committed_is_told(postgres_url: str, tmp_
 
 
 @pytest.mark.parametrize(
-    ("query", "seconds"), [("", 10), ("?host=a,b&port=1,2", 5), ("?connect_timeout=3", 3)]
+    ("address", "seconds"),
+    [("127.0.0.1/node", 10), ("/node?host=a,b&port=1,2", 5), ("127.0.0.1/node?connect_timeout=3", 3)],
 )
-def test_several_servers_together_get_the_time_of_one(query: str, seconds: int) -> None:
+def test_several_servers_together_get_the_time_of_one(address: str, seconds: int) -> None:
     """Longer, and the leases of jobs and deliveries would end while it is waited."""
-    at = "" if "host" in query else "127.0.0.1"
-    database = Database(f"postgresql+psycopg://me@{at}/node{query}")
+    database = Database(f"postgresql+psycopg://me@{address}")
     connect = Mock(side_effect=ConnectionAbortedError)
     event.listen(database.engine, "do_connect", lambda *asked: connect(**asked[3]))
     with pytest.raises(ConnectionAbortedError):
