@@ -20,11 +20,8 @@ from dicom_connectors.oidc.settings import OidcSettings
 from dicom_node.base import events
 from dicom_node.base.config import sample
 from dicom_node.base.config.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
-from dicom_node.people.demo import DRAWN_FILM, EmbeddedPacs
 from dicom_node.serve import cli
 from tests.budget import faults, statements
-from tests.ports import free_port
-from tests.waiting import wait_until
 
 ROOMS = (
     "ai_pipeline",
@@ -71,8 +68,9 @@ def messages() -> Iterator[tuple[str, str]]:
 
 def prose() -> Iterator[tuple[str, str]]:
     """Page with line, and line, outside of code; not the changes, nor yet models, studies and training."""
-    pages = (*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "orthanc").glob("*.md"))
-    for page in sorted(pages):
+    for page in sorted(
+        (*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "orthanc").glob("*.md"))
+    ):
         if page.name.startswith(_NO_PROSE) or "studies" in page.parts:
             continue
         text = _CODE.sub(lambda code: re.sub(r"[^\n]", "·", code[0]), page.read_text(encoding="utf-8"))
@@ -141,11 +139,6 @@ def test_every_setting_is_in_a_sample_file() -> None:
     assert [f"{section.__name__}.{key}" for section, key in SETTINGS if not is_shown(section, key)] == []
 
 
-def test_the_sample_files_are_those_that_the_program_prints() -> None:
-    for name, make in sample.FILES.items():
-        assert (ROOT / "config" / f"{name}.toml").read_text(encoding="utf-8") == make()
-
-
 def test_no_number_stands_for_two_events() -> None:
     assert max(Counter(event.number for event in events.all_types()).values()) == 1
 
@@ -182,34 +175,6 @@ def test_every_command_of_a_page_is_one_that_the_programs_take() -> None:
             program,
             line,
         )
-
-
-def test_the_commands_of_the_readme_bring_a_film_into_a_pacs(tmp_path: Path) -> None:
-    """As they stand there, in a folder with an environment and a film; the addresses are ours."""
-    text = (ROOT / "README.md").read_text("utf-8")
-    [export, send] = re.findall(r"^export .*|(?<=`)python examples/send\.py [^`]*", text, re.M)
-    sample, check, serve, test = re.findall("^dicom-node [^#\n]*", text, re.M)
-
-    def run(line: str) -> str:
-        command = ["bash", "-c", f"{export} && {line}"]
-        return subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=True).stdout
-
-    run(f"ln -s {sys.prefix} .venv && ln -s {ROOT}/examples . && cp {DRAWN_FILM} image.dcm && {sample}")
-    pacs, port = EmbeddedPacs(tmp_path / "pacs"), free_port()
-    run(f"sed -i 's/192.0.2.10/127.0.0.1/; s/port = 104/port = {pacs.port}/; s/11112/{port}/' node.toml")
-    assert "The configuration is right." in run(check)
-    with subprocess.Popen(
-        ["bash", "-c", f"{export} && exec {serve}"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    ) as node:
-        try:
-            assert any("[6002]" in line for line in node.stderr or ()), "ready"
-            assert "FAILED" not in run(test)
-            assert run(f"{send} --port {port}").startswith("0000")
-            wait_until(lambda: "delivered" in run("dicom-node studies list"), 300, "the results")
-        finally:
-            node.terminate()
-            pacs.stop()
-    assert len(list((tmp_path / "pacs" / "objects").iterdir())) == 4, "report, lines, picture, summary"
 
 
 def test_generated_documents_are_up_to_date() -> None:

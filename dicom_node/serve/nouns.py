@@ -505,7 +505,7 @@ STUDIES: Final = Noun(
             "people.studies:change_studies",
             "Release studies from quarantine: each is assembled again; of one study you may choose what "
             "counts.\n\nObjects that you do not choose stay aside.",
-            "1.2.840.113619.2.1 --as-of 2-17 --take 1",
+            "1.2.840.113619.2.1 --as-of HASH --take 1",
             inputs=(
                 UIDS,
                 Input(

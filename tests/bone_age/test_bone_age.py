@@ -79,8 +79,7 @@ def results(node: Inbox) -> dict[ResultKind, Dataset]:
     assert Worker(node.settings, node.database).run_once()
     assert [(job.state, job.reason) for job in node.jobs()] == [(JobState.SUCCEEDED, "")]
     with node.database.read() as session:
-        rows = session.scalars(select(Result)).all()
-        return {row.kind: dcmread(node.folder / row.path) for row in rows}
+        return {row.kind: dcmread(node.folder / row.path) for row in session.scalars(select(Result)).all()}
 
 
 def run(site: Path, module: str, *words: str | Path) -> subprocess.CompletedProcess[str]:

@@ -1272,8 +1272,7 @@ def test_each_mutated_object_is_indexed_or_quarantined(
     data, syntax = encoded(good), str(good.file_meta.TransferSyntaxUID)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for first in range(0, rounds, _AT_ONCE):
-        count = min(_AT_ONCE, rounds - first)
-        for number in range(first, first + count):
+        for number in range(first, first + min(_AT_ONCE, rounds - first)):
             # Only the header: what follows it is compared, not read.
             wrong = mutated(data[:1500], chance) + data[1500:]
             inbox.receive_bytes(wrong, str(good.SOPClassUID), f"1.2.826.0.1.{number}", syntax)
@@ -1642,8 +1641,10 @@ def test_a_peer_whose_answer_stops_in_the_middle_is_cut_off(
     monkeypatch.setattr("dicom_node.deliver.scu.dimse._NEGOTIATE_SECONDS", 0.3)
     monkeypatch.setattr("dicom_node.deliver.scu.dimse._ASSOCIATE_SECONDS", 0.6)
     image = film("hung")
-    liar = FakeArchive(free_port(), answers=[answer_for(image)], gives=[image])
-    with run_pacs(liar) as pacs, valve_before(pacs.port) as valve:
+    with (
+        run_pacs(FakeArchive(free_port(), answers=[answer_for(image)], gives=[image])) as pacs,
+        valve_before(pacs.port) as valve,
+    ):
         valve.from_peer = min(passes, 200)  # more would be the answer to C-STORE
         asked = peer(valve.port, retrieve_minutes=0.02, may=["query", "receive"])
         settings = Settings.model_validate({"peers": [asked], "outbox": QUICK})

@@ -79,8 +79,9 @@ def test_what_a_listener_does_once_for_a_site_is_done_where_a_worker_started_fir
     stray = inbox.folder / "spool" / "objects" / "ab" / "1.2" / "20260101T000000000000Z-1.dcm"
     stray.parent.mkdir(parents=True)
     stray.write_bytes(b"no row tells of it")
-    worker = _background(inbox, Role.WORKER, "worker-1", say)
-    with _running(worker, _background(inbox, Role.LISTENER, "listener-1", say)):
+    with _running(
+        _background(inbox, Role.WORKER, "worker-1", say), _background(inbox, Role.LISTENER, "listener-1", say)
+    ):
         wait_until(lambda: SPOOL_DIFFERS.number in [row.number for row in inbox.events()], 60, "comparison")
     taken = [call.kwargs["lease"] for call in say.call_args_list if call.args[0] is SCHEDULER_TAKEN]
     assert taken == ["job scheduler", "scheduler"]
@@ -200,11 +201,21 @@ def running_child(code: str, name: str = "worker-1") -> Iterator[tuple[processes
         child.stop(0.1)
 
 
-def test_a_hostile_working_directory_is_not_imported_by_the_nodes_other_children(ran: Path) -> None:
-    code = "import json, dicom_node.receive; print(json.dumps({'ready': 1}), flush=True); input()"
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import json, dicom_node.receive; print(json.dumps({'ready': True}), flush=True); input()",
+        # A package of the site's own prints, in the worker that runs it.
+        "import sys; print({'score': 0.9}); print('[1]\\n{\"busy_seconds\": \"x\"}'); sys.stdout.flush()\n"
+        "sys.stdout.buffer.write(b'\\xff{\\n'); print('{\"ready\": true}', flush=True); input()",
+    ],
+)
+def test_a_child_imports_no_hostile_working_directory_and_what_a_pipeline_prints_is_not_heard(
+    ran: Path, code: str
+) -> None:
     with running_child(code) as (_, heard):
         wait_until(lambda: heard, 60, "the child speaks or ends")
-    assert heard == [{"ready": 1}]
+    assert heard == [{"ready": True}]
     assert not ran.exists()
 
 
@@ -245,17 +256,6 @@ def test_a_child_that_cannot_be_started_for_want_of_memory_is_started_later(
     with running_child("print('{\"ready\": true}', flush=True); input()", "listener") as (_, heard):
         wait_until(lambda: {"ready": True} in heard, 60, "the child is ready")
     assert heard == [(os.EX_OSERR, 0.5), {"ready": True}]
-
-
-def test_what_a_pipeline_prints_is_not_heard_and_ends_no_watch() -> None:
-    """Of a package of the site's own, in the worker that runs it."""
-    code = (
-        "import sys; print({'score': 0.9}); print('[1]\\n{\"busy_seconds\": \"x\"}'); sys.stdout.flush()\n"
-        "sys.stdout.buffer.write(b'\\xff{\\n'); print('{\"ready\": true}', flush=True); input()"
-    )
-    with running_child(code) as (_, heard):
-        wait_until(lambda: heard, 60, "the child is ready")
-    assert heard == [{"ready": True}]
 
 
 def test_a_child_that_shows_life_and_loads_on_does_not_count_as_silent() -> None:

@@ -102,8 +102,9 @@ class Orthanc:
 
     def call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """One REST call. Raises urllib's errors."""
-        request = urllib.request.Request(self.url + path, data=body, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(self.url + path, data=body, method=method), timeout=30
+        ) as answer:
             data: bytes = answer.read()
             return data
 

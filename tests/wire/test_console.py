@@ -750,13 +750,29 @@ def test_links_lead_each_role_to_all_of_its_pages_and_to_no_others(walk: Walk, r
         assert complaints == []
 
 
-def test_lists_are_dense_and_what_a_reader_presses_is_seen_in_every_language(walk: Walk) -> None:
+PICTURES = {
+    "overview": "/",
+    "add-peer": "/peers/new",
+    "add-rule": "/rules/new",
+    "study": "/studies/{chest}",
+    "assess": "/studies/{held}",
+    "cleaning": "/reviews/1",
+}
+"""Pages in docs/pictures, by name: ``make pictures``."""
+
+
+def test_lists_are_dense_and_what_a_reader_presses_is_seen_in_every_language(
+    walk: Walk, tmp_path: Path
+) -> None:
     page, complaints = walk.page(UserRole.ADMIN, viewport=DESKTOP)
     page.goto("/studies")
     rows = [row.bounding_box() for row in page.locator("table.studies tbody tr").all()]
     assert rows and all(row and row["height"] < 62 for row in rows), "two lines each"
     assert rows[0] and rows[0]["y"] + 8 * 62 < DESKTOP["height"], "eight on a screen"
-    page.set_viewport_size({"width": 1024, "height": 900})
+    page.set_viewport_size({"width": 1024, "height": 640})
+    for name, place in PICTURES.items():
+        page.goto(place.format_map(walk.site.studies))
+        page.screenshot(path=Path(os.environ.get("PICTURES", tmp_path)) / f"console-{name}.png")
     fits = """language => document.documentElement.lang == language
       && [...document.querySelectorAll("#findings, .scroll")].every(it => it.scrollWidth <= it.clientWidth)"""
     for language in languages.LANGUAGES:

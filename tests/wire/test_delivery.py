@@ -237,8 +237,11 @@ def stored(orthanc: Orthanc, image: Dataset, day: str = "") -> Dataset:
 
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    allowed = {"DicomAlwaysAllowGet": True, "DicomAlwaysAllowMove": True}
-    with start_orthanc(tmp_path_factory.mktemp("orthanc"), plugins=[DICOMWEB], config=allowed) as orthanc:
+    with start_orthanc(
+        tmp_path_factory.mktemp("orthanc"),
+        plugins=[DICOMWEB],
+        config={"DicomAlwaysAllowGet": True, "DicomAlwaysAllowMove": True},
+    ) as orthanc:
         yield orthanc
 
 
@@ -1164,8 +1167,9 @@ def test_a_report_is_answered_only_when_it_is_kept(
 def test_a_report_to_the_listener_reaches_the_outbox(tmp_path: Path, committing_pacs: CommittingPacs) -> None:
     outbox = sent(tmp_path / "node", committing_pacs)
     (transaction, uids) = committing_pacs.requests[0]
-    peers = [committing(committing_pacs).model_dump(mode="json")]
-    with receiving(tmp_path / "listener", peers=peers) as listener:
+    with receiving(
+        tmp_path / "listener", peers=[committing(committing_pacs).model_dump(mode="json")]
+    ) as listener:
         assert send_report(listener.port, report(transaction, uids)) == 0x0000
         listener.kill()  # at once: what was answered is kept
         JournalIngest(outbox.database, listener.data_dir / "journal").run_once()
@@ -1182,8 +1186,9 @@ def test_a_real_orthanc_takes_over_and_reports_on_an_association_of_its_own(tmp_
     peers[0] |= {"confirm": "commitment"}
     with receiving(tmp_path / "listener", peers=peers) as listener:
         us = {"AET": "AINODE", "Host": "127.0.0.1", "Port": listener.port}
-        config = {"DicomPort": port, "DicomModalities": {"us": us}}
-        with start_orthanc(tmp_path / "orthanc", config=config) as orthanc:
+        with start_orthanc(
+            tmp_path / "orthanc", config={"DicomPort": port, "DicomModalities": {"us": us}}
+        ) as orthanc:
             outbox = Outbox(tmp_path / "node", [PeerSettings.model_validate(peers[0])])
             uids = outbox.add_study(["pacs"])
             worker, ingest = outbox.worker(), JournalIngest(outbox.database, listener.data_dir / "journal")

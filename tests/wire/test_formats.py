@@ -223,13 +223,16 @@ def site(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Site:
         if (pixels := cv2.imread(str(data / file))) is not None:
             cv2.putText(pixels, "KOWALSKA MARIA", (8, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 1)
             sent[name] = [ultrasound_from(name, np.ascontiguousarray(pixels[..., ::-1], np.uint8))]
-    with run_pacs(Pacs(free_port())) as pacs:
-        config = site_config(pacs.port, RULES, KINDS, senders=("ROOM1", "ROOM3"))
-        with running(Node(folder / "node", config)) as node:
-            for name, images in sent.items():
-                assert set(store(node.port, images, "ROOM3" if name in OF_ROOM_3 else "ROOM1")) == {0x0000}
-            rows = node.wait_for(("delivered", "not_applicable", "quarantined", "failed"), count=len(sent))
-            told = everything_shown(node) + "".join(map(str, pacs.stored.values()))
+    with (
+        run_pacs(Pacs(free_port())) as pacs,
+        running(
+            Node(folder / "node", site_config(pacs.port, RULES, KINDS, senders=("ROOM1", "ROOM3")))
+        ) as node,
+    ):
+        for name, images in sent.items():
+            assert set(store(node.port, images, "ROOM3" if name in OF_ROOM_3 else "ROOM1")) == {0x0000}
+        rows = node.wait_for(("delivered", "not_applicable", "quarantined", "failed"), count=len(sent))
+        told = everything_shown(node) + "".join(map(str, pacs.stored.values()))
     held = [received_as(encoded, pacs.syntaxes[uid]) for uid, encoded in pacs.stored.items()]
     cases = {}
     for name, (source, *_) in sent.items():
@@ -425,8 +428,9 @@ class Ward:
 @pytest.fixture(scope="module")
 def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
     folder = tmp_path_factory.mktemp("site")
-    get = {"DicomAlwaysAllowGet": True}
-    with start_orthanc(folder / "orthanc", ae_title="PACS", plugins=[DICOMWEB], config=get) as pacs:
+    with start_orthanc(
+        folder / "orthanc", ae_title="PACS", plugins=[DICOMWEB], config={"DicomAlwaysAllowGet": True}
+    ) as pacs:
         config = site_config(
             pacs.dicom_port, ULTRASOUND + EVEN_WITHOUT_A_CALL, RESULTS, senders=("MODALITY",)
         )

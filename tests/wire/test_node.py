@@ -129,8 +129,12 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         association = associate(address, [(US, [EXPLICIT])], calling="PACS")
         assert association.store(1, small_object(1)) == 0x0124
         association.release()
-        wrong = [("us1", "AINODE"), ("US1", "OTHER"), ("CT9", "AINODE"), ("ELSEWHERE", "AINODE")]
-        for calling, called in wrong:
+        for calling, called in [
+            ("us1", "AINODE"),
+            ("US1", "OTHER"),
+            ("CT9", "AINODE"),
+            ("ELSEWHERE", "AINODE"),
+        ]:
             with pytest.raises(Rejected):
                 associate(address, [(US, [EXPLICIT])], calling=calling, called=called)
         wait_until(lambda: len(node.events(1004)) == 4, 60, "events")
@@ -1008,8 +1012,10 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="module")
 def tls_receiver(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Receiver]:
     certificate, key = authority.certify("listener")
-    tls = {"certificate": certificate, "private_key": key, "trusted": authority.certificate}
-    with receiving(tmp_path_factory.mktemp("listener"), tls=tls) as running:
+    with receiving(
+        tmp_path_factory.mktemp("listener"),
+        tls={"certificate": certificate, "private_key": key, "trusted": authority.certificate},
+    ) as running:
         yield running
 
 
@@ -1096,8 +1102,11 @@ def test_sigterm_lets_associations_finish_and_aborts_the_rest(tmp_path: Path) ->
 
 
 def test_128_senders_at_once_lose_nothing(tmp_path: Path) -> None:
-    peers = [{"name": "sender", "ae_title": "SENDER", "maximum_associations": 128}]
-    with receiving(tmp_path, maximum_associations=128, peers=peers) as receiver:
+    with receiving(
+        tmp_path,
+        maximum_associations=128,
+        peers=[{"name": "sender", "ae_title": "SENDER", "maximum_associations": 128}],
+    ) as receiver:
         statuses: list[int] = []
         together = threading.Barrier(128)
 

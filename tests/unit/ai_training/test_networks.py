@@ -193,8 +193,7 @@ def test_the_limits_hold_by_how_much_the_reference_runs_inside_its_mask(data: Pa
 def test_the_figures_are_those_of_a_good_reader_and_the_gate_counts_each_set(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = HeadModel(by_brightness, LIMITS, REF)
-    monkeypatch.setattr(HeadModel, "of", lambda _: good)
+    monkeypatch.setattr(HeadModel, "of", lambda _: HeadModel(by_brightness, LIMITS, REF))
     result = fetal.evaluate(data, None, "test")
     assert (result["images"], result["measured"]) == (2, 2)
     assert result["dice"][0] > 0.97 and result["error"][0] < 4

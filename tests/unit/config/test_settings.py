@@ -551,8 +551,12 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def test_settings_show_no_secret_in_any_form(settings: Settings) -> None:
-    changed = settings.model_copy(update={"peers": settings.peers[:1]})
-    for one in (settings, changed, *settings.peers, settings.node):
+    for one in (
+        settings,
+        settings.model_copy(update={"peers": settings.peers[:1]}),
+        *settings.peers,
+        settings.node,
+    ):
         shown = (
             repr(one),
             str(one),
@@ -633,8 +637,9 @@ def test_no_message_shows_what_a_variable_stands_for(tmp_path: Path, monkeypatch
     shown = []
     for table, key in keys():
         found = preflight.check([write(tmp_path / "node.toml", written(table, key))])
-        words = [*map(str, found.problems), repr(found.files.problems), *map(str, found.tried)]
-        if "hunter" in "\n".join(words):
+        if "hunter" in "\n".join(
+            [*map(str, found.problems), repr(found.files.problems), *map(str, found.tried)]
+        ):
             shown.append(f"{table}.{key}")
     assert shown == []
 

@@ -1356,8 +1356,7 @@ def test_a_study_is_worked_on_when_another_machine_can_have_it(site: Site) -> No
     assert (waiting(site.a), len(site.a.jobs())) == (0, 1)
     b = site.machine("b")
     assert work(b) == 1, "its image is fetched"
-    result = site.a.rows(Result)[0].path
-    for there, here, path in ((site.a, b, path_of(b)), (b, site.a, result)):
+    for there, here, path in ((site.a, b, path_of(b)), (b, site.a, site.a.rows(Result)[0].path)):
         assert fetched(here, path).read_bytes() == (there.folder / path).read_bytes()
     assert not [key for key in site.stored() if str(IMAGE.PatientID) in key or "Name" in key]
 

@@ -617,8 +617,13 @@ def test_an_image_has_its_layers_and_marks(node: Inbox) -> None:
 def test_every_page_of_a_study_says_whose_it_is_and_a_heat_map_what_it_is_of(node: Inbox) -> None:
     browser = ConsoleLab(node.settings, node.database).browser(UserRole.OPERATOR)
     heatmap = result(node, ResultKind.HEATMAP).id
-    below = ["images/1", "images/1?layer=1", f"results/{heatmap}", f"results/{heatmap}/content", "1/withdraw"]
-    for page in below:
+    for page in [
+        "images/1",
+        "images/1?layer=1",
+        f"results/{heatmap}",
+        f"results/{heatmap}/content",
+        "1/withdraw",
+    ]:
         assert re.search(r'class="whose"><b>\w+.*ID-one', browser.page(f"/studies/{page}")), page
     assert browser.page("/studies/1").count("heat map: Mark") == 4, "a tile and a row for each of two"
     assert "AI score of Mark" not in browser.text and " score</small>" in browser.text

@@ -12,6 +12,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.deliver.scu.dimse import send_files
 from dicom_node.people import demo
 from tests.drawn_chest import drawn_film
+from tests.forked import run_forked
 
 
 def test_the_film_is_a_drawing_that_says_so_and_the_one_that_our_program_draws() -> None:
@@ -41,3 +42,8 @@ def test_a_modality_keeps_each_file_as_it_is(tmp_path: Path) -> None:
     assert report.code == "0000"
     [stored] = (tmp_path / "objects").iterdir()
     assert stored.read_bytes()[-10000:] == demo.DRAWN_FILM.read_bytes()[-10000:], "data set, bit for bit"
+
+
+def test_a_folder_that_cannot_be_written_is_named() -> None:
+    """Root too makes none in /proc."""
+    assert "cannot write to /proc/x: No such" in run_forked("dicom_node", "demo", "--out", "/proc/x").stderr

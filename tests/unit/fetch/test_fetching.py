@@ -129,8 +129,7 @@ def priors_come(inbox: Inbox, image: Dataset) -> None:
 def test_priors_are_fetched_and_the_job_waits_for_them_a_set_time(tmp_path: Path) -> None:
     new = today(film("new"))
     prior = prior_of(new, "prior")
-    answers = [answer_for(prior, StudyDate="20250101")]
-    with beside(tmp_path, PRIORS, answers=answers, gives=[prior]) as inbox:
+    with beside(tmp_path, PRIORS, answers=[answer_for(prior, StudyDate="20250101")], gives=[prior]) as inbox:
         priors_come(inbox, new)
         asked(inbox)
     jobs = {job.source_uids[0]: job for job in inbox.jobs()}
@@ -172,8 +171,9 @@ def test_a_kill_between_answer_and_fetch_has_nothing_fetched_twice(tmp_path: Pat
 def test_answers_for_another_patient_are_not_fetched(tmp_path: Path, wrong: dict[str, str]) -> None:
     new = today(film("new"))
     new.IssuerOfPatientID = "A"
-    answer = answer_for(prior_of(new, "prior"), StudyDate="20250101", **wrong)
-    with beside(tmp_path, PRIORS, answers=[answer]) as inbox:
+    with beside(
+        tmp_path, PRIORS, answers=[answer_for(prior_of(new, "prior"), StudyDate="20250101", **wrong)]
+    ) as inbox:
         priors_come(inbox, new)
     assert inbox.rows(Fetch) == []
     assert (inbox.jobs()[0].run_at - utc_now()).total_seconds() < 1  # nothing to wait for

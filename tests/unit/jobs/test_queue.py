@@ -123,8 +123,7 @@ def test_heartbeats_keep_the_lease_and_show_progress(database: Database, queue: 
 def test_a_renewal_that_fails_is_not_the_last() -> None:
     renew = Mock(side_effect=chain([MemoryError, OSError], repeat(None)))
     times: Any = {"interval": 0.01, "limit": 60, "grace": 60, "finish": 60, "stopping": threading.Event()}
-    heartbeat = worker_module.JobHeartbeat(Mock(heartbeat=renew), Mock(), abandon=Mock(), **times)
-    with heartbeat:
+    with worker_module.JobHeartbeat(Mock(heartbeat=renew), Mock(), abandon=Mock(), **times):
         wait_until(lambda: renew.call_count > 2, 20, "the next renewal")
 
 

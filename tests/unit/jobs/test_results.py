@@ -534,8 +534,7 @@ def test_the_report_quotes_the_earlier_one_and_is_valid(comparing: Inbox) -> Non
     others = {uid for _, _, uid, _ in whole} - {uid for _, _, uid, _ in own}
     [series] = quoted.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
     assert others == {quoted.SOPInstanceUID, series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID}
-    numbers = sr.read_report(earlier).numbers
-    for word in ("Time Point", "2024-03-02", numbers[0].tracking_uid):
+    for word in ("Time Point", "2024-03-02", sr.read_report(earlier).numbers[0].tracking_uid):
         assert word in str(document)
     # Today's numbers alone are read back as this report's own.
     assert [row["number"] for row in sr.measurements(report)] == ["0.6 {ratio}"]

@@ -329,8 +329,7 @@ def test_a_reference_that_is_missing_or_faulty_fails_no_job(
     node: Inbox, reference: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if reference is None:
-        gone = (ModelRef("scoring", "0", "0" * 64, "f" * 64),)
-        monkeypatch.setattr(Scoring, "models", lambda _: gone)
+        monkeypatch.setattr(Scoring, "models", lambda _: (ModelRef("scoring", "0", "0" * 64, "f" * 64),))
     else:
         write_card(node.folder.parent / "models", reference=reference)
     analysed(node, aged("faulty", 55))

@@ -444,8 +444,11 @@ def test_the_shape_of_pixels_is_said_where_the_iod_wants_it(
     tmp_path: Path, attributes: dict[str, Any], written: list[int] | None
 ) -> None:
     """Type 1C (PS3.3 C.7.6.3): not beside Pixel Spacing, and not of squares."""
-    made = all_of(still(tmp_path, **attributes))
-    for picture in (one for one in made if "PixelData" in one and one.SeriesNumber in (9003, 9005)):
+    for picture in (
+        one
+        for one in all_of(still(tmp_path, **attributes))
+        if "PixelData" in one and one.SeriesNumber in (9003, 9005)
+    ):
         assert picture.get("PixelAspectRatio") == written, "of what is no page"
 
 

@@ -152,8 +152,7 @@ def test_of_many_at_once_one_wins_a_move(database: Database) -> None:
 
 
 def test_a_move_that_another_process_has_won_is_refused(database: Database) -> None:
-    stored = Stored(database)
-    stored.add(study := a_study("1.2.3", StudyState.RECEIVING))
+    Stored(database).add(study := a_study("1.2.3", StudyState.RECEIVING))
     with database.write() as session, pytest.raises(NotAllowedNow, match="at the same time"):
         row = session.get_one(Study, study.id)
         session.execute(text("UPDATE study SET state = 'complete'"))
@@ -487,8 +486,9 @@ def test_a_job_that_runs_meanwhile_tells_of_it_once(inbox: Inbox, caplog: pytest
     queue = JobQueue(inbox.database, WorkerSettings())
     queue.heartbeat = beat = Mock(side_effect=OperationalError("", {}, Exception("connection refused")))  # type: ignore[method-assign]
     times = {"interval": 0.01, "limit": 60, "grace": 60, "finish": 60}
-    job = Mock(spec=Job, id=1)
-    with JobHeartbeat(queue, job, stopping=threading.Event(), abandon=lambda *_: None, **times):
+    with JobHeartbeat(
+        queue, Mock(spec=Job, id=1), stopping=threading.Event(), abandon=lambda *_: None, **times
+    ):
         wait_until(lambda: beat.call_count >= 5, 60, "five beats")
     assert caplog.messages == ["the database does not answer (OperationalError): its work waits"]
 
@@ -535,12 +535,12 @@ def test_a_server_that_forgets_what_it_committed_is_told(postgres_url: str, tmp_
 
 
 @pytest.mark.parametrize(
-    ("query", "seconds"), [("", 10), ("?host=a,b&port=1,2", 5), ("?connect_timeout=3", 3)]
+    ("address", "seconds"),
+    [("127.0.0.1/node", 10), ("/node?host=a,b&port=1,2", 5), ("127.0.0.1/node?connect_timeout=3", 3)],
 )
-def test_several_servers_together_get_the_time_of_one(query: str, seconds: int) -> None:
+def test_several_servers_together_get_the_time_of_one(address: str, seconds: int) -> None:
     """Longer, and the leases of jobs and deliveries would end while it is waited."""
-    at = "" if "host" in query else "127.0.0.1"
-    database = Database(f"postgresql+psycopg://me@{at}/node{query}")
+    database = Database(f"postgresql+psycopg://me@{address}")
     connect = Mock(side_effect=ConnectionAbortedError)
     event.listen(database.engine, "do_connect", lambda *asked: connect(**asked[3]))
     with pytest.raises(ConnectionAbortedError):
@@ -554,11 +554,12 @@ OPTIONS = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, s
 def options_of(url: str) -> tuple[int, ...]:
     """Of the connection's socket, as the kernel has them."""
     database = Database(url)
-    with database.engine.connect() as connection:
-        number = os.dup(connection.connection.driver_connection.fileno())
-        with socket.socket(fileno=number) as line:
-            assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-            found = tuple(line.getsockopt(socket.IPPROTO_TCP, option) for option in OPTIONS)
+    with (
+        database.engine.connect() as connection,
+        socket.socket(fileno=os.dup(connection.connection.driver_connection.fileno())) as line,
+    ):
+        assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        found = tuple(line.getsockopt(socket.IPPROTO_TCP, option) for option in OPTIONS)
     database.dispose()
     return found
 

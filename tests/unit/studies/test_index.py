@@ -330,8 +330,9 @@ def test_a_killed_indexer_indexes_each_acknowledged_object_once(inbox: Inbox) ->
         assign(image, SOPInstanceUID=instance, StudyInstanceUID=study)
         names += inbox.receive(image)
     while inbox.spool.pending() and kills < 2:
-        command = [sys.executable, "-c", VICTIM, str(inbox.folder)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as victim:
+        with subprocess.Popen(
+            [sys.executable, "-c", VICTIM, str(inbox.folder)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        ) as victim:
             assert victim.stdout.readline() == "ready\n"
             time.sleep(chance.uniform(0.0, 0.2))
             victim.kill()
@@ -1137,8 +1138,9 @@ class Life:
                 settle_study(session, row.result.study_id)
 
     def release(self) -> None:
-        held = select(Study.id).filter_by(study_instance_uid=self.uid, state=StudyState.QUARANTINED)
-        for study in self.inbox.scalars(held):
+        for study in self.inbox.scalars(
+            select(Study.id).filter_by(study_instance_uid=self.uid, state=StudyState.QUARANTINED)
+        ):
             choice = Choice(self.inbox.database, self.inbox.settings)
             rows = choice.rows(study)
             patient = rows[0]["number"] if rows and not rows[0]["sop_instance_uid"] else None

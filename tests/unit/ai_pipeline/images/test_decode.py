@@ -1385,8 +1385,10 @@ def test_words_stand_below_the_picture_and_cover_nothing_of_it(shape: tuple[int,
     display = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
     rows, columns = shape[:2]
     expected = np.broadcast_to(display.reshape(rows, columns, -1), (rows, columns, 3))
-    cold = with_heatmap(np.zeros((rows, columns), np.float32))
-    for drawn in (annotate(display, [finding()]), heatmap_overlay(display, cold)):
+    for drawn in (
+        annotate(display, [finding()]),
+        heatmap_overlay(display, with_heatmap(np.zeros((rows, columns), np.float32))),
+    ):
         assert drawn.dtype == np.uint8 and np.array_equal(drawn[:rows, :columns], expected)
         assert (drawn[rows + 1 :] > 150).all(axis=2).sum() > 100  # letters
 

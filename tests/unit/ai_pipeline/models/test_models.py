@@ -318,8 +318,10 @@ def _centre(values: np.ndarray) -> tuple[float, float]:
 @pytest.fixture
 def own_models(tmp_path: Path) -> Path:
     """A folder of one's own with a copy of the chest model."""
-    weights = (registry.SHIPPED.parent / "weights").glob(f"{SHIPPED}.*")
-    for file in (registry.SHIPPED / f"{SHIPPED}.toml", *weights):
+    for file in (
+        registry.SHIPPED / f"{SHIPPED}.toml",
+        *(registry.SHIPPED.parent / "weights").glob(f"{SHIPPED}.*"),
+    ):
         shutil.copy(file, tmp_path / file.name)
     return tmp_path
 

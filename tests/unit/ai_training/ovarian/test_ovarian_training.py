@@ -82,8 +82,9 @@ def test_what_is_stored_in_half_precision_says_the_same_in_half_the_bytes(
     single = path.stat().st_size
     store_in_half(path)
     assert path.stat().st_size < 0.55 * single
-    found = onnxruntime.InferenceSession(path).run(None, {"images": images.numpy()})
-    for one, wanted in zip(found, expected, strict=True):
+    for one, wanted in zip(
+        onnxruntime.InferenceSession(path).run(None, {"images": images.numpy()}), expected, strict=True
+    ):
         assert np.abs(one - wanted).max() <= 0.01 * max(1.0, float(np.abs(wanted).max()))
 
 
