@@ -380,8 +380,7 @@ def _judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> 
     ]
     line = sorted([text, *beside], key=lambda one: one.box.box[0])
     together = " ".join(one.line.text for one in line)
-    named = any(one.meaning is Meaning.IDENTITY for one in beside)
-    if named or (
+    if any(one.meaning is Meaning.IDENTITY for one in beside) or (
         beside and meaning_of(together, min(one.line.confidence for one in line), allowed) is Meaning.IDENTITY
     ):
         return replace(text, meaning=Meaning.IDENTITY, proof="too short, and beside a possible name")
@@ -458,7 +457,8 @@ def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin:
 
 
 def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> Mask:
-    """The thin structures in a box, light or dark, with their soft edges.
+    """The thin structures in a box, light or dark, with their soft edges. Where the brightest channel shows
+    hardly any, as of red letters on green, each channel is looked at.
 
     ``contrast``: the least difference to the surroundings in grey levels; by default a threshold is computed
     from the box (N. Otsu, 1979).
@@ -466,18 +466,21 @@ def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> M
     found: Mask = np.zeros(picture.shape[:2], np.bool_)
     left, top, right, bottom = box.box
     place = index_of((left - 2, top - 2, right + 2, bottom + 2))
-    grey = np.ascontiguousarray(brightest(picture[place]))
-    if not grey.size:
+    part = np.ascontiguousarray(picture[place])
+    if not part.size:
         return found
     # Thickness of a stroke, at most (heights of the line).
     square = np.ones((2 * max(2, round(0.35 * box.height)) + 1,) * 2, np.uint8)
-    # Side of the square whose median is the ground of letters, at most: OpenCV has no larger one (pixels).
-    ground = cv2.medianBlur(grey, min(2 * max(1, round(box.height)) + 1, 255)).astype(np.float32)
-    for way, above in ((cv2.MORPH_TOPHAT, grey - ground), (cv2.MORPH_BLACKHAT, ground - grey)):
-        stands_out = cv2.morphologyEx(grey, way, square)
-        # How far a stroke stands out from what is beside it, at least (grey levels).
-        level = contrast or max(12, cv2.threshold(stands_out, 0, 255, cv2.THRESH_OTSU)[0])
-        found[place] |= (stands_out > level) & (above > level / 2)  # not the gaps between strokes
+    for grey in (brightest(part), *(cv2.split(part) if part.ndim == 3 else ())):
+        # The median of a square is the ground of letters; OpenCV has none of more than 255 pixels.
+        ground = cv2.medianBlur(grey, min(2 * max(1, round(box.height)) + 1, 255)).astype(np.float32)
+        for way, above in ((cv2.MORPH_TOPHAT, grey - ground), (cv2.MORPH_BLACKHAT, ground - grey)):
+            stands_out = cv2.morphologyEx(grey, way, square)
+            # How far a stroke stands out from what is beside it, at least (grey levels).
+            level = contrast or max(12, cv2.threshold(stands_out, 0, 255, cv2.THRESH_OTSU)[0])
+            found[place] |= (stands_out > level) & (above > level / 2)  # not the gaps between strokes
+        if found[place].mean() > 0.04:  # less than any letters take of their box
+            break
     # Width of a stroke's soft edge (heights of the line), but a pixel at least.
     return dilated(found, 2 * max(1, round(0.05 * box.height)) + 1)
 

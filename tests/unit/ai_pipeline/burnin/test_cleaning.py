@@ -661,8 +661,9 @@ def test_a_name_in_a_chest_x_ray_goes_when_asked_for(quick: Reader) -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (2, 300), (16, 16), (1, 1, 3)])
 def test_tiny_pictures_are_left_alone_or_refused(shape: tuple[int, ...]) -> None:
     samples = np.random.default_rng(4).integers(0, 60, shape).astype(np.uint8)
-    image = ArrayImage(samples[None], photometric="RGB" if len(shape) == 3 else "MONOCHROME2")
-    result = cleaned_or_nothing(image)
+    result = cleaned_or_nothing(
+        ArrayImage(samples[None], photometric="RGB" if len(shape) == 3 else "MONOCHROME2")
+    )
     assert result is None or not result.mask.frames.any()
 
 
@@ -689,6 +690,26 @@ def test_no_window_hides_a_name_that_another_window_shows(window: str, tmp_path:
         assert (
             result is None or quick.secrets((np.asarray(result.image.frames[0]) >> 4).astype(np.uint8)) == []
         )
+
+
+@pytest.mark.usefixtures("less_enlarged")
+@pytest.mark.parametrize(
+    ("letters", "ground"),
+    [((220, 0, 0), (0, 220, 0)), ((0, 0, 255), (255, 0, 0)), ((255, 0, 255), (0, 0, 255))],
+    ids=["red on green", "blue on red", "magenta on blue"],
+)
+def test_a_name_that_only_its_colour_shows_goes_or_nothing_leaves(
+    letters: tuple[int, int, int], ground: tuple[int, int, int], quick: Reader
+) -> None:
+    result = cleaned_or_nothing(
+        ArrayImage(
+            np.where(
+                burn(np.zeros(LITTLE, np.uint8), NAME, (10, 50))[..., None] > 127, letters, ground
+            ).astype(np.uint8)[None],
+            photometric="RGB",
+        )
+    )
+    assert result is None or quick.secrets(np.asarray(result.image.frames[0])) == []
 
 
 def test_a_still_that_takes_more_memory_than_there_may_be_is_refused_by_its_size_before_it_is_decoded(
