@@ -101,6 +101,7 @@ _ENDED_BY: Final[Mapping[EventType, tuple[tuple[EventType, ...], tuple[str, ...]
     events.STUDY_QUARANTINED: ((events.STUDY_RELEASED,), ()),
     events.JOB_FAILED: (_JOB_ENDED, ("rule",)),
     events.JOB_HELD: (_JOB_ENDED, ("rule",)),
+    events.JOB_TAKEN_OVER: ((*_JOB_ENDED, events.JOB_FAILED), ("rule",)),
     events.DELIVERY_DEAD: (
         (events.DELIVERY_CONFIRMED, events.DELIVERY_DISCARDED, events.DELIVERY_WITHDRAWN), ("delivery",)
     ),

@@ -1314,6 +1314,7 @@ def test_problems_of_a_study_end_by_its_own_events(console: ConsoleLab, inbox: I
     for bad, good, fields in (
         (events.STUDY_QUARANTINED, events.STUDY_RELEASED, {}),
         (events.JOB_FAILED, events.JOB_SUCCEEDED, {"rule": "chest"}),
+        (events.JOB_TAKEN_OVER, events.JOB_SUCCEEDED, {"rule": "chest"}),
         (events.DELIVERY_DEAD, events.DELIVERY_CONFIRMED, {"delivery": 7}),
     ):
         inbox.write(record, bad, one, **fields)
