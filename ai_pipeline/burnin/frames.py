@@ -109,13 +109,19 @@ class Verifier(RemovalTask):
     def residue(
         self, picture: Picture, filled: Mask, plan: RemovalPlan, kept: Mask, changed: Mask | None = None
     ) -> list[TextBox]:
-        """Find the text in a cleaned picture that still must be removed, at several sizes and contrasts.
-        ``filled`` pixels hold nothing of the source: text read there does not count. Text in ``kept`` was
-        read before and stays. ``changed``: the pixels that were filled since the last reading, as in
-        :func:`candidates`.
+        """Find the text and the QR codes in a cleaned picture that still must be removed; text at several
+        sizes and contrasts. ``filled`` pixels hold nothing of the source: text read there does not count.
+        Text in ``kept`` was read before and stays. ``changed``: the pixels that were filled since the last
+        reading, as in :func:`candidates`.
         """
         found = candidates(picture, self.tools.reader, plan.waves, changed)
-        return [one.box for one in found if self.is_residue(one, filled, plan, kept)]
+        _, codes = cv2.QRCodeDetector().detectMulti(
+            np.ascontiguousarray(brightest(picture))
+        )  # may name anybody
+        return [
+            *(TextBox(corners, 1.0) for corners in (() if codes is None else codes)),
+            *(one.box for one in found if self.is_residue(one, filled, plan, kept)),
+        ]
 
     def is_residue(self, candidate: Candidate, filled: Mask, plan: RemovalPlan, kept: Mask) -> bool:
         """Whether the place ``candidate`` of a cleaned picture holds text that must be removed; masks as in

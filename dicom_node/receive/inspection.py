@@ -233,7 +233,8 @@ def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixel
     ):
         if not _bytes(dataset, keyword).strip(b" \0"):
             raise FaultyObject(f"{name} is missing or empty")
-        if not _uid(dataset, keyword):
+        # A UID under the value representation of a number is a number to all who read the object later.
+        if not _uid(dataset, keyword) or dataset.get_item(keyword).VR not in (None, "UI", "UN"):
             raise FaultyObject(f"{name} is no UID")
     # Only the class: some senders take the SOP Instance UID of the request from a stale file header.
     if requested_class and requested_class != _uid(dataset, "SOPClassUID"):

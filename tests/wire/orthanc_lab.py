@@ -76,8 +76,7 @@ class Orthanc:
 
     def instances(self) -> list[str]:
         """SOP Instance UIDs of all that it holds; a UID stands twice when it holds two copies."""
-        expanded = self.get("/instances?expand")
-        return sorted(item["MainDicomTags"]["SOPInstanceUID"] for item in expanded)
+        return sorted(item["MainDicomTags"]["SOPInstanceUID"] for item in self.get("/instances?expand"))
 
     def fetch(self, sop_instance_uid: str) -> bytes:
         """The stored Part 10 file. Raises LookupError when it holds no such object."""

@@ -86,9 +86,8 @@ class TextBox:
 
     def _sides(self) -> tuple[float, float]:
         """The lengths of the first and the second side in pixels."""
-        across = float(np.linalg.norm(self.corners[0] - self.corners[1]))
-        down = float(np.linalg.norm(self.corners[1] - self.corners[2]))
-        return across, down
+        first, second, third, _ = self.corners
+        return float(np.linalg.norm(first - second)), float(np.linalg.norm(second - third))
 
 
 class TextReader:

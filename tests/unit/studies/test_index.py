@@ -489,12 +489,21 @@ def test_an_object_of_another_class_than_its_request_is_quarantined(inbox: Inbox
     assert "SOP Class UID differs from the one in the C-STORE request" in study.reason
 
 
-@pytest.mark.parametrize("vr", ["OB", "SQ"])
-def test_a_patient_id_that_is_no_text_is_no_patient_id(inbox: Inbox, vr: str) -> None:
+@pytest.mark.parametrize(
+    ("keyword", "vr", "value", "said"),
+    [
+        ("PatientID", "OB", b"B2B2", "PatientID (0010,0020) has the value representation OB, not LO"),
+        ("PatientID", "SQ", [Dataset()], "PatientID (0010,0020) has the value representation SQ, not LO"),
+        ("SOPInstanceUID", "OB", b"1.2.34", "SOP Instance UID (0008,0018) is no UID"),
+    ],
+)
+def test_a_number_or_a_sequence_in_place_of_an_identifier_is_none(
+    inbox: Inbox, keyword: str, vr: str, value: object, said: str
+) -> None:
     image = ultrasound("no text")
-    image[Tag("PatientID")] = DataElement(Tag("PatientID"), vr, b"B2B2" if vr == "OB" else [Dataset()])
-    inbox.settle(image)
-    said = f"PatientID (0010,0020) has the value representation {vr}, not LO"
+    image[Tag(keyword)] = DataElement(Tag(keyword), vr, value)
+    inbox.receive_bytes(encoded(image), image.SOPClassUID, "1.2.3.4", ExplicitVRLittleEndian)
+    inbox.settle()
     assert said in inbox.study(image.StudyInstanceUID).reason
 
 

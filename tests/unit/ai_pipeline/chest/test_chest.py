@@ -769,8 +769,7 @@ def test_every_result_says_which_point_and_how_many_false_alarms_it_brings(card:
         "specific: few false alarms, more findings missed. "
         "Of 100 films without any finding, about 9 get one (7 to 12)."
     )
-    plain = calls.point_note(without, BALANCED).text
-    assert plain == "balanced: between few false alarms and few misses."
+    assert calls.point_note(without, BALANCED).text == "balanced: between few false alarms and few misses."
 
 
 @pytest.mark.parametrize(
@@ -831,8 +830,7 @@ def test_a_wrong_option_is_told_before_anything_runs(
 
 
 def _label(card: Card, wanted: dict[str, float]) -> Label:
-    labels = calls.at_site(card, card.labels, wanted)
-    return next(label for label in labels if label.name == "Effusion")
+    return next(one for one in calls.at_site(card, card.labels, wanted) if one.name == "Effusion")
 
 
 @pytest.fixture(scope="module")
