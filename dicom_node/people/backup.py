@@ -542,10 +542,22 @@ def _assess(settings: Settings, wanted: DecisionRow) -> None:
     with reading(settings) as session:
         _results(session, what["results"])
         study = views.find_study(session, wanted.study_uid).id
-        asked = [session.get_one(Result, row.result_id) for row in outbox.decidable_results(session, study)]
-        if {row.sop_instance_uid for row in asked} != set(what["results"]):
+        decided_again = any(
+            {*row.record["what"]["results"]} >= {*what["results"]}
+            for row in session.scalars(
+                select(DecisionRow)
+                .where(DecisionRow.study_uid == wanted.study_uid, DecisionRow.action == wanted.action)
+                .where(DecisionRow.at > wanted.at, DecisionRow.applied_at.is_not(None))
+            )
+        )
+        if not decided_again and {
+            session.get_one(Result, row.result_id).sop_instance_uid
+            for row in outbox.decidable_results(session, study)
+        } != {*what["results"]}:
             raise _NotYet("the waiting results changed since they were assessed")
-    if what["verdict"] == HeldState.REJECTED:
+    if decided_again:  # by a person, before this decision could be applied
+        _apply_with_audit(settings, wanted)
+    elif what["verdict"] == HeldState.REJECTED:
         reviews.reject_results(settings, wanted.study_uid, _author(wanted), because=wanted.record["words"])
     else:
         reviews.accept_results(settings, wanted.study_uid, _author(wanted), rejected=what["rejected"])

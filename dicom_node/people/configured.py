@@ -472,8 +472,7 @@ def _role_here(settings: Settings, changed: Kind) -> Role:
 
 def _in_words(problem: ConfigProblem) -> str:
     """A mistake of the configuration in one line: key, value and remedy."""
-    shown = f" = {problem.value}" if problem.value else ""
-    return f"{problem.key}{shown}: {problem.remedy}"
+    return f"{problem.key}{f' = {problem.value}' if problem.value else ''}: {problem.remedy}"
 
 
 _IN_ITS_LOG = "the node's log says why (6011); what was installed since its start needs a restart"

@@ -555,8 +555,7 @@ def days_left(session: Session, settings: Settings, now: datetime | None = None)
         return None
     free = shutil.disk_usage(settings.node.data_dir).free
     a_day = (oldest.free_bytes - free) / ((now - oldest.at) / timedelta(days=1))
-    room = max(free - settings.spool.minimum_free_mib * 2**20, 0)
-    return room / a_day if a_day > 0 else None
+    return max(free - settings.spool.minimum_free_mib * 2**20, 0) / a_day if a_day > 0 else None
 
 
 _BATCH: Final = 5000  # rows in one transaction: others get their turn to write

@@ -577,29 +577,34 @@ def test_what_was_withdrawn_stays_so_and_what_came_after_the_backup_is_not_sent(
     assert "Nowak" not in "".join(file.read_text() for file in audit.copied_decisions(node.folder))
 
 
-def test_what_was_rejected_and_accepted_stays_so(tmp_path: Path, pacs: Pacs) -> None:
+def test_what_was_rejected_and_accepted_stays_so_but_where_a_person_has_decided_again(
+    tmp_path: Path, pacs: Pacs
+) -> None:
     node = opened(tmp_path / "var", pacs, assess_first=True)
-    analyse(node, "refused", "taken")
+    analyse(node, "refused", "taken", "again")
     backup.backup(node.settings, [], tmp_path / "saved")
-    reviews.reject_results(node.settings, uid("refused"), READER, because=WHY)
+    for name in ("refused", "again"):
+        reviews.reject_results(node.settings, uid(name), READER, because=WHY)
     reviews.accept_results(node.settings, uid("taken"), READER)
-    audited = acts(node)
 
     node = restored(node, tmp_path / "saved", pacs, assess_first=True)
+    reviews.accept_results(node.settings, uid("again"), READER)  # sooner than the node applies the lost one
     assert {row["state"] for row in backup.reconcile_decisions(node.settings)} == {"applied"}
     deliver(node)
     with node.database.read() as session:
-        told = (
-            select(Study.study_instance_uid, HeldResult.state, Delivery.state)
-            .join(HeldResult, HeldResult.study_id == Study.id)
-            .join(Delivery, Delivery.result_id == HeldResult.result_id)
-            .distinct()
-        )
-        assert {tuple(row) for row in session.execute(told)} == {
+        assert {
+            tuple(row)
+            for row in session.execute(
+                select(Study.study_instance_uid, HeldResult.state, Delivery.state)
+                .join(HeldResult, HeldResult.study_id == Study.id)
+                .join(Delivery, Delivery.result_id == HeldResult.result_id)
+            )
+        } == {
             (uid("refused"), HeldState.REJECTED, DeliveryState.DISCARDED),
             (uid("taken"), HeldState.ACCEPTED, DeliveryState.CONFIRMED),
+            (uid("again"), HeldState.ACCEPTED, DeliveryState.CONFIRMED),
         }
-    assert acts(node) == audited
+    assert acts(node) == [("reader", "results_assessed")] * 4
     node.close()
 
 
