@@ -428,17 +428,15 @@ def _run_study(
 
 
 def _wait_until_ended(uid: str, stored: set[str], begun: datetime, node: _Node) -> dict[str, Any]:
-    """Wait until all objects ``stored`` (UIDs) after ``begun`` are indexed and the study is in an end state.
+    """Wait until the node knows all objects ``stored`` (UIDs) after ``begun`` and the study has ended.
 
     Returns the node's view of the study. Raises Unavailable.
     """
     while True:
         node.fail_if_ended()
         view: dict[str, Any] = node.ask("studies", "show", uid) or {"received": [], "state": ""}
-        # Each of them is indexed, and the study has ended.
-        if view["state"] in END_STATES and stored <= {
-            item["sop_instance_uid"] for item in _received_since(view, begun)
-        }:
+        # A faulty object is received, too, but may have no UID of its own.
+        if view["state"] in END_STATES and len(_received_since(view, begun)) >= len(stored):
             return view
         time.sleep(1.0)  # each look is a process of its own
 
@@ -459,10 +457,10 @@ def _write_objects(folder: Path, files: Sequence[Path], kinds: dict[str, str]) -
         preview.unlink()
     (folder / "pacs").mkdir(parents=True)
     headers = [dcmread(path, stop_before_pixels=True) for path in files]
-    headers.sort(key=lambda ds: (kinds.get(ds.SOPInstanceUID, ""), int(ds.get("InstanceNumber") or 0)))
+    headers.sort(key=lambda ds: (kinds.get(ds.get("SOPInstanceUID"), ""), int(ds.get("InstanceNumber") or 0)))
     written = []
     for number, header in enumerate(headers, start=1):
-        kind = kinds.get(header.SOPInstanceUID, "")
+        kind = kinds.get(header.get("SOPInstanceUID"), "")
         name = f"{number:02d}-{kind or 'source'}"
         target = folder / "pacs" / f"{name}.dcm"
         shutil.copy(header.filename, target)
@@ -471,5 +469,5 @@ def _write_objects(folder: Path, files: Sequence[Path], kinds: dict[str, str]) -
             with suppress(PixelError):
                 image = open_dicom(target)
                 Image.fromarray(image.display(image.header.frames // 2)).save(folder / f"{name}.png")
-        written.append((str(header.SOPInstanceUID), kind, target))
+        written.append((str(header.get("SOPInstanceUID")), kind, target))
     return written

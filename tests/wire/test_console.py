@@ -377,8 +377,7 @@ def grey(page: Page, column: int, row: int = 100) -> int:
 
 def shown(centre: float, width: float, column: int) -> int:
     """What the window makes of the ramp's value there (PS3.3 C.11.2.1.2)."""
-    share = (float(RAMP[0, column]) - (centre - 0.5)) / (width - 1) + 0.5
-    return round(255 * min(max(share, 0.0), 1.0))
+    return round(255 * min(max((float(RAMP[0, column]) - (centre - 0.5)) / (width - 1) + 0.5, 0.0), 1.0))
 
 
 def opened(page: Page, number: int) -> None:

@@ -544,14 +544,18 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subprocess, "Popen", Forked)
-    chest = '[[rules]]\nname = "chest"'  # whose networks would be loaded twice
-    monkeypatch.setattr(demo, "_CONFIG", demo._CONFIG.partition(chest)[0])
+    # Without the rule whose networks would be loaded twice.
+    monkeypatch.setattr(demo, "_CONFIG", demo._CONFIG.partition('[[rules]]\nname = "chest"')[0])
     own, out, source = tmp_path / "own", tmp_path / "out", quick_ultrasound("demonstrated")
     own.mkdir()
     source.save_as(own / "image.dcm", enforce_file_format=True)
+    faulty = quick_ultrasound("without a UID of its own")
+    del faulty.SOPInstanceUID
+    faulty.save_as(own / "other.dcm", enforce_file_format=True)
 
     def perform() -> dict[str, Any]:
-        [row] = demo.run(out, own=own, fresh=False, say=lambda _line, **_: None)
+        row, other = demo.run(out, own=own, fresh=False, say=lambda _line, **_: None)
+        assert other["state"] == "quarantined"
         return row
 
     first = perform()
@@ -566,17 +570,16 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(
     assert second["known_before"]
     assert held_by_pacs(out) == held
     assert second["objects"] == first["objects"]
-    [told] = json.loads((out / "summary.json").read_text(encoding="utf-8"))["studies"]
+    told, _ = json.loads((out / "summary.json").read_text(encoding="utf-8"))["studies"]
     assert told == second and told["study_instance_uid"] == str(source.StudyInstanceUID)
     page = (out / "index.html").read_text(encoding="utf-8")
     assert [page.count(f'src="us-1/{name}.png"') for name in ("01-source", "02-cleaned")] == [1, 1]
-    assert len(list((out / "us-1" / "pacs").glob("*.dcm"))) == 2
-    assert len(list((out / "us-1").glob("*.png"))) == 2
+    assert [len(list((out / "us-1").glob(files))) for files in ("pacs/*.dcm", "*.png")] == [2, 2]
 
 
 def held_by_pacs(out: Path) -> Counter[str]:
     folder = out / ".site" / "pacs" / "objects"
-    return Counter(str(dcmread(path).SOPInstanceUID) for path in folder.glob("*.dcm"))
+    return Counter(str(dcmread(path).file_meta.MediaStorageSOPInstanceUID) for path in folder.glob("*.dcm"))
 
 
 @pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")

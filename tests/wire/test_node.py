@@ -799,8 +799,7 @@ def with_context_name(name: bytes) -> bytes:
     """An association request with this application context in place of DICOM's; empty: without the item."""
     request = associate_request(STORAGE, "SENDER", "AINODE", LIMIT)
     item = struct.pack(">BBH", 0x10, 0, len(DICOM_CONTEXT)) + DICOM_CONTEXT
-    other = struct.pack(">BBH", 0x10, 0, len(name)) + name
-    body = request[6:].replace(item, other if name else b"")
+    body = request[6:].replace(item, struct.pack(">BBH", 0x10, 0, len(name)) + name if name else b"")
     return struct.pack(">BBI", 1, 0, len(body)) + body
 
 
