@@ -62,6 +62,7 @@ from tests.postgres_lab import program, start_postgres
 from tests.site_lab import Site, running_site
 
 _SETTLED_SECONDS = 300  # without any change
+_REPLACED = select(Delivery.result_id).where(Delivery.state == DeliveryState.CANCELLED)
 _ENDED = {StudyState.DELIVERED, StudyState.QUARANTINED, StudyState.FAILED, StudyState.CANCELLED}
 
 
@@ -140,16 +141,18 @@ def count(site: Site, sent: Sent, folder: Path) -> dict[str, Any]:
         "results": len(results),
         "deliveries": dict(deliveries),
         "in the PACS": held.total(),
-        "results stopped by persons": len(stopped),
+        "results stopped or replaced": len(stopped),
         "results not in the PACS": len(results - stopped - set(held)),
         "in the PACS twice or unknown": held.total() - len(results & set(held)),
     }
 
 
 def _stopped() -> Select[str]:
-    withdrawn = select(Withdrawal.result_id)
+    """Results that a person stopped, or that a later object's results replaced before they were sent."""
     rejected = select(HeldResult.result_id).where(HeldResult.state == HeldState.REJECTED)
-    return select(Result.sop_instance_uid).where(or_(Result.id.in_(withdrawn), Result.id.in_(rejected)))
+    return select(Result.sop_instance_uid).where(
+        or_(*(Result.id.in_(one) for one in (select(Withdrawal.result_id), rejected, _REPLACED)))
+    )
 
 
 def _uid(file: Path) -> str:
@@ -184,12 +187,12 @@ def mistakes(ledger: dict[str, Any]) -> list[str]:
         "each study delivered, failed, or in quarantine with its object": lambda: (
             set(studies) <= _ENDED
             and studies[StudyState.QUARANTINED] <= len(ledger["set aside"])
-            and studies[StudyState.CANCELLED] <= ledger["results stopped by persons"]
+            and studies[StudyState.CANCELLED] <= ledger["results stopped or replaced"]
         ),
-        "each delivery confirmed, or stopped by a person": lambda: (
+        "each delivery confirmed, replaced, or stopped by a person": lambda: (
             set(ledger["deliveries"])
-            == {DeliveryState.CONFIRMED} | ({DeliveryState.DISCARDED} & set(ledger["deliveries"]))
-            and ledger["deliveries"].get(DeliveryState.DISCARDED, 0) <= ledger["results stopped by persons"]
+            <= {DeliveryState.CONFIRMED, DeliveryState.DISCARDED, DeliveryState.CANCELLED}
+            and ledger["deliveries"].get(DeliveryState.DISCARDED, 0) <= ledger["results stopped or replaced"]
         ),
         "each result in the PACS": lambda: not ledger["results not in the PACS"],
         "nothing twice": lambda: not ledger["in the PACS twice or unknown"],
@@ -286,7 +289,11 @@ def decided(site: Site) -> dict[str, Any]:
     of_study = select(Study.study_instance_uid)
     with people.reading(settings) as session:
         noted = select(AuditRow.action, Study.study_instance_uid).join(Study, Study.id == AuditRow.study_id)
-        results = select(Study.study_instance_uid, HeldResult.state).join(HeldResult)
+        results = (
+            select(Study.study_instance_uid, HeldResult.state)
+            .join(HeldResult)
+            .where(HeldResult.result_id.not_in(_REPLACED))
+        )
         of_result = of_study.join(Result, Result.study_id == Study.id)
         withdrawn = of_result.join(Withdrawal, Withdrawal.result_id == Result.id)
         others = of_result.where(Result.id.not_in(select(Withdrawal.result_id)))
