@@ -74,7 +74,7 @@ from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
 
 ALIKE, FAR_APART = 8, 32
-"""Grey levels that a reader of text may not tell apart, and those that a viewer with another window does."""
+"""Differences of grey that a reader of text may miss, and that a viewer with another window shows."""
 ROUNDS = 3
 """Attempts to remove what is still found; the last one blacks it out."""
 
@@ -115,9 +115,8 @@ class Verifier(RemovalTask):
         reading, as in :func:`candidates`.
         """
         found = candidates(picture, self.tools.reader, plan.waves, changed)
-        _, codes = cv2.QRCodeDetector().detectMulti(
-            np.ascontiguousarray(brightest(picture))
-        )  # may name anybody
+        # A QR code may name anybody. One a round: to search for several takes minutes in a hostile picture.
+        _, codes = cv2.QRCodeDetector().detect(np.ascontiguousarray(brightest(picture)))
         return [
             *(TextBox(corners, 1.0) for corners in (() if codes is None else codes)),
             *(one.box for one in found if self.is_residue(one, filled, plan, kept)),

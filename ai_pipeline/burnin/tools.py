@@ -312,8 +312,8 @@ _LOADED: dict[tuple[Path | None, Path | None], Tools] = {}
 
 
 def cleaning_models(models_dir: Path | None = None, device_rules: Path | None = None) -> tuple[ModelRef, ...]:
-    """The models by which images are cleaned: those that this process has loaded, even if others were
-    installed since; if it has loaded none, those that the model cards name. It does not load a model. Raises
+    """The models that clean images: the loaded models of this process, even if others were installed since;
+    if it has loaded none, the models that the model cards name. It does not load a model. Raises
     CardError.
     """
     loaded = _LOADED.get((models_dir, device_rules))
