@@ -115,8 +115,8 @@ class Verifier(RemovalTask):
         reading, as in :func:`candidates`.
         """
         found = candidates(picture, self.tools.reader, plan.waves, changed)
-        # A QR code may name anybody. One a round: to search for several takes minutes in a hostile picture.
-        _, codes = cv2.QRCodeDetector().detect(np.ascontiguousarray(brightest(picture)))
+        # A QR code may name anybody. (The search for one alone takes speckle for a code.)
+        _, codes = cv2.QRCodeDetector().detectMulti(np.ascontiguousarray(brightest(picture)))
         return [
             *(TextBox(corners, 1.0) for corners in (() if codes is None else codes)),
             *(one.box for one in found if self.is_residue(one, filled, plan, kept)),
