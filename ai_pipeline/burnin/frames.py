@@ -22,6 +22,7 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import numpy.typing as npt
+import zxingcpp
 
 from ai_pipeline.burnin.decide.writing import (
     FAINT,
@@ -115,12 +116,7 @@ class Verifier(RemovalTask):
         reading, as in :func:`candidates`.
         """
         found = candidates(picture, self.tools.reader, plan.waves, changed)
-        # A QR code may name anybody. (The search for one alone takes speckle for a code.)
-        _, codes = cv2.QRCodeDetector().detectMulti(np.ascontiguousarray(brightest(picture)))
-        return [
-            *(TextBox(corners, 1.0) for corners in (() if codes is None else codes)),
-            *(one.box for one in found if self.is_residue(one, filled, plan, kept)),
-        ]
+        return codes_in(picture) + [one.box for one in found if self.is_residue(one, filled, plan, kept)]
 
     def is_residue(self, candidate: Candidate, filled: Mask, plan: RemovalPlan, kept: Mask) -> bool:
         """Whether the place ``candidate`` of a cleaned picture holds text that must be removed; masks as in
@@ -149,6 +145,13 @@ class Verifier(RemovalTask):
         if not self.policy.removes(text.meaning):
             return False
         return are_letters(text) if share_of(plan.ground, box) > 0.5 else text.line.legible or certain
+
+
+def codes_in(picture: Picture) -> list[TextBox]:
+    """Find the QR codes and bar codes in ``picture`` that a machine can read: any may name a person."""
+    places = [code.position for code in zxingcpp.read_barcodes(np.ascontiguousarray(brightest(picture)))]
+    corners = [(at.top_left, at.top_right, at.bottom_right, at.bottom_left) for at in places]
+    return [TextBox(np.array([(at.x, at.y) for at in four], np.float32), 1.0) for four in corners]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -319,8 +322,7 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
     source, picture = image.stored(0), image.display(0)
     decoded = time.perf_counter()
     tables = DisplayTables.from_frame(source, picture)
-    views = tables.views(source)
-    plan = plan_views(views, image.header, verifier, graphics=graphics)
+    plan = plan_views(tables.views(source), image.header, verifier, graphics=graphics)
     plan = with_faint_writing(plan, source, verifier.tools.reader)
     planned = time.perf_counter()
     report(0.5, "marks found")
@@ -622,7 +624,7 @@ class _CineWindow(Window):
         ]
         # Which frames are outlying depends on what is filled: they are read whole.
         views += [(pictures[index], FINEST, [None], False) for index in _outlying_frames(pictures, self.mask)]
-        found: list[TextBox] = []
+        found = [code for picture in pictures for code in codes_in(picture)]
         for view, scale, boxes, upright in views:
             self._step()
             found += [

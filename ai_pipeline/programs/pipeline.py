@@ -96,8 +96,7 @@ class _Program(ABC):
             options_hash = hashlib.sha256(described).hexdigest()  # in the place of a card's
             model = ModelRef(str(options["model"]), str(options["version"]), model_hash, options_hash)
             findings = findings_in(folders.answer(), files, model)
-        seconds = {"total": time.perf_counter() - began}
-        return PipelineResult(findings, timings=seconds, models=(model,))
+        return PipelineResult(findings, timings={"total": time.perf_counter() - began}, models=(model,))
 
     @abstractmethod
     def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:

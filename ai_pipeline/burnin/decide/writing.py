@@ -105,8 +105,7 @@ def text_in_outline(mask: Mask, reader: TextReader) -> Mask:
     within = box_around(shaped, LETTER_GAP)
     lines = [(box, reader.read(picture, box)) for box in reader.find(picture, within=within)]
     # Letters and digits that are read in a mask, from which its outline gives text away.
-    legible = [box for box, line in lines if line.legible and line.letters >= 3]
-    return paint(legible, mask.shape, 0.1)
+    return paint([box for box, line in lines if line.legible and line.letters >= 3], mask.shape, 0.1)
 
 
 def _without_rectangles(mask: Mask) -> Mask:
@@ -231,9 +230,8 @@ class Text:
         """Whether this text may be a worse reading of the text ``other``, without an additional letter."""
         # Signs that are read as a letter or a digit on small pictures.
         most = len(other.letters) + sum(map(other.line.text.count, "/%-"))
-        # Likeness of two readings of one place, at least.
-        alike = SequenceMatcher(None, self.letters, other.letters).ratio() >= 0.6
-        return len(self.letters) <= most and alike
+        # .6: likeness of two readings of one place, at least.
+        return len(self.letters) <= most and SequenceMatcher(None, self.letters, other.letters).ratio() >= 0.6
 
 
 def find_texts(

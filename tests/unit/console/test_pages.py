@@ -2021,8 +2021,7 @@ def test_the_page_of_a_peer_lists_the_commitments_that_wait_for_a_report(
 
 def test_rules_say_what_they_make_of_recent_studies(console: ConsoleLab, inbox: Inbox) -> None:
     inbox.settle(ultrasound("one"), small_xray("two"))
-    browser = console.browser(UserRole.VIEWER)
-    assert "no rule applies; closest is ultrasound" in browser.page("/rules")
+    assert "no rule applies; closest is ultrasound" in console.browser(UserRole.VIEWER).page("/rules")
     assert [job.rule for job in inbox.jobs()] == ["ultrasound"]
 
 
@@ -2120,8 +2119,7 @@ def test_a_peer_is_added_changed_and_removed_by_an_admin(console: ConsoleLab, co
     browser.page("/peers/us2/change")
     assert browser.post("/peers/us2/remove", version=browser.field("version")) == 200
     assert [peer.name for peer in loading.load([config]).peers] == ["pacs"]
-    rows = console.audit_rows()
-    assert [row["action"] for row in rows[:3]] == ["peer_removed", "peer_saved", "peer_saved"]
+    assert [row["action"] for row in console.audit_rows()[:3]] == ["peer_removed", "peer_saved", "peer_saved"]
     assert "peer us2 removed" in browser.page("/entered")
     assert browser.post("/entered/1/undo") == 200 and loading.load([config]).peer("us2").quiet_seconds == 7
 

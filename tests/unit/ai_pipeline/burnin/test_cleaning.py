@@ -21,6 +21,7 @@ from unittest.mock import Mock
 import cv2
 import numpy as np
 import pytest
+import zxingcpp
 from HersheyFonts import HersheyFonts
 from PIL import Image
 from pydicom import dcmread
@@ -66,7 +67,7 @@ from ai_pipeline.burnin.find.annotation import index_of as place
 from ai_pipeline.burnin.find.drawings import KINDS, Drawings
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, shared_reader
-from ai_pipeline.burnin.frames import OutsideDigest, unchanged_outside
+from ai_pipeline.burnin.frames import OutsideDigest, codes_in, unchanged_outside
 from ai_pipeline.burnin.tools import Classical, Tools, inpaint, shared_tools
 from ai_pipeline.cli import app
 from ai_pipeline.contract import (
@@ -712,12 +713,14 @@ def test_a_name_that_only_its_colour_shows_goes_or_nothing_leaves(
     assert result is None or quick.secrets(np.asarray(result.image.frames[0])) == []
 
 
-def test_a_qr_code_goes_as_a_name_does() -> None:
-    burned = echo(size=(200, 300))
-    burned[100:150, 120:170] = cv2.resize(
-        cv2.QRCodeEncoder.create().encode(f"{NAME} {BORN}"), (50, 50), interpolation=cv2.INTER_NEAREST
-    )
-    assert not cv2.QRCodeDetector().detect(clean(ArrayImage(burned[None]), silent).image.frames[0])[0]
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("form", [zxingcpp.BarcodeFormat.QRCode, zxingcpp.BarcodeFormat.Code128])
+def test_a_code_for_machines_goes_as_a_name_does(form: zxingcpp.BarcodeFormat, frames: int) -> None:
+    code = np.asarray(zxingcpp.create_barcode(f"{NAME} {BORN}", form).to_image())
+    burned = np.stack(cine(frames, size=(260, 640)))
+    burned[:, 100 : 100 + code.shape[0], 20 : 20 + code.shape[1]] = code
+    assert codes_in(burned[0])
+    assert [codes_in(frame) for frame in clean(ArrayImage(burned), silent).image.frames] == [[]] * frames
 
 
 def test_a_still_that_takes_more_memory_than_there_may_be_is_refused_by_its_size_before_it_is_decoded(
