@@ -220,20 +220,9 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
         known = [one for one in findings if one.source_uid == source.uid]
         measured = [one for one in result.measurements if one.source_uid == source.uid]
         here = [one for one in notes if one.source_uid in {None, source.uid}]
-        doubts = [one for one in here if one.name == UNSURE]
-        unsure, judged = bool(doubts), assesses(known)
-        suspected = any(one.decision is Decision.PRESENT and one.code != BURNED_IN for one in known)
-        measured_is_call = any(word in one.statement for one in measured for word in _CALLS) or (
-            not judged and assesses((), measured)
-        )
+        unsure = any(one.name == UNSURE for one in here)
         absence = codes.SCT.Undetermined if unsure else codes.SCT.Absent
         absent = [one for one in patient_findings(known) if one.decision is Decision.ABSENT]
-        # How often a film has what is not suspected was measured on usual ones.
-        rated = " ".join(
-            f"{decided_in_words(one)}: {one.reliability}."
-            for one in known
-            if one.reliability and not (unsure and one.decision is Decision.ABSENT)
-        )
         images.append(
             ImageReport(
                 source=source,
@@ -248,10 +237,10 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
                 measured=[
                     _with_tracking(context, source, one, place) for place, one in enumerate(measured, start=1)
                 ],
-                remarks=[*([f"reliability: {rated}"] if rated else []), *_remarks(source, sources, notes)],
+                remarks=[*_reliability(known, unsure=unsure), *_remarks(source, sources, notes)],
                 images=[one for one in result.images if one.source_uid == source.uid],
                 parts=_parts(context, [one for one in compared if one.source_uid == source.uid]),
-                has_call=suspected or measured_is_call or any(one.on_faces for one in doubts),
+                has_call=_has_call(known, measured, here),
             )
         )
     cleaning = [note for note in notes if note.name in _OF_CLEANING]
@@ -260,17 +249,48 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
         for source in sources
     )
     uncovered = [note.text for note in notes if note.name in {NOT_HERE, NOT_TAKEN}]
-    burned_in = [f"{BURNED_IN_HEAD}{'. '.join(cleaned)}."] if cleaned else []
     return Report(
         context,
         images,
-        "\r\n".join([*in_words(images), *uncovered, *burned_in]),
+        "\r\n".join(
+            [
+                *in_words(images),
+                *uncovered,
+                *([f"{BURNED_IN_HEAD}{'. '.join(cleaned)}."] if cleaned else []),
+            ]
+        ),
         located,
         uncovered,
         list({one.image.SOPInstanceUID: one for one in _compared_images(context, compared)}.values()),
         (*not_here(result), *_parts(context, compared)),
         result.drawn_on,
         any(note.name in _MISSING for note in notes),
+    )
+
+
+def _reliability(findings: Sequence[Finding], *, unsure: bool) -> list[str]:
+    """The remark that says how often calls such as these ``findings`` of an image are right; none if that was
+    not measured. Of an ``unsure`` image it says nothing of absent findings: their figures are of usual films.
+    """
+    rated = [
+        f"{decided_in_words(one)}: {one.reliability}."
+        for one in findings
+        if one.reliability and not (unsure and one.decision is Decision.ABSENT)
+    ]
+    return [f"reliability: {' '.join(rated)}"] if rated else []
+
+
+def _has_call(
+    findings: Sequence[Finding], measured: Sequence[Measurement], notes: Sequence[QualityNote]
+) -> bool:
+    """Whether an image has a call: a suspected finding, a measurement that is a call or stands alone, or a
+    doubt that people shall see. ``notes``: those on the image.
+    """
+    return (
+        any(one.decision is Decision.PRESENT and one.code != BURNED_IN for one in findings)
+        or any(word in one.statement for one in measured for word in _CALLS)
+        or (not assesses(findings) and assesses((), measured))
+        or any(one.name == UNSURE and one.on_faces for one in notes)
     )
 
 
