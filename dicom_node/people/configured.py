@@ -486,9 +486,10 @@ def reload_node(files: Sequence[Path]) -> list[str]:
     asked), Unavailable, NotAllowedNow.
     """
     settings, read = examine(files)
-    if settings is None or read.problems:
-        raise ConfigurationError(read.problems)
-    found = running(settings.node.data_dir)
+    found = running(settings.node.data_dir) if settings else {}
+    if settings is None or read.problems:  # all mistakes at once: also those that only a node's checks find
+        checked = (preflight.check(files, Role.at(place)).problems for place in found)
+        raise ConfigurationError(next(checked, read.problems))
     if not found:
         if settings.node.data_dir.exists() and not os.access(settings.node.data_dir, os.R_OK | os.X_OK):
             raise NotAllowedNow(

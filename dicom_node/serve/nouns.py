@@ -308,8 +308,7 @@ def _study(row: Any) -> Mapping[str, Any]:
 
 def _job(row: Any) -> Mapping[str, Any]:
     """A job for a person: its values, with each of its results in one line."""
-    results = [f"{result['kind']} {result['sop_instance_uid']}" for result in row["results"]]
-    return {**row, "results": results}
+    return {**row, "results": [f"{one['kind']} {one['sop_instance_uid']}" for one in row["results"]]}
 
 
 STUDIES: Final = Noun(

@@ -368,9 +368,13 @@ def test_a_reload_takes_all_or_nothing(reloaded: Node) -> None:
     assert set(processes) == {"listener", "worker"}
     assert store(reloaded.port, [ultrasound("early")], "US2") == [None], "nobody knows this modality yet"
 
-    reloaded.config.write_text(f"{before}{SECOND_MODALITY}port = 'x'\n", encoding="utf-8")
+    reloaded.config.write_text(
+        f"{before}{SECOND_MODALITY}port = 'x'\n"
+        "[[rules]]\nname = 'r2'\nsend_to = ['pacs']\npipeline = 'none_such'\n",
+        encoding="utf-8",
+    )
     told = reloaded.run_apart("reload")
-    assert told.returncode == 78
+    assert told.returncode == 78 and "rules.r2.pipeline = 'none_such': no such pipeline" in told.stderr
     assert "peers.us2.port = 'x': must be a whole number" in told.stderr
     os.kill(reloaded.pid, signal.SIGHUP)  # as somebody would who does not ask first
     wait_until(lambda: "[6011]" in reloaded.log.read_text(encoding="utf-8"), 60, "refusal", step=0.2)
