@@ -91,6 +91,7 @@ _ENDED_BY: Final[Mapping[EventType, tuple[tuple[EventType, ...], tuple[str, ...]
     events.PROCESS_LOST: ((events.PROCESS_BACK,), ("machine", "place", "process")),
     events.DESTINATION_AWAY: ((events.DESTINATION_BACK,), ("destination",)),
     events.INDEXING_FAILED: ((events.INDEXING_BACK,), ()),
+    events.SPOOL_DIFFERS: ((events.SPOOL_AGREES,), ()),
     events.AUDIT_NOT_SENT: ((events.AUDIT_SENT_AGAIN,), ()),
     events.STORE_AWAY: ((events.STORE_BACK,), ("machine",)),
     events.TRACES_NOT_SENT: ((events.TRACES_SENT_AGAIN,), ()),

@@ -97,6 +97,7 @@ TYPES: Final[Mapping[str, EventType]] = {
     "RECOVERY_SCANNED": EventType(2020, _INFO, "spool scanned after start"),
     "FILES_PURGED": EventType(2021, _INFO, "files of objects or results deleted after their days"),
     "SPOOL_DIFFERS": EventType(2030, _ERROR, "spool and index differ: database or disk lost objects"),
+    "SPOOL_AGREES": EventType(2036, _INFO, "spool and index agree again"),
     "OBJECTS_REINDEXED": EventType(
         2031, _WARNING, "a person put objects back that the database did not know"
     ),

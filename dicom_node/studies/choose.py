@@ -539,8 +539,9 @@ def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
     stop_study(session, study, f"replaced by revision {study.revision} of the study", same_data=True)
     move_study(session, study, STUDY_RERUN)
     move_study(session, study, STUDY_COMPLETE)
-    decisions = enqueue_study(session, study, settings)
-    return _rows(study.study_instance_uid, decisions, study.reason, queued=True)
+    return _rows(
+        study.study_instance_uid, enqueue_study(session, study, settings), study.reason, queued=True
+    )
 
 
 def replay(

@@ -56,6 +56,7 @@ from dicom_node.base.store import (
     requested,
     results,
     sight,
+    views,
 )
 from dicom_node.base.store.database import Database, batches, stamp
 from dicom_node.base.store.tables import (
@@ -1082,9 +1083,8 @@ def purge_now(
 
     ``also`` writes in the same transaction, called for each of them.
     """
-    latest = utc_now() + timedelta(days=1)
-    studies, _ = _purge(database, settings, latest, len(study_ids), study_ids, also)
-    return studies
+    tomorrow = utc_now() + timedelta(days=1)
+    return _purge(database, settings, tomorrow, len(study_ids), study_ids, also)[0]
 
 
 def _purge(
@@ -1172,7 +1172,7 @@ def compare(database: Database, spool: Spool, files: Files) -> Difference:
 
 def reconcile(database: Database, spool: Spool, files: Files) -> None:
     """Delete files whose row says that they are deleted; record event 2030 for other differences between
-    spool and index.
+    spool and index, and 2036 when there are none any more.
 
     Files that were never indexed are never deleted here: ``reindex`` puts them back.
     """
@@ -1182,11 +1182,14 @@ def reconcile(database: Database, spool: Spool, files: Files) -> None:
         return
     for path in found.left_over:
         files.delete(files.relative(path))
-    if text := str(found):
-        with database.write() as session:
+    numbers = events.SPOOL_DIFFERS.number, events.SPOOL_AGREES.number
+    with database.write() as session:
+        if text := str(found):
             record(
                 session, events.SPOOL_DIFFERS, unknown=len(found.unknown), missing=found.missing, remedy=text
             )
+        elif any(one["number"] == numbers[0] for one in views.list_events(session, numbers=numbers, limit=1)):
+            record(session, events.SPOOL_AGREES)
 
 
 def reindex(database: Database, spool: Spool, files: Files, progress: Callable[[int, int], None]) -> int:
@@ -1208,4 +1211,5 @@ def reindex(database: Database, spool: Spool, files: Files, progress: Callable[[
     if unknown:
         with database.write() as session:
             record(session, events.OBJECTS_REINDEXED, objects=len(unknown))
+    reconcile(database, spool, files)
     return len(unknown)

@@ -97,8 +97,10 @@ class CharacterSet:
                 codecs = convert_encodings(list(terms))
             except (LookupError, ValueError):
                 return cls(("ascii",), known=False)
-        known = any(terms) and all(term in python_encoding for term in terms)
-        return cls(tuple(map(_codec, codecs)), known)
+        return cls(
+            tuple(map(_codec, codecs)),
+            known=any(terms) and all(term in python_encoding for term in terms),
+        )
 
     def decode(self, value: bytes, vr: str) -> str:
         """Decode a value, including its padding. Raises UnicodeError or LookupError if the bytes do not fit

@@ -329,8 +329,7 @@ def lock_purgeable(
 
     Parameters as of ``purgeable``. Studies that another transaction is changing now are left out.
     """
-    found = purgeable(session, before, limit, among)
-    return purgeable(session, before, limit, lock_free(session, found))
+    return purgeable(session, before, limit, lock_free(session, purgeable(session, before, limit, among)))
 
 
 def mark_purged(session: Session, study_id: int) -> list[str]:

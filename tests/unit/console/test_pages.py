@@ -1264,6 +1264,7 @@ def found(inbox: Inbox) -> list[View]:
         (events.PROCESS_LOST, events.PROCESS_BACK, WORKER),
         (events.DESTINATION_AWAY, events.DESTINATION_BACK, PACS),
         (events.INDEXING_FAILED, events.INDEXING_BACK, {}),
+        (events.SPOOL_DIFFERS, events.SPOOL_AGREES, {}),
         (events.AUDIT_NOT_SENT, events.AUDIT_SENT_AGAIN, {}),
         (events.TRACES_NOT_SENT, events.TRACES_SENT_AGAIN, {}),
         (events.CONFIGURATION_REFUSED, events.CONFIGURATION_RELOADED, {}),

@@ -862,7 +862,10 @@ def test_a_lost_database_is_named_and_its_studies_come_back(inbox: Inbox) -> Non
         assert (study.state, study.revision) == (StudyState.QUEUED, 1)
     assert again.study(faulty.StudyInstanceUID).state is StudyState.QUARANTINED
     assert not str(compare(*stores)) and reindex(*stores, lambda _done, _of: None) == 0
-    assert len(again.outcomes()) == 5
+    assert len(again.outcomes()) == 5 and [e.number for e in again.events() if e.number in (2030, 2036)] == [
+        2030,
+        2036,
+    ]
     again.close()
 
 
