@@ -285,7 +285,7 @@ def _not_measurable(masks: Bools) -> str:
     # Least area of a heart as a share of its convex hull: that of no reader's heart in `cxr_anatomy` is
     # less.
     if cv2.contourArea(outlines[0]) / max(hull, 1.0) < 0.92:
-        return "the outline of the heart is not that of a heart"
+        return "the outline of the heart is ragged"
     if masks[:, :, [0, -1]].any():
         return "the chest is cut off at the side of the image"
     return ""

@@ -335,7 +335,9 @@ class ChestXray:
                 cut_off=[MISSING[edge] for edge in analysed.missing if edge is not Edge.TOP],
                 look=analysed.look,
             )
-            doubt = measured.missed or doubt
+            # The other two signs are themselves why there is no ratio.
+            clouded = doubt if doubt == UNSURE_NOTES[-1] else ""
+            doubt = f"{clouded} {measured.missed}".strip() if measured.missed else doubt
         if measured.judges_size and not settings.given.all_labels:  # one voice: the ratio is the better model
             found = [one for one in found if one.label != ratio.CARDIOMEGALY]
         notes = missing_notes(uid, found, analysed.missing)

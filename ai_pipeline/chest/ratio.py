@@ -65,7 +65,7 @@ class Ratio:
     judges_size: bool = False
     """Whether the ratio says how large the heart is: of a PA film, compared with the limit."""
     missed: str = ""
-    """Why a ratio that the film should have is not given, as a sentence; also where no outline is usable."""
+    """Why a ratio that the film should have is not given, as a sentence."""
 
 
 def measure(
@@ -90,14 +90,14 @@ def measure(
     the header gives the pixel spacing, else in pixels.
     """
     projection = projection_of(image.header) if projection is None else projection
-    missed = anatomy.fault and f"No ratio: {anatomy.fault}."
     if wanted is Projections.OFF:
-        return Ratio(missed=missed)
+        return Ratio()
     if wanted is Projections.PA and projection != "PA":
-        return Ratio(notes=(_note(image, f"not measured: {_projection(projection)}"),), missed=missed)
+        return Ratio(notes=(_note(image, f"not measured: {_projection(projection)}"),))
+    # What may be ill first: what is outside the picture is also said where it is not assessed.
     border = "the heart's border is hidden" if look and look.hidden else ""
-    if cut_off or border or anatomy.measured is None:
-        why = f"{' and '.join(cut_off)} outside the picture" if cut_off else anatomy.fault or border
+    why = anatomy.fault or border or (f"{' and '.join(cut_off)} outside the picture" if cut_off else "")
+    if why or anatomy.measured is None:
         return Ratio(notes=(_note(image, f"not measured: {why}"),), missed=f"No ratio: {why}.")
     statement = _statement(
         anatomy.measured.ratio, projection, model.agreement, look or Look(), effusion=effusion

@@ -1093,7 +1093,7 @@ def _codes(header: Dataset, keyword: str) -> list[CodedConcept]:
 
 
 # Raised with every change that makes other bytes from the same input; written into every object.
-BUILDER_VERSION: Final = "13"
+BUILDER_VERSION: Final = "14"
 
 
 def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts: str) -> str:
