@@ -539,9 +539,7 @@ def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
     stop_study(session, study, f"replaced by revision {study.revision} of the study", same_data=True)
     move_study(session, study, STUDY_RERUN)
     move_study(session, study, STUDY_COMPLETE)
-    return _rows(
-        study.study_instance_uid, enqueue_study(session, study, settings), study.reason, queued=True
-    )
+    return _rows(study.study_instance_uid, enqueue_study(session, study, settings), study.reason, queued=True)
 
 
 def replay(
