@@ -500,10 +500,11 @@ class ClassifierRun(TrainingRun):
         rows, size, weights = self.validation_rows, self.experiment.network.size, self.experiment.loss
         average, pixels = cast(Tasks, self.average), self.material.pixels[self.validation_rows]
         network = average.network
+        logits, pooled = infer(network, pixels, size)
         if weights.teacher and weights.teacher_share:  # what ships: both heads as one
-            pooled = infer(network, pixels, size)[1]
-            network = copy.deepcopy(average).cpu().merged(pooled, weights.teacher_share).to(self.device)
-        logits, _ = infer(network, pixels, size)
+            network = copy.deepcopy(average).cpu().merged(pooled, weights.teacher_share)
+            with torch.inference_mode():  # the features are the same: only the last layer is another
+                logits = network.head(torch.from_numpy(pooled)).numpy()
         images = [self.material.images[row] for row in rows]
         sources = np.array([image.source for image in images])
         auc = within_source_auc(self.targets.hard[rows], logits, sources, left_out=UNFAIR)

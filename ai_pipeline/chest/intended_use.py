@@ -36,7 +36,7 @@ _KIND_SENTENCES = {
     ASKEW: "they look like a chest that is tilted",
     CUT_OFF: "they look like a chest that is cut off, or another part of the body",
     CLIPPED: "the grey levels look clipped",
-    CHILD: "they look like a small child, or a lung is white or gone",
+    CHILD: "they look like those of a small child, or a lung is white or gone",
     OTHER: "they look like no X-ray",
 }
 
@@ -100,7 +100,7 @@ def refused_by_pixels(inside: bool, kind: Kind, exposure: Exposure) -> str | Non
     if pose is not None:
         return f"{_NOT_LIKE}: it may be {pose.sentence}, but put upright it does not look like one either"
     sentence = _KIND_SENTENCES.get(kind.name)
-    return f"{_NOT_LIKE}: {sentence or 'another picture, or a chest with a lung that is white or gone'}"
+    return f"{_NOT_LIKE}: {sentence or 'they show something else, or a lung is white or gone'}"
 
 
 def projection_of(header: ImageHeader) -> str:
