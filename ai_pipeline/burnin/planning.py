@@ -22,8 +22,8 @@ from ai_pipeline.burnin.decide.writing import (
     as_scales,
     blocks,
     by_best_reading,
-    by_their_block,
     by_their_pair,
+    by_their_rows,
     covered,
     find_texts,
     inner,
@@ -353,7 +353,7 @@ class _Scene:
         """
         if not self.clinical:
             return
-        self.texts = by_their_pair(by_their_block(by_best_reading(self.texts)), self.task.allowed)
+        self.texts = by_their_pair(by_their_rows(by_best_reading(self.texts)), self.task.allowed)
         tissue = self.ground & ~self.plain
         self.texts = [
             replace(text, meaning=Meaning.ORIENTATION, proof="a side and a place, over tissue")

@@ -169,6 +169,7 @@ MEASUREMENTS = (
 
 _LABELLED = r"(?:(?!ng)[b-df-hj-np-tv-xz]{2,3}|q ?scan|[a-z]) \d{1,2}(?:[.,]\d)?"
 """A value after a letter or a label without a vowel, as no name is but Ng; three in a row are settings."""
+_IN_A_ROW = rf"(?:\d{{1,4}}(?:[.,]\d)? ){{0,2}}{_LABELLED}(?:[ /]*{_LABELLED}){{2,5}}"
 
 SETTINGS = (
     rf"m ?[i1l|] ?{_INDEX}",
@@ -207,7 +208,7 @@ SETTINGS = (
     r"prc \d{1,2}(?: ?/ ?\d{1,2}){2}|pr[sc] \d|pst \d|res ?- ?[a-c]|xv ?c ?\d|tac ?\d",
     r"\d{2,3}(?:[.,]\d)? ?kvp?|\d{1,3}(?:[.,]\d{1,2})? ?mas",  # exposure of an X-ray
     r"d[vu]a \d{1,3} ?%|t \d[.,]\d|\d[.,]\d \d[.,]\d|q ?scan(?: \d\d)?",
-    rf"(?:\d{{1,4}}(?:[.,]\d)? ){{0,2}}{_LABELLED}(?:[ /]*{_LABELLED}){{2,5}}",
+    _IN_A_ROW,
     rf"m[i1l|] ?m {_INDEX}|m ?dr \d{{2,3}}|m ?ft \d[.,]\d",
 )
 """Acoustic output and machine settings, in the same form."""
@@ -275,7 +276,13 @@ def may_be_setting(text: str) -> bool:
             for place, letter in enumerate(way)
             for other in _MISREAD.get(letter, "")
         }
-    return any(sum(map(str.isalnum, way)) >= 4 and _SETTING.fullmatch(spaced(way)) for way in ways)
+    return any(
+        sum(map(str.isalnum, way)) >= 4
+        and _SETTING.fullmatch(spaced(way))
+        # As several settings in a row "KIM 102" could be misread: "K 1 M 1 o 2".
+        and not re.fullmatch(_IN_A_ROW, spaced(way), re.IGNORECASE)
+        for way in ways
+    )
 
 
 def meaning_of(text: str, confidence: float, allowed: Allowed = NOTHING_MORE) -> Meaning:

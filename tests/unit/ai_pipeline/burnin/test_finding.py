@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
+from itertools import product
 from typing import Any, cast
 from unittest.mock import Mock
 
@@ -39,6 +40,7 @@ from ai_pipeline.burnin.decide.writing import (
     by_best_reading,
     by_their_block,
     by_their_pair,
+    by_their_rows,
     find_texts,
     letter_strokes,
     level_box,
@@ -1095,7 +1097,7 @@ def test_a_reading_that_says_more_or_else_is_no_second_reading(proven: str, othe
         ("Har-mid", "", Meaning.IDENTITY),
     ],
 )
-@pytest.mark.parametrize("between", ["97", "FR 32", "P Low", "E/A 1/2", "L/A", "Gen"])
+@pytest.mark.parametrize("between", ["97", "FR 32", "P Low", "P Off", "Enh: 3", "E/A 1/2", "L/A", "Gen"])
 def test_what_stands_between_two_settings_is_one(
     between: str, above: str, below: str, meaning: Meaning
 ) -> None:
@@ -1113,12 +1115,38 @@ MISREAD, NO_SETTINGS = (
 )
 
 
-def test_a_misread_setting_between_two_settings_is_one_and_no_initials_age_or_number_is() -> None:
+SURNAMES = """KIM Kim Lee LI Li Yu NG Ng Wu Ma Ali EVA Eva Ito Bo Jo Al An Ha Ono Ana Omar Noor Dang Thi
+    Wang Anna Jean Åse Zoë Łuka O'Neil Mc McCoy deVries DiMaria LeRoy vanDyk Öz Ivo Gray Wall Line Smith
+    J.KIM KIM,EVA Kim-Lee 김민준 李娜 Иван محمد""".split()
+TAILS = (
+    *("", " 4", " 45", ": 45", " 45Y", " 102", " 3.5", ": 7.4", " 0.80", " 3.5M", " D/0", " 3/4", " 1/2/4", " Off"),
+    *(" 12.03", " 12/03/67", " 01.02.1967", " 123456", " F", " M 45", " H10.0MHz", " 50%", " 8dB", " 45 3.5"),
+)
+
+
+def test_a_misread_setting_between_two_settings_is_one_and_no_name_initials_age_or_number_is() -> None:
     meanings = {
-        between: by_their_block(block(("Gn -3", 20), (between, 40), ("FF3/E2", 60)))[1].meaning
-        for between in (*NO_SETTINGS, *MISREAD)
+        between: by_their_block(block(("MI 0.9", 20), (between, 40), ("TIS 0.2", 60)))[1].meaning
+        for between in (*NO_SETTINGS, *(name + tail for name in SURNAMES for tail in TAILS), *MISREAD)
     }
     assert [between for between, found in meanings.items() if found is not Meaning.IDENTITY] == list(MISREAD)
+
+
+def columns(*rows: tuple[str, str]) -> list[Text]:
+    """Labels around one middle, their values around another."""
+    return [
+        text(words, (middle - 6 * len(words), 28 * row, middle + 6 * len(words), 28 * row + 30))
+        for row, pair in enumerate(rows, start=1)
+        for words, middle in zip(pair, (130, 220), strict=True)
+    ]
+
+
+def test_label_and_value_in_two_columns_stay_or_go_together_and_no_name_is_a_label() -> None:
+    rows = (("FR", "27"), ("AO%", "100"), ("Frq", "12.0"), ("Map", "D/0"), ("D", "3.5"), ("DR", "75"))
+    assert meanings(by_their_rows(columns(*rows))) == [Meaning.ACOUSTIC] * 12
+    for name, value in product(SURNAMES, ("4", "45", "102", "3.5", "0.80", "D/0", "3/4", "Off", "50%")):
+        found = as_scales(by_their_rows(columns(*rows[:2], (name, value), *rows[4:])), [])
+        assert meanings(found)[4:6] == [Meaning.IDENTITY] * 2
 
 
 @pytest.mark.parametrize("name", ["KIM MINJUN", "01.02.", "Fr. Omid"])
