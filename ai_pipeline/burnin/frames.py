@@ -228,7 +228,10 @@ class Window:
         """
         self.sources, self.plan, self.tables, self.verifier = sources, plan, tables, verifier
         self._filler = filler
-        self.results = [apply_plan(source, plan, tables.black, filler) for source in sources]
+        self.results = [
+            fill_plan(black_out(source, plan.banner, tables.black), plan.mask, plan, tables.black, filler)
+            for source in sources
+        ]
         self.mask: Mask = plan.mask | plan.banner
         self.kept = plan.kept
         self.marks: list[Mark] = []
@@ -350,16 +353,6 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
         },
         spared=plan.spared,
     )
-
-
-def apply_plan(source: PixelArray, plan: RemovalPlan, black: float, filler: Inpainter) -> PixelArray:
-    """Return ``source`` with the plan's mask filled and its banner set to ``black``; unchanged if both are
-    empty.
-    """
-    if not plan.mask.any() and not plan.banner.any():
-        return source
-    bare = black_out(source, plan.banner, black) if plan.banner.any() else source
-    return fill_plan(bare, plan.mask, plan, black, filler)
 
 
 def fill_plan(

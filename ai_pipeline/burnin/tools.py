@@ -53,34 +53,28 @@ class Inpainter(Protocol):
         ...
 
 
+@dataclass(slots=True)
 class Classical:
-    """Inpainting by a method of OpenCV."""
+    """Inpainting by a method of OpenCV; ``name``: a method in :data:`METHODS`."""
 
-    context = 8
-
-    def __init__(self, name: str) -> None:
-        """``name``: a method in :data:`METHODS`."""
-        self.name = name
-        self._method = METHODS[name]
+    name: str
+    context: int = 8
 
     def fill(self, picture: Picture, hole: Mask) -> Picture:
         """Fill ``hole`` in ``picture``."""
         if not hole.any() or hole.all():
             return picture.copy()
-        filled = cv2.inpaint(emptied(picture, hole), hole.astype(np.uint8), RADIUS, self._method)
+        filled = cv2.inpaint(emptied(picture, hole), hole.astype(np.uint8), RADIUS, METHODS[self.name])
         return np.where(hole if picture.ndim == 2 else hole[..., None], filled, picture).astype(np.uint8)
 
 
+@dataclass(slots=True)
 class NetworkInpainter:
-    """Inpainting by a network, run on the tiles that hold a part of the hole."""
+    """Inpainting by a network, run on the tiles that hold a part of the hole; ``run``: the loaded network."""
 
-    context = CONTEXT
-
-    def __init__(self, name: str, run: Run) -> None:
-        """``run``: the loaded network."""
-        self.name = name
-        self._run = run
-        self._start = Classical("navier-stokes")
+    name: str
+    run: Run
+    context: int = CONTEXT
 
     def fill(self, picture: Picture, hole: Mask) -> Picture:
         """Fill ``hole`` in ``picture``."""
@@ -89,7 +83,7 @@ class NetworkInpainter:
         rows, columns = hole.shape
         # The grid reaches beyond the picture, so that every tile has the same size and its context.
         pad = ((CONTEXT, CONTEXT + -rows % CORE), (CONTEXT, CONTEXT + -columns % CORE))
-        framed = np.pad(self._start.fill(picture, hole), (*pad, (0, 0)), mode="edge")
+        framed = np.pad(PLAIN.fill(picture, hole), (*pad, (0, 0)), mode="edge")
         holes = np.pad(hole, pad)
         filled = framed.copy()
         for top in range(0, rows, CORE):
@@ -105,7 +99,7 @@ class NetworkInpainter:
     def _generate(self, tile: Picture, hole: Mask) -> Picture:
         """Run the network on one tile."""
         start = np.ascontiguousarray(tile.transpose(2, 0, 1)[None], np.float32) / np.float32(127.5) - 1
-        made = self._run(start, hole[None, None].astype(np.float32))[0]
+        made = self.run(start, hole[None, None].astype(np.float32))[0]
         levels = np.rint((made.transpose(1, 2, 0) + 1) * 127.5)
         return np.asarray(np.clip(levels, 0, 255), np.uint8)
 
@@ -287,25 +281,17 @@ TEXT, LINES, MARKS, FILL = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tools:
-    """What cleaning needs: the text readers, the mark detector and the inpainter, each with the model that it
-    runs. ``threshold`` 0 to 1: probability from which a pixel counts as drawn. ``device_rules``: a site's
-    folder.
+    """What cleaning needs: text readers, mark detector, inpainter, and the ``models`` that they run: for
+    text, lines, marks and filling, in the order of results. ``threshold`` 0 to 1: probability from which a
+    pixel counts as drawn. ``device_rules``: a site's folder.
     """
 
     reader: TextReader
     finder: MarkFinder
     threshold: float
     filler: Inpainter
-    text_model: ModelRef
-    line_model: ModelRef
-    mark_model: ModelRef
-    fill_model: ModelRef
+    models: tuple[ModelRef, ModelRef, ModelRef, ModelRef]
     device_rules: Path | None = None
-
-    @property
-    def models(self) -> tuple[ModelRef, ...]:
-        """The models for text, lines, marks and filling, in the order of results."""
-        return self.text_model, self.line_model, self.mark_model, self.fill_model
 
 
 _LOADED: dict[tuple[Path | None, Path | None], Tools] = {}
@@ -335,10 +321,7 @@ def shared_tools(models_dir: Path | None = None, device_rules: Path | None = Non
         finder=MarkFinder(OnnxRuntime(registry.read(marks.file("mark-finder")))),
         threshold=float(marks.details["detector"]["threshold"]),
         filler=NetworkInpainter(fill.id, on_onnx(registry.read(fill.file("inpainter")), usable_cores())),
-        text_model=texts.ref,
-        line_model=lines.ref,
-        mark_model=marks.ref,
-        fill_model=fill.ref,
+        models=(texts.ref, lines.ref, marks.ref, fill.ref),
         device_rules=device_rules,
     )
     return _LOADED[place]

@@ -238,12 +238,14 @@ def find_texts(
     picture: Picture, reader: TextReader, known: Mask, waves: Waves, allowed: Allowed = NOTHING_MORE
 ) -> list[Text]:
     """Find and read all text of a picture, uint8 grey or RGB; among measured curves (``waves``) only legible
-    text. ``known``: pixels that are masked in any case; doubtful places there are not read. ``allowed``: text
-    that may stay.
+    text. ``known``: pixels that are masked in any case; doubtful upright places there are not read.
+    ``allowed``: text that may stay.
     """
     texts: list[Text] = []
     for one in candidates(picture, reader, waves):
-        if (not one.certain and covered(one.box, known)) or any(_was_read(one.box, text) for text in texts):
+        if (one.box.is_upright and not one.certain and covered(one.box, known)) or any(
+            _was_read(one.box, text) for text in texts
+        ):
             continue
         text = one.text(reader, allowed)
         if one.certain or text.line.legible:
@@ -597,9 +599,10 @@ def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> lis
         one, other = texts[first], texts[second]
         value = AXIS.fullmatch(other.line.text.strip()) is not None
         level = _in_one_row(one.box.box, other.box.box, 2.0) and one.box.box[0] < other.box.box[0]
-        rate = value and re.fullmatch("F?HR|BPM", one.line.text.strip())
-        below = rate and _is_above(other.box.box, one.box.box, 1.5)
-        paired = level or below or (value and _is_above(one.box.box, other.box.box, 1.5))
+        above = _is_above(one.box.box, other.box.box, 1.5) or (
+            re.fullmatch("F?HR|BPM", one.line.text.strip()) and _is_above(other.box.box, one.box.box, 1.5)
+        )
+        paired = level or (value and above)
         if paired and one.letters != other.letters and Meaning.IDENTITY in (one.meaning, other.meaning):
             sure = min(one.line.confidence, other.line.confidence)
             together = meaning_of(f"{one.line.text} {other.line.text}", sure, allowed)
@@ -703,11 +706,12 @@ def inner(box: TextBox) -> TextBox:
 
 def _rows(texts: Sequence[Text]) -> list[tuple[Text, Text]]:
     """The rows of all blocks of settings in two columns: each label with each reading of its value."""
-    rows = []
-    for label in texts:
-        values = [text for text in texts if _is_row(label, text)]
-        end = min((text.box.box[2] for text in values), default=0)
-        rows += [(label, text) for text in values if text.box.box[0] < end]
+    rows = [
+        (label, value)
+        for label, value in permutations(texts, 2)
+        if _is_row(label, value)
+        and not any(_is_row(label, text) and text.box.box[2] <= value.box.box[0] for text in texts)
+    ]
     return [row for row in rows if _is_in_columns(row, rows)]
 
 
@@ -725,16 +729,12 @@ def _is_row(label: Text, value: Text) -> bool:
 
 def _is_in_columns(row: tuple[Text, Text], rows: Sequence[tuple[Text, Text]]) -> bool:
     """Whether at least three of the ``rows``, with this one, have their labels and values in its columns."""
-    return (
-        len(
-            {
-                "".join(text.letters for text in other)
-                for other in rows
-                if all(_aligned(text.box.box, one.box.box) for text, one in zip(row, other, strict=True))
-            }
-        )
-        >= 3
-    )
+    found = {
+        label.letters + value.letters
+        for label, value in rows
+        if _aligned(label.box.box, row[0].box.box) and _aligned(value.box.box, row[1].box.box)
+    }
+    return len(found) >= 3
 
 
 def _joined(label: Text, value: Text) -> Text:
@@ -804,24 +804,10 @@ def _is_among_settings(text: Text, texts: Sequence[Text]) -> bool:
     if sum(_leads_to_setting(text, others, upwards=upwards) for upwards in (True, False)) < 1 + ambiguous:
         return False
     reach = BLOCK * (text.box.box[3] - text.box.box[1])
-    labelled = re.match("[A-Z][A-Za-z]", written) is not None
-    return harmless or not any(
-        other.meaning is Meaning.IDENTITY
-        and not _may_be_setting(other)
-        and max(gaps(text.box.box, other.box.box)) <= reach
-        and not (labelled and _are_parted(text, other, others))
+    return harmless or all(
+        _may_be_setting(other)
         for other in others
-    )
-
-
-def _are_parted(text: Text, name: Text, texts: Sequence[Text]) -> bool:
-    """Whether a proven setting in the column of ``text`` stands between it and a possible name."""
-    here, there = (centre_of(one.box.box)[1] for one in (text, name))
-    return any(
-        _as_proof(line) is Meaning.ACOUSTIC
-        and _aligned(text.box.box, line.box.box)
-        and min(here, there) < centre_of(line.box.box)[1] < max(here, there)
-        for line in texts
+        if other.meaning is Meaning.IDENTITY and max(gaps(text.box.box, other.box.box)) <= reach
     )
 
 

@@ -84,13 +84,6 @@ def find_drawings(picture: Picture, finder: MarkFinder, threshold: float, measur
     return _drawings(picture, maps, drawn, _majority_classes(drawn, maps))
 
 
-def no_drawings(shape: tuple[int, ...]) -> Drawings:
-    """Return empty drawings for a picture of ``shape`` that is not ultrasound, on which the mark network was
-    not trained.
-    """
-    return Drawings({kind: np.zeros(shape[:2], np.bool_) for kind in KINDS}, ())
-
-
 def _drawings(picture: Picture, maps: MarkMaps, drawn: Mask, classes: npt.NDArray[np.uint8]) -> Drawings:
     """Make the masks and marks of the ``drawn`` pixels with these ``classes``; ``maps``: the network's
     output.

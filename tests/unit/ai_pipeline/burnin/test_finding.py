@@ -1,6 +1,7 @@
 """What is found, how it is read, which pixels are strokes, and what a burned-in text is for."""
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
@@ -1115,12 +1116,30 @@ MISREAD, NO_SETTINGS = (
 )
 
 
-SURNAMES = """KIM Kim Lee LI Li Yu NG Ng Wu Ma Ali EVA Eva Ito Bo Jo Al An Ha Ono Ana Omar Noor Dang Thi
-    Wang Anna Jean Åse Zoë Łuka O'Neil Mc McCoy deVries DiMaria LeRoy vanDyk Öz Ivo Gray Wall Line Smith
-    J.KIM KIM,EVA Kim-Lee 김민준 李娜 Иван محمد""".split()
+SURNAMES = re.findall(
+    r"\S+",
+    """KIM Kim Lee LI Li Yu NG Ng Wu Ma Ali EVA Eva Ito Bo Jo Al An Ha Ono Ana Omar Noor Dang Thi Wang Anna
+    Jean Åse Zoë Łuka O'Neil Mc McCoy deVries DiMaria LeRoy vanDyk Öz Ivo Gray Wall Line Smith J.KIM KIM,EVA
+    Kim-Lee 김민준 李娜 Иван محمد""",
+)
 TAILS = (
-    *("", " 4", " 45", ": 45", " 45Y", " 102", " 3.5", ": 7.4", " 0.80", " 3.5M", " D/0", " 3/4", " 1/2/4", " Off"),
-    *(" 12.03", " 12/03/67", " 01.02.1967", " 123456", " F", " M 45", " H10.0MHz", " 50%", " 8dB", " 45 3.5"),
+    *(
+        "",
+        " 4",
+        " 45",
+        ": 45",
+        " 45Y",
+        " 102",
+        " 3.5",
+        ": 7.4",
+        " 0.80",
+        " 3.5M",
+        " D/0",
+        " 3/4",
+        " 1/2/4",
+        " Off",
+    ),
+    *(" 12.03", " 12/03/67", " 01.02.1967", " 123456", " F", " M 45", " H10.0MHz", " 50%", " 8dB"),
 )
 
 
