@@ -100,8 +100,7 @@ class NetworkInpainter:
         """Run the network on one tile."""
         start = np.ascontiguousarray(tile.transpose(2, 0, 1)[None], np.float32) / np.float32(127.5) - 1
         made = self.run(start, hole[None, None].astype(np.float32))[0]
-        levels = np.rint((made.transpose(1, 2, 0) + 1) * 127.5)
-        return np.asarray(np.clip(levels, 0, 255), np.uint8)
+        return np.asarray(np.clip(np.rint((made.transpose(1, 2, 0) + 1) * 127.5), 0, 255), np.uint8)
 
 
 def emptied(picture: npt.NDArray[Any], hole: Mask) -> npt.NDArray[Any]:
@@ -152,15 +151,14 @@ def inpaint(source: PixelArray, mask: Mask, filler: Inpainter, not_tissue: Mask 
     """
     filled = np.array(source, copy=True)
     labels, stats = components(dilated(mask, JOINED))
-    for label, (left, top, width, height, _) in enumerate(stats):
-        if label > 0:
-            rows = slice(max(0, top - filler.context), top + height + filler.context)
-            columns = slice(max(0, left - filler.context), left + width + filler.context)
-            hole = mask[rows, columns]
-            own = hole & (labels[rows, columns] == label)
-            if not_tissue is not None:
-                hole = hole | not_tissue[rows, columns]
-            filled[rows, columns][own] = _generate(cast(Samples, source[rows, columns]), hole, filler)[own]
+    for label, (left, top, width, height, _) in enumerate(stats[1:], start=1):
+        rows = slice(max(0, top - filler.context), top + height + filler.context)
+        columns = slice(max(0, left - filler.context), left + width + filler.context)
+        hole = mask[rows, columns]
+        own = hole & (labels[rows, columns] == label)
+        if not_tissue is not None:
+            hole = hole | not_tissue[rows, columns]
+        filled[rows, columns][own] = _generate(cast(Samples, source[rows, columns]), hole, filler)[own]
     return filled
 
 
@@ -257,9 +255,8 @@ def _plain_colour(pixels: PixelArray, tolerance: float) -> Colour | None:
     differs = np.abs(pixels.reshape(len(pixels), -1).astype(np.float64) - colour).max(axis=1)
     # Share of what is around a hole in one colour, from which that is the background there; else it is
     # black.
-    if float((differs <= tolerance).mean()) < 0.5:
-        return None
-    return np.asarray(colour if pixels.ndim > 1 else colour[0], pixels.dtype)
+    plain = float((differs <= tolerance).mean()) >= 0.5
+    return np.asarray(colour if pixels.ndim > 1 else colour[0], pixels.dtype) if plain else None
 
 
 def _commonest(values: npt.NDArray[Any]) -> Any:
@@ -302,8 +299,7 @@ def cleaning_models(models_dir: Path | None = None, device_rules: Path | None = 
     if it has loaded none, the models that the model cards name. It does not load a model. Raises
     CardError.
     """
-    loaded = _LOADED.get((models_dir, device_rules))
-    if loaded:
+    if loaded := _LOADED.get((models_dir, device_rules)):
         return loaded.models
     return tuple(registry.find(name, models_dir).ref for name in (TEXT, LINES, MARKS, FILL))
 

@@ -74,9 +74,7 @@ class Allowed:
         No date is allowed if the patient's age is unknown or below two days: it may be the birth date.
         """
         known = frozenset(word.casefold() for word in keep_words)
-        if dates != "keep":
-            return cls(known)
-        if header.age_years is None or header.age_years * 365.25 < 2:
+        if dates != "keep" or header.age_years is None or header.age_years * 365.25 < 2:
             return cls(known)
         days = (date_of(header.attributes.get(keyword, "")) for keyword in EXAMINED)
         return cls(known, frozenset(filter(None, days)))
@@ -312,8 +310,7 @@ def _meaning_of_line(line: str) -> Meaning:
     if line in _SINGLE_LETTERS - SIDE_LETTERS:
         return Meaning.MEASUREMENT
     line = re.sub(r"(?i)^/(?=prf)", "", spaced(line))  # an echo's edge before the first letter
-    tokens = [token.strip(",;:|()[]") for token in line.split()]
-    return _proven([token for token in tokens if token])
+    return _proven(list(filter(None, (token.strip(",;:|()[]") for token in line.split()))))
 
 
 def spaced(text: str) -> str:
@@ -323,8 +320,7 @@ def spaced(text: str) -> str:
     line = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-")
     line = re.sub(r"(?<=[^\W\d_])\s*[:=]\s*|(?<=[^\W\d_]\d):\s*(?=\d+[.,]\d)", " ", line)
     line = re.sub(r"(?<![\d.])([1-9])\.(?=[^\W\d_])", r"\1 ", line)
-    line = re.sub(r"(?<=[^\W\d_])\.?(?=[-+]?\d)|(?<=\d)(?=[^\W\d_])", " ", line)
-    return " ".join(line.split())
+    return " ".join(re.sub(r"(?<=[^\W\d_])\.?(?=[-+]?\d)|(?<=\d)(?=[^\W\d_])", " ", line).split())
 
 
 def _proven(tokens: Sequence[str]) -> Meaning:
@@ -376,9 +372,9 @@ def _is_orientation(tokens: Sequence[str]) -> bool:
     sure = [big in NOUNS | VIEWS | SIDES or word in CODES for word, big in zip(words, upper, strict=True)]
     allowed = SIDE_LETTERS | (ALSO_NAMES | JOINING if any(big in NOUNS for big in upper) else frozenset())
     allowed |= SUFFIXES if any(sure) and "-" in tokens[-1] else frozenset()
-    if not all(good or big in allowed for good, big in zip(sure, upper, strict=True)):
-        return False
-    return any(sure) or (len(words) == 1 and words[0] in SIDE_LETTERS)
+    return all(good or big in allowed for good, big in zip(sure, upper, strict=True)) and (
+        any(sure) or (len(words) == 1 and words[0] in SIDE_LETTERS)
+    )
 
 
 def _unstuck(word: str) -> tuple[str, ...]:

@@ -168,8 +168,11 @@ class Candidate:
         """Return ``line`` as legible or not. In measured pixels (flow, spectra, M-mode, curves) and along a
         vertical, only text of three letters that is read whole and with confidence counts as legible.
         """
-        wide = is_wide(self.box.length, self.box.height, line)
-        unsure = line.confidence < SURE or line.letters < FEW_CHARACTERS or wide
+        unsure = (
+            line.confidence < SURE
+            or line.letters < FEW_CHARACTERS
+            or is_wide(self.box.length, self.box.height, line)
+        )
         suspicious = self.flow > TOUCHES or self.box.is_upright
         return replace(line, legible=False) if suspicious and unsure else line
 
@@ -238,29 +241,25 @@ def find_texts(
     picture: Picture, reader: TextReader, known: Mask, waves: Waves, allowed: Allowed = NOTHING_MORE
 ) -> list[Text]:
     """Find and read all text of a picture, uint8 grey or RGB; among measured curves (``waves``) only legible
-    text. ``known``: pixels that are masked in any case; doubtful upright places there are not read.
-    ``allowed``: text that may stay.
+    text. ``known``: pixels that are masked in any case; there doubtful places count only if they are
+    level and surely read. ``allowed``: text that may stay.
     """
     texts: list[Text] = []
     for one in candidates(picture, reader, waves):
-        if (one.box.is_upright and not one.certain and covered(one.box, known)) or any(
-            _was_read(one.box, text) for text in texts
-        ):
+        hidden = not one.certain and covered(one.box, known)
+        read = (
+            overlap(one.box.box, text.box.box) >= SAME
+            # A line that stays may have been read in a box of two, of which the other is a name.
+            # Height of a box within a line, from which it holds that line (share of the line's height).
+            and (text.meaning is Meaning.IDENTITY or one.box.height > 0.6 * text.box.height)
+            for text in texts
+        )
+        if (hidden and one.box.is_upright) or any(read):
             continue
         text = one.text(reader, allowed)
-        if one.certain or text.line.legible:
+        if one.certain or (text.line.legible and text.line.confidence >= hidden * LEAST_CONFIDENCE):
             texts.append(text)
     return [_judged_in_its_line(text, texts, allowed) for text in texts]
-
-
-def _was_read(box: TextBox, text: Text) -> bool:
-    """Whether what a box holds is part of the ``text`` read already: of any text that is removed, or of a
-    line as high as the box. A line that stays may have been read in a box of two, of which the other is a
-    name.
-    """
-    # Height of a box within a line, from which it holds that line (share of the line's height).
-    line = text.meaning is Meaning.IDENTITY or box.height > 0.6 * text.box.height
-    return line and overlap(box.box, text.box.box) >= SAME
 
 
 def text_meaning(box: TextBox, line: Line, allowed: Allowed = NOTHING_MORE) -> Meaning:
@@ -391,7 +390,8 @@ def _is_beside(box: Box, other: Box) -> bool:
     """Whether two boxes stand on one line, level or upright, no farther apart than a word's space."""
     left, top, right, bottom = other
     upright = bottom - top > UPRIGHT * (right - left) and box[2] - box[0] <= box[3] - box[1]
-    return _in_one_row(box, other) or (upright and _in_one_row(_turned(box), _turned(other)))
+    turned, beside = ((one[1], one[0], one[3], one[2]) for one in (box, other))
+    return _in_one_row(box, other) or (upright and _in_one_row(turned, beside))
 
 
 def _in_one_row(box: Box, other: Box, apart: float = 1.5) -> bool:
@@ -399,12 +399,6 @@ def _in_one_row(box: Box, other: Box, apart: float = 1.5) -> bool:
     (across, down), height = gaps(box, other), min(box[3] - box[1], other[3] - other[1])
     # Gap up to which two texts belong to one line (heights of the lower one).
     return -down > 0.5 * height and across < apart * height
-
-
-def _turned(box: Box) -> Box:
-    """The box with rows and columns exchanged."""
-    left, top, right, bottom = box
-    return top, left, bottom, right
 
 
 def covered(box: TextBox, mask: Mask) -> bool:
@@ -525,7 +519,8 @@ _WORDS = (
 """Labels with vowels; none is among the 64,000 names of Faker 40."""
 AMBIGUOUS = re.compile(
     rf"(?![FJMW] ?\d\d|{_NAMES})(?:(?:(?:[A-Z]|{_CONSONANTS}|{_WORDS}) ?:? ?)?"
-    r"\d{1,2}(?:[.,]\d)?|100 ?[^\s\dAaFfJjMmWwYy]?|(?:[A-Z]/[A-Z] ?)?\d(?:/\d){1,3}|[A-Z]/[A-Z]|"
+    r"\d{1,2}(?:[.,]\d)?|-\d{1,2}|100 ?[^\s\dAaFfJjMmWwYy]?|"
+    r"(?:[A-Z]/[A-Z] ?)?\d(?:/\d){1,3}|[A-Z]/[A-Z](?: \d/1\d)?|"
     r"(?:[B-DF-HJ-NP-TV-XZ]{1,3} )?(?:Gen|Pen|Low|Med|Mid|High|Off))"
 )
 """The form of a setting that could be an age, a date or a name elsewhere: a number after a label without a
@@ -719,7 +714,7 @@ def _is_row(label: Text, value: Text) -> bool:
     """Whether two texts may be the label and the value of a setting."""
     words = re.fullmatch(r"[^\W\d_]\D{0,9}", label.line.text.strip())
     number = re.fullmatch(
-        r"[-+]?\d{1,3}(?:[.,]\d{1,2})? ?[A-Za-z%°/]{0,4}|(?:[A-Z]|\d)(?:/\d){1,3}|O[nf]f?|Low|Med|Mid|High",
+        r"[-+]?\d{1,3}(?:[.,]\d{1,2})? ?[A-Za-z%°/]{0,4}|(?:[A-Z]|\d)(?:/1?\d){1,3}|O[nf]f?|Low|Med|Mid|High",
         value.line.text.strip(),
     )
     left, right = label.box.box, value.box.box
@@ -747,9 +742,7 @@ def _joined(label: Text, value: Text) -> Text:
 
 def _as_proven(text: Text, proven: Sequence[Text]) -> Text:
     """Return ``text`` with the meaning of a reading of the same place in ``proven``, if there is one."""
-    if text.meaning is not Meaning.IDENTITY:
-        return text
-    for other in proven:
+    for other in proven if text.meaning is Meaning.IDENTITY else ():
         if _is_same_place(text.box.box, other.box.box) and (not text.line.legible or text.may_say(other)):
             return replace(text, meaning=other.meaning, proof="as another reading of it shows")
     return text

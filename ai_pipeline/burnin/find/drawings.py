@@ -80,7 +80,7 @@ def find_drawings(picture: Picture, finder: MarkFinder, threshold: float, measur
     # A part of the flow is a colour bar where it fills this share of its box, and the detector takes this
     # share of it for a scale.
     bars = (area >= 0.8 * box) & (scale >= 0.1 * area)
-    drawn = maps.above(threshold) & ~(flow & ~bars[labels]) & ~measured
+    drawn = (maps.marked >= threshold) & ~(flow & ~bars[labels]) & ~measured
     return _drawings(picture, maps, drawn, _majority_classes(drawn, maps))
 
 

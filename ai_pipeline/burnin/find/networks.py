@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.find.annotation import Mask, Picture, brightest
+from ai_pipeline.burnin.find.annotation import Picture, brightest
 
 HEIGHT, STEP = 32, 4
 """Rows of the network's input; its columns are multiples of this (`examples/studies/reader.py`)."""
@@ -129,10 +129,6 @@ class MarkMaps:
 
     marked: npt.NDArray[np.float32]
     classes: npt.NDArray[np.uint8]
-
-    def above(self, threshold: float) -> Mask:
-        """The mask of the pixels with a probability of ``threshold`` (0 to 1) or more."""
-        return self.marked >= threshold
 
 
 @dataclass(frozen=True, slots=True)
