@@ -161,6 +161,8 @@ MEASUREMENTS = (
     rf"{_WHICH}(?:{_HEART}) ?(?:(?:{_WHAT}) ?)?(?:{_CM} ?cm|{_NUMBER} ?{_HEART_UNIT})",
     rf"{_WHICH}(?:{_HEART}) (?:index(?: {_DECIMAL})?|{_WHAT})|index {_DECIMAL}",
     rf"{_WHICH}efw ?\d{{2,4}} ?g",
+    r"(?:(?:lt|rt|left|right) )?(?:ut|umb|mca|dv)-(?:ps|ed|s/d|d/s|pi|ri|md|tamax|tamean|hr)"
+    rf"(?: {_NUMBER} ?(?:[cm]m?/s|bpm)?)?",
     r"(?:ga|aua|cua|us ga|cga|dga|ega)? ?\d{1,2} ?wk?s? ?[0-6] ?d",
 )
 """Values with their labels and units, as regular expressions on :func:`spaced` text, letters of any case."""
@@ -203,7 +205,8 @@ SETTINGS = (
     r"h[a-z]? (?:[a-z] )?p ?[i1l] 1\d[.,][6-9]\d ?- ?\d[.,]\d{2}",  # 12.03 is a day, 11.30 a time
     rf"i ?m ?{_INDEX}|i ?t ?[msc]? ?{_INDEX}",  # mechanical and thermal index in French; Ito is a name
     r"h?(?:p[eé]n|g[eé]n|r[eé]s)(?: ?- ?h?(?:p[eé]n|g[eé]n|r[eé]s))+",
-    r"prc \d{1,2}(?: ?/ ?\d{1,2}){2}|pr[sc] \d|pst \d|res ?- ?[a-c]|xv ?c ?\d|tac ?\d",
+    r"prc \d{1,2}(?: ?/ ?\d{1,2}){2}|prc \d{1,2}-\d{1,2}-[lmh]",
+    r"pr[sc] \d|pst \d|res ?- ?[a-c]|xv ?c? ?\d|tac ?\d",
     r"\d{2,3}(?:[.,]\d)? ?kvp?|\d{1,3}(?:[.,]\d{1,2})? ?mas",  # exposure of an X-ray
     r"d[vu]a \d{1,3} ?%|t \d[.,]\d|\d[.,]\d \d[.,]\d|q ?scan(?: \d\d)?",
     _IN_A_ROW,

@@ -510,11 +510,11 @@ ALIGNED = 0.7
 BLOCK = 2.5
 """Distance up to which the lines of a block prove the text between them (heights of a line)."""
 _CONSONANTS = "[B-DF-HJ-NP-TV-XZ][b-df-hj-np-tv-xzB-DF-HJ-NP-TV-XZ]{1,2}"
-_NAMES = "N[Gg]|M[Cc]|V[Ll][Kk]|W[Mm]"
+_NAMES = "(?:N[Gg]|M[Cc]|V[Ll][Kk]|W[Mm])(?![A-Za-z])"
 """Names, and their beginnings, without a vowel."""
 _WORDS = (
     "Map|Mapa|Enh|Gain|Ganho|Ganancia|Depth|Tiefe|Profundidad|Zoom|Edge|Smooth|Persist|Focus|Filter|Filtro|"
-    "Filtre|Freq|Angle|Scale|Sweep|Dens|Density|Reject|Chroma|Noise|Contrast|Dyn|Quality|Avg"
+    "Filtre|Freq|(?:SV )?Angle|Size|Scale|Sweep|Dens|Density|Reject|Chroma|Noise|Contrast|Dyn|Quality|Avg"
 )
 """Labels with vowels; none is among the 64,000 names of Faker 40."""
 AMBIGUOUS = re.compile(
@@ -527,7 +527,7 @@ AMBIGUOUS = re.compile(
 vowel, ratios, steps. A padlock beside a power is read as a letter; no letter of a sex or of years is one."""
 HARMLESS = re.compile(
     rf"(?!{_NAMES}|[HW][Tt]|BW)(?:[A-Z]|{_CONSONANTS}|{_WORDS}|[eisx][A-Z][a-z]{{2,8}}) ?:?"
-    r"(?: ?(?:H?\d{1,2}[.,]\d(?: ?(?:[kM](?:Hz)?|cm))?|0[.,]\d\d|\d{1,3} ?(?:dB|%|k?Hz|fps|°))| [A-Z]/\d)|"
+    r"(?: ?(?:H?\d{1,2}[.,]\d(?: ?(?:[kM](?:Hz)?|[cm]m))?|0[.,]\d\d|\d{1,3} ?(?:dB|%|k?Hz|fps|°))| [A-Z]/\d)|"
     r"[eisx][A-Z][a-z]{2,8}(?: \d)?"
 )
 """The form of a setting that no person has, whatever stands near: a label that is no name, with a value that
