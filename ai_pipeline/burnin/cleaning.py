@@ -125,8 +125,8 @@ def clean(
         marks=marks,
         notes=(*_notes(image, marks, cleaned), *filter(None, header_notes)),
         timings=timings,
-        widened=cleaned.widened,
-        blacked_out=cleaned.blacked_out,
+        widened=len(cleaned.widened),
+        blacked_out=len(cleaned.blacked_out),
         readings=tuple(replace(reading, source_uid=image.uid) for reading in cleaned.readings),
     )
 
@@ -175,8 +175,12 @@ def _notes(image: SourceImage, marks: tuple[Mark, ...], cleaned: CleanedFrames) 
             f"{_some(len(cleaned.in_doubt), 'place')} in the image may hold letters that cannot be read, "
             "or what a doctor needs, and stayed",
         ),
-        (cleaned.widened, "widened", f"{_some(cleaned.widened, 'place')} needed a wider mask"),
-        (cleaned.blacked_out, "blacked_out", f"{_some(cleaned.blacked_out, 'place')} had to be blacked out"),
+        (cleaned.widened, "widened", f"{_some(len(cleaned.widened), 'place')} needed a wider mask"),
+        (
+            cleaned.blacked_out,
+            "blacked_out",
+            f"{_some(len(cleaned.blacked_out), 'place')} had to be blacked out",
+        ),
         (by_hand, "by_hand", f"blacked out as a person marked it: {by_hand}"),
         (
             filled and image.header.modality in {"CR", "DX", "MG", "RF"},
@@ -184,8 +188,7 @@ def _notes(image: SourceImage, marks: tuple[Mark, ...], cleaned: CleanedFrames) 
             "side markers may be among what was removed",
         ),
     )
-    doubts, again = cleaned.in_doubt[:MOST_PLACES], cleaned.refilled[:MOST_PLACES]
-    places = {"in_doubt": doubts, "widened": again, "blacked_out": again}
+    places = {name: getattr(cleaned, name)[:MOST_PLACES] for name in ("in_doubt", "widened", "blacked_out")}
     return [
         QualityNote(name, text, image.uid, places=places.get(name, ()))
         for applies, name, text in notes

@@ -155,7 +155,7 @@ def _findings(image: SourceImage, marks: tuple[Mark, ...], tools: Tools) -> list
     if not removed:
         # Mark that the policy leaves in place was found: only what it removes is absent.
         absent = "burned-in text to remove" if marks else "burned-in text"
-        return [Finding(absent, BURNED_IN, None, None, Decision.ABSENT, image.uid, tools.text_model)]
+        return [Finding(absent, BURNED_IN, None, None, Decision.ABSENT, image.uid, tools.models[0])]
     areas = {mark: (mark.box[2] - mark.box[0]) * (mark.box[3] - mark.box[1]) for mark in removed}
     largest = sorted(removed, key=areas.__getitem__, reverse=True)[:MOST_FINDINGS]
     return [_finding(image, mark, tools) for mark in largest]
@@ -165,6 +165,7 @@ def _finding(image: SourceImage, mark: Mark, tools: Tools) -> Finding:
     """The finding for one removed mark."""
     is_text = mark.kind in {AnnotationKind.TEXT, AnnotationKind.BANNER}
     left, top, right, bottom = map(float, mark.box)
+    text_model, _, mark_model, _ = tools.models
     place = Region("box", ((left, top), (right, bottom)), Origin.TEXT if is_text else Origin.MARK)
     return Finding(
         label=f"Burned-in {mark.kind.value}",
@@ -173,7 +174,7 @@ def _finding(image: SourceImage, mark: Mark, tools: Tools) -> Finding:
         threshold=POSSIBLE_TEXT if is_text else tools.threshold,
         decision=Decision.PRESENT,
         source_uid=image.uid,
-        model=tools.text_model if is_text else tools.mark_model,
+        model=text_model if is_text else mark_model,
         frame=mark.frame if image.header.frames > 1 else None,
         regions=(place,),
     )

@@ -22,8 +22,8 @@ from ai_pipeline.burnin.decide.writing import (
     as_scales,
     blocks,
     by_best_reading,
-    by_their_block,
     by_their_pair,
+    by_their_rows,
     covered,
     find_texts,
     inner,
@@ -49,10 +49,10 @@ from ai_pipeline.burnin.find.annotation import (
     index_of,
 )
 from ai_pipeline.burnin.find.area import amplified, faint_writing, find_area, strokes
-from ai_pipeline.burnin.find.drawings import DRAWN, Drawings, find_bars, find_drawings, no_drawings
+from ai_pipeline.burnin.find.drawings import DRAWN, KINDS, Drawings, find_bars, find_drawings
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, TextReader, looks_like_text, paint
-from ai_pipeline.burnin.find.traces import Waves, find_flow, find_strips, find_traces, no_waves
+from ai_pipeline.burnin.find.traces import Waves, find_flow, find_strips, find_traces
 from ai_pipeline.burnin.tools import Tools, is_plain
 from ai_pipeline.contract import ImageHeader, Meaning, PixelArray, Reading
 from ai_pipeline.errors import CleaningFailed
@@ -214,7 +214,8 @@ class _Scene:
         self.picture, self.header, self.task, self.graphics = picture, header, task, graphics
         self.shape, self.clinical = picture.shape[:2], task.policy is CleaningPolicy.CLINICAL
         self.banner, self.devices, self.plain, self.ground, self.bars = (self.nothing() for _ in range(5))
-        self.area, self.waves, self.drawn = ~self.nothing(), no_waves(self.shape), no_drawings(self.shape)
+        self.area, self.waves = ~self.nothing(), Waves(self.nothing(), self.nothing())
+        self.drawn = Drawings({kind: self.nothing() for kind in KINDS}, ())
         self.outside: tuple[Mark, ...] = ()
         self.known: tuple[Mark, ...] = ()
         self.unproven: list[Text] = []
@@ -353,7 +354,7 @@ class _Scene:
         """
         if not self.clinical:
             return
-        self.texts = by_their_pair(by_their_block(by_best_reading(self.texts)), self.task.allowed)
+        self.texts = by_their_pair(by_their_rows(by_best_reading(self.texts)), self.task.allowed)
         tissue = self.ground & ~self.plain
         self.texts = [
             replace(text, meaning=Meaning.ORIENTATION, proof="a side and a place, over tissue")

@@ -53,34 +53,28 @@ class Inpainter(Protocol):
         ...
 
 
+@dataclass(slots=True)
 class Classical:
-    """Inpainting by a method of OpenCV."""
+    """Inpainting by a method of OpenCV; ``name``: a method in :data:`METHODS`."""
 
-    context = 8
-
-    def __init__(self, name: str) -> None:
-        """``name``: a method in :data:`METHODS`."""
-        self.name = name
-        self._method = METHODS[name]
+    name: str
+    context: int = 8
 
     def fill(self, picture: Picture, hole: Mask) -> Picture:
         """Fill ``hole`` in ``picture``."""
         if not hole.any() or hole.all():
             return picture.copy()
-        filled = cv2.inpaint(emptied(picture, hole), hole.astype(np.uint8), RADIUS, self._method)
+        filled = cv2.inpaint(emptied(picture, hole), hole.astype(np.uint8), RADIUS, METHODS[self.name])
         return np.where(hole if picture.ndim == 2 else hole[..., None], filled, picture).astype(np.uint8)
 
 
+@dataclass(slots=True)
 class NetworkInpainter:
-    """Inpainting by a network, run on the tiles that hold a part of the hole."""
+    """Inpainting by a network, run on the tiles that hold a part of the hole; ``run``: the loaded network."""
 
-    context = CONTEXT
-
-    def __init__(self, name: str, run: Run) -> None:
-        """``run``: the loaded network."""
-        self.name = name
-        self._run = run
-        self._start = Classical("navier-stokes")
+    name: str
+    run: Run
+    context: int = CONTEXT
 
     def fill(self, picture: Picture, hole: Mask) -> Picture:
         """Fill ``hole`` in ``picture``."""
@@ -89,7 +83,7 @@ class NetworkInpainter:
         rows, columns = hole.shape
         # The grid reaches beyond the picture, so that every tile has the same size and its context.
         pad = ((CONTEXT, CONTEXT + -rows % CORE), (CONTEXT, CONTEXT + -columns % CORE))
-        framed = np.pad(self._start.fill(picture, hole), (*pad, (0, 0)), mode="edge")
+        framed = np.pad(PLAIN.fill(picture, hole), (*pad, (0, 0)), mode="edge")
         holes = np.pad(hole, pad)
         filled = framed.copy()
         for top in range(0, rows, CORE):
@@ -105,9 +99,8 @@ class NetworkInpainter:
     def _generate(self, tile: Picture, hole: Mask) -> Picture:
         """Run the network on one tile."""
         start = np.ascontiguousarray(tile.transpose(2, 0, 1)[None], np.float32) / np.float32(127.5) - 1
-        made = self._run(start, hole[None, None].astype(np.float32))[0]
-        levels = np.rint((made.transpose(1, 2, 0) + 1) * 127.5)
-        return np.asarray(np.clip(levels, 0, 255), np.uint8)
+        made = self.run(start, hole[None, None].astype(np.float32))[0]
+        return np.asarray(np.clip(np.rint((made.transpose(1, 2, 0) + 1) * 127.5), 0, 255), np.uint8)
 
 
 def emptied(picture: npt.NDArray[Any], hole: Mask) -> npt.NDArray[Any]:
@@ -158,15 +151,14 @@ def inpaint(source: PixelArray, mask: Mask, filler: Inpainter, not_tissue: Mask 
     """
     filled = np.array(source, copy=True)
     labels, stats = components(dilated(mask, JOINED))
-    for label, (left, top, width, height, _) in enumerate(stats):
-        if label > 0:
-            rows = slice(max(0, top - filler.context), top + height + filler.context)
-            columns = slice(max(0, left - filler.context), left + width + filler.context)
-            hole = mask[rows, columns]
-            own = hole & (labels[rows, columns] == label)
-            if not_tissue is not None:
-                hole = hole | not_tissue[rows, columns]
-            filled[rows, columns][own] = _generate(cast(Samples, source[rows, columns]), hole, filler)[own]
+    for label, (left, top, width, height, _) in enumerate(stats[1:], start=1):
+        rows = slice(max(0, top - filler.context), top + height + filler.context)
+        columns = slice(max(0, left - filler.context), left + width + filler.context)
+        hole = mask[rows, columns]
+        own = hole & (labels[rows, columns] == label)
+        if not_tissue is not None:
+            hole = hole | not_tissue[rows, columns]
+        filled[rows, columns][own] = _generate(cast(Samples, source[rows, columns]), hole, filler)[own]
     return filled
 
 
@@ -263,9 +255,8 @@ def _plain_colour(pixels: PixelArray, tolerance: float) -> Colour | None:
     differs = np.abs(pixels.reshape(len(pixels), -1).astype(np.float64) - colour).max(axis=1)
     # Share of what is around a hole in one colour, from which that is the background there; else it is
     # black.
-    if float((differs <= tolerance).mean()) < 0.5:
-        return None
-    return np.asarray(colour if pixels.ndim > 1 else colour[0], pixels.dtype)
+    plain = float((differs <= tolerance).mean()) >= 0.5
+    return np.asarray(colour if pixels.ndim > 1 else colour[0], pixels.dtype) if plain else None
 
 
 def _commonest(values: npt.NDArray[Any]) -> Any:
@@ -287,25 +278,17 @@ TEXT, LINES, MARKS, FILL = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tools:
-    """What cleaning needs: the text readers, the mark detector and the inpainter, each with the model that it
-    runs. ``threshold`` 0 to 1: probability from which a pixel counts as drawn. ``device_rules``: a site's
-    folder.
+    """What cleaning needs: text readers, mark detector, inpainter, and the ``models`` that they run: for
+    text, lines, marks and filling, in the order of results. ``threshold`` 0 to 1: probability from which a
+    pixel counts as drawn. ``device_rules``: a site's folder.
     """
 
     reader: TextReader
     finder: MarkFinder
     threshold: float
     filler: Inpainter
-    text_model: ModelRef
-    line_model: ModelRef
-    mark_model: ModelRef
-    fill_model: ModelRef
+    models: tuple[ModelRef, ModelRef, ModelRef, ModelRef]
     device_rules: Path | None = None
-
-    @property
-    def models(self) -> tuple[ModelRef, ...]:
-        """The models for text, lines, marks and filling, in the order of results."""
-        return self.text_model, self.line_model, self.mark_model, self.fill_model
 
 
 _LOADED: dict[tuple[Path | None, Path | None], Tools] = {}
@@ -316,8 +299,7 @@ def cleaning_models(models_dir: Path | None = None, device_rules: Path | None = 
     if it has loaded none, the models that the model cards name. It does not load a model. Raises
     CardError.
     """
-    loaded = _LOADED.get((models_dir, device_rules))
-    if loaded:
+    if loaded := _LOADED.get((models_dir, device_rules)):
         return loaded.models
     return tuple(registry.find(name, models_dir).ref for name in (TEXT, LINES, MARKS, FILL))
 
@@ -335,10 +317,7 @@ def shared_tools(models_dir: Path | None = None, device_rules: Path | None = Non
         finder=MarkFinder(OnnxRuntime(registry.read(marks.file("mark-finder")))),
         threshold=float(marks.details["detector"]["threshold"]),
         filler=NetworkInpainter(fill.id, on_onnx(registry.read(fill.file("inpainter")), usable_cores())),
-        text_model=texts.ref,
-        line_model=lines.ref,
-        mark_model=marks.ref,
-        fill_model=fill.ref,
+        models=(texts.ref, lines.ref, marks.ref, fill.ref),
         device_rules=device_rules,
     )
     return _LOADED[place]

@@ -286,9 +286,7 @@ def _not_measurable(masks: Bools) -> str:
     # less.
     if cv2.contourArea(outlines[0]) / max(hull, 1.0) < 0.92:
         return "the outline of the heart is ragged"
-    if masks[:, :, [0, -1]].any():
-        return "the chest is cut off at the side of the image"
-    return ""
+    return "the chest is cut off at the side of the image" if masks[:, :, [0, -1]].any() else ""
 
 
 def _edges(mask: Bools) -> tuple[Point, Point]:

@@ -134,9 +134,7 @@ def _statement(
         if effusion:
             return f"{number.capitalize()}, perhaps too large beside an effusion"
         return f"Heart enlarged, {number}"
-    if ratio - low < LIMIT:
-        return f"Heart not enlarged, {number}"
-    return f"Heart size borderline, {number}"
+    return f"Heart {'not enlarged' if ratio - low < LIMIT else 'size borderline'}, {number}"
 
 
 def _measurements(

@@ -564,9 +564,7 @@ def _cause(error: BaseException) -> str:
     text = re.sub("value '[^']*'", "value …", text)
     if isinstance(error, OSError) and error.strerror:  # without the name of the file
         return error.strerror.lower()
-    if _ABOUT_PIXELS.search(text):
-        return text[:200]
-    return type(error).__name__
+    return text[:200] if _ABOUT_PIXELS.search(text) else type(error).__name__
 
 
 @contextmanager

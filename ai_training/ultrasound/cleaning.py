@@ -100,7 +100,7 @@ def maskers(tools: Tools, policy: CleaningPolicy = CleaningPolicy.RESEARCH) -> d
 
 def network_mask(picture: Picture, tools: Tools) -> Mask:
     """The pixels that the mark network marks, with the soft edges that cleaning adds."""
-    return grown(tools.finder.find(picture).above(tools.threshold))
+    return grown(tools.finder.find(picture).marked >= tools.threshold)
 
 
 def text_mask(picture: Picture, reader: TextReader) -> Mask:

@@ -370,7 +370,7 @@ def choose_threshold(
     areas = np.zeros(len(THRESHOLDS))
     for picture in plain:
         maps = finder.find(picture)
-        areas += [float(grown(maps.above(threshold)).mean()) / len(plain) for threshold in THRESHOLDS]
+        areas += [float(grown(maps.marked >= threshold).mean()) / len(plain) for threshold in THRESHOLDS]
     fitting = [threshold for threshold, area in zip(THRESHOLDS, areas, strict=True) if area <= GROWN_AREA]
     threshold = fitting[0] if fitting else THRESHOLDS[-1]
     return threshold, score(finder, pictures, threshold)
@@ -384,13 +384,13 @@ def score(finder: MarkFinder, pictures: Sequence[BurnIn], threshold: float) -> d
     """
     hit = predicted = true = objects = found = 0
     for burned in pictures:
-        mask, truth = finder.find(burned.image).above(threshold), burned.owners > 0
+        mask, truth = finder.find(burned.image).marked >= threshold, burned.owners > 0
         hit += int((mask & truth).sum())
         predicted += int(mask.sum())
         true += int(truth.sum())
         shares = object_shares(burned, mask)
         objects, found = objects + len(shares), found + int((shares >= FOUND_SHARE).sum())
-    area = float(np.mean([finder.find(burned.clean).above(threshold).mean() for burned in pictures]))
+    area = float(np.mean([(finder.find(burned.clean).marked >= threshold).mean() for burned in pictures]))
     recall, dice = found / max(1, objects), 2 * hit / max(1, predicted + true)
     return {
         "choice": (recall + dice) / 2 - 20 * max(0.0, area - 0.001),

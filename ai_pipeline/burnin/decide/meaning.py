@@ -74,9 +74,7 @@ class Allowed:
         No date is allowed if the patient's age is unknown or below two days: it may be the birth date.
         """
         known = frozenset(word.casefold() for word in keep_words)
-        if dates != "keep":
-            return cls(known)
-        if header.age_years is None or header.age_years * 365.25 < 2:
+        if dates != "keep" or header.age_years is None or header.age_years * 365.25 < 2:
             return cls(known)
         days = (date_of(header.attributes.get(keyword, "")) for keyword in EXAMINED)
         return cls(known, frozenset(filter(None, days)))
@@ -163,12 +161,15 @@ MEASUREMENTS = (
     rf"{_WHICH}(?:{_HEART}) ?(?:(?:{_WHAT}) ?)?(?:{_CM} ?cm|{_NUMBER} ?{_HEART_UNIT})",
     rf"{_WHICH}(?:{_HEART}) (?:index(?: {_DECIMAL})?|{_WHAT})|index {_DECIMAL}",
     rf"{_WHICH}efw ?\d{{2,4}} ?g",
+    r"(?:(?:lt|rt|left|right) )?(?:ut|umb|mca|dv)-(?:ps|ed|s/d|d/s|pi|ri|md|tamax|tamean|hr)"
+    rf"(?: {_NUMBER} ?(?:[cm]m?/s|bpm)?)?",
     r"(?:ga|aua|cua|us ga|cga|dga|ega)? ?\d{1,2} ?wk?s? ?[0-6] ?d",
 )
 """Values with their labels and units, as regular expressions on :func:`spaced` text, letters of any case."""
 
 _LABELLED = r"(?:(?!ng)[b-df-hj-np-tv-xz]{2,3}|q ?scan|[a-z]) \d{1,2}(?:[.,]\d)?"
 """A value after a letter or a label without a vowel, as no name is but Ng; three in a row are settings."""
+_IN_A_ROW = rf"(?:\d{{1,4}}(?:[.,]\d)? ){{0,2}}{_LABELLED}(?:[ /]*{_LABELLED}){{2,5}}"
 
 SETTINGS = (
     rf"m ?[i1l|] ?{_INDEX}",
@@ -204,10 +205,11 @@ SETTINGS = (
     r"h[a-z]? (?:[a-z] )?p ?[i1l] 1\d[.,][6-9]\d ?- ?\d[.,]\d{2}",  # 12.03 is a day, 11.30 a time
     rf"i ?m ?{_INDEX}|i ?t ?[msc]? ?{_INDEX}",  # mechanical and thermal index in French; Ito is a name
     r"h?(?:p[eé]n|g[eé]n|r[eé]s)(?: ?- ?h?(?:p[eé]n|g[eé]n|r[eé]s))+",
-    r"prc \d{1,2}(?: ?/ ?\d{1,2}){2}|pr[sc] \d|pst \d|res ?- ?[a-c]|xv ?c ?\d|tac ?\d",
+    r"prc \d{1,2}(?: ?/ ?\d{1,2}){2}|prc \d{1,2}-\d{1,2}-[lmh]",
+    r"pr[sc] \d|pst \d|res ?- ?[a-c]|xv ?c? ?\d|tac ?\d",
     r"\d{2,3}(?:[.,]\d)? ?kvp?|\d{1,3}(?:[.,]\d{1,2})? ?mas",  # exposure of an X-ray
     r"d[vu]a \d{1,3} ?%|t \d[.,]\d|\d[.,]\d \d[.,]\d|q ?scan(?: \d\d)?",
-    rf"(?:\d{{1,4}}(?:[.,]\d)? ){{0,2}}{_LABELLED}(?:[ /]*{_LABELLED}){{2,5}}",
+    _IN_A_ROW,
     rf"m[i1l|] ?m {_INDEX}|m ?dr \d{{2,3}}|m ?ft \d[.,]\d",
 )
 """Acoustic output and machine settings, in the same form."""
@@ -275,7 +277,13 @@ def may_be_setting(text: str) -> bool:
             for place, letter in enumerate(way)
             for other in _MISREAD.get(letter, "")
         }
-    return any(sum(map(str.isalnum, way)) >= 4 and _SETTING.fullmatch(spaced(way)) for way in ways)
+    return any(
+        sum(map(str.isalnum, way)) >= 4
+        and _SETTING.fullmatch(spaced(way))
+        # As several settings in a row "KIM 102" could be misread: "K 1 M 1 o 2".
+        and not re.fullmatch(_IN_A_ROW, spaced(way), re.IGNORECASE)
+        for way in ways
+    )
 
 
 def meaning_of(text: str, confidence: float, allowed: Allowed = NOTHING_MORE) -> Meaning:
@@ -305,8 +313,7 @@ def _meaning_of_line(line: str) -> Meaning:
     if line in _SINGLE_LETTERS - SIDE_LETTERS:
         return Meaning.MEASUREMENT
     line = re.sub(r"(?i)^/(?=prf)", "", spaced(line))  # an echo's edge before the first letter
-    tokens = [token.strip(",;:|()[]") for token in line.split()]
-    return _proven([token for token in tokens if token])
+    return _proven(list(filter(None, (token.strip(",;:|()[]") for token in line.split()))))
 
 
 def spaced(text: str) -> str:
@@ -316,8 +323,7 @@ def spaced(text: str) -> str:
     line = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-")
     line = re.sub(r"(?<=[^\W\d_])\s*[:=]\s*|(?<=[^\W\d_]\d):\s*(?=\d+[.,]\d)", " ", line)
     line = re.sub(r"(?<![\d.])([1-9])\.(?=[^\W\d_])", r"\1 ", line)
-    line = re.sub(r"(?<=[^\W\d_])\.?(?=[-+]?\d)|(?<=\d)(?=[^\W\d_])", " ", line)
-    return " ".join(line.split())
+    return " ".join(re.sub(r"(?<=[^\W\d_])\.?(?=[-+]?\d)|(?<=\d)(?=[^\W\d_])", " ", line).split())
 
 
 def _proven(tokens: Sequence[str]) -> Meaning:
@@ -369,9 +375,9 @@ def _is_orientation(tokens: Sequence[str]) -> bool:
     sure = [big in NOUNS | VIEWS | SIDES or word in CODES for word, big in zip(words, upper, strict=True)]
     allowed = SIDE_LETTERS | (ALSO_NAMES | JOINING if any(big in NOUNS for big in upper) else frozenset())
     allowed |= SUFFIXES if any(sure) and "-" in tokens[-1] else frozenset()
-    if not all(good or big in allowed for good, big in zip(sure, upper, strict=True)):
-        return False
-    return any(sure) or (len(words) == 1 and words[0] in SIDE_LETTERS)
+    return all(good or big in allowed for good, big in zip(sure, upper, strict=True)) and (
+        any(sure) or (len(words) == 1 and words[0] in SIDE_LETTERS)
+    )
 
 
 def _unstuck(word: str) -> tuple[str, ...]:

@@ -168,8 +168,11 @@ class Candidate:
         """Return ``line`` as legible or not. In measured pixels (flow, spectra, M-mode, curves) and along a
         vertical, only text of three letters that is read whole and with confidence counts as legible.
         """
-        wide = is_wide(self.box.length, self.box.height, line)
-        unsure = line.confidence < SURE or line.letters < FEW_CHARACTERS or wide
+        unsure = (
+            line.confidence < SURE
+            or line.letters < FEW_CHARACTERS
+            or is_wide(self.box.length, self.box.height, line)
+        )
         suspicious = self.flow > TOUCHES or self.box.is_upright
         return replace(line, legible=False) if suspicious and unsure else line
 
@@ -238,27 +241,25 @@ def find_texts(
     picture: Picture, reader: TextReader, known: Mask, waves: Waves, allowed: Allowed = NOTHING_MORE
 ) -> list[Text]:
     """Find and read all text of a picture, uint8 grey or RGB; among measured curves (``waves``) only legible
-    text. ``known``: pixels that are masked in any case; doubtful places there are not read. ``allowed``: text
-    that may stay.
+    text. ``known``: pixels that are masked in any case; there doubtful places count only if they are
+    level and surely read. ``allowed``: text that may stay.
     """
     texts: list[Text] = []
     for one in candidates(picture, reader, waves):
-        if (not one.certain and covered(one.box, known)) or any(_was_read(one.box, text) for text in texts):
+        hidden = not one.certain and covered(one.box, known)
+        read = (
+            overlap(one.box.box, text.box.box) >= SAME
+            # A line that stays may have been read in a box of two, of which the other is a name.
+            # Height of a box within a line, from which it holds that line (share of the line's height).
+            and (text.meaning is Meaning.IDENTITY or one.box.height > 0.6 * text.box.height)
+            for text in texts
+        )
+        if (hidden and one.box.is_upright) or any(read):
             continue
         text = one.text(reader, allowed)
-        if one.certain or text.line.legible:
+        if one.certain or (text.line.legible and text.line.confidence >= hidden * LEAST_CONFIDENCE):
             texts.append(text)
     return [_judged_in_its_line(text, texts, allowed) for text in texts]
-
-
-def _was_read(box: TextBox, text: Text) -> bool:
-    """Whether what a box holds is part of the ``text`` read already: of any text that is removed, or of a
-    line as high as the box. A line that stays may have been read in a box of two, of which the other is a
-    name.
-    """
-    # Height of a box within a line, from which it holds that line (share of the line's height).
-    line = text.meaning is Meaning.IDENTITY or box.height > 0.6 * text.box.height
-    return line and overlap(box.box, text.box.box) >= SAME
 
 
 def text_meaning(box: TextBox, line: Line, allowed: Allowed = NOTHING_MORE) -> Meaning:
@@ -389,7 +390,8 @@ def _is_beside(box: Box, other: Box) -> bool:
     """Whether two boxes stand on one line, level or upright, no farther apart than a word's space."""
     left, top, right, bottom = other
     upright = bottom - top > UPRIGHT * (right - left) and box[2] - box[0] <= box[3] - box[1]
-    return _in_one_row(box, other) or (upright and _in_one_row(_turned(box), _turned(other)))
+    turned, beside = ((one[1], one[0], one[3], one[2]) for one in (box, other))
+    return _in_one_row(box, other) or (upright and _in_one_row(turned, beside))
 
 
 def _in_one_row(box: Box, other: Box, apart: float = 1.5) -> bool:
@@ -397,12 +399,6 @@ def _in_one_row(box: Box, other: Box, apart: float = 1.5) -> bool:
     (across, down), height = gaps(box, other), min(box[3] - box[1], other[3] - other[1])
     # Gap up to which two texts belong to one line (heights of the lower one).
     return -down > 0.5 * height and across < apart * height
-
-
-def _turned(box: Box) -> Box:
-    """The box with rows and columns exchanged."""
-    left, top, right, bottom = box
-    return top, left, bottom, right
 
 
 def covered(box: TextBox, mask: Mask) -> bool:
@@ -513,13 +509,29 @@ ALIGNED = 0.7
 """Distance of two lines of a block and of their ends or middles, at most (heights of a line)."""
 BLOCK = 2.5
 """Distance up to which the lines of a block prove the text between them (heights of a line)."""
+_CONSONANTS = "[B-DF-HJ-NP-TV-XZ][b-df-hj-np-tv-xzB-DF-HJ-NP-TV-XZ]{1,2}"
+_NAMES = "(?:N[Gg]|M[Cc]|V[Ll][Kk]|W[Mm])(?![A-Za-z])"
+"""Names, and their beginnings, without a vowel."""
+_WORDS = (
+    "Map|Mapa|Enh|Gain|Ganho|Ganancia|Depth|Tiefe|Profundidad|Zoom|Edge|Smooth|Persist|Focus|Filter|Filtro|"
+    "Filtre|Freq|(?:SV )?Angle|Size|Scale|Sweep|Dens|Density|Reject|Chroma|Noise|Contrast|Dyn|Quality|Avg"
+)
+"""Labels with vowels; none is among the 64,000 names of Faker 40."""
 AMBIGUOUS = re.compile(
-    r"(?![FJMW] ?\d\d|NG|Ng)(?:(?:[A-Z]|[B-DF-HJ-NP-TV-XZ][b-df-hj-np-tv-xzB-DF-HJ-NP-TV-XZ]{1,3}) ?:? ?)?"
-    r"\d{1,2}(?:[.,]\d)?|100 ?[^\s\dAaFfJjMmWwYy]?|(?:[A-Z]/[A-Z] ?)?\d(?:/\d){1,3}|[A-Z]/[A-Z]|"
-    r"(?:[B-DF-HJ-NP-TV-XZ]{1,3} )?(?:Gen|Pen|Low|Med|Mid|High)"
+    rf"(?![FJMW] ?\d\d|{_NAMES})(?:(?:(?:[A-Z]|{_CONSONANTS}|{_WORDS}) ?:? ?)?"
+    r"\d{1,2}(?:[.,]\d)?|-\d{1,2}|100 ?[^\s\dAaFfJjMmWwYy]?|"
+    r"(?:[A-Z]/[A-Z] ?)?\d(?:/\d){1,3}|[A-Z]/[A-Z](?: \d/1\d)?|"
+    r"(?:[B-DF-HJ-NP-TV-XZ]{1,3} )?(?:Gen|Pen|Low|Med|Mid|High|Off))"
 )
 """The form of a setting that could be an age, a date or a name elsewhere: a number after a label without a
 vowel, ratios, steps. A padlock beside a power is read as a letter; no letter of a sex or of years is one."""
+HARMLESS = re.compile(
+    rf"(?!{_NAMES}|[HW][Tt]|BW)(?:[A-Z]|{_CONSONANTS}|{_WORDS}|[eisx][A-Z][a-z]{{2,8}}) ?:?"
+    r"(?: ?(?:H?\d{1,2}[.,]\d(?: ?(?:[kM](?:Hz)?|[cm]m))?|0[.,]\d\d|\d{1,3} ?(?:dB|%|k?Hz|fps|°))| [A-Z]/\d)|"
+    r"[eisx][A-Z][a-z]{2,8}(?: \d)?"
+)
+"""The form of a setting that no person has, whatever stands near: a label that is no name, with a value that
+is neither an age, a date nor a number of a person. "Wt 70.5" is a weight."""
 
 
 def by_best_reading(texts: Sequence[Text]) -> list[Text]:
@@ -546,10 +558,28 @@ def by_their_block(texts: Sequence[Text]) -> list[Text]:
     return found
 
 
+def by_their_rows(texts: Sequence[Text]) -> list[Text]:
+    """Judge a label and its value that stand apart in one row of a block as one line, then all lines by their
+    block (:func:`by_their_block`). A block has at least three such rows; the labels are aligned, and the
+    values too. Label and value both stay or are both removed.
+    """
+    rows = _rows(texts)
+    apart = {text for row in rows for text in row}
+    alone = [text for text in texts if text not in apart]
+    judged = by_their_block([*alone, *(_joined(*row) for row in rows)])
+    found = dict(zip(alone, judged[: len(alone)], strict=True))
+    lines = zip(rows, judged[len(alone) :], strict=True)
+    for row, line in sorted(lines, key=lambda one: one[1].meaning is not Meaning.IDENTITY):
+        found |= {text: replace(text, meaning=line.meaning, proof=TOGETHER) for text in row}
+    return [found[text] for text in texts]
+
+
 AXIS = re.compile(r"\W{0,2}(\d{1,3}(?:[.,]\d{1,2})?|[.,]\d{1,2})\W{0,2}(?:[cm]?m/s|[cm]m|s|dB|k(?:Hz)?|%)?")
 """A number of an axis, as it is read, with what is read of its tick and with its unit."""
 
 
+TOGETHER = "with what belongs to it"
+"""Why a label has the meaning of its value, and the value that of its label."""
 LABEL = re.compile(r"F?HR|BPM|PRF|DR|FR|WF|MI|TI[SBC]?|T[Ii][sbc]|Gn|Frq|FOV|AO%")
 """Labels that say nothing without their values."""
 
@@ -564,16 +594,17 @@ def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> lis
         one, other = texts[first], texts[second]
         value = AXIS.fullmatch(other.line.text.strip()) is not None
         level = _in_one_row(one.box.box, other.box.box, 2.0) and one.box.box[0] < other.box.box[0]
-        rate = value and re.fullmatch("F?HR|BPM", one.line.text.strip())
-        below = rate and _is_above(other.box.box, one.box.box, 1.5)
-        paired = level or below or (value and _is_above(one.box.box, other.box.box, 1.5))
+        above = _is_above(one.box.box, other.box.box, 1.5) or (
+            re.fullmatch("F?HR|BPM", one.line.text.strip()) and _is_above(other.box.box, one.box.box, 1.5)
+        )
+        paired = level or (value and above)
         if paired and one.letters != other.letters and Meaning.IDENTITY in (one.meaning, other.meaning):
             sure = min(one.line.confidence, other.line.confidence)
             together = meaning_of(f"{one.line.text} {other.line.text}", sure, allowed)
             harmless = together is not Meaning.IDENTITY and (level or together is not Meaning.ORIENTATION)
             if harmless or (value and LABEL.fullmatch(one.line.text.strip(" :"))):
                 for index in (first, second):
-                    found[index] = replace(found[index], meaning=together, proof="with what belongs to it")
+                    found[index] = replace(found[index], meaning=together, proof=TOGETHER)
     return found
 
 
@@ -585,7 +616,8 @@ def as_scales(texts: Sequence[Text], bars: Sequence[Box]) -> list[Text]:
     numbers = {
         index: (float(match[1].replace(",", ".")), text.box.box)
         for index, text in enumerate(texts)
-        if (match := AXIS.fullmatch(text.line.text.strip()))
+        # The value of a label that goes is no number of an axis.
+        if text.proof != TOGETHER and (match := AXIS.fullmatch(text.line.text.strip()))
     }
     scales: set[int] = set()
     for first, second in permutations(numbers, 2):
@@ -667,11 +699,50 @@ def inner(box: TextBox) -> TextBox:
     return TextBox(corners + np.outer(towards, rim).astype(np.float32), box.confidence)
 
 
+def _rows(texts: Sequence[Text]) -> list[tuple[Text, Text]]:
+    """The rows of all blocks of settings in two columns: each label with each reading of its value."""
+    rows = [
+        (label, value)
+        for label, value in permutations(texts, 2)
+        if _is_row(label, value)
+        and not any(_is_row(label, text) and text.box.box[2] <= value.box.box[0] for text in texts)
+    ]
+    return [row for row in rows if _is_in_columns(row, rows)]
+
+
+def _is_row(label: Text, value: Text) -> bool:
+    """Whether two texts may be the label and the value of a setting."""
+    words = re.fullmatch(r"[^\W\d_]\D{0,9}", label.line.text.strip())
+    number = re.fullmatch(
+        r"[-+]?\d{1,3}(?:[.,]\d{1,2})? ?[A-Za-z%°/]{0,4}|(?:[A-Z]|\d)(?:/1?\d){1,3}|O[nf]f?|Low|Med|Mid|High",
+        value.line.text.strip(),
+    )
+    left, right = label.box.box, value.box.box
+    # How far a value stands from its label, at most (heights of the lower one).
+    return bool(words and number) and left[2] <= right[0] + 1 and _in_one_row(left, right, 6.0)
+
+
+def _is_in_columns(row: tuple[Text, Text], rows: Sequence[tuple[Text, Text]]) -> bool:
+    """Whether at least three of the ``rows``, with this one, have their labels and values in its columns."""
+    found = {
+        label.letters + value.letters
+        for label, value in rows
+        if _aligned(label.box.box, row[0].box.box) and _aligned(value.box.box, row[1].box.box)
+    }
+    return len(found) >= 3
+
+
+def _joined(label: Text, value: Text) -> Text:
+    """One line of a label and its value."""
+    (left, top, _, bottom), (_, upper, right, lower) = label.box.box, value.box.box
+    words, sure = f"{label.line.text} {value.line.text}", min(label.line.confidence, value.line.confidence)
+    box = level_box((left, min(top, upper), right, max(bottom, lower)), 1.0)
+    return Text(box, Line(words, sure, legible=True), meaning_of(words, sure), proof=TOGETHER)
+
+
 def _as_proven(text: Text, proven: Sequence[Text]) -> Text:
     """Return ``text`` with the meaning of a reading of the same place in ``proven``, if there is one."""
-    if text.meaning is not Meaning.IDENTITY:
-        return text
-    for other in proven:
+    for other in proven if text.meaning is Meaning.IDENTITY else ():
         if _is_same_place(text.box.box, other.box.box) and (not text.line.legible or text.may_say(other)):
             return replace(text, meaning=other.meaning, proof="as another reading of it shows")
     return text
@@ -687,7 +758,8 @@ def _in_block(text: Text, texts: Sequence[Text]) -> Text:
         return replace(text, meaning=Meaning.LOGO, proof="a model's number below its maker")
     if (
         sure
-        and above == {Meaning.ACOUSTIC}
+        and Meaning.IDENTITY not in above
+        and _leads_to_setting(text, texts, upwards=True)
         and re.fullmatch(r"[BCDGHKLNP-TVXZ] ?\d\d|\d(?:/\d){1,3}", written)
     ) or (_may_be_setting(text) and _is_among_settings(text, texts)):
         return replace(text, meaning=Meaning.ACOUSTIC, proof="among settings of one block")
@@ -697,7 +769,8 @@ def _in_block(text: Text, texts: Sequence[Text]) -> Text:
 def _may_be_setting(text: Text) -> bool:
     """Whether a text is a setting that could be an age or a name elsewhere, or a misread setting."""
     sure = text.line.confidence >= LEAST_CONFIDENCE
-    return bool(sure and AMBIGUOUS.fullmatch(text.line.text.strip())) or any(
+    written = text.line.text.strip()
+    return bool(sure and (AMBIGUOUS.fullmatch(written) or HARMLESS.fullmatch(written))) or any(
         may_be_setting(line.text)
         for line in (text.line, text.small)
         # Confidence of a reading, from which it may be a misread setting.
@@ -707,7 +780,8 @@ def _may_be_setting(text: Text) -> bool:
 
 def _is_among_settings(text: Text, texts: Sequence[Text]) -> bool:
     """Whether the lines above and below ``text`` lead, over lines that may be settings, to proven ones, and
-    no possible name is near. A misread setting may also be the first or the last line of its block.
+    no possible name is near. A misread setting may also be the first or the last line of its block, and so
+    may one of a harmless form, which may stand beside a name as well.
     """
     others = [
         other
@@ -715,11 +789,15 @@ def _is_among_settings(text: Text, texts: Sequence[Text]) -> bool:
         # Share of a line within another's box, from which both are readings of that line.
         if not _is_same_place(text.box.box, other.box.box) and overlap(text.box.box, other.box.box) < 0.6
     ]
-    ambiguous = AMBIGUOUS.fullmatch(text.line.text.strip()) is not None
+    written = text.line.text.strip()
+    ambiguous = AMBIGUOUS.fullmatch(written) is not None
+    # The value of a label in its own row is no age of a person whose name is near.
+    harmless = HARMLESS.fullmatch(written) is not None or (ambiguous and text.proof == TOGETHER)
+    ambiguous &= not harmless
+    if sum(_leads_to_setting(text, others, upwards=upwards) for upwards in (True, False)) < 1 + ambiguous:
+        return False
     reach = BLOCK * (text.box.box[3] - text.box.box[1])
-    return sum(
-        _leads_to_setting(text, others, upwards=upwards) for upwards in (True, False)
-    ) >= 1 + ambiguous and all(
+    return harmless or all(
         _may_be_setting(other)
         for other in others
         if other.meaning is Meaning.IDENTITY and max(gaps(text.box.box, other.box.box)) <= reach
@@ -727,7 +805,9 @@ def _is_among_settings(text: Text, texts: Sequence[Text]) -> bool:
 
 
 def _leads_to_setting(text: Text, others: Sequence[Text], *, upwards: bool) -> bool:
-    """Whether the next line above or below ``text`` is a machine's setting, or may be one and leads to it."""
+    """Whether the next line above or below ``text`` is a machine's setting, or may be one or is a number, and
+    leads to it.
+    """
     lines = [
         other
         for other in others
@@ -736,7 +816,9 @@ def _leads_to_setting(text: Text, others: Sequence[Text], *, upwards: bool) -> b
     if not lines:
         return False
     line = min(lines, key=lambda one: -one.box.box[3] if upwards else one.box.box[1])
-    if line.meaning is Meaning.IDENTITY and _may_be_setting(line):
+    if line.meaning in {Meaning.MEASUREMENT, Meaning.SCALE} or (
+        line.meaning is Meaning.IDENTITY and _may_be_setting(line)
+    ):
         return _leads_to_setting(line, [other for other in others if other is not line], upwards=upwards)
     return _as_proof(line) is Meaning.ACOUSTIC
 
@@ -752,10 +834,14 @@ def _as_proof(text: Text) -> Meaning:
 def _is_above(box: Box, other: Box, apart: float = ALIGNED) -> bool:
     """Whether a line is above another of its block, no farther ``apart`` (heights of a line)."""
     height = min(box[3] - box[1], other[3] - other[1])
-    reach = ALIGNED * height
+    return _aligned(box, other) and -ALIGNED * height <= other[1] - box[3] <= apart * height
+
+
+def _aligned(box: Box, other: Box) -> bool:
+    """Whether the left or right ends or the middles of two lines are below each other."""
+    reach = ALIGNED * min(box[3] - box[1], other[3] - other[1])
     edges = zip((box[0], box[2], centre_of(box)[0]), (other[0], other[2], centre_of(other)[0]), strict=True)
-    aligned = any(abs(one - another) <= reach for one, another in edges)
-    return aligned and -reach <= other[1] - box[3] <= apart * height
+    return any(abs(one - another) <= reach for one, another in edges)
 
 
 def _is_same_place(box: Box, proven: Box) -> bool:

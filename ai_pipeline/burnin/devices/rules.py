@@ -182,8 +182,7 @@ def read_rules(folder: Path | None) -> tuple[DeviceRule, ...]:
 
 def from_environment() -> Path | None:
     """The site's folder of device rules that the environment variable names; None if it is not set."""
-    value = os.environ.get(DEVICE_RULES)
-    return Path(value) if value else None
+    return Path(value) if (value := os.environ.get(DEVICE_RULES)) else None
 
 
 def site_folder(named: Path | None, otherwise: Path) -> Path | None:

@@ -203,5 +203,6 @@ def amplified(samples: PixelArray) -> Picture:
     planes = np.atleast_3d(samples).astype(np.float32)
     differs = planes - cv2.blur(planes, (31, 31)).reshape(planes.shape)
     strongest = np.take_along_axis(differs, np.abs(differs).argmax(axis=2)[..., None], axis=2)[..., 0]
-    levels = 128 + np.sign(strongest) * 40 * np.log2(1 + np.abs(strongest))
-    return np.asarray(np.clip(levels, 0, 255), np.uint8)
+    return np.asarray(
+        np.clip(128 + np.sign(strongest) * 40 * np.log2(1 + np.abs(strongest)), 0, 255), np.uint8
+    )

@@ -80,15 +80,8 @@ def find_drawings(picture: Picture, finder: MarkFinder, threshold: float, measur
     # A part of the flow is a colour bar where it fills this share of its box, and the detector takes this
     # share of it for a scale.
     bars = (area >= 0.8 * box) & (scale >= 0.1 * area)
-    drawn = maps.above(threshold) & ~(flow & ~bars[labels]) & ~measured
+    drawn = (maps.marked >= threshold) & ~(flow & ~bars[labels]) & ~measured
     return _drawings(picture, maps, drawn, _majority_classes(drawn, maps))
-
-
-def no_drawings(shape: tuple[int, ...]) -> Drawings:
-    """Return empty drawings for a picture of ``shape`` that is not ultrasound, on which the mark network was
-    not trained.
-    """
-    return Drawings({kind: np.zeros(shape[:2], np.bool_) for kind in KINDS}, ())
 
 
 def _drawings(picture: Picture, maps: MarkMaps, drawn: Mask, classes: npt.NDArray[np.uint8]) -> Drawings:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.find.annotation import Mask, Picture, brightest
+from ai_pipeline.burnin.find.annotation import Picture, brightest
 
 HEIGHT, STEP = 32, 4
 """Rows of the network's input; its columns are multiples of this (`examples/studies/reader.py`)."""
@@ -64,12 +64,13 @@ def prepared(crop: Picture) -> npt.NDArray[np.float32]:
     return np.asarray((line - low) * (2 / max(high - low, 20.0)) - 1, np.float32)
 
 
+@dataclass(frozen=True, slots=True)
 class LineReader:
-    """Reads small letters by the network ``ultrasound-line-reader``."""
+    """Reads small letters by the network ``ultrasound-line-reader``. ``run``: the loaded network (an engine
+    of :mod:`ai_pipeline.models.engine`).
+    """
 
-    def __init__(self, run: Run) -> None:
-        """``run``: the loaded network (an engine of :mod:`ai_pipeline.models.engine`)."""
-        self._run = run
+    run: Run
 
     def read(self, crop: Picture) -> Line:
         """Read the text of a horizontal line; it is marked as not legible if there is none."""
@@ -77,7 +78,7 @@ class LineReader:
             return Line("", 0.0, legible=False)
         room = round(ROOM * crop.shape[0])
         wider = cv2.copyMakeBorder(crop, 0, 0, room, room, cv2.BORDER_REPLICATE)
-        text, sure = decoded(self._run(prepared(wider)[None, None])["symbols"][0])
+        text, sure = decoded(self.run(prepared(wider)[None, None])["symbols"][0])
         return Line(text, sure, legible=sure >= LEGIBLE and any(map(str.isalnum, text.replace(UNKNOWN, "x"))))
 
 
@@ -129,17 +130,14 @@ class MarkMaps:
     marked: npt.NDArray[np.float32]
     classes: npt.NDArray[np.uint8]
 
-    def above(self, threshold: float) -> Mask:
-        """The mask of the pixels with a probability of ``threshold`` (0 to 1) or more."""
-        return self.marked >= threshold
 
-
+@dataclass(frozen=True, slots=True)
 class MarkFinder:
-    """Finds drawn marks by the network ``ultrasound-marks-unet``."""
+    """Finds drawn marks by the network ``ultrasound-marks-unet``. ``run``: the loaded network (an engine of
+    :mod:`ai_pipeline.models.engine`).
+    """
 
-    def __init__(self, run: Run) -> None:
-        """``run``: the loaded network (an engine of :mod:`ai_pipeline.models.engine`)."""
-        self._run = run
+    run: Run
 
     def find(self, picture: Picture) -> MarkMaps:
         """Run the network on a picture: uint8, grey ``[rows, columns]`` or RGB ``[rows, columns, 3]``, any
@@ -162,7 +160,7 @@ class MarkFinder:
         colour = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
         # Padded with black, as in training: repeating the edge would draw out its ticks and letters.
         framed = np.pad(colour, ((0, -rows % MARK_STEP), (0, -columns % MARK_STEP), (0, 0)))
-        outputs = self._run(np.ascontiguousarray(framed.transpose(2, 0, 1)[None], np.float32))
+        outputs = self.run(np.ascontiguousarray(framed.transpose(2, 0, 1)[None], np.float32))
         return MarkMaps(
             np.asarray(outputs["marked"][0, :rows, :columns], np.float32),
             np.asarray(outputs["classes"][0, :rows, :columns], np.uint8),

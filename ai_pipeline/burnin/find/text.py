@@ -219,8 +219,7 @@ class TextReader:
         """Read a level line; ``least``: the fewest letters and digits of a legible text."""
         result = self._ocr(crop, use_det=False, use_rec=True, use_cls=False)
         text, score = (result.txts[0], float(result.scores[0])) if result.txts else ("", 0.0)
-        characters = "".join(filter(str.isalnum, text))
-        return Line(text, score, legible=_counts_as_text(characters, score, least))
+        return Line(text, score, legible=_counts_as_text("".join(filter(str.isalnum, text)), score, least))
 
 
 def _counts_as_text(characters: str, score: float, least: int) -> bool:

@@ -232,8 +232,6 @@ def find_flow(picture: Picture) -> Mask:
     if picture.ndim == 2:
         return np.zeros(picture.shape, np.bool_)
     strong = coloured(picture)
-    if not strong.any():
-        return strong
     labels, stats = components(strong)
     area = stats[:, cv2.CC_STAT_AREA]
     hues = np.bincount(labels[red_or_blue(picture)], minlength=len(stats))

@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
+from itertools import product
 from typing import Any, cast
 from unittest.mock import Mock
 
@@ -39,6 +40,7 @@ from ai_pipeline.burnin.decide.writing import (
     by_best_reading,
     by_their_block,
     by_their_pair,
+    by_their_rows,
     find_texts,
     letter_strokes,
     level_box,
@@ -305,8 +307,7 @@ def test_dark_is_minus_one_faint_letters_stand_out_and_colour_is_its_brightest_c
     assert (prepared(crop) == -1).all()
     crop[:, 20:24] = 44
     assert prepared(crop).max() == pytest.approx(4 * 2 / 20 - 1)  # four levels are not made to twenty
-    blue = np.stack([np.zeros_like(crop), np.zeros_like(crop), crop], axis=2)
-    assert np.array_equal(prepared(blue), prepared(crop))
+    assert np.array_equal(prepared(np.stack([0 * crop, 0 * crop, crop], axis=2)), prepared(crop))
 
 
 def reading(outputs: Sequence[str], sure: float, crop: np.ndarray) -> tuple[Line, int]:
@@ -390,8 +391,9 @@ def test_outside_the_area_the_colour_is_the_background_exactly(form: str, place:
 
 @pytest.mark.usefixtures("less_enlarged")
 def test_text_across_the_border_leaves_the_border_where_it_was() -> None:
-    burned = burn(linear_echo(), "KIM MINJUN", (60, 150), 255, 18)
-    after, mask = parts(clean(ArrayImage(burned[None]), silent))
+    after, mask = parts(
+        clean(ArrayImage(burn(linear_echo(), "KIM MINJUN", (60, 150), 255, 18)[None]), silent)
+    )
     left = 480 // 5
     assert mask[:, : left - 3].any() and mask[:, left + 3 :].any()
     assert not after[:, : left - 3 - RIM_ROWS].any() and after[:, : left - 3].max() <= MOST_IN_RIM
@@ -674,8 +676,7 @@ def test_an_ecg_that_grows_in_a_cine_stays() -> None:
 def test_a_line_of_text_is_no_trace(text: str, size: int) -> None:
     black = np.zeros((360, 480, 3), np.uint8)
     for colour in (GREEN, (255, 255, 255), (255, 230, 0)):
-        burned = burn(black, text, (4, 300), colour, size)
-        assert not find_traces(burned, np.zeros(black.shape[:2], np.bool_)).any()
+        assert not find_traces(burn(black, text, (4, 300), colour, size), black[..., 0] > 0).any()
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -731,8 +732,9 @@ def test_flow_is_found(made: tuple[Picture, np.ndarray]) -> None:
 @pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("colour", [(255, 230, 0), (60, 80, 255), (255, 40, 40), WHITE])
 def test_text_is_no_flow_whatever_its_colour(colour: tuple[int, int, int]) -> None:
-    picture = burn(np.repeat(echo()[..., None], 3, axis=2), "KIM MINJUN 1970", (12, 10), colour, 20)
-    assert not find_flow(picture).any()
+    assert not find_flow(
+        burn(np.repeat(echo()[..., None], 3, axis=2), "KIM MINJUN 1970", (12, 10), colour, 20)
+    ).any()
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -1068,8 +1070,10 @@ def meanings(texts: list[Text]) -> list[Meaning]:
 
 
 def test_a_worse_reading_of_a_setting_is_a_setting() -> None:
-    found = by_best_reading([text("C6 / M7"), text("C6Y M7"), text("", legible=False)])
-    assert meanings(found) == [Meaning.ACOUSTIC] * 3
+    assert (
+        meanings(by_best_reading([text("C6 / M7"), text("C6Y M7"), text("", legible=False)]))
+        == [Meaning.ACOUSTIC] * 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -1095,7 +1099,7 @@ def test_a_reading_that_says_more_or_else_is_no_second_reading(proven: str, othe
         ("Har-mid", "", Meaning.IDENTITY),
     ],
 )
-@pytest.mark.parametrize("between", ["97", "FR 32", "P Low", "E/A 1/2", "L/A", "Gen"])
+@pytest.mark.parametrize("between", ["97", "FR 32", "P Low", "P Off", "Enh: 3", "E/A 1/2", "L/A", "Gen"])
 def test_what_stands_between_two_settings_is_one(
     between: str, above: str, below: str, meaning: Meaning
 ) -> None:
@@ -1113,12 +1117,47 @@ MISREAD, NO_SETTINGS = (
 )
 
 
-def test_a_misread_setting_between_two_settings_is_one_and_no_initials_age_or_number_is() -> None:
+SURNAMES = """
+    KIM Kim Lee LI Li Yu NG Ng Wu Ma Ali EVA Eva Ito Bo Jo Al An Ha Ono Ana Omar Noor Dang Thi Wang Anna
+    Jean Åse Zoë Łuka O'Neil Mc McCoy deVries DiMaria LeRoy vanDyk Öz Ivo Gray Wall Line Smith J.KIM KIM,EVA
+    Kim-Lee 김민준 李娜 Иван محمد
+""".split()  # noqa: SIM905 - they are read as words
+TAILS = (
+    *("", " 4", " 45", ": 45", " 45Y", " 102", " 3.5", ": 7.4", " 0.80", " 3.5M", " D/0", " 3/4"),
+    *(" 1/2/4", " Off", " 12.03", " 12/03/67", " 01.02.1967", " 123456", " F", " M 45", " H10.0MHz", " 50%"),
+)
+
+
+def test_a_misread_setting_between_two_settings_is_one_and_no_name_initials_age_or_number_is() -> None:
     meanings = {
-        between: by_their_block(block(("Gn -3", 20), (between, 40), ("FF3/E2", 60)))[1].meaning
-        for between in (*NO_SETTINGS, *MISREAD)
+        between: by_their_block(block(("MI 0.9", 20), (between, 40), ("TIS 0.2", 60)))[1].meaning
+        for between in (*NO_SETTINGS, *(name + tail for name in SURNAMES for tail in TAILS), *MISREAD)
     }
     assert [between for between, found in meanings.items() if found is not Meaning.IDENTITY] == list(MISREAD)
+
+
+def columns(*rows: tuple[str, str]) -> list[Text]:
+    """Labels around one middle, their values around another."""
+    return [
+        text(words, (middle - 6 * len(words), 28 * row, middle + 6 * len(words), 28 * row + 30))
+        for row, pair in enumerate(rows, start=1)
+        for words, middle in zip(pair, (130, 220), strict=True)
+    ]
+
+
+def test_label_and_value_in_two_columns_stay_or_go_together_and_no_name_is_a_label() -> None:
+    rows = (("FR", "27"), ("AO%", "100"), ("Frq", "12.0"), ("Map", "D/0"), ("D", "3.5"), ("DR", "75"))
+    assert meanings(by_their_rows(columns(*rows))) == [Meaning.ACOUSTIC] * 12
+    for setting in ("F 8.5M", "D 7.4", "iClear 3", "iBeam", "F: H10.0MHz", "Enh 0.80", "Map D/0", "Ph 20 %"):
+        beside_a_name = block(("DR 60", 20), (setting, 40), ("KIM 45", 60))
+        assert [one.meaning is Meaning.IDENTITY for one in by_their_block(beside_a_name)] == [
+            False,
+            False,
+            True,
+        ]
+    for name, value in product(SURNAMES, ("4", "45", "102", "3.5", "0.80", "D/0", "3/4", "Off", "50%")):
+        found = as_scales(by_their_rows(columns(*rows[:2], (name, value), *rows[4:])), [])
+        assert meanings(found)[4:6] == [Meaning.IDENTITY] * 2
 
 
 @pytest.mark.parametrize("name", ["KIM MINJUN", "01.02.", "Fr. Omid"])
@@ -1141,14 +1180,16 @@ def test_a_name_beside_an_age_or_in_another_column_proves_the_contrary(name: str
     ],
 )
 def test_presets_frame_counters_and_results_prove_no_setting(between: str, lines: tuple[str, ...]) -> None:
-    found = by_their_block(block(*((words.format(between), 20 * n) for n, words in enumerate(lines))))
-    assert found[1].meaning is Meaning.IDENTITY
+    texts = block(*((words.format(between), 20 * n) for n, words in enumerate(lines)))
+    assert by_their_block(texts)[1].meaning is Meaning.IDENTITY
 
 
 @pytest.mark.parametrize(("name", "meaning"), [([("KIM", 50)], Meaning.IDENTITY), ([], Meaning.ACOUSTIC)])
 def test_a_name_within_reach_proves_the_contrary(name: list[tuple[str, int]], meaning: Meaning) -> None:
-    lines = block(("Har-high", 15), ("95", 30), ("Gn 10", 45), *name, high=19)  # boxes of close lines overlap
-    assert by_their_block(lines)[1].meaning is meaning
+    # Boxes of close lines overlap.
+    assert (
+        by_their_block(block(("DR 60", 15), ("95", 30), ("Gn 10", 45), *name, high=19))[1].meaning is meaning
+    )
 
 
 def mask_around(residue: Box, *, spare: bool, stays: Mask | None = None) -> Mask:

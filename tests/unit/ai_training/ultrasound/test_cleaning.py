@@ -839,7 +839,7 @@ def test_a_reader_that_was_trained_is_the_one_that_the_node_runs(
     assert (line_reader.ID, found.path, found.details["symbols"]["read"]) == (LINES, card, SYMBOLS)
     assert found.details["training"]["fonts"] == line_reader.PACKAGES.split()
     tools = shared_tools(tmp_path)
-    assert tools.line_model == found.ref != shared_tools().line_model and tools.reader.small is not None
+    assert tools.models[1] == found.ref != shared_tools().models[1] and tools.reader.small is not None
     tools.reader.small.read(burn(np.zeros((20, 90), np.uint8), "Gn -2", (4, 2), 255, 14))
 
 
