@@ -161,7 +161,8 @@ def codes_in(picture: Picture) -> list[TextBox]:
 class DisplayTables:
     """Tables from stored samples to the pictures that are read, derived from a displayed frame.
 
-    ``table``: from a stored value less ``low`` to the grey level that a viewer shows; None for colour.
+    ``table``: from a stored value less ``low`` to the level that a viewer shows, in each channel; None for
+    colour that is shown as it is stored.
     ``black``: the stored value that is shown darkest. ``equalised``: a second table, for a viewer with a
     window of its own, if the display hides levels that may hold text. ``stretched``: each picture is shown
     between its own darkest and brightest samples, so filling a few pixels changes the whole picture.
@@ -176,18 +177,18 @@ class DisplayTables:
     @staticmethod
     def from_frame(stored: PixelArray, display: Picture) -> DisplayTables:
         """Derive the tables from samples of frames and, in the same order, what a viewer shows of them."""
-        if stored.dtype == np.uint8 and stored.ndim == 3:
+        if stored.dtype == np.uint8 and stored.ndim == 3 and np.array_equal(stored, display):
             return DisplayTables(0, None, 0.0)
         darkest = stored.reshape(display.shape[0] * display.shape[1], -1)[int(np.argmin(brightest(display)))]
-        if stored.ndim == 3 or stored.dtype.kind not in "iu":
-            return DisplayTables(0, None, float(cast(Any, darkest.min())), stretched=True)
-        black, low = float(cast(Any, darkest[0])), int(cast(Any, stored.min()))
-        levels = stored.ravel().astype(np.int64) - low
+        black, low, high = (cast(Any, end) for end in (darkest.min(), stored.min(), stored.max()))
+        if stored.dtype.kind not in "iu" or int(high) - int(low) > 0xFFFF:
+            return DisplayTables(0, None, float(black), stretched=True)
+        levels = stored.ravel().astype(np.int64) - int(low)
         counts = np.bincount(levels)
         table, places = np.zeros(len(counts), np.uint8), np.flatnonzero(counts)
         table[levels] = display.ravel()
         table = np.rint(np.interp(np.arange(len(counts)), places, table[places])).astype(np.uint8)
-        return DisplayTables(low, table, black, _equalised(places, counts[places], table))
+        return DisplayTables(int(low), table, float(black), _equalised(places, counts[places], table))
 
     def views(self, samples: PixelArray) -> list[Picture]:
         """The pictures to search for text, the displayed one first."""

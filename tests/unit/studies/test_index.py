@@ -366,8 +366,10 @@ def test_faulty_objects_of_one_sender_are_one_entry_with_a_count(inbox: Inbox) -
     inbox.index()
     assert inbox.outcomes() == ["quarantined"] * 43, "each object is kept and known"
     more = "more faulty objects of this sender"
-    shown = [study["reason"].split("; and ")[1] for study in inbox.read(views.list_studies)]
-    assert sorted(shown) == [f"2 {more}", f"39 {more}"]
+    assert sorted(study["reason"].split("; and ")[1] for study in inbox.read(views.list_studies)) == [
+        f"2 {more}",
+        f"39 {more}",
+    ]
     numbers = [event.number for event in inbox.events()]
     assert [numbers.count(one.number) for one in (OBJECT_QUARANTINED, STUDY_QUARANTINED)] == [2, 2]
 

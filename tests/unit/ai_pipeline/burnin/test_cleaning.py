@@ -67,7 +67,7 @@ from ai_pipeline.burnin.find.annotation import index_of as place
 from ai_pipeline.burnin.find.drawings import KINDS, Drawings
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, shared_reader
-from ai_pipeline.burnin.frames import OutsideDigest, unchanged_outside
+from ai_pipeline.burnin.frames import DisplayTables, OutsideDigest, unchanged_outside
 from ai_pipeline.burnin.tools import Classical, Tools, inpaint, shared_tools
 from ai_pipeline.cli import app
 from ai_pipeline.contract import (
@@ -712,6 +712,14 @@ def test_a_name_that_only_its_colour_shows_goes_or_nothing_leaves(
         )
     )
     assert result is None or quick.secrets(np.asarray(result.image.frames[0])) == []
+
+
+@pytest.mark.parametrize(("bits", "stored_as"), [(4, np.uint8), (8, np.uint8), (12, np.uint16)])
+def test_colour_is_read_as_a_viewer_shows_it(bits: int, stored_as: type[np.integer[Any]]) -> None:
+    samples = (np.random.default_rng(1).random((1, 20, 30, 3)) * 2**bits).astype(stored_as)
+    image = ArrayImage(samples, photometric="RGB", bits_stored=bits)
+    tables = DisplayTables.from_frame(image.stored(), image.display())
+    assert np.array_equal(tables.views(image.stored())[0], image.display())
 
 
 @pytest.mark.parametrize("frames", [1, 3])
