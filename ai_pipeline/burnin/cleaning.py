@@ -82,15 +82,17 @@ def clean(
         check_memory(image.header)
     verifier = Verifier(tools or shared_tools(), policy, allowed, in_doubt)
     began = time.perf_counter()
-    clean_frames = clean_still if image.header.frames == 1 else clean_cine
-    cleaned = clean_frames(image, verifier, report, graphics=image.header.modality in ULTRASOUND)
+    cleaned = (clean_still if image.header.frames == 1 else clean_cine)(
+        image, verifier, report, graphics=image.header.modality in ULTRASOUND
+    )
     timings = {**cleaned.timings, "total": time.perf_counter() - began}
     for mark in (*cleaned.marks, *(replace(spared, removed=False) for spared in cleaned.spared)):
         explain(mark)
     report(1.0, "cleaned and verified")
-    side = max(image.header.rows, image.header.columns)
     # Annotations closer than this share of the longer side are reported as one: lines, a ruler's ticks.
-    text_reach, drawn_reach = (max(2, round(reach * side)) for reach in (0.015, 0.05))
+    text_reach, drawn_reach = (
+        max(2, round(reach * max(image.header.rows, image.header.columns))) for reach in (0.015, 0.05)
+    )
     texts = [mark for mark in cleaned.marks if mark.kind is AnnotationKind.TEXT]
     graphics = [mark for mark in cleaned.marks if mark.kind is not AnnotationKind.TEXT]
     marks = merged(texts, text_reach) + merged(graphics, drawn_reach)
@@ -156,7 +158,6 @@ def _notes(image: SourceImage, marks: tuple[Mark, ...], cleaned: CleanedFrames) 
     removed, left = (_counted([mark for mark in marks if mark.removed is gone]) for gone in (True, False))
     outcome = "nothing had to be removed" if marks else "no burned-in annotation found"
     filled = bool(masks.any())
-    share = float(np.count_nonzero(masks)) / masks.size
     by_hand = len(image.header.removed_by_hand)
     notes = (
         (
@@ -167,7 +168,7 @@ def _notes(image: SourceImage, marks: tuple[Mark, ...], cleaned: CleanedFrames) 
             else f"{outcome}; the pixels are unchanged",
         ),
         (left, "kept", f"not about the patient's identity, left in place: {left}"),
-        (filled, "filled_share", f"{share:.1%} of the pixels were filled"),
+        (filled, "filled_share", f"{np.count_nonzero(masks) / masks.size:.1%} of the pixels were filled"),
         (filled, "verified", "read again after filling: no legible text found that had to go"),
         (
             cleaned.in_doubt,

@@ -57,7 +57,7 @@ from ai_pipeline.burnin.find.annotation import (
     index_of,
     mask_of,
 )
-from ai_pipeline.burnin.find.area import strokes
+from ai_pipeline.burnin.find.area import CONTRAST, strokes
 from ai_pipeline.burnin.find.drawings import find_bars, find_drawings
 from ai_pipeline.burnin.find.text import TextBox, high_contrast
 from ai_pipeline.burnin.find.traces import coloured, find_flow, find_traces, mostly_outside, red_or_blue
@@ -147,8 +147,12 @@ class Verifier(RemovalTask):
 
 
 def codes_in(picture: Picture) -> list[TextBox]:
-    """Find the QR codes and bar codes in ``picture`` that a machine can read: any may name a person."""
-    places = [code.position for code in zxingcpp.read_barcodes(np.ascontiguousarray(brightest(picture)))]
+    """Find the QR codes and bar codes in ``picture`` that a machine can read: any may name a person. Two
+    colours always differ in a channel. The first channel that shows codes counts: what only others show is
+    found once that is filled.
+    """
+    channels = cv2.split(picture) if picture.ndim == 3 else [np.ascontiguousarray(picture)]
+    places = [code.position for code in next(filter(None, map(zxingcpp.read_barcodes, channels)), [])]
     corners = [(at.top_left, at.top_right, at.bottom_right, at.bottom_left) for at in places]
     return [TextBox(np.array([(at.x, at.y) for at in four], np.float32), 1.0) for four in corners]
 
@@ -177,13 +181,13 @@ class DisplayTables:
         darkest = stored.reshape(display.shape[0] * display.shape[1], -1)[int(np.argmin(brightest(display)))]
         if stored.ndim == 3 or stored.dtype.kind not in "iu":
             return DisplayTables(0, None, float(cast(Any, darkest.min())), stretched=True)
-        values, first, counts = np.unique(stored, return_index=True, return_counts=True)
-        numbers = values.astype(np.int64)
-        every = np.arange(int(numbers[0]), int(numbers[-1]) + 1)
-        shown = np.interp(every, numbers, display.ravel()[first].astype(np.float64))
-        table = np.rint(shown).astype(np.uint8)
-        black, low = float(cast(Any, darkest[0])), int(numbers[0])
-        return DisplayTables(low, table, black, _equalised(numbers - low, counts, table))
+        black, low = float(cast(Any, darkest[0])), int(cast(Any, stored.min()))
+        levels = stored.ravel().astype(np.int64) - low
+        counts = np.bincount(levels)
+        table, places = np.zeros(len(counts), np.uint8), np.flatnonzero(counts)
+        table[levels] = display.ravel()
+        table = np.rint(np.interp(np.arange(len(counts)), places, table[places])).astype(np.uint8)
+        return DisplayTables(low, table, black, _equalised(places, counts[places], table))
 
     def views(self, samples: PixelArray) -> list[Picture]:
         """The pictures to search for text, the displayed one first."""
@@ -480,7 +484,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         step = partial(report, start / count, f"frame {start + 1} of {count}")
         step()
         indices = range(start, min(start + WINDOW, count))
-        window = _CineWindow(image, indices, plan, read_in, tables, verifier, step, graphics=graphics)
+        window = _CineWindow(image, indices, plan, read_in, verifier, step, graphics=graphics)
         if graphics:
             window.find_late_drawings()
         window.verify()
@@ -525,16 +529,18 @@ class _CineWindow(Window):
         indices: range,
         plan: RemovalPlan,
         read_in: Picture,
-        tables: DisplayTables,
         verifier: Verifier,
         step: Callable[[], None],
         *,
         graphics: bool,
     ) -> None:
-        """Read the frames ``indices`` of the cine. ``plan``, ``tables``, ``verifier`` as in
-        :class:`Window`.
-        """
+        """Read the frames ``indices`` of the cine. ``plan``, ``verifier`` as in :class:`Window`."""
         sources = [image.stored(index) for index in indices]
+        # Of these frames: their letters may be brighter or darker than all that the sampled frames show.
+        tables = DisplayTables.from_frame(
+            np.concatenate(sources),
+            np.concatenate([image.show(*one) for one in zip(sources, indices, strict=True)]),
+        )
         # Not the learned inpainter: it takes half a second a frame (2.0 frames/s against 8 and more).
         super().__init__(sources, plan, tables, verifier, PLAIN)
         self._indices, self._graphics, self._step = indices, graphics, step
@@ -606,8 +612,10 @@ class _CineWindow(Window):
             (view, scale, [None] if added is None else surroundings(added, scale), upright)
             for view, scale, upright in parts
         ]
-        # Which frames are outlying depends on what is filled: they are read whole.
-        views += [(pictures[index], FINEST, [None], False) for index in _outlying_frames(pictures, self.mask)]
+        views += [
+            (picture, FINEST, surroundings(places, FINEST), False)
+            for picture, places in zip(pictures, _outlying_places(pictures, self.mask), strict=True)
+        ]
         found = [code for picture in pictures for code in codes_in(picture)]
         for view, scale, boxes, upright in views:
             self._step()
@@ -686,17 +694,19 @@ def _plan_cine(
     return plan
 
 
-def _outlying_frames(pictures: list[Picture], mask: Mask) -> list[int]:
-    """The indices of pictures with clearly more thin bright or dark structures outside ``mask`` than the
-    median one.
+def _outlying_places(pictures: list[Picture], mask: Mask) -> list[Mask]:
+    """The places in each of the pictures where there are clearly more thin light or dark structures, outside
+    ``mask``, than in most of them: text that shows in few frames, and may be as dim as the tissue that moves
+    over its place in the others.
     """
-    kernel = np.ones((7, 7), np.uint8)
-    counts = []
+    kernel, shares = np.ones((7, 7), np.uint8), []
     for picture in pictures:
-        grey = brightest(picture)
-        drawn = (cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, kernel) > 100) | (
-            cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, kernel) > 100
-        )
-        counts.append(int((drawn & ~mask).sum()))
-    usual = float(np.median(counts))
-    return [index for index, drawn_pixels in enumerate(counts) if drawn_pixels > 1.3 * usual + 40]
+        grey = np.ascontiguousarray(brightest(picture))
+        light, dark = (cv2.morphologyEx(grey, way, kernel) for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
+        drawn = ((np.maximum(light, dark) > CONTRAST) & ~mask).astype(np.float32)
+        # Each eighth row and column: the share of a place as large as a short word, 48 × 16 pixels.
+        shares.append(cv2.blur(drawn, (48, 16))[::8, ::8])
+    usual = np.quantile(shares, 0.5, axis=0, method="lower")
+    # More than most, and a third of what letters take.
+    cell = np.ones((8, 8), np.bool_)
+    return [np.kron(share > 1.2 * usual + 0.15, cell)[: mask.shape[0], : mask.shape[1]] for share in shares]

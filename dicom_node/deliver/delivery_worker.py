@@ -151,6 +151,7 @@ def _apply_report(session: Session, settings: Settings, report: WaitingReport) -
             moves.not_committed(row, report.transaction_uid, int(failed[uid], 16))
         elif committed.get(uid) == sop_class:
             moves.committed(row)
+    deliveries.discard_withdrawn(session, rows)
     settle_studies(session, [row.item.study_id for row in rows])
 
 
@@ -799,4 +800,5 @@ def give_up_unknown(database: Database, destinations: Sequence[str]) -> None:
                     reason="no peer of this name may receive: configure it, then retry",
                     transaction_uid="",
                 )
+            deliveries.discard_withdrawn(session, batch)
             settle_studies(session, (delivery.item.study_id for delivery in batch))

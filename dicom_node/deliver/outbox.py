@@ -317,6 +317,7 @@ class Moves:
             reason=reason,
             confirmed_at=self._now,
             sent_at=delivery.sent_at or self._now,
+            withdrawn=False,
             queries=queries,
             transaction_uid="",
         )
@@ -399,6 +400,7 @@ def enqueue(
             by_hand=by_hand,
             unassessed=waits,
         )
+        delivery.withdrawn &= delivery.state is DeliveryState.CANCELLED  # what is being sent may go on
         if delivery.withdrawn or (delivery.state is DeliveryState.UNASSESSED and not waits):
             event = events.DELIVERY_HELD if waits else events.DELIVERY_WANTED
             move(session, delivery, event, reason="wanted again", withdrawn=False, next_at=utc_now())
@@ -450,12 +452,17 @@ def retry_all(session: Session, destination: str | None = None) -> list[int]:
 
     Results that are in quarantine, withdrawn or not accepted by a person are left out.
     """
-    sound = _given_up_query(destination).where(
-        Study.state != StudyState.QUARANTINED,
-        ~exists().where(Withdrawal.result_id == Delivery.result_id),
-        ~may_not_leave(),
+    chosen = list(
+        session.scalars(
+            _given_up_query(destination)
+            .where(
+                Study.state != StudyState.QUARANTINED,
+                ~exists().where(Withdrawal.result_id == Delivery.result_id),
+                ~may_not_leave(),
+            )
+            .order_by(Delivery.id)
+        )
     )
-    chosen = list(session.scalars(sound.order_by(Delivery.id)))
     for delivery_id in chosen:
         retry(session, delivery_id)
     return chosen
@@ -711,8 +718,9 @@ def decidable_results(session: Session, study_id: int) -> Sequence[HeldResult]:
 
 def results_hash(rows: Sequence[HeldResult]) -> str:
     """A hash of these results that changes when one of them is added or rejected."""
-    seen = ",".join(f"{row.result_id}:{row.state is HeldState.REJECTED}" for row in rows)
-    return hashlib.sha256(seen.encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        ",".join(f"{row.result_id}:{row.state is HeldState.REJECTED}" for row in rows).encode()
+    ).hexdigest()[:16]
 
 
 def may_not_leave() -> ColumnElement[bool]:
@@ -724,14 +732,21 @@ def not_accepted(session: Session, result_ids: Collection[int]) -> dict[int, Hel
     """The state of each of these results that must not be sent (not assessed yet, or rejected), by number
     of the result.
     """
-    chosen = select(HeldResult).where(HeldResult.result_id.in_(result_ids), _NOT_ACCEPTED)
-    return {row.result_id: row.state for row in session.scalars(chosen)}
+    return {
+        row.result_id: row.state
+        for row in session.scalars(
+            select(HeldResult).where(HeldResult.result_id.in_(result_ids), _NOT_ACCEPTED)
+        )
+    }
 
 
 def decided_results(session: Session, study_id: int) -> Sequence[HeldResult]:
     """The results of a study that a person accepted or rejected, in the order of the decisions."""
-    decisions = select(HeldResult).where(HeldResult.study_id == study_id, HeldResult.state.not_in(UNDECIDED))
-    return session.scalars(decisions.order_by(HeldResult.decided_at)).all()
+    return session.scalars(
+        select(HeldResult)
+        .where(HeldResult.study_id == study_id, HeldResult.state.not_in(UNDECIDED))
+        .order_by(HeldResult.decided_at)
+    ).all()
 
 
 def numbers(session: Session) -> View:

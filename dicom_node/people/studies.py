@@ -443,8 +443,12 @@ def _results(session: Session, study: int) -> list[Result]:
 
 def _withdrawn(session: Session, rows: Sequence[Result]) -> dict[int, Withdrawal]:
     """The withdrawals of these results, by the results' numbers."""
-    chosen = select(Withdrawal).where(Withdrawal.result_id.in_([row.id for row in rows]))
-    return {row.result_id: row for row in session.scalars(chosen)}
+    return {
+        row.result_id: row
+        for row in session.scalars(
+            select(Withdrawal).where(Withdrawal.result_id.in_([row.id for row in rows]))
+        )
+    }
 
 
 def _chosen(session: Session, study: int, wanted: Sequence[int | str] | None) -> list[Result]:

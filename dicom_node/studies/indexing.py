@@ -36,6 +36,7 @@ from dicom_node.base.errors import NodeError, NotAllowedNow, NotFound, NotInSpoo
 from dicom_node.base.files import Files, lock_indexing, waiting_paths
 from dicom_node.base.lifecycle import (
     NOT_CHOSEN,
+    OPEN_DELIVERIES,
     READ_FROM_WORK,
     AssociationOutcome,
     DeliveryState,
@@ -135,8 +136,9 @@ def drop_waiting(session: Session, study: Study, reason: str) -> None:
 def stop_study(session: Session, study: Study, reason: str, *, same_data: bool = False) -> None:
     """Send nothing more of a study: cancel waiting jobs and deliveries, and request that running jobs stop.
 
-    ``same_data``: the study's objects are unchanged, so assessments and received images are still delivered,
-    because no job asks for them again.
+    What is being sent, or was given up, is not sent again either. ``same_data``: the study's objects are
+    unchanged, so these, assessments and received images are still delivered, because no job asks for them
+    again.
     """
     drop_waiting(session, study, reason)
     for job in queue.of_study(session, study.id, (JobState.RUNNING,)):
@@ -155,7 +157,16 @@ def stop_study(session: Session, study: Study, reason: str, *, same_data: bool =
         select(Delivery)
         .join(Delivery.result)
         .where(Result.study_id == study.id, Result.kind.not_in(but))
-        .where(Delivery.state.in_((DeliveryState.PENDING, DeliveryState.UNASSESSED)))
+        .where(
+            Delivery.state.in_(
+                {DeliveryState.PENDING, DeliveryState.UNASSESSED}
+                if same_data
+                else OPEN_DELIVERIES | {DeliveryState.UNASSESSED, DeliveryState.DEAD}
+            )
+        )
+        # Locked, so that one that its sender takes at this moment is seen as being sent.
+        .with_for_update(of=Delivery)
+        .execution_options(populate_existing=True)
     ).all()
     for delivery in [*unsent, *received]:
         deliveries.withdraw(session, delivery, reason)
@@ -322,8 +333,14 @@ class Indexing:
         """Return the first received object whose file has the same bytes; None if there is none."""
         if not item.arrival.calling_ae:  # a stray file, not written by the listener
             return None
-        rows = intake.stored_copies(session, item.found.sop_instance_uid, limit=20)
-        return next((row for row in rows if self._is_copy(session, row.path, item)), None)
+        return next(
+            (
+                row
+                for row in intake.stored_copies(session, item.found.sop_instance_uid, limit=20)
+                if self._is_copy(session, row.path, item)
+            ),
+            None,
+        )
 
     def _is_copy(self, session: Session, kept: str, item: Arrived) -> bool:
         """Return whether the object ``item`` is the same (:func:`same_object`) as that in the indexed file
@@ -350,8 +367,10 @@ class Indexing:
         if role is ObjectRole.OWN:  # a PACS may have changed it on its way: we know what we sent
             return Judgement(Outcome.DUPLICATE if former else Outcome.NEW)
         if former is None:
-            others = intake.patients(session, study.id, (ObjectRole.SOURCE, ObjectRole.NON_SOURCE))
-            if any(item.found.patient.contradicts(other) for other in others):
+            if any(
+                item.found.patient.contradicts(other)
+                for other in intake.patients(session, study.id, (ObjectRole.SOURCE, ObjectRole.NON_SOURCE))
+            ):
                 return Judgement(Outcome.CONFLICT, TWO_PATIENTS)
             return Judgement(Outcome.NEW)
         return judge(item, former, session.get_one(Study, former.study_id))

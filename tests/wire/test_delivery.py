@@ -77,7 +77,7 @@ from dicom_node.base.lifecycle import DeliveryState, ResultKind
 from dicom_node.base.outcomes import Done, Outcome
 from dicom_node.base.store import intake
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Commitment, Delivery, Removal, Result
+from dicom_node.base.store.tables import Commitment, Delivery, Removal, Result, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver import delivery_worker
 from dicom_node.deliver.delivery_worker import DeliveryWorker
@@ -95,7 +95,7 @@ from dicom_node.deliver.scu import (
 from dicom_node.deliver.scu.dimse import CallingAE, StorageCommitment
 from dicom_node.people.studies import results_to_withdraw
 from dicom_node.receive.policy import accepted_classes
-from dicom_node.studies.indexing import JournalIngest
+from dicom_node.studies.indexing import JournalIngest, stop_study
 from tests.certificates_lab import Authority
 from tests.hostile.valve import valve_before
 from tests.hostile.web import answering
@@ -274,9 +274,8 @@ def test_a_day_of_a_modality_is_found(orthanc: Orthanc, films: list[Dataset], wa
     [study] = open_archive(peer(orthanc, way), Settings()).find(StudyQuery(DAY, DAY, "DX")).studies
     assert (study.study_instance_uid, study.study_date) == (films[0].StudyInstanceUID, "20240302")
     assert study.patient_id == films[0].PatientID
-    name = str(films[0].PatientName)
-    same = Patient.from_values("", "", name, films[0].PatientBirthDate, films[0].PatientSex)
-    assert not study.patient.disagrees(same)
+    named = (str(films[0].PatientName), films[0].PatientBirthDate, films[0].PatientSex)
+    assert not study.patient.disagrees(Patient.from_values("", "", *named))
     assert study.patient.disagrees(Patient.from_values("", "", "Somebody^Else", "", ""))
 
 
@@ -390,8 +389,9 @@ def test_delivery_over_tls_needs_the_right_ca(tmp_path: Path) -> None:
 
 
 def dicomweb_of(url: str) -> PeerSettings:
-    known = {"name": "pacs", "ae_title": "PACS", "transport": "dicomweb", "url": url, **TAKING_BACK}
-    return PeerSettings.model_validate(known)
+    return PeerSettings.model_validate(
+        {"name": "pacs", "ae_title": "PACS", "transport": "dicomweb", "url": url, **TAKING_BACK}
+    )
 
 
 def shown(outbox: Outbox) -> dict[str, list[dict[str, object]]]:
@@ -706,8 +706,7 @@ def test_an_orthanc_that_sends_gets_its_report_also_from_a_node_that_was_killed(
 
         wait_until(lambda: said()["Status"] != "Pending", 120, "the report", shown=said)
         assert said()["Status"] == "Success"
-        uids = {str(image.SOPInstanceUID) for image in sent}
-        assert uids <= set(pacs.instances()), "beside the report, which may be there by now"
+        assert {str(image.SOPInstanceUID) for image in sent} <= set(pacs.instances()), "beside the report"
 
 
 ONE = (ResultKind.SC,)
@@ -829,6 +828,23 @@ def test_who_looks_reads_why_a_pacs_cannot_be_asked_and_what_to_enter_there(tmp_
     assert outbox.study_states() == ["delivering"]
 
 
+@pytest.mark.parametrize("status", [0xA700, 0x0000], ids=["refused", "acknowledged and not shown"])
+def test_what_is_withdrawn_while_it_is_sent_is_not_sent_again(
+    tmp_path: Path, pacs: Pacs, status: int
+) -> None:
+    outbox = Outbox(tmp_path, [pacs.peer()], confirm_seconds=0.1)
+    outbox.add_study(["pacs"], ONE)
+
+    def corrected(*_: object) -> int:
+        with outbox.database.write() as session:
+            stop_study(session, session.get_one(Study, 1), "an image came again with another header")
+        return status
+
+    vars(pacs).update(answer=corrected, shows=lambda *_: False)
+    outbox.run_until("cancelled")
+    assert len(pacs.received) == 1 and "not sent: its study changed" in outbox.rows()[0]["reason"]
+
+
 def test_classes_that_the_pacs_does_not_accept_are_left_out_with_a_warning(tmp_path: Path) -> None:
     with run_pacs(Pacs(free_port()), classes=[SecondaryCaptureImageStorage]) as pacs:
         outbox = Outbox(tmp_path, [pacs.peer()])
@@ -928,8 +944,11 @@ def forwarding(folder: Path, port: int, database_url: str = "", **of_archive: An
     archive |= {"may": ["receive"], **of_archive}
     rule = CONFIG["rules"][0] | {"forward": ["archive"]}
     pace = {"retry_seconds": 0.2, "retry_limit_seconds": 0.5}
-    peers = [*CONFIG["peers"], archive]
-    inbox = Inbox(folder, {**CONFIG, "peers": peers, "rules": [rule], "outbox": pace}, database_url)
+    inbox = Inbox(
+        folder,
+        {**CONFIG, "peers": [*CONFIG["peers"], archive], "rules": [rule], "outbox": pace},
+        database_url,
+    )
     try:
         yield inbox
     finally:
@@ -974,8 +993,8 @@ def test_storescp_gets_each_data_set_with_the_bytes_that_came(tmp_path: Path) ->
                 deliver_until(inbox, "confirmed")
                 there = {str(dcmread(file, force=True).SOPInstanceUID): file for file in folder.iterdir()}
                 for image in sent:
-                    spooled = inbox.folder / inbox.instance(image.SOPInstanceUID).path
-                    assert data_set(there[image.SOPInstanceUID]) == data_set(spooled)
+                    kept = inbox.instance(image.SOPInstanceUID).path
+                    assert data_set(there[image.SOPInstanceUID]) == data_set(inbox.folder / kept)
         finally:
             storescp.kill()
 
@@ -1276,8 +1295,8 @@ def test_the_patient_is_named_where_the_server_knows_exactly_one(tmp_path: Path,
 
 def test_an_id_of_another_issuer_is_nobodys_here(tmp_path: Path, server: FhirServer) -> None:
     server.create(PATIENT)
-    item = outgoing_report(report_file(tmp_path))
-    [report] = destination(server, patient_systems={"ELSEWHERE": SYSTEM}).send([item])
+    elsewhere = destination(server, patient_systems={"ELSEWHERE": SYSTEM})
+    [report] = elsewhere.send([outgoing_report(report_file(tmp_path))])
     [filed] = server.all_of("DiagnosticReport")
     assert report.status is SendStatus.STORED
     assert filed["subject"] == {

@@ -20,7 +20,7 @@ from dicom_node.base.store.tables import (
     Withdrawal,
     has_come,
 )
-from dicom_node.base.store.transitions import try_move, utc_now
+from dicom_node.base.store.transitions import FOR_UPDATE, try_move, utc_now
 
 WITHDRAWN = "withdrawn"
 """Why a delivery is discarded whose result a person withdrew."""
@@ -131,8 +131,13 @@ def versions(session: Session, delivery: Delivery) -> Sequence[Delivery]:
 
 
 def withdraw(session: Session, delivery: Delivery, reason: str) -> None:
-    """Cancel a delivery until a job requests it again."""
-    try_move(session, delivery, DELIVERY_WITHDRAWN, reason=f"not sent: {reason}", withdrawn=True)
+    """Cancel a delivery until a job requests it again; one that is being sent, or not confirmed yet, is
+    cancelled if the peer turns out not to have the object (:func:`discard_withdrawn`).
+    """
+    if delivery.state in (_S.SENDING, _S.UNCONFIRMED):
+        delivery.withdrawn = True
+    else:
+        try_move(session, delivery, DELIVERY_WITHDRAWN, reason=f"not sent: {reason}", withdrawn=True)
 
 
 def replace_unassessed(session: Session, study_id: int, rule: str, by: Collection[int]) -> None:
@@ -197,8 +202,8 @@ def former_of(session: Session, result: Result, destination: str) -> list[Delive
 
 
 def discard_withdrawn(session: Session, deliveries: Iterable[Delivery]) -> None:
-    """Discard those of ``deliveries`` that are pending or were given up and whose result a person withdrew
-    meanwhile.
+    """Of ``deliveries`` that are pending or were given up, discard those whose result a person withdrew
+    meanwhile, and cancel those that were withdrawn while they were being sent.
     """
     waiting = [one for one in deliveries if one.state in (_S.PENDING, _S.DEAD)]
     results = {one.result_id for one in waiting if one.result_id is not None}
@@ -206,6 +211,8 @@ def discard_withdrawn(session: Session, deliveries: Iterable[Delivery]) -> None:
     for delivery in waiting:
         if delivery.result_id in gone:
             discard(session, delivery, WITHDRAWN)
+        elif delivery.withdrawn:
+            withdraw(session, delivery, "its study changed while it was being sent")
 
 
 def due_destinations(session: Session, now: datetime, owners: Collection[str] = ()) -> list[str]:
@@ -253,9 +260,20 @@ def due_batch(session: Session, destination: str, study: int, now: datetime, lim
 
 
 def of_numbers(session: Session, numbers: Collection[int]) -> Sequence[Delivery]:
-    """Return the deliveries with these ids, locked, with their objects."""
-    chosen = select(Delivery).where(Delivery.id.in_(numbers)).order_by(Delivery.id)
-    return session.scalars(chosen.options(*_OBJECTS).with_for_update(of=Delivery)).all()
+    """Return the deliveries with these ids, locked, with their objects. Their studies are locked first, as
+    whoever stops a study does.
+    """
+    studies = with_objects(select(STUDY)).where(Delivery.id.in_(numbers))
+    session.execute(
+        select(Study.id).where(Study.id.in_(studies)).order_by(Study.id).with_for_update(**FOR_UPDATE)
+    )
+    return session.scalars(
+        select(Delivery)
+        .where(Delivery.id.in_(numbers))
+        .order_by(Delivery.id)
+        .options(*_OBJECTS)
+        .with_for_update(of=Delivery)
+    ).all()
 
 
 def hurry(session: Session, now: datetime, destination: str | None = None) -> None:
@@ -272,8 +290,11 @@ def hurry(session: Session, now: datetime, destination: str | None = None) -> No
 
 def clock_put_back(session: Session, now: datetime) -> None:
     """Make deliveries due whose next time lies in the future because the clock was put back."""
-    waiting = Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)) & (Delivery.next_at > now)
-    session.execute(update(Delivery).where(waiting).values(next_at=now))
+    session.execute(
+        update(Delivery)
+        .where(Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)), Delivery.next_at > now)
+        .values(next_at=now)
+    )
 
 
 def others_of_study(session: Session, study_id: int, destination: str, but: Sequence[int]) -> list[Delivery]:
