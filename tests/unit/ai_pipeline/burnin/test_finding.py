@@ -142,10 +142,12 @@ def test_a_reader_of_small_letters_is_given_rows_and_columns_of_pixels_of_a_near
     assert not shared_reader().read_small(picture, box(20, 30, 80, 40)).legible  # it has none
 
 
-def test_a_name_in_a_box_of_two_lines_is_read_by_itself() -> None:
+@pytest.mark.parametrize("known", [False, True])
+def test_a_name_in_a_box_of_two_lines_is_read_by_itself_and_a_setting_where_all_would_go(known: bool) -> None:
     class Page(Reader):
         def find(self, _view: Picture, scale: float = 1.0, within: Box | None = None) -> list[TextBox]:
-            return [box(20, 20, 80, 40), box(20, 31, 80, 40)] if scale == 1.0 and within is None else []
+            boxes = (box(20, 20, 80, 40), box(20, 31, 80, 40)) if scale == 1.0 and within is None else ()
+            return [replace(one, confidence=0.4) for one in boxes]
 
         def find_upright(self, *_: object) -> list[TextBox]:
             return []
@@ -153,9 +155,11 @@ def test_a_name_in_a_box_of_two_lines_is_read_by_itself() -> None:
         def read(self, _view: Picture, box: TextBox, _least: int) -> Line:
             return line("Gn -1.4" if box.height > 15 else "Kim")
 
-    reader, known = cast(TextReader, Page(NOTHING_READ, NOTHING_READ)), np.zeros(PICTURE.shape, np.bool_)
-    found = find_texts(PICTURE, reader, known, no_waves(PICTURE.shape))
-    assert [(text.line.text, text.meaning) for text in found] == [
+    reader = cast(TextReader, Page(NOTHING_READ, NOTHING_READ))
+    assert [
+        (text.line.text, text.meaning)
+        for text in find_texts(PICTURE, reader, np.full(PICTURE.shape, known), no_waves(PICTURE.shape))
+    ] == [
         ("Gn -1.4", Meaning.ACOUSTIC),
         ("Kim", Meaning.IDENTITY),
     ]
