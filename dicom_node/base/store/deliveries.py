@@ -20,7 +20,7 @@ from dicom_node.base.store.tables import (
     Withdrawal,
     has_come,
 )
-from dicom_node.base.store.transitions import FOR_UPDATE, try_move, utc_now
+from dicom_node.base.store.transitions import try_move, utc_now
 
 WITHDRAWN = "withdrawn"
 """Why a delivery is discarded whose result a person withdrew."""
@@ -265,7 +265,7 @@ def of_numbers(session: Session, numbers: Collection[int]) -> Sequence[Delivery]
     """
     studies = with_objects(select(STUDY)).where(Delivery.id.in_(numbers))
     session.execute(
-        select(Study.id).where(Study.id.in_(studies)).order_by(Study.id).with_for_update(**FOR_UPDATE)
+        select(Study.id).where(Study.id.in_(studies)).order_by(Study.id).with_for_update(key_share=True)
     )
     return session.scalars(
         select(Delivery)
