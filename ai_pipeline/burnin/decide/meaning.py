@@ -190,6 +190,7 @@ SETTINGS = (
     rf"[-+]? ?{_NUMBER} ?(?:db|%|fps|[cm]m[il1]s)",  # the slash of "-6cm/s" is read as a letter
     r"(?:[cd]g \d{1,2} )?prf \d{1,2}[.,]\d{1,2} ?k|filter \d{1,4}|xmit [a-d]|proc \d(?: ?/ ?[\da-e]){2,4}",
     r"s/a [1-4]/[1-4]|map [a-z](?:/\d){1,2}",
+    r"(?=.*[-+a-z])\d{1,2}(?:/[-+\da-z]){4,6}|bg \d{1,2}",  # of a Hitachi: "75/+/4/5/2/A/6"
     r"(?:sri|cri|sri ii) \d|(?:fsi|xres|ip|map|persist|pers) \d{1,2}",  # Sri is a given name, 45 an age
     r"(?:c ?\d{1,2} ?/ ?m ?(?:\d|1[0-6])|(?:ff|p) ?\d{1,2} ?/ ?e ?\d) ?\*?",  # "*": not as the preset has it
     r"sr ?[i1] ?(?:i{1,3}|[bh8]|3 ?d)? ?\d(?: ?/ ?[cg]r?[ie] ?\d)?",  # "SRI II 3/CRI 2" and its misreadings
@@ -227,7 +228,7 @@ QUANTITIES = phrases("""
 """)
 CALIPER_SIGNS = " \u00f7\u2723\u2725\u2727\u2316\u229e\ue000\uf0a4"
 """What a recogniser makes of a drawn caliper beside its measurement."""
-TICKS = " \u2022\u00b7\u25c6\u25cf-\u2013\u2212"
+TICKS = " \u2022\u00b7\u25c6\u25cf-\u2013\u2212\u207b"
 """What it makes of the tick beside a ruler's number: "10 •", "4.0 cm-"."""
 QUOTES = "'\"`\u00b4\u2018\u2019"
 """What it makes of the drawing in a logo, before or after its letters."""

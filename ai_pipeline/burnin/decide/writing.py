@@ -26,6 +26,7 @@ import numpy as np
 from ai_pipeline.burnin.decide.meaning import (
     LEAST_CONFIDENCE,
     NOTHING_MORE,
+    TICKS,
     Allowed,
     may_be_setting,
     meaning_of,
@@ -514,7 +515,8 @@ _NAMES = "(?:N[Gg]|M[Cc]|V[Ll][Kk]|W[Mm])(?![A-Za-z])"
 """Names, and their beginnings, without a vowel."""
 _WORDS = (
     "Map|Mapa|Enh|Gain|Ganho|Ganancia|Depth|Tiefe|Profundidad|Zoom|Edge|Smooth|Persist|Focus|Filter|Filtro|"
-    "Filtre|Freq|(?:SV )?Angle|Size|Scale|Sweep|Dens|Density|Reject|Chroma|Noise|Contrast|Dyn|Quality|Avg"
+    "Filtre|Fre[cq]\\.?|(?:SV )?Angle|Size|Scale|Sweep|Dens|Density|Reject|Chroma|Noise|Contrast|Dyn|Quality|"
+    "Avg"
 )
 """Labels with vowels; none is among the 64,000 names of Faker 40."""
 AMBIGUOUS = re.compile(
@@ -712,7 +714,7 @@ def _rows(texts: Sequence[Text]) -> list[tuple[Text, Text]]:
 
 def _is_row(label: Text, value: Text) -> bool:
     """Whether two texts may be the label and the value of a setting."""
-    words = re.fullmatch(r"[^\W\d_]\D{0,9}", label.line.text.strip())
+    words = re.fullmatch(r"[^\W\d_]\D{0,9}", label.line.text.strip(TICKS))
     number = re.fullmatch(
         r"[-+]?\d{1,3}(?:[.,]\d{1,2})? ?[A-Za-z%°/]{0,4}|(?:[A-Z]|\d)(?:/1?\d){1,3}|O[nf]f?|Low|Med|Mid|High",
         value.line.text.strip(),
@@ -735,7 +737,10 @@ def _is_in_columns(row: tuple[Text, Text], rows: Sequence[tuple[Text, Text]]) ->
 def _joined(label: Text, value: Text) -> Text:
     """One line of a label and its value."""
     (left, top, _, bottom), (_, upper, right, lower) = label.box.box, value.box.box
-    words, sure = f"{label.line.text} {value.line.text}", min(label.line.confidence, value.line.confidence)
+    words, sure = (
+        f"{label.line.text.strip(TICKS)} {value.line.text}",
+        min(label.line.confidence, value.line.confidence),
+    )
     box = level_box((left, min(top, upper), right, max(bottom, lower)), 1.0)
     return Text(box, Line(words, sure, legible=True), meaning_of(words, sure), proof=TOGETHER)
 

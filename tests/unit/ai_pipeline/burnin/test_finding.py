@@ -142,10 +142,12 @@ def test_a_reader_of_small_letters_is_given_rows_and_columns_of_pixels_of_a_near
     assert not shared_reader().read_small(picture, box(20, 30, 80, 40)).legible  # it has none
 
 
-def test_a_name_in_a_box_of_two_lines_is_read_by_itself() -> None:
+@pytest.mark.parametrize("known", [False, True])
+def test_a_name_in_a_box_of_two_lines_is_read_by_itself_and_a_setting_where_all_would_go(known: bool) -> None:
     class Page(Reader):
         def find(self, _view: Picture, scale: float = 1.0, within: Box | None = None) -> list[TextBox]:
-            return [box(20, 20, 80, 40), box(20, 31, 80, 40)] if scale == 1.0 and within is None else []
+            boxes = (box(20, 20, 80, 40), box(20, 31, 80, 40)) if scale == 1.0 and within is None else ()
+            return [replace(one, confidence=0.4) for one in boxes]
 
         def find_upright(self, *_: object) -> list[TextBox]:
             return []
@@ -153,9 +155,11 @@ def test_a_name_in_a_box_of_two_lines_is_read_by_itself() -> None:
         def read(self, _view: Picture, box: TextBox, _least: int) -> Line:
             return line("Gn -1.4" if box.height > 15 else "Kim")
 
-    reader, known = cast(TextReader, Page(NOTHING_READ, NOTHING_READ)), np.zeros(PICTURE.shape, np.bool_)
-    found = find_texts(PICTURE, reader, known, no_waves(PICTURE.shape))
-    assert [(text.line.text, text.meaning) for text in found] == [
+    reader = cast(TextReader, Page(NOTHING_READ, NOTHING_READ))
+    assert [
+        (text.line.text, text.meaning)
+        for text in find_texts(PICTURE, reader, np.full(PICTURE.shape, known), no_waves(PICTURE.shape))
+    ] == [
         ("Gn -1.4", Meaning.ACOUSTIC),
         ("Kim", Meaning.IDENTITY),
     ]
@@ -797,11 +801,13 @@ HARMLESS = {
         "HM PI 6.80 - 2.80",
         "HM PI 11.80 - 2.50", "-6cmis", "6cmls", "Har-alta",
         "IM 0.8", "ITm 0.2", "HPén-HGén", "PRC 16/4/1 PRS 4", "PST 0", "RES-A", "XV C3",
+        "PRC 12-3-L PRS 3", "XV 1", "BG:21 75/+/4/5/2/A/6", "TCD", "Abd Vasc",
         "TAC1", "DVA: 94%", "G 54%", "P 30mm", "T4.4", "Qscan:80 /MDR:50/MFT4.4",
         "Mlm:1.5", "81 kVp", "81kV 2.5mAs",
         "C5/M4", "C5 / M4", "FF3/E2", "SRI II 3 / CRI 2", "Qual norm", "WMF low1", "Frq mid",
     ),
     Meaning.MEASUREMENT: (
+        "Lt Ut-PS 70.64cm/s", "Umb-RI 0.52", "Umb-HR 171bpm",
         "D 3.45 cm", "D3.45cm", "1 L 23.1mm", "1L23.1mm", "1D2.31cm", "1.D.9.92cm",
         "+ Dist 2.31 cm", "+Dist2.31cm",
         "Dist 1 2.31cm", "D1: 3.45 cm", "2.31 x 1.45 x 3.20 cm", "2.31x1.45cm", "2,31 cm", "Vol 12.3 ml",
@@ -891,6 +897,7 @@ OTHERS = (
     "R 12 M 45", "JONES 45 R 15 G 66", "Kim 4 Lee 5 Ng 6",
     "24/123", "123/24", "12/124", "115/122", "045/123", "045/046", "HM P 12.03 - 9.30", "HM PI 12.03 - 9.30",
     "Kidney B", "Der", "Feto Kim", "Feto Kim B", "Feto Long", "R Stone Feto", "Largo", "Alto B", "Largo 45 s",
+    "Kim-PS", "Kim-RI 0.52", "12/3/4/5/6/7",
     "FC 62 s", "FC 62%", "Höhe 52 cm", "高度 99 cm", "Longitud 52 cm", "6cmKs",
 )  # fmt: skip
 
@@ -1099,7 +1106,9 @@ def test_a_reading_that_says_more_or_else_is_no_second_reading(proven: str, othe
         ("Har-mid", "", Meaning.IDENTITY),
     ],
 )
-@pytest.mark.parametrize("between", ["97", "FR 32", "P Low", "P Off", "Enh: 3", "E/A 1/2", "L/A", "Gen"])
+@pytest.mark.parametrize(
+    "between", ["97", "FR 32", "P Low", "P Off", "Enh: 3", "SV Angle 60", "E/A 1/2", "L/A", "Gen"]
+)
 def test_what_stands_between_two_settings_is_one(
     between: str, above: str, below: str, meaning: Meaning
 ) -> None:
@@ -1148,7 +1157,16 @@ def columns(*rows: tuple[str, str]) -> list[Text]:
 def test_label_and_value_in_two_columns_stay_or_go_together_and_no_name_is_a_label() -> None:
     rows = (("FR", "27"), ("AO%", "100"), ("Frq", "12.0"), ("Map", "D/0"), ("D", "3.5"), ("DR", "75"))
     assert meanings(by_their_rows(columns(*rows))) == [Meaning.ACOUSTIC] * 12
-    for setting in ("F 8.5M", "D 7.4", "iClear 3", "iBeam", "F: H10.0MHz", "Enh 0.80", "Map D/0", "Ph 20 %"):
+    for setting in (
+        "F 8.5M",
+        "D 7.4",
+        "iClear 3",
+        "iBeam",
+        "F: H10.0MHz",
+        "Enh 0.80",
+        "Map D/0",
+        "WMF 60 Hz",
+    ):
         beside_a_name = block(("DR 60", 20), (setting, 40), ("KIM 45", 60))
         assert [one.meaning is Meaning.IDENTITY for one in by_their_block(beside_a_name)] == [
             False,
