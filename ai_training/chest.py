@@ -395,8 +395,9 @@ def infer(network: PlacedClassifier, pixels: npt.NDArray[np.uint8], size: int) -
     logits: list[npt.NDArray[np.float32]] = []
     pooled: list[npt.NDArray[np.float32]] = []
     with torch.inference_mode():
-        for start in range(0, len(pixels), 64):
-            batch = np.stack([enlarge(image, size) for image in pixels[start : start + 64]])
+        # Of few pictures: larger maps are new memory in every layer, which takes as long as the layers.
+        for start in range(0, len(pixels), 16):
+            batch = np.stack([enlarge(image, size) for image in pixels[start : start + 16]])
             inputs = torch.from_numpy(normalise(batch, MEAN, SCALE)).to(device)
             scores, features, _ = network(inputs.contiguous(memory_format=torch.channels_last))
             logits.append(scores.cpu().numpy())
