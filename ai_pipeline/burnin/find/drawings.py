@@ -80,7 +80,10 @@ def find_drawings(picture: Picture, finder: MarkFinder, threshold: float, measur
     # A part of the flow is a colour bar where it fills this share of its box, and the detector takes this
     # share of it for a scale.
     bars = (area >= 0.8 * box) & (scale >= 0.1 * area)
-    drawn = (maps.marked >= threshold) & ~(flow & ~bars[labels]) & ~measured
+    marked = maps.marked >= threshold
+    # Letters in the colours of flow: the network marks most of them (.65 and more), and nothing of flow.
+    letters = np.bincount(labels[marked], minlength=len(stats)) >= 0.5 * area
+    drawn = marked & ~(flow & ~(bars | letters)[labels]) & ~measured
     return _drawings(picture, maps, drawn, _majority_classes(drawn, maps))
 
 
