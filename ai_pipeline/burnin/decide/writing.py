@@ -169,8 +169,10 @@ class Candidate:
         """Return ``line`` as legible or not. In measured pixels (flow, spectra, M-mode, curves) and along a
         vertical, only text of three letters that is read whole and with confidence counts as legible.
         """
+        # In flow no reader reads so many different letters, each fairly surely.
+        long = line.confidence >= 0.7 and len(set(filter(str.isalnum, line.text))) >= 5
         unsure = (
-            line.confidence < SURE
+            (line.confidence < SURE and not long)
             or line.letters < FEW_CHARACTERS
             or is_wide(self.box.length, self.box.height, line)
         )
