@@ -296,8 +296,9 @@ class Window:
         content = (content_of(before, self.plan, self.mask) & ~self.plan.banner) | made_up(before, after)
         # Beside the image area a line of text in its box may look like a bar: it stays removed with its edge.
         text = mask_of((one.box for one in self.plan.marks if one.kind is AnnotationKind.TEXT), content.shape)
-        content &= self.plan.ground | ~dilated(text, 9)
-        lost = with_sides(self.mask & content, longer=SMALLEST_LETTER)
+        lost = with_sides(
+            self.mask & content & (self.plan.ground | ~dilated(text, 9)), longer=SMALLEST_LETTER
+        )
         if self.verifier.policy is CleaningPolicy.RESEARCH or not lost.any():
             return False
         self.mask, self.added, self.returned = self.mask & ~lost, lost, self.returned | lost

@@ -147,8 +147,7 @@ def with_faint_writing(plan: RemovalPlan, samples: PixelArray, reader: TextReade
     What is faint is amplified, and what the ``reader`` then finds there is text; faint echoes are not. Raises
     :class:`CleaningFailed` as :func:`plan_removal` does.
     """
-    filled = plan.mask | plan.banner
-    known = filled | plan.kept | plan.not_tissue | plan.waves.pixels
+    known = plan.mask | plan.banner | plan.kept | plan.not_tissue | plan.waves.pixels
     faint, strong = faint_writing(samples, plan.area, known)
     if not faint.any():
         return plan
@@ -458,8 +457,7 @@ def _is_drawing(text: Text, drawn: Drawings) -> bool:
     crosses: it is illegible, and the mark network (``drawn``) finds hardly any letters there. A logo counts
     as letters, because it may be a hospital's.
     """
-    place = index_of(text.box.box)
-    pixels = {kind: int(mask[place].sum()) for kind, mask in drawn.masks.items()}
+    pixels = {kind: int(mask[index_of(text.box.box)].sum()) for kind, mask in drawn.masks.items()}
     symbols = sum(
         pixels[kind] for kind in (AnnotationKind.CALIPER, AnnotationKind.MARKER, AnnotationKind.SCALE)
     )

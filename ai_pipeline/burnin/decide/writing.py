@@ -169,15 +169,16 @@ class Candidate:
         """Return ``line`` as legible or not. In measured pixels (flow, spectra, M-mode, curves) and along a
         vertical, only text of three letters that is read whole and with confidence counts as legible.
         """
-        # In flow no reader reads so many different letters, each fairly surely.
-        long = line.confidence >= 0.7 and len(set(filter(str.isalnum, line.text))) >= 5
+        different = len(set(filter(str.isalnum, line.text)))
         unsure = (
-            (line.confidence < SURE and not long)
+            # In flow no reader reads so many different letters fairly surely.
+            line.confidence < (0.7 if different >= 5 else SURE)
             or line.letters < FEW_CHARACTERS
             or is_wide(self.box.length, self.box.height, line)
         )
-        suspicious = self.flow > TOUCHES or self.box.is_upright
-        return replace(line, legible=False) if suspicious and unsure else line
+        return (
+            replace(line, legible=False) if unsure and (self.flow > TOUCHES or self.box.is_upright) else line
+        )
 
     def followed(self, reader: TextReader) -> Candidate:
         """Return the place of an upright line extended to both of its ends, as long as more letters are
@@ -568,8 +569,7 @@ def by_their_rows(texts: Sequence[Text]) -> list[Text]:
     values too. Label and value both stay or are both removed.
     """
     rows = _rows(texts)
-    apart = {text for row in rows for text in row}
-    alone = [text for text in texts if text not in apart]
+    alone = [text for text in texts if all(text not in row for row in rows)]
     judged = by_their_block([*alone, *(_joined(*row) for row in rows)])
     found = dict(zip(alone, judged[: len(alone)], strict=True))
     lines = zip(rows, judged[len(alone) :], strict=True)

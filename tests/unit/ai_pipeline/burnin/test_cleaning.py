@@ -714,6 +714,22 @@ def test_a_name_that_only_its_colour_shows_goes_or_nothing_leaves(
     assert result is None or quick.secrets(np.asarray(result.image.frames[0])) == []
 
 
+@pytest.mark.parametrize("ink", [(230, 80, 70), (255, 160, 20), (240, 30, 30)])
+def test_a_name_upside_down_in_the_colours_of_flow_goes_or_nothing_leaves(
+    ink: tuple[int, int, int], quick: Reader
+) -> None:
+    written = burn(flow(echo(size=(300, 480)))[0], NAME, (150, 150), ink, 20, upside_down=True)
+    result = cleaned_or_nothing(ArrayImage(written[None], photometric="RGB"))
+    assert result is None or quick.secrets(np.asarray(result.image.frames[0])[::-1, ::-1]) == []
+
+
+def test_a_name_in_a_coloured_box_goes_and_the_box_is_no_bar_that_is_put_back(quick: Reader) -> None:
+    below = np.full((40, 480, 3), (40, 60, 110), np.uint8)
+    written = burn(np.concatenate([flow(echo(size=(300, 480)))[0], below]), NAME, (4, 304), WHITE, 28)
+    result = clean(ArrayImage(written[None], photometric="RGB"), silent)
+    assert quick.secrets(written) and not quick.secrets(np.asarray(result.image.frames[0]))
+
+
 @pytest.mark.parametrize(("bits", "stored_as"), [(4, np.uint8), (8, np.uint8), (12, np.uint16)])
 def test_colour_is_read_as_a_viewer_shows_it(bits: int, stored_as: type[np.integer[Any]]) -> None:
     samples = (np.random.default_rng(1).random((1, 20, 30, 3)) * 2**bits).astype(stored_as)
