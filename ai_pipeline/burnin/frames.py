@@ -542,8 +542,13 @@ class _CineWindow(Window):
             np.concatenate(sources),
             np.concatenate([image.show(*one) for one in zip(sources, indices, strict=True)]),
         )
+        planned = len(plan.marks)
+        for extreme in (np.maximum, np.minimum):  # faint text too may show in no sampled frame
+            samples = extreme.reduce(sources)
+            plan = with_faint_writing(plan, samples, verifier.tools.reader, of_one_frame=len(sources) == 1)
         # Not the learned inpainter: it takes half a second a frame (2.0 frames/s against 8 and more).
         super().__init__(sources, plan, tables, verifier, PLAIN)
+        self.marks = [replace(mark, frame=indices[0] + 1) for mark in plan.marks[planned:]]
         self._indices, self._graphics, self._step = indices, graphics, step
         self._pictures: list[Picture] = []
         if plan.kept.any():  # text stays where all of these frames show it unchanged
