@@ -147,8 +147,8 @@ def with_faint_writing(
     from the background in the stored ``samples``.
 
     What is faint is amplified, and what the ``reader`` then finds there is text; faint echoes are not. Not
-    ``of_one_frame``: the extremes of several, whose noise of compression looks like text; there only legible
-    text counts. Raises :class:`CleaningFailed` as :func:`plan_removal` does.
+    ``of_one_frame``: how much several differ, where the noise of compression looks like text; there only
+    legible text counts. Raises :class:`CleaningFailed` as :func:`plan_removal` does.
     """
     filled = plan.mask | plan.banner
     known = filled | plan.kept | plan.not_tissue | plan.waves.pixels
