@@ -475,7 +475,6 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         np.concatenate([image.display(index) for index in sampled]),
     )
     plan = _plan_cine(image, sampled, tables, verifier, report, graphics=graphics)
-    read_in = image.display(sampled[0])
     first = image.stored(0)
     with tempfile.TemporaryFile(prefix="ai-pipeline-") as file:  # gone with the last reference to the array
         frames: PixelArray = np.memmap(file, dtype=first.dtype, mode="w+", shape=(count, *first.shape))
@@ -490,7 +489,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         step = partial(report, start / count, f"frame {start + 1} of {count}")
         step()
         indices = range(start, min(start + WINDOW, count))
-        window = _CineWindow(image, indices, plan, read_in, verifier, step, graphics=graphics)
+        window = _CineWindow(image, indices, plan, first, verifier, step, graphics=graphics)
         if graphics:
             window.find_late_drawings()
         window.verify()
@@ -526,7 +525,8 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
 
 class _CineWindow(Window):
     """Some consecutive frames of a cine, cleaned together: a pixel masked in one is filled in all of them.
-    ``read_in``: the picture in which the text that stays was read. ``step`` is called between readings.
+    ``first``: the samples of the first frame, in which the text that stays was read. ``step`` is called
+    between readings.
     """
 
     def __init__(
@@ -534,7 +534,7 @@ class _CineWindow(Window):
         image: SourceImage,
         indices: range,
         plan: RemovalPlan,
-        read_in: Picture,
+        first: PixelArray,
         verifier: Verifier,
         step: Callable[[], None],
         *,
@@ -547,15 +547,20 @@ class _CineWindow(Window):
             np.concatenate(sources),
             np.concatenate([image.show(*one) for one in zip(sources, indices, strict=True)]),
         )
+        planned, seen = len(plan.marks), np.stack([first, *sources])
+        # Faint text too may show in no sampled frame: then it changes between the first frame and these.
+        changes: PixelArray = seen.max(axis=0) - seen.min(axis=0)
+        plan = with_faint_writing(plan, changes, verifier.tools.reader, of_one_frame=False)
         # Not the learned inpainter: it takes half a second a frame (2.0 frames/s against 8 and more).
         super().__init__(sources, plan, tables, verifier, PLAIN)
+        self.marks = [replace(mark, frame=indices[0] + 1) for mark in plan.marks[planned:]]
         self._indices, self._graphics, self._step = indices, graphics, step
         self._pictures: list[Picture] = []
         if plan.kept.any():  # text stays where all of these frames show it unchanged
             differs: Mask = np.zeros(plan.kept.shape, np.bool_)
             for source in sources:
                 # Grey levels by which text that stays may differ from the frame in which it was read.
-                differs |= brightest(cv2.absdiff(tables.show(source), read_in)) > 40
+                differs |= brightest(cv2.absdiff(tables.show(source), image.show(first))) > 40
             labels, _ = components(plan.kept)
             self.kept = plan.kept & ~np.isin(labels, labels[differs & plan.kept])
 

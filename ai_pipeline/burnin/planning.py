@@ -140,12 +140,15 @@ def plan_views(
     return plan
 
 
-def with_faint_writing(plan: RemovalPlan, samples: PixelArray, reader: TextReader) -> RemovalPlan:
+def with_faint_writing(
+    plan: RemovalPlan, samples: PixelArray, reader: TextReader, *, of_one_frame: bool = True
+) -> RemovalPlan:
     """The plan with faint text added that lies outside its image area: blocks of pixels that differ little
     from the background in the stored ``samples``.
 
-    What is faint is amplified, and what the ``reader`` then finds there is text; faint echoes are not. Raises
-    :class:`CleaningFailed` as :func:`plan_removal` does.
+    What is faint is amplified, and what the ``reader`` then finds there is text; faint echoes are not. Not
+    ``of_one_frame``: how much several differ, where the noise of compression looks like text; there only
+    legible text counts. Raises :class:`CleaningFailed` as :func:`plan_removal` does.
     """
     known = plan.mask | plan.banner | plan.kept | plan.not_tissue | plan.waves.pixels
     faint, strong = faint_writing(samples, plan.area, known)
@@ -158,7 +161,7 @@ def with_faint_writing(plan: RemovalPlan, samples: PixelArray, reader: TextReade
         box.longer(6.0, shown.shape, end=True).longer(6.0, shown.shape, end=False)
         for box in (*reader.find(shown), *reader.find_upright(shown))
         # Confidence of the text detector from which an unreadable box of a text's shape counts as text.
-        if (box.confidence >= 0.6 and looks_like_text(box, shown.shape))
+        if (of_one_frame and box.confidence >= 0.6 and looks_like_text(box, shown.shape))
         or ((line := reader.read(shown, box)).legible and line.letters >= FEWEST)
     ]
     labels, _ = components(faint)
