@@ -382,8 +382,7 @@ def beside(
 
 def fetched(inbox: Inbox, name: str = "archive") -> dict[str, int]:
     """Ask, fetch until nothing is due, index and assemble."""
-    archive = open_archive(inbox.settings.peer(name), inbox.settings)
-    asked = fetch.ask(inbox.database, archive, name, [QUERY])
+    asked = fetch.ask(inbox.database, open_archive(inbox.settings.peer(name), inbox.settings), name, [QUERY])
     fetcher = fetch.Fetcher(inbox.database, inbox.settings, inbox.settings.peer(name), "tests")
     for _ in range(fetch.ATTEMPTS):
         fetcher.run_once(threading.Event())

@@ -77,8 +77,7 @@ class Postgres:
 
 def program(name: str) -> str:
     """The path of one of PostgreSQL's programs, of the newest version that is installed."""
-    folder = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
-    return str(folder / name)
+    return str(max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name)) / name)
 
 
 @contextmanager

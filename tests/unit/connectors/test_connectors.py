@@ -809,8 +809,7 @@ on = ["disk"]
 to = ["a@example.org"]
 '''
     found = check([write(tmp_path / "node.toml", text)])
-    keys = {problem.key for problem in found.problems}
-    assert {"notifications.n.events", "notifications.m.to"} <= keys
+    assert {"notifications.n.events", "notifications.m.to"} <= {problem.key for problem in found.problems}
     said = " ".join([*map(str, found.problems), *(line.text for line in found.tried)])
     assert "unencrypted" in said and "KEY" not in said
 

@@ -84,8 +84,7 @@ def reports(node: Inbox) -> list[Dataset]:
 
 
 def text_of(report: Dataset) -> str:
-    elements = report.iterall()
-    return " ".join(str(one.value) for one in elements if one.keyword in ("TextValue", "CodeMeaning"))
+    return " ".join(str(one.value) for one in report.iterall() if one.keyword in ("TextValue", "CodeMeaning"))
 
 
 def test_a_study_is_analysed_and_its_results_wait_for_their_destination(make: Make) -> None:

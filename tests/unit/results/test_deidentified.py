@@ -105,8 +105,7 @@ def test_what_was_done_stands_in_the_object(built: dict[ResultKind, Dataset], ki
     assert is_deidentified(ds)
     assert is_own_result(ds)  # so that it starts nothing when it comes back
     codes = [item.CodeValue for item in ds.DeidentificationMethodCodeSequence]
-    options = {ResultKind.CLEANED: ["113101"], ResultKind.SR: ["113104"]}
-    assert codes == ["113100", *options.get(kind, [])]
+    assert codes == ["113100", *{ResultKind.CLEANED: ["113101"], ResultKind.SR: ["113104"]}.get(kind, [])]
     purposes = [e.PurposeOfReferenceCodeSequence[0].CodeValue for e in ds.ContributingEquipmentSequence]
     assert (purposes.count("109104"), purposes.count("109103")) == (1, kind is ResultKind.CLEANED)
     assert (ds.PatientIdentityRemoved, ds.LongitudinalTemporalInformationModified) == ("YES", "REMOVED")

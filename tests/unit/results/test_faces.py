@@ -348,8 +348,7 @@ def test_outlined_organs_become_segments_with_their_codes_in_a_series_of_their_o
     assert codes == [(organ, HEART.value), (organ, lung.value), (altered, lesion.value)]
     assert len({item.TrackingUID for item in seg.SegmentSequence}) == 3
     removed = DerivedImage(ImageKind.MASK, cr.image.uid, masks[:1], "MONOCHROME2", "mask")
-    given = PipelineResult(images=(*result.images, removed))
-    both = build(context(kinds=[ResultKind.SEG]), [cr], given)
+    both = build(context(kinds=[ResultKind.SEG]), [cr], PipelineResult(images=(*result.images, removed)))
     assert len({item.series_instance_uid for item in both}) == len(both) == 2
 
 

@@ -146,8 +146,7 @@ def test_boxes_lie_where_unseen_images_light_up_and_the_head_as_one_convolution_
 
 def test_a_fixed_box_knows_no_image_and_can_only_be_right_on_one_side() -> None:
     boxes, _ = _planted()
-    fixed = detect.constant(boxes)["Mass"].corners
-    assert sum(overlap(fixed, corners(box)) > 0.1 for box in boxes) == 20
+    assert sum(overlap(detect.constant(boxes)["Mass"].corners, corners(box)) > 0.1 for box in boxes) == 20
     assert detect.centre(boxes)["Mass"].point == pytest.approx((0.5, 0.5))
 
 

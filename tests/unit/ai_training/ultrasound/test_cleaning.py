@@ -331,8 +331,7 @@ def test_a_picture_that_was_not_cleaned_is_found_out(burned: BurnIn, reader: leg
 
 
 def test_a_picture_without_the_overlay_holds_nothing_of_it(burned: BurnIn, reader: legible.RapidOcr) -> None:
-    whole = np.ones(burned.owners.shape, np.bool_)
-    outcome = outcome_of(burned, result_of(burned.clean, whole), [reader])
+    outcome = outcome_of(burned, result_of(burned.clean, np.ones(burned.owners.shape, np.bool_)), [reader])
     count = outcome.counts["rapidocr"]
     assert ((count.left, count.elsewhere), (outcome.changed_outside, outcome.uncovered)) == (((), ()), (0, 0))
 
@@ -560,8 +559,7 @@ def test_the_filling_of_the_node_is_measured_beside_the_plain_one(data: Path) ->
         {"given", "detected"},
         "navier-stokes",
     )
-    intervals = [row["inside"]["psnr"] for row in result["rows"]]
-    assert all(low <= value <= high for value, low, high in intervals)
+    assert all(low <= value <= high for value, low, high in [row["inside"]["psnr"] for row in result["rows"]])
     assert any("difference" in row["inside"] for row in result["rows"])
 
 
