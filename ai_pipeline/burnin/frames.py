@@ -152,9 +152,11 @@ def codes_in(picture: Picture) -> list[TextBox]:
     colours always differ in a channel. The first channel that shows codes counts: what only others show is
     found once that is filled.
     """
-    channels = cv2.split(picture) if picture.ndim == 3 else [np.ascontiguousarray(picture)]
-    places = [code.position for code in next(filter(None, map(zxingcpp.read_barcodes, channels)), [])]
-    corners = [(at.top_left, at.top_right, at.bottom_right, at.bottom_left) for at in places]
+    channels = cv2.split(picture) if picture.ndim == 3 and coloured(picture).any() else [brightest(picture)]
+    codes = next(filter(None, map(zxingcpp.read_barcodes, map(np.ascontiguousarray, channels))), [])
+    corners = [
+        (at.top_left, at.top_right, at.bottom_right, at.bottom_left) for at in (one.position for one in codes)
+    ]
     return [TextBox(np.array([(at.x, at.y) for at in four], np.float32), 1.0) for four in corners]
 
 

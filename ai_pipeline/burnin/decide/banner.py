@@ -96,6 +96,5 @@ def _written(grey: Picture, outside: Mask) -> Mask:
     if written.mean() <= LARGEST_SHARE:
         return dilated(written, 3) & outside
     # Some scanners surround the echo with a colour. Blacked out letter by letter the text would stay legible.
-    background = int(np.bincount(grey[outside]).argmax())
-    written = outside & (np.abs(grey.astype(np.int16) - background) > BLACK)
+    written = outside & (np.abs(grey.astype(np.int16) - np.bincount(grey[outside]).argmax()) > BLACK)
     return outside if written.any() and written.mean() <= LARGEST_SHARE else np.zeros_like(outside)

@@ -169,10 +169,9 @@ class Candidate:
         """Return ``line`` as legible or not. In measured pixels (flow, spectra, M-mode, curves) and along a
         vertical, only text of three letters that is read whole and with confidence counts as legible.
         """
-        different = len(set(filter(str.isalnum, line.text)))
         unsure = (
-            # In flow no reader reads so many different letters fairly surely.
-            line.confidence < (0.7 if different >= 5 else SURE)
+            # In flow no reader reads five different letters or digits fairly surely.
+            line.confidence < (0.7 if len(set(filter(str.isalnum, line.text))) >= 5 else SURE)
             or line.letters < FEW_CHARACTERS
             or is_wide(self.box.length, self.box.height, line)
         )

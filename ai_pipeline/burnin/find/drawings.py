@@ -75,15 +75,14 @@ def find_drawings(picture: Picture, finder: MarkFinder, threshold: float, measur
     flow = find_flow(picture)
     labels, stats = components(flow)
     area = stats[:, cv2.CC_STAT_AREA]
-    box = stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT]
-    scale = np.bincount(labels[maps.classes == SCALE], minlength=len(stats))
     # A part of the flow is a colour bar where it fills this share of its box, and the detector takes this
     # share of it for a scale.
-    bars = (area >= 0.8 * box) & (scale >= 0.1 * area)
+    bars = area >= 0.8 * stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT]
+    bars &= np.bincount(labels[maps.classes == SCALE], minlength=len(stats)) >= 0.1 * area
     marked = maps.marked >= threshold
     # Letters in the colours of flow: the network marks most of them (.65 and more), and nothing of flow.
-    letters = np.bincount(labels[marked], minlength=len(stats)) >= 0.5 * area
-    drawn = marked & ~(flow & ~(bars | letters)[labels]) & ~measured
+    bars |= np.bincount(labels[marked], minlength=len(stats)) >= 0.5 * area
+    drawn = marked & ~(flow & ~bars[labels]) & ~measured
     return _drawings(picture, maps, drawn, _majority_classes(drawn, maps))
 
 
