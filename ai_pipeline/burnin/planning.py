@@ -4,7 +4,7 @@ A text detector with a recogniser, a network trained on ultrasound marks, the he
 rules each find annotation independently: text counts as identity until it is read and proven harmless.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -46,6 +46,7 @@ from ai_pipeline.burnin.find.annotation import (
     component_boxes,
     components,
     dilated,
+    gaps,
     index_of,
 )
 from ai_pipeline.burnin.find.area import amplified, faint_writing, find_area, strokes
@@ -61,6 +62,8 @@ MARGIN = 0.15
 """How far a text's mask reaches beyond the detector's box (share of the line's height)."""
 RIM = 0.02
 """How far tissue may reach beyond the image area that is found (share of the picture's shorter side)."""
+SIGNS = (AnnotationKind.CALIPER, AnnotationKind.MARKER, AnnotationKind.SCALE)
+"""Drawings that are no letters. A logo counts as letters, because it may be a hospital's."""
 LARGEST_SHARE = 0.4
 """Share of the picture that may be filled, at most (banner not counted)."""
 
@@ -232,8 +235,11 @@ class _Scene:
 
     def graphics_but_text(self) -> Mask:
         """The mask of all drawings but text."""
-        masks = [mask for kind, mask in self.drawn.masks.items() if kind is not AnnotationKind.TEXT]
-        return np.asarray(np.logical_or.reduce(masks), np.bool_)
+        return self.signs() | self.drawn.masks[AnnotationKind.LOGO]
+
+    def signs(self) -> Mask:
+        """The mask of the drawings that are neither letters nor a logo, which may be a hospital's."""
+        return np.asarray(np.logical_or.reduce([self.drawn.masks[kind] for kind in SIGNS]), np.bool_)
 
     def plan(self) -> RemovalPlan:
         """Make the plan, with the marks that it removes or keeps, and those that the rules have dropped."""
@@ -322,7 +328,8 @@ class _Scene:
                 replace(text, meaning=Meaning.IDENTITY) if text.meaning is Meaning.SCALE else text
                 for text in found
             ]
-        self.symbols = [text for text in found if _is_drawing(text, self.drawn)]
+        names = [text.box.box for text in found if text.meaning is Meaning.IDENTITY]
+        self.symbols = [text for text in found if _is_drawing(text, self.drawn, names)]
         self.texts = [text for text in found if text not in self.symbols]
         legible = [text for text in self.texts if text.line.legible]
         traced = [text for text in self.texts if share_of(self.waves.traces, text.box) > 0.5]
@@ -368,12 +375,16 @@ class _Scene:
             for text in self.texts
         ]
         known, flow = self.painted(self.texts), find_flow(self.picture) | self.waves.strips
-        for place in component_boxes(components(blocks(self.lettering & ~known))[1]):
+        places = component_boxes(components(blocks(self.lettering & ~known))[1])
+        names = [text.box.box for text in self.texts if text.meaning is Meaning.IDENTITY]
+        for place in places:
             box = level_box(place, 1.0)
             one = Candidate(self.picture, box, share_of(flow, box))
             text = one.text(self.task.tools.reader, self.task.allowed)
             if are_letters(text, 1.0) or (text.line.legible and text.meaning is not Meaning.IDENTITY):
                 self.texts.append(replace(text, proof=DRAWN))
+            elif _is_lone_sign(text, (*names, *places)):
+                self.symbols.append(text)
         bars = component_boxes(components(dilated(self.bars, 9))[1])
         self.texts = as_scales([*self.texts, *self.unproven], bars)[: len(self.texts)]
 
@@ -385,7 +396,11 @@ class _Scene:
         harmless = (text for text in removed if text.meaning is not Meaning.IDENTITY)
         traced = [text for text in harmless if share_of(self.lettering, text.box) >= TRACED]
         kept = [text for text in self.texts if text not in removed]
-        letters = paint([inner(text.box) for text in kept], self.shape, 0.0)
+        letters, going = (
+            paint([inner(text.box) for text in some], self.shape, 0.0) for some in (kept, removed)
+        )
+        if self.clinical:  # ticks and marks beside a line that goes
+            letters |= self.signs() & ~going
         self.mask = self.painted([text for text in removed if text not in traced]) & ~letters
         self.kept, self.traced = self.painted(kept) & ~self.mask, self.painted(traced) & ~self.mask
         if self.clinical:
@@ -455,18 +470,31 @@ def _suspected(unproven: Sequence[Text], left: Mask) -> tuple[Box, ...]:
     return (*(text.box.box for text in unclear), *drawn)
 
 
-def _is_drawing(text: Text, drawn: Drawings) -> bool:
+def _is_drawing(text: Text, drawn: Drawings, others: Iterable[Box]) -> bool:
     """Whether a place that the text detector took for text holds only drawn symbols, such as a pair of
-    crosses: it is illegible, and the mark network (``drawn``) finds hardly any letters there. A logo counts
-    as letters, because it may be a hospital's.
+    crosses: no letters are proven, and the mark network (``drawn``) finds hardly any there.
     """
     pixels = {kind: int(mask[index_of(text.box.box)].sum()) for kind, mask in drawn.masks.items()}
-    symbols = sum(
-        pixels[kind] for kind in (AnnotationKind.CALIPER, AnnotationKind.MARKER, AnnotationKind.SCALE)
-    )
-    letters = pixels[AnnotationKind.TEXT] + pixels[AnnotationKind.LOGO]
+    symbols = sum(pixels[kind] for kind in SIGNS)
     # Pixels of letters as a share of those of symbols, up to which a place holds no text.
-    return not text.line.legible and symbols > 0 and letters <= 0.05 * symbols
+    no_letters = symbols > 0 and sum(pixels.values()) <= 1.05 * symbols
+    return no_letters and (not text.line.legible or (not are_letters(text) and _is_lone_sign(text, others)))
+
+
+def _is_lone_sign(text: Text, others: Iterable[Box]) -> bool:
+    """Whether one sign stands alone at a place, as a maker's mark beside the sector or a mark of focus does:
+    as wide as high, with no proven letters, and far from all ``others`` that may be text. A single letter
+    names nobody, but several letters far apart do, and M and F say the sex.
+    """
+    left, top, right, bottom = text.box.box
+    away = (max(gaps(text.box.box, other)) for other in others if overlap(text.box.box, other) < SAME)
+    return (
+        max(right - left, bottom - top) <= 1.5 * min(right - left, bottom - top)
+        and (not text.line.legible or (text.line.text.isascii() and text.line.letters <= FEWEST))
+        and text.line.text not in {"M", "F"}
+        # How far another line is from a sign that stands alone (its heights).
+        and all(gap > 2 * (bottom - top) for gap in away)
+    )
 
 
 def _readings(

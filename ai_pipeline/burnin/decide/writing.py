@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from itertools import permutations
+from itertools import combinations, permutations, product
 
 import cv2
 import numpy as np
@@ -380,10 +380,13 @@ def _judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> 
         # A number that far from a sex may be an age (heights of the line).
         or (other.line.text in {"M", "F"} and _in_one_row(text.box.box, other.box.box, 8.0))
     ]
-    line = sorted([text, *beside], key=lambda one: one.box.box[0])
+    # A whole setting or measurement is no part of a date or of initials.
+    whole = {Meaning.ACOUSTIC, Meaning.MEASUREMENT}
+    short = [one for one in beside if one.meaning not in whole or len(one.line.text) <= FEW_CHARACTERS]
+    line = sorted([text, *short], key=lambda one: one.box.box[0])
     together = " ".join(one.line.text for one in line)
     if any(one.meaning is Meaning.IDENTITY for one in beside) or (
-        beside and meaning_of(together, min(one.line.confidence for one in line), allowed) is Meaning.IDENTITY
+        short and meaning_of(together, min(one.line.confidence for one in line), allowed) is Meaning.IDENTITY
     ):
         return replace(text, meaning=Meaning.IDENTITY, proof="too short, and beside a possible name")
     return text
@@ -424,8 +427,9 @@ FEWEST, SURELY_FEWEST = 2, 3
 """Letters and digits that a witness reads, at least; and one that reads so surely that it needs no second."""
 SURE_LETTERS = 0.85
 """Confidence of such a reading."""
-LONG, OF_LONG = 6, 0.6
-"""Letters and digits of a long reading, and its confidence: in speckle no reader reads so many."""
+LONG, OF_LONG, UNSURE = 6, 0.6, 0.9
+"""Letters and digits of a long reading, and its confidence: in speckle no reader reads so many. Confidence
+that no reader has of a misread number; a printed name is read more surely."""
 TRACED = 0.15
 """Share of a text's box that is drawn, from which the mark network has its letters (they fill 20 %)."""
 
@@ -633,13 +637,37 @@ def as_scales(texts: Sequence[Text], bars: Sequence[Box]) -> list[Text]:
                 }
                 # Numbers of an axis, at least.
                 if len({round(centre_of(numbers[one][1])[along] / 12) for one in places}) >= 3:
-                    scales |= places
+                    ticks = [numbers[one][1] for one in places]
+                    scales |= places | {
+                        index for index, text in enumerate(texts) if _is_misread(text, ticks, along)
+                    }
         if value == other or not value:
-            scales |= {first, second} if any(_are_at_ends(box, end, bar) for bar in bars) else set()
+            ends = any(_are_at_ends(box, end, *pair) for pair in product(bars, repeat=2))
+            scales |= {first, second} if ends else set()
     for index in scales:
         if found[index].meaning is Meaning.IDENTITY:
             found[index] = replace(found[index], meaning=Meaning.SCALE, proof="a number of an axis or a bar")
     return found
+
+
+def _is_misread(text: Text, ticks: Sequence[Box], along: int) -> bool:
+    """Whether a text is an unsure reading of a number of an axis: at the place of one of its numbers
+    (``ticks``), or in the middle between two. A number that is read otherwise is none: it may be an age.
+    """
+    box, line = text.box.box, [tick for tick in ticks if _in_line(text.box.box, tick, along)]
+    twice = 2 * centre_of(box)[along]
+    return (
+        max(text.line.confidence, text.small.confidence) < UNSURE
+        and len(text.letters) <= FEW_CHARACTERS
+        and not text.letters.isdigit()
+        and (
+            any(_is_same_place(box, tick) for tick in ticks)
+            or any(
+                abs(sum(centre_of(tick)[along] for tick in pair) - twice) <= 0.5 * text.box.height
+                for pair in combinations(line, 2)
+            )
+        )
+    )
 
 
 def _in_line(box: Box, other: Box, along: int) -> bool:
@@ -666,11 +694,13 @@ def _is_on_axis(number: float, place: Box, value: float, box: Box, end: Box, ste
     )
 
 
-def _are_at_ends(box: Box, other: Box, bar: Box) -> bool:
-    """Whether two boxes stand at the upper and the lower end of an upright bar."""
+def _are_at_ends(box: Box, other: Box, bar: Box, lower: Box) -> bool:
+    """Whether two boxes stand at the upper end of an upright ``bar`` and at the lower end of its ``lower``
+    half, which may be apart, or at both ends of one bar.
+    """
     height = box[3] - box[1]
-    columns = (bar[0] - height <= centre_of(one)[0] <= bar[2] + height for one in (box, other))
-    return all(columns) and max(abs(box[3] - bar[1]), abs(other[1] - bar[3])) <= 1.5 * height
+    columns = (bar[0] - height <= centre_of(one)[0] <= bar[2] + height for one in (box, lower, other))
+    return all(columns) and max(abs(box[3] - bar[1]), abs(other[1] - lower[3])) <= 1.5 * height
 
 
 def around(
