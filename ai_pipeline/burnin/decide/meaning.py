@@ -191,18 +191,19 @@ _SETTING_OF_LABEL = re.compile(
     r"(?:[a-z]|\d{1,2})(?: ?/ ?(?:[a-z]|1?\d)){1,3}|[a-z](?: \d)?|"
     r"(?:h ?)?(?:gen|pen|res)|(?:low|mid|med|high) ?[v\d]?|max|min|on|off|auto|none|norm|normal|std|"
     r"soft|hard|fast|slow|full))?|"
-    rf"(?:{LABEL_ALSO_NAME}|[b-hptz]) {_AMOUNT}"
+    rf"(?:{LABEL_ALSO_NAME}|[b-hptz]) {_AMOUNT}|"
+    rf"(?:(?:{LABEL_ALSO_NAME}|{_LABEL}|[cdgp]) \d{{1,3}}(?:[.,]\d)?(?: ?/ ?| |$)){{3,6}}"
 )
 """A machine setting in small letters, by its label (:data:`LABELS`): with any value, or of four letters; by a
-label that is a name as well (:data:`LABELS_ALSO_NAMES`), with a unit."""
+label that is a name as well (:data:`LABELS_ALSO_NAMES`), with a unit or among three in a row."""
 
 SETTINGS = (
     rf"m ?(?:[il|] ?|1 ){_INDEX}",  # no "M 12.03"
     rf"t ?(?:[il|] ?|1 )[sbc]? ?<? ?{_INDEX}",
     r"a 0=\d{1,3} ?%",
-    r"(?:g|gn|gain|gen gain|cf gain) [-+]?\d{1,3}(?:[.,]\d)?|(?:dr|dyn|comp) \d{2,3}",
+    r"(?:g|gn|gain|gen gain|cf gain) [-+]?\d{1,3}(?:[.,]\d)?|dr [-+]?\d{1,3}|(?:dyn|comp) \d{2,3}",
     rf"(?:frq (?:gen|pen|res|har)\.?|f|h)? ?{_CM} ?mhz",
-    rf"(?:frq|freq|fh|prf) {_DECIMAL}",
+    rf"(?:frq|freq|fh|prf) {_DECIMAL}|(?:fr|wf|sv|ip)_\d{{1,3}}(?:[.,]\d)?(?: ?(?:hz|mm))?",
     r"(?-i:F?HR|BPM) \d{2,3}",  # "Hr" is a title in German
     r"(?:fps|f/r) \d{1,3}(?:[.,]\d)?|fr rate surv",
     r"\d{2,3} ?db ?/ ?c ?\d|\d{1,3} ?hz ?[/12zl|]|sr[i1] ?[i1]{2}",
@@ -342,6 +343,7 @@ def spaced(text: str) -> str:
     "1D2.31cm" and "1.D.2.31cm" become "1 D 2.31 cm", "HC:245.3mm" becomes "HC 245.3 mm".
     """
     line = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-")
+    line = re.sub(r"\b(FR|WF|SV|IP): ?(?=\d)", r"\1_", line)  # no title and no initials have a colon
     line = re.sub(r"(?:(?<=[^\W\d_])\.?|(?<=[+%]))\s*[:;=]\s*|(?<=[^\W\d_]\d):\s*(?=\d+[.,]\d)", " ", line)
     line = re.sub(r"(?<![\d.])([1-9])\.(?=[^\W\d_])", r"\1 ", line)
     return " ".join(re.sub(r"(?<=[^\W\d_])\.?(?=[-+]?\d)|(?<=\d)(?=[^\W\d_])", " ", line).split())

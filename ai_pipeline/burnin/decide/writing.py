@@ -525,7 +525,7 @@ AMBIGUOUS = re.compile(
     r"\d{1,2}(?:[.,]\d)?|-\d{1,2}|100 ?[^\s\dAaFfJjMmWwYy]?|"
     r"(?:[A-Z]/[A-Z] ?)?\d(?:/\d){1,3}|[A-Z]/[A-Z](?: \d/1\d)?|"
     r"(?:[B-DF-HJ-NP-TV-XZ]{1,3} )?(?:Gen|Pen|Low|Med|Mid|High|Off|CHI)|"
-    rf"(?i:{LABEL_ALSO_NAME})(?: ?:? ?(?:[A-Z]|[A-Z]/\d|(?i:low|med|mid|high|max|off|on)))?)"
+    rf"(?i:{LABEL_ALSO_NAME})(?:(?: |: ?)(?:[A-Z]|[A-Z]/\d|(?i:low|med|mid|high|max|off|on)))?)"
 )
 """The form of a setting that could be an age, a date or a name elsewhere: a number after a label without a
 vowel, ratios, steps. A padlock beside a power is read as a letter; no letter of a sex or of years is one."""

@@ -1128,7 +1128,7 @@ MISREAD, NO_SETTINGS = (
 
 
 SURNAMES = """
-    KIM Kim Lee LI Li Yu NG Ng Wu Ma Ali EVA Eva Ito Bo Jo Al An Ha Ono Ana Omar Noor Dang Thi Wang Anna
+    Peng POWERS Carter KIM Kim Lee LI Li Yu NG Ng Wu Ma Ali EVA Eva Ito Bo Jo Al An Ha Ono Ana Omar Noor Dang Thi Wang Anna
     Jean Åse Zoë Łuka O'Neil Mc McCoy deVries DiMaria LeRoy vanDyk Öz Ivo Gray Wall Line Smith J.KIM KIM,EVA
     Kim-Lee 김민준 李娜 Иван محمد
 """.split()  # noqa: SIM905 - they are read as words
