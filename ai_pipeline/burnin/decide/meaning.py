@@ -345,8 +345,13 @@ def spaced(text: str) -> str:
     line = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-")
     line = re.sub(r"\b(FR|WF|SV|IP): ?(?=\d)", r"\1_", line)  # no title and no initials have a colon
     line = re.sub(r"(?:(?<=[^\W\d_])\.?|(?<=[+%]))\s*[:;=]\s*|(?<=[^\W\d_]\d):\s*(?=\d+[.,]\d)", " ", line)
-    line = re.sub(r"(?<![\d.])([1-9])\.(?=[^\W\d_])", r"\1 ", line)
-    return " ".join(re.sub(r"(?<=[^\W\d_])\.?(?=[-+]?\d)|(?<=\d)(?=[^\W\d_])", " ", line).split())
+    return " ".join(
+        re.sub(
+            r"(?<![\d.][1-9])(?<=[1-9])\.(?=[^\W\d_])|(?<=[^\W\d_])\.?(?=[-+]?\d)|(?<=\d)(?=[^\W\d_])",
+            " ",
+            line,
+        ).split()
+    )
 
 
 def _proven(tokens: Sequence[str]) -> Meaning:
