@@ -1128,9 +1128,9 @@ MISREAD, NO_SETTINGS = (
 
 
 SURNAMES = """
-    Peng POWERS Carter KIM Kim Lee LI Li Yu NG Ng Wu Ma Ali EVA Eva Ito Bo Jo Al An Ha Ono Ana Omar Noor Dang Thi Wang Anna
-    Jean Åse Zoë Łuka O'Neil Mc McCoy deVries DiMaria LeRoy vanDyk Öz Ivo Gray Wall Line Smith J.KIM KIM,EVA
-    Kim-Lee 김민준 李娜 Иван محمد
+    KIM Kim Lee LI Li Yu NG Ng Wu Ma Ali EVA Eva Ito Bo Jo Al An Ha Ono Ana Omar Noor Dang Thi Wang Anna
+    Peng POWERS Carter Jean Åse Zoë Łuka O'Neil Mc McCoy deVries DiMaria LeRoy vanDyk Öz Ivo Gray Wall Line
+    Smith J.KIM KIM,EVA Kim-Lee 김민준 李娜 Иван محمد
 """.split()  # noqa: SIM905 - they are read as words
 TAILS = (
     *("", " 4", " 45", ": 45", " 45Y", " 102", " 3.5", ": 7.4", " 0.80", " 3.5M", " D/0", " 3/4"),
