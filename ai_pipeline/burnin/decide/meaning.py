@@ -184,7 +184,7 @@ _AMOUNT = (
     rf"{_DECIMAL} ?[-/] ?{_DECIMAL} ?mhz)"
 )
 _SETTING_OF_LABEL = re.compile(
-    r"(?=.{4})(?!\w{3} (?!100)\d{3}$)"  # three letters may be initials, "DMR 123" an accession number
+    r"(?=.{4})(?!(?:[1-9] )?\w{3} (?!100)\d{3}$)"  # three letters may be initials, "DMR 123" an ID
     r"(?:[1-9] )?"  # the number of a key: "4 Gray Map 5"
     rf"(?:{LABEL_ALSO_NAME} )?{_LABEL}(?: (?:{LABEL_ALSO_NAME}|{_LABEL}))?"
     rf"(?: (?:{_AMOUNT}|[-+]? ?(?:\d{{1,3}}(?:[.,]\d)?|0[.,]\d\d)|"
@@ -229,7 +229,8 @@ SETTINGS = (
     r"pr[sc] \d|pst \d|res ?- ?[a-c]|xv ?c? ?\d|tac ?\d",
     r"\d{2,3}(?:[.,]\d)? ?kvp?|\d{1,3}(?:[.,]\d{1,2})? ?mas",  # exposure of an X-ray
     r"d[vu]a \d{1,3} ?%|t \d[.,]\d|\d[.,]\d \d[.,]\d|q ?scan(?: \d\d)?",
-    r"(?P<frame>\d{3}):(?P=frame)|\d{1,3}[.,]\d ?: ?\d{1,3}[.,]\d ?s",  # of a loop: "977:977 (19.0:19.0 s)"
+    # The last frame of a loop: "No.84/84", "977:977 (19.0:19.0 s)".
+    r"(?P<frame>\d{3}):(?P=frame)|no (?P<last>\d{1,3}) ?/ ?(?P=last)|\d{1,3}[.,]\d:\d{1,3}[.,]\d s",
     rf"{_DECIMAL} ?[-/] ?{_DECIMAL} ?mhz",
     rf"m[i1l|] ?m {_INDEX}|m ?dr \d{{2,3}}|m ?ft \d[.,]\d",
 )
