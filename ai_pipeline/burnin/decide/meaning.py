@@ -191,7 +191,7 @@ _SETTING_OF_LABEL = re.compile(
     r"(?:[a-z]|\d{1,2})(?: ?/ ?(?:[a-z]|1?\d)){1,3}|[a-z](?: \d)?|"
     r"(?:h ?)?(?:gen|pen|res)|(?:low|mid|med|high) ?[v\d]?|max|min|on|off|auto|none|norm|normal|std|"
     r"soft|hard|fast|slow|full))?|"
-    rf"(?:{LABEL_ALSO_NAME}|[b-hptz]) {_AMOUNT}|"
+    rf"(?:{LABEL_ALSO_NAME}|[b-hptvz]) {_AMOUNT}(?: ?/ ?[a-z] {_AMOUNT})?|"
     rf"(?:(?:{LABEL_ALSO_NAME}|{_LABEL}|[cdgp]) \d{{1,3}}(?:[.,]\d)?(?: ?/ ?| |$)){{3,6}}"
 )
 """A machine setting in small letters, by its label (:data:`LABELS`): with any value, or of four letters; by a
@@ -229,6 +229,9 @@ SETTINGS = (
     r"pr[sc] \d|pst \d|res ?- ?[a-c]|xv ?c? ?\d|tac ?\d",
     r"\d{2,3}(?:[.,]\d)? ?kvp?|\d{1,3}(?:[.,]\d{1,2})? ?mas",  # exposure of an X-ray
     r"d[vu]a \d{1,3} ?%|t \d[.,]\d|\d[.,]\d \d[.,]\d|q ?scan(?: \d\d)?",
+    r"[st] \d ?/ ?[-+]? ?\d(?: ?/ ?\d){1,2}|δ \d",  # of an Acuson: "70dB S1/+1/2/4", "Δ=2"
+    r"r \d{1,2}(?:[.,]\d)? g \d{1,3} c \d{1,2} a \d{1,2}",  # of an Aloka: "R06 G57 C4 A2"
+    r"mix \d{1,2}/\d{1,2}",  # of a volume
     # The last frame of a loop: "No.84/84", "977:977 (19.0:19.0 s)".
     r"(?P<frame>\d{3}):(?P=frame)|no (?P<last>\d{1,3}) ?/ ?(?P=last)|\d{1,3}[.,]\d:\d{1,3}[.,]\d s",
     rf"{_DECIMAL} ?[-/] ?{_DECIMAL} ?mhz",
