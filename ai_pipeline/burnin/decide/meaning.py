@@ -331,7 +331,12 @@ def _meaning_of_line(line: str) -> Meaning:
     maker = line.strip(TICKS + QUOTES)
     if maker in MAKERS | MAKERS_AS_WRITTEN or (" " in maker and maker.upper() in MAKERS):
         return Meaning.LOGO
-    if line.upper() in PRESETS or _is_frame_counter(line):
+    # A preset may stand after its transducer: "C5-1/FETAL HEART".
+    if (
+        line.upper() in PRESETS
+        or {*re.split(" |/(?=[A-Z])", line.upper(), maxsplit=1)} <= PROBES | PRESETS
+        or _is_frame_counter(line)
+    ):
         return Meaning.ACOUSTIC
     if _is_ruler_mark(line):
         return Meaning.SCALE
