@@ -389,8 +389,7 @@ class _Scene:
                 self.texts.append(replace(text, proof=DRAWN))
             elif _is_lone_sign(text, (*names, *places)):
                 self.symbols.append(text)
-        bars = component_boxes(components(self.bars)[1])
-        self.texts = as_scales([*self.texts, *self.unproven], bars)[: len(self.texts)]
+        self.texts = as_scales([*self.texts, *self.unproven], self.bars)[: len(self.texts)]
 
     def lines(self) -> None:
         """Rule: remove whole lines of text; of harmless text whose letters the mark network has drawn, only
