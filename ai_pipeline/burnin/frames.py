@@ -61,7 +61,7 @@ from ai_pipeline.burnin.find.annotation import (
 )
 from ai_pipeline.burnin.find.area import CONTRAST, strokes
 from ai_pipeline.burnin.find.drawings import find_bars, find_drawings
-from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, high_contrast
+from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, high_contrast, paint
 from ai_pipeline.burnin.find.traces import coloured, find_flow, find_traces, mostly_outside, red_or_blue
 from ai_pipeline.burnin.planning import (
     RemovalPlan,
@@ -88,7 +88,7 @@ class CleanedFrames:
     a text is a block around the filled strokes: the shape of the strokes would be legible. ``in_doubt``:
     places in the image area that may hold letters and stay. ``frames`` of a cine are memory-mapped.
     ``widened`` and ``blacked_out``: the boxes of text that was still found after filling. ``spared``: marks
-    that look like text and are left alone. ``outside_sha256``: see :class:`OutsideDigest`. ``timings`` in
+    that look like text and are left alone. ``outside_sha256``: see :func:`outside_bytes`. ``timings`` in
     seconds by stage.
     """
 
@@ -244,8 +244,7 @@ class Window:
         self.sources, self.plan, self.tables, self.verifier = sources, plan, tables, verifier
         self._filler = filler
         self.results = [
-            fill_plan(black_out(source, plan.banner, tables.black), plan.mask, plan, tables.black, filler)
-            for source in sources
+            self._filled(black_out(source, plan.banner, tables.black), plan.mask) for source in sources
         ]
         self.mask: Mask = plan.mask | plan.banner
         self.kept = plan.kept
@@ -253,6 +252,7 @@ class Window:
         self.widened: list[Box] = []
         self.blacked_out: list[Box] = []
         self.returned: Mask = np.zeros_like(self.mask)
+        self.stays_filled: Mask = np.zeros_like(self.mask)
         self.added: Mask | None = None
 
     def residue(self) -> list[TextBox]:
@@ -277,7 +277,12 @@ class Window:
         while (residue := self.residue()) or self.take_back():
             if not residue:
                 continue
-            if attempt == ROUNDS or any(self.returned[index_of(box.box)].any() for box in residue):
+            touched = self.returned & paint(residue, self.mask.shape, 0.6)
+            if touched.any():  # text shows in what was put back: that goes after all
+                self.returned, self.stays_filled = self.returned & ~touched, self.stays_filled | touched
+                self.fill(touched)
+                continue
+            if attempt == ROUNDS:
                 left = [mark.box for mark in box_marks(residue, self.mask.shape)]
                 raise CleaningFailed("text is still found after filling, widening and blacking out", left)
             stays = self.kept & ~self.mask
@@ -299,13 +304,11 @@ class Window:
             attempt += 1
 
     def take_back(self) -> bool:
-        """Put back what should not have been filled: curves, flow, bars, and places where filling made up a
-        colour. The places are listed for a person. Returns False if nothing was put back.
+        """Put back what should not have been filled: curves, flow and bars. The places are listed for a
+        person. Returns False if nothing was put back.
         """
-        before, after = (
-            self.tables.show(frames[len(frames) // 2]) for frames in (self.sources, self.results)
-        )
-        content = (content_of(before, self.plan, self.mask) & ~self.plan.banner) | made_up(before, after)
+        middle = self.tables.show(self.sources[len(self.sources) // 2])
+        content = content_of(middle, self.plan, self.mask) & ~(self.plan.banner | self.stays_filled)
         # Beside the image area a line of text in its box may look like a bar: it stays removed with its edge.
         text = mask_of((one.box for one in self.plan.marks if one.kind is AnnotationKind.TEXT), content.shape)
         lost = with_sides(
@@ -325,9 +328,15 @@ class Window:
         would be filled in all.
         """
         self._add(more)
-        self.results = [
-            fill_plan(result, more, self.plan, self.tables.black, self._filler) for result in self.results
-        ]
+        self.results = [self._filled(result, more) for result in self.results]
+
+    def _filled(self, source: PixelArray, mask: Mask) -> PixelArray:
+        """Return ``source`` with ``mask`` filled, grey where filling made up a colour."""
+        filled = fill_plan(source, mask, self.plan, self.tables.black, self._filler)
+        if source.ndim == 2:
+            return filled
+        grey = filled.mean(axis=2, keepdims=True).astype(filled.dtype)
+        return np.where(made_up(self.tables.show(source), self.tables.show(filled))[..., None], grey, filled)
 
     def _add(self, more: Mask) -> None:
         """Add ``more`` to the mask of filled pixels. Raises :class:`CleaningFailed` if that would be too much
@@ -352,8 +361,7 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
     (result,) = still.results
     if not unchanged_outside(source, result, still.mask):
         raise CleaningFailed("pixels outside the mask have changed")
-    outside, mask = OutsideDigest(), without_shapes_of_letters(still.mask, verifier.tools.reader)
-    outside.add(source, result, mask)
+    mask = without_shapes_of_letters(still.mask, verifier.tools.reader)
     return CleanedFrames(
         frames=result[None],
         masks=(mask.astype(np.uint8) * 255)[None],
@@ -361,7 +369,7 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
         readings=plan.readings,
         widened=tuple(still.widened),
         blacked_out=tuple(still.blacked_out),
-        outside_sha256=outside.hexdigest(),
+        outside_sha256=hashlib.sha256(outside_bytes(result, mask)).hexdigest(),
         in_doubt=(*plan.in_doubt, *component_boxes(components(still.returned)[1])),
         timings={
             "decode": decoded - began,
@@ -399,11 +407,9 @@ def content_of(picture: Picture, plan: RemovalPlan, filled: Mask) -> Mask:
 
 
 def made_up(before: Picture, after: Picture) -> Mask:
-    """The mask of strongly coloured pixels in the picture ``after`` filling whose colour was nowhere within
-    ten pixels ``before``.
+    """The mask of strongly coloured pixels in the RGB picture ``after`` filling whose colour was nowhere
+    within ten pixels ``before``.
     """
-    if before.ndim == 2:
-        return np.zeros(before.shape, np.bool_)
     lowest, highest = (way(before, np.ones((21, 21), np.uint8)) for way in (cv2.erode, cv2.dilate))
     return coloured(after) & (
         brightest(cv2.max(cv2.subtract(lowest, after), cv2.subtract(after, highest))) > 10
@@ -444,31 +450,16 @@ def unchanged_outside(source: PixelArray, result: PixelArray, mask: Mask) -> boo
     return not bool(brightest((source != result).view(np.uint8))[~mask].any())
 
 
-class OutsideDigest:
-    """SHA-256 of the samples outside the mask, frame by frame, little-endian, with those inside set to zero.
+def outside_bytes(samples: PixelArray, mask: Mask) -> memoryview:
+    """The bytes of the ``samples`` of a frame, ``[rows, columns]`` or ``[rows, columns, 3]``, little-endian,
+    with those inside ``mask`` set to zero: their SHA-256 over all frames is the same for source and result.
 
     The samples come from :mod:`ai_pipeline.images.decode`, colour as RGB, palettes looked up.
     Anyone who has the source and the segmentation can compute the hash again.
     """
-
-    def __init__(self) -> None:
-        """Start without any frame."""
-        self._source, self._result = hashlib.sha256(), hashlib.sha256()
-
-    def add(self, source: PixelArray, result: PixelArray, mask: Mask) -> None:
-        """Add the next frame of source and of result to their hashes, with the pixels inside ``mask`` set to
-        zero: ``[rows, columns]`` or ``[rows, columns, 3]`` each.
-        """
-        for digest, samples in ((self._source, source), (self._result, result)):
-            blank = np.array(samples, copy=True)
-            blank[mask] = 0
-            digest.update(np.ascontiguousarray(blank, blank.dtype.newbyteorder("<")).data)
-
-    def hexdigest(self) -> str:
-        """The hash. Raises :class:`CleaningFailed` when the hashes of source and result differ."""
-        if self._source.digest() != self._result.digest():
-            raise CleaningFailed("pixels outside the mask have changed")
-        return self._result.hexdigest()
+    blank = np.array(samples, copy=True)
+    blank[mask] = 0
+    return np.ascontiguousarray(blank, blank.dtype.newbyteorder("<")).data
 
 
 WINDOW = 16
@@ -491,7 +482,6 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
     with tempfile.TemporaryFile(prefix="ai-pipeline-") as file:  # gone with the last reference to the array
         frames: PixelArray = np.memmap(file, dtype=first.dtype, mode="w+", shape=(count, *first.shape))
     mask: Mask = plan.mask | plan.banner
-    outside, same_mask = OutsideDigest(), True
     marks = [replace(mark, frame=mark.frame or 1) for mark in plan.marks]
     widened: list[Box] = []
     blacked_out: list[Box] = []
@@ -505,22 +495,16 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         if graphics:
             window.find_late_drawings()
         window.verify()
-        for index, source, samples in window.cleaned():
-            outside.add(source, samples, window.mask)
+        for index, samples in window.cleaned():
             frames[index] = samples
-        same_mask = same_mask and bool((window.mask == plan.mask | plan.banner).all())
         mask = mask | window.mask
         marks += window.marks
         widened += window.widened
         blacked_out += window.blacked_out
         returned |= window.returned
-    shown = without_shapes_of_letters(mask, verifier.tools.reader)
-    if (
-        not same_mask or (shown != mask).any()
-    ):  # one mask for all frames; the hash is of what is outside of it
-        mask, outside = shown, OutsideDigest()
-        for frame in frames:  # outside of it the sources have been proven to be the same
-            outside.add(frame, frame, mask)
+    mask, outside = without_shapes_of_letters(mask, verifier.tools.reader), hashlib.sha256()
+    for frame in frames:  # one mask for all, outside of which each has been proven to be as its source
+        outside.update(outside_bytes(frame, mask))
     masks = np.broadcast_to(mask.astype(np.uint8) * 255, (count, *mask.shape))
     return CleanedFrames(
         frames,
@@ -576,12 +560,12 @@ class _CineWindow(Window):
             labels, _ = components(plan.kept)
             self.kept = plan.kept & ~np.isin(labels, labels[differs & plan.kept])
 
-    def cleaned(self) -> Iterator[tuple[int, PixelArray, PixelArray]]:
-        """Yield index, source and samples of each frame, once they are proven identical outside the mask."""
+    def cleaned(self) -> Iterator[tuple[int, PixelArray]]:
+        """Yield index and samples of each frame, once they are proven identical outside the mask."""
         for index, source, result in zip(self._indices, self.sources, self.results, strict=True):
             if not unchanged_outside(source, result, self.mask):
                 raise CleaningFailed(f"pixels outside the mask have changed in frame {index + 1}")
-            yield index, source, result
+            yield index, result
 
     def find_late_drawings(self) -> None:
         """Search the middle frame for drawings: some appear in none of the sampled frames."""

@@ -15,6 +15,9 @@ Ambiguous cases:
   one string may be a date. No number may have five digits; four only before Hz and g.
 * Age, weight and body height are not accepted: Y and kg are no units here, centimetres have at most two
   digits, F and M are no labels.
+* The label of a machine setting (:data:`LABELS`) is harmless with a value, and from four letters on without.
+  One that is a name as well, or may be initials (Gain, FR), needs a unit that no person has: "FR 45" may be a
+  Mrs of 45 years.
 * A maker's name is a logo only as the whole string.
 
 The caller joins the strings of one line: of "12", "03", "67" each could be a mark of a ruler.
@@ -36,6 +39,8 @@ from ai_pipeline.burnin.decide.vocabulary import (
     CODES,
     COUNTED,
     JOINING,
+    KEYS_ALSO_NAMES,
+    LABELS,
     MAKERS,
     MAKERS_AS_WRITTEN,
     NOUNS,
@@ -45,6 +50,7 @@ from ai_pipeline.burnin.decide.vocabulary import (
     SIDE_LETTERS,
     SIDES,
     VIEWS,
+    label_key,
     phrases,
 )
 from ai_pipeline.contract import ImageHeader, Meaning
@@ -171,34 +177,46 @@ _LABELLED = r"(?:(?!ng)[b-df-hj-np-tv-xz]{2,3}|q ?scan|[a-z]) \d{1,2}(?:[.,]\d)?
 """A value after a letter or a label without a vowel, as no name is but Ng; three in a row are settings."""
 _IN_A_ROW = rf"(?:\d{{1,4}}(?:[.,]\d)? ){{0,2}}{_LABELLED}(?:[ /]*{_LABELLED}){{2,5}}"
 
+_AMOUNT = (
+    rf"[-+<]? ?(?:{_NUMBER} ?(?:db|%|fps|[km]?hz|°|deg|[cm]m|[cm]?m/s|ms|m?w(?:/cm ?2)?|x)|\d{{4}} ?hz)|"
+    rf"{_DECIMAL} ?[-/] ?{_DECIMAL} ?mhz"
+)
+_STEP = (
+    r"(?:h ?)?(?:gen|pen|res)|(?:low|mid|med|high) ?[v\d]?|max|min|on|off|auto|none|norm|normal|std|"
+    r"soft|hard|fast|slow|full"
+)
+_VALUE_ALONE = (
+    r"[-+]? ?(?:\d{1,3}(?:[.,]\d)?|0[.,]\d\d)|(?:[a-z]|\d{1,2})(?: ?/ ?(?:[a-z]|1?\d)){1,3}|"
+    rf"[a-z](?: \d)?|{_STEP}"
+)
+_LABEL_AND_VALUE = re.compile(
+    rf"(?P<label>(?:[1-9] )?[^\W\d](?:[^\d]*?[^\W\d])?[%+.]?)"
+    rf"(?: (?:(?P<amount>{_AMOUNT})|(?P<value>{_VALUE_ALONE})))?",
+    re.IGNORECASE,
+)
+"""A machine setting: its label, which may follow the number of its key, and its value, with unit or not."""
+
 SETTINGS = (
     rf"m ?[i1l|] ?{_INDEX}",
     rf"t ?[i1l|] ?[sbc]? ?<? ?{_INDEX}",
-    r"ao ?%? ?\d{1,3} ?%?|a 0=\d{1,3} ?%|(?:ap|pwr|power|p) ?\d{1,3}(?:[.,]\d)? ?%",
-    r"(?:g|gn|gain|gen gain|2 d gain|cf gain|col gain|2 dg) ?[-+]?\d{1,3}(?:[.,]\d)? ?(?:db|%)?",
-    r"(?:dr|dyn ?rg?|dyn range|comp|compress) ?\d{2,3} ?(?:db)?",
-    rf"(?:frq ?(?:gen|pen|res|har)?\.?|freq|frequency|f|fh|h|tx|rx)? ?{_CM} ?mhz",
+    r"a 0=\d{1,3} ?%",
+    r"(?:g|gn|gain|gen gain|cf gain) [-+]?\d{1,3}(?:[.,]\d)?|(?:dr|dyn|comp) \d{2,3}",
+    rf"(?:frq (?:gen|pen|res|har)\.?|f|h)? ?{_CM} ?mhz",
     rf"(?:frq|freq|fh|prf) {_DECIMAL}",
     r"(?-i:F?HR|BPM) \d{2,3}",  # "Hr" is a title in German
-    r"(?:fps|f/r|frame rate) ?\d{1,3}(?:[.,]\d)? ?(?:hz|fps)?",
-    r"(?:fr|frame) rate (?:low|med|high|max|surv)",
-    r"(?:2 d|flow) opt (?:gen|res|pen|h ?gen|h ?res|(?:low|med|high) v)",
-    r"\d{2,3} ?db ?/ ?c ?\d|col ?\d{1,3} ?%|\d{1,3} ?hz ?[/12zl|]|sr[i1] ?[i1]{2}",
-    r"fr ?\d{1,3}(?:[.,]\d)? ?(?:hz|fps)",  # without unit a Mrs of 45
-    r"(?:prf ?-?|wf|lwf|filter)? ?\d{1,4}(?:[.,]\d{1,2})? ?k?hz",
-    r"(?:wf|prf|persist|persistence|filter|pwr|power) (?:low|med|high|max|off|on)",
+    r"(?:fps|f/r) \d{1,3}(?:[.,]\d)?|fr rate surv",
+    r"\d{2,3} ?db ?/ ?c ?\d|\d{1,3} ?hz ?[/12zl|]|sr[i1] ?[i1]{2}",
+    r"\d{1,4}(?:[.,]\d{1,2})? ?k?hz|filter \d{1,4}(?:[.,]\d{1,2})? ?k?hz",
+    r"(?:wf|filter|pwr|power) (?:low|med|high|max|off|on)",
     rf"[-+]? ?{_NUMBER} ?(?:db|%|fps|[cm]m[il1]s)",  # the slash of "-6cm/s" is read as a letter
-    r"(?:[cd]g \d{1,2} )?prf \d{1,2}[.,]\d{1,2} ?k|filter \d{1,4}|xmit [a-d]|proc \d(?: ?/ ?[\da-e]){2,4}",
-    r"s/a [1-4]/[1-4]|map [a-z](?:/\d){1,2}",
+    r"(?:[cd]g \d{1,2} )?prf \d{1,2}[.,]\d{1,2} ?k|filter \d{1,4}|proc \d(?: ?/ ?[\da-e]){2,4}",
     r"(?=.*[-+a-z])\d{1,2}(?:/[-+\da-z]){4,6}|bg \d{1,2}",  # of a Hitachi: "75/+/4/5/2/A/6"
-    r"(?:sri|cri|sri ii) \d|(?:fsi|xres|ip|map|persist|pers) \d{1,2}",  # Sri is a given name, 45 an age
+    r"(?:sri|sri ii) \d|(?:ip|pers) \d{1,2}",  # Sri is a given name, 45 an age
     r"(?:c ?\d{1,2} ?/ ?m ?(?:\d|1[0-6])|(?:ff|p) ?\d{1,2} ?/ ?e ?\d) ?\*?",  # "*": not as the preset has it
     r"sr ?[i1] ?(?:i{1,3}|[bh8]|3 ?d)? ?\d(?: ?/ ?[cg]r?[ie] ?\d)?",  # "SRI II 3/CRI 2" and its misreadings
     r"sr ?[i1] ?[i1bh8nuw]{0,3} ?(?:\d ?[/71ijt]?|o ?[/71v]) ?[cg]r[i1] \d",
     r"q[uú]al ?(?:norm|high|low|max)|(?:wmf|fr[qą]) ?(?:[l1] ?[o0] ?w|mid|high|max|norm) ?\d?",
-    r"(?:tilt|steer|ang|angle) ?[-+]?\d{1,2} ?(?:°|deg)",
-    rf"(?:sv|svd|depth|gate|focus|p) ?{_CM} ?[cm]m",
-    r"(?:zoom|z|mag) ?\d[.,]\d{1,2} ?x?",
+    rf"p {_CM} ?[cm]m|p \d{{1,3}}(?:[.,]\d)? ?%|(?:z|mag|zoom) \d[.,]\d{{1,2}} ?x?",
     r"(?:routine )?[1-3](?: ?[+/] ?[1-3])?\.? ?trim(?:ester|estre)?\.?(?: ?/ ?ob)?",  # presets: "2+3.Trim."
     r"har ?- ?(?:low|mid|high|max|intermedia|intermediate|alta|media|baja)",
     r"\d{2,3} ?°? ?/ ?\d{1,3} ?hz|\d{2,3} ?° ?/ ?\d[.,]\d|\d{1,3} ?hz ?/ ?\d{1,2}(?:[.,]\d)? ?cm",
@@ -280,7 +298,7 @@ def may_be_setting(text: str) -> bool:
         }
     return any(
         sum(map(str.isalnum, way)) >= 4
-        and _SETTING.fullmatch(spaced(way))
+        and (_SETTING.fullmatch(spaced(way)) or _is_setting(spaced(way)))
         # As several settings in a row "KIM 102" could be misread: "K 1 M 1 o 2".
         and not re.fullmatch(_IN_A_ROW, spaced(way), re.IGNORECASE)
         for way in ways
@@ -322,7 +340,7 @@ def spaced(text: str) -> str:
     "1D2.31cm" and "1.D.2.31cm" become "1 D 2.31 cm", "HC:245.3mm" becomes "HC 245.3 mm".
     """
     line = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-")
-    line = re.sub(r"(?<=[^\W\d_])\s*[:=]\s*|(?<=[^\W\d_]\d):\s*(?=\d+[.,]\d)", " ", line)
+    line = re.sub(r"(?:(?<=[^\W\d_])\.?|(?<=[+%]))\s*[:;=]\s*|(?<=[^\W\d_]\d):\s*(?=\d+[.,]\d)", " ", line)
     line = re.sub(r"(?<![\d.])([1-9])\.(?=[^\W\d_])", r"\1 ", line)
     return " ".join(re.sub(r"(?<=[^\W\d_])\.?(?=[-+]?\d)|(?<=\d)(?=[^\W\d_])", " ", line).split())
 
@@ -357,9 +375,25 @@ def _item(tokens: Sequence[str]) -> Meaning | None:
     text = " ".join(tokens)
     if text in QUANTITIES or _MEASUREMENT.fullmatch(text):
         return Meaning.MEASUREMENT
-    if text.lstrip("-") in MODES or text.replace(" ", "").upper() in PROBES or _SETTING.fullmatch(text):
+    probe = text.replace(" ", "").upper() in PROBES
+    if text.lstrip("-") in MODES or probe or _SETTING.fullmatch(text) or _is_setting(text):
         return Meaning.ACOUSTIC
     return Meaning.ORIENTATION if _ADDRESS.fullmatch(text) or _is_orientation(tokens) else None
+
+
+def _is_setting(text: str) -> bool:
+    """Whether a text is the label of a machine setting, with its value or of at least four letters."""
+    match = _LABEL_AND_VALUE.fullmatch(text)
+    if match is None:
+        return False
+    key, *words = map(label_key, (match["label"], *match["label"].split()))
+    value = match["amount"] or match["value"] or ""
+    if LABELS.isdisjoint({key, key.lstrip("123456789")}) and not (
+        LABELS.intersection(words) and set(words) <= LABELS | KEYS_ALSO_NAMES
+    ):
+        return match["amount"] is not None and key in KEYS_ALSO_NAMES
+    # "DMR 123" may be an accession number.
+    return len(key) >= 4 or (value != "" and re.fullmatch(r"(?!100)\d{3}", value) is None)
 
 
 def _is_orientation(tokens: Sequence[str]) -> bool:

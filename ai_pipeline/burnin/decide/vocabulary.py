@@ -10,6 +10,9 @@ among the fifty most frequent surnames of Japan): alone they count as a name, be
 ("LONG KIDNEY").
 """
 
+import re
+import unicodedata
+
 
 def _words(text: str) -> frozenset[str]:
     """The set of the words in ``text``."""
@@ -117,3 +120,119 @@ PROBES = _words("""
     SC6-1 V11-3 V5-9
 """)
 """Transducers by their makers' names: a closed list, as "C5-1" could be a part of a number as well."""
+
+
+def label_key(words: str) -> str:
+    """A label without what makers and readers vary: capitals, accents, blanks, dots and plus signs."""
+    return re.sub("[\\s._+\u0300-\u036f]", "", unicodedata.normalize("NFKD", words.casefold()))
+
+
+LABELS_OF = {
+    "PS3.3 C.8.5.6 and C.8.24, and most makers": """
+        AO%, Baseline, Brightness, CFM, CFM Gain, Col Gain, Color Doppler, Color Flow, Color Gain,
+        Color Map, Contrast, 2D Gain, 3D Gain, Dens, Density, Depth, Doppler Gain, Dyn Range,
+        Dynamic, Dynamic Range, Elevation, Ensemble, Filter Map, Flow Gain, Focal, Focal Depth,
+        Focus, Focus Depth, Focus Num, Focus Number, Focus Pos, Focus Position, FOV, Fr Rate, Frame
+        Average, Frame Averaging, Frame Avg, Frame Rate, Freq, Frequency, Gray Map, Grey Map,
+        Harmonic, Harmonics, HPRF, Image Filter, Image Size, Intensity, Invert, LGC, Line Dens, Line
+        Density, LPRF, Map, Mechanical Index, Output Power, Packet Size, Penetration, Persist,
+        Persistence, Post Proc, Post Processing, Postprocess, Power Doppler, PRF, Priority, PW Gain,
+        Quality, Receive Frequency, Resolution, Sample Volume, Scan Area, Scan Width, Sector, Sector
+        Size, Sector Width, Sensitivity, Smoothing, Smoothness, Sound Speed, Sound Velocity, Spatial
+        Filter, Speckle Reduction, Spectrum Color, Steering, Steering Angle, SV Angle, SV Length,
+        Sweep Speed, TGC, Thermal Index, Thres, Threshold, Tissue Velocity, Transducer, Transmit
+        Frequency, Transmit Power, Trape, Trapezoid, Trapezoidal, Vel Range, Vel Scale, Velocity
+        Scale, Voltage, Wall Filter, Xmit, Xmit Power, Zoom, Zoom Factor
+    """,
+    "GE: LOGIQ, Voluson, Vivid": """
+        Acoustic Output, Acoustic Power, Angle Correct, Angle Correction, Auto TO, Cardiac Cycles,
+        Coded Harmonics, Color Scale, Colorization, Colorize, Compress, Compression, CRI, CrossBeam,
+        CrossX, CrossXBeam, CTO, DDP, Diff, Dyn Contrast, Dynamic Contrast, Edge Enh, Edge Enhance,
+        Enhance, Flow Opt, FrAvg, Frequency Compounding, Frq, HD-Flow, Lateral Averaging, Lateral
+        Avg, Line Filter, Low Velocity Reject, LVR, MVI, R-Flow, Radial Averaging, Radial Avg,
+        Radiant Flow, Reject, Rejection, Rendering, S/A, SlowFlow, SmartDepth, Softener, SRI-HD,
+        Suppress, Suppression, Surf Smooth, SVD, SVL, Tissue Priority, Trace Direction, Trace
+        Method, Trace Sensitivity, Transp, Transparency, UD Clarity, UD Speckle, Variance, VCI,
+        Virtual Apex, Virtual Convex, Whizz, Width, WMF, XBeam
+    """,
+    "Philips: HDI, iU22, CX50, EPIQ": """
+        Chroma, Chroma Map, Coded Pulse, Col Map, Color Blend, Color Write Priority, CPA, CVI, 2D
+        Opt, 2D Optimization, DynRg, Flow Optimization, Fusion, iFOCUS, iOptimize, iRotate, MaxVue,
+        SonoCT, Tissue Aberration, Tissue Specific, TSI, Vol Rate, Voxel, Write Prior, Write
+        Priority, XRES, XRes Pro
+    """,
+    "Siemens: Antares, X300, S1000 to S3000, Sequoia, Juniper": """
+        AutoTEQ, CDE, CDV, Clarify, ClarifyVE, Color Edge, CPS, 2D Map, DTCE, DTI, Dynamic TCE, Flow
+        State, Freq Scale, Gate Size, MapVV, MTI, Multi-Hz, MultiHertz, NearField, NTEQ, PEQ,
+        Preprocess, R/S, Res/Spd, Resolution/Speed, SieClear, Space/Time, SpaceTime, SST, TCE, TEQ,
+        TEQ Gain, TGO
+    """,
+    "Canon, Toshiba: Aplio, Xario, Nemio": """
+        ADF, ApliPure, ApliPure+, APure, Cmap, cSMI, DDR, 2DDR, 2DG, diffT, DiffTHI, Flash Removal,
+        Focus Range, Gamma Curve, iBeam, MDR, MicroPure, mSMI, PIHI, Precision, Precision+, PSR,
+        QScan, Quick Scan, Sharp Focus, T-Filter
+    """,
+    "Samsung Medison: PT60A, SonoAce, Accuvix": """
+        ClearVision, Color Mode, DMR, DynamicMR, DynMR, Frequency Compound, FSI, FullSpectrum, HDVI,
+        LumiFlow, MV-Flow, Pseudo Color, Reject Level, S-Flow, SCI, SDMR, Spatial Compound
+    """,
+    "Mindray, Zonare: DP, DC, M, Resona, ZS3": """
+        Acous Power, Auto Merge, B/C Align, Compound, Dual Live, Echo Boost, ExFOV, ExtFOV, F
+        Position, Gray Curve, Gray Rejection, HScale, iClear, Image Merge, Image Quality, iNeedle,
+        iTouch, iZoom, LSD, M Soften, Noise Restraint, Packet, PktSize, Tint Map, ZSI
+    """,
+    "Fujifilm SonoSite, Esaote MyLab": """
+        Auto Adj, AutoGain, CnTI, ColorHD, CPD, CVD, DCPD, Dyn Compr, Dynamic Compr, Edge Enhanc,
+        Enh, Enhanc, Flow Sensitivity, HFV, MView, Noise Rejection, PRC, PRS, PST, Ref Freq,
+        Sharpness, SonoADAPT, SonoHD, SonoMB, TPView, TVM, VPan, XView
+    """,
+    "Hitachi, Aloka: EUB, ProSound, Arietta, F31": """
+        AGC, AIP, B Enh, B-AGC, B-Dyn, BAGC, BDR, BDyn, Beam Density, CDG, Color Priority, dTHI,
+        DVA, Dyn Rng, E-Flow, eFLOW, FAGC, Fine Flow, Frame Corr, Frame Correlation, FTHE, HdTHI, HI
+        REZ, HI REZ+, Image Adaptive, IP Select, Line Correlation, R-Filter, Ratio-Area,
+        Ratio-Dis, Relief, Scroll, Tissue
+        Adaptive, WPI
+    """,
+    "BK, SuperSonic, SonoScape, Edan, VINNO, Clarius, Telemed, Ultrasonix (as in PLUS)": """
+        Auto Focus, Auto TGC, Dynamic Focus, Elasticity, eSRI, FHI, Focuses, Image Enhancement, MFI,
+        OmniBeam, Q-Image, QuickTune, SuperCompound, SWE Opt, TDI, TeraVision, TimeGain, TissueHD,
+        TriVu, TVI, uScan, VFlow, VFusion, View Area, VSpeckle, VTissue, X-Contrast
+    """,
+    "German, French, Spanish, Portuguese, Italian": """
+        Auflösung, Balayage, Bildfrequenz, Bildrate, Brilho, Carte de gris, Compresión, Contraste,
+        Contrasto, Densidad, Densidade, Densità, Densité, Dinamica, Dynamik, Dynamikbereich,
+        Dynamique, Échelle, Eindringtiefe, Faixa Dinâmica, Farbkarte, Filtre, Filtre de paroi,
+        Filtro, Filtro de pared, Filtro parete, Focale, Fokus, Frec, Frecuencia, Fréquence,
+        Frequência, Frequenz, Frequenza, Gamma Dinamica, Gamme dynamique, Ganancia, Glättung,
+        Graukarte, Grauskala, Guad, Helligkeit, Imágenes/s, Images/s, Kantenanhebung,
+        Kantenverstärkung, Kontrast, Leistung, Lissage, Luminosità, Luminosité, Mapa de grises,
+        Mappa, Mappa grigi, Netteté, Nitidez, Nitidezza, Nulllinie, Penetração, Penetración,
+        Penetrazione, Persistance, Persistencia, Persistenz, Persistenza, Plage dynamique, Potencia,
+        Prioridad, Prioridade, Priorità, Priorité, Profondeur, Profondità, Profundidad,
+        Profundidade, Puissance, Rango Dinámico, Rauschunterdrückung, Realce de bordes, Rechazo,
+        Reiezione, Rejeição, Rejet, Resolução, Resolución, Risoluzione, Schallkopf, Schallleistung,
+        Sendeleistung, Sensibilidad, Sensibilidade, Sensibilità, Sensibilité, Suavização, Suavizado,
+        Taxa de quadros, Tiefe, Umbral, Velocidad de barrido, Verst, Verstärkung, Wandfilter,
+        Winkelkorrektur, Zeilendichte
+    """,
+    "Chinese, Korean": """
+        각도, 게인, 깊이, 다이나믹 레인지, 압축, 주파수, 초점, 프레임, 필터, 伪彩, 功率, 动态范围, 取样容积,
+        图谱, 基线, 增益, 壁滤波, 声功率, 帧平均, 帧率, 帧相关, 帧频, 平滑, 扫描速度, 标尺, 深度, 滤波,
+        灰阶, 灰阶图, 焦点, 线密度, 角度, 边缘增强, 频率
+    """,
+}
+"""Labels of machine settings by source: makers' manuals, and attributes of the standard. None is one of
+Faker's 64,000 names, nor of the 276,000 surnames and given names of the US Census (1990, 2000) and of the
+collection smashew/NameDatabases; of two such names in a row there are only closed phrases ("Wall Filter").
+"""
+LABELS = frozenset(label_key(label) for group in LABELS_OF.values() for label in phrases(group))
+LABELS_ALSO_NAMES = phrases("""
+    AC, Ang, Angle, Angolo, AO, AP, ATO, Balance, Beam, BG, Blend, Burst, Carte, CF, CG, Col, Comp,
+    Delta, DG, DR, Dual, Edge, Escala, FF, FH, Filter, Flow, Foco, FR, Fuoco, Gain, Gamma, Ganho, Gate,
+    Gn, Guadagno, Har, IP, LWF, Mag, Mapa, MB, MG, Mix, Noise, Opt, PD, Pen, Potenza, Power, Proc, Prof,
+    Pulse, PW, Pwr, Qual, Quadros, Realce, Res, RX, Scala, Scale, Sens, Size, Skala, Smooth, SMI, SRI,
+    SV, SWE, Sweep, Tilt, Tint, TX, WF, Winkel, XV
+""")
+"""Labels that are names as well, or of two letters, as initials are: they count with a unit that no person
+has, or among settings that are proven."""
+KEYS_ALSO_NAMES = frozenset(map(label_key, LABELS_ALSO_NAMES)) | frozenset("bcdefghptz")

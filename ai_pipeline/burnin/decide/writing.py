@@ -31,7 +31,7 @@ from ai_pipeline.burnin.decide.meaning import (
     may_be_setting,
     meaning_of,
 )
-from ai_pipeline.burnin.decide.vocabulary import PRESETS
+from ai_pipeline.burnin.decide.vocabulary import LABELS_ALSO_NAMES, PRESETS
 from ai_pipeline.burnin.find.annotation import (
     Box,
     Mask,
@@ -519,22 +519,18 @@ BLOCK = 2.5
 _CONSONANTS = "[B-DF-HJ-NP-TV-XZ][b-df-hj-np-tv-xzB-DF-HJ-NP-TV-XZ]{1,2}"
 _NAMES = "(?:N[Gg]|M[Cc]|V[Ll][Kk]|W[Mm])(?![A-Za-z])"
 """Names, and their beginnings, without a vowel."""
-_WORDS = (
-    "Map|Mapa|Enh|Gain|Ganho|Ganancia|Depth|Tiefe|Profundidad|Zoom|Edge|Smooth|Persist|Focus|Filter|Filtro|"
-    "Filtre|Fre[cq]\\.?|(?:SV )?Angle|Size|Scale|Sweep|Dens|Density|Reject|Chroma|Noise|Contrast|Dyn|Quality|"
-    "Avg"
-)
-"""Labels with vowels; none is among the 64,000 names of Faker 40."""
+_ALSO_NAMES = f"(?i:{'|'.join(LABELS_ALSO_NAMES)})"
 AMBIGUOUS = re.compile(
-    rf"(?![FJMW] ?\d\d|{_NAMES})(?:(?:(?:[A-Z]|{_CONSONANTS}|{_WORDS}) ?:? ?)?"
+    rf"(?![FJMW] ?\d\d|{_NAMES})(?:(?:(?:[A-Z]|{_CONSONANTS}|{_ALSO_NAMES}) ?:? ?)?"
     r"\d{1,2}(?:[.,]\d)?|-\d{1,2}|100 ?[^\s\dAaFfJjMmWwYy]?|"
     r"(?:[A-Z]/[A-Z] ?)?\d(?:/\d){1,3}|[A-Z]/[A-Z](?: \d/1\d)?|"
-    r"(?:[B-DF-HJ-NP-TV-XZ]{1,3} )?(?:Gen|Pen|Low|Med|Mid|High|Off))"
+    r"(?:[B-DF-HJ-NP-TV-XZ]{1,3} )?(?:Gen|Pen|Low|Med|Mid|High|Off|CHI)|"
+    rf"{_ALSO_NAMES}(?: ?:? ?(?:[A-Z]|[A-Z]/\d|(?i:low|med|mid|high|max|off|on)))?)"
 )
 """The form of a setting that could be an age, a date or a name elsewhere: a number after a label without a
 vowel, ratios, steps. A padlock beside a power is read as a letter; no letter of a sex or of years is one."""
 HARMLESS = re.compile(
-    rf"(?!{_NAMES}|[HW][Tt]|BW)(?:[A-Z]|{_CONSONANTS}|{_WORDS}|[eisx][A-Z][a-z]{{2,8}}) ?:?"
+    rf"(?!{_NAMES}|[HW][Tt]|BW)(?:[A-Z]|{_CONSONANTS}|[eisx][A-Z][a-z]{{2,8}}) ?:?"
     r"(?: ?(?:H?\d{1,2}[.,]\d(?: ?(?:[kM](?:Hz)?|[cm]m))?|0[.,]\d\d|\d{1,3} ?(?:dB|%|k?Hz|fps|°))| [A-Z]/\d)|"
     r"[eisx][A-Z][a-z]{2,8}(?: \d)?"
 )

@@ -736,6 +736,8 @@ class Result(DicomObjectMixin, FileMixin, StudyMixin, Numbered):
     deidentified: Mapped[bool] = mapped_column(default=False)  # for de-identified destinations only
     pseudonym_domain: Mapped[str] = mapped_column(String(64), default="")  # and of these for this one only
     created_at: Mapped[datetime]
+    # Its study was corrected or in quarantine since a job wanted it: it leaves when a job wants it again.
+    outdated: Mapped[bool] = mapped_column(default=False)
 
     study: Mapped[Study] = relationship()
     job: Mapped[Job] = relationship()

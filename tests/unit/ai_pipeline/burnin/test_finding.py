@@ -1108,7 +1108,7 @@ def test_a_reading_that_says_more_or_else_is_no_second_reading(proven: str, othe
     ],
 )
 @pytest.mark.parametrize(
-    "between", ["97", "FR 32", "P Low", "P Off", "Enh: 3", "SV Angle 60", "E/A 1/2", "L/A", "Gen"]
+    "between", ["97", "FR 32", "P Low", "P Off", "Angle: 3", "Edge 60", "CHI", "E/A 1/2", "L/A", "Gen"]
 )
 def test_what_stands_between_two_settings_is_one(
     between: str, above: str, below: str, meaning: Meaning
