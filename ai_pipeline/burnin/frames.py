@@ -52,6 +52,7 @@ from ai_pipeline.burnin.find.annotation import (
     Mask,
     Picture,
     brightest,
+    colourfulness,
     component_boxes,
     components,
     dilated,
@@ -60,7 +61,7 @@ from ai_pipeline.burnin.find.annotation import (
 )
 from ai_pipeline.burnin.find.area import CONTRAST, strokes
 from ai_pipeline.burnin.find.drawings import find_bars, find_drawings
-from ai_pipeline.burnin.find.text import TextBox, high_contrast, paint
+from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, high_contrast, paint
 from ai_pipeline.burnin.find.traces import coloured, find_flow, find_traces, mostly_outside, red_or_blue
 from ai_pipeline.burnin.planning import (
     RemovalPlan,
@@ -149,15 +150,24 @@ class Verifier(RemovalTask):
 
 def codes_in(picture: Picture) -> list[TextBox]:
     """Find the QR codes and bar codes in ``picture`` that a machine can read: any may name a person. Two
-    colours always differ in a channel. The first channel that shows codes counts: what only others show is
-    found once that is filled.
+    colours always differ in a channel; each is searched around what has a colour, the brightest everywhere.
+    The first search that shows codes counts: what only others show is found once that is filled.
     """
-    channels = cv2.split(picture) if picture.ndim == 3 and coloured(picture).any() else [brightest(picture)]
-    codes = next(filter(None, map(zxingcpp.read_barcodes, map(np.ascontiguousarray, channels))), [])
-    corners = [
-        (at.top_left, at.top_right, at.bottom_right, at.bottom_left) for at in (one.position for one in codes)
-    ]
-    return [TextBox(np.array([(at.x, at.y) for at in four], np.float32), 1.0) for four in corners]
+    parts = [(brightest(picture), 0, 0)]
+    if picture.ndim == 3:
+        # Modules of a code and its quiet zone are near each other (pixels).
+        _, stats = components(dilated(colourfulness(picture) > 16, 65))
+        for left, top, right, bottom in component_boxes(stats):
+            parts += [(plane, left, top) for plane in cv2.split(picture[top:bottom, left:right])]
+    for plane, left, top in parts:
+        if codes := zxingcpp.read_barcodes(np.ascontiguousarray(plane)):
+            places = (code.position for code in codes)
+            corners = [(at.top_left, at.top_right, at.bottom_right, at.bottom_left) for at in places]
+            return [
+                TextBox(np.array([(at.x + left, at.y + top) for at in four], np.float32), 1.0)
+                for four in corners
+            ]
+    return []
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -564,8 +574,11 @@ class _CineWindow(Window):
         picture = self.tables.show(self.results[middle])
         waves = self.plan.waves.seen_in(picture, self.plan.area)
         drawn = find_drawings(picture, tools.finder, tools.threshold, waves.pixels)
-        # In the image area only letters that are read go: the verification finds them.
-        found = drawn.masks[AnnotationKind.TEXT] & ~self.kept & ~self.plan.ground
+        # In the image area only letters that are read go: the verification finds them. As in a plan, what is
+        # lower than a line is the edge of something else.
+        found = with_sides(
+            drawn.masks[AnnotationKind.TEXT] & ~self.kept & ~self.plan.ground, SMALLEST_LINE, SMALLEST_LETTER
+        )
         if self.verifier.policy is CleaningPolicy.RESEARCH:
             found = found | np.logical_or.reduce(list(drawn.masks.values()))
         fresh = found & ~self.mask

@@ -4,6 +4,7 @@ A text detector with a recogniser, a network trained on ultrasound marks, the he
 rules each find annotation independently: text counts as identity until it is read and proven harmless.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -52,8 +53,8 @@ from ai_pipeline.burnin.find.annotation import (
 from ai_pipeline.burnin.find.area import amplified, faint_writing, find_area, strokes
 from ai_pipeline.burnin.find.drawings import DRAWN, KINDS, Drawings, find_bars, find_drawings
 from ai_pipeline.burnin.find.networks import Line
-from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, TextReader, looks_like_text, paint
-from ai_pipeline.burnin.find.traces import Waves, find_flow, find_strips, find_traces
+from ai_pipeline.burnin.find.text import SMALLEST_LINE, UPRIGHT, TextBox, TextReader, looks_like_text, paint
+from ai_pipeline.burnin.find.traces import Waves, find_flow, find_strips, find_traces, mostly_outside
 from ai_pipeline.burnin.tools import Tools, is_plain
 from ai_pipeline.contract import ImageHeader, Meaning, PixelArray, Reading
 from ai_pipeline.errors import CleaningFailed
@@ -375,18 +376,20 @@ class _Scene:
             for text in self.texts
         ]
         known, flow = self.painted(self.texts), find_flow(self.picture) | self.waves.strips
-        places = component_boxes(components(blocks(self.lettering & ~known))[1])
+        drawn = with_sides(blocks(self.lettering & ~known), longer=SMALLEST_LETTER)
+        places = component_boxes(components(drawn)[1])
         names = [text.box.box for text in self.texts if text.meaning is Meaning.IDENTITY]
         for place in places:
             box = level_box(place, 1.0)
+            if place[3] - place[1] > UPRIGHT * (place[2] - place[0]):
+                box = replace(box, corners=np.roll(box.corners, 1, axis=0))
             one = Candidate(self.picture, box, share_of(flow, box))
             text = one.text(self.task.tools.reader, self.task.allowed)
             if are_letters(text, 1.0) or (text.line.legible and text.meaning is not Meaning.IDENTITY):
                 self.texts.append(replace(text, proof=DRAWN))
             elif _is_lone_sign(text, (*names, *places)):
                 self.symbols.append(text)
-        bars = component_boxes(components(dilated(self.bars, 9))[1])
-        self.texts = as_scales([*self.texts, *self.unproven], bars)[: len(self.texts)]
+        self.texts = as_scales([*self.texts, *self.unproven], self.bars)[: len(self.texts)]
 
     def lines(self) -> None:
         """Rule: remove whole lines of text; of harmless text whose letters the mark network has drawn, only
@@ -400,7 +403,7 @@ class _Scene:
             paint([inner(text.box) for text in some], self.shape, 0.0) for some in (kept, removed)
         )
         if self.clinical:  # ticks and marks beside a line that goes
-            letters |= self.signs() & ~going
+            letters |= (self.signs() | self.bars) & ~going
         self.mask = self.painted([text for text in removed if text not in traced]) & ~letters
         self.kept, self.traced = self.painted(kept) & ~self.mask, self.painted(traced) & ~self.mask
         if self.clinical:
@@ -422,7 +425,8 @@ class _Scene:
         found = blocks(unread) | (letters & self.traced)
         if not self.clinical:
             found |= self.graphics_but_text()
-        self.mask = (self.mask | (found & ~self.kept)) & ~self.waves.traces
+        spared = self.kept | (self.bars & ~letters) if self.clinical else self.kept
+        self.mask = (self.mask | (found & ~spared)) & ~self.waves.traces
         # Of all that is suspected: a picture that looks like letters everywhere is not understood.
         check_share(self.mask & ~self.banner)
 
@@ -438,8 +442,10 @@ class _Scene:
         # A line lies beside the image area if at most this share of its box lies in it.
         beside = self.painted([text for text in proven if share_of(tissue, text.box) <= 0.5])
         found = letter_strokes(proven, letters, self.picture, MARGIN) | (beside & self.plain)
-        self.mask = (self.mask & ~self.ground) | (found & inside)
         self.left = inside & ~self.painted(proven)
+        # What nobody can read stays whole if most of it lies in the image area.
+        unread = mostly_outside(self.mask & ~self.painted(going), ~self.left)
+        self.mask = (self.mask & ~self.ground & ~unread) | (found & inside)
 
 
 RULES = (
@@ -478,7 +484,8 @@ def _is_drawing(text: Text, drawn: Drawings, others: Iterable[Box]) -> bool:
     symbols = sum(pixels[kind] for kind in SIGNS)
     # Pixels of letters as a share of those of symbols, up to which a place holds no text.
     no_letters = symbols > 0 and sum(pixels.values()) <= 1.05 * symbols
-    return no_letters and (not text.line.legible or (not are_letters(text) and _is_lone_sign(text, others)))
+    unsure = not are_letters(text) or re.fullmatch("[Xx][1-9]", text.line.text)  # the zoom of a focus: "X2"
+    return no_letters and (not text.line.legible or bool(unsure and _is_lone_sign(text, others)))
 
 
 def _is_lone_sign(text: Text, others: Iterable[Box]) -> bool:
@@ -487,13 +494,13 @@ def _is_lone_sign(text: Text, others: Iterable[Box]) -> bool:
     names nobody, but several letters far apart do, and M and F say the sex.
     """
     left, top, right, bottom = text.box.box
-    away = (max(gaps(text.box.box, other)) for other in others if overlap(text.box.box, other) < SAME)
+    away = (gaps(text.box.box, other) for other in others if overlap(text.box.box, other) < SAME)
     return (
-        max(right - left, bottom - top) <= 1.5 * min(right - left, bottom - top)
+        max(right - left, bottom - top) <= 1.7 * min(right - left, bottom - top)
         and (not text.line.legible or (text.line.text.isascii() and text.line.letters <= FEWEST))
         and text.line.text not in {"M", "F"}
-        # How far another line is from a sign that stands alone (its heights).
-        and all(gap > 2 * (bottom - top) for gap in away)
+        # How far another text of its row or column is from a sign that stands alone (its heights).
+        and all(min(gap) >= 0 or max(gap) > 2 * (bottom - top) for gap in away)
     )
 
 

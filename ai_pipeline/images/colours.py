@@ -105,13 +105,15 @@ def _shown(samples: PixelArray) -> tuple[frozenset[bool], bool]:
     """
     # Rows and columns of the picture that are looked at, at least.
     step = max(1, min(samples.shape[:2]) // 256)
-    values = samples[::step, ::step].astype(np.int16)
-    as_rgb = np.ptp(values, axis=2) <= NEUTRAL
-    as_ybr = (abs(values[..., 1:] - 128) <= NEUTRAL // 2).all(axis=2)
+    # Plane by plane: along the last axis NumPy takes ten times as long.
+    first, second, third = np.moveaxis(samples[::step, ::step], 2, 0).astype(np.int16)
+    lowest, highest = (way(way(first, second), third) for way in (np.minimum, np.maximum))
+    as_rgb = highest - lowest <= NEUTRAL
+    as_ybr = (abs(second - 128) <= NEUTRAL // 2) & (abs(third - 128) <= NEUTRAL // 2)
     claims = sorted(((as_rgb & ~as_ybr, RGB), (as_ybr & ~as_rgb, YBR)), key=lambda claim: claim[0].sum())
     (less, _), (more, reading) = claims
     grey = int(more.sum())
     # Grey pixels decide from this share of the picture on, and where one reading has so many times more.
     if grey < 0.02 * more.size or grey < 5.0 * int(less.sum()):
         return frozenset(), False
-    return reading, grey >= MUCH_GREY * more.size and len(np.unique(values[more][:, 0])) >= SHADES
+    return reading, grey >= MUCH_GREY * more.size and len(np.unique(first[more])) >= SHADES

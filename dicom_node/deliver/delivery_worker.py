@@ -360,8 +360,12 @@ class DeliveryWorker:
         """
         with self._recording_outages():
             enter_reports(self._database, self._settings)
+        with self._database.read() as session:
+            stopped = [one for one in self._routes.values() if deliveries.any_stopped(session, one.sending)]
         for one in self._routes.values():
             one.renew()
+            if one in stopped:
+                one.cut_off()
         due = self._due_destinations()
         for destination in due:
             running, route = self._threads.get(destination), self._routes[destination]
@@ -447,6 +451,8 @@ class Route:
         self._calls: list[scu.Destination | scu.CommitmentPeer] = []
         self._claims = 0
         self._stopping = False
+        self.sending: Sequence[int] = ()
+        """The numbers of the deliveries that the round under way sends."""
         self.overdue_at = float("inf")
         """When (monotonic seconds) the round under way must have ended."""
 
@@ -456,6 +462,13 @@ class Route:
         Answers that have come are still recorded, as long as nobody else has the lease.
         """
         self._stopping = True
+        self.cut_off()
+
+    def cut_off(self) -> None:
+        """End the calls of the round under way; any thread may call it.
+
+        What was not sent is tried again later, unless it was withdrawn.
+        """
         for call in self._calls:
             call.close()
 
@@ -478,14 +491,14 @@ class Route:
         if not batch:
             return 0
         # How long sending and asking for these can take at most.
-        limits = self._settings.outbox
+        limits, self.sending = self._settings.outbox, [one.delivery for one in to_send]
         sending = sum(limits.seconds_for(one.bytes) for one in batch)
         calls = len(batch) + (self.peer.confirm == "commitment")
         self.overdue_at = time.monotonic() + 2 * sending + calls * (limits.answer_seconds + _CALLS_SECONDS)
         try:
             self._work(to_send, to_ask)
         finally:
-            self.overdue_at, self._calls = float("inf"), []
+            self.overdue_at, self._calls, self.sending = float("inf"), [], ()
         return len(batch)
 
     def _work(self, to_send: Sequence[scu.Outgoing], to_ask: Sequence[scu.Outgoing]) -> None:
@@ -648,7 +661,7 @@ class Route:
                 if delivery.state is DeliveryState.PENDING and quarantined and not is_note:
                     deliveries.withdraw(session, delivery, "the study is in quarantine")
                 elif delivery.state is DeliveryState.PENDING and deliveries.is_outdated(session, delivery):
-                    deliveries.withdraw(session, delivery, "a newer version of the object replaces it")
+                    deliveries.withdraw(session, delivery, "a newer version replaces it")
                 elif delivery.state is DeliveryState.PENDING:
                     move(session, delivery, DELIVERY_STARTED, attempts=delivery.attempts + 1)
                     to_send.append(self._outgoing_with_former(session, delivery))

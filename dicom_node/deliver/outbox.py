@@ -386,7 +386,7 @@ def enqueue(
     """
     if results.withdrawn(session, [result.id]):
         return 0
-    peers = list(peers)
+    peers, result.outdated = list(peers), False
     doubtful = hold(session, result, [peer.name for peer in peers], assess_first)
     if doubtful is not None and doubtful.state is HeldState.REJECTED:
         return 0
@@ -458,7 +458,7 @@ def retry_all(session: Session, destination: str | None = None) -> list[int]:
             .where(
                 Study.state != StudyState.QUARANTINED,
                 ~exists().where(Withdrawal.result_id == Delivery.result_id),
-                ~may_not_leave(),
+                ~exists().where(HeldResult.result_id == Delivery.result_id, _NOT_ACCEPTED),
             )
             .order_by(Delivery.id)
         )
@@ -512,7 +512,7 @@ def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence
     fitting = [
         row
         for row in rows
-        if row.sop_instance_uid not in replaced and row.id not in gone and not row.purged
+        if row.sop_instance_uid not in replaced and row.id not in gone and not (row.purged or row.outdated)
         if row.kind in peer.results and (row.deidentified, row.pseudonym_domain) == made_for
         if not row.deliveries or {delivery.destination for delivery in row.deliveries} - others
     ]
@@ -555,18 +555,19 @@ def _why_not_sent(session: Session, delivery: Delivery) -> str:
     is_note = result is not None and result.kind is ResultKind.REJECTION
     if item.study.state is StudyState.QUARANTINED and not is_note:
         return "its study is in quarantine: release the study first"
-    if result is None:
-        original = delivery.original
-        assert original is not None
-        session.refresh(original.study, with_for_update=FOR_UPDATE)  # its files may be going at this moment
-        session.refresh(original.received)
-        return "the file was deleted after spool.keep_days" if original.purged else ""
-    if results.withdrawn(session, [result.id]):
+    # Locked: its file may be going at this moment.
+    if delivery.original is not None:
+        session.refresh(item.study, with_for_update=FOR_UPDATE)
+        session.refresh(delivery.original.received)
+    elif result and results.withdrawn(session, [result.id]):
         return "its result was withdrawn, it is sent nowhere"
-    session.refresh(result, with_for_update={"read": True})  # its file may be going at this moment
-    if result.purged:
-        return "the file was deleted after spool.result_days"
-    held_state = not_accepted(session, [result.id]).get(result.id)
+    else:
+        session.refresh(item, with_for_update={"read": True})
+    if deliveries.is_outdated(session, delivery):
+        return "it is of before a correction or quarantine of its study, it is sent nowhere"
+    if item.purged:
+        return f"the file was deleted after spool.{'result' if result else 'keep'}_days"
+    held_state = not_accepted(session, [result.id]).get(result.id) if result else None
     if held_state is not None or delivery.state is DeliveryState.UNASSESSED:
         return (
             "a person rejected its result, it is sent nowhere"
@@ -710,7 +711,7 @@ def decidable_results(session: Session, study_id: int) -> Sequence[HeldResult]:
     return session.scalars(
         of_study.where(
             HeldResult.state == HeldState.REJECTED,
-            HeldResult.result_id.in_(select(Result.id).where(Result.job_id.in_(newest))),
+            HeldResult.result_id.in_(select(Result.id).where(Result.job_id.in_(newest), ~Result.outdated)),
             HeldResult.result_id.not_in(select(Withdrawal.result_id)),
         )
     ).all()
@@ -721,11 +722,6 @@ def results_hash(rows: Sequence[HeldResult]) -> str:
     return hashlib.sha256(
         ",".join(f"{row.result_id}:{row.state is HeldState.REJECTED}" for row in rows).encode()
     ).hexdigest()[:16]
-
-
-def may_not_leave() -> ColumnElement[bool]:
-    """The SQL condition for deliveries of results that must not be sent: not assessed yet, or rejected."""
-    return exists().where(HeldResult.result_id == Delivery.result_id, _NOT_ACCEPTED)
 
 
 def not_accepted(session: Session, result_ids: Collection[int]) -> dict[int, HeldState]:

@@ -150,8 +150,7 @@ def report_drift(database: Database, settings: Settings, now: datetime | None = 
                 for label in item["scores"]
                 if label["verdict"] == Verdict.DRIFTED and label["images"] >= FEWEST_TO_REPORT
             ]
-            key = (item["card_sha256"], item["calling_ae"])
-            if item["reference"] and labels and key in fresh - reported:
+            if item["reference"] and labels and (item["card_sha256"], item["calling_ae"]) in fresh - reported:
                 record(
                     session,
                     SCORES_DRIFTED,

@@ -508,8 +508,7 @@ def reload_node(files: Sequence[Path]) -> list[str]:
     done = []
     try:
         for place, pid in found.items():
-            role = Role.at(place)
-            if problems := preflight.check(files, role).problems:
+            if problems := preflight.check(files, Role.at(place)).problems:
                 raise ConfigurationError(problems)
             if refused := _hang_up(settings, place, pid):
                 # Event 6011 with the lines of the settings that it names.

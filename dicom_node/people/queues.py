@@ -52,7 +52,7 @@ from dicom_node.base.store.tables import (
     SiteProcess,
     Study,
 )
-from dicom_node.base.store.transitions import acquire_lease, record, release_lease, utc_now
+from dicom_node.base.store.transitions import acquire_lease, database_time, record, release_lease, utc_now
 from dicom_node.base.store.views import View, columns, find_study
 from dicom_node.jobs.queue import cancel, put_first, retry
 from dicom_node.people import (
@@ -780,14 +780,6 @@ def forget_lost(database: Database, _settings: Settings) -> None:
     with database.write() as session:
         old = SiteProcess.seen_at < database_time(session) - timedelta(days=7)
         session.execute(delete(SiteProcess).where(SiteProcess.lost, old))
-
-
-def database_time(session: Session) -> datetime:
-    """The time of the database's clock, which all machines of a site share."""
-    if session.get_bind().dialect.name == "sqlite":
-        return utc_now()
-    now: datetime = session.execute(select(func.now())).scalar_one()
-    return now
 
 
 def _process_fields(row: SiteProcess) -> dict[str, Any]:

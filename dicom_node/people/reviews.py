@@ -431,7 +431,8 @@ def _send(session: Session, settings: Settings, study: int, by: audit.Person) ->
 def _reports(session: Session, settings: Settings, study: int) -> Sequence[Result]:
     """The rows of a study's newest reports that name the patient (not de-identified ones)."""
     uids = [path.stem for path in studies.report_files(session, settings, study)]
-    return session.scalars(select(Result).where(Result.sop_instance_uid.in_(uids)).order_by(Result.id)).all()
+    in_force = Result.sop_instance_uid.in_(uids), ~Result.outdated
+    return session.scalars(select(Result).where(*in_force).order_by(Result.id)).all()
 
 
 def _takers(settings: Settings, report: Result) -> list[PeerSettings]:

@@ -376,8 +376,7 @@ def withdraw_results(
         notes = []
         for rows in _by_charset(settings, chosen):
             paths = [door.here(session, row.path) for row in rows]
-            built = build_rejection(paths, reason, words, now, settings.node.ae_title, by_us)
-            notes.append((built, rows))
+            notes.append((build_rejection(paths, reason, words, now, settings.node.ae_title, by_us), rows))
         with temporary_files([built for built, _ in notes], door) as files:
             note_ids: dict[int, int] = {}
             for built, rows in notes:

@@ -374,7 +374,10 @@ def _findings_by_place(
         if not 1 <= (1 if finding.frame is None else finding.frame) <= source.frames:
             raise ResultRefused(f"a finding in frame {finding.frame} of an image of {source.frames}")
         # One of several classes is suggested or none: "undetermined" of each says nothing.
-        if finding.decision is Decision.ABSENT or _is_no_class(finding):
+        # One of several exclusive classes that is undecided says nothing.
+        if finding.decision is Decision.ABSENT or (
+            finding.exclusive and finding.decision is Decision.INDETERMINATE
+        ):
             continue
         anywhere = _coded(context, source, finding, presence_of(finding))
         key = (code.scheme, code.value, finding.label, finding.model.id, str(finding.frame or 0))
@@ -397,11 +400,6 @@ def _findings_by_place(
     if len({(one.source.uid, one.tracking_uid) for one in located}) < len(located):
         raise ResultRefused("two findings of one image bear the same tracking UID: viewers show only one")
     return located
-
-
-def _is_no_class(finding: Finding) -> bool:
-    """Whether a finding is one of several exclusive classes and is undecided: then it says nothing."""
-    return finding.exclusive and finding.decision is Decision.INDETERMINATE
 
 
 def _coded(context: ResultContext, source: Source, finding: Finding, presence: DicomCode) -> ReportedFinding:

@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
 from pathlib import Path
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
@@ -67,7 +67,6 @@ from dicom_node.base.store.tables import (
     Delivery,
     Fetch,
     Instance,
-    Original,
     ReceivedObject,
     Result,
     Study,
@@ -136,39 +135,28 @@ def drop_waiting(session: Session, study: Study, reason: str) -> None:
 def stop_study(session: Session, study: Study, reason: str, *, same_data: bool = False) -> None:
     """Send nothing more of a study: cancel waiting jobs and deliveries, and request that running jobs stop.
 
-    What is being sent, or was given up, is not sent again either. ``same_data``: the study's objects are
-    unchanged, so these, assessments and received images are still delivered, because no job asks for them
-    again.
+    What is being sent, or was given up, is not sent again either, nor does a person send a result of before
+    until a job wants it again. ``same_data``: the study's objects are unchanged, so these, assessments and
+    received images are still delivered, because no job asks for them again.
     """
     drop_waiting(session, study, reason)
     for job in queue.of_study(session, study.id, (JobState.RUNNING,)):
         job.cancel_requested, job.reason = True, reason
-    but = NOT_CHOSEN if same_data else {ResultKind.REJECTION}
-    received = (
-        []
-        if same_data
-        else session.scalars(
-            select(Delivery)
-            .join(Delivery.original)
-            .where(Original.study_id == study.id, Delivery.state == DeliveryState.PENDING)
-        ).all()
-    )
+    states, is_of_study = {DeliveryState.PENDING, DeliveryState.UNASSESSED}, study.id == deliveries.STUDY
+    is_stopped: ColumnElement[bool] = Result.kind.not_in(NOT_CHOSEN)
+    if not same_data:
+        states |= OPEN_DELIVERIES | {DeliveryState.DEAD}
+        is_stopped = func.coalesce(Result.kind != ResultKind.REJECTION, True)  # received objects too
+        built = (Result.study_id == study.id) & (Result.kind != ResultKind.REJECTION)
+        session.execute(update(Result).where(built).values(outdated=True))
     unsent = session.scalars(
-        select(Delivery)
-        .join(Delivery.result)
-        .where(Result.study_id == study.id, Result.kind.not_in(but))
-        .where(
-            Delivery.state.in_(
-                {DeliveryState.PENDING, DeliveryState.UNASSESSED}
-                if same_data
-                else OPEN_DELIVERIES | {DeliveryState.UNASSESSED, DeliveryState.DEAD}
-            )
-        )
+        deliveries.with_objects(select(Delivery))
+        .where(is_of_study, is_stopped, Delivery.state.in_(states))
         # Locked, so that one that its sender takes at this moment is seen as being sent.
         .with_for_update(of=Delivery)
         .execution_options(populate_existing=True)
     ).all()
-    for delivery in [*unsent, *received]:
+    for delivery in unsent:
         deliveries.withdraw(session, delivery, reason)
     session.flush()
 

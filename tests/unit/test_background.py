@@ -215,8 +215,7 @@ def test_a_child_imports_no_hostile_working_directory_and_what_a_pipeline_prints
 ) -> None:
     with running_child(code) as (_, heard):
         wait_until(lambda: heard, 60, "the child speaks or ends")
-    assert heard == [{"ready": True}]
-    assert not ran.exists()
+    assert heard == [{"ready": True}] and not ran.exists()
 
 
 def test_every_interpreter_that_is_started_is_kept_from_the_working_directory() -> None:
@@ -448,12 +447,10 @@ def told(rows: Stored) -> list[tuple[str, int, str]]:
 
 def test_what_came_of_a_try_is_in_its_row(rows: Stored) -> None:
     made = lane(rows, [Retry("away"), Done("late"), Failed("no")])
-    assert made.run_once() == 1
-    assert told(rows) == [("pending", 1, "away"), ("sent", 1, "late")]
+    assert made.run_once() == 1 and told(rows) == [("pending", 1, "away"), ("sent", 1, "late")]
     assert made.run_once() == 0 and timedelta() < rows.rows(Notification)[0].next_at - utc_now()
     rows.put(Notification, 1, next_at=utc_now())
-    assert made.run_once() == 0
-    assert (told(rows)[0], tried(made)) == (("failed", 2, "no"), [1, 2, 1])
+    assert made.run_once() == 0 and (told(rows)[0], tried(made)) == (("failed", 2, "no"), [1, 2, 1])
 
 
 def test_each_is_tried_once_a_turn_and_what_was_not_tried_is_not_counted(rows: Stored) -> None:
@@ -484,8 +481,7 @@ def test_a_kill_loses_no_row_and_who_was_frozen_writes_over_nothing(rows: Stored
 
     with pytest.raises(KeyboardInterrupt):
         lane(rows, [KeyboardInterrupt]).run_once()
-    assert lane(rows, frozen).run_once() == 0
-    assert told(rows) == [("sent", 7, "")] * 2
+    assert lane(rows, frozen).run_once() == 0 and told(rows) == [("sent", 7, "")] * 2
 
 
 def test_one_process_at_a_time_tries_until_it_is_to_stop(rows: Stored) -> None:

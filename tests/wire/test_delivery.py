@@ -101,7 +101,7 @@ from tests.hostile.valve import valve_before
 from tests.hostile.web import answering
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import chest, part_10, ultrasound, ultrasound_from
-from tests.node_lab import PROGRAM, Node, running, site_config
+from tests.node_lab import PROGRAM, Node, in_background, running, site_config
 from tests.outbox_lab import (
     SYSTEM,
     THREE_FACES,
@@ -829,20 +829,26 @@ def test_who_looks_reads_why_a_pacs_cannot_be_asked_and_what_to_enter_there(tmp_
 
 
 @pytest.mark.parametrize("status", [0xA700, 0x0000], ids=["refused", "acknowledged and not shown"])
-def test_what_is_withdrawn_while_it_is_sent_is_not_sent_again(
+def test_what_is_withdrawn_while_it_is_sent_is_not_sent_again_and_nothing_after_it_leaves(
     tmp_path: Path, pacs: Pacs, status: int
 ) -> None:
-    outbox = Outbox(tmp_path, [pacs.peer()], confirm_seconds=0.1)
-    outbox.add_study(["pacs"], ONE)
+    outbox, stop = Outbox(tmp_path, [pacs.peer()], confirm_seconds=0.1), threading.Event()
+    outbox.add_study(["pacs"], ONE * 20)
 
     def corrected(*_: object) -> int:
-        with outbox.database.write() as session:
-            stop_study(session, session.get_one(Study, 1), "an image came again with another header")
+        if len(pacs.received) == 1:
+            with outbox.database.write() as session:
+                stop_study(session, session.get_one(Study, 1), "an image came again with another header")
+        time.sleep(0.5)
         return status
 
     vars(pacs).update(answer=corrected, shows=lambda *_: False)
-    outbox.run_until("cancelled")
-    assert len(pacs.received) == 1 and "not sent: its study changed" in outbox.rows()[0]["reason"]
+    worker = in_background(lambda: outbox.worker().run_forever(stop))
+    outbox.wait_until("cancelled")
+    stop.set()
+    worker.join()
+    assert len(pacs.received) < 10
+    assert all("not sent: its study changed" in row["reason"] for row in outbox.rows())
 
 
 def test_classes_that_the_pacs_does_not_accept_are_left_out_with_a_warning(tmp_path: Path) -> None:

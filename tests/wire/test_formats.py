@@ -321,13 +321,11 @@ def test_it_comes_back_cleaned_in_a_series_of_its_own_and_every_pixel_outside_th
     judge(case, tmp_path / "object.dcm")
     source, cleaned, marked = case.source, case.picture("AI cleaned image"), case.only(SEG)
     assert cleaned.SeriesInstanceUID != source.SeriesInstanceUID
-    assert cleaned.BurnedInAnnotation == "NO"
-    assert cleaned.get("PatientIdentityRemoved") != "YES"
+    assert cleaned.BurnedInAnnotation == "NO" and cleaned.get("PatientIdentityRemoved") != "YES"
     before, after = decoded(part_10(source)), decoded(part_10(cleaned))
     mask = np.asarray(marked.pixel_array).reshape(marked.Rows, marked.Columns) > 0
     assert before.shape == after.shape and before.dtype == after.dtype
-    assert np.array_equal(before[:, ~mask], after[:, ~mask])
-    assert 0 < mask.mean() < 0.25
+    assert np.array_equal(before[:, ~mask], after[:, ~mask]) and 0 < mask.mean() < 0.25
     frame, inverted = len(after) // 2, source.PhotometricInterpretation == "MONOCHROME1"
     assert reader.secrets(shown(before[frame], inverted)) == list(SECRETS)
     assert reader.secrets(shown(after[frame], inverted)) == []
@@ -563,13 +561,11 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(
     assert [item["kind"] for item in first["objects"]] == ["cleaned"]
     assert first["seconds_to_pacs"] >= first["quiet_seconds"]
     held = held_by_pacs(out)
-    assert set(held.values()) == {1}
-    assert str(source.SOPInstanceUID) in held
+    assert set(held.values()) == {1} and str(source.SOPInstanceUID) in held
 
     second = perform()
     assert second["known_before"]
-    assert held_by_pacs(out) == held
-    assert second["objects"] == first["objects"]
+    assert held_by_pacs(out) == held and second["objects"] == first["objects"]
     told, _ = json.loads((out / "summary.json").read_text(encoding="utf-8"))["studies"]
     assert told == second and told["study_instance_uid"] == str(source.StudyInstanceUID)
     page = (out / "index.html").read_text(encoding="utf-8")
@@ -594,8 +590,7 @@ def test_a_demonstration_that_is_stopped_or_killed_leaves_no_process_behind(
         text=True,
         start_new_session=True,
     )
-    assert demo.stdout is not None
-    assert any(line.startswith("Node:") for line in demo.stdout)
+    assert demo.stdout is not None and any(line.startswith("Node:") for line in demo.stdout)
     children = psutil.Process(demo.pid).children(recursive=True)
     assert len(children) >= 3, "node, listener, worker"
     os.kill(demo.pid, sent)

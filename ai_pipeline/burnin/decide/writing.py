@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from itertools import combinations, permutations, product
+from itertools import combinations, permutations
 
 import cv2
 import numpy as np
@@ -611,7 +611,7 @@ def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> lis
     return found
 
 
-def as_scales(texts: Sequence[Text], bars: Sequence[Box]) -> list[Text]:
+def as_scales(texts: Sequence[Text], bars: Mask) -> list[Text]:
     """Return the texts, with those marked as SCALE that are numbers along an axis (at places that fit their
     values; a minus sign may be lost) or at both ends of a bar.
     """
@@ -642,8 +642,7 @@ def as_scales(texts: Sequence[Text], bars: Sequence[Box]) -> list[Text]:
                         index for index, text in enumerate(texts) if _is_misread(text, ticks, along)
                     }
         if value == other or not value:
-            ends = any(_are_at_ends(box, end, *pair) for pair in product(bars, repeat=2))
-            scales |= {first, second} if ends else set()
+            scales |= {first, second} if _are_at_ends(box, end, bars) else set()
     for index in scales:
         if found[index].meaning is Meaning.IDENTITY:
             found[index] = replace(found[index], meaning=Meaning.SCALE, proof="a number of an axis or a bar")
@@ -694,13 +693,13 @@ def _is_on_axis(number: float, place: Box, value: float, box: Box, end: Box, ste
     )
 
 
-def _are_at_ends(box: Box, other: Box, bar: Box, lower: Box) -> bool:
-    """Whether two boxes stand at the upper end of an upright ``bar`` and at the lower end of its ``lower``
-    half, which may be apart, or at both ends of one bar.
-    """
+def _are_at_ends(box: Box, other: Box, bars: Mask) -> bool:
+    """Whether two boxes stand above and below an upright bar, or above and below its halves."""
     height = box[3] - box[1]
-    columns = (bar[0] - height <= centre_of(one)[0] <= bar[2] + height for one in (box, lower, other))
-    return all(columns) and max(abs(box[3] - bar[1]), abs(other[1] - lower[3])) <= 1.5 * height
+    rows, near = bars[box[3] : other[1], box[0] : box[2]].any(axis=1), round(1.5 * height)
+    # Share of the rows between the limits that show the bar, at least.
+    between = rows.size and rows.mean() >= 0.6 and rows[:near].any() and rows[-near:].any()
+    return bool(between) and abs(centre_of(box)[0] - centre_of(other)[0]) <= height
 
 
 def around(

@@ -371,7 +371,15 @@ def undercuts(settings: Settings) -> Iterator[str]:
     """Yield one sentence for each rule that sends results to a peer at once although another rule makes the
     same results wait for a person's acceptance.
     """
-    places = {peer.name: _address_key(peer) for peer in settings.peers}
+    # Peers with the same transport, address and de-identification get the same objects.
+    places = {
+        peer.name: (
+            peer.transport,
+            peer.url if peer.by_http else peer.address_of("storage"),
+            peer.deidentify,
+        )
+        for peer in settings.peers
+    }
     for holding in (rule for rule in settings.rules if rule.assess_first):
         held = {places.get(name, name) for name in holding.receivers}
         for rule in settings.rules:
@@ -386,13 +394,6 @@ def undercuts(settings: Settings) -> Iterator[str]:
                     f"rule {rule.name}: {peers} gets by it at once what {holding.name} holds of the same "
                     "study"
                 )
-
-
-def _address_key(peer: PeerSettings) -> object:
-    """Return a key that is equal for two peers with the same transport, address and de-identification, and so
-    get the same objects.
-    """
-    return peer.transport, peer.url if peer.by_http else peer.address_of("storage"), peer.deidentify
 
 
 def _exclude_each_other(patterns: tuple[str, ...], others: tuple[str, ...]) -> bool:

@@ -8,10 +8,11 @@ from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import Session, contains_eager, selectinload
 
 from dicom_node.base.events import DELIVERY_DISCARDED, DELIVERY_WANTED, DELIVERY_WITHDRAWN
-from dicom_node.base.lifecycle import DeliveryState
+from dicom_node.base.lifecycle import DeliveryState, ObjectRole
 from dicom_node.base.store.tables import (
     DecisionRow,
     Delivery,
+    Instance,
     Job,
     Lease,
     Original,
@@ -66,9 +67,8 @@ def forward(session: Session, original: Original, destination: str) -> bool:
         session.add(Delivery(original=original, destination=destination, next_at=utc_now()))
         session.flush()
         return True
-    if not found.withdrawn:
-        return False
-    return try_move(
+    found.withdrawn &= found.state is _S.CANCELLED  # what is being sent may go on
+    return found.withdrawn and try_move(
         session, found, DELIVERY_WANTED, reason="wanted again", withdrawn=False, next_at=utc_now()
     )
 
@@ -109,10 +109,15 @@ def add(
 
 
 def is_outdated(session: Session, delivery: Delivery) -> bool:
-    """Return whether a newer version of the delivery's received object is being sent, or was sent, to the
-    same peer.
+    """Return whether the study has another object by now: no job wanted the result since a correction, or the
+    received object is not the version in force.
     """
-    return any((one.original_id or 0) > (delivery.original_id or 0) for one in versions(session, delivery))
+    if delivery.original is None:
+        return bool(delivery.result and delivery.result.outdated)
+    in_force = select(Instance.path).where(
+        Instance.sop_instance_uid == delivery.original.sop_instance_uid, Instance.role != ObjectRole.ASIDE
+    )
+    return session.scalar(in_force) != delivery.original.path
 
 
 def versions(session: Session, delivery: Delivery) -> Sequence[Delivery]:
@@ -255,6 +260,15 @@ def due_batch(session: Session, destination: str, study: int, now: datetime, lim
             .order_by(Delivery.id)
             .limit(limit)
             .with_for_update(skip_locked=True, of=Delivery)
+        )
+    )
+
+
+def any_stopped(session: Session, numbers: Collection[int]) -> bool:
+    """Return whether one of the deliveries with these ids is being sent although its study was stopped."""
+    return bool(numbers) and bool(
+        session.scalar(
+            select(exists().where(Delivery.id.in_(numbers), Delivery.state == _S.SENDING, Delivery.withdrawn))
         )
     )
 

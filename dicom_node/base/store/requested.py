@@ -26,7 +26,6 @@ from dicom_node.base.lifecycle import (
 from dicom_node.base.store.database import batches
 from dicom_node.base.store.tables import (
     Association,
-    ClaimedWorkitem,
     Delivery,
     Instance,
     Job,
@@ -276,9 +275,6 @@ def _named_by(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
 def _is_here() -> ColumnElement[bool]:
     """SQL: whether the object that an MPPS step refers to has been received."""
     return exists().where(Instance.sop_instance_uid == StepObject.sop_instance_uid)
-
-
-_NOT_ASKED = ClaimedWorkitem.cancel_asked.is_(False)
 
 
 @dataclass(slots=True)

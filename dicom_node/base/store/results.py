@@ -223,8 +223,7 @@ def lock_outdated(session: Session, before: datetime, limit: int) -> list[Result
         )
     )
     found = {row.study_id for row in session.scalars(chosen.order_by(Result.id).limit(limit))}
-    locked = lock_free(session, found)
-    free_rows = chosen.where(Result.study_id.in_(locked)).order_by(Result.id)
+    free_rows = chosen.where(Result.study_id.in_(lock_free(session, found))).order_by(Result.id)
     return list(session.scalars(free_rows.with_for_update(of=Result, key_share=True, skip_locked=True)))
 
 

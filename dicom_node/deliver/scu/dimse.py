@@ -834,9 +834,11 @@ class DimseArchive(DimseCaller):
             get["largest_object"] = min(sink.largest_bytes, LARGEST_BY_GET)
         with self.associate(wanted, service="query", **get) as association:
             if isinstance(association, NoAssociation):
-                refused = association.takes_nothing
-                status = RetrieveStatus.REFUSED if refused else RetrieveStatus.UNREACHABLE
-                return Retrieved(status, 0, association.text)
+                return Retrieved(
+                    RetrieveStatus.REFUSED if association.takes_nothing else RetrieveStatus.UNREACHABLE,
+                    0,
+                    association.text,
+                )
             if all(one.abstract_syntax != model for one in association.accepted_contexts):
                 return Retrieved(RetrieveStatus.REFUSED, 0, f"the peer does not accept {UID(model).name}")
             request = [query_identifier("STUDY", StudyInstanceUID=study_instance_uid), model]

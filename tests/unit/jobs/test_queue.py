@@ -165,11 +165,9 @@ def test_the_job_of_a_killed_worker_of_this_machine_is_taken_over_at_once(
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         owner = f"{new_owner().partition('/')[0]}/{process.pid}/{os.getpid()}/abc"
         claimed(queue, owner)
-        assert not is_dead(owner)
-        assert queue.reap() == 0
+        assert not is_dead(owner) and queue.reap() == 0
         process.kill()
-    assert is_dead(owner)
-    assert queue.reap() == 1
+    assert is_dead(owner) and queue.reap() == 1
     job = claimed(queue)
     assert (job.attempts, job.tries) == (2, 2)
 
@@ -222,8 +220,7 @@ def test_what_waits_is_cancelled_at_once(database: Database, queue: JobQueue) ->
     number = add_job(database, study)
     Stored(database).write(cancel, number)
     assert job_row(database, number).state is JobState.CANCELLED
-    assert state_of_study(database, study) is StudyState.CANCELLED
-    assert queue.claim("me") is None
+    assert state_of_study(database, study) is StudyState.CANCELLED and queue.claim("me") is None
     for wrong, error in ((number, NotAllowedNow), (number + 1000, NotFound)):
         with pytest.raises(error):
             Stored(database).write(cancel, wrong)
@@ -330,8 +327,7 @@ def test_a_job_that_somebody_else_changes_is_not_waited_for(database: Database, 
     number, started = add_job(database, add_study(database)), time.monotonic()
     with database.write() as session:
         session.get_one(Job, number, with_for_update=True)
-        assert queue.claim("elsewhere/1/1/a") is None
-        assert time.monotonic() - started < 20
+        assert queue.claim("elsewhere/1/1/a") is None and time.monotonic() - started < 20
     assert claimed(queue).id == number
 
 
@@ -390,8 +386,7 @@ def test_a_film_never_waits_for_a_cine_that_came_first_and_a_cine_at_most_an_hou
     running = claimed(worker)
     later = queued(database, of_films, came=1)
     passing = worker.claim("me", passing=running)
-    assert passing is not None
-    assert (running.id, passing.id) == (first, later)
+    assert passing is not None and (running.id, passing.id) == (first, later)
 
 
 def test_rules_of_a_study_have_places_that_a_later_job_of_one_does_not_change(database: Database) -> None:

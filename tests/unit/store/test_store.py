@@ -188,8 +188,7 @@ def test_a_kept_lease_is_renewed_in_its_second_half_only(
     now += 29
     assert (ours.keep(), asked) == (True, ["us", "them"])
     now += 2
-    assert (ours.keep(), theirs.keep()) == (True, False)
-    assert asked == ["us", "them", "us", "them"]
+    assert (ours.keep(), theirs.keep()) == (True, False) and asked == ["us", "them", "us", "them"]
 
 
 MIGRATIONS = Path(transitions.__file__).parent / "migrations"
@@ -347,8 +346,7 @@ def test_an_event_that_another_process_commits_wakes_who_waits(database: Databas
     with theirs.write() as session:
         record(session, events.NODE_STARTED, version="1", ae_title="A")
     waiter.join(LONG)
-    assert time.monotonic() - began < LONG / 2
-    assert ours.changes.count > seen
+    assert time.monotonic() - began < LONG / 2 and ours.changes.count > seen
     theirs.dispose()
 
 
@@ -365,8 +363,7 @@ def test_pauses_grow_while_nothing_is_found_and_stay_short_where_nobody_announce
     changes, pause = Changes(), SHORTEST
     for _ in range(100):
         pause = changes.pause(pause, found=False)
-    assert pause == 0.25
-    assert changes.pause(pause, found=True) == SHORTEST
+    assert pause == 0.25 and changes.pause(pause, found=True) == SHORTEST
 
 
 def filled(folder: Path, database_url: str = "") -> Outbox:
@@ -468,8 +465,7 @@ def test_without_the_key_no_name_is_stored_and_studies_come_all_the_same(
     path.write_text("no key", encoding="utf-8")
     inbox = open_inbox()
     inbox.settle(ultrasound("one"))
-    assert [row.sealed_name for row in inbox.rows(Study)] == [b""]
-    assert found(inbox, "one") == set()
+    assert [row.sealed_name for row in inbox.rows(Study)] == [b""] and found(inbox, "one") == set()
 
 
 @pytest.mark.parametrize("other", [True, False])

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
-from pydicom import dcmread
+from pydicom import config, dcmread
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
@@ -80,8 +80,7 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import move, settle_study, steady_now, utc_now
 from dicom_node.deliver import outbox
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.people import audit, configured, studies
-from dicom_node.people.queues import forget_past
+from dicom_node.people import audit, configured, queues, reviews, studies
 from dicom_node.receive.inspection import Inspected, Inspector, ReaderLost
 from dicom_node.receive.listener import PerformedSteps
 from dicom_node.receive.messages import N_CREATE_RQ, N_SET_RQ, Command
@@ -499,12 +498,19 @@ def test_an_object_of_another_class_than_its_request_is_quarantined(inbox: Inbox
         ("PatientID", "OB", b"B2B2", "PatientID (0010,0020) has the value representation OB, not LO"),
         ("PatientID", "SQ", [Dataset()], "PatientID (0010,0020) has the value representation SQ, not LO"),
         ("SOPInstanceUID", "OB", b"1.2.34", "SOP Instance UID (0008,0018) is no UID"),
+        # Orthanc files these under another patient than a result that repeats what is read here.
+        ("SOPInstanceUID", "UN", b"1.2.34", "SOP Instance UID (0008,0018) is no UID"),
+        ("PatientID", "LO", "4711 \0", "Patient ID (0010,0020) is written in a way that others"),
+        ("PatientID", "LO", "47\x0011", "Patient ID (0010,0020) is written in a way that others"),
+        ("PatientID", "UN", b"47112 ", "Patient ID (0010,0020) is written in a way that others"),
+        ("SpecificCharacterSet", "CS", "UTF_8", "Patient ID (0010,0020) is written in a way that others"),
     ],
 )
-def test_a_number_or_a_sequence_in_place_of_an_identifier_is_none(
-    inbox: Inbox, keyword: str, vr: str, value: object, said: str
+def test_an_identifier_that_others_may_read_as_another_one_is_none(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, keyword: str, vr: str, value: object, said: str
 ) -> None:
-    image = ultrasound("no text")
+    monkeypatch.setattr(config, "replace_un_with_known_vr", False)  # UN is sent as UN
+    image = ultrasound("nö text")
     image[Tag(keyword)] = DataElement(Tag(keyword), vr, value)
     inbox.receive_bytes(encoded(image), image.SOPClassUID, "1.2.3.4", ExplicitVRLittleEndian)
     inbox.settle()
@@ -735,6 +741,7 @@ def test_a_study_sent_again_in_part_under_another_patient_is_quarantined_when_qu
         ("ONE", {"PatientName": " test  ^ Mixed"}, True),
         ("ONE", {"PatientName": "Test^mixed=洪^吉洞=홍^길동"}, True),
         ("ONE", {"PatientName": "Ｔｅｓｔ^mixed"}, True),
+        *(("ONE", {"PatientID": other}, False) for other in (" ONE", "ONE\t", "ONE\u3000")),
     ],
     ids=str,
 )
@@ -1370,7 +1377,7 @@ def test_the_same_in_postgresql(open_inbox: Callable[..., Inbox], postgres_url: 
     modality.set(step, sent)
     assert is_complete(with_steps, sent[0])
     assert any(row.study_id for row in with_steps.events() if row.number == 1081)
-    forget_past(with_steps.database, with_steps.settings, utc_now() + timedelta(days=401))
+    queues.forget_past(with_steps.database, with_steps.settings, utc_now() + timedelta(days=401))
     assert with_steps.rows(StepObject) == []
 
 
@@ -1546,6 +1553,38 @@ def test_what_waits_for_another_destination_is_withdrawn_when_the_rule_names_a_n
         work(node, wanted)
         assert set(sent(node)) == states
     assert len(node.rows(Result)) == 2, "results were built once"
+
+
+@pytest.mark.parametrize("assess_first", [False, True])
+def test_of_before_a_correction_no_person_sends_anything(node: Inbox, assess_first: bool) -> None:
+    """Neither what waited, was discarded or rejected, nor to a further peer; also while the new job waits."""
+    settings, image = with_rule(node, assess_first=assess_first), ultrasound("corrected")
+    uid = str(image.StudyInstanceUID)
+    node.settle(image)
+    work(node, settings)
+    if assess_first:
+        reviews.reject_results(settings, uid, because="of another patient")
+    else:
+        queues.discard_deliveries(settings, [1], because="of another patient")
+    node.settle(changed(image, PatientID="RIGHT"))
+    for refused in (
+        partial(queues.send_again, settings, [1]),
+        partial(queues.send_again, settings, [2]),
+        partial(queues.send_study, settings, uid, "second"),
+        partial(reviews.accept_results, settings, uid, rejected=True),
+    ):
+        with pytest.raises(NotAllowedNow):
+            refused()
+    work(node, settings)
+    if assess_first:
+        reviews.accept_results(settings, uid)
+    queues.send_study(settings, uid, "second")
+    pending = [row.result_id for row in node.rows(Delivery) if row.state is DeliveryState.PENDING]
+    assert len(pending) == 4 and {node.get(Result, number).job_id for number in pending} == {2}
+    node.settle(image)
+    queues.send_again(node.settings, dead=True)
+    work(node, settings)
+    assert sent(node)[1] == ("pacs", "discarded" if assess_first else "pending"), "it is wanted again"
 
 
 def test_a_job_that_runs_is_stopped_and_the_new_one_waits_for_it(node: Inbox) -> None:

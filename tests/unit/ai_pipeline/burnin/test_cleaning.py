@@ -721,6 +721,19 @@ def test_a_name_upside_down_in_the_colours_of_flow_goes(ink: tuple[int, int, int
     assert quick.secrets(np.asarray(result.image.frames[0])[::-1, ::-1]) == []
 
 
+def test_where_filling_makes_up_a_colour_it_is_grey() -> None:
+    class Green:
+        name, context = "green", 8
+
+        def fill(self, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+            return np.where(hole[..., None], (0, 255, 0), picture).astype(picture.dtype)
+
+    grey = np.repeat(burn(echo(size=(300, 480)), NAME, (150, 150))[..., None], 3, axis=2)
+    image = ArrayImage(grey[None], photometric="RGB")
+    cleaned, mask = parts(clean(image, silent, tools=replace(shared_tools(), filler=Green())))
+    assert mask[150:170].any() and np.ptp(cleaned, axis=2).max() == 0
+
+
 def test_a_name_in_a_coloured_box_goes_and_the_box_is_no_bar_that_is_put_back(quick: Reader) -> None:
     below = np.full((40, 480, 3), (40, 60, 110), np.uint8)
     written = burn(np.concatenate([flow(echo(size=(300, 480)))[0], below]), NAME, (4, 304), WHITE, 28)

@@ -1311,11 +1311,36 @@ def image(regions: list[Dataset], **more: Any) -> Dataset:
 def test_numbers_of_an_axis_and_of_a_bar_are_a_scale_where_their_values_put_them() -> None:
     rows = (("-20", 40), ("10·", 100), ("cm/s", 160), ("-10", 220), ("95", 250))
     named = [replace(text(one, (300, top, 324, top + 18)), meaning=Meaning.IDENTITY) for one, top in rows]
-    assert [one.meaning is Meaning.SCALE for one in as_scales(named, [])] == [True, True, False, True, False]
-    assert Meaning.SCALE not in meanings(as_scales(named[:2], []))
+    no_bar, bar, half = (mask_of([(305, 60, 318, end)], (400, 400)) for end in (0, 216, 150))
+    assert [one.meaning is Meaning.SCALE for one in as_scales(named, no_bar)] == [True, True, False, True, False]
+    assert Meaning.SCALE not in meanings(as_scales(named[:2], no_bar))
     ends = [replace(one, line=Line("62.5", 0.9, legible=True)) for one in (named[0], named[3])]
-    assert meanings(as_scales(ends, [(305, 60, 318, 216)])) == [Meaning.SCALE] * 2
-    assert Meaning.SCALE not in meanings(as_scales(ends, [(305, 60, 318, 150)]))
+    bar[130:150] = False  # in two halves
+    assert meanings(as_scales(ends, bar)) == [Meaning.SCALE] * 2
+    assert Meaning.SCALE not in meanings(as_scales(ends, half))
+
+
+@pytest.mark.parametrize(
+    ("words", "sure", "stays"),
+    [
+        ("4n", 0.85, True),
+        ("Rn-", 0.6, True),
+        ("45", 0.6, False),
+        ("45", 1.0, False),
+        ("4n5Y", 0.6, False),
+        *((name, 1.0, False) for name in ("Li", "Kim", "Ng", "Ax", "RL")),
+    ],
+)
+def test_a_misread_number_between_two_of_an_axis_is_one_and_no_age_or_name_is(
+    words: str, sure: float, stays: bool
+) -> None:
+    rows = (("60", 1.0, 40), ("50", 1.0, 100), (words, sure, 160), ("30", 1.0, 220), ("LEE", 1.0, 310))
+    column = [
+        replace(text(one, (300, top, 324, top + 18)), meaning=Meaning.IDENTITY, line=Line(one, how, legible=True))
+        for one, how, top in rows
+    ]
+    found = [one.meaning is Meaning.SCALE for one in as_scales(column, mask_of([], (400, 400)))]
+    assert found == [True, True, stays, True, False]
 
 
 @pytest.mark.parametrize(

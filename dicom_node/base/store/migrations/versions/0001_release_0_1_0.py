@@ -645,6 +645,7 @@ def upgrade() -> None:
             sa.Column("deidentified", sa.Boolean(), nullable=False),
             sa.Column("pseudonym_domain", sa.String(length=64), nullable=False),
             sa.Column("created_at", sa.DateTime(), nullable=False),
+            sa.Column("outdated", sa.Boolean(), nullable=False),
             sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_result_job_id")),
             sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_result_study_id")),
             sa.PrimaryKeyConstraint("id", name=op.f("pk_result")),
