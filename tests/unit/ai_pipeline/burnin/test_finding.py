@@ -47,7 +47,7 @@ from ai_pipeline.burnin.decide.writing import (
     strokes_in,
 )
 from ai_pipeline.burnin.find import networks
-from ai_pipeline.burnin.find.annotation import Box, Mask, Picture, dilated
+from ai_pipeline.burnin.find.annotation import Box, Mask, Picture, dilated, mask_of
 from ai_pipeline.burnin.find.area import faint_writing, find_area, strokes
 from ai_pipeline.burnin.find.drawings import find_bars
 from ai_pipeline.burnin.find.networks import (
@@ -904,7 +904,7 @@ OTHERS = (
     "Kim-PS", "Kim-RI 0.52", "12/3/4/5/6/7",
     "EDGE 45", "PROF 45", "D GAIN 45", "Dr. GAIN", "DR GAIN", "MI 45 ANNA", "LONG DR 60", "DMR 123",
     "Map KIM", "KIM Map 45", "SMITH 50%", "Map 12.03", "Map 01.02.1967", "Focus 45Y", "余辉 45",
-    "POWER 45", "M 12.03", "No.84/97",
+    "POWER 45", "M 12.03", "No.84/97", "GATE 52 cm", "S 1/2/3", "MIX 12/67",
     "FC 62 s", "FC 62%", "Höhe 52 cm", "高度 99 cm", "Longitud 52 cm", "6cmKs",
 )  # fmt: skip
 
@@ -1312,7 +1312,13 @@ def test_numbers_of_an_axis_and_of_a_bar_are_a_scale_where_their_values_put_them
     rows = (("-20", 40), ("10·", 100), ("cm/s", 160), ("-10", 220), ("95", 250))
     named = [replace(text(one, (300, top, 324, top + 18)), meaning=Meaning.IDENTITY) for one, top in rows]
     no_bar, bar, half = (mask_of([(305, 60, 318, end)], (400, 400)) for end in (0, 216, 150))
-    assert [one.meaning is Meaning.SCALE for one in as_scales(named, no_bar)] == [True, True, False, True, False]
+    assert [one.meaning is Meaning.SCALE for one in as_scales(named, no_bar)] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
     assert Meaning.SCALE not in meanings(as_scales(named[:2], no_bar))
     ends = [replace(one, line=Line("62.5", 0.9, legible=True)) for one in (named[0], named[3])]
     bar[130:150] = False  # in two halves
@@ -1336,7 +1342,9 @@ def test_a_misread_number_between_two_of_an_axis_is_one_and_no_age_or_name_is(
 ) -> None:
     rows = (("60", 1.0, 40), ("50", 1.0, 100), (words, sure, 160), ("30", 1.0, 220), ("LEE", 1.0, 310))
     column = [
-        replace(text(one, (300, top, 324, top + 18)), meaning=Meaning.IDENTITY, line=Line(one, how, legible=True))
+        replace(
+            text(one, (300, top, 324, top + 18)), meaning=Meaning.IDENTITY, line=Line(one, how, legible=True)
+        )
         for one, how, top in rows
     ]
     found = [one.meaning is Meaning.SCALE for one in as_scales(column, mask_of([], (400, 400)))]
