@@ -237,7 +237,7 @@ LABELS = (
         平滑, 扫描速度, 标尺, 深度, 滤波, 灰阶, 灰阶图, 焦点, 线密度, 角度, 边缘增强, 频率
     """)
 )
-"""Labels of machine settings, by who writes them; ``docs/studies/cleaning.md`` says where they were looked up.
+"""Labels of machine settings, by who writes them; the study of cleaning says where they were looked up.
 None is one of Faker's 64,000 names, nor of the 276,000 surnames and given names of the US Census (1990, 2000)
 and of the collection smashew/NameDatabases. Of two such names in a row there are only closed phrases, such as
 "Wall Filter".
