@@ -161,7 +161,7 @@ LABELS = (
     # Philips: HDI, iU22, CX50, EPIQ
     | phrases("""
         Chroma, Chroma Map, Coded Pulse, Col Map, Color Blend, Color Write Priority, CPA, CVI, 2D
-        Opt, 2D Optimization, DynRg, Flow Optimization, Fusion, iFOCUS, iOptimize, iRotate, MaxVue,
+        Opt, 2D Optimization, Dyn R, DynRg, Flow Optimization, Fusion, iFOCUS, iOptimize, iRotate, MaxVue,
         SonoCT, Tissue Aberration, Tissue Specific, TSI, Vol Rate, Voxel, Write Prior, Write
         Priority, XRES, XRes Pro
     """)

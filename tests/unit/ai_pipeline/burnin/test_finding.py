@@ -806,8 +806,8 @@ HARMLESS = {
         "TAC1", "DVA: 94%", "G 54%", "P 30mm", "T4.4", "Qscan:80 /MDR:50/MFT4.4",
         "Mlm:1.5", "81 kVp", "81kV 2.5mAs", "4Gray Map;5", "3HI REZ+;4", "6R-Filter;A", "B-Dyn.;75",
         "Frec. 10.0", "FR:42", "G66 DR60 FR32", "Line Density Med", "Verstärkung 60 dB", "Profondeur 12 cm",
-        "动态范围 60", "L25xp/13-6 Ophthalmic", "C5-1/FETAL HEART", "1.7/3.4 MHz",
-        "EDGE 50%", "2D Gain 48", "Color Gain 45%", "977:977", "No.84/84",
+        "动态范围 60", "L25xp/13-6 Ophthalmic", "C5-1/FETAL HEART", "1.7/3.4 MHz", "Dyn R 58",
+        "9123 5.0 R15 G66 C6 A2", "EDGE 50%", "2D Gain 48", "Color Gain 45%", "977:977", "No.84/84",
         "C5/M4", "C5 / M4", "FF3/E2", "SRI II 3 / CRI 2", "Qual norm", "WMF low1", "Frq mid",
     ),
     Meaning.MEASUREMENT: (
