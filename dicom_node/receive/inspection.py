@@ -202,7 +202,7 @@ def _described(known: Inspected, dataset: Dataset, assume_charset: str) -> Inspe
         study_instance_uid=_uid(dataset, "StudyInstanceUID"),
         series_instance_uid=_uid(dataset, "SeriesInstanceUID"),
         modality=readable_text(dataset, "Modality", charset)[:16],
-        patient_id=patient_id[:255],
+        patient_id=patient_id.strip()[:255],
         issuer_of_patient_id=issuer[:255],
         study_date=study_date,
         patient=Patient.from_values(
@@ -233,9 +233,10 @@ def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixel
     ):
         if not _bytes(dataset, keyword).strip(b" \0"):
             raise FaultyObject(f"{name} is missing or empty")
-        # A UID under the value representation of a number is a number to all who read the object later.
-        if not _uid(dataset, keyword) or dataset.get_item(keyword).VR not in (None, "UI", "UN"):
+        # Under another value representation a UID is a number, or its padding a part of it, to other readers.
+        if not _uid(dataset, keyword) or dataset.get_item(keyword).VR not in (None, "UI"):
             raise FaultyObject(f"{name} is no UID")
+    _check_patient_id(dataset)
     # Only the class: some senders take the SOP Instance UID of the request from a stale file header.
     if requested_class and requested_class != _uid(dataset, "SOPClassUID"):
         raise FaultyObject("SOP Class UID differs from the one in the C-STORE request")
@@ -243,6 +244,25 @@ def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixel
         raise FaultyObject("the image has no Pixel Data")
     if str(dataset.SOPClassUID) in SOURCES:
         check_image(dataset, syntax, pixels)
+
+
+def _check_patient_id(dataset: Dataset) -> None:
+    """Raise FaultyObject if a PACS may read another Patient ID than this node, and so file the image under
+    another patient than its results.
+
+    Orthanc removes one kind of padding, ends a text at NUL, and knows neither misspelt character sets nor
+    escape sequences of all sets; in ISO_IR 13 the bytes of ~ and backslash are other signs.
+    """
+    value, charset = _bytes(dataset, "PatientID"), character_sets(dataset)
+    text = value.rstrip(b"\0") if value.endswith(b"\0") else value.rstrip(b" ")
+    if (
+        text.endswith(b" ")
+        or {*b"\0\x1b"}.intersection(text)
+        or (text != value and dataset.get_item("PatientID").VR == "UN")
+        or (any(charset) and not text.isascii() and not CharacterSet.from_terms(charset).known)
+        or (charset[:1] in (("ISO_IR 13",), ("ISO 2022 IR 13",)) and {*b"~\\"}.intersection(text))
+    ):
+        raise FaultyObject("Patient ID (0010,0020) is written in a way that others read as another ID")
 
 
 def _read(file: BinaryIO, walk: Walk, elements: Iterable[Element]) -> tuple[Dataset, Element | None]:

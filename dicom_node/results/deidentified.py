@@ -191,8 +191,7 @@ class KnownIdentity:
         """
         yield from (uid.encode("ascii", "replace") for uid in self._uids if len(uid) >= _DIGITS_IN_BYTES)
         for phrase in wanted:
-            enough = _DIGITS_IN_BYTES if re.sub(r"\W", "", phrase).isdigit() else _IN_BYTES
-            if len(phrase) >= enough:
+            if len(phrase) >= (_DIGITS_IN_BYTES if re.sub(r"\W", "", phrase).isdigit() else _IN_BYTES):
                 spellings = (phrase, phrase.upper(), phrase.title())
                 yield from {one.encode() for text in spellings for one in (text, text.replace(" ", "^"))}
 
@@ -361,7 +360,9 @@ class Pseudonyms:
         person.
         """
         named = (
-            patient_sha256(patient_id, issuer_of_patient_id) if patient_id.strip() else f"study {study_uid}"
+            patient_sha256(patient_id.strip(), issuer_of_patient_id)
+            if patient_id.strip()
+            else f"study {study_uid}"
         )
         return PREFIX + base64.b32encode(self._mac("patients", named)).decode("ascii")[:20]  # 100 bits
 

@@ -813,8 +813,7 @@ def build_cleaned(
     set_orientation(picture, source)
     # Pixel Spacing if no pixel was filled; the ultrasound regions in which none was.
     changed = filled(source, mask) if mask else np.ones((source.rows, source.columns), np.bool_)
-    copy_size = copy_aspect if changed.any() else copy_spacing
-    copy_size(picture, source)
+    (copy_aspect if changed.any() else copy_spacing)(picture, source)
     regions = source.header.get("SequenceOfUltrasoundRegions") or []
     if untouched := [deepcopy(region) for region in regions if _is_untouched(region, changed)]:
         picture.SequenceOfUltrasoundRegions = untouched

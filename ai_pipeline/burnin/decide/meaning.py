@@ -30,17 +30,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 from ai_pipeline.burnin.decide.vocabulary import (
     ALSO_NAMES,
     CODES,
-    COUNTED,
     JOINING,
-    KEYS_ALSO_NAMES,
     LABELS,
+    LABELS_ALSO_NAMES,
     MAKERS,
     MAKERS_AS_WRITTEN,
     NOUNS,
@@ -50,7 +49,6 @@ from ai_pipeline.burnin.decide.vocabulary import (
     SIDE_LETTERS,
     SIDES,
     VIEWS,
-    label_key,
     phrases,
 )
 from ai_pipeline.contract import ImageHeader, Meaning
@@ -173,36 +171,39 @@ MEASUREMENTS = (
 )
 """Values with their labels and units, as regular expressions on :func:`spaced` text, letters of any case."""
 
-_LABELLED = r"(?:(?!ng)[b-df-hj-np-tv-xz]{2,3}|q ?scan|[a-z]) \d{1,2}(?:[.,]\d)?"
-"""A value after a letter or a label without a vowel, as no name is but Ng; three in a row are settings."""
-_IN_A_ROW = rf"(?:\d{{1,4}}(?:[.,]\d)? ){{0,2}}{_LABELLED}(?:[ /]*{_LABELLED}){{2,5}}"
 
+def _one_of(labels: Iterable[str]) -> str:
+    """A regular expression in small letters for these labels; their words may be stuck together."""
+    apart = re.sub(r"(?<=\d)(?=[A-Z])", " ", "|".join(sorted(labels)))
+    return f"(?:{apart.casefold()})[.+]?".replace(" ", " ?")
+
+
+_LABEL, LABEL_ALSO_NAME = _one_of(LABELS), _one_of(LABELS_ALSO_NAMES)
 _AMOUNT = (
-    rf"[-+<]? ?(?:{_NUMBER} ?(?:db|%|fps|[km]?hz|°|deg|[cm]m|[cm]?m/s|ms|m?w(?:/cm ?2)?|x)|\d{{4}} ?hz)|"
-    rf"{_DECIMAL} ?[-/] ?{_DECIMAL} ?mhz"
+    rf"(?:[-+<]? ?(?:{_NUMBER} ?(?:db|%|fps|[km]?hz|°|deg|[cm]m|[cm]?m/s|ms|m?w(?:/cm ?2)?|x)|\d{{4}} ?hz)|"
+    rf"{_DECIMAL} ?[-/] ?{_DECIMAL} ?mhz)"
 )
-_STEP = (
+_SETTING_OF_LABEL = re.compile(
+    r"(?=.{4})(?!(?:[1-9] )?\w{3} (?!100)\d{3}$)"  # three letters may be initials, "DMR 123" an ID
+    r"(?:[1-9] )?"  # the number of a key: "4 Gray Map 5"
+    rf"(?:{LABEL_ALSO_NAME} )?{_LABEL}(?: (?:{LABEL_ALSO_NAME}|{_LABEL}))?"
+    rf"(?: (?:{_AMOUNT}|[-+]? ?(?:\d{{1,3}}(?:[.,]\d)?|0[.,]\d\d)|"
+    r"(?:[a-z]|\d{1,2})(?: ?/ ?(?:[a-z]|1?\d)){1,3}|[a-z](?: \d)?|"
     r"(?:h ?)?(?:gen|pen|res)|(?:low|mid|med|high) ?[v\d]?|max|min|on|off|auto|none|norm|normal|std|"
-    r"soft|hard|fast|slow|full"
+    r"soft|hard|fast|slow|full))?|"
+    rf"(?:{LABEL_ALSO_NAME}|[b-hptz]) {_AMOUNT}|"
+    rf"(?:(?:{LABEL_ALSO_NAME}|{_LABEL}|[cdgp]) \d{{1,3}}(?:[.,]\d)?(?: ?/ ?| |$)){{3,6}}"
 )
-_VALUE_ALONE = (
-    r"[-+]? ?(?:\d{1,3}(?:[.,]\d)?|0[.,]\d\d)|(?:[a-z]|\d{1,2})(?: ?/ ?(?:[a-z]|1?\d)){1,3}|"
-    rf"[a-z](?: \d)?|{_STEP}"
-)
-_LABEL_AND_VALUE = re.compile(
-    rf"(?P<label>(?:[1-9] )?[^\W\d](?:[^\d]*?[^\W\d])?[%+.]?)"
-    rf"(?: (?:(?P<amount>{_AMOUNT})|(?P<value>{_VALUE_ALONE})))?",
-    re.IGNORECASE,
-)
-"""A machine setting: its label, which may follow the number of its key, and its value, with unit or not."""
+"""A machine setting in small letters, by its label (:data:`LABELS`): with any value, or of four letters; by a
+label that is a name as well (:data:`LABELS_ALSO_NAMES`), with a unit or among three in a row."""
 
 SETTINGS = (
-    rf"m ?[i1l|] ?{_INDEX}",
-    rf"t ?[i1l|] ?[sbc]? ?<? ?{_INDEX}",
+    rf"m ?(?:[il|] ?|1 ){_INDEX}",  # no "M 12.03"
+    rf"t ?(?:[il|] ?|1 )[sbc]? ?<? ?{_INDEX}",
     r"a 0=\d{1,3} ?%",
-    r"(?:g|gn|gain|gen gain|cf gain) [-+]?\d{1,3}(?:[.,]\d)?|(?:dr|dyn|comp) \d{2,3}",
+    r"(?:g|gn|gain|gen gain|cf gain) [-+]?\d{1,3}(?:[.,]\d)?|dr [-+]?\d{1,3}|(?:dyn|comp) \d{2,3}",
     rf"(?:frq (?:gen|pen|res|har)\.?|f|h)? ?{_CM} ?mhz",
-    rf"(?:frq|freq|fh|prf) {_DECIMAL}",
+    rf"(?:frq|freq|fh|prf) {_DECIMAL}|(?:fr|wf|sv|ip)_\d{{1,3}}(?:[.,]\d)?(?: ?(?:hz|mm))?",
     r"(?-i:F?HR|BPM) \d{2,3}",  # "Hr" is a title in German
     r"(?:fps|f/r) \d{1,3}(?:[.,]\d)?|fr rate surv",
     r"\d{2,3} ?db ?/ ?c ?\d|\d{1,3} ?hz ?[/12zl|]|sr[i1] ?[i1]{2}",
@@ -228,7 +229,9 @@ SETTINGS = (
     r"pr[sc] \d|pst \d|res ?- ?[a-c]|xv ?c? ?\d|tac ?\d",
     r"\d{2,3}(?:[.,]\d)? ?kvp?|\d{1,3}(?:[.,]\d{1,2})? ?mas",  # exposure of an X-ray
     r"d[vu]a \d{1,3} ?%|t \d[.,]\d|\d[.,]\d \d[.,]\d|q ?scan(?: \d\d)?",
-    _IN_A_ROW,
+    # The last frame of a loop: "No.84/84", "977:977 (19.0:19.0 s)".
+    r"(?P<frame>\d{3}):(?P=frame)|no (?P<last>\d{1,3}) ?/ ?(?P=last)|\d{1,3}[.,]\d:\d{1,3}[.,]\d s",
+    rf"{_DECIMAL} ?[-/] ?{_DECIMAL} ?mhz",
     rf"m[i1l|] ?m {_INDEX}|m ?dr \d{{2,3}}|m ?ft \d[.,]\d",
 )
 """Acoustic output and machine settings, in the same form."""
@@ -257,10 +260,11 @@ _ADDRESS = re.compile(
     rf"(?!\w+ (?:long|\d{{1,2}})$)(?:(?:{'|'.join(SIDES)})"
     r"(?: ?(?:breast|brust|mamma|mama|sein|seno|pecho|乳腺|유방))?|breast|乳腺|유방)"
     rf" ?(?:{_CLOCK})?(?: ?(?:n ?[+-]? ?\d{{1,2}}(?: ?cm)?|\d{{1,2}} ?cm ?(?:fn|n)))?"
-    r"(?: ?(?:rad|arad|antirad|trans|trv|tr|sag|long|lg))?",
+    r"(?: ?(?:rad|arad|antirad|trans|trv|tr|sag|long|lg))?|(?:feto|fetus|foetus)(?: [a-d])?",
     re.IGNORECASE,
 )
-"""A side with a place of the breast: by the clock, by the distance from the nipple, and by the plane."""
+"""A side with a place of the breast: by the clock, by the distance from the nipple, and by the plane. Or
+which of twins: fetus A."""
 SUFFIXES = frozenset({"CY", "M"})
 """What may follow an abbreviation after a hyphen: a cyst, a mass."""
 OVER_TISSUE = re.compile(rf"(?i:{'|'.join(SIDES)}|[LR]) ?(?:[1-9]|1[0-2]|- ?(?:{'|'.join(SUFFIXES)}))")
@@ -268,7 +272,12 @@ OVER_TISSUE = re.compile(rf"(?i:{'|'.join(SIDES)}|[LR]) ?(?:[1-9]|1[0-2]|- ?(?:{
 could be initials and "RT 9" a room."""
 _MEASUREMENT = re.compile("|".join(MEASUREMENTS), re.IGNORECASE)
 _SETTING = re.compile("|".join(SETTINGS), re.IGNORECASE)
-_STUCK = re.compile(rf"({'|'.join(sorted(SIDES | {'TRV', 'SAG', 'TRANS'}))})(\w{{5,}})")
+_STUCK = re.compile(
+    rf"\b(?!(?:{'|'.join(NOUNS)})\b)({'|'.join(sorted(SIDES | {'TRV', 'SAG', 'TRANS'}))})"
+    rf"(?=(?:{'|'.join(noun for noun in NOUNS if len(noun) >= 5)})\b)",
+    re.IGNORECASE,
+)
+"""A word that is stuck to a noun, as in "RTOVARY"."""
 
 
 _MISREAD = {
@@ -296,13 +305,7 @@ def may_be_setting(text: str) -> bool:
             for place, letter in enumerate(way)
             for other in _MISREAD.get(letter, "")
         }
-    return any(
-        sum(map(str.isalnum, way)) >= 4
-        and (_SETTING.fullmatch(spaced(way)) or _is_setting(spaced(way)))
-        # As several settings in a row "KIM 102" could be misread: "K 1 M 1 o 2".
-        and not re.fullmatch(_IN_A_ROW, spaced(way), re.IGNORECASE)
-        for way in ways
-    )
+    return any(sum(map(str.isalnum, way)) >= 4 and _is_setting(spaced(way)) for way in ways)
 
 
 def meaning_of(text: str, confidence: float, allowed: Allowed = NOTHING_MORE) -> Meaning:
@@ -331,7 +334,8 @@ def _meaning_of_line(line: str) -> Meaning:
         return Meaning.SCALE
     if line in _SINGLE_LETTERS - SIDE_LETTERS:
         return Meaning.MEASUREMENT
-    line = re.sub(r"(?i)^/(?=prf)", "", spaced(line))  # an echo's edge before the first letter
+    # An echo's edge before the first letter; one setting after another: "Qscan:80 /MDR:50".
+    line = re.sub(r"(?i)^/(?=prf)|(?<=\d) ?/(?=[a-z]{2,} \d)", " ", spaced(line))
     return _proven(list(filter(None, (token.strip(",;:|()[]") for token in line.split()))))
 
 
@@ -340,9 +344,15 @@ def spaced(text: str) -> str:
     "1D2.31cm" and "1.D.2.31cm" become "1 D 2.31 cm", "HC:245.3mm" becomes "HC 245.3 mm".
     """
     line = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-")
+    line = re.sub(r"\b(FR|WF|SV|IP): ?(?=\d)", r"\1_", line)  # no title and no initials have a colon
     line = re.sub(r"(?:(?<=[^\W\d_])\.?|(?<=[+%]))\s*[:;=]\s*|(?<=[^\W\d_]\d):\s*(?=\d+[.,]\d)", " ", line)
-    line = re.sub(r"(?<![\d.])([1-9])\.(?=[^\W\d_])", r"\1 ", line)
-    return " ".join(re.sub(r"(?<=[^\W\d_])\.?(?=[-+]?\d)|(?<=\d)(?=[^\W\d_])", " ", line).split())
+    return " ".join(
+        re.sub(
+            r"(?<![\d.][1-9])(?<=[1-9])\.(?=[^\W\d_])|(?<=[^\W\d_])\.?(?=[-+]?\d)|(?<=\d)(?=[^\W\d_])",
+            " ",
+            line,
+        ).split()
+    )
 
 
 def _proven(tokens: Sequence[str]) -> Meaning:
@@ -375,35 +385,22 @@ def _item(tokens: Sequence[str]) -> Meaning | None:
     text = " ".join(tokens)
     if text in QUANTITIES or _MEASUREMENT.fullmatch(text):
         return Meaning.MEASUREMENT
-    probe = text.replace(" ", "").upper() in PROBES
-    if text.lstrip("-") in MODES or probe or _SETTING.fullmatch(text) or _is_setting(text):
+    if text.lstrip("-") in MODES or text.replace(" ", "").upper() in PROBES or _is_setting(text):
         return Meaning.ACOUSTIC
     return Meaning.ORIENTATION if _ADDRESS.fullmatch(text) or _is_orientation(tokens) else None
 
 
 def _is_setting(text: str) -> bool:
-    """Whether a text is the label of a machine setting, with its value or of at least four letters."""
-    match = _LABEL_AND_VALUE.fullmatch(text)
-    if match is None:
-        return False
-    key, *words = map(label_key, (match["label"], *match["label"].split()))
-    value = match["amount"] or match["value"] or ""
-    if LABELS.isdisjoint({key, key.lstrip("123456789")}) and not (
-        LABELS.intersection(words) and set(words) <= LABELS | KEYS_ALSO_NAMES
-    ):
-        return match["amount"] is not None and key in KEYS_ALSO_NAMES
-    # "DMR 123" may be an accession number.
-    return len(key) >= 4 or (value != "" and re.fullmatch(r"(?!100)\d{3}", value) is None)
+    """Whether a text is a machine setting in a form of its own, or by its label."""
+    return bool(_SETTING.fullmatch(text) or _SETTING_OF_LABEL.fullmatch(text.casefold()))
 
 
 def _is_orientation(tokens: Sequence[str]) -> bool:
     """Whether these words name anatomy and view, and prove each other harmless."""
     if len(tokens) > 1 and re.fullmatch("#?[1-9]", tokens[-1]) and tokens[-2].upper() in NOUNS:
         return _is_orientation(tokens[:-1])  # "CYST 2"
-    if tokens[0].upper() in COUNTED and re.fullmatch("[A-Da-d]?", "".join(tokens[1:])):
-        return True
-    words = [word for token in tokens for word in re.split(r"[/&+-]", token.rstrip(".")) if word]
-    words = [part for word in words for part in _unstuck(word)]
+    apart = _STUCK.sub(r"\1/", " ".join(token.rstrip(".") for token in tokens))
+    words = list(filter(None, re.split(r"[ /&+-]", apart)))
     upper = [word.upper() for word in words]
     if not words or " ".join(upper) in PHRASES:
         return bool(words)
@@ -413,12 +410,6 @@ def _is_orientation(tokens: Sequence[str]) -> bool:
     return all(good or big in allowed for good, big in zip(sure, upper, strict=True)) and (
         any(sure) or (len(words) == 1 and words[0] in SIDE_LETTERS)
     )
-
-
-def _unstuck(word: str) -> tuple[str, ...]:
-    """Split a word such as "RTOVARY" into "RT" and "OVARY"; any other word is returned alone."""
-    stuck = _STUCK.fullmatch(word.upper())
-    return stuck.groups() if stuck and stuck[2] in NOUNS and word.upper() not in NOUNS else (word,)
 
 
 def _is_ruler_mark(line: str) -> bool:

@@ -10,9 +10,6 @@ among the fifty most frequent surnames of Japan): alone they count as a name, be
 ("LONG KIDNEY").
 """
 
-import re
-import unicodedata
-
 
 def _words(text: str) -> frozenset[str]:
     """The set of the words in ``text``."""
@@ -58,8 +55,6 @@ NOUNS = _words("""
     HANDGELENK SPRUNGGELENK HÜFTE COTOVELO JOELHO TORNOZELO QUADRIL
     난소 담낭 방광 자궁 갑상선 췌장 유방 乳腺 左乳 右乳 外上象限 外下象限 内上象限 内下象限 乳房
 """)
-COUNTED = _words("FETO FETUS FOETUS")
-"""Words that a letter may follow: twins are fetus A and B."""
 VIEWS = _words("""
     ANTERIOR ANTERIORLY APICAL AXIAL BASAL CORONAL DECUBITUS DISTAL ERECT INFERIOR INTERCOSTAL LATERAL
     LONGITUDINAL LONGITUDINALLY LÄNGS MEDIAL MIDDLE MIDLINE OBLIQUE PARASAGITTAL PARASTERNAL PERIPHERAL
@@ -113,22 +108,27 @@ MAKERS_AS_WRITTEN = frozenset(
 PROBES = _words("""
     C1-5 C1-5-D C1-6 C1-6-D C5-1 C5-2 C9-2 C10-3V C10-4EC C9-4V C8-5 C9-5 C3-7ED CA1-7A CA2-8A LA3-16A
     LA2-9A L11-3 L12-3 L12-4 L12-5 L14-5 L14-6 L15-7 L17-5 L18-5 L3-12 L5-13IS L7-4 L9-3 EL18-4 ML6-15
-    ML6-15-D 9L 9L-D 11L 11L-D 12L 12L-RS IC5-9 IC5-9-D RIC5-9 RIC5-9-D RIC6-12 RAB4-8 RAB4-8-D RAB6-D RM6C
-    RRE6-10 S4-1 S4-2 S5-1 S8-3 S12-4 X5-1 X6-1 X7-2 XL14-3 V6-2 V9-2 VL13-5 3D9-3V EC9-4 EV9-4 E8C 4C 4C-RS
-    4C1 5C1 6C1 6C2 6C1HD 9C3 9L4 14L5 18L6 5S2 LA435 4V1C-S 9EVF4 12L3 3SC M5S M5SC 4V1 4V1C 7C1 10V4 EV8C4
-    3C-RS 3S-RS 5S-RS 7S-RS 8C-RS 8L-RS 9L-RS 10L-RS 10S-RS E8C-RS PVT-375BT PLT-805AT PVT-661VT SC5-1
-    SC6-1 V11-3 V5-9
+    ML6-15-D 9L 9L-D 11L 11L-D 12L 12L-RS IC5-9 IC5-9-D RIC5-9 RIC5-9-D RIC6-12 RAB4-8 RAB4-8-D RAB6-D
+    RM6C RRE6-10 S4-1 S4-2 S5-1 S8-3 S12-4 X5-1 X6-1 X7-2 XL14-3 V6-2 V9-2 VL13-5 3D9-3V EC9-4 EV9-4 E8C
+    4C 4C-RS 4C1 5C1 6C1 6C2 6C1HD 9C3 9L4 14L5 18L6 5S2 LA435 4V1C-S 9EVF4 12L3 3SC M5S M5SC 4V1 4V1C
+    7C1 10V4 EV8C4 3C-RS 3S-RS 5S-RS 7S-RS 8C-RS 8L-RS 9L-RS 10L-RS 10S-RS E8C-RS PVT-375BT PLT-805AT
+    PVT-661VT SC5-1 SC6-1 V11-3 V5-9 V10-4BP V10-4B 3C5A 3C5P 7L4A 7L4P 6CV1P 7L5P 6C2P L12-4S L14-6NS
+    L14-6WE SC5-1U SC6-1S SP5-1S L14-5W V11-3W V11-3WS L54M L53M UST-5413
+    UST-9123 UST-9130 UST-5412 LA523 LA522E LA533 CA431 CA541 CA621 PA240 C60X/5-2 C60N/5-2 C60XI/5-2
+    RC60XI/5-2 C11X/8-5 C8X/8-5 HFL38X/13-6 HFL38XI/13-6 HFL50X/15-6 ICTX/8-5 ICTXP/9-4 L25X/13-6
+    L25XP/13-6 L25E/13-6 L25N/13-6 L38X/10-5 L38XI/10-5 P10X/8-4 P21X/5-1 P21XP/5-1 RP19X/5-1 SLAX/13-6
+    C35XP/8-3 C5-1S C1-5-RS C2-9-D C3-10-D C4-9-D L2-9-D L3-9I-D L4-12T L8-18I-D M5SC-D 6S-D 12S-D
+    IC9-RS RIC10-D RM7C RSP6-16-D AC2541 SC3123 SC3421 SL1543 SP2730 SL3323 SE3123 SE3133 SI2C41
+    PVT-375SC PVT-674BT PLT-704SBT PLT-1005BT PLT-1204BT PST-30BT C1-8D L5-17D 6C1XS 4V1S VF10-5 VF13-5
+    CH5-2 CH4-1 C6-2 C8-4V L8-4 L10-5 P4-2 P5-3 P7-4 C4-2 CL10-5 L12-5-38 L12-5-50 E9-4 BP9-4 SM3-12
+    7CV2
 """)
 """Transducers by their makers' names: a closed list, as "C5-1" could be a part of a number as well."""
 
 
-def label_key(words: str) -> str:
-    """A label without what makers and readers vary: capitals, accents, blanks, dots and plus signs."""
-    return re.sub("[\\s._+\u0300-\u036f]", "", unicodedata.normalize("NFKD", words.casefold()))
-
-
-LABELS_OF = {
-    "PS3.3 C.8.5.6 and C.8.24, and most makers": """
+LABELS = (
+    # PS3.3 C.8.5.6 and C.8.24, and most makers
+    phrases("""
         AO%, Baseline, Brightness, CFM, CFM Gain, Col Gain, Color Doppler, Color Flow, Color Gain,
         Color Map, Contrast, 2D Gain, 3D Gain, Dens, Density, Depth, Doppler Gain, Dyn Range,
         Dynamic, Dynamic Range, Elevation, Ensemble, Filter Map, Flow Gain, Focal, Focal Depth,
@@ -143,8 +143,9 @@ LABELS_OF = {
         Sweep Speed, TGC, Thermal Index, Thres, Threshold, Tissue Velocity, Transducer, Transmit
         Frequency, Transmit Power, Trape, Trapezoid, Trapezoidal, Vel Range, Vel Scale, Velocity
         Scale, Voltage, Wall Filter, Xmit, Xmit Power, Zoom, Zoom Factor
-    """,
-    "GE: LOGIQ, Voluson, Vivid": """
+    """)
+    # GE: LOGIQ, Voluson, Vivid
+    | phrases("""
         Acoustic Output, Acoustic Power, Angle Correct, Angle Correction, Auto TO, Cardiac Cycles,
         Coded Harmonics, Color Scale, Colorization, Colorize, Compress, Compression, CRI, CrossBeam,
         CrossX, CrossXBeam, CTO, DDP, Diff, Dyn Contrast, Dynamic Contrast, Edge Enh, Edge Enhance,
@@ -154,51 +155,59 @@ LABELS_OF = {
         Suppress, Suppression, Surf Smooth, SVD, SVL, Tissue Priority, Trace Direction, Trace
         Method, Trace Sensitivity, Transp, Transparency, UD Clarity, UD Speckle, Variance, VCI,
         Virtual Apex, Virtual Convex, Whizz, Width, WMF, XBeam
-    """,
-    "Philips: HDI, iU22, CX50, EPIQ": """
+    """)
+    # Philips: HDI, iU22, CX50, EPIQ
+    | phrases("""
         Chroma, Chroma Map, Coded Pulse, Col Map, Color Blend, Color Write Priority, CPA, CVI, 2D
         Opt, 2D Optimization, DynRg, Flow Optimization, Fusion, iFOCUS, iOptimize, iRotate, MaxVue,
         SonoCT, Tissue Aberration, Tissue Specific, TSI, Vol Rate, Voxel, Write Prior, Write
         Priority, XRES, XRes Pro
-    """,
-    "Siemens: Antares, X300, S1000 to S3000, Sequoia, Juniper": """
+    """)
+    # Siemens: Antares, X300, S1000 to S3000, Sequoia, Juniper
+    | phrases("""
         AutoTEQ, CDE, CDV, Clarify, ClarifyVE, Color Edge, CPS, 2D Map, DTCE, DTI, Dynamic TCE, Flow
         State, Freq Scale, Gate Size, MapVV, MTI, Multi-Hz, MultiHertz, NearField, NTEQ, PEQ,
         Preprocess, R/S, Res/Spd, Resolution/Speed, SieClear, Space/Time, SpaceTime, SST, TCE, TEQ,
         TEQ Gain, TGO
-    """,
-    "Canon, Toshiba: Aplio, Xario, Nemio": """
-        ADF, ApliPure, ApliPure+, APure, Cmap, cSMI, DDR, 2DDR, 2DG, diffT, DiffTHI, Flash Removal,
-        Focus Range, Gamma Curve, iBeam, MDR, MicroPure, mSMI, PIHI, Precision, Precision+, PSR,
+    """)
+    # Canon, Toshiba: Aplio, Xario, Nemio
+    | phrases("""
+        ADF, ApliPure, APure, Cmap, cSMI, DDR, 2DDR, 2DG, diffT, DiffTHI, Flash Removal,
+        Focus Range, Gamma Curve, iBeam, MDR, MicroPure, mSMI, PIHI, Precision, PSR,
         QScan, Quick Scan, Sharp Focus, T-Filter
-    """,
-    "Samsung Medison: PT60A, SonoAce, Accuvix": """
+    """)
+    # Samsung Medison: PT60A, SonoAce, Accuvix
+    | phrases("""
         ClearVision, Color Mode, DMR, DynamicMR, DynMR, Frequency Compound, FSI, FullSpectrum, HDVI,
         LumiFlow, MV-Flow, Pseudo Color, Reject Level, S-Flow, SCI, SDMR, Spatial Compound
-    """,
-    "Mindray, Zonare: DP, DC, M, Resona, ZS3": """
+    """)
+    # Mindray, Zonare: DP, DC, M, Resona, ZS3
+    | phrases("""
         Acous Power, Auto Merge, B/C Align, Compound, Dual Live, Echo Boost, ExFOV, ExtFOV, F
         Position, Gray Curve, Gray Rejection, HScale, iClear, Image Merge, Image Quality, iNeedle,
         iTouch, iZoom, LSD, M Soften, Noise Restraint, Packet, PktSize, Tint Map, ZSI
-    """,
-    "Fujifilm SonoSite, Esaote MyLab": """
+    """)
+    # Fujifilm SonoSite, Esaote MyLab
+    | phrases("""
         Auto Adj, AutoGain, CnTI, ColorHD, CPD, CVD, DCPD, Dyn Compr, Dynamic Compr, Edge Enhanc,
         Enh, Enhanc, Flow Sensitivity, HFV, MView, Noise Rejection, PRC, PRS, PST, Ref Freq,
         Sharpness, SonoADAPT, SonoHD, SonoMB, TPView, TVM, VPan, XView
-    """,
-    "Hitachi, Aloka: EUB, ProSound, Arietta, F31": """
+    """)
+    # Hitachi, Aloka: EUB, ProSound, Arietta, F31
+    | phrases("""
         AGC, AIP, B Enh, B-AGC, B-Dyn, BAGC, BDR, BDyn, Beam Density, CDG, Color Priority, dTHI,
         DVA, Dyn Rng, E-Flow, eFLOW, FAGC, Fine Flow, Frame Corr, Frame Correlation, FTHE, HdTHI, HI
-        REZ, HI REZ+, Image Adaptive, IP Select, Line Correlation, R-Filter, Ratio-Area,
-        Ratio-Dis, Relief, Scroll, Tissue
-        Adaptive, WPI
-    """,
-    "BK, SuperSonic, SonoScape, Edan, VINNO, Clarius, Telemed, Ultrasonix (as in PLUS)": """
+        REZ, Image Adaptive, IP Select, Line Correlation, R-Filter, Ratio-Area, Ratio-Dis,
+        Relief, Scroll, Tissue Adaptive, WPI
+    """)
+    # BK, SuperSonic, SonoScape, Edan, VINNO, Clarius, Telemed, Ultrasonix (as in PLUS)
+    | phrases("""
         Auto Focus, Auto TGC, Dynamic Focus, Elasticity, eSRI, FHI, Focuses, Image Enhancement, MFI,
         OmniBeam, Q-Image, QuickTune, SuperCompound, SWE Opt, TDI, TeraVision, TimeGain, TissueHD,
         TriVu, TVI, uScan, VFlow, VFusion, View Area, VSpeckle, VTissue, X-Contrast
-    """,
-    "German, French, Spanish, Portuguese, Italian": """
+    """)
+    # German, French, Spanish, Portuguese, Italian
+    | phrases("""
         Auflösung, Balayage, Bildfrequenz, Bildrate, Brilho, Carte de gris, Compresión, Contraste,
         Contrasto, Densidad, Densidade, Densità, Densité, Dinamica, Dynamik, Dynamikbereich,
         Dynamique, Échelle, Eindringtiefe, Faixa Dinâmica, Farbkarte, Filtre, Filtre de paroi,
@@ -213,19 +222,23 @@ LABELS_OF = {
         Reiezione, Rejeição, Rejet, Resolução, Resolución, Risoluzione, Schallkopf, Schallleistung,
         Sendeleistung, Sensibilidad, Sensibilidade, Sensibilità, Sensibilité, Suavização, Suavizado,
         Taxa de quadros, Tiefe, Umbral, Velocidad de barrido, Verst, Verstärkung, Wandfilter,
-        Winkelkorrektur, Zeilendichte
-    """,
-    "Chinese, Korean": """
-        각도, 게인, 깊이, 다이나믹 레인지, 압축, 주파수, 초점, 프레임, 필터, 伪彩, 功率, 动态范围, 取样容积,
-        图谱, 基线, 增益, 壁滤波, 声功率, 帧平均, 帧率, 帧相关, 帧频, 平滑, 扫描速度, 标尺, 深度, 滤波,
-        灰阶, 灰阶图, 焦点, 线密度, 角度, 边缘增强, 频率
-    """,
-}
+        Winkelkorrektur, Zeilendichte, Auflosung, Compresion, Densita, Densite, Echelle, Faixa
+        Dinamica, Frequence, Frequencia, Glattung, Imagenes/s, Kantenverstarkung, Luminosita,
+        Luminosite, Nettete, Penetracao, Penetracion, Priorita, Priorite, Profondita, Rango
+        Dinamico, Rauschunterdruckung, Rejeicao, Resolucao, Resolucion, Sensibilita, Sensibilite,
+        Suavizacao, Verstarkung
+    """)
+    # Chinese, Korean
+    | phrases("""
+        각도, 게인, 깊이, 다이나믹 레인지, 압축, 주파수, 초점, 프레임, 필터, 伪彩, 功率,
+        动态范围, 取样容积, 图谱, 基线, 增益, 壁滤波, 声功率, 帧平均, 帧率, 帧相关, 帧频,
+        平滑, 扫描速度, 标尺, 深度, 滤波, 灰阶, 灰阶图, 焦点, 线密度, 角度, 边缘增强, 频率
+    """)
+)
 """Labels of machine settings by source: makers' manuals, and attributes of the standard. None is one of
 Faker's 64,000 names, nor of the 276,000 surnames and given names of the US Census (1990, 2000) and of the
 collection smashew/NameDatabases; of two such names in a row there are only closed phrases ("Wall Filter").
 """
-LABELS = frozenset(label_key(label) for group in LABELS_OF.values() for label in phrases(group))
 LABELS_ALSO_NAMES = phrases("""
     AC, Ang, Angle, Angolo, AO, AP, ATO, Balance, Beam, BG, Blend, Burst, Carte, CF, CG, Col, Comp,
     Delta, DG, DR, Dual, Edge, Escala, FF, FH, Filter, Flow, Foco, FR, Fuoco, Gain, Gamma, Ganho, Gate,
@@ -235,4 +248,3 @@ LABELS_ALSO_NAMES = phrases("""
 """)
 """Labels that are names as well, or of two letters, as initials are: they count with a unit that no person
 has, or among settings that are proven."""
-KEYS_ALSO_NAMES = frozenset(map(label_key, LABELS_ALSO_NAMES)) | frozenset("bcdefghptz")

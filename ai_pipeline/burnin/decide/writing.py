@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 
 from ai_pipeline.burnin.decide.meaning import (
+    LABEL_ALSO_NAME,
     LEAST_CONFIDENCE,
     NOTHING_MORE,
     TICKS,
@@ -31,7 +32,7 @@ from ai_pipeline.burnin.decide.meaning import (
     may_be_setting,
     meaning_of,
 )
-from ai_pipeline.burnin.decide.vocabulary import LABELS_ALSO_NAMES, PRESETS
+from ai_pipeline.burnin.decide.vocabulary import PRESETS
 from ai_pipeline.burnin.find.annotation import (
     Box,
     Mask,
@@ -518,13 +519,12 @@ BLOCK = 2.5
 _CONSONANTS = "[B-DF-HJ-NP-TV-XZ][b-df-hj-np-tv-xzB-DF-HJ-NP-TV-XZ]{1,2}"
 _NAMES = "(?:N[Gg]|M[Cc]|V[Ll][Kk]|W[Mm])(?![A-Za-z])"
 """Names, and their beginnings, without a vowel."""
-_ALSO_NAMES = f"(?i:{'|'.join(LABELS_ALSO_NAMES)})"
 AMBIGUOUS = re.compile(
-    rf"(?![FJMW] ?\d\d|{_NAMES})(?:(?:(?:[A-Z]|{_CONSONANTS}|{_ALSO_NAMES}) ?:? ?)?"
+    rf"(?![FJMW] ?\d\d|{_NAMES})(?:(?:(?:[A-Z]|{_CONSONANTS}|(?i:{LABEL_ALSO_NAME})) ?:? ?)?"
     r"\d{1,2}(?:[.,]\d)?|-\d{1,2}|100 ?[^\s\dAaFfJjMmWwYy]?|"
     r"(?:[A-Z]/[A-Z] ?)?\d(?:/\d){1,3}|[A-Z]/[A-Z](?: \d/1\d)?|"
     r"(?:[B-DF-HJ-NP-TV-XZ]{1,3} )?(?:Gen|Pen|Low|Med|Mid|High|Off|CHI)|"
-    rf"{_ALSO_NAMES}(?: ?:? ?(?:[A-Z]|[A-Z]/\d|(?i:low|med|mid|high|max|off|on)))?)"
+    rf"(?i:{LABEL_ALSO_NAME})(?:(?: |: ?)(?:[A-Z]|[A-Z]/\d|(?i:low|med|mid|high|max|off|on)))?)"
 )
 """The form of a setting that could be an age, a date or a name elsewhere: a number after a label without a
 vowel, ratios, steps. A padlock beside a power is read as a letter; no letter of a sex or of years is one."""

@@ -276,8 +276,7 @@ def _key(model: type[BaseModel], name: str, field: FieldInfo, *, commented: bool
     example = _EXAMPLES.get((model.__name__, name)) or next(iter(field.examples or ()), None)
     default = field.get_default(call_default_factory=True, validated_data={})
     unset = default is None or default is PydanticUndefined
-    wanted = default is PydanticUndefined or name in _SET.get(model.__name__, ())
-    if wanted:
+    if default is PydanticUndefined or name in _SET.get(model.__name__, ()):
         yield f"{'# ' if commented else ''}{name} = {toml_value(example)}"
     elif unset or commented or (example is not None and default in ("", (), {})):
         yield f"# {name} = {toml_value(example if example is not None else default)}"

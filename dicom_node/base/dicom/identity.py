@@ -192,8 +192,11 @@ def identity_sha256(texts: Mapping[str, str]) -> str:
 
 
 def patient_sha256(patient_id: str, issuer_of_patient_id: str) -> str:
-    """Return the hash of Patient ID (0010,0020) and Issuer of Patient ID (0010,0021), without padding."""
-    return digest((patient_id.strip(), issuer_of_patient_id.strip()))
+    """Return the hash of Patient ID (0010,0020) and Issuer of Patient ID (0010,0021), without padding.
+
+    Other spaces of an ID count, as for a PACS: one with a space before it is another one.
+    """
+    return digest((patient_id.rstrip(" "), issuer_of_patient_id.strip()))
 
 
 def digest(values: Iterable[str]) -> str:
@@ -212,7 +215,9 @@ def _text(element: DataElement) -> str:
     values: list[Any] = element.value if element.VM > 1 else [element.value]
     if read := _READ.get(element.VR):
         values = [read(str(value)) or value for value in values]
-    text = "\\".join("" if value is None else str(value) for value in values).replace("\0", "").strip()
+    text = "\\".join("" if value is None else str(value) for value in values).replace("\0", "")
+    # A PACS takes any other sign, also a space before it, for a part of the ID.
+    text = text.rstrip(" ") if element.keyword == "PatientID" else text.strip()
     if element.VR == "PN":
         return "=".join(group.rstrip("^ ") for group in text.split("=")).rstrip("=")
     return text

@@ -266,8 +266,11 @@ def due_batch(session: Session, destination: str, study: int, now: datetime, lim
 
 def any_stopped(session: Session, numbers: Collection[int]) -> bool:
     """Return whether one of the deliveries with these ids is being sent although its study was stopped."""
-    sent = exists().where(Delivery.id.in_(numbers), Delivery.state == _S.SENDING, Delivery.withdrawn)
-    return bool(numbers and session.scalar(select(sent)))
+    return bool(numbers) and bool(
+        session.scalar(
+            select(exists().where(Delivery.id.in_(numbers), Delivery.state == _S.SENDING, Delivery.withdrawn))
+        )
+    )
 
 
 def of_numbers(session: Session, numbers: Collection[int]) -> Sequence[Delivery]:

@@ -42,7 +42,6 @@ from sqlalchemy import (
     or_,
     text,
 )
-from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.ext.associationproxy import AssociationProxy, association_proxy
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, relationship
 
@@ -679,11 +678,6 @@ class Association(Base):
     reason: Mapped[str] = mapped_column(Text, default="")  # why it was not released
 
 
-def _when_due(context: DefaultExecutionContext) -> Any:
-    """Return the default of a job's ``turn_at``, for jobs without estimated work: its ``run_at``."""
-    return context.get_current_parameters()["run_at"]  # type: ignore[no-untyped-call]
-
-
 class Job(StudyMixin, Numbered):
     """Table: one run of one rule's pipeline on one revision of a study."""
 
@@ -705,7 +699,8 @@ class Job(StudyMixin, Numbered):
     attempts: Mapped[int] = mapped_column(default=0)  # the fence: only the newest attempt may finish it
     tries: Mapped[int] = mapped_column(default=0)  # attempts that count: not those handed back; 0 by hand
     run_at: Mapped[datetime]  # not before: set after a failed try, and while earlier studies are awaited
-    turn_at: Mapped[datetime] = mapped_column(default=_when_due)  # the earliest goes first (jobs/queue.py)
+    # The earliest goes first (jobs/queue.py); without estimated work when it is due.
+    turn_at: Mapped[datetime] = mapped_column(default=lambda made: made.get_current_parameters()["run_at"])
     cost_seconds: Mapped[float] = mapped_column(default=1.0)  # estimated work
     ticket: Mapped[int | None] = mapped_column(BigInteger)  # its number in procrastinate_jobs (PostgreSQL)
     lease_owner: Mapped[str] = mapped_column(String(64), default="")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
-from pydicom import dcmread
+from pydicom import config, dcmread
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
@@ -498,12 +498,19 @@ def test_an_object_of_another_class_than_its_request_is_quarantined(inbox: Inbox
         ("PatientID", "OB", b"B2B2", "PatientID (0010,0020) has the value representation OB, not LO"),
         ("PatientID", "SQ", [Dataset()], "PatientID (0010,0020) has the value representation SQ, not LO"),
         ("SOPInstanceUID", "OB", b"1.2.34", "SOP Instance UID (0008,0018) is no UID"),
+        # Orthanc files these under another patient than a result that repeats what is read here.
+        ("SOPInstanceUID", "UN", b"1.2.34", "SOP Instance UID (0008,0018) is no UID"),
+        ("PatientID", "LO", "4711 \0", "Patient ID (0010,0020) is written in a way that others"),
+        ("PatientID", "LO", "47\x0011", "Patient ID (0010,0020) is written in a way that others"),
+        ("PatientID", "UN", b"47112 ", "Patient ID (0010,0020) is written in a way that others"),
+        ("SpecificCharacterSet", "CS", "UTF_8", "Patient ID (0010,0020) is written in a way that others"),
     ],
 )
-def test_a_number_or_a_sequence_in_place_of_an_identifier_is_none(
-    inbox: Inbox, keyword: str, vr: str, value: object, said: str
+def test_an_identifier_that_others_may_read_as_another_one_is_none(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, keyword: str, vr: str, value: object, said: str
 ) -> None:
-    image = ultrasound("no text")
+    monkeypatch.setattr(config, "replace_un_with_known_vr", False)  # UN is sent as UN
+    image = ultrasound("nö text")
     image[Tag(keyword)] = DataElement(Tag(keyword), vr, value)
     inbox.receive_bytes(encoded(image), image.SOPClassUID, "1.2.3.4", ExplicitVRLittleEndian)
     inbox.settle()
@@ -734,6 +741,7 @@ def test_a_study_sent_again_in_part_under_another_patient_is_quarantined_when_qu
         ("ONE", {"PatientName": " test  ^ Mixed"}, True),
         ("ONE", {"PatientName": "Test^mixed=洪^吉洞=홍^길동"}, True),
         ("ONE", {"PatientName": "Ｔｅｓｔ^mixed"}, True),
+        *(("ONE", {"PatientID": other}, False) for other in (" ONE", "ONE\t", "ONE\u3000")),
     ],
     ids=str,
 )

@@ -26,7 +26,7 @@ from ai_pipeline.burnin.decide.meaning import (
     Allowed,
     meaning_of,
 )
-from ai_pipeline.burnin.decide.vocabulary import ALSO_NAMES
+from ai_pipeline.burnin.decide.vocabulary import ALSO_NAMES, LABELS_ALSO_NAMES
 from ai_pipeline.burnin.decide.writing import (
     NOTHING_READ,
     OF_LONG,
@@ -814,7 +814,9 @@ HARMLESS = {
         "IM 0.8", "ITm 0.2", "HPén-HGén", "PRC 16/4/1 PRS 4", "PST 0", "RES-A", "XV C3",
         "PRC 12-3-L PRS 3", "XV 1", "BG:21 75/+/4/5/2/A/6", "TCD", "Abd Vasc",
         "TAC1", "DVA: 94%", "G 54%", "P 30mm", "T4.4", "Qscan:80 /MDR:50/MFT4.4",
-        "Mlm:1.5", "81 kVp", "81kV 2.5mAs",
+        "Mlm:1.5", "81 kVp", "81kV 2.5mAs", "4Gray Map;5", "3HI REZ+;4", "6R-Filter;A", "B-Dyn.;75",
+        "Frec. 10.0", "FR:42", "G66 DR60 FR32", "Line Density Med", "Verstärkung 60 dB", "Profondeur 12 cm",
+        "动态范围 60", "1.7/3.4 MHz", "EDGE 50%", "2D Gain 48", "Color Gain 45%", "977:977", "No.84/84",
         "C5/M4", "C5 / M4", "FF3/E2", "SRI II 3 / CRI 2", "Qual norm", "WMF low1", "Frq mid",
     ),
     Meaning.MEASUREMENT: (
@@ -909,6 +911,9 @@ OTHERS = (
     "24/123", "123/24", "12/124", "115/122", "045/123", "045/046", "HM P 12.03 - 9.30", "HM PI 12.03 - 9.30",
     "Kidney B", "Der", "Feto Kim", "Feto Kim B", "Feto Long", "R Stone Feto", "Largo", "Alto B", "Largo 45 s",
     "Kim-PS", "Kim-RI 0.52", "12/3/4/5/6/7",
+    "EDGE 45", "PROF 45", "D GAIN 45", "Dr. GAIN", "DR GAIN", "MI 45 ANNA", "LONG DR 60", "DMR 123",
+    "Map KIM", "KIM Map 45", "SMITH 50%", "Map 12.03", "Map 01.02.1967", "Focus 45Y", "余辉 45",
+    "POWER 45", "M 12.03", "No.84/97",
     "FC 62 s", "FC 62%", "Höhe 52 cm", "高度 99 cm", "Longitud 52 cm", "6cmKs",
 )  # fmt: skip
 
@@ -1146,13 +1151,21 @@ MISREAD, NO_SETTINGS = (
 
 SURNAMES = """
     KIM Kim Lee LI Li Yu NG Ng Wu Ma Ali EVA Eva Ito Bo Jo Al An Ha Ono Ana Omar Noor Dang Thi Wang Anna
-    Jean Åse Zoë Łuka O'Neil Mc McCoy deVries DiMaria LeRoy vanDyk Öz Ivo Gray Wall Line Smith J.KIM KIM,EVA
-    Kim-Lee 김민준 李娜 Иван محمد
+    Peng POWERS Carter Jean Åse Zoë Łuka O'Neil Mc McCoy deVries DiMaria LeRoy vanDyk Öz Ivo Gray Wall Line
+    Smith J.KIM KIM,EVA Kim-Lee 김민준 李娜 Иван محمد
 """.split()  # noqa: SIM905 - they are read as words
 TAILS = (
     *("", " 4", " 45", ": 45", " 45Y", " 102", " 3.5", ": 7.4", " 0.80", " 3.5M", " D/0", " 3/4"),
     *(" 1/2/4", " Off", " 12.03", " 12/03/67", " 01.02.1967", " 123456", " F", " M 45", " H10.0MHz", " 50%"),
 )
+
+
+@pytest.mark.parametrize("front", ["", "Map ", "DR ", "D ", "MI 0.9 ", "Frame Rate 25 "])
+def test_no_name_is_a_label_or_a_value(front: str) -> None:
+    known = UNSAFE_LABELS | {"THI"} | {label.upper() for label in LABELS_ALSO_NAMES}
+    words = {write(name) for name in (*NAMES, *SURNAMES) for write in (str, str.upper, str.title)}
+    texts = [f"{front}{word}{tail}" for word in words if word.upper() not in known for tail in TAILS]
+    assert [text for text in texts if meaning_of(text, 1.0) is not Meaning.IDENTITY] == []
 
 
 def test_a_misread_setting_between_two_settings_is_one_and_no_name_initials_age_or_number_is() -> None:
