@@ -1376,7 +1376,9 @@ def test_whose_right_ends_while_objects_come_stores_no_further_one(gateway: Gate
 
     def coming() -> Iterator[bytes]:
         yield data[: len(data) // 2]
-        users.change_user(gateway.console.settings, "operator", role=UserRole.VIEWER)
+        settings = gateway.console.settings
+        wait_until(lambda: users.list_tokens(settings)[0]["used_at"], 60, "let in")
+        users.change_user(settings, "operator", role=UserRole.VIEWER)
         yield data[len(data) // 2 :]
 
     assert gateway.post(coming(), path, kind).status_code == 403
