@@ -38,9 +38,6 @@ from ai_pipeline.contract import (
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import samples_photometric
 
-MOST_PLACES = 100
-"""Places of a note, at most."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CleaningResult:
@@ -189,7 +186,8 @@ def _notes(image: SourceImage, marks: tuple[Mark, ...], cleaned: CleanedFrames) 
             "side markers may be among what was removed",
         ),
     )
-    places = {name: getattr(cleaned, name)[:MOST_PLACES] for name in ("in_doubt", "widened", "blacked_out")}
+    # Places of a note, at most: 100.
+    places = {name: getattr(cleaned, name)[:100] for name in ("in_doubt", "widened", "blacked_out")}
     return [
         QualityNote(name, text, image.uid, places=places.get(name, ()))
         for applies, name, text in notes

@@ -15,8 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial, reduce
-from operator import or_
+from functools import partial
 from typing import Any, cast
 
 import cv2
@@ -62,7 +61,14 @@ from ai_pipeline.burnin.find.annotation import (
 from ai_pipeline.burnin.find.area import CONTRAST, strokes
 from ai_pipeline.burnin.find.drawings import find_bars, find_drawings
 from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, high_contrast, paint
-from ai_pipeline.burnin.find.traces import coloured, find_flow, find_traces, mostly_outside, red_or_blue
+from ai_pipeline.burnin.find.traces import (
+    Waves,
+    coloured,
+    find_flow,
+    find_traces,
+    mostly_outside,
+    red_or_blue,
+)
 from ai_pipeline.burnin.planning import (
     RemovalPlan,
     RemovalTask,
@@ -76,8 +82,8 @@ from ai_pipeline.burnin.tools import PLAIN, Inpainter, black_out, inpaint, with_
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
 
-ALIKE, FAR_APART = 8, 32
-"""Differences of grey that a reader of text may miss, and that a viewer with another window shows."""
+CORNERS = ("top_left", "top_right", "bottom_right", "bottom_left")
+"""Corners of a code, by zxing-cpp's names."""
 ROUNDS = 3
 """Attempts to remove what is still found; the last one blacks it out."""
 
@@ -143,7 +149,10 @@ class Verifier(RemovalTask):
         if certain and self.policy is CleaningPolicy.RESEARCH:
             return True
         text = candidate.text(self.tools.reader, self.allowed)
-        if not self.policy.removes(text.meaning):
+        # A number of an axis that stays is read here with its tick: "-20-".
+        if (rows and text.letters.isdigit() and len(text.letters) <= 3) or not self.policy.removes(
+            text.meaning
+        ):
             return False
         return are_letters(text) if share_of(plan.ground, box) > 0.5 else text.line.legible or certain
 
@@ -151,23 +160,27 @@ class Verifier(RemovalTask):
 def codes_in(picture: Picture) -> list[TextBox]:
     """Find the QR codes and bar codes in ``picture`` that a machine can read: any may name a person. Two
     colours always differ in a channel; each is searched around what has a colour, the brightest everywhere.
-    The first search that shows codes counts: what only others show is found once that is filled.
     """
-    parts = [(brightest(picture), 0, 0)]
-    if picture.ndim == 3:
-        # Modules of a code and its quiet zone are near each other (pixels).
-        _, stats = components(dilated(colourfulness(picture) > 16, 65))
-        for left, top, right, bottom in component_boxes(stats):
-            parts += [(plane, left, top) for plane in cv2.split(picture[top:bottom, left:right])]
-    for plane, left, top in parts:
-        if codes := zxingcpp.read_barcodes(np.ascontiguousarray(plane)):
-            places = (code.position for code in codes)
-            corners = [(at.top_left, at.top_right, at.bottom_right, at.bottom_left) for at in places]
-            return [
-                TextBox(np.array([(at.x + left, at.y + top) for at in four], np.float32), 1.0)
-                for four in corners
-            ]
-    return []
+    # Modules of a code and its quiet zone are near each other (pixels).
+    tinted = (
+        dilated(colourfulness(picture) > 16, 65) if picture.ndim == 3 else np.zeros_like(picture, np.bool_)
+    )
+    planes = [(0, 0, brightest(picture))] + [
+        (left, top, plane)
+        for left, top, right, bottom in component_boxes(components(tinted)[1])
+        for plane in cv2.split(picture[top:bottom, left:right])
+    ]
+    return [
+        TextBox(
+            np.array(
+                [(left + at.x, top + at.y) for at in map(partial(getattr, code.position), CORNERS)],
+                np.float32,
+            ),
+            1.0,
+        )
+        for left, top, plane in planes
+        for code in zxingcpp.read_barcodes(np.ascontiguousarray(plane))
+    ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -437,8 +450,9 @@ def _equalised(
         len(own) > 1 and int(own.sum() - own.max()) >= 0.01 * int(counts.sum())
         for own in (counts[shown == end] for end in (0, 255))
     )
-    alike = (apart[(shown >= level) & (shown < level + ALIKE)] for level in range(0, 256, ALIKE // 2))
-    if not clipped and all(len(own) < 2 or np.ptp(own) <= FAR_APART for own in alike):
+    # A reader of text may miss differences of up to 8 grey levels; a viewer with another window shows 32.
+    alike = (apart[(shown >= level) & (shown < level + 8)] for level in range(0, 256, 4))
+    if not clipped and all(len(own) < 2 or np.ptp(own) <= 32 for own in alike):
         return None
     return np.asarray(np.rint(np.interp(np.arange(len(table)), places, apart)), np.uint8)
 
@@ -693,7 +707,12 @@ def _plan_cine(
         kept=plans[0].kept & ~mask & ~banner,
         not_tissue=plans[0].not_tissue & ~mask,
         area=np.logical_or.reduce([plan.area for plan in plans]),
-        waves=reduce(or_, (plan.waves for plan in plans)),
+        waves=Waves(
+            *(
+                np.logical_or.reduce(masks)
+                for masks in zip(*((plan.waves.strips, plan.waves.traces) for plan in plans), strict=True)
+            )
+        ),
         marks=tuple(marks),
         readings=tuple(readings),
         ground=np.logical_or.reduce([plan.ground for plan in plans]),

@@ -35,9 +35,6 @@ from ai_pipeline.contract import (
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.terms import shown_term
 
-MOST_FINDINGS = 24
-"""Annotations that are reported as findings per image, the largest first; a note counts all of them."""
-
 
 class Ultrasound:
     """The pipeline ``ultrasound``, which removes burned-in annotation
@@ -157,7 +154,8 @@ def _findings(image: SourceImage, marks: tuple[Mark, ...], tools: Tools) -> list
         absent = "burned-in text to remove" if marks else "burned-in text"
         return [Finding(absent, BURNED_IN, None, None, Decision.ABSENT, image.uid, tools.models[0])]
     areas = {mark: (mark.box[2] - mark.box[0]) * (mark.box[3] - mark.box[1]) for mark in removed}
-    largest = sorted(removed, key=areas.__getitem__, reverse=True)[:MOST_FINDINGS]
+    # So many are reported for an image; a note counts all of them.
+    largest = sorted(removed, key=areas.__getitem__, reverse=True)[:24]
     return [_finding(image, mark, tools) for mark in largest]
 
 

@@ -402,8 +402,8 @@ class _Scene:
         letters, going = (
             paint([inner(text.box) for text in some], self.shape, 0.0) for some in (kept, removed)
         )
-        if self.clinical:  # ticks and marks beside a line that goes
-            letters |= (self.signs() | self.bars) & ~going
+        # Ticks, marks and bars beside a line that goes; what lies mostly in it may be of its letters.
+        letters |= mostly_outside(self.signs() | self.bars, going) & ~going & self.clinical
         self.mask = self.painted([text for text in removed if text not in traced]) & ~letters
         self.kept, self.traced = self.painted(kept) & ~self.mask, self.painted(traced) & ~self.mask
         if self.clinical:
@@ -425,8 +425,8 @@ class _Scene:
         found = blocks(unread) | (letters & self.traced)
         if not self.clinical:
             found |= self.graphics_but_text()
-        spared = self.kept | (self.bars & ~letters) if self.clinical else self.kept
-        self.mask = (self.mask | (found & ~spared)) & ~self.waves.traces
+        spared = self.kept | self.waves.traces | (self.bars & ~letters & self.clinical)
+        self.mask = (self.mask & ~self.waves.traces) | (found & ~spared)
         # Of all that is suspected: a picture that looks like letters everywhere is not understood.
         check_share(self.mask & ~self.banner)
 
@@ -484,8 +484,14 @@ def _is_drawing(text: Text, drawn: Drawings, others: Iterable[Box]) -> bool:
     symbols = sum(pixels[kind] for kind in SIGNS)
     # Pixels of letters as a share of those of symbols, up to which a place holds no text.
     no_letters = symbols > 0 and sum(pixels.values()) <= 1.05 * symbols
-    unsure = not are_letters(text) or re.fullmatch("[Xx][1-9]", text.line.text)  # the zoom of a focus: "X2"
-    return no_letters and (not text.line.legible or bool(unsure and _is_lone_sign(text, others)))
+    return no_letters and (
+        not text.line.legible
+        # "X2" is the zoom of a focus.
+        or (
+            (not are_letters(text) or re.fullmatch("[Xx][1-9]", text.line.text) is not None)
+            and _is_lone_sign(text, others)
+        )
+    )
 
 
 def _is_lone_sign(text: Text, others: Iterable[Box]) -> bool:

@@ -164,9 +164,7 @@ def inpaint(source: PixelArray, mask: Mask, filler: Inpainter, not_tissue: Mask 
 
 def black_out(source: PixelArray, mask: Mask, black: float) -> PixelArray:
     """Return ``source`` with the pixels of ``mask`` set to ``black`` (a stored value, in all channels)."""
-    filled = np.array(source, copy=True)
-    filled[mask] = black
-    return filled
+    return np.where(mask if source.ndim == 2 else mask[..., None], np.asarray(black, source.dtype), source)
 
 
 def _generate(patch: Samples, hole: Mask, filler: Inpainter) -> Samples:
@@ -261,8 +259,6 @@ def _plain_colour(pixels: PixelArray, tolerance: float) -> Colour | None:
 
 def _commonest(values: npt.NDArray[Any]) -> Any:
     """The commonest of ``values``."""
-    if values.dtype == np.uint8:
-        return np.bincount(values, minlength=256).argmax()
     found, counts = np.unique(values, return_counts=True)
     return found[counts.argmax()]
 

@@ -35,7 +35,6 @@ LARGEST_SHARE = 0.3
 LARGEST_DEVICE_SHARE = 0.5
 """Share of the picture under device rules, from which they are for another layout of the device; the same of
 boxes that a person drew."""
-EVERY = frozenset(Meaning)
 
 
 def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mark, ...]]:
@@ -54,7 +53,10 @@ def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mark
 
 
 def find_device_banner(
-    header: ImageHeader, picture: Picture, folder: Path | None = None, meanings: Collection[Meaning] = EVERY
+    header: ImageHeader,
+    picture: Picture,
+    folder: Path | None = None,
+    meanings: Collection[Meaning] = frozenset(Meaning),
 ) -> tuple[Mask, tuple[Mark, ...]]:
     """Find the rectangles that device rules name for this image (each names what a device writes there, one
     of ``meanings``) and that are not empty: their mask, and a mark for each. A rectangle is masked whole, so

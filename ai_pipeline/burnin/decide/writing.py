@@ -162,10 +162,6 @@ class Candidate:
         """Whether shape and confidence of the box alone prove that it is text."""
         return self.flow <= FILLS and looks_like_text(self.box, self.view.shape)
 
-    def read(self, reader: TextReader) -> Line:
-        """Read the text at the place by rapidocr."""
-        return self._counted(reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1))
-
     def _counted(self, line: Line) -> Line:
         """Return ``line`` as legible or not. In measured pixels (flow, spectra, M-mode, curves) and along a
         vertical, only text of three letters that is read whole and with confidence counts as legible.
@@ -204,7 +200,7 @@ class Candidate:
         meaning = Meaning.IDENTITY if self.flow > FILLS else text_meaning(self.box, small, allowed)
         if meaning is not Meaning.IDENTITY:
             return Text(self.box, small, meaning, small)
-        line = self.read(reader)
+        line = self._counted(reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1))
         return Text(self.box, line, text_meaning(self.box, line, allowed), small)
 
 
@@ -263,7 +259,7 @@ def find_texts(
         text = one.text(reader, allowed)
         if one.certain or (text.line.legible and text.line.confidence >= hidden * LEAST_CONFIDENCE):
             texts.append(text)
-    return [_judged_in_its_line(text, texts, allowed) for text in texts]
+    return [judged_in_its_line(text, texts, allowed) for text in texts]
 
 
 def text_meaning(box: TextBox, line: Line, allowed: Allowed = NOTHING_MORE) -> Meaning:
@@ -368,7 +364,7 @@ def share_of(mask: Mask, box: TextBox) -> float:
     return float(inside.mean()) if inside.size else 0.0
 
 
-def _judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> Text:
+def judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> Text:
     """Return a short ``text`` as IDENTITY if it stands beside a possible name. A few characters prove nothing
     by themselves: of "12", "03", "67" each could be a ruler's number.
     """
@@ -382,8 +378,11 @@ def _judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> 
         or (other.line.text in {"M", "F"} and _in_one_row(text.box.box, other.box.box, 8.0))
     ]
     # A whole setting or measurement is no part of a date or of initials.
-    whole = {Meaning.ACOUSTIC, Meaning.MEASUREMENT}
-    short = [one for one in beside if one.meaning not in whole or len(one.line.text) <= FEW_CHARACTERS]
+    short = [
+        one
+        for one in beside
+        if one.meaning not in {Meaning.ACOUSTIC, Meaning.MEASUREMENT} or len(one.line.text) <= FEW_CHARACTERS
+    ]
     line = sorted([text, *short], key=lambda one: one.box.box[0])
     together = " ".join(one.line.text for one in line)
     if any(one.meaning is Meaning.IDENTITY for one in beside) or (
@@ -654,7 +653,6 @@ def _is_misread(text: Text, ticks: Sequence[Box], along: int) -> bool:
     (``ticks``), or in the middle between two. A number that is read otherwise is none: it may be an age.
     """
     box, line = text.box.box, [tick for tick in ticks if _in_line(text.box.box, tick, along)]
-    twice = 2 * centre_of(box)[along]
     return (
         max(text.line.confidence, text.small.confidence) < UNSURE
         and len(text.letters) <= FEW_CHARACTERS
@@ -662,7 +660,8 @@ def _is_misread(text: Text, ticks: Sequence[Box], along: int) -> bool:
         and (
             any(_is_same_place(box, tick) for tick in ticks)
             or any(
-                abs(sum(centre_of(tick)[along] for tick in pair) - twice) <= 0.5 * text.box.height
+                abs(sum(centre_of(tick)[along] - centre_of(box)[along] for tick in pair))
+                <= 0.5 * text.box.height
                 for pair in combinations(line, 2)
             )
         )
@@ -696,10 +695,13 @@ def _is_on_axis(number: float, place: Box, value: float, box: Box, end: Box, ste
 def _are_at_ends(box: Box, other: Box, bars: Mask) -> bool:
     """Whether two boxes stand above and below an upright bar, or above and below its halves."""
     height = box[3] - box[1]
-    rows, near = bars[box[3] : other[1], box[0] : box[2]].any(axis=1), round(1.5 * height)
-    # Share of the rows between the limits that show the bar, at least.
-    between = rows.size and rows.mean() >= 0.6 and rows[:near].any() and rows[-near:].any()
-    return bool(between) and abs(centre_of(box)[0] - centre_of(other)[0]) <= height
+    rows, near = np.asarray(bars[box[3] : other[1], box[0] : box[2]].any(axis=1)), round(1.5 * height)
+    return bool(
+        abs(centre_of(box)[0] - centre_of(other)[0]) <= height
+        and rows[:near].any()
+        and rows[-near:].any()
+        and rows.mean() >= 0.6  # of the rows between the limits show the bar, at least
+    )
 
 
 def around(

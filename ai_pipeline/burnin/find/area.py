@@ -35,8 +35,6 @@ DENSE, SURE = 0.5, 0.8
 larger ones. Where annotation covers the border itself, what may be either is background."""
 THIN = 9
 """Side of the square that fits into tissue; ticks, letters and frames are thinner (pixels)."""
-SMALLEST = 0.01
-"""Share of the picture that an image area takes, at least: a body mark or a logo is smaller."""
 STROKE, CONTRAST = 9, 40
 """Thickness of a stroke of a letter, at most (pixels), and its contrast, at least (grey levels)."""
 
@@ -65,7 +63,8 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
     area: Mask = np.zeros_like(tissue)
     for label in range(1, len(stats)):
         own = labels == label
-        if stats[label, cv2.CC_STAT_AREA] >= SMALLEST * tissue.size:
+        # Share of the picture that an image area takes, at least: a body mark or a logo is smaller.
+        if stats[label, cv2.CC_STAT_AREA] >= 0.01 * tissue.size:
             # Tissue that crosses their border, most of it within, is tissue beyond it.
             crosses = own & (inside[own].mean() >= 0.5)
             area |= _between(own) & (inside | crosses | (not bounded))

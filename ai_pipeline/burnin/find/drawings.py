@@ -32,11 +32,6 @@ KINDS = (
     AnnotationKind.LOGO,
 )
 """The detector's classes, from 1 on (:data:`ai_training.ultrasound.marks.CLASSES`)."""
-SCALE = KINDS.index(AnnotationKind.SCALE) + 1
-MAY_BE_TEXT = 0.4
-"""Share of a drawing's pixels that the detector takes for text, from which all of it counts as text."""
-SMALLEST = 2
-"""Connected pixels of a drawing, at least."""
 DRAWN = "drawn, as the mark network sees it"
 
 
@@ -78,7 +73,10 @@ def find_drawings(picture: Picture, finder: MarkFinder, threshold: float, measur
     # A part of the flow is a colour bar where it fills this share of its box, and the detector takes this
     # share of it for a scale.
     bars = area >= 0.8 * stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT]
-    bars &= np.bincount(labels[maps.classes == SCALE], minlength=len(stats)) >= 0.1 * area
+    bars &= (
+        np.bincount(labels[maps.classes == 1 + KINDS.index(AnnotationKind.SCALE)], minlength=len(stats))
+        >= 0.1 * area
+    )
     marked = maps.marked >= threshold
     # Letters in the colours of flow: the network marks most of them (.65 and more), and nothing of flow.
     bars |= np.bincount(labels[marked], minlength=len(stats)) >= 0.5 * area
@@ -120,7 +118,7 @@ def grown(mask: Mask) -> Mask:
 def _majority_classes(drawn: Mask, maps: MarkMaps) -> npt.NDArray[np.uint8]:
     """The class of every drawn pixel, one for each connected drawing; 0 elsewhere.
 
-    Text takes precedence (:data:`MAY_BE_TEXT`): the policy clinical removes nothing else.
+    Text takes precedence: the policy clinical removes nothing else.
     """
     labels, stats = components(grown(drawn))  # with soft edges, so that the dots of a line are connected
     own = labels[drawn]
@@ -128,16 +126,16 @@ def _majority_classes(drawn: Mask, maps: MarkMaps) -> npt.NDArray[np.uint8]:
     votes = np.bincount(places, minlength=len(stats) * (len(KINDS) + 1)).reshape(len(stats), -1).T[1:]
     area = votes.sum(axis=0)
     chosen = votes.argmax(axis=0) + 1
-    chosen[votes[0] >= MAY_BE_TEXT * area] = 1
-    chosen[area < SMALLEST] = 0
+    # Share of a drawing's pixels that the detector takes for text, from which all of it counts as text; and
+    # the pixels of a drawing, at least.
+    chosen[votes[0] >= 0.4 * area] = 1
+    chosen[area < 2] = 0
     chosen[0] = 0
     classes = np.zeros(drawn.shape, np.uint8)
     classes[drawn] = chosen[own]
     return classes
 
 
-BLACK = 8
-"""Level up to which a pixel is of no bar (grey levels)."""
 THICK, LARGEST, BAR_COMPACT, BAR_LONGER = 7, 0.03, 0.8, 1.5
 """Width of a bar that is seen by its form, at least (pixels); its share of the picture, at most; the share of
 its box that it fills and the ratio of its sides, at least."""
@@ -150,7 +148,7 @@ def find_bars(picture: Picture) -> Mask:
     A bar has no thin stroke in any channel; letters have strokes.
     """
     strokes: Mask = np.logical_or.reduce([thin(channel) for channel in cv2.split(picture)])
-    smooth = (brightest(picture) > BLACK) & ~strokes
+    smooth = (brightest(picture) > 8) & ~strokes  # up to that level a pixel is black
     opened = cv2.morphologyEx(smooth.astype(np.uint8), cv2.MORPH_OPEN, np.ones((THICK, THICK), np.uint8))
     labels, stats = components(opened.astype(np.bool_))
     found = np.zeros_like(strokes)

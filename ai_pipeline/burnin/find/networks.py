@@ -110,9 +110,6 @@ def known(text: str) -> str:
     return "".join(letter if letter in SYMBOLS else UNKNOWN for letter in text)
 
 
-MARK_STEP = 16
-"""Rows and columns that the network takes are multiples of this, as `ai_training.ultrasound.marks` says."""
-
 WHOLE = 2_400_000
 """Pixels up to which a picture is run whole: full HD and all that is usual. It takes 240 bytes for each."""
 TILE, MARGIN = 1280, 128
@@ -158,8 +155,9 @@ class MarkFinder:
         """Run the network on a picture of at most one tile."""
         rows, columns = picture.shape[:2]
         colour = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
-        # Padded with black, as in training: repeating the edge would draw out its ticks and letters.
-        framed = np.pad(colour, ((0, -rows % MARK_STEP), (0, -columns % MARK_STEP), (0, 0)))
+        # The network takes multiples of 16, as `ai_training.ultrasound.marks` says. Padded with black, as in
+        # training: repeating the edge would draw out its ticks and letters.
+        framed = np.pad(colour, ((0, -rows % 16), (0, -columns % 16), (0, 0)))
         outputs = self.run(np.ascontiguousarray(framed.transpose(2, 0, 1)[None], np.float32))
         return MarkMaps(
             np.asarray(outputs["marked"][0, :rows, :columns], np.float32),

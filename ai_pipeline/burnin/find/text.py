@@ -30,9 +30,6 @@ STROKES = frozenset("1lI|!i一丨")
 """Single characters that the recogniser reads in speckle and grey bars: one of them alone is not text."""
 CROSS = "十"
 """What the recogniser makes of the cross of a caliper; two of them are no text either."""
-TALL_SHARE, LEGIBLE_TALL = 0.12, 0.9
-"""A box taller than this share of the picture's shorter side holds echoes, unless three characters or more
-are read in it with this confidence."""
 UPRIGHT = 1.5
 """Length of an upright line, at least (heights of the line)."""
 WORKING_SIDE = 736
@@ -185,7 +182,9 @@ class TextReader:
         crop = _level_crop(picture, box)
         if crop.shape[0] < 3 or crop.shape[1] < 3:
             return Line("", 0.0, legible=False)
-        if box.height > max(32.0, TALL_SHARE * min(picture.shape[:2])):
+        # A box taller than this share of the shorter side holds echoes, if not three characters are surely
+        # read.
+        if box.height > max(32.0, 0.12 * min(picture.shape[:2])):
             least = 3
         line = self._recognise(crop, least)
         if line.legible and not box.is_upright:  # a line along a vertical may run up or down
@@ -230,7 +229,7 @@ def _counts_as_text(characters: str, score: float, least: int) -> bool:
         return False
     if len(characters) == 1:
         return score >= LEGIBLE_SINGLE and characters not in STROKES
-    return score >= (LEGIBLE_TALL if least == 3 else LEGIBLE)
+    return score >= (0.9 if least == 3 else LEGIBLE)
 
 
 def working_scale(picture: Picture) -> float:

@@ -27,11 +27,6 @@ from ai_pipeline.burnin.find.annotation import (
 )
 from ai_pipeline.contract import UltrasoundRegion
 
-STRIP_FORMATS = frozenset({0x2, 0x3, 0x4})
-"""Region Spatial Formats of M-mode, spectra, and waveforms (PS3.3 C.8.5.5.1.1)."""
-STRIP_TYPES = frozenset({*range(0x3, 0xD), 0xF, 0x10, 0x11, 0x12})
-"""Region Data Types of Doppler spectra, traces, ECG, pulse, phonocardiogram, and other physiological inputs
-(PS3.3 C.8.5.5.1.2); not tissue, colour flow, grey and colour bars."""
 THIN = 4
 """Median height of a trace in a column, at most (pixels; in proportion in pictures of more than 768 rows)."""
 CROSSINGS = 1.3
@@ -75,10 +70,6 @@ class Waves:
         """
         return Waves(self.strips, mostly_outside(self.traces, letters) & ~proven)
 
-    def __or__(self, other: Waves) -> Waves:
-        """Join the pixels of both."""
-        return Waves(self.strips | other.strips, self.traces | other.traces)
-
 
 def mostly_outside(parts: Mask, filled: Mask) -> Mask:
     """The connected parts of a mask of which more than half is not ``filled``."""
@@ -98,7 +89,10 @@ def find_strips(regions: Sequence[UltrasoundRegion], shape: tuple[int, ...]) -> 
     strips = [
         region.box
         for region in believed_regions(regions, shape)
-        if region.spatial_format in STRIP_FORMATS or region.data_type in STRIP_TYPES
+        # Spatial Format (PS3.3 C.8.5.5.1.1) of M-mode, spectra and waveforms; Data Type (C.8.5.5.1.2) of
+        # spectra, traces, ECG, pulse and other physiological inputs: not of tissue, colour flow or bars.
+        if region.spatial_format in {0x2, 0x3, 0x4}
+        or region.data_type in {*range(0x3, 0xD), 0xF, 0x10, 0x11, 0x12}
     ]
     return mask_of(strips, shape)
 
@@ -207,8 +201,6 @@ SMALLEST = 100
 """Connected coloured pixels, from which they may be flow."""
 THICK, FILLED = 5, 0.3
 """Flow is an area, letters are strokes: share of it that squares of this side (pixels) cover, at least."""
-BAR_EXACT, BAR_FULL, BAR_SLENDER = 0.97, 0.92, 2.5
-"""Share of its box that a colour bar fills, or fills where the box is so many times longer than wide."""
 FILLS, TOUCHES = 0.35, 0.15
 """Share of a place that is flow: from the first on it is no text, from the second on a single character is a
 vessel."""
@@ -265,6 +257,7 @@ def _bars(stats: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
     width, height, area = (
         stats[:, column] for column in (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT, cv2.CC_STAT_AREA)
     )
-    slender = np.maximum(width, height) >= BAR_SLENDER * np.minimum(width, height)
+    # Share of its box that a bar fills, or fills where the box is so many times longer than wide.
+    slender = np.maximum(width, height) >= 2.5 * np.minimum(width, height)
     full = area / (width * height)
-    return np.asarray((area >= SMALLEST) & ((full >= BAR_EXACT) | ((full >= BAR_FULL) & slender)), np.bool_)
+    return np.asarray((area >= SMALLEST) & ((full >= 0.97) | ((full >= 0.92) & slender)), np.bool_)

@@ -21,6 +21,7 @@ from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.decide.meaning import (
     LEAST_CONFIDENCE,
     LEAST_OF_SETTING,
+    NOTHING_MORE,
     SETTING_CHARACTERS,
     Allowed,
     meaning_of,
@@ -42,6 +43,7 @@ from ai_pipeline.burnin.decide.writing import (
     by_their_pair,
     by_their_rows,
     find_texts,
+    judged_in_its_line,
     letter_strokes,
     level_box,
     strokes_in,
@@ -87,8 +89,10 @@ PICTURE = np.zeros((100, 120), np.uint8)
 
 
 def box(left: float, top: float, right: float, bottom: float, slope: float = 0.0) -> TextBox:
-    corners = [(left, top), (right, top + slope), (right, bottom + slope), (left, bottom)]
-    return TextBox(np.array(corners, np.float32), 0.9)
+    return TextBox(
+        np.array([(left, top), (right, top + slope), (right, bottom + slope), (left, bottom)], np.float32),
+        0.9,
+    )
 
 
 def line(words: str, confidence: float = 0.97) -> Line:
@@ -134,8 +138,10 @@ def test_a_reader_of_small_letters_is_given_rows_and_columns_of_pixels_of_a_near
     small.read.return_value = line("Gn")
     reader = shared_reader().beside(cast(LineReader, small))
     picture = np.random.default_rng(1).integers(0, 255, PICTURE.shape).astype(np.uint8)
-    places = (box(20, 30, 80, 40, slope=1.0), box(20, 30, 80, 40, slope=20.0), box(20, 10, 30, 70))
-    assert {reader.read_small(picture, place).text for place in places} == {"Gn"}
+    assert {
+        reader.read_small(picture, place).text
+        for place in (box(20, 30, 80, 40, slope=1.0), box(20, 30, 80, 40, slope=20.0), box(20, 10, 30, 70))
+    } == {"Gn"}
     level, sloping, upright = (call.args[0] for call in small.read.mock_calls)
     assert np.array_equal(level, picture[30:41, 20:80])
     assert (sloping.shape[:2], upright.shape[:2]) == ((10, 63), (10, 60))  # each along its line
@@ -176,8 +182,11 @@ def test_an_upright_line_is_followed_to_both_of_its_ends(found: tuple[int, int],
             return line("HANSENPETRA"[: ((min(bottom, 120) - max(top, 20)) // 10)] + "I" * (top < 10))
 
     rows = found[::-1] if runs_up else found
-    corners = [(40, rows[0]), (40, rows[1]), (30, rows[1]), (30, rows[0])]
-    place = Candidate(np.zeros((200, 120), np.uint8), TextBox(np.array(corners, np.float32), 0.9), 0.0)
+    place = Candidate(
+        np.zeros((200, 120), np.uint8),
+        TextBox(np.array([(40, rows[0]), (40, rows[1]), (30, rows[1]), (30, rows[0])], np.float32), 0.9),
+        0.0,
+    )
     left, top, right, bottom = place.followed(cast(TextReader, Letters(NOTHING_READ, NOTHING_READ))).box.box
     assert (left, right) == (30, 40) and top <= 30 and 110 <= bottom <= 150
 
@@ -292,8 +301,9 @@ def test_repeated_symbols_are_one_and_blanks_none(outputs: Sequence[str], text: 
 
 
 def test_the_confidence_is_that_of_the_symbols_and_not_of_the_blanks() -> None:
-    outputs = np.concatenate([shares(["G"], 0.6), shares([""] * 9, 1.0), shares(["n"], 0.8)])
-    assert decoded(outputs)[1] == pytest.approx(0.7)
+    assert decoded(np.concatenate([shares(["G"], 0.6), shares([""] * 9, 1.0), shares(["n"], 0.8)]))[
+        1
+    ] == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize(
@@ -923,8 +933,9 @@ def test_what_is_not_read_with_confidence_is_identity(meaning: Meaning) -> None:
         return meaning is Meaning.ACOUSTIC and sum(map(str.isalnum, text)) >= SETTING_CHARACTERS
 
     for text in HARMLESS[meaning]:
-        expected = meaning if is_long_setting(text) else Meaning.IDENTITY
-        assert meaning_of(text, LEAST_CONFIDENCE - 0.001) is expected, text
+        assert meaning_of(text, LEAST_CONFIDENCE - 0.001) is (
+            meaning if is_long_setting(text) else Meaning.IDENTITY
+        ), text
         assert meaning_of(text, LEAST_OF_SETTING - 0.001) is Meaning.IDENTITY, text
         assert meaning_of(text, float("nan")) is Meaning.IDENTITY, text
 
@@ -1024,8 +1035,9 @@ GOES = (
 def test_what_is_allowed_stays_where_it_is_surely_read_and_nothing_beside_it_or_like_it() -> None:
     stays = [text for text in STAYS + GOES if meaning_of(text, 0.99, ALLOWED) is not Meaning.IDENTITY]
     assert stays == list(STAYS) and meaning_of("R-CY", 0.8, ALLOWED) is Meaning.IDENTITY
-    texts = ("07.01.2026", "10:32:11", "R-CY", "RT3")
-    assert [text for text in texts if meaning_of(text, 0.99) is not Meaning.IDENTITY] == []
+    assert {meaning_of(text, 0.99) for text in ("07.01.2026", "10:32:11", "R-CY", "RT3")} == {
+        Meaning.IDENTITY
+    }
 
 
 def test_dates_are_those_of_the_header_and_none_of_a_newborn() -> None:
@@ -1058,8 +1070,10 @@ def test_under_research_nothing_stays_and_the_options_say_so() -> None:
 def test_in_a_picture_the_date_of_the_examination_stays_and_the_name_goes() -> None:
     picture = burn(echo(), "KIM MINJUN 09.03.1967", (10, 8), 255, 18)
     picture = burn(picture, "07.01.2026 10:32:11", (250, 330), 255, 18)
-    readings = clean(ArrayImage(picture[None]), silent, allowed=ALLOWED).readings
-    removed = {one.text[:10]: one.removed for one in readings}
+    removed = {
+        one.text[:10]: one.removed
+        for one in clean(ArrayImage(picture[None]), silent, allowed=ALLOWED).readings
+    }
     assert removed["07.01.2026"] is False and any("KIM" in text and removed[text] for text in removed)
 
 
@@ -1070,8 +1084,11 @@ LINE: Box = (100, 40, 180, 60)
 
 
 def text(words: str, box: Box = LINE, *, confidence: float = 0.95, legible: bool = True) -> Text:
-    meaning = meaning_of(words, confidence) if legible else Meaning.IDENTITY
-    return Text(level_box(box, 0.9), Line(words, confidence, legible=legible), meaning)
+    return Text(
+        level_box(box, 0.9),
+        Line(words, confidence, legible=legible),
+        meaning_of(words, confidence) if legible else Meaning.IDENTITY,
+    )
 
 
 def block(*lines: tuple[str, int], left: int = 100, right: int = 180, high: int = 18) -> list[Text]:
@@ -1119,8 +1136,8 @@ def test_a_reading_that_says_more_or_else_is_no_second_reading(proven: str, othe
 def test_what_stands_between_two_settings_is_one(
     between: str, above: str, below: str, meaning: Meaning
 ) -> None:
-    lines = [(above, 20), (between, 40), (below, 60)]
-    assert by_their_block(block(*(one for one in lines if one[0])))[1].meaning is meaning
+    lines = zip((above, between, below), (20, 40, 60), strict=True)
+    assert by_their_block(block(*filter(all, lines)))[1].meaning is meaning
 
 
 MISREAD, NO_SETTINGS = (
@@ -1347,8 +1364,31 @@ def test_a_misread_number_between_two_of_an_axis_is_one_and_no_age_or_name_is(
         )
         for one, how, top in rows
     ]
-    found = [one.meaning is Meaning.SCALE for one in as_scales(column, mask_of([], (400, 400)))]
-    assert found == [True, True, stays, True, False]
+    assert [one.meaning is Meaning.SCALE for one in as_scales(column, mask_of([], (400, 400)))] == [
+        True,
+        True,
+        stays,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "beside", "stays"),
+    [
+        ("H", "26.7 mm", True),
+        ("10", "T4.4", True),
+        ("H", "SMITH", False),
+        ("45", "M", False),
+        ("12", "03", False),
+        ("J", "KIDNEY", False),
+    ],
+)
+def test_a_whole_setting_or_result_beside_a_letter_makes_no_initials_of_it(
+    word: str, beside: str, stays: bool
+) -> None:
+    texts = [text(word, (180, 40, 200, 58)), text(beside, (100, 40, 165, 58))]
+    assert (judged_in_its_line(texts[0], texts, NOTHING_MORE).meaning is not Meaning.IDENTITY) == stays
 
 
 @pytest.mark.parametrize(
