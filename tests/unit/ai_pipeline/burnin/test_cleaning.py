@@ -389,6 +389,7 @@ SIGN: Box = (50, 150, 66, 164)
         ("K", (SIGN, (80, 150, 96, 164)), NOWHERE, False),  # letters far apart in a row
         ("K", (SIGN, (50, 178, 66, 192)), NOWHERE, False),  # and below each other
         ("K", (SIGN, (120, 178, 136, 192)), NOWHERE, True),
+        ("K", ((170, 150, 186, 164),), NOWHERE, False),  # beside a letter that is harmless alone
         ("", LETTERS, (0, 0, 45, ROWS), True),  # most of it lies in the image area
         ("", LETTERS, (0, 0, 25, ROWS), False),
     ],
@@ -396,7 +397,8 @@ SIGN: Box = (50, 150, 66, 164)
 def test_a_sign_that_stands_alone_stays_and_initials_and_letters_far_apart_go(
     plan: Plan, words: str, drawn: tuple[Box, ...], area: Box, stays: bool
 ) -> None:
-    found = Found(drawn={TEXT: filled(*drawn)}, area=filled(area))
+    harmless = text((200, 150, 214, 164), Meaning.MEASUREMENT, words="T")
+    found = Found([harmless] if words else [], {TEXT: filled(*drawn)}, area=filled(area))
     found.small = Line(words, 0.95, legible=bool(words))
     assert (not plan(found, CLINICAL).mask.any()) == stays
 
