@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from dicom_console.handlers.uploads import SECONDS, place_for
-from dicom_console.web.access import API, needs
+from dicom_console.web.access import API, needs, user_of
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.people.studies import NO_ROOM, StowedInstance, StowRequest
@@ -194,13 +194,15 @@ class _OnePart:
 
 
 async def _read(request: ConsoleRequest, parts: PartReader | _OnePart) -> None:
-    """Read the request's body to its end, and feed it to ``parts``."""
+    """Read the request's body to its end, and feed it to ``parts``, as long as the user may store."""
     block = bytearray()
     async for piece in request.http.stream():
         block += piece
         if len(block) >= _BLOCK:
+            await user_of(request.http, request.site)
             await run_in_threadpool(parts.feed, bytes(block))
             block.clear()
+    await user_of(request.http, request.site)
     await run_in_threadpool(parts.feed, bytes(block))
     parts.finish()
 

@@ -25,7 +25,6 @@ from dicom_console.web.faces import (
     back_to,
     see_other,
 )
-from dicom_node.base.config.settings import Settings
 from dicom_node.base.lifecycle import AuditAction, ReaderVerdict, RejectionReason, StudyState, UserRole
 from dicom_node.base.store import views
 from dicom_node.people import Done, Row, audit, queues, reviews, studies, users
@@ -168,7 +167,7 @@ def _viewer_links(viewers: Mapping[str, str], study: Row) -> dict[str, str]:
 def _study_page(request: ConsoleRequest, study: Row) -> Response:
     """Return the page of one study."""
     had = {sent["destination"] for row in study["results"] for sent in row["deliveries"]}
-    takers = _receiving_peers(request.settings)
+    takers = [one.name for one in request.settings.peers if "receive" in one.may and one.results]
     further = [name for name in takers if name not in had and study["withdrawn"] != "all"]
     return request.page(
         "study.html",
@@ -252,11 +251,6 @@ def release(request: CurrentRequest, number: Number) -> Response:
     as_of = request.text("as_of") if take else None  # a choice says among what it was made
     studies.release(request.settings, request.study_uid(number), take, request.person, as_of=as_of)
     return see_other(f"/studies/{number}")
-
-
-def _receiving_peers(settings: Settings) -> list[str]:
-    """Return the names of the peers that receive results."""
-    return [one.name for one in settings.peers if "receive" in one.may and one.results]
 
 
 def _searched_for(request: ConsoleRequest) -> dict[str, str]:

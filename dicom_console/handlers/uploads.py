@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from dicom_console.views import uploaded
-from dicom_console.web.access import form_of, read_form
+from dicom_console.web.access import form_of, read_form, user_of
 from dicom_console.web.faces import VERSION, ConsoleRequest, CurrentRequest, Faces, Number
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, UserRole
@@ -90,6 +90,8 @@ async def received(
         except TimeoutError:
             raise HTTPException(408, "The upload took too long.") from None
         try:
+            # Whose right was withdrawn meanwhile stores nothing.
+            await user_of(request.http, request.site, SECONDS / 60)
             yield form
         finally:
             await form.close()

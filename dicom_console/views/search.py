@@ -203,8 +203,7 @@ def _conditions(session: Session, wanted: Search) -> Iterator[ColumnElement[bool
     yield from (_has_row(session, StudyName.study_id, StudyName.word == word) for word in wanted.words)
     for image, value in ((Instance.modality, wanted.modality), (Instance.calling_ae, wanted.sender)):
         if value:
-            of_images = (image == value) & Instance.role.not_in(NOT_SHOWN)
-            yield _has_row(session, Instance.study_id, of_images)
+            yield _has_row(session, Instance.study_id, (image == value) & Instance.role.not_in(NOT_SHOWN))
     if wanted.finding:
         yield _has_row(session, ReportedFinding.study_id, ReportedFinding.finding == wanted.finding[:64])
     if wanted.states:

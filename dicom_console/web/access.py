@@ -118,8 +118,7 @@ async def admitted(request: Request) -> tuple[User | None, FormData]:
     user, form = None, FormData()
     sight.SENDERS.set(())
     if is_program or getattr(endpoint, "needs", None) != ANYONE:  # those are there when the database is not
-        user = await _user(request, site)
-        sight.SENDERS.set(user.senders)
+        user = await user_of(request, site)
     if not (is_program or request.method in ("GET", "HEAD") or getattr(endpoint, "reads_form", False)):
         form = await read_form(request)
     return user, form
@@ -141,9 +140,11 @@ def _check_host(request: Request, site: Site) -> None:
         )
 
 
-async def _user(request: Request, site: Site) -> User:
-    """Return the user who sends the request, by session cookie or, below /api/, by token only.
+async def user_of(request: Request, site: Site, minutes: float = 0) -> User:
+    """Return the user who sends the request, by session cookie or, below /api/, by token only; what is read
+    from here on is limited to the senders that the user sees.
 
+    ``minutes``: how long the body of the request may have been on its way, in which the user was not idle.
     Raises NotSignedIn, and HTTPException if the user lacks the role that the endpoint needs.
     """
     endpoint, user = request.scope["endpoint"], None
@@ -153,13 +154,14 @@ async def _user(request: Request, site: Site) -> User:
             user = await run_in_threadpool(users.user_of_token, site.database, bearer.strip())
     elif token := site.token_of(request):
         counts = BY_ITSELF not in request.headers and getattr(endpoint, "counts", True)
-        idle = site.settings.console.idle_minutes
+        idle = site.settings.console.idle_minutes + minutes
         user = await run_in_threadpool(users.user_of_session, site.database, token, idle, counts=counts)
     if user is None:
         raise NotSignedIn
     needed = getattr(endpoint, "needs", None)
     if not (isinstance(needed, UserRole) and user.role.includes(needed)):
         raise HTTPException(403, f"This needs the role {needed}; {user.name} has the role {user.role}.")
+    sight.SENDERS.set(user.senders)
     return user
 
 

@@ -1363,6 +1363,28 @@ def test_success_is_said_after_the_object_is_durable(
     assert (gateway.waiting(), gateway.leftovers()) == (1, [])
 
 
+@pytest.mark.parametrize("path", ["/studies", "/../v1/upload"])
+def test_whose_right_ends_while_objects_come_stores_no_further_one(gateway: Gateway, path: str) -> None:
+    sent = [part_10(ultrasound("late", number=number, size=(640, 480))) for number in range(4)]
+    data, kind = body(*sent), TYPE
+    if path != "/studies":
+        about = b'Content-Disposition: form-data; name="files"; filename="a"'
+        data, kind = (
+            data.replace(b"Content-Type: application/dicom", about),
+            "multipart/form-data; boundary=B0",
+        )
+
+    def coming() -> Iterator[bytes]:
+        yield data[: len(data) // 2]
+        settings = gateway.console.settings
+        wait_until(lambda: users.list_tokens(settings)[0]["used_at"], 60, "let in")
+        users.change_user(settings, "operator", role=UserRole.VIEWER)
+        yield data[len(data) // 2 :]
+
+    assert gateway.post(coming(), path, kind).status_code == 403
+    assert gateway.waiting() < 3 and gateway.leftovers() == []
+
+
 def test_who_sees_some_senders_only_reaches_no_other_study(gateway: Gateway) -> None:
     secret, new = ultrasound("secret"), ultrasound("new")
     gateway.node.receive(secret, calling="ROOM9")

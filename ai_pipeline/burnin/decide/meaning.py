@@ -188,10 +188,11 @@ _SETTING_OF_LABEL = re.compile(
     r"(?:[1-9] )?"  # the number of a key: "4 Gray Map 5"
     rf"(?:{LABEL_ALSO_NAME} )?{_LABEL}(?: (?:{LABEL_ALSO_NAME}|{_LABEL}))?"
     rf"(?: (?:{_AMOUNT}|[-+]? ?(?:\d{{1,3}}(?:[.,]\d)?|0[.,]\d\d)|"
-    r"(?:[a-z]|\d{1,2})(?: ?/ ?(?:[a-z]|1?\d)){1,3}|[a-z](?: \d)?|"
+    r"(?:[a-z]|\d)(?: ?/ ?(?:[a-z]|1?\d)){1,3}|[a-z](?: \d)?|"
     r"(?:h ?)?(?:gen|pen|res)|(?:low|mid|med|high) ?[v\d]?|max|min|on|off|auto|none|norm|normal|std|"
     r"soft|hard|fast|slow|full))?|"
-    rf"(?:{LABEL_ALSO_NAME}|[b-hptz]) {_AMOUNT}|"
+    # No newborn is shorter than 30 cm.
+    rf"(?!.* [3-9]\d(?:[.,]\d+)? ?cm$)(?:{LABEL_ALSO_NAME}|[b-hptvz]) {_AMOUNT}(?: ?/ ?[a-z] {_AMOUNT})?|"
     rf"(?:(?:{LABEL_ALSO_NAME}|{_LABEL}|[cdgp]) \d{{1,3}}(?:[.,]\d)?(?: ?/ ?| |$)){{3,6}}"
 )
 """A machine setting in small letters, by its label (:data:`LABELS`): with any value, or of four letters; by a
@@ -203,7 +204,7 @@ SETTINGS = (
     r"a 0=\d{1,3} ?%",
     r"(?:g|gn|gain|gen gain|cf gain) [-+]?\d{1,3}(?:[.,]\d)?|dr [-+]?\d{1,3}|(?:dyn|comp) \d{2,3}",
     rf"(?:frq (?:gen|pen|res|har)\.?|f|h)? ?{_CM} ?mhz",
-    rf"(?:frq|freq|fh|prf) {_DECIMAL}|(?:fr|wf|sv|ip)_\d{{1,3}}(?:[.,]\d)?(?: ?(?:hz|mm))?",
+    rf"(?:frq|freq|fh|prf) {_DECIMAL}|p_[hml]|(?:fr|wf|sv|ip)_\d{{1,3}}(?:[.,]\d)?(?: ?(?:hz|mm))?",
     r"(?-i:F?HR|BPM) \d{2,3}",  # "Hr" is a title in German
     r"(?:fps|f/r) \d{1,3}(?:[.,]\d)?|fr rate surv",
     r"\d{2,3} ?db ?/ ?c ?\d|\d{1,3} ?hz ?[/12zl|]|sr[i1] ?[i1]{2}",
@@ -229,6 +230,8 @@ SETTINGS = (
     r"pr[sc] \d|pst \d|res ?- ?[a-c]|xv ?c? ?\d|tac ?\d",
     r"\d{2,3}(?:[.,]\d)? ?kvp?|\d{1,3}(?:[.,]\d{1,2})? ?mas",  # exposure of an X-ray
     r"d[vu]a \d{1,3} ?%|t \d[.,]\d|\d[.,]\d \d[.,]\d|q ?scan(?: \d\d)?",
+    r"[st] \d ?/ ?(?:[-+] ?\d(?: ?/ ?\d){1,2}|\d(?: ?/ ?\d){2})|δ \d",  # of an Acuson: "S1/+1/2/4", "Δ=2"
+    r"r \d{1,2}(?:[.,]\d)? g \d{1,3} c \d{1,2} a \d{1,2}",  # of an Aloka: "R06 G57 C4 A2"
     # The last frame of a loop: "No.84/84", "977:977 (19.0:19.0 s)".
     r"(?P<frame>\d{3}):(?P=frame)|no (?P<last>\d{1,3}) ?/ ?(?P=last)|\d{1,3}[.,]\d:\d{1,3}[.,]\d s",
     rf"{_DECIMAL} ?[-/] ?{_DECIMAL} ?mhz",
@@ -328,7 +331,12 @@ def _meaning_of_line(line: str) -> Meaning:
     maker = line.strip(TICKS + QUOTES)
     if maker in MAKERS | MAKERS_AS_WRITTEN or (" " in maker and maker.upper() in MAKERS):
         return Meaning.LOGO
-    if line.upper() in PRESETS or _is_frame_counter(line):
+    # A preset may stand after its transducer: "C5-1/FETAL HEART".
+    if (
+        line.upper() in PRESETS
+        or {*re.split(" |/(?=[A-Z])", line.upper(), maxsplit=1)} <= PROBES | PRESETS
+        or _is_frame_counter(line)
+    ):
         return Meaning.ACOUSTIC
     if _is_ruler_mark(line):
         return Meaning.SCALE
@@ -344,7 +352,9 @@ def spaced(text: str) -> str:
     "1D2.31cm" and "1.D.2.31cm" become "1 D 2.31 cm", "HC:245.3mm" becomes "HC 245.3 mm".
     """
     line = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-")
-    line = re.sub(r"\b(FR|WF|SV|IP): ?(?=\d)", r"\1_", line)  # no title and no initials have a colon
+    line = re.sub(
+        r"\b(FR|WF|SV|IP)(?:: ?(?=\d))|\b(P):(?=[HML]\b)", r"\1\2_", line
+    )  # no title and no initials have a colon
     line = re.sub(r"(?:(?<=[^\W\d_])\.?|(?<=[+%]))\s*[:;=]\s*|(?<=[^\W\d_]\d):\s*(?=\d+[.,]\d)", " ", line)
     return " ".join(
         re.sub(

@@ -90,7 +90,9 @@ PRESETS = phrases("""
     ABD GEN, GEN ABD, ABDOMEN, GYN, SMALL PARTS, THYROID, VASC CAR, VASC ART, VASC VEN, PED ABD, PED ECHO,
     PED HEART, FETAL ECHO, FETAL HEART, OBSTETRICS, PENETRATION, RESOLUTION, ROUTINE, ROUTINE HI, GEN THI,
     MSK GEN, RENAL, UROLOGY, TCD ADULT, GYN EV, OB EV, MSK, OPHTHALMIC, MUSCULOSKELETAL, VASCULAR,
-    ABD VASC, TCD
+    ABD VASC, TCD, CARDIAC, CARDIOLOGY, GYNECOLOGY, OBSTETRIC, PEDIATRIC, NEONATAL, INTERVENTIONAL, CAROTID,
+    OB 1, OB 2/3, 1ST TRIMESTER, 2ND TRIMESTER, 2ND/3RD TRIMESTER, FETAL CARDIAC, ABD/GENERAL, ABD/RENAL,
+    40R ABD/GENERAL, A.CARD/GEN, P.CARD/GEN, OB/GENERAL, GYN/GENERAL, GENERAL ABDOMEN, ABDOMEN GENERAL
 """)
 """Names of examination presets, as whole strings in any case."""
 
@@ -113,12 +115,12 @@ PROBES = _words("""
     4C 4C-RS 4C1 5C1 6C1 6C2 6C1HD 9C3 9L4 14L5 18L6 5S2 LA435 4V1C-S 9EVF4 12L3 3SC M5S M5SC 4V1 4V1C
     7C1 10V4 EV8C4 3C-RS 3S-RS 5S-RS 7S-RS 8C-RS 8L-RS 9L-RS 10L-RS 10S-RS E8C-RS PVT-375BT PLT-805AT
     PVT-661VT SC5-1 SC6-1 V11-3 V5-9 V10-4BP V10-4B 3C5A 3C5P 7L4A 7L4P 6CV1P 7L5P 6C2P L12-4S L14-6NS
-    L14-6WE SC5-1U SC6-1S SP5-1S L14-5W V11-3W V11-3WS L54M L53M UST-5413
-    UST-9123 UST-9130 UST-5412 LA523 LA522E LA533 CA431 CA541 CA621 PA240 C60X/5-2 C60N/5-2 C60XI/5-2
-    RC60XI/5-2 C11X/8-5 C8X/8-5 HFL38X/13-6 HFL38XI/13-6 HFL50X/15-6 ICTX/8-5 ICTXP/9-4 L25X/13-6
-    L25XP/13-6 L25E/13-6 L25N/13-6 L38X/10-5 L38XI/10-5 P10X/8-4 P21X/5-1 P21XP/5-1 RP19X/5-1 SLAX/13-6
-    C35XP/8-3 C5-1S C1-5-RS C2-9-D C3-10-D C4-9-D L2-9-D L3-9I-D L4-12T L8-18I-D M5SC-D 6S-D 12S-D
-    IC9-RS RIC10-D RM7C RSP6-16-D AC2541 SC3123 SC3421 SL1543 SP2730 SL3323 SE3123 SE3133 SI2C41
+    L14-6WE SC5-1U SC6-1S SP5-1S L14-5W V11-3W V11-3WS L54M L53M UST-5413 UST-9123 UST-9130 UST-5412
+    LA523 LA522E LA533 CA431 CA541 CA621 PA240 P21 P17 C60 L38 L25 HFL38 HFL50 ICT C60X/5-2 C60N/5-2
+    C60XI/5-2 RC60XI/5-2 C11X/8-5 C8X/8-5 HFL38X/13-6 HFL38XI/13-6 HFL50X/15-6 ICTX/8-5 ICTXP/9-4
+    L25X/13-6 L25XP/13-6 L25E/13-6 L25N/13-6 L38X/10-5 L38XI/10-5 P10X/8-4 P21X/5-1 P21XP/5-1 RP19X/5-1
+    SLAX/13-6 C35XP/8-3 C5-1S C1-5-RS C2-9-D C3-10-D C4-9-D L2-9-D L3-9I-D L4-12T L8-18I-D M5SC-D 6S-D
+    12S-D IC9-RS RIC10-D RM7C RSP6-16-D AC2541 SC3123 SC3421 SL1543 SP2730 SL3323 SE3123 SE3133 SI2C41
     PVT-375SC PVT-674BT PLT-704SBT PLT-1005BT PLT-1204BT PST-30BT C1-8D L5-17D 6C1XS 4V1S VF10-5 VF13-5
     CH5-2 CH4-1 C6-2 C8-4V L8-4 L10-5 P4-2 P5-3 P7-4 C4-2 CL10-5 L12-5-38 L12-5-50 E9-4 BP9-4 SM3-12
     7CV2
@@ -235,13 +237,14 @@ LABELS = (
         平滑, 扫描速度, 标尺, 深度, 滤波, 灰阶, 灰阶图, 焦点, 线密度, 角度, 边缘增强, 频率
     """)
 )
-"""Labels of machine settings by source: makers' manuals, and attributes of the standard. None is one of
-Faker's 64,000 names, nor of the 276,000 surnames and given names of the US Census (1990, 2000) and of the
-collection smashew/NameDatabases; of two such names in a row there are only closed phrases ("Wall Filter").
+"""Labels of machine settings, by who writes them; the study of cleaning says where they were looked up.
+None is one of Faker's 64,000 names, nor of the 276,000 surnames and given names of the US Census (1990, 2000)
+and of the collection smashew/NameDatabases. Of two such names in a row there are only closed phrases, such as
+"Wall Filter".
 """
 LABELS_ALSO_NAMES = phrases("""
     AC, Ang, Angle, Angolo, AO, AP, ATO, Balance, Beam, BG, Blend, Burst, Carte, CF, CG, Col, Comp,
-    Delta, DG, DR, Dual, Edge, Escala, FF, FH, Filter, Flow, Foco, FR, Fuoco, Gain, Gamma, Ganho, Gate,
+    Delta, DG, DR, Dual, Edge, Escala, FA, FF, FH, Filter, Flow, Foco, FR, Fuoco, Gain, Gamma, Ganho, Gate,
     Gn, Guadagno, Har, IP, LWF, Mag, Mapa, MB, MG, Mix, Noise, Opt, PD, Pen, Potenza, Power, Proc, Prof,
     Pulse, PW, Pwr, Qual, Quadros, Realce, Res, RX, Scala, Scale, Sens, Size, Skala, Smooth, SMI, SRI,
     SV, SWE, Sweep, Tilt, Tint, TX, WF, Winkel, XV

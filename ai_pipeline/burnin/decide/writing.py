@@ -746,9 +746,10 @@ def _rows(texts: Sequence[Text]) -> list[tuple[Text, Text]]:
 
 def _is_row(label: Text, value: Text) -> bool:
     """Whether two texts may be the label and the value of a setting."""
-    words = re.fullmatch(r"[^\W\d_]\D{0,9}", label.line.text.strip(TICKS))
+    words = re.fullmatch(r"(?:[234]D )?[^\W\d_]\D{0,19}", label.line.text.strip(TICKS))
     number = re.fullmatch(
-        r"[-+]?\d{1,3}(?:[.,]\d{1,2})? ?[A-Za-z%°/]{0,4}|(?:[A-Z]|\d)(?:/1?\d){1,3}|O[nf]f?|Low|Med|Mid|High",
+        r"[-+]?\d{1,3}(?:[.,]\d{1,2})? ?[A-Za-z%°/]{0,4}|(?:[A-Z]|\d)(?:/1?\d){1,3}|"
+        r"O[nf]f?|Low|Med|Mid|High|Max|Min|Gen|Pen|Res|Auto|None",
         value.line.text.strip(),
     )
     left, right = label.box.box, value.box.box

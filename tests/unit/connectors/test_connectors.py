@@ -701,8 +701,7 @@ def test_a_flood_becomes_one_notification(tmp_path: Path, web: WebServer) -> Non
     made.run_once()
     _, body = web.calls[1]
     [group] = body["groups"]
-    assert (group["count"], len(group["events"])) == (200, 5)
-    assert "and 195 more" in body["text"]
+    assert (group["count"], len(group["events"])) == (200, 5) and "and 195 more" in body["text"]
 
 
 def test_a_crash_after_handing_over_repeats_the_key(
@@ -715,8 +714,7 @@ def test_a_crash_after_handing_over_repeats_the_key(
     with pytest.raises(SystemExit):
         made.run_once()
     Notifier(inbox.database, inbox.settings, "a test").run_once()
-    assert len(web.calls) == 2
-    assert len({body["id"] for _, body in web.calls}) == 1
+    assert len(web.calls) == 2 and len({body["id"] for _, body in web.calls}) == 1
 
 
 def test_what_is_refused_for_good_is_given_up_and_can_be_sent_again(tmp_path: Path, web: WebServer) -> None:
@@ -846,20 +844,17 @@ def test_a_password_goes_over_tls_to_a_server_that_is_known(tmp_path: Path, secu
     with server.running():
         login = {"security": security, "username": "node", "password": "S3CRET"}
         trusted = mail_settings(server, **login, authorities=certificate[0])
-        assert send_mail(trusted, TO, MESSAGE, "k").taken
-        assert server.logins == ["\0node\0S3CRET"]
+        assert send_mail(trusted, TO, MESSAGE, "k").taken and server.logins == ["\0node\0S3CRET"]
         server.starttls = security == "starttls"
         answer = send_mail(mail_settings(server, **login), TO, MESSAGE, "k")
     assert (answer.taken, answer.for_good) == (False, False)
-    assert "not trusted" in answer.text
-    assert len(server.logins) == len(server.mails) == 1
+    assert "not trusted" in answer.text and len(server.logins) == len(server.mails) == 1
 
 
 def test_without_the_tls_that_was_asked_for_nothing_is_sent() -> None:
     with MailServer().running() as server:
         answer = send_mail(mail_settings(server, security="starttls"), TO, MESSAGE, "k")
-    assert (answer.taken, server.mails) == (False, [])
-    assert "starttls" in answer.text
+    assert (answer.taken, server.mails) == (False, []) and "starttls" in answer.text
 
 
 @pytest.mark.parametrize(
@@ -888,8 +883,7 @@ def test_a_server_that_trickles_or_never_ends_is_cut_off(
     with MailServer(**bad).running() as server:
         began = time.monotonic()
         answer = send_mail(mail_settings(server), TO, MESSAGE, "k")
-    assert not answer.taken
-    assert time.monotonic() - began < 60
+    assert not answer.taken and time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize(
@@ -1102,8 +1096,7 @@ def test_each_record_is_sent_once_in_order_and_names_its_patient(tmp_path: Path,
         assert sender.run_once() == 0
     messages = repository.messages()
     assert actions(messages) == ["signed_in", "study_seen", "signed_out"]
-    assert messages[0].startswith(b"<85>1 20")
-    assert b'ParticipantObjectID="P-1"' in messages[1]
+    assert messages[0].startswith(b"<85>1 20") and b'ParticipantObjectID="P-1"' in messages[1]
     assert not any("P-1" in str(row.fields) for row in inbox.events())
 
 
@@ -1271,8 +1264,7 @@ def test_whatever_stands_in_a_header_a_repository_reads_the_message(
     syslog.send(to, [syslog.frame(audit_message(row, text, text, SOURCE), row.at, SOURCE.host)])
     root = fromstring(receiver.recv(65535).partition(HEAD)[2])
     patient = root[-1].get("ParticipantObjectID") or ""
-    assert patient == printable(text)
-    assert not {ord(sign) for sign in patient} & set(FORBIDDEN)
+    assert patient == printable(text) and not {ord(sign) for sign in patient} & set(FORBIDDEN)
     details = [detail.get("value", "") for detail in root.iter("ParticipantObjectDetail")]
     assert b64decode(details[0]) == text.encode(errors="backslashreplace")
     assert isinstance(json.loads(b64decode(details[1])), list)
@@ -1374,8 +1366,7 @@ def test_a_store_that_is_away_is_told_once_and_gets_all_when_it_is_back(site: Si
     site.a.index(IMAGE, ultrasound("another", size=(48, 40)))
     handing_over = handing(site.a, site)
     with stopped(site.s3):
-        assert [handing_over.run_once() for _ in range(2)] == [0, 0]
-        assert waiting(site.a) == 2
+        assert [handing_over.run_once() for _ in range(2)] == [0, 0] and waiting(site.a) == 2
     wait_until(lambda: handing_over.run_once() >= 0 and not waiting(site.a), 60, "the store is back")
     told = [row.number for row in site.a.rows(EventRow)]
     assert [told.count(event.number) for event in (STORE_AWAY, STORE_BACK)] == [1, 1]
@@ -1409,8 +1400,7 @@ def test_what_is_purged_is_gone_everywhere(site: Site) -> None:
     assert copies.trim(in_use_seconds=-1) == 0, "there is room"
     assert purge(site.a.database, site.a.settings, utc_now().replace(year=2100)) == 1
     assert site.bucket().size(path) is None
-    assert copies.trim(in_use_seconds=-1) == 1
-    assert not (b.folder / path).exists()
+    assert copies.trim(in_use_seconds=-1) == 1 and not (b.folder / path).exists()
 
 
 def test_a_database_of_yesterday_and_the_bucket_give_the_same_content(site: Site) -> None:
@@ -1570,16 +1560,14 @@ def test_what_a_collector_does_not_take_for_five_minutes_is_dropped_and_counted(
     assert collector.refused == 1, "after a failure it waits"
     assert (dropped(node), told(node)) == (0, [6040])
     monkeypatch.setattr(traces_sender, "utc_now", lambda: utc_now() + timedelta(minutes=6))
-    assert traces(node).run_once() == 0
-    assert dropped(node) == 1
+    assert traces(node).run_once() == 0 and dropped(node) == 1
     monkeypatch.undo()
     collector.answer = 200
     assert traces(node).run_once() == 0, "what was dropped does not come back"
     deliver(node, "two")
     assert one._failures
     one._next_at = 0
-    assert one.run_once() == 1
-    assert told(node)[-1] == 6041
+    assert one.run_once() == 1 and told(node)[-1] == 6041
     assert (dropped(node), len({span.trace_id for span in collector.spans()})) == (1, 1)
 
 

@@ -817,7 +817,8 @@ HARMLESS = {
         "TAC1", "DVA: 94%", "G 54%", "P 30mm", "T4.4", "Qscan:80 /MDR:50/MFT4.4",
         "Mlm:1.5", "81 kVp", "81kV 2.5mAs", "4Gray Map;5", "3HI REZ+;4", "6R-Filter;A", "B-Dyn.;75",
         "Frec. 10.0", "FR:42", "G66 DR60 FR32", "Line Density Med", "Verstärkung 60 dB", "Profondeur 12 cm",
-        "动态范围 60", "1.7/3.4 MHz", "EDGE 50%", "2D Gain 48", "Color Gain 45%", "977:977", "No.84/84",
+        "动态范围 60", "L25xp/13-6 Ophthalmic", "C5-1/FETAL HEART", "1.7/3.4 MHz",
+        "EDGE 50%", "2D Gain 48", "Color Gain 45%", "977:977", "No.84/84",
         "C5/M4", "C5 / M4", "FF3/E2", "SRI II 3 / CRI 2", "Qual norm", "WMF low1", "Frq mid",
     ),
     Meaning.MEASUREMENT: (
@@ -914,7 +915,7 @@ OTHERS = (
     "Kim-PS", "Kim-RI 0.52", "12/3/4/5/6/7",
     "EDGE 45", "PROF 45", "D GAIN 45", "Dr. GAIN", "DR GAIN", "MI 45 ANNA", "LONG DR 60", "DMR 123",
     "Map KIM", "KIM Map 45", "SMITH 50%", "Map 12.03", "Map 01.02.1967", "Focus 45Y", "余辉 45",
-    "POWER 45", "M 12.03", "No.84/97",
+    "POWER 45", "M 12.03", "No.84/97", "GATE 52 cm", "S 1/2/3", "MIX 12/67",
     "FC 62 s", "FC 62%", "Höhe 52 cm", "高度 99 cm", "Longitud 52 cm", "6cmKs",
 )  # fmt: skip
 
