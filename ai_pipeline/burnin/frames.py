@@ -346,10 +346,10 @@ class Window:
     def _filled(self, source: PixelArray, mask: Mask) -> PixelArray:
         """Return ``source`` with ``mask`` filled, grey where filling made up a colour."""
         filled = fill_plan(source, mask, self.plan, self.tables.black, self._filler)
-        if source.ndim == 2:
-            return filled
-        grey = filled.mean(axis=2, keepdims=True).astype(filled.dtype)
-        return np.where(made_up(self.tables.show(source), self.tables.show(filled))[..., None], grey, filled)
+        if source.ndim == 3:
+            wrong = made_up(self.tables.show(source), self.tables.show(filled))
+            filled[wrong] = filled[wrong].mean(axis=1, keepdims=True)
+        return filled
 
     def _add(self, more: Mask) -> None:
         """Add ``more`` to the mask of filled pixels. Raises :class:`CleaningFailed` if that would be too much

@@ -329,8 +329,7 @@ class _Scene:
                 replace(text, meaning=Meaning.IDENTITY) if text.meaning is Meaning.SCALE else text
                 for text in found
             ]
-        names = [text.box.box for text in found if text.meaning is Meaning.IDENTITY]
-        self.symbols = [text for text in found if _is_drawing(text, self.drawn, names)]
+        self.symbols = [text for text in found if _is_drawing(text, self.drawn, _may_name(found))]
         self.texts = [text for text in found if text not in self.symbols]
         legible = [text for text in self.texts if text.line.legible]
         traced = [text for text in self.texts if share_of(self.waves.traces, text.box) > 0.5]
@@ -378,7 +377,7 @@ class _Scene:
         known, flow = self.painted(self.texts), find_flow(self.picture) | self.waves.strips
         drawn = with_sides(blocks(self.lettering & ~known), longer=SMALLEST_LETTER)
         places = component_boxes(components(drawn)[1])
-        names = [text.box.box for text in self.texts if text.meaning is Meaning.IDENTITY]
+        names = _may_name(self.texts)
         for place in places:
             box = level_box(place, 1.0)
             if place[3] - place[1] > UPRIGHT * (place[2] - place[0]):
@@ -492,6 +491,15 @@ def _is_drawing(text: Text, drawn: Drawings, others: Iterable[Box]) -> bool:
             and _is_lone_sign(text, others)
         )
     )
+
+
+def _may_name(texts: Sequence[Text]) -> list[Box]:
+    """The boxes of texts that may name somebody, also of single letters: of a name they may stand apart."""
+    return [
+        text.box.box
+        for text in texts
+        if text.meaning is Meaning.IDENTITY or (len(text.letters) == 1 and text.letters.isalpha())
+    ]
 
 
 def _is_lone_sign(text: Text, others: Iterable[Box]) -> bool:

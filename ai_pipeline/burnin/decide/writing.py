@@ -162,6 +162,10 @@ class Candidate:
         """Whether shape and confidence of the box alone prove that it is text."""
         return self.flow <= FILLS and looks_like_text(self.box, self.view.shape)
 
+    def read(self, reader: TextReader) -> Line:
+        """Read the text at the place by rapidocr."""
+        return self._counted(reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1))
+
     def _counted(self, line: Line) -> Line:
         """Return ``line`` as legible or not. In measured pixels (flow, spectra, M-mode, curves) and along a
         vertical, only text of three letters that is read whole and with confidence counts as legible.
@@ -200,7 +204,7 @@ class Candidate:
         meaning = Meaning.IDENTITY if self.flow > FILLS else text_meaning(self.box, small, allowed)
         if meaning is not Meaning.IDENTITY:
             return Text(self.box, small, meaning, small)
-        line = self._counted(reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1))
+        line = self.read(reader)
         return Text(self.box, line, text_meaning(self.box, line, allowed), small)
 
 

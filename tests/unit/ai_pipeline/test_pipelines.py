@@ -850,8 +850,9 @@ def test_the_circumference_of_a_circle_is_that_of_a_circle_and_the_polygon_lies_
     circle = heads.Ellipse(50.0, 50.0, 80.0, 80.0, 0.0)
     assert circle.circumference == pytest.approx(math.pi * 80)
     assert all(math.hypot(x - 50, y - 50) == pytest.approx(40) for x, y in circle.polygon())
-    axes = math.dist(*HEAD.long_axis()), math.dist(*HEAD.short_axis())
-    assert axes == pytest.approx((HEAD.long, HEAD.short))
+    assert math.dist(*HEAD.long_axis()) == pytest.approx(HEAD.long) and math.dist(
+        *HEAD.short_axis()
+    ) == pytest.approx(HEAD.short)
 
 
 @pytest.mark.parametrize(

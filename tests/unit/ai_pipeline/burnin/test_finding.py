@@ -618,8 +618,9 @@ def spectrum(seed: int = 4) -> Picture:
     left, _, right, bottom = STRIP
     for column in range(right - left):
         height = int(20 + 80 * abs(np.sin(column / 40)) ** 3)
-        levels = np.clip(random.rayleigh(60, height) + 40, 0, 255).astype(np.uint8)
-        picture[bottom - 20 - height : bottom - 20, left + column] = levels[:, None]
+        picture[bottom - 20 - height : bottom - 20, left + column] = np.clip(
+            random.rayleigh(60, height) + 40, 0, 255
+        ).astype(np.uint8)[:, None]
     picture[bottom - 20, left:right] = (200, 200, 60)
     return picture
 
