@@ -106,7 +106,7 @@ def network_mask(picture: Picture, tools: Tools) -> Mask:
 def text_mask(picture: Picture, reader: TextReader) -> Mask:
     """The mask of the text detector's boxes that are text by their shape or by the text read in them."""
     found = candidates(picture, reader, no_waves(picture.shape))
-    boxes = [one.box for one in found if one.certain or one.read(reader).legible]
+    boxes = [one.box for one in found if one.certain or one.text(reader).line.legible]
     return paint(boxes, picture.shape, MARGIN)
 
 

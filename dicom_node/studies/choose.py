@@ -21,7 +21,7 @@ from sqlalchemy import ColumnElement, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.dicom.identity import are_one_patient
+from dicom_node.base.dicom.identity import Patient, are_one_patient
 from dicom_node.base.errors import NotAllowedNow, NotInSpool
 from dicom_node.base.events import (
     STEPS_FULFILLED,
@@ -353,9 +353,13 @@ class Choice:
                     )
                 self._indexing.make_current(session, study, version.item)
         versions = [version for group in patients for version in group]
-        uids = {version.uid for version in versions}
+        left = {version.uid for version in versions} - taken.keys()
+        chosen = [version.item.found.patient for version in taken.values()]
         for instance in intake.instances_of(session, study.id, _ROLES):
-            if instance.sop_instance_uid in uids - taken.keys():
+            # Of another patient's images that are deleted nothing is left to choose.
+            if instance.sop_instance_uid in left or (
+                instance.purged and not are_one_patient([Patient.parse(instance.patient), *chosen])
+            ):
                 instance.role = ObjectRole.ASIDE
         paths = {version.item.path for version in taken.values()}
         aside = {version.item.path for version in versions if not version.superseded} - paths
@@ -366,10 +370,7 @@ class Choice:
             elif path in paths and row.outcome in (Outcome.CONFLICT, Outcome.SET_ASIDE):
                 row.outcome = Outcome.TAKEN
         for version in [version for version in taken.values() if not version.elsewhere][:1]:
-            found = version.item.found
-            study.patient_id, study.issuer_of_patient_id = found.patient_id, found.issuer_of_patient_id
-            study.study_date = found.study_date
-            self._indexing.names.enter(session, study, found.identity.get("PatientName", ""))
+            self._indexing.describe_study(session, study, version.item.found)
 
     def _read(self, study_id: int) -> tuple[_Patients, str]:
         """Inspect all versions of a study's objects again; return them grouped by patient, and a hash of the

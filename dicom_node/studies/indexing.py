@@ -480,11 +480,15 @@ class Indexing:
         row.received_at, row.revision = arrival.received_at, study.revision
         session.add(row)
         if former is not None and role is ObjectRole.SOURCE:
-            study.patient_id, study.issuer_of_patient_id = found.patient_id, found.issuer_of_patient_id
-            study.accession_number, study.study_date = _accession(found), found.study_date
-            self.names.enter(session, study, found.identity.get("PatientName", ""))
+            self.describe_study(session, study, found)
         session.flush()
         return row
+
+    def describe_study(self, session: Session, study: Study, found: Inspected) -> None:
+        """Set patient, accession number and date of a study to those of the object ``found``."""
+        study.patient_id, study.issuer_of_patient_id = found.patient_id, found.issuer_of_patient_id
+        study.accession_number, study.study_date = _accession(found), found.study_date
+        self.names.enter(session, study, found.identity.get("PatientName", ""))
 
     def _place(self, item: Arrived, *, bad: bool) -> Path:
         """Return the path for the object's file: in the folder of its study, or in quarantine if ``bad``."""

@@ -556,8 +556,7 @@ def test_a_message_in_crumbs_is_cut_off(receiver: Receiver, message: bytes) -> N
     association = associate(receiver.address, STORAGE)
     association.sock.sendall(message)
     assert is_cut(association.sock)
-    assert why(receiver, ended + 1) == "too many tiny fragments"
-    assert receiver.files() == files
+    assert why(receiver, ended + 1) == "too many tiny fragments" and receiver.files() == files
 
 
 FLOODER = """[[peers]]
@@ -686,8 +685,7 @@ def test_a_full_disk_refuses_objects_and_a_reload_until_there_is_space(
         process.terminate()
         assert process.wait(120) == 0
     first = node.log.read_text(encoding="utf-8")
-    assert "is full: make room" in first
-    assert "Traceback" not in first + second
+    assert "is full: make room" in first and "Traceback" not in first + second
 
 
 AT = {"host": "127.0.0.1", "port": 104}
@@ -742,8 +740,7 @@ def test_what_is_no_report_or_request_is_refused_and_the_listener_goes_on(
     known, send = (COMMITMENT_REPORTED, send_raw_report) if kind == "report" else (COMMITMENT_ASKED, ask_raw)
     data, before, began = encoded(kind), transactions(listener, known), time.monotonic()
     assert send(listener.port, data) == answer
-    assert time.monotonic() - began < 20
-    assert transactions(listener, known) == before
+    assert time.monotonic() - began < 20 and transactions(listener, known) == before
     transaction = f"2.25.6{time.monotonic_ns()}"
     good = report(transaction, ["1.2"]) if kind == "report" else None
     answer = send_report(listener.port, good) if good else ask(listener.port, transaction, ["1.2"])
@@ -808,8 +805,7 @@ def test_a_step_from_its_begin_to_its_end(listener: Receiver) -> None:
     assert lines[2]["objects"] == [image.SOPInstanceUID for image in images]
     assert [line["studies"] for line in lines] == [["1.2.3.1"]] * 3
     kept = "".join(path.read_text() for path in listener.data_dir.rglob("*.json*") if path.is_file())
-    assert "Mustermann" not in kept
-    assert "4711" not in kept
+    assert "Mustermann" not in kept and "4711" not in kept
 
 
 def test_what_is_known_is_not_begun_again_and_what_has_ended_is_not_changed(
@@ -887,8 +883,7 @@ def test_what_is_no_step_is_refused_and_the_listener_goes_on(
     step = encoded()
     before, began = taken(listener), time.monotonic()
     assert send_raw(listener.port, step, "1.2.8") == answer
-    assert time.monotonic() - began < 20
-    assert taken(listener) == before
+    assert time.monotonic() - began < 20 and taken(listener) == before
     assert status(create(listener.port, f"1.2.{time.monotonic_ns()}", begun("1.2.3.9"))) == 0x0000
     assert "Mustermann" not in str([event.fields for event in listener.events(STEP_REFUSED)])
 
@@ -1074,8 +1069,7 @@ def test_a_supervisor_that_is_stopped_is_ended_with_all_below_it(tmp_path: Path)
         assert json.loads(told)[0].startswith(
             "ProgramFailed: the program was lost with the process that watches it"
         ), told
-        assert living(tmp_path / "program0.py") == []
-        assert not Path(f"/proc/{supervisor}").exists()
+        assert living(tmp_path / "program0.py") == [] and not Path(f"/proc/{supervisor}").exists()
 
 
 def test_nothing_is_left_of_a_worker_that_is_killed_while_its_supervisor_is_stopped(tmp_path: Path) -> None:
@@ -1282,8 +1276,7 @@ def test_each_mutated_object_is_indexed_or_quarantined(
     inbox.index()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024  # KiB
     outcomes = inbox.outcomes()
-    assert len(outcomes) == rounds + 1
-    assert set(outcomes) <= {outcome.value for outcome in Outcome}
+    assert len(outcomes) == rounds + 1 and set(outcomes) <= {outcome.value for outcome in Outcome}
     assert Outcome.QUARANTINED.value in outcomes
     inbox.close()
 
@@ -1542,8 +1535,7 @@ def test_no_page_fails(lab: ConsoleLab) -> None:
         elif b"<html" in browser.content[:200]:
             links = re.findall(r'(?:href|src)="(/[^"#]*)', browser.text)
             waiting += [link.replace("&amp;", "&") for link in links if "?at=" not in link]
-    assert failed == []
-    assert len(seen) > 60
+    assert failed == [] and len(seen) > 60
 
 
 def addresses(lab: ConsoleLab, prefix: str) -> Iterator[str]:
@@ -1787,8 +1779,7 @@ def test_a_study_that_nobody_asked_for_goes_to_quarantine(tmp_path: Path) -> Non
         fetched(inbox)
     assert inbox.study(wanted.StudyInstanceUID).state is StudyState.QUEUED
     study = inbox.study(other.StudyInstanceUID)
-    assert study.state is StudyState.QUARANTINED
-    assert OTHER_STUDY in study.reason
+    assert study.state is StudyState.QUARANTINED and OTHER_STUDY in study.reason
 
 
 @pytest.mark.usefixtures("impatient")
@@ -1943,8 +1934,7 @@ def test_no_nonsense_is_a_success_and_its_tries_have_an_end(
         [check] = called(peer).test()
     assert 3 <= sum(one.startswith("POST") for one in asked) < 20
     assert "defect" not in row["reason"] and len(row["reason"]) > 20, row["reason"]
-    assert not any(record.exc_info for record in caplog.records)
-    assert len(check.text) > 10
+    assert not any(record.exc_info for record in caplog.records) and len(check.text) > 10
 
 
 WORK_ITEM = work_item("1.2.3").to_json_dict()
@@ -2155,8 +2145,7 @@ def test_nothing_that_a_server_says_is_in_log_or_database(
         add_report(outbox)
         outbox.run_until("dead", seconds=30)
         [row] = outbox.rows()
-    assert (asked.count("POST /"), row["refusals"]) == (3, 3)
-    assert "business-rule" in row["reason"]
+    assert (asked.count("POST /"), row["refusals"]) == (3, 3) and "business-rule" in row["reason"]
     assert CANARY not in caplog.text and CANARY not in str(row)
     assert not [one for one in asked if "PID-CR" in one]
 

@@ -231,7 +231,7 @@ SETTINGS = (
     r"\d{2,3}(?:[.,]\d)? ?kvp?|\d{1,3}(?:[.,]\d{1,2})? ?mas",  # exposure of an X-ray
     r"d[vu]a \d{1,3} ?%|t \d[.,]\d|\d[.,]\d \d[.,]\d|q ?scan(?: \d\d)?",
     r"[st] \d ?/ ?(?:[-+] ?\d(?: ?/ ?\d){1,2}|\d(?: ?/ ?\d){2})|δ \d",  # of an Acuson: "S1/+1/2/4", "Δ=2"
-    r"r \d{1,2}(?:[.,]\d)? g \d{1,3} c \d{1,2} a \d{1,2}",  # of an Aloka: "R06 G57 C4 A2"
+    r"(?:\d{4} \d{1,2}[.,]\d )?r \d{1,2}(?:[.,]\d)? g \d{1,3} c \d{1,2}(?: a \d{1,2})?",  # of an Aloka
     # The last frame of a loop: "No.84/84", "977:977 (19.0:19.0 s)".
     r"(?P<frame>\d{3}):(?P=frame)|no (?P<last>\d{1,3}) ?/ ?(?P=last)|\d{1,3}[.,]\d:\d{1,3}[.,]\d s",
     rf"{_DECIMAL} ?[-/] ?{_DECIMAL} ?mhz",

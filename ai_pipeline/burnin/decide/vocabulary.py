@@ -161,7 +161,7 @@ LABELS = (
     # Philips: HDI, iU22, CX50, EPIQ
     | phrases("""
         Chroma, Chroma Map, Coded Pulse, Col Map, Color Blend, Color Write Priority, CPA, CVI, 2D
-        Opt, 2D Optimization, DynRg, Flow Optimization, Fusion, iFOCUS, iOptimize, iRotate, MaxVue,
+        Opt, 2D Optimization, Dyn R, DynRg, Flow Optimization, Fusion, iFOCUS, iOptimize, iRotate, MaxVue,
         SonoCT, Tissue Aberration, Tissue Specific, TSI, Vol Rate, Voxel, Write Prior, Write
         Priority, XRES, XRes Pro
     """)
@@ -246,7 +246,7 @@ LABELS_ALSO_NAMES = phrases("""
     AC, Ang, Angle, Angolo, AO, AP, ATO, Balance, Beam, BG, Blend, Burst, Carte, CF, CG, Col, Comp,
     Delta, DG, DR, Dual, Edge, Escala, FA, FF, FH, Filter, Flow, Foco, FR, Fuoco, Gain, Gamma, Ganho, Gate,
     Gn, Guadagno, Har, IP, LWF, Mag, Mapa, MB, MG, Mix, Noise, Opt, PD, Pen, Potenza, Power, Proc, Prof,
-    Pulse, PW, Pwr, Qual, Quadros, Realce, Res, RX, Scala, Scale, Sens, Size, Skala, Smooth, SMI, SRI,
+    Pulse, PW, Pwr, Qual, Quadros, Realce, Res, RS, RX, Scala, Scale, Sens, Size, Skala, Smooth, SMI, SRI,
     SV, SWE, Sweep, Tilt, Tint, TX, WF, Winkel, XV
 """)
 """Labels that are names as well, or of two letters, as initials are: they count with a unit that no person

@@ -299,8 +299,8 @@ def share_done(session: Session, study_id: int) -> float:
 
 
 def delivered_series(session: Session, study_id: int) -> Mapping[str, DeliveredSeries]:
-    """Return the identified results of a study that are confirmed, not withdrawn and not replaced, by Series
-    Instance UID.
+    """Return the identified results of a study that are confirmed, not withdrawn, not replaced and not of
+    before a correction, by Series Instance UID.
     """
     replaced = select(Result.supersedes).where(Result.study_id == study_id, Result.supersedes != "")
     chosen = (
@@ -312,6 +312,7 @@ def delivered_series(session: Session, study_id: int) -> Mapping[str, DeliveredS
             Result.kind != ResultKind.REJECTION,
             Result.id.not_in(select(Withdrawal.result_id)),
             Result.sop_instance_uid.not_in(replaced),
+            Result.outdated.is_(False),
             Delivery.state == DeliveryState.CONFIRMED,
         )
         .order_by(Result.id)

@@ -17,6 +17,7 @@ from dicom_node.base.events import RESULT_BUILT, RESULT_EXISTS
 from dicom_node.base.lifecycle import (
     END_STATES,
     DeliveryState,
+    ObjectRole,
     ResultKind,
     ReviewCause,
     ReviewVerdict,
@@ -179,7 +180,8 @@ def receivers(session: Session, study_id: int, rule: str) -> set[str]:
 
 
 def purged_images(session: Session, study_id: int, rule: str) -> dict[str, str]:
-    """Return the images of this rule's jobs on the study whose files were deleted since.
+    """Return the images of this rule's jobs on the study whose files were deleted since, without those that a
+    person set aside.
 
     SOP Instance UID -> Instance Number (0020,0013), "" for an image without one.
     """
@@ -193,7 +195,7 @@ def purged_images(session: Session, study_id: int, rule: str) -> dict[str, str]:
         for uid, attributes in session.execute(
             select(Instance.sop_instance_uid, Instance.attributes)
             .order_by(Instance.id)
-            .where(Instance.study_id == study_id, Instance.purged)
+            .where(Instance.study_id == study_id, Instance.purged, Instance.role != ObjectRole.ASIDE)
         )
         if uid in had
     }

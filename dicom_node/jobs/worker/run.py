@@ -12,8 +12,8 @@ the files only costs further tries.
 A job's images are compared with finished results of earlier studies in the database. They must be of the same
 patient (Patient ID and issuer, and no contradiction by the rule "One patient per study"), pipeline, modality,
 body part and view. The newest earlier study with such an image is used. Results that wait for a person, were
-rejected or withdrawn, or whose file was deleted are not used. If an earlier study arrives later, nothing is
-written again.
+rejected or withdrawn, are of before a correction, or whose file was deleted are not used. If an earlier study
+arrives later, nothing is written again.
 """
 
 from __future__ import annotations
@@ -896,6 +896,7 @@ def previous_images(
             Result.kind == ResultKind.SR,
             Result.deidentified.is_(False),
             Result.purged.is_(False),
+            Result.outdated.is_(False),
             ~exists().where(Withdrawal.result_id == Result.id),
             ~not_released,
         )

@@ -1465,6 +1465,20 @@ def test_a_study_corrected_in_part_can_go_back_to_the_patient_who_came_first(
     assert before not in str([row.fields for row in inbox.events()])
 
 
+def test_another_patient_under_a_study_uid_whose_images_were_deleted_is_analysed_alone(node: Inbox) -> None:
+    uid = analysed_rerun(node, "two weeks")
+    confirm(node)
+    node.write(intake.mark_purged, node.study(uid).id)
+    other = changed(ultrasound("two weeks", number=2), PatientID="OTHER", AccessionNumber="A2")
+    node.settle(other)
+    release(node, uid)
+    work(node)
+    study = node.study(uid)
+    assert (study.patient_id, study.accession_number) == ("OTHER", "A2")
+    assert node.jobs()[-1].source_uids == [other.SOPInstanceUID]
+    assert "No longer here" not in str(dcmread(node.folder / node.rows(Result)[-2].path))
+
+
 def test_an_image_of_two_studies_stays_or_moves(inbox: Inbox) -> None:
     image = ultrasound("one")
     inbox.index(image, changed(image, StudyInstanceUID="1.2.3.4"))

@@ -817,8 +817,8 @@ HARMLESS = {
         "TAC1", "DVA: 94%", "G 54%", "P 30mm", "T4.4", "Qscan:80 /MDR:50/MFT4.4",
         "Mlm:1.5", "81 kVp", "81kV 2.5mAs", "4Gray Map;5", "3HI REZ+;4", "6R-Filter;A", "B-Dyn.;75",
         "Frec. 10.0", "FR:42", "G66 DR60 FR32", "Line Density Med", "Verstärkung 60 dB", "Profondeur 12 cm",
-        "动态范围 60", "L25xp/13-6 Ophthalmic", "C5-1/FETAL HEART", "1.7/3.4 MHz",
-        "EDGE 50%", "2D Gain 48", "Color Gain 45%", "977:977", "No.84/84",
+        "动态范围 60", "L25xp/13-6 Ophthalmic", "C5-1/FETAL HEART", "1.7/3.4 MHz", "Dyn R 58",
+        "9123 5.0 R15 G66 C6 A2", "EDGE 50%", "2D Gain 48", "Color Gain 45%", "977:977", "No.84/84",
         "C5/M4", "C5 / M4", "FF3/E2", "SRI II 3 / CRI 2", "Qual norm", "WMF low1", "Frq mid",
     ),
     Meaning.MEASUREMENT: (
@@ -1165,8 +1165,13 @@ TAILS = (
 @pytest.mark.parametrize("front", ["", "Map ", "DR ", "D ", "MI 0.9 ", "Frame Rate 25 "])
 def test_no_name_is_a_label_or_a_value(front: str) -> None:
     known = UNSAFE_LABELS | {"THI"} | {label.upper() for label in LABELS_ALSO_NAMES}
-    words = {write(name) for name in (*NAMES, *SURNAMES) for write in (str, str.upper, str.title)}
-    texts = [f"{front}{word}{tail}" for word in words if word.upper() not in known for tail in TAILS]
+    texts = {
+        f"{front}{write(name)}{tail}"
+        for name in (*NAMES, *SURNAMES)
+        if name.upper() not in known
+        for write in (str, str.upper, str.title)
+        for tail in TAILS
+    }
     assert [text for text in texts if meaning_of(text, 1.0) is not Meaning.IDENTITY] == []
 
 
@@ -1200,15 +1205,13 @@ def test_label_and_value_in_two_columns_stay_or_go_together_and_no_name_is_a_lab
         "Map D/0",
         "WMF 60 Hz",
     ):
-        beside_a_name = block(("DR 60", 20), (setting, 40), ("KIM 45", 60))
-        assert [one.meaning is Meaning.IDENTITY for one in by_their_block(beside_a_name)] == [
-            False,
-            False,
-            True,
-        ]
+        beside_a_name = by_their_block(block(("DR 60", 20), (setting, 40), ("KIM 45", 60)))
+        assert [one.meaning is Meaning.IDENTITY for one in beside_a_name] == [False, False, True]
     for name, value in product(SURNAMES, ("4", "45", "102", "3.5", "0.80", "D/0", "3/4", "Off", "50%")):
-        found = as_scales(by_their_rows(columns(*rows[:2], (name, value), *rows[4:])), [])
-        assert meanings(found)[4:6] == [Meaning.IDENTITY] * 2
+        assert (
+            meanings(as_scales(by_their_rows(columns(*rows[:2], (name, value), *rows[4:])), []))[4:6]
+            == [Meaning.IDENTITY] * 2
+        )
 
 
 @pytest.mark.parametrize("name", ["KIM MINJUN", "01.02.", "Fr. Omid"])
@@ -1231,8 +1234,10 @@ def test_a_name_beside_an_age_or_in_another_column_proves_the_contrary(name: str
     ],
 )
 def test_presets_frame_counters_and_results_prove_no_setting(between: str, lines: tuple[str, ...]) -> None:
-    texts = block(*((words.format(between), 20 * n) for n, words in enumerate(lines)))
-    assert by_their_block(texts)[1].meaning is Meaning.IDENTITY
+    assert (
+        by_their_block(block(*((words.format(between), 20 * n) for n, words in enumerate(lines))))[1].meaning
+        is Meaning.IDENTITY
+    )
 
 
 @pytest.mark.parametrize(("name", "meaning"), [([("KIM", 50)], Meaning.IDENTITY), ([], Meaning.ACOUSTIC)])
@@ -1274,16 +1279,18 @@ def test_a_line_is_not_spared_that_does_not_stay_whole() -> None:
 
 
 def test_a_model_below_its_makers_name_is_a_logo() -> None:
-    lines = [text("Voluson", (20, 20, 60, 32)), text("E6", (30, 34, 50, 46)), text("E6", (200, 34, 220, 46))]
-    assert meanings(by_their_block(lines)) == [Meaning.LOGO, Meaning.LOGO, Meaning.IDENTITY]
+    assert meanings(
+        by_their_block(
+            [text("Voluson", (20, 20, 60, 32)), text("E6", (30, 34, 50, 46)), text("E6", (200, 34, 220, 46))]
+        )
+    ) == [Meaning.LOGO, Meaning.LOGO, Meaning.IDENTITY]
 
 
 def test_settings_below_settings_prove_what_is_a_setting_only_there() -> None:
     _, *rest = lines = block(("Gn 60", 40), ("C 61", 62), ("3/3/4", 84), right=150, high=20)
-    below_a_name = [text("KIM MINJUN", (100, 40, 150, 60)), *rest]
     assert meanings(by_their_block(lines)) == [Meaning.ACOUSTIC] * 3
     assert meanings(by_their_block(rest[1:])) == [Meaning.IDENTITY]
-    assert meanings(by_their_block(below_a_name)) == [Meaning.IDENTITY] * 3
+    assert meanings(by_their_block([text("KIM MINJUN", (100, 40, 150, 60)), *rest])) == [Meaning.IDENTITY] * 3
 
 
 def test_regions_are_calibrated_by_their_deltas() -> None:
