@@ -397,9 +397,10 @@ SIGN: Box = (50, 150, 66, 164)
 def test_a_sign_that_stands_alone_stays_and_initials_and_letters_far_apart_go(
     plan: Plan, words: str, drawn: tuple[Box, ...], area: Box, stays: bool
 ) -> None:
-    harmless = text((200, 150, 214, 164), Meaning.MEASUREMENT, words="T")
-    found = Found([harmless] if words else [], {TEXT: filled(*drawn)}, area=filled(area))
-    found.small = Line(words, 0.95, legible=bool(words))
+    harmless = [text((200, 150, 214, 164), Meaning.MEASUREMENT, words="T")] if words else []
+    found = Found(
+        harmless, {TEXT: filled(*drawn)}, area=filled(area), small=Line(words, 0.95, legible=bool(words))
+    )
     assert (not plan(found, CLINICAL).mask.any()) == stays
 
 
