@@ -1045,8 +1045,7 @@ def test_pages_together_show_each_study_once(database: Database, order: search.O
     for _ in range(3):
         rows, after = stored.read(search.search, search.Search(order=order), after)
         seen += rows
-    assert after is None
-    assert len({row["id"] for row in seen}) == len(seen) == 2 * search.PAGE + 7
+    assert after is None and len({row["id"] for row in seen}) == len(seen) == 2 * search.PAGE + 7
     key = "study_date" if order in (search.Order.DATE, search.Order.OLDEST_DATE) else "last_received_at"
     values = [str(row[key]) for row in seen]
     assert values == sorted(values, reverse=order in (search.Order.RECEIVED, search.Order.DATE))
@@ -1224,8 +1223,7 @@ def shown(site: ConsoleLab, **asked: object) -> str:
 def test_events_and_associations_around_a_time_the_newest_first_or_those_of_a_peer(site: ConsoleLab) -> None:
     page = shown(site)
     places = [page.index(text) for text in ("listener started", "association rejected", "C-ECHO answered")]
-    assert places == sorted(places, reverse=True)
-    assert "STRANGER" not in page
+    assert places == sorted(places, reverse=True) and "STRANGER" not in page
     assert page.count("192.0.2.21") == 2 and "released" in page  # one event, one association
     for peer in ("US1", "us1", "192.0.2.21"):
         page = shown(site, peer=peer)
@@ -1367,8 +1365,7 @@ def test_the_page_draws_them_and_programs_get_numbers(busy: Inbox) -> None:
         assert browser.page(f"/trends?days={days}").count("<svg") == 4
     assert (browser.get("/trends?days=8"), browser.get("/trends?days=x")) == (409, 400)
     status, found = Program(console, UserRole.VIEWER).ask("GET", "/trends?days=30")
-    assert status == 200
-    assert sum(found["received"]["values"]) == 1
+    assert status == 200 and sum(found["received"]["values"]) == 1
 
 
 def test_histograms_count_each_delivery_and_job_once(busy: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1647,15 +1644,13 @@ def test_an_operator_sees_tests_and_repeats(told: ConsoleLab, web: WebServer) ->
     assert browser.post("/notifications/hook/test") == 200 and "the server answers 404" in browser.text
     web.status = 200
     browser.post("/notifications/hook/test")
-    assert "taken by the server" in browser.text
-    assert web.calls[-1][1]["test"] is True
+    assert "taken by the server" in browser.text and web.calls[-1][1]["test"] is True
     hook = f'[[notifications]]\nname = "hook"\non = ["failure"]\nurl = "{web.url}"\n'
     words = ("notifications", "test", "hook", "--finding", "Pneumothorax")
     assert not run_forked("dicom_node", *words, "--config", config_file(told.settings, hook)).returncode
     assert "Suspected: Pneumothorax" in web.calls[-1][1]["text"] and web.calls[-1][1]["test"] is True
     assert [browser.post("/notifications/1/retry") for _ in range(2)] == [303, 409]
-    assert browser.post("/notifications/none/test") == 404
-    assert "T0KEN" not in browser.text
+    assert browser.post("/notifications/none/test") == 404 and "T0KEN" not in browser.text
     assert [row["action"] for row in told.audit_rows()[:3]] == [
         "notified_again",
         "notifier_tested",
@@ -1688,8 +1683,7 @@ def test_the_address_of_a_console_needs_tls_unless_it_is_of_this_machine(
     settings = Settings.model_validate({"node": {"data_dir": tmp_path}, "console": given})
     found = [*preflight.check_console(settings, role)]
     remedies = {one[0]: one[2] for one in found if not isinstance(one, Tried)}
-    assert set(remedies) == set(told)
-    assert all(word in remedies[key] for key, word in told.items())
+    assert set(remedies) == set(told) and all(word in remedies[key] for key, word in told.items())
 
 
 # The REST API: tokens, what it answers, and what programs that watch the node may ask
@@ -2363,8 +2357,7 @@ def test_a_mistake_stands_beside_its_field_and_nothing_typed_is_lost(admin: Brow
 def test_fields_and_what_none_can_show_make_the_same_rule_again(content: dict[str, Any]) -> None:
     rule = {"name": "one", "pipeline": "ultrasound", "send_to": ["pacs"], **content}
     again, problems = form.as_content(form.as_form(rule), "")
-    assert problems == []
-    assert RuleSettings(**again) == RuleSettings(**rule)
+    assert problems == [] and RuleSettings(**again) == RuleSettings(**rule)
 
 
 def test_every_key_of_a_rule_has_a_field(admin: Browser) -> None:
