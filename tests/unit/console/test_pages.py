@@ -511,8 +511,7 @@ def test_a_session_of_before_is_not_the_session_of_after(console: ConsoleLab, pr
     browser, thief = console.browser(), console.browser()
     browser.get("/sign-in")
     before = browser.client.cookies[console.cookie]
-    assert provider.sign_in(browser) == 200
-    assert browser.client.cookies[console.cookie] != before
+    assert provider.sign_in(browser) == 200 and browser.client.cookies[console.cookie] != before
     thief.client.cookies.set(console.cookie, before)
     assert (browser.get("/"), thief.get("/")) == (200, 303)
 
@@ -530,8 +529,7 @@ def test_groups_of_any_form_give_the_highest_role(
     console: ConsoleLab, provider: Forger, groups: object, role: str
 ) -> None:
     provider.claims = {"groups": groups}
-    assert provider.sign_in(console.browser()) == 200
-    assert list(accounts(console).values()) == [role]
+    assert provider.sign_in(console.browser()) == 200 and list(accounts(console).values()) == [role]
 
 
 @pytest.mark.parametrize(
@@ -619,11 +617,9 @@ def test_who_is_disabled_here_stays_out_whatever_the_provider_says(
 ) -> None:
     browser, admin = console.browser(), console.browser(UserRole.ADMIN)
     assert provider.sign_in(browser) == 200 and browser.get("/") == 200
-    assert admin.post("/users/anna@127.0.0.1/disable") == 303
-    assert browser.get("/") == 303
+    assert admin.post("/users/anna@127.0.0.1/disable") == 303 and browser.get("/") == 303
     assert provider.sign_in(browser) == 403 and "disabled here" in browser.text
-    assert admin.post("/users/anna@127.0.0.1/enable") == 303
-    assert provider.sign_in(browser) == 200
+    assert admin.post("/users/anna@127.0.0.1/enable") == 303 and provider.sign_in(browser) == 200
 
 
 def test_another_role_counts_from_the_next_sign_in_and_none_ends_all_sessions(
@@ -636,8 +632,7 @@ def test_another_role_counts_from_the_next_sign_in_and_none_ends_all_sessions(
     assert provider.sign_in(second) == 200 and second.get("/users") == 200
     assert accounts(console) == {"anna@127.0.0.1": "admin"}, "the name of the first sign-in stays"
     provider.claims = {"groups": []}
-    assert provider.sign_in(second) == 403
-    assert (browser.get("/"), second.get("/")) == (303, 303)
+    assert provider.sign_in(second) == 403 and (browser.get("/"), second.get("/")) == (303, 303)
 
 
 def test_a_second_factor_that_is_asked_for_must_be_in_the_token(
@@ -849,8 +844,7 @@ def test_an_endpoint_without_a_role_is_refused_to_all(console: ConsoleLab) -> No
     console.app.include_router(router)
     assert console.browser().get("/forgotten") == 303
     browser = console.browser(UserRole.ADMIN)
-    assert browser.get("/forgotten") == 403
-    assert "secret" not in browser.text
+    assert browser.get("/forgotten") == 403 and "secret" not in browser.text
 
 
 def test_a_change_needs_the_token_of_its_form_on_a_page_of_this_site(console: ConsoleLab) -> None:
@@ -887,8 +881,7 @@ def test_an_application_of_a_node_with_tls_tells_browsers_to_stay_with_it(consol
     assert browser.headers["Strict-Transport-Security"].startswith("max-age=")
     # What a browser asks of this prefix (RFC 6265bis 4.1.3.2), so that no neighbour sets it.
     name, *attributes = browser.headers["set-cookie"].split("; ")
-    assert name.startswith("__Host-")
-    assert {"Secure", "Path=/"} <= set(attributes)
+    assert name.startswith("__Host-") and {"Secure", "Path=/"} <= set(attributes)
     assert not any(attribute.startswith("Domain") for attribute in attributes)
 
 
