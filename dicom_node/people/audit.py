@@ -23,7 +23,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, or_, select, update
+from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -361,13 +361,15 @@ def note(
         mark_applied(session, by.decision)
     elif action in DECISIONS:
         about = dict(what or {})
-        study = session.get_one(Study, study_id) if study_id is not None else None
+        uid = (session.get_one(Study, study_id).study_instance_uid or "") if study_id is not None else ""
+        # Later than the one before, also where the clock was put back: they are applied again in this order.
+        before = session.scalar(select(func.max(DecisionRow.at)).where(DecisionRow.study_uid == uid))
         decision = DecisionRow(
             id=uuid.uuid4().hex,
-            at=row.at,
+            at=max(row.at, before + timedelta(microseconds=1)) if before else row.at,
             machine=machine_name(),
             action=action.value,
-            study_uid=(study.study_instance_uid or "") if study else "",
+            study_uid=uid,
             record={
                 "actor": by.name,
                 "address": row.address,

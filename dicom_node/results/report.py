@@ -240,7 +240,12 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
                 remarks=[*_reliability(known, unsure=unsure), *_remarks(source, sources, notes)],
                 images=[one for one in result.images if one.source_uid == source.uid],
                 parts=_parts(context, [one for one in compared if one.source_uid == source.uid]),
-                has_call=_has_call(known, measured, here),
+                # A suspected finding, a measurement that is a call or stands alone, or a doubt that people
+                # shall see.
+                has_call=any(one.decision is Decision.PRESENT and one.code != BURNED_IN for one in known)
+                or any(word in one.statement for one in measured for word in _CALLS)
+                or (not assesses(known) and assesses((), measured))
+                or any(one.name == UNSURE and one.on_faces for one in here),
             )
         )
     cleaning = [note for note in notes if note.name in _OF_CLEANING]
@@ -278,20 +283,6 @@ def _reliability(findings: Sequence[Finding], *, unsure: bool) -> list[str]:
         if one.reliability and not (unsure and one.decision is Decision.ABSENT)
     ]
     return [f"reliability: {' '.join(rated)}"] if rated else []
-
-
-def _has_call(
-    findings: Sequence[Finding], measured: Sequence[Measurement], notes: Sequence[QualityNote]
-) -> bool:
-    """Whether an image has a call: a suspected finding, a measurement that is a call or stands alone, or a
-    doubt that people shall see. ``notes``: those on the image.
-    """
-    return (
-        any(one.decision is Decision.PRESENT and one.code != BURNED_IN for one in findings)
-        or any(word in one.statement for one in measured for word in _CALLS)
-        or (not assesses(findings) and assesses((), measured))
-        or any(one.name == UNSURE and one.on_faces for one in notes)
-    )
 
 
 def failure_of(context: ResultContext, sources: Sequence[Source], reason: str, cause: Cause) -> Report:

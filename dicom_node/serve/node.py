@@ -82,6 +82,7 @@ _ASK_AGAIN_SECONDS = 600.0  # where entered peers and rules could not be taken o
 _DAY_SECONDS = 86400.0
 _DECISIONS_SECONDS = 5.0
 _REPEAT_SECONDS, _REPEAT_AT_LEAST_SECONDS = 1.0, 5.0  # after an event, and without
+_CORRECTIONS_SECONDS = 600.0  # that deliveries wait for received objects at most: one may stay unreadable
 _FAILED_SECONDS = 1.0  # until the lock of indexing is tried again, or a round that failed
 
 _SITE, _JOBS = "scheduler", "job scheduler"
@@ -539,8 +540,18 @@ class Background:
         self._start_timers()
 
     def _deliver(self) -> None:
-        """Enter persons' decisions that a restored database lacks, then deliver until the node stops."""
+        """Enter persons' decisions that a restored database lacks, wait until what was acknowledged before is
+        indexed, which may correct what waits to be sent, then deliver until the node stops.
+        """
         audit.enter_copies(self._database, self._settings)
+        before, end = {*self._spool.pending()}, time.monotonic() + _CORRECTIONS_SECONDS
+        while (
+            self._role.indexes
+            and time.monotonic() < end
+            and not before.isdisjoint(self._spool.pending())
+            and not self._stop.wait(0.1)
+        ):
+            pass
         self._delivery_worker.run_forever(self._stop)
 
     def stop(self) -> None:

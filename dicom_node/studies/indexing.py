@@ -147,8 +147,11 @@ def stop_study(session: Session, study: Study, reason: str, *, same_data: bool =
     if not same_data:
         states |= OPEN_DELIVERIES | {DeliveryState.DEAD}
         is_stopped = func.coalesce(Result.kind != ResultKind.REJECTION, True)  # received objects too
-        built = (Result.study_id == study.id) & (Result.kind != ResultKind.REJECTION)
-        session.execute(update(Result).where(built).values(outdated=True))
+        session.execute(
+            update(Result)
+            .where(Result.study_id == study.id, Result.kind != ResultKind.REJECTION)
+            .values(outdated=True)
+        )
     unsent = session.scalars(
         deliveries.with_objects(select(Delivery))
         .where(is_of_study, is_stopped, Delivery.state.in_(states))

@@ -546,6 +546,21 @@ def reject_all(node: Inbox, name: str) -> None:
     withdraw_results(node.settings, uid(name), None, reason=RejectionReason.SAFETY, because=WHY, by=READER)
 
 
+def test_a_correction_acknowledged_before_a_kill_goes_before_the_results_that_wait(tmp_path: Path) -> None:
+    pacs, image = Pacs(free_port()), ultrasound("killed", size=(96, 72))
+    node = Node(tmp_path, site_config(pacs.port))
+    with running(node):
+        store(node.port, [image], "US1")
+        node.wait_for(["delivering"])
+        os.kill(node.pid, signal.SIGSTOP)  # its listener goes on
+        assert store(node.port, [changed(image, PatientID="RIGHT")], "US1") == [0]
+        node.kill()
+        with run_pacs(pacs):
+            node.start()
+            node.wait_for(["delivered"])
+    assert [b"RIGHT" in stored for stored in pacs.stored.values()] == [True]
+
+
 def test_what_was_withdrawn_stays_so_and_what_came_after_the_backup_is_not_sent(
     tmp_path: Path, pacs: Pacs
 ) -> None:

@@ -502,8 +502,7 @@ def test_what_never_left_is_not_asked_for(tmp_path: Path, dicomweb: Server) -> N
     outbox = Outbox(tmp_path, [dicomweb_of(dicomweb.url)])
     outbox.add_study(["pacs"])
     outbox.withdraw()
-    assert outbox.scalars(select(Removal)) == []
-    assert removals(outbox).run_once() == 0
+    assert outbox.scalars(select(Removal)) == [] and removals(outbox).run_once() == 0
 
 
 FORWARDED = (
@@ -659,8 +658,7 @@ def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) ->
             assert node.cli("fetches", "missing", "pacs", "--days", "1") == []
             assert node.run("check").returncode == 0
             wait_until(lambda: set(orthanc.reports()) == set(uids), 120, "a report for each")
-            assert node.stop() == 0
-            assert orthanc.reports() == Counter(dict.fromkeys(uids, 1))
+            assert node.stop() == 0 and orthanc.reports() == Counter(dict.fromkeys(uids, 1))
             states = Counter(row["state"] for row in node.cli("jobs", "list", "--limit", "0"))
             assert states.pop("succeeded") == 4
             assert {*states} <= {"cancelled"}  # begun on the first film of two, after a kill between them
@@ -867,8 +865,7 @@ def test_a_damaged_result_file_never_leaves(tmp_path: Path, pacs: Pacs) -> None:
     outbox.file_of(damaged).write_bytes(outbox.file_of(damaged).read_bytes()[:-2])
     outbox.file_of(missing).unlink()
     outbox.run_until("dead", "confirmed")
-    assert outbox.states() == {"dead": 2, "confirmed": 1}
-    assert len(pacs.received) == 1
+    assert outbox.states() == {"dead": 2, "confirmed": 1} and len(pacs.received) == 1
 
 
 @pytest.mark.debian("postgresql")
@@ -1086,8 +1083,7 @@ def test_an_object_that_is_not_taken_over_is_sent_again(
     outbox = Outbox(tmp_path, [committing(committing_pacs)])
     (uid,) = outbox.add_study(["pacs"], ONE)
     outbox.run_until("confirmed")
-    assert committing_pacs.received == [uid, uid]
-    assert outbox.rows()[0]["refusals"] == 1
+    assert committing_pacs.received == [uid, uid] and outbox.rows()[0]["refusals"] == 1
 
 
 def test_a_report_that_comes_hours_late_and_twice_confirms_once(
@@ -1170,8 +1166,7 @@ def test_a_kill_between_request_and_answer_loses_nothing(
     outbox.worker().run_once()
     assert len(committing_pacs.requests) == 2  # nobody knows whether the first one arrived
     reported(outbox, transaction, uids, [])
-    assert outbox.states() == {"confirmed": 1}
-    assert len(outbox.scalars(select(Commitment))) == 2
+    assert outbox.states() == {"confirmed": 1} and len(outbox.scalars(select(Commitment))) == 2
 
 
 def test_a_report_is_answered_only_when_it_is_kept(
@@ -1377,8 +1372,7 @@ def test_a_report_is_one_message_and_confirmed_by_its_acknowledgement(tmp_path: 
     [row] = outbox.rows()
     assert (row["status"], row["attempts"], row["queries"]) == ("AA", 1, 0)
     [message] = ris.received
-    assert ris.numbers() == [control_id(uid)]
-    assert str(message["PID"][0][5]) == "Probe^Ä^^^^^L^A"
+    assert ris.numbers() == [control_id(uid)] and str(message["PID"][0][5]) == "Probe^Ä^^^^^L^A"
     assert str(message["MSH"][0][6]) == "HOSPITAL"
     assert "https://ai.example.org/studies/1^^TEXT^HTML" in [str(obx[5]) for obx in message["OBX"]]
 

@@ -75,9 +75,7 @@ class StudyQuery:
     @property
     def dates(self) -> str:
         """The range of days as a DICOM date range (PS3.4 C.2.2.2.5); "" for all days."""
-        if self.first is None or self.last is None:
-            return ""
-        return f"{self.first:%Y%m%d}-{self.last:%Y%m%d}"
+        return f"{self.first:%Y%m%d}-{self.last:%Y%m%d}" if self.first and self.last else ""
 
     def is_answered_by(self, study: FoundStudy) -> bool:
         """Whether ``study`` matches this query; to be checked here, as an archive may not match by all

@@ -100,8 +100,7 @@ def test_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         f'host = "${{SITE_HOST:-pacs.example.org}}"\nport = 4242\npassword = "${{file:{secret}}}"',
     )
     settings = load([write(tmp_path / "node.toml", text)])
-    assert settings.node.ae_title == "FROMENV"
-    assert settings.peer("pacs").host == "pacs.example.org"
+    assert settings.node.ae_title == "FROMENV" and settings.peer("pacs").host == "pacs.example.org"
     assert settings.peer("pacs").password.get_secret_value() == "p\u00e4ss${x}"
 
 
@@ -134,8 +133,7 @@ def test_every_line_of_the_samples_works_when_its_comment_mark_is_removed(
     ]
     assert all("# models_dir" not in text and "# quiet_seconds" not in text for text in texts)
     settings = load([write(tmp_path / f"{number}.toml", text) for number, text in enumerate(texts)])
-    assert settings.listener.tls is not None
-    assert settings.peer("pacs").query_ae_title == "PACS_QR"
+    assert settings.listener.tls is not None and settings.peer("pacs").query_ae_title == "PACS_QR"
 
 
 def uncomment(text: str) -> str:
@@ -378,8 +376,7 @@ def test_what_is_no_toml_is_told_with_its_remedy(tmp_path: Path, text: str, expe
     file = tmp_path / "node.toml"
     file.write_bytes(text.encode("latin-1" if "\u00fc" in text else "utf-8"))
     [problem] = preflight.check([file]).problems
-    assert str(problem).startswith(f"{file}:{expected}")
-    assert "TOPSECRET" not in str(problem)
+    assert str(problem).startswith(f"{file}:{expected}") and "TOPSECRET" not in str(problem)
 
 
 @pytest.mark.parametrize(

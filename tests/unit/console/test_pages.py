@@ -511,8 +511,7 @@ def test_a_session_of_before_is_not_the_session_of_after(console: ConsoleLab, pr
     browser, thief = console.browser(), console.browser()
     browser.get("/sign-in")
     before = browser.client.cookies[console.cookie]
-    assert provider.sign_in(browser) == 200
-    assert browser.client.cookies[console.cookie] != before
+    assert provider.sign_in(browser) == 200 and browser.client.cookies[console.cookie] != before
     thief.client.cookies.set(console.cookie, before)
     assert (browser.get("/"), thief.get("/")) == (200, 303)
 
@@ -530,8 +529,7 @@ def test_groups_of_any_form_give_the_highest_role(
     console: ConsoleLab, provider: Forger, groups: object, role: str
 ) -> None:
     provider.claims = {"groups": groups}
-    assert provider.sign_in(console.browser()) == 200
-    assert list(accounts(console).values()) == [role]
+    assert provider.sign_in(console.browser()) == 200 and list(accounts(console).values()) == [role]
 
 
 @pytest.mark.parametrize(
@@ -619,11 +617,9 @@ def test_who_is_disabled_here_stays_out_whatever_the_provider_says(
 ) -> None:
     browser, admin = console.browser(), console.browser(UserRole.ADMIN)
     assert provider.sign_in(browser) == 200 and browser.get("/") == 200
-    assert admin.post("/users/anna@127.0.0.1/disable") == 303
-    assert browser.get("/") == 303
+    assert admin.post("/users/anna@127.0.0.1/disable") == 303 and browser.get("/") == 303
     assert provider.sign_in(browser) == 403 and "disabled here" in browser.text
-    assert admin.post("/users/anna@127.0.0.1/enable") == 303
-    assert provider.sign_in(browser) == 200
+    assert admin.post("/users/anna@127.0.0.1/enable") == 303 and provider.sign_in(browser) == 200
 
 
 def test_another_role_counts_from_the_next_sign_in_and_none_ends_all_sessions(
@@ -636,8 +632,7 @@ def test_another_role_counts_from_the_next_sign_in_and_none_ends_all_sessions(
     assert provider.sign_in(second) == 200 and second.get("/users") == 200
     assert accounts(console) == {"anna@127.0.0.1": "admin"}, "the name of the first sign-in stays"
     provider.claims = {"groups": []}
-    assert provider.sign_in(second) == 403
-    assert (browser.get("/"), second.get("/")) == (303, 303)
+    assert provider.sign_in(second) == 403 and (browser.get("/"), second.get("/")) == (303, 303)
 
 
 def test_a_second_factor_that_is_asked_for_must_be_in_the_token(
@@ -849,8 +844,7 @@ def test_an_endpoint_without_a_role_is_refused_to_all(console: ConsoleLab) -> No
     console.app.include_router(router)
     assert console.browser().get("/forgotten") == 303
     browser = console.browser(UserRole.ADMIN)
-    assert browser.get("/forgotten") == 403
-    assert "secret" not in browser.text
+    assert browser.get("/forgotten") == 403 and "secret" not in browser.text
 
 
 def test_a_change_needs_the_token_of_its_form_on_a_page_of_this_site(console: ConsoleLab) -> None:
@@ -887,8 +881,7 @@ def test_an_application_of_a_node_with_tls_tells_browsers_to_stay_with_it(consol
     assert browser.headers["Strict-Transport-Security"].startswith("max-age=")
     # What a browser asks of this prefix (RFC 6265bis 4.1.3.2), so that no neighbour sets it.
     name, *attributes = browser.headers["set-cookie"].split("; ")
-    assert name.startswith("__Host-")
-    assert {"Secure", "Path=/"} <= set(attributes)
+    assert name.startswith("__Host-") and {"Secure", "Path=/"} <= set(attributes)
     assert not any(attribute.startswith("Domain") for attribute in attributes)
 
 
@@ -1045,8 +1038,7 @@ def test_pages_together_show_each_study_once(database: Database, order: search.O
     for _ in range(3):
         rows, after = stored.read(search.search, search.Search(order=order), after)
         seen += rows
-    assert after is None
-    assert len({row["id"] for row in seen}) == len(seen) == 2 * search.PAGE + 7
+    assert after is None and len({row["id"] for row in seen}) == len(seen) == 2 * search.PAGE + 7
     key = "study_date" if order in (search.Order.DATE, search.Order.OLDEST_DATE) else "last_received_at"
     values = [str(row[key]) for row in seen]
     assert values == sorted(values, reverse=order in (search.Order.RECEIVED, search.Order.DATE))
@@ -1224,8 +1216,7 @@ def shown(site: ConsoleLab, **asked: object) -> str:
 def test_events_and_associations_around_a_time_the_newest_first_or_those_of_a_peer(site: ConsoleLab) -> None:
     page = shown(site)
     places = [page.index(text) for text in ("listener started", "association rejected", "C-ECHO answered")]
-    assert places == sorted(places, reverse=True)
-    assert "STRANGER" not in page
+    assert places == sorted(places, reverse=True) and "STRANGER" not in page
     assert page.count("192.0.2.21") == 2 and "released" in page  # one event, one association
     for peer in ("US1", "us1", "192.0.2.21"):
         page = shown(site, peer=peer)
@@ -1367,8 +1358,7 @@ def test_the_page_draws_them_and_programs_get_numbers(busy: Inbox) -> None:
         assert browser.page(f"/trends?days={days}").count("<svg") == 4
     assert (browser.get("/trends?days=8"), browser.get("/trends?days=x")) == (409, 400)
     status, found = Program(console, UserRole.VIEWER).ask("GET", "/trends?days=30")
-    assert status == 200
-    assert sum(found["received"]["values"]) == 1
+    assert status == 200 and sum(found["received"]["values"]) == 1
 
 
 def test_histograms_count_each_delivery_and_job_once(busy: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1647,15 +1637,13 @@ def test_an_operator_sees_tests_and_repeats(told: ConsoleLab, web: WebServer) ->
     assert browser.post("/notifications/hook/test") == 200 and "the server answers 404" in browser.text
     web.status = 200
     browser.post("/notifications/hook/test")
-    assert "taken by the server" in browser.text
-    assert web.calls[-1][1]["test"] is True
+    assert "taken by the server" in browser.text and web.calls[-1][1]["test"] is True
     hook = f'[[notifications]]\nname = "hook"\non = ["failure"]\nurl = "{web.url}"\n'
     words = ("notifications", "test", "hook", "--finding", "Pneumothorax")
     assert not run_forked("dicom_node", *words, "--config", config_file(told.settings, hook)).returncode
     assert "Suspected: Pneumothorax" in web.calls[-1][1]["text"] and web.calls[-1][1]["test"] is True
     assert [browser.post("/notifications/1/retry") for _ in range(2)] == [303, 409]
-    assert browser.post("/notifications/none/test") == 404
-    assert "T0KEN" not in browser.text
+    assert browser.post("/notifications/none/test") == 404 and "T0KEN" not in browser.text
     assert [row["action"] for row in told.audit_rows()[:3]] == [
         "notified_again",
         "notifier_tested",
@@ -1688,8 +1676,7 @@ def test_the_address_of_a_console_needs_tls_unless_it_is_of_this_machine(
     settings = Settings.model_validate({"node": {"data_dir": tmp_path}, "console": given})
     found = [*preflight.check_console(settings, role)]
     remedies = {one[0]: one[2] for one in found if not isinstance(one, Tried)}
-    assert set(remedies) == set(told)
-    assert all(word in remedies[key] for key, word in told.items())
+    assert set(remedies) == set(told) and all(word in remedies[key] for key, word in told.items())
 
 
 # The REST API: tokens, what it answers, and what programs that watch the node may ask
@@ -2363,8 +2350,7 @@ def test_a_mistake_stands_beside_its_field_and_nothing_typed_is_lost(admin: Brow
 def test_fields_and_what_none_can_show_make_the_same_rule_again(content: dict[str, Any]) -> None:
     rule = {"name": "one", "pipeline": "ultrasound", "send_to": ["pacs"], **content}
     again, problems = form.as_content(form.as_form(rule), "")
-    assert problems == []
-    assert RuleSettings(**again) == RuleSettings(**rule)
+    assert problems == [] and RuleSettings(**again) == RuleSettings(**rule)
 
 
 def test_every_key_of_a_rule_has_a_field(admin: Browser) -> None:

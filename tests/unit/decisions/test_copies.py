@@ -1,12 +1,15 @@
 """The files of decisions: each is written once, and what was changed is no decision."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from dicom_node.base.config.settings import NodeSettings, Settings
+from dicom_node.base.lifecycle import AuditAction
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import DecisionRow
 from dicom_node.base.store.transitions import utc_now
@@ -43,6 +46,15 @@ def test_a_decision_is_written_once_and_only_its_owner_reads_it(settings: Settin
     files[0].unlink()  # with a disk
     audit.enter_copies(database, settings)
     assert (audit.copy_decisions(database, settings), len(audit.copied_decisions(folder))) == (1, 2)
+
+
+def test_the_last_decision_is_the_latest_also_where_the_clock_was_put_back(settings: Settings) -> None:
+    with Database(settings.database_url).write() as session:
+        for hours in (3, 1):
+            person = audit.Person("reader", decided_at=utc_now() + timedelta(hours=hours))
+            audit.note(session, person, AuditAction.DISCARDED, hours=hours)
+        rows = session.scalars(select(DecisionRow).order_by(DecisionRow.at)).all()
+        assert [row.record["fields"] for row in rows[2:]] == [{"hours": 3}, {"hours": 1}]
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"id": "a"}', '{"id": "a", "sha256": 1}'])
