@@ -365,7 +365,6 @@ def _findings_by_place(
         if not 1 <= (1 if finding.frame is None else finding.frame) <= source.frames:
             raise ResultRefused(f"a finding in frame {finding.frame} of an image of {source.frames}")
         # One of several classes is suggested or none: "undetermined" of each says nothing.
-        # One of several exclusive classes that is undecided says nothing.
         if finding.decision is Decision.ABSENT or (
             finding.exclusive and finding.decision is Decision.INDETERMINATE
         ):
