@@ -344,10 +344,15 @@ class Window:
         self.results = [self._filled(result, more) for result in self.results]
 
     def _filled(self, source: PixelArray, mask: Mask) -> PixelArray:
-        """Return ``source`` with ``mask`` filled, grey where filling made up a colour."""
+        """Return ``source`` with ``mask`` filled. A connected part of the mask in which filling made up a
+        colour is all grey: grey beside colour would show the letters.
+        """
         filled = fill_plan(source, mask, self.plan, self.tables.black, self._filler)
         if source.ndim == 3:
-            wrong = made_up(self.tables.show(source), self.tables.show(filled))
+            labels, _ = components(mask)
+            wrong = np.isin(
+                labels, labels[mask & made_up(self.tables.show(source), self.tables.show(filled))]
+            )
             filled[wrong] = filled[wrong].mean(axis=1, keepdims=True)
         return filled
 

@@ -21,6 +21,7 @@ from ai_pipeline.burnin.decide.writing import (
     Text,
     are_letters,
     as_scales,
+    beside_velocities,
     blocks,
     by_best_reading,
     by_their_pair,
@@ -334,7 +335,8 @@ class _Scene:
         legible = [text for text in self.texts if text.line.legible]
         traced = [text for text in self.texts if share_of(self.waves.traces, text.box) > 0.5]
         no_curves = [text for text in traced if are_letters(text)]
-        self.waves = self.waves.without(self.painted(legible), self.painted(no_curves))
+        waves = self.waves.without(self.painted(legible), self.painted(no_curves))
+        self.waves = replace(waves, strips=waves.strips | beside_velocities(self.texts, self.shape))
 
     def image_area(self) -> None:
         """Rule: drop, in the image area, texts that are neither proven harmless nor proven to be letters."""

@@ -249,18 +249,13 @@ def _plain_colour(pixels: PixelArray, tolerance: float) -> Colour | None:
     """
     if not len(pixels):
         return None
-    colour = np.asarray([_commonest(channel) for channel in pixels.reshape(len(pixels), -1).T])
+    channels = (np.unique(channel, return_counts=True) for channel in pixels.reshape(len(pixels), -1).T)
+    colour = np.asarray([values[counts.argmax()] for values, counts in channels])  # the commonest of each
     differs = np.abs(pixels.reshape(len(pixels), -1).astype(np.float64) - colour).max(axis=1)
     # Share of what is around a hole in one colour, from which that is the background there; else it is
     # black.
     plain = float((differs <= tolerance).mean()) >= 0.5
     return np.asarray(colour if pixels.ndim > 1 else colour[0], pixels.dtype) if plain else None
-
-
-def _commonest(values: npt.NDArray[Any]) -> Any:
-    """The commonest of ``values``."""
-    found, counts = np.unique(values, return_counts=True)
-    return found[counts.argmax()]
 
 
 TEXT, LINES, MARKS, FILL = (

@@ -46,6 +46,7 @@ from ai_pipeline.burnin.find.annotation import (
     dilated,
     gaps,
     index_of,
+    mask_of,
 )
 from ai_pipeline.burnin.find.area import strokes
 from ai_pipeline.burnin.find.networks import Line, is_wide
@@ -652,6 +653,28 @@ def as_scales(texts: Sequence[Text], bars: Mask) -> list[Text]:
     return found
 
 
+def beside_velocities(texts: Sequence[Text], shape: tuple[int, ...]) -> Mask:
+    """The mask of the rows of a picture of ``shape`` beside each upright axis of velocities, and a quarter of
+    its height beyond its ends: a spectrum, though no region of the header says so.
+    """
+    numbers = [text.box.box for text in texts if text.letters.isdigit()]
+    axes = (
+        # In its column, and at most so far from the unit (heights of it): other numbers may stand beyond.
+        [box for box in numbers if gaps(box, unit)[0] < 0 and gaps(box, unit)[1] < 12 * (unit[3] - unit[1])]
+        for unit in (text.box.box for text in texts if re.search("[cm]?m/s$", text.line.text))
+    )
+    return mask_of(
+        (
+            (0, max(0, (5 * top - bottom) // 4), shape[1], (5 * bottom - top) // 4)
+            for axis in axes
+            # Of numbers at different heights; a colour bar has two.
+            if sum(all(gaps(box, other)[1] > 0 for other in axis[:n]) for n, box in enumerate(axis)) >= 3
+            for top, bottom in [(min(box[1] for box in axis), max(box[3] for box in axis))]
+        ),
+        shape,
+    )
+
+
 def _is_misread(text: Text, ticks: Sequence[Box], along: int) -> bool:
     """Whether a text is an unsure reading of a number of an axis: at the place of one of its numbers
     (``ticks``), or in the middle between two. A number that is read otherwise is none: it may be an age.
@@ -741,7 +764,19 @@ def _rows(texts: Sequence[Text]) -> list[tuple[Text, Text]]:
         if _is_row(label, value)
         and not any(_is_row(label, text) and text.box.box[2] <= value.box.box[0] for text in texts)
     ]
-    return [row for row in rows if _is_in_columns(row, rows)]
+    # At least three of them, with this one, have their labels and values in its columns.
+    return [
+        row
+        for row in rows
+        if len(
+            {
+                label.letters + value.letters
+                for label, value in rows
+                if _aligned(label.box.box, row[0].box.box) and _aligned(value.box.box, row[1].box.box)
+            }
+        )
+        >= 3
+    ]
 
 
 def _is_row(label: Text, value: Text) -> bool:
@@ -755,16 +790,6 @@ def _is_row(label: Text, value: Text) -> bool:
     left, right = label.box.box, value.box.box
     # How far a value stands from its label, at most (heights of the lower one).
     return bool(words and number) and left[2] <= right[0] + 1 and _in_one_row(left, right, 6.0)
-
-
-def _is_in_columns(row: tuple[Text, Text], rows: Sequence[tuple[Text, Text]]) -> bool:
-    """Whether at least three of the ``rows``, with this one, have their labels and values in its columns."""
-    found = {
-        label.letters + value.letters
-        for label, value in rows
-        if _aligned(label.box.box, row[0].box.box) and _aligned(value.box.box, row[1].box.box)
-    }
-    return len(found) >= 3
 
 
 def _joined(label: Text, value: Text) -> Text:

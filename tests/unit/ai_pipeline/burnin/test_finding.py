@@ -37,6 +37,7 @@ from ai_pipeline.burnin.decide.writing import (
     are_letters,
     around,
     as_scales,
+    beside_velocities,
     blocks,
     by_best_reading,
     by_their_block,
@@ -1212,6 +1213,21 @@ def test_label_and_value_in_two_columns_stay_or_go_together_and_no_name_is_a_lab
             meanings(as_scales(by_their_rows(columns(*rows[:2], (name, value), *rows[4:])), []))[4:6]
             == [Meaning.IDENTITY] * 2
         )
+
+
+@pytest.mark.parametrize(
+    ("numbers", "rows"),
+    [
+        ((("+20", 100), ("-10", 250), ("-20", 300)), range(45, 375)),
+        ((("+20", 100), ("-20", 300)), ()),  # a colour bar
+        ((("45", 0), ("+20", 100), ("67", 560)), ()),
+    ],
+)
+def test_rows_beside_an_axis_of_velocities_are_a_spectrum(
+    numbers: Sequence[tuple[str, int]], rows: Sequence[int]
+) -> None:
+    texts = [text(words, (400, y, 440, y + 20)) for words, y in (("cm/s", 200), *numbers)]
+    assert np.flatnonzero(beside_velocities(texts, (600, 480)).all(axis=1)).tolist() == list(rows)
 
 
 @pytest.mark.parametrize("name", ["KIM MINJUN", "01.02.", "Fr. Omid"])
