@@ -103,7 +103,7 @@ bench: $(VENV)/.test  ## the node beside storescp, Orthanc and plain pynetdicom;
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/cleaning.py
 
-figures: $(VENV)/.test  ## make figures DATA=DIR: measure the models again for the figures of README, docs/models and cards (hours; inpaint alone over half an hour)
+figures: $(VENV)/.test  ## make figures DATA=DIR: measure the models again for the figures of README, docs/models and cards (about an hour on two quiet cores)
 	for what in anatomy fetal chest "detect --split test" ovarian marks "marks --masks tests/data/marks" \
 			"legible --policy clinical --first 1000" inpaint cleaning "despeckle --frames 6"; do \
 		echo "# $$what"; $(BIN)/ai-pipeline evaluate $$what --data $(DATA) || exit 1; done
