@@ -403,7 +403,7 @@ class _Scene:
         letters, going = (
             paint([inner(text.box) for text in some], self.shape, 0.0) for some in (kept, removed)
         )
-        # Ticks, marks and bars beside a line that goes; what lies mostly in it may be of its letters.
+        # Ticks, marks and bars beside a line that goes stay; one that lies mostly in it may be a letter.
         letters |= mostly_outside(self.signs() | self.bars, going) & ~going & self.clinical
         self.mask = self.painted([text for text in removed if text not in traced]) & ~letters
         self.kept, self.traced = self.painted(kept) & ~self.mask, self.painted(traced) & ~self.mask
@@ -444,7 +444,7 @@ class _Scene:
         beside = self.painted([text for text in proven if share_of(tissue, text.box) <= 0.5])
         found = letter_strokes(proven, letters, self.picture, MARGIN) | (beside & self.plain)
         self.left = inside & ~self.painted(proven)
-        # What nobody can read stays whole if most of it lies in the image area.
+        # A part of the mask that nobody can read stays whole if most of it lies in the image area.
         unread = mostly_outside(self.mask & ~self.painted(going), ~self.left)
         self.mask = (self.mask & ~self.ground & ~unread) | (found & inside)
 

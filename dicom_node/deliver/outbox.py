@@ -564,7 +564,7 @@ def _why_not_sent(session: Session, delivery: Delivery) -> str:
     else:
         session.refresh(item, with_for_update={"read": True})
     if deliveries.is_outdated(session, delivery):
-        return "it is of before a correction or quarantine of its study, it is sent nowhere"
+        return "it is older than a correction or quarantine of its study, it is sent nowhere"
     if item.purged:
         return f"the file was deleted after spool.{'result' if result else 'keep'}_days"
     held_state = not_accepted(session, [result.id]).get(result.id) if result else None

@@ -540,8 +540,8 @@ class Background:
         self._start_timers()
 
     def _deliver(self) -> None:
-        """Enter persons' decisions that a restored database lacks, wait until what was acknowledged before is
-        indexed, which may correct what waits to be sent, then deliver until the node stops.
+        """Enter persons' decisions that a restored database lacks, wait until the objects that were
+        acknowledged before are indexed (they may correct waiting results), then deliver until the end.
         """
         audit.enter_copies(self._database, self._settings)
         before, end = {*self._spool.pending()}, time.monotonic() + _CORRECTIONS_SECONDS

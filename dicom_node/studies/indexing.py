@@ -135,7 +135,7 @@ def drop_waiting(session: Session, study: Study, reason: str) -> None:
 def stop_study(session: Session, study: Study, reason: str, *, same_data: bool = False) -> None:
     """Send nothing more of a study: cancel waiting jobs and deliveries, and request that running jobs stop.
 
-    What is being sent, or was given up, is not sent again either, nor does a person send a result of before
+    What is being sent, or was given up, is not sent again either, nor may a person send an older result
     until a job wants it again. ``same_data``: the study's objects are unchanged, so these, assessments and
     received images are still delivered, because no job asks for them again.
     """

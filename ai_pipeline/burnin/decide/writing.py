@@ -677,7 +677,8 @@ def beside_velocities(texts: Sequence[Text], shape: tuple[int, ...]) -> Mask:
 
 def _is_misread(text: Text, ticks: Sequence[Box], along: int) -> bool:
     """Whether a text is an unsure reading of a number of an axis: at the place of one of its numbers
-    (``ticks``), or in the middle between two. A number that is read otherwise is none: it may be an age.
+    (``ticks``), or in the middle between two. Text that is read as another number does not count: it may be
+    an age.
     """
     box, line = text.box.box, [tick for tick in ticks if _in_line(text.box.box, tick, along)]
     return (

@@ -299,8 +299,8 @@ def share_done(session: Session, study_id: int) -> float:
 
 
 def delivered_series(session: Session, study_id: int) -> Mapping[str, DeliveredSeries]:
-    """Return the identified results of a study that are confirmed, not withdrawn, not replaced and not of
-    before a correction, by Series Instance UID.
+    """Return the identified results of a study that are confirmed, not withdrawn, not replaced and not
+    older than a correction, by Series Instance UID.
     """
     replaced = select(Result.supersedes).where(Result.study_id == study_id, Result.supersedes != "")
     chosen = (

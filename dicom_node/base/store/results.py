@@ -180,8 +180,8 @@ def receivers(session: Session, study_id: int, rule: str) -> set[str]:
 
 
 def purged_images(session: Session, study_id: int, rule: str) -> dict[str, str]:
-    """Return the images of this rule's jobs on the study whose files were deleted since, without those that a
-    person set aside.
+    """Return the images of this rule's jobs on the study whose files were deleted since, except images that
+    a person set aside.
 
     SOP Instance UID -> Instance Number (0020,0013), "" for an image without one.
     """
