@@ -45,6 +45,7 @@ from ai_pipeline.burnin.decide.vocabulary import (
     NOUNS,
     PHRASES,
     PRESETS,
+    PROBE,
     PROBES,
     SIDE_LETTERS,
     SIDES,
@@ -124,7 +125,7 @@ _NUMBER = r"\d{1,3}(?:[.,]\d{1,3})?"
 _CM = r"\d{1,2}(?:[.,]\d{1,3})?"  # a body height has three digits
 _INDEX = r"(?:\d|10)[.,]\d{1,2}"
 _DECIMAL = r"\d{1,2}[.,]\d{1,3}"
-_UNIT = r"(?:mm(?: ?[23])?|ml|cc|cm(?: ?[23])|[cm]m?/s(?:ec)?|mmhg|bpm|ms(?:ec)?|s(?:ec)?|deg|°|%)"
+_UNIT = r"(?:mm(?: ?[23])?|ml|cc|cm(?: ?[23])|[cm]m?/s(?:ec)?|mmhg|bpm|ms(?:ec)?|s(?:ec)?|deg|°)"
 _VALUE = rf"[-+~=<>]? ?(?:{_CM} ?cm|{_NUMBER} ?{_UNIT})"
 _WHICH = r"(?:[#+×x*] ?)?(?:[1-9] )?(?:[+×x*] ?)?"  # of several calipers: "1 D", "+ Dist", "2 x"
 
@@ -156,10 +157,11 @@ _WHAT = r"diam|dim|vel|vmax|max pg|mean pg|vti|area|vol|length|thick"
 
 MEASUREMENTS = (
     rf"{_WHICH}(?:(?:{LENGTH_LABELS}|{_OTHER_LABELS}) ?(?:[1-9] )?)?{_VALUE}",
+    rf"{_WHICH}(?:{_OTHER_LABELS}) ?(?:[1-9] )?[-+~=<>]? ?{_NUMBER} ?%",  # without a label per cent are a setting's
     rf"{_WHICH}(?:{LENGTH_LABELS_ELSEWHERE}) ?(?:[1-9] )?"
     r"(?:[12]?\d(?:[.,]\d{1,3})? ?cm|\d{1,3}(?:[.,]\d{1,2})? ?mm)",
     rf"(?:头围|腹围|周长) ?{_CM} ?cm|(?:面积|área|aire|fläche) ?{_NUMBER} ?[cm]m ?2",
-    rf"(?:体积|容积|volumen) ?{_NUMBER} ?(?:ml|cc|cm ?3)|(?:速度|velocidad|vitesse) ?{_NUMBER} ?[cm]m?/s",
+    rf"(?:体积|容积|volumen|volume) ?(?:[a-d] )?{_NUMBER} ?(?:ml|cc|cm ?3)|(?:速度|velocidad|vitesse) ?{_NUMBER} ?[cm]m?/s",
     rf"{_WHICH}{_DECIMAL}(?: ?[x×*] ?{_DECIMAL}){{1,2}} ?[cm]m",
     rf"{_WHICH}(?:ri|r1|pi|s/d|d/s|ci|hc/ac|fl/ac|fl/bpd|fl/hc|a/b|cpr|ica/cca) ?{_DECIMAL}",
     rf"{_WHICH}(?:{_HEART}) ?(?:(?:{_WHAT}) ?)?(?:{_CM} ?cm|{_NUMBER} ?{_HEART_UNIT})",
@@ -172,33 +174,60 @@ MEASUREMENTS = (
 """Values with their labels and units, as regular expressions on :func:`spaced` text, letters of any case."""
 
 
-def _one_of(labels: Iterable[str]) -> str:
-    """A regular expression in small letters for these labels; their words may be stuck together."""
-    apart = re.sub(r"(?<=\d)(?=[A-Z])", " ", "|".join(sorted(labels)))
-    return f"(?:{apart.casefold()})[.+]?".replace(" ", " ?")
+LABEL, LABEL_ALSO_NAME = "\N{CURRENCY SIGN}", "\N{SECTION SIGN}"
+"""What :func:`labelled` writes for the label of a setting, and for one that is a name as well."""
+_SIGNS = {
+    way.casefold(): sign
+    for labels, sign in ((LABELS_ALSO_NAMES, LABEL_ALSO_NAME), (LABELS, LABEL))
+    for label in labels
+    for way in (label, label.replace(" ", ""), re.sub(r"(?<=\d)(?=[A-Z])", " ", label))
+}
 
 
-_LABEL, LABEL_ALSO_NAME = _one_of(LABELS), _one_of(LABELS_ALSO_NAMES)
+def labelled(text: str) -> str:
+    """Return :func:`spaced` text with a sign in place of each label of a setting; the words of a label may be
+    stuck together.
+    """
+    tokens, found = text.split(), []
+    while tokens:
+        # Words of a label, at most.
+        ways = (
+            (_SIGNS.get(" ".join(tokens[:words]).casefold().rstrip(".+")), words) for words in (4, 3, 2, 1)
+        )
+        sign, words = next((way for way in ways if way[0]), (tokens[0], 1))
+        found.append(sign)
+        tokens = tokens[words:]
+    return " ".join(filter(None, found))
+
+
 _AMOUNT = (
     rf"(?:[-+<]? ?(?:{_NUMBER} ?(?:db|%|fps|[km]?hz|°|deg|[cm]m|[cm]?m/s|ms|m?w(?:/cm ?2)?|x)|\d{{4}} ?hz)|"
     rf"{_DECIMAL} ?[-/] ?{_DECIMAL} ?mhz)"
 )
+_UNITS = "(?:db|%|[km]?hz|[cm]m|°)"
+_PART = rf"(?:(?:[a-z]{{1,3}}|[¤§]) )?(?:{_AMOUNT}|[-+]?\d{{1,3}}(?:[.,]\d{{1,2}})?)|[¤§]"
 _SETTING_OF_LABEL = re.compile(
-    r"(?=.{4})(?!(?:[1-9] )?\w{3} (?!100)\d{3}$)"  # three letters may be initials, "DMR 123" an ID
     r"(?:[1-9] )?"  # the number of a key: "4 Gray Map 5"
-    rf"(?:{LABEL_ALSO_NAME} )?{_LABEL}(?: (?:{LABEL_ALSO_NAME}|{_LABEL}))?"
+    r"(?:§ )?¤(?: [§¤])?"
     rf"(?: (?:{_AMOUNT}|[-+]? ?(?:\d{{1,3}}(?:[.,]\d)?|0[.,]\d\d)|"
     r"(?:[a-z]|\d)(?: ?/ ?(?:[a-z]|1?\d)){1,3}|[a-z](?: \d)?|"
     r"(?:h ?)?(?:gen|pen|res)|(?:low|mid|med|high) ?[v\d]?|max|min|on|off|auto|none|norm|normal|std|"
-    r"soft|hard|fast|slow|full))?|"
+    r"soft|hard|fast|slow|full|hoch|mittel|niedrig|alt[ao]|medi[ao]|bass[ao]|baj[ao]|baix[ao]|haute?|moyen|"
+    r"bas|faible|forte?))?|"
     # No newborn is shorter than 30 cm.
-    rf"(?!.* [3-9]\d(?:[.,]\d+)? ?cm$)(?:{LABEL_ALSO_NAME}|[b-hptvz]) {_AMOUNT}(?: ?/ ?[a-z] {_AMOUNT})?|"
-    rf"(?:(?:{LABEL_ALSO_NAME}|{_LABEL}|[cdgp]) \d{{1,3}}(?:[.,]\d)?(?: ?/ ?| |$)){{3,6}}"
+    rf"(?!.* [3-9]\d(?:[.,]\d+)? ?cm$)(?:§|[b-hptvz]) {_AMOUNT}(?: ?/ ?[a-z] {_AMOUNT})?|"
+    r"(?:[¤§cdgp] \d{1,3}(?:[.,]\d)?(?: ?/ ?| |$)){3,6}|"
+    # A list after its mode, or with two units: "2D G50/105dB/FA2/P95/HAR/FSI 1", "B161°/V120°/5.0cm".
+    rf"(?:(?:[234] d|c|pw|cw|pd|m|tdi|sc|e|b|cf|cfm|¤|§) (?=(?:.*?(?:\b[a-z]{{1,3}}|[¤§]) \d|.*?\d ?{_UNITS}){{2}})|"
+    rf"(?=(?:.*?\d ?{_UNITS}){{2}}))(?:{_PART})(?: ?[/@~] ?(?:{_PART})){{2,9}}"
 )
 """A machine setting in small letters, by its label (:data:`LABELS`): with any value, or of four letters; by a
 label that is a name as well (:data:`LABELS_ALSO_NAMES`), with a unit or among three in a row."""
 
 SETTINGS = (
+    rf"(?:\d{{1,3}} ?(?:k?hz|fps) ?/ ?\d{{1,2}}[.,]\d|{_CM} ?cm ?/ ?\d[.,]\d)",
+    r"(?-i:M) [34](?: (?-i:M) [34])?|map ?[a-h] ?/ ?st ?\d|fa \d{1,2}|th \d{1,3}|qual(?:ity)? (?:high|mid|low|norm|max) ?\d?",
+    rf"f ?{_DECIMAL} ?[-~] ?{_DECIMAL}(?: ?mhz)?",
     rf"m ?(?:[il|] ?|1 ){_INDEX}",  # no "M 12.03"
     rf"t ?(?:[il|] ?|1 )[sbc]? ?<? ?{_INDEX}",
     r"a 0=\d{1,3} ?%",
@@ -275,8 +304,10 @@ OVER_TISSUE = re.compile(rf"(?i:{'|'.join(SIDES)}|[LR]) ?(?:[1-9]|1[0-2]|- ?(?:{
 could be initials and "RT 9" a room."""
 _MEASUREMENT = re.compile("|".join(MEASUREMENTS), re.IGNORECASE)
 _SETTING = re.compile("|".join(SETTINGS), re.IGNORECASE)
+_HARMLESS = NOUNS | VIEWS | SIDES
+_SIDE = "|".join(sorted(SIDES | {"TRV", "SAG", "TRANS"}))
 _STUCK = re.compile(
-    rf"\b(?!(?:{'|'.join(NOUNS)})\b)({'|'.join(sorted(SIDES | {'TRV', 'SAG', 'TRANS'}))})"
+    rf"\b(?={_SIDE})(?!(?:{'|'.join(NOUNS)})\b)({_SIDE})"
     rf"(?=(?:{'|'.join(noun for noun in NOUNS if len(noun) >= 5)})\b)",
     re.IGNORECASE,
 )
@@ -298,7 +329,8 @@ def may_be_setting(text: str) -> bool:
     (:data:`_MISREAD`). It must have a digit, or a label that is no name. Of 64,000 invented names (of the
     library Faker 40) none is taken for a setting.
     """
-    if not re.search(r"(?i)\d|^sr[i1]|^qual|^wmf", text):
+    a_date = re.search(r"\d\d?[/.-]\d\d?[/.-]\d\d", text)
+    if a_date or not re.search(r"(?i)\d|^sr[i1]|^qual|^wmf", text):
         return False
     ways = {" ".join(unicodedata.normalize("NFKC", text).split()).strip(CALIPER_SIGNS).rstrip(TICKS)[:24]}
     for _ in range(2):
@@ -343,6 +375,8 @@ def _meaning_of_line(line: str) -> Meaning:
     if line in _SINGLE_LETTERS - SIDE_LETTERS:
         return Meaning.MEASUREMENT
     # An echo's edge before the first letter; one setting after another: "Qscan:80 /MDR:50".
+    # What stands in brackets leads a list: "[2D]G50/105dB/FA2".
+    line = re.sub(r"\[(\w{1,3})\]", r"\1 ", line.replace("'", " "))
     line = re.sub(r"(?i)^/(?=prf)|(?<=\d) ?/(?=[a-z]{2,} \d)", " ", spaced(line))
     return _proven(list(filter(None, (token.strip(",;:|()[]") for token in line.split()))))
 
@@ -395,14 +429,19 @@ def _item(tokens: Sequence[str]) -> Meaning | None:
     text = " ".join(tokens)
     if text in QUANTITIES or _MEASUREMENT.fullmatch(text):
         return Meaning.MEASUREMENT
-    if text.lstrip("-") in MODES or text.replace(" ", "").upper() in PROBES or _is_setting(text):
+    probe = text.replace(" ", "").upper()
+    if text.lstrip("-") in MODES or probe in PROBES or PROBE.fullmatch(probe) or _is_setting(text):
         return Meaning.ACOUSTIC
     return Meaning.ORIENTATION if _ADDRESS.fullmatch(text) or _is_orientation(tokens) else None
 
 
 def _is_setting(text: str) -> bool:
     """Whether a text is a machine setting in a form of its own, or by its label."""
-    return bool(_SETTING.fullmatch(text) or _SETTING_OF_LABEL.fullmatch(text.casefold()))
+    # Three letters may be initials, "DMR 123" an ID.
+    number = len(text) < 4 or re.fullmatch(r"(?:[1-9] )?\w{3} (?!100)\d{3}", text)
+    return bool(
+        _SETTING.fullmatch(text) or (not number and _SETTING_OF_LABEL.fullmatch(labelled(text).casefold()))
+    )
 
 
 def _is_orientation(tokens: Sequence[str]) -> bool:
@@ -414,7 +453,7 @@ def _is_orientation(tokens: Sequence[str]) -> bool:
     upper = [word.upper() for word in words]
     if not words or " ".join(upper) in PHRASES:
         return bool(words)
-    sure = [big in NOUNS | VIEWS | SIDES or word in CODES for word, big in zip(words, upper, strict=True)]
+    sure = [big in _HARMLESS or word in CODES for word, big in zip(words, upper, strict=True)]
     allowed = SIDE_LETTERS | (ALSO_NAMES | JOINING if any(big in NOUNS for big in upper) else frozenset())
     allowed |= SUFFIXES if any(sure) and "-" in tokens[-1] else frozenset()
     return all(good or big in allowed for good, big in zip(sure, upper, strict=True)) and (

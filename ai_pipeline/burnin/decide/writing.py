@@ -24,13 +24,14 @@ import cv2
 import numpy as np
 
 from ai_pipeline.burnin.decide.meaning import (
-    LABEL_ALSO_NAME,
     LEAST_CONFIDENCE,
     NOTHING_MORE,
     TICKS,
     Allowed,
+    labelled,
     may_be_setting,
     meaning_of,
+    spaced,
 )
 from ai_pipeline.burnin.decide.vocabulary import PRESETS
 from ai_pipeline.burnin.find.annotation import (
@@ -524,15 +525,21 @@ BLOCK = 2.5
 _CONSONANTS = "[B-DF-HJ-NP-TV-XZ][b-df-hj-np-tv-xzB-DF-HJ-NP-TV-XZ]{1,2}"
 _NAMES = "(?:N[Gg]|M[Cc]|V[Ll][Kk]|W[Mm])(?![A-Za-z])"
 """Names, and their beginnings, without a vowel."""
+_LETTERS = rf"(?:[A-Z]|{_CONSONANTS}|[¤§])"
+_VALUE = r"[-+]? ?\d{1,3}(?:[.,]\d{1,2})?(?: ?(?:dB|%|[kM]?Hz|fps|[cm]m|°))?"
+_STEP = "(?:Low|LOW|Mid|MID|Med|MED|High|HIGH|Max|MAX|Off|OFF|On|ON|Gen|GEN|Pen|PEN|Res|RES|CHI|Hoch|Mittel)"
 AMBIGUOUS = re.compile(
-    rf"(?![FJMW] ?\d\d|{_NAMES})(?:(?:(?:[A-Z]|{_CONSONANTS}|(?i:{LABEL_ALSO_NAME})) ?:? ?)?"
-    r"\d{1,2}(?:[.,]\d)?|-\d{1,2}|100 ?[^\s\dAaFfJjMmWwYy]?|"
-    r"(?:[A-Z]/[A-Z] ?)?\d(?:/\d){1,3}|[A-Z]/[A-Z](?: \d/1\d)?|"
-    r"(?:[B-DF-HJ-NP-TV-XZ]{1,3} )?(?:Gen|Pen|Low|Med|Mid|High|Off|CHI)|"
-    rf"(?i:{LABEL_ALSO_NAME})(?:(?: |: ?)(?:[A-Z]|[A-Z]/\d|(?i:low|med|mid|high|max|off|on)))?)"
+    rf"(?![FJMW] \d\d$|[A-Z]\w\w \d{{3}}$|{_NAMES}|.*\d/\d\d?/\d\d)(?:"
+    r"-?\d{1,2}|\d{1,2}[.,]\d|100 ?[^\s\dAaFfJjMmWwYy]?|\d(?:/\d){1,3}|[A-Z]/[A-Z](?: \d/1\d)?|"
+    rf"(?:[¤§] )?{_LETTERS}(?: ?[#/])?(?: ?{_VALUE}| {_STEP}| ?[A-Z]/\d)"
+    rf"(?: ?[/~@] ?(?:{_LETTERS} ?)?(?:{_VALUE}|[A-Z])){{0,5}}|[¤§](?: [A-Z])?|{_STEP})"
 )
-"""The form of a setting that could be an age, a date or a name elsewhere: a number after a label without a
-vowel, ratios, steps. A padlock beside a power is read as a letter; no letter of a sex or of years is one."""
+"""The form of a setting that could be an age, a date or a name elsewhere, as :func:`labelled` writes it: a
+number after a label without a vowel, ratios, steps. A padlock beside a power is read as a letter; no letter of
+a sex or of years is one."""
+TO_PROVE_TWICE = re.compile(rf"-?\d{{1,2}}(?:[.,]\d)?|100 ?.?|{_CONSONANTS} \d\d|\w{{4,}} \d\d|\D*")
+"""What of these could be an age or a name, as :func:`spaced` writes it: proven settings must stand above and
+below it."""
 HARMLESS = re.compile(
     rf"(?!{_NAMES}|[HW][Tt]|BW)(?:[A-Z]|{_CONSONANTS}|[eisx][A-Z][a-z]{{2,8}}) ?:?"
     r"(?: ?(?:H?\d{1,2}[.,]\d(?: ?(?:[kM](?:Hz)?|[cm]m))?|0[.,]\d\d|\d{1,3} ?(?:dB|%|k?Hz|fps|°))| [A-Z]/\d)|"
@@ -587,7 +594,7 @@ AXIS = re.compile(r"\W{0,2}(\d{1,3}(?:[.,]\d{1,2})?|[.,]\d{1,2})\W{0,2}(?:[cm]?m
 
 TOGETHER = "with what belongs to it"
 """Why a label has the meaning of its value, and the value that of its label."""
-LABEL = re.compile(r"F?HR|BPM|PRF|DR|FR|WF|MI|TI[SBC]?|T[Ii][sbc]|Gn|Frq|FOV|AO%")
+VALUED = re.compile(r"F?HR|BPM|PRF|DR|FR|WF|MI|TI[SBC]?|T[Ii][sbc]|Gn|Frq|FOV|AO%")
 """Labels that say nothing without their values."""
 
 
@@ -609,7 +616,7 @@ def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> lis
             sure = min(one.line.confidence, other.line.confidence)
             together = meaning_of(f"{one.line.text} {other.line.text}", sure, allowed)
             harmless = together is not Meaning.IDENTITY and (level or together is not Meaning.ORIENTATION)
-            if harmless or (value and LABEL.fullmatch(one.line.text.strip(" :"))):
+            if harmless or (value and VALUED.fullmatch(one.line.text.strip(" :"))):
                 for index in (first, second):
                     found[index] = replace(found[index], meaning=together, proof=TOGETHER)
     return found
@@ -834,7 +841,9 @@ def _may_be_setting(text: Text) -> bool:
     """Whether a text is a setting that could be an age or a name elsewhere, or a misread setting."""
     sure = text.line.confidence >= LEAST_CONFIDENCE
     written = text.line.text.strip()
-    return bool(sure and (AMBIGUOUS.fullmatch(written) or HARMLESS.fullmatch(written))) or any(
+    return bool(
+        sure and (AMBIGUOUS.fullmatch(labelled(spaced(written))) or HARMLESS.fullmatch(written))
+    ) or any(
         may_be_setting(line.text)
         for line in (text.line, text.small)
         # Confidence of a reading, from which it may be a misread setting.
@@ -854,11 +863,11 @@ def _is_among_settings(text: Text, texts: Sequence[Text]) -> bool:
         if not _is_same_place(text.box.box, other.box.box) and overlap(text.box.box, other.box.box) < 0.6
     ]
     written = text.line.text.strip()
-    ambiguous = AMBIGUOUS.fullmatch(written) is not None
+    ambiguous = AMBIGUOUS.fullmatch(labelled(spaced(written))) is not None
     # The value of a label in its own row is no age of a person whose name is near.
     harmless = HARMLESS.fullmatch(written) is not None or (ambiguous and text.proof == TOGETHER)
-    ambiguous &= not harmless
-    if sum(_leads_to_setting(text, others, upwards=upwards) for upwards in (True, False)) < 1 + ambiguous:
+    twice = ambiguous and not harmless and TO_PROVE_TWICE.fullmatch(spaced(written))
+    if sum(_leads_to_setting(text, others, upwards=way) for way in (True, False)) < 1 + bool(twice):
         return False
     reach = BLOCK * (text.box.box[3] - text.box.box[1])
     return harmless or all(

@@ -828,7 +828,7 @@ HARMLESS = {
         "+ Dist 2.31 cm", "+Dist2.31cm",
         "Dist 1 2.31cm", "D1: 3.45 cm", "2.31 x 1.45 x 3.20 cm", "2.31x1.45cm", "2,31 cm", "Vol 12.3 ml",
         "Vol12.3ml", "RI 0.65", "PSV 43.2 cm/s", "HC 245.3mm GA 26w3d", "BPD64.5mm", "EFW 1234g",
-        "HR 72 bpm", "58%", "12.3cm", "ENDO 8.2mm", "1 D 2.31cm 2 D 1.45cm", "Area 3.21 cm²",
+        "HR 72 bpm", "12.3cm", "ENDO 8.2mm", "1 D 2.31cm 2 D 1.45cm", "Area 3.21 cm²",
         "Asc Ao Diam 3.3 cm", "\ue000 Asc Ao Diam 3.3 cm", "Asc Ao Index 2.0", "LVIDd 4.5 cm", "IVSd 1.1cm",
         "÷ Asc Ao Diam 3.3 cm", "Asc Ao Index", "Index 2.0", "+ Cist Mag", "Cist Mag 5.1 mm", "4.0 cm-",
         "MV E 80 cm/s", "LA Diam 3.4 cm", "RT OVARY D1 2.34 cm", "D", "+", "Dist",
@@ -1133,7 +1133,7 @@ def test_a_reading_that_says_more_or_else_is_no_second_reading(proven: str, othe
     ],
 )
 @pytest.mark.parametrize(
-    "between", ["97", "FR 32", "P Low", "P Off", "Angle: 3", "Edge 60", "CHI", "E/A 1/2", "L/A", "Gen"]
+    "between", ["97", "Nr 32", "P Low", "P Off", "Angle: 32", "Edge 60", "CHI", "Gain", "L/A", "Gen"]
 )
 def test_what_stands_between_two_settings_is_one(
     between: str, above: str, below: str, meaning: Meaning
@@ -1238,15 +1238,15 @@ def test_a_name_beside_an_age_or_in_another_column_proves_the_contrary(name: str
     assert by_their_block([*lines, text(name, place)])[1].meaning is Meaning.IDENTITY
 
 
-@pytest.mark.parametrize("between", ["95", "FR 92", "P Low"])
+@pytest.mark.parametrize("between", ["95", "Edge 92", "P Low"])
 @pytest.mark.parametrize(
     "lines",
     [
         ("ABDOMEN", "{}", "THYROID"),  # presets and frame counters stand beside a patient's name, too
         ("47/56", "{}", "62/73"),
         ("Gn -3", "{}", "ABDOMEN"),
-        ("64%", "{}", "FF3/E2"),  # a result's value, which could be a stenosis beside a name
-        ("Gn -3", "{}", "64%"),
+        ("EF 64%", "{}", "FF3/E2"),  # a result, which may stand beside a name
+        ("Gn -3", "{}", "EF 64%"),
     ],
 )
 def test_presets_frame_counters_and_results_prove_no_setting(between: str, lines: tuple[str, ...]) -> None:
