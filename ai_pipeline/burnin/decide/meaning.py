@@ -215,7 +215,7 @@ _SETTING_OF_LABEL = re.compile(
     r"soft|hard|fast|slow|full|hoch|mittel|niedrig|alt[ao]|medi[ao]|bass[ao]|baj[ao]|baix[ao]|haute?|moyen|"
     r"bas|faible|forte?))?|"
     # No newborn is shorter than 30 cm.
-    rf"(?!.* [3-9]\d(?:[.,]\d+)? ?cm$)(?:§|[b-hptvz]) {_AMOUNT}(?: ?/ ?[a-z] {_AMOUNT})?|"
+    rf"(?!.* [3-9]\d(?:[.,]\d+)? ?cm$)(?:§|[a-hkln-vxz]) {_AMOUNT}(?: ?/ ?[a-z] {_AMOUNT})?|"
     r"(?:[¤§cdgp] \d{1,3}(?:[.,]\d)?(?: ?/ ?| |$)){3,6}|"
     # A list after its mode, or with two units: "2D G50/105dB/FA2/P95/HAR/FSI 1", "B161°/V120°/5.0cm".
     rf"(?:(?:[234] d|c|pw|cw|pd|m|tdi|sc|e|b|cf|cfm|¤|§) (?=(?:.*?(?:\b[a-z]{{1,3}}|[¤§]) \d|.*?\d ?{_UNITS}){{2}})|"
@@ -279,7 +279,7 @@ QUANTITIES = phrases("""
     Cist Mag, Index, Dist, DIST, Distance, Diam, Diameter, Vol, VOL, Volume, Area, AREA, Circ, CIRC, PSV,
     EDV, RI, S/D, BPD, OFD, HC, FL, CRL, EFW, GA, AUA, AFI, +, ×, x, *
 """)
-CALIPER_SIGNS = " \u00f7\u2723\u2725\u2727\u2316\u229e\ue000\uf0a4"
+CALIPER_SIGNS = "* \u00f7\u2723\u2725\u2727\u2316\u229e\ue000\uf0a4"
 """What a recogniser makes of a drawn caliper beside its measurement."""
 TICKS = " \u2022\u00b7\u25c6\u25cf-\u2013\u2212\u207b"
 """What it makes of the tick beside a ruler's number: "10 •", "4.0 cm-"."""

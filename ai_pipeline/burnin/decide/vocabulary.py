@@ -605,7 +605,7 @@ and of the collection smashew/NameDatabases. Of two such names in a row there ar
 "Wall Filter".
 """
 LABELS_ALSO_NAMES = phrases("""
-    AC, Ang, Angle, Angolo, AO, AP, ATO, Balance, Beam, BG, Blend, Burst, Carte, CF, CG, Col, Comp,
+    AC, Ang, ASC, Angle, Angolo, AO, AP, ATO, Balance, Beam, BG, Blend, Burst, Carte, CF, CG, Col, Comp,
     Delta, DG, DR, Dual, Edge, Escala, FA, FF, FH, Filter, Flow, Foco, FR, Fuoco, Gain, Gamma, Ganho, Gate,
     Gn, Guadagno, Har, IP, LWF, Mag, Mapa, MB, MG, Mix, Noise, Opt, PD, Pen, Potenza, Power, Proc, Prof,
     Pulse, PW, Pwr, Qual, Quadros, Realce, Res, RS, RX, Scala, Scale, Sens, Size, Skala, Smooth, SMI, SRI,

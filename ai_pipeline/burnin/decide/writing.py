@@ -265,7 +265,26 @@ def find_texts(
         text = one.text(reader, allowed)
         if one.certain or (text.line.legible and text.line.confidence >= hidden * LEAST_CONFIDENCE):
             texts.append(text)
-    return [judged_in_its_line(text, texts, allowed) for text in texts]
+    return [judged_in_its_line(text, texts, allowed) for text in texts if not _holds_lines(text, texts)]
+
+
+def _holds_lines(text: Text, texts: Sequence[Text]) -> bool:
+    """Whether a place is a wrong cut through several lower lines, each of which was surely read and is judged
+    by itself: level lines read as one upright line, or two as one.
+    """
+    box = text.box.box
+    lines = [
+        other.box.box
+        for other in texts
+        if other.line.letters >= FEWEST
+        and other.line.confidence >= LEAST_CONFIDENCE
+        and 1.3 * (other.box.box[3] - other.box.box[1]) <= box[3] - box[1]
+    ]
+    # Rows of the place that such lines cross, at least.
+    rows = mask_of([one for one in lines if gaps(one, box)[0] < 0], (box[3] + 1, box[2] + 1))[
+        max(0, box[1]) :, max(0, box[0]) :
+    ]
+    return text.meaning is Meaning.IDENTITY and bool(rows.any(axis=1).mean() >= 0.9)
 
 
 def text_meaning(box: TextBox, line: Line, allowed: Allowed = NOTHING_MORE) -> Meaning:
@@ -376,10 +395,11 @@ def judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> T
     """
     if text.meaning is Meaning.IDENTITY or len(text.line.text) > FEW_CHARACTERS:
         return text
+    places = [one.box.box for one in texts if one is text or _is_same_place(text.box.box, one.box.box)]
     beside = [
         other
         for other in texts
-        if (other.letters != text.letters and _is_beside(text.box.box, other.box.box))
+        if (other.letters != text.letters and any(_is_beside(place, other.box.box) for place in places))
         # A number that far from a sex may be an age (heights of the line).
         or (other.line.text in {"M", "F"} and _in_one_row(text.box.box, other.box.box, 8.0))
     ]
@@ -531,15 +551,18 @@ _STEP = "(?:Low|LOW|Mid|MID|Med|MED|High|HIGH|Max|MAX|Off|OFF|On|ON|Gen|GEN|Pen|
 AMBIGUOUS = re.compile(
     rf"(?![FJMW] \d\d$|[A-Z]\w\w \d{{3}}$|{_NAMES}|.*\d/\d\d?/\d\d)(?:"
     r"-?\d{1,2}|\d{1,2}[.,]\d|100 ?[^\s\dAaFfJjMmWwYy]?|\d(?:/\d){1,3}|[A-Z]/[A-Z](?: \d/1\d)?|"
-    rf"(?:[¤§] )?{_LETTERS}(?: ?[#/])?(?: ?{_VALUE}| {_STEP}| ?[A-Z]/\d)"
+    rf"(?:[¤§] )?{_LETTERS}(?: ?#)?(?: ?{_VALUE}| {_STEP}| ?[A-Z]/\d)"
     rf"(?: ?[/~@] ?(?:{_LETTERS} ?)?(?:{_VALUE}|[A-Z])){{0,5}}|[¤§](?: [A-Z])?|{_STEP})"
 )
 """The form of a setting that could be an age, a date or a name elsewhere, as :func:`labelled` writes it: a
 number after a label without a vowel, ratios, steps. A padlock beside a power is read as a letter; no letter of
 a sex or of years is one."""
-TO_PROVE_TWICE = re.compile(rf"-?\d{{1,2}}(?:[.,]\d)?|100 ?.?|{_CONSONANTS} \d\d|\w{{4,}} \d\d|\D*")
-"""What of these could be an age or a name, as :func:`spaced` writes it: proven settings must stand above and
-below it."""
+TO_PROVE_TWICE = re.compile(
+    rf"-?\d{{1,2}}(?:[.,]\d)?|100 ?.?|{_CONSONANTS} \d\d|§(?: [A-Z])?|[A-Z]/[A-Z]|"
+    "(?:.* )?(?:Low|LOW|Max|MAX|CHI|On|ON|Hoch|Mittel)"
+)
+_AGED = re.compile(r"[^\W\d_]{4,} \d\d")
+"""What of these could be an age or a name: proven settings must stand above and below it."""
 HARMLESS = re.compile(
     rf"(?!{_NAMES}|[HW][Tt]|BW)(?:[A-Z]|{_CONSONANTS}|[eisx][A-Z][a-z]{{2,8}}) ?:?"
     r"(?: ?(?:H?\d{1,2}[.,]\d(?: ?(?:[kM](?:Hz)?|[cm]m))?|0[.,]\d\d|\d{1,3} ?(?:dB|%|k?Hz|fps|°))| [A-Z]/\d)|"
@@ -825,7 +848,7 @@ def _in_block(text: Text, texts: Sequence[Text]) -> Text:
         return text
     written, sure = text.line.text.strip(), text.line.confidence >= LEAST_CONFIDENCE
     above = {_as_proof(other) for other in texts if _is_above(other.box.box, text.box.box)}
-    if sure and above == {Meaning.LOGO} and re.fullmatch(r"[A-Z]\d{1,2}", written):
+    if sure and above == {Meaning.LOGO} and re.fullmatch(r"[A-Z]{1,2}-?\d{1,3}", written):
         return replace(text, meaning=Meaning.LOGO, proof="a model's number below its maker")
     if (
         sure
@@ -839,16 +862,21 @@ def _in_block(text: Text, texts: Sequence[Text]) -> Text:
 
 def _may_be_setting(text: Text) -> bool:
     """Whether a text is a setting that could be an age or a name elsewhere, or a misread setting."""
-    sure = text.line.confidence >= LEAST_CONFIDENCE
-    written = text.line.text.strip()
-    return bool(
-        sure and (AMBIGUOUS.fullmatch(labelled(spaced(written))) or HARMLESS.fullmatch(written))
+    return any(
+        _form(line, AMBIGUOUS) or HARMLESS.fullmatch(line.text.strip())
+        for line in (text.line, text.small)
+        if line.confidence >= LEAST_CONFIDENCE and line.legible
     ) or any(
         may_be_setting(line.text)
         for line in (text.line, text.small)
         # Confidence of a reading, from which it may be a misread setting.
         if line.confidence >= 0.6 and not is_wide(text.box.length, text.box.height, line)
     )
+
+
+def _form(line: Line, form: re.Pattern[str]) -> bool:
+    """Whether a line has this form, as :func:`labelled` writes it."""
+    return form.fullmatch(labelled(spaced(line.text.strip()))) is not None
 
 
 def _is_among_settings(text: Text, texts: Sequence[Text]) -> bool:
@@ -862,16 +890,21 @@ def _is_among_settings(text: Text, texts: Sequence[Text]) -> bool:
         # Share of a line within another's box, from which both are readings of that line.
         if not _is_same_place(text.box.box, other.box.box) and overlap(text.box.box, other.box.box) < 0.6
     ]
-    written = text.line.text.strip()
-    ambiguous = AMBIGUOUS.fullmatch(labelled(spaced(written))) is not None
+    written, ambiguous = text.line.text.strip(), _form(text.line, AMBIGUOUS)
     # The value of a label in its own row is no age of a person whose name is near.
-    harmless = HARMLESS.fullmatch(written) is not None or (ambiguous and text.proof == TOGETHER)
-    twice = ambiguous and not harmless and TO_PROVE_TWICE.fullmatch(spaced(written))
+    harmless = (
+        any(HARMLESS.fullmatch(line.text.strip()) for line in (text.line, text.small))
+        or (ambiguous and text.proof == TOGETHER)
+    )  # fmt: skip
+    twice = (
+        ambiguous and not harmless and (_form(text.line, TO_PROVE_TWICE) or _AGED.fullmatch(spaced(written)))
+    )
     if sum(_leads_to_setting(text, others, upwards=way) for way in (True, False)) < 1 + bool(twice):
         return False
     reach = BLOCK * (text.box.box[3] - text.box.box[1])
     return harmless or all(
         _may_be_setting(other)
+        or (not twice and other.line.legible and not re.search(r"[^\W\d_]{2}", other.line.text))
         for other in others
         if other.meaning is Meaning.IDENTITY and max(gaps(text.box.box, other.box.box)) <= reach
     )
