@@ -27,6 +27,7 @@ from ai_pipeline.burnin.decide.writing import (
     by_their_pair,
     by_their_rows,
     covered,
+    cut_apart,
     find_texts,
     inner,
     letter_strokes,
@@ -365,7 +366,10 @@ class _Scene:
         """
         if not self.clinical:
             return
-        self.texts = by_their_pair(by_their_rows(by_best_reading(self.texts)), self.task.allowed)
+        allowed, reader = self.task.allowed, self.task.tools.reader
+        judged = by_their_rows(by_best_reading(self.texts))
+        parts = [part for text in judged for part in cut_apart(text, self.picture, reader, allowed)]
+        self.texts = by_their_pair(by_their_rows(by_best_reading(parts)), allowed)
         tissue = self.ground & ~self.plain
         self.texts = [
             replace(text, meaning=Meaning.ORIENTATION, proof="a side and a place, over tissue")
@@ -385,7 +389,7 @@ class _Scene:
             if place[3] - place[1] > UPRIGHT * (place[2] - place[0]):
                 box = replace(box, corners=np.roll(box.corners, 1, axis=0))
             one = Candidate(self.picture, box, share_of(flow, box))
-            text = one.text(self.task.tools.reader, self.task.allowed)
+            text = one.text(reader, allowed)
             if are_letters(text, 1.0) or (text.line.legible and text.meaning is not Meaning.IDENTITY):
                 self.texts.append(replace(text, proof=DRAWN))
             elif _is_lone_sign(text, (*names, *places)):

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -157,11 +157,12 @@ _WHAT = r"diam|dim|vel|vmax|max pg|mean pg|vti|area|vol|length|thick"
 
 MEASUREMENTS = (
     rf"{_WHICH}(?:(?:{LENGTH_LABELS}|{_OTHER_LABELS}) ?(?:[1-9] )?)?{_VALUE}",
-    rf"{_WHICH}(?:{_OTHER_LABELS}) ?(?:[1-9] )?[-+~=<>]? ?{_NUMBER} ?%",  # without a label per cent are a setting's
+    rf"{_WHICH}(?:{_OTHER_LABELS}) ?(?:[1-9] )?[-+~=<>]? ?{_NUMBER} ?%",  # alone they are a setting's
     rf"{_WHICH}(?:{LENGTH_LABELS_ELSEWHERE}) ?(?:[1-9] )?"
     r"(?:[12]?\d(?:[.,]\d{1,3})? ?cm|\d{1,3}(?:[.,]\d{1,2})? ?mm)",
     rf"(?:头围|腹围|周长) ?{_CM} ?cm|(?:面积|área|aire|fläche) ?{_NUMBER} ?[cm]m ?2",
-    rf"(?:体积|容积|volumen|volume) ?(?:[a-d] )?{_NUMBER} ?(?:ml|cc|cm ?3)|(?:速度|velocidad|vitesse) ?{_NUMBER} ?[cm]m?/s",
+    rf"(?:体积|容积|volumen|volume) ?(?:[a-d] )?{_NUMBER} ?(?:ml|cc|cm ?3)",
+    rf"(?:速度|velocidad|vitesse) ?{_NUMBER} ?[cm]m?/s",
     rf"{_WHICH}{_DECIMAL}(?: ?[x×*] ?{_DECIMAL}){{1,2}} ?[cm]m",
     rf"{_WHICH}(?:ri|r1|pi|s/d|d/s|ci|hc/ac|fl/ac|fl/bpd|fl/hc|a/b|cpr|ica/cca) ?{_DECIMAL}",
     rf"{_WHICH}(?:{_HEART}) ?(?:(?:{_WHAT}) ?)?(?:{_CM} ?cm|{_NUMBER} ?{_HEART_UNIT})",
@@ -218,7 +219,8 @@ _SETTING_OF_LABEL = re.compile(
     rf"(?!.* [3-9]\d(?:[.,]\d+)? ?cm$)(?:§|[a-hkln-vxz]) {_AMOUNT}(?: ?/ ?[a-z] {_AMOUNT})?|"
     r"(?:[¤§cdgp] \d{1,3}(?:[.,]\d)?(?: ?/ ?| |$)){3,6}|"
     # A list after its mode, or with two units: "2D G50/105dB/FA2/P95/HAR/FSI 1", "B161°/V120°/5.0cm".
-    rf"(?:(?:[234] d|c|pw|cw|pd|m|tdi|sc|e|b|cf|cfm|¤|§) (?=(?:.*?(?:\b[a-z]{{1,3}}|[¤§]) \d|.*?\d ?{_UNITS}){{2}})|"
+    r"(?:(?:[234] d|c|pw|cw|pd|m|tdi|sc|e|b|cf|cfm|¤|§) "
+    rf"(?=(?:.*?(?:\b[a-z]{{1,3}}|[¤§]) \d|.*?\d ?{_UNITS}){{2}})|"
     rf"(?=(?:.*?\d ?{_UNITS}){{2}}))(?:{_PART})(?: ?[/@~] ?(?:{_PART})){{2,9}}"
 )
 """A machine setting in small letters, by its label (:data:`LABELS`): with any value, or of four letters; by a
@@ -226,7 +228,11 @@ label that is a name as well (:data:`LABELS_ALSO_NAMES`), with a unit or among t
 
 SETTINGS = (
     rf"(?:\d{{1,3}} ?(?:k?hz|fps) ?/ ?\d{{1,2}}[.,]\d|{_CM} ?cm ?/ ?\d[.,]\d)",
-    r"(?-i:M) [34](?: (?-i:M) [34])?|map ?[a-h] ?/ ?st ?\d|fa \d{1,2}|th \d{1,3}|qual(?:ity)? (?:high|mid|low|norm|max) ?\d?",
+    r"(?-i:M) [34](?: (?-i:M) [34])?|map ?[a-h] ?/ ?st ?\d|fa \d{1,2}|th \d{1,3}",
+    r"qual(?:ity)? (?:high|mid|low|norm|max) ?\d?|[-*+]{1,4} ?(?:bpm|k?hz|[cm]m(?:/s)?)",
+    # Frames of a loop, not a day and a month; the last one also as it is read after its slider: "138/38".
+    r"(?:1[3-9]|[2-9]\d) ?/ ?(?:3[2-9]|[4-9]\d)|"
+    r"[-\[|1]{0,2} ?(?P<both>1[3-9]|[2-9]\d|[1-9]\d\d|\d{1,2}[.,]\d) ?/ ?(?P=both)",
     rf"f ?{_DECIMAL} ?[-~] ?{_DECIMAL}(?: ?mhz)?",
     rf"m ?(?:[il|] ?|1 ){_INDEX}",  # no "M 12.03"
     rf"t ?(?:[il|] ?|1 )[sbc]? ?<? ?{_INDEX}",
@@ -268,7 +274,7 @@ SETTINGS = (
 )
 """Acoustic output and machine settings, in the same form."""
 MODES = phrases("""
-    2 D, 3 D, 4 D, PW, CW, CF, CFM, CPA, CDI, PDI, TDI, THI, 2 D/THI, SRI, CRI, XRES, SonoCT, BMODE, B-MODE,
+    bpm, 2 D, 3 D, 4 D, PW, CW, CF, CFM, CPA, CDI, PDI, TDI, THI, 2 D/THI, SRI, CRI, XRES, SonoCT, BMODE, B-MODE,
     M-MODE, FROZEN, DUPLEX, TRIPLEX, COLOR DOPPLER, POWER DOPPLER, HGen, HRes, HPen, HGén, HRés, HPén, Res,
     Frame Rate, Transducer, Preset, Frequency, Persistence, Dynamic Range, Compression, Mechanical Index,
     Thermal Index, /, PWR, FOV, ROI, PRF, WF, MI, TIS, TIB, TIC, TIs, TIb, TIc, FR, DR, Gn, AO%, Frq, MHz,
@@ -277,7 +283,7 @@ MODES = phrases("""
 """Words of the same class without a value, exactly so written. CHI, LIVE and HAR are given names."""
 QUANTITIES = phrases("""
     Cist Mag, Index, Dist, DIST, Distance, Diam, Diameter, Vol, VOL, Volume, Area, AREA, Circ, CIRC, PSV,
-    EDV, RI, S/D, BPD, OFD, HC, FL, CRL, EFW, GA, AUA, AFI, +, ×, x, *
+    EDV, RI, S/D, Calip, Caliper, Calipers, Results, BPD, OFD, HC, FL, CRL, EFW, GA, AUA, AFI, +, ×, x, *
 """)
 CALIPER_SIGNS = "* \u00f7\u2723\u2725\u2727\u2316\u229e\ue000\uf0a4"
 """What a recogniser makes of a drawn caliper beside its measurement."""
@@ -364,15 +370,11 @@ def _meaning_of_line(line: str) -> Meaning:
     if maker in MAKERS | MAKERS_AS_WRITTEN or (" " in maker and maker.upper() in MAKERS):
         return Meaning.LOGO
     # A preset may stand after its transducer: "C5-1/FETAL HEART".
-    if (
-        line.upper() in PRESETS
-        or {*re.split(" |/(?=[A-Z])", line.upper(), maxsplit=1)} <= PROBES | PRESETS
-        or _is_frame_counter(line)
-    ):
+    if line.upper() in PRESETS or {*re.split(" |/(?=[A-Z])", line.upper(), maxsplit=1)} <= PROBES | PRESETS:
         return Meaning.ACOUSTIC
     if _is_ruler_mark(line):
         return Meaning.SCALE
-    if line in _SINGLE_LETTERS - SIDE_LETTERS:
+    if line in _SINGLE_LETTERS - SIDE_LETTERS or re.fullmatch("[ABCDELPX][1-9]:?", line):  # of a caliper
         return Meaning.MEASUREMENT
     # An echo's edge before the first letter; one setting after another: "Qscan:80 /MDR:50".
     # What stands in brackets leads a list: "[2D]G50/105dB/FA2".
@@ -465,24 +467,12 @@ def _is_ruler_mark(line: str) -> bool:
     """Whether a line is a number of a ruler: a bare number that can be no part of a date or time, no age
     above 89 and no identifier.
     """
-    match = re.fullmatch(r"([-+\N{MINUS SIGN}]?) ?(\d{1,3})(?:[.,](\d{1,2}))?", line)
+    match = re.fullmatch(r"([-+\N{MINUS SIGN}]?) ?(0|[1-9]\d{0,2})(?:[.,](\d{1,2}))?", line)
     if match is None:
         return re.fullmatch(r"[-+\N{MINUS SIGN}]?[.,]\d{1,2}", line) is not None  # of a scale in m/s: "-.42"
     sign, whole, part = match[1], match[2], match[3]
-    if whole.startswith("0") and len(whole) > 1:
-        return False
     if part is None:
         return int(whole) < 90 or (int(whole) % 10 == 0 and int(whole) <= 400)
     day_and_month = 1 <= int(whole) <= 31 and 1 <= int(part) <= 12
     time = int(whole) <= 24 and len(part) == 2 and int(part) <= 59
     return bool(sign) or int(whole) == 0 or not (day_and_month or time)
-
-
-def _is_frame_counter(line: str) -> bool:
-    """Whether a line is a frame counter such as "47/56" (frame and number of frames), where neither can be a
-    month and the second no day. From 100 on only the last two frames, as in "99/100": "24/123" may be the
-    123rd case of a year.
-    """
-    match = re.fullmatch(r"([1-9]\d{1,2}) ?/ ?([1-9]\d{1,2})", line)
-    frame, last = (int(match[1]), int(match[2])) if match else (0, 0)
-    return 12 < frame <= last and last > 31 and (last < 100 or last - frame <= 1)

@@ -165,7 +165,8 @@ VIEWS = _words("""
     BEDSIDE DEBOUT EXPIRATION INSPIRATION LIEGEND PORTABLE PRONE RECUMBENT SEMIERECT SITTING SITZEND STANDING
     STEHEND STRETCHER TABLETOP UPRIGHT WHEELCHAIR
     SUPERIOR SUPINE SUPRAPUBIC TRANSABDOMINAL TRANSVAGINAL TRANSVERSE VALSALVA
-    ABDO ADULTE ADULTO BOVINE CANINE CARDIO DEFAULT EQUINE GYNE GYNEC MEDIUM MEASUREMENTS NEONATE OBESE PEDS POSITION
+    ABDO ADULTE ADULTO BOVINE CANINE CARDIO DEFAULT EQUINE GYNE GYNEC MEDIUM MEASUREMENTS NEONATE OBESE
+    PEDS POSITION
     POSTMICCION POSTMICCIÓN PREMICCION PREMICCIÓN ROUTINE SETTINGS STATIC TRANSCRANIAL
     ABDOMINIS ABDOMINOPELVIC ABDUCENS ABDUCTOR ABLATION ABNORMAL ABNORMALITIES ABNORMALITY ABORTION ABRUPT
     ABSENT ACANTHIOPARIETAL ACCEL ACCELERATED ACCELERATION ACCESSORY ACCUMBENS ACETABULUM ACQUIRED
@@ -343,12 +344,13 @@ ALSO_NAMES = _words("""
     DUCT ENDO EYE FACE FOOT FREE HAND HEAD HEART HERZ HIP ICA IZQUIERDO LEBER LEG LI LONG LOW LOWER LUNG
     AREA BASIC BETA CHILD DEEP DISTANCE EARLY ECHO FACE FAST FELINE GENERAL GÉNÉRAL HEIGHT INFANT LARGE LATE
     LINEAR MEAN NEEDLE PARTS PED SMALL SPEED STANDARD SURFACE VIEW WIDE
-    MAIN MASS MILZ NECK NIERE NODE OUTER INNER OV POLE PORTAL POST PROFILE QUER RADIAL RE ROOT ROUND SAC
+    MAIN MASS MILZ NECK NIERE NODE OUTER INNER OV POLE PORTAL POST PROFILE QUER RADIAL RD RE RG ROOT ROUND SAC
     SHORT SIDE SPINE STONE STONES SUP TAIL TR UT UTER VESSIE WALL ZONE BRUST MAMMA MAMA SEIN SENO
 """)  # LI and RE: links and rechts
 PHRASES = phrases("""
     LUNG BASE, LUNG BASES, LOWER POLE, UPPER POLE, MAIN PORTAL, YOLK SAC, TRANS CX, SAG CX, SAG UT, TRV UT,
     TRANS UT, L OV, R OV, LT OV, RT OV, LEFT OV, RIGHT OV, RT ICA, LT ICA, MORISONS POUCH, FREE FLUID,
+    2 CH, 3 CH, 4 CH, 5 CH, A 2 C, A 3 C, A 4 C, A 5 C, RT ALPHA, LT ALPHA, RT BETA, LT BETA,
     SEMI UPRIGHT, SEMI ERECT, SEMI RECUMBENT, CUL DE SAC, FOUR CHAMBER
 """)
 """Closed phrases of words that are also names, or of no sort alone."""
@@ -361,8 +363,9 @@ PRESETS = phrases("""
     MSK GEN, RENAL, UROLOGY, TCD ADULT, GYN EV, OB EV, MSK, OPHTHALMIC, MUSCULOSKELETAL, VASCULAR,
     ABD VASC, TCD, CARDIAC, CARDIOLOGY, GYNECOLOGY, OBSTETRIC, PEDIATRIC, NEONATAL, INTERVENTIONAL, CAROTID,
     OB 1, OB 2/3, 1ST TRIMESTER, 2ND TRIMESTER, 2ND/3RD TRIMESTER, FETAL CARDIAC, ABD/GENERAL, ABD/RENAL,
-    GENERAL, GÉNÉRAL, GÉNÉRAL/BASIC, GÉNÉRAL /BASIC, GENERAL/BASIC, GYN RENDER, GYN RENDER/GYN, HI PENETRATION,
-    MSK SUP, SMALL PARTS DEEP, HI PENETRATION/ABD, HAND/FOOT, BREAST H.R., DUAL LIVE, 3D STATIC, 3D/4D,
+    GENERAL, GÉNÉRAL, GÉNÉRAL/BASIC, GÉNÉRAL /BASIC, GENERAL/BASIC, GYN RENDER, GYN RENDER/GYN,
+    HI PENETRATION, MSK SUP, SMALL PARTS DEEP, HI PENETRATION/ABD, HAND/FOOT, BREAST H.R., DUAL LIVE,
+    3D STATIC, 3D/4D,
     40R ABD/GENERAL, A.CARD/GEN, P.CARD/GEN, OB/GENERAL, GYN/GENERAL, GENERAL ABDOMEN, ABDOMEN GENERAL
 """)
 """Names of examination presets, as whole strings in any case."""
@@ -398,10 +401,10 @@ PROBES = _words("""
 """)
 """Transducers by their makers' names."""
 PROBE = re.compile(
-    r"[A-Z]{1,3}(?:[1-9]|1\d|2[0-4])-(?:[1-9]|1\d|2[0-4])[A-Z]{0,4}|(?:[1-9]|1\d|2[0-4])[CLPSV]([1-9]|1\d)(?:HD)?"
+    r"[A-Z]{1,3}(?:[1-9]|1\d|2[0-4])-(?:[1-9]|1\d|2[0-4])[A-Z]{0,4}|"
+    r"(?:[1-9]|1\d|2[0-4])[CLPSV](?:[1-9]|1\d)(?:HD)?"
 )
-"""The form of most others: letters and two frequencies in MHz, as in "L12-3", and the same turned round, as in
-"18L7"."""
+"""The form of most others: letters and two frequencies in MHz, as in "L12-3", also as in "18L7"."""
 
 
 LABELS = (
@@ -588,8 +591,10 @@ LABELS = (
         Wzmocnienie, X-Flow, XBeam CRI, XFlow, XRes Level, Xplane, Y-Invert, Zeilen, Zoom Depth, Zoom
         Width, Énergie, Índice mecánico, Índice mecânico, Índice térmico, Глуб, Глубина, Датчик, Дин
         диап, Динамический диапазон, Карта, Контраст, Мощн, Мощность, Плотность, Усил, Усиление,
-        Фильтр, Фокус, Частота, ゲイン, ダイナミックレンジ, フォーカス, 动态, 周波数, 噪声抑制, 图像, 图像增强, 增强, 壁滤, 声速, 宽度, 密度,
-        对比度, 帧数, 彩色, 彩色图谱, 彩色增益, 扫描宽度, 扫描角度, 探头, 探头频率, 機械指數, 深さ, 空间复合, 能量, 脉冲, 血流, 谐波, 质量, 辉度, 速度,
+        Фильтр, Фокус, Частота, ゲイン, ダイナミックレンジ, フォーカス, 动态, 周波数, 噪声抑制, 图像,
+        图像增强, 增强, 壁滤, 声速, 宽度, 密度,
+        对比度, 帧数, 彩色, 彩色图谱, 彩色增益, 扫描宽度, 扫描角度, 探头, 探头频率, 機械指數, 深さ,
+        空间复合, 能量, 脉冲, 血流, 谐波, 质量, 辉度, 速度,
         频率复合
     """)
     # Chinese, Korean
@@ -609,7 +614,8 @@ LABELS_ALSO_NAMES = phrases("""
     Delta, DG, DR, Dual, Edge, Escala, FA, FF, FH, Filter, Flow, Foco, FR, Fuoco, Gain, Gamma, Ganho, Gate,
     Gn, Guadagno, Har, IP, LWF, Mag, Mapa, MB, MG, Mix, Noise, Opt, PD, Pen, Potenza, Power, Proc, Prof,
     Pulse, PW, Pwr, Qual, Quadros, Realce, Res, RS, RX, Scala, Scale, Sens, Size, Skala, Smooth, SMI, SRI,
-    Lines, Mode, Samples, Slice, Speed, Steer, Strain, Surface, SV, SWE, Sweep, Temporal, Tilt, Zone, Tint, TX, WF, Winkel, XV
+    Lines, Mode, Samples, Slice, Speed, Steer, Strain, Surface, SV, SWE, Sweep, Temporal, Tilt, Zone,
+    Tint, TX, WF, Winkel, XV
 """)
 """Labels that are names as well, or of two letters, as initials are: they count with a unit that no person
 has, or among settings that are proven."""

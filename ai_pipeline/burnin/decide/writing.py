@@ -280,11 +280,12 @@ def _holds_lines(text: Text, texts: Sequence[Text]) -> bool:
         and other.line.confidence >= LEAST_CONFIDENCE
         and 1.3 * (other.box.box[3] - other.box.box[1]) <= box[3] - box[1]
     ]
-    # Rows of the place that such lines cross, at least.
+    # Rows of the place that such lines cross, at least; the ends of an upright place are often wrong.
     rows = mask_of([one for one in lines if gaps(one, box)[0] < 0], (box[3] + 1, box[2] + 1))[
         max(0, box[1]) :, max(0, box[0]) :
     ]
-    return text.meaning is Meaning.IDENTITY and bool(rows.any(axis=1).mean() >= 0.9)
+    least = 0.5 if text.box.is_upright else 0.8
+    return text.meaning is Meaning.IDENTITY and bool(rows.any(axis=1).mean() >= least)
 
 
 def text_meaning(box: TextBox, line: Line, allowed: Allowed = NOTHING_MORE) -> Meaning:
@@ -551,12 +552,12 @@ _STEP = "(?:Low|LOW|Mid|MID|Med|MED|High|HIGH|Max|MAX|Off|OFF|On|ON|Gen|GEN|Pen|
 AMBIGUOUS = re.compile(
     rf"(?![FJMW] \d\d$|[A-Z]\w\w \d{{3}}$|{_NAMES}|.*\d/\d\d?/\d\d)(?:"
     r"-?\d{1,2}|\d{1,2}[.,]\d|100 ?[^\s\dAaFfJjMmWwYy]?|\d(?:/\d){1,3}|[A-Z]/[A-Z](?: \d/1\d)?|"
-    rf"(?:[¤§] )?{_LETTERS}(?: ?#)?(?: ?{_VALUE}| {_STEP}| ?[A-Z]/\d)"
+    rf"(?:[¤§] )?{_LETTERS}(?: ?#)?(?: ?{_VALUE}| {_STEP}| [A-Z]/\d)"
     rf"(?: ?[/~@] ?(?:{_LETTERS} ?)?(?:{_VALUE}|[A-Z])){{0,5}}|[¤§](?: [A-Z])?|{_STEP})"
 )
 """The form of a setting that could be an age, a date or a name elsewhere, as :func:`labelled` writes it: a
-number after a label without a vowel, ratios, steps. A padlock beside a power is read as a letter; no letter of
-a sex or of years is one."""
+number after a label without a vowel, ratios, steps. A padlock beside a power is read as a letter; no letter
+of a sex or of years is one."""
 TO_PROVE_TWICE = re.compile(
     rf"-?\d{{1,2}}(?:[.,]\d)?|100 ?.?|{_CONSONANTS} \d\d|§(?: [A-Z])?|[A-Z]/[A-Z]|"
     "(?:.* )?(?:Low|LOW|Max|MAX|CHI|On|ON|Hoch|Mittel)"
@@ -609,6 +610,69 @@ def by_their_rows(texts: Sequence[Text]) -> list[Text]:
     for row, line in sorted(lines, key=lambda one: one[1].meaning is not Meaning.IDENTITY):
         found |= {text: replace(text, meaning=line.meaning, proof=TOGETHER) for text in row}
     return [found[text] for text in texts]
+
+
+def cut_apart(
+    text: Text, picture: Picture, reader: TextReader, allowed: Allowed = NOTHING_MORE
+) -> list[Text]:
+    """Cut a level line that is not proven harmless between its words. Parts that are whole settings or
+    results, or words of the body, are judged by themselves; all that is left of the line goes.
+    """
+    left, top, right, bottom = text.box.box
+    if text.meaning is not Meaning.IDENTITY or text.line.letters < LONG or text.box.is_upright:
+        return [text]
+    drawn = strokes_in(picture, text.box)[index_of(text.box.box)].any(axis=0, keepdims=True)
+    # Width of the space between words, at least (share of the height of the line's box).
+    space = np.ones((1, max(3, round(0.3 * (bottom - top)))), np.uint8)
+    closed = cv2.morphologyEx(drawn.astype(np.uint8), cv2.MORPH_CLOSE, space).astype(np.bool_)
+    places = sorted(
+        (max(left, 0) + one[0], max(left, 0) + one[2]) for one in component_boxes(components(closed)[1])
+    )
+    words = [
+        Candidate(picture, level_box((start - 2, top, end + 2, bottom), 1.0), 0.0).text(reader, allowed)
+        for start, end in places
+    ]
+    parts, first, cut = [], 0, left
+    while first < len(words) <= LONGEST_LINE:
+        runs = ((_run(words[first:end], allowed), end) for end in range(len(words), first, -1))
+        run, first = next((way for way in runs if way[0].meaning is not Meaning.IDENTITY), (None, first + 1))
+        if run:
+            parts += [_rest(text, cut, run.box.box[0]), run]
+            cut = run.box.box[2]
+    return [*filter(None, parts), *filter(None, [_rest(text, cut, right)])] if parts else [text]
+
+
+LONGEST_LINE = 20
+"""Words of a line that is cut, at most."""
+
+
+def _run(words: Sequence[Text], allowed: Allowed) -> Text:
+    """Words of one line as one text. It is harmless if it is a whole setting or result with letters and
+    digits, or if each word by itself names a part of the body.
+    """
+    written, sure = " ".join(word.line.text for word in words), min(word.line.confidence for word in words)
+    box = level_box(
+        (words[0].box.box[0] + 2, *words[0].box.box[1:2], words[-1].box.box[2] - 2, words[0].box.box[3]), 1.0
+    )
+    meaning = (
+        meaning_of(written, sure, allowed) if all(word.line.legible for word in words) else Meaning.IDENTITY
+    )
+    whole = {Meaning.ACOUSTIC, Meaning.MEASUREMENT} & {meaning} and re.search(
+        r"(?=.*\d)(?=.*[^\W\d_]).{4}", written
+    )
+    places = all(word.meaning is Meaning.ORIENTATION and word.line.letters >= SURELY_FEWEST for word in words)
+    known = meaning if whole or places else Meaning.IDENTITY
+    return Text(box, Line(written, sure, legible=True), known, proof="a part of its line, cut between words")
+
+
+def _rest(text: Text, start: int, end: int) -> Text | None:
+    """What is left of a line between two columns; None if no letter fits in."""
+    _, top, _, bottom = text.box.box
+    return (
+        replace(text, box=level_box((start, top, end, bottom), 1.0))
+        if end - start > 0.5 * (bottom - top)
+        else None
+    )
 
 
 AXIS = re.compile(r"\W{0,2}(\d{1,3}(?:[.,]\d{1,2})?|[.,]\d{1,2})\W{0,2}(?:[cm]?m/s|[cm]m|s|dB|k(?:Hz)?|%)?")
