@@ -52,10 +52,18 @@ from ai_pipeline.burnin.find.annotation import (
     index_of,
 )
 from ai_pipeline.burnin.find.area import TICK, amplified, faint_writing, find_area, straight_lines, strokes
-from ai_pipeline.burnin.find.drawings import DRAWN, KINDS, Drawings, find_bars, find_drawings, is_mirrored
+from ai_pipeline.burnin.find.drawings import (
+    DRAWN,
+    KINDS,
+    Drawings,
+    find_bars,
+    find_drawings,
+    grown,
+    is_mirrored,
+)
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import SMALLEST_LINE, UPRIGHT, TextBox, TextReader, looks_like_text, paint
-from ai_pipeline.burnin.find.traces import Waves, find_flow, find_strips, find_traces, mostly_outside
+from ai_pipeline.burnin.find.traces import FILLS, Waves, find_flow, find_strips, find_traces, mostly_outside
 from ai_pipeline.burnin.tools import Tools, is_plain
 from ai_pipeline.contract import ImageHeader, Meaning, PixelArray, Reading
 from ai_pipeline.errors import CleaningFailed
@@ -342,10 +350,12 @@ class _Scene:
     def image_area(self) -> None:
         """Rule: drop, in the image area, texts that are neither proven harmless nor proven to be letters."""
         if self.graphics:
-            # Of written text only the strokes are no tissue.
-            written = self.banner | self.painted([*self.texts, *self.symbols])
+            texts = [*self.texts, *self.symbols]
+            written = self.banner | self.painted(texts)
             annotation: Mask = np.logical_or.reduce(list(self.drawn.masks.values()))
-            drawn = annotation | (written & strokes(self.picture))
+            # Of written text only the strokes are no tissue, with what compression leaves around them.
+            letters = grown(letter_strokes(texts, annotation, self.picture, MARGIN))
+            drawn = annotation | letters | (self.banner & strokes(self.picture))
             area = find_area(self.picture, drawn, self.header.ultrasound_regions)
             whole = with_rim(area)
             self.area = whole & ~self.waves.strips
@@ -378,8 +388,8 @@ class _Scene:
             for text in self.texts
         ]
         known, flow = self.painted(self.texts), find_flow(self.picture) | self.waves.strips
-        drawn = with_sides(blocks(self.lettering & ~known), longer=SMALLEST_LETTER)
-        places = component_boxes(components(drawn)[1])
+        lettering = with_sides(blocks(self.lettering & ~known), longer=SMALLEST_LETTER)
+        places = component_boxes(components(lettering)[1])
         names = _may_name([*self.texts, *(one for one in self.symbols if one.letters.isalpha())])
         for place in places:
             box = level_box(place, 1.0)
@@ -389,7 +399,9 @@ class _Scene:
             high = (other for other in places if 2 * (other[3] - other[1]) >= place[3] - place[1])
             one = Candidate(self.picture, box, share_of(flow, box))
             text = one.text(self.task.tools.reader, self.task.allowed)
-            if are_letters(text, float(not is_mirrored(self.picture[index_of(place)]))) or (
+            # The network takes spectra, flow and marks of focus for letters, too.
+            drawn = one.flow <= FILLS and not is_mirrored(self.picture[index_of(place)])
+            if are_letters(text, float(drawn)) or (
                 text.line.legible and text.meaning is not Meaning.IDENTITY
             ):
                 self.texts.append(replace(text, proof=DRAWN))
