@@ -407,8 +407,8 @@ class _Scene:
                 self.texts.append(replace(text, proof=DRAWN))
             elif _is_lone_sign(text, (*names, *high)):
                 self.symbols.append(text)
-        bars = self.bars & self.graphics
-        self.texts = as_scales([*self.texts, *self.unproven], bars)[: len(self.texts)]
+        others, bars = [*self.unproven, *self.symbols], self.bars & self.graphics
+        self.texts = as_scales([*self.texts, *others], bars)[: len(self.texts)]
 
     def lines(self) -> None:
         """Rule: remove whole lines of text; of harmless text whose letters the mark network has drawn, only
