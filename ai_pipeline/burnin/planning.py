@@ -52,11 +52,19 @@ from ai_pipeline.burnin.find.annotation import (
     gaps,
     index_of,
 )
-from ai_pipeline.burnin.find.area import amplified, faint_writing, find_area, strokes
-from ai_pipeline.burnin.find.drawings import DRAWN, KINDS, Drawings, find_bars, find_drawings
+from ai_pipeline.burnin.find.area import TICK, amplified, faint_writing, find_area, straight_lines, strokes
+from ai_pipeline.burnin.find.drawings import (
+    DRAWN,
+    KINDS,
+    Drawings,
+    find_bars,
+    find_drawings,
+    grown,
+    is_mirrored,
+)
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import SMALLEST_LINE, UPRIGHT, TextBox, TextReader, looks_like_text, paint
-from ai_pipeline.burnin.find.traces import Waves, find_flow, find_strips, find_traces, mostly_outside
+from ai_pipeline.burnin.find.traces import FILLS, Waves, find_flow, find_strips, find_traces, mostly_outside
 from ai_pipeline.burnin.tools import Tools, is_plain
 from ai_pipeline.contract import ImageHeader, Meaning, PixelArray, Reading
 from ai_pipeline.errors import CleaningFailed
@@ -307,13 +315,14 @@ class _Scene:
         """Rule: add what is known by its place or form: text outside the header's regions, and drawings. Keep
         curves and, under the policy clinical, bars.
         """
-        if not self.graphics:
-            return
         picture, regions = self.picture, self.header.ultrasound_regions
-        banner, self.outside = find_banner(self.header, picture)
-        area = find_area(picture, self.nothing(), regions)
-        strips, traces = find_strips(regions, picture.shape), find_traces(picture, area)
+        traces = find_traces(picture, find_area(picture, self.nothing(), regions))
         self.bars = find_bars(picture)
+        if not self.graphics:
+            self.waves = Waves(self.nothing(), traces)
+            return
+        banner, self.outside = find_banner(self.header, picture)
+        strips = find_strips(regions, picture.shape)
         measured = strips | traces | (self.bars & self.clinical)
         self.drawn = find_drawings(picture, self.task.tools.finder, self.task.tools.threshold, measured)
         if not self.clinical:
@@ -331,7 +340,7 @@ class _Scene:
                 replace(text, meaning=Meaning.IDENTITY) if text.meaning is Meaning.SCALE else text
                 for text in found
             ]
-        self.symbols = [text for text in found if _is_drawing(text, self.drawn, _may_name(found))]
+        self.symbols = [text for text in found if _is_drawing(text, self.drawn, self.picture, found)]
         self.texts = [text for text in found if text not in self.symbols]
         legible = [text for text in self.texts if text.line.legible]
         traced = [text for text in self.texts if share_of(self.waves.traces, text.box) > 0.5]
@@ -342,10 +351,12 @@ class _Scene:
     def image_area(self) -> None:
         """Rule: drop, in the image area, texts that are neither proven harmless nor proven to be letters."""
         if self.graphics:
-            # Of written text only the strokes are no tissue.
-            written = self.banner | self.painted([*self.texts, *self.symbols])
+            texts = [*self.texts, *self.symbols]
+            written = self.banner | self.painted(texts)
             annotation: Mask = np.logical_or.reduce(list(self.drawn.masks.values()))
-            drawn = annotation | (written & strokes(self.picture))
+            # Of written text only the strokes are no tissue, with what compression leaves around them.
+            letters = grown(letter_strokes(texts, annotation, self.picture, MARGIN))
+            drawn = annotation | letters | (self.banner & strokes(self.picture))
             area = find_area(self.picture, drawn, self.header.ultrasound_regions)
             whole = with_rim(area)
             self.area = whole & ~self.waves.strips
@@ -381,20 +392,27 @@ class _Scene:
             for text in self.texts
         ]
         known, flow = self.painted(self.texts), find_flow(self.picture) | self.waves.strips
-        drawn = with_sides(blocks(self.lettering & ~known), longer=SMALLEST_LETTER)
-        places = component_boxes(components(drawn)[1])
-        names = _may_name(self.texts)
+        lettering = with_sides(blocks(self.lettering & ~known), longer=SMALLEST_LETTER)
+        places = component_boxes(components(lettering)[1])
+        names = _may_name([*self.texts, *(one for one in self.symbols if one.letters.isalpha())])
         for place in places:
             box = level_box(place, 1.0)
             if place[3] - place[1] > UPRIGHT * (place[2] - place[0]):
                 box = replace(box, corners=np.roll(box.corners, 1, axis=0))
+            # Ticks are lower than half of a letter beside them.
+            high = (other for other in places if 2 * (other[3] - other[1]) >= place[3] - place[1])
             one = Candidate(self.picture, box, share_of(flow, box))
             text = one.text(reader, allowed)
-            if are_letters(text, 1.0) or (text.line.legible and text.meaning is not Meaning.IDENTITY):
+            # The network takes spectra, flow and marks of focus for letters, too.
+            drawn = one.flow <= FILLS and not is_mirrored(self.picture[index_of(place)])
+            if are_letters(text, float(drawn)) or (
+                text.line.legible and text.meaning is not Meaning.IDENTITY
+            ):
                 self.texts.append(replace(text, proof=DRAWN))
-            elif _is_lone_sign(text, (*names, *places)):
+            elif _is_lone_sign(text, (*names, *high)):
                 self.symbols.append(text)
-        self.texts = as_scales([*self.texts, *self.unproven], self.bars)[: len(self.texts)]
+        others, bars = [*self.unproven, *self.symbols], self.bars & self.graphics
+        self.texts = as_scales([*self.texts, *others], bars)[: len(self.texts)]
 
     def lines(self) -> None:
         """Rule: remove whole lines of text; of harmless text whose letters the mark network has drawn, only
@@ -430,7 +448,10 @@ class _Scene:
         found = blocks(unread) | (letters & self.traced)
         if not self.clinical:
             found |= self.graphics_but_text()
-        spared = self.kept | self.waves.traces | (self.bars & ~letters & self.clinical)
+        # A part of what was not read that lies mostly along a long line is of a ruler or a frame.
+        along = dilated(straight_lines(self.picture), 2 * TICK + 1)
+        ruled = along & mostly_outside(letters & ~self.painted(self.texts), ~along)
+        spared = self.kept | self.waves.traces | (((self.bars & ~letters) | ruled) & self.clinical)
         self.mask = (self.mask & ~self.waves.traces) | (found & ~spared)
         # Of all that is suspected: a picture that looks like letters everywhere is not understood.
         check_share(self.mask & ~self.banner)
@@ -481,22 +502,34 @@ def _suspected(unproven: Sequence[Text], left: Mask) -> tuple[Box, ...]:
     return (*(text.box.box for text in unclear), *drawn)
 
 
-def _is_drawing(text: Text, drawn: Drawings, others: Iterable[Box]) -> bool:
+def _is_drawing(text: Text, drawn: Drawings, picture: Picture, texts: Sequence[Text]) -> bool:
     """Whether a place that the text detector took for text holds only drawn symbols, such as a pair of
-    crosses: no letters are proven, and the mark network (``drawn``) finds hardly any there.
+    crosses: no letters are proven, and the mark network (``drawn``) finds hardly any there, or it is one
+    letter, or as a mark of focus its own mirror image. ``texts``: all of the ``picture``.
     """
-    pixels = {kind: int(mask[index_of(text.box.box)].sum()) for kind, mask in drawn.masks.items()}
+    place = index_of(text.box.box)
+    pixels = {kind: int(mask[place].sum()) for kind, mask in drawn.masks.items()}
     symbols = sum(pixels[kind] for kind in SIGNS)
     # Pixels of letters as a share of those of symbols, up to which a place holds no text.
     no_letters = symbols > 0 and sum(pixels.values()) <= 1.05 * symbols
-    return no_letters and (
-        not text.line.legible
-        # "X2" is the zoom of a focus.
-        or (
-            (not are_letters(text) or re.fullmatch("[Xx][1-9]", text.line.text) is not None)
-            and _is_lone_sign(text, others)
-        )
+    # Height of a maker's mark beside the sector, at most: .05 of the picture's shorter side.
+    one_letter = (
+        text.meaning is Meaning.IDENTITY
+        and text.letters.isalpha()
+        and max(text.line.letters, text.small.letters) == 1
+        and text.box.height <= max(24.0, 0.05 * min(picture.shape[:2]))
     )
+    if not text.line.legible or not (no_letters or one_letter or is_mirrored(picture[place])):
+        return no_letters and not text.line.legible
+    # "X2" is the zoom of a focus.
+    unproven = not are_letters(text) or (no_letters and re.fullmatch("[Xx][1-9]", text.line.text) is not None)
+    # Without other readings of the same sign.
+    others = [
+        other
+        for other in texts
+        if other.letters != text.letters or overlap(other.box.box, text.box.box) < SAME
+    ]
+    return unproven and _is_lone_sign(text, _may_name(others))
 
 
 def _may_name(texts: Sequence[Text]) -> list[Box]:
@@ -510,13 +543,14 @@ def _may_name(texts: Sequence[Text]) -> list[Box]:
 
 def _is_lone_sign(text: Text, others: Iterable[Box]) -> bool:
     """Whether one sign stands alone at a place, as a maker's mark beside the sector or a mark of focus does:
-    as wide as high, with no proven letters, and far from all ``others`` that may be text. A single letter
-    names nobody, but several letters far apart do, and M and F say the sex.
+    about as wide as high, with no proven letters, and far from all ``others`` that may be text. A single
+    letter names nobody, but several letters far apart do, and M and F say the sex.
     """
     left, top, right, bottom = text.box.box
     away = (gaps(text.box.box, other) for other in others if overlap(text.box.box, other) < SAME)
     return (
-        max(right - left, bottom - top) <= 1.7 * min(right - left, bottom - top)
+        # A word is wider; an hourglass is higher.
+        0.5 * (bottom - top) <= right - left <= 1.7 * (bottom - top)
         and (not text.line.legible or (text.line.text.isascii() and text.line.letters <= FEWEST))
         and text.line.text not in {"M", "F"}
         # How far another text of its row or column is from a sign that stands alone (its heights).

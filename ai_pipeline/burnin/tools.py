@@ -220,15 +220,23 @@ def with_background(source: PixelArray, mask: Mask, known: Mask, black: float) -
     everywhere = _plain_colour(source[known], tolerance)
     labels, stats = components(dilated(mask, JOINED))
     for label, (left, top, right, bottom) in enumerate(component_boxes(stats), start=1):
-        own = index_of((left, top, right, bottom))
+        beside = index_of((left - AROUND, top, right + AROUND, bottom))
         around = index_of((left - AROUND, top - AROUND, right + AROUND, bottom + AROUND))
-        colour = _plain_colour(source[around][known[around]], tolerance)
-        if colour is None or (
-            everywhere is not None
-            and np.abs(colour.astype(np.float64) - everywhere.astype(np.float64)).max() <= tolerance
-        ):
-            colour = everywhere
-        result[own][mask[own] & (labels[own] == label)] = black if colour is None else colour
+        whole, hole = _plain_colour(source[around][known[around]], tolerance), mask & (labels == label)
+        # Panels lie across the screen: each row has its own colour, where it is seen on both sides.
+        colours = {
+            row: colour
+            for row, pixels, seen in zip(range(top, bottom), source[beside], known[beside], strict=False)
+            if seen.sum() >= AROUND and (colour := _plain_colour(pixels[seen], tolerance, 0.75)) is not None
+        }
+        for row in range(max(top, 0), min(bottom, len(mask))):
+            colour = colours[min(colours, key=lambda one: abs(one - row))] if colours else whole
+            if colour is None or (
+                everywhere is not None
+                and np.abs(colour.astype(np.float64) - everywhere.astype(np.float64)).max() <= tolerance
+            ):
+                colour = everywhere
+            result[row][hole[row]] = black if colour is None else colour
     return result
 
 
@@ -243,18 +251,16 @@ def is_plain(picture: Picture, known: Mask) -> Mask:
     return np.asarray(brightest(cv2.absdiff(picture, np.ascontiguousarray(background))) <= RINGING, np.bool_)
 
 
-def _plain_colour(pixels: PixelArray, tolerance: float) -> Colour | None:
-    """The commonest value in each channel, if most of the pixels differ from it by at most ``tolerance``;
-    else None.
+def _plain_colour(pixels: PixelArray, tolerance: float, least: float = 0.5) -> Colour | None:
+    """The commonest value in each channel, if a share of the pixels, at ``least``, differs from it by at most
+    ``tolerance``; else None.
     """
     if not len(pixels):
         return None
     channels = (np.unique(channel, return_counts=True) for channel in pixels.reshape(len(pixels), -1).T)
     colour = np.asarray([values[counts.argmax()] for values, counts in channels])  # the commonest of each
     differs = np.abs(pixels.reshape(len(pixels), -1).astype(np.float64) - colour).max(axis=1)
-    # Share of what is around a hole in one colour, from which that is the background there; else it is
-    # black.
-    plain = float((differs <= tolerance).mean()) >= 0.5
+    plain = float((differs <= tolerance).mean()) >= least
     return np.asarray(colour if pixels.ndim > 1 else colour[0], pixels.dtype) if plain else None
 
 

@@ -741,6 +741,15 @@ def as_scales(texts: Sequence[Text], bars: Mask) -> list[Text]:
                     }
         if value == other or not value:
             scales |= {first, second} if _are_at_ends(box, end, bars) else set()
+    # The tick before a number may be read as a digit more: "42" where another reading has "+2".
+    scales |= {
+        index
+        for index, text in enumerate(texts)
+        if any(
+            text.letters[1:] == texts[one].letters and _is_same_place(text.box.box, texts[one].box.box)
+            for one in scales
+        )
+    }
     for index in scales:
         if found[index].meaning is Meaning.IDENTITY:
             found[index] = replace(found[index], meaning=Meaning.SCALE, proof="a number of an axis or a bar")

@@ -21,6 +21,7 @@ from ai_pipeline.burnin.find.annotation import (
     component_boxes,
     components,
     dilated,
+    index_of,
     mask_of,
 )
 from ai_pipeline.burnin.find.traces import believed_regions
@@ -61,14 +62,31 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
     bounded = bool(believed) and (inside & tissue).sum() >= 0.5 * tissue.sum()
     labels, stats = components(tissue)
     area: Mask = np.zeros_like(tissue)
-    for label in range(1, len(stats)):
-        own = labels == label
+    for label, box in enumerate(component_boxes(stats), start=1):
+        own, place = labels == label, index_of(box)
         # Share of the picture that an image area takes, at least: a body mark or a logo is smaller.
-        if stats[label, cv2.CC_STAT_AREA] >= 0.01 * tissue.size:
+        if stats[label, cv2.CC_STAT_AREA] >= 0.01 * tissue.size and not _is_panel(
+            picture[place], (own & ~drawn)[place]
+        ):
             # Tissue that crosses their border, most of it within, is tissue beyond it.
             crosses = own & (inside[own].mean() >= 0.5)
             area |= _between(own) & (inside | crosses | (not bounded))
     return area
+
+
+def _is_panel(part: Picture, own: Mask) -> bool:
+    """Whether the pixels ``own`` of a component, cut out to its box, are a panel behind text: wide, and each
+    row of one colour. ``part``: the picture in that box.
+    """
+    alike = [
+        np.abs(row[seen].astype(np.int16) - np.median(row[seen], axis=0)).reshape(seen.sum(), -1).max(axis=1)
+        for row, seen in zip(part, own, strict=True)
+        if seen.any()
+    ]
+    # Width of a panel (heights), at least; share of its pixels in their row's colour, and how far they differ
+    # from it by the noise of compression (grey levels).
+    wide = own.shape[1] >= 3 * own.shape[0]
+    return wide and bool(alike) and float((np.concatenate(alike) <= 10).mean()) >= 0.8
 
 
 def strokes(picture: Picture) -> Mask:
@@ -83,6 +101,23 @@ def thin(grey: Picture) -> Mask:
     square, grey = np.ones((STROKE, STROKE), np.uint8), np.ascontiguousarray(grey)
     light, dark = (cv2.morphologyEx(grey, way, square) for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
     return np.asarray(np.maximum(light, dark) > CONTRAST, np.bool_)
+
+
+TICK, LONGEST = 6, 60
+"""How far a tick reaches from its ruler's line, and the length of a letter's stroke, at most (pixels)."""
+
+
+def straight_lines(picture: Picture) -> Mask:
+    """The mask of thin light lines along rows and columns that are longer than a stroke of a letter, as of
+    rulers and frames.
+    """
+    grey, length = np.ascontiguousarray(brightest(picture)), max(LONGEST, min(picture.shape[:2]) // 10)
+    light = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, np.ones((STROKE, STROKE), np.uint8))
+    level, upright = (
+        cv2.morphologyEx(light, cv2.MORPH_OPEN, np.ones(side, np.uint8))
+        for side in ((1, length), (length, 1))
+    )
+    return np.asarray(np.maximum(level, upright) > CONTRAST, np.bool_)
 
 
 def _background(picture: Picture, grey: Picture, plain: Mask) -> Picture | None:

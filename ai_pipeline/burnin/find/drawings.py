@@ -14,7 +14,9 @@ from ai_pipeline.burnin.find.annotation import (
     Mark,
     Mask,
     Picture,
+    box_around,
     brightest,
+    colourfulness,
     component_boxes,
     components,
     dilated,
@@ -113,6 +115,19 @@ def grown(mask: Mask) -> Mask:
     """Grow the mask by the soft edges of the drawings that it covers."""
     # Side of the square by which a drawing is grown: its soft edge and the ringing of compression (pixels).
     return dilated(mask, 5)
+
+
+def is_mirrored(part: Picture) -> bool:
+    """Whether what is drawn in a part of a picture is its own mirror image, left to right and upside down, as
+    marks of focus are. Of words and pairs of letters hardly any are.
+    """
+    plane = colourfulness(part) if part.ndim == 3 and coloured(part).any() else brightest(part)
+    _, light = cv2.threshold(np.ascontiguousarray(plane), 0, 255, cv2.THRESH_OTSU)
+    if not light.any():
+        return False
+    shape = light[index_of(box_around(light > 0, 0))] > 0
+    # Share of a sign that its mirror image covers, at least.
+    return all((shape & way).sum() >= 0.75 * (shape | way).sum() for way in (shape[:, ::-1], shape[::-1]))
 
 
 def _majority_classes(drawn: Mask, maps: MarkMaps) -> npt.NDArray[np.uint8]:

@@ -458,7 +458,7 @@ def test_regions_bound_the_area_where_they_hold_the_tissue(
 @pytest.mark.usefixtures("less_enlarged")
 def test_the_background_beside_a_hole_is_a_panels_or_the_pictures() -> None:
     source = np.zeros((100, 200), np.uint16)
-    source[:50], source[60:, 100:] = 900, np.arange(4000).reshape(40, 100)
+    source[:50], source[60:, 100:] = 900, np.arange(4000).reshape(100, 40).T
     source[80:, :50] = 2
     mask = np.zeros(source.shape, np.bool_)
     mask[20:30, 20:60] = mask[75:85, 140:160] = mask[95:, :40] = True
