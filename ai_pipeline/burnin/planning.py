@@ -27,7 +27,6 @@ from ai_pipeline.burnin.decide.writing import (
     by_their_pair,
     by_their_rows,
     covered,
-    cut_apart,
     find_texts,
     inner,
     letter_strokes,
@@ -378,9 +377,7 @@ class _Scene:
         if not self.clinical:
             return
         allowed, reader = self.task.allowed, self.task.tools.reader
-        judged = by_their_rows(by_best_reading(self.texts))
-        parts = [part for text in judged for part in cut_apart(text, self.picture, reader, allowed)]
-        self.texts = by_their_pair(by_their_rows(by_best_reading(parts)), allowed)
+        self.texts = by_their_pair(by_their_rows(by_best_reading(self.texts)), allowed)
         tissue = self.ground & ~self.plain
         self.texts = [
             replace(text, meaning=Meaning.ORIENTATION, proof="a side and a place, over tissue")

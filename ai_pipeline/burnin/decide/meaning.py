@@ -229,7 +229,8 @@ label that is a name as well (:data:`LABELS_ALSO_NAMES`), with a unit or among t
 SETTINGS = (
     rf"(?:\d{{1,3}} ?(?:k?hz|fps) ?/ ?\d{{1,2}}[.,]\d|{_CM} ?cm ?/ ?\d[.,]\d)",
     r"(?-i:M) [34](?: (?-i:M) [34])?|map ?[a-h] ?/ ?st ?\d|fa \d{1,2}|th \d{1,3}",
-    r"qual(?:ity)? (?:high|mid|low|norm|max) ?\d?|[-*+]{1,4} ?(?:bpm|k?hz|[cm]m(?:/s)?)",
+    r"q(?:ual(?:ity)?)? (?:high|mid|norm|max) ?\d?|quality low|f ?# ?\d{1,3}|sos 1[45]\d\d|"
+    r"w[lw] \d{1,4} w[lw] \d{1,4}|h[a-z] p \d[.,]\d{2} ?- ?\d[.,]\d{2}|[-*+]{1,4} ?(?:bpm|k?hz|[cm]m(?:/s)?)",
     # Frames of a loop, not a day and a month; the last one also as it is read after its slider: "138/38".
     r"(?:1[3-9]|[2-9]\d) ?/ ?(?:3[2-9]|[4-9]\d)|"
     r"[-\[|1]{0,2} ?(?P<both>1[3-9]|[2-9]\d|[1-9]\d\d|\d{1,2}[.,]\d) ?/ ?(?P=both)",
@@ -274,8 +275,9 @@ SETTINGS = (
 )
 """Acoustic output and machine settings, in the same form."""
 MODES = phrases("""
-    bpm, 2 D, 3 D, 4 D, PW, CW, CF, CFM, CPA, CDI, PDI, TDI, THI, 2 D/THI, SRI, CRI, XRES, SonoCT, BMODE, B-MODE,
-    M-MODE, FROZEN, DUPLEX, TRIPLEX, COLOR DOPPLER, POWER DOPPLER, HGen, HRes, HPen, HGén, HRés, HPén, Res,
+    bpm, 2 D, 3 D, 4 D, PW, CW, CF, CFM, CPA, CDI, PDI, TDI, THI, 2 D/THI, SRI, CRI, XRES, SonoCT, BMODE,
+    B-MODE, M-MODE, FROZEN, DUPLEX, TRIPLEX, COLOR DOPPLER, POWER DOPPLER, HGen, HRes, HPen, HGén, HRés, HPén,
+    Res,
     Frame Rate, Transducer, Preset, Frequency, Persistence, Dynamic Range, Compression, Mechanical Index,
     Thermal Index, /, PWR, FOV, ROI, PRF, WF, MI, TIS, TIB, TIC, TIs, TIb, TIc, FR, DR, Gn, AO%, Frq, MHz,
     Hz, dB, cm, mm, cm/s, m/s, fps
@@ -287,7 +289,7 @@ QUANTITIES = phrases("""
 """)
 CALIPER_SIGNS = "* \u00f7\u2723\u2725\u2727\u2316\u229e\ue000\uf0a4"
 """What a recogniser makes of a drawn caliper beside its measurement."""
-TICKS = " \u2022\u00b7\u25c6\u25cf-\u2013\u2212\u207b"
+TICKS = " |\u2022\u00b7\u25c6\u25cf-\u2013\u2212\u207b"
 """What it makes of the tick beside a ruler's number: "10 •", "4.0 cm-"."""
 QUOTES = "'\"`\u00b4\u2018\u2019"
 """What it makes of the drawing in a logo, before or after its letters."""
@@ -372,7 +374,7 @@ def _meaning_of_line(line: str) -> Meaning:
     # A preset may stand after its transducer: "C5-1/FETAL HEART".
     if line.upper() in PRESETS or {*re.split(" |/(?=[A-Z])", line.upper(), maxsplit=1)} <= PROBES | PRESETS:
         return Meaning.ACOUSTIC
-    if _is_ruler_mark(line):
+    if _RULER_MARK.fullmatch(line):
         return Meaning.SCALE
     if line in _SINGLE_LETTERS - SIDE_LETTERS or re.fullmatch("[ABCDELPX][1-9]:?", line):  # of a caliper
         return Meaning.MEASUREMENT
@@ -463,16 +465,10 @@ def _is_orientation(tokens: Sequence[str]) -> bool:
     )
 
 
-def _is_ruler_mark(line: str) -> bool:
-    """Whether a line is a number of a ruler: a bare number that can be no part of a date or time, no age
-    above 89 and no identifier.
-    """
-    match = re.fullmatch(r"([-+\N{MINUS SIGN}]?) ?(0|[1-9]\d{0,2})(?:[.,](\d{1,2}))?", line)
-    if match is None:
-        return re.fullmatch(r"[-+\N{MINUS SIGN}]?[.,]\d{1,2}", line) is not None  # of a scale in m/s: "-.42"
-    sign, whole, part = match[1], match[2], match[3]
-    if part is None:
-        return int(whole) < 90 or (int(whole) % 10 == 0 and int(whole) <= 400)
-    day_and_month = 1 <= int(whole) <= 31 and 1 <= int(part) <= 12
-    time = int(whole) <= 24 and len(part) == 2 and int(part) <= 59
-    return bool(sign) or int(whole) == 0 or not (day_and_month or time)
+_RULER_MARK = re.compile(
+    r"[-+\N{MINUS SIGN}]? ?(?:[1-8]?\d|90|[1-3]\d0|400)|[-+\N{MINUS SIGN}]?[.,]\d{1,2}|"
+    r"[-+\N{MINUS SIGN}] ?(?:0|[1-9]\d{0,2})[.,]\d{1,2}|"
+    r"(?:0|3[2-9]|[4-9]\d|[1-9]\d\d)[.,]\d{1,2}|"  # below: no day and month, and no time
+    r"(?:2[5-9]|3[01])[.,](?:00?|1[3-9]|[2-9]\d)|(?:[1-9]|1\d|2[0-4])[.,](?:0|[6-9]\d)"
+)
+"""A number of a ruler: no part of a date or a time, no age above 89 and no identifier."""

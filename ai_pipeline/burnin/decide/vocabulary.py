@@ -55,6 +55,7 @@ NOUNS = _words("""
     卵巢 左卵巢 右卵巢 子宫 宫颈 内膜 子宫内膜 膀胱 左肾 右肾 肝脏 胆囊 胰腺 甲状腺 胎儿 胎盘 羊水 附件
     CODO RODILLA HOMBRO MUÑECA TOBILLO CADERA COUDE GENOU ÉPAULE CHEVILLE POIGNET HANCHE ELLENBOGEN
     HANDGELENK SPRUNGGELENK HÜFTE COTOVELO JOELHO TORNOZELO QUADRIL
+    颈动脉 颈动脉血管 血管 心脏 腹部 小器官 浅表 产科 妇科 泌尿 肌骨 新生儿 儿科 前列腺 心血管
     난소 담낭 방광 자궁 갑상선 췌장 유방 乳腺 左乳 右乳 外上象限 外下象限 内上象限 内下象限 乳房
     ABDOMINALE ABDOMINALES ABDUCT ABDUCTION ABDÓMEN ABDÔMEN ABSCESO ABSCESS ABSZESS ACETABULAR
     ACHILLESSEHNE ADDOME ADDOMINALE ADDUCTION ADENOMA ADENOMYOSIS ADENOPATIA ADENOPATÍA ADENOPATÍAS
@@ -165,7 +166,7 @@ VIEWS = _words("""
     BEDSIDE DEBOUT EXPIRATION INSPIRATION LIEGEND PORTABLE PRONE RECUMBENT SEMIERECT SITTING SITZEND STANDING
     STEHEND STRETCHER TABLETOP UPRIGHT WHEELCHAIR
     SUPERIOR SUPINE SUPRAPUBIC TRANSABDOMINAL TRANSVAGINAL TRANSVERSE VALSALVA
-    ABDO ADULTE ADULTO BOVINE CANINE CARDIO DEFAULT EQUINE GYNE GYNEC MEDIUM MEASUREMENTS NEONATE OBESE
+    ADULTE ADULTO BOVINE CANINE CARDIO DEFAULT EQUINE GYNE GYNEC MEDIUM MEASUREMENTS NEONATE OBESE
     PEDS POSITION
     POSTMICCION POSTMICCIÓN PREMICCION PREMICCIÓN ROUTINE SETTINGS STATIC TRANSCRANIAL
     ABDOMINIS ABDOMINOPELVIC ABDUCENS ABDUCTOR ABLATION ABNORMAL ABNORMALITIES ABNORMALITY ABORTION ABRUPT
@@ -364,7 +365,7 @@ PRESETS = phrases("""
     ABD VASC, TCD, CARDIAC, CARDIOLOGY, GYNECOLOGY, OBSTETRIC, PEDIATRIC, NEONATAL, INTERVENTIONAL, CAROTID,
     OB 1, OB 2/3, 1ST TRIMESTER, 2ND TRIMESTER, 2ND/3RD TRIMESTER, FETAL CARDIAC, ABD/GENERAL, ABD/RENAL,
     GENERAL, GÉNÉRAL, GÉNÉRAL/BASIC, GÉNÉRAL /BASIC, GENERAL/BASIC, GYN RENDER, GYN RENDER/GYN,
-    HI PENETRATION, MSK SUP, SMALL PARTS DEEP, HI PENETRATION/ABD, HAND/FOOT, BREAST H.R., DUAL LIVE,
+    HI PENETRATION, MSK SUP, SMALL PARTS DEEP, HI PENETRATION/ABD, HAND/FOOT, BREAST H.R., GEN., DUAL LIVE,
     3D STATIC, 3D/4D,
     40R ABD/GENERAL, A.CARD/GEN, P.CARD/GEN, OB/GENERAL, GYN/GENERAL, GENERAL ABDOMEN, ABDOMEN GENERAL
 """)
@@ -511,6 +512,7 @@ LABELS = (
     """)
     # More of all makers, and of other languages
     | phrases("""
+        Ris/Vel, Ris./Vel, R din, Gamma din,
         Abertura, Abs Gain, Abschwächung, Abtastung, Acoustic Index, Acoustic Structure
         Quantification, AcousticPower, Acquisition Mode, Active Images, Adaptive, Adaptive Filter,
         Advanced Dynamic Flow, Affinamento, Agitação, Agudeza, Ajuste, Alcance, Ampiezza, Ampliación,
@@ -520,7 +522,7 @@ LABELS = (
         Persist, B Steer, B-Color, B-Flow, B-Gain, B-Mode Gain, B-Persist, B-Steer, Barrido, Base
         Line, Beam Lines, Beam Steer, Beamforming, Beeldfrequentie, Bi-Plane, Bildbreite, Bildgröße,
         Bildmittelung, Bildqualität, Bildtiefe, Biopsy Guide, Biplane, Bit Depth, BlackWhite,
-        Blickfeld, Breite, Broadband, C Gain, C-Gain, C-Plane, CF Freq, CF Gain, CFM Freq, CHarm, CWD,
+        Blickfeld, Breite, Broadband, C Gain, C-Gain, C-Plane, CF Freq, CF Gain, CFM Freq, CWD,
         CWS, Cadence Image, Cadencia, Calidad, Capture, Carte couleur, Carte grise, Center Freq,
         Center Frequency, Chirp, Cine Length, Cine Loop, ClearView, Coded Excitation, Coherence, Color
         2D, Color Baseline, Color Freq, Color Frequency, Color Invert, Color M, Color PRF, Color

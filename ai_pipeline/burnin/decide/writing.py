@@ -553,13 +553,13 @@ AMBIGUOUS = re.compile(
     rf"(?![FJMW] \d\d$|[A-Z]\w\w \d{{3}}$|{_NAMES}|.*\d/\d\d?/\d\d)(?:"
     r"-?\d{1,2}|\d{1,2}[.,]\d|100 ?[^\s\dAaFfJjMmWwYy]?|\d(?:/\d){1,3}|[A-Z]/[A-Z](?: \d/1\d)?|"
     rf"(?:[¤§] )?{_LETTERS}(?: ?#)?(?: ?{_VALUE}| {_STEP}| [A-Z]/\d)"
-    rf"(?: ?[/~@] ?(?:{_LETTERS} ?)?(?:{_VALUE}|[A-Z])){{0,5}}|[¤§](?: [A-Z])?|{_STEP})"
+    rf"(?: ?[/~@] ?(?:{_LETTERS} ?)?(?:{_VALUE}|[A-Z])){{0,5}}|(?:[A-Z] )?[¤§](?: [A-Z])?|{_STEP})"
 )
 """The form of a setting that could be an age, a date or a name elsewhere, as :func:`labelled` writes it: a
 number after a label without a vowel, ratios, steps. A padlock beside a power is read as a letter; no letter
 of a sex or of years is one."""
 TO_PROVE_TWICE = re.compile(
-    rf"-?\d{{1,2}}(?:[.,]\d)?|100 ?.?|{_CONSONANTS} \d\d|§(?: [A-Z])?|[A-Z]/[A-Z]|"
+    rf"-?\d{{1,2}}(?:[.,]\d)?|100 ?.?|{_CONSONANTS} \d\d|(?:[A-Z] )?§(?: [A-Z])?|[A-Z]/[A-Z]|"
     "(?:.* )?(?:Low|LOW|Max|MAX|CHI|On|ON|Hoch|Mittel)"
 )
 _AGED = re.compile(r"[^\W\d_]{4,} \d\d")
@@ -593,7 +593,9 @@ def by_their_block(texts: Sequence[Text]) -> list[Text]:
     found = list(texts)
     downwards = sorted(range(len(found)), key=lambda one: found[one].box.box[1])
     for index in (*downwards, *reversed(downwards)):  # each by those above it, then by those below
-        found[index] = _in_block(found[index], found)
+        text = found[index]
+        if text.meaning is Meaning.IDENTITY and _may_be_setting(text) and _is_among_settings(text, found):
+            found[index] = replace(text, meaning=Meaning.ACOUSTIC, proof="among settings of one block")
     return found
 
 
@@ -610,69 +612,6 @@ def by_their_rows(texts: Sequence[Text]) -> list[Text]:
     for row, line in sorted(lines, key=lambda one: one[1].meaning is not Meaning.IDENTITY):
         found |= {text: replace(text, meaning=line.meaning, proof=TOGETHER) for text in row}
     return [found[text] for text in texts]
-
-
-def cut_apart(
-    text: Text, picture: Picture, reader: TextReader, allowed: Allowed = NOTHING_MORE
-) -> list[Text]:
-    """Cut a level line that is not proven harmless between its words. Parts that are whole settings or
-    results, or words of the body, are judged by themselves; all that is left of the line goes.
-    """
-    left, top, right, bottom = text.box.box
-    if text.meaning is not Meaning.IDENTITY or text.line.letters < LONG or text.box.is_upright:
-        return [text]
-    drawn = strokes_in(picture, text.box)[index_of(text.box.box)].any(axis=0, keepdims=True)
-    # Width of the space between words, at least (share of the height of the line's box).
-    space = np.ones((1, max(3, round(0.3 * (bottom - top)))), np.uint8)
-    closed = cv2.morphologyEx(drawn.astype(np.uint8), cv2.MORPH_CLOSE, space).astype(np.bool_)
-    places = sorted(
-        (max(left, 0) + one[0], max(left, 0) + one[2]) for one in component_boxes(components(closed)[1])
-    )
-    words = [
-        Candidate(picture, level_box((start - 2, top, end + 2, bottom), 1.0), 0.0).text(reader, allowed)
-        for start, end in places
-    ]
-    parts, first, cut = [], 0, left
-    while first < len(words) <= LONGEST_LINE:
-        runs = ((_run(words[first:end], allowed), end) for end in range(len(words), first, -1))
-        run, first = next((way for way in runs if way[0].meaning is not Meaning.IDENTITY), (None, first + 1))
-        if run:
-            parts += [_rest(text, cut, run.box.box[0]), run]
-            cut = run.box.box[2]
-    return [*filter(None, parts), *filter(None, [_rest(text, cut, right)])] if parts else [text]
-
-
-LONGEST_LINE = 20
-"""Words of a line that is cut, at most."""
-
-
-def _run(words: Sequence[Text], allowed: Allowed) -> Text:
-    """Words of one line as one text. It is harmless if it is a whole setting or result with letters and
-    digits, or if each word by itself names a part of the body.
-    """
-    written, sure = " ".join(word.line.text for word in words), min(word.line.confidence for word in words)
-    box = level_box(
-        (words[0].box.box[0] + 2, *words[0].box.box[1:2], words[-1].box.box[2] - 2, words[0].box.box[3]), 1.0
-    )
-    meaning = (
-        meaning_of(written, sure, allowed) if all(word.line.legible for word in words) else Meaning.IDENTITY
-    )
-    whole = {Meaning.ACOUSTIC, Meaning.MEASUREMENT} & {meaning} and re.search(
-        r"(?=.*\d)(?=.*[^\W\d_]).{4}", written
-    )
-    places = all(word.meaning is Meaning.ORIENTATION and word.line.letters >= SURELY_FEWEST for word in words)
-    known = meaning if whole or places else Meaning.IDENTITY
-    return Text(box, Line(written, sure, legible=True), known, proof="a part of its line, cut between words")
-
-
-def _rest(text: Text, start: int, end: int) -> Text | None:
-    """What is left of a line between two columns; None if no letter fits in."""
-    _, top, _, bottom = text.box.box
-    return (
-        replace(text, box=level_box((start, top, end, bottom), 1.0))
-        if end - start > 0.5 * (bottom - top)
-        else None
-    )
 
 
 AXIS = re.compile(r"\W{0,2}(\d{1,3}(?:[.,]\d{1,2})?|[.,]\d{1,2})\W{0,2}(?:[cm]?m/s|[cm]m|s|dB|k(?:Hz)?|%)?")
@@ -915,24 +854,6 @@ def _as_proven(text: Text, proven: Sequence[Text]) -> Text:
     return text
 
 
-def _in_block(text: Text, texts: Sequence[Text]) -> Text:
-    """Return ``text`` with the meaning that the lines around it prove, if they do."""
-    if text.meaning is not Meaning.IDENTITY:
-        return text
-    written, sure = text.line.text.strip(), text.line.confidence >= LEAST_CONFIDENCE
-    above = {_as_proof(other) for other in texts if _is_above(other.box.box, text.box.box)}
-    if sure and above == {Meaning.LOGO} and re.fullmatch(r"[A-Z]{1,2}-?\d{1,3}", written):
-        return replace(text, meaning=Meaning.LOGO, proof="a model's number below its maker")
-    if (
-        sure
-        and Meaning.IDENTITY not in above
-        and _leads_to_setting(text, texts, upwards=True)
-        and re.fullmatch(r"[BCDGHKLNP-TVXZ] ?\d\d|\d(?:/\d){1,3}", written)
-    ) or (_may_be_setting(text) and _is_among_settings(text, texts)):
-        return replace(text, meaning=Meaning.ACOUSTIC, proof="among settings of one block")
-    return text
-
-
 def _may_be_setting(text: Text) -> bool:
     """Whether a text is a setting that could be an age or a name elsewhere, or a misread setting."""
     return any(
@@ -949,7 +870,7 @@ def _may_be_setting(text: Text) -> bool:
 
 def _form(line: Line, form: re.Pattern[str]) -> bool:
     """Whether a line has this form, as :func:`labelled` writes it."""
-    return form.fullmatch(labelled(spaced(line.text.strip()))) is not None
+    return form.fullmatch(labelled(spaced(line.text.strip().rstrip(".")))) is not None
 
 
 def _is_among_settings(text: Text, texts: Sequence[Text]) -> bool:
@@ -976,11 +897,15 @@ def _is_among_settings(text: Text, texts: Sequence[Text]) -> bool:
         return False
     reach = BLOCK * (text.box.box[3] - text.box.box[1])
     return harmless or all(
-        _may_be_setting(other)
-        or (not twice and other.line.legible and not re.search(r"[^\W\d_]{2}", other.line.text))
+        _may_be_setting(other) or not (twice or _may_name(other))
         for other in others
         if other.meaning is Meaning.IDENTITY and max(gaps(text.box.box, other.box.box)) <= reach
     )
+
+
+def _may_name(text: Text) -> bool:
+    """Whether a text may be a name: it is not legible, or has two letters side by side."""
+    return not text.line.legible or re.search(r"[^\W\d_]{2}", text.line.text) is not None
 
 
 def _leads_to_setting(text: Text, others: Sequence[Text], *, upwards: bool) -> bool:
@@ -996,7 +921,7 @@ def _leads_to_setting(text: Text, others: Sequence[Text], *, upwards: bool) -> b
         return False
     line = min(lines, key=lambda one: -one.box.box[3] if upwards else one.box.box[1])
     if line.meaning in {Meaning.MEASUREMENT, Meaning.SCALE} or (
-        line.meaning is Meaning.IDENTITY and _may_be_setting(line)
+        line.meaning is Meaning.IDENTITY and (_may_be_setting(line) or not _may_name(line))
     ):
         return _leads_to_setting(line, [other for other in others if other is not line], upwards=upwards)
     return _as_proof(line) is Meaning.ACOUSTIC

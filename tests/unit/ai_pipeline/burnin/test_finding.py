@@ -809,7 +809,7 @@ HARMLESS = {
         "C6 / M7*", "FF2/E3*", "Frą mid",
         "Qúal norm", "WMF 10W1", "/PRF 0.6kHz", "Routine 2 Trim./OB", "Routine HI",
         "2+3.Trim.", "2. Trim.", "3.Trim", "Har-high", "Har-intermedia", "Adult Echo", "Gen OB",
-        "47/56", "62/73", "99/100", "110/111", "MIm:1.5", "Qscan:85",
+        "47/56", "62/73", "MIm:1.5", "Qscan:85",
         "60°/28Hz", "60/ 21Hz", "65°/1.7", "25Hz/15.6cm", "3 Trim./OB", "Penetration", "HL 6.40 - 4.03",
         "HM PI 6.80 - 2.80",
         "HM PI 11.80 - 2.50", "-6cmis", "6cmls", "Har-alta",
@@ -1290,14 +1290,6 @@ def test_a_line_is_not_spared_that_does_not_stay_whole() -> None:
     part = np.zeros(SHAPE, np.bool_)
     part[40:50, 100:180] = True
     assert mask_around((100, 24, 180, 42), spare=True, stays=part)[40:50, 100:180].all()
-
-
-def test_a_model_below_its_makers_name_is_a_logo() -> None:
-    assert meanings(
-        by_their_block(
-            [text("Voluson", (20, 20, 60, 32)), text("E6", (30, 34, 50, 46)), text("E6", (200, 34, 220, 46))]
-        )
-    ) == [Meaning.LOGO, Meaning.LOGO, Meaning.IDENTITY]
 
 
 def test_settings_below_settings_prove_what_is_a_setting_only_there() -> None:
