@@ -51,7 +51,7 @@ from ai_pipeline.burnin.decide.writing import (
 )
 from ai_pipeline.burnin.find import networks
 from ai_pipeline.burnin.find.annotation import Box, Mask, Picture, dilated, mask_of
-from ai_pipeline.burnin.find.area import faint_writing, find_area, strokes
+from ai_pipeline.burnin.find.area import faint_writing, find_area, strokes, without_panels
 from ai_pipeline.burnin.find.drawings import find_bars
 from ai_pipeline.burnin.find.networks import (
     HEIGHT,
@@ -420,7 +420,7 @@ def test_a_full_bladder_is_of_the_area_and_a_panel_is_not() -> None:
     picture = linear_echo()
     picture[150:220, 200:280] = 0
     picture[:40] = np.random.default_rng(1).integers(56, 65, (40, 480))  # the noise of compression
-    area = find_area(picture, nothing(picture))
+    area = without_panels(find_area(picture, nothing(picture)), picture, nothing(picture))
     assert area[150:220, 200:280].all() and not area[:40].any()
 
 
