@@ -441,8 +441,10 @@ class _Scene:
             high = (other for other in places if 2 * (other[3] - other[1]) >= place[3] - place[1])
             one = Candidate(self.picture, box, share_of(flow, box))
             text = one.text(self.task.tools.reader, self.task.allowed)
-            # The network takes spectra, flow and marks of focus for letters, too.
-            drawn = one.flow <= FILLS and not _is_mirrored(text, self.picture)
+            # The network takes spectra and marks of focus for letters, too.
+            drawn = not (
+                share_of(self.waves.strips & ~self.bars, box) > FILLS or _is_mirrored(text, self.picture)
+            )
             if are_letters(text, float(drawn)) or (
                 text.line.legible and text.meaning is not Meaning.IDENTITY
             ):
