@@ -142,6 +142,8 @@ FEW_CHARACTERS = 3
 """Texts of up to so many characters are judged together with their neighbours."""
 SURE = 0.8
 """Mean confidence of the recogniser from which it has read text, and no wave, in a spectrum or a trace."""
+CURVE = 0.9
+"""Share of what is drawn in a box that is a trace, from which the box holds no letters."""
 FINEST, FAINT, LARGEST = 1.0, 0.6, 0.35
 """Scales at which a picture is read: as it is, with enhanced contrast, and for letters as large as a tile."""
 
@@ -341,12 +343,11 @@ def candidates_of(
     """
     boxes = (reader.find_upright if upright else reader.find)(view, scale, within)
     found = [(box, measured.traced(box)) for box in boxes]
-    # Share of what is drawn in a box that is a trace, from which it is text only if it can be read, and
-    # from which it holds no letters.
+    # Share of what is drawn in a box that is a trace, from which it is text only if it can be read.
     places = [
         Candidate(view, box, max(share_of(measured.areas, box), traced if traced >= 0.35 else 0.0))
         for box, traced in found
-        if traced < 0.9
+        if traced < CURVE
     ]
     return [place.followed(reader) for place in places] if upright else places
 

@@ -190,8 +190,9 @@ def components(mask: Mask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]
         return labels, np.array([[0, 0, columns, rows, mask.size]], np.int32)
     left, top, right, bottom = box_around(mask, 0)
     left, top = left & ~1, top & ~1  # parts are numbered in blocks of two rows and columns
-    inside = mask[top:bottom, left:right].astype(np.uint8)
-    _, own, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
+    _, own, stats, _ = cv2.connectedComponentsWithStats(
+        mask[top:bottom, left:right].astype(np.uint8), connectivity=8
+    )
     labels[top:bottom, left:right] = own
     stats[1:, cv2.CC_STAT_LEFT] += left
     stats[1:, cv2.CC_STAT_TOP] += top

@@ -62,16 +62,26 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
     bounded = bool(believed) and (inside & tissue).sum() >= 0.5 * tissue.sum()
     labels, stats = components(tissue)
     area: Mask = np.zeros_like(tissue)
-    for label, box in enumerate(component_boxes(stats), start=1):
-        own, place = labels == label, index_of(box)
+    for label in range(1, len(stats)):
+        own = labels == label
         # Share of the picture that an image area takes, at least: a body mark or a logo is smaller.
-        if stats[label, cv2.CC_STAT_AREA] >= 0.01 * tissue.size and not _is_panel(
-            picture[place], (own & ~drawn)[place]
-        ):
+        if stats[label, cv2.CC_STAT_AREA] >= 0.01 * tissue.size:
             # Tissue that crosses their border, most of it within, is tissue beyond it.
-            crosses = own & (inside[own].mean() >= 0.5)
-            area |= _between(own) & (inside | crosses | (not bounded))
+            area |= _between(own) & (inside | (own & (inside[own].mean() >= 0.5)) | (not bounded))
     return area
+
+
+def without_panels(area: Mask, picture: Picture, drawn: Mask) -> Mask:
+    """The parts of the image ``area`` that are no panels behind text, which compression makes uneven.
+    ``drawn`` as in :func:`find_area`.
+    """
+    labels, stats = components(area)
+    panels = [
+        label
+        for label, box in enumerate(component_boxes(stats), start=1)
+        if _is_panel(picture[index_of(box)], ((labels == label) & ~drawn)[index_of(box)])
+    ]
+    return area & ~np.isin(labels, panels)
 
 
 def _is_panel(part: Picture, own: Mask) -> bool:
@@ -85,8 +95,11 @@ def _is_panel(part: Picture, own: Mask) -> bool:
     ]
     # Width of a panel (heights), at least; share of its pixels in their row's colour, and how far they differ
     # from it by the noise of compression (grey levels).
-    wide = own.shape[1] >= 3 * own.shape[0]
-    return wide and bool(alike) and float((np.concatenate(alike) <= 10).mean()) >= 0.8
+    return (
+        own.shape[1] >= 3 * own.shape[0]
+        and bool(alike)
+        and float((np.concatenate(alike) <= 10).mean()) >= 0.8
+    )
 
 
 def strokes(picture: Picture) -> Mask:
@@ -195,9 +208,11 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, M
     strong = dilated((contrast > (40 / 255) * span) & ~around, RINGING)
     labels, stats = components((stands_out & ~around) | hull)
     faint = stands_out & ~_present(labels[hull], len(stats))[labels] & ~strong  # without tissue
-    gap = np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
-    closed = cv2.morphologyEx((faint & ~around).astype(np.uint8), cv2.MORPH_CLOSE, gap)
-    labels, stats = components(closed.astype(np.bool_))
+    labels, stats = components(
+        cv2.morphologyEx(
+            (faint & ~around).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
+        ).astype(np.bool_)
+    )
     # Distance from the hull up to which dim tissue may lie: .04 of the shorter side.
     far = ~dilated(hull, 2 * round(0.04 * min(area.shape)) + 1)
     large = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1) >= SMALLEST_FAINT

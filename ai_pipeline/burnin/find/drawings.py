@@ -96,8 +96,9 @@ def _drawings(picture: Picture, maps: MarkMaps, drawn: Mask, classes: npt.NDArra
         masks[kind] = grown(own)
         labels, stats = components(grown(own))
         inside = labels[own]
-        pixels = np.maximum(1, np.bincount(inside, minlength=len(stats)))
-        means = np.bincount(inside, weights=maps.marked[own], minlength=len(stats)) / pixels
+        means = np.bincount(inside, weights=maps.marked[own], minlength=len(stats)) / np.maximum(
+            1, np.bincount(inside, minlength=len(stats))
+        )
         marks += [
             Mark(
                 kind,
@@ -137,8 +138,11 @@ def _majority_classes(drawn: Mask, maps: MarkMaps) -> npt.NDArray[np.uint8]:
     """
     labels, stats = components(grown(drawn))  # with soft edges, so that the dots of a line are connected
     own = labels[drawn]
-    places = own * (len(KINDS) + 1) + maps.classes[drawn]
-    votes = np.bincount(places, minlength=len(stats) * (len(KINDS) + 1)).reshape(len(stats), -1).T[1:]
+    votes = (
+        np.bincount(own * (len(KINDS) + 1) + maps.classes[drawn], minlength=len(stats) * (len(KINDS) + 1))
+        .reshape(len(stats), -1)
+        .T[1:]
+    )
     area = votes.sum(axis=0)
     chosen = votes.argmax(axis=0) + 1
     # Share of a drawing's pixels that the detector takes for text, from which all of it counts as text; and
@@ -163,8 +167,11 @@ def find_bars(picture: Picture) -> Mask:
     A bar has no thin stroke in any channel; letters have strokes.
     """
     strokes: Mask = np.logical_or.reduce([thin(channel) for channel in cv2.split(picture)])
-    smooth = (brightest(picture) > 8) & ~strokes  # up to that level a pixel is black
-    opened = cv2.morphologyEx(smooth.astype(np.uint8), cv2.MORPH_OPEN, np.ones((THICK, THICK), np.uint8))
+    opened = cv2.morphologyEx(
+        ((brightest(picture) > 8) & ~strokes).astype(np.uint8),
+        cv2.MORPH_OPEN,
+        np.ones((THICK, THICK), np.uint8),
+    )
     labels, stats = components(opened.astype(np.bool_))
     found = np.zeros_like(strokes)
     for label, box in enumerate(component_boxes(stats), start=1):
