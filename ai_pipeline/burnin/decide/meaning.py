@@ -337,8 +337,10 @@ def may_be_setting(text: str) -> bool:
     (:data:`_MISREAD`). It must have a digit, or a label that is no name. Of 64,000 invented names (of the
     library Faker 40) none is taken for a setting.
     """
-    a_date = re.search(r"\d\d?[/.-]\d\d?[/.-]\d\d", text)
-    if a_date or not re.search(r"(?i)\d|^sr[i1]|^qual|^wmf", text):
+    # A date is none, nor is a short word with an age.
+    if re.search(r"\d\d?[/.-]\d\d?[/.-]\d\d|^[^\W\d_]{2,4} ?\d{1,3}(?:[.,]\d)?$", text) or not re.search(
+        r"(?i)\d|^sr[i1]|^qual|^wmf", text
+    ):
         return False
     ways = {" ".join(unicodedata.normalize("NFKC", text).split()).strip(CALIPER_SIGNS).rstrip(TICKS)[:24]}
     for _ in range(2):
