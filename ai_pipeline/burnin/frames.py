@@ -122,8 +122,11 @@ class Verifier(RemovalTask):
         Text in ``kept`` was read before and stays. ``changed``: the pixels that were filled since the last
         reading, as in :func:`candidates`.
         """
-        found = candidates(picture, self.tools.reader, plan.waves, changed)
-        return codes_in(picture) + [one.box for one in found if self.is_residue(one, filled, plan, kept)]
+        return codes_in(picture) + [
+            one.box
+            for one in candidates(picture, self.tools.reader, plan.waves, changed)
+            if self.is_residue(one, filled, plan, kept)
+        ]
 
     def is_residue(self, candidate: Candidate, filled: Mask, plan: RemovalPlan, kept: Mask) -> bool:
         """Whether the place ``candidate`` of a cleaned picture holds text that must be removed; masks as in
@@ -218,8 +221,10 @@ class DisplayTables:
 
     def views(self, samples: PixelArray) -> list[Picture]:
         """The pictures to search for text, the displayed one first."""
-        hidden = [] if self.equalised is None else [self.equalised[self._places(samples)]]
-        return [self.show(samples), *hidden]
+        return [
+            self.show(samples),
+            *([] if self.equalised is None else [self.equalised[self._places(samples)]]),
+        ]
 
     def show(self, samples: PixelArray) -> Picture:
         """The picture that a viewer shows of samples within the source's range."""
@@ -296,12 +301,16 @@ class Window:
                 self.fill(touched)
                 continue
             if attempt == ROUNDS:
-                left = [mark.box for mark in box_marks(residue, self.mask.shape)]
-                raise CleaningFailed("text is still found after filling, widening and blacking out", left)
-            stays = self.kept & ~self.mask
+                raise CleaningFailed(
+                    "text is still found after filling, widening and blacking out",
+                    [mark.box for mark in box_marks(residue, self.mask.shape)],
+                )
             # Margin of the mask around text that is still found after filling (share of the text's height).
-            more = around(residue, self.plan.lines, stays, 0.6 * (attempt + 1), spare=attempt == 0)
-            more &= ~(self.plan.waves.traces | self.returned)
+            more = around(
+                residue, self.plan.lines, self.kept & ~self.mask, 0.6 * (attempt + 1), spare=attempt == 0
+            )
+            # Where all is image area the mark network has not looked for letters across a curve.
+            more &= ~((self.plan.waves.traces & (not self.plan.area.all())) | self.returned)
             if attempt == 0:
                 letters = [strokes_in(self.tables.show(one), box) for one in self.results for box in residue]
                 more &= ~self.plan.ground | np.logical_or.reduce(letters)
@@ -320,8 +329,9 @@ class Window:
         """Put back what should not have been filled: curves, flow and bars. The places are listed for a
         person. Returns False if nothing was put back.
         """
-        middle = self.tables.show(self.sources[len(self.sources) // 2])
-        content = content_of(middle, self.plan, self.mask) & ~(self.plan.banner | self.stays_filled)
+        content = content_of(
+            self.tables.show(self.sources[len(self.sources) // 2]), self.plan, self.mask
+        ) & ~(self.plan.banner | self.stays_filled)
         # Beside the image area a line of text in its box may look like a bar: it stays removed with its edge.
         text = mask_of((one.box for one in self.plan.marks if one.kind is AnnotationKind.TEXT), content.shape)
         lost = with_sides(
@@ -405,8 +415,9 @@ def fill_plan(
     it. A hole that crosses the border is filled as two. ``black``: the stored value shown darkest.
     """
     outside = ~plan.area
-    known = outside & ~(plan.mask | plan.banner | plan.not_tissue | mask)
-    flat = with_background(source, mask & outside, known, black)
+    flat = with_background(
+        source, mask & outside, outside & ~(plan.mask | plan.banner | plan.not_tissue | mask), black
+    )
     inside = mask & plan.area
     # A hole across the edge is filled from both sides.
     return inpaint(flat, inside, filler, plan.not_tissue | ~with_rim(plan.area)) if inside.any() else flat
@@ -524,10 +535,9 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
     mask, outside = without_shapes_of_letters(mask, verifier.tools.reader), hashlib.sha256()
     for frame in frames:  # one mask for all, outside of which each has been proven to be as its source
         outside.update(outside_bytes(frame, mask))
-    masks = np.broadcast_to(mask.astype(np.uint8) * 255, (count, *mask.shape))
     return CleanedFrames(
         frames,
-        masks,
+        np.broadcast_to(mask.astype(np.uint8) * 255, (count, *mask.shape)),
         tuple(marks),
         plan.readings,
         tuple(widened),
@@ -591,8 +601,9 @@ class _CineWindow(Window):
         middle = len(self.results) // 2
         tools = self.verifier.tools
         picture = self.tables.show(self.results[middle])
-        waves = self.plan.waves.seen_in(picture, self.plan.area)
-        drawn = find_drawings(picture, tools.finder, tools.threshold, waves.pixels)
+        drawn = find_drawings(
+            picture, tools.finder, tools.threshold, self.plan.waves.seen_in(picture, self.plan.area).pixels
+        )
         # In the image area only letters that are read go: the verification finds them. As in a plan, what is
         # lower than a line is the edge of something else.
         found = with_sides(
@@ -735,12 +746,18 @@ def _outlying_places(pictures: list[Picture], mask: Mask) -> list[Mask]:
     """
     kernel, shares = np.ones((7, 7), np.uint8), []
     for picture in pictures:
-        grey = np.ascontiguousarray(brightest(picture))
-        light, dark = (cv2.morphologyEx(grey, way, kernel) for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
-        drawn = ((np.maximum(light, dark) > CONTRAST) & ~mask).astype(np.float32)
+        light, dark = (
+            cv2.morphologyEx(np.ascontiguousarray(brightest(picture)), way, kernel)
+            for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT)
+        )
         # Each eighth row and column: the share of a place as large as a short word, 48 × 16 pixels.
-        shares.append(cv2.blur(drawn, (48, 16))[::8, ::8])
-    usual = np.quantile(shares, 0.5, axis=0, method="lower")
+        shares.append(
+            cv2.blur(((np.maximum(light, dark) > CONTRAST) & ~mask).astype(np.float32), (48, 16))[::8, ::8]
+        )
     # More than most, and a third of what letters take.
-    cell = np.ones((8, 8), np.bool_)
-    return [np.kron(share > 1.2 * usual + 0.15, cell)[: mask.shape[0], : mask.shape[1]] for share in shares]
+    return [
+        np.kron(
+            share > 1.2 * np.quantile(shares, 0.5, axis=0, method="lower") + 0.15, np.ones((8, 8), np.bool_)
+        )[: mask.shape[0], : mask.shape[1]]
+        for share in shares
+    ]

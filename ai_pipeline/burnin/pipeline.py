@@ -155,8 +155,9 @@ def _findings(image: SourceImage, marks: tuple[Mark, ...], tools: Tools) -> list
         return [Finding(absent, BURNED_IN, None, None, Decision.ABSENT, image.uid, tools.models[0])]
     areas = {mark: (mark.box[2] - mark.box[0]) * (mark.box[3] - mark.box[1]) for mark in removed}
     # So many are reported for an image; a note counts all of them.
-    largest = sorted(removed, key=areas.__getitem__, reverse=True)[:24]
-    return [_finding(image, mark, tools) for mark in largest]
+    return [
+        _finding(image, mark, tools) for mark in sorted(removed, key=areas.__getitem__, reverse=True)[:24]
+    ]
 
 
 def _finding(image: SourceImage, mark: Mark, tools: Tools) -> Finding:

@@ -13,11 +13,13 @@ import numpy as np
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
 from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, NOTHING_MORE, OVER_TISSUE, Allowed
 from ai_pipeline.burnin.decide.writing import (
+    CURVE,
     FEWEST,
     SAME,
     SMALLEST_LETTER,
     TRACED,
     Candidate,
+    MeasuredPixels,
     Text,
     are_letters,
     as_scales,
@@ -51,11 +53,35 @@ from ai_pipeline.burnin.find.annotation import (
     gaps,
     index_of,
 )
-from ai_pipeline.burnin.find.area import amplified, faint_writing, find_area, strokes
-from ai_pipeline.burnin.find.drawings import DRAWN, KINDS, Drawings, find_bars, find_drawings
+from ai_pipeline.burnin.find.area import (
+    TICK,
+    amplified,
+    faint_writing,
+    find_area,
+    straight_lines,
+    strokes,
+    without_panels,
+)
+from ai_pipeline.burnin.find.drawings import (
+    DRAWN,
+    KINDS,
+    Drawings,
+    find_bars,
+    find_drawings,
+    grown,
+    is_mirrored,
+)
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import SMALLEST_LINE, UPRIGHT, TextBox, TextReader, looks_like_text, paint
-from ai_pipeline.burnin.find.traces import Waves, find_flow, find_strips, find_traces, mostly_outside
+from ai_pipeline.burnin.find.traces import (
+    FILLS,
+    Waves,
+    find_flow,
+    find_strips,
+    find_traces,
+    mostly_outside,
+    no_waves,
+)
 from ai_pipeline.burnin.tools import Tools, is_plain
 from ai_pipeline.contract import ImageHeader, Meaning, PixelArray, Reading
 from ai_pipeline.errors import CleaningFailed
@@ -78,7 +104,7 @@ class RemovalPlan:
     curves; among them only text that was read is removed. ``readings`` have no source UID and frame yet.
     ``lines``: the letters of each line of text that stays. ``ground``: where only strokes of proven letters
     are filled; ``in_doubt``: places in ``ground`` that may hold letters and stay. ``spared``: marks that look
-    like text and are left alone; only explanations name them.
+    like text and are left alone; only explanations name them. ``panels``: what is uneven behind text.
     """
 
     banner: Mask
@@ -93,6 +119,7 @@ class RemovalPlan:
     ground: Mask = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
     in_doubt: tuple[Box, ...] = ()
     spared: tuple[Mark, ...] = ()
+    panels: Mask = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,7 +183,8 @@ def with_faint_writing(
     legible text counts. Raises :class:`CleaningFailed` as :func:`plan_removal` does.
     """
     known = plan.mask | plan.banner | plan.kept | plan.not_tissue | plan.waves.pixels
-    faint, strong = faint_writing(samples, plan.area, known)
+    # Between the image area and a panel dim signs look like faint writing.
+    faint, strong = faint_writing(samples, plan.area | plan.panels, known)
     if not faint.any():
         return plan
     faint = blocks(faint) & ~known & ~plan.area & ~strong
@@ -220,7 +248,9 @@ class _Scene:
         """Start without any findings."""
         self.picture, self.header, self.task, self.graphics = picture, header, task, graphics
         self.shape, self.clinical = picture.shape[:2], task.policy is CleaningPolicy.CLINICAL
-        self.banner, self.devices, self.plain, self.ground, self.bars = (self.nothing() for _ in range(5))
+        self.banner, self.devices, self.plain, self.ground, self.bars, self.panels = (
+            self.nothing() for _ in range(6)
+        )
         self.area, self.waves = ~self.nothing(), Waves(self.nothing(), self.nothing())
         self.drawn = Drawings({kind: self.nothing() for kind in KINDS}, ())
         self.outside: tuple[Mark, ...] = ()
@@ -270,6 +300,7 @@ class _Scene:
                 *box_marks([text.box for text in self.symbols], self.shape, "a drawing that looks like text"),
                 *box_marks([text.box for text in self.unproven], self.shape, "no two witnesses see letters"),
             ),
+            self.panels,
         )
 
     def _marks(self, banner: Mask) -> list[Mark]:
@@ -288,8 +319,10 @@ class _Scene:
         for text in self.texts:
             if not covered(text.box, banner):
                 goes = self.task.policy.removes(text.meaning) and share_of(going, text.box) > 0
-                own = box_marks([text.box], self.shape, text.reason)
-                marks += [replace(mark, meaning=text.meaning, removed=goes) for mark in own]
+                marks += [
+                    replace(mark, meaning=text.meaning, removed=goes)
+                    for mark in box_marks([text.box], self.shape, text.reason)
+                ]
         return [mark for mark in marks if mark.removed or mark.meaning is not Meaning.IDENTITY]
 
     def known_places(self) -> None:
@@ -297,8 +330,9 @@ class _Scene:
         read there.
         """
         removed = {meaning for meaning in Meaning if self.task.policy.removes(meaning)}
-        rules = self.task.tools.device_rules
-        devices, device_marks = find_device_banner(self.header, self.picture, rules, removed)
+        devices, device_marks = find_device_banner(
+            self.header, self.picture, self.task.tools.device_rules, removed
+        )
         by_hand, hand_marks = find_by_hand(self.header, self.picture)
         self.devices, self.known = devices | by_hand, (*device_marks, *hand_marks)
 
@@ -306,14 +340,14 @@ class _Scene:
         """Rule: add what is known by its place or form: text outside the header's regions, and drawings. Keep
         curves and, under the policy clinical, bars.
         """
-        if not self.graphics:
-            return
         picture, regions = self.picture, self.header.ultrasound_regions
-        banner, self.outside = find_banner(self.header, picture)
-        area = find_area(picture, self.nothing(), regions)
-        strips, traces = find_strips(regions, picture.shape), find_traces(picture, area)
+        traces = find_traces(picture, find_area(picture, self.nothing(), regions))
         self.bars = find_bars(picture)
-        measured = strips | traces | (self.bars & self.clinical)
+        if not self.graphics:
+            self.waves = Waves(self.nothing(), traces)
+            return
+        banner, self.outside = find_banner(self.header, picture)
+        measured = find_strips(regions, picture.shape) | traces | (self.bars & self.clinical)
         self.drawn = find_drawings(picture, self.task.tools.finder, self.task.tools.threshold, measured)
         if not self.clinical:
             self.drawn.masks[AnnotationKind.SCALE] |= self.bars
@@ -323,37 +357,56 @@ class _Scene:
         """Rule: find and read all text; drop what is no text, such as a pair of crosses."""
         self.lettering = self.drawn.masks[AnnotationKind.TEXT]
         known = self.lettering | self.banner | self.devices
-        tools, allowed = self.task.tools, self.task.allowed
-        found = find_texts(self.picture, tools.reader, known, self.waves, allowed)
-        if self.header.modality not in ULTRASOUND:  # a bare number is no ruler's: it may be an age
-            found = [
-                replace(text, meaning=Meaning.IDENTITY) if text.meaning is Meaning.SCALE else text
-                for text in found
-            ]
-        self.symbols = [text for text in found if _is_drawing(text, self.drawn, _may_name(found))]
+        # Without the mark network curves are known by their form alone: a name across one goes with it.
+        among = self.waves if self.graphics else no_waves(self.shape)
+        curves = MeasuredPixels.from_picture(self.picture, self.waves)
+        found = [
+            # A bare number in other modalities is no ruler's: it may be an age.
+            replace(text, meaning=Meaning.IDENTITY)
+            if text.meaning is Meaning.SCALE and self.header.modality not in ULTRASOUND
+            else text
+            for text in find_texts(self.picture, self.task.tools.reader, known, among, self.task.allowed)
+            if self.graphics or are_letters(text) or curves.traced(text.box) < CURVE
+        ]
+        signs = self.clinical and self.header.modality in ULTRASOUND
+        self.symbols = [
+            text
+            for text in found
+            if _is_drawing(text, self.drawn, _may_name(found))
+            or (signs and _is_sign(text, self.picture, found))
+        ]
         self.texts = [text for text in found if text not in self.symbols]
         legible = [text for text in self.texts if text.line.legible]
         traced = [text for text in self.texts if share_of(self.waves.traces, text.box) > 0.5]
-        no_curves = [text for text in traced if are_letters(text)]
-        waves = self.waves.without(self.painted(legible), self.painted(no_curves))
+        proven = [text for text in traced if are_letters(text)] if self.graphics else self.texts
+        waves = self.waves.without(self.painted(legible), self.painted(proven))
         self.waves = replace(waves, strips=waves.strips | beside_velocities(self.texts, self.shape))
 
     def image_area(self) -> None:
         """Rule: drop, in the image area, texts that are neither proven harmless nor proven to be letters."""
         if self.graphics:
-            # Of written text only the strokes are no tissue.
-            written = self.banner | self.painted([*self.texts, *self.symbols])
+            texts = [*self.texts, *self.symbols]
+            written = self.banner | self.painted(texts)
             annotation: Mask = np.logical_or.reduce(list(self.drawn.masks.values()))
+            # Of written text only the strokes are no tissue, with what compression leaves around them.
+            letters = grown(letter_strokes(texts, annotation, self.picture, MARGIN))
+            drawn = annotation | letters | (self.banner & strokes(self.picture))
+            area = without_panels(
+                find_area(self.picture, drawn, self.header.ultrasound_regions), self.picture, drawn
+            )
             drawn = annotation | (written & strokes(self.picture))
-            area = find_area(self.picture, drawn, self.header.ultrasound_regions)
+            self.panels = find_area(self.picture, drawn, self.header.ultrasound_regions) & ~area
             whole = with_rim(area)
             self.area = whole & ~self.waves.strips
             self.banner &= ~area  # tissue may reach beyond the regions
             self.plain = whole & ~area & is_plain(self.picture, ~(whole | annotation | written))
             if self.clinical and self.task.in_doubt is not InDoubt.BOX:
                 self.ground = (self.area | self.waves.pixels) & ~self.devices
-        names = (text for text in self.texts if text.meaning is Meaning.IDENTITY)
-        inside = [text for text in names if share_of(self.ground, text.box) > 0.5]
+        inside = [
+            text
+            for text in self.texts
+            if text.meaning is Meaning.IDENTITY and share_of(self.ground, text.box) > 0.5
+        ]
         proven = [text.box.box for text in inside if are_letters(text, share_of(self.lettering, text.box))]
         self.unproven = [text for text in inside if all(overlap(text.box.box, box) < SAME for box in proven)]
         self.texts = [text for text in self.texts if text not in self.unproven]
@@ -366,39 +419,51 @@ class _Scene:
         if not self.clinical:
             return
         self.texts = by_their_pair(by_their_rows(by_best_reading(self.texts)), self.task.allowed)
-        tissue = self.ground & ~self.plain
         self.texts = [
             replace(text, meaning=Meaning.ORIENTATION, proof="a side and a place, over tissue")
             if text.meaning is Meaning.IDENTITY
             and text.line.confidence >= LEAST_CONFIDENCE
             and OVER_TISSUE.fullmatch(text.line.text.strip())
-            and share_of(tissue, text.box) > 0.9
+            and share_of(self.ground & ~self.plain, text.box) > 0.9
             else text
             for text in self.texts
         ]
         known, flow = self.painted(self.texts), find_flow(self.picture) | self.waves.strips
-        drawn = with_sides(blocks(self.lettering & ~known), longer=SMALLEST_LETTER)
-        places = component_boxes(components(drawn)[1])
-        names = _may_name(self.texts)
+        places = component_boxes(
+            components(with_sides(blocks(self.lettering & ~known), longer=SMALLEST_LETTER))[1]
+        )
+        names = _may_name([*self.texts, *(one for one in self.symbols if one.letters.isalpha())])
         for place in places:
             box = level_box(place, 1.0)
             if place[3] - place[1] > UPRIGHT * (place[2] - place[0]):
                 box = replace(box, corners=np.roll(box.corners, 1, axis=0))
+            # Ticks are lower than half of a letter beside them.
+            high = (other for other in places if 2 * (other[3] - other[1]) >= place[3] - place[1])
             one = Candidate(self.picture, box, share_of(flow, box))
             text = one.text(self.task.tools.reader, self.task.allowed)
-            if are_letters(text, 1.0) or (text.line.legible and text.meaning is not Meaning.IDENTITY):
+            # The network takes spectra and marks of focus for letters, too.
+            drawn = not (
+                share_of(self.waves.strips & ~self.bars, box) > FILLS or _is_mirrored(text, self.picture)
+            )
+            if are_letters(text, float(drawn)) or (
+                text.line.legible and text.meaning is not Meaning.IDENTITY
+            ):
                 self.texts.append(replace(text, proof=DRAWN))
-            elif _is_lone_sign(text, (*names, *places)):
+            elif _is_lone_sign(text, (*names, *high)):
                 self.symbols.append(text)
-        self.texts = as_scales([*self.texts, *self.unproven], self.bars)[: len(self.texts)]
+        others, bars = [*self.unproven, *self.symbols], self.bars & self.graphics
+        self.texts = as_scales([*self.texts, *others], bars)[: len(self.texts)]
 
     def lines(self) -> None:
         """Rule: remove whole lines of text; of harmless text whose letters the mark network has drawn, only
         the strokes. The mask ends where the letters of a line begin that stays.
         """
         removed = [text for text in self.texts if self.task.policy.removes(text.meaning)]
-        harmless = (text for text in removed if text.meaning is not Meaning.IDENTITY)
-        traced = [text for text in harmless if share_of(self.lettering, text.box) >= TRACED]
+        traced = [
+            text
+            for text in removed
+            if text.meaning is not Meaning.IDENTITY and share_of(self.lettering, text.box) >= TRACED
+        ]
         kept = [text for text in self.texts if text not in removed]
         letters, going = (
             paint([inner(text.box) for text in some], self.shape, 0.0) for some in (kept, removed)
@@ -426,7 +491,10 @@ class _Scene:
         found = blocks(unread) | (letters & self.traced)
         if not self.clinical:
             found |= self.graphics_but_text()
-        spared = self.kept | self.waves.traces | (self.bars & ~letters & self.clinical)
+        # A part of what was not read that lies mostly along a long line is of a ruler or a frame.
+        along = dilated(straight_lines(self.picture), 2 * TICK + 1)
+        ruled = along & mostly_outside(letters & ~self.painted(self.texts), ~along)
+        spared = self.kept | self.waves.traces | (((self.bars & ~letters) | ruled) & self.clinical)
         self.mask = (self.mask & ~self.waves.traces) | (found & ~spared)
         # Of all that is suspected: a picture that looks like letters everywhere is not understood.
         check_share(self.mask & ~self.banner)
@@ -436,17 +504,20 @@ class _Scene:
         the letters of a line beside the area is removed as well.
         """
         letters, inside = self.drawn.masks[AnnotationKind.TEXT], self.mask & self.ground
-        names = (text for text in self.texts if text.meaning is Meaning.IDENTITY)
-        going = [text for text in names if share_of(inside, text.box) > 0]
+        going = [
+            text for text in self.texts if text.meaning is Meaning.IDENTITY and share_of(inside, text.box) > 0
+        ]
         proven = [text for text in going if are_letters(text, share_of(letters, text.box))]
-        tissue = self.ground & ~self.plain
         # A line lies beside the image area if at most this share of its box lies in it.
-        beside = self.painted([text for text in proven if share_of(tissue, text.box) <= 0.5])
+        beside = self.painted(
+            [text for text in proven if share_of(self.ground & ~self.plain, text.box) <= 0.5]
+        )
         found = letter_strokes(proven, letters, self.picture, MARGIN) | (beside & self.plain)
         self.left = inside & ~self.painted(proven)
         # A part of the mask that nobody can read stays whole if most of it lies in the image area.
-        unread = mostly_outside(self.mask & ~self.painted(going), ~self.left)
-        self.mask = (self.mask & ~self.ground & ~unread) | (found & inside)
+        self.mask = (
+            self.mask & ~self.ground & ~mostly_outside(self.mask & ~self.painted(going), ~self.left)
+        ) | (found & inside)
 
 
 RULES = (
@@ -495,7 +566,38 @@ def _is_drawing(text: Text, drawn: Drawings, others: Iterable[Box]) -> bool:
     )
 
 
-def _may_name(texts: Sequence[Text]) -> list[Box]:
+def _is_sign(text: Text, picture: Picture, texts: Iterable[Text]) -> bool:
+    """Whether a place that the text detector took for text holds a maker's mark, one letter, or a mark of
+    focus, which alone among ``texts`` names nobody.
+    """
+    # Height of such a letter, at most (share of the picture's shorter side): a hospital's logo is larger.
+    low = text.box.height <= max(24.0, 0.05 * min(picture.shape[:2]))
+    one_letter = text.letters.isalpha() and max(text.line.letters, text.small.letters) == 1
+    return (
+        text.meaning is Meaning.IDENTITY
+        and text.line.legible
+        and ((one_letter and low) or _is_mirrored(text, picture))
+        and not are_letters(text)
+        # Apart from other readings of the same sign.
+        and _is_lone_sign(
+            text,
+            _may_name(
+                other
+                for other in texts
+                if other.letters != text.letters or overlap(other.box.box, text.box.box) < SAME
+            ),
+        )
+    )
+
+
+def _is_mirrored(text: Text, picture: Picture) -> bool:
+    """Whether a place is its own mirror image, as a mark of focus is, and no reader reads a number ("88")."""
+    return is_mirrored(picture[index_of(text.box.box)]) and not any(
+        map(str.isdigit, text.line.text + text.small.text)
+    )
+
+
+def _may_name(texts: Iterable[Text]) -> list[Box]:
     """The boxes of texts that may name somebody, also of single letters: of a name they may stand apart."""
     return [
         text.box.box
@@ -506,13 +608,14 @@ def _may_name(texts: Sequence[Text]) -> list[Box]:
 
 def _is_lone_sign(text: Text, others: Iterable[Box]) -> bool:
     """Whether one sign stands alone at a place, as a maker's mark beside the sector or a mark of focus does:
-    as wide as high, with no proven letters, and far from all ``others`` that may be text. A single letter
-    names nobody, but several letters far apart do, and M and F say the sex.
+    about as wide as high, with no proven letters, and far from all ``others`` that may be text. A single
+    letter names nobody, but several letters far apart do, and M and F say the sex.
     """
     left, top, right, bottom = text.box.box
     away = (gaps(text.box.box, other) for other in others if overlap(text.box.box, other) < SAME)
     return (
-        max(right - left, bottom - top) <= 1.7 * min(right - left, bottom - top)
+        # A word is wider; an hourglass is higher.
+        0.5 * (bottom - top) <= right - left <= 1.7 * (bottom - top)
         and (not text.line.legible or (text.line.text.isascii() and text.line.letters <= FEWEST))
         and text.line.text not in {"M", "F"}
         # How far another text of its row or column is from a sign that stands alone (its heights).

@@ -91,8 +91,7 @@ class NetworkInpainter:
                 inner = _square(top + CONTEXT, left + CONTEXT, CORE)
                 if holes[inner].any():
                     tile = _square(top, left, CORE + 2 * CONTEXT)
-                    new = self._generate(framed[tile], holes[tile])
-                    filled[inner] = new[_square(CONTEXT, CONTEXT, CORE)]
+                    filled[inner] = self._generate(framed[tile], holes[tile])[_square(CONTEXT, CONTEXT, CORE)]
         filled = filled[CONTEXT : CONTEXT + rows, CONTEXT : CONTEXT + columns]
         return np.where(hole[..., None], filled, picture).astype(np.uint8)
 
@@ -116,8 +115,9 @@ def emptied(picture: npt.NDArray[Any], hole: Mask) -> npt.NDArray[Any]:
         values = plane.astype(np.float32)
         total = cv2.boxFilter(values * known, -1, side, normalize=False)
         far = float(values[~hole].mean()) if known.any() else 0.0
-        mean = np.where(weight > 0.5, total / np.maximum(weight, 1), far)
-        plane[hole] = np.rint(mean[hole]).astype(picture.dtype)
+        plane[hole] = np.rint(np.where(weight > 0.5, total / np.maximum(weight, 1), far)[hole]).astype(
+            picture.dtype
+        )
     return result
 
 
@@ -183,8 +183,9 @@ def _generate(patch: Samples, hole: Mask, filler: Inpainter) -> Samples:
             )
         return filler.fill(patch, hole)
     if patch.ndim == 3:
-        planes = range(patch.shape[2])
-        return np.stack([_deep(np.ascontiguousarray(patch[..., plane]), hole) for plane in planes], axis=2)
+        return np.stack(
+            [_deep(np.ascontiguousarray(patch[..., plane]), hole) for plane in range(patch.shape[2])], axis=2
+        )
     return _deep(patch, hole)
 
 
@@ -220,15 +221,23 @@ def with_background(source: PixelArray, mask: Mask, known: Mask, black: float) -
     everywhere = _plain_colour(source[known], tolerance)
     labels, stats = components(dilated(mask, JOINED))
     for label, (left, top, right, bottom) in enumerate(component_boxes(stats), start=1):
-        own = index_of((left, top, right, bottom))
+        beside = index_of((left - AROUND, top, right + AROUND, bottom))
         around = index_of((left - AROUND, top - AROUND, right + AROUND, bottom + AROUND))
-        colour = _plain_colour(source[around][known[around]], tolerance)
-        if colour is None or (
-            everywhere is not None
-            and np.abs(colour.astype(np.float64) - everywhere.astype(np.float64)).max() <= tolerance
-        ):
-            colour = everywhere
-        result[own][mask[own] & (labels[own] == label)] = black if colour is None else colour
+        whole, hole = _plain_colour(source[around][known[around]], tolerance), mask & (labels == label)
+        # Panels lie across the screen: each row has its own colour, where it is seen on both sides.
+        colours = {
+            row: colour
+            for row, pixels, seen in zip(range(top, bottom), source[beside], known[beside], strict=True)
+            if seen.sum() >= AROUND and (colour := _plain_colour(pixels[seen], tolerance, 0.75)) is not None
+        }
+        for row in range(top, bottom):
+            colour = colours[min(colours, key=lambda one: abs(one - row))] if colours else whole
+            if colour is None or (
+                everywhere is not None
+                and np.abs(colour.astype(np.float64) - everywhere.astype(np.float64)).max() <= tolerance
+            ):
+                colour = everywhere
+            result[row][hole[row]] = black if colour is None else colour
     return result
 
 
@@ -239,23 +248,31 @@ def is_plain(picture: Picture, known: Mask) -> Mask:
     colour = _plain_colour(picture[known], RINGING)
     if colour is None:
         return np.zeros_like(known)
-    background = np.broadcast_to(np.asarray(colour, np.uint8), picture.shape)
-    return np.asarray(brightest(cv2.absdiff(picture, np.ascontiguousarray(background))) <= RINGING, np.bool_)
+    return np.asarray(
+        brightest(
+            cv2.absdiff(
+                picture, np.ascontiguousarray(np.broadcast_to(np.asarray(colour, np.uint8), picture.shape))
+            )
+        )
+        <= RINGING,
+        np.bool_,
+    )
 
 
-def _plain_colour(pixels: PixelArray, tolerance: float) -> Colour | None:
-    """The commonest value in each channel, if most of the pixels differ from it by at most ``tolerance``;
-    else None.
+def _plain_colour(pixels: PixelArray, tolerance: float, least: float = 0.5) -> Colour | None:
+    """The commonest value in each channel, if a share of the pixels, at ``least``, differs from it by at most
+    ``tolerance``; else None.
     """
     if not len(pixels):
         return None
     channels = (np.unique(channel, return_counts=True) for channel in pixels.reshape(len(pixels), -1).T)
     colour = np.asarray([values[counts.argmax()] for values, counts in channels])  # the commonest of each
     differs = np.abs(pixels.reshape(len(pixels), -1).astype(np.float64) - colour).max(axis=1)
-    # Share of what is around a hole in one colour, from which that is the background there; else it is
-    # black.
-    plain = float((differs <= tolerance).mean()) >= 0.5
-    return np.asarray(colour if pixels.ndim > 1 else colour[0], pixels.dtype) if plain else None
+    return (
+        np.asarray(colour if pixels.ndim > 1 else colour[0], pixels.dtype)
+        if (float((differs <= tolerance).mean()) >= least)
+        else None
+    )
 
 
 TEXT, LINES, MARKS, FILL = (

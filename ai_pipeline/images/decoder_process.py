@@ -22,7 +22,7 @@ import jpeg_ls
 import numpy as np
 from libjpeg import utils as libjpeg
 from openjpeg import utils as openjpeg
-from PIL import Image
+from PIL import Image, MpoImagePlugin, TiffImagePlugin
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
 from ai_pipeline.confinement import die_with_parent, landlock, lower, seccomp
@@ -85,6 +85,7 @@ def main(decoders: Mapping[str, Decode] = DECODERS) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whom it serves may need it yet
         signal.signal(number, signal.SIG_IGN)
     Image.preinit()  # of JPEG 2000 the import above
+    assert MpoImagePlugin and TiffImagePlugin  # at hand: a JPEG with EXIF or several pictures needs them
     if seccomp.known():
         seccomp.computing()  # made here, it is at hand in every process
     with contextlib.suppress(OSError):  # the kernel shall rather take this process than the one it serves

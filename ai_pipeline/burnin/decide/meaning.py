@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -45,6 +45,7 @@ from ai_pipeline.burnin.decide.vocabulary import (
     NOUNS,
     PHRASES,
     PRESETS,
+    PROBE,
     PROBES,
     SIDE_LETTERS,
     SIDES,
@@ -124,7 +125,7 @@ _NUMBER = r"\d{1,3}(?:[.,]\d{1,3})?"
 _CM = r"\d{1,2}(?:[.,]\d{1,3})?"  # a body height has three digits
 _INDEX = r"(?:\d|10)[.,]\d{1,2}"
 _DECIMAL = r"\d{1,2}[.,]\d{1,3}"
-_UNIT = r"(?:mm(?: ?[23])?|ml|cc|cm(?: ?[23])|[cm]m?/s(?:ec)?|mmhg|bpm|ms(?:ec)?|s(?:ec)?|deg|°|%)"
+_UNIT = r"(?:mm(?: ?[23])?|ml|cc|cm(?: ?[23])|[cm]m?/s(?:ec)?|mmhg|bpm|ms(?:ec)?|s(?:ec)?|deg|°)"
 _VALUE = rf"[-+~=<>]? ?(?:{_CM} ?cm|{_NUMBER} ?{_UNIT})"
 _WHICH = r"(?:[#+×x*] ?)?(?:[1-9] )?(?:[+×x*] ?)?"  # of several calipers: "1 D", "+ Dist", "2 x"
 
@@ -156,10 +157,12 @@ _WHAT = r"diam|dim|vel|vmax|max pg|mean pg|vti|area|vol|length|thick"
 
 MEASUREMENTS = (
     rf"{_WHICH}(?:(?:{LENGTH_LABELS}|{_OTHER_LABELS}) ?(?:[1-9] )?)?{_VALUE}",
+    rf"{_WHICH}(?:{_OTHER_LABELS}) ?(?:[1-9] )?[-+~=<>]? ?{_NUMBER} ?%",  # alone they are a setting's
     rf"{_WHICH}(?:{LENGTH_LABELS_ELSEWHERE}) ?(?:[1-9] )?"
     r"(?:[12]?\d(?:[.,]\d{1,3})? ?cm|\d{1,3}(?:[.,]\d{1,2})? ?mm)",
     rf"(?:头围|腹围|周长) ?{_CM} ?cm|(?:面积|área|aire|fläche) ?{_NUMBER} ?[cm]m ?2",
-    rf"(?:体积|容积|volumen) ?{_NUMBER} ?(?:ml|cc|cm ?3)|(?:速度|velocidad|vitesse) ?{_NUMBER} ?[cm]m?/s",
+    rf"(?:体积|容积|volumen|volume) ?(?:[a-d] )?{_NUMBER} ?(?:ml|cc|cm ?3)",
+    rf"(?:速度|velocidad|vitesse) ?{_NUMBER} ?[cm]m?/s",
     rf"{_WHICH}{_DECIMAL}(?: ?[x×*] ?{_DECIMAL}){{1,2}} ?[cm]m",
     rf"{_WHICH}(?:ri|r1|pi|s/d|d/s|ci|hc/ac|fl/ac|fl/bpd|fl/hc|a/b|cpr|ica/cca) ?{_DECIMAL}",
     rf"{_WHICH}(?:{_HEART}) ?(?:(?:{_WHAT}) ?)?(?:{_CM} ?cm|{_NUMBER} ?{_HEART_UNIT})",
@@ -172,33 +175,66 @@ MEASUREMENTS = (
 """Values with their labels and units, as regular expressions on :func:`spaced` text, letters of any case."""
 
 
-def _one_of(labels: Iterable[str]) -> str:
-    """A regular expression in small letters for these labels; their words may be stuck together."""
-    apart = re.sub(r"(?<=\d)(?=[A-Z])", " ", "|".join(sorted(labels)))
-    return f"(?:{apart.casefold()})[.+]?".replace(" ", " ?")
+LABEL, LABEL_ALSO_NAME = "\N{CURRENCY SIGN}", "\N{SECTION SIGN}"
+"""What :func:`labelled` writes for the label of a setting, and for one that is a name as well."""
+_SIGNS = {
+    way.casefold(): sign
+    for labels, sign in ((LABELS_ALSO_NAMES, LABEL_ALSO_NAME), (LABELS, LABEL))
+    for label in labels
+    for way in (label, label.replace(" ", ""), re.sub(r"(?<=\d)(?=[A-Z])", " ", label))
+}
 
 
-_LABEL, LABEL_ALSO_NAME = _one_of(LABELS), _one_of(LABELS_ALSO_NAMES)
+def labelled(text: str) -> str:
+    """Return :func:`spaced` text with a sign in place of each label of a setting; the words of a label may be
+    stuck together.
+    """
+    tokens, found = text.split(), []
+    while tokens:
+        # Words of a label, at most.
+        ways = (
+            (_SIGNS.get(" ".join(tokens[:words]).casefold().rstrip(".+")), words) for words in (4, 3, 2, 1)
+        )
+        sign, words = next((way for way in ways if way[0]), (tokens[0], 1))
+        found.append(sign)
+        tokens = tokens[words:]
+    return " ".join(filter(None, found))
+
+
 _AMOUNT = (
     rf"(?:[-+<]? ?(?:{_NUMBER} ?(?:db|%|fps|[km]?hz|°|deg|[cm]m|[cm]?m/s|ms|m?w(?:/cm ?2)?|x)|\d{{4}} ?hz)|"
     rf"{_DECIMAL} ?[-/] ?{_DECIMAL} ?mhz)"
 )
+_UNITS = "(?:db|%|[km]?hz|[cm]m|°)"
+_PART = rf"(?:(?:[a-z]{{1,3}}|[¤§]) )?(?:{_AMOUNT}|[-+]?\d{{1,3}}(?:[.,]\d{{1,2}})?)|[¤§]"
 _SETTING_OF_LABEL = re.compile(
-    r"(?=.{4})(?!(?:[1-9] )?\w{3} (?!100)\d{3}$)"  # three letters may be initials, "DMR 123" an ID
     r"(?:[1-9] )?"  # the number of a key: "4 Gray Map 5"
-    rf"(?:{LABEL_ALSO_NAME} )?{_LABEL}(?: (?:{LABEL_ALSO_NAME}|{_LABEL}))?"
+    r"(?:§ )?¤(?: [§¤])?"
     rf"(?: (?:{_AMOUNT}|[-+]? ?(?:\d{{1,3}}(?:[.,]\d)?|0[.,]\d\d)|"
     r"(?:[a-z]|\d)(?: ?/ ?(?:[a-z]|1?\d)){1,3}|[a-z](?: \d)?|"
     r"(?:h ?)?(?:gen|pen|res)|(?:low|mid|med|high) ?[v\d]?|max|min|on|off|auto|none|norm|normal|std|"
-    r"soft|hard|fast|slow|full))?|"
+    r"soft|hard|fast|slow|full|hoch|mittel|niedrig|alt[ao]|medi[ao]|bass[ao]|baj[ao]|baix[ao]|haute?|moyen|"
+    r"bas|faible|forte?))?|"
     # No newborn is shorter than 30 cm.
-    rf"(?!.* [3-9]\d(?:[.,]\d+)? ?cm$)(?:{LABEL_ALSO_NAME}|[b-hptvz]) {_AMOUNT}(?: ?/ ?[a-z] {_AMOUNT})?|"
-    rf"(?:(?:{LABEL_ALSO_NAME}|{_LABEL}|[cdgp]) \d{{1,3}}(?:[.,]\d)?(?: ?/ ?| |$)){{3,6}}"
+    rf"(?!.* [3-9]\d(?:[.,]\d+)? ?cm$)(?:§|[a-hkln-vxz]) {_AMOUNT}(?: ?/ ?[a-z] {_AMOUNT})?|"
+    r"(?:[¤§cdgp] \d{1,3}(?:[.,]\d)?(?: ?/ ?| |$)){3,6}|"
+    # A list after its mode, or with two units: "2D G50/105dB/FA2/P95/HAR/FSI 1", "B161°/V120°/5.0cm".
+    r"(?:(?:[234] d|c|pw|cw|pd|m|tdi|sc|e|b|cf|cfm|¤|§) "
+    rf"(?=(?:.*?(?:\b[a-z]{{1,3}}|[¤§]) \d|.*?\d ?{_UNITS}){{2}})|"
+    rf"(?=(?:.*?\d ?{_UNITS}){{2}}))(?:{_PART})(?: ?[/@~] ?(?:{_PART})){{2,9}}"
 )
 """A machine setting in small letters, by its label (:data:`LABELS`): with any value, or of four letters; by a
 label that is a name as well (:data:`LABELS_ALSO_NAMES`), with a unit or among three in a row."""
 
 SETTINGS = (
+    rf"(?:\d{{1,3}} ?(?:k?hz|fps) ?/ ?\d{{1,2}}[.,]\d|{_CM} ?cm ?/ ?\d[.,]\d)",
+    r"(?-i:M) [34](?: (?-i:M) [34])?|map ?[a-h] ?/ ?st ?\d|fa \d{1,2}|th \d{1,3}",
+    r"q(?:ual(?:ity)?)? (?:high|mid|norm|max) ?\d?|quality low|f ?# ?\d{1,3}|sos 1[45]\d\d|"
+    r"w[lw] \d{1,4} w[lw] \d{1,4}|h[a-z] p \d[.,]\d{2} ?- ?\d[.,]\d{2}|[-*+]{1,4} ?(?:bpm|k?hz|[cm]m(?:/s)?)",
+    # Frames of a loop, not a day and a month; the last one also as it is read after its slider: "138/38".
+    r"(?:1[3-9]|[2-9]\d) ?/ ?(?:3[2-9]|[4-9]\d)|"
+    r"[-\[|1]{0,2} ?(?P<both>1[3-9]|[2-9]\d|[1-9]\d\d|\d{1,2}[.,]\d) ?/ ?(?P=both)",
+    rf"f ?{_DECIMAL} ?[-~] ?{_DECIMAL}(?: ?mhz)?",
     rf"m ?(?:[il|] ?|1 ){_INDEX}",  # no "M 12.03"
     rf"t ?(?:[il|] ?|1 )[sbc]? ?<? ?{_INDEX}",
     r"a 0=\d{1,3} ?%",
@@ -239,8 +275,9 @@ SETTINGS = (
 )
 """Acoustic output and machine settings, in the same form."""
 MODES = phrases("""
-    2 D, 3 D, 4 D, PW, CW, CF, CFM, CPA, CDI, PDI, TDI, THI, 2 D/THI, SRI, CRI, XRES, SonoCT, BMODE, B-MODE,
-    M-MODE, FROZEN, DUPLEX, TRIPLEX, COLOR DOPPLER, POWER DOPPLER, HGen, HRes, HPen, HGén, HRés, HPén, Res,
+    bpm, 2 D, 3 D, 4 D, PW, CW, CF, CFM, CPA, CDI, PDI, TDI, THI, 2 D/THI, SRI, CRI, XRES, SonoCT, BMODE,
+    B-MODE, M-MODE, FROZEN, DUPLEX, TRIPLEX, COLOR DOPPLER, POWER DOPPLER, HGen, HRes, HPen, HGén, HRés, HPén,
+    Res,
     Frame Rate, Transducer, Preset, Frequency, Persistence, Dynamic Range, Compression, Mechanical Index,
     Thermal Index, /, PWR, FOV, ROI, PRF, WF, MI, TIS, TIB, TIC, TIs, TIb, TIc, FR, DR, Gn, AO%, Frq, MHz,
     Hz, dB, cm, mm, cm/s, m/s, fps
@@ -248,11 +285,11 @@ MODES = phrases("""
 """Words of the same class without a value, exactly so written. CHI, LIVE and HAR are given names."""
 QUANTITIES = phrases("""
     Cist Mag, Index, Dist, DIST, Distance, Diam, Diameter, Vol, VOL, Volume, Area, AREA, Circ, CIRC, PSV,
-    EDV, RI, S/D, BPD, OFD, HC, FL, CRL, EFW, GA, AUA, AFI, +, ×, x, *
+    EDV, RI, S/D, Calip, Caliper, Calipers, Results, BPD, OFD, HC, FL, CRL, EFW, GA, AUA, AFI, +, ×, x, *
 """)
-CALIPER_SIGNS = " \u00f7\u2723\u2725\u2727\u2316\u229e\ue000\uf0a4"
+CALIPER_SIGNS = "* \u00f7\u2723\u2725\u2727\u2316\u229e\ue000\uf0a4"
 """What a recogniser makes of a drawn caliper beside its measurement."""
-TICKS = " \u2022\u00b7\u25c6\u25cf-\u2013\u2212\u207b"
+TICKS = " |\u2022\u00b7\u25c6\u25cf-\u2013\u2212\u207b"
 """What it makes of the tick beside a ruler's number: "10 •", "4.0 cm-"."""
 QUOTES = "'\"`\u00b4\u2018\u2019"
 """What it makes of the drawing in a logo, before or after its letters."""
@@ -275,8 +312,10 @@ OVER_TISSUE = re.compile(rf"(?i:{'|'.join(SIDES)}|[LR]) ?(?:[1-9]|1[0-2]|- ?(?:{
 could be initials and "RT 9" a room."""
 _MEASUREMENT = re.compile("|".join(MEASUREMENTS), re.IGNORECASE)
 _SETTING = re.compile("|".join(SETTINGS), re.IGNORECASE)
+_HARMLESS = NOUNS | VIEWS | SIDES
+_SIDE = "|".join(sorted(SIDES | {"TRV", "SAG", "TRANS"}))
 _STUCK = re.compile(
-    rf"\b(?!(?:{'|'.join(NOUNS)})\b)({'|'.join(sorted(SIDES | {'TRV', 'SAG', 'TRANS'}))})"
+    rf"\b(?={_SIDE})(?!(?:{'|'.join(NOUNS)})\b)({_SIDE})"
     rf"(?=(?:{'|'.join(noun for noun in NOUNS if len(noun) >= 5)})\b)",
     re.IGNORECASE,
 )
@@ -298,7 +337,10 @@ def may_be_setting(text: str) -> bool:
     (:data:`_MISREAD`). It must have a digit, or a label that is no name. Of 64,000 invented names (of the
     library Faker 40) none is taken for a setting.
     """
-    if not re.search(r"(?i)\d|^sr[i1]|^qual|^wmf", text):
+    # A date is none, nor is a short word with an age.
+    if re.search(r"\d\d?[/.-]\d\d?[/.-]\d\d|^[^\W\d_]{2,4} ?\d{1,3}(?:[.,]\d)?$", text) or not re.search(
+        r"(?i)\d|^sr[i1]|^qual|^wmf", text
+    ):
         return False
     ways = {" ".join(unicodedata.normalize("NFKC", text).split()).strip(CALIPER_SIGNS).rstrip(TICKS)[:24]}
     for _ in range(2):
@@ -332,17 +374,15 @@ def _meaning_of_line(line: str) -> Meaning:
     if maker in MAKERS | MAKERS_AS_WRITTEN or (" " in maker and maker.upper() in MAKERS):
         return Meaning.LOGO
     # A preset may stand after its transducer: "C5-1/FETAL HEART".
-    if (
-        line.upper() in PRESETS
-        or {*re.split(" |/(?=[A-Z])", line.upper(), maxsplit=1)} <= PROBES | PRESETS
-        or _is_frame_counter(line)
-    ):
+    if line.upper() in PRESETS or {*re.split(" |/(?=[A-Z])", line.upper(), maxsplit=1)} <= PROBES | PRESETS:
         return Meaning.ACOUSTIC
-    if _is_ruler_mark(line):
+    if _RULER_MARK.fullmatch(line):
         return Meaning.SCALE
-    if line in _SINGLE_LETTERS - SIDE_LETTERS:
+    if line in _SINGLE_LETTERS - SIDE_LETTERS or re.fullmatch("[ABCDELPX][1-9]:?", line):  # of a caliper
         return Meaning.MEASUREMENT
     # An echo's edge before the first letter; one setting after another: "Qscan:80 /MDR:50".
+    # What stands in brackets leads a list: "[2D]G50/105dB/FA2".
+    line = re.sub(r"\[(\w{1,3})\]", r"\1 ", line.replace("'", " "))
     line = re.sub(r"(?i)^/(?=prf)|(?<=\d) ?/(?=[a-z]{2,} \d)", " ", spaced(line))
     return _proven(list(filter(None, (token.strip(",;:|()[]") for token in line.split()))))
 
@@ -395,14 +435,19 @@ def _item(tokens: Sequence[str]) -> Meaning | None:
     text = " ".join(tokens)
     if text in QUANTITIES or _MEASUREMENT.fullmatch(text):
         return Meaning.MEASUREMENT
-    if text.lstrip("-") in MODES or text.replace(" ", "").upper() in PROBES or _is_setting(text):
+    probe = text.replace(" ", "").upper()
+    if text.lstrip("-") in MODES or probe in PROBES or PROBE.fullmatch(probe) or _is_setting(text):
         return Meaning.ACOUSTIC
     return Meaning.ORIENTATION if _ADDRESS.fullmatch(text) or _is_orientation(tokens) else None
 
 
 def _is_setting(text: str) -> bool:
     """Whether a text is a machine setting in a form of its own, or by its label."""
-    return bool(_SETTING.fullmatch(text) or _SETTING_OF_LABEL.fullmatch(text.casefold()))
+    # Three letters may be initials, "DMR 123" an ID.
+    number = len(text) < 4 or re.fullmatch(r"(?:[1-9] )?\w{3} (?!100)\d{3}", text)
+    return bool(
+        _SETTING.fullmatch(text) or (not number and _SETTING_OF_LABEL.fullmatch(labelled(text).casefold()))
+    )
 
 
 def _is_orientation(tokens: Sequence[str]) -> bool:
@@ -414,7 +459,7 @@ def _is_orientation(tokens: Sequence[str]) -> bool:
     upper = [word.upper() for word in words]
     if not words or " ".join(upper) in PHRASES:
         return bool(words)
-    sure = [big in NOUNS | VIEWS | SIDES or word in CODES for word, big in zip(words, upper, strict=True)]
+    sure = [big in _HARMLESS or word in CODES for word, big in zip(words, upper, strict=True)]
     allowed = SIDE_LETTERS | (ALSO_NAMES | JOINING if any(big in NOUNS for big in upper) else frozenset())
     allowed |= SUFFIXES if any(sure) and "-" in tokens[-1] else frozenset()
     return all(good or big in allowed for good, big in zip(sure, upper, strict=True)) and (
@@ -422,28 +467,10 @@ def _is_orientation(tokens: Sequence[str]) -> bool:
     )
 
 
-def _is_ruler_mark(line: str) -> bool:
-    """Whether a line is a number of a ruler: a bare number that can be no part of a date or time, no age
-    above 89 and no identifier.
-    """
-    match = re.fullmatch(r"([-+\N{MINUS SIGN}]?) ?(\d{1,3})(?:[.,](\d{1,2}))?", line)
-    if match is None:
-        return re.fullmatch(r"[-+\N{MINUS SIGN}]?[.,]\d{1,2}", line) is not None  # of a scale in m/s: "-.42"
-    sign, whole, part = match[1], match[2], match[3]
-    if whole.startswith("0") and len(whole) > 1:
-        return False
-    if part is None:
-        return int(whole) < 90 or (int(whole) % 10 == 0 and int(whole) <= 400)
-    day_and_month = 1 <= int(whole) <= 31 and 1 <= int(part) <= 12
-    time = int(whole) <= 24 and len(part) == 2 and int(part) <= 59
-    return bool(sign) or int(whole) == 0 or not (day_and_month or time)
-
-
-def _is_frame_counter(line: str) -> bool:
-    """Whether a line is a frame counter such as "47/56" (frame and number of frames), where neither can be a
-    month and the second no day. From 100 on only the last two frames, as in "99/100": "24/123" may be the
-    123rd case of a year.
-    """
-    match = re.fullmatch(r"([1-9]\d{1,2}) ?/ ?([1-9]\d{1,2})", line)
-    frame, last = (int(match[1]), int(match[2])) if match else (0, 0)
-    return 12 < frame <= last and last > 31 and (last < 100 or last - frame <= 1)
+_RULER_MARK = re.compile(
+    r"[-+\N{MINUS SIGN}]? ?(?:[1-8]?\d|90|[1-3]\d0|400)|[-+\N{MINUS SIGN}]?[.,]\d{1,2}|"
+    r"[-+\N{MINUS SIGN}] ?(?:0|[1-9]\d{0,2})[.,]\d{1,2}|"
+    r"(?:0|3[2-9]|[4-9]\d|[1-9]\d\d)[.,]\d{1,2}|"  # below: no day and month, and no time
+    r"(?:2[5-9]|3[01])[.,](?:00?|1[3-9]|[2-9]\d)|(?:[1-9]|1\d|2[0-4])[.,](?:0|[6-9]\d)"
+)
+"""A number of a ruler: no part of a date or a time, no age above 89 and no identifier."""

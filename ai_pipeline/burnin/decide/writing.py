@@ -24,13 +24,14 @@ import cv2
 import numpy as np
 
 from ai_pipeline.burnin.decide.meaning import (
-    LABEL_ALSO_NAME,
     LEAST_CONFIDENCE,
     NOTHING_MORE,
     TICKS,
     Allowed,
+    labelled,
     may_be_setting,
     meaning_of,
+    spaced,
 )
 from ai_pipeline.burnin.decide.vocabulary import PRESETS
 from ai_pipeline.burnin.find.annotation import (
@@ -141,6 +142,8 @@ FEW_CHARACTERS = 3
 """Texts of up to so many characters are judged together with their neighbours."""
 SURE = 0.8
 """Mean confidence of the recogniser from which it has read text, and no wave, in a spectrum or a trace."""
+CURVE = 0.9
+"""Share of what is drawn in a box that is a trace, from which the box holds no letters."""
 FINEST, FAINT, LARGEST = 1.0, 0.6, 0.35
 """Scales at which a picture is read: as it is, with enhanced contrast, and for letters as large as a tile."""
 
@@ -264,7 +267,27 @@ def find_texts(
         text = one.text(reader, allowed)
         if one.certain or (text.line.legible and text.line.confidence >= hidden * LEAST_CONFIDENCE):
             texts.append(text)
-    return [judged_in_its_line(text, texts, allowed) for text in texts]
+    return [judged_in_its_line(text, texts, allowed) for text in texts if not _holds_lines(text, texts)]
+
+
+def _holds_lines(text: Text, texts: Sequence[Text]) -> bool:
+    """Whether a place is a wrong cut through several lower lines, each of which was surely read and is judged
+    by itself: level lines read as one upright line, or two as one.
+    """
+    box = text.box.box
+    lines = [
+        other.box.box
+        for other in texts
+        if other.line.letters >= FEWEST
+        and other.line.confidence >= LEAST_CONFIDENCE
+        and 1.3 * (other.box.box[3] - other.box.box[1]) <= box[3] - box[1]
+    ]
+    # Rows of the place that such lines cross, at least; the ends of an upright place are often wrong.
+    rows = mask_of([one for one in lines if gaps(one, box)[0] < 0], (box[3] + 1, box[2] + 1))[
+        max(0, box[1]) :, max(0, box[0]) :
+    ]
+    least = 0.5 if text.box.is_upright else 0.8
+    return text.meaning is Meaning.IDENTITY and bool(rows.any(axis=1).mean() >= least)
 
 
 def text_meaning(box: TextBox, line: Line, allowed: Allowed = NOTHING_MORE) -> Meaning:
@@ -320,12 +343,11 @@ def candidates_of(
     """
     boxes = (reader.find_upright if upright else reader.find)(view, scale, within)
     found = [(box, measured.traced(box)) for box in boxes]
-    # Share of what is drawn in a box that is a trace, from which it is text only if it can be read, and
-    # from which it holds no letters.
+    # Share of what is drawn in a box that is a trace, from which it is text only if it can be read.
     places = [
         Candidate(view, box, max(share_of(measured.areas, box), traced if traced >= 0.35 else 0.0))
         for box, traced in found
-        if traced < 0.9
+        if traced < CURVE
     ]
     return [place.followed(reader) for place in places] if upright else places
 
@@ -375,10 +397,11 @@ def judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> T
     """
     if text.meaning is Meaning.IDENTITY or len(text.line.text) > FEW_CHARACTERS:
         return text
+    places = [one.box.box for one in texts if one is text or _is_same_place(text.box.box, one.box.box)]
     beside = [
         other
         for other in texts
-        if (other.letters != text.letters and _is_beside(text.box.box, other.box.box))
+        if (other.letters != text.letters and any(_is_beside(place, other.box.box) for place in places))
         # A number that far from a sex may be an age (heights of the line).
         or (other.line.text in {"M", "F"} and _in_one_row(text.box.box, other.box.box, 8.0))
     ]
@@ -524,15 +547,24 @@ BLOCK = 2.5
 _CONSONANTS = "[B-DF-HJ-NP-TV-XZ][b-df-hj-np-tv-xzB-DF-HJ-NP-TV-XZ]{1,2}"
 _NAMES = "(?:N[Gg]|M[Cc]|V[Ll][Kk]|W[Mm])(?![A-Za-z])"
 """Names, and their beginnings, without a vowel."""
+_LETTERS = rf"(?:[A-Z]|{_CONSONANTS}|[¤§])"
+_VALUE = r"[-+]? ?\d{1,3}(?:[.,]\d{1,2})?(?: ?(?:dB|%|[kM]?Hz|fps|[cm]m|°))?"
+_STEP = "(?:Low|LOW|Mid|MID|Med|MED|High|HIGH|Max|MAX|Off|OFF|On|ON|Gen|GEN|Pen|PEN|Res|RES|CHI|Hoch|Mittel)"
 AMBIGUOUS = re.compile(
-    rf"(?![FJMW] ?\d\d|{_NAMES})(?:(?:(?:[A-Z]|{_CONSONANTS}|(?i:{LABEL_ALSO_NAME})) ?:? ?)?"
-    r"\d{1,2}(?:[.,]\d)?|-\d{1,2}|100 ?[^\s\dAaFfJjMmWwYy]?|"
-    r"(?:[A-Z]/[A-Z] ?)?\d(?:/\d){1,3}|[A-Z]/[A-Z](?: \d/1\d)?|"
-    r"(?:[B-DF-HJ-NP-TV-XZ]{1,3} )?(?:Gen|Pen|Low|Med|Mid|High|Off|CHI)|"
-    rf"(?i:{LABEL_ALSO_NAME})(?:(?: |: ?)(?:[A-Z]|[A-Z]/\d|(?i:low|med|mid|high|max|off|on)))?)"
+    rf"(?![FJMW] \d\d$|[A-Z]\w\w \d{{3}}$|{_NAMES}|.*\d/\d\d?/\d\d)(?:"
+    r"-?\d{1,2}|\d{1,2}[.,]\d|100 ?[^\s\dAaFfJjMmWwYy]?|\d(?:/\d){1,3}|[A-Z]/[A-Z](?: \d/1\d)?|"
+    rf"(?:[¤§] )?{_LETTERS}(?: ?#)?(?: ?{_VALUE}| {_STEP}| [A-Z]/\d)"
+    rf"(?: ?[/~@] ?(?:{_LETTERS} ?)?(?:{_VALUE}|[A-Z])){{0,5}}|(?:[A-Z] )?[¤§](?: [A-Z])?|{_STEP})"
 )
-"""The form of a setting that could be an age, a date or a name elsewhere: a number after a label without a
-vowel, ratios, steps. A padlock beside a power is read as a letter; no letter of a sex or of years is one."""
+"""The form of a setting that could be an age, a date or a name elsewhere, as :func:`labelled` writes it: a
+number after a label without a vowel, ratios, steps. A padlock beside a power is read as a letter; no letter
+of a sex or of years is one."""
+TO_PROVE_TWICE = re.compile(
+    rf"-?\d{{1,2}}(?:[.,]\d)?|100 ?.?|{_CONSONANTS} \d\d|(?:[A-Z] )?§(?: [A-Z])?|[A-Z]/[A-Z]|"
+    "(?:.* )?(?:Low|LOW|Max|MAX|CHI|On|ON|Hoch|Mittel)"
+)
+_AGED = re.compile(r"[^\W\d_]{4,} \d\d")
+"""What of these could be an age or a name: proven settings must stand above and below it."""
 HARMLESS = re.compile(
     rf"(?!{_NAMES}|[HW][Tt]|BW)(?:[A-Z]|{_CONSONANTS}|[eisx][A-Z][a-z]{{2,8}}) ?:?"
     r"(?: ?(?:H?\d{1,2}[.,]\d(?: ?(?:[kM](?:Hz)?|[cm]m))?|0[.,]\d\d|\d{1,3} ?(?:dB|%|k?Hz|fps|°))| [A-Z]/\d)|"
@@ -562,7 +594,9 @@ def by_their_block(texts: Sequence[Text]) -> list[Text]:
     found = list(texts)
     downwards = sorted(range(len(found)), key=lambda one: found[one].box.box[1])
     for index in (*downwards, *reversed(downwards)):  # each by those above it, then by those below
-        found[index] = _in_block(found[index], found)
+        text = found[index]
+        if text.meaning is Meaning.IDENTITY and _may_be_setting(text) and _is_among_settings(text, found):
+            found[index] = replace(text, meaning=Meaning.ACOUSTIC, proof="among settings of one block")
     return found
 
 
@@ -587,7 +621,7 @@ AXIS = re.compile(r"\W{0,2}(\d{1,3}(?:[.,]\d{1,2})?|[.,]\d{1,2})\W{0,2}(?:[cm]?m
 
 TOGETHER = "with what belongs to it"
 """Why a label has the meaning of its value, and the value that of its label."""
-LABEL = re.compile(r"F?HR|BPM|PRF|DR|FR|WF|MI|TI[SBC]?|T[Ii][sbc]|Gn|Frq|FOV|AO%")
+VALUED = re.compile(r"F?HR|BPM|PRF|DR|FR|WF|MI|TI[SBC]?|T[Ii][sbc]|Gn|Frq|FOV|AO%")
 """Labels that say nothing without their values."""
 
 
@@ -609,7 +643,7 @@ def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> lis
             sure = min(one.line.confidence, other.line.confidence)
             together = meaning_of(f"{one.line.text} {other.line.text}", sure, allowed)
             harmless = together is not Meaning.IDENTITY and (level or together is not Meaning.ORIENTATION)
-            if harmless or (value and LABEL.fullmatch(one.line.text.strip(" :"))):
+            if harmless or (value and VALUED.fullmatch(one.line.text.strip(" :"))):
                 for index in (first, second):
                     found[index] = replace(found[index], meaning=together, proof=TOGETHER)
     return found
@@ -647,6 +681,15 @@ def as_scales(texts: Sequence[Text], bars: Mask) -> list[Text]:
                     }
         if value == other or not value:
             scales |= {first, second} if _are_at_ends(box, end, bars) else set()
+    # The tick before a number may be read as a digit more: "42" where another reading has "+2".
+    scales |= {
+        index
+        for index, text in enumerate(texts)
+        if any(
+            text.letters[1:] == texts[one].letters and _is_same_place(text.box.box, texts[one].box.box)
+            for one in scales
+        )
+    }
     for index in scales:
         if found[index].meaning is Meaning.IDENTITY:
             found[index] = replace(found[index], meaning=Meaning.SCALE, proof="a number of an axis or a bar")
@@ -812,34 +855,23 @@ def _as_proven(text: Text, proven: Sequence[Text]) -> Text:
     return text
 
 
-def _in_block(text: Text, texts: Sequence[Text]) -> Text:
-    """Return ``text`` with the meaning that the lines around it prove, if they do."""
-    if text.meaning is not Meaning.IDENTITY:
-        return text
-    written, sure = text.line.text.strip(), text.line.confidence >= LEAST_CONFIDENCE
-    above = {_as_proof(other) for other in texts if _is_above(other.box.box, text.box.box)}
-    if sure and above == {Meaning.LOGO} and re.fullmatch(r"[A-Z]\d{1,2}", written):
-        return replace(text, meaning=Meaning.LOGO, proof="a model's number below its maker")
-    if (
-        sure
-        and Meaning.IDENTITY not in above
-        and _leads_to_setting(text, texts, upwards=True)
-        and re.fullmatch(r"[BCDGHKLNP-TVXZ] ?\d\d|\d(?:/\d){1,3}", written)
-    ) or (_may_be_setting(text) and _is_among_settings(text, texts)):
-        return replace(text, meaning=Meaning.ACOUSTIC, proof="among settings of one block")
-    return text
-
-
 def _may_be_setting(text: Text) -> bool:
     """Whether a text is a setting that could be an age or a name elsewhere, or a misread setting."""
-    sure = text.line.confidence >= LEAST_CONFIDENCE
-    written = text.line.text.strip()
-    return bool(sure and (AMBIGUOUS.fullmatch(written) or HARMLESS.fullmatch(written))) or any(
+    return any(
+        _form(line, AMBIGUOUS) or HARMLESS.fullmatch(line.text.strip())
+        for line in (text.line, text.small)
+        if line.confidence >= LEAST_CONFIDENCE and line.legible
+    ) or any(
         may_be_setting(line.text)
         for line in (text.line, text.small)
         # Confidence of a reading, from which it may be a misread setting.
         if line.confidence >= 0.6 and not is_wide(text.box.length, text.box.height, line)
     )
+
+
+def _form(line: Line, form: re.Pattern[str]) -> bool:
+    """Whether a line has this form, as :func:`labelled` writes it."""
+    return form.fullmatch(labelled(spaced(line.text.strip().rstrip(".")))) is not None
 
 
 def _is_among_settings(text: Text, texts: Sequence[Text]) -> bool:
@@ -853,19 +885,28 @@ def _is_among_settings(text: Text, texts: Sequence[Text]) -> bool:
         # Share of a line within another's box, from which both are readings of that line.
         if not _is_same_place(text.box.box, other.box.box) and overlap(text.box.box, other.box.box) < 0.6
     ]
-    written = text.line.text.strip()
-    ambiguous = AMBIGUOUS.fullmatch(written) is not None
+    written, ambiguous = text.line.text.strip(), _form(text.line, AMBIGUOUS)
     # The value of a label in its own row is no age of a person whose name is near.
-    harmless = HARMLESS.fullmatch(written) is not None or (ambiguous and text.proof == TOGETHER)
-    ambiguous &= not harmless
-    if sum(_leads_to_setting(text, others, upwards=upwards) for upwards in (True, False)) < 1 + ambiguous:
+    harmless = (
+        any(HARMLESS.fullmatch(line.text.strip()) for line in (text.line, text.small))
+        or (ambiguous and text.proof == TOGETHER)
+    )  # fmt: skip
+    twice = (
+        ambiguous and not harmless and (_form(text.line, TO_PROVE_TWICE) or _AGED.fullmatch(spaced(written)))
+    )
+    if sum(_leads_to_setting(text, others, upwards=way) for way in (True, False)) < 1 + bool(twice):
         return False
     reach = BLOCK * (text.box.box[3] - text.box.box[1])
     return harmless or all(
-        _may_be_setting(other)
+        _may_be_setting(other) or not (twice or _may_name(other))
         for other in others
         if other.meaning is Meaning.IDENTITY and max(gaps(text.box.box, other.box.box)) <= reach
     )
+
+
+def _may_name(text: Text) -> bool:
+    """Whether a text may be a name: it is not legible, or has two letters side by side."""
+    return not text.line.legible or re.search(r"[^\W\d_]{2}", text.line.text) is not None
 
 
 def _leads_to_setting(text: Text, others: Sequence[Text], *, upwards: bool) -> bool:
@@ -881,7 +922,7 @@ def _leads_to_setting(text: Text, others: Sequence[Text], *, upwards: bool) -> b
         return False
     line = min(lines, key=lambda one: -one.box.box[3] if upwards else one.box.box[1])
     if line.meaning in {Meaning.MEASUREMENT, Meaning.SCALE} or (
-        line.meaning is Meaning.IDENTITY and _may_be_setting(line)
+        line.meaning is Meaning.IDENTITY and (_may_be_setting(line) or not _may_name(line))
     ):
         return _leads_to_setting(line, [other for other in others if other is not line], upwards=upwards)
     return _as_proof(line) is Meaning.ACOUSTIC

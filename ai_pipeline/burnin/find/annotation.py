@@ -88,17 +88,20 @@ def merged(marks: Sequence[Mark], reach: int) -> tuple[Mark, ...]:
     """Join marks of one kind, meaning and frame within ``reach`` pixels, such as a ruler's ticks."""
     groups: list[Mark] = []
     for mark in marks:
-        joined = mark
-        apart = []
-        for group in groups:
-            ours, theirs = ((one.kind, one.frame, one.meaning, one.removed) for one in (group, joined))
-            if ours == theirs and max(gaps(group.box, joined.box)) < reach:
-                (left, top, right, bottom), (left2, top2, right2, bottom2) = group.box, joined.box
-                box = (min(left, left2), min(top, top2), max(right, right2), max(bottom, bottom2))
-                joined = replace(group, box=box, confidence=max(group.confidence, joined.confidence))
-            else:
-                apart.append(group)
-        groups = [*apart, joined]
+        alike = [
+            group
+            for group in groups
+            if (group.kind, group.frame, group.meaning, group.removed)
+            == (mark.kind, mark.frame, mark.meaning, mark.removed)
+            and max(gaps(group.box, mark.box)) < reach
+        ]
+        first, *others = zip(*(one.box for one in (mark, *alike)), strict=True)
+        box = (min(first), min(others[0]), max(others[1]), max(others[2]))
+        sure = max(one.confidence for one in (mark, *alike))
+        groups = [
+            *(one for one in groups if one not in alike),
+            replace((*alike, mark)[0], box=box, confidence=sure),
+        ]
     if len(groups) < len(marks):
         return merged(groups, reach)
     return tuple(sorted(groups, key=lambda mark: (mark.frame or 0, mark.box[1], mark.box[0])))
@@ -187,8 +190,9 @@ def components(mask: Mask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]
         return labels, np.array([[0, 0, columns, rows, mask.size]], np.int32)
     left, top, right, bottom = box_around(mask, 0)
     left, top = left & ~1, top & ~1  # parts are numbered in blocks of two rows and columns
-    inside = mask[top:bottom, left:right].astype(np.uint8)
-    _, own, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
+    _, own, stats, _ = cv2.connectedComponentsWithStats(
+        mask[top:bottom, left:right].astype(np.uint8), connectivity=8
+    )
     labels[top:bottom, left:right] = own
     stats[1:, cv2.CC_STAT_LEFT] += left
     stats[1:, cv2.CC_STAT_TOP] += top

@@ -21,6 +21,7 @@ from ai_pipeline.burnin.find.annotation import (
     component_boxes,
     components,
     dilated,
+    index_of,
     mask_of,
 )
 from ai_pipeline.burnin.find.traces import believed_regions
@@ -66,9 +67,39 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
         # Share of the picture that an image area takes, at least: a body mark or a logo is smaller.
         if stats[label, cv2.CC_STAT_AREA] >= 0.01 * tissue.size:
             # Tissue that crosses their border, most of it within, is tissue beyond it.
-            crosses = own & (inside[own].mean() >= 0.5)
-            area |= _between(own) & (inside | crosses | (not bounded))
+            area |= _between(own) & (inside | (own & (inside[own].mean() >= 0.5)) | (not bounded))
     return area
+
+
+def without_panels(area: Mask, picture: Picture, drawn: Mask) -> Mask:
+    """The parts of the image ``area`` that are no panels behind text, which compression makes uneven.
+    ``drawn`` as in :func:`find_area`.
+    """
+    labels, stats = components(area)
+    panels = [
+        label
+        for label, box in enumerate(component_boxes(stats), start=1)
+        if _is_panel(picture[index_of(box)], ((labels == label) & ~drawn)[index_of(box)])
+    ]
+    return area & ~np.isin(labels, panels)
+
+
+def _is_panel(part: Picture, own: Mask) -> bool:
+    """Whether the pixels ``own`` of a component, cut out to its box, are a panel behind text: wide, and each
+    row of one colour. ``part``: the picture in that box.
+    """
+    alike = [
+        np.abs(row[seen].astype(np.int16) - np.median(row[seen], axis=0)).reshape(seen.sum(), -1).max(axis=1)
+        for row, seen in zip(part, own, strict=True)
+        if seen.any()
+    ]
+    # Width of a panel (heights), at least; share of its pixels in their row's colour, and how far they differ
+    # from it by the noise of compression (grey levels).
+    return (
+        own.shape[1] >= 3 * own.shape[0]
+        and bool(alike)
+        and float((np.concatenate(alike) <= 10).mean()) >= 0.8
+    )
 
 
 def strokes(picture: Picture) -> Mask:
@@ -83,6 +114,23 @@ def thin(grey: Picture) -> Mask:
     square, grey = np.ones((STROKE, STROKE), np.uint8), np.ascontiguousarray(grey)
     light, dark = (cv2.morphologyEx(grey, way, square) for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
     return np.asarray(np.maximum(light, dark) > CONTRAST, np.bool_)
+
+
+TICK, LONGEST = 6, 60
+"""How far a tick reaches from its ruler's line, and the length of a letter's stroke, at most (pixels)."""
+
+
+def straight_lines(picture: Picture) -> Mask:
+    """The mask of thin light lines along rows and columns that are longer than a stroke of a letter, as of
+    rulers and frames.
+    """
+    grey, length = np.ascontiguousarray(brightest(picture)), max(LONGEST, min(picture.shape[:2]) // 10)
+    light = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, np.ones((STROKE, STROKE), np.uint8))
+    level, upright = (
+        cv2.morphologyEx(light, cv2.MORPH_OPEN, np.ones(side, np.uint8))
+        for side in ((1, length), (length, 1))
+    )
+    return np.asarray(np.maximum(level, upright) > CONTRAST, np.bool_)
 
 
 def _background(picture: Picture, grey: Picture, plain: Mask) -> Picture | None:
@@ -160,9 +208,11 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, M
     strong = dilated((contrast > (40 / 255) * span) & ~around, RINGING)
     labels, stats = components((stands_out & ~around) | hull)
     faint = stands_out & ~_present(labels[hull], len(stats))[labels] & ~strong  # without tissue
-    gap = np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
-    closed = cv2.morphologyEx((faint & ~around).astype(np.uint8), cv2.MORPH_CLOSE, gap)
-    labels, stats = components(closed.astype(np.bool_))
+    labels, stats = components(
+        cv2.morphologyEx(
+            (faint & ~around).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
+        ).astype(np.bool_)
+    )
     # Distance from the hull up to which dim tissue may lie: .04 of the shorter side.
     far = ~dilated(hull, 2 * round(0.04 * min(area.shape)) + 1)
     large = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1) >= SMALLEST_FAINT

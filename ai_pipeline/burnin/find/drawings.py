@@ -14,7 +14,9 @@ from ai_pipeline.burnin.find.annotation import (
     Mark,
     Mask,
     Picture,
+    box_around,
     brightest,
+    colourfulness,
     component_boxes,
     components,
     dilated,
@@ -94,8 +96,9 @@ def _drawings(picture: Picture, maps: MarkMaps, drawn: Mask, classes: npt.NDArra
         masks[kind] = grown(own)
         labels, stats = components(grown(own))
         inside = labels[own]
-        pixels = np.maximum(1, np.bincount(inside, minlength=len(stats)))
-        means = np.bincount(inside, weights=maps.marked[own], minlength=len(stats)) / pixels
+        means = np.bincount(inside, weights=maps.marked[own], minlength=len(stats)) / np.maximum(
+            1, np.bincount(inside, minlength=len(stats))
+        )
         marks += [
             Mark(
                 kind,
@@ -115,6 +118,19 @@ def grown(mask: Mask) -> Mask:
     return dilated(mask, 5)
 
 
+def is_mirrored(part: Picture) -> bool:
+    """Whether what is drawn in a part of a picture is its own mirror image, left to right and upside down, as
+    marks of focus are. Of words and pairs of letters hardly any are.
+    """
+    plane = colourfulness(part) if part.ndim == 3 and coloured(part).any() else brightest(part)
+    _, light = cv2.threshold(np.ascontiguousarray(plane), 0, 255, cv2.THRESH_OTSU)
+    if not light.any():
+        return False
+    shape = light[index_of(box_around(light > 0, 0))] > 0
+    # Share of a sign that its mirror image covers, at least.
+    return all((shape & way).sum() >= 0.75 * (shape | way).sum() for way in (shape[:, ::-1], shape[::-1]))
+
+
 def _majority_classes(drawn: Mask, maps: MarkMaps) -> npt.NDArray[np.uint8]:
     """The class of every drawn pixel, one for each connected drawing; 0 elsewhere.
 
@@ -122,8 +138,11 @@ def _majority_classes(drawn: Mask, maps: MarkMaps) -> npt.NDArray[np.uint8]:
     """
     labels, stats = components(grown(drawn))  # with soft edges, so that the dots of a line are connected
     own = labels[drawn]
-    places = own * (len(KINDS) + 1) + maps.classes[drawn]
-    votes = np.bincount(places, minlength=len(stats) * (len(KINDS) + 1)).reshape(len(stats), -1).T[1:]
+    votes = (
+        np.bincount(own * (len(KINDS) + 1) + maps.classes[drawn], minlength=len(stats) * (len(KINDS) + 1))
+        .reshape(len(stats), -1)
+        .T[1:]
+    )
     area = votes.sum(axis=0)
     chosen = votes.argmax(axis=0) + 1
     # Share of a drawing's pixels that the detector takes for text, from which all of it counts as text; and
@@ -148,8 +167,11 @@ def find_bars(picture: Picture) -> Mask:
     A bar has no thin stroke in any channel; letters have strokes.
     """
     strokes: Mask = np.logical_or.reduce([thin(channel) for channel in cv2.split(picture)])
-    smooth = (brightest(picture) > 8) & ~strokes  # up to that level a pixel is black
-    opened = cv2.morphologyEx(smooth.astype(np.uint8), cv2.MORPH_OPEN, np.ones((THICK, THICK), np.uint8))
+    opened = cv2.morphologyEx(
+        ((brightest(picture) > 8) & ~strokes).astype(np.uint8),
+        cv2.MORPH_OPEN,
+        np.ones((THICK, THICK), np.uint8),
+    )
     labels, stats = components(opened.astype(np.bool_))
     found = np.zeros_like(strokes)
     for label, box in enumerate(component_boxes(stats), start=1):

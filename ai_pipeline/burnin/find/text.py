@@ -146,8 +146,13 @@ class TextReader:
         found = []
         cuts = list(product(_cuts(size[1]), _cuts(size[0])))
         for rows_cut, columns_cut in cuts:
-            tile = np.ascontiguousarray(resized[rows_cut, columns_cut])
-            result = self._ocr(tile, use_det=True, use_rec=False, use_cls=False, box_thresh=POSSIBLE_TEXT)
+            result = self._ocr(
+                np.ascontiguousarray(resized[rows_cut, columns_cut]),
+                use_det=True,
+                use_rec=False,
+                use_cls=False,
+                box_thresh=POSSIBLE_TEXT,
+            )
             corner = np.array([columns_cut.start, rows_cut.start], np.float32)
             if result.boxes is not None:
                 found += [
@@ -167,10 +172,13 @@ class TextReader:
         """
         rows, columns = picture.shape[:2]
         left, top, right, bottom = within or (0, 0, columns, rows)
-        turned = np.ascontiguousarray(np.rot90(high_contrast(picture)))
         found = [
             TextBox(np.stack([columns - box.corners[:, 1], box.corners[:, 0]], axis=1), box.confidence)
-            for box in self.find(turned, scale, (top, columns - right, bottom, columns - left))
+            for box in self.find(
+                np.ascontiguousarray(np.rot90(high_contrast(picture))),
+                scale,
+                (top, columns - right, bottom, columns - left),
+            )
         ]
         return [line for line in found if line.is_upright]
 
@@ -243,9 +251,10 @@ def looks_like_text(box: TextBox, shape: tuple[int, ...]) -> bool:
     """
     low = box.height <= max(24.0, LOW_SHARE * min(shape[:2]))
     left, top, right, bottom = box.box
-    wide = right - left >= 1.5 * (bottom - top)
     # Confidence of the detector from which a box of a line's shape is text though it cannot be read.
-    return box.confidence >= 0.5 and low and wide and box.height >= SMALLEST_LINE
+    return (
+        box.confidence >= 0.5 and low and right - left >= 1.5 * (bottom - top) and box.height >= SMALLEST_LINE
+    )
 
 
 def paint(boxes: list[TextBox], shape: tuple[int, ...], margin: float) -> Mask:
@@ -293,8 +302,10 @@ def _cuts(length: int) -> list[slice]:
     """Cut a side into equal overlapping parts of at most a tile."""
     count = 1 if length <= TILE else -(-(length - OVERLAP) // (TILE - OVERLAP))
     part = -(-(length + (count - 1) * OVERLAP) // count)
-    starts = [round(i * (length - part) / max(1, count - 1)) for i in range(count)]
-    return [slice(start, start + part) for start in starts]
+    return [
+        slice(start, start + part)
+        for start in [round(i * (length - part) / max(1, count - 1)) for i in range(count)]
+    ]
 
 
 def _level_crop(picture: Picture, box: TextBox) -> Picture:
@@ -302,8 +313,9 @@ def _level_crop(picture: Picture, box: TextBox) -> Picture:
     corners = box.corners
     width = max(1, round(float(np.linalg.norm(corners[0] - corners[1]))))
     height = max(1, round(float(np.linalg.norm(corners[1] - corners[2]))))
-    target = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
-    warp = cv2.getPerspectiveTransform(corners.astype(np.float32), target)
+    warp = cv2.getPerspectiveTransform(
+        corners.astype(np.float32), np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    )
     crop = cv2.warpPerspective(
         _three_channels(picture), warp, (width, height), borderMode=cv2.BORDER_REPLICATE
     )

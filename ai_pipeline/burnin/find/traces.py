@@ -168,8 +168,9 @@ def _drawn(picture: Picture, area: Mask) -> list[Mask]:
     coloured otherwise. They are apart, because a trace crosses frames and rulers, which have other
     colours.
     """
-    square = np.ones((2 * THIN + 1, 1), np.uint8)
-    thin = cv2.morphologyEx(np.ascontiguousarray(brightest(picture)), cv2.MORPH_TOPHAT, square)
+    thin = cv2.morphologyEx(
+        np.ascontiguousarray(brightest(picture)), cv2.MORPH_TOPHAT, np.ones((2 * THIN + 1, 1), np.uint8)
+    )
     # Brightness above the background around it, from which a thin curve may be a trace (grey levels).
     light = np.asarray(thin > 60, np.bool_) & ~area
     if picture.ndim == 2:
@@ -227,8 +228,9 @@ def find_flow(picture: Picture) -> Mask:
     labels, stats = components(strong)
     area = stats[:, cv2.CC_STAT_AREA]
     hues = np.bincount(labels[red_or_blue(picture)], minlength=len(stats))
-    square = np.ones((THICK, THICK), np.uint8)
-    thick = cv2.morphologyEx(strong.astype(np.uint8), cv2.MORPH_OPEN, square).astype(np.bool_)
+    thick = cv2.morphologyEx(
+        strong.astype(np.uint8), cv2.MORPH_OPEN, np.ones((THICK, THICK), np.uint8)
+    ).astype(np.bool_)
     filled = np.bincount(labels[thick], minlength=len(stats))
     # Share of them that is red or blue: Doppler shows flow in these first, and yellow only inside them.
     hued = (hues >= 0.2 * area) & ~_bars(stats)

@@ -267,8 +267,16 @@ def test_drawn_text_that_nobody_could_read_goes_as_a_block(plan: Plan, policy: C
     assert plan(Found(drawn={TEXT: filled(*LETTERS)}), policy).mask[150:162, 20:56].all()
 
 
-def test_a_speck_is_no_letter_to_a_clinic_and_goes_for_research(plan: Plan) -> None:
-    found = Found(drawn={TEXT: filled((50, 150, 54, 154))})
+@pytest.mark.parametrize(
+    "found",
+    [
+        Found(drawn={TEXT: filled((50, 150, 54, 154))}),
+        Found(drawn={TEXT: filled((50, 20, 58, 190))}, dim_tissue=filled((52, 20, 54, 190))),  # a ruler
+    ],
+)
+def test_a_speck_or_a_long_line_is_no_letter_to_a_clinic_and_goes_for_research(
+    plan: Plan, found: Found
+) -> None:
     assert not plan(found, CLINICAL).mask.any() and plan(found, RESEARCH).mask.any()
 
 
@@ -390,6 +398,8 @@ SIGN: Box = (50, 150, 66, 164)
         ("K", (SIGN, (50, 178, 66, 192)), NOWHERE, False),  # and below each other
         ("K", (SIGN, (120, 178, 136, 192)), NOWHERE, True),
         ("K", ((170, 150, 186, 164),), NOWHERE, False),  # beside a letter that is harmless alone
+        ("m", (), NOWHERE, True),  # found by the text detector
+        *((word, (), NOWHERE, False) for word in ("RL", "M", "7", "李")),
         ("", LETTERS, (0, 0, 45, ROWS), True),  # most of it lies in the image area
         ("", LETTERS, (0, 0, 25, ROWS), False),
     ],
@@ -397,9 +407,12 @@ SIGN: Box = (50, 150, 66, 164)
 def test_a_sign_that_stands_alone_stays_and_initials_and_letters_far_apart_go(
     plan: Plan, words: str, drawn: tuple[Box, ...], area: Box, stays: bool
 ) -> None:
-    harmless = [text((200, 150, 214, 164), Meaning.MEASUREMENT, words="T")] if words else []
+    harmless = text((200, 150, 214, 164), Meaning.MEASUREMENT, words="T")
     found = Found(
-        harmless, {TEXT: filled(*drawn)}, area=filled(area), small=Line(words, 0.95, legible=bool(words))
+        [harmless if drawn else text(SIGN, Meaning.IDENTITY, words=words)] * bool(words),
+        {TEXT: filled(*drawn)},
+        area=filled(area),
+        small=Line(words, 0.95, legible=bool(words)),
     )
     assert (not plan(found, CLINICAL).mask.any()) == stays
 

@@ -1321,7 +1321,8 @@ def test_an_interrupted_wait_does_not_mix_up_answers(tmp_path: Path, monkeypatch
 def test_pictures_of_every_kind_become_the_samples_that_pillow_gives(tmp_path: Path, mode: str) -> None:
     deep = Image.fromarray(echo().astype(np.uint16) * 200)
     path = tmp_path / ("picture.jpg" if mode == "CMYK" else "picture.png")
-    (deep if mode == "I;16" else Image.fromarray(echo()).convert("RGB").convert(mode)).save(path)
+    picture = deep if mode == "I;16" else Image.fromarray(echo()).convert("RGB").convert(mode)
+    picture.save(path, exif=Image.Exif())
     samples = open_picture(path, "US").samples
     with Image.open(path) as again:
         plain = {"1": "L", "LA": "L", "L": "L", "I;16": "I;16"}.get(mode, "RGB")
