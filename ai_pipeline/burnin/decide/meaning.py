@@ -219,7 +219,7 @@ _SETTING_OF_LABEL = re.compile(
     rf"(?!.* [3-9]\d(?:[.,]\d+)? ?cm$)(?:§|[a-hkln-vxz]) {_AMOUNT}(?: ?/ ?[a-z] {_AMOUNT})?|"
     r"(?:[¤§cdgp] \d{1,3}(?:[.,]\d)?(?: ?/ ?| |$)){3,6}|"
     # A list after its mode, or with two units: "2D G50/105dB/FA2/P95/HAR/FSI 1", "B161°/V120°/5.0cm".
-    r"(?:(?:[234] d|c|pw|cw|pd|m|tdi|sc|e|b|cf|cfm|¤|§) "
+    r"(?:(?:[234] d|c|pw|cw|pd|m|tdi|sc|e|b|cf|cfm|¤|§) (?=[a-z¤§])"
     rf"(?=(?:.*?(?:\b[a-z]{{1,3}}|[¤§]) \d|.*?\d ?{_UNITS}){{2}})|"
     rf"(?=(?:.*?\d ?{_UNITS}){{2}}))(?:{_PART})(?: ?[/@~] ?(?:{_PART})){{2,9}}"
 )

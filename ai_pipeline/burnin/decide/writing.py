@@ -267,10 +267,10 @@ def find_texts(
         text = one.text(reader, allowed)
         if one.certain or (text.line.legible and text.line.confidence >= hidden * LEAST_CONFIDENCE):
             texts.append(text)
-    return [judged_in_its_line(text, texts, allowed) for text in texts if not _holds_lines(text, texts)]
+    return [judged_in_its_line(text, texts, allowed) for text in texts if not holds_lines(text, texts)]
 
 
-def _holds_lines(text: Text, texts: Sequence[Text]) -> bool:
+def holds_lines(text: Text, texts: Sequence[Text]) -> bool:
     """Whether a place is a wrong cut through several lower lines, each of which was surely read and is judged
     by itself: level lines read as one upright line, or two as one.
     """

@@ -44,6 +44,7 @@ from ai_pipeline.burnin.decide.writing import (
     by_their_pair,
     by_their_rows,
     find_texts,
+    holds_lines,
     judged_in_its_line,
     letter_strokes,
     level_box,
@@ -821,6 +822,9 @@ HARMLESS = {
         "Frec. 10.0", "FR:42", "G66 DR60 FR32", "Line Density Med", "Verstärkung 60 dB", "Profondeur 12 cm",
         "动态范围 60", "L25xp/13-6 Ophthalmic", "C5-1/FETAL HEART", "1.7/3.4 MHz", "Dyn R 58",
         "9123 5.0 R15 G66 C6 A2", "EDGE 50%", "2D Gain 48", "Color Gain 45%", "977:977", "No.84/84",
+        "[2D]G50/128dB/FA10/P90/FSI 1", "[PW]G50/F1/2.50 kHz/1.00@11.00 mm/0°", "B161°/V120°/5.0cm",
+        "15 Hz/1.6", "HL5-12ED", "P2-4AH", "18L7", "M3 M4", "Général /Basic", "F 1.5~3.5", "DTCE Hoch",
+        "Ris./Vel.", "SoS 1500", "F# 2", "138/38", "Gen.", "58%", "Hand/Foot|",
         "C5/M4", "C5 / M4", "FF3/E2", "SRI II 3 / CRI 2", "Qual norm", "WMF low1", "Frq mid",
     ),
     Meaning.MEASUREMENT: (
@@ -829,6 +833,7 @@ HARMLESS = {
         "+ Dist 2.31 cm", "+Dist2.31cm",
         "Dist 1 2.31cm", "D1: 3.45 cm", "2.31 x 1.45 x 3.20 cm", "2.31x1.45cm", "2,31 cm", "Vol 12.3 ml",
         "Vol12.3ml", "RI 0.65", "PSV 43.2 cm/s", "HC 245.3mm GA 26w3d", "BPD64.5mm", "EFW 1234g",
+        "D1", "D2:", "Volumen A351.4 cm3", "Calip", "EF 58%",
         "HR 72 bpm", "12.3cm", "ENDO 8.2mm", "1 D 2.31cm 2 D 1.45cm", "Area 3.21 cm²",
         "Asc Ao Diam 3.3 cm", "\ue000 Asc Ao Diam 3.3 cm", "Asc Ao Index 2.0", "LVIDd 4.5 cm", "IVSd 1.1cm",
         "÷ Asc Ao Diam 3.3 cm", "Asc Ao Index", "Index 2.0", "+ Cist Mag", "Cist Mag 5.1 mm", "4.0 cm-",
@@ -847,7 +852,8 @@ HARMLESS = {
         "CODO", "RODILLA", "ELLENBOGEN", "GENOU",
         "IZQ", "OVARIO DERECHO", "OVARIO IZQUIERDO", "Ovaire gauche", "FÍGADO", "左卵巢", "右侧",
         "HARNBLASE", "LI NIERE RENAL", "feto b", "FETUS A", "자궁", "좌측 난소",
-        "PERIPHERAL ZONE LEFT PROSTATE",
+        "PERIPHERAL ZONE LEFT PROSTATE", "PAROI CAECUM", "VEJIGA PREMICCION", "3CH",
+        "Spleen Length", "颈动脉血管",
     ),
     Meaning.LOGO: ("GE", "GE Healthcare", "SIEMENS", "PHILIPS", "SAMSUNG MEDISON", "Mindray",
         "'Voluson", "·Voluson"),
@@ -918,6 +924,7 @@ OTHERS = (
     "EDGE 45", "PROF 45", "D GAIN 45", "Dr. GAIN", "DR GAIN", "MI 45 ANNA", "LONG DR 60", "DMR 123",
     "Map KIM", "KIM Map 45", "SMITH 50%", "Map 12.03", "Map 01.02.1967", "Focus 45Y", "余辉 45",
     "POWER 45", "M 12.03", "No.84/97", "GATE 52 cm", "S 1/2/3", "MIX 12/67",
+    "D12/M03/Y67", "A12/B34/C56", "C 12/03/67", "M45/F32/K12", "12/12", "M3 45", "F3", "RD", "S12-345",
     "FC 62 s", "FC 62%", "Höhe 52 cm", "高度 99 cm", "Longitud 52 cm", "6cmKs",
 )  # fmt: skip
 
@@ -1144,6 +1151,7 @@ def test_what_stands_between_two_settings_is_one(
 MISREAD, NO_SETTINGS = (
     ("C57M4", "CS/M4", "CB/M8", "CB/M11", "P47E3", "SRIB", "WMF 16W1", "PRF 0.3kH2", "21Hz1", "Qual nofn"),
     (
+        *("EHR 45", "Sua 45", "Dru45", "MEI 3.5", "Q Low 4"),
         *("P4VE3", "100Y", "1004", "1006", "#100", "WM LOW", "WM LOW 45", "Fr. Omid", "FR AMID", "QUAN NORM"),
         *("CS M45", "Wolf Low", "Qualen M", "Quan Low", "Saul Low", "JM/4"),
         *("M 45", "F45", "Kim 4", "Ng 45", "JS", "12.03", "12/03"),
@@ -1294,10 +1302,16 @@ def test_a_line_is_not_spared_that_does_not_stay_whole() -> None:
 
 
 def test_settings_below_settings_prove_what_is_a_setting_only_there() -> None:
-    _, *rest = lines = block(("Gn 60", 40), ("C 61", 62), ("3/3/4", 84), right=150, high=20)
-    assert meanings(by_their_block(lines)) == [Meaning.ACOUSTIC] * 3
-    assert meanings(by_their_block(rest[1:])) == [Meaning.IDENTITY]
-    assert meanings(by_their_block([text("KIM MINJUN", (100, 40, 150, 60)), *rest])) == [Meaning.IDENTITY] * 3
+    settings = ("Gn 60", "C 61", "FR 71", "E3/P3", "VPS 1.6", "3/3/4")
+    _, *rest = lines = block(*zip(settings, range(40, 172, 22), strict=True), right=150, high=20)
+    assert meanings(by_their_block(lines)) == [Meaning.ACOUSTIC] * 6
+    assert meanings(by_their_block(rest)) == [Meaning.IDENTITY] * 5
+    assert meanings(by_their_block([text("KIM MINJUN", (100, 40, 150, 60)), *rest])) == [Meaning.IDENTITY] * 6
+
+
+def test_a_cut_through_lines_that_are_read_is_no_line() -> None:
+    texts = [*block(("C 50", 20), ("P Low", 40)), text("7CPH", (100, 20, 140, 58), confidence=0.6)]
+    assert [holds_lines(one, texts) for one in texts] == [False, False, True]
 
 
 def test_regions_are_calibrated_by_their_deltas() -> None:
