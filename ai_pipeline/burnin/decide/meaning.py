@@ -17,7 +17,7 @@ Ambiguous cases:
   digits, F and M are no labels.
 * The label of a machine setting (:data:`LABELS`) is harmless with a value, and from four letters on without.
   One that is a name as well, or may be initials (Gain, FR), needs a unit that no person has: "FR 45" may be a
-  Mrs of 45 years.
+  Mrs of 45 years. So does an unknown label in a list after its mode ("2D G50/105dB/FA2").
 * A maker's name is a logo only as the whole string.
 
 The caller joins the strings of one line: of "12", "03", "67" each could be a mark of a ruler.

@@ -563,8 +563,9 @@ TO_PROVE_TWICE = re.compile(
     rf"-?\d{{1,2}}(?:[.,]\d)?|100 ?.?|{_CONSONANTS} \d\d|(?:[A-Z] )?§(?: [A-Z])?|[A-Z]/[A-Z]|"
     "(?:.* )?(?:Low|LOW|Max|MAX|CHI|On|ON|Hoch|Mittel)"
 )
-_AGED = re.compile(r"[^\W\d_]{4,} \d\d")
 """What of these could be an age or a name: proven settings must stand above and below it."""
+_AGED = re.compile(r"[^\W\d_]{4,} \d\d")
+"""The same: a label of four letters that may be a name (Edge), with what may be an age."""
 HARMLESS = re.compile(
     rf"(?!{_NAMES}|[HW][Tt]|BW)(?:[A-Z]|{_CONSONANTS}|[eisx][A-Z][a-z]{{2,8}}) ?:?"
     r"(?: ?(?:H?\d{1,2}[.,]\d(?: ?(?:[kM](?:Hz)?|[cm]m))?|0[.,]\d\d|\d{1,3} ?(?:dB|%|k?Hz|fps|°))| [A-Z]/\d)|"
@@ -587,9 +588,9 @@ def by_best_reading(texts: Sequence[Text]) -> list[Text]:
 
 
 def by_their_block(texts: Sequence[Text]) -> list[Text]:
-    """Give some of ``texts`` a meaning that lines above and below prove: a power in per cent, a model's
-    number. A number of two digits from 90 on could be an age, "FR 32" a Mrs of 32 and "P Low" a name. Between
-    two settings of one block they count as settings, as do "C 50" and "3/2/0" below settings.
+    """Give some of ``texts`` the meaning of a setting that lines above and below prove, if no possible name
+    is near. One proven setting is enough for "FR 32", "E3/P3" or "VPS 1.6"; what could be an age or name
+    (:data:`TO_PROVE_TWICE`: "97", "Gain 60", "P Low") must stand between two of them.
     """
     found = list(texts)
     downwards = sorted(range(len(found)), key=lambda one: found[one].box.box[1])
