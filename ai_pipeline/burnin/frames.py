@@ -282,10 +282,6 @@ class Window:
             for box in self.verifier.residue(view, self.mask, self.plan, self.kept, changed)
         ]
 
-    def frame_of(self, mark: Mark) -> int | None:  # noqa: ARG002  (a cine asks the annotation)
-        """The number of the frame that shows ``mark``, from 1; None in a still."""
-        return None
-
     def verify(self) -> None:
         """Read the cleaned frames and fill them further until no text is left that must be removed.
 
@@ -315,7 +311,7 @@ class Window:
                 letters = [strokes_in(self.tables.show(one), box) for one in self.results for box in residue]
                 more &= ~self.plan.ground | np.logical_or.reduce(letters)
             found = box_marks(residue, self.mask.shape)
-            self.marks += [replace(mark, frame=self.frame_of(mark)) for mark in found]
+            self.marks += found
             if attempt < ROUNDS - 1:
                 self.fill(more)
                 self.widened += [mark.box for mark in found]
@@ -528,7 +524,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         for index, samples in window.cleaned():
             frames[index] = samples
         mask = mask | window.mask
-        marks += window.marks
+        marks += [replace(mark, frame=mark.frame or start + 1) for mark in window.marks]
         widened += window.widened
         blacked_out += window.blacked_out
         returned |= window.returned
@@ -580,7 +576,6 @@ class _CineWindow(Window):
         super().__init__(sources, plan, tables, verifier, PLAIN)
         self.marks = [replace(mark, frame=indices[0] + 1) for mark in plan.marks[planned:]]
         self._indices, self._graphics, self._step = indices, graphics, step
-        self._pictures: list[Picture] = []
         if plan.kept.any():  # text stays where all of these frames show it unchanged
             differs: Mask = np.zeros(plan.kept.shape, np.bool_)
             for source in sources:
@@ -626,16 +621,7 @@ class _CineWindow(Window):
         later only the parts around the pixels that were filled last.
         """
         shown = [self.tables.views(result) for result in self.results]
-        self._pictures = [views[0] for views in shown]
         return [box for view in zip(*shown, strict=True) for box in self._residue_of(list(view))]
-
-    def frame_of(self, mark: Mark) -> int:
-        """The number (from 1) of the frame that shows ``mark`` best."""
-        # Of the picture that differs most from the others within the annotation; the first if none does.
-        patches = np.stack([picture[index_of(mark.box)] for picture in self._pictures]).astype(np.float32)
-        differences = np.abs(patches - np.median(patches, axis=0)).reshape(len(patches), -1).mean(axis=1)
-        distinct = float(differences.max()) > 1.5 * float(np.median(differences)) + 2
-        return self._indices[int(np.argmax(differences)) if distinct else 0] + 1
 
     def _residue_of(self, pictures: list[Picture]) -> list[TextBox]:
         """Find the text that is left in ``pictures``, one view of each frame."""

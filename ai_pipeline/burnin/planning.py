@@ -465,12 +465,18 @@ class _Scene:
             if text.meaning is not Meaning.IDENTITY and share_of(self.lettering, text.box) >= TRACED
         ]
         kept = [text for text in self.texts if text not in removed]
-        letters, going = (
-            paint([inner(text.box) for text in some], self.shape, 0.0) for some in (kept, removed)
+        # Names are gone whole where a line that stays touches them; but boxes of both lines are left out.
+        alone = [
+            text
+            for text in removed
+            if text not in traced and all(overlap(one.box.box, text.box.box) < 0.3 for one in kept)
+        ]
+        letters, going, surely = (
+            paint([inner(text.box) for text in some], self.shape, 0.0) for some in (kept, removed, alone)
         )
         # Ticks, marks and bars beside a line that goes stay; one that lies mostly in it may be a letter.
         letters |= mostly_outside(self.signs() | self.bars, going) & ~going & self.clinical
-        self.mask = self.painted([text for text in removed if text not in traced]) & ~letters
+        self.mask = (self.painted([text for text in removed if text not in traced]) & ~letters) | surely
         self.kept, self.traced = self.painted(kept) & ~self.mask, self.painted(traced) & ~self.mask
         if self.clinical:
             self.drawn = self.drawn.classified_apart(self.kept)

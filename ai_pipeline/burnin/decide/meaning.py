@@ -44,6 +44,7 @@ from ai_pipeline.burnin.decide.vocabulary import (
     MAKERS_AS_WRITTEN,
     NOUNS,
     PHRASES,
+    PLANES,
     PRESETS,
     PROBE,
     PROBES,
@@ -152,7 +153,6 @@ _HEART = (
     r"lv ?id ?[ds]?|iv ?s ?[ds]|lv ?pw ?[ds]?|(?:mv|av|tv|pv|mr|ar|tr|pr)(?: [ea])?"
 )
 """Structures that an echocardiogram measures; they count with a value and its unit, or as an index."""
-_HEART_UNIT = r"(?:mm(?: ?[23])?|cm ?[23]|ml|[cm]m?/s(?:ec)?|mmhg|ms(?:ec)?)"
 _WHAT = r"diam|dim|vel|vmax|max pg|mean pg|vti|area|vol|length|thick"
 
 MEASUREMENTS = (
@@ -165,9 +165,12 @@ MEASUREMENTS = (
     rf"(?:速度|velocidad|vitesse) ?{_NUMBER} ?[cm]m?/s",
     rf"{_WHICH}{_DECIMAL}(?: ?[x×*] ?{_DECIMAL}){{1,2}} ?[cm]m",
     rf"{_WHICH}(?:ri|r1|pi|s/d|d/s|ci|hc/ac|fl/ac|fl/bpd|fl/hc|a/b|cpr|ica/cca) ?{_DECIMAL}",
-    rf"{_WHICH}(?:{_HEART}) ?(?:(?:{_WHAT}) ?)?(?:{_CM} ?cm|{_NUMBER} ?{_HEART_UNIT})",
+    rf"{_WHICH}(?:{_HEART}) ?(?:(?:{_WHAT}) ?)?(?:{_CM} ?cm|{_NUMBER} ?"
+    r"(?:mm(?: ?[23])?|cm ?[23]|ml|[cm]m?/s(?:ec)?|mmhg|ms(?:ec)?))",
     rf"{_WHICH}(?:{_HEART}) (?:index(?: {_DECIMAL})?|{_WHAT})|index {_DECIMAL}",
     rf"{_WHICH}efw ?\d{{2,4}} ?g",
+    r"(?:clinical |us |lvs |lmp |edd )?(?:ga|ma|aua|cua)(?: ?\(?(?:lmp|edd|us|aua|clin)\)?)?"
+    r" ?\d{1,2} ?w ?\d ?d",
     r"(?:(?:lt|rt|left|right) )?(?:ut|umb|mca|dv)-(?:ps|ed|s/d|d/s|pi|ri|md|tamax|tamean|hr)"
     rf"(?: {_NUMBER} ?(?:[cm]m?/s|bpm)?)?",
     r"(?:ga|aua|cua|us ga|cga|dga|ega)? ?\d{1,2} ?wk?s? ?[0-6] ?d",
@@ -206,7 +209,10 @@ _AMOUNT = (
     rf"{_DECIMAL} ?[-/] ?{_DECIMAL} ?mhz)"
 )
 _UNITS = "(?:db|%|[km]?hz|[cm]m|°)"
-_PART = rf"(?:(?:[a-z]{{1,3}}|[¤§]) )?(?:{_AMOUNT}|[-+]?\d{{1,3}}(?:[.,]\d{{1,2}})?)|[¤§]"
+_PART = (
+    rf"(?:(?:[a-z]{{1,3}}|[¤§]) )?(?:{_AMOUNT}|[-+]?\d{{1,3}}(?:[.,]\d{{1,2}})?)|"
+    r"(?:[¤§]|frq|har|thi)(?: (?:gen|pen|res|low|mid|high)\.?)?"
+)
 _SETTING_OF_LABEL = re.compile(
     r"(?:[1-9] )?"  # the number of a key: "4 Gray Map 5"
     r"(?:§ )?¤(?: [§¤])?"
@@ -219,7 +225,7 @@ _SETTING_OF_LABEL = re.compile(
     rf"(?!.* [3-9]\d(?:[.,]\d+)? ?cm$)(?:§|[a-hkln-vxz]) {_AMOUNT}(?: ?/ ?[a-z] {_AMOUNT})?|"
     r"(?:[¤§cdgp] \d{1,3}(?:[.,]\d)?(?: ?/ ?| |$)){3,6}|"
     # A list after its mode, or with two units: "2D G50/105dB/FA2/P95/HAR/FSI 1", "B161°/V120°/5.0cm".
-    r"(?:(?:[234] d|c|pw|cw|pd|m|tdi|sc|e|b|cf|cfm|¤|§) (?=[a-z¤§])"
+    r"(?:(?:[234] d|c|pw|cw|pd|m|tdi|sc|e|b|cf|cfm|¤|§)(?: /| ) ?(?=[a-z¤§])"
     rf"(?=(?:.*?(?:\b[a-z]{{1,3}}|[¤§]) \d|.*?\d ?{_UNITS}){{2}})|"
     rf"(?=(?:.*?\d ?{_UNITS}){{2}}))(?:{_PART})(?: ?[/@~] ?(?:{_PART})){{2,9}}"
 )
@@ -229,7 +235,7 @@ label that is a name as well (:data:`LABELS_ALSO_NAMES`), with a unit or among t
 SETTINGS = (
     rf"(?:\d{{1,3}} ?(?:k?hz|fps) ?/ ?\d{{1,2}}[.,]\d|{_CM} ?cm ?/ ?\d[.,]\d)",
     r"(?-i:M) [34](?: (?-i:M) [34])?|map ?[a-h] ?/ ?st ?\d|fa \d{1,2}|th \d{1,3}",
-    r"q(?:ual(?:ity)?)? (?:high|mid|norm|max) ?\d?|quality low|f ?# ?\d{1,3}|sos 1[45]\d\d|"
+    r"q(?:ual(?:ity)?)? (?:high|mid|norm|max) ?\d?|quality low|f ?# ?\d{1,3}|sos 1[45]\d\d|p 100|"
     r"w[lw] \d{1,4} w[lw] \d{1,4}|h[a-z] p \d[.,]\d{2} ?- ?\d[.,]\d{2}|[-*+]{1,4} ?(?:bpm|k?hz|[cm]m(?:/s)?)",
     # Frames of a loop, not a day and a month; the last one also as it is read after its slider: "138/38".
     r"(?:1[3-9]|[2-9]\d) ?/ ?(?:3[2-9]|[4-9]\d)|"
@@ -275,7 +281,8 @@ SETTINGS = (
 )
 """Acoustic output and machine settings, in the same form."""
 MODES = phrases("""
-    bpm, 2 D, 3 D, 4 D, PW, CW, CF, CFM, CPA, CDI, PDI, TDI, THI, 2 D/THI, SRI, CRI, XRES, SonoCT, BMODE,
+    Gen, GEN, Pen, PEN, bpm, 2 D, 3 D, 4 D, PW, CW, CF, CFM, CPA, CDI, PDI, TDI, THI, 2 D/THI, SRI, CRI, XRES,
+    SonoCT, BMODE,
     B-MODE, M-MODE, FROZEN, DUPLEX, TRIPLEX, COLOR DOPPLER, POWER DOPPLER, HGen, HRes, HPen, HGén, HRés, HPén,
     Res,
     Frame Rate, Transducer, Preset, Frequency, Persistence, Dynamic Range, Compression, Mechanical Index,
@@ -291,15 +298,13 @@ CALIPER_SIGNS = "* \u00f7\u2723\u2725\u2727\u2316\u229e\ue000\uf0a4"
 """What a recogniser makes of a drawn caliper beside its measurement."""
 TICKS = " |\u2022\u00b7\u25c6\u25cf-\u2013\u2212\u207b"
 """What it makes of the tick beside a ruler's number: "10 •", "4.0 cm-"."""
-QUOTES = "'\"`\u00b4\u2018\u2019"
-"""What it makes of the drawing in a logo, before or after its letters."""
 _SINGLE_LETTERS = frozenset("ABCDGHLPRSTVW")
 """What a caliper, a mode or the mark of the probe's side may be, as whole strings; two are initials."""
-_CLOCK = r"(?:[1-9]|1[0-2])(?:[:.][03]0)?(?: ?(?:o ?['’]? ?clock|uhr|h|点|时|시))?"
 _ADDRESS = re.compile(
     rf"(?!\w+ (?:long|\d{{1,2}})$)(?:(?:{'|'.join(SIDES)})"
     r"(?: ?(?:breast|brust|mamma|mama|sein|seno|pecho|乳腺|유방))?|breast|乳腺|유방)"
-    rf" ?(?:{_CLOCK})?(?: ?(?:n ?[+-]? ?\d{{1,2}}(?: ?cm)?|\d{{1,2}} ?cm ?(?:fn|n)))?"
+    r" ?(?:(?:[1-9]|1[0-2])(?:[:.][03]0)?(?: ?(?:o ?['’]? ?clock|uhr|h|点|时|시))?)?"  # by the clock
+    rf"(?: ?(?:n ?[+-]? ?\d{{1,2}}(?: ?cm)?|\d{{1,2}} ?cm ?(?:fn|n)))?"
     r"(?: ?(?:rad|arad|antirad|trans|trv|tr|sag|long|lg))?|(?:feto|fetus|foetus)(?: [a-d])?",
     re.IGNORECASE,
 )
@@ -307,7 +312,9 @@ _ADDRESS = re.compile(
 which of twins: fetus A."""
 SUFFIXES = frozenset({"CY", "M"})
 """What may follow an abbreviation after a hyphen: a cyst, a mass."""
-OVER_TISSUE = re.compile(rf"(?i:{'|'.join(SIDES)}|[LR]) ?(?:[1-9]|1[0-2]|- ?(?:{'|'.join(SUFFIXES)}))")
+OVER_TISSUE = re.compile(
+    rf"[LR][OKT]|(?i:{'|'.join(SIDES)}|[LR]) ?(?:[1-9]|1[0-2]|- ?(?:{'|'.join(SUFFIXES)}))"
+)
 """What names a place where all of it lies over tissue: a side with an hour, a cyst or a mass. Elsewhere "R-M"
 could be initials and "RT 9" a room."""
 _MEASUREMENT = re.compile("|".join(MEASUREMENTS), re.IGNORECASE)
@@ -370,7 +377,7 @@ def meaning_of(text: str, confidence: float, allowed: Allowed = NOTHING_MORE) ->
 
 def _meaning_of_line(line: str) -> Meaning:
     """The meaning of a text in one line; IDENTITY unless all of it is known to be harmless."""
-    maker = line.strip(TICKS + QUOTES)
+    maker = line.strip(TICKS + "'\"`\u00b4\u2018\u2019")  # what a logo's drawing is read as
     if maker in MAKERS | MAKERS_AS_WRITTEN or (" " in maker and maker.upper() in MAKERS):
         return Meaning.LOGO
     # A preset may stand after its transducer: "C5-1/FETAL HEART".
@@ -382,9 +389,11 @@ def _meaning_of_line(line: str) -> Meaning:
         return Meaning.MEASUREMENT
     # An echo's edge before the first letter; one setting after another: "Qscan:80 /MDR:50".
     # What stands in brackets leads a list: "[2D]G50/105dB/FA2".
-    line = re.sub(r"\[(\w{1,3})\]", r"\1 ", line.replace("'", " "))
-    line = re.sub(r"(?i)^/(?=prf)|(?<=\d) ?/(?=[a-z]{2,} \d)", " ", spaced(line))
-    return _proven(list(filter(None, (token.strip(",;:|()[]") for token in line.split()))))
+    line = re.sub(r"\[(\w{1,3}?)(?:\]|J|(?=/))/?", r"\1 ", line.replace("'", " "))
+    line = re.sub(rf"^({PROBE.pattern})/(?=[A-Z])", r"\1 ", line)  # of a transducer and its preset
+    if line.count("/") < 3:  # no list
+        line = re.sub(r"(?i)^/(?=prf)|(?<=\d) ?/(?=[a-z]{2,} \d)", " ", spaced(line))
+    return _proven(list(filter(None, (token.strip(",;:|()[]") for token in spaced(line).split()))))
 
 
 def spaced(text: str) -> str:
@@ -443,10 +452,14 @@ def _item(tokens: Sequence[str]) -> Meaning | None:
 
 def _is_setting(text: str) -> bool:
     """Whether a text is a machine setting in a form of its own, or by its label."""
-    # Three letters may be initials, "DMR 123" an ID.
-    number = len(text) < 4 or re.fullmatch(r"(?:[1-9] )?\w{3} (?!100)\d{3}", text)
     return bool(
-        _SETTING.fullmatch(text) or (not number and _SETTING_OF_LABEL.fullmatch(labelled(text).casefold()))
+        _SETTING.fullmatch(text)
+        or (
+            len(text) >= 4
+            # Three letters may be initials, "DMR 123" an ID.
+            and not re.fullmatch(r"(?:[1-9] )?\w{3} (?!100)\d{3}", text)
+            and _SETTING_OF_LABEL.fullmatch(labelled(text).casefold())
+        )
     )
 
 
@@ -460,7 +473,7 @@ def _is_orientation(tokens: Sequence[str]) -> bool:
     if not words or " ".join(upper) in PHRASES:
         return bool(words)
     sure = [big in _HARMLESS or word in CODES for word, big in zip(words, upper, strict=True)]
-    allowed = SIDE_LETTERS | (ALSO_NAMES | JOINING if any(big in NOUNS for big in upper) else frozenset())
+    allowed = SIDE_LETTERS | (ALSO_NAMES | JOINING if {*upper} & NOUNS or {*words} & PLANES else frozenset())
     allowed |= SUFFIXES if any(sure) and "-" in tokens[-1] else frozenset()
     return all(good or big in allowed for good, big in zip(sure, upper, strict=True)) and (
         any(sure) or (len(words) == 1 and words[0] in SIDE_LETTERS)
@@ -469,7 +482,7 @@ def _is_orientation(tokens: Sequence[str]) -> bool:
 
 _RULER_MARK = re.compile(
     r"[-+\N{MINUS SIGN}]? ?(?:[1-8]?\d|90|[1-3]\d0|400)|[-+\N{MINUS SIGN}]?[.,]\d{1,2}|"
-    r"[-+\N{MINUS SIGN}] ?(?:0|[1-9]\d{0,2})[.,]\d{1,2}|"
+    r"[-+\N{MINUS SIGN}] ?(?:0|[1-9]\d{0,2})[.,]\d{1,2}|[1-9][.,]\d|"
     r"(?:0|3[2-9]|[4-9]\d|[1-9]\d\d)[.,]\d{1,2}|"  # below: no day and month, and no time
     r"(?:2[5-9]|3[01])[.,](?:00?|1[3-9]|[2-9]\d)|(?:[1-9]|1\d|2[0-4])[.,](?:0|[6-9]\d)"
 )

@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from itertools import combinations, permutations
+from itertools import combinations, pairwise, permutations
 
 import cv2
 import numpy as np
@@ -286,8 +286,9 @@ def holds_lines(text: Text, texts: Sequence[Text]) -> bool:
     rows = mask_of([one for one in lines if gaps(one, box)[0] < 0], (box[3] + 1, box[2] + 1))[
         max(0, box[1]) :, max(0, box[0]) :
     ]
-    least = 0.5 if text.box.is_upright else 0.8
-    return text.meaning is Meaning.IDENTITY and bool(rows.any(axis=1).mean() >= least)
+    return text.meaning is Meaning.IDENTITY and bool(
+        rows.any(axis=1).mean() >= (0.5 if text.box.is_upright else 0.8)
+    )
 
 
 def text_meaning(box: TextBox, line: Line, allowed: Allowed = NOTHING_MORE) -> Meaning:
@@ -342,7 +343,7 @@ def candidates_of(
     vertical.
     """
     boxes = (reader.find_upright if upright else reader.find)(view, scale, within)
-    found = [(box, measured.traced(box)) for box in boxes]
+    found = [(part, measured.traced(part)) for box in boxes for part in fields_of(box, view)]
     # Share of what is drawn in a box that is a trace, from which it is text only if it can be read.
     places = [
         Candidate(view, box, max(share_of(measured.areas, box), traced if traced >= 0.35 else 0.0))
@@ -350,6 +351,20 @@ def candidates_of(
         if traced < CURVE
     ]
     return [place.followed(reader) for place in places] if upright else places
+
+
+def fields_of(box: TextBox, view: Picture) -> list[TextBox]:
+    """Cut the box of a level line at wide gaps: several fields stand in one row of a screen."""
+    left, top, right, bottom = box.box
+    height = bottom - top
+    if right - left < 4 * height or abs(box.corners[0, 1] - box.corners[1, 1]) > 0.2 * height:
+        return [box]
+    drawn = strokes_in(view, box).any(axis=0, keepdims=True).astype(np.uint8)
+    # Width of a gap between fields (heights of the box), at least; words of one line stand closer.
+    closed = np.asarray(cv2.morphologyEx(drawn, cv2.MORPH_CLOSE, np.ones((1, height), np.uint8)), np.bool_)
+    places = sorted(component_boxes(components(closed)[1]))
+    cuts = [left, *((one[2] + other[0]) // 2 for one, other in pairwise(places)), right]
+    return [level_box((start, top, end, bottom), box.confidence) for start, end in pairwise(cuts)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -560,12 +575,10 @@ AMBIGUOUS = re.compile(
 number after a label without a vowel, ratios, steps. A padlock beside a power is read as a letter; no letter
 of a sex or of years is one."""
 TO_PROVE_TWICE = re.compile(
-    rf"-?\d{{1,2}}(?:[.,]\d)?|100 ?.?|{_CONSONANTS} \d\d|(?:[A-Z] )?§(?: [A-Z])?|[A-Z]/[A-Z]|"
-    "(?:.* )?(?:Low|LOW|Max|MAX|CHI|On|ON|Hoch|Mittel)"
+    rf"-?\d{{1,2}}(?:[.,]\d)?|100 ?.?|{_CONSONANTS} \d\d|[A-Z] §|§ [A-Z]|[A-Z]/[A-Z]|"
+    "(?:[^P].* |)(?:Low|LOW|Max|MAX|CHI|On|ON|Hoch|Mittel)"
 )
 """What of these could be an age or a name: proven settings must stand above and below it."""
-_AGED = re.compile(r"[^\W\d_]{4,} \d\d")
-"""The same: a label of four letters that may be a name (Edge), with what may be an age."""
 HARMLESS = re.compile(
     rf"(?!{_NAMES}|[HW][Tt]|BW)(?:[A-Z]|{_CONSONANTS}|[eisx][A-Z][a-z]{{2,8}}) ?:?"
     r"(?: ?(?:H?\d{1,2}[.,]\d(?: ?(?:[kM](?:Hz)?|[cm]m))?|0[.,]\d\d|\d{1,3} ?(?:dB|%|k?Hz|fps|°))| [A-Z]/\d)|"
@@ -622,8 +635,6 @@ AXIS = re.compile(r"\W{0,2}(\d{1,3}(?:[.,]\d{1,2})?|[.,]\d{1,2})\W{0,2}(?:[cm]?m
 
 TOGETHER = "with what belongs to it"
 """Why a label has the meaning of its value, and the value that of its label."""
-VALUED = re.compile(r"F?HR|BPM|PRF|DR|FR|WF|MI|TI[SBC]?|T[Ii][sbc]|Gn|Frq|FOV|AO%")
-"""Labels that say nothing without their values."""
 
 
 def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> list[Text]:
@@ -644,7 +655,13 @@ def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> lis
             sure = min(one.line.confidence, other.line.confidence)
             together = meaning_of(f"{one.line.text} {other.line.text}", sure, allowed)
             harmless = together is not Meaning.IDENTITY and (level or together is not Meaning.ORIENTATION)
-            if harmless or (value and VALUED.fullmatch(one.line.text.strip(" :"))):
+            if harmless or (
+                # Labels that say nothing without their values.
+                value
+                and re.fullmatch(
+                    r"F?HR|BPM|PRF|DR|FR|WF|MI|TI[SBC]?|T[Ii][sbc]|Gn|Frq|FOV|AO%", one.line.text.strip(" :")
+                )
+            ):
                 for index in (first, second):
                     found[index] = replace(found[index], meaning=together, proof=TOGETHER)
     return found
@@ -893,7 +910,13 @@ def _is_among_settings(text: Text, texts: Sequence[Text]) -> bool:
         or (ambiguous and text.proof == TOGETHER)
     )  # fmt: skip
     twice = (
-        ambiguous and not harmless and (_form(text.line, TO_PROVE_TWICE) or _AGED.fullmatch(spaced(written)))
+        ambiguous
+        and not harmless
+        and (
+            _form(text.line, TO_PROVE_TWICE)
+            # A label that may be a name (Edge), alone or with what may be an age.
+            or re.fullmatch(r"[^\W\d_]{4,}(?: \d\d)?|\w*[AEIOUYaeiouy]\w*(?<!\d)", spaced(written))
+        )
     )
     if sum(_leads_to_setting(text, others, upwards=way) for way in (True, False)) < 1 + bool(twice):
         return False

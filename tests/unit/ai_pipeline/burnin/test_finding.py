@@ -1140,7 +1140,7 @@ def test_a_reading_that_says_more_or_else_is_no_second_reading(proven: str, othe
         ("Har-mid", "", Meaning.IDENTITY),
     ],
 )
-@pytest.mark.parametrize("between", ["97", "Nr 32", "P Low", "P Max", "CHI", "Gain", "L/A"])
+@pytest.mark.parametrize("between", ["97", "Nr 32", "B Max", "CHI", "Gain", "L/B"])
 def test_what_stands_between_two_settings_is_one(
     between: str, above: str, below: str, meaning: Meaning
 ) -> None:
@@ -1245,7 +1245,7 @@ def test_a_name_beside_an_age_or_in_another_column_proves_the_contrary(name: str
     assert by_their_block([*lines, text(name, place)])[1].meaning is Meaning.IDENTITY
 
 
-@pytest.mark.parametrize("between", ["95", "Edge 92", "P Low"])
+@pytest.mark.parametrize("between", ["95", "Edge 92", "B Low"])
 @pytest.mark.parametrize(
     "lines",
     [
