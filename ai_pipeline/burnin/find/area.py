@@ -208,10 +208,9 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, M
     strong = dilated((contrast > (40 / 255) * span) & ~around, RINGING)
     labels, stats = components((stands_out & ~around) | hull)
     faint = stands_out & ~_present(labels[hull], len(stats))[labels] & ~strong  # without tissue
+    gap = np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
     labels, stats = components(
-        cv2.morphologyEx(
-            (faint & ~around).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
-        ).astype(np.bool_)
+        cv2.morphologyEx((faint & ~around).astype(np.uint8), cv2.MORPH_CLOSE, gap).astype(np.bool_)
     )
     # Distance from the hull up to which dim tissue may lie: .04 of the shorter side.
     far = ~dilated(hull, 2 * round(0.04 * min(area.shape)) + 1)

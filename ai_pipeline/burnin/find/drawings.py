@@ -138,11 +138,8 @@ def _majority_classes(drawn: Mask, maps: MarkMaps) -> npt.NDArray[np.uint8]:
     """
     labels, stats = components(grown(drawn))  # with soft edges, so that the dots of a line are connected
     own = labels[drawn]
-    votes = (
-        np.bincount(own * (len(KINDS) + 1) + maps.classes[drawn], minlength=len(stats) * (len(KINDS) + 1))
-        .reshape(len(stats), -1)
-        .T[1:]
-    )
+    places = own * (len(KINDS) + 1) + maps.classes[drawn]
+    votes = np.bincount(places, minlength=len(stats) * (len(KINDS) + 1)).reshape(len(stats), -1).T[1:]
     area = votes.sum(axis=0)
     chosen = votes.argmax(axis=0) + 1
     # Share of a drawing's pixels that the detector takes for text, from which all of it counts as text; and
