@@ -893,6 +893,9 @@ HOSPITALS = (
     "Praxis am Markt",
     "한빛여성병원",
     "OB/GYN DEPT",
+    "DIAGNOSTIC IMAGING",
+    "VASCULAR SURGERY",
+    "REGIONAL SURGICAL",
 )
 
 
