@@ -58,6 +58,7 @@ from ai_pipeline.burnin.find.area import (
     amplified,
     faint_writing,
     find_area,
+    is_panel,
     straight_lines,
     strokes,
     without_panels,
@@ -391,6 +392,14 @@ class _Scene:
             # Of written text only the strokes are no tissue, with what compression leaves around them.
             letters = grown(letter_strokes(texts, annotation, self.picture, MARGIN))
             drawn = annotation | letters | (self.banner & strokes(self.picture))
+            # The whole box of a line on one colour, which is a panel though tissue may touch it.
+            drawn |= self.painted(
+                [
+                    text
+                    for text in texts
+                    if is_panel(self.picture[index_of(text.box.box)], ~letters[index_of(text.box.box)])
+                ]
+            )
             area = without_panels(
                 find_area(self.picture, drawn, self.header.ultrasound_regions), self.picture, drawn
             )

@@ -359,10 +359,13 @@ def fields_of(box: TextBox, view: Picture) -> list[TextBox]:
     height = bottom - top
     if right - left < 4 * height or abs(box.corners[0, 1] - box.corners[1, 1]) > 0.2 * height:
         return [box]
-    drawn = strokes_in(view, box).any(axis=0, keepdims=True).astype(np.uint8)
     # Width of a gap between fields (heights of the box), at least; words of one line stand closer.
-    closed = np.asarray(cv2.morphologyEx(drawn, cv2.MORPH_CLOSE, np.ones((1, height), np.uint8)), np.bool_)
-    places = sorted(component_boxes(components(closed)[1]))
+    drawn = cv2.morphologyEx(
+        strokes_in(view, box).any(axis=0, keepdims=True).astype(np.uint8),
+        cv2.MORPH_CLOSE,
+        np.ones((1, height), np.uint8),
+    )
+    places = sorted(component_boxes(components(np.asarray(drawn, np.bool_))[1]))
     cuts = [left, *((one[2] + other[0]) // 2 for one, other in pairwise(places)), right]
     return [level_box((start, top, end, bottom), box.confidence) for start, end in pairwise(cuts)]
 

@@ -79,12 +79,12 @@ def without_panels(area: Mask, picture: Picture, drawn: Mask) -> Mask:
     panels = [
         label
         for label, box in enumerate(component_boxes(stats), start=1)
-        if _is_panel(picture[index_of(box)], ((labels == label) & ~drawn)[index_of(box)])
+        if is_panel(picture[index_of(box)], ((labels == label) & ~drawn)[index_of(box)])
     ]
     return area & ~np.isin(labels, panels)
 
 
-def _is_panel(part: Picture, own: Mask) -> bool:
+def is_panel(part: Picture, own: Mask) -> bool:
     """Whether the pixels ``own`` of a component, cut out to its box, are a panel behind text: wide, and each
     row of one colour. ``part``: the picture in that box.
     """
