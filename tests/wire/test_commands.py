@@ -17,7 +17,7 @@ import pytest
 
 from dicom_node.people.demo import DRAWN_FILM
 from tests.forked import run_forked
-from tests.modality import part_10, quick_ultrasound, ultrasound
+from tests.modality import part_10, quick_ultrasound
 from tests.node_lab import Node, store
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
@@ -181,7 +181,7 @@ def test_every_command_of_the_first_pages_works_in_its_order(tmp_path: Path) -> 
     (tmp_path / ".venv").symlink_to(sys.prefix)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "image.dcm").symlink_to(DRAWN_FILM)
-    (tmp_path / "ultrasound.dcm").write_bytes(part_10(ultrasound("five")))
+    (tmp_path / "ultrasound.dcm").write_bytes(part_10(quick_ultrasound("five")))
     (tmp_path / "body").write_bytes(BODY % part_10(quick_ultrasound("four")))
     with ExitStack() as others:
         pacs = others.enter_context(
