@@ -105,7 +105,8 @@ class RemovalPlan:
     curves; among them only text that was read is removed. ``readings`` have no source UID and frame yet.
     ``lines``: the letters of each line of text that stays. ``ground``: where only strokes of proven letters
     are filled; ``in_doubt``: places in ``ground`` that may hold letters and stay. ``spared``: marks that look
-    like text and are left alone; only explanations name them. ``panels``: what is uneven behind text.
+    like text and are left alone; only explanations name them. ``panels``: panels behind text, in
+    uneven colours.
     """
 
     banner: Mask
@@ -474,7 +475,7 @@ class _Scene:
             if text.meaning is not Meaning.IDENTITY and share_of(self.lettering, text.box) >= TRACED
         ]
         kept = [text for text in self.texts if text not in removed]
-        # Names are gone whole where a line that stays touches them; but boxes of both lines are left out.
+        # A name goes whole, also where a line that stays touches it; no box that holds both lines counts.
         alone = [
             text
             for text in removed

@@ -282,10 +282,9 @@ SETTINGS = (
 """Acoustic output and machine settings, in the same form."""
 MODES = phrases("""
     Gen, GEN, Pen, PEN, bpm, 2 D, 3 D, 4 D, PW, CW, CF, CFM, CPA, CDI, PDI, TDI, THI, 2 D/THI, SRI, CRI, XRES,
-    SonoCT, BMODE,
-    B-MODE, M-MODE, FROZEN, DUPLEX, TRIPLEX, COLOR DOPPLER, POWER DOPPLER, HGen, HRes, HPen, HGén, HRés, HPén,
-    Res,
-    Frame Rate, Transducer, Preset, Frequency, Persistence, Dynamic Range, Compression, Mechanical Index,
+    SonoCT, BMODE, B-MODE, M-MODE, FROZEN, DUPLEX, TRIPLEX, COLOR DOPPLER, POWER DOPPLER, HGen, HRes, HPen,
+    HGén, HRés, HPén, Res, Frame Rate, Transducer,
+    Preset, Frequency, Persistence, Dynamic Range, Compression, Mechanical Index,
     Thermal Index, /, PWR, FOV, ROI, PRF, WF, MI, TIS, TIB, TIC, TIs, TIb, TIc, FR, DR, Gn, AO%, Frq, MHz,
     Hz, dB, cm, mm, cm/s, m/s, fps
 """)
@@ -344,7 +343,7 @@ def may_be_setting(text: str) -> bool:
     (:data:`_MISREAD`). It must have a digit, or a label that is no name. Of 64,000 invented names (of the
     library Faker 40) none is taken for a setting.
     """
-    # A date is none, nor is a short word with an age.
+    # No date is a setting, and no short word with an age.
     if re.search(r"\d\d?[/.-]\d\d?[/.-]\d\d|^[^\W\d_]{2,4} ?\d{1,3}(?:[.,]\d)?$", text) or not re.search(
         r"(?i)\d|^sr[i1]|^qual|^wmf", text
     ):
@@ -388,7 +387,7 @@ def _meaning_of_line(line: str) -> Meaning:
     if line in _SINGLE_LETTERS - SIDE_LETTERS or re.fullmatch("[ABCDELPX][1-9]:?", line):  # of a caliper
         return Meaning.MEASUREMENT
     # An echo's edge before the first letter; one setting after another: "Qscan:80 /MDR:50".
-    # What stands in brackets leads a list: "[2D]G50/105dB/FA2".
+    # A mode in brackets leads a list of settings: "[2D]G50/105dB/FA2".
     line = re.sub(r"\[(\w{1,3}?)(?:\]|J|(?=/))/?", r"\1 ", line.replace("'", " "))
     line = re.sub(rf"^({PROBE.pattern})/(?=[A-Z])", r"\1 ", line)  # of a transducer and its preset
     if line.count("/") < 3:  # no list

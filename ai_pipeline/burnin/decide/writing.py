@@ -606,7 +606,7 @@ def by_best_reading(texts: Sequence[Text]) -> list[Text]:
 def by_their_block(texts: Sequence[Text]) -> list[Text]:
     """Give some of ``texts`` the meaning of a setting that lines above and below prove, if no possible name
     is near. One proven setting is enough for "FR 32", "E3/P3" or "VPS 1.6"; what could be an age or name
-    (:data:`TO_PROVE_TWICE`: "97", "Gain 60", "P Low") must stand between two of them.
+    (:data:`TO_PROVE_TWICE`: "97", "Gain 60", "B Low") must stand between two of them.
     """
     found = list(texts)
     downwards = sorted(range(len(found)), key=lambda one: found[one].box.box[1])
@@ -908,10 +908,9 @@ def _is_among_settings(text: Text, texts: Sequence[Text]) -> bool:
     ]
     written, ambiguous = text.line.text.strip(), _form(text.line, AMBIGUOUS)
     # The value of a label in its own row is no age of a person whose name is near.
-    harmless = (
-        any(HARMLESS.fullmatch(line.text.strip()) for line in (text.line, text.small))
-        or (ambiguous and text.proof == TOGETHER)
-    )  # fmt: skip
+    harmless = (ambiguous and text.proof == TOGETHER) or any(
+        HARMLESS.fullmatch(line.text.strip()) for line in (text.line, text.small)
+    )
     twice = (
         ambiguous
         and not harmless

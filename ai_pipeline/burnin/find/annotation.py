@@ -64,10 +64,9 @@ class InDoubt(StrEnum):
 class Mark:
     """One mark that is burned into a picture, such as a line of text or a caliper. It does not hold the words
     of a text: they may be a name. ``confidence`` 0 to 1, of the text detector or of the mark detector.
-    ``frame`` (1-based): the first of the frames that were searched together and show
-    the mark, None in a single-frame image. ``removed``: False
-    if the policy leaves it. ``proof``: how it was found, or why it has its meaning; for explanations, never
-    the words themselves.
+    ``frame``: the number, from 1, of the first of the frames that were searched together and show the mark;
+    None in a single-frame image. ``removed``: False if the policy leaves it. ``proof``: how it was found, or
+    why it has its meaning; for explanations, never the words themselves.
     """
 
     kind: AnnotationKind
