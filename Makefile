@@ -109,7 +109,7 @@ figures: $(VENV)/.test  ## make figures DATA=DIR: measure the models again for t
 		echo "# $$what"; $(BIN)/ai-pipeline evaluate $$what --data $(DATA) || exit 1; done
 
 released-schema:  ## checksums of the migrations: only until 0.1.0 is released, and with each release
-	cd dicom_node/base/store/migrations/versions && sha256sum 0*.py >../../../../../tests/unit/store/released.sha256
+	cd dicom_node/base/store/migrations/versions && sha256sum 0*.py >../../../../../tests/unit/base/store/released.sha256
 
 version:  ## make version TO=0.2.0: the version of the three packages, and which of the others each needs
 	sed -i -E 's/^version = ".*"/version = "$(TO)"/; s/"(dicom-ai-node\[[a-z,]+\])==[^"]*"/"\1==$(TO)"/' \

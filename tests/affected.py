@@ -47,8 +47,8 @@ def _imports(text: str, module: str) -> bool:
 def _folder(changed: str) -> str:
     """The unit tests of the room in which this file lies; "" for a file in no room."""
     match Path(changed).parts:
-        case ("dicom_console", *_):
-            return "tests/unit/console/"
+        case (("dicom_console" | "dicom_connectors") as package, *_):
+            return f"tests/unit/{package}/"
         case ("examples", "studies", *_):
             return "tests/unit/ai_training/test_studies.py"
         case ("examples", *_):

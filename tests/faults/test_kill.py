@@ -77,9 +77,9 @@ from tests.pacs_lab import Pacs, free_port, run_pacs
 from tests.postgres_lab import KEEPS_COMMITS, Postgres, server_folder
 from tests.s3_lab import start_s3
 from tests.site_lab import Site, running_site
-from tests.unit.inbox.objects import changed
 from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study, claimed, event_numbers, job_row
 from tests.unit.jobs.worker_lab import configuration, register, work
+from tests.unit.receive.objects import changed
 from tests.waiting import wait_until
 from tests.wire.orthanc_lab import start_orthanc
 
@@ -573,10 +573,12 @@ def test_what_was_withdrawn_stays_so_and_what_came_after_the_backup_is_not_sent(
     for name in ("before", "after"):
         reject_all(node, name)
     gone, audited = withdrawn(node), acts(node)
-    assert len(gone) == 2 and audited == [("reader", "result_withdrawn")] * 2
+    assert len(gone) == 2
+    assert audited == [("reader", "result_withdrawn")] * 2
 
     node = restored(node, tmp_path / "saved", pacs)
-    assert not withdrawn(node) and not acts(node), "the backup knows nothing of it"
+    assert not withdrawn(node), "the backup knows nothing of it"
+    assert not acts(node), "the backup knows nothing of it"
     [first, second] = backup.reconcile_decisions(node.settings)
     assert (first["state"], second["state"]) == ("applied", "waits")
     reindexed(node)
@@ -687,13 +689,15 @@ def test_nothing_is_sent_after_a_copy_was_changed_until_a_person_settles_it(
     node.write(Session.execute, delete(DecisionRow))  # as of a database that was restored
     assert audit.is_behind(node.database, node.settings)
     [row] = backup.reconcile_decisions(node.settings)
-    assert file.name in row["waits_for"] and row["holds"]
+    assert file.name in row["waits_for"]
+    assert row["holds"]
     deliver(node)
     assert not pacs.stored
     backup.settle_decision(node.settings, row["decision"], because="the disk was damaged")
     assert backup.reconcile_decisions(node.settings) == []
     deliver(node)
-    assert pacs.stored and json.dumps(acts(node)).count("result_withdrawn") == 1
+    assert pacs.stored
+    assert json.dumps(acts(node)).count("result_withdrawn") == 1
     node.close()
 
 
@@ -716,7 +720,8 @@ def test_yesterdays_database_and_todays_spool_give_the_same_pacs_content(
         node.receive(*(ultrasound("today", number=n, size=(48, 40)) for n in (1, 2)))
         work_and_deliver(node)
         content, times = dict(pacs.stored), Counter(pacs.received)
-        assert len(content) > len(of_yesterday) and set(times.values()) == {1}
+        assert len(content) > len(of_yesterday)
+        assert set(times.values()) == {1}
         node.close()
 
         second = postgres.new_database()

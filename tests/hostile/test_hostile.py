@@ -164,8 +164,8 @@ from tests.pacs_lab import (
 )
 from tests.smtp_lab import MailServer, WebServer
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
-from tests.unit.inbox.objects import changed, in_syntax, small_xray
 from tests.unit.jobs.worker_lab import configuration, confirm, work
+from tests.unit.receive.objects import changed, in_syntax, small_xray
 from tests.waiting import wait_until
 from tests.wire.receiver import EXPLICIT, US, VERIFICATION, Receiver, receiving
 from tests.wire.receiver import ultrasound as small_object
@@ -556,7 +556,8 @@ def test_a_message_in_crumbs_is_cut_off(receiver: Receiver, message: bytes) -> N
     association = associate(receiver.address, STORAGE)
     association.sock.sendall(message)
     assert is_cut(association.sock)
-    assert why(receiver, ended + 1) == "too many tiny fragments" and receiver.files() == files
+    assert why(receiver, ended + 1) == "too many tiny fragments"
+    assert receiver.files() == files
 
 
 FLOODER = """[[peers]]
@@ -685,7 +686,8 @@ def test_a_full_disk_refuses_objects_and_a_reload_until_there_is_space(
         process.terminate()
         assert process.wait(120) == 0
     first = node.log.read_text(encoding="utf-8")
-    assert "is full: make room" in first and "Traceback" not in first + second
+    assert "is full: make room" in first
+    assert "Traceback" not in first + second
 
 
 AT = {"host": "127.0.0.1", "port": 104}
@@ -740,7 +742,8 @@ def test_what_is_no_report_or_request_is_refused_and_the_listener_goes_on(
     known, send = (COMMITMENT_REPORTED, send_raw_report) if kind == "report" else (COMMITMENT_ASKED, ask_raw)
     data, before, began = encoded(kind), transactions(listener, known), time.monotonic()
     assert send(listener.port, data) == answer
-    assert time.monotonic() - began < 20 and transactions(listener, known) == before
+    assert time.monotonic() - began < 20
+    assert transactions(listener, known) == before
     transaction = f"2.25.6{time.monotonic_ns()}"
     good = report(transaction, ["1.2"]) if kind == "report" else None
     answer = send_report(listener.port, good) if good else ask(listener.port, transaction, ["1.2"])
@@ -805,7 +808,8 @@ def test_a_step_from_its_begin_to_its_end(listener: Receiver) -> None:
     assert lines[2]["objects"] == [image.SOPInstanceUID for image in images]
     assert [line["studies"] for line in lines] == [["1.2.3.1"]] * 3
     kept = "".join(path.read_text() for path in listener.data_dir.rglob("*.json*") if path.is_file())
-    assert "Mustermann" not in kept and "4711" not in kept
+    assert "Mustermann" not in kept
+    assert "4711" not in kept
 
 
 def test_what_is_known_is_not_begun_again_and_what_has_ended_is_not_changed(
@@ -883,7 +887,8 @@ def test_what_is_no_step_is_refused_and_the_listener_goes_on(
     step = encoded()
     before, began = taken(listener), time.monotonic()
     assert send_raw(listener.port, step, "1.2.8") == answer
-    assert time.monotonic() - began < 20 and taken(listener) == before
+    assert time.monotonic() - began < 20
+    assert taken(listener) == before
     assert status(create(listener.port, f"1.2.{time.monotonic_ns()}", begun("1.2.3.9"))) == 0x0000
     assert "Mustermann" not in str([event.fields for event in listener.events(STEP_REFUSED)])
 
@@ -1069,7 +1074,8 @@ def test_a_supervisor_that_is_stopped_is_ended_with_all_below_it(tmp_path: Path)
         assert json.loads(told)[0].startswith(
             "ProgramFailed: the program was lost with the process that watches it"
         ), told
-        assert living(tmp_path / "program0.py") == [] and not Path(f"/proc/{supervisor}").exists()
+        assert living(tmp_path / "program0.py") == []
+        assert not Path(f"/proc/{supervisor}").exists()
 
 
 def test_nothing_is_left_of_a_worker_that_is_killed_while_its_supervisor_is_stopped(tmp_path: Path) -> None:
@@ -1167,7 +1173,8 @@ def test_a_header_bomb_is_quarantined(inbox: Inbox, bomb: Callable[[], bytes], l
     assert outcomes(inbox) == ["new", "quarantined", "new"]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
     [event] = [row for row in inbox.events() if row.number == 2005]
-    assert limit in event.fields["reason"] and event.fields["instance"] == uid
+    assert limit in event.fields["reason"]
+    assert event.fields["instance"] == uid
     assert len(list((inbox.folder / "spool" / "quarantine").glob("*.dcm"))) == 1
 
 
@@ -1218,7 +1225,8 @@ def test_what_passes_the_count_still_has_a_limit(
     send(inbox, bomb())
     while inbox.spool.pending():
         inbox.index()
-    assert inbox.outcomes() == ["quarantined"] and reason in inbox.study(None).reason
+    assert inbox.outcomes() == ["quarantined"]
+    assert reason in inbox.study(None).reason
 
 
 def test_what_was_open_when_the_node_died_twice_is_quarantined_and_once_is_not(inbox: Inbox) -> None:
@@ -1276,7 +1284,8 @@ def test_each_mutated_object_is_indexed_or_quarantined(
     inbox.index()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024  # KiB
     outcomes = inbox.outcomes()
-    assert len(outcomes) == rounds + 1 and set(outcomes) <= {outcome.value for outcome in Outcome}
+    assert len(outcomes) == rounds + 1
+    assert set(outcomes) <= {outcome.value for outcome in Outcome}
     assert Outcome.QUARANTINED.value in outcomes
     inbox.close()
 
@@ -1535,7 +1544,8 @@ def test_no_page_fails(lab: ConsoleLab) -> None:
         elif b"<html" in browser.content[:200]:
             links = re.findall(r'(?:href|src)="(/[^"#]*)', browser.text)
             waiting += [link.replace("&amp;", "&") for link in links if "?at=" not in link]
-    assert failed == [] and len(seen) > 60
+    assert failed == []
+    assert len(seen) > 60
 
 
 def addresses(lab: ConsoleLab, prefix: str) -> Iterator[str]:
@@ -1693,7 +1703,8 @@ def test_an_http_server_that_moves_a_byte_now_and_then_is_cut_off(
         with running_worker(outbox):
             wait_for_event(outbox, DESTINATION_HUNG.number)
             [row] = outbox.rows()  # before the worker, told to end, cuts off its next try
-        assert "cut off" in row["reason"] and "query" not in row["reason"]
+        assert "cut off" in row["reason"]
+        assert "query" not in row["reason"]
 
 
 def peer_at(transport: str, url: str, **more: Any) -> PeerSettings:
@@ -1779,7 +1790,8 @@ def test_a_study_that_nobody_asked_for_goes_to_quarantine(tmp_path: Path) -> Non
         fetched(inbox)
     assert inbox.study(wanted.StudyInstanceUID).state is StudyState.QUEUED
     study = inbox.study(other.StudyInstanceUID)
-    assert study.state is StudyState.QUARANTINED and OTHER_STUDY in study.reason
+    assert study.state is StudyState.QUARANTINED
+    assert OTHER_STUDY in study.reason
 
 
 @pytest.mark.usefixtures("impatient")
@@ -1881,10 +1893,14 @@ def test_a_redirect_is_followed_by_nothing(
         (sent,) = destination.send([item])
         (confirmed,) = destination.confirm([item])
         (tested,) = destination.test()
-    assert len(asked) == 3 and taken == []
-    assert sent.status is SendStatus.RETRY and "not followed" in sent.text
-    assert confirmed.presence is Presence.UNKNOWN and "not followed" in confirmed.text
-    assert not tested.ok and "not followed" in tested.text
+    assert len(asked) == 3
+    assert taken == []
+    assert sent.status is SendStatus.RETRY
+    assert "not followed" in sent.text
+    assert confirmed.presence is Presence.UNKNOWN
+    assert "not followed" in confirmed.text
+    assert not tested.ok
+    assert "not followed" in tested.text
 
 
 JSON, FHIR_JSON = "application/dicom+json", "application/fhir+json"
@@ -1933,8 +1949,10 @@ def test_no_nonsense_is_a_success_and_its_tries_have_an_end(
         [row] = outbox.rows()
         [check] = called(peer).test()
     assert 3 <= sum(one.startswith("POST") for one in asked) < 20
-    assert "defect" not in row["reason"] and len(row["reason"]) > 20, row["reason"]
-    assert not any(record.exc_info for record in caplog.records) and len(check.text) > 10
+    assert "defect" not in row["reason"], row["reason"]
+    assert len(row["reason"]) > 20, row["reason"]
+    assert not any(record.exc_info for record in caplog.records)
+    assert len(check.text) > 10
 
 
 WORK_ITEM = work_item("1.2.3").to_json_dict()
@@ -2145,8 +2163,10 @@ def test_nothing_that_a_server_says_is_in_log_or_database(
         add_report(outbox)
         outbox.run_until("dead", seconds=30)
         [row] = outbox.rows()
-    assert (asked.count("POST /"), row["refusals"]) == (3, 3) and "business-rule" in row["reason"]
-    assert CANARY not in caplog.text and CANARY not in str(row)
+    assert (asked.count("POST /"), row["refusals"]) == (3, 3)
+    assert "business-rule" in row["reason"]
+    assert CANARY not in caplog.text
+    assert CANARY not in str(row)
     assert not [one for one in asked if "PID-CR" in one]
 
 
@@ -2224,7 +2244,8 @@ def test_references_to_elsewhere_are_not_followed(tmp_path: Path, record: Record
         ]
         peer = fhir_peer(url, withdraw="delete")
         answer = open_remover(peer, Settings(peers=(peer,))).remove(item)
-    assert taken == [] and not isinstance(answer, Done)
+    assert taken == []
+    assert not isinstance(answer, Done)
     assert not any("x" in path.partition("?")[0] for path in asked)
 
 
@@ -2614,7 +2635,8 @@ def test_the_canaries_were_in_it_and_are_found_where_they_belong(passed: Passed)
     assert set().union(*map(birds, spooled)) >= set(TOKENS) - {"1877-02-13"}
     assert {"QUETZAL", PATIENT_ID} <= set().union(*map(birds, passed.pacs.stored.values()))
     hidden = [path.read_bytes() for path in (passed.data / "deidentified").rglob("*.dcm")]
-    assert hidden and set().union(*map(birds, hidden)) == set()
+    assert hidden
+    assert set().union(*map(birds, hidden)) == set()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -2623,7 +2645,8 @@ def test_no_log_names_anybody_at_debug_level(passed: Passed) -> None:
     lines = log.splitlines()
     assert [line for line in lines if birds(line)] == []
     levels = [json.loads(line)["level"] for line in lines if line.startswith("{")]
-    assert "debug" in levels and len(levels) > 50
+    assert "debug" in levels
+    assert len(levels) > 50
     assert not any(sign in log for sign in "\x1b\x9b\u202e\r")
 
 
@@ -2652,10 +2675,12 @@ def test_no_other_file_of_the_node_and_no_name_of_a_file_has_one(passed: Passed)
         for path in passed.data.rglob("*")
         if path.is_file() and not path.relative_to(passed.data).parts[0].startswith(objects_of_dicom)
     ]
-    assert {"policy.json"} <= {path.name for path in searched} and len(searched) > 2
+    assert {"policy.json"} <= {path.name for path in searched}
+    assert len(searched) > 2
     assert any("journal" in path.parts for path in searched)
     assert [path for path in searched if birds(path.read_bytes())] == []
-    assert len(passed.watch.names) > 20 and [name for name in passed.watch.names if birds(name)] == []
+    assert len(passed.watch.names) > 20
+    assert [name for name in passed.watch.names if birds(name)] == []
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -2680,7 +2705,8 @@ def test_no_verb_that_shows_no_patients_shows_one(passed: Passed) -> None:
     for words in VERBS:
         for form in ((), ("--json",)):
             output = printed(passed.node, *words, *form)
-            assert output and birds(output) == set(), words
+            assert output, words
+            assert birds(output) == set(), words
             assert not any(sign in output for sign in "\x1b\x9b\u202e\r"), words
     events = json.loads(printed(passed.node, *VERBS[0], "--json"))
     numbers = {row["number"] for row in events}
@@ -2705,4 +2731,5 @@ def test_nothing_that_is_sent_to_others_has_one(passed: Passed) -> None:
     mails = [mail.as_string() + str(mail.get_content()) for mail in passed.mail.mails]
     assert "unknown (9 characters)" in "".join(hooks), "the reason why no rule takes it"
     for sent in (hooks, mails, passed.collector.bodies):
-        assert sent and [text for text in sent if birds(text)] == []
+        assert sent
+        assert [text for text in sent if birds(text)] == []

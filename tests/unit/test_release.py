@@ -75,7 +75,8 @@ def test_every_package_of_a_release_has_a_licence_and_each_gpl_its_place() -> No
     for name in locked():
         assert table[name][-1] not in ("", "UNKNOWN"), name
     viral = page.partition("## GPL")[2].partition("## A release")[0]
-    assert "`dicom_connectors.orthanc.destination`" in viral and "`ai_training.yolo`" in viral
+    assert "`dicom_connectors.orthanc.destination`" in viral
+    assert "`ai_training.yolo`" in viral
     assert {"pylibjpeg-libjpeg", "ultralytics", "orthanc-rest-client"} <= set(
         re.findall(r"^\| (\S+)", viral, re.M)
     )
@@ -181,7 +182,8 @@ def loaded(folder: Path, to: Path) -> Settings:
 def test_the_configuration_of_the_site_in_containers_has_no_mistake(tmp_path: Path) -> None:
     yaml = pytest.importorskip("yaml")
     settings = loaded(CONFIG / "compose", tmp_path)
-    assert settings.console.enabled and settings.console.tls is not None
+    assert settings.console.enabled
+    assert settings.console.tls is not None
     compose = yaml.safe_load((CONFIG / "compose.yaml").read_text(encoding="utf-8"))
     assert {f"/run/secrets/{name}" for name in compose["services"]["console"]["secrets"]} > {
         str(settings.console.tls.certificate),
@@ -228,7 +230,8 @@ def test_every_set_finds_its_pods_and_one_of_several_replicas_has_a_disruption_b
 def test_no_pod_is_root_writes_its_root_or_holds_rights(objects: list[dict[str, Any]]) -> None:
     assert len(pods(objects)) == 4
     for pod in pods(objects):
-        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 10112
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["securityContext"]["runAsUser"] == 10112
         assert pod["automountServiceAccountToken"] is False
         [container] = pod["containers"]
         assert container["securityContext"] == {

@@ -22,7 +22,7 @@ from tests.node_lab import Node, store
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
 from tests.smtp_lab import WebServer
-from tests.unit.inbox.objects import changed
+from tests.unit.receive.objects import changed
 from tests.waiting import wait_until
 from tests.wire.orthanc_lab import start_orthanc
 

@@ -69,9 +69,9 @@ from tests.postgres_lab import Postgres, start_postgres
 from tests.rows import Stored
 from tests.smtp_lab import WebServer
 from tests.ultrasound_lab import picture
-from tests.unit.console.illustrated import FRAMES, analysed, image, scrubbing
-from tests.unit.inbox.objects import changed
+from tests.unit.dicom_console.illustrated import FRAMES, analysed, image, scrubbing
 from tests.unit.jobs.worker_lab import work
+from tests.unit.receive.objects import changed
 from tests.waiting import wait_until
 from tests.wheels import ROOT
 
@@ -154,10 +154,12 @@ def test_pages_say_that_the_database_is_away_and_come_back(
             form.click("button:has-text('Cancel')")
             form.wait_for_selector("text=not carried out, or only in part")
             answer = page.goto("/studies")
-            assert answer is not None and answer.status == 503
+            assert answer is not None
+            assert answer.status == 503
             assert "Content-Security-Policy".lower() in answer.headers
             assert "The node still stores received images" in page.inner_text("main")
-            assert "node.db" not in page.content() and "127.0.0.1" not in page.inner_text("main")
+            assert "node.db" not in page.content()
+            assert "127.0.0.1" not in page.inner_text("main")
             inbox.receive(ultrasound("two"))
         expect(page.locator("h1")).to_have_text("Studies")
         assert [job.state.value for job in inbox.jobs()] == ["queued"]
@@ -329,7 +331,9 @@ def test_keys_decide_on_images_and_a_box_is_drawn_with_the_pointer_and_moved_by_
         page.mouse.move(left - 40, top - 40)  # beyond the picture: its edge
         page.mouse.up()
         [drawn] = rows_of(page)
-        assert drawn[:2] == ["0", "0"] and abs(int(drawn[2]) - 130) <= 1 and abs(int(drawn[3]) - 30) <= 1
+        assert drawn[:2] == ["0", "0"]
+        assert abs(int(drawn[2]) - 130) <= 1
+        assert abs(int(drawn[3]) - 30) <= 1
         page.mouse.click(left + 100 * scale, top + 100 * scale)
         assert len(rows_of(page)) == 1, "a click is no box"
         page.focus('input[name="right"] >> nth=0')
@@ -413,7 +417,8 @@ def test_a_reader_windows_enlarges_and_measures_a_film(page: Page) -> None:
         assert abs(grey(page, column) - shown(3000, 500, column)) <= 2
     drag(page, (0.3, 0.5), (0.6, 0.5))
     width = float(page.inner_text(".window").split(" / ")[1])
-    assert width > 600 and abs(grey(page, 300) - shown(3000, width, 300)) <= 3
+    assert width > 600
+    assert abs(grey(page, 300) - shown(3000, width, 300)) <= 3
     page.keyboard.press("0")
     assert page.inner_text(".window") == "1024 / 2048"
 
@@ -426,7 +431,8 @@ def test_a_reader_windows_enlarges_and_measures_a_film(page: Page) -> None:
     wait_until(lambda: page.get_attribute(".stage", "data-scale") == "2.99", 10, "enlarged")
     left, _, width, height = map(float, str(page.get_attribute(".stage", "viewBox")).split())
     # The picture fills the whole stage, and the point under the mouse stays where it was.
-    assert 0 < left < left + width <= 400 and abs(width / height - box["width"] / box["height"]) < 0.02
+    assert 0 < left < left + width <= 400
+    assert abs(width / height - box["width"] / box["height"]) < 0.02
     sampled(page)
     assert abs(grey(page, int(left + width / 2)) - shown(1024, 2048, int(left + width / 2))) <= 3
     drag(page, (0.5, 0.5), (0.6, 0.5))
@@ -443,7 +449,8 @@ def measured(page: Page, size: float, unit: str) -> None:
     line, words = page.locator(".lengths line"), page.locator(".lengths text").inner_html()
     pixels = abs(float(str(line.get_attribute("x2"))) - float(str(line.get_attribute("x1"))))
     value, said = words.split(" ", 1)
-    assert said == unit and abs(float(value) - pixels * size) < 0.6
+    assert said == unit
+    assert abs(float(value) - pixels * size) < 0.6
     page.keyboard.press("0")
     expect(page.locator(".lengths line")).to_have_count(0)
 
@@ -452,13 +459,15 @@ def test_marks_of_an_ultrasound_lie_on_their_coordinates_and_a_cine_plays(page: 
     opened(page, 1)
     measured(page, 1, "pixels")
     mark = page.locator("g.mark")
-    assert mark.is_visible() and mark.locator("text").inner_html().startswith("Mark suspected, 0.75")
+    assert mark.is_visible()
+    assert mark.locator("text").inner_html().startswith("Mark suspected, 0.75")
     script = """() => { const m = document.querySelector(".stage").getScreenCTM();
       const p = new DOMPoint(20, 17.5).matrixTransform(m); return [p.x, p.y]; }"""
     x, y = page.evaluate(script)
     box = mark.locator("polyline").bounding_box()
     assert box  # from 10 to 30 and from 10 to 25, its line around it
-    assert abs(box["x"] + box["width"] / 2 - x) < 2 and abs(box["y"] + box["height"] / 2 - y) < 2
+    assert abs(box["x"] + box["width"] / 2 - x) < 2
+    assert abs(box["y"] + box["height"] / 2 - y) < 2
     page.uncheck("[data-shows=Mark]")
     assert not mark.is_visible()
     page.keyboard.press("b")
@@ -766,8 +775,10 @@ def test_lists_are_dense_and_what_a_reader_presses_is_seen_in_every_language(
     page, complaints = walk.page(UserRole.ADMIN, viewport=DESKTOP)
     page.goto("/studies")
     rows = [row.bounding_box() for row in page.locator("table.studies tbody tr").all()]
-    assert rows and all(row and row["height"] < 62 for row in rows), "two lines each"
-    assert rows[0] and rows[0]["y"] + 8 * 62 < DESKTOP["height"], "eight on a screen"
+    assert rows, "two lines each"
+    assert all(row and row["height"] < 62 for row in rows), "two lines each"
+    assert rows[0], "eight on a screen"
+    assert rows[0]["y"] + 8 * 62 < DESKTOP["height"], "eight on a screen"
     page.set_viewport_size({"width": 1024, "height": 640})
     for name, place in PICTURES.items():
         page.goto(place.format_map(walk.site.studies))
@@ -805,7 +816,8 @@ def test_a_viewer_goes_by_keyboard_and_signs_out(walk: Walk) -> None:
     while not "".join(reached[-1:]).endswith("studies failed"):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.innerText"))
-        assert len(reached) < 40 and page.evaluate(OUTLINE) != "none", reached
+        assert len(reached) < 40, reached
+        assert page.evaluate(OUTLINE) != "none", reached
     assert reached[:3] == ["To the content", "DICOM AI node", "Studies"]
     with page.expect_navigation():
         page.click("text=Sign out")

@@ -117,7 +117,7 @@ from tests.outbox_lab import (
 from tests.pacs_lab import SOP_CLASS as SECONDARY_CAPTURE
 from tests.pacs_lab import CommittingPacs, Pacs, report, run_pacs, send_report
 from tests.ports import free_port
-from tests.unit.inbox.objects import in_syntax
+from tests.unit.receive.objects import in_syntax
 from tests.waiting import wait_until
 from tests.wire.orthanc_lab import DICOMWEB, Orthanc, start_orthanc
 from tests.wire.receiver import receiving
@@ -321,7 +321,8 @@ def test_the_same_object_by_all_ways_is_there_once(tmp_path: Path, orthanc: Orth
     ways = [transport, *(other for other in TRANSPORTS if other != transport)]
     outbox = Outbox(tmp_path, [peer(orthanc, way, **TAKING) for way in ways])
     checks = open_destination(outbox.settings.peers[0], outbox.settings).test()
-    assert checks and [check for check in checks if not check.ok] == []
+    assert checks
+    assert [check for check in checks if not check.ok] == []
     sent = outbox.add_study(ways)
     outbox.run_until("confirmed")
     assert outbox.study_states() == ["delivered"]
@@ -426,9 +427,11 @@ def test_exactly_the_withdrawn_results_are_gone_and_another_object_is_left(
     first, gone, replaced = outbox.add_study(["pacs"])
     outbox.run_until("confirmed")
     assert outbox.withdraw([first]) == {}
-    assert removal_states(outbox) == {"asked"} and first in orthanc.instances()
+    assert removal_states(outbox) == {"asked"}
+    assert first in orthanc.instances()
     run_until(outbox, "gone")
-    assert first not in orthanc.instances() and {gone, replaced} <= set(orthanc.instances())
+    assert first not in orthanc.instances()
+    assert {gone, replaced} <= set(orthanc.instances())
     [row] = shown(outbox)["removals"]
     assert (row["destination"], row["sop_instance_uid"], row["reason"]) == ("pacs", first, "")
     assert outbox.numbers()[RESULT_REMOVED.number] == 1
@@ -441,7 +444,8 @@ def test_exactly_the_withdrawn_results_are_gone_and_another_object_is_left(
     run_until(outbox, "gone", "by_hand")
     found = {row["sop_instance_uid"]: row for row in shown(outbox)["removals"]}
     assert (found[gone]["state"], found[replaced]["state"]) == ("gone", "by_hand")
-    assert "another object" in str(found[replaced]["reason"]) and replaced in orthanc.instances()
+    assert "another object" in str(found[replaced]["reason"])
+    assert replaced in orthanc.instances()
     assert shown(outbox)["by_hand"] == {"pacs": [replaced]}
     assert outbox.numbers()[RESULT_NOT_REMOVED.number] == 1
 
@@ -492,7 +496,8 @@ def test_a_server_that_refuses_leaves_it_to_a_person_and_one_in_trouble_is_asked
     refuses = status in (401, 403, 405, 501)
     assert row["state"] == ("by_hand" if refuses else "asked")
     assert not refuses or list(shown(at_server)["by_hand"]) == ["pacs"]
-    assert row["reason"] and (not refuses or str(status) in str(row["reason"]))
+    assert row["reason"]
+    assert not refuses or str(status) in str(row["reason"])
     dicomweb.delete = 200
     run_until(at_server, "by_hand" if refuses else "gone")
 
@@ -502,7 +507,8 @@ def test_what_never_left_is_not_asked_for(tmp_path: Path, dicomweb: Server) -> N
     outbox = Outbox(tmp_path, [dicomweb_of(dicomweb.url)])
     outbox.add_study(["pacs"])
     outbox.withdraw()
-    assert outbox.scalars(select(Removal)) == [] and removals(outbox).run_once() == 0
+    assert outbox.scalars(select(Removal)) == []
+    assert removals(outbox).run_once() == 0
 
 
 FORWARDED = (
@@ -658,7 +664,8 @@ def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) ->
             assert node.cli("fetches", "missing", "pacs", "--days", "1") == []
             assert node.run("check").returncode == 0
             wait_until(lambda: set(orthanc.reports()) == set(uids), 120, "a report for each")
-            assert node.stop() == 0 and orthanc.reports() == Counter(dict.fromkeys(uids, 1))
+            assert node.stop() == 0
+            assert orthanc.reports() == Counter(dict.fromkeys(uids, 1))
             states = Counter(row["state"] for row in node.cli("jobs", "list", "--limit", "0"))
             assert states.pop("succeeded") == 4
             assert {*states} <= {"cancelled"}  # begun on the first film of two, after a kill between them
@@ -819,7 +826,8 @@ def test_who_looks_reads_why_a_pacs_cannot_be_asked_and_what_to_enter_there(tmp_
             outbox.settings.peers, outbox.rows(), (enter, enter, "Query/Retrieve"), strict=True
         ):
             checks = open_destination(one, outbox.settings).test()
-            assert why in row["reason"] and any(why in check.text for check in checks), (row, checks)
+            assert why in row["reason"], (row, checks)
+            assert any(why in check.text for check in checks), (row, checks)
     assert {check.name for check in checks if check.ok} == {"echo", "sr"}, "of the last"
     assert {check.name for check in checks if not check.ok} == {"gsps", "sc", "query"}
     assert outbox.states() == {"pending": 1, "unconfirmed": 2}
@@ -865,7 +873,8 @@ def test_a_damaged_result_file_never_leaves(tmp_path: Path, pacs: Pacs) -> None:
     outbox.file_of(damaged).write_bytes(outbox.file_of(damaged).read_bytes()[:-2])
     outbox.file_of(missing).unlink()
     outbox.run_until("dead", "confirmed")
-    assert outbox.states() == {"dead": 2, "confirmed": 1} and len(pacs.received) == 1
+    assert outbox.states() == {"dead": 2, "confirmed": 1}
+    assert len(pacs.received) == 1
 
 
 @pytest.mark.debian("postgresql")
@@ -1083,7 +1092,8 @@ def test_an_object_that_is_not_taken_over_is_sent_again(
     outbox = Outbox(tmp_path, [committing(committing_pacs)])
     (uid,) = outbox.add_study(["pacs"], ONE)
     outbox.run_until("confirmed")
-    assert committing_pacs.received == [uid, uid] and outbox.rows()[0]["refusals"] == 1
+    assert committing_pacs.received == [uid, uid]
+    assert outbox.rows()[0]["refusals"] == 1
 
 
 def test_a_report_that_comes_hours_late_and_twice_confirms_once(
@@ -1166,7 +1176,8 @@ def test_a_kill_between_request_and_answer_loses_nothing(
     outbox.worker().run_once()
     assert len(committing_pacs.requests) == 2  # nobody knows whether the first one arrived
     reported(outbox, transaction, uids, [])
-    assert outbox.states() == {"confirmed": 1} and len(outbox.scalars(select(Commitment))) == 2
+    assert outbox.states() == {"confirmed": 1}
+    assert len(outbox.scalars(select(Commitment))) == 2
 
 
 def test_a_report_is_answered_only_when_it_is_kept(
@@ -1346,7 +1357,8 @@ def test_an_answer_that_is_lost_makes_nothing_twice(tmp_path: Path, server: Fhir
         )
         add_report(outbox)
         outbox.worker().run_once()
-        assert there(server) == ONE_REPORT and outbox.states() == {"pending": 1}
+        assert there(server) == ONE_REPORT
+        assert outbox.states() == {"pending": 1}
         valve.open()
         outbox.run_until("confirmed")
     assert there(server) == ONE_REPORT
@@ -1372,7 +1384,8 @@ def test_a_report_is_one_message_and_confirmed_by_its_acknowledgement(tmp_path: 
     [row] = outbox.rows()
     assert (row["status"], row["attempts"], row["queries"]) == ("AA", 1, 0)
     [message] = ris.received
-    assert ris.numbers() == [control_id(uid)] and str(message["PID"][0][5]) == "Probe^Ä^^^^^L^A"
+    assert ris.numbers() == [control_id(uid)]
+    assert str(message["PID"][0][5]) == "Probe^Ä^^^^^L^A"
     assert str(message["MSH"][0][6]) == "HOSPITAL"
     assert "https://ai.example.org/studies/1^^TEXT^HTML" in [str(obx[5]) for obx in message["OBX"]]
 
@@ -1396,7 +1409,8 @@ def test_a_refusal_is_a_dead_letter_with_its_code_and_without_its_words(
     outbox.run_until("dead")
     [row] = outbox.rows()
     assert (row["status"], row["attempts"]) == (f"{code} 204", 3)
-    assert "unknown key identifier" in row["reason"] and "Canary" not in f"{row}{caplog.text}"
+    assert "unknown key identifier" in row["reason"]
+    assert "Canary" not in f"{row}{caplog.text}"
 
 
 @pytest.mark.parametrize("fault", [LOSE, WRONG_MESSAGE, b"\x0bMSH|^~\\&|RIS"])
@@ -1428,7 +1442,8 @@ def test_no_nonsense_is_an_acknowledgement(
     outbox = Outbox(tmp_path, [ris.peer()], retry_seconds=0.01, retry_limit_seconds=0.01)
     outbox.add_study(["ris"], REPORT)
     outbox.run_until("dead")
-    assert reason in outbox.rows()[0]["reason"] and len(ris.received) == 3
+    assert reason in outbox.rows()[0]["reason"]
+    assert len(ris.received) == 3
     assert not any(record.exc_info for record in caplog.records)
 
 
@@ -1443,7 +1458,8 @@ def test_a_report_that_never_went_there_is_not_withdrawn_there(tmp_path: Path, r
         outbox.run_until("confirmed")
     for receiver in (ris, other):
         report, note = receiver.received
-        assert len(note["OBR"]) == 1 and len(set(receiver.numbers())) == 2
+        assert len(note["OBR"]) == 1
+        assert len(set(receiver.numbers())) == 2
         assert [str(row[5]) for row in note["OBX"]] == [str(row[5]) for row in report["OBX"]]
 
 
@@ -1468,4 +1484,5 @@ def test_tls_needs_the_right_authority_on_both_sides(tmp_path: Path) -> None:
             time.sleep(0.6)
             outbox.worker().run_once()
             assert outbox.states() == {state: 1}, outbox.rows()
-        assert "TLSv1" in check.text and len(receiver.received) == 1
+        assert "TLSv1" in check.text
+        assert len(receiver.received) == 1

@@ -289,7 +289,8 @@ def judge(case: Case, path: Path) -> None:
         if ds.SOPClassUID == GREY_STATE:
             command = ["dcmpschk", str(path)]
             checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-            assert checked.returncode == 0 and "error" not in checked.stdout.lower(), checked.stdout
+            assert checked.returncode == 0, checked.stdout
+            assert "error" not in checked.stdout.lower(), checked.stdout
 
 
 @pytest.mark.debian("dcmtk", "dicom3tools")
@@ -321,11 +322,14 @@ def test_it_comes_back_cleaned_in_a_series_of_its_own_and_every_pixel_outside_th
     judge(case, tmp_path / "object.dcm")
     source, cleaned, marked = case.source, case.picture("AI cleaned image"), case.only(SEG)
     assert cleaned.SeriesInstanceUID != source.SeriesInstanceUID
-    assert cleaned.BurnedInAnnotation == "NO" and cleaned.get("PatientIdentityRemoved") != "YES"
+    assert cleaned.BurnedInAnnotation == "NO"
+    assert cleaned.get("PatientIdentityRemoved") != "YES"
     before, after = decoded(part_10(source)), decoded(part_10(cleaned))
     mask = np.asarray(marked.pixel_array).reshape(marked.Rows, marked.Columns) > 0
-    assert before.shape == after.shape and before.dtype == after.dtype
-    assert np.array_equal(before[:, ~mask], after[:, ~mask]) and 0 < mask.mean() < 0.25
+    assert before.shape == after.shape
+    assert before.dtype == after.dtype
+    assert np.array_equal(before[:, ~mask], after[:, ~mask])
+    assert 0 < mask.mean() < 0.25
     frame, inverted = len(after) // 2, source.PhotometricInterpretation == "MONOCHROME1"
     assert reader.secrets(shown(before[frame], inverted)) == list(SECRETS)
     assert reader.secrets(shown(after[frame], inverted)) == []
@@ -351,7 +355,8 @@ def test_nothing_that_the_node_says_repeats_what_was_burned_in(site: Site) -> No
 def test_an_ovary_comes_back_cleaned_outlined_and_classified(case: Case) -> None:
     assert case.row["state"] == "delivered"
     said = str(case.only(SR))
-    assert " of ovary" in said and "not for diagnostic use" in said.lower()
+    assert " of ovary" in said
+    assert "not for diagnostic use" in said.lower()
     assert "High-grade" not in said, "research only, unless a rule asks for it"
     assert case.only(COLOUR_STATE).GraphicAnnotationSequence
     assert case.picture("AI cleaned image").BurnedInAnnotation == "NO"
@@ -360,7 +365,8 @@ def test_an_ovary_comes_back_cleaned_outlined_and_classified(case: Case) -> None
         for ds in case.results
         if ds.SOPClassUID == SEG
     ]
-    assert "Lesion" in segments and len(segments) == 2, "what was removed is the other one"
+    assert "Lesion" in segments, "what was removed is the other one"
+    assert len(segments) == 2, "what was removed is the other one"
     for words in ("AI annotated image", "AI heat map"):
         assert case.picture(words).SyntheticData == "YES"
 
@@ -371,7 +377,8 @@ def test_an_ovary_comes_back_cleaned_outlined_and_classified(case: Case) -> None
 @pytest.mark.parametrize("case", ["head"], indirect=True)
 def test_the_head_of_a_fetus_is_not_classified_also_where_the_header_says_ovary(case: Case) -> None:
     assert case.source.BodyPartExamined == "OVARY"
-    assert case.row["state"] == "not_applicable" and case.row["reason"]
+    assert case.row["state"] == "not_applicable"
+    assert case.row["reason"]
     assert case.results == ()
 
 
@@ -391,7 +398,8 @@ def test_an_image_that_is_not_decoded_is_kept_and_the_pacs_gets_a_report_that_sa
         words = texts(case.only(SR))
         if one in kept:
             assert "AI did not run: cannot be decoded: its transfer syntax" in words
-            assert one.uid in words and one.name.removesuffix(" (Retired)") in words
+            assert one.uid in words
+            assert one.name.removesuffix(" (Retired)") in words
     mixed = site.cases["mixed"]
     assert mixed.row["state"] == "delivered"
     rest = "1 of the images not analysed: cannot be decoded: its transfer syntax JPEG XL"
@@ -561,13 +569,16 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(
     assert [item["kind"] for item in first["objects"]] == ["cleaned"]
     assert first["seconds_to_pacs"] >= first["quiet_seconds"]
     held = held_by_pacs(out)
-    assert set(held.values()) == {1} and str(source.SOPInstanceUID) in held
+    assert set(held.values()) == {1}
+    assert str(source.SOPInstanceUID) in held
 
     second = perform()
     assert second["known_before"]
-    assert held_by_pacs(out) == held and second["objects"] == first["objects"]
+    assert held_by_pacs(out) == held
+    assert second["objects"] == first["objects"]
     told, _ = json.loads((out / "summary.json").read_text(encoding="utf-8"))["studies"]
-    assert told == second and told["study_instance_uid"] == str(source.StudyInstanceUID)
+    assert told == second
+    assert told["study_instance_uid"] == str(source.StudyInstanceUID)
     page = (out / "index.html").read_text(encoding="utf-8")
     assert [page.count(f'src="us-1/{name}.png"') for name in ("01-source", "02-cleaned")] == [1, 1]
     assert [len(list((out / "us-1").glob(files))) for files in ("pacs/*.dcm", "*.png")] == [2, 2]
@@ -590,7 +601,8 @@ def test_a_demonstration_that_is_stopped_or_killed_leaves_no_process_behind(
         text=True,
         start_new_session=True,
     )
-    assert demo.stdout is not None and any(line.startswith("Node:") for line in demo.stdout)
+    assert demo.stdout is not None
+    assert any(line.startswith("Node:") for line in demo.stdout)
     children = psutil.Process(demo.pid).children(recursive=True)
     assert len(children) >= 3, "node, listener, worker"
     os.kill(demo.pid, sent)
@@ -626,7 +638,8 @@ def test_the_film_goes_through_the_node_and_comes_back_as_a_report(
     wheels.install(wheels.build(wheels.EXAMPLE, tmp_path / "wheel"), tmp_path / "site")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=":")
     _, head, site = (EXAMPLES / "node.toml").read_text(encoding="utf-8").partition("[assembly]")
-    assert head and "port = 11113" in site
+    assert head
+    assert "port = 11113" in site
     port = free_port()
     site = f"{head}{site}[spool]\nminimum_free_mib = 0\n".replace("11113", str(port))
     with receiver(tmp_path, port) as printed, running(Node(tmp_path / "node", site)) as node:
@@ -634,6 +647,7 @@ def test_the_film_goes_through_the_node_and_comes_back_as_a_report(
         node.wait_for(["delivered", "failed"])
         readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
         shown = readme.partition("prints what came back:\n\n```\n")[2].partition("```")[0]
-        assert shown.startswith("SR AI findings") and shown in printed()
+        assert shown.startswith("SR AI findings")
+        assert shown in printed()
     [report] = [one for one in map(dcmread, (tmp_path / "received").iterdir()) if one.Modality == "SR"]
     assert report.StudyInstanceUID == dcmread(FILM).StudyInstanceUID

@@ -80,7 +80,7 @@ from tests.mpps_lab import WITH_STEPS, begun, change, create, ended, status
 from tests.node_lab import PROGRAM, Node, running, site_config, store
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
-from tests.unit.inbox.objects import changed
+from tests.unit.receive.objects import changed
 from tests.waiting import wait_until
 from tests.wire.receiver import (
     EXPLICIT,
@@ -279,7 +279,8 @@ def test_check_says_of_each_broken_package_what_is_wrong_with_it(tmp_path: Path)
     for number, (case, (_, _, told)) in enumerate(BROKEN.items()):
         lines = [line for line in done.stderr.splitlines() if re.search(rf"pipeline theirs{number}\b", line)]
         assert [told.replace("theirs", f"theirs{number}") in line for line in lines] == [True], case
-    assert "Traceback" not in done.stderr and "Secret" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Secret" not in done.stderr
 
 
 def test_a_broken_package_hurts_nobody_who_does_not_ask_for_it(tmp_path: Path) -> None:
@@ -376,7 +377,8 @@ def test_a_reload_takes_all_or_nothing(reloaded: Node) -> None:
         encoding="utf-8",
     )
     told = reloaded.run_apart("reload")
-    assert told.returncode == 78 and "rules.r2.pipeline = 'none_such': no such pipeline" in told.stderr
+    assert told.returncode == 78
+    assert "rules.r2.pipeline = 'none_such': no such pipeline" in told.stderr
     assert "peers.us2.port = 'x': must be a whole number" in told.stderr
     os.kill(reloaded.pid, signal.SIGHUP)  # as somebody would who does not ask first
     wait_until(lambda: "[6011]" in reloaded.log.read_text(encoding="utf-8"), 60, "refusal", step=0.2)
@@ -411,7 +413,8 @@ def test_a_reload_takes_all_or_nothing(reloaded: Node) -> None:
 
 def test_the_listener_has_no_password_in_its_environment(reloaded: Node) -> None:
     variables = Path(f"/proc/{children(reloaded.pid)['listener']}/environ").read_bytes()
-    assert b"PATH=" in variables and b"hunter2" not in variables
+    assert b"PATH=" in variables
+    assert b"hunter2" not in variables
 
 
 def test_what_the_node_writes_is_its_own(reloaded: Node) -> None:
@@ -611,7 +614,8 @@ def test_a_node_serves_without_any_connector(tmp_path: Path, monkeypatch: pytest
     node.config.write_text(node.config.read_text() + '[telemetry]\nendpoint = "http://127.0.0.1"\n')
     command = [sys.executable, "-m", "dicom_node", "check", "--config", str(node.config)]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "telemetry" in refused.stdout + refused.stderr and refused.returncode == 78
+    assert "telemetry" in refused.stdout + refused.stderr
+    assert refused.returncode == 78
 
 
 _SEND = """
@@ -1239,7 +1243,8 @@ def test_what_dicomweb_client_stores_is_received_as_from_a_modality(
     answer = gateway.client().store_instances([as_file(one), as_file(two)])
     named = {str(item.ReferencedSOPInstanceUID): item for item in answer.ReferencedSOPSequence}
     assert named.keys() == {str(one.SOPInstanceUID), str(two.SOPInstanceUID)}
-    assert "FailedSOPSequence" not in answer and "OtherFailuresSequence" not in answer
+    assert "FailedSOPSequence" not in answer
+    assert "OtherFailuresSequence" not in answer
     assert answer.RetrieveURL in ("", None), "nothing is retrieved here"
     gateway.node.settle()
     row = gateway.node.instance(str(one.SOPInstanceUID))
@@ -1292,7 +1297,8 @@ def test_each_part_is_answered_for_itself(gateway: Gateway) -> None:
     assert answer.status_code == 202
     assert answer.headers["content-type"] == "application/dicom+json"
     assert [reason for _, reason in failures(answer)] == [0x0122, 0xC122, 0xA900, 0xC000, 0xC000]
-    assert gateway.waiting() == 1 and gateway.leftovers() == []
+    assert gateway.waiting() == 1
+    assert gateway.leftovers() == []
     assert audited(gateway.node.database, "uploaded")[0]["refused"] == 5
 
 
@@ -1313,10 +1319,12 @@ FAULTY: tuple[tuple[bytes, int], ...] = (
 def test_hostile_parts_are_refused(gateway: Gateway) -> None:
     for data, code in FAULTY:
         assert gateway.post(data).status_code == code, data[:80]
-        assert gateway.waiting() == 0 and gateway.leftovers() == []
+        assert gateway.waiting() == 0
+        assert gateway.leftovers() == []
     assert gateway.post(b"", kind="application/dicom").status_code == 400
     assert gateway.post(part_10(ultrasound("one")), kind="application/dicom").status_code == 200
-    assert gateway.waiting() == 1 and gateway.leftovers() == [], "one object may be the whole body"
+    assert gateway.waiting() == 1, "one object may be the whole body"
+    assert gateway.leftovers() == [], "one object may be the whole body"
 
 
 def test_parts_are_cut_right_wherever_the_pieces_end() -> None:
@@ -1382,7 +1390,8 @@ def test_whose_right_ends_while_objects_come_stores_no_further_one(gateway: Gate
         yield data[len(data) // 2 :]
 
     assert gateway.post(coming(), path, kind).status_code == 403
-    assert gateway.waiting() < 3 and gateway.leftovers() == []
+    assert gateway.waiting() < 3
+    assert gateway.leftovers() == []
 
 
 def test_who_sees_some_senders_only_reaches_no_other_study(gateway: Gateway) -> None:

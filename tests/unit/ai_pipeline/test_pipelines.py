@@ -72,7 +72,7 @@ from tests.modality import ultrasound
 from tests.unit.ai_pipeline.phantoms import ArrayImage, echo, image_header, silent, write_dicom
 from tests.unit.ai_training.small_models import parsed
 from tests.unit.heads import HEAD, drawn_head
-from tests.unit.inbox.objects import changed
+from tests.unit.receive.objects import changed
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -154,7 +154,8 @@ def test_what_the_program_writes_is_for_its_user_alone(
     finally:
         os.umask(own)
     written = [tmp_path / "later", *(tmp_path / "out").rglob("*")]
-    assert len(written) > 3 and [path for path in written if path.stat().st_mode & 0o077] == []
+    assert len(written) > 3
+    assert [path for path in written if path.stat().st_mode & 0o077] == []
 
 
 @pytest.mark.parametrize(
@@ -289,7 +290,8 @@ def test_lines_are_few_and_short_and_every_name_is_there_or_counted(
     findings = [finding(name, decision, side=side) for name, decision, side in given_]
     notes = [QualityNote("not assessed", "…", "1.2", names=tuple(skipped))]
     lines = short_result(findings, [ratio("Heart enlarged, cardiothoracic ratio 0.56")], notes)
-    assert len(lines) <= 3 and all(len(line) <= MOST for line in lines)
+    assert len(lines) <= 3
+    assert all(len(line) <= MOST for line in lines)
     assert ("Suspected: " in "".join(lines)) is any(decision is Decision.PRESENT for _, decision, _ in given_)
     assert ("Not assessed: " in "".join(lines)) is bool(skipped)
 
@@ -431,7 +433,8 @@ def test_a_finding_of_a_program_is_one_of_ours(run: Run, image: DicomImage) -> N
 def test_another_program_or_another_option_is_another_model(run: Run) -> None:
     asked = (("write()", 60.0), ("write()", 60.0), ("write() ", 60.0), ("write()", 61.0))
     models = [run(code, seconds=seconds).models[0] for code, seconds in asked]
-    assert models[0] == models[1] and len({(one.sha256, one.card_sha256) for one in models}) == 3
+    assert models[0] == models[1]
+    assert len({(one.sha256, one.card_sha256) for one in models}) == 3
 
 
 @pytest.mark.usefixtures("scratch")
@@ -498,7 +501,9 @@ def test_an_answer_that_is_none_is_refused_without_repeating_it(run: Run, case: 
     code, told = BAD[case]
     with pytest.raises(ProgramFailed) as failure:
         run(code)
-    assert told in str(failure.value) and "Doe" not in str(failure.value) and len(str(failure.value)) < 200
+    assert told in str(failure.value)
+    assert "Doe" not in str(failure.value)
+    assert len(str(failure.value)) < 200
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -544,7 +549,9 @@ def refused(answer: str, image: DicomImage, told: str) -> None:
     with pytest.raises(ProgramFailed) as failure:
         findings_in(answer.encode(), [image], ModelRef("bright", "2", "a" * 64, "b" * 64))
     said = str(failure.value)
-    assert told in said and "Doe" not in said and len(said) < 200
+    assert told in said
+    assert "Doe" not in said
+    assert len(said) < 200
 
 
 @pytest.mark.usefixtures("scratch")
@@ -559,7 +566,8 @@ def test_a_program_that_takes_too_long_is_ended_with_all_it_started(run: Run) ->
             "    os._exit(0)\nwrite(); time.sleep(300)",
             seconds=2.0,
         )
-    assert time.monotonic() - began < 30 and alive(mark) == []
+    assert time.monotonic() - began < 30
+    assert alive(mark) == []
 
 
 FILLS = "b = bytearray(os.urandom({mib} * 2**20)); write(); time.sleep(60)"
@@ -732,7 +740,8 @@ def fetal(monkeypatch: pytest.MonkeyPatch) -> pipeline.FetalHead:
 )
 def test_the_header_refuses_what_is_no_still_of_a_pregnancy(changed: dict[str, Any], reason: str) -> None:
     said = refused_by_header(replace(HEADER, **changed))
-    assert reason in said and bool(reason) is bool(said)
+    assert reason in said
+    assert bool(reason) is bool(said)
 
 
 @pytest.mark.parametrize(
@@ -772,14 +781,16 @@ def test_pixels_that_are_not_square_are_measured_in_millimetres() -> None:
 def test_a_head_of_an_impossible_size_is_refused(fetal: pipeline.FetalHead, spacing: str) -> None:
     spacing = spacing if "\\" in spacing else f"{spacing}\\{spacing}"
     verdict = fetal.accepts([ArrayImage(drawn_head()[0][None], attributes={"PixelSpacing": spacing})])
-    assert isinstance(verdict, Refuse) and "is implausible: heads of 40 to 380 mm" in verdict.reason
+    assert isinstance(verdict, Refuse)
+    assert "is implausible: heads of 40 to 380 mm" in verdict.reason
 
 
 def test_pictures_without_a_head_are_refused_and_counted(fetal: pipeline.FetalHead) -> None:
     with_head = ArrayImage(drawn_head()[0][None])
     without = ArrayImage(np.full((1, 345, 512), 60, np.uint8), uid="1.2.4")
     verdict = fetal.accepts([with_head, without])
-    assert isinstance(verdict, Accept) and verdict.source_uids == ("1.2.3",)
+    assert isinstance(verdict, Accept)
+    assert verdict.source_uids == ("1.2.3",)
     assert [(refused.source_uid, refused.by.value) for refused in verdict.refused] == [("1.2.4", "pixels")]
     assert isinstance(fetal.accepts([without]), Refuse)
 
@@ -809,7 +820,8 @@ def test_a_real_head_on_the_command_line_and_what_is_none(data: Path, tmp_path: 
     assert around["value"] == pytest.approx(float(row["head_circumference_mm"]), abs=8)
     assert (around["unit"], len(around["points"])) == ("mm", 72)
     assert {"annotated", "organs"} <= {image["kind"] for image in head["images"]}
-    assert (breast["accepted"], breast["measurements"]) == (False, []) and "no fetal head" in breast["reason"]
+    assert (breast["accepted"], breast["measurements"]) == (False, [])
+    assert "no fetal head" in breast["reason"]
 
 
 HERE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -820,7 +832,8 @@ HERE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 def test_the_ellipse_of_a_mask_is_the_one_it_was_drawn_by(turn: float, short: float) -> None:
     drawn = replace(HEAD, turn=turn, short=short)
     found = heads.ellipse_of(drawn.mask(345, 512), HERE)
-    assert found is not None and abs(math.sin(found.turn - turn)) < 0.05
+    assert found is not None
+    assert abs(math.sin(found.turn - turn)) < 0.05
     assert (found.x, found.y) == pytest.approx((drawn.x, drawn.y), abs=0.2)
     assert (found.long, found.short) == pytest.approx((drawn.long, drawn.short), abs=0.6)
     assert found.circumference == pytest.approx(drawn.circumference, rel=0.003)
@@ -829,13 +842,15 @@ def test_the_ellipse_of_a_mask_is_the_one_it_was_drawn_by(turn: float, short: fl
 def test_a_head_that_leaves_the_picture_is_continued_and_not_cut_off() -> None:
     drawn = replace(HEAD, y=70.0)
     found = heads.ellipse_of(drawn.mask(345, 512), HERE)
-    assert found is not None and min(y for _, y in drawn.polygon()) < -5
+    assert found is not None
+    assert min(y for _, y in drawn.polygon()) < -5
     assert found.circumference == pytest.approx(drawn.circumference, rel=0.01)
 
 
 def test_the_ellipse_lies_in_the_coordinates_of_the_source() -> None:
     found = heads.ellipse_of(HEAD.mask(345, 512), Affine(2.0, 0.0, 10.0, 0.0, 2.0, -4.0))
-    assert found is not None and found.circumference == pytest.approx(2 * HEAD.circumference, rel=0.003)
+    assert found is not None
+    assert found.circumference == pytest.approx(2 * HEAD.circumference, rel=0.003)
     assert (found.x, found.y) == pytest.approx((2 * HEAD.x + 10, 2 * HEAD.y - 4), abs=0.4)
 
 
@@ -850,9 +865,8 @@ def test_the_circumference_of_a_circle_is_that_of_a_circle_and_the_polygon_lies_
     circle = heads.Ellipse(50.0, 50.0, 80.0, 80.0, 0.0)
     assert circle.circumference == pytest.approx(math.pi * 80)
     assert all(math.hypot(x - 50, y - 50) == pytest.approx(40) for x, y in circle.polygon())
-    assert math.dist(*HEAD.long_axis()) == pytest.approx(HEAD.long) and math.dist(
-        *HEAD.short_axis()
-    ) == pytest.approx(HEAD.short)
+    assert math.dist(*HEAD.long_axis()) == pytest.approx(HEAD.long)
+    assert math.dist(*HEAD.short_axis()) == pytest.approx(HEAD.short)
 
 
 @pytest.mark.parametrize(
@@ -892,7 +906,8 @@ def test_words_tell_of_several(text: str, several: bool) -> None:
 
 def test_one_picture_that_names_a_fetus_says_of_all_that_there_are_several() -> None:
     found = fetus_of_each({"1": ["TWIN A"], "2": ["HC 24.1 cm"], "3": ["TWIN A TWIN B"]}, [HEADER])
-    assert found["1"] == ("A", "") and "does not say which" in found["2"][1]
+    assert found["1"] == ("A", "")
+    assert "does not say which" in found["2"][1]
     assert "more than one fetus" in found["3"][1]
 
 
@@ -977,7 +992,8 @@ def test_a_drawn_head_is_outlined_where_it_lies() -> None:
 
 def test_the_measured_ellipse_runs_inside_the_outlined_one() -> None:
     found = model(inset=0.5).outline(drawn_head()[0])
-    assert found.area is not None and found.measured is not None
+    assert found.area is not None
+    assert found.measured is not None
     assert found.area.long - found.measured.long == pytest.approx(2 * 0.5 * 2, rel=0.01)  # reduced to a half
 
 
@@ -1036,7 +1052,8 @@ AS_PELVIS = StatedAttributes(body_part="PELVIS")
 def test_what_looks_like_no_frame_is_refused_by_its_pixels(ovarian: ovaries.Ovarian, highest: int) -> None:
     grey = np.random.default_rng(0).integers(0, highest, (480, 640, 1), np.uint8)
     answer = ovarian.accepts([ArrayImage(grey.repeat(3, axis=2)[None], like=PELVIS)])
-    assert isinstance(answer, Refuse) and answer.reason == NOT_LIKE
+    assert isinstance(answer, Refuse)
+    assert answer.reason == NOT_LIKE
     assert [one.by.value for one in answer.refused] == ["pixels"]
 
 
@@ -1053,9 +1070,12 @@ def test_a_frame_is_cleaned_classified_and_outlined(
     ovarian: ovaries.Ovarian, frame: Path, found: PipelineResult
 ) -> None:
     image = open_image(frame, "US", AS_PELVIS)
-    assert isinstance(ovarian.accepts([image]), Accept) and found.drawn_on == "cleaned"
+    assert isinstance(ovarian.accepts([image]), Accept)
+    assert found.drawn_on == "cleaned"
     kinds = {picture.kind: picture for picture in found.images}
-    assert ImageKind.MASK in kinds and kinds[ImageKind.CLEANED].verified and len(found.findings) == 8
+    assert ImageKind.MASK in kinds
+    assert kinds[ImageKind.CLEANED].verified
+    assert len(found.findings) == 8
     assert sum(one.probability or 0.0 for one in found.findings) == pytest.approx(1.0, abs=1e-3)
     assert sum(one.decision is Decision.PRESENT for one in found.findings) <= 1
     bounds = [region.bounds for one in found.findings for region in one.regions]
@@ -1077,7 +1097,8 @@ def test_nothing_is_called_or_outlined_where_the_lesion_was_blacked_out(
     assert not any(one.regions or one.evidence for one in result.findings)
     assert not any(one.kind is ImageKind.ORGANS for one in result.images)
     told = next(note for note in result.quality if note.name == "unsure")
-    assert told.on_faces and ("blacked out" in told.text or "does not look like" in told.text)
+    assert told.on_faces
+    assert "blacked out" in told.text or "does not look like" in told.text
 
 
 @pytest.mark.data
@@ -1135,14 +1156,16 @@ def test_probabilities_are_the_scaled_softmax() -> None:
     found = probabilities(np.array([[2.0, 1.0, -3.0], [800.0, -800.0, 0.0]], np.float32), LABELS[:3])
     odds = np.exp(np.array([3.0, 2.0, -5.5]))
     assert np.allclose(found[0], odds / odds.sum(), atol=1e-6)
-    assert np.allclose(found.sum(1), 1.0) and np.isfinite(found).all()
+    assert np.allclose(found.sum(1), 1.0)
+    assert np.isfinite(found).all()
 
 
 def test_the_outline_follows_the_mask() -> None:
     mask, drawn = np.zeros((2, 120, 160), np.uint8)
     cv2.ellipse(mask, (80, 60), (40, 25), 20.0, 0, 360, 1, -1)
     region = of_mask(mask > 0).region
-    assert region is not None and len(region.points) < 60
+    assert region is not None
+    assert len(region.points) < 60
     cv2.fillPoly(drawn, [np.floor(np.array(region.points)).astype(np.int32)], 1)
     assert dice(drawn > 0, mask > 0) > 0.97
 

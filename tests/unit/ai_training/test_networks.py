@@ -114,7 +114,8 @@ def test_the_exported_network_says_what_the_trained_one_says(
 def test_the_loss_of_organs_falls_towards_the_truth(data: Path) -> None:
     images, organs = anatomy.AnatomyBatches(anatomy.anatomy_images(data, "train"), anatomy.Augment(), 2, 1)[0]
     right, wrong = (anatomy.loss_of(sign * (20 * organs - 10), organs, 1.0) for sign in (1, -1))
-    assert images.shape == (2, 3, ORGANS_SIDE, ORGANS_SIDE) and right < 0.1 < wrong
+    assert images.shape == (2, 3, ORGANS_SIDE, ORGANS_SIDE)
+    assert right < 0.1 < wrong
 
 
 def test_organs_stay_on_the_picture_whatever_is_done_to_it() -> None:
@@ -147,7 +148,8 @@ def test_the_figures_are_those_of_a_perfect_reader(data: Path, monkeypatch: pyte
     perfect = AnatomyModel(card.input, lambda _: {"organs": next(truths)}, 1.0, card.ref)
     monkeypatch.setattr(AnatomyModel, "from_card", lambda _: perfect)
     result = anatomy.evaluate(data, None, "test")
-    assert result["images"] == 2 and all(value[0] > 0.97 for value in result["dice"].values())
+    assert result["images"] == 2
+    assert all(value[0] > 0.97 for value in result["dice"].values())
 
 
 def test_a_batch_has_heads_with_outline_heads_without_and_none(data: Path) -> None:
@@ -187,7 +189,8 @@ def test_the_limits_hold_by_how_much_the_reference_runs_inside_its_mask(data: Pa
     limits = fetal.fit_limits(data, HeadModel(by_brightness, fetal.OPEN, REF))
 
     assert limits.inset == pytest.approx(0.5, abs=0.1)  # one pixel of 512, of 256 a half
-    assert limits.roundness[0] < HEAD.short / HEAD.long < limits.roundness[1] and 0.5 <= limits.present <= 1
+    assert limits.roundness[0] < HEAD.short / HEAD.long < limits.roundness[1]
+    assert 0.5 <= limits.present <= 1
 
 
 def test_the_figures_are_those_of_a_good_reader_and_the_gate_counts_each_set(
@@ -196,7 +199,8 @@ def test_the_figures_are_those_of_a_good_reader_and_the_gate_counts_each_set(
     monkeypatch.setattr(HeadModel, "of", lambda _: HeadModel(by_brightness, LIMITS, REF))
     result = fetal.evaluate(data, None, "test")
     assert (result["images"], result["measured"]) == (2, 2)
-    assert result["dice"][0] > 0.97 and result["error"][0] < 4
+    assert result["dice"][0] > 0.97
+    assert result["error"][0] < 4
     passed = {name: row["passed"][0] for name, row in result["gate"].items()}
     assert {fetal.HEADS: 1, fetal.PLANES: 1, **dict.fromkeys(fetal.OTHERS, 0)}.items() <= passed.items()
 

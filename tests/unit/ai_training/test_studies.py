@@ -83,7 +83,8 @@ def test_every_study_runs_from_its_file_to_its_report(path: Path, data: Path, tm
     arms = [arm.name for arm in load(path).toy().arms]
     found, page = json.loads((tmp_path / "figures.json").read_text()), (tmp_path / "report.md").read_text()
     assert [arm["name"] for arm in found["arms"]] == arms
-    assert "Not for diagnostic use" in page and all(f"| {name} |" in page for name in arms)
+    assert "Not for diagnostic use" in page
+    assert all(f"| {name} |" in page for name in arms)
     assert (tmp_path / "arms.png").stat().st_size > 1000
 
 
@@ -118,7 +119,8 @@ def test_arms_without_their_weights_are_left_out_with_those_that_need_them(tmp_p
         "[arms.after]\nnetwork = { initial = 'arm:file' }\n[arms.beside]\nagainst = 'file'\n"
     )
     left_out = load(tmp_path / "study.toml").without_weights(tmp_path)
-    assert set(left_out) == {"file", "after", "beside"} and "own.pt" in left_out["file"]
+    assert set(left_out) == {"file", "after", "beside"}
+    assert "own.pt" in left_out["file"]
 
 
 def test_a_folder_of_another_study_is_refused(data: Path, tmp_path: Path) -> None:
@@ -138,7 +140,10 @@ def test_patients_are_shared_by_training_and_test_only_where_an_arm_says_so(data
 
     asked, _, shared = dealt(by="image")
     apart, learned, none = dealt(by="image", shared_patients=False, per_patient=1)
-    assert shared and apart == asked and not none and max(learned.values()) == 1
+    assert shared
+    assert apart == asked
+    assert not none
+    assert max(learned.values()) == 1
     assert not dealt(by="patient")[2]
     with pytest.raises(DataMissing, match="0 images"):
         dealt(by="patient", train=0.0)
@@ -270,14 +275,17 @@ def test_filters_bring_a_picture_nearer_to_the_one_below_the_noise() -> None:
 def test_every_loss_is_least_at_the_truth(loss: despeckle.DespeckleLoss) -> None:
     truth, perception = torch.rand(1, 1, 192, 192), Perception() if "perceptual" in loss else None
     right, wrong = (despeckle.loss_of(made, truth, loss, perception) for made in (truth, truth.flip(-1)))
-    assert right.item() == pytest.approx(0, abs=1e-3) and wrong > right + 0.01
+    assert right.item() == pytest.approx(0, abs=1e-3)
+    assert wrong > right + 0.01
 
 
 def test_a_blur_raises_the_looks_and_loses_edges() -> None:
     picture, head = drawn_head()
     before = scattered(picture.astype(np.float32) / 255 * 0.7, np.random.default_rng(4))
     same, blur = (texture(before, after, head) for after in (before, cv2.GaussianBlur(before, (0, 0), 4)))
-    assert same["edges"] == pytest.approx(1) and blur["edges"] < 0.8 and blur["enl"] > 2 * same["enl"]
+    assert same["edges"] == pytest.approx(1)
+    assert blur["edges"] < 0.8
+    assert blur["enl"] > 2 * same["enl"]
 
 
 @pytest.mark.parametrize("loss", [despeckle.DespeckleLoss.L1_MS_SSIM, despeckle.DespeckleLoss.TASK])
@@ -402,7 +410,8 @@ def judges(table: dict[str, dict[str, list[float]]]) -> Completeness:
 
 def test_a_fit_recognises_cuts_of_films_that_it_has_not_seen() -> None:
     result = measured(films(60, 3), judges(fit(films(60, 1), films(60, 2))))
-    assert result["films"] == 60 and all(share[0] > 0.9 for share in result["recognised"].values())
+    assert result["films"] == 60
+    assert all(share[0] > 0.9 for share in result["recognised"].values())
     assert all(share[0] < 0.2 for share in result["whole_called"].values())
 
 

@@ -44,7 +44,6 @@ from dicom_node.jobs.worker import run as worker_module
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import Stored, a_job
-from tests.unit.inbox.objects import changed
 from tests.unit.jobs.queue_lab import (
     WORKERS,
     add_job,
@@ -56,6 +55,7 @@ from tests.unit.jobs.queue_lab import (
     state_of_study,
 )
 from tests.unit.jobs.worker_lab import configuration
+from tests.unit.receive.objects import changed
 from tests.waiting import wait_until
 
 
@@ -117,7 +117,8 @@ def test_heartbeats_keep_the_lease_and_show_progress(database: Database, queue: 
     time.sleep(0.02)
     queue.heartbeat(job, 0.5, "inpainting")
     row = job_row(database, number)
-    assert row.lease_until > before and (row.share_done, row.doing) == (0.5, "inpainting")
+    assert row.lease_until > before
+    assert (row.share_done, row.doing) == (0.5, "inpainting")
 
 
 def test_a_renewal_that_fails_is_not_the_last() -> None:
@@ -165,9 +166,11 @@ def test_the_job_of_a_killed_worker_of_this_machine_is_taken_over_at_once(
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         owner = f"{new_owner().partition('/')[0]}/{process.pid}/{os.getpid()}/abc"
         claimed(queue, owner)
-        assert not is_dead(owner) and queue.reap() == 0
+        assert not is_dead(owner)
+        assert queue.reap() == 0
         process.kill()
-    assert is_dead(owner) and queue.reap() == 1
+    assert is_dead(owner)
+    assert queue.reap() == 1
     job = claimed(queue)
     assert (job.attempts, job.tries) == (2, 2)
 
@@ -211,7 +214,8 @@ def test_after_the_last_try_as_many_only_tell_of_it_and_then_the_job_has_failed(
         lose(database, number)
     assert queue.claim("me") is None
     row = job_row(database, number)
-    assert row.state is JobState.FAILED and "lost" in row.reason
+    assert row.state is JobState.FAILED
+    assert "lost" in row.reason
     assert state_of_study(database, study) is StudyState.FAILED
 
 
@@ -220,7 +224,8 @@ def test_what_waits_is_cancelled_at_once(database: Database, queue: JobQueue) ->
     number = add_job(database, study)
     Stored(database).write(cancel, number)
     assert job_row(database, number).state is JobState.CANCELLED
-    assert state_of_study(database, study) is StudyState.CANCELLED and queue.claim("me") is None
+    assert state_of_study(database, study) is StudyState.CANCELLED
+    assert queue.claim("me") is None
     for wrong, error in ((number, NotAllowedNow), (number + 1000, NotFound)):
         with pytest.raises(error):
             Stored(database).write(cancel, wrong)
@@ -258,7 +263,8 @@ def test_a_lease_has_one_holder_until_it_ends_or_is_given_back(database: Databas
     release_lease(database, "scheduler", "b")
     assert not take("b")
     release_lease(database, "scheduler", "a")
-    assert take("b", 0) and take("a")
+    assert take("b", 0)
+    assert take("a")
 
 
 POSTGRESQL_ONLY = pytest.mark.parametrize(
@@ -327,7 +333,8 @@ def test_a_job_that_somebody_else_changes_is_not_waited_for(database: Database, 
     number, started = add_job(database, add_study(database)), time.monotonic()
     with database.write() as session:
         session.get_one(Job, number, with_for_update=True)
-        assert queue.claim("elsewhere/1/1/a") is None and time.monotonic() - started < 20
+        assert queue.claim("elsewhere/1/1/a") is None
+        assert time.monotonic() - started < 20
     assert claimed(queue).id == number
 
 
@@ -386,7 +393,8 @@ def test_a_film_never_waits_for_a_cine_that_came_first_and_a_cine_at_most_an_hou
     running = claimed(worker)
     later = queued(database, of_films, came=1)
     passing = worker.claim("me", passing=running)
-    assert passing is not None and (running.id, passing.id) == (first, later)
+    assert passing is not None
+    assert (running.id, passing.id) == (first, later)
 
 
 def test_rules_of_a_study_have_places_that_a_later_job_of_one_does_not_change(database: Database) -> None:

@@ -62,9 +62,9 @@ from tests.modality import quick_ultrasound, ultrasound
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
 from tests.result_images import CR, EFFUSION, grey_image, without_text, write_image
-from tests.unit.console.illustrated import illustrated
-from tests.unit.inbox.objects import changed
+from tests.unit.dicom_console.illustrated import illustrated
 from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration, confirm, states, work
+from tests.unit.receive.objects import changed
 from tests.validators import dciodvfy_errors
 from tests.waiting import wait_until
 
@@ -151,7 +151,8 @@ def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
         assert node.study(uid).state is StudyState.DELIVERING
         wait_until(lambda: sender.run_once() == 0 and set(states(node)) == {D.CONFIRMED})
         other.dispose()
-        assert len(pacs.received) == 2 and node.study(uid).state is StudyState.DELIVERED
+        assert len(pacs.received) == 2
+        assert node.study(uid).state is StudyState.DELIVERED
     [row] = [row for row in node.read(audit.rows) if row["action"] == AuditAction.RESULTS_ASSESSED]
     [said] = node.read(reviews.all_assessments)
     assert (row["actor"], row["fields"]) == ("anna", {"verdict": "accepted", "results": 2})
@@ -201,7 +202,8 @@ def test_a_rule_without_assessment_frees_nothing_of_another_rule(fresh: Inbox) -
     free = held_rule.model_copy(update={"name": "other", "send_to": ("second",), "assess_first": False})
     go_on(node, peers=second_peer(node), rules=(held_rule, free))
     uid = analysed(node)
-    assert sorted(states(node)) == [D.PENDING] * 2 + [D.UNASSESSED] * 2 and len(node.rows(HeldResult)) == 2
+    assert sorted(states(node)) == [D.PENDING] * 2 + [D.UNASSESSED] * 2
+    assert len(node.rows(HeldResult)) == 2
     node.write(Session.execute, delete(HeldResult))  # as an earlier version left it
     with pytest.raises(NotAllowedNow, match="studies accept"):
         queues.send_again(node.settings, [1])
@@ -233,7 +235,8 @@ def test_no_way_leads_around_the_assessment(node: Inbox) -> None:
         queues.send_again(node.settings, [1])
     with pytest.raises(NotAllowedNow, match="studies accept"):
         queues.send_study(node.settings, uid, "second")
-    assert queues.send_again(node.settings, dead=True) == 0 and states(node) == [D.UNASSESSED] * 2
+    assert queues.send_again(node.settings, dead=True) == 0
+    assert states(node) == [D.UNASSESSED] * 2
 
 
 def test_a_late_image_makes_results_that_wait_anew(node: Inbox) -> None:
@@ -258,7 +261,8 @@ def test_a_rule_that_wants_no_assessment_any_more_lets_its_results_go(node: Inbo
     assert states(node) == [D.UNASSESSED] * 2, "not by the change alone"
     studies.rerun_rules(node.settings, [uid])
     work(node)
-    assert states(node) == [D.PENDING] * 2 and node.rows(HeldResult) == []
+    assert states(node) == [D.PENDING] * 2
+    assert node.rows(HeldResult) == []
 
 
 def test_a_failure_is_told_at_once_to_whom_a_person_sent_the_results(node: Inbox) -> None:
@@ -287,7 +291,8 @@ def test_results_with_a_finding_that_was_not_accepted_stay_here(node: Inbox) -> 
         assess(verdict, ANNA, "a rib")
         with pytest.raises(NotAllowedNow, match="Mark: not accepted"):
             reviews.accept_results(node.settings, uid, ANNA)
-        assert states(node) == [D.UNASSESSED] * 2 and node.study(uid).state is StudyState.UNASSESSED
+        assert states(node) == [D.UNASSESSED] * 2
+        assert node.study(uid).state is StudyState.UNASSESSED
     assess(ReaderVerdict.ACCEPTED, audit.Person("eva"))
     assert reviews.accept_results(node.settings, uid, ANNA) == 2
     rows = node.read(reviews.all_assessments)
@@ -504,7 +509,8 @@ def test_another_model_version_is_said_and_not_compared(
     monkeypatch.setattr(Measuring, "version", "2")
     [line] = compared(take(comparing, "20250102", "0.60 effusion"))
     assert "cardiothoracic ratio by another model version, not compared" in line
-    assert "+" not in line and "Newly suspected" not in line
+    assert "+" not in line
+    assert "Newly suspected" not in line
 
 
 def test_a_fetus_grows_and_is_not_compared_with_its_sister(comparing: Inbox) -> None:
@@ -522,7 +528,8 @@ def test_without_the_rule_or_while_the_earlier_report_waits_for_a_person_nothing
     go_on(comparing, settings_compare(comparing.folder, **rule))
     take(comparing, "20240302", "0.51")
     alone = take(comparing, "20250102", "0.60")
-    assert compared(alone) == [] and "PertinentOtherEvidenceSequence" not in dcmread(alone)
+    assert compared(alone) == []
+    assert "PertinentOtherEvidenceSequence" not in dcmread(alone)
 
 
 def test_the_report_quotes_the_earlier_one_and_is_valid(comparing: Inbox) -> None:
@@ -662,7 +669,8 @@ def test_what_may_not_leave_holds_nobody_else_up(make: Make) -> None:
     node = make("not-verify", results=["sr"])
     waiting = analysed_deidentified(node, ultrasound("one"))
     assert [row.kind for row in waiting["pacs"]] == ["sr"]
-    assert "archive" not in waiting and [job.state for job in node.jobs()] == [JobState.SUCCEEDED]
+    assert "archive" not in waiting
+    assert [job.state for job in node.jobs()] == [JobState.SUCCEEDED]
     assert 4004 in {event.number for event in node.events()}
 
 

@@ -48,8 +48,8 @@ from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
 from tests.outbox_lab import outgoing
 from tests.result_images import still
-from tests.unit.inbox.objects import changed, report
 from tests.unit.jobs.worker_lab import Obedient, configuration, confirm, states, work
+from tests.unit.receive.objects import changed, report
 from tests.waiting import wait_until
 
 Make = Callable[..., Inbox]
@@ -90,7 +90,8 @@ def text_of(report: Dataset) -> str:
 def test_a_study_is_analysed_and_its_results_wait_for_their_destination(make: Make) -> None:
     node = make()
     study = analysed(node, ultrasound("one"))
-    assert study.state is StudyState.DELIVERING and states(node) == [DeliveryState.PENDING] * 2
+    assert study.state is StudyState.DELIVERING
+    assert states(node) == [DeliveryState.PENDING] * 2
     results = node.rows(Result)
     assert [row.kind for row in results] == [ResultKind.SR, ResultKind.SC]
     for row in results:
@@ -147,7 +148,8 @@ def test_what_fails_for_good_is_told_to_the_pacs_once_and_not_between_tries(
     node = received(make(do), image)
     assert work(node) == claims
     [job] = node.jobs()
-    assert job.state is JobState.FAILED and reason in job.reason
+    assert job.state is JobState.FAILED
+    assert reason in job.reason
     assert node.study(image.StudyInstanceUID).state is StudyState.DELIVERING
     [report] = reports(node)
     assert f"AI did not run: {job.reason}" in text_of(report)
@@ -205,7 +207,8 @@ def test_the_same_work_again_makes_no_second_object(make: Make) -> None:
     assert set(states(node)) == {DeliveryState.CANCELLED}
     node.assemble(1)
     work(node)
-    assert contents() == before and set(states(node)) == {DeliveryState.PENDING}
+    assert contents() == before
+    assert set(states(node)) == {DeliveryState.PENDING}
 
 
 def test_a_name_corrected_while_the_job_runs_releases_nothing_with_the_old_name(make: Make) -> None:
@@ -243,7 +246,8 @@ def test_a_destination_that_is_no_longer_configured_fails_the_job_with_that_reas
     other = open_inbox(renamed)
     assert work(other) == 1
     [job] = other.jobs()
-    assert job.state is JobState.FAILED and "no peer is called 'pacs'" in job.reason
+    assert job.state is JobState.FAILED
+    assert "no peer is called 'pacs'" in job.reason
 
 
 def test_what_memory_an_image_took_is_not_missing_for_the_report(make: Make) -> None:
@@ -253,7 +257,8 @@ def test_what_memory_an_image_took_is_not_missing_for_the_report(make: Make) -> 
     with patch.object(Obedient, "accepts", side_effect=MemoryError):
         assert worker.run_once()
     [job] = node.jobs()
-    assert job.state is JobState.QUEUED and "workers.memory_mib = 2304" in job.reason
+    assert job.state is JobState.QUEUED
+    assert "workers.memory_mib = 2304" in job.reason
     assert not node.rows(Result)
     assert work(node) == 1
     [report] = reports(node)
@@ -538,10 +543,13 @@ def test_a_suspected_finding_goes_further_and_first_and_says_so_once(ruled: Inbo
     assert ruled.rows(Study)[0].priority == 1
     [text] = notified(ruled)
     assert text.startswith("Suspected: Mark\n")
-    assert "https://ai-ruled.example.org/studies/1" in text and "AI: " in text
-    assert "job=" not in text and uid not in text
+    assert "https://ai-ruled.example.org/studies/1" in text
+    assert "AI: " in text
+    assert "job=" not in text
+    assert uid not in text
     [event] = [row for row in ruled.events() if row.number == events.RESULTS_ROUTED.number]
-    assert event.fields["destinations"] == "er" and "mark" not in str(event.fields).lower()
+    assert event.fields["destinations"] == "er"
+    assert "mark" not in str(event.fields).lower()
     studies.rerun_rules(ruled.settings, [uid])
     work(ruled)
     assert destinations(ruled) == ["er", "er", "pacs", "pacs"], "each delivery once"
@@ -567,7 +575,8 @@ def test_a_rejected_result_is_withheld_and_not_a_finding(ruled: Inbox) -> None:
     uid = analysed_by_rules(ruled, made(ruled, {**MARK, "notify": []}, withheld, assess_first=True))
     reviews.reject_results(ruled.settings, uid, ANNA, because="Secret words")
     [text] = notified(ruled)
-    assert text.startswith("Results of this study are withheld") and "Secret" not in text
+    assert text.startswith("Results of this study are withheld")
+    assert "Secret" not in text
     assert {row.state for row in ruled.rows(Delivery)} == {S.DISCARDED}
 
 
@@ -576,7 +585,8 @@ def test_a_study_that_was_not_assessed_is_routed(ruled: Inbox, do: str) -> None:
     settings = made(ruled, {**MARK, "when": "not assessed"}, do=do)
     once = settings.workers.model_copy(update={"attempts": 1})
     analysed_by_rules(ruled, settings.model_copy(update={"workers": once}))
-    assert "er" in destinations(ruled) and ruled.rows(Study)[0].priority == 1
+    assert "er" in destinations(ruled)
+    assert ruled.rows(Study)[0].priority == 1
     [text] = notified(ruled)
     assert text.startswith("The AI did not assess this study")
 
@@ -738,7 +748,8 @@ def test_the_study_says_failed_while_an_image_is_a_dead_letter(inbox: Inbox) -> 
     inbox.settle(ultrasound("dead"))
     jobs_succeed(inbox)
     all_become(inbox, S.DEAD)
-    assert inbox.rows(Study)[0].state is StudyState.FAILED and inbox.write(outbox.retry_all) == [1]
+    assert inbox.rows(Study)[0].state is StudyState.FAILED
+    assert inbox.write(outbox.retry_all) == [1]
     assert inbox.rows(Study)[0].state is StudyState.DELIVERING
 
 
@@ -750,7 +761,8 @@ def test_a_late_report_of_the_device_is_forwarded_and_starts_no_job(inbox: Inbox
     late, other = report_of(image, 1), report_of(image, 2)
     inbox.receive(late)
     inbox.index(other, calling="QUICK")
-    assert states_of(inbox) == ["confirmed", "pending"] and rows(inbox)[1][0] == late.SOPInstanceUID
+    assert states_of(inbox) == ["confirmed", "pending"]
+    assert rows(inbox)[1][0] == late.SOPInstanceUID
     assert (len(inbox.jobs()), inbox.study(image.StudyInstanceUID).state) == (1, StudyState.DELIVERING)
 
 

@@ -237,9 +237,11 @@ def test_the_picture_of_a_cine_is_the_frame_of_the_first_finding(cine: SourceObj
     result = saying(finding(NODULE, 0.6, cine.image.uid, (10, 10, 40, 40), frame=4))
     picture = one(ResultKind.SC, cine, result)
     assert picture.SourceImageSequence[0].ReferencedFrameNumber == 4
-    assert picture.BurnedInAnnotation == "YES" and "NumberOfFrames" not in picture
+    assert picture.BurnedInAnnotation == "YES"
+    assert "NumberOfFrames" not in picture
     changed = (picture.pixel_array[:120, :160] != cine.image.display(3)).any(axis=-1)
-    assert changed[10:40, 10:40].any() and not changed[15:35, 15:35].any()
+    assert changed[10:40, 10:40].any()
+    assert not changed[15:35, 15:35].any()
 
 
 def test_a_cleaned_cine_keeps_time_regions_and_every_sample(cine: SourceObject, tmp_path: Path) -> None:
@@ -291,7 +293,8 @@ def test_calibration_is_kept_only_where_nothing_was_filled(tmp_path: Path) -> No
     mask[100, 81] = 255
     cleaned = one(ResultKind.CLEANED, us, cleaning(us, speckle(), mask))
     assert list(cleaned.SequenceOfUltrasoundRegions) == [left]
-    assert "PixelSpacing" not in cleaned and list(cleaned.PixelAspectRatio) == [2, 1]
+    assert "PixelSpacing" not in cleaned
+    assert list(cleaned.PixelAspectRatio) == [2, 1]
     assert "SequenceOfUltrasoundRegions" not in one(ResultKind.CLEANED, us, cleaning(us, speckle()))
 
 
@@ -319,7 +322,8 @@ def test_what_was_lossy_is_said_to_be_lossy(tmp_path: Path) -> None:
 def test_a_de_identified_source_does_not_make_us_claim_de_identification(tmp_path: Path) -> None:
     us = still(tmp_path, PatientIdentityRemoved="YES")
     made = [read_result(built) for built in build(context(), [us], PipelineResult())]
-    assert made and [ds for ds in made if "PatientIdentityRemoved" in ds] == []
+    assert made
+    assert [ds for ds in made if "PatientIdentityRemoved" in ds] == []
 
 
 def test_a_mask_becomes_a_segmentation_and_an_empty_one_nothing(cine: SourceObject) -> None:
@@ -607,7 +611,8 @@ def test_where_the_ai_did_not_run_the_page_says_so_and_shows_nothing(
     tmp_path: Path, said: dict[str, Any]
 ) -> None:
     [failure] = build_failure(context(kinds=ONLY_PAGE), [numbered_film(tmp_path)], "the model is missing")
-    assert failure.kind is ResultKind.SUMMARY and said["results"] == ["AI did not run: the model is missing"]
+    assert failure.kind is ResultKind.SUMMARY
+    assert said["results"] == ["AI did not run: the model is missing"]
     assert said["shown"] == "No picture: the AI did not run."
     assert failure.sop_instance_uid != built([numbered_film(tmp_path)], PipelineResult()).sop_instance_uid
 
@@ -621,7 +626,8 @@ def test_a_destination_that_may_not_know_the_patient_gets_none(tmp_path: Path) -
     image = source(write_named(tmp_path / "us.dcm"))
     ctx = context(kinds=tuple(ResultKind), pipeline="ultrasound")
     made = build_deidentified(ctx, [image], result_of(image, verified=True), Pseudonyms(HERE, ""))
-    assert made.objects and not pages & {one.kind for one in made.objects}
+    assert made.objects
+    assert not pages & {one.kind for one in made.objects}
 
 
 TITLE = "AI summary - not for diagnostic use"
@@ -676,7 +682,8 @@ def test_no_name_breaks_it(tmp_path: Path, name: str) -> None:
     assert done.returncode == 0, done.stdout
     if (len(name) < 100 and name.isascii()) or name.startswith("Ξ"):
         assert name in words(data)
-    assert data.count(b"%%EOF") == 1 and data.count(b"/Type /Page\n") == 1
+    assert data.count(b"%%EOF") == 1
+    assert data.count(b"/Type /Page\n") == 1
 
 
 def test_the_same_page_is_the_same_bytes() -> None:

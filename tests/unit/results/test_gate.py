@@ -332,7 +332,8 @@ def test_an_object_with_this_fault_does_not_leave(
         ds.save_as(buffer)
     with pytest.raises(ResultRefused, match=said) as caught:
         release(buffer.getvalue(), ds)
-    assert SECRET not in str(caught.value) and BIRTH_DATE not in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert BIRTH_DATE not in str(caught.value)
 
 
 def test_common_words_of_a_header_hold_nothing_up(tmp_path: Path) -> None:
@@ -493,7 +494,8 @@ def test_text_that_names_nobody_is_left_out_where_it_cannot_be_decoded(tmp_path:
     vr = dictionary_VR(Tag(word)).encode()
     path = written(tmp_path / "film.dcm", {word: element(Tag(word), vr, UNDECODABLE)})
     for one in built(path):
-        assert "rnberg" not in str(one) and one.PatientName == "Test^CR"
+        assert "rnberg" not in str(one)
+        assert one.PatientName == "Test^CR"
     assert repairs_of([source(path)])[str(source(path).image.uid)].left_out == {word}
 
 
@@ -567,7 +569,7 @@ def test_no_result_carries_a_group_of_overlays_or_curves(tmp_path: Path, kind: s
 
 # Same input, same objects; anything else, other objects; which installation made them
 
-NAMES = [  # the others: tests/unit/dicom/test_dicom.py
+NAMES = [  # the others: tests/unit/base/dicom/test_dicom.py
     ("ISO_IR 100", "Buc^Jérôme"),
     (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
 ]
@@ -710,7 +712,8 @@ def test_a_label_that_the_source_charset_lacks_makes_the_object_utf8(tmp_path: P
     named = finding(replace(CARDIOMEGALY, meaning="심장비대"), 0.8, one.image.uid, (5, 5, 50, 50))
     ctx = context(charset="source", kinds=[ResultKind.SR])
     report = read_result(build(ctx, [one], PipelineResult(findings=(named,)))[0])
-    assert report.SpecificCharacterSet == "ISO_IR 192" and "심장비대" in str(report)
+    assert report.SpecificCharacterSet == "ISO_IR 192"
+    assert "심장비대" in str(report)
 
 
 def test_the_patient_of_a_report_is_one_whichever_image_says_it(tmp_path: Path) -> None:

@@ -175,7 +175,8 @@ def test_nothing_is_called_not_found_where_the_model_is_unsure(
     faces = built(CTX, one, PipelineResult(findings=(none,), quality=notes))
     read = faces[ResultKind.SR]
     assert value(read, "RESULT") == ("NOCALL" if unsure else "NONEFOUND")
-    assert conclusion(read) == f"AI: {said}" and said in " ".join(lines_of(faces[ResultKind.GSPS]))
+    assert conclusion(read) == f"AI: {said}"
+    assert said in " ".join(lines_of(faces[ResultKind.GSPS]))
     undetermined, absent = ("373068000" in str(read), "272519000" in str(read))
     assert (undetermined, absent) == (unsure, not unsure)
     remarks = "".join(str(item.TextValue) for item in named(read, "121106"))
@@ -187,7 +188,8 @@ def test_a_number_does_not_hide_what_was_looked_for_in_vain(one: SourceObject, l
     none = finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT)
     found = PipelineResult(findings=(none,) * looked_for, measurements=measured(one.image.uid)[1:2])
     said = " ".join(lines_of(built(CTX, one, found)[ResultKind.GSPS]))
-    assert "Heart width" in said and ("Not found: pleural effusion" in said) is looked_for
+    assert "Heart width" in said
+    assert ("Not found: pleural effusion" in said) is looked_for
     assert "states nothing" not in said
 
 
@@ -331,7 +333,8 @@ def test_every_reference_to_a_cine_names_its_frames(tmp_path: Path) -> None:
     )
     for read in (whole, with_box, with_line):
         images = of_type(read, "IMAGE")
-        assert images and all(item.ReferencedSOPSequence[0].get("ReferencedFrameNumber") for item in images)
+        assert images
+        assert all(item.ReferencedSOPSequence[0].get("ReferencedFrameNumber") for item in images)
     [group] = groups_of(with_line)
     assert {int(item.ReferencedSOPSequence[0].ReferencedFrameNumber) for item in of_type(group, "IMAGE")} == {
         3
@@ -394,7 +397,8 @@ def test_the_dictionaries_know_our_codes_and_those_of_cards_by_the_same_words() 
         for role in ("code", "site")
         if role in label
     }
-    assert len(ours) > 45 and len(cards) > 20
+    assert len(ours) > 45
+    assert len(cards) > 20
     wrong = {
         name for name, code in ours.items() if not _is_right(code.scheme_designator, code.value, code.meaning)
     }
@@ -511,7 +515,8 @@ def test_every_organ_that_dicom_names_lies_in_a_region_of_the_context_group() ->
     for organ in envelope.body_parts().values():
         if organ.meaning.lower() not in nowhere and envelope.common_region(organ) is None:
             region = envelope.region_of(organ)
-            assert region is not None and envelope.common_region(region) is not None, organ.meaning
+            assert region is not None, organ.meaning
+            assert envelope.common_region(region) is not None, organ.meaning
 
 
 @pytest.mark.parametrize("beside", [False, True], ids=["findings alone", "beside measurements"])
@@ -627,7 +632,8 @@ def test_a_measurement_is_a_group_with_its_number_and_its_line_and_claims_no_pro
     [image] = of_type(line, "IMAGE")
     assert image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == scan.image.uid
     words = [item.ConceptCodeSequence[0].CodeMeaning.lower() for item in of_type(group, "CODE")]
-    assert "read from image, for review" in words and not named(group, "111012")
+    assert "read from image, for review" in words
+    assert not named(group, "111012")
 
 
 def test_impossible_measurements_do_not_leave(scan: SourceObject) -> None:
@@ -695,7 +701,8 @@ def test_the_picture_shows_the_outline_on_cleaned_pixels_and_no_name(
     pixels = outlined[ResultKind.SC].pixel_array
     yellow = (pixels == YELLOW).all(axis=-1)
     assert all(yellow[int(y) - 2 : int(y) + 3, int(x) - 2 : int(x) + 3].any() for x, y in HEAD.polygon())
-    assert (frame.image.display(0)[NAME] == 255).all() and (pixels[NAME] == 0).all()
+    assert (frame.image.display(0)[NAME] == 255).all()
+    assert (pixels[NAME] == 0).all()
 
 
 def test_without_a_verified_cleaned_image_there_is_no_picture_but_the_report(frame: SourceObject) -> None:
@@ -720,7 +727,8 @@ def test_a_heat_map_lies_on_cleaned_pixels_too(frame: SourceObject) -> None:
     assert ResultKind.HEATMAP not in with_none, "nothing is there that it may be drawn on"
     picture = cleaned[ResultKind.HEATMAP]
     assert picture.SyntheticData == "YES"
-    assert (bare[NAME] == 255).all() and (picture.pixel_array[NAME] < 200).any(axis=-1).all()
+    assert (bare[NAME] == 255).all()
+    assert (picture.pixel_array[NAME] < 200).any(axis=-1).all()
 
 
 def test_the_codes_are_those_of_fetal_biometry() -> None:

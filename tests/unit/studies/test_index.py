@@ -93,8 +93,9 @@ from tests.modality import ULTRASOUND, assign, chest, ultrasound
 from tests.mpps_lab import COMPLETED, DISCONTINUED, IN_PROGRESS, WITH_STEPS, begun, ended
 from tests.result_reading import coded
 from tests.rows import a_result
-from tests.unit.console.illustrated import illustrated
-from tests.unit.inbox.objects import (
+from tests.unit.dicom_console.illustrated import illustrated
+from tests.unit.jobs.worker_lab import configuration, confirm, work
+from tests.unit.receive.objects import (
     changed,
     in_syntax,
     key_object,
@@ -103,7 +104,6 @@ from tests.unit.inbox.objects import (
     secondary_capture,
     small_xray,
 )
-from tests.unit.jobs.worker_lab import configuration, confirm, work
 
 
 def test_an_acknowledged_object_is_indexed_once_and_its_bytes_are_kept(inbox: Inbox) -> None:
@@ -225,7 +225,8 @@ def test_other_pixels_under_the_same_uid_are_a_conflict_and_nothing_is_overwritt
     inbox.index()
     assert inbox.outcomes() == ["new", "conflict"]
     study = inbox.study(image.StudyInstanceUID)
-    assert study.state is StudyState.QUARANTINED and "other pixels" in study.reason
+    assert study.state is StudyState.QUARANTINED
+    assert "other pixels" in study.reason
     assert inbox.file_of(image.SOPInstanceUID).PixelData == image.PixelData
     assert (inbox.folder / "spool" / "quarantine" / f"{name}.dcm").exists()
     assert [job.state for job in inbox.jobs()] == [JobState.CANCELLED]
@@ -430,7 +431,8 @@ def test_a_faulty_image_is_quarantined_with_the_reason_and_its_study_is_listed(
     [name] = inbox.receive(image)
     inbox.settle()
     study = inbox.study(image.get("StudyInstanceUID") or None)
-    assert study.state is StudyState.QUARANTINED and reason in study.reason
+    assert study.state is StudyState.QUARANTINED
+    assert reason in study.reason
     assert inbox.outcomes() == ["quarantined"]
     assert (inbox.folder / "spool" / "quarantine" / f"{name}.dcm").exists()
 
@@ -478,7 +480,8 @@ def test_a_data_set_does_not_replace_what_the_listener_wrote_of_its_arrival(inbo
     )
     inbox.settle()
     study = inbox.study(image.StudyInstanceUID)
-    assert study.state is StudyState.QUARANTINED and "(0002,0000) is in the data set" in study.reason
+    assert study.state is StudyState.QUARANTINED
+    assert "(0002,0000) is in the data set" in study.reason
     assert inbox.scalars(select(ReceivedObject.calling_ae)) == ["MODALITY"]
 
 
@@ -534,7 +537,8 @@ def test_a_truncated_copy_of_an_intact_image_is_set_aside_and_its_study_goes_on(
     after = inbox.instance(IMAGE.SOPInstanceUID)
     assert (after.path, after.received_at) == (before.path, before.received_at)
     [told] = [row.fields for row in inbox.events() if row.number == 2034]
-    assert told["calling"] == "STRANGER" and told["reason"]
+    assert told["calling"] == "STRANGER"
+    assert told["reason"]
     assert len(list((inbox.folder / "spool" / "quarantine").glob("*.dcm"))) == 1
 
 
@@ -605,7 +609,8 @@ def test_public_files_of_many_makers_are_indexed_or_quarantined_with_a_reason(
     assert inbox.spool.pending() == []
     studies = inbox.rows(Study)
     ends = {StudyState.QUEUED, StudyState.NOT_APPLICABLE, StudyState.QUARANTINED}
-    assert len(studies) > 40 and {study.state for study in studies} <= ends
+    assert len(studies) > 40
+    assert {study.state for study in studies} <= ends
     assert all(study.reason for study in studies if study.state is StudyState.QUARANTINED)
 
 
@@ -671,7 +676,8 @@ def test_an_object_that_the_disk_cannot_read_is_tried_again_and_its_study_waits(
     kept = path.rename(inbox.folder / "kept")
     path.symlink_to("/proc/self/mem")  # EIO
     inbox.index()
-    assert inbox.outcomes() == ["new"] and inbox.indexer.behind
+    assert inbox.outcomes() == ["new"]
+    assert inbox.indexer.behind
     monkeypatch.setattr(indexing, "_LONGEST_WAIT", timedelta(seconds=-1))
     inbox.index()
     assert not inbox.indexer.behind, "for a bad sector nothing waits for ever"
@@ -692,7 +698,8 @@ def test_a_corrected_name_is_a_revision_that_withdraws_results_and_has_them_issu
     assert inbox.file_of(IMAGE.SOPInstanceUID).PatientName == "Corrected^Name"
     [row] = inbox.rows(Delivery)
     under_way = state in (DeliveryState.SENDING, DeliveryState.UNCONFIRMED)
-    assert row.withdrawn and row.state is (state if under_way else DeliveryState.CANCELLED)
+    assert row.withdrawn
+    assert row.state is (state if under_way else DeliveryState.CANCELLED)
     assert under_way or row.reason == "not sent: an image came again with another header"
     assert [(job.study_revision, job.state) for job in inbox.jobs()] == [
         (1, JobState.CANCELLED),
@@ -873,14 +880,17 @@ def test_a_lost_database_is_named_and_its_studies_come_back(inbox: Inbox) -> Non
     assert (event.number, event.fields["unknown"], event.fields["missing"]) == (2030, 5, 0)
     assert "spool reindex" in event.fields["remedy"]
     told: list[tuple[int, int]] = []
-    assert reindex(*stores, lambda *at: told.append(at)) == 5 and told[-1] == (5, 5)
+    assert reindex(*stores, lambda *at: told.append(at)) == 5
+    assert told[-1] == (5, 5)
     again.settle()
     for image in images:
         study = again.study(image.StudyInstanceUID)
         assert (study.state, study.revision) == (StudyState.QUEUED, 1)
     assert again.study(faulty.StudyInstanceUID).state is StudyState.QUARANTINED
-    assert not str(compare(*stores)) and reindex(*stores, lambda _done, _of: None) == 0
-    assert len(again.outcomes()) == 5 and [e.number for e in again.events() if e.number in (2030, 2036)] == [
+    assert not str(compare(*stores))
+    assert reindex(*stores, lambda _done, _of: None) == 0
+    assert len(again.outcomes()) == 5
+    assert [e.number for e in again.events() if e.number in (2030, 2036)] == [
         2030,
         2036,
     ]
@@ -1439,7 +1449,8 @@ def test_of_two_patients_all_objects_of_the_chosen_one_are_assembled(inbox: Inbo
     inbox.settle(*ours, *theirs)
     rows = studies.versions(inbox.settings, uid)
     shown = [(row["choose"], row["objects"], row["counts"]) for row in rows]
-    assert shown == [("patient", 2, True), ("patient", 2, False)] and rows[1]["differs"] == other
+    assert shown == [("patient", 2, True), ("patient", 2, False)]
+    assert rows[1]["differs"] == other
     release(inbox, uid, number)
     chosen = (ours, theirs)[number - 1]
     assert analysed(inbox, uid) == [image.SOPInstanceUID for image in chosen]
@@ -1547,10 +1558,12 @@ def test_a_delivered_study_is_analysed_again_and_nothing_is_sent_twice(node: Inb
     uid = analysed_rerun(node, "again")
     confirm(node)
     before = sent(node)
-    assert node.study(uid).state is StudyState.DELIVERED and len(before) == 2
+    assert node.study(uid).state is StudyState.DELIVERED
+    assert len(before) == 2
     [row] = studies.rerun_rules(node.settings, [uid])
     assert (row["rule"], row["pipeline"], row["queued"], row["sources"]) == ("rule", "obedient", True, 1)
-    assert node.study(uid).state is StudyState.QUEUED and STUDY_RERUN.number in numbers(node)
+    assert node.study(uid).state is StudyState.QUEUED
+    assert STUDY_RERUN.number in numbers(node)
     work(node)
     assert sent(node) == before
     assert node.study(uid).state is StudyState.DELIVERED
@@ -1594,7 +1607,8 @@ def test_of_before_a_correction_no_person_sends_anything(node: Inbox, assess_fir
         reviews.accept_results(settings, uid)
     queues.send_study(settings, uid, "second")
     pending = [row.result_id for row in node.rows(Delivery) if row.state is DeliveryState.PENDING]
-    assert len(pending) == 4 and {node.get(Result, number).job_id for number in pending} == {2}
+    assert len(pending) == 4
+    assert {node.get(Result, number).job_id for number in pending} == {2}
     node.settle(image)
     queues.send_again(node.settings, dead=True)
     work(node, settings)
@@ -1630,7 +1644,8 @@ def test_what_may_not_be_run_again_is_refused_with_a_sentence_and_nothing_is_que
     ):
         with pytest.raises(NotAllowedNow, match=sentence):
             studies.rerun_rules(node.settings, [good, uid])
-    assert node.study(good).revision == 1 and STUDY_RERUN.number not in numbers(node)
+    assert node.study(good).revision == 1
+    assert STUDY_RERUN.number not in numbers(node)
 
 
 def test_a_changed_rule_is_replayed_over_the_studies_that_it_missed(node: Inbox) -> None:
@@ -1646,13 +1661,16 @@ def test_a_changed_rule_is_replayed_over_the_studies_that_it_missed(node: Inbox)
 
     def replayed(dry_run: bool) -> list[tuple[str, bool]]:
         rows = configured.replay_rules(second, since, dry_run=dry_run)
-        assert rows[0]["destinations"] == ["pacs", "second"] and "were purged" in rows[-1]["reason"]
+        assert rows[0]["destinations"] == ["pacs", "second"]
+        assert "were purged" in rows[-1]["reason"]
         return [(row["study_instance_uid"], row["queued"]) for row in rows]
 
     assert replayed(True) == [(ovary, False), (purged, False)]
-    assert len(node.jobs()) == jobs and node.study(ovary).revision == 1, "nothing was changed"
+    assert len(node.jobs()) == jobs, "nothing was changed"
+    assert node.study(ovary).revision == 1, "nothing was changed"
     assert replayed(False) == [(ovary, True), (purged, False)]
-    assert node.study(ovary).state is StudyState.QUEUED and node.study(breast).revision == 1
+    assert node.study(ovary).state is StudyState.QUEUED
+    assert node.study(breast).revision == 1
     told = [(row["study"], row["actor"], row["fields"]) for row in node.read(audit.rows)]
     assert told == [(ovary, "command line", {"replay": True})], "neither foreseen nor refused ones"
     work(node, second)
@@ -1768,7 +1786,8 @@ def test_a_result_that_a_person_sends_again_while_its_study_is_purged_keeps_its_
     def meanwhile(*of: Any) -> None:
         other.start()
         other.join(timeout=2)
-        assert not other.is_alive() and file.is_file()
+        assert not other.is_alive()
+        assert file.is_file()
         settle(*of)
 
     monkeypatch.setattr(outbox, "settle_study", meanwhile)

@@ -100,7 +100,7 @@ from tests.unit.ai_pipeline.phantoms import (
     write_dicom,
 )
 from tests.unit.ai_pipeline.test_pipelines import pasted
-from tests.unit.inbox.objects import changed
+from tests.unit.receive.objects import changed
 
 ROWS, COLUMNS = 200, 300
 CLINICAL, RESEARCH = CleaningPolicy.CLINICAL, CleaningPolicy.RESEARCH
@@ -193,10 +193,14 @@ def scene() -> Found:
 
 def test_clinical_takes_the_name_and_leaves_the_rest(plan: Plan) -> None:
     made = plan(scene(), CLINICAL)
-    assert made.mask[place(NAME_BOX)].all() and not made.kept[place(NAME_BOX)].any()
-    assert not made.mask[place(SETTING)].any() and not made.mask[place(CROSS)].any()
-    assert made.kept[place(SETTING)].all() and not made.not_tissue[place(NAME_BOX)].any()
-    assert made.not_tissue[place(SETTING)].all() and made.not_tissue[place(CROSS)].all()
+    assert made.mask[place(NAME_BOX)].all()
+    assert not made.kept[place(NAME_BOX)].any()
+    assert not made.mask[place(SETTING)].any()
+    assert not made.mask[place(CROSS)].any()
+    assert made.kept[place(SETTING)].all()
+    assert not made.not_tissue[place(NAME_BOX)].any()
+    assert made.not_tissue[place(SETTING)].all()
+    assert made.not_tissue[place(CROSS)].all()
     assert not made.banner.any()
     assert [(mark.kind, mark.box, mark.meaning, mark.removed, mark.confidence) for mark in made.marks] == [
         (CALIPER, CROSS, Meaning.MEASUREMENT, False, 0.7),
@@ -208,7 +212,8 @@ def test_clinical_takes_the_name_and_leaves_the_rest(plan: Plan) -> None:
 def test_research_takes_all_of_it(plan: Plan) -> None:
     made = plan(scene(), RESEARCH)
     assert all(made.mask[place(box)].all() for box in (NAME_BOX, SETTING, CROSS))
-    assert not made.kept.any() and not made.not_tissue.any()
+    assert not made.kept.any()
+    assert not made.not_tissue.any()
     assert [mark.removed for mark in made.marks] == [True, True, True]
 
 
@@ -226,23 +231,31 @@ def test_a_mask_reaches_a_share_of_the_line_beyond_its_box(plan: Plan) -> None:
     ticks = filled((123, 30, 126, 32), (118, 40, 122, 42))  # the second is of the letters
     mask = plan(Found([text(NAME_BOX, Meaning.IDENTITY)], {AnnotationKind.SCALE: ticks}), CLINICAL).mask
     # .15 of 32 rows, but for a tick beside the line.
-    assert mask[20 - 5 : 60 + 5, 20 - 5 : 120 + 5].sum() == 50 * 110 - 4 and not mask[30:32, 123:126].any()
-    assert not mask[13].any() and not mask[67].any() and not mask[:, 13].any() and not mask[:, 127].any()
+    assert mask[20 - 5 : 60 + 5, 20 - 5 : 120 + 5].sum() == 50 * 110 - 4
+    assert not mask[30:32, 123:126].any()
+    assert not mask[13].any()
+    assert not mask[67].any()
+    assert not mask[:, 13].any()
+    assert not mask[:, 127].any()
 
 
 def test_on_other_pictures_than_ultrasound_only_text_is_taken(plan: Plan) -> None:
     found = scene()
     found.banner = filled((0, 0, COLUMNS, 10))
     made = plan(found, RESEARCH, graphics=False)
-    assert not made.banner.any() and not made.mask[place(CROSS)].any() and made.mask[place(NAME_BOX)].all()
+    assert not made.banner.any()
+    assert not made.mask[place(CROSS)].any()
+    assert made.mask[place(NAME_BOX)].all()
 
 
 def test_a_banner_is_blacked_out_but_for_what_stays(plan: Plan) -> None:
     found = scene()
     found.banner = filled((0, 0, COLUMNS, 62))
     made = plan(found, CLINICAL)
-    assert made.banner[place(NAME_BOX)].all() and not made.banner[place(SETTING)].any()
-    assert not made.mask[:62].any() and made.kept[place(SETTING)].all()
+    assert made.banner[place(NAME_BOX)].all()
+    assert not made.banner[place(SETTING)].any()
+    assert not made.mask[:62].any()
+    assert made.kept[place(SETTING)].all()
     # The name lies in the banner, which is told as one mark; the setting is told by itself.
     assert [mark.box for mark in made.marks if mark.kind is TEXT] == [SETTING]
     assert AnnotationKind.BANNER in {mark.kind for mark in made.marks}
@@ -252,13 +265,15 @@ def test_where_a_device_writes_names_nothing_stays_whatever_was_read(plan: Plan)
     found = scene()
     found.device = filled((190, 10, 270, 50))
     made = plan(found, CLINICAL)
-    assert made.banner[place(SETTING)].all() and not made.kept.any()
+    assert made.banner[place(SETTING)].all()
+    assert not made.kept.any()
 
 
 def test_a_banner_mark_that_stays_is_no_identity_that_is_told_removed(plan: Plan) -> None:
     whole: Box = (0, 0, COLUMNS, 6)
     made = plan(Found(texts=[text(whole, Meaning.ACOUSTIC)], banner=filled((0, 0, COLUMNS, 5))), CLINICAL)
-    assert not made.banner.any() and AnnotationKind.BANNER not in {mark.kind for mark in made.marks}
+    assert not made.banner.any()
+    assert AnnotationKind.BANNER not in {mark.kind for mark in made.marks}
 
 
 @pytest.mark.parametrize("policy", CleaningPolicy)
@@ -277,7 +292,8 @@ def test_drawn_text_that_nobody_could_read_goes_as_a_block(plan: Plan, policy: C
 def test_a_speck_or_a_long_line_is_no_letter_to_a_clinic_and_goes_for_research(
     plan: Plan, found: Found
 ) -> None:
-    assert not plan(found, CLINICAL).mask.any() and plan(found, RESEARCH).mask.any()
+    assert not plan(found, CLINICAL).mask.any()
+    assert plan(found, RESEARCH).mask.any()
 
 
 def test_the_rim_of_what_stays_stays(plan: Plan) -> None:
@@ -295,7 +311,8 @@ def test_of_harmless_text_the_letters_alone_are_filled_where_they_were_drawn(
 ) -> None:
     strokes = filled((200, 20, 200 + round(60 * share), 40))
     mask = plan(Found(texts=[text(SETTING, meaning)], drawn={TEXT: strokes}), RESEARCH).mask
-    assert mask[strokes].all() and mask[30, 240] == whole
+    assert mask[strokes].all()
+    assert mask[30, 240] == whole
 
 
 @pytest.mark.parametrize(
@@ -315,7 +332,8 @@ def test_around_crosses_that_stay_nothing_is_taken_also_at_the_edge_of_the_pictu
     found = Found(texts=[text(around, Meaning.IDENTITY, legible=False)], drawn={CALIPER: filled(CROSS)})
     made = plan(found, CLINICAL)
     assert made.kept[115 - 5 : 135 + 5, 145 - 5 : 165 + 5].all()  # .3 of 20 rows
-    assert not made.mask.any() and plan(found, RESEARCH).mask[place(CROSS)].all()
+    assert not made.mask.any()
+    assert plan(found, RESEARCH).mask[place(CROSS)].all()
     found.texts = [text((-5, -5, 14, 14), Meaning.IDENTITY, legible=False)]
     assert not plan(replace(found, drawn={CALIPER: filled((0, 0, 10, 10))}), CLINICAL).mask.any()
 
@@ -344,7 +362,8 @@ def test_in_the_image_area_only_strokes_of_proven_letters_are_filled(plan: Plan)
     found = on_tissue()
     made = plan(found, CLINICAL)
     assert np.array_equal(made.mask, found.drawn[TEXT])
-    assert made.in_doubt == () and made.ground[place(NAME_BOX)].all()
+    assert made.in_doubt == ()
+    assert made.ground[place(NAME_BOX)].all()
     assert [(mark.box, mark.removed) for mark in made.marks] == [(NAME_BOX, True)]
     assert plan(found, RESEARCH).mask[place(NAME_BOX)].all()
 
@@ -375,14 +394,16 @@ def test_letters_that_were_taken_for_a_curve_go_and_a_curve_behind_letters_stays
 def test_what_may_be_letters_and_is_not_proven_stays_and_is_listed(plan: Plan) -> None:
     found = Found(texts=[text(NAME_BOX, Meaning.IDENTITY, legible=False)], area=filled((0, 0, 150, 100)))
     made = plan(found, CLINICAL)
-    assert not made.mask.any() and made.marks == ()
+    assert not made.mask.any()
+    assert made.marks == ()
     assert made.in_doubt == (text(NAME_BOX, Meaning.IDENTITY).box.box,)
     assert plan(found, CLINICAL, in_doubt=InDoubt.BOX).mask[place(NAME_BOX)].all()
     with pytest.raises(CleaningFailed, match="may hold letters") as failed:
         plan(found, CLINICAL, in_doubt=InDoubt.WITHHOLD)
     assert failed.value.places == made.in_doubt
     assert plan(on_tissue(), CLINICAL, in_doubt=InDoubt.WITHHOLD).mask.any()  # proven letters are in no doubt
-    assert plan(found, RESEARCH).mask[place(NAME_BOX)].all() and plan(found, RESEARCH).in_doubt == ()
+    assert plan(found, RESEARCH).mask[place(NAME_BOX)].all()
+    assert plan(found, RESEARCH).in_doubt == ()
 
 
 LETTERS: tuple[Box, ...] = tuple((left, 150, left + 4, 162) for left in range(20, 60, 8))
@@ -422,15 +443,18 @@ def test_a_line_that_the_mark_network_alone_has_drawn_is_read(plan: Plan) -> Non
         plan(Found(drawn={TEXT: filled(*LETTERS)}, small=Line(words, confidence, legible=True)), CLINICAL)
         for words, confidence in (("KIM M", 0.9), ("Gn -2", 0.97), ("K", 0.97))
     )
-    assert name.readings[0].text == "KIM M" and one_letter.readings == ()
-    assert not setting.mask.any() and setting.kept[filled(*LETTERS)].all()
+    assert name.readings[0].text == "KIM M"
+    assert one_letter.readings == ()
+    assert not setting.mask.any()
+    assert setting.kept[filled(*LETTERS)].all()
 
 
 def test_a_curve_is_never_filled(plan: Plan) -> None:
     curve = filled((0, 39, COLUMNS, 42), (COLUMNS - 9, 39, COLUMNS, 190))
     for policy in CleaningPolicy:
         mask = plan(replace(scene(), traces=curve), policy).mask
-        assert not (mask & curve).any() and mask[place(NAME_BOX)].any()
+        assert not (mask & curve).any()
+        assert mask[place(NAME_BOX)].any()
     assert plan(replace(scene(), traces=curve), RESEARCH).mask[30, 30]
 
 
@@ -452,8 +476,10 @@ def test_what_one_view_takes_no_other_keeps(plan: Plan, monkeypatch: pytest.Monk
     made = plan(scene(), CLINICAL, views=2)
     # what is drawn is seen in the first view
     assert [call.kwargs["graphics"] for call in planned.mock_calls] == [True, False]
-    assert made.mask[place(NAME_BOX)].all() and made.mask[place(SETTING)].all()
-    assert not made.kept.any() and not (made.not_tissue & made.mask).any()
+    assert made.mask[place(NAME_BOX)].all()
+    assert made.mask[place(SETTING)].all()
+    assert not made.kept.any()
+    assert not (made.not_tissue & made.mask).any()
     assert made.not_tissue[place(CROSS)].all()
     assert [mark.box for mark in made.marks] == [CROSS, NAME_BOX, SETTING, SETTING]
     assert [reading.text for reading in made.readings] == ["KIM", "MI 0.9", "", "LEE"]
@@ -517,7 +543,8 @@ def cleaned_or_nothing(
         assert told(repr((refusal, refusal.__cause__, refusal.__context__)).upper()) == []  # names nobody
         return None
     frames, mask = np.asarray(result.image.frames), np.asarray(result.mask.frames) > 0
-    assert result.image.verified and np.array_equal(
+    assert result.image.verified
+    assert np.array_equal(
         frames[~mask], np.stack([image.stored(index) for index in range(image.header.frames)])[~mask]
     )
     return result
@@ -575,13 +602,15 @@ def test_a_picture_without_text_comes_back_as_it_was(kind: str) -> None:
     image = CLEAN_PICTURES[kind]()
     result = clean(image, silent)
     assert result.image.frames.tobytes() == image.frames.tobytes()
-    assert not result.mask.frames.any() and not any(mark.removed for mark in result.marks)
+    assert not result.mask.frames.any()
+    assert not any(mark.removed for mark in result.marks)
 
 
 @pytest.mark.parametrize("kind", ["colour flow", "16 bit"])
 def test_research_takes_hardly_anything_from_a_clean_picture(kind: str) -> None:
     result = cleaned_or_nothing(CLEAN_PICTURES[kind](), CleaningPolicy.RESEARCH)
-    assert result is not None and (result.mask.frames > 0).mean() <= 0.002
+    assert result is not None
+    assert (result.mask.frames > 0).mean() <= 0.002
 
 
 def test_noise_is_left_alone_or_refused() -> None:
@@ -599,7 +628,8 @@ def test_flow_and_spectrum_are_not_eaten_and_an_axis_label_is_whole_or_gone(poli
     )
     assert result is not None
     mask = result.mask.frames[0] > 0
-    assert mask[flows].mean() <= 0.02 and mask[300:, 30:420].mean() <= 0.02
+    assert mask[flows].mean() <= 0.02
+    assert mask[300:, 30:420].mean() <= 0.02
     for spot in labels:
         share = mask[spot][made[spot].max(axis=2) > 128].mean()
         assert share == 0.0 or share >= 0.95
@@ -666,8 +696,10 @@ def test_a_name_goes_wherever_and_however_it_is_written(spot: str, reader: Reade
     before, burned = HARD_PLACES[spot]()
     image = ArrayImage(burned[None])
     result = cleaned_or_nothing(image)
-    assert result is not None and covered(before, burned, result) >= 0.95
-    assert reader.secrets(shown(image, result)) == [] and (result.mask.frames > 0).mean() < 0.2
+    assert result is not None
+    assert covered(before, burned, result) >= 0.95
+    assert reader.secrets(shown(image, result)) == []
+    assert (result.mask.frames > 0).mean() < 0.2
 
 
 def test_a_name_goes_from_a_strip_of_hardly_more_than_it_or_nothing_leaves() -> None:
@@ -782,7 +814,8 @@ def test_a_name_in_a_coloured_box_goes_and_the_box_is_no_bar_that_is_put_back(qu
     below = np.full((40, 480, 3), (40, 60, 110), np.uint8)
     written = burn(np.concatenate([flow(echo(size=(300, 480)))[0], below]), NAME, (4, 304), WHITE, 28)
     cleaned, _ = parts(clean(ArrayImage(written[None], photometric="RGB"), silent))
-    assert quick.secrets(written) and not quick.secrets(cleaned)
+    assert quick.secrets(written)
+    assert not quick.secrets(cleaned)
 
 
 @pytest.mark.parametrize(("bits", "stored_as"), [(4, np.uint8), (8, np.uint8), (12, np.uint16)])
@@ -807,7 +840,8 @@ def test_a_code_for_machines_goes_as_a_name_does_or_nothing_leaves(
     burned = np.repeat(np.stack(cine(frames, size=(260, 640)))[..., None], 3, axis=3)
     burned[:, 100 : 100 + code.shape[0], 20 : 20 + code.shape[1]] = np.where(code[..., None] > 0, light, dark)
     result = cleaned_or_nothing(ArrayImage(burned, photometric="RGB"))
-    assert all(map(zxingcpp.read_barcodes, burned)) and (result or any(dark)), "a black one goes"
+    assert all(map(zxingcpp.read_barcodes, burned)), "a black one goes"
+    assert result or any(dark), "a black one goes"
     assert not any(map(zxingcpp.read_barcodes, np.array(result.image.frames) if result else ()))
 
 
@@ -925,7 +959,8 @@ def test_nothing_that_the_pipeline_says_repeats_a_name(
     caplog.set_level(logging.DEBUG)
     images = [open_dicom(write(ENCODINGS[name], tmp_path)) for name in ("still-jpeg-rgb", "cine-grey")]
     result = create("ultrasound").run(images, silent, {})
-    assert len(result.images) == 4 and told("".join(one.text for one in result.readings)) != []
+    assert len(result.images) == 4
+    assert told("".join(one.text for one in result.readings)) != []
     said = "".join((repr(result), caplog.text, *capfd.readouterr()))
     assert [secret for secret in SECRETS if secret in said] == []
 
@@ -956,7 +991,9 @@ def test_deep_grey_is_filled_in_its_own_type(dtype: type[np.integer], bits: int,
     result = clean(image, silent, policy=CleaningPolicy.RESEARCH)
     after, mask = parts(result)
     assert (after.dtype, result.image.photometric) == (dtype, photometric)
-    assert mask.any() and np.array_equal(after[~mask], deep[~mask]) and legible(image.show(after)) == []
+    assert mask.any()
+    assert np.array_equal(after[~mask], deep[~mask])
+    assert legible(image.show(after)) == []
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -1022,7 +1059,8 @@ def test_filling_keeps_type_and_every_other_pixel(dtype: type[np.generic]) -> No
     mask = np.zeros(source.shape, np.bool_)
     mask[100:140, 200:260] = True
     filled = inpaint(source, mask, filler)
-    assert unchanged_outside(source, filled, mask) and not np.array_equal(source, filled)
+    assert unchanged_outside(source, filled, mask)
+    assert not np.array_equal(source, filled)
     assert not unchanged_outside(source, inpaint(source, ~mask, filler), mask)
 
 
@@ -1065,7 +1103,8 @@ def test_standing_marks_and_a_name_in_one_frame_are_removed_and_nothing_else() -
 def test_a_cine_without_marks_is_unchanged() -> None:
     image = ArrayImage(np.stack(cine(3, size=TINY)))
     result = clean(image, silent, policy=CleaningPolicy.RESEARCH)
-    assert np.array_equal(result.image.frames, image.frames) and isinstance(result.image.frames, np.memmap)
+    assert np.array_equal(result.image.frames, image.frames)
+    assert isinstance(result.image.frames, np.memmap)
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -1100,8 +1139,10 @@ def test_clinical_takes_the_name_and_leaves_what_a_reader_needs(cleaned_by: Clea
     words = " ".join(legible(after))
     assert [text for text in ("KIM", "1967", "MI", "3.45") if text in words] == ["MI", "3.45"]
     said = {one.text.replace(" ", ""): (one.meaning, one.removed) for one in result.readings}
-    assert said["MI0.9"] == (Meaning.ACOUSTIC, False) and said["1D3.45cm"] == (Meaning.MEASUREMENT, False)
-    assert not mask[140:200, 160:330].any() and "kept" in {note.name for note in result.notes}
+    assert said["MI0.9"] == (Meaning.ACOUSTIC, False)
+    assert said["1D3.45cm"] == (Meaning.MEASUREMENT, False)
+    assert not mask[140:200, 160:330].any()
+    assert "kept" in {note.name for note in result.notes}
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -1149,7 +1190,8 @@ def test_a_name_that_appears_when_brighter_text_is_filled_goes_too(tmp_path: Pat
     result = clean(
         open_dicom(write_dicom(tmp_path / "deep.dcm", samples[None], BitsStored=12, HighBit=11)), silent
     )
-    assert result.image.verified and parts(result)[1][name].mean() > 0.99
+    assert result.image.verified
+    assert parts(result)[1][name].mean() > 0.99
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -1172,9 +1214,14 @@ def test_what_nobody_can_read_stays_and_is_listed_once_for_a_cine(unsure: Tools)
     frames = np.stack([linear_echo(seed) for seed in (1, 2, 3)])
     for shown in (frames[:1], frames):
         result = clean(ArrayImage(shown), silent, tools=unsure)
-        assert np.array_equal(np.asarray(result.image.frames), shown) and not parts(result)[1].any()
+        assert np.array_equal(np.asarray(result.image.frames), shown)
+        assert not parts(result)[1].any()
         (((left, top, right, bottom),),) = [note.places for note in result.notes if note.name == "in_doubt"]
-        assert left <= 200 and top <= 150 and right >= 270 and bottom >= 166 and right - left < 90
+        assert left <= 200
+        assert top <= 150
+        assert right >= 270
+        assert bottom >= 166
+        assert right - left < 90
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -1182,10 +1229,8 @@ def test_the_pipeline_takes_the_option(unsure: Tools, monkeypatch: pytest.Monkey
     monkeypatch.setattr(ultrasound, "shared_tools", lambda *_: unsure)
     run = partial(create("ultrasound").run, [ArrayImage(linear_echo()[None])], silent)
     boxed = run({"in_doubt": "box"})
-    assert (
-        "in_doubt" not in {one.name for one in boxed.quality}
-        and boxed.images[1].frames[0][np.s_[150:166, 200:270]].all()
-    )
+    assert "in_doubt" not in {one.name for one in boxed.quality}
+    assert boxed.images[1].frames[0][np.s_[150:166, 200:270]].all()
     with pytest.raises(CleaningFailed, match="may hold letters") as failed:
         run({"in_doubt": "withhold"})
     assert failed.value.places
@@ -1204,8 +1249,10 @@ def test_a_name_over_tissue_goes_by_its_strokes_and_neither_it_nor_its_mask_can_
     changed = cleaned != burned
     assert changed[np.abs(burned.astype(int) - picture) > 60].mean() > 0.95
     assert not (changed & ~dilated(burned != picture, 9)).any()  # tissue beside the strokes is as it was
-    assert mask[changed].all() and "in_doubt" not in {note.name for note in result.notes}
-    assert legible(burned, 2) and not legible(cleaned, 2)
+    assert mask[changed].all()
+    assert "in_doubt" not in {note.name for note in result.notes}
+    assert legible(burned, 2)
+    assert not legible(cleaned, 2)
     assert not any(legible(np.where(shown, 255, 0).astype(np.uint8), 2) for shown in (mask, ~mask))
 
 
@@ -1225,8 +1272,10 @@ def test_a_box_of_a_person_is_black_in_every_frame_and_the_rest_is_as_without_it
     for frames in (burned[:1], burned):
         drawn = clean(ArrayImage(frames, removed_by_hand=((100, 80, 160, 120),)), silent)
         cleaned, mask = np.asarray(drawn.image.frames), np.asarray(drawn.mask.frames) > 0
-        assert drawn.image.verified and "by_hand" in {note.name for note in drawn.notes}
-        assert not cleaned[:, 80:120, 100:160].any() and mask[:, 80:120, 100:160].all()
+        assert drawn.image.verified
+        assert "by_hand" in {note.name for note in drawn.notes}
+        assert not cleaned[:, 80:120, 100:160].any()
+        assert mask[:, 80:120, 100:160].all()
         assert np.array_equal(cleaned[~mask], frames[~mask])
     _, plain = parts(clean(ArrayImage(burned[:1]), silent))
     assert (mask[0] | ~plain).all(), "what is found without a person goes as well"
@@ -1240,7 +1289,8 @@ def test_boxes_over_half_of_the_picture_are_refused_and_clipped_to_it() -> None:
         for box in ((300, 200, 999, 999), (0, 0, 320, 144))
     )
     mask, marks = find_by_hand(beyond, picture)
-    assert marks[0].box == (300, 200, 320, 240) and int(mask.sum()) == 20 * 40
+    assert marks[0].box == (300, 200, 320, 240)
+    assert int(mask.sum()) == 20 * 40
     with pytest.raises(CleaningFailed, match="cover 60% of the picture"):
         find_by_hand(most, picture)
 
@@ -1267,12 +1317,14 @@ def test_a_marked_image_gives_a_cleaned_one_its_mask_and_a_finding_per_mark() ->
     assert pipeline.accepts([image]) == Accept(("1.2.3",))
     result = pipeline.run([image], silent, {})
     assert [picture.kind for picture in result.images] == [ImageKind.CLEANED, ImageKind.MASK]
-    assert result.images[0].verified and result.models == pipeline.models()
+    assert result.images[0].verified
+    assert result.models == pipeline.models()
     assert {(one.decision, one.frame, bool(one.regions)) for one in result.findings} == {
         (Decision.PRESENT, None, True)
     }
     alone = pipeline.run([image], silent, {"clean": False})
-    assert alone.images == () and alone.findings
+    assert alone.images == ()
+    assert alone.findings
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -1298,9 +1350,11 @@ def test_every_mark_is_explained_without_its_words(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*given, "--json"])
     (record,) = map(json.loads, done.stdout.splitlines())
     assert any(" goes as identity: not all of it is known to be harmless" in mark for mark in record["marks"])
-    assert "KIM" not in done.output and "identity" in CliRunner().invoke(app, given).output
+    assert "KIM" not in done.output
+    assert "identity" in CliRunner().invoke(app, given).output
     refused = CliRunner().invoke(app, [*given, "--pipeline", "chest_xray"])
-    assert refused.exit_code == 2 and "no marks to explain" in refused.output
+    assert refused.exit_code == 2
+    assert "no marks to explain" in refused.output
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -1314,7 +1368,8 @@ def test_other_modalities_are_refused_unless_asked_for() -> None:
 @pytest.mark.parametrize("name", ["ultrasound", "fetal_head", "ovarian"])
 def test_models_are_named_without_loading_them(name: str, tmp_path: Path) -> None:
     """``check`` and a node's main process only name them."""
-    assert create(name, device_rules=tmp_path).models() and (None, tmp_path) not in tools._LOADED
+    assert create(name, device_rules=tmp_path).models()
+    assert (None, tmp_path) not in tools._LOADED
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -1326,7 +1381,8 @@ def test_what_is_installed_later_is_not_named_as_what_runs(name: str, tmp_path: 
     for model, card in ((model, registry.find(model.id).path) for model in run):
         text = card.read_text("utf-8").replace(f'version = "{model.version}"', 'version = "99.0"', 1)
         (tmp_path / card.name).write_text(text, "utf-8")
-    assert registry.find(run[0].id, tmp_path).version == "99.0" and pipeline.models() == run
+    assert registry.find(run[0].id, tmp_path).version == "99.0"
+    assert pipeline.models() == run
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -1380,7 +1436,8 @@ def test_wrong_usage_is_exit_2(tmp_path: Path, arguments: list[str]) -> None:
 def test_the_command_prints_a_table_for_people(tmp_path: Path) -> None:
     result = run(write_dicom(tmp_path / "still.dcm", burn(echo(size=SMALL))[None]), "--out", tmp_path / "out")
     assert result.exit_code == 0
-    assert "Burned-in text" in result.output and "Not for diagnostic use" in result.output
+    assert "Burned-in text" in result.output
+    assert "Not for diagnostic use" in result.output
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -1483,7 +1540,8 @@ def test_rectangles_are_places_in_the_picture(
 def test_a_rectangle_goes_whole_if_something_is_written_in_it_in_whatever_colour(tmp_path: Path) -> None:
     given, rules = header(tmp_path), folder_with(tmp_path, RULE)
     mask, marks = find_device_banner(given, bar(20), rules)
-    assert mask[:20].all() and not mask[20:].any()
+    assert mask[:20].all()
+    assert not mask[20:].any()
     assert [(mark.box, mark.meaning) for mark in marks] == [((0, 0, 320, 20), Meaning.IDENTITY)]
     empty, red = np.full((240, 320), 60, np.uint8), np.full((240, 320, 3), (200, 0, 0), np.uint8)
     mask, marks = find_device_banner(given, empty, rules)
@@ -1516,7 +1574,8 @@ def test_rules_that_would_leave_nothing_fail(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("less_enlarged")
 def test_the_note_names_the_rules(tmp_path: Path) -> None:
     note = device_note(header(tmp_path), folder_with(tmp_path, RULE), "1.2.3")
-    assert note is not None and note.source_uid == "1.2.3"
+    assert note is not None
+    assert note.source_uid == "1.2.3"
     assert note.text == "device rules for this image: ours"
     assert device_note(header(tmp_path, Manufacturer="Other"), tmp_path) is None
 
@@ -1592,7 +1651,8 @@ def test_a_name_used_twice_is_a_mistake(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("less_enlarged")
 def test_shipped_rules_say_where_they_come_from_and_under_which_licence() -> None:
     files = [tomllib.loads(path.read_text(encoding="utf-8")) for path in SHIPPED.glob("*.toml")]
-    assert files and all(file["source"] and file["licence"] for file in files)
+    assert files
+    assert all(file["source"] and file["licence"] for file in files)
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -1630,7 +1690,8 @@ def test_a_measured_bar_ends_where_the_rule_says(data: Path, file: str, rule: st
     grey = picture if picture.ndim == 2 else picture.max(axis=2)
     assert np.median(grey[bottom - 2]) > 30 > np.median(grey[bottom + 1])
     mask, marks = find_device_banner(image.header, picture, meanings={Meaning.IDENTITY})
-    assert len(marks) == len(boxes) and mask[:bottom, :500].all()
+    assert len(marks) == len(boxes)
+    assert mask[:bottom, :500].all()
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -1640,7 +1701,8 @@ def test_a_coloured_surrounding_goes_whole() -> None:
     picture[60:200, 80:260] = echo(1, SMALL)[60:200, 80:260]
     image = ArrayImage(picture[None], ultrasound_regions=(UltrasoundRegion((80, 60, 260, 200)),))
     mask, marks = find_banner(image.header, picture)
-    assert marks and not mask[60:200, 80:260].any()
+    assert marks
+    assert not mask[60:200, 80:260].any()
     mask[60:200, 80:260] = True
     assert mask.all()
 

@@ -122,7 +122,8 @@ def judged(reader: Reader, flow: float = 0.0) -> tuple[str, str, Meaning]:
 
 def test_what_the_reader_of_small_letters_proves_is_read_once_but_in_a_spectrum_it_proves_nothing() -> None:
     reader = Reader(line("Gn -1.4"), line("Kim"))
-    assert judged(reader) == ("Gn -1.4", "Gn -1.4", Meaning.ACOUSTIC) and reader.asked == 0
+    assert judged(reader) == ("Gn -1.4", "Gn -1.4", Meaning.ACOUSTIC)
+    assert reader.asked == 0
     assert judged(reader, flow=1.0)[2] is Meaning.IDENTITY
 
 
@@ -132,7 +133,8 @@ def test_what_the_reader_of_small_letters_proves_is_read_once_but_in_a_spectrum_
 )
 def test_what_it_does_not_prove_is_judged_by_rapidocr(small: Line, large: Line, meaning: Meaning) -> None:
     reader = Reader(small, large)
-    assert judged(reader) == (large.text, small.text, meaning) and reader.asked == 1
+    assert judged(reader) == (large.text, small.text, meaning)
+    assert reader.asked == 1
 
 
 def test_a_reader_of_small_letters_is_given_rows_and_columns_of_pixels_of_a_nearly_level_line() -> None:
@@ -190,7 +192,9 @@ def test_an_upright_line_is_followed_to_both_of_its_ends(found: tuple[int, int],
         0.0,
     )
     left, top, right, bottom = place.followed(cast(TextReader, Letters(NOTHING_READ, NOTHING_READ))).box.box
-    assert (left, right) == (30, 40) and top <= 30 and 110 <= bottom <= 150
+    assert (left, right) == (30, 40)
+    assert top <= 30
+    assert 110 <= bottom <= 150
 
 
 @pytest.mark.parametrize("turns", [1, 3])
@@ -267,7 +271,9 @@ def test_strokes_are_found_over_speckle_and_pixels_beside_them_are_not(level: in
 def test_all_letters_go_whatever_the_mark_network_has_drawn(drawn: Callable[[Mask], Mask]) -> None:
     picture, ink = written_over(50, 255)
     found = letter_strokes([text_of()], drawn(ink), picture, 0.15)
-    assert found[ink].mean() >= 0.99 and found[drawn(ink)].all() and not (found & ~dilated(ink, 7)).any()
+    assert found[ink].mean() >= 0.99
+    assert found[drawn(ink)].all()
+    assert not (found & ~dilated(ink, 7)).any()
 
 
 def test_strokes_of_other_places_are_not_taken_nor_any_beyond_the_picture() -> None:
@@ -314,7 +320,9 @@ def test_the_confidence_is_that_of_the_symbols_and_not_of_the_blanks() -> None:
 )
 def test_a_line_is_made_32_high_and_no_wider_than_the_limit(rows: int, columns: int, wide: int) -> None:
     line = prepared(np.random.default_rng(1).integers(0, 255, (rows, columns)).astype(np.uint8))
-    assert line.shape == (HEIGHT, wide) and line.dtype == np.float32 and wide % STEP == 0
+    assert line.shape == (HEIGHT, wide)
+    assert line.dtype == np.float32
+    assert wide % STEP == 0
     assert (line.min(), line.max()) == (-1, pytest.approx(1))
 
 
@@ -355,7 +363,9 @@ def test_a_line_is_legible_with_a_letter_that_is_read_surely(
 
 def test_unknown_letters_count_and_no_line_is_shown_in_a_repr() -> None:
     line = Line(known("Gn 한글 -"), 0.9, legible=True)
-    assert line.text == f"Gn {UNKNOWN * 2} -" and line.letters == 4 and "Gn" not in repr(line)
+    assert line.text == f"Gn {UNKNOWN * 2} -"
+    assert line.letters == 4
+    assert "Gn" not in repr(line)
 
 
 PICTURES = {"convex": echo(), "linear": linear_echo()}
@@ -387,7 +397,8 @@ def nothing(picture: Picture) -> Mask:
 def test_the_area_is_where_tissue_is(form: str, background: str) -> None:
     picture, truth = on(BACKGROUNDS[background], PICTURES[form]), shown(PICTURES[form])
     area = find_area(picture, nothing(picture))
-    assert (area & truth).sum() >= 0.97 * truth.sum() and not (area & ~dilated(truth, 7)).any()
+    assert (area & truth).sum() >= 0.97 * truth.sum()
+    assert not (area & ~dilated(truth, 7)).any()
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -400,7 +411,8 @@ def test_outside_the_area_the_colour_is_the_background_exactly(form: str, place:
     burned = burn(on(background, PICTURES[form]), "KIM MINJUN", place, WHITE, 18)
     after, mask = parts(clean(ArrayImage(burned[None], photometric="RGB"), silent))
     rim, outside = (~dilated(shown(PICTURES[form]), side) for side in (7, 7 + 2 * RIM_ROWS))
-    assert mask.any() and np.array_equal(after[~mask], burned[~mask])
+    assert mask.any()
+    assert np.array_equal(after[~mask], burned[~mask])
     assert (after[outside] == background).all()  # no structure at all, the name's included
     assert (np.abs(after[rim].astype(int) - background) <= MOST_IN_RIM).all()
 
@@ -411,8 +423,10 @@ def test_text_across_the_border_leaves_the_border_where_it_was() -> None:
         clean(ArrayImage(burn(linear_echo(), "KIM MINJUN", (60, 150), 255, 18)[None]), silent)
     )
     left = 480 // 5
-    assert mask[:, : left - 3].any() and mask[:, left + 3 :].any()
-    assert not after[:, : left - 3 - RIM_ROWS].any() and after[:, : left - 3].max() <= MOST_IN_RIM
+    assert mask[:, : left - 3].any()
+    assert mask[:, left + 3 :].any()
+    assert not after[:, : left - 3 - RIM_ROWS].any()
+    assert after[:, : left - 3].max() <= MOST_IN_RIM
     assert (after[:, left + 3 :][mask[:, left + 3 :]] > 0).mean() > 0.95
 
 
@@ -422,7 +436,8 @@ def test_a_full_bladder_is_of_the_area_and_a_panel_is_not() -> None:
     picture[150:220, 200:280] = 0
     picture[:40] = np.random.default_rng(1).integers(56, 65, (40, 480))  # the noise of compression
     area = without_panels(find_area(picture, nothing(picture)), picture, nothing(picture))
-    assert area[150:220, 200:280].all() and not area[:40].any()
+    assert area[150:220, 200:280].all()
+    assert not area[:40].any()
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -453,7 +468,9 @@ def test_regions_bound_the_area_where_they_hold_the_tissue(
     picture[0:60, 0:60] = linear_echo(2, (720, 960))[300:360, 450:510]  # a thumbnail
     free = find_area(picture, nothing(picture))
     area = find_area(picture, nothing(picture), (UltrasoundRegion(region),))
-    assert free[20:40, 20:40].all() and area[20:40, 20:40].any() != bounds and area[150, 240]
+    assert free[20:40, 20:40].all()
+    assert area[20:40, 20:40].any() != bounds
+    assert area[150, 240]
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -466,7 +483,8 @@ def test_the_background_beside_a_hole_is_a_panels_or_the_pictures() -> None:
     source[mask] = 4095
     filled = with_background(source, mask, ~mask, 0.0)
     assert (filled[20:30, 20:60] == np.where(np.arange(20, 30) < 26, 900, 1300)[:, None]).all()
-    assert (filled[75:85, 140:160] == 900).all() and np.array_equal(filled[~mask], source[~mask])
+    assert (filled[75:85, 140:160] == 900).all()
+    assert np.array_equal(filled[~mask], source[~mask])
     assert len(np.unique(filled[95:, :40])) == 1
     assert (with_background(source, mask, np.zeros_like(mask), 7.0)[mask] == 7).all()
 
@@ -514,7 +532,9 @@ def found(picture: Picture, shown: Mask) -> Mask:
 def test_letters_of_any_faint_level_are_found(form: str, background: str, level: int) -> None:
     picture, shown = written(form, BACKGROUNDS[background], (level, level, level))
     mask, letters = found(picture, shown), (picture != BACKGROUNDS[background]).any(axis=2) & ~shown
-    assert letters.any() and mask[letters].all() and not (mask & dilated(shown, 5)).any()
+    assert letters.any()
+    assert mask[letters].all()
+    assert not (mask & dilated(shown, 5)).any()
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -558,7 +578,8 @@ def test_what_compression_leaves_around_a_known_line_is_no_writing_unless_it_con
     continued = np.maximum(burn(tissue, "|", (60, 4), 255, 18), np.where(shown, 0, faint))
     rule = dilated((continued > 100) & ~shown, 3)
     mask, _ = faint_writing(continued, shown, rule)
-    assert mask[(faint > 0) & ~shown & ~rule].all() and not (mask & rule).any()
+    assert mask[(faint > 0) & ~shown & ~rule].all()
+    assert not (mask & rule).any()
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -567,7 +588,8 @@ def test_a_strong_curve_among_faint_letters_stays() -> None:
     curve = np.zeros(shown.shape, np.bool_)
     curve[13:15, 60:90] = True
     mask = found(np.where(curve[..., None], (0, 200, 0), picture).astype(np.uint8), shown)
-    assert mask.any() and not (mask & curve).any()
+    assert mask.any()
+    assert not (mask & curve).any()
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -651,7 +673,9 @@ def test_a_name_in_a_spectrum_is_blacked_out_and_the_rest_stays() -> None:
     after, mask = parts(clean(image, silent))
     assert mask[(picture != before).any(axis=2)].mean() >= 0.97
     inside = (after != picture).any(axis=2) & (np.arange(360) >= STRIP[1])[:, None]
-    assert inside.any() and not after[inside].any() and mask[inside].all()
+    assert inside.any()
+    assert not after[inside].any()
+    assert mask[inside].all()
     assert inside.sum() < 0.15 * (STRIP[2] - STRIP[0]) * (STRIP[3] - STRIP[1])
 
 
@@ -660,7 +684,8 @@ def test_a_name_in_a_spectrum_is_blacked_out_and_the_rest_stays() -> None:
 def test_an_ecg_below_a_sector_is_a_trace_and_tissue_is_none(colour: tuple[int, int, int], row: int) -> None:
     picture, ecg = with_ecg(echo(), colour, row)
     trace = find_traces(picture, find_area(picture, nothing(picture)))
-    assert trace[ecg].mean() > 0.95 and not trace[: row - 60].any()
+    assert trace[ecg].mean() > 0.95
+    assert not trace[: row - 60].any()
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -671,7 +696,8 @@ def test_a_name_across_an_ecg_cannot_be_read_and_the_ecg_stays(modality: str) ->
     after, mask = parts(clean(ArrayImage(burned[None], modality=modality, photometric="RGB"), silent))
     trace = find_traces(burned, find_area(burned, nothing(burned)))
     stays = trace & ((np.arange(480) > 160) | (modality == "US"))  # elsewhere the name's box goes whole
-    assert trace[ecg].mean() > 0.95 and np.array_equal(after[stays], burned[stays])
+    assert trace[ecg].mean() > 0.95
+    assert np.array_equal(after[stays], burned[stays])
     assert mask[(burned != picture).any(axis=2) & ~trace].all()
     assert not any(shared_reader().read(after, box, 2).legible for box in shared_reader().find(after))
 
@@ -684,7 +710,8 @@ def test_an_ecg_that_grows_in_a_cine_stays() -> None:
         full[(full == GREEN).all(axis=2) & ~ecg] = 0
     frames = [burn(full, "KIM MINJUN", (4, 4), WHITE, 18) for full, _ in drawn]
     masks = np.asarray(clean(ArrayImage(np.stack(frames), photometric="RGB"), silent).mask.frames)
-    assert masks.any() and not masks[0][drawn[-1][1]].any()
+    assert masks.any()
+    assert not masks[0][drawn[-1][1]].any()
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -727,7 +754,9 @@ def test_a_bar_is_seen_by_its_form_and_letters_on_it_or_on_a_panel_are_not() -> 
     picture[300:330, 100:300] = 180  # a panel of one colour
     cv2.putText(picture, "KIM MINJUN", (105, 322), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 2)
     found = find_bars(picture)
-    assert found[60:200, 8:28].all() and found[50:110, 444:460].all() and not found[280:].any()
+    assert found[60:200, 8:28].all()
+    assert found[50:110, 444:460].all()
+    assert not found[280:].any()
     cv2.putText(picture, "KIM", (6, 140), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1)
     assert not find_bars(picture)[128:142, 8:28].all()
 
@@ -773,7 +802,8 @@ def test_specks_in_flows_colours_are_flow_beside_it_alone() -> None:
     near, far = np.s_[last + 6 : last + 11, 240:245], np.s_[20:25, 20:25]
     picture[near] = picture[far] = (220, 90, 0)
     flows = find_flow(picture)
-    assert flows[near].all() and not flows[far].any()
+    assert flows[near].all()
+    assert not flows[far].any()
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -782,7 +812,9 @@ def test_a_colour_bar_is_one_and_a_vessel_or_letters_are_none() -> None:
     picture[40:100, 440:456] = 0
     picture[40:100, 440:456, 0] = np.linspace(70, 255, 60).astype(np.uint8)[:, None]
     bars = colour_bars(burn(picture, "KIM MINJUN", (4, 4), (255, 30, 30), 24))
-    assert bars[42:98, 441:455].all() and not bars[vessel].any() and not bars[:40, :200].any()
+    assert bars[42:98, 441:455].all()
+    assert not bars[vessel].any()
+    assert not bars[:40, :200].any()
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -798,7 +830,8 @@ def test_tiles_say_what_the_whole_picture_says(
     monkeypatch.setattr(networks, "TILE", 384)
     tiled, drawn = finder.find(picture), whole.marked > 0.01  # where nothing is drawn the kinds are equal
     np.testing.assert_allclose(tiled.marked, whole.marked, atol=1e-4)
-    assert (whole.marked > 0.5).any() and (tiled.classes[drawn] == whole.classes[drawn]).mean() > 0.9999
+    assert (whole.marked > 0.5).any()
+    assert (tiled.classes[drawn] == whole.classes[drawn]).mean() > 0.9999
 
 
 HARMLESS = {
@@ -1018,7 +1051,8 @@ def test_a_number_of_a_person_is_identity(number: str, known: str, first: bool) 
 @example(text="MI 0.9 " * 40, confidence=1.0)
 def test_any_text_has_a_meaning_and_takes_no_time(text: str, confidence: float) -> None:
     found = meaning_of(text, confidence)
-    assert found in Meaning and (len(text) < 200 or found is Meaning.IDENTITY)  # so long: prose
+    assert found in Meaning
+    assert len(text) < 200 or found is Meaning.IDENTITY  # so long: prose
 
 
 HEADER = image_header(
@@ -1047,7 +1081,8 @@ GOES = (
 
 def test_what_is_allowed_stays_where_it_is_surely_read_and_nothing_beside_it_or_like_it() -> None:
     stays = [text for text in STAYS + GOES if meaning_of(text, 0.99, ALLOWED) is not Meaning.IDENTITY]
-    assert stays == list(STAYS) and meaning_of("R-CY", 0.8, ALLOWED) is Meaning.IDENTITY
+    assert stays == list(STAYS)
+    assert meaning_of("R-CY", 0.8, ALLOWED) is Meaning.IDENTITY
     assert {meaning_of(text, 0.99) for text in ("07.01.2026", "10:32:11", "R-CY", "RT3")} == {
         Meaning.IDENTITY
     }
@@ -1087,7 +1122,8 @@ def test_in_a_picture_the_date_of_the_examination_stays_and_the_name_goes() -> N
         one.text[:10]: one.removed
         for one in clean(ArrayImage(picture[None]), silent, allowed=ALLOWED).readings
     }
-    assert removed["07.01.2026"] is False and any("KIM" in text and removed[text] for text in removed)
+    assert removed["07.01.2026"] is False
+    assert any("KIM" in text and removed[text] for text in removed)
 
 
 SHAPE = (200, 300)
@@ -1295,7 +1331,8 @@ def test_a_line_below_a_name_that_is_found_late_goes_whole_or_stays_whole(
 ) -> None:
     found = mask_around(residue, spare=spare)
     line = found[40:56, 100:180]
-    assert (line.all() if goes else not line.any()) and found[residue[1] : 40, residue[0] : residue[2]].all()
+    assert line.all() if goes else not line.any()
+    assert found[residue[1] : 40, residue[0] : residue[2]].all()
 
 
 def test_a_line_is_not_spared_that_does_not_stay_whole() -> None:
@@ -1469,4 +1506,5 @@ def test_steep_waves_of_an_ecg_that_are_paler_are_of_its_curve_and_letters_besid
         picture[[*range(262, 282), *range(283, 302)], left : left + 4] = steep
     burned = burn(picture, "KIM MINJUN", (70, 312), flat, 14)
     trace = find_traces(burned, nothing(burned))
-    assert trace[picture[..., 1] == steep[1]].all() and trace[(burned != picture).any(axis=2)].mean() < 0.3
+    assert trace[picture[..., 1] == steep[1]].all()
+    assert trace[(burned != picture).any(axis=2)].mean() < 0.3

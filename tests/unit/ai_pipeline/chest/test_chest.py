@@ -100,7 +100,8 @@ def test_what_is_no_chest_is_refused_by_its_pixels(
     chest: ChestXray, picture: np.ndarray, reason: str
 ) -> None:
     answer = chest.accepts([film(picture.astype(np.uint8))])
-    assert isinstance(answer, Refuse) and reason in answer.reason
+    assert isinstance(answer, Refuse)
+    assert reason in answer.reason
 
 
 @pytest.mark.data
@@ -120,7 +121,8 @@ def test_real_chest_radiographs_are_analysed(chest: ChestXray, data: Path, name:
     result = chest.run([image], silent, {"heatmaps": True, "all_labels": True})
     present = [finding for finding in result.findings if finding.decision is Decision.PRESENT]
     rows, columns = image.header.rows, image.header.columns
-    assert present and all(one.evidence and one.evidence.values.shape == (rows, columns) for one in present)
+    assert present
+    assert all(one.evidence and one.evidence.values.shape == (rows, columns) for one in present)
     regions = [region.bounds for finding in present for region in finding.regions]
     assert all(0 <= x < right <= columns and 0 <= y < bottom <= rows for x, y, right, bottom in regions)
     assert {"decode", "model", "total"} <= result.timings.keys()
@@ -170,13 +172,16 @@ def test_labels_that_know_too_little_are_not_assessed_but_on_request(
 ) -> None:
     result = chest.run([film(_nih(data))], silent, {})
     found = {finding.label: finding.probability for finding in result.findings}
-    assert found.keys() == {"Atelectasis", "Effusion"} and len(plain.findings) == 13  # all but pneumothorax
+    assert found.keys() == {"Atelectasis", "Effusion"}
+    assert len(plain.findings) == 13  # all but pneumothorax
     assert not any(one.decision is Decision.ABSENT or one.evidence for one in result.findings)
     cut_off, note = (note for note in result.quality if note.name == "not assessed")
     assert cut_off.names == ("apices of the lungs (outside the picture)",)
-    assert {"Pneumothorax", "Nodule of lung", "Lung mass"} < set(note.names) and len(note.names) == 12
+    assert {"Pneumothorax", "Nodule of lung", "Lung mass"} < set(note.names)
+    assert len(note.names) == 12
     [scores] = result.scores
-    assert found.keys() < scores.values.keys() and not scores.reoriented, "the others are hidden"
+    assert found.keys() < scores.values.keys(), "the others are hidden"
+    assert not scores.reoriented, "the others are hidden"
     assert {label: scores.values[label] for label in found} == pytest.approx(found)
 
 
@@ -189,7 +194,8 @@ def test_a_chest_in_another_pose_is_mended_and_its_places_land_in_the_picture_as
     assert chest.accepts([turned]) == Accept((turned.uid,))
     after = chest.run([turned], silent, EVERYTHING)
     (note,) = texts(after, "mended")
-    assert pose.sentence in note and [scores.reoriented for scores in after.scores] == [True]
+    assert pose.sentence in note
+    assert [scores.reoriented for scores in after.scores] == [True]
     to_upright = upright(turned.frames[0], pose)[1]
     for one, other in zip(plain.findings, after.findings, strict=True):
         assert other.probability == pytest.approx(one.probability, abs=1e-4)
@@ -238,10 +244,8 @@ def test_an_effusion_beside_the_heart_casts_doubt_on_the_ratio(
     chest: ChestXray, data: Path, name: str, warned: bool
 ) -> None:
     result = chest.run([film(_nih(data, name))], silent, {})
-    assert (
-        any(note.text == ratio.EFFUSION_NOTE for note in result.quality) is warned
-        and "ratio 0." in short_result(result.findings, result.measurements, result.quality)[0]
-    )
+    assert any(note.text == ratio.EFFUSION_NOTE for note in result.quality) is warned
+    assert "ratio 0." in short_result(result.findings, result.measurements, result.quality)[0]
 
 
 @pytest.mark.data
@@ -251,8 +255,10 @@ def test_a_white_lung_is_said_first_and_nothing_else_is(
 ) -> None:
     result = chest.run([film(_nih(data, "00020482_032.jpg"))], silent, {"operating_point": point})
     first, *further = short_result(result.findings, result.measurements, result.quality)
-    assert first.startswith("AI: This film is not a usual chest: ") and first.endswith("Look at it first.")
-    assert further[-1] == "Not assessed: all else." and not result.measurements
+    assert first.startswith("AI: This film is not a usual chest: ")
+    assert first.endswith("Look at it first.")
+    assert further[-1] == "Not assessed: all else."
+    assert not result.measurements
     assert not any("No call" in line or "Not found" in line for line in further)
 
 
@@ -271,7 +277,8 @@ def test_a_heart_whose_border_is_hidden_says_nothing_of_sides(
 ) -> None:
     # What is white of the right lung is outlined as heart, which then seems to lie on the right.
     result = result_of(chest, _nih(data, "00013461_011.jpg")[:, ::step], "AP")
-    assert not texts(result, "sides") and not any(one.side for one in result.findings)
+    assert not texts(result, "sides")
+    assert not any(one.side for one in result.findings)
 
 
 @pytest.mark.data
@@ -279,7 +286,8 @@ def test_a_film_and_its_mirrored_copy_have_the_same_ratio(chest: ChestXray, data
     pixels = _nih(data, "00026402_000.jpg")
     films = [film(np.ascontiguousarray(one), view_position="PA") for one in (pixels, pixels[:, ::-1])]
     as_it_is, mirrored = (chest.run([one], silent, {}).measurements[0] for one in films)
-    assert as_it_is.value == pytest.approx(mirrored.value, abs=0.005) and as_it_is.value > 0.3
+    assert as_it_is.value == pytest.approx(mirrored.value, abs=0.005)
+    assert as_it_is.value > 0.3
 
 
 def _nih(data: Path, name: str = "00000032_037.jpg") -> np.ndarray:
@@ -305,7 +313,10 @@ def test_only_labels_that_passed_get_a_box_and_a_detector_drew_it(sick: Pipeline
     labels, boxed = (
         {one.label for one in some} for some in (present, [one for one in present if one.regions])
     )
-    assert labels & passed and labels - passed and boxed and boxed <= passed
+    assert labels & passed
+    assert labels - passed
+    assert boxed
+    assert boxed <= passed
     assert {region.origin for one in present for region in one.regions} == {Origin.DETECTOR}
     assert all(one.evidence is not None for one in present)  # the heat map stays
 
@@ -319,7 +330,8 @@ def test_a_refusal_names_the_gate_and_the_model(chest: ChestXray, data: Path) ->
     model, _ = chest.models()
     assert told == [("1", RefusedBy.HEADER, model), ("2", RefusedBy.PIXELS, model)]
     beside = chest.accepts([film(_nih(data)), noise])
-    assert isinstance(beside, Accept) and [refusal.source_uid for refusal in beside.refused] == ["2"]
+    assert isinstance(beside, Accept)
+    assert [refusal.source_uid for refusal in beside.refused] == ["2"]
 
 
 def result_of(chest: ChestXray, pixels: np.ndarray, view: str) -> PipelineResult:
@@ -340,15 +352,18 @@ def test_a_film_stamped_ap_is_not_measured_against_the_limit_of_pa_films(
     result = result_of(chest, np.array(image), "PA")
     assert not any(one.statement for one in result.measurements)
     [note] = texts(result, "stamps")
-    assert note.startswith("Stamped ") and note.endswith("while the header says PA: judged as AP.")
-    assert stamps.MODEL in {model.id for model in result.models} and result.timings["stamps"] > 0
+    assert note.startswith("Stamped ")
+    assert note.endswith("while the header says PA: judged as AP.")
+    assert stamps.MODEL in {model.id for model in result.models}
+    assert result.timings["stamps"] > 0
 
 
 @pytest.mark.data
 def test_a_mirrored_film_has_no_sides(chest: ChestXray, data: Path) -> None:
     result = result_of(chest, _nih(data, "00026402_000.jpg")[:, ::-1], "AP")
     [note] = texts(result, "sides")
-    assert note.endswith("sides are not given.") and not any(one.side for one in result.findings)
+    assert note.endswith("sides are not given.")
+    assert not any(one.side for one in result.findings)
     assert ImageKind.ORGANS not in {picture.kind for picture in result.images}
 
 
@@ -601,14 +616,17 @@ def test_projection_position_and_side_are_read_from_the_margins() -> None:
     words = (("PORTABLE", 0.03, 0.03), ("AP", 0.9, 0.9), ("SUPINE", 0.03, 0.92), ("L", 0.93, 0.04))
     found = read(stamped(*words))
     assert (found.projection, found.position, found.portable) == ("AP", "supine", True)
-    assert found.is_ap and found.marker is not None and found.marker.letter == "L"
+    assert found.is_ap
+    assert found.marker is not None
+    assert found.marker.letter == "L"
     assert (found.marker.x, found.marker.y) == pytest.approx((0.94, 0.07), abs=0.03)
 
 
 def test_words_between_the_lungs_and_names_are_not_read() -> None:
     picture = stamped(("PORTABLE", 0.4, 0.35))
     found = read(picture), read(stamped(("SMITH JOHN", 0.03, 0.03), ("L SMITH", 0.75, 0.92)))
-    assert found == (stamps.Stamps(),) * 2 and stamps.stamps_in(picture, None, shared_reader()).portable
+    assert found == (stamps.Stamps(),) * 2
+    assert stamps.stamps_in(picture, None, shared_reader()).portable
 
 
 @pytest.mark.parametrize(
@@ -631,7 +649,8 @@ def test_a_failing_reader_stops_nothing(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(stamps, "_reader", Mock(side_effect=FileNotFoundError("no such model")))
-    assert stamps.read_stamps(stamped(), None) is None and capfd.readouterr() == ("", "")
+    assert stamps.read_stamps(stamped(), None) is None
+    assert capfd.readouterr() == ("", "")
 
 
 L_ON_RIGHT, L_ON_LEFT = stamps.Marker("L", 0.9, 0.1), stamps.Marker("L", 0.1, 0.1)
@@ -725,7 +744,8 @@ def test_no_side_is_given_where_the_film_may_be_mirrored(
 def test_the_heart_is_shared_by_the_middle_of_the_thorax() -> None:
     masks = anatomy(0.7).masks
     shares = heart_on_left(masks), heart_on_left(masks[:, :, ::-1])
-    assert shares == pytest.approx((0.7, 0.3), abs=0.02) and heart_on_left(masks & False) is None
+    assert shares == pytest.approx((0.7, 0.3), abs=0.02)
+    assert heart_on_left(masks & False) is None
 
 
 SPECIFIC, BALANCED, SENSITIVE = calls.OperatingPoint
@@ -818,7 +838,8 @@ def test_a_rarer_disease_is_less_likely_by_bayes_rule_and_no_decision_changes(
     for logit in np.linspace(-6, 6, 241).tolist():
         here, there = probability(ours, logit), probability(theirs, logit)
         odds = here / (1 - here) / (0.104 / 0.896) * (site / (1 - site))
-        assert there == pytest.approx(odds / (1 + odds)) and decide(ours, here) is decide(theirs, there)
+        assert there == pytest.approx(odds / (1 + odds))
+        assert decide(ours, here) is decide(theirs, there)
 
 
 @pytest.mark.parametrize(
@@ -930,7 +951,8 @@ def test_heart_and_thorax_are_measured_with_their_lines() -> None:
         ("Heart width", "{pixels}"),
         ("Thoracic width", "{pixels}"),
     ]
-    assert ratio.lines == heart.lines + thorax.lines and heart.value == pytest.approx(0.4 * 480, abs=6)
+    assert ratio.lines == heart.lines + thorax.lines
+    assert heart.value == pytest.approx(0.4 * 480, abs=6)
     assert heart.value / thorax.value == pytest.approx(ratio.value, abs=0.001)
     assert ratio.value == pytest.approx(0.5, abs=0.02)
     assert (ratio.model, heart.site.meaning) == (MODEL.ref, "Heart")  # type: ignore[union-attr]
@@ -992,7 +1014,8 @@ def test_the_statement_says_what_a_reader_would_surely_agree_with(
     image = film(picture, view_position=view)
     found = measure(image, MODEL.outline(picture), UPRIGHT, MODEL, Projections.ALL, effusion=effusion)
     said = found.measurements[0].statement
-    assert said.startswith(statement) and len(said) <= 110
+    assert said.startswith(statement)
+    assert len(said) <= 110
     assert (found.judges_size, "not comparable" in said) == (view == "PA", view == "AP")
     assert ("too large" in said) is (effusion and heart > 0.5)
     assert [note.text for note in found.notes[1:]] == [EFFUSION_NOTE] * effusion
@@ -1003,11 +1026,14 @@ def test_other_projections_are_measured_only_where_a_rule_wants_it_and_say_so(pr
     picture, _ = drawn_chest(480)
     refused = ratio_of(picture, view=projection)
     wanted, frontal = (ratio_of(picture, wanted=Projections.ALL, view=view) for view in (projection, "PA"))
-    assert refused.measurements == () and "PA" in refused.notes[0].text
-    assert wanted.measurements and "Not comparable" in wanted.notes[0].text
+    assert refused.measurements == ()
+    assert "PA" in refused.notes[0].text
+    assert wanted.measurements
+    assert "Not comparable" in wanted.notes[0].text
     assert "Not comparable" not in frontal.notes[0].text
     nothing = ratio_of(np.full((480, 480), 170, np.uint8))
-    assert nothing.measurements == () and nothing.notes[0].text.startswith("not measured: ")
+    assert nothing.measurements == ()
+    assert nothing.notes[0].text.startswith("not measured: ")
 
 
 def test_a_box_is_on_an_organ_only_if_it_lies_on_its_outline() -> None:
@@ -1016,8 +1042,10 @@ def test_a_box_is_on_an_organ_only_if_it_lies_on_its_outline() -> None:
         corner, anatomy = (left, top, left + 40, top + 40), MODEL.outline(shown(picture, pose), pose)
         assert not anatomy.touches(corner, (HEART, RIGHT_LUNG, LEFT_LUNG))
     upright, heart, right = MODEL.outline(picture), (220, 280, 280, 320), (-50, 150, 120, 250)
-    assert upright.touches(heart, (HEART,)) and not upright.touches(heart, (RIGHT_LUNG,))
-    assert upright.touches(right, (RIGHT_LUNG,)) and not upright.touches(right, (LEFT_LUNG,))
+    assert upright.touches(heart, (HEART,))
+    assert not upright.touches(heart, (RIGHT_LUNG,))
+    assert upright.touches(right, (RIGHT_LUNG,))
+    assert not upright.touches(right, (LEFT_LUNG,))
 
 
 SAME = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -1091,7 +1119,8 @@ def test_two_signs_make_an_unusual_film_and_a_side_is_the_patient_s_only_with_a_
     doubt = seen.doubt(
         shipped, {"Consolidation": chance}, replace(anatomy(), is_chest=is_chest), marked=marked
     )
-    assert said in doubt and bool(doubt) is bool(said)
+    assert said in doubt
+    assert bool(doubt) is bool(said)
 
 
 @pytest.mark.parametrize(
@@ -1130,7 +1159,9 @@ def test_a_pa_film_without_ratio_says_why_and_first_what_may_be_ill(
 )
 def test_outlines_that_are_no_chest_are_not_measured(change: str, fault: str) -> None:
     anatomy = found(*spoilt(change))
-    assert anatomy.measured is None and anatomy.fault and fault in anatomy.fault
+    assert anatomy.measured is None
+    assert anatomy.fault
+    assert fault in anatomy.fault
 
 
 def test_a_chest_with_one_white_lung_is_no_place_for_boxes() -> None:
@@ -1153,7 +1184,8 @@ def test_outlines_lie_in_the_image_where_the_grid_says(way: Affine) -> None:
 
     drawn = Anatomy(masks, way, None).in_image(180, 220)
 
-    assert drawn.shape == (3, 180, 220) and not drawn[[0, 2]].any()
+    assert drawn.shape == (3, 180, 220)
+    assert not drawn[[0, 2]].any()
     rows, columns = np.nonzero(drawn[1])
     edges = (columns.min(), columns.max() + 1, rows.min(), rows.max() + 1)
     assert edges == pytest.approx((left, right, top, bottom), abs=1)
@@ -1174,7 +1206,8 @@ def _maps(row: int, column: int) -> np.ndarray:
 def test_the_box_lies_where_the_maps_speak_for_it() -> None:
     low, high = (_head().find(_maps(at, at), "Mass") for at in (10, 3))
     assert low.corners == pytest.approx((0.6, 0.6, 0.9, 0.9))
-    assert high.corners[0] < 0.2 and high.corners[0] <= high.point[0] <= high.corners[2]
+    assert high.corners[0] < 0.2
+    assert high.corners[0] <= high.point[0] <= high.corners[2]
 
 
 def test_a_sites_yolo_locates_in_place_of_the_head_and_never_beside_it(tmp_path: Path) -> None:
@@ -1205,7 +1238,9 @@ def test_a_region_is_in_the_source_and_says_that_a_detector_drew_it() -> None:
     found, none = (
         region(ScoredBox(box, (0.6, 0.3), 0.5), 224, to_model, 800, 1000) for box in (inside, above)
     )
-    assert found is not None and found.origin is Origin.DETECTOR and none is None
+    assert found is not None
+    assert found.origin is Origin.DETECTOR
+    assert none is None
     assert found.bounds == pytest.approx((500, 0, 750, 400), abs=0.01)
 
 
@@ -1229,7 +1264,8 @@ def test_the_box_follows_the_hot_cell_into_source_coordinates() -> None:
     places = np.zeros((10, 10), np.float32)
     places[4:6, 6:8] = 5.0
     region = templates.box(activation(places, SIDE, to_model, 1000, 1000), 0)
-    assert region is not None and region.bounds == pytest.approx((600, 400, 800, 600), abs=0.1)
+    assert region is not None
+    assert region.bounds == pytest.approx((600, 400, 800, 600), abs=0.1)
 
 
 PLEURA = Code("3120008", "SCT", "Pleura")

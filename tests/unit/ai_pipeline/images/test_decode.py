@@ -98,7 +98,7 @@ from tests.unit.ai_pipeline.phantoms import (
     encapsulated,
     write_dicom,
 )
-from tests.unit.inbox.objects import changed
+from tests.unit.receive.objects import changed
 from tests.waiting import wait_until
 
 # Samples of 12 bits with noise and edges.
@@ -575,7 +575,8 @@ def test_a_plane_above_or_below_the_stored_bits_never_reaches_the_samples(
     raw = pixel_array(dcmread(path), raw=True, correct_unused_bits=False)
     assert np.any(raw.view(np.uint16) >> bit & 1), "the file holds no plane: nothing is tested"
     stored = open_dicom(path).stored()
-    assert np.array_equal(stored, grey(signed)[0]) and stored.dtype.kind == ("i" if signed else "u")
+    assert np.array_equal(stored, grey(signed)[0])
+    assert stored.dtype.kind == ("i" if signed else "u")
 
 
 def test_a_high_bit_that_is_only_wrong_changes_nothing(tmp_path: Path) -> None:
@@ -800,7 +801,8 @@ def test_a_lossy_file_is_decoded_close_to_its_samples_halved(tmp_path: Path) -> 
     lossy.compress(JPEG2000, j2k_cr=[8])
     lossy.save_as(path)
     found, whole = decoded(path, 1), halved(open_dicom(path).stored(), 12, 1)
-    assert found is not None and np.abs(found.astype(int) - whole).mean() < 8, "of 4,096 levels"
+    assert found is not None, "of 4,096 levels"
+    assert np.abs(found.astype(int) - whole).mean() < 8, "of 4,096 levels"
 
 
 def test_places_in_a_smaller_picture_are_mapped_to_the_image(tmp_path: Path) -> None:
@@ -1181,7 +1183,8 @@ def test_a_worker_that_is_killed_leaves_no_decoder(tmp_path: Path, hostile: deco
         while not (spinning := children_of(makes)):
             time.sleep(0.02)
         worker.kill()
-    assert gone(makes) and gone(spinning[0])
+    assert gone(makes)
+    assert gone(spinning[0])
 
 
 @pytest.mark.parametrize("which", ["the frame's", "the one that makes it", "that one, stopped"])
@@ -1237,7 +1240,8 @@ def test_the_process_serves_on_when_its_service_is_asked_to_stop(
     process = hostile._process
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         process.send_signal(number)
-    assert decodes(tmp_path) and hostile._process is process
+    assert decodes(tmp_path)
+    assert hostile._process is process
 
 
 def test_where_it_cannot_start_the_image_is_not_blamed(
@@ -1260,7 +1264,8 @@ def test_the_memory_of_a_frame_serves_the_next_one_when_nobody_looks_at_it() -> 
     assert last is not before  # somebody looks at it yet
     assert (bytes(samples), bytes(other)) == (first_samples, second_samples)
     del samples, other
-    assert bytes(one.decode("picture", first, 360 * 480)) == first_samples and one._kept is last
+    assert bytes(one.decode("picture", first, 360 * 480)) == first_samples
+    assert one._kept is last
     one.close()
     assert one._kept is None
 
@@ -1269,7 +1274,8 @@ def test_where_a_process_could_outlive_its_frame_no_memory_is_used_again(
     tmp_path: Path, hostile: decoder.Decoder
 ) -> None:
     taken_over(tmp_path, "lies", first=NO_SECCOMP)
-    assert decodes(tmp_path) and hostile._kept is None
+    assert decodes(tmp_path)
+    assert hostile._kept is None
 
 
 INTERRUPTED = Mock(side_effect=KeyboardInterrupt)
@@ -1286,7 +1292,8 @@ def test_memory_that_is_not_for_the_next_frame_is_given_back(
     monkeypatch.setattr(decoder, *patched[ends])
     with contextlib.suppress(KeyboardInterrupt):
         one.decode("picture", _picture(1)[0], 360 * 480)
-    assert one._kept is None and files() == before
+    assert one._kept is None
+    assert files() == before
     one.close()
 
 
@@ -1327,7 +1334,8 @@ def test_pictures_of_every_kind_become_the_samples_that_pillow_gives(tmp_path: P
     with Image.open(path) as again:
         plain = {"1": "L", "LA": "L", "L": "L", "I;16": "I;16"}.get(mode, "RGB")
         expected = np.asarray(again if again.mode == plain else again.convert(plain))
-    assert samples.dtype == (np.uint16 if mode == "I;16" else np.uint8) and np.array_equal(samples, expected)
+    assert samples.dtype == (np.uint16 if mode == "I;16" else np.uint8)
+    assert np.array_equal(samples, expected)
 
 
 def test_a_picture_that_is_cut_off_is_told(tmp_path: Path) -> None:
@@ -1390,7 +1398,8 @@ def test_words_stand_below_the_picture_and_cover_nothing_of_it(shape: tuple[int,
         annotate(display, [finding()]),
         heatmap_overlay(display, with_heatmap(np.zeros((rows, columns), np.float32))),
     ):
-        assert drawn.dtype == np.uint8 and np.array_equal(drawn[:rows, :columns], expected)
+        assert drawn.dtype == np.uint8
+        assert np.array_equal(drawn[:rows, :columns], expected)
         assert (drawn[rows + 1 :] > 150).all(axis=2).sum() > 100  # letters
 
 
@@ -1425,14 +1434,19 @@ def test_several_boxes_are_numbered_and_many_are_counted() -> None:
     boxes = [(0.0, 0.0, 400.0, 250.0), (0.0, 272.0, 400.0, 450.0)]
     between = (annotate(np.zeros((600, 800), np.uint8), [finding(*boxes)])[251:271] == YELLOW).all(axis=2)
     # The first stands below its box, at the left; the second above its own, at the right, where it is free.
-    assert between[:, :30].any() and between[:, 370:400].any() and not between[:, 30:370].any()
+    assert between[:, :30].any()
+    assert between[:, 370:400].any()
+    assert not between[:, 30:370].any()
 
 
 def test_a_box_is_drawn_on_the_edge_pixels_of_its_area() -> None:
     drawn = annotate(np.zeros((600, 800), np.uint8), [finding((200.0, 300.0, 400.0, 450.0))])
     yellow = (drawn[:600] == YELLOW).all(axis=2)
-    assert yellow[400, 199:205].any() and yellow[400, 395:400].any()
-    assert not yellow[400, :199].any() and not yellow[310:440, 210:390].any() and not yellow[400, 400:].any()
+    assert yellow[400, 199:205].any()
+    assert yellow[400, 395:400].any()
+    assert not yellow[400, :199].any()
+    assert not yellow[310:440, 210:390].any()
+    assert not yellow[400, 400:].any()
 
 
 def test_what_is_absent_is_not_drawn() -> None:
@@ -1490,7 +1504,8 @@ def test_the_heat_map_changes_the_picture_where_it_is_hot_only() -> None:
     values = np.zeros((400, 400), np.float32)
     values[150:250, 100:200] = 1.0
     drawn = heatmap_overlay(np.full((400, 400), 100, np.uint8), with_heatmap(values))
-    assert (drawn[200, 150] != 100).any() and (drawn[300, 150] == 100).all()
+    assert (drawn[200, 150] != 100).any()
+    assert (drawn[300, 150] == 100).all()
 
 
 def test_the_colour_bar_shows_the_colours_as_they_look_over_grey() -> None:
@@ -1527,7 +1542,8 @@ def test_the_legend_says_what_drew_the_box_and_calls_an_outline_no_box() -> None
     box, triangle = ((1.0, 2.0), (3.0, 4.0)), ((10.0, 10.0), (30.0, 10.0), (20.0, 30.0))
     said = {origin: place_lines([Region("box", box, origin)] * 2) for origin in Origin}
     assert said[Origin.DETECTOR] == ["box: detector, approximate place"]
-    assert said[Origin.ACTIVATION] == ["box: class activation, approximate place"] and said[Origin.MARK] == []
+    assert said[Origin.ACTIVATION] == ["box: class activation, approximate place"]
+    assert said[Origin.MARK] == []
     assert place_lines([Region("polygon", triangle, Origin.DETECTOR)]) == [EDGE_IS_APPROXIMATE]
 
 
@@ -1578,7 +1594,8 @@ def test_letters_are_read_from_a_distance() -> None:
     column = drawn("no picture", ["H" * 12] * 60)[:, 700:].any(axis=(1, 2))[200:1000]
     edges = np.flatnonzero(np.diff(column.astype(int)))
     heights = edges[1:11:2] - edges[:10:2]
-    assert len(set(heights)) == 1 and heights[0] >= 22
+    assert len(set(heights)) == 1
+    assert heights[0] >= 22
 
 
 def test_what_has_no_room_is_counted() -> None:
@@ -1615,7 +1632,8 @@ def test_boxes_are_drawn_where_they_are_in_the_picture() -> None:
     left, top, right, bottom = place_of_picture(whole)
     rows, columns = np.nonzero((whole[top:bottom, left:right] == YELLOW).all(axis=-1))
     shares = np.array([columns.min(), rows.min(), columns.max(), rows.max()]) / (right - left)
-    assert right - left > 400 and shares == pytest.approx([0.25, 0.25, 0.75, 0.75], abs=0.01)
+    assert right - left > 400
+    assert shares == pytest.approx([0.25, 0.25, 0.75, 0.75], abs=0.01)
 
 
 def test_pixels_that_are_no_squares_are_shown_as_they_are_in_the_body() -> None:
@@ -1652,4 +1670,5 @@ def test_the_layout_is_that_of_the_drawn_page() -> None:
     [(pixels, left, top)] = laid.pictures
     rows, columns = pixels.shape[:2]
     assert (drawn[top : top + rows, left : left + columns] == pixels).all()
-    assert laid.rules and all(drawn[row, render.MARGIN].any() for row in laid.rules)
+    assert laid.rules
+    assert all(drawn[row, render.MARGIN].any() for row in laid.rules)

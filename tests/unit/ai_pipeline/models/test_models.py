@@ -420,7 +420,8 @@ def a_reference(**changes: object) -> dict[str, object]:
 
 def test_a_value_on_an_edge_belongs_to_the_upper_bin_and_a_card_without_a_reference_has_none() -> None:
     reference = reference_of(a_card(a_reference()))
-    assert reference is not None and reference_of(a_card()) is None
+    assert reference is not None
+    assert reference_of(a_card()) is None
     values = {0.0: 0, 0.0999: 0, 0.1: 1, 0.55: 5, 0.9: 9, 1.0: 9}
     assert {value: reference.bin("A", value) for value in values} == values
     assert reference.bin("B", 0.5) is None
@@ -454,7 +455,8 @@ def test_the_index_is_that_of_its_definition() -> None:
 
 
 def test_few_images_get_no_index() -> None:
-    assert verdict([49, *[0] * 9]) is Verdict.TOO_FEW and verdict([50, *[0] * 9]) is Verdict.DRIFTED
+    assert verdict([49, *[0] * 9]) is Verdict.TOO_FEW
+    assert verdict([50, *[0] * 9]) is Verdict.DRIFTED
 
 
 @pytest.mark.parametrize("images", [50, 1000])
@@ -486,7 +488,8 @@ def test_a_model_is_added_beside_its_card_and_nothing_uses_it_yet(
 ) -> None:
     assert "Licence: Apache-2.0" in ended(0, add(*model))
     files = {f"small/1/{name}" for name in ("card.toml", "small.onnx", "origin.json")}
-    assert contents(store) == {"small", "small/1", *files} and folder.active(chest.CLASSIFIER).id == SHIPPED
+    assert contents(store) == {"small", "small/1", *files}
+    assert folder.active(chest.CLASSIFIER).id == SHIPPED
 
 
 def test_versions_stand_side_by_side_one_is_active_and_rollback_goes_back_to_the_shipped_model(
@@ -498,7 +501,8 @@ def test_versions_stand_side_by_side_one_is_active_and_rollback_goes_back_to_the
     rows = {(row["id"], row["version"]): row["active"] for row in json.loads(models("list", "--json").output)}
     assert (rows["small", "1"], rows["small", "2"]) == ("", "chest_xray")
     for before in ("small@1", registry.find(SHIPPED).name):
-        assert models("rollback").exit_code == 0 and folder.active(chest.CLASSIFIER).name == before
+        assert models("rollback").exit_code == 0
+        assert folder.active(chest.CLASSIFIER).name == before
     assert "nothing to roll back" in ended(65, models("rollback"))
     steps = [event.by for event in folder.uses(store)["chest_xray"].history]
     assert steps == ["activate", "activate", "rollback", "rollback"]
@@ -526,9 +530,11 @@ def test_a_heat_map_lies_where_the_network_saw_it_in_a_picture_that_was_cropped(
     pixels[320:384, 640:704] = 255  # one cell of the map: 64 × 64 pixels of the middle square
     result = create("chest_xray").run([film(pixels)], silent, {"all_labels": True, "heatmaps": True})
     (heat,) = [one.evidence for one in result.findings if one.label == "Effusion"]
-    assert heat is not None and heat.method == "class activation"
+    assert heat is not None
+    assert heat.method == "class activation"
     row, column = np.unravel_index(int(heat.values.argmax()), pixels.shape)
-    assert abs(row - 352) < 40 and abs(column - 672) < 40
+    assert abs(row - 352) < 40
+    assert abs(column - 672) < 40
 
 
 def test_a_model_that_is_set_but_gone_is_an_error_and_never_another_model(active: Path) -> None:
@@ -545,7 +551,8 @@ def test_altered_weights_are_found_and_cannot_be_activated(store: Path, model: t
 
 
 def not_activated(store: Path, told: str, *words: str) -> None:
-    assert told in ended(65, models("activate", "small", *words)) and not (store / "active.json").exists()
+    assert told in ended(65, models("activate", "small", *words))
+    assert not (store / "active.json").exists()
 
 
 def test_a_model_that_cannot_run_is_not_activated(store: Path, model: tuple[Path, Path]) -> None:
@@ -612,7 +619,8 @@ def test_no_id_and_no_name_of_a_file_leaves_the_folder(
     file, card = model
     card.write_text(card.read_text().replace(right, wrong))
     assert told in ended(65, add(file, card))
-    assert contents(store) == set() and not (store.parent / "escaped").exists()
+    assert contents(store) == set()
+    assert not (store.parent / "escaped").exists()
 
 
 def test_weights_in_another_file_are_refused_because_no_hash_covers_them(tmp_path: Path) -> None:
@@ -868,7 +876,8 @@ def test_what_takes_too_long_is_ended_with_all_its_threads(walls: str, scratch: 
         "threading.Thread(target=write).start()\n"
     )
 
-    assert run(code, scratch, seconds=4).status is None and not still_written(scratch / "alive")
+    assert run(code, scratch, seconds=4).status is None
+    assert not still_written(scratch / "alive")
 
 
 def test_it_can_neither_take_all_memory_nor_fill_ours_with_complaints(walls: str, scratch: Path) -> None:
@@ -887,7 +896,8 @@ def test_it_can_neither_take_all_memory_nor_fill_ours_with_complaints(walls: str
 
     ended = run(code, scratch)
 
-    assert ended == sandbox.Ended(65, "the reason?[0m") and (scratch / "said").read_text() == "memory\n"
+    assert ended == sandbox.Ended(65, "the reason?[0m")
+    assert (scratch / "said").read_text() == "memory\n"
 
 
 @pytest.mark.parametrize(

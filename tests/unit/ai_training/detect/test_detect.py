@@ -117,7 +117,8 @@ def test_no_patient_is_in_two_folds_and_every_label_is_in_each() -> None:
     fold = detect.folds(boxes)
     assert len({(box.image.patient, number) for box, number in zip(boxes, fold, strict=True)}) == 40
     counts = Counter((box.label, number) for box, number in zip(boxes, fold, strict=True))
-    assert len(counts) == 2 * detect.FOLDS and min(counts.values()) >= 0.5 * max(counts.values())
+    assert len(counts) == 2 * detect.FOLDS
+    assert min(counts.values()) >= 0.5 * max(counts.values())
     assert (detect.folds(boxes) == fold).all()
 
 
@@ -172,7 +173,8 @@ def test_a_label_gets_boxes_only_when_they_surely_beat_the_priors_and_hit_more_o
 ) -> None:
     verdict = detect.passes(entry)
 
-    assert verdict["passes"] is passed and why in verdict["why"]
+    assert verdict["passes"] is passed
+    assert why in verdict["why"]
 
 
 def test_folds_find_what_is_planted_and_learn_from_the_other_folds_alone(
@@ -197,14 +199,16 @@ def test_folds_find_what_is_planted_and_learn_from_the_other_folds_alone(
         case, card, (tmp_path, yolo.YoloRecipe()), lambda _share, _what: None
     )
     figures = detect.figures_of(case, predictions, decide=True)
-    assert drawn_from == [0, 1, 2, 3, 4] and list(figures["arms"]) == ["yolo", "head", "constant", "centre"]
+    assert drawn_from == [0, 1, 2, 3, 4]
+    assert list(figures["arms"]) == ["yolo", "head", "constant", "centre"]
     assert [row["passes"] for row in figures["labels"]] == [False]  # the YOLO is judged, which finds nothing
     figures = detect.figures_of(
         case, {arm: predictions[arm] for arm in ("head", "constant", "centre")}, decide=True
     )
     (row,) = figures["labels"]
     assert (row["label"], row["boxes"], row["passes"]) == ("Mass", 40, True)
-    assert figures["arms"]["head"]["pointing"][0] > 0.9 and figures["arms"]["constant"]["pointing"][0] < 0.6
+    assert figures["arms"]["head"]["pointing"][0] > 0.9
+    assert figures["arms"]["constant"]["pointing"][0] < 0.6
 
 
 def test_the_radiologists_nearest_opacity_judges_films_of_patients_without_a_learned_box(
@@ -253,7 +257,8 @@ def test_without_ultralytics_it_is_said_at_once_which_extra_is_missing(
 ) -> None:
     monkeypatch.setattr(cli, "find_spec", lambda _package: None)
     result = CliRunner().invoke(app, ["detect", "--data", str(tmp_path), *options, str(tmp_path)])
-    assert result.exit_code == cli.EXIT_CONFIG and "extra 'yolo'" in result.output
+    assert result.exit_code == cli.EXIT_CONFIG
+    assert "extra 'yolo'" in result.output
 
 
 def test_the_test_figures_stand_in_the_card(tmp_path: Path) -> None:
@@ -303,7 +308,8 @@ def test_one_epoch_on_ten_pictures_becomes_a_file_that_runs_without_torch(tmp_pa
     run_quietly("-c", WITHOUT_TORCH, tmp_path)
     (epoch,) = rows(tmp_path / "run" / "results.csv")
     losses = [float(epoch[f"train/{name}_loss"]) for name in ("box", "cls", "l1")]
-    assert np.isfinite(losses).all() and min(losses) > 0  # the boxes were found and learned from
+    assert np.isfinite(losses).all()
+    assert min(losses) > 0  # the boxes were found and learned from
     with np.load(tmp_path / "said.npz") as said:
         in_torch, found = said["boxes"][0], np.load(tmp_path / "boxes.npy")[0]
     assert found.shape == in_torch.shape == (100, 6)
@@ -311,7 +317,7 @@ def test_one_epoch_on_ten_pictures_becomes_a_file_that_runs_without_torch(tmp_pa
     apart = (np.abs(found[:, None] - in_torch[None]) / (*[0.05] * 4, 1e-4, 0.5)).max(
         axis=2
     )  # pixels, score, label
-    assert (
-        apart.min(axis=0).max() < 1 and apart.min(axis=1).max() < 1 and set(found[:, 5]) <= {2.0, 4.0}
-    )  # as in the card
+    assert apart.min(axis=0).max() < 1
+    assert apart.min(axis=1).max() < 1
+    assert set(found[:, 5]) <= {2.0, 4.0}  # as in the card
     assert np.ptp(found[:, 4]) > 1e-3  # else the comparison says nothing

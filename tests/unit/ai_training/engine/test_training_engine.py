@@ -154,7 +154,8 @@ def test_what_is_not_here_ends_a_command_before_it_reads(
 
     result = CliRunner().invoke(app, ["toy", "--out", str(tmp_path), *arguments])
 
-    assert result.exit_code == cli.EXIT_CONFIG and said in result.output
+    assert result.exit_code == cli.EXIT_CONFIG
+    assert said in result.output
 
 
 def test_off_a_terminal_there_is_a_line_a_minute_beside_milestones(

@@ -73,7 +73,8 @@ def test_a_score_differs_from_itself_by_nothing_and_from_noise_by_much() -> None
     same, better = (
         metrics.within_source_difference(truth, score, other, one, patients) for other in (score, noise)
     )
-    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0) and better.low > 0
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    assert better.low > 0
 
 
 def test_a_score_that_only_knows_the_source_is_worth_nothing_within_it() -> None:
@@ -81,7 +82,8 @@ def test_a_score_that_only_knows_the_source_is_worth_nothing_within_it() -> None
     truth = (random.random(600) < np.where(ill, 0.8, 0.1)).astype(float)
     score, patients = ill + random.normal(scale=1e-3, size=600), [str(i) for i in range(600)]
     within = metrics.within_source_interval(truth[:, None], score[:, None], ill.astype(str), patients)
-    assert metrics.auc(truth, score) > 0.8 and within.low < 0.5 < within.high
+    assert metrics.auc(truth, score) > 0.8
+    assert within.low < 0.5 < within.high
 
 
 def test_cells_that_are_no_result_are_left_out() -> None:
@@ -116,7 +118,8 @@ def test_well_calibrated_probabilities_have_figures_around_the_perfect_ones() ->
     weights = metrics.patient_weights([str(i) for i in range(3000)], resamples=300)
     found = calibration(truth, chance, ["Effusion"], weights, fewest=15)
     slope, intercept, error = (found["labels"]["Effusion"][name] for name in ("slope", "intercept", "ece"))
-    assert slope[1] < 1 < slope[2] and intercept[1] < 0 < intercept[2]
+    assert slope[1] < 1 < slope[2]
+    assert intercept[1] < 0 < intercept[2]
     assert error[1] <= error[0] <= error[2] < 0.06
     assert found["prevalence"]["Effusion"] == pytest.approx(truth.mean(), abs=1e-4)
 
@@ -127,7 +130,8 @@ def test_a_label_with_few_positives_has_no_calibration() -> None:
 
     found = calibration(truth, np.full((100, 1), 0.1), ["Hernia"], np.ones((3, 100)), fewest=15)
 
-    assert found["labels"] == {} and found["prevalence"] == {"Hernia": 0.05}
+    assert found["labels"] == {}
+    assert found["prevalence"] == {"Hernia": 0.05}
 
 
 def test_platt_scaling_recovers_the_curve_that_made_the_labels() -> None:
@@ -162,8 +166,10 @@ def test_deciles_cut_into_tenths() -> None:
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_deciles_of_one_value_still_rise(value: float) -> None:
     edges = deciles(np.full((50, 1), value))[0]
-    assert len(edges) == 9 and all(low < high for low, high in pairwise(edges))
-    assert 0 <= edges[0] == pytest.approx(value, abs=1e-5) and edges[-1] <= 1
+    assert len(edges) == 9
+    assert all(low < high for low, high in pairwise(edges))
+    assert 0 <= edges[0] == pytest.approx(value, abs=1e-5)
+    assert edges[-1] <= 1
 
 
 SHOWN = ("Cardiomegaly", "Effusion", "Pneumothorax")
@@ -189,7 +195,8 @@ def images(card: registry.Card, seed: int, count: int = IMAGES) -> Scored:
 
 def test_at_specific_one_in_ten_healthy_images_gets_a_finding_at_most(card: registry.Card) -> None:
     value, low, high = choose_points(images(card, 1), SHOWN)["specific"]["without_finding_called"]
-    assert low <= value <= FALSE_ALARMS and low < value < high
+    assert low <= value <= FALSE_ALARMS
+    assert low < value < high
     assert value > FALSE_ALARMS - 0.03, "no more is given away than has to be"
 
 
@@ -221,7 +228,8 @@ def test_other_images_are_judged_by_the_card_s_thresholds_and_by_source(card: re
     result = measured_points(images(card, 6), with_points(card, choose_points(images(card, 5), SHOWN)), SHOWN)
     specific, balanced, sensitive = (result[point] for point in ("specific", "balanced", "sensitive"))
     called = [point["without_finding_called"][0] for point in (specific, balanced, sensitive)]
-    assert called == sorted(set(called)) and list(specific["labels"]) == list(SHOWN)
+    assert called == sorted(set(called))
+    assert list(specific["labels"]) == list(SHOWN)
     assert specific["sources"] == {"a": specific["without_finding_called"]}
     for rare, often in ((specific["labels"][name], sensitive["labels"][name]) for name in SHOWN):
         assert rare["present_ratio"][0] > often["present_ratio"][0] > 1 > often["absent_ratio"][0]
@@ -288,10 +296,8 @@ def result(download: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def test_a_full_download_is_measured_without_being_told_what_it_is(result: dict[str, Any]) -> None:
     assert result["data"]["set"] == "NIH ChestX-ray14"
     assert (result["main"]["images"], result["main"]["patients"]) == (80, 40)
-    assert (
-        "Effusion" in result["main"]["labels_counted"]
-        and "Effusion" in result["calibration"]["nih"]["labels"]
-    )
+    assert "Effusion" in result["main"]["labels_counted"]
+    assert "Effusion" in result["calibration"]["nih"]["labels"]
     (other,) = result["opinions"].values()  # named by its source, and nothing of it in the figures above
     assert (other["images"], other["findings"]["Effusion"]["positives"]) == (80, 40)
     assert result["boxes"]["boxes"] == 1  # one box in the test list, in pixels of 1,024, of a file of 128
@@ -301,7 +307,9 @@ def test_a_full_download_is_measured_without_being_told_what_it_is(result: dict[
 def test_what_it_returns_is_json_and_text(result: dict[str, Any]) -> None:
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     text = figures_text(result)
-    assert text.endswith("Not for diagnostic use.") and "None" not in text and "nan" not in text
+    assert text.endswith("Not for diagnostic use.")
+    assert "None" not in text
+    assert "nan" not in text
 
 
 def test_labels_without_images_have_no_figures_and_no_support(result: dict[str, Any]) -> None:
@@ -341,7 +349,8 @@ def test_a_sites_manifest_is_measured_on_adults_by_the_labels_that_the_model_has
     assert (found["main"]["images"], found["with_children"]["images"]) == (78, 80)
     assert (found["labels"], found["labels_left_out"]) == (["Effusion", "Pleural_Thickening"], ["Hernia"])
     assert (found["probes"], found["model"]["id"]) == ({}, "renamed")  # there is nothing to learn from
-    assert "mean_auc_hog" not in found["main"] and "None" not in figures_text(found)
+    assert "mean_auc_hog" not in found["main"]
+    assert "None" not in figures_text(found)
 
 
 def test_a_split_without_images_is_refused(download: Path, tmp_path: Path) -> None:
@@ -356,7 +365,9 @@ def test_the_source_alone_is_a_classifier_where_sources_differ() -> None:
     scores = evaluation.source_scores([*[ill] * 20, *[well] * 20], [ill, well, _image("elsewhere", 1)])[
         :, EFFUSION
     ]
-    assert scores[0] > 0.9 and scores[1] < 0.1 and scores[2] == pytest.approx(0.5)
+    assert scores[0] > 0.9
+    assert scores[1] < 0.1
+    assert scores[2] == pytest.approx(0.5)
 
 
 def test_the_figures_fit_into_a_card_and_onto_its_page(result: dict[str, Any], tmp_path: Path) -> None:
@@ -371,7 +382,8 @@ def test_the_figures_fit_into_a_card_and_onto_its_page(result: dict[str, Any], t
 
     assert card.details["metrics"]["mean_auc"] == result["main"]["mean_auc"]
     assert page.index("Not for diagnostic use") < page.index("Intended use")
-    assert "| nih | sex | F |" in page and "None" not in page
+    assert "| nih | sex | F |" in page
+    assert "None" not in page
 
 
 def test_the_verb_prints_the_same_as_json(result: dict[str, Any], download: Path) -> None:

@@ -67,8 +67,10 @@ def test_the_exported_graph_says_where_each_logit_comes_from_and_a_mirrored_pict
     with torch.inference_mode():
         (logits, features, places), (again, _, turned) = pair(images), pair(images.flip(3))
     bias = torch.stack([network.head.bias for network in pair.networks]).mean(0)
-    assert features.shape == (2, 1280, 2, 2) and torch.allclose(places.mean((2, 3)) + bias, logits, atol=1e-4)
-    assert torch.allclose(logits, again, atol=1e-4) and torch.allclose(places, turned.flip(3), atol=1e-4)
+    assert features.shape == (2, 1280, 2, 2)
+    assert torch.allclose(places.mean((2, 3)) + bias, logits, atol=1e-4)
+    assert torch.allclose(logits, again, atol=1e-4)
+    assert torch.allclose(places, turned.flip(3), atol=1e-4)
 
 
 def test_what_is_stored_in_half_precision_says_the_same_in_half_the_bytes(
@@ -103,7 +105,8 @@ def test_the_outline_network_sees_frame_and_mask_in_the_same_place(data: Path) -
     batches = ovarian.OutlineBatches(ovarian.OutlineRecipe(batch=3), *pairs)
     (images, wanted), (again, _) = batches[5], batches[5]
     bright = images[:, 0] > images[:, 0].amax((1, 2), keepdim=True) * 0.6
-    assert ((bright == (wanted[:, 0] > 0.5)).float().mean() > 0.93).item() and torch.equal(images, again)
+    assert ((bright == (wanted[:, 0] > 0.5)).float().mean() > 0.93).item()
+    assert torch.equal(images, again)
 
 
 def held_out(data: Path, logits: np.ndarray, fold: np.ndarray) -> ovarian.HeldOut:
@@ -116,7 +119,8 @@ def test_predictions_come_back_as_they_were_written(data: Path, tmp_path: Path) 
     made = held_out(data, logits, np.arange(len(frames)) % FOLDS)
     ovarian.write_predictions(made, tmp_path)
     found = ovarian.read_predictions(frames[::-1], tmp_path)
-    assert np.array_equal(found.logits[0], logits[::-1]) and found.folds.tolist() == made.folds[::-1].tolist()
+    assert np.array_equal(found.logits[0], logits[::-1])
+    assert found.folds.tolist() == made.folds[::-1].tolist()
     with pytest.raises(DataMissing, match="no prediction"):
         ovarian.read_predictions((*frames, type(frames[0])("new", Path(), Path(), 0, "", "", 0)), tmp_path)
 
@@ -161,7 +165,8 @@ def test_a_gate_parts_what_it_was_shown(tmp_path: Path) -> None:
     inside, outside = (random.normal(shift, 1, (440, 64)).astype(np.float32) for shift in (0.0, 3.0))
     made = ovarian.fit_gate(inside[:400], {"others": outside[:400]})
     own, others = made.distance(inside[400:]), made.distance(outside[400:])
-    assert (own <= 1).mean() > 0.8 and (others <= 1).mean() == 0.0
+    assert (own <= 1).mean() > 0.8
+    assert (others <= 1).mean() == 0.0
     rows = [(ovarian.FRAMES, str(row), 0, value) for row, value in enumerate(own.tolist())]
     ovarian.write_gate([*rows, ("others", "a", 0, 3.0)], tmp_path / "g.csv")
     assert ovarian.gate_limit(tmp_path / "g.csv") <= own.max()

@@ -81,7 +81,8 @@ def test_one_folder_of_images_gives_the_same_table(download: Path, tmp_path: Pat
 def test_val_is_the_same_however_much_is_unpacked(download: Path, tmp_path: Path) -> None:
     part = shutil.copytree(download, tmp_path / "part", ignore=shutil.ignore_patterns("images_002"))
     whole, found = {image.path.name: image.split for image in chest_set(download).images}, chest_set(part)
-    assert len(found.images) == 40 and all(whole[image.path.name] == image.split for image in found.images)
+    assert len(found.images) == 40
+    assert all(whole[image.path.name] == image.split for image in found.images)
     assert any("40 of 80 listed images are not there" in note for note in found.notes)
 
 
@@ -117,12 +118,14 @@ def test_the_cache_of_reduced_images_knows_two_sets_of_the_same_names(download: 
     names = {image.path.name for image in other}
     same = [image for image in chest_set(download).images if image.path.name in names]
     first, second = (reduced_images(one, Chain(side=64), tmp_path / "cache") for one in (same, other))
-    assert first.shape == second.shape and not np.array_equal(first, second)
+    assert first.shape == second.shape
+    assert not np.array_equal(first, second)
 
 
 def test_a_manifest_of_ones_own_is_read(tmp_path: Path) -> None:
     found = chest_set(_manifest(tmp_path, [("a.jpg", "p1", "70", "1", ""), ("b.png", "p2", "15", "", "1")]))
-    assert found.labels == ("Effusion", "Mass") and chest_set(tmp_path).images == found.images
+    assert found.labels == ("Effusion", "Mass")
+    assert chest_set(tmp_path).images == found.images
     assert [image.adult for image in found.images] == [True, False]
     assert label_matrix(found.images)[:, LABELS.index("Effusion")].tolist() == [1.0, 0.0]
     assert all(image.is_in("test") and image.is_in("val") for image in found.images)  # it has no splits
@@ -217,8 +220,10 @@ def test_the_verb_does_not_replace_a_manifest_unless_told_to(download: Path, tmp
     out = tmp_path / "splits.csv"
     out.write_text("precious")
     refused = _run("--data", download, "--out", out)
-    assert (refused.exit_code, out.read_text()) == (66, "precious") and "--force" in refused.output
-    assert _run("--data", download, "--out", out, "--force").exit_code == 0 and out.read_text() != "precious"
+    assert (refused.exit_code, out.read_text()) == (66, "precious")
+    assert "--force" in refused.output
+    assert _run("--data", download, "--out", out, "--force").exit_code == 0
+    assert out.read_text() != "precious"
 
 
 def _run(*arguments: object) -> Result:
@@ -254,7 +259,9 @@ def test_a_set_is_recognised_and_every_file_of_it_is_read(laid_out: Callable[[st
     assert [layout.name for layout in LAYOUTS if layout.lies_in(laid_out(name))] == [name]
     for image in found.images:
         grey = read_grey(image.path)
-        assert grey.ndim == 2 and grey.std() > 10 and image.labels <= {*found.labels, "No Finding"}
+        assert grey.ndim == 2
+        assert grey.std() > 10
+        assert image.labels <= {*found.labels, "No Finding"}
         assert all(mask.read(grey.shape).shape == grey.shape for mask in image.masks.values())
 
 
@@ -381,7 +388,8 @@ def test_otu_keeps_its_official_part_for_measuring_and_near_duplicates_out_of_it
     assert by_name["8"].labels == {"High-grade_Serous_Cystadenoma"}
     assert by_name["8"].masks["lesion"].path.name == "8_binary.PNG"
     frames = ovarian_frames(laid_out("otu-2d"))
-    assert [frame.label for frame in frames[:8]] == list(range(8)) and 0.05 < frames[0].lesion().mean() < 0.2
+    assert [frame.label for frame in frames[:8]] == list(range(8))
+    assert 0.05 < frames[0].lesion().mean() < 0.2
 
 
 def test_a_table_of_ones_own_may_be_unsure_and_name_its_parts_otherwise(tmp_path: Path) -> None:

@@ -140,7 +140,9 @@ def test_every_part_that_turned_out_to_be_marked_is_a_listed_one() -> None:
 @pytest.mark.data
 def test_coloured_marks_are_known_on_validation_frames_only(data: Path) -> None:
     found = next(cleaning.coloured_frames(data))
-    assert found.marks and found.known[found.owners > 0].all() and found.known.mean() < 1
+    assert found.marks
+    assert found.known[found.owners > 0].all()
+    assert found.known.mean() < 1
 
 
 def test_the_page_about_the_models_shows_what_the_evaluations_wrote_into_the_card(tmp_path: Path) -> None:
@@ -158,12 +160,11 @@ def test_the_page_about_the_models_shows_what_the_evaluations_wrote_into_the_car
     details = {"detector": {"threshold": 0.4}, **tomlkit.parse(card.read_text()).unwrap()}
     shown = replace(registry.find("ultrasound-marks-unet"), details=details)
     page = "\n".join(figure_lines(next(p for p in PAGES if p.file == "ultrasound.md"), shown))
-    assert "| network | 0.500 [" in page and "| network | 0.01458" in page
-    assert (
-        "* marks: 4" in page
-        and "* marks found: 0.500 [" in page
-        and "| rapidocr | 4 | 0 | 0.5271 | 0 |" in page
-    )
+    assert "| network | 0.500 [" in page
+    assert "| network | 0.01458" in page
+    assert "* marks: 4" in page
+    assert "* marks found: 0.500 [" in page
+    assert "| rapidocr | 4 | 0 | 0.5271 | 0 |" in page
 
 
 def mask_of(row: dict[str, str], where: Path = MARKS) -> np.ndarray:
@@ -176,7 +177,8 @@ def test_every_listed_object_is_in_its_mask() -> None:
     for row in objects:
         left, top, right, bottom = (int(row[side]) for side in ("left", "top", "right", "bottom"))
         part = mask_of(row)[top:bottom, left:right]
-        assert part.shape == (bottom - top, right - left) and part.any(), row
+        assert part.shape == (bottom - top, right - left), row
+        assert part.any(), row
 
 
 def test_every_pixel_of_a_mask_belongs_to_one_listed_object() -> None:
@@ -184,7 +186,8 @@ def test_every_pixel_of_a_mask_belongs_to_one_listed_object() -> None:
     for frame in rows(MARKS / "frames.csv"):
         listed = {int(row["object_id"]) for row in objects if row["file"] == frame["file"]}
         mask, owners = mask_of(frame), mask_of(frame, MARKS / "owners")
-        assert np.array_equal(owners > 0, mask > 0) and set(np.unique(mask)) <= set(MarkClass), frame["file"]
+        assert np.array_equal(owners > 0, mask > 0), frame["file"]
+        assert set(np.unique(mask)) <= set(MarkClass), frame["file"]
         assert set(np.unique(owners)) == {0, *listed}, frame["file"]
 
 
@@ -216,10 +219,13 @@ def test_every_marked_object_lies_in_a_listed_frame_and_has_a_class() -> None:
     """A box beyond its frame, or of a frame that is not judged, would be lost without a word."""
     frames = {(row["set"], row["file"]) for row in rows(DATA / "content" / "frames.csv")}
     objects = list(rows(DATA / "content" / "objects.csv"))
-    assert len(frames) >= 120 and {cleaning.Content(row["class"]) for row in objects} == set(cleaning.Content)
+    assert len(frames) >= 120
+    assert {cleaning.Content(row["class"]) for row in objects} == set(cleaning.Content)
     for row in objects:
         left, top, right, bottom = (int(row[side]) for side in ("left", "top", "right", "bottom"))
-        assert (row["set"], row["file"]) in frames and left < right and top < bottom, row
+        assert (row["set"], row["file"]) in frames, row
+        assert left < right, row
+        assert top < bottom, row
 
 
 def test_shares_cut_lines_and_identity_are_counted() -> None:
@@ -270,15 +276,14 @@ def test_ink_is_what_the_class_says() -> None:
     picture[10:20, 10:12] = 200  # a stroke
     picture[30:50, 30:50, 0] = 200  # a coloured patch
     letters = cleaning.ink(cleaning.Content.SETTING, picture, within)
-    assert (
-        letters[15, 10]
-        and not letters[40, 40]
-        and int(cleaning.ink(cleaning.Content.FLOW, picture, within).sum()) == 400
-    )
+    assert letters[15, 10]
+    assert not letters[40, 40]
+    assert int(cleaning.ink(cleaning.Content.FLOW, picture, within).sum()) == 400
     assert cleaning.ink(cleaning.Content.GREY_BAR, picture, within).all()
     picture[:, 55:57] = 200
     ticks = cleaning.ink(cleaning.Content.RULER, picture, within)
-    assert ticks[15, 10] and not ticks[30, 55]
+    assert ticks[15, 10]
+    assert not ticks[30, 55]
 
 
 def test_a_frame_that_is_withheld_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +332,8 @@ def outcome_of(
 
 def test_a_picture_that_was_not_cleaned_is_found_out(burned: BurnIn, reader: legible.RapidOcr) -> None:
     count = outcome_of(burned, result_of(burned.image, burned.mask > 0), [reader]).counts["rapidocr"]
-    assert len(count.left) == count.before > 2 and count.elsewhere
+    assert len(count.left) == count.before > 2
+    assert count.elsewhere
 
 
 def test_a_picture_without_the_overlay_holds_nothing_of_it(burned: BurnIn, reader: legible.RapidOcr) -> None:
@@ -374,11 +380,9 @@ def test_a_surname_alone_is_a_leak_but_not_a_legible_token_and_keys_are_not_look
     token = legible.Token(
         "NOWAKJ12FEB1961", legible.words_of("NOWAK^J 12 Feb 1961"), np.zeros((4, 2), np.float32), 1
     )
-    assert (
-        not legible.is_read(token, ("NOWAK",))
-        and legible.leaks(token, ("XNOWAKX",))
-        and not legible.leaks(token, ("DOB", "J1"))
-    )
+    assert not legible.is_read(token, ("NOWAK",))
+    assert legible.leaks(token, ("XNOWAKX",))
+    assert not legible.leaks(token, ("DOB", "J1"))
     assert legible.words_of("Name: Kim, J. DOB 1961/03/05") == ("KIM", "1961")
 
 
@@ -393,10 +397,8 @@ def test_a_line_is_turned_level_before_it_is_read(angle: float, reader: legible.
 
 
 def test_nothing_left_of_five_hundred_means_at_most_six_in_a_thousand() -> None:
-    assert (
-        legible.at_most(0, 500) == pytest.approx(0.006, abs=1e-4)
-        and legible.at_most(0, 0) == legible.at_most(3, 3) == 1.0
-    )
+    assert legible.at_most(0, 500) == pytest.approx(0.006, abs=1e-4)
+    assert legible.at_most(0, 0) == legible.at_most(3, 3) == 1.0
 
 
 def test_a_missing_engine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,7 +407,8 @@ def test_a_missing_engine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         [legible.LegibleOutcome(0, "a", 1, released=False, reason="too much")], "test", "research"
     )
     assert [engine.name for engine in legible.engines()] == ["rapidocr"]
-    assert "not installed" in result["tesseract"] and result["quarantined"]["pictures"] == 1
+    assert "not installed" in result["tesseract"]
+    assert result["quarantined"]["pictures"] == 1
 
 
 @pytest.mark.debian("tesseract-ocr")
@@ -453,14 +456,16 @@ def test_the_exported_detector_says_what_the_trained_one_says(
     picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
     ours = marks.torch_finder(exported[0]).find(picture)
     theirs = MarkFinder(OnnxRuntime((exported[1] / f"{marks.ID}.onnx").read_bytes(), 1)).find(picture)
-    assert theirs.marked.shape == theirs.classes.shape == shape and theirs.classes.min() >= 1
+    assert theirs.marked.shape == theirs.classes.shape == shape
+    assert theirs.classes.min() >= 1
     assert np.abs(ours.marked - theirs.marked).max() < 1e-4
     assert (ours.classes == theirs.classes).mean() > 0.999
 
 
 def test_the_card_is_one_that_the_registry_reads(exported: tuple[marks.MarkNetwork, Path]) -> None:
     registry.verify(card := registry.find(marks.ID, exported[1]))
-    assert card.details["detector"]["threshold"] == 0.4 and card.details["training"]["fonts"]["held-out"]
+    assert card.details["detector"]["threshold"] == 0.4
+    assert card.details["training"]["fonts"]["held-out"]
 
 
 def test_grey_pictures_are_found_in_as_well(exported: tuple[marks.MarkNetwork, Path]) -> None:
@@ -484,8 +489,10 @@ def test_ignored_pixels_teach_nothing_and_any_mark_teaches_the_rest(known: bool)
         targets[0, 0, 0], targets[0, 5, 5] = 0, marks.ANY_MARK
     logits = torch.zeros(1, len(marks.CLASSES), 16, 16, requires_grad=True)
     marks.loss_of(logits, targets, SMALL).backward()  # type: ignore[no-untyped-call]
-    assert logits.grad is not None and bool(torch.isfinite(logits.grad).all())
-    assert not logits.grad[0, :, 9, 9].any() and (logits.grad[0, 0, 5, 5] > 0) == known  # less background ...
+    assert logits.grad is not None
+    assert bool(torch.isfinite(logits.grad).all())
+    assert not logits.grad[0, :, 9, 9].any()
+    assert (logits.grad[0, 0, 5, 5] > 0) == known  # less background ...
     assert len(set(logits.grad[0, 1:, 5, 5].tolist())) == 1  # ... and no kind preferred
 
 
@@ -510,7 +517,8 @@ def test_scores_tell_a_perfect_mask_from_an_empty_one() -> None:
 @pytest.mark.data
 def test_batches_depend_on_seed_and_iteration_alone(data: Path) -> None:
     whole, resumed = (marks.MarkBatches(data, marks.Mix(pictures=2, crops=1, side=64), 4) for _ in range(2))
-    assert all(map(torch.equal, whole[2], resumed[2])) and not torch.equal(whole[0][0], whole[2][0])
+    assert all(map(torch.equal, whole[2], resumed[2]))
+    assert not torch.equal(whole[0][0], whole[2][0])
 
 
 @pytest.mark.data
@@ -518,7 +526,8 @@ def test_real_frames_teach_coloured_marks_and_nothing_unknown(data: Path) -> Non
     frames = marks.real_frames(data)
     picture, targets = frames[0].sample()
 
-    assert len(frames) > 150 and picture.shape[:2] == targets.shape
+    assert len(frames) > 150
+    assert picture.shape[:2] == targets.shape
     assert set(np.unique(targets)) <= {0, marks.IGNORED, marks.ANY_MARK}
     assert 10 < (targets == marks.ANY_MARK).sum() < 0.1 * targets.size
 
@@ -548,7 +557,8 @@ def test_what_is_missing_or_wrong_is_told_by_the_status(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     done = run(*words, "--data", tmp_path)
-    assert done.exit_code == status and (status != EXIT_DATA or len(done.stderr.strip().splitlines()) == 1)
+    assert done.exit_code == status
+    assert status != EXIT_DATA or len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.data
@@ -594,8 +604,10 @@ def inpainters() -> list[Inpainter]:
 def test_only_the_hole_is_filled_and_without_one_nothing_happens(way: Inpainter) -> None:
     picture, hole = a_hole()
     before, filled = picture.copy(), way.fill(picture, hole)
-    assert filled.dtype == np.uint8 and np.array_equal(picture, before)
-    assert np.array_equal(filled[~hole], picture[~hole]) and not np.array_equal(filled[hole], picture[hole])
+    assert filled.dtype == np.uint8
+    assert np.array_equal(picture, before)
+    assert np.array_equal(filled[~hole], picture[~hole])
+    assert not np.array_equal(filled[hole], picture[hole])
     assert np.array_equal(way.fill(picture, np.zeros_like(hole)), picture)
 
 
@@ -641,14 +653,17 @@ def test_figures_of_a_known_difference() -> None:
     filled = np.where(mask[..., None], np.where(truth > 127, truth - 10, truth + 10), truth).astype(np.uint8)
     inside, whole = cleaning.figures(filled, truth, mask)
     assert inside[:3] == pytest.approx([10, (10 / 255) ** 2, 20 * np.log10(25.5)])
-    assert whole[0] == pytest.approx(10 * mask.mean()) and inside[3] < whole[3] < 1
+    assert whole[0] == pytest.approx(10 * mask.mean())
+    assert inside[3] < whole[3] < 1
     assert cleaning.figures(truth, truth, mask)[:, 3] == pytest.approx(1)
 
 
 def test_kid_is_near_nothing_for_one_distribution_and_large_for_two() -> None:
     one, same = np.random.default_rng(0).normal(size=(2, 80, 2, 16)).astype(np.float32)
     near, far = (cleaning.kernel_distances(other, one) for other in (same, same + 1))
-    assert abs(near.mean()) < 0.1 and far.mean() > 10 * abs(near.mean()) and far.min() > near.max()
+    assert abs(near.mean()) < 0.1
+    assert far.mean() > 10 * abs(near.mean())
+    assert far.min() > near.max()
 
 
 @pytest.mark.data
@@ -657,7 +672,8 @@ def test_the_table_has_a_row_per_way_and_the_reference_beats_doing_nothing(data:
     result = cleaning.evaluate_inpaint(data, ways, None, pictures=6, split="val")
     rows = {row["name"]: row for row in result["rows"]}
 
-    assert list(rows) == ["uncleaned", "telea", "navier-stokes"] and rows["navier-stokes"]["mask"] == "given"
+    assert list(rows) == ["uncleaned", "telea", "navier-stokes"]
+    assert rows["navier-stokes"]["mask"] == "given"
     assert rows["navier-stokes"]["inside"]["psnr"][0] > rows["uncleaned"]["inside"]["psnr"][0] + 3
     assert "difference" in rows["telea"]["inside"]
     json.dumps(result)
@@ -705,8 +721,10 @@ def drawn(request: pytest.FixtureRequest) -> list[BurnIn]:
 @FAMILIES
 def test_the_same_seed_gives_the_same_picture_and_another_seed_another(family: StyleFamily) -> None:
     one, again, other = (burn_in(speckle(), family, (3, number)) for number in (1, 1, 2))
-    assert np.array_equal(one.image, again.image) and np.array_equal(one.owners, again.owners)
-    assert one.objects == again.objects and not np.array_equal(one.image, other.image)
+    assert np.array_equal(one.image, again.image)
+    assert np.array_equal(one.owners, again.owners)
+    assert one.objects == again.objects
+    assert not np.array_equal(one.image, other.image)
 
 
 def test_the_mask_is_just_what_changed(drawn: list[BurnIn]) -> None:
@@ -794,7 +812,8 @@ def test_a_bar_under_text_stays_in_the_clean_picture() -> None:
 def test_white_on_white_is_no_object() -> None:
     canvas = Canvas(np.full((50, 60, 3), 255, np.uint8))
     canvas.burn([Stamp(np.full((50, 60), 255, np.uint8), (255, 255, 255))], MarkClass.LOGO, Meaning.LOGO)
-    assert canvas.objects == [] and not canvas.owners.any()
+    assert canvas.objects == []
+    assert not canvas.owners.any()
 
 
 @pytest.mark.data
@@ -837,7 +856,8 @@ def test_a_reader_that_was_trained_is_the_one_that_the_node_runs(
     assert (line_reader.ID, found.path, found.details["symbols"]["read"]) == (LINES, card, SYMBOLS)
     assert found.details["training"]["fonts"] == line_reader.PACKAGES.split()
     tools = shared_tools(tmp_path)
-    assert tools.models[1] == found.ref != shared_tools().models[1] and tools.reader.small is not None
+    assert tools.models[1] == found.ref != shared_tools().models[1]
+    assert tools.reader.small is not None
     tools.reader.small.read(burn(np.zeros((20, 90), np.uint8), "Gn -2", (4, 2), 255, 14))
 
 
@@ -861,10 +881,13 @@ def test_lines_are_drawn_alike_by_one_seed_and_every_symbol_has_an_output() -> N
         return [line_reader.synthetic_line(random, [linear_echo()]) for _ in range(40)]
 
     for (picture, text), (again, same) in zip(drawn(1), drawn(1), strict=True):
-        assert np.array_equal(picture, again) and text == same == known(text)
+        assert np.array_equal(picture, again)
+        assert text == same == known(text)
     lines, symbols, lengths = line_reader.batch_of(drawn(2))
-    assert lines.shape[:3] == (40, 1, HEIGHT) and lines.shape[3] % 64 == 0
-    assert int(lengths.sum()) == len(symbols) and 0 < int(symbols.min()) <= int(symbols.max()) <= len(SYMBOLS)
+    assert lines.shape[:3] == (40, 1, HEIGHT)
+    assert lines.shape[3] % 64 == 0
+    assert int(lengths.sum()) == len(symbols)
+    assert 0 < int(symbols.min()) <= int(symbols.max()) <= len(SYMBOLS)
     assert lines.shape[3] // 4 >= 2 * int(lengths.max()) + 1  # CTC parts equal letters by a blank
     assert 0 in lengths  # pictures without letters
 
@@ -888,7 +911,9 @@ def test_readers_are_measured_on_real_lines(data: Path, tmp_path: Path) -> None:
     lab.table(tmp_path / "lines.csv", list(some[0]), [list(row.values()) for row in some])
     result = line_reader.evaluate_reader(data, tmp_path, shared_tools().reader, 2)
     assert result["lines"] == result["us_ovarian"]["ours"]["lines"] == 6
-    assert result["names_dates_numbers"] > 0 and {"ours", "rapidocr"} <= set(result["readers"])
+    assert result["names_dates_numbers"] > 0
+    assert {"ours", "rapidocr"} <= set(result["readers"])
     for figures in result["readers"].values():
         value, low, high = figures["character_error"]
-        assert low <= value <= high and 0 <= figures["taken_for_harmless"] <= result["names_dates_numbers"]
+        assert low <= value <= high
+        assert 0 <= figures["taken_for_harmless"] <= result["names_dates_numbers"]

@@ -10,7 +10,7 @@ import pytest
 from dicom_node.people import users
 from tests.console_lab import ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox
-from tests.unit.console.illustrated import analysed, illustrated
+from tests.unit.dicom_console.illustrated import analysed, illustrated
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -45,9 +45,9 @@ from dicom_node.people.queues import days_left, forget_past, note_free_space
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import Stored, an_association
-from tests.unit.inbox.objects import changed
+from tests.unit.jobs.scoring_lab import Scoring, counted, scoring, write_card
 from tests.unit.jobs.worker_lab import work
-from tests.unit.monitoring.scoring_lab import Scoring, counted, scoring, write_card
+from tests.unit.receive.objects import changed
 
 DAY = timedelta(days=1)
 NOW = utc_now()

@@ -115,7 +115,7 @@ class Scoring(Obedient):
 def scoring(models_dir: Path, do: str = "find", log: Path | None = None, **workers: Any) -> dict[str, Any]:
     """One rule with the pipeline, whose card lies in ``models_dir``."""
     pipelines.PIPELINES["scoring"] = EntryPoint(
-        "scoring", "tests.unit.monitoring.scoring_lab:Scoring", pipelines.GROUP
+        "scoring", "tests.unit.jobs.scoring_lab:Scoring", pipelines.GROUP
     )
     made = configuration(do, log, models_dir=models_dir, **workers)
     made["rules"][0]["pipeline"] = "scoring"

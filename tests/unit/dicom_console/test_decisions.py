@@ -74,9 +74,9 @@ from tests.modality import chest, data_set, part_10, ultrasound
 from tests.pacs_lab import FakeArchive, answer_for, film, free_port, peer, run_pacs
 from tests.result_reading import content, groups_of, named, of_type
 from tests.rows import NOW, Stored, a_study
-from tests.unit.console.illustrated import PLACE, illustrated, image, scrubbing
-from tests.unit.inbox.objects import changed
+from tests.unit.dicom_console.illustrated import PLACE, illustrated, image, scrubbing
 from tests.unit.jobs.worker_lab import work
+from tests.unit.receive.objects import changed
 from tests.validators import dciodvfy_errors
 
 
@@ -96,7 +96,8 @@ def assess_first() -> dict[str, object]:
 
 def test_a_reader_accepts_what_he_saw(assessing: ConsoleLab) -> None:
     viewer, reader = assessing.browser(UserRole.VIEWER), assessing.browser(UserRole.READER)
-    assert "wait for an assessment" in viewer.page("/studies/1") and "Accept and send" not in viewer.text
+    assert "wait for an assessment" in viewer.page("/studies/1")
+    assert "Accept and send" not in viewer.text
     assert viewer.post("/studies/1/accept", as_of="x") == 403
     reader.get("/studies/1")
     for seen, status, state in (("0" * 16, 409, "unassessed"), (reader.field("as_of"), 303, "pending")):
@@ -110,7 +111,9 @@ def test_a_reader_accepts_what_he_saw(assessing: ConsoleLab) -> None:
 def test_programs_assess_accept_and_reject(assessing: ConsoleLab) -> None:
     viewer, reader = Program(assessing, UserRole.VIEWER), Program(assessing, UserRole.READER)
     status, found = viewer.ask("GET", "/studies/1/assessment")
-    assert status == 200 and found["waiting"] == len(assessing.rows(Delivery)) and found["decisions"] == []
+    assert status == 200
+    assert found["waiting"] == len(assessing.rows(Delivery))
+    assert found["decisions"] == []
     row = viewer.ask("GET", "/studies/1")[1]["findings"][0]
     rejected = {**{key: row[key] for key in ("finding", "model", "tracking_uid")}, "verdict": "rejected"}
     assert viewer.ask("POST", "/studies/1/assessment/findings", json=rejected)[0] == 403
@@ -201,18 +204,21 @@ def test_it_refers_to_the_report_and_to_the_tracking_uids_of_its_findings(site: 
         for series in document.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
         for item in series.ReferencedSOPSequence
     }
-    assert about.SOPInstanceUID in evidence and len(evidence) == 3, "and the images"
+    assert about.SOPInstanceUID in evidence, "and the images"
+    assert len(evidence) == 3, "and the images"
     groups = groups_of(document)
     tracked = [str(named(group, "112040")[0].UID) for group in groups]
     assert tracked == [row["tracking_uid"] for row in sr.findings(report)]
     said = [item.ConceptCodeSequence[0].CodeValue for one in groups for item in named(one, "ASSESSMENT")]
     assert said == ["ACCEPTED", "REJECTED"]
     texts = [item.TextValue for group in groups for item in of_type(group, "TEXT")]
-    assert "a rib" in texts and "obedient" in texts
+    assert "a rib" in texts
+    assert "obedient" in texts
     assert [str(item.PersonName) for item in document.ContentSequence if "PersonName" in item] == ["anna^"]
     for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "AccessionNumber"):
         assert document[keyword].value == about[keyword].value
-    assert is_own_result(document) and document.VerificationFlag == "UNVERIFIED"
+    assert is_own_result(document)
+    assert document.VerificationFlag == "UNVERIFIED"
     assert sent_to(site) == [("pacs", "pending")]
 
 
@@ -400,7 +406,8 @@ def test_images_that_are_withheld_widened_or_in_doubt_wait_with_their_places(
     assert [row.places for row in desk.rows(CleaningReview)] == [[list(PLACE)]] * 3
     assert len(objects(desk, ResultKind.CLEANED)) == 3, "all but what is withheld are sent"
     browser = desk_console.at("/reviews", UserRole.OPERATOR)
-    assert "text is still found" in browser.text and "may hold letters" in browser.text
+    assert "text is still found" in browser.text
+    assert "may hold letters" in browser.text
     assert 'points="8,4 120,4 120,20 8,20 8,4 "' in browser.page("/reviews/2")
     assert "images to look at" in browser.page("/")
 
@@ -423,7 +430,8 @@ def test_what_was_accepted_is_not_asked_again(desk_console: ConsoleLab, desk: In
     assert [row["verdict"] for row in desk_console.audited("cleaning_judged")] == ["accepted", "accepted"]
     studies.rerun_rules(desk.settings, [str(desk.study(image("WIDE").StudyInstanceUID).study_instance_uid)])
     work(desk)
-    assert waiting(desk) == [] and len(desk.rows(CleaningReview)) == 2
+    assert waiting(desk) == []
+    assert len(desk.rows(CleaningReview)) == 2
     assert len(objects(desk, ResultKind.CLEANED)) == 1, "what was withheld stays here"
 
 
@@ -435,9 +443,11 @@ def test_an_image_leaves_once_a_box_covers_what_was_left(desk_console: ConsoleLa
     assert [row.state for row in desk.jobs()] == [JobState.SUCCEEDED, JobState.QUEUED]
     work(desk)
     first, new = objects(desk, ResultKind.CLEANED)
-    assert waiting(desk) == [] and [first] == before, "the other image is the same object as before"
+    assert waiting(desk) == [], "the other image is the same object as before"
+    assert [first] == before, "the other image is the same object as before"
     made = dcmread(new)
-    assert not made.pixel_array[:30, :130].any() and made.pixel_array[40:].any()
+    assert not made.pixel_array[:30, :130].any()
+    assert made.pixel_array[40:].any()
     assert "1 place was marked by a person (operator) on 20" in made.DerivationDescription
     assert "verified that no text is left" in made.DerivationDescription
     [fields] = desk_console.audited("cleaning_judged")
@@ -459,7 +469,8 @@ def test_an_image_that_fails_the_proof_with_its_boxes_stays_here_and_waits_again
     )
     browser.post("/reviews/2/boxes", act="clean", **BOX)
     work(desk)
-    assert len(objects(desk, ResultKind.CLEANED)) == 1 and waiting(desk) == []
+    assert len(objects(desk, ResultKind.CLEANED)) == 1
+    assert waiting(desk) == []
 
 
 def test_boxes_that_are_none_are_refused(desk_console: ConsoleLab, desk: Inbox) -> None:
@@ -476,7 +487,8 @@ def test_boxes_that_are_none_are_refused(desk_console: ConsoleLab, desk: Inbox) 
     ):
         assert browser.post("/reviews/1/boxes", act="clean", **{**BOX, **edges}) == 400, edges
         assert says in browser.text, edges
-    assert len(waiting(desk)) == 1 and len(desk.jobs()) == 1
+    assert len(waiting(desk)) == 1
+    assert len(desk.jobs()) == 1
 
 
 def tried(browser: Browser, **fields: str) -> int:
@@ -491,7 +503,8 @@ def test_a_box_becomes_a_device_rule_that_was_tried_before(desk_console: Console
     assert tried(operator) == 200
     assert operator.text.count("<figure>") == 2, "of this model and software only"
     assert "Save the rule" not in operator.text
-    assert tried(admin) == 200 and 'name="act" value="save"' in admin.text
+    assert tried(admin) == 200
+    assert 'name="act" value="save"' in admin.text
     assert operator.post("/reviews/1/boxes", act="save", name="room3-banner", **BOX) == 403
     assert admin.post("/reviews/1/boxes", act="save", name="room3-banner", **BOX) == 200
     file = desk.settings.node.data_dir / DEVICE_RULES_FOLDER / "room3-banner.toml"
@@ -521,7 +534,8 @@ def test_a_device_rule_makes_new_objects_of_its_images_only(desk_console: Consol
     desk_console.browser(UserRole.ADMIN).post(f"/reviews/{number}/boxes", act="save", name="eight", **BOX)
     work(desk)
     after = {row.sop_instance_uid for row in desk.rows(Result)}
-    assert before < after and len(after - before) == 1
+    assert before < after
+    assert len(after - before) == 1
 
 
 def test_each_organ_is_a_picture_of_its_own_and_may_be_switched_on(
@@ -539,7 +553,8 @@ def test_each_organ_is_a_picture_of_its_own_and_may_be_switched_on(
     assert browser.get(f"/studies/results/{number}/masks/2") == 200
     picture = np.asarray(Image.open(io.BytesIO(browser.content)))
     assert picture.shape == (180, 240, 4)
-    assert picture[50, 150, 3] > 0 and picture[70, 80, 3] == 0  # the lung, and where the heart is
+    assert picture[50, 150, 3] > 0
+    assert picture[70, 80, 3] == 0  # the lung, and where the heart is
     for place in (f"/studies/results/{number}/masks/3", "/studies/results/1/masks/1"):
         assert browser.get(place) == 404
     assert browser.get(f"/studies/results/{number}/masks/x") == 400
@@ -593,7 +608,8 @@ def test_cines_play_as_the_file_says_within_bounds(
 ) -> None:
     inbox.settle(changed(chest("one", PIXELS), **given))
     found = re.search(r'data-about="([^"]*)"', browser.page("/studies/images/1"))
-    assert found and json.loads(html.unescape(found[1]))["rate"] == rate
+    assert found
+    assert json.loads(html.unescape(found[1]))["rate"] == rate
 
 
 def result(node: Inbox, kind: ResultKind) -> Result:
@@ -626,13 +642,15 @@ def test_every_page_of_a_study_says_whose_it_is_and_a_heat_map_what_it_is_of(nod
     ]:
         assert re.search(r'class="whose"><b>\w+.*ID-one', browser.page(f"/studies/{page}")), page
     assert browser.page("/studies/1").count("heat map: Mark") == 4, "a tile and a row for each of two"
-    assert "AI score of Mark" not in browser.text and " score</small>" in browser.text
+    assert "AI score of Mark" not in browser.text
+    assert " score</small>" in browser.text
 
 
 def test_a_report_is_a_tree_of_its_items(node: Inbox) -> None:
     tree, whole = contents.contents(node.folder / result(node, ResultKind.SR).path)
     found = {(n.name, n.value, n.note) for n in flat(tree)}
-    assert whole and found >= {
+    assert whole
+    assert found >= {
         ("Imaging Measurement Report", "", "CONTAINER"),
         ("Presence", "Suspected", "CODE"),
         ("AI score of Mark", "0.75", "NUM"),
@@ -644,7 +662,8 @@ def test_a_tree_without_end_is_cut_off(tmp_path: Path) -> None:
     large = changed(ultrasound("large"), ProcedureCodeSequence=[data_set(CodeMeaning="x" * 64)] * 5000)
     large.save_as(tmp_path / "large.dcm", enforce_file_format=True)
     tree, whole = contents.contents(tmp_path / "large.dcm")
-    assert not whole and len(list(flat(tree))) <= 3000
+    assert not whole
+    assert len(list(flat(tree))) <= 3000
 
 
 def flat(nodes: list[contents.Node]) -> Iterator[contents.Node]:
@@ -673,7 +692,8 @@ def test_the_timeline_goes_from_the_association_to_the_confirmation(node: Inbox)
         ("object sent", len(node.rows(Delivery))),
         ("object confirmed in the destination", len(node.rows(Delivery))),
     ]
-    assert steps[0]["seconds"] is None and all(step["seconds"] >= 0 for step in steps[1:])
+    assert steps[0]["seconds"] is None
+    assert all(step["seconds"] >= 0 for step in steps[1:])
 
 
 def test_a_person_chooses_between_two_versions_of_an_image(console: ConsoleLab, inbox: Inbox) -> None:
@@ -690,7 +710,8 @@ def test_a_person_chooses_between_two_versions_of_an_image(console: ConsoleLab, 
     pictures = re.findall(r'src="(/studies/received/[^"]+)"', browser.text)
     shown = [(browser.get(address), browser.content)[1] for address in pictures]
     assert len(set(shown)) == len(shown) == 2
-    assert browser.post("/studies/1/release") == 409 and "choose first" in browser.text
+    assert browser.post("/studies/1/release") == 409
+    assert "choose first" in browser.text
     assert browser.post("/studies/1/release", take1="2") == 409  # nobody says what was looked at
     assert browser.post("/studies/1/release", take1="2", as_of=seen) == 303
     assert inbox.study(image.StudyInstanceUID).state is StudyState.RECEIVING
@@ -823,7 +844,8 @@ def test_a_withdrawn_result_that_the_peer_does_not_show_is_not_sent_again(retrac
     withdraw(retracted)
     assert delivered(retracted) == [dcmread(note(retracted)).SOPInstanceUID]
     states = {row.state for row in retracted.rows(Delivery) if row.result_id == doubtful.result_id}
-    assert S.DISCARDED in states and not {S.PENDING, S.DEAD, S.UNCONFIRMED} & states
+    assert S.DISCARDED in states
+    assert not {S.PENDING, S.DEAD, S.UNCONFIRMED} & states
 
 
 def test_the_note_goes_though_the_rules_are_run_again_or_the_study_is_in_quarantine(
@@ -880,7 +902,8 @@ def test_an_operator_withdraws_by_page_and_the_audit_says_who(retracted: Console
     ):
         assert browser.post("/studies/1/withdraw", **fields) == status, fields
     browser.follow()
-    assert "To be removed by hand" in browser.text and WHY in browser.text
+    assert "To be removed by hand" in browser.text
+    assert WHY in browser.text
     browser.get("/studies/1")
     assert browser.text.count(">withdrawn</span>") == 2  # in a line for each of its two destinations
     assert "No report yet" in browser.text
@@ -937,7 +960,8 @@ def test_a_finding_is_not_rejected_while_its_results_are_accepted(
     monkeypatch.setattr(reviews, "with_verdicts", contested)
     reviews.accept_results(node.settings, UID, READER)
     other.join(20)
-    assert waited == [True] and not other.is_alive()
+    assert waited == [True]
+    assert not other.is_alive()
 
 
 @pytest.fixture
@@ -963,7 +987,8 @@ def test_what_is_discarded_says_why_on_the_page_and_nowhere_else(
         [S.DISCARDED, S.DEAD],
         StudyState.FAILED,
     )
-    assert browser.post("/outbox/2/discard", because="x") == 409 and "say why" in browser.text
+    assert browser.post("/outbox/2/discard", because="x") == 409
+    assert "say why" in browser.text
     assert browser.post("/outbox/discard-dead", because=words, destination="pacs") == 303
     browser.follow()
     assert browser.text.count(words) == 2
@@ -992,13 +1017,15 @@ def with_peers(console: ConsoleLab, *peers: dict[str, object]) -> None:
 def test_results_go_to_a_further_peer_as_far_as_it_takes_them(console: ConsoleLab, study: int) -> None:
     with_peers(console, {"name": "teaching", "results": (ResultKind.SC,)})
     browser = console.at("/studies/1", UserRole.OPERATOR)
-    assert "<option>teaching</option>" in browser.text and "<option>pacs</option>" not in browser.text
+    assert "<option>teaching</option>" in browser.text
+    assert "<option>pacs</option>" not in browser.text
     assert browser.post("/studies/1/send", peer="teaching") == 303
     sent = select(Result.kind).join(Delivery).where(Delivery.destination == "teaching")
     assert console.scalars(sent.where(Delivery.state == S.PENDING)) == [ResultKind.SC]
     assert console.get(Study, 1).state is StudyState.DELIVERING
     assert console.audited("sent_to_peer") == [{"peer": "teaching", "objects": 1}]
-    assert browser.post("/studies/1/send", peer="teaching") == 409 and "already" in browser.text
+    assert browser.post("/studies/1/send", peer="teaching") == 409
+    assert "already" in browser.text
 
 
 @pytest.mark.parametrize(
@@ -1015,7 +1042,8 @@ def test_a_peer_gets_nothing_that_is_not_meant_for_it(
 ) -> None:
     with_peers(console, peer)
     browser = console.browser(UserRole.OPERATOR)
-    assert browser.post("/studies/1/send", peer="other") == 409 and why in browser.text
+    assert browser.post("/studies/1/send", peer="other") == 409
+    assert why in browser.text
     assert browser.post("/studies/1/send", peer="nobody") == 404
 
 
@@ -1119,7 +1147,8 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
 def test_what_is_no_object_is_refused_in_words(uploader: Browser, inbox: Inbox) -> None:
     for data, why in REFUSED.values():
         uploader.upload(("file.dcm", data()))
-        assert why in outcomes(uploader)[0] and inbox.spool.pending() == [], why
+        assert why in outcomes(uploader)[0], why
+        assert inbox.spool.pending() == [], why
 
 
 def test_a_body_that_is_too_large_is_cut_off(inbox: Inbox, console: ConsoleLab) -> None:
@@ -1142,15 +1171,15 @@ def test_a_study_is_followed_from_the_spool_to_its_end(uploader: Browser, inbox:
     assert "Objects still being read: 1 of 1" in uploader.text
     inbox.settle()
     assert "still being read" not in uploader.page(address)
-    assert (
-        f'href="/studies/{inbox.study(sent.StudyInstanceUID).id}"' in uploader.text
-        and "0 of 1 jobs" in uploader.text
-    )
+    assert f'href="/studies/{inbox.study(sent.StudyInstanceUID).id}"' in uploader.text
+    assert "0 of 1 jobs" in uploader.text
     assert "All of it came to its end" not in uploader.text
     inbox.put(Job, state=JobState.NOT_APPLICABLE)
     inbox.put(Study, state=StudyState.NOT_APPLICABLE, reason="it is a leg")
-    assert "it is a leg" in uploader.page(address) and "All of it came to its end" in uploader.text
-    assert "Mueller" not in uploader.text and f'href="{address}"' in uploader.page("/upload")
+    assert "it is a leg" in uploader.page(address)
+    assert "All of it came to its end" in uploader.text
+    assert "Mueller" not in uploader.text
+    assert f'href="{address}"' in uploader.page("/upload")
     assert all(
         "Nothing was assessed, so nothing is excluded." in uploader.page(page)
         for page in ("/studies", f"/studies/{inbox.study(sent.StudyInstanceUID).id}", "/patients/1")
@@ -1164,7 +1193,8 @@ def test_a_held_study_is_found_and_called_so(uploader: Browser, inbox: Inbox) ->
     inbox.put(Study, first.study_id, state=StudyState.NOT_APPLICABLE)
     assert uploader.page("/studies").count('class="state held"') == 1
     assert uploader.page("/studies?state=held").count("<tr>") == 2, "the heading and one study"
-    assert f'href="/studies/{first.study_id}"' in uploader.text and "Nothing was" not in uploader.text
+    assert f'href="/studies/{first.study_id}"' in uploader.text
+    assert "Nothing was" not in uploader.text
     assert 'class="state held"' in uploader.page(f"/studies/{first.study_id}")
     assert uploader.get("/studies?state=nonsense") == 400
 
@@ -1191,16 +1221,19 @@ def test_an_operator_has_studies_fetched(console: ConsoleLab) -> None:
         with_archive(console, pacs.port)
         uploader, viewer = console.browser(UserRole.OPERATOR), console.browser(UserRole.VIEWER)
         assert "/fetches/archive/missing" in uploader.page("/fetches")
-        assert uploader.post("/fetches/archive/missing") == 200 and "it never came" in uploader.text
+        assert uploader.post("/fetches/archive/missing") == 200
+        assert "it never came" in uploader.text
         assert not fetched(console)
         for path, given in (("/fetches", FORM), ("/fetches/archive/missing", {"fetch": "true"})):
             assert uploader.post(path, **given) == 303
             assert viewer.post(path, **given) == 403
         uploader.get("/fetches")
-        assert "archive" in uploader.text and "waiting" in uploader.text
+        assert "archive" in uploader.text
+        assert "waiting" in uploader.text
     assert uploader.post("/fetches/archive/cancel") == uploader.post("/fetches/archive/again") == 303
     assert [row["state"] for row in fetched(console)] == ["waiting"] * 2
-    assert console.audited("studies_fetched")[-1]["studies"] == 1 and "/fetches" in uploader.page("/peers")
+    assert console.audited("studies_fetched")[-1]["studies"] == 1
+    assert "/fetches" in uploader.page("/peers")
 
 
 def test_too_many_days_are_for_the_command_and_what_is_no_date_is_refused(
@@ -1223,7 +1256,8 @@ def test_what_is_of_all_senders_is_refused(console: ConsoleLab) -> None:
         ("/fetches", FORM, "sees some only"),
         ("/fetches/archive/missing", {"fetch": "true"}, "sees some only"),
     ):
-        assert uploader.post(path, **fields) in (400, 409) and said in uploader.text, path
+        assert uploader.post(path, **fields) in (400, 409), path
+        assert said in uploader.text, path
 
 
 # Lists of studies and patients: what a row shows, orders and searches, and who sees which
@@ -1242,7 +1276,8 @@ def test_a_row_shows_picture_description_result_and_time_to_result(node: Inbox) 
     first = node.rows(Instance)[0]
     assert (row["cover"], row["seconds"]) == (first.id, 7.0)
     assert row["description"] == first.attributes.get("StudyDescription", "")
-    assert row["short_result"] and all(line.strip() for line in row["short_result"])
+    assert row["short_result"]
+    assert all(line.strip() for line in row["short_result"])
     studies.withdraw_results(
         node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side"
     )
@@ -1360,7 +1395,8 @@ def test_an_id_of_two_issuers_is_two_patients(database: Database, inbox: Inbox) 
     assert [row["patient_id"] for row in stored.read(patients.patients, "P%*")[0]] == ["P%"]
     shown = stored.read(patients.show, inbox.settings, rows[0]["study"])
     assert [row["study"] for row in shown["studies"]] == ["1.2.3", "1.2.1"]
-    assert [row["issuer"] for row in shown["others"]] == ["SOUTH"] and shown["person"] is None
+    assert [row["issuer"] for row in shown["others"]] == ["SOUTH"]
+    assert shown["person"] is None
 
 
 def test_images_of_a_patient_are_deleted_when_their_results_arrived(
@@ -1370,16 +1406,19 @@ def test_images_of_a_patient_are_deleted_when_their_results_arrived(
     assert console_of_node.browser(UserRole.OPERATOR).post("/patients/1/delete") == 403
     files = set(node.folder.glob("spool/**/*.dcm"))
     assert files
-    assert admin.post("/patients/1/delete") == 200 and "keeps its images: " in admin.text
+    assert admin.post("/patients/1/delete") == 200
+    assert "keeps its images: " in admin.text
     node.put(Delivery, state=DeliveryState.CONFIRMED, confirmed_at=NOW)
     node.put(Study, 1, state=StudyState.DELIVERED)
     assert admin.post("/patients/1/delete") == 200
     assert "1 of 1 studies: received images deleted" in admin.text
-    assert not any(file.exists() for file in files) and list(node.folder.glob("results/**/*.dcm"))
+    assert not any(file.exists() for file in files)
+    assert list(node.folder.glob("results/**/*.dcm"))
     assert "purged" in admin.page("/studies/1")
     assert "It has taken results, the newest at" in admin.page("/peers/pacs")
     assert "Delete them" not in admin.page("/patients/1"), "nothing is here"
-    assert admin.post("/patients/1/delete") == 200 and "were deleted before" in admin.text
+    assert admin.post("/patients/1/delete") == 200
+    assert "were deleted before" in admin.text
     rows = console_of_node.audit_rows()
     deleted = [(row["actor"], row["study_id"]) for row in rows if row["action"] == "objects_deleted"]
     assert deleted == [("admin", 1)]
@@ -1396,7 +1435,8 @@ def test_a_quantity_of_two_days_by_one_model_is_a_plot_and_a_higher_value_is_hig
     [plot] = activity.trends([measured(2, "2024-03-01", 0.56), measured(1, "2022-03-01", 0.51)])
     first, second = plot["points"]
     assert (first["study"], first["value"], first["day"], plot["unit"]) == (1, "0.51", "2022-03-01", "")
-    assert first["x"] < second["x"] and first["y"] > second["y"]
+    assert first["x"] < second["x"]
+    assert first["y"] > second["y"]
     for other in (measured(2, "2023-03-01", 0.5, model="ratio 3"), measured(2, "2022-03-01", 0.6)):
         assert activity.trends([measured(1, "2022-03-01", 0.5), other]) == []
 

@@ -204,7 +204,8 @@ def test_failures_are_told_at_once_and_then_once_a_minute() -> None:
         failures.fail("10.0.0.1", "no_place")
     assert failures.due() == []
     now[0] = 60.0
-    assert failures.due() == [("10.0.0.1", {"no_place": 3})] and failures.due() == []
+    assert failures.due() == [("10.0.0.1", {"no_place": 3})]
+    assert failures.due() == []
 
 
 def test_a_thousand_addresses_make_no_thousand_events() -> None:
@@ -242,7 +243,8 @@ def test_pynetdicom_reads_our_response(
     assert (ds.AffectedSOPClassUID, ds.AffectedSOPInstanceUID) == (cls, uid)
     assert (ds.MessageIDBeingRespondedTo, ds.Status) == (number, status.code)
     assert (ds.CommandField, ds.CommandDataSetType) == (0x8001, 0x0101)
-    assert ds.CommandGroupLength == len(encoded) - 12 and len(ds.get("ErrorComment", "")) <= 64
+    assert ds.CommandGroupLength == len(encoded) - 12
+    assert len(ds.get("ErrorComment", "")) <= 64
 
 
 @pytest.mark.parametrize(

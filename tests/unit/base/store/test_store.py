@@ -89,8 +89,8 @@ from tests.modality import ultrasound
 from tests.outbox_lab import Outbox
 from tests.pacs_lab import Pacs, free_port, run_pacs
 from tests.rows import Stored, a_job, a_result, a_study, an_association
-from tests.unit.inbox.objects import changed
 from tests.unit.jobs.worker_lab import configuration
+from tests.unit.receive.objects import changed
 from tests.waiting import wait_until
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -113,7 +113,8 @@ def test_an_empty_database_is_brought_up_to_date_once_and_a_foreign_one_is_refus
         database.check()
         with database.read() as session:
             drawn += session.scalars(text("SELECT drawn FROM installation")).all()
-    assert len(drawn) == 2 and len(set(drawn)) == 1
+    assert len(drawn) == 2
+    assert len(set(drawn)) == 1
     for version, words in (("9999", "newer"), ("0034", "from before release")):
         with database.write() as session:
             session.execute(text(f"UPDATE alembic_version SET version_num = '{version}'"))
@@ -188,7 +189,8 @@ def test_a_kept_lease_is_renewed_in_its_second_half_only(
     now += 29
     assert (ours.keep(), asked) == (True, ["us", "them"])
     now += 2
-    assert (ours.keep(), theirs.keep()) == (True, False) and asked == ["us", "them", "us", "them"]
+    assert (ours.keep(), theirs.keep()) == (True, False)
+    assert asked == ["us", "them", "us", "them"]
 
 
 MIGRATIONS = Path(transitions.__file__).parent / "migrations"
@@ -346,7 +348,8 @@ def test_an_event_that_another_process_commits_wakes_who_waits(database: Databas
     with theirs.write() as session:
         record(session, events.NODE_STARTED, version="1", ae_title="A")
     waiter.join(LONG)
-    assert time.monotonic() - began < LONG / 2 and ours.changes.count > seen
+    assert time.monotonic() - began < LONG / 2
+    assert ours.changes.count > seen
     theirs.dispose()
 
 
@@ -363,7 +366,8 @@ def test_pauses_grow_while_nothing_is_found_and_stay_short_where_nobody_announce
     changes, pause = Changes(), SHORTEST
     for _ in range(100):
         pause = changes.pause(pause, found=False)
-    assert pause == 0.25 and changes.pause(pause, found=True) == SHORTEST
+    assert pause == 0.25
+    assert changes.pause(pause, found=True) == SHORTEST
 
 
 def filled(folder: Path, database_url: str = "") -> Outbox:
@@ -415,8 +419,10 @@ def test_events_of_a_study_are_looked_for_by_study_and_time(tmp_path: Path) -> N
     uid = outbox.rows(Study)[0].study_instance_uid
     found = plans(outbox, lambda session: views.list_events(session, study_instance_uid=uid))
     [plan] = [plan for statement, plan in found.items() if "FROM event" in statement]
-    assert "ix_event_study_id" in plan and "ix_event_at" in plan
-    assert "SCAN" not in plan and "ix_event_number" not in plan
+    assert "ix_event_study_id" in plan
+    assert "ix_event_at" in plan
+    assert "SCAN" not in plan
+    assert "ix_event_number" not in plan
 
 
 @POSTGRESQL
@@ -454,7 +460,8 @@ def test_a_study_is_found_by_words_of_its_patients_name_and_the_database_alone_s
     assert found(inbox, "no") == found(inbox, "owak") == set()
     with closing(sqlite3.connect(inbox.folder / "node.db")) as database:
         dump = "\n".join(database.iterdump()).casefold()
-    assert "nowak" not in dump and b"nowak".hex() not in dump
+    assert "nowak" not in dump
+    assert b"nowak".hex() not in dump
 
 
 def test_without_the_key_no_name_is_stored_and_studies_come_all_the_same(
@@ -465,7 +472,8 @@ def test_without_the_key_no_name_is_stored_and_studies_come_all_the_same(
     path.write_text("no key", encoding="utf-8")
     inbox = open_inbox()
     inbox.settle(ultrasound("one"))
-    assert [row.sealed_name for row in inbox.rows(Study)] == [b""] and found(inbox, "one") == set()
+    assert [row.sealed_name for row in inbox.rows(Study)] == [b""]
+    assert found(inbox, "one") == set()
 
 
 @pytest.mark.parametrize("other", [True, False])
@@ -510,7 +518,8 @@ def test_what_failed_without_a_database_is_stored_with_begin_and_end_when_it_is_
     numbers = (events.INDEXING_FAILED.number, events.INDEXING_BACK.number)
     began, ended = (row for row in inbox.events() if row.number in numbers)
     assert (began.number, ended.number) == numbers
-    assert began.fields == {"reason": "OperationalError"} and began.at <= ended.at
+    assert began.fields == {"reason": "OperationalError"}
+    assert began.at <= ended.at
     assert abs(datetime.fromisoformat(ended.fields["since"]) - began.at) < timedelta(seconds=5)
 
 
@@ -563,12 +572,13 @@ def options_of(url: str) -> tuple[int, ...]:
 @POSTGRESQL
 def test_silence_is_noticed_before_a_lease_ends_and_the_url_may_say_otherwise(postgres_url: str) -> None:
     longest, idle, interval, count = options_of(postgres_url)
-    assert 0 < longest / 1000 < 15 and 0 < idle + interval * count < 15
+    assert 0 < longest / 1000 < 15
+    assert 0 < idle + interval * count < 15
     patient = make_url(postgres_url).update_query_dict({"tcp_user_timeout": "42000", "keepalives_count": "9"})
     assert options_of(str(patient)) == (42000, idle, interval, 9)
 
 
-SQL = (Path(__file__).resolve().parents[3] / "config" / "postgres" / "roles.sql").read_text(encoding="utf-8")
+SQL = (Path(__file__).resolve().parents[4] / "config" / "postgres" / "roles.sql").read_text(encoding="utf-8")
 
 
 ROLES = ("receives", "works", "console")

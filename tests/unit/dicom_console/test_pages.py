@@ -114,8 +114,8 @@ from tests.modality import ultrasound
 from tests.ports import free_port
 from tests.rows import NOW, Stored, a_job, a_result, a_study, an_association
 from tests.smtp_lab import WebServer
-from tests.unit.console.illustrated import illustrated
-from tests.unit.inbox.objects import changed, small_xray
+from tests.unit.dicom_console.illustrated import illustrated
+from tests.unit.receive.objects import changed, small_xray
 from tests.waiting import wait_until
 
 HERE = "192.0.2.1"
@@ -130,8 +130,10 @@ def test_a_user_signs_in_and_out_and_the_token_of_an_ended_session_is_worth_noth
     before = browser.client.cookies[console.cookie]
     browser.sign_in("viewer")
     cookie, token = browser.headers["set-cookie"], browser.client.cookies[console.cookie]
-    assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; ")) and "Max-Age" not in cookie
-    assert token != before and browser.get("/") == 200
+    assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
+    assert "Max-Age" not in cookie
+    assert token != before
+    assert browser.get("/") == 200
     assert (browser.post("/sign-out"), browser.get("/")) == (303, 303)
     browser.client.cookies.set(console.cookie, token)
     assert browser.get("/") == 303
@@ -142,7 +144,8 @@ def test_neither_password_nor_token_stands_in_the_database(console: ConsoleLab) 
     token = console.browser(UserRole.VIEWER).client.cookies[console.cookie]
     console.database.dispose()
     stored = b"".join(path.read_bytes() for path in console.settings.node.data_dir.glob("node.db*"))
-    assert b"viewer" in stored and token.encode() not in stored
+    assert b"viewer" in stored
+    assert token.encode() not in stored
     assert PASSWORD.encode() not in stored
 
 
@@ -266,8 +269,10 @@ def test_a_person_sees_and_ends_the_own_sessions_only(console: ConsoleLab) -> No
     ):
         browser.client.headers["user-agent"] = f"Mozilla/5.0 ({agent}"
         assert browser.sign_in(name) == 303
-    assert "Firefox 144, Linux" in here.page("/sessions") and "Firefox 143, Windows" in here.text
-    assert "Firefox 142" not in here.text and here.text.count("this browser") == 1
+    assert "Firefox 144, Linux" in here.page("/sessions")
+    assert "Firefox 143, Windows" in here.text
+    assert "Firefox 142" not in here.text
+    assert here.text.count("this browser") == 1
     number = {row["browser"][:11]: row["session"] for row in users.list_sessions(console.settings)}
     assert here.post(f"/sessions/{number['Firefox 142']}/end") == 404
     assert here.post(f"/sessions/{number['Firefox 143']}/end") == 303
@@ -429,7 +434,8 @@ def test_what_is_right_is_let_in_and_asked_for_as_the_standard_has_it(
     assert len({asked["state"], asked["nonce"], asked["code_challenge"]}) == 3
     assert {"HttpOnly", "SameSite=lax", "Max-Age=600"} <= set(browser.headers["set-cookie"].split("; "))
     assert provider.come_back(browser, provider.code(asked), asked["state"]) == 200
-    assert browser.get("/") == 200 and "anna@127.0.0.1" in browser.text
+    assert browser.get("/") == 200
+    assert "anna@127.0.0.1" in browser.text
     assert accounts(console) == {"anna@127.0.0.1": "reader"}
 
 
@@ -475,9 +481,9 @@ def test_a_token_that_is_not_for_this_sign_in_or_not_signed_by_the_provider_lets
     browser = console.browser()
     assert provider.sign_in(browser) == 403
     assert part == "sign" or "not for this sign-in, or not signed" in browser.text
-    assert (
-        browser.get("/") == 303 and accounts(console) == {} and len(console.audited("sign_in_refused")) == 1
-    )
+    assert browser.get("/") == 303
+    assert accounts(console) == {}
+    assert len(console.audited("sign_in_refused")) == 1
 
 
 def test_an_answer_is_good_once_and_in_the_browser_that_began(console: ConsoleLab, provider: Forger) -> None:
@@ -511,7 +517,8 @@ def test_a_session_of_before_is_not_the_session_of_after(console: ConsoleLab, pr
     browser, thief = console.browser(), console.browser()
     browser.get("/sign-in")
     before = browser.client.cookies[console.cookie]
-    assert provider.sign_in(browser) == 200 and browser.client.cookies[console.cookie] != before
+    assert provider.sign_in(browser) == 200
+    assert browser.client.cookies[console.cookie] != before
     thief.client.cookies.set(console.cookie, before)
     assert (browser.get("/"), thief.get("/")) == (200, 303)
 
@@ -529,7 +536,8 @@ def test_groups_of_any_form_give_the_highest_role(
     console: ConsoleLab, provider: Forger, groups: object, role: str
 ) -> None:
     provider.claims = {"groups": groups}
-    assert provider.sign_in(console.browser()) == 200 and list(accounts(console).values()) == [role]
+    assert provider.sign_in(console.browser()) == 200
+    assert list(accounts(console).values()) == [role]
 
 
 @pytest.mark.parametrize(
@@ -542,7 +550,8 @@ def test_without_a_group_of_the_table_nobody_is_let_in(
     browser = console.browser()
     assert provider.sign_in(browser) == 403
     assert "None of your groups may use this console" in browser.text
-    assert accounts(console) == {} and console.audited("sign_in_refused")[0]["user"] == "anna@127.0.0.1"
+    assert accounts(console) == {}
+    assert console.audited("sign_in_refused")[0]["user"] == "anna@127.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -583,14 +592,17 @@ def test_no_name_at_the_provider_is_that_of_another_account(
     local = [row for row in users.list_users(console.settings) if row["name"] == "admin"]
     assert [(row["role"], row["issuer"], row["sessions"]) for row in local] == [("admin", None, 0)]
     [mine] = accounts(console)
-    assert "@" in mine and len(mine) <= 64 and mine.isprintable()
+    assert "@" in mine
+    assert len(mine) <= 64
+    assert mine.isprintable()
     provider.claims = {"preferred_username": name, "sub": "5678", "groups": ["admins"]}
     browser = console.browser()
     again = provider.sign_in(browser)
     if name in ("", 7, None):  # then the name is the sub
         assert again == 200
         return
-    assert again == 403 and "Another person" in browser.text
+    assert again == 403
+    assert "Another person" in browser.text
     assert list(accounts(console).values()) == ["reader"]
 
 
@@ -616,10 +628,14 @@ def test_who_is_disabled_here_stays_out_whatever_the_provider_says(
     console: ConsoleLab, provider: Forger
 ) -> None:
     browser, admin = console.browser(), console.browser(UserRole.ADMIN)
-    assert provider.sign_in(browser) == 200 and browser.get("/") == 200
-    assert admin.post("/users/anna@127.0.0.1/disable") == 303 and browser.get("/") == 303
-    assert provider.sign_in(browser) == 403 and "disabled here" in browser.text
-    assert admin.post("/users/anna@127.0.0.1/enable") == 303 and provider.sign_in(browser) == 200
+    assert provider.sign_in(browser) == 200
+    assert browser.get("/") == 200
+    assert admin.post("/users/anna@127.0.0.1/disable") == 303
+    assert browser.get("/") == 303
+    assert provider.sign_in(browser) == 403
+    assert "disabled here" in browser.text
+    assert admin.post("/users/anna@127.0.0.1/enable") == 303
+    assert provider.sign_in(browser) == 200
 
 
 def test_another_role_counts_from_the_next_sign_in_and_none_ends_all_sessions(
@@ -629,10 +645,12 @@ def test_another_role_counts_from_the_next_sign_in_and_none_ends_all_sessions(
     assert provider.sign_in(browser) == 200
     provider.claims = {"groups": ["admins"], "preferred_username": "renamed"}
     assert browser.get("/users") == 403
-    assert provider.sign_in(second) == 200 and second.get("/users") == 200
+    assert provider.sign_in(second) == 200
+    assert second.get("/users") == 200
     assert accounts(console) == {"anna@127.0.0.1": "admin"}, "the name of the first sign-in stays"
     provider.claims = {"groups": []}
-    assert provider.sign_in(second) == 403 and (browser.get("/"), second.get("/")) == (303, 303)
+    assert provider.sign_in(second) == 403
+    assert (browser.get("/"), second.get("/")) == (303, 303)
 
 
 def test_a_second_factor_that_is_asked_for_must_be_in_the_token(
@@ -681,9 +699,13 @@ def test_a_provider_that_answers_badly_is_named_and_holds_up_nobody(
         began = time.monotonic()
         status = provider.come_back(browser, provider.code(asked), asked["state"])
     assert time.monotonic() - began < 5
-    assert status in (403, 503) and browser.get("/") == 303 and accounts(console) == {}
+    assert status in (403, 503)
+    assert browser.get("/") == 303
+    assert accounts(console) == {}
     logged = " ".join(record.getMessage() for record in caplog.records if record.name.startswith("dicom"))
-    assert SECRET not in logged and "eyJ" not in logged and asked["state"] not in logged
+    assert SECRET not in logged
+    assert "eyJ" not in logged
+    assert asked["state"] not in logged
     assert console.browser().sign_in("admin") == 303, "users of this node sign in meanwhile"
 
 
@@ -718,12 +740,14 @@ def test_where_a_browser_goes_is_no_choice_of_who_asks(console: ConsoleLab, prov
     ):
         answer = browser.client.get("/sign-in/oidc?next=https://evil.example.org", headers=header)
         query = parse_qs(urlsplit(answer.headers["location"]).query)
-        assert query["redirect_uri"] == [f"{CONSOLE}/sign-in/oidc/back"] and "evil" not in str(answer.headers)
+        assert query["redirect_uri"] == [f"{CONSOLE}/sign-in/oidc/back"]
+        assert "evil" not in str(answer.headers)
     assert browser.client.get("/sign-in/oidc", headers={"host": "evil.example.org"}).status_code == 421
     asked = provider.begin(browser)
     state = f"{asked['state']}&next=https://evil.example.org&redirect_uri=//evil.example.org"
     assert provider.come_back(browser, provider.code(asked), state) == 200
-    assert "evil" not in browser.text and 'content="0; url=/"' in browser.text
+    assert "evil" not in browser.text
+    assert 'content="0; url=/"' in browser.text
 
 
 WORDS = "four words are easy"
@@ -739,8 +763,10 @@ def test_a_user_is_added_and_signs_in(console: ConsoleLab) -> None:
     assert of(console, "anna")["role"] == "reader"
     assert console.browser().sign_in("anna", WORDS) == 303
     [added] = console.audited("user_added")[:1]
-    assert added["user"] == "anna" and WORDS not in str(added)
-    assert "anna" in admin.page("/users") and "last seen" in admin.text
+    assert added["user"] == "anna"
+    assert WORDS not in str(added)
+    assert "anna" in admin.page("/users")
+    assert "last seen" in admin.text
 
 
 def test_what_cannot_be_is_said_and_the_form_stays(console: ConsoleLab) -> None:
@@ -755,7 +781,8 @@ def test_what_cannot_be_is_said_and_the_form_stays(console: ConsoleLab) -> None:
     ):
         given = {"name": "anna", "role": "reader", "password": WORDS, "again": WORDS, **fields}
         assert admin.post("/users", **given) == 400, problem
-        assert problem in admin.text and given["password"] not in admin.text
+        assert problem in admin.text
+        assert given["password"] not in admin.text
         assert [row["name"] for row in users.list_users(console.settings)].count("anna") == 0
 
 
@@ -763,7 +790,8 @@ def test_nobody_shuts_the_own_account(console: ConsoleLab) -> None:
     admin = console.browser(UserRole.ADMIN)
     for change in ("role", "disable", "remove"):
         assert admin.post(f"/users/admin/{change}", role="viewer") == 400
-        assert "another admin" in admin.text and of(console, "admin")["role"] == "admin"
+        assert "another admin" in admin.text
+        assert of(console, "admin")["role"] == "admin"
 
 
 OPEN = {
@@ -824,7 +852,8 @@ def test_programs_are_let_in_by_the_role_of_their_tokens_user(console: ConsoleLa
     console = ConsoleLab(console.settings, console.database)
     tokens = {role: users.add_token(console.settings, role.value, "a test", 1) for role in UserRole}
     asked = list(visits(console, api=True))
-    assert len(asked) > 36 and any("/dicomweb/" in place for _, _, _, place, _ in asked)
+    assert len(asked) > 36
+    assert any("/dicomweb/" in place for _, _, _, place, _ in asked)
     for browser, asking, method, place, needed in asked:  # a cookie counts for nothing here
         if asking in (None, needed):
             assert browser.client.request(method, place).status_code == 401, place
@@ -844,7 +873,8 @@ def test_an_endpoint_without_a_role_is_refused_to_all(console: ConsoleLab) -> No
     console.app.include_router(router)
     assert console.browser().get("/forgotten") == 303
     browser = console.browser(UserRole.ADMIN)
-    assert browser.get("/forgotten") == 403 and "secret" not in browser.text
+    assert browser.get("/forgotten") == 403
+    assert "secret" not in browser.text
 
 
 def test_a_change_needs_the_token_of_its_form_on_a_page_of_this_site(console: ConsoleLab) -> None:
@@ -881,7 +911,8 @@ def test_an_application_of_a_node_with_tls_tells_browsers_to_stay_with_it(consol
     assert browser.headers["Strict-Transport-Security"].startswith("max-age=")
     # What a browser asks of this prefix (RFC 6265bis 4.1.3.2), so that no neighbour sets it.
     name, *attributes = browser.headers["set-cookie"].split("; ")
-    assert name.startswith("__Host-") and {"Secure", "Path=/"} <= set(attributes)
+    assert name.startswith("__Host-")
+    assert {"Secure", "Path=/"} <= set(attributes)
     assert not any(attribute.startswith("Domain") for attribute in attributes)
 
 
@@ -1016,9 +1047,8 @@ def test_a_patient_is_found_and_no_address_says_which(console: ConsoleLab, inbox
         ("name", "Now", {"SECRET-1"}),
     ):
         browser.post("/studies/search", **{name: wanted})
-        assert (
-            wanted not in browser.headers["location"] and "nowak" not in browser.headers["location"].lower()
-        )
+        assert wanted not in browser.headers["location"]
+        assert "nowak" not in browser.headers["location"].lower()
         browser.follow()
         assert set(re.findall(r"<small>(SECRET-\d+)\b", browser.text)) == found, wanted
     searched = [row["searched_by"] for row in console.audited("study_searched")]
@@ -1038,7 +1068,8 @@ def test_pages_together_show_each_study_once(database: Database, order: search.O
     for _ in range(3):
         rows, after = stored.read(search.search, search.Search(order=order), after)
         seen += rows
-    assert after is None and len({row["id"] for row in seen}) == len(seen) == 2 * search.PAGE + 7
+    assert after is None
+    assert len({row["id"] for row in seen}) == len(seen) == 2 * search.PAGE + 7
     key = "study_date" if order in (search.Order.DATE, search.Order.OLDEST_DATE) else "last_received_at"
     values = [str(row[key]) for row in seen]
     assert values == sorted(values, reverse=order in (search.Order.RECEIVED, search.Order.DATE))
@@ -1060,7 +1091,8 @@ def test_the_page_of_a_study_shows_what_came_and_became_of_it(console: ConsoleLa
         "/studies/images/1/1?longest=320",
     ):
         assert shown in text, shown
-    assert 'class="state dead"' in text and "Run the alerts again" not in text
+    assert 'class="state dead"' in text
+    assert "Run the alerts again" not in text
     assert len(console.audited("study_seen")) == 1  # within minutes
 
 
@@ -1185,7 +1217,8 @@ def test_each_page_is_shown_with_every_kind_of_row_and_in_each_language(node: In
     for path in sorted(paths):
         assert browser.get(path) != 500, path
         if browser.status == 200 and browser.headers["content-type"].startswith("text/html"):
-            assert f'<html lang="{language}">' in browser.text and "%(" not in browser.text, path
+            assert f'<html lang="{language}">' in browser.text, path
+            assert "%(" not in browser.text, path
 
 
 NIGHT = datetime(2026, 3, 1, 3, 12, tzinfo=UTC)
@@ -1216,12 +1249,16 @@ def shown(site: ConsoleLab, **asked: object) -> str:
 def test_events_and_associations_around_a_time_the_newest_first_or_those_of_a_peer(site: ConsoleLab) -> None:
     page = shown(site)
     places = [page.index(text) for text in ("listener started", "association rejected", "C-ECHO answered")]
-    assert places == sorted(places, reverse=True) and "STRANGER" not in page
-    assert page.count("192.0.2.21") == 2 and "released" in page  # one event, one association
+    assert places == sorted(places, reverse=True)
+    assert "STRANGER" not in page
+    assert page.count("192.0.2.21") == 2
+    assert "released" in page  # one event, one association
     for peer in ("US1", "us1", "192.0.2.21"):
         page = shown(site, peer=peer)
-        assert "association rejected" in page and "released" in page
-        assert "listener started" not in page and "C-ECHO" not in page
+        assert "association rejected" in page
+        assert "released" in page
+        assert "listener started" not in page
+        assert "C-ECHO" not in page
 
 
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00Z", "9999-12-31T23:59Z"])
@@ -1231,7 +1268,9 @@ def test_a_time_at_the_end_of_all_times_is_no_defect(site: ConsoleLab, moment: s
 
 def test_warnings_and_errors_alone(site: ConsoleLab) -> None:
     page = shown(site, problems="true")
-    assert "association rejected" in page and "C-ECHO" not in page and "listener started" not in page
+    assert "association rejected" in page
+    assert "C-ECHO" not in page
+    assert "listener started" not in page
     assert "No events" in shown(site, problems="true", number=events.ECHOED.number)
 
 
@@ -1342,7 +1381,8 @@ def test_each_span_counts_the_same_study_once(busy: Inbox, days: int) -> None:
     found = busy.read(activity.activity, days)
     reports = {row.result_id for row in busy.rows(ReportedFinding)}
     assert total(found.received) == 1
-    assert len(found.hours) == len(found.received.values) and found.times == sorted(found.times)
+    assert len(found.hours) == len(found.received.values)
+    assert found.times == sorted(found.times)
     median, p95 = found.turnaround
     assert 30 <= max(value for value in median.values if value is not None) <= 45
     assert max(value for value in p95.values if value is not None) <= 45
@@ -1358,7 +1398,8 @@ def test_the_page_draws_them_and_programs_get_numbers(busy: Inbox) -> None:
         assert browser.page(f"/trends?days={days}").count("<svg") == 4
     assert (browser.get("/trends?days=8"), browser.get("/trends?days=x")) == (409, 400)
     status, found = Program(console, UserRole.VIEWER).ask("GET", "/trends?days=30")
-    assert status == 200 and sum(found["received"]["values"]) == 1
+    assert status == 200
+    assert sum(found["received"]["values"]) == 1
 
 
 def test_histograms_count_each_delivery_and_job_once(busy: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1481,7 +1522,8 @@ def test_the_dashboard_shows_numbers_that_there_are(filled: Inbox) -> None:
     asked = [target for panel in content["panels"] for target in panel["targets"]]
     for target in asked:
         named = re.findall(r"dicom_node_(\w+)", target["expr"])
-        assert named and set(named) <= numbers, target
+        assert named, target
+        assert set(named) <= numbers, target
         assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= labels, target
     states = {value for one in found for key, value in one.labels if key == "state"}
     assert {state for one in asked for state in re.findall(r'state="(\w+)"', one["expr"])} <= states
@@ -1530,7 +1572,8 @@ def test_each_viewer_is_a_link_with_the_numbers_of_the_study(console: ConsoleLab
     console.change("console", open_in=viewers)
     shown = console.at("/studies/1", UserRole.VIEWER).text
     assert f'href="https://ohif.example.org/viewer?StudyInstanceUIDs={image.StudyInstanceUID}"' in shown
-    assert "accession=A%201%26x" in shown and "Open in Weasis" in shown
+    assert "accession=A%201%26x" in shown
+    assert "Open in Weasis" in shown
     assert 'rel="noopener noreferrer"' in shown
 
 
@@ -1634,16 +1677,20 @@ def test_an_operator_sees_tests_and_repeats(told: ConsoleLab, web: WebServer) ->
     assert browser.get("/notifications") == 200
     for word in ("hook", "failure", "job failed for good × 1", "the server answers 404", "Send again"):
         assert word in browser.text
-    assert browser.post("/notifications/hook/test") == 200 and "the server answers 404" in browser.text
+    assert browser.post("/notifications/hook/test") == 200
+    assert "the server answers 404" in browser.text
     web.status = 200
     browser.post("/notifications/hook/test")
-    assert "taken by the server" in browser.text and web.calls[-1][1]["test"] is True
+    assert "taken by the server" in browser.text
+    assert web.calls[-1][1]["test"] is True
     hook = f'[[notifications]]\nname = "hook"\non = ["failure"]\nurl = "{web.url}"\n'
     words = ("notifications", "test", "hook", "--finding", "Pneumothorax")
     assert not run_forked("dicom_node", *words, "--config", config_file(told.settings, hook)).returncode
-    assert "Suspected: Pneumothorax" in web.calls[-1][1]["text"] and web.calls[-1][1]["test"] is True
+    assert "Suspected: Pneumothorax" in web.calls[-1][1]["text"]
+    assert web.calls[-1][1]["test"] is True
     assert [browser.post("/notifications/1/retry") for _ in range(2)] == [303, 409]
-    assert browser.post("/notifications/none/test") == 404 and "T0KEN" not in browser.text
+    assert browser.post("/notifications/none/test") == 404
+    assert "T0KEN" not in browser.text
     assert [row["action"] for row in told.audit_rows()[:3]] == [
         "notified_again",
         "notifier_tested",
@@ -1676,7 +1723,8 @@ def test_the_address_of_a_console_needs_tls_unless_it_is_of_this_machine(
     settings = Settings.model_validate({"node": {"data_dir": tmp_path}, "console": given})
     found = [*preflight.check_console(settings, role)]
     remedies = {one[0]: one[2] for one in found if not isinstance(one, Tried)}
-    assert set(remedies) == set(told) and all(word in remedies[key] for key, word in told.items())
+    assert set(remedies) == set(told)
+    assert all(word in remedies[key] for key, word in told.items())
 
 
 # The REST API: tokens, what it answers, and what programs that watch the node may ask
@@ -1698,7 +1746,8 @@ def test_studies_are_listed_searched_and_shown(console: ConsoleLab, inbox: Inbox
     assert program.ask("GET", "/studies/99") == (404, {"error": "there is no such study"})
     rows = console.audit_rows()
     actions = {row["action"] for row in rows if row["actor"] == "viewer"}
-    assert actions == {"list_seen", "study_searched", "study_seen"} and "SECRET" not in str(rows)
+    assert actions == {"list_seen", "study_searched", "study_seen"}
+    assert "SECRET" not in str(rows)
 
 
 def test_what_an_operator_may_change(console: ConsoleLab, inbox: Inbox) -> None:
@@ -1713,7 +1762,8 @@ def test_what_an_operator_may_change(console: ConsoleLab, inbox: Inbox) -> None:
         ("/studies/1/send", {"peer": "nobody"}, 404),
     ):
         answer = program.ask("POST", path, json=sent)
-        assert answer[0] == status and (status < 400 or set(answer[1]) == {"error"}), path
+        assert answer[0] == status, path
+        assert status < 400 or set(answer[1]) == {"error"}, path
     assert [row["job"] for row in program.ask("GET", "/jobs", params={"state": "cancelled"})[1]["jobs"]] == [
         1
     ]
@@ -1758,10 +1808,12 @@ def test_an_admins_program_adds_changes_and_removes_a_peer(
     assert (status, answer["name"]) == (200, "us2")
     first = answer["version"]
     status, answer = admin.ask("PUT", "/peers/us2", json=PEER, params={"version": 0})
-    assert status == 409 and "already" in answer["error"]
+    assert status == 409
+    assert "already" in answer["error"]
     second = admin.ask("PUT", "/peers/us2", json=PEER | {"quiet_seconds": 8})[1]["version"]
     gone = [admin.ask("DELETE", "/peers/us2", params={"version": one})[0] for one in (first, second, second)]
-    assert gone == [409, 200, 404] and len(asked_nodes) == 3
+    assert gone == [409, 200, 404]
+    assert len(asked_nodes) == 3
     assert admin.ask("POST", "/entered/2/undo")[1]["version"] == 4
     changes = [row["saved"].partition(": ")[2] for row in admin.ask("GET", "/entered")[1]]
     assert changes == ["as in version 2", "peer us2 removed", "peer us2", "peer us2"]
@@ -1784,8 +1836,10 @@ def test_what_is_wrong_is_said_and_nothing_is_saved(console: ConsoleLab, asked_n
         ({"x\nname": "us3"}, "TOML"),
     ):
         answer = admin.client.put("/api/v1/peers/us2", content=json.dumps(keys), headers=headers)
-        assert answer.status_code == 400 and says in answer.json()["error"], answer.text
-    assert configured.entered_versions(console.settings) == [] and asked_nodes == []
+        assert answer.status_code == 400, answer.text
+        assert says in answer.json()["error"], answer.text
+    assert configured.entered_versions(console.settings) == []
+    assert asked_nodes == []
 
 
 def test_no_request_that_the_schema_allows_makes_it_fail(console: ConsoleLab, inbox: Inbox) -> None:
@@ -1823,21 +1877,25 @@ def test_health_is_answered_without_a_database(console: ConsoleLab, inbox: Inbox
     (inbox.folder / "node.db").mkdir()
     browser = console.browser()
     assert (browser.get("/healthz"), browser.text) == (200, "ok\n")
-    assert browser.get("/readyz") == 503 and browser.headers["content-type"].startswith("text/plain")
+    assert browser.get("/readyz") == 503
+    assert browser.headers["content-type"].startswith("text/plain")
     status, text = numbers(console)
-    assert status == 503 and text.startswith("The database of the node does not answer.")
+    assert status == 503
+    assert text.startswith("The database of the node does not answer.")
 
 
 def test_ready_is_a_node_that_receives_and_has_room(console: ConsoleLab) -> None:
     browser = console.browser()
-    assert browser.get("/readyz") == 503 and "no node" in browser.text
+    assert browser.get("/readyz") == 503
+    assert "no node" in browser.text
     file = console.settings.node.data_dir / "all.lock"
     file.write_text(str(os.getpid()), encoding="ascii")
     assert browser.get("/readyz") == 503, "a file that its process does not hold is of no node"
     with file.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         console.change("spool", minimum_free_mib=2**40)
-        assert browser.get("/readyz") == 503 and "minimum_free_mib" in browser.text
+        assert browser.get("/readyz") == 503
+        assert "minimum_free_mib" in browser.text
         console.change("spool", minimum_free_mib=0)
         assert (browser.get("/readyz"), browser.text) == (200, "ready\n")
 
@@ -1852,7 +1910,9 @@ def numbers(console: ConsoleLab) -> tuple[int, str]:
 def test_metrics_count_and_name_nobody(console: ConsoleLab, inbox: Inbox) -> None:
     inbox.settle(changed(ultrasound("one"), PatientID="SECRET-1"))
     status, text = numbers(console)
-    assert status == 200 and "SECRET" not in text and "1.2." not in text
+    assert status == 200
+    assert "SECRET" not in text
+    assert "1.2." not in text
     for line in ("objects_received 1.0", 'jobs{state="queued"} 1.0', 'deliveries{state="dead"} 0.0'):
         assert f"dicom_node_{line}" in text
 
@@ -1886,7 +1946,8 @@ def test_a_name_that_is_not_listed_is_answered_by_421_and_what_to_do(console: Co
         for host in ("evil.example.org", "testserver.evil.example.org", "192.0.2.9:80", ""):
             answer = client.get(path, headers={"Host": host})
             assert answer.status_code == 421, host
-            assert "console.hosts" in answer.text and "evil" not in answer.text
+            assert "console.hosts" in answer.text
+            assert "evil" not in answer.text
     assert client.get("/healthz", headers={"Host": "10.1.2.3:8080"}).status_code == 200
 
 
@@ -1933,7 +1994,8 @@ def test_a_browser_that_leaves_while_it_is_answered_is_no_defect(
         answers.append(message)
 
     asyncio.run(console.app(scope, gone, send))  # type: ignore[arg-type]
-    assert answers[0]["status"] == 200 and caplog.messages == []
+    assert answers[0]["status"] == 200
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(
@@ -1978,7 +2040,8 @@ def test_peers_are_listed_with_what_they_did_last_and_no_secret(console: Console
     listed, modality, pacs, stranger = (browser.page(f"/peers{path}") for path in below)
     assert re.search(r"modality</a>.*?released", listed, re.DOTALL)
     assert "pacs.example" not in listed, "results go by DIMSE: its host and port are the address"
-    assert "/peers/why?caller=STRANGER" in listed and "ae_title = &#34;STRANGER&#34;" in stranger
+    assert "/peers/why?caller=STRANGER" in listed
+    assert "ae_title = &#34;STRANGER&#34;" in stranger
     assert "Test the connection" not in modality
     assert not any(word in listed + modality + pacs + stranger for word in ("hidden-word", "someone"))
     assert browser.get("/peers/nobody") == 404
@@ -1999,8 +2062,10 @@ def test_the_page_of_a_peer_lists_the_commitments_that_wait_for_a_report(
         inbox.write(requested.keep_request, "modality", "MODALITY", uid, ["1.2 1.3", "1.4 1.3"], utc_now())
     inbox.put(RequestedCommitment, reason="cannot connect")
     inbox.put(RequestedCommitment, 1, state=RequestedState.REPORTED)
-    assert "…2.25.2" in browser.page("/peers/modality") and "2.25.1" not in browser.text
-    assert '<td data-label="objects">2</td>' in browser.text and "cannot connect" in browser.text
+    assert "…2.25.2" in browser.page("/peers/modality")
+    assert "2.25.1" not in browser.text
+    assert '<td data-label="objects">2</td>' in browser.text
+    assert "cannot connect" in browser.text
     counted = {
         one.labels: one.value for one in inbox.read(metrics.gauges, console.settings) if "commit" in one.name
     }
@@ -2026,7 +2091,8 @@ def test_a_model_of_the_sites_own_is_put_into_use_and_back(console: ConsoleLab, 
     shipped = model_in(console, "chest_xray")
     own_model(tmp_path / "models")
     console.change("workers", models_dir=tmp_path / "models")
-    assert 'name="pipeline" value="chest_xray"' in admin.page(place) and "Let chest_xray use it" in admin.text
+    assert 'name="pipeline" value="chest_xray"' in admin.page(place)
+    assert "Let chest_xray use it" in admin.text
     assert admin.post(f"{place}/activate", pipeline="nothing") == 404
     assert admin.post(f"{place}/activate", pipeline="chest_xray") == 303, admin.text
     assert model_in(console, "chest_xray") == "chest-efficientnet-lite0@9.9"
@@ -2077,14 +2143,16 @@ def test_what_waits_for_a_lost_decision_says_so_until_an_admin_settles_it(
     assert "1 result is not built" in browser.page("/decisions")
     for place in ("/outbox", "/studies", f"/studies/{study.id}"):
         assert "waits for a decision of a person" in browser.page(place), place
-    assert "decisions from before a restore wait" in browser.page("/") and 'class="error"' in browser.text
+    assert "decisions from before a restore wait" in browser.page("/")
+    assert 'class="error"' in browser.text
     assert ("decisions", False) in [
         (one.subject, one.ok)  # type: ignore[union-attr]
         for one in preflight._probe_database(console.settings)
     ]
     assert browser.post("/decisions/d1/settle", because="sent by hand") == 303
     assert "No decision waits" in browser.page("/decisions")
-    assert "the database lost decisions" in browser.page("/") and 'class="error"' not in browser.text
+    assert "the database lost decisions" in browser.page("/")
+    assert 'class="error"' not in browser.text
 
 
 def test_a_peer_is_added_changed_and_removed_by_an_admin(console: ConsoleLab, config: Path) -> None:
@@ -2109,7 +2177,8 @@ def test_a_peer_is_added_changed_and_removed_by_an_admin(console: ConsoleLab, co
     assert [peer.name for peer in loading.load([config]).peers] == ["pacs"]
     assert [row["action"] for row in console.audit_rows()[:3]] == ["peer_removed", "peer_saved", "peer_saved"]
     assert "peer us2 removed" in browser.page("/entered")
-    assert browser.post("/entered/1/undo") == 200 and loading.load([config]).peer("us2").quiet_seconds == 7
+    assert browser.post("/entered/1/undo") == 200
+    assert loading.load([config]).peer("us2").quiet_seconds == 7
 
 
 def test_mistakes_of_a_peer_stand_beside_their_fields_all_at_once(console: ConsoleLab) -> None:
@@ -2125,7 +2194,8 @@ def test_mistakes_of_a_peer_stand_beside_their_fields_all_at_once(console: Conso
     assert "more than 16 characters" in browser.fault("ae_title")
     assert browser.fault("port") == "must be a number"
     assert "choose at least one" in browser.fault("results")
-    assert "colour: unknown key" in browser.fault("rest") and "charset: 2" in browser.fault("rest")
+    assert "colour: unknown key" in browser.fault("rest")
+    assert "charset: 2" in browser.fault("rest")
     assert "peers." not in browser.text
     assert browser.post("/peers/new", **FORM | {"may": "receive", "results": "sr"}, version="0") == 400
     assert "host and port are missing" in browser.fault("host")
@@ -2147,7 +2217,8 @@ def test_the_second_of_two_admins_is_told_and_nothing_is_lost(console: ConsoleLa
     assert second.post("/peers/new", **FORM, version="0") == 409
     first.get("/peers/us2/change")
     first.post("/peers/us2/remove", version=first.field("version"))
-    assert second.post("/peers/us2/change", **FORM, version=seen) == 409 and "removed" in second.text
+    assert second.post("/peers/us2/change", **FORM, version=seen) == 409
+    assert "removed" in second.text
 
 
 def test_what_check_refuses_or_a_browser_must_not_do_is_not_saved(console: ConsoleLab, inbox: Inbox) -> None:
@@ -2190,7 +2261,8 @@ def test_where_nothing_can_be_entered_the_reason_is_said_and_nothing_is_noted(
     monkeypatch.setattr(configured, step, does)
     browser = console.browser(UserRole.ADMIN)
     assert browser.post("/peers/new", **FORM, version="0") == 409
-    assert says in browser.fault("name") and console.audited("peer_saved") == []
+    assert says in browser.fault("name")
+    assert console.audited("peer_saved") == []
 
 
 def test_what_a_hand_wrote_stays(inbox: Inbox, config: Path) -> None:
@@ -2212,8 +2284,10 @@ def test_what_a_hand_wrote_stays(inbox: Inbox, config: Path) -> None:
         configured.remove_entry(settings, "peers", "us2")
     configured.save_entry(settings, "peers", {**us2, "ae_title": "HAND", "quiet_seconds": 7})
     text = entered_in(inbox)
-    assert text.startswith("# of the site\n") and 'ae_title = "HAND"  # moved' in text
-    assert "quiet_seconds = 7" in text and "# once more" in text
+    assert text.startswith("# of the site\n")
+    assert 'ae_title = "HAND"  # moved' in text
+    assert "quiet_seconds = 7" in text
+    assert "# once more" in text
     assert sorted(one.name for one in file.parent.iterdir()) == ["000001.toml", "000002.toml"], (
         "no file is left behind"
     )
@@ -2291,7 +2365,8 @@ def entered_in(inbox: Inbox) -> str:
 def test_the_form_makes_the_lines_of_the_file_once_it_was_seen_what_they_make(
     admin: Browser, inbox: Inbox
 ) -> None:
-    assert admin.post("/rules/new", **FIELDS, act="save") == 200 and "Not saved yet" in admin.text
+    assert admin.post("/rules/new", **FIELDS, act="save") == 200
+    assert "Not saved yet" in admin.text
     mark = admin.field("tried")
     assert admin.post("/rules/new", **FIELDS | {"priority": "low"}, act="save", tried=mark) == 200
     assert "Not saved yet" in admin.text, "it was changed after it had been tried"
@@ -2302,7 +2377,8 @@ def test_the_form_makes_the_lines_of_the_file_once_it_was_seen_what_they_make(
     for shown in ('"ROOM2; ROOM3"', '"0.5"', '"ultrasound" checked', '"pacs" checked', '"research" selected'):
         assert f"value={shown}" in admin.text, shown
     assert admin.post("/rules/second/change", **FIELDS, act="try") == 409, "what another admin added"
-    assert "there is a rule second already" in admin.text and 'value="ROOM2; ROOM3"' in admin.text
+    assert "there is a rule second already" in admin.text
+    assert 'value="ROOM2; ROOM3"' in admin.text
 
 
 def test_a_mistake_stands_beside_its_field_and_nothing_typed_is_lost(admin: Browser, inbox: Inbox) -> None:
@@ -2350,7 +2426,8 @@ def test_a_mistake_stands_beside_its_field_and_nothing_typed_is_lost(admin: Brow
 def test_fields_and_what_none_can_show_make_the_same_rule_again(content: dict[str, Any]) -> None:
     rule = {"name": "one", "pipeline": "ultrasound", "send_to": ["pacs"], **content}
     again, problems = form.as_content(form.as_form(rule), "")
-    assert problems == [] and RuleSettings(**again) == RuleSettings(**rule)
+    assert problems == []
+    assert RuleSettings(**again) == RuleSettings(**rule)
 
 
 def test_every_key_of_a_rule_has_a_field(admin: Browser) -> None:
@@ -2358,7 +2435,8 @@ def test_every_key_of_a_rule_has_a_field(admin: Browser) -> None:
     names = set(re.findall(r'name="([^"]+)"', admin.text))
     as_text = {"then", "priors", "no_call"}
     assert set(RuleSettings.model_fields) - {"when", "options", "entered"} - as_text <= names
-    assert "rest" in names and "then = [" in admin.text, "conditions on results are written as text"
+    assert "rest" in names, "conditions on results are written as text"
+    assert "then = [" in admin.text, "conditions on results are written as text"
     assert {f"when.{key}" for key in Conditions.model_fields} <= names
     assert set(form.CONDITIONS) == set(Conditions.model_fields)
     for card in OFFERED:
@@ -2389,10 +2467,12 @@ SAYS = "gets by it at once what held holds of the same study"
 
 
 def test_the_form_of_a_rule_saves_it_only_with_the_tick(console: ConsoleLab, admin: Browser) -> None:
-    assert admin.post("/rules/new", **FIELDS_holds, act="try") == 200 and SAYS in admin.text
+    assert admin.post("/rules/new", **FIELDS_holds, act="try") == 200
+    assert SAYS in admin.text
     mark = admin.field("tried")
     assert admin.post("/rules/new", **FIELDS_holds, act="save", tried=mark) == 200
-    assert 'name="despite_hold"' in admin.text and not configured.entered_versions(console.settings)
+    assert 'name="despite_hold"' in admin.text
+    assert not configured.entered_versions(console.settings)
     assert admin.post("/rules/new", **FIELDS_holds, act="save", tried=mark, despite_hold="true") == 200
     assert "held is saved." in admin.text
     assert SAYS in admin.text, "the page that says that it is saved shows the warnings"

@@ -47,7 +47,7 @@ from dicom_node.studies.indexing import Indexer
 from tests.inbox_lab import Inbox, enter_peer
 from tests.modality import ultrasound
 from tests.rows import Stored
-from tests.unit.inbox.objects import small_xray
+from tests.unit.receive.objects import small_xray
 from tests.waiting import wait_until
 
 
@@ -161,7 +161,7 @@ def test_a_lease_that_cannot_be_renewed_does_not_count_as_acquired(
     assert background._acquired == set()
 
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -186,7 +186,8 @@ def test_the_process_that_reads_objects_imports_no_hostile_working_directory_and
         assert inspector.inspect(tmp_path / "object.dcm").fault == ""
         variables = Path(f"/proc/{inspector._process.pid}/environ").read_bytes()
     assert not ran.exists()
-    assert b"PATH=" in variables and b"hunter2" not in variables
+    assert b"PATH=" in variables
+    assert b"hunter2" not in variables
 
 
 @contextmanager
@@ -215,7 +216,8 @@ def test_a_child_imports_no_hostile_working_directory_and_what_a_pipeline_prints
 ) -> None:
     with running_child(code) as (_, heard):
         wait_until(lambda: heard, 60, "the child speaks or ends")
-    assert heard == [{"ready": True}] and not ran.exists()
+    assert heard == [{"ready": True}]
+    assert not ran.exists()
 
 
 def test_every_interpreter_that_is_started_is_kept_from_the_working_directory() -> None:
@@ -447,10 +449,13 @@ def told(rows: Stored) -> list[tuple[str, int, str]]:
 
 def test_what_came_of_a_try_is_in_its_row(rows: Stored) -> None:
     made = lane(rows, [Retry("away"), Done("late"), Failed("no")])
-    assert made.run_once() == 1 and told(rows) == [("pending", 1, "away"), ("sent", 1, "late")]
-    assert made.run_once() == 0 and timedelta() < rows.rows(Notification)[0].next_at - utc_now()
+    assert made.run_once() == 1
+    assert told(rows) == [("pending", 1, "away"), ("sent", 1, "late")]
+    assert made.run_once() == 0
+    assert timedelta() < rows.rows(Notification)[0].next_at - utc_now()
     rows.put(Notification, 1, next_at=utc_now())
-    assert made.run_once() == 0 and (told(rows)[0], tried(made)) == (("failed", 2, "no"), [1, 2, 1])
+    assert made.run_once() == 0
+    assert (told(rows)[0], tried(made)) == (("failed", 2, "no"), [1, 2, 1])
 
 
 def test_each_is_tried_once_a_turn_and_what_was_not_tried_is_not_counted(rows: Stored) -> None:
@@ -481,7 +486,8 @@ def test_a_kill_loses_no_row_and_who_was_frozen_writes_over_nothing(rows: Stored
 
     with pytest.raises(KeyboardInterrupt):
         lane(rows, [KeyboardInterrupt]).run_once()
-    assert lane(rows, frozen).run_once() == 0 and told(rows) == [("sent", 7, "")] * 2
+    assert lane(rows, frozen).run_once() == 0
+    assert told(rows) == [("sent", 7, "")] * 2
 
 
 def test_one_process_at_a_time_tries_until_it_is_to_stop(rows: Stored) -> None:

@@ -46,8 +46,8 @@ from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import NOW, Stored, a_job, a_study, an_association
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
-from tests.unit.monitoring import scoring_lab
-from tests.unit.monitoring.scoring_lab import write_card
+from tests.unit.jobs import scoring_lab
+from tests.unit.jobs.scoring_lab import write_card
 
 # A data folder with a database in which everything that a list can show happened once.
 
@@ -522,7 +522,9 @@ def test_objects_of_a_lost_database_are_told_put_back_and_told_no_more(run: Run,
         path.unlink()
     Inbox(site.parent / "var").close()  # as a start makes a new one
     compared = spool("compare")
-    assert compared.status == ExitCode.FAILED and "2 " in compared.out and "spool reindex" in compared.out
+    assert compared.status == ExitCode.FAILED
+    assert "2 " in compared.out
+    assert "spool reindex" in compared.out
     assert spool("reindex").out == "2 objects are put back: the node takes them in.\n"
     assert audited(site) == [("spool_reindexed", {"objects": 2})]
     assert spool("compare").status == ExitCode.OK
@@ -562,7 +564,8 @@ def test_rules_try_says_which_rule_and_why_not(run: Run, site: Path, tmp_path: P
     assert told(US)["ultrasound"] == (False, "calling ae is empty, not US1")
     applies, reason = told(DRAWN_FILM)["chest"]
     assert applies
-    assert reason.startswith("a person must start it, except") and "takes 7" in reason
+    assert reason.startswith("a person must start it, except")
+    assert "takes 7" in reason
 
 
 def test_check_reports_everything_at_once(run: Run, site: Path, pacs: EmbeddedPacs, tmp_path: Path) -> None:
@@ -690,7 +693,8 @@ def test_nothing_is_restored_under_a_node_that_runs(run: Run, filled: Path, save
     with (filled.parent / "var" / "worker-1.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         refused = run("restore", saved, "--config", filled)
-    assert refused.status == ExitCode.FAILED and "stop it first" in refused.err
+    assert refused.status == ExitCode.FAILED
+    assert "stop it first" in refused.err
 
 
 def test_a_backup_that_is_not_whole_is_refused_and_named(run: Run, filled: Path, saved: Path) -> None:
@@ -698,7 +702,8 @@ def test_a_backup_that_is_not_whole_is_refused_and_named(run: Run, filled: Path,
     (saved / "site.key").write_text("cd" * 32, encoding="ascii")
     for words in (["--verify"], []):
         refused = run("restore", saved, *words, "--config", filled)
-        assert refused.status == ExitCode.DATA and "site.key differs from the saved file" in refused.err
+        assert refused.status == ExitCode.DATA
+        assert "site.key differs from the saved file" in refused.err
     manifest = saved / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"site.key"', '"../site.key"'), encoding="utf-8")
     assert "differs" not in run("restore", saved, "--verify", "--config", filled).err, "a file elsewhere"
@@ -708,13 +713,16 @@ def test_a_database_of_a_newer_program_is_refused(run: Run, filled: Path, tmp_pa
     with closing(sqlite3.connect(filled.parent / "var" / "node.db", isolation_level=None)) as database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
     refused = run("backup", tmp_path / "saved", "--config", filled)
-    assert refused.status == ExitCode.DATA and "newer" in refused.err
+    assert refused.status == ExitCode.DATA
+    assert "newer" in refused.err
 
 
 def test_of_a_postgresql_it_says_how_to_save_it(run: Run, site: Path, tmp_path: Path) -> None:
     rewrite(site, {"[node]": '[node]\ndatabase_url = "postgresql+psycopg://u:hunter2@h/n"'})
     done = run("backup", tmp_path / "saved", "--config", site)
-    assert done.status == 0 and "pg_dump" in done.out and "hunter2" not in done.out
+    assert done.status == 0
+    assert "pg_dump" in done.out
+    assert "hunter2" not in done.out
 
 
 VERBS = [
@@ -797,7 +805,8 @@ def test_a_database_that_is_damaged_or_does_not_answer_is_told_with_what_to_do(t
             usual = ExitCode.UNAVAILABLE if config == away else ExitCode.SOFTWARE
             assert status == (ExitCode.CONFIG if verb == ["check"] else usual), (config, verb, said)
             assert ("does not answer" if config == away else "is damaged") in said, (config, verb)
-            assert "Traceback" not in said and "hunter2" not in said, (config, verb)
+            assert "Traceback" not in said, (config, verb)
+            assert "hunter2" not in said, (config, verb)
 
 
 FAULTY = """
@@ -844,8 +853,10 @@ def test_at_a_terminal_a_faulty_answer_is_asked_for_again_and_no_password_shows(
     terminal.close()
     status, shown = terminal.exitstatus, seen.getvalue()
     assert status == 0, shown
-    assert "has more than 16 characters" in shown and "write AE@HOST:PORT" in shown
-    assert "no empty folder" in shown and "a password has 12 to 256 characters" in shown
+    assert "has more than 16 characters" in shown
+    assert "write AE@HOST:PORT" in shown
+    assert "no empty folder" in shown
+    assert "a password has 12 to 256 characters" in shown
     assert PASSWORD not in shown
     settings = loading.load([tmp_path / "etc" / "node.toml"])
     assert (settings.node.ae_title, settings.node.data_dir) == ("NODE1", data)
@@ -912,12 +923,14 @@ def test_what_needs_networks_or_postgresql_says_what_to_install(tmp_path: Path) 
     ]
     (_, none), (_, needed), *with_postgresql = in_one_process(asked, tmp_path, without_extras)
     for _, _, said in none:
-        assert "Traceback" not in said and "[ai]" not in said, "without workers nothing is missing"
+        assert "Traceback" not in said, "without workers nothing is missing"
+        assert "[ai]" not in said, "without workers nothing is missing"
     for place, said_of in with_postgresql:
         for verb, status, said in said_of:
-            assert status and schemes[place] in said and "Traceback" not in said and "hunter2" not in said, (
-                verb
-            )
+            assert status, verb
+            assert schemes[place] in said, verb
+            assert "Traceback" not in said, verb
+            assert "hunter2" not in said, verb
     ended = [(status, said) for _, status, said in needed]
     settings = loading.load([config]).for_children()
     for words, given in (
@@ -936,7 +949,9 @@ def test_what_needs_networks_or_postgresql_says_what_to_install(tmp_path: Path) 
         )
         ended.append((done.returncode, done.stderr))
     for status, said in ended:
-        assert status == 78 and "install '.[ai]'" in said and len(said.splitlines()) < 6, said
+        assert status == 78, said
+        assert "install '.[ai]'" in said, said
+        assert len(said.splitlines()) < 6, said
 
 
 def test_check_says_when_the_model_that_was_activated_is_gone(run: Run, site: Path, tmp_path: Path) -> None:
@@ -947,7 +962,8 @@ def test_check_says_when_the_model_that_was_activated_is_gone(run: Run, site: Pa
         '{"chest_xray": {"stack": ["gone@2"], "history": []}}', encoding="utf-8"
     )
     printed = run("check", "--config", site)
-    assert printed.status == 78 and "models rollback" in printed.err
+    assert printed.status == 78
+    assert "models rollback" in printed.err
     assert "chest_xray is to use gone@2" in printed.err
 
 

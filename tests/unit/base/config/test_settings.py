@@ -100,7 +100,8 @@ def test_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         f'host = "${{SITE_HOST:-pacs.example.org}}"\nport = 4242\npassword = "${{file:{secret}}}"',
     )
     settings = load([write(tmp_path / "node.toml", text)])
-    assert settings.node.ae_title == "FROMENV" and settings.peer("pacs").host == "pacs.example.org"
+    assert settings.node.ae_title == "FROMENV"
+    assert settings.peer("pacs").host == "pacs.example.org"
     assert settings.peer("pacs").password.get_secret_value() == "p\u00e4ss${x}"
 
 
@@ -133,7 +134,8 @@ def test_every_line_of_the_samples_works_when_its_comment_mark_is_removed(
     ]
     assert all("# models_dir" not in text and "# quiet_seconds" not in text for text in texts)
     settings = load([write(tmp_path / f"{number}.toml", text) for number, text in enumerate(texts)])
-    assert settings.listener.tls is not None and settings.peer("pacs").query_ae_title == "PACS_QR"
+    assert settings.listener.tls is not None
+    assert settings.peer("pacs").query_ae_title == "PACS_QR"
 
 
 def uncomment(text: str) -> str:
@@ -201,7 +203,8 @@ def test_in_another_folder_a_relative_data_folder_does_not_become_a_second_node(
     for read in (load, load_to_read):
         with pytest.raises(ConfigurationError) as refused:
             read([site / "node.toml"])
-        assert str(site / "var") in str(refused.value) and str(elsewhere / "var") in str(refused.value)
+        assert str(site / "var") in str(refused.value)
+        assert str(elsewhere / "var") in str(refused.value)
         assert f"start this in {site}" in str(refused.value)
     monkeypatch.chdir(site)
     assert load([site / "node.toml"]).node.data_dir == Path("var")
@@ -376,7 +379,8 @@ def test_what_is_no_toml_is_told_with_its_remedy(tmp_path: Path, text: str, expe
     file = tmp_path / "node.toml"
     file.write_bytes(text.encode("latin-1" if "\u00fc" in text else "utf-8"))
     [problem] = preflight.check([file]).problems
-    assert str(problem).startswith(f"{file}:{expected}") and "TOPSECRET" not in str(problem)
+    assert str(problem).startswith(f"{file}:{expected}")
+    assert "TOPSECRET" not in str(problem)
 
 
 @pytest.mark.parametrize(
@@ -405,7 +409,8 @@ def test_all_mistakes_are_told_at_once_in_order_and_what_is_known_once(tmp_path:
     text = site.replace('ae_title = "ORTHANC"', 'ae_title = "US1"').replace("quiet_seconds", "quiet_second")
     text = text.replace('host = "127.0.0.1"', "host = 1", 1)
     lines = [int(line.split(":")[1]) for line in found_in(tmp_path / "node.toml", text)]
-    assert len(lines) == 3 and lines == sorted(lines)
+    assert len(lines) == 3
+    assert lines == sorted(lines)
     assert did_you_mean("room", ["US1", "", "US1"]) == "known: US1"
 
 
@@ -432,7 +437,8 @@ send_to = ["p"]
     found = " ".join(found_in(tmp_path / "node.toml", text))
     assert "pasword: unknown key: did you mean password?" in found
     assert "'${SECRET}${SECRET}${SECRET}'" in found, "as it was written"
-    assert "postgresql+nodriver://***@db/node" in found and "hunter2" not in found
+    assert "postgresql+nodriver://***@db/node" in found
+    assert "hunter2" not in found
     settings, _ = examine([write(tmp_path / "ok.toml", text.replace('pasword = "hunter2"\n', ""))])
     assert settings is not None
     peer = settings.peer("p")
@@ -463,7 +469,8 @@ send_to = ["p"]
 def test_whatever_may_be_a_login_or_a_token_is_masked(tmp_path: Path, lines: str, expected: str) -> None:
     peer = f'[[peers]]\nname = "p"\nae_title = "P"\n{lines}\n'
     found = " ".join(found_in(tmp_path / "node.toml", f'[node]\ndata_dir = "{tmp_path}"\n{peer}'))
-    assert expected in found and "SECRET" not in found
+    assert expected in found
+    assert "SECRET" not in found
 
 
 @pytest.mark.parametrize(
@@ -574,7 +581,8 @@ def test_an_error_about_settings_shows_no_secret(settings: Settings) -> None:
     with pytest.raises(ValidationError) as raised:
         Settings.model_validate(given)
     told = "".join(traceback.format_exception(raised.value))
-    assert "passwort" in told and SECRET not in told
+    assert "passwort" in told
+    assert SECRET not in told
 
 
 def test_children_of_the_node_get_the_whole(settings: Settings) -> None:
@@ -674,12 +682,15 @@ def warnings(folder: Path, login: str, mode: int, url: str = "https://pacs.examp
 def test_a_password_in_a_file_that_all_may_read_is_told(tmp_path: Path) -> None:
     login = 'username = "me"\npassword = "hunter2"'
     told = warnings(tmp_path, login, 0o644)
-    assert str(tmp_path / "node.toml") in told and OPEN in told and "hunter2" not in told
+    assert str(tmp_path / "node.toml") in told
+    assert OPEN in told
+    assert "hunter2" not in told
     assert warnings(tmp_path, login, 0o640) == ""
     assert OPEN in warnings(tmp_path, "", 0o644, "https://me:hunter2@pacs.example.org")
     assert "unencrypted" in warnings(tmp_path, 'username = "me"', 0o600, "http://pacs.example.org")
     told = warned(tmp_path, DATABASE.format("me:hunter2@localhost/n"), 0o644)
-    assert OPEN in told and "hunter2" not in told
+    assert OPEN in told
+    assert "hunter2" not in told
     assert OPEN not in warned(tmp_path, DATABASE.format("me@localhost/n"), 0o644)
 
 

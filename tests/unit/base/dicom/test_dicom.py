@@ -245,7 +245,8 @@ def test_what_is_cut_off_is_not_guessed() -> None:
         whole = encoded(syntax)
         for length in range(300):
             found = read_uids(whole[:length], syntax)[:2]
-            assert found[0] in ("", US) and found[1] in ("", INSTANCE)
+            assert found[0] in ("", US)
+            assert found[1] in ("", INSTANCE)
 
 
 def test_a_data_set_in_another_syntax_than_negotiated_is_read_as_the_inspection_reads_it() -> None:
@@ -355,9 +356,11 @@ def walked(data: bytes, syntax: str = EXPLICIT) -> tuple[dict[int, bytes], str]:
 @pytest.mark.parametrize("first", [b"REAL", b""])
 def test_of_a_tag_that_stands_twice_the_first_counts(syntax: str, encode, first: bytes) -> None:  # type: ignore[no-untyped-def]
     found, fault = walked(encode(ID, first) + encode(ID, b"B2B2") + encode(STUDY, b"1.25"), syntax)
-    assert found == {ID: first, STUDY: b"1.25"} and fault == "Patient ID (0010,0020) is given twice"
+    assert found == {ID: first, STUDY: b"1.25"}
+    assert fault == "Patient ID (0010,0020) is given twice"
     found, fault = walked(encode(ID, first) + encode(STUDY, b"1.25") + encode(ID, b"B2B2"), syntax)
-    assert found == {ID: first, STUDY: b"1.25"} and fault == "Patient ID (0010,0020) is given twice"
+    assert found == {ID: first, STUDY: b"1.25"}
+    assert fault == "Patient ID (0010,0020) is given twice"
 
 
 @pytest.mark.parametrize(
@@ -430,7 +433,8 @@ def test_what_parsers_read_in_two_ways_is_a_fault_and_the_study_is_found(
     data: bytes, syntax: str, fault: str
 ) -> None:
     found, said = walked(data, syntax)
-    assert fault in said and (found[ID], found[STUDY]) == (b"REAL", b"1.25")
+    assert fault in said
+    assert (found[ID], found[STUDY]) == (b"REAL", b"1.25")
 
 
 @pytest.mark.parametrize(
@@ -461,7 +465,8 @@ def test_what_parsers_read_in_two_ways_is_a_fault_and_the_study_is_found(
 )
 def test_behind_what_nobody_can_read_no_element_counts(after: bytes, fault: str) -> None:
     found, said = walked(explicit(0x00080060, b"CS", b"US") + after + REAL + UID)
-    assert fault in said and ID not in found
+    assert fault in said
+    assert ID not in found
 
 
 @pytest.mark.parametrize(
@@ -493,7 +498,8 @@ def test_what_is_only_unusual_is_sound(data: bytes, syntax: str) -> None:
 def test_a_sequence_that_nobody_walks_is_a_fault_in_big_endian() -> None:
     repeated = item(implicit(0x00081155, b"1.30") * 2)
     found, fault = walked(explicit(REFERENCES, b"UN", repeated, order=">") + REAL, BIG)
-    assert fault.endswith("is a sequence with VR UN, in big endian") and not found
+    assert fault.endswith("is a sequence with VR UN, in big endian")
+    assert not found
 
 
 def test_spaces_in_front_mean_nothing_but_identity_stays_to_the_letter() -> None:
@@ -554,7 +560,8 @@ def test_what_can_be_put_right_is_put_right(keyword: str, given: str, right: str
 )
 def test_what_means_nothing_is_left_out_or_emptied(keyword: str, value: str) -> None:
     header = header_with(keyword, value)
-    assert repair(header) == Repairs(left_out={keyword}) and keyword not in header
+    assert repair(header) == Repairs(left_out={keyword})
+    assert keyword not in header
     header = header_with(keyword, value)
     repair(header, emptied=[keyword])
     assert header[keyword].value in (None, "")
@@ -576,7 +583,8 @@ def test_what_means_nothing_is_left_out_or_emptied(keyword: str, value: str) -> 
 def test_what_is_right_stays_to_the_letter(keyword: str, value: Any) -> None:
     header = header_with(keyword, value)
     before = header.to_json()
-    assert not repair(header) and header.to_json() == before
+    assert not repair(header)
+    assert header.to_json() == before
 
 
 @pytest.mark.parametrize(
@@ -645,7 +653,8 @@ def test_all_results_of_a_faulty_source_bear_the_repaired_values(tmp_path: Path)
     for one in built:
         read = pydicom.dcmread(io.BytesIO(one.data))
         assert (read.StudyDate, read.StudyTime, read.PatientAge) == ("20250102", "1015", "075Y")
-        assert (read.PatientSex, read.PatientName) == ("", "Mononym") and "SmokingStatus" not in read
+        assert (read.PatientSex, read.PatientName) == ("", "Mononym")
+        assert "SmokingStatus" not in read
         assert read.StudyInstanceUID == "999.999.2"
 
 

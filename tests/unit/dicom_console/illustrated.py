@@ -26,8 +26,8 @@ from ai_pipeline.contract import (
 from ai_pipeline.errors import CleaningFailed
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.unit.inbox.objects import changed
 from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration, work
+from tests.unit.receive.objects import changed
 
 FRAMES = 3
 ORGANS = (Code("80891009", "SCT", "Heart"), Code("44029006", "SCT", "Left lung"))
@@ -71,7 +71,7 @@ def _outlines(image: SourceImage) -> DerivedImage:
 def illustrated() -> dict[str, Any]:
     """The configuration of a node whose only rule makes all kinds of pictures."""
     pipelines.PIPELINES["illustrated"] = EntryPoint(
-        "illustrated", "tests.unit.console.illustrated:Illustrated", pipelines.GROUP
+        "illustrated", "tests.unit.dicom_console.illustrated:Illustrated", pipelines.GROUP
     )
     made = configuration()
     made["rules"][0] |= {"pipeline": "illustrated", "options": {}}
@@ -145,7 +145,7 @@ class Scrubbed(Obedient):
 def scrubbing() -> dict[str, Any]:
     """The configuration of a node whose only rule cleans."""
     pipelines.PIPELINES["scrubbed"] = EntryPoint(
-        "scrubbed", "tests.unit.console.illustrated:Scrubbed", pipelines.GROUP
+        "scrubbed", "tests.unit.dicom_console.illustrated:Scrubbed", pipelines.GROUP
     )
     made = configuration()
     made["rules"][0] |= {"pipeline": "scrubbed", "options": {}}

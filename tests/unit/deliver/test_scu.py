@@ -68,7 +68,8 @@ def test_an_endless_answer_is_no_answer(endless: str, tmp_path: Path, make: Made
     [answer] = destination.confirm([item])
 
     assert report.status is SendStatus.UNREACHABLE  # blanks that were read to their end: no JSON, RETRY
-    assert answer.presence is Presence.UNKNOWN and not destination.test()[0].ok
+    assert answer.presence is Presence.UNKNOWN
+    assert not destination.test()[0].ok
     destination.close()
 
 
@@ -182,12 +183,15 @@ def test_what_a_name_leads_to_is_looked_at_when_it_is_called(
         destination = open_destination(peer, Settings(console=ConsoleSettings(local_peers=allowed)))
         [sent] = destination.send([item])
         [check, *_] = destination.test()
-    assert sent.status is SendStatus.UNREACHABLE and not check.ok
+    assert sent.status is SendStatus.UNREACHABLE
+    assert not check.ok
     if entered and not allowed:
         assert came == []
-        assert "console.local_peers" in sent.text and "console.local_peers" in check.text
+        assert "console.local_peers" in sent.text
+        assert "console.local_peers" in check.text
     else:
-        assert came and "console.local_peers" not in sent.text
+        assert came
+        assert "console.local_peers" not in sent.text
 
 
 def test_the_checked_address_is_the_one_that_is_called(
@@ -207,7 +211,9 @@ def test_the_checked_address_is_the_one_that_is_called(
     with watched() as (port, came):
         peer = PeerSettings.model_validate({**keys("orthanc", "pacs.example.org", port), "entered": True})
         [check] = open_destination(peer, Settings()).test()
-    assert not check.ok and came == [] and len(asked) == 1
+    assert not check.ok
+    assert came == []
+    assert len(asked) == 1
 
 
 PARTS = [b"first\r\n--not a boundary", b"\r\n" * 50, bytes(range(256)) * 300]
@@ -294,7 +300,8 @@ def test_a_file_that_grows_without_end_is_cut_off(tmp_path: Path, monkeypatch: p
     destination = orthanc.OrthancDestination(peer, Settings(peers=[peer]))
     [answer] = destination.confirm([item])
     destination.close()
-    assert answer.presence is Presence.DIFFERENT and len(sent) < 5
+    assert answer.presence is Presence.DIFFERENT
+    assert len(sent) < 5
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def test_a_stored_object_is_a_part_10_file_with_its_arrival_and_the_bytes_as_the
     name = store(spool, DATA_SET[:5], memoryview(DATA_SET)[5:])
     (path,) = spool.pending()
     ds = dcmread(path)
-    assert path.name == f"{name}.dcm" and path.read_bytes().endswith(DATA_SET)
+    assert path.name == f"{name}.dcm"
+    assert path.read_bytes().endswith(DATA_SET)
     assert ds.SOPInstanceUID == ds.file_meta.MediaStorageSOPInstanceUID == "1.2.3"
     assert ds.file_meta.MediaStorageSOPClassUID == UltrasoundImageStorage
     assert ds.file_meta.TransferSyntaxUID == IMPLICIT
@@ -165,7 +166,8 @@ def test_a_disk_that_fills_up_or_breaks_leaves_no_half_object(
     monkeypatch.setattr(os, call, fail)
     with pytest.raises(SpoolError) as caught:
         store(spool)
-    assert isinstance(caught.value, SpoolFull) is is_full and everything_in(tmp_path) == []
+    assert isinstance(caught.value, SpoolFull) is is_full
+    assert everything_in(tmp_path) == []
 
 
 def test_the_same_object_from_two_associations_makes_two_files(spool: Spool) -> None:
@@ -216,7 +218,8 @@ def test_an_indexed_object_moves_to_its_study_and_a_faulty_one_aside_once(
     for _ in range(2):
         spool.settle(path, new)
     assert (new.parent.name, new.name) == (folder, path.name)
-    assert spool.pending() == [] and everything_in(tmp_path) == [path.name]
+    assert spool.pending() == []
+    assert everything_in(tmp_path) == [path.name]
 
 
 def test_nothing_in_the_spool_is_overwritten(spool: Spool) -> None:
@@ -270,7 +273,8 @@ def test_each_event_is_read_once_as_it_was_written(tmp_path: Path) -> None:
     for number in (1, 2):
         writer.append(event(number))
         assert read_all(tmp_path, cursor) == [event(number)]
-    assert read_all(tmp_path, cursor) == [] and all("l1" in name for name in cursor)
+    assert read_all(tmp_path, cursor) == []
+    assert all("l1" in name for name in cursor)
 
 
 def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
@@ -328,7 +332,8 @@ def test_a_long_journal_goes_on_in_a_new_file_and_the_old_one_can_be_removed(
     files = len(list(tmp_path.iterdir()))
     assert files > 2
     remove_read(tmp_path, cursor)
-    assert len(list(tmp_path.iterdir())) == files and read_all(tmp_path, cursor) == events
+    assert len(list(tmp_path.iterdir())) == files
+    assert read_all(tmp_path, cursor) == events
     remove_read(tmp_path, cursor)
     assert len(list(tmp_path.iterdir())) == 1
     writer.append(Event(ASSOCIATION_RELEASED, NOW, {"association": "a1"}))

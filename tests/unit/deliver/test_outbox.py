@@ -49,7 +49,7 @@ from tests.outbox_lab import Outbox
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
 from tests.result_reading import coded
-from tests.unit.inbox.objects import changed
+from tests.unit.receive.objects import changed
 from tests.waiting import wait_until
 
 NOW = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
@@ -206,7 +206,8 @@ def test_a_corrected_object_is_not_taken_as_delivered_by_a_peer_that_has_the_ver
     ):
         corrected.put(Delivery, 1, state=S.SENDING, attempts=1)
         delivery = enter(corrected, entry, peer)
-        assert delivery.state is state and why in delivery.reason
+        assert delivery.state is state
+        assert why in delivery.reason
 
 
 def test_an_outdated_version_is_not_sent_after_the_newer_one(corrected: Outbox) -> None:
@@ -347,7 +348,8 @@ def test_an_outage_says_since_when_what_waits_and_once_that_it_lasts_or_ends(
     numbers = interrupted.numbers()
     assert (numbers[events.DESTINATION_AWAY.number], numbers[events.DESTINATION_BACK.number]) == (1, 1)
     first, second = (row.text for row in interrupted.rows(Notification))
-    assert AWAY.text in first and events.DESTINATION_BACK.text in second
+    assert AWAY.text in first
+    assert events.DESTINATION_BACK.text in second
 
 
 @contextmanager
@@ -398,7 +400,8 @@ def test_a_thread_that_was_abandoned_leaves_the_destination_to_the_new_one(tmp_p
         assert outbox.numbers()[events.DELIVERY_OVERDUE.number] == 1
         first.let_go.set()
         abandoned.join(10)
-        assert not abandoned.is_alive() and opened.call_count == 2, "two send to one PACS at once"
+        assert not abandoned.is_alive(), "two send to one PACS at once"
+        assert opened.call_count == 2, "two send to one PACS at once"
         assert outbox.numbers()[events.DELIVERY_RETRIED.number] == 0, "what it says now is not recorded"
 
 
