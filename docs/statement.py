@@ -47,13 +47,9 @@ from dicom_node.receive.statuses import (
     STEP_STATUSES,
     Status,
 )
-from dicom_node.results import envelope
-from dicom_node.results.envelope import (
-    OURS,
-    OUTLINES_SERIES_NUMBER,
-    SCHEME,
-    SERIES_NUMBERS,
-)
+from dicom_node.results import standard
+from dicom_node.results.concepts import OURS, SCHEME
+from dicom_node.results.series import OUTLINES_SERIES_NUMBER, SERIES_NUMBERS
 from dicom_node.studies.fetch import ATTEMPTS
 
 GOLDEN: Final = Path(__file__).resolve().parents[1] / "tests" / "golden"
@@ -495,7 +491,7 @@ def _modules() -> str:
     names: dict[str, list[str]] = {}
     for group in CREATED.values():
         for name, pattern, uid in group:
-            for module, usage in envelope.usages(uid).items():
+            for module, usage in standard.usages(uid).items():
                 if usage != "M" and _use_of(module, usage, _dumps_of(pattern, uid)) == "ALWAYS":
                     names.setdefault(module.replace("-", " ").title(), []).append(name)
     listed = "; ".join(f"{module} ({', '.join(of)})" for module, of in names.items())
@@ -534,7 +530,7 @@ def _dumps_of(pattern: str, sop_class_uid: str) -> list[Dump]:
 
 def _use_of(module: str, usage: str, made: list[Dump]) -> str:
     """Whether the objects have a module: what it demands, and anything of it."""
-    own = {keyword: kind for path, keyword, kind in envelope.attributes_of(module) if not path}
+    own = {keyword: kind for path, keyword, kind in standard.attributes_of(module) if not path}
     demanded = {keyword for keyword, kind in own.items() if kind in ("1", "2")}
     present = [demanded <= one.attributes.keys() and bool(own.keys() & one.attributes.keys()) for one in made]
     if usage == "M" or all(present):
@@ -545,9 +541,9 @@ def _use_of(module: str, usage: str, made: list[Dump]) -> str:
 def _types(uid: str, made: list[Dump]) -> dict[str, str]:
     """The strictest Type of each root attribute in the modules that the objects have."""
     found: dict[str, str] = {}
-    for module, usage in envelope.usages(uid).items():
+    for module, usage in standard.usages(uid).items():
         if _use_of(module, usage, made) != "not used":
-            for path, keyword, kind in envelope.attributes_of(module):
+            for path, keyword, kind in standard.attributes_of(module):
                 if not path:
                     found[keyword] = min(kind, found.get(keyword, "3"))
     return found

@@ -26,8 +26,8 @@ from dicom_node.people.studies import (
     person_of,
     report_files,
 )
-from dicom_node.results import sr
-from dicom_node.results.envelope import OURS
+from dicom_node.results import stated_report
+from dicom_node.results.concepts import OURS
 
 _FIGURES = 12  # of a UID, at least
 _LOOKED_INTO = 6  # images of a study, for one with marks
@@ -79,7 +79,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
     received = select(ReceivedObject).where(ReceivedObject.study_id == number).order_by(ReceivedObject.id)
     of_object = ("sop_instance_uid", "outcome", "reason", "calling_ae", "bytes", "received_at")
     reports = report_files(session, settings, number)  # the newest of each rule
-    findings = [row for path in reports for row in sr.findings(path)]
+    findings = [row for path in reports for row in stated_report.findings(path)]
     happened = views.list_events(session, study_instance_uid=shown["study"], debug=False, limit=_MOST_READ)
     return {
         **shown,
@@ -92,8 +92,10 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "results": _results(session, settings, number),
         "held": reviews.held_results(session, settings, number),
         "findings": reviews.with_verdicts(session, number, findings),
-        "measurements": [row for path in reports for row in sr.measurements(path)],
-        "conclusions": list(dict.fromkeys(filter(None, (sr.read_report(one).conclusion for one in reports)))),
+        "measurements": [row for path in reports for row in stated_report.measurements(path)],
+        "conclusions": list(
+            dict.fromkeys(filter(None, (stated_report.read_report(one).conclusion for one in reports)))
+        ),
         "likeliest": _likeliest(findings),
         "missing": reviews.missing_findings(session, settings, number, findings),
         "steps": views.list_steps(session, study.study_instance_uid),

@@ -358,13 +358,8 @@ def _send(session: Session, settings: Settings, study: int, by: audit.Person) ->
     """Build and queue an assessment object (SR) for each report that this person assessed; returns the peers'
     names.
     """
-    from dicom_node.results.build import (
-        FindingAssessment,
-        build_assessment,
-        put_in_place,
-        row_values,
-        temporary_files,
-    )
+    from dicom_node.results.assessment import FindingAssessment, build_assessment
+    from dicom_node.results.files import put_in_place, row_values, temporary_files
 
     findings = _findings(session, settings, study)
     known = (*_may_be_missing(settings, findings), *findings)
@@ -507,7 +502,9 @@ def store_verdicts(
 
 def _findings(session: Session, settings: Settings, study: int) -> list[dict[str, Any]]:
     """The findings of a study's newest reports as rows, each with the UID of its report."""
-    from dicom_node.results.sr import findings  # heavy, and the node's main process imports this module
+    from dicom_node.results.stated_report import (
+        findings,  # heavy, and the node's main process imports this module
+    )
 
     return [
         row | {"report_uid": path.stem}

@@ -364,7 +364,8 @@ def withdraw_results(
     themselves, by peer. Raises NotFound, NotAllowedNow (something is being sent, or nothing is left to
     withdraw), FaultyInput.
     """
-    from dicom_node.results.build import build_rejection, put_in_place, row_values, temporary_files
+    from dicom_node.results.files import put_in_place, row_values, temporary_files
+    from dicom_node.results.rejection import build_rejection
 
     words, now = audit.checked_reason(because), by.now
     door = Files(settings)
@@ -706,7 +707,9 @@ def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
     """
     drawn: set[object] = set()
     named: set[tuple[str, object]] = set()
-    from dicom_node.results.sr import places  # heavy, and the node's main process imports this module
+    from dicom_node.results.stated_report import (
+        places,  # heavy, and the node's main process imports this module
+    )
 
     for mark in (mark for path in files for mark in places(path) if mark["image"] == uid):
         place = (tuple(mark["points"]), tuple(mark["frames"]))

@@ -19,14 +19,10 @@ from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import is_own_result
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.lifecycle import ResultKind
-from dicom_node.results.envelope import (
-    ResultContext,
-    Source,
-    is_known,
-    mandatory_modules,
-    missing_attribute,
-    name_of,
-)
+from dicom_node.results.concepts import name_of
+from dicom_node.results.context import ResultContext
+from dicom_node.results.source import Source
+from dicom_node.results.standard import is_known, mandatory_modules, missing_attribute
 
 _UID: Final = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
 _PIXEL_DATA_TAG: Final = b"\xe0\x7f\x10\x00"

@@ -64,9 +64,12 @@ from dicom_node.receive.listener import KEPT_DAYS
 from dicom_node.receive.messages import APPLICATION_CONTEXT, MAXIMUM_PDU_BYTES
 from dicom_node.receive.policy import STORAGE_CLASSES
 from dicom_node.receive.spool import Spool, WaitingObjects
-from dicom_node.results.build import build, build_rejection
-from dicom_node.results.deidentified import DUMMY_DATE, EDITION
-from dicom_node.results.envelope import SCHEME, SCHEME_UID, BuiltObject, SourceObject
+from dicom_node.results.build import build
+from dicom_node.results.built_object import BuiltObject
+from dicom_node.results.concepts import SCHEME, SCHEME_UID
+from dicom_node.results.deidentified.profile import DUMMY_DATE, EDITION
+from dicom_node.results.rejection import build_rejection
+from dicom_node.results.source import SourceObject
 from dicom_node.studies.fetch import RetrievalSink
 from tests import golden_lab
 from tests.deidentified_lab import deidentified, write_named

@@ -111,29 +111,17 @@ from dicom_node.base.store.transitions import record, settle_study, utc_now
 from dicom_node.deliver import outbox
 from dicom_node.jobs.drift import count_images
 from dicom_node.jobs.queue import JobQueue, is_dead, is_dead_with_its_node, new_owner
-from dicom_node.results.build import (
-    ResultFile,
-    build,
-    build_failure,
-    put_in_place,
-    row_values,
-    temporary_files,
-)
-from dicom_node.results.deidentified import Pseudonyms, build_deidentified
-from dicom_node.results.envelope import (
-    NOT_HERE,
-    NOT_READ,
-    NOT_TAKEN,
-    RULE_STEP,
-    BuiltObject,
-    Cause,
-    PreviousImage,
-    ResultContext,
-    SourceObject,
-    repairs_of,
-    stand_in_of,
-)
-from dicom_node.results.sr import read_report
+from dicom_node.results.build import build, build_failure
+from dicom_node.results.built_object import BuiltObject
+from dicom_node.results.concepts import Cause
+from dicom_node.results.context import PreviousImage, ResultContext
+from dicom_node.results.deidentified.build import build_deidentified
+from dicom_node.results.deidentified.pseudonyms import Pseudonyms
+from dicom_node.results.files import ResultFile, put_in_place, row_values, temporary_files
+from dicom_node.results.report import NOT_HERE, NOT_READ, NOT_TAKEN
+from dicom_node.results.series import RULE_STEP
+from dicom_node.results.source import SourceObject, repairs_of, stand_in_of
+from dicom_node.results.stated_report import read_report
 
 WITHHELD: Final = "cleaning_failed"
 """The quality note on an image of which no cleaned picture is handed back."""

@@ -92,9 +92,10 @@ from dicom_node.jobs.worker.run import Worker
 from dicom_node.people import audit, queues
 from dicom_node.people.preflight import Tried, check
 from dicom_node.people.queues import report_silence
-from dicom_node.results import sr
-from dicom_node.results.build import build, build_rejection
-from dicom_node.results.envelope import StatedFinding
+from dicom_node.results import stated_report
+from dicom_node.results.build import build
+from dicom_node.results.rejection import build_rejection
+from dicom_node.results.stated_report import StatedFinding
 from dicom_node.serve.node import Background
 from dicom_node.studies.indexing import compare, purge, reindex
 from tests.certificates_lab import self_signed
@@ -769,13 +770,13 @@ def test_findings_that_were_asked_for_are_told(
     said = {"a.dcm": [("Pneumothorax", "present"), ("Mass", "present")], "b.dcm": [("Mass", "absent")]}
     lines = ("AI: Suspected: pneumothorax and lung mass.", "Not assessed: nodule of lung.")
 
-    def stated(report: Path) -> sr.StatedReport:
+    def stated(report: Path) -> stated_report.StatedReport:
         found = [
             StatedFinding("", ("", ""), name, Decision(word), "", "") for name, word in said[report.name]
         ]
-        return sr.StatedReport(found, (), "\n".join(lines), "")
+        return stated_report.StatedReport(found, (), "\n".join(lines), "")
 
-    monkeypatch.setattr(sr, "read_report", stated)
+    monkeypatch.setattr(stated_report, "read_report", stated)
     inbox = notifying_node(tmp_path, hook(web, on=[], findings=["pneumo*"]))
     inbox.settle(ultrasound("one"))
     made = notifier(inbox)

@@ -26,19 +26,17 @@ from dicom_node.base.dicom.uids import Installation, is_own_result
 from dicom_node.base.errors import DecodedDifferently, FaultyObject, ResultRefused
 from dicom_node.base.lifecycle import DEIDENTIFIED_KINDS, ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.receive.inspection import inspect
-from dicom_node.results import envelope, gate
-from dicom_node.results.build import FindingAssessment, build, build_assessment, build_rejection
-from dicom_node.results.deidentified import KnownIdentity, Pseudonyms, profile_violations, pseudonymised
-from dicom_node.results.envelope import (
-    _IMAGE_KEYWORDS,
-    BUILDER_VERSION,
-    BuiltObject,
-    ResultContext,
-    Source,
-    SourceObject,
-    read_sources,
-    repairs_of,
-)
+from dicom_node.results import gate, standard
+from dicom_node.results.assessment import FindingAssessment, build_assessment
+from dicom_node.results.build import build
+from dicom_node.results.built_object import BuiltObject
+from dicom_node.results.context import ResultContext
+from dicom_node.results.deidentified.build import profile_violations
+from dicom_node.results.deidentified.identity import KnownIdentity
+from dicom_node.results.deidentified.pseudonyms import Pseudonyms, pseudonymised
+from dicom_node.results.rejection import build_rejection
+from dicom_node.results.source import _IMAGE_KEYWORDS, Source, SourceObject, read_sources, repairs_of
+from dicom_node.results.uids import BUILDER_VERSION
 from tests import golden_lab
 from tests.deidentified_lab import BIRTH_DATE, HERE, SECRET, UID_ROOT, deidentified, write_named
 from tests.modality import data_set
@@ -637,7 +635,7 @@ def test_what_results_copy_are_the_modules_that_all_objects_of_a_study_share() -
         "ReferencedPatientPhotoSequence",
     }
     modules = ("patient", "clinical-trial-subject", "general-study", "patient-study", "clinical-trial-study")
-    attributes = [one for name in modules for one in envelope.attributes_of(name)]
+    attributes = [one for name in modules for one in standard.attributes_of(name)]
     types = {keyword: kind for place, keyword, kind in attributes if not place and keyword not in never}
     assert (*types, "TimezoneOffsetFromUTC") == COPIED
     assert {keyword for keyword, kind in types.items() if kind == "2"} == REQUIRED_MAYBE_EMPTY
@@ -750,7 +748,7 @@ def fault(name: str, golden: str, now: str) -> str:
     if not golden.startswith(f"{golden_lab.first_line()}\n"):
         return f"{name} is of another builder version than {BUILDER_VERSION}: {WRITE}"
     changed = "\n".join(difflib.unified_diff(golden.splitlines(), now.splitlines(), "golden", "now", n=1))
-    return f"{name} changed: raise BUILDER_VERSION (results/envelope.py), then {WRITE}\n{changed}"
+    return f"{name} changed: raise BUILDER_VERSION (results/uids.py), then {WRITE}\n{changed}"
 
 
 def test_results_are_what_the_golden_dumps_say(now: dict[str, str]) -> None:

@@ -34,11 +34,14 @@ from ai_pipeline.images.render import YELLOW
 from dicom_node.base.dicom.header import items, quiet_pydicom
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.lifecycle import RejectionReason, ResultKind
-from dicom_node.results import deidentified, envelope, gate, sr
-from dicom_node.results.build import build, build_rejection
-from dicom_node.results.envelope import ResultContext, SourceObject, as_judged, read_sources
-from dicom_node.results.pictures import summary_of
+from dicom_node.results import anatomy, concepts, gate, standard, stated_report
+from dicom_node.results.build import build
+from dicom_node.results.context import ResultContext
+from dicom_node.results.deidentified import profile
+from dicom_node.results.page import summary_of
+from dicom_node.results.rejection import build_rejection
 from dicom_node.results.report import report_of
+from dicom_node.results.source import SourceObject, as_judged, read_sources
 from tests.result_images import (
     ANALYSED_AT,
     CALIBRATED,
@@ -351,7 +354,7 @@ CHECKED_BY_HAND = {("UMLS", "C0034375")} | {
 }  # fmt: skip
 
 
-FORMER = {(code.scheme_designator, code.value) for code in envelope.FORMER_REGIONS.values()}
+FORMER = {(code.scheme_designator, code.value) for code in anatomy.FORMER_REGIONS.values()}
 
 
 def _codes(value: object) -> Iterator[DicomCode]:
@@ -369,14 +372,14 @@ def _known_meanings(scheme: str, value: str) -> set[str]:
         for code, (meaning, _cids) in values.items()
         if code == value
     }
-    regions = envelope.body_parts().values()
+    regions = standard.body_parts().values()
     words |= {code.meaning for code in regions if (code.scheme_designator, code.value) == (scheme, value)}
     return {word.lower().split(" (")[0] for word in words}
 
 
 def _is_right(scheme: str, value: str, meaning: str) -> bool:
     """Ours, in a dictionary by these words, or CHECKED_BY_HAND, where its source is named."""
-    if scheme == envelope.SCHEME or (scheme, value) in CHECKED_BY_HAND | FORMER:
+    if scheme == concepts.SCHEME or (scheme, value) in CHECKED_BY_HAND | FORMER:
         return True
     return meaning.lower() in _known_meanings(scheme, value)
 
@@ -384,7 +387,7 @@ def _is_right(scheme: str, value: str, meaning: str) -> bool:
 def test_the_dictionaries_know_our_codes_and_those_of_cards_by_the_same_words() -> None:
     ours = {
         f"{name} {code.value}": code
-        for module in (envelope, deidentified)
+        for module in (anatomy, concepts, profile)
         for name, value in vars(module).items()
         for code in _codes(value)
     }
@@ -419,14 +422,14 @@ def test_no_private_code_means_two_things_and_the_decision_is_no_part_of_its_nam
         calibrated,
         replace(calibrated, model=UNCALIBRATED),
     )
-    numbers = [envelope.number_of(one) for one in said]
+    numbers = [concepts.number_of(one) for one in said]
     assert len({number.value for number in numbers}) == len({number.meaning for number in numbers}) == 4
     assert all(len(number.value) <= 16 for number in numbers)
-    values = [code.value for code in envelope.OURS.values()]
+    values = [code.value for code in concepts.OURS.values()]
     assert len(set(values)) == len(values)
-    assert {code.scheme_designator for code in envelope.OURS.values()} == {envelope.SCHEME}
+    assert {code.scheme_designator for code in concepts.OURS.values()} == {concepts.SCHEME}
     decided = [replace(calibrated, decision=decision) for decision in Decision]
-    assert len({envelope.number_of(one).value for one in decided}) == 1
+    assert len({concepts.number_of(one).value for one in decided}) == 1
 
 
 CHEST, HEAD_REGION, PELVIS, BREAST, WHOLE = "51185008", "69536005", "12921003", "76752008", "38266002"
@@ -488,7 +491,7 @@ def test_a_report_says_its_target_region(images: dict[tuple[str, str], SourceObj
     circumstances = context(kinds=[ResultKind.SR], pipeline=pipeline, region=made.card.region)
     headers = HEADERS if pipeline == "chest_xray" else ("breast", "head in SNOMED RT", "no body part")
     read = {header: read_sources([images[kind, header]])[0] for header in headers}
-    regions = {header: envelope.target_of(circumstances, one) for header, one in read.items()}
+    regions = {header: anatomy.target_of(circumstances, one) for header, one in read.items()}
     found = {header: (region or codes.SCT.EntireBody).value for header, region in regions.items()}
     own = OWN.get(pipeline, WHOLE)
     assert found == {header: HEADERS[header][1] or own for header in headers}
@@ -505,18 +508,18 @@ def test_an_organ_is_no_endoscopy_of_it(tmp_path: Path, code: str, part: str) ->
     state = built(CTX, one, PipelineResult(findings=(finding(NODULE, 0.8, one.image.uid, BOX),)))[
         ResultKind.GSPS
     ]
-    assert envelope.body_part_word(code) == state.BodyPartExamined == part
+    assert standard.body_part_word(code) == state.BodyPartExamined == part
     assert ("Laterality" in state) is (part == "KIDNEY")
 
 
 def test_every_organ_that_dicom_names_lies_in_a_region_of_the_context_group() -> None:
     nowhere = {"artery", "endo-arterial", "endo-vascular", "endo-venous", "joint", "lumen of blood vessel"}
     nowhere |= {"vein", "cardiovascular system", "phantom", "saphenous vein", "entire body"}
-    for organ in envelope.body_parts().values():
-        if organ.meaning.lower() not in nowhere and envelope.common_region(organ) is None:
-            region = envelope.region_of(organ)
+    for organ in standard.body_parts().values():
+        if organ.meaning.lower() not in nowhere and anatomy.common_region(organ) is None:
+            region = anatomy.region_of(organ)
             assert region is not None, organ.meaning
-            assert envelope.common_region(region) is not None, organ.meaning
+            assert anatomy.common_region(region) is not None, organ.meaning
 
 
 @pytest.mark.parametrize("beside", [False, True], ids=["findings alone", "beside measurements"])
@@ -533,16 +536,16 @@ def test_findings_are_read_back_with_numbers_and_model(tmp_path: Path, beside: b
     numbers = lambda row: sorted(value.split()[0] for value in row["numbers"].values())
     rows = [
         (row["finding"], row["decision"], numbers(row), bool(row["region"]), row["model"])
-        for row in sr.findings(path)
+        for row in stated_report.findings(path)
     ]
     assert rows == [
         ("Cardiomegaly", "present", ["41.0", "83.0"], True, "chest-lite0 1"),
         ("Nodule of lung", "indeterminate", ["40.0", "41.0"], False, "chest-lite0 1"),
         ("Pleural effusion", "absent", ["7.0"], False, "chest-lite0 1"),
     ]
-    assert "Suspected: cardiomegaly." in sr.read_report(path).conclusion
-    assert [row["number"] for row in sr.measurements(path)] == ["0.543 {ratio}"] * beside
-    drawn = {(row["finding"], row["number"]) for row in sr.places(path)}
+    assert "Suspected: cardiomegaly." in stated_report.read_report(path).conclusion
+    assert [row["number"] for row in stated_report.measurements(path)] == ["0.543 {ratio}"] * beside
+    drawn = {(row["finding"], row["number"]) for row in stated_report.places(path)}
     ratios = {("Cardiothoracic ratio", "0.543 {ratio}")} if beside else set()
     assert drawn == {("Cardiomegaly", "83.0 % (cut-off 41.0 %)"), *ratios}
 
