@@ -68,3 +68,8 @@ def node(open_inbox: Callable[..., Inbox], tmp_path: Path, analysed_once: Path) 
     """A node of its own with an analysed study: a still and a cine, their results not sent yet."""
     shutil.copytree(analysed_once, tmp_path / "var")
     return open_inbox(illustrated())
+
+
+@pytest.fixture
+def console_of_node(node: Inbox) -> ConsoleLab:
+    return ConsoleLab(node.settings, node.database)
