@@ -4,8 +4,6 @@ import re
 import struct
 from collections.abc import Callable
 
-import pytest
-
 from dicom_console.app import create_app
 from dicom_node.base.lifecycle import JobState, ObjectRole, StudyState, UserRole
 from dicom_node.base.store.tables import Job, Study
@@ -23,11 +21,6 @@ def outcomes(uploader: Browser) -> list[str]:
     taken = re.search(r"(\d+) objects? taken", uploader.text)
     assert taken
     return why + ["taken"] * int(taken[1])
-
-
-@pytest.fixture
-def uploader(console: ConsoleLab) -> Browser:
-    return console.browser(UserRole.OPERATOR)
 
 
 def test_an_object_is_received_as_from_a_modality(uploader: Browser, inbox: Inbox) -> None:

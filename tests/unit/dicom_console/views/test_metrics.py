@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +33,7 @@ from tests.console_lab import ConsoleLab, client_of, happened, numbers
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.receive.objects import changed
+from tests.wheels import ROOT
 
 WORKER = {"machine": "m", "place": "p", "process": "worker-1"}
 
@@ -115,7 +115,7 @@ def test_problems_of_a_study_end_by_its_own_events(console: ConsoleLab, inbox: I
     assert '<li class="over">' in console.at("/", UserRole.VIEWER).text
 
 
-FILE = Path(__file__).resolve().parents[3] / "config" / "alerts.yaml"
+FILE = ROOT / "config" / "alerts.yaml"
 
 
 _NUMBER = r"dicom_node_(\w+)(?:\{(\w+)=\"(\w+)\"\})?"
