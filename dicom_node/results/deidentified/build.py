@@ -30,7 +30,7 @@ from dicom_node.results.dataset import set_values
 from dicom_node.results.deidentified.identity import KnownIdentity
 from dicom_node.results.deidentified.profile import OUR_WORDS, apply, faults
 from dicom_node.results.deidentified.pseudonyms import Pseudonyms, pseudonymised
-from dicom_node.results.deidentified.retained.retained.retained import retained_keywords
+from dicom_node.results.deidentified.retained import retained_keywords
 from dicom_node.results.envelope import disclaimer
 from dicom_node.results.equipment import node_equipment
 from dicom_node.results.report import not_here, report_of

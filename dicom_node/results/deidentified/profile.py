@@ -23,7 +23,7 @@ from dicom_node.base.errors import ResultRefused
 from dicom_node.base.lifecycle import OPTIONS, ResultKind, Retained, is_deidentified, retained_by
 from dicom_node.results.concepts import name_of
 from dicom_node.results.dataset import set_values
-from dicom_node.results.deidentified.retained.retained.retained import retained_keywords
+from dicom_node.results.deidentified.retained import retained_keywords
 from dicom_node.results.standard import attributes_of, mandatory_modules
 
 DUMMY_DATE: Final = "19000101"

@@ -25,7 +25,7 @@ from dicom_node.base.dicom.identity import patient_sha256
 from dicom_node.base.lifecycle import Retained
 from dicom_node.base.sitekey import SiteKey
 from dicom_node.results.dataset import UTF8, set_values
-from dicom_node.results.deidentified.retained.retained.retained import retained
+from dicom_node.results.deidentified.retained import retained
 from dicom_node.results.source import Source, source_of
 from dicom_node.results.standard import region_code
 
