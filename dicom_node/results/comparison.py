@@ -5,7 +5,6 @@ from datetime import date
 from typing import Final
 
 from ai_pipeline.contract import (
-    BURNED_IN,
     Decision,
     Finding,
     Measurement,
@@ -18,12 +17,26 @@ from ai_pipeline.summary import (
     named,
 )
 from dicom_node.results.context import PreviousImage, ResultContext
-from dicom_node.results.stated_report import StatedNumber
+from dicom_node.results.located import patient_findings
+from dicom_node.results.stated_report import StatedFinding, StatedNumber
 
 COMPARED: Final = "compared"
 """Name of the note on an image with the comparison."""
 SAME_PREGNANCY: Final = 210
 """Days: no two examinations of one pregnancy with a measurable head (from week ten) lie further apart."""
+
+
+def comparison_notes(context: ResultContext, result: PipelineResult) -> list[QualityNote]:
+    """A note for each image that can be compared with an earlier one; it is shown wherever the findings are
+    shown.
+    """
+    day = context.study_day
+    earlier = {uid: one for uid, one in context.previous.items() if day and one.on < day}
+    return [
+        QualityNote(COMPARED, line, uid, on_faces=True)
+        for uid, previous in earlier.items()
+        if day and (line := _comparison(result, uid, previous, day))
+    ]
 
 
 def compared_images(context: ResultContext, compared: Sequence[QualityNote]) -> list[PreviousImage]:
@@ -39,36 +52,43 @@ def comparison_parts(context: ResultContext, compared: Sequence[QualityNote]) ->
     return (COMPARED, *(note.text for note in compared), *uids) if compared else ()
 
 
-def comparison_of(result: PipelineResult, uid: str, previous: PreviousImage, on: date) -> str:
+def _comparison(result: PipelineResult, uid: str, previous: PreviousImage, on: date) -> str:
     """The sentence that compares an image (``uid``) with a previous one; "" if nothing can be compared.
 
     ``on``: the date of the present study.
     """
-    measured = [one for one in result.measurements if one.source_uid == uid]
+    measured = [measurement for measurement in result.measurements if measurement.source_uid == uid]
     numbers = list(_number_changes(measured, previous, (on - previous.on).days))
-    # Silence on a film of which the model is unsure is no change, and nothing that is gone.
-    then = {
-        one.code: one
-        for one in previous.findings
-        if not any(note.name == UNSURE and note.source_uid == uid for note in result.quality)
-    }
-    known = [
-        (one, was)
-        for one in result.findings
-        if one.source_uid == uid and one.code != BURNED_IN and not one.research_only
-        if (was := then.get((one.code.value, one.code.scheme)))
-    ]
-    alike = [pair for pair in known if previous.same_options and _model_name(pair[0]) == pair[1].model]
+    known = list(_findings_of_both(result, uid, previous))
+    alike = [(now, was) for now, was in known if previous.same_options and _model_name(now) == was.model]
     if known and not alike:
         numbers.append("findings by another model or with other options, not compared")
     if not numbers and not alike:
         return ""
-    present = [
-        (named(now), now.decision is Decision.PRESENT, was.decision is Decision.PRESENT) for now, was in alike
-    ]
-    new = [name for name, now, was in present if now and not was]
-    gone = [name for name, now, was in present if was and not now]
+    new = [named(now) for now, was in alike if _is_suspected(now) and not _is_suspected(was)]
+    gone = [named(now) for now, was in alike if _is_suspected(was) and not _is_suspected(now)]
     return comparison_line(previous.on.isoformat(), numbers, new, gone)
+
+
+def _findings_of_both(
+    result: PipelineResult, uid: str, previous: PreviousImage
+) -> Iterator[tuple[Finding, StatedFinding]]:
+    """Yield each finding of an image (``uid``) with that of the same name in the earlier report.
+
+    None of a film of which the model is unsure: its silence is no change, and nothing that is gone.
+    """
+    if any(note.name == UNSURE and note.source_uid == uid for note in result.quality):
+        return
+    then = {finding.code: finding for finding in previous.findings}
+    for now in patient_findings(result.findings):
+        was = then.get((now.code.value, now.code.scheme))
+        if was and now.source_uid == uid and not now.research_only:
+            yield now, was
+
+
+def _is_suspected(finding: Finding | StatedFinding) -> bool:
+    """Whether the finding was reported as present."""
+    return finding.decision is Decision.PRESENT
 
 
 def _number_changes(measured: Sequence[Measurement], previous: PreviousImage, days: int) -> Iterator[str]:

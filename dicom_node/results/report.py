@@ -6,7 +6,7 @@ the same tracking UID and the same coordinates wherever it is shown.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pydicom.sr.codedict import codes
@@ -30,7 +30,7 @@ from ai_pipeline.summary import (
     result_lines,
 )
 from dicom_node.base.errors import ResultRefused
-from dicom_node.results.comparison import COMPARED, compared_images, comparison_of, comparison_parts
+from dicom_node.results.comparison import compared_images, comparison_notes, comparison_parts
 from dicom_node.results.concepts import CAUSES, OURS, Cause
 from dicom_node.results.context import PreviousImage, ResultContext
 from dicom_node.results.located import (
@@ -147,77 +147,97 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
     Raises ResultRefused for a finding or a measurement that does not lie in its image, and for an image that
     is no source of the job.
     """
-    of = {source.uid: source for source in sources}
+    by_uid = {source.uid: source for source in sources}
     named_uids = {one.source_uid for one in result.findings} | {one.source_uid for one in result.images}
-    if not of.keys() >= named_uids | {one.source_uid for one in result.measurements}:
+    if not by_uid.keys() >= named_uids | {one.source_uid for one in result.measurements}:
         raise ResultRefused("the pipeline names an image that is not a source of this job")
-    findings = ranked(result.findings)
-    located = findings_by_place(context, of, findings)
-    # A note for each image that has a previous one; it is shown wherever the findings are shown.
-    compared = [
-        QualityNote(COMPARED, line, uid, on_faces=True)
-        for uid, one in context.previous.items()
-        if context.study_day and one.on < context.study_day
-        if (line := comparison_of(result, uid, one, context.study_day))
-    ]
-    notes = [*result.quality, *compared]
-    images = []
-    for source in sources:
-        known = [one for one in findings if one.source_uid == source.uid]
-        measured = [one for one in result.measurements if one.source_uid == source.uid]
-        here = [one for one in notes if one.source_uid in {None, source.uid}]
-        unsure = any(one.name == UNSURE for one in here)
-        absence = codes.SCT.Undetermined if unsure else codes.SCT.Absent
-        absent = [one for one in patient_findings(known) if one.decision is Decision.ABSENT]
-        images.append(
-            ImageReport(
-                source=source,
-                name="AI summary",
-                lines=result_lines(
-                    [one for one in result.findings if one.source_uid == source.uid], measured, here
-                ),
-                answers=[(OURS["RESULT"], _answer(known, measured, unsure=unsure))],
-                findings=known,
-                located=[one for one in located if one.source is source],
-                absent=[coded_finding(context, source, one, absence) for one in absent],
-                measured=[
-                    tracked_measurement(context, source, one, place)
-                    for place, one in enumerate(measured, start=1)
-                ],
-                remarks=[*_reliability(known, unsure=unsure), *_remarks(source, sources, notes)],
-                images=[one for one in result.images if one.source_uid == source.uid],
-                parts=comparison_parts(context, [one for one in compared if one.source_uid == source.uid]),
-                # A suspected finding, a measurement that is a call or stands alone, or a doubt that people
-                # shall see.
-                has_call=any(one.decision is Decision.PRESENT and one.code != BURNED_IN for one in known)
-                or any(word in one.statement for one in measured for word in _CALLS)
-                or (not assesses(known) and assesses((), measured))
-                or any(one.name == UNSURE and one.on_faces for one in here),
-            )
-        )
-    cleaning = [note for note in notes if note.name in _OF_CLEANING]
-    cleaned = _texts_by_images(
-        (source, "; ".join(note.text.rstrip(".") for note in cleaning if note.source_uid == source.uid))
-        for source in sources
-    )
-    uncovered = [note.text for note in notes if note.name in {NOT_HERE, NOT_TAKEN}]
+    located = findings_by_place(context, by_uid, ranked(result.findings))
+    compared = comparison_notes(context, result)
+    said = replace(result, quality=(*result.quality, *compared))
+    images = [_image_report(context, source, sources, said, located, compared) for source in sources]
+    uncovered = [note.text for note in said.quality if note.name in {NOT_HERE, NOT_TAKEN}]
     return Report(
         context,
         images,
-        "\r\n".join(
-            [
-                *in_words(images),
-                *uncovered,
-                *([f"{BURNED_IN_HEAD}{'. '.join(cleaned)}."] if cleaned else []),
-            ]
-        ),
+        "\r\n".join([*in_words(images), *uncovered, *_cleaning_in_words(sources, said.quality)]),
         located,
         uncovered,
         list({one.image.SOPInstanceUID: one for one in compared_images(context, compared)}.values()),
         (*not_here(result), *comparison_parts(context, compared)),
         result.drawn_on,
-        any(note.name in _MISSING for note in notes),
+        any(note.name in _MISSING for note in said.quality),
     )
+
+
+def has_call(
+    findings: Sequence[Finding], measured: Sequence[Measurement], notes: Sequence[QualityNote]
+) -> bool:
+    """Whether a person should look at an image, by its findings, measurements and notes: without a call only
+    the kinds of ``ResultContext.no_call`` leave.
+
+    Something is suspected, a measurement is a call by its words or stands alone, or the model is in a doubt
+    that people shall see.
+    """
+    suspected = any(finding.decision is Decision.PRESENT for finding in patient_findings(findings))
+    called_by_words = any(word in measurement.statement for measurement in measured for word in _CALLS)
+    only_measured = assesses((), measured) and not assesses(findings)
+    in_doubt = any(note.name == UNSURE and note.on_faces for note in notes)
+    return suspected or called_by_words or only_measured or in_doubt
+
+
+def _image_report(
+    context: ResultContext,
+    source: Source,
+    sources: Sequence[Source],
+    said: PipelineResult,
+    located: Sequence[ReportedFinding],
+    compared: Sequence[QualityNote],
+) -> ImageReport:
+    """What all results say of one image of a job, of whose images the pipeline said ``said``.
+
+    ``located``: the findings of all images at their places; ``compared``: the notes with comparisons.
+    """
+    own = _of_image(said, source.uid)
+    findings = ranked(own.findings)
+    unsure = any(note.name == UNSURE for note in own.quality)
+    absence = codes.SCT.Undetermined if unsure else codes.SCT.Absent
+    absent = [finding for finding in patient_findings(findings) if finding.decision is Decision.ABSENT]
+    return ImageReport(
+        source=source,
+        name="AI summary",
+        lines=result_lines(own.findings, own.measurements, own.quality),
+        answers=[(OURS["RESULT"], _answer(findings, own.measurements, unsure=unsure))],
+        findings=findings,
+        located=[finding for finding in located if finding.source is source],
+        absent=[coded_finding(context, source, finding, absence) for finding in absent],
+        measured=[
+            tracked_measurement(context, source, measurement, place)
+            for place, measurement in enumerate(own.measurements, start=1)
+        ],
+        remarks=[*_reliability(findings, unsure=unsure), *_remarks(source, sources, said.quality)],
+        images=own.images,
+        parts=comparison_parts(context, [note for note in compared if note.source_uid == source.uid]),
+        has_call=has_call(findings, own.measurements, own.quality),
+    )
+
+
+def _of_image(said: PipelineResult, uid: str) -> PipelineResult:
+    """What the pipeline said of one image; notes without an image are of each."""
+    findings = tuple(finding for finding in said.findings if finding.source_uid == uid)
+    images = tuple(image for image in said.images if image.source_uid == uid)
+    notes = tuple(note for note in said.quality if note.source_uid in {None, uid})
+    measurements = tuple(one for one in said.measurements if one.source_uid == uid)
+    return PipelineResult(findings, images, notes, measurements=measurements)
+
+
+def _cleaning_in_words(sources: Sequence[Source], notes: Sequence[QualityNote]) -> list[str]:
+    """The conclusion's paragraph on burned-in text; [] without notes on cleaning."""
+    cleaning = [note for note in notes if note.name in _OF_CLEANING]
+    texts = _texts_by_images(
+        (source, "; ".join(note.text.rstrip(".") for note in cleaning if note.source_uid == source.uid))
+        for source in sources
+    )
+    return [f"{BURNED_IN_HEAD}{'. '.join(texts)}."] if texts else []
 
 
 def _reliability(findings: Sequence[Finding], *, unsure: bool) -> list[str]:
