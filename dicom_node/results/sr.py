@@ -15,7 +15,7 @@ and the quoted report are in Pertinent Other Evidence Sequence (PS3.3 C.17.2), b
 study.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any, Final, TypeAlias
 
@@ -100,79 +100,91 @@ def build_document(report: Report, uid: str) -> Dataset:
     wants them (TID 1500 is extensible, so a conclusion may come before its containers).
     """
     context, sources = report.context, report.sources
-    groups = [_finding_group(one) for one in report.located if one.region is not None]
-    elsewhere = [one for one in report.located if one.region is None]
+    document = Comprehensive3DSR(
+        evidence=[*(source.stand_in for source in sources), *_quoted_evidence(report)],
+        content=_content(report),
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        requested_procedures=_requests(sources[0]) or None,
+        performed_procedure_codes=procedures_performed(sources),
+        previous_versions=[_replaced_report(report)] if context.supersedes else None,
+        **header_arguments(context, ResultKind.SR, sources[0], uid, 1),
+    )
+    return complete(document, context, ResultKind.SR, sources)
+
+
+def _content(report: Report) -> MeasurementReport:
+    """The content tree (TID 1500), with conclusion, disclaimer and image library before the groups."""
+    with_places = [_finding_group(finding) for finding in report.located if finding.region is not None]
     # These have coordinates in their numbers: OHIF loads them.
-    groups += [
-        _measurement_group(report, image.source, one) for image in report.images for one in image.measured
+    with_places += [
+        _measurement_group(report, image.source, measured)
+        for image in report.images
+        for measured in image.measured
     ]
-    further = [*map(_quotation, report.compared)]
-    if groups:
-        further = [_evaluations(report, elsewhere), *further]
-    else:
-        groups = [*map(_finding_group, elsewhere), *(_image_group(report, image) for image in report.images)]
+    elsewhere = [finding for finding in report.located if finding.region is None]
     # TID 1001 with a device observer (TID 1004): no person has looked at this.
-    observed = ObservationContext(observer_device_context=device_observer(context))
+    observed = ObservationContext(observer_device_context=device_observer(report.context))
     if report.fetus:
         observed.extend(subject_context(report.fetus))
     # Procedure reported: validators take no codes but those of CID 100 here, though it is a baseline
     # (TID 1207). The codes of the source are in Performed Procedure Code Sequence.
     content = MeasurementReport(
         observation_context=observed,
-        procedure_reported=each_once(map(procedure_reported, sources)),
+        procedure_reported=each_once(map(procedure_reported, report.sources)),
         title=codes.DCM.ImagingMeasurementReport,
-        imaging_measurements=groups,
+        imaging_measurements=with_places
+        or [*map(_finding_group, elsewhere), *(_image_group(report, image) for image in report.images)],
     )
     *about, measurements = content[0].ContentSequence
-    for item in about:
-        if item.name == codes.DCM.ProcedureReported:  # its code names no region
-            known = (
-                region
-                for source in sources
-                if procedure_reported(source) == item.value and (region := target_of(context, source))
-            )
-            sites = {region.value: region for region in known}.values()
-            if sites:
-                item.ContentSequence = ContentSequence(
-                    [
-                        CodeContentItem(PROCEDURE_SITE, region, RelationshipTypeValues.HAS_CONCEPT_MOD)
-                        for region in sites
-                    ]
-                )
+    _name_procedure_sites(about, report)
     content[0].ContentSequence = ContentSequence(
         [
             *about,
             _text(codes.DCM.Conclusion, report.conclusion),
-            _text(codes.DCM.Comment, disclaimer(context)),
+            _text(codes.DCM.Comment, disclaimer(report.context)),
             _image_library(report),
             measurements,
-            *further,
+            *([_evaluations(report, elsewhere)] if with_places else []),
+            *map(_quotation, report.compared),
         ]
     )
-    replaced = stand_in_of(
-        Comprehensive3DSRStorage,
-        context.supersedes,
-        sources[0].study_uid,
-        context.supersedes_series or series_uid(context, ResultKind.SR, sources[0]),
-    )
-    # The quoted reports and earlier images, of the same patient.
+    return content
+
+
+def _name_procedure_sites(about: Sequence[ContentItem], report: Report) -> None:
+    """Set below each Procedure Reported among these items the target regions of its images: its code names
+    none.
+    """
+    for item in about:
+        if item.name != codes.DCM.ProcedureReported:
+            continue
+        of_procedure = [source for source in report.sources if procedure_reported(source) == item.value]
+        regions = filter(None, (target_of(report.context, source) for source in of_procedure))
+        if sites := {region.value: region for region in regions}:
+            item.ContentSequence = ContentSequence(
+                [
+                    CodeContentItem(PROCEDURE_SITE, region, RelationshipTypeValues.HAS_CONCEPT_MOD)
+                    for region in sites.values()
+                ]
+            )
+
+
+def _replaced_report(report: Report) -> Dataset:
+    """A stand-in of the report that this one replaces: of the same class and study (PS3.3 C.17.2)."""
+    context, first = report.context, report.sources[0]
+    series = context.supersedes_series or series_uid(context, ResultKind.SR, first)
+    return stand_in_of(Comprehensive3DSRStorage, context.supersedes, first.study_uid, series)
+
+
+def _quoted_evidence(report: Report) -> Iterable[Dataset]:
+    """The quoted reports and earlier images, of the same patient, each once."""
     objects = [one for previous in report.compared for one in (previous.image, previous.report)]
     quoted = {one.SOPInstanceUID: deepcopy(one) for one in objects}
     for one in quoted.values():
-        one.PatientID = sources[0].stand_in.PatientID
-    document = Comprehensive3DSR(
-        evidence=[*(source.stand_in for source in sources), *quoted.values()],
-        content=content,
-        is_complete=True,
-        is_final=False,
-        is_verified=False,
-        requested_procedures=_requests(sources[0]) or None,
-        performed_procedure_codes=procedures_performed(sources),
-        # The report that this one replaces: of the same class and study (PS3.3 C.17.2).
-        previous_versions=[replaced] if context.supersedes else None,
-        **header_arguments(context, ResultKind.SR, sources[0], uid, 1),
-    )
-    return complete(document, context, ResultKind.SR, sources)
+        one.PatientID = report.sources[0].stand_in.PatientID
+    return quoted.values()
 
 
 def _text(name: DicomCode, value: str) -> TextContentItem:
