@@ -50,7 +50,7 @@ from dicom_node.results.concepts import (
     name_of,
 )
 from dicom_node.results.context import ResultContext
-from dicom_node.results.dataset import UTF8, set_values
+from dicom_node.results.dataset import UTF8, copy_attributes, set_values
 from dicom_node.results.equipment import contributing_equipment, device_observer, general_equipment
 from dicom_node.results.series import series_number_beside
 from dicom_node.results.source import (
@@ -105,45 +105,9 @@ def build_assessment(
     ]
     parts = (str(about.SOPInstanceUID), person, *(str(part) for one in shaping for part in one))
     series_uid = derived_uid("assessment series", str(about.StudyInstanceUID), person)
-    groups = []
-    for one in said:  # TID 1501 with the finding's own tracking UID, the model that found it, and the verdict
-        own = derived_uid("assessed finding", str(about.SOPInstanceUID), one.finding, one.model, one.version)
-        group = MeasurementsAndQualitativeEvaluations(
-            tracking_identifier=TrackingIdentifier(uid=one.tracking_uid or own, identifier=one.finding),
-            finding_type=CodedConcept(*one.code, one.finding[:64]),
-            algorithm_id=AlgorithmIdentification(name=one.model, version=one.version),
-            qualitative_evaluations=[QualitativeEvaluation(OURS["ASSESSMENT"], OURS[one.verdict.upper()])],
-        )
-        if one.because:
-            group[0].ContentSequence.append(_comment_item(one.because))
-        groups.append(group)
-    content = MeasurementReport(
-        # TID 1001 with a person (TID 1003: the account's name) and the node on which it was said (TID 1004).
-        observation_context=ObservationContext(
-            observer_person_context=ObserverContext(
-                observer_type=codes.DCM.Person,
-                observer_identifying_attributes=PersonObserverIdentifyingAttributes(
-                    name=f"{person}^", login_name=person
-                ),
-            ),
-            observer_device_context=device_observer(context),
-        ),
-        procedure_reported=[
-            CodedConcept.from_dataset(item.ConceptCodeSequence[0])
-            for item in about.ContentSequence
-            if name_of(item) == _PROCEDURE
-        ],
-        title=codes.DCM.ImagingMeasurementReport,
-        imaging_measurements=groups,
-    )
-    *first, measurements = content[0].ContentSequence
-    assessed = UIDRefContentItem(
-        name=OURS["ASSESSEDREPORT"], value=about.SOPInstanceUID, relationship_type=_CONTAINS
-    )
-    content[0].ContentSequence = ContentSequence([*first, assessed, _comment_item(_DISCLAIMER), measurements])
     document = Comprehensive3DSR(
         evidence=[without_identity(about)],
-        content=content,
+        content=_content(context, about, said, person),
         series_instance_uid=series_uid,
         series_number=series_number_beside(about, ResultKind.ASSESSMENT),
         sop_instance_uid=statement_uid(context, "assessment", *parts),
@@ -167,10 +131,63 @@ def build_assessment(
         ),
         **general_equipment(context),
     )
-    # Patient and study as the report has them, and its images with their series (PS3.3 C.17.2).
-    for keyword in (*COPIED, "BodyPartExamined", "Laterality"):
-        if keyword in about:
-            document[keyword] = deepcopy(about[keyword])
+    # Patient and study as the report has them.
+    copy_attributes(document, about, *COPIED, "BodyPartExamined", "Laterality")
+    _refer_to_report(document, about)
+    built = built_document(document, context, ResultKind.ASSESSMENT, about, former)
+    gate.check_assessment(built.data or b"", document, about)
+    return built
+
+
+def _content(
+    context: ResultContext, about: Dataset, said: Sequence[FindingAssessment], person: str
+) -> MeasurementReport:
+    """The content tree (TID 1500): who says it, of which report ``about``, and a group for each finding."""
+    content = MeasurementReport(
+        # TID 1001 with a person (TID 1003: the account's name) and the node on which it was said (TID 1004).
+        observation_context=ObservationContext(
+            observer_person_context=ObserverContext(
+                observer_type=codes.DCM.Person,
+                observer_identifying_attributes=PersonObserverIdentifyingAttributes(
+                    name=f"{person}^", login_name=person
+                ),
+            ),
+            observer_device_context=device_observer(context),
+        ),
+        procedure_reported=[
+            CodedConcept.from_dataset(item.ConceptCodeSequence[0])
+            for item in about.ContentSequence
+            if name_of(item) == _PROCEDURE
+        ],
+        title=codes.DCM.ImagingMeasurementReport,
+        imaging_measurements=[_finding_group(about, assessment) for assessment in said],
+    )
+    *first, measurements = content[0].ContentSequence
+    assessed = UIDRefContentItem(
+        name=OURS["ASSESSEDREPORT"], value=about.SOPInstanceUID, relationship_type=_CONTAINS
+    )
+    content[0].ContentSequence = ContentSequence([*first, assessed, _comment_item(_DISCLAIMER), measurements])
+    return content
+
+
+def _finding_group(about: Dataset, one: FindingAssessment) -> MeasurementsAndQualitativeEvaluations:
+    """The group (TID 1501) of a finding, with its own tracking UID, the model that found it, and the
+    verdict.
+    """
+    own = derived_uid("assessed finding", str(about.SOPInstanceUID), one.finding, one.model, one.version)
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=one.tracking_uid or own, identifier=one.finding),
+        finding_type=CodedConcept(*one.code, one.finding[:64]),
+        algorithm_id=AlgorithmIdentification(name=one.model, version=one.version),
+        qualitative_evaluations=[QualitativeEvaluation(OURS["ASSESSMENT"], OURS[one.verdict.upper()])],
+    )
+    if one.because:
+        group[0].ContentSequence.append(_comment_item(one.because))
+    return group
+
+
+def _refer_to_report(document: Dataset, about: Dataset) -> None:
+    """Add the images of the report with their series, and why the report is named (PS3.3 C.17.2)."""
     library = [deepcopy(item) for item in about.ContentSequence if name_of(item) == _IMAGE_LIBRARY]
     *first, measurements = document.ContentSequence
     document.ContentSequence = [*first, *library, measurements]
@@ -178,7 +195,6 @@ def build_assessment(
     for study in about.CurrentRequestedProcedureEvidenceSequence:
         if study.StudyInstanceUID == mine.StudyInstanceUID:
             mine.ReferencedSeriesSequence.extend(deepcopy(study.ReferencedSeriesSequence))
-    # The assessed report, and why it is named (PS3.3 Table C.17-2).
     related = Dataset()
     set_values(
         related,
@@ -187,9 +203,6 @@ def build_assessment(
         PurposeOfReferenceCodeSequence=[CodedConcept.from_code(OURS["ASSESSEDREPORT"])],
     )
     document.ReferencedInstanceSequence = [related]
-    built = built_document(document, context, ResultKind.ASSESSMENT, about, former)
-    gate.check_assessment(built.data or b"", document, about)
-    return built
 
 
 def _comment_item(value: str) -> TextContentItem:

@@ -1,6 +1,7 @@
 """Data sets of results: attributes set by keyword, and the Part 10 file in a character set."""
 
 import io
+from copy import deepcopy
 from typing import Final
 
 from pydicom.dataset import Dataset
@@ -19,6 +20,13 @@ def set_values(dataset: Dataset, **values: object) -> None:
 
 
 UTF8: Final = "ISO_IR 192"
+
+
+def copy_attributes(dataset: Dataset, given: Dataset, *keywords: str) -> None:
+    """Copy those of the attributes that ``given`` has, also without a value."""
+    for keyword in keywords:
+        if keyword in given:
+            dataset[keyword] = deepcopy(given[keyword])
 
 
 def encode_in_charset_of(dataset: Dataset, source: Dataset) -> bytes:

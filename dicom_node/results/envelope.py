@@ -22,7 +22,7 @@ from dicom_node.base.lifecycle import ResultKind
 from dicom_node.results.anatomy import UNPAIRED, body_part_of, stated_side
 from dicom_node.results.concepts import coding_schemes
 from dicom_node.results.context import ResultContext
-from dicom_node.results.dataset import UTF8, set_values
+from dicom_node.results.dataset import UTF8, copy_attributes, set_values
 from dicom_node.results.equipment import contributing_equipment, general_equipment
 from dicom_node.results.series import SERIES_NUMBERS, series_description
 from dicom_node.results.source import Source, offset_of
@@ -79,11 +79,25 @@ def complete(
     ``sources``: the images that it is about; patient and study are copied from the first.
     """
     source = sources[0]
-    # Patient and study as they are in the source: one value for one patient (PS3.3 A.1.2). What the source
-    # does not have is left as highdicom wrote it: absent, or empty where it is of Type 2.
-    for keyword in COPIED:
-        if keyword in source.header:
-            dataset[keyword] = deepcopy(source.header[keyword])
+    _set_patient_and_study(dataset, source)
+    freeze_times(dataset, context, offset_of(source))
+    _set_series(dataset, context, kind, source)
+    _correct_references(dataset, sources)
+    if context.station_name:
+        dataset.StationName = context.station_name[:16]
+    if kind not in (ResultKind.SR, ResultKind.PDF):
+        _set_body_part(dataset, kind, source)
+    if kind is not ResultKind.SR:
+        _set_requests(dataset, source)
+    return dataset
+
+
+def _set_patient_and_study(dataset: Dataset, source: Source) -> None:
+    """Set patient and study as they are in the source: one value for one patient (PS3.3 A.1.2).
+
+    What the source does not have is left as highdicom wrote it: absent, or empty where it is of Type 2.
+    """
+    copy_attributes(dataset, source.header, *COPIED)
     # Type 2C of animals (PS3.3 C.7.1.1, C.7.2.2), which have a species: empty where the source does not say.
     for keyword in _OF_ANIMALS if "PatientSpeciesDescription" in dataset else ():
         dataset.setdefault(keyword, None)
@@ -92,34 +106,46 @@ def complete(
             if name.VR == "PN" and name.value:
                 # As text: pydicom would otherwise keep the bytes of the source's character set.
                 name.value = [PersonName(str(one)) for one in name.value] if name.VM > 1 else str(name.value)
-    freeze_times(dataset, context, offset_of(source))
-    # Series Date and Time (PS3.3 C.7.3.1): the same in all objects of a series, those of later jobs too.
-    began = local(
-        context.series_began(str(dataset.SeriesInstanceUID)) or context.analysed_at, offset_of(source)
+
+
+def _set_series(dataset: Dataset, context: ResultContext, kind: ResultKind, source: Source) -> None:
+    """Set description, date and time of the series (PS3.3 C.7.3.1): the same in all objects of a series,
+    those of later jobs too.
+    """
+    first = context.series_began(str(dataset.SeriesInstanceUID)) or context.analysed_at
+    began = local(first, offset_of(source))
+    set_values(
+        dataset,
+        SeriesDescription=series_description(context, kind),
+        SeriesDate=f"{began:%Y%m%d}",
+        SeriesTime=f"{began:%H%M%S.%f}",
     )
-    dataset.SeriesDate, dataset.SeriesTime = f"{began:%Y%m%d}", f"{began:%H%M%S.%f}"
-    _correct_references(dataset, sources)
-    dataset.SeriesDescription = series_description(context, kind)
-    if context.station_name:
-        dataset.StationName = context.station_name[:16]
-    if kind not in (ResultKind.SR, ResultKind.PDF):
-        # General Series (PS3.3 C.7.3.1): Laterality is Type 2C, for paired parts only, never in a
-        # Segmentation. Empty says that the part may have a side and the source does not tell it.
-        part = body_part_of(source)
-        if part:
-            dataset.BodyPartExamined = part
-        if kind is not ResultKind.SEG and part.upper() not in UNPAIRED:
-            dataset.Laterality = stated_side(source)
-    if kind is not ResultKind.SR:
-        # Request Attributes Sequence (0040,0275) of the source: the results answer the same request. So IHE
-        # wants it of an Evidence Creator (RAD TF-2 Appendix A). A report has Referenced Request Sequence.
-        requests = [
-            Dataset({Tag(word): deepcopy(item[word]) for word in _REQUEST if item.get(word)})
-            for item in source.header.get("RequestAttributesSequence") or []
-        ]
-        if any(requests):
-            dataset.RequestAttributesSequence = [item for item in requests if item]
-    return dataset
+
+
+def _set_body_part(dataset: Dataset, kind: ResultKind, source: Source) -> None:
+    """Set the body part, and its side where it has one.
+
+    General Series (PS3.3 C.7.3.1): Laterality is Type 2C, for paired parts only, never in a Segmentation.
+    Empty says that the part may have a side and the source does not tell it.
+    """
+    part = body_part_of(source)
+    if part:
+        dataset.BodyPartExamined = part
+    if kind is not ResultKind.SEG and part.upper() not in UNPAIRED:
+        dataset.Laterality = stated_side(source)
+
+
+def _set_requests(dataset: Dataset, source: Source) -> None:
+    """Set Request Attributes Sequence (0040,0275) of the source: the results answer the same request.
+
+    So IHE wants it of an Evidence Creator (RAD TF-2 Appendix A). A report has Referenced Request Sequence.
+    """
+    requests = [
+        Dataset({Tag(word): deepcopy(item[word]) for word in _REQUEST if item.get(word)})
+        for item in source.header.get("RequestAttributesSequence") or []
+    ]
+    if any(requests):
+        dataset.RequestAttributesSequence = [item for item in requests if item]
 
 
 def freeze_times(dataset: Dataset, context: ResultContext, offset: str) -> None:

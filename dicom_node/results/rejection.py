@@ -1,7 +1,6 @@
 """The rejection note of IHE IOCM (RAD TF-3, 4.66): a Key Object Selection that names withdrawn results."""
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -26,7 +25,7 @@ from dicom_node.results.concepts import (
     subject_context,
 )
 from dicom_node.results.context import ResultContext
-from dicom_node.results.dataset import UTF8
+from dicom_node.results.dataset import UTF8, copy_attributes
 from dicom_node.results.equipment import contributing_equipment, device_observer, general_equipment
 from dicom_node.results.series import series_number_beside
 from dicom_node.results.source import (
@@ -86,7 +85,5 @@ def build_rejection(
         ),
         **general_equipment(context),
     )
-    for keyword in COPIED:
-        if keyword in first:
-            note[keyword] = deepcopy(first[keyword])
+    copy_attributes(note, first, *COPIED)
     return built_document(note, context, ResultKind.REJECTION, first)
