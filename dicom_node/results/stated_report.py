@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Final
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as DicomCode
 
 from ai_pipeline import contract
 from ai_pipeline.contract import Decision
@@ -112,45 +113,18 @@ def read_report(report: Path | BinaryIO | Dataset) -> StatedReport:
     findings: list[StatedFinding] = []
     numbers: list[StatedNumber] = []
     for group in _containers(document, _MEASUREMENT_GROUP):
-        items, places = _children(group), list(_places(group))
-        decided = list(filter(_is_decision, items))
-        in_group = _numbers([*items, *(below for item in decided for below in _children(item))])
-        subject = next((_value(item) for item in items if _is_code(item, _FINDING)), None)
-        for place, item in enumerate(decided):
-            name = _name(item)
-            if subject is not None and name_of(item) == PRESENCE.value:
-                name = subject
-            own = in_group
-            if len(decided) > 1:  # a summary on several findings: each with the number at its place
-                own = dict([*in_group.items()][place : place + 1]) if len(in_group) == len(decided) else {}
-            findings.append(_finding(name, item, items, group, own, places))
-        for item in () if decided else filter(_is_number, items):
-            [measured] = item.MeasuredValueSequence
-            numbers.append(
-                StatedNumber(
-                    _image_uid(group),
-                    _code(_name(item))[:2],
-                    str(_name(item).CodeMeaning),
-                    float(measured.NumericValue),
-                    _code(measured.MeasurementUnitsCodeSequence[0])[:2],
-                    *_model_and_tracking(items),
-                    _sites(items),
-                    # The Subject ID of the group (TID 1008), "" where it is about the patient.
-                    _texts(items).get(codes.DCM.SubjectID.value, ""),
-                    places,
-                )
-            )
+        if decided := list(filter(_is_decision, _children(group))):
+            findings += _findings_of_group(group, decided)
+        else:
+            numbers += _numbers_of_group(group)
     for container in _containers(document, QUALITATIVE_EVALUATIONS.value):
         # CODE "finding = present / absent / undetermined", with what belongs to it below it.
         findings += [
             _finding(_name(item), item, _children(item), item, _numbers(_children(item)))
             for item in filter(_is_decision, _children(container))
         ]
-    texts = [item for item in _children(document) if item.ValueType == "TEXT"]
-    conclusion, statements = (
-        [str(item.TextValue) for item in texts if name_of(item) == code.value]
-        for code in (codes.DCM.Conclusion, codes.DCM.Comment)
-    )
+    conclusion = _texts_named(document, codes.DCM.Conclusion)
+    statements = _texts_named(document, codes.DCM.Comment)
     return StatedReport(findings, numbers, " ".join(conclusion), next(iter(statements), ""))
 
 
@@ -212,6 +186,46 @@ def places(report: Path) -> list[dict[str, Any]]:
         for one, decision, number in about
         for image, frames, points in one.places
     ]
+
+
+def _findings_of_group(group: Dataset, decided: Sequence[Dataset]) -> Iterator[StatedFinding]:
+    """Yield the finding of each CODE item in ``decided``, the decisions in a measurement group."""
+    items, places = _children(group), list(_places(group))
+    in_group = _numbers([*items, *(below for item in decided for below in _children(item))])
+    subject = next((_value(item) for item in items if _is_code(item, _FINDING)), None)
+    for place, item in enumerate(decided):
+        name = _name(item)
+        if subject is not None and name_of(item) == PRESENCE.value:
+            name = subject
+        own = in_group
+        if len(decided) > 1:  # a summary on several findings: each with the number at its place
+            own = dict([*in_group.items()][place : place + 1]) if len(in_group) == len(decided) else {}
+        yield _finding(name, item, items, group, own, places)
+
+
+def _numbers_of_group(group: Dataset) -> Iterator[StatedNumber]:
+    """Yield the measurements in a measurement group without a decision."""
+    items, places = _children(group), list(_places(group))
+    for item in filter(_is_number, items):
+        [measured] = item.MeasuredValueSequence
+        yield StatedNumber(
+            _image_uid(group),
+            _code(_name(item))[:2],
+            str(_name(item).CodeMeaning),
+            float(measured.NumericValue),
+            _code(measured.MeasurementUnitsCodeSequence[0])[:2],
+            *_model_and_tracking(items),
+            _sites(items),
+            # The Subject ID of the group (TID 1008), "" where it is about the patient.
+            _texts(items).get(codes.DCM.SubjectID.value, ""),
+            places,
+        )
+
+
+def _texts_named(document: Dataset, concept: DicomCode) -> list[str]:
+    """The texts at the root of a report with this concept name."""
+    texts = [item for item in _children(document) if item.ValueType == "TEXT"]
+    return [str(item.TextValue) for item in texts if name_of(item) == concept.value]
 
 
 def _finding(
