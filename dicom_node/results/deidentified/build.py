@@ -205,24 +205,22 @@ def of_cleaned(result: PipelineResult, cleaned: dict[str, Source]) -> PipelineRe
     ``cleaned``: the cleaned images by the UIDs of their sources. Left out are measurements read from the
     pixels, and tracking UIDs that other destinations know too.
     """
-    return PipelineResult(
-        findings=tuple(
-            replace(finding, source_uid=cleaned[finding.source_uid].uid, tracking_uid="")
-            for finding in result.findings
-            if finding.source_uid in cleaned
-        ),
-        quality=tuple(
-            replace(note, source_uid=cleaned[note.source_uid].uid if note.source_uid else None)
-            for note in result.quality
-            if note.source_uid is None or note.source_uid in cleaned
-        ),
-        models=result.models,
-        measurements=tuple(
-            replace(measurement, source_uid=cleaned[measurement.source_uid].uid)
-            for measurement in result.measurements
-            if measurement.model is not None and measurement.source_uid in cleaned
-        ),
+    findings = tuple(
+        replace(finding, source_uid=cleaned[finding.source_uid].uid, tracking_uid="")
+        for finding in result.findings
+        if finding.source_uid in cleaned
     )
+    notes = tuple(
+        replace(note, source_uid=cleaned[note.source_uid].uid if note.source_uid else None)
+        for note in result.quality
+        if note.source_uid is None or note.source_uid in cleaned
+    )
+    measurements = tuple(
+        replace(measurement, source_uid=cleaned[measurement.source_uid].uid)
+        for measurement in result.measurements
+        if measurement.model is not None and measurement.source_uid in cleaned
+    )
+    return PipelineResult(findings, quality=notes, models=result.models, measurements=measurements)
 
 
 def in_boxes(mask: DerivedImage) -> DerivedImage:

@@ -102,10 +102,7 @@ class KnownIdentity:
                 yield f"{keyword} is a UID of the source"
             elif vr in {"DA", "DT"} and text[:8] in self._phrases:
                 yield f"{keyword} is a date of the source"
-            # Single parts of a name not where words of others stand: people are called Left, or Philips.
-            elif vr in _FREE_TEXT and any(
-                one.search(text) for one in (phrases if keyword in _WORDS_OF_OTHERS else [*phrases, *parts])
-            ):
+            elif vr in _FREE_TEXT and _holds(text, keyword, phrases, parts):
                 yield f"{keyword} holds what identifies the source"
             elif vr == "CS" and len(text) >= _IN_BYTES and text in wanted:
                 yield f"{keyword} is what identifies the source"
@@ -146,6 +143,17 @@ class KnownIdentity:
                 )
         elif keyword in _IDENTIFYING and len(_normalised(value)) > 1:
             (self._places if keyword in _PLACES else self._phrases).add(_normalised(value))
+
+
+def _holds(
+    text: str, keyword: str, phrases: Sequence[re.Pattern[str]], parts: Sequence[re.Pattern[str]]
+) -> bool:
+    """Whether the free text of an attribute holds an identifying phrase, or a single part of a name.
+
+    Parts are not looked for where words of others stand: people are called Left, or Philips.
+    """
+    wanted = phrases if keyword in _WORDS_OF_OTHERS else [*phrases, *parts]
+    return any(pattern.search(text) for pattern in wanted)
 
 
 def _pattern(phrase: str) -> re.Pattern[str]:

@@ -187,7 +187,7 @@ def _harmless_copy(element: DataElement) -> DataElement | None:
     """A copy of an attribute, in whose sequence items only numbers are left; None if it is not of the VR that
     its keyword promises, or a lookup table without values.
     """
-    if element.VR not in dictionary_VR(element.tag).split(" or "):
+    if not _has_promised_vr(element):
         return None
     copy = deepcopy(element)
     if copy.VR != "SQ":
@@ -198,15 +198,19 @@ def _harmless_copy(element: DataElement) -> DataElement | None:
         if isinstance(data, bytes) and described and len(data) == 2 * (int(described[0]) or 65_536):
             item.add_new("LUTData", "US", np.frombuffer(data, "<u2").tolist())
         for inner in list(item):
-            values = inner.value if inner.VM > 1 else [inner.value]
-            # Bytes are no numbers, as they may be anything; a lookup table can have 65,536.
-            if (
-                inner.keyword not in _KEPT_IN_ITEMS
-                or inner.VR not in dictionary_VR(inner.tag).split(" or ")
-                or len(values) > 65_536
-                or not all(isinstance(value, int | float) for value in values)
-            ):
+            if inner.keyword not in _KEPT_IN_ITEMS or not (_has_promised_vr(inner) and _are_numbers(inner)):
                 del item[inner.tag]
     if copy.keyword == "VOILUTSequence" and not all("LUTData" in item for item in copy.value):
         return None  # a table without its values is none
     return copy
+
+
+def _has_promised_vr(element: DataElement) -> bool:
+    """Whether an attribute is of a VR that its keyword promises."""
+    return element.VR in dictionary_VR(element.tag).split(" or ")
+
+
+def _are_numbers(element: DataElement) -> bool:
+    """Whether an attribute holds numbers, as many as a lookup table can have; bytes may be anything."""
+    values = element.value if element.VM > 1 else [element.value]
+    return len(values) <= 65_536 and all(isinstance(value, int | float) for value in values)
