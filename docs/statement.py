@@ -28,7 +28,7 @@ from dicom_node.base.dicom import dimse_n
 from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import MANUFACTURER, MODEL_NAME, SECONDARY_CAPTURES, TRANSFER_SYNTAXES
 from dicom_node.base.dicom.uids import SOURCES as ANALYSED
-from dicom_node.base.lifecycle import ResultKind
+from dicom_node.base.lifecycle import RESULT_KINDS, ResultKind
 from dicom_node.deliver.scu import (
     RETRIEVE_STATUSES,
     STORE_STATUSES,
@@ -36,7 +36,6 @@ from dicom_node.deliver.scu import (
     RetrieveStatus,
     SendStatus,
 )
-from dicom_node.deliver.scu.storage import SOP_CLASSES
 from dicom_node.people.studies import REASONS
 from dicom_node.receive.policy import STORAGE_CLASSES, VERIFICATION
 from dicom_node.receive.statuses import (
@@ -49,7 +48,7 @@ from dicom_node.receive.statuses import (
 )
 from dicom_node.results import standard
 from dicom_node.results.concepts import OURS, SCHEME
-from dicom_node.results.series import OUTLINES_SERIES_NUMBER, SERIES_NUMBERS
+from dicom_node.results.series import OUTLINES_SERIES_NUMBER
 from dicom_node.studies.fetch import ATTEMPTS
 
 GOLDEN: Final = Path(__file__).resolve().parents[1] / "tests" / "golden"
@@ -66,7 +65,9 @@ def sop_classes() -> str:
     rows = [("Verification SOP Class", VERIFICATION, "yes", "yes")]
     for uid, name in STORAGE_CLASSES.items():
         use = "analysed" if uid in ANALYSED else "kept"
-        sent = ", ".join(f"`{kind}`" for kind, uids in SOP_CLASSES.items() if uid in uids)
+        sent = ", ".join(
+            f"`{kind}`" for kind, declared in RESULT_KINDS.items() if uid in declared.sop_classes
+        )
         rows.append((name, uid, sent, "analysed by sender" if uid in SECONDARY_CAPTURES else use))
     rows += [
         (UID(dimse_n.COMMITMENT_CLASS).name, dimse_n.COMMITMENT_CLASS, "yes", "`commit_after`"),
@@ -90,27 +91,14 @@ def transfer_syntaxes() -> str:
     return table(("transfer syntax", "UID", "kind"), rows)
 
 
-_KINDS: Final = {
-    ResultKind.SR: "report of findings, TID 1500",
-    ResultKind.GSPS: "overlay of findings on the source image, gray or colour",
-    ResultKind.SC: "picture with findings drawn on it",
-    ResultKind.SUMMARY: "one page on all images of a job",
-    ResultKind.PDF: "the same page as PDF, with text",
-    ResultKind.HEATMAP: "heat map of a finding",
-    ResultKind.CLEANED: "source image or cine without burned-in text, verified",
-    ResultKind.SEG: "mask of what was removed; outlined organs",
-    ResultKind.REJECTION: "note that results are withdrawn, with `iocm`",
-    ResultKind.ASSESSMENT: "what a person says of findings, with `assessments`",
-}
-
-
 def kinds_of_result() -> str:
     """Every kind of result with its Series Numbers."""
     further = {
         ResultKind.SEG: f", {OUTLINES_SERIES_NUMBER}",
     }
     rows = [
-        (f"`{kind}`", _KINDS[kind], f"{SERIES_NUMBERS[kind]}{further.get(kind, '')}") for kind in SOP_CLASSES
+        (f"`{kind}`", declared.meaning, f"{declared.series_number}{further.get(kind, '')}")
+        for kind, declared in RESULT_KINDS.items()
     ]
     return table(("kind", "what it is", "Series Number"), rows)
 

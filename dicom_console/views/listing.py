@@ -13,7 +13,7 @@ from dicom_console.views.search import grouped, names, with_withdrawals
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
-from dicom_node.base.lifecycle import DeliveryState, ResultKind
+from dicom_node.base.lifecycle import PICTURES, DeliveryState
 from dicom_node.base.store import views
 from dicom_node.base.store.tables import Delivery, ReceivedObject, Result, Study, Withdrawal
 from dicom_node.base.store.views import View, columns
@@ -41,7 +41,6 @@ _OF_OBJECTS: Final = {
     *(kind.number for kind in (events.DELIVERY_CONFIRMED, events.DELIVERY_RETRIED)),
 }
 """Events of which each object has its own."""
-_PICTURES = (ResultKind.SC, ResultKind.SUMMARY, ResultKind.HEATMAP, ResultKind.CLEANED)
 
 
 def uid(session: Session, number: int) -> str:
@@ -229,7 +228,7 @@ def _results(session: Session, settings: Settings, number: int) -> list[View]:
             "purged": row.purged,
             "subject": heatmap_finding(session, settings, row),
             "withdrawn": columns(gone[row.id], "at", "actor", "because") if row.id in gone else None,
-            "has_pixels": row.id not in gone and not row.purged and row.kind in _PICTURES,
+            "has_pixels": row.id not in gone and not row.purged and row.kind in PICTURES,
             "deliveries": deliveries[row.id],
         }
         for row in rows

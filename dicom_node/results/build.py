@@ -1,24 +1,19 @@
 """Builds the objects to send from a pipeline's result, and checks them by the gate."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from typing import Final
 
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     ColorSoftcopyPresentationStateStorage,
-    Comprehensive3DSRStorage,
-    EncapsulatedPDFStorage,
     GrayscaleSoftcopyPresentationStateStorage,
-    SecondaryCaptureImageStorage,
-    SegmentationStorage,
 )
 
 from ai_pipeline.contract import Decision, ImageKind, PipelineResult
 from ai_pipeline.images.render import assesses
 from dicom_node.base.errors import ResultRefused
-from dicom_node.base.lifecycle import ResultKind
+from dicom_node.base.lifecycle import RESULT_KINDS, ResultKind
 from dicom_node.results import gate
 from dicom_node.results.built_object import BuiltObject, encode, unbuilt_object
 from dicom_node.results.cleaned import build_cleaned, cleaned_class, frames_of, modality_of
@@ -38,15 +33,6 @@ from dicom_node.results.source import (
     read_sources,
 )
 from dicom_node.results.sr import build_document
-
-_CLASSES: Final[Mapping[ResultKind, str]] = {
-    ResultKind.SR: Comprehensive3DSRStorage,
-    ResultKind.SC: SecondaryCaptureImageStorage,
-    ResultKind.SUMMARY: SecondaryCaptureImageStorage,
-    ResultKind.HEATMAP: SecondaryCaptureImageStorage,
-    ResultKind.SEG: SegmentationStorage,
-    ResultKind.PDF: EncapsulatedPDFStorage,
-}
 
 
 def build(
@@ -122,7 +108,8 @@ class ResultBuilder:
         """
         if kind not in self.kinds:
             return
-        one = unbuilt_object(self.context, kind, sop_class_uid or _CLASSES[kind], sources, parts, of_series)
+        sop_class = sop_class_uid or RESULT_KINDS[kind].sop_classes[0]
+        one = unbuilt_object(self.context, kind, sop_class, sources, parts, of_series)
         if not self.context.exists(one.sop_instance_uid):
             dataset = make(one.sop_instance_uid)
             if (dataset.SOPClassUID, dataset.SOPInstanceUID) != (one.sop_class_uid, one.sop_instance_uid):

@@ -18,13 +18,13 @@ from dicom_node.base.dicom.uids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
 )
-from dicom_node.base.lifecycle import ResultKind
+from dicom_node.base.lifecycle import RESULT_KINDS, ResultKind
 from dicom_node.results.anatomy import UNPAIRED, body_part_of, stated_side
 from dicom_node.results.concepts import coding_schemes
 from dicom_node.results.context import ResultContext
 from dicom_node.results.dataset import UTF8, copy_attributes, set_values
 from dicom_node.results.equipment import contributing_equipment, general_equipment
-from dicom_node.results.series import SERIES_NUMBERS, series_description
+from dicom_node.results.series import series_description
 from dicom_node.results.source import Source, offset_of
 from dicom_node.results.times import dicom_datetime, local
 from dicom_node.results.uids import series_uid
@@ -52,7 +52,7 @@ def header_arguments(
     return {
         **general_equipment(context),
         "series_instance_uid": series_uid(context, kind, source, *series_parts),
-        "series_number": SERIES_NUMBERS[kind] + context.series_offset,
+        "series_number": RESULT_KINDS[kind].series_number + context.series_offset,
         "sop_instance_uid": uid,
         "instance_number": number,
         "contributing_equipment": contributing_equipment(context, offset_of(source), kind),

@@ -4,30 +4,13 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
-from dicom_node.base.lifecycle import ResultKind
+from dicom_node.base.lifecycle import RESULT_KINDS, ResultKind
 from dicom_node.results.context import ResultContext
 
-_SERIES_NAMES: Final = {
-    ResultKind.SR: "AI findings",
-    ResultKind.GSPS: "AI overlay",
-    ResultKind.SC: "AI annotated image",
-    ResultKind.HEATMAP: "AI heat map",
-    ResultKind.CLEANED: "AI cleaned image",
-    ResultKind.SEG: "AI mask of removed text",
-    ResultKind.REJECTION: "AI results withdrawn",
-    ResultKind.ASSESSMENT: "Assessment of AI findings",
-    ResultKind.SUMMARY: "AI summary",
-    ResultKind.PDF: "AI summary (PDF)",
-}
 RULE_STEP: Final = 100
 """Between the series numbers of two rules of a study."""
-# From 9001 on, above the numbers that modalities give: results are listed behind the series of the study.
 OUTLINES_SERIES_NUMBER: Final = 9010
 """Of outlined organs: in a series of their own."""
-SERIES_NUMBERS: Final = {
-    **{kind: number for number, kind in enumerate(_SERIES_NAMES, start=9001)},
-    ResultKind.PDF: 9012,
-}
 
 
 def series_description(context: ResultContext, kind: ResultKind, name: str = "") -> str:
@@ -37,9 +20,9 @@ def series_description(context: ResultContext, kind: ResultKind, name: str = "")
     usual name of this kind of series; "" for the usual one.
     """
     warning = "inpainted, not for measurement" if kind is ResultKind.CLEANED else "not for diagnostic use"
-    return f"{name or _SERIES_NAMES[kind]} - {warning} - {context.pipeline}"[:64]
+    return f"{name or RESULT_KINDS[kind].series} - {warning} - {context.pipeline}"[:64]
 
 
 def series_number_beside(result: Dataset, kind: ResultKind) -> int:
     """The series number for an object of this kind beside ``result``, among the numbers of the same rule."""
-    return int(result.SeriesNumber) // RULE_STEP * RULE_STEP + SERIES_NUMBERS[kind] % RULE_STEP
+    return int(result.SeriesNumber) // RULE_STEP * RULE_STEP + RESULT_KINDS[kind].series_number % RULE_STEP
