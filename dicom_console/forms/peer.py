@@ -11,7 +11,7 @@ from dicom_node.base.config.settings import PeerSettings
 from dicom_node.base.errors import ConfigProblem, FaultyInput
 from dicom_node.base.lifecycle import NOT_CHOSEN, ResultKind
 from dicom_node.base.store.views import View
-from dicom_node.people import configured
+from dicom_node.people import entered
 
 KINDS = [kind.value for kind in ResultKind if kind not in NOT_CHOSEN]
 _TEXTS = ("name", "ae_title", "host")
@@ -123,7 +123,7 @@ def _template_values(content: Mapping[str, Any], *, name: str, version: int) -> 
     rest = {key: value for key, value in content.items() if key not in _FIELDS}
     return {
         "peer": {key: content.get(key, "") for key in _FIELDS},
-        "rest": configured.as_text("peers", rest),
+        "rest": entered.as_text("peers", rest),
         "kinds": KINDS,
         "switches": SWITCHES,
         "further": _settings_without_field(),

@@ -104,7 +104,7 @@ def did_you_mean(word: object, known: Iterable[str], otherwise: str = "known") -
     return f"did you mean {folded[near[0]]}?" if near else f"{otherwise}: {', '.join(choices) or 'none'}"
 
 
-def _refuse(*faults: tuple[object, str]) -> None:
+def refuse(*faults: tuple[object, str]) -> None:
     """Raise ValueError with the remedy of the first fault that is true. ``faults``: pairs of condition and
     remedy.
     """
@@ -117,7 +117,7 @@ def checked_host(host: str) -> str:
     """Return the host. Raises ValueError for a malformed IPv4 address, or when the text contains a port."""
     parts = host.split(".")
     is_ipv4 = len(parts) == 4 and all(part.isdigit() and int(part) <= 255 for part in parts)
-    _refuse(
+    refuse(
         (
             re.fullmatch(r"[0-9.]+", host) and not is_ipv4,
             "is not an IP address: four numbers from 0 to 255, such as 192.168.1.20",
@@ -130,7 +130,7 @@ def checked_host(host: str) -> str:
 def checked_url(url: str) -> str:
     """Return ``url`` if it is a valid base URL or "". Raises ValueError with the remedy."""
     found = re.fullmatch(r"https?://([\w.%-]+|\[[\w:.%]+\])(:(\d{1,5}))?(/.*)?", url)
-    _refuse(
+    refuse(
         (url and not url.startswith(("http://", "https://")), "must begin with http:// or https://"),
         ("@" in url, "leave user and password out of it: they are keys of their own"),
         ("?" in url or "#" in url, "must end with the path: leave out ? or # and what follows"),
@@ -148,7 +148,7 @@ def checked_viewer(address: str) -> str:
     Raises ValueError with the remedy.
     """
     places = {*re.findall(r"{([^{}]*)}", address)}
-    _refuse(
+    refuse(
         (
             address.partition("://")[0] not in _VIEWER_SCHEMES,
             f"must begin with one of {', '.join(f'{one}://' for one in _VIEWER_SCHEMES)}",
@@ -518,7 +518,7 @@ class PeerSettings(Section):
         """Validator: refuse result kinds that have an on-off key of their own (rejection notes,
         assessments).
         """
-        _refuse(
+        refuse(
             (ResultKind.REJECTION in results, "rejection notes go to peers with iocm = true"),
             (ResultKind.ASSESSMENT in results, "assessments go to peers with assessments = true"),
         )
@@ -534,7 +534,7 @@ class PeerSettings(Section):
         wrong = ", ".join(kind.value for kind in results if kind not in DEIDENTIFIED_KINDS)
         why = f"{wrong} may identify the patient" if wrong else "cleaned is missing"
         if deidentify:
-            _refuse(
+            refuse(
                 (
                     wrong or ResultKind.CLEANED not in results,
                     f'{why}: set results = ["cleaned", "seg", "sr"], or fewer with cleaned',
@@ -556,7 +556,7 @@ class PeerSettings(Section):
         by_query = is_queried and self.transport != "dicomweb"
         missing = self.missing_of_address()
         asked_at, reported_at = (self.address_of(service)[:2] for service in ("query", "commitment"))
-        _refuse(
+        refuse(
             (
                 receives and self._is_in("by_address") and missing,
                 f"{missing}: a peer that may receive needs host and port",
@@ -708,7 +708,7 @@ def _condition(text: str) -> str:
     Raises ValueError with the remedy.
     """
     names_finding = text.endswith(SUSPECTED) and text.removesuffix(SUSPECTED).strip()
-    _refuse(
+    refuse(
         (
             text not in QUALITY and not names_finding,
             f'write "FINDING{SUSPECTED}", {" or ".join(map(repr, QUALITY))}',
@@ -743,7 +743,7 @@ class ResultSettings(Section):
     def _does_something(self) -> Self:
         """Validator: refuse an entry of ``then`` without an effect."""
         goes = self.send_to or self.priority == "stat"
-        _refuse(
+        refuse(
             (self.when == "withheld" and goes, "what is withheld is sent nowhere: give notify only"),
             (not goes and not self.notify, "does nothing: give send_to, notify or priority"),
         )

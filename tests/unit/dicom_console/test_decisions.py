@@ -65,7 +65,7 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.deliver.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
-from dicom_node.people import audit, queues, reviews, studies, users
+from dicom_node.people import assessments, audit, held_results, queues, studies, users, verdicts
 from dicom_node.results import sr
 from dicom_node.results.envelope import StatedNumber
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, Program, audited, routes
@@ -153,13 +153,13 @@ def instead_of_pacs(node: Inbox, *peers: dict[str, object]) -> None:
 def say(
     node: Inbox, verdict: ReaderVerdict, by: audit.Person = READER, place: int = 0, why: str = ""
 ) -> None:
-    about = node.read(reviews.findings_of_study, node.settings, UID)[place]
+    about = node.read(verdicts.findings_of_study, node.settings, UID)[place]
     which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
-    reviews.assess(node.settings, 1, reviews.FindingAssessed(**which, verdict=verdict, because=why), by)
+    verdicts.assess(node.settings, 1, verdicts.FindingAssessed(**which, verdict=verdict, because=why), by)
 
 
 def send(node: Inbox, by: audit.Person = READER) -> list[str]:
-    return reviews.send_assessments(node.settings, UID, by)
+    return assessments.send_assessments(node.settings, UID, by)
 
 
 UID = str(ultrasound("one").StudyInstanceUID)
@@ -314,7 +314,7 @@ def test_a_reader_judges_each_finding_and_may_think_again(console_feedback: Cons
     said = [("rejected", "reader: a rib"), ("accepted", "reader")]
     assert re.findall(shown, browser.page("/studies/1")) == said
     assert console_feedback.browser(UserRole.ADMIN).post("/studies/1/feedback", **right) == 303
-    [row] = console_feedback.read(reviews.counts_by_finding, "obedient", "1")
+    [row] = console_feedback.read(verdicts.counts_by_finding, "obedient", "1")
     assert (row["present_accepted"], row["present_rejected"]) == (2, 1)
     noted = console_feedback.audited("feedback_given")
     assert (len(noted), noted[0]) == (4, {"verdict": "accepted", "model": "obedient 1"})
@@ -326,7 +326,7 @@ def test_a_reader_says_once_that_a_finding_is_missing(console_feedback: ConsoleL
     said = {"verdict": "missing", "finding": "Cardiomegaly | obedient 1"}
     for given in ({"tracking_uid": stuffed}, {}):
         assert browser.post("/studies/1/feedback", **said, **given) == 303
-    [row] = console_feedback.read(reviews.all_assessments)
+    [row] = console_feedback.read(verdicts.all_assessments)
     assert row["tracking_uid"] == ""
 
 
@@ -345,7 +345,7 @@ def test_only_what_the_report_or_the_model_knows_is_kept(
     console_feedback: ConsoleLab, fields: dict[str, str], status: int
 ) -> None:
     assert console_feedback.browser(UserRole.READER).post("/studies/1/feedback", **fields) == status
-    assert console_feedback.read(reviews.all_assessments) == []
+    assert console_feedback.read(verdicts.all_assessments) == []
 
 
 SCORES = (
@@ -947,7 +947,7 @@ def test_a_finding_is_not_rejected_while_its_results_are_accepted(
     node.settle(ultrasound("one"))
     work(node)
     other = threading.Thread(target=say, args=(node, ReaderVerdict.REJECTED, EVA, 0, "a rib"))
-    original, waited = reviews.with_verdicts, []
+    original, waited = verdicts.with_verdicts, []
 
     def contested(*arguments: Any) -> Any:
         found = original(*arguments)
@@ -957,8 +957,8 @@ def test_a_finding_is_not_rejected_while_its_results_are_accepted(
             waited.append(other.is_alive())
         return found
 
-    monkeypatch.setattr(reviews, "with_verdicts", contested)
-    reviews.accept_results(node.settings, UID, READER)
+    monkeypatch.setattr(held_results, "with_verdicts", contested)
+    held_results.accept_results(node.settings, UID, READER)
     other.join(20)
     assert waited == [True]
     assert not other.is_alive()

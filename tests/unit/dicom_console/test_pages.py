@@ -93,7 +93,7 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import append, record, utc_now
 from dicom_node.base.store.views import View, list_events
-from dicom_node.people import audit, configured, preflight, users
+from dicom_node.people import audit, entered, preflight, site_models, users
 from dicom_node.people.preflight import Tried
 from dicom_node.receive.policy import Failure
 from tests.console_lab import (
@@ -1796,7 +1796,7 @@ PEER: dict[str, Any] = {"ae_title": "US2", "may": ["send"], "quiet_seconds": 7}
 def asked_nodes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Each time that nodes are asked to take the configuration over."""
     asked: list[object] = []
-    monkeypatch.setattr(configured, "apply_now", asked.append)
+    monkeypatch.setattr(entered, "apply_now", asked.append)
     return asked
 
 
@@ -1838,7 +1838,7 @@ def test_what_is_wrong_is_said_and_nothing_is_saved(console: ConsoleLab, asked_n
         answer = admin.client.put("/api/v1/peers/us2", content=json.dumps(keys), headers=headers)
         assert answer.status_code == 400, answer.text
         assert says in answer.json()["error"], answer.text
-    assert configured.entered_versions(console.settings) == []
+    assert entered.entered_versions(console.settings) == []
     assert asked_nodes == []
 
 
@@ -2080,7 +2080,7 @@ def test_rules_say_what_they_make_of_recent_studies(console: ConsoleLab, inbox: 
 
 def model_in(console: ConsoleLab, slot: str) -> str:
     """The model that runs in a slot, "" for none."""
-    return configured.models_in_use(console.settings)[slot]
+    return site_models.models_in_use(console.settings)[slot]
 
 
 def test_a_model_of_the_sites_own_is_put_into_use_and_back(console: ConsoleLab, tmp_path: Path) -> None:
@@ -2258,7 +2258,7 @@ def test_what_check_refuses_or_a_browser_must_not_do_is_not_saved(console: Conso
 def test_where_nothing_can_be_entered_the_reason_is_said_and_nothing_is_noted(
     console: ConsoleLab, monkeypatch: pytest.MonkeyPatch, step: str, does: Mock, says: str
 ) -> None:
-    monkeypatch.setattr(configured, step, does)
+    monkeypatch.setattr(entered, step, does)
     browser = console.browser(UserRole.ADMIN)
     assert browser.post("/peers/new", **FORM, version="0") == 409
     assert says in browser.fault("name")
@@ -2268,21 +2268,21 @@ def test_where_nothing_can_be_entered_the_reason_is_said_and_nothing_is_noted(
 def test_what_a_hand_wrote_stays(inbox: Inbox, config: Path) -> None:
     settings = loading.load([config])
     us2 = {"name": "us2", "ae_title": "US2", "may": ["send"]}
-    seen = configured.save_entry(settings, "peers", us2, 0).version
+    seen = entered.save_entry(settings, "peers", us2, 0).version
     file = inbox.folder / "entered" / "000001.toml"
     file.write_text("# of the site\n" + file.read_text().replace('"US2"', '"HAND"  # moved'))
     with pytest.raises(NotAllowedNow):
-        configured.save_entry(settings, "peers", us2, seen)
-    check = configured._checked
+        entered.save_entry(settings, "peers", us2, seen)
+    check = entered._checked
 
-    def edited_meanwhile(*given: Any) -> configured.Warned:
+    def edited_meanwhile(*given: Any) -> entered.Warned:
         file.write_text(f"{file.read_text()}# once more\n")
         return check(*given)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(NotAllowedNow):
-        patch.setattr(configured, "_checked", edited_meanwhile)
-        configured.remove_entry(settings, "peers", "us2")
-    configured.save_entry(settings, "peers", {**us2, "ae_title": "HAND", "quiet_seconds": 7})
+        patch.setattr(entered, "_checked", edited_meanwhile)
+        entered.remove_entry(settings, "peers", "us2")
+    entered.save_entry(settings, "peers", {**us2, "ae_title": "HAND", "quiet_seconds": 7})
     text = entered_in(inbox)
     assert text.startswith("# of the site\n")
     assert 'ae_title = "HAND"  # moved' in text
@@ -2296,17 +2296,15 @@ def test_what_a_hand_wrote_stays(inbox: Inbox, config: Path) -> None:
 def test_a_peer_that_a_rule_sends_to_stays(inbox: Inbox, config: Path) -> None:
     settings = loading.load([config])
     pacs2 = {"name": "pacs2", "ae_title": "P2", "host": "127.0.0.1", "port": 2, "may": ["receive"]}
-    configured.save_entry(settings, "peers", pacs2)
+    entered.save_entry(settings, "peers", pacs2)
     settings = loading.load([config])
-    configured.save_entry(
-        settings, "rules", configured.parse_entry("rules", RULE.replace('"pacs"', '"pacs2"'))
-    )
+    entered.save_entry(settings, "rules", entered.parse_entry("rules", RULE.replace('"pacs"', '"pacs2"')))
     with pytest.raises(FaultyInput, match="no such peer"):
-        configured.remove_entry(loading.load([config]), "peers", "pacs2")
+        entered.remove_entry(loading.load([config]), "peers", "pacs2")
     with pytest.raises(NotAllowedNow):
-        configured.remove_entry(loading.load([config]), "rules", "second", version=7)
+        entered.remove_entry(loading.load([config]), "rules", "second", version=7)
     with pytest.raises(NotAllowedNow):
-        configured.save_entry(loading.load([config]), "peers", {**pacs2, "name": "pacs"})
+        entered.save_entry(loading.load([config]), "peers", {**pacs2, "name": "pacs"})
 
 
 def test_a_browser_points_the_node_at_itself_only_where_a_file_allows_it(
@@ -2330,7 +2328,7 @@ def test_a_browser_points_the_node_at_itself_only_where_a_file_allows_it(
         assert allowed.post("/peers/new", **named | keys, version="0") == 200, keys
 
 
-OFFERED = [card for card in cards() if card.name not in configured.PROGRAMS]
+OFFERED = [card for card in cards() if card.name not in entered.PROGRAMS]
 
 
 FIELDS = {
@@ -2472,12 +2470,12 @@ def test_the_form_of_a_rule_saves_it_only_with_the_tick(console: ConsoleLab, adm
     mark = admin.field("tried")
     assert admin.post("/rules/new", **FIELDS_holds, act="save", tried=mark) == 200
     assert 'name="despite_hold"' in admin.text
-    assert not configured.entered_versions(console.settings)
+    assert not entered.entered_versions(console.settings)
     assert admin.post("/rules/new", **FIELDS_holds, act="save", tried=mark, despite_hold="true") == 200
     assert "held is saved." in admin.text
     assert SAYS in admin.text, "the page that says that it is saved shows the warnings"
     assert "in_force.js" not in admin.text, "and stays until it was read"
-    assert "rule held" in configured.entered_versions(console.settings)[0].saved
+    assert "rule held" in entered.entered_versions(console.settings)[0].saved
     assert SAYS in str(console.audited("rule_saved"))
 
 
