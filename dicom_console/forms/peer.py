@@ -6,8 +6,8 @@ from typing import Any, Final
 from ai_pipeline.images.numbers import whole
 from dicom_console.forms import Form, further_of, problem, text_of
 from dicom_console.web.languages import N_
+from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.sample import documented_fields
-from dicom_node.base.config.settings import PeerSettings
 from dicom_node.base.errors import ConfigProblem, FaultyInput
 from dicom_node.base.lifecycle import NOT_CHOSEN, ResultKind
 from dicom_node.base.store.views import View

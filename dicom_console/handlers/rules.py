@@ -12,7 +12,7 @@ from dicom_console.handlers.entered import add_handlers, put
 from dicom_console.views import listing
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Keys, Name
 from dicom_console.web.languages import SAVED
-from dicom_node.base.config.settings import RuleSettings
+from dicom_node.base.config.rule import RuleSettings
 from dicom_node.base.errors import ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.views import View

@@ -33,7 +33,8 @@ from sqlalchemy import ColumnElement, Select, case, exists, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.base import events
-from dicom_node.base.config.settings import OutboxSettings, PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import OutboxSettings, Settings
 from dicom_node.base.dicom.dimse_n import failure_text
 from dicom_node.base.errors import NotAllowedNow, NotFound
 from dicom_node.base.files import Files, sha256_of

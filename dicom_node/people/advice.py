@@ -4,10 +4,11 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.sample import toml_value
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.settings import Settings
 from dicom_node.deliver.outbox import PeerOutage
 from dicom_node.receive.messages import Proposal
 from dicom_node.receive.policy import AEPolicy, accepted_classes, refused_class
@@ -18,10 +19,6 @@ from dicom_node.receive.statuses import (
     NOT_AUTHORISED,
     TOO_LARGE,
 )
-
-if TYPE_CHECKING:
-    pass
-
 
 Record = Mapping[str, Any]
 _STANDARD, _STORAGE = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1."  # PS3.4 B.5: other services lie elsewhere

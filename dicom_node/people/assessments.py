@@ -5,26 +5,17 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.files import Files
-from dicom_node.base.lifecycle import (
-    OPEN_DELIVERIES,
-    AuditAction,
-    DeliveryState,
-    ResultKind,
-    StudyState,
-)
+from dicom_node.base.lifecycle import OPEN_DELIVERIES, AuditAction, DeliveryState, ResultKind, StudyState
 from dicom_node.base.store import results
 from dicom_node.base.store.tables import Feedback, Result, Study
 from dicom_node.base.store.transitions import FOR_UPDATE, settle_study, utc_now
 from dicom_node.base.store.views import find_study
 from dicom_node.deliver import outbox
-from dicom_node.people import (
-    audit,
-    studies,
-    writing,
-)
+from dicom_node.people import audit, studies, writing
 from dicom_node.people.verdicts import finding_key, possibly_missing, reported_findings, verdict_key
 
 

@@ -1,20 +1,9 @@
-"""Backup of a running node, restore, and the support bundle.
+"""Backup of a running node, restore, and SQLite moved to PostgreSQL.
 
 A backup is a folder: the database, the copies of persons' decisions, the site key, the configuration files,
 the site's device rules, and ``manifest.json`` with the SHA-256 of each. Received objects and built results
 are large and included only on request: the PACS and the modalities have the images, and a delivered result is
 in the PACS.
-
-The support bundle: one ZIP file of JSON that helps remote support and names no patient.
-Only listed data is included: the event fields listed here, and the configuration without secrets. Free texts
-(reasons, paths, AE titles of strangers) stay on the site.
-
-Persons' decisions that a restored database lacks: listed, applied again, or settled by a person.
-
-Each is applied by the function that applied it first, in one transaction with its audit record, under the
-name and the time of the person who decided. A decision that cannot be applied yet waits: the study may still
-come back from the spool, the result from its job. Deliveries that it would prevent wait with it
-(``people/audit.py``).
 """
 
 import fcntl
@@ -35,14 +24,9 @@ from dicom_node.base.config.loading import FOLDER
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings
 from dicom_node.base.errors import FaultyInput, NotAllowedNow, StorageError
 from dicom_node.base.files import sha256_of
-from dicom_node.base.lifecycle import (
-    DEIDENTIFIED_FOLDER,
-    AuditAction,
-)
+from dicom_node.base.lifecycle import DEIDENTIFIED_FOLDER, AuditAction
 from dicom_node.base.store.database import in_words, schema_versions, sqlite_file
-from dicom_node.base.store.tables import (
-    Base,
-)
+from dicom_node.base.store.tables import Base
 from dicom_node.people import audit, open_database, writing
 
 _MANIFEST = "manifest.json"

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dicom_node.base.config.settings import Settings, did_you_mean
+from dicom_node.base.config.section import did_you_mean
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
 from dicom_node.base.events import (
     ASSOCIATION_REJECTED,
@@ -16,13 +17,10 @@ from dicom_node.base.events import (
 from dicom_node.base.store import views
 from dicom_node.deliver.outbox import outages
 from dicom_node.people import reading
-from dicom_node.receive.limits import REFUSED_CONTEXTS_NAMED
-from dicom_node.receive.policy import addresses, network
-
-if TYPE_CHECKING:
-    pass
 from dicom_node.people.advice import Record, advise, is_address
 from dicom_node.people.happened import MOST_READ
+from dicom_node.receive.limits import REFUSED_CONTEXTS_NAMED
+from dicom_node.receive.policy import addresses, network
 
 _NUMBERS = [kind.number for kind in (ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED, CONNECTIONS_FAILED)]
 _SHOWN = 10

@@ -13,25 +13,11 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound
-from dicom_node.base.lifecycle import (
-    AuditAction,
-    ResultKind,
-    ReviewCause,
-    ReviewVerdict,
-    UserRole,
-)
+from dicom_node.base.lifecycle import AuditAction, ResultKind, ReviewCause, ReviewVerdict, UserRole
 from dicom_node.base.store import results
 from dicom_node.base.store.tables import CleaningReview, DrawnByHand, Instance, Study
 from dicom_node.base.store.views import View, as_json, columns
-from dicom_node.people import (
-    Row,
-    ServiceRequest,
-    ServiceResult,
-    audit,
-    existing,
-    studies,
-    writing,
-)
+from dicom_node.people import Row, ServiceRequest, ServiceResult, audit, existing, studies, writing
 
 PAGE = 50
 """Images of one page."""

@@ -16,43 +16,21 @@ from urllib.parse import urlsplit
 import tomlkit
 from pydantic import BaseModel
 
-from dicom_node.base.config.loading import (
-    SAVED,
-    file_of,
-    fingerprint,
-    newest,
-    undercuts,
-    versions,
-)
+from dicom_node.base.config.addresses import LocalAddress, remote_address
+from dicom_node.base.config.loading import SAVED, file_of, fingerprint, newest, undercuts, versions
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.rule import RuleSettings
 from dicom_node.base.config.sample import toml_value
-from dicom_node.base.config.settings import (
-    REVEALED,
-    LocalAddress,
-    PeerSettings,
-    RuleSettings,
-    Settings,
-    did_you_mean,
-    remote_address,
-)
+from dicom_node.base.config.section import REVEALED, did_you_mean
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.durable import write_new
-from dicom_node.base.errors import (
-    ConfigProblem,
-    FaultyInput,
-    HoldUndercut,
-    NotAllowedNow,
-    NotFound,
-)
+from dicom_node.base.errors import ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow, NotFound
 from dicom_node.base.files import bucket_of
 from dicom_node.base.lifecycle import AuditAction, Role
 from dicom_node.base.processes import running
 from dicom_node.base.store import transitions
 from dicom_node.base.store.views import View
-from dicom_node.people import (
-    Row,
-    audit,
-    preflight,
-    writing,
-)
+from dicom_node.people import Row, audit, preflight, writing
 from dicom_node.people.peers import SECRET
 
 Kind = Literal["peers", "rules"]

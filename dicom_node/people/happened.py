@@ -3,20 +3,14 @@
 import logging
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.events import (
-    all_types,
-)
+from dicom_node.base.events import all_types
 from dicom_node.base.store import views
 from dicom_node.people import Row
-
-if TYPE_CHECKING:
-    pass
-
 
 MOST_READ = 5000  # events and associations, of each, that are looked through: the newest
 

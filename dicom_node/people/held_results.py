@@ -9,23 +9,12 @@ from sqlalchemy.orm import Session
 from ai_pipeline.contract import Decision
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotAllowedNow
-from dicom_node.base.lifecycle import (
-    UNDECIDED,
-    AuditAction,
-    HeldState,
-    ReaderVerdict,
-)
+from dicom_node.base.lifecycle import UNDECIDED, AuditAction, HeldState, ReaderVerdict
 from dicom_node.base.store.tables import Result, Study
 from dicom_node.base.store.transitions import FOR_UPDATE
 from dicom_node.base.store.views import View, as_json, columns, find_study
 from dicom_node.deliver import outbox
-from dicom_node.people import (
-    PRINTABLE,
-    Because,
-    ServiceRequest,
-    audit,
-    writing,
-)
+from dicom_node.people import PRINTABLE, Because, ServiceRequest, audit, writing
 from dicom_node.people.assessments import queue_assessments, reports_of, takers_of
 from dicom_node.people.verdicts import NOT_ACCEPTED, reported_findings, store_verdicts, with_verdicts
 

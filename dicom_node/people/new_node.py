@@ -12,24 +12,13 @@ from typing import Any
 
 import tomlkit
 
-from dicom_node.base.config.loading import (
-    TomlFiles,
-    validated,
-)
+from dicom_node.base.config.loading import TomlFiles, validated
 from dicom_node.base.config.sample import FIRST_RULES
-from dicom_node.base.config.settings import (
-    Settings,
-)
-from dicom_node.base.errors import (
-    ConfigurationError,
-    FaultyInput,
-)
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import ConfigurationError, FaultyInput
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.processes import console_program
-from dicom_node.people import (
-    upgrade_database,
-    users,
-)
+from dicom_node.people import upgrade_database, users
 
 _HEAD = "# Made by `dicom-node init`. `dicom-node config sample` shows every key with its default.\n\n"
 _USER = "dicom-node"

@@ -1,13 +1,11 @@
-"""Peers: whether they answer; what a caller tried, why it was refused, and what would admit it.
-
-Also the events and associations around a time, of all peers or of one. They name no patient.
-"""
+"""Peers: their settings, and whether they answer."""
 
 import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import every
 from dicom_node.base.errors import Unavailable
 from dicom_node.base.lifecycle import AuditAction

@@ -8,30 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dicom_node.base.config.loading import (
-    examine,
-)
-from dicom_node.base.config.settings import (
-    NEEDS_RESTART,
-    Settings,
-)
-from dicom_node.base.errors import (
-    ConfigurationError,
-    DatabaseUnusable,
-    NotAllowedNow,
-    Unavailable,
-)
+from dicom_node.base.config.loading import examine
+from dicom_node.base.config.settings import NEEDS_RESTART, Settings
+from dicom_node.base.errors import ConfigurationError, DatabaseUnusable, NotAllowedNow, Unavailable
 from dicom_node.base.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
 from dicom_node.base.lifecycle import AuditAction, Role
 from dicom_node.base.processes import files_of, running
 from dicom_node.base.store.views import list_events
-from dicom_node.people import (
-    audit,
-    preflight,
-    queues,
-    reading,
-    writing,
-)
+from dicom_node.people import audit, preflight, queues, reading, writing
 
 _IN_ITS_LOG = "the node's log says why (6011); what was installed since its start needs a restart"
 _RELOAD_SECONDS = 90.0  # deliveries may have 20 s to finish what they send

@@ -8,22 +8,17 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.rule import RuleSettings
 from dicom_node.base.config.sample import toml_value
-from dicom_node.base.config.settings import (
-    PeerSettings,
-    RuleSettings,
-    Settings,
-)
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.uids import role_of
 from dicom_node.base.lifecycle import AuditAction, ObjectRole, StudyState
 from dicom_node.base.store import intake, transitions
 from dicom_node.base.store.tables import Instance, Study
 from dicom_node.base.store.views import View, columns
 from dicom_node.jobs.queue import FIRST_STUDIES, decide, decide_study, explain, why_none
-from dicom_node.people import (
-    audit,
-    open_database,
-)
+from dicom_node.people import audit, open_database
 from dicom_node.receive.inspection import Inspected, inspect
 
 TRIED = 50

@@ -11,21 +11,12 @@ from ai_pipeline.errors import CardError
 from ai_pipeline.models import registry
 from ai_pipeline.models.store import folder
 from ai_pipeline.pipelines import slots, try_out
-from dicom_node.base.config.settings import (
-    Settings,
-)
-from dicom_node.base.errors import (
-    FaultyInput,
-    NotFound,
-)
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import FaultyInput, NotFound
 from dicom_node.base.lifecycle import AuditAction
 from dicom_node.base.store import transitions
 from dicom_node.jobs import drift
-from dicom_node.people import (
-    audit,
-    reading,
-    writing,
-)
+from dicom_node.people import audit, reading, writing
 
 TRIAL_SECONDS = 120
 """How long a model may take on the pictures that it is tried on before it is used."""

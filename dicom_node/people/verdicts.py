@@ -17,21 +17,12 @@ from ai_pipeline.errors import CardError
 from ai_pipeline.models import registry
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
-from dicom_node.base.lifecycle import (
-    AuditAction,
-    ReaderVerdict,
-)
+from dicom_node.base.lifecycle import AuditAction, ReaderVerdict
 from dicom_node.base.store.tables import Feedback, Study
 from dicom_node.base.store.transitions import FOR_UPDATE
 from dicom_node.base.store.views import View, columns, find_study
 from dicom_node.jobs.drift import wilson
-from dicom_node.people import (
-    PRINTABLE,
-    ServiceRequest,
-    audit,
-    studies,
-    writing,
-)
+from dicom_node.people import PRINTABLE, ServiceRequest, audit, studies, writing
 
 COLUMNS = (
     "at", "actor", "study_instance_uid", "finding", "tracking_uid", "decision", "verdict", "because",

@@ -23,15 +23,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.base import connectors, events
 from dicom_node.base.config.loading import newest
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.errors import (
-    DecisionNotCopied,
-    NodeError,
-)
+from dicom_node.base.errors import DecisionNotCopied, NodeError
 from dicom_node.base.files import Files, bucket_of
 from dicom_node.base.lifecycle import Role
-from dicom_node.base.processes import (
-    running,
-)
+from dicom_node.base.processes import running
 from dicom_node.base.runner import outlast
 from dicom_node.base.store import deliveries
 from dicom_node.base.store.database import SHORTEST, Database

@@ -4,10 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.processes import (
-    Child,
-    without_secrets,
-)
+from dicom_node.base.processes import Child, without_secrets
 from dicom_node.receive.policy import AEPolicy, policy_path
 
 GRACE_SECONDS = 30.0

@@ -21,21 +21,9 @@ from dicom_node import __version__
 from dicom_node.base import connectors, events, logs, sitekey
 from dicom_node.base.config.loading import FOLDER, is_behind
 from dicom_node.base.config.settings import NEEDS_RESTART, Settings
-from dicom_node.base.errors import (
-    CannotRun,
-    ConfigurationError,
-    ExitCode,
-    NodeError,
-    SpoolFull,
-    Unavailable,
-)
+from dicom_node.base.errors import CannotRun, ConfigurationError, ExitCode, NodeError, SpoolFull, Unavailable
 from dicom_node.base.lifecycle import Role
-from dicom_node.base.processes import (
-    Child,
-    console_program,
-    lock_place,
-    signal_pipe,
-)
+from dicom_node.base.processes import Child, console_program, lock_place, signal_pipe
 from dicom_node.base.store.database import Database, in_words
 from dicom_node.base.store.transitions import OwnEvents
 from dicom_node.people import preflight

@@ -16,7 +16,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
-from dicom_node.base.config.settings import did_you_mean
+from dicom_node.base.config.section import did_you_mean
 from dicom_node.base.errors import ExitCode
 from dicom_node.base.lifecycle import (
     DeliveryState,

@@ -56,7 +56,8 @@ from pynetdicom.sop_class import (
 )
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
-from dicom_node.base.config.settings import PeerService, PeerSettings, Settings
+from dicom_node.base.config.peer import PeerService, PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom import dimse_n
 from dicom_node.base.dicom.header import character_sets, decoded, quiet_pydicom, terms
 from dicom_node.base.dicom.uids import (

@@ -72,7 +72,8 @@ from ai_pipeline.images.decode import DicomImage, read_dicom
 from ai_pipeline.images.limits import lacks_memory
 from ai_pipeline.summary import without_research
 from dicom_node.base.config.loading import is_behind
-from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings
 from dicom_node.base.errors import (
     DecodedDifferently,
     HandedBack,

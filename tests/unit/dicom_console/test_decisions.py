@@ -25,7 +25,8 @@ from ai_pipeline.burnin.devices.rules import read_rules
 from ai_pipeline.models import registry
 from dicom_console.app import create_app
 from dicom_console.views import activity, contents, listing, patients, search
-from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, PeerSettings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import DEVICE_RULES_FOLDER
 from dicom_node.base.dicom.uids import is_own_result
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
 from dicom_node.base.events import (

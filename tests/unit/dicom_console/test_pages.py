@@ -56,7 +56,8 @@ from dicom_console.web.access import ANYONE
 from dicom_console.web.faces import CurrentRequest
 from dicom_node.base import events
 from dicom_node.base.config import loading
-from dicom_node.base.config.settings import Conditions, ConsoleSettings, RuleSettings, Settings
+from dicom_node.base.config.rule import Conditions, RuleSettings
+from dicom_node.base.config.settings import ConsoleSettings, Settings
 from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound, SignInRefused
 from dicom_node.base.lifecycle import (
     AuditAction,

@@ -35,7 +35,8 @@ from ai_pipeline.contract import (
 from ai_pipeline.images.dates import date_of
 from dicom_connectors.notifications.gather import Gatherer
 from dicom_connectors.notifications.settings import NotificationSettings
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
 from dicom_node.base.events import RESULTS_ACCEPTED, RESULTS_HELD
 from dicom_node.base.lifecycle import (

@@ -27,7 +27,8 @@ from ai_pipeline.contract import (
 )
 from dicom_connectors.notifications.gather import Gatherer
 from dicom_node.base import events
-from dicom_node.base.config.settings import ResultSettings, RuleSettings, Settings
+from dicom_node.base.config.rule import ResultSettings, RuleSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.uids import derived_uid
 from dicom_node.base.errors import NotAllowedNow

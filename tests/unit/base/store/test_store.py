@@ -30,7 +30,8 @@ from sqlalchemy.orm import Session
 from dicom_connectors.notifications.gather import forget_removed
 from dicom_connectors.traces.settings import TelemetrySettings
 from dicom_node.base import events
-from dicom_node.base.config.settings import PeerSettings, WorkerSettings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import WorkerSettings
 from dicom_node.base.errors import CannotRun, NodeError, NotAllowedNow, SchemaOutdated
 from dicom_node.base.lifecycle import (
     LIFE_CYCLES,
