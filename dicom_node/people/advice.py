@@ -9,7 +9,7 @@ from typing import Any
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.settings import Settings
-from dicom_node.deliver.outbox import PeerOutage
+from dicom_node.deliver.outages import PeerOutage
 from dicom_node.receive.messages import Proposal
 from dicom_node.receive.policy import AEPolicy, accepted_classes, refused_class
 from dicom_node.receive.statuses import (

@@ -15,7 +15,7 @@ from dicom_node.base.events import (
     EventType,
 )
 from dicom_node.base.store import views
-from dicom_node.deliver.outbox import outages
+from dicom_node.deliver.outages import outages
 from dicom_node.people import reading
 from dicom_node.people.advice import Record, advise, is_address
 from dicom_node.people.happened import MOST_READ

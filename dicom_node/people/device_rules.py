@@ -21,7 +21,7 @@ from dicom_node.base.lifecycle import AuditAction, ObjectRole, UserRole
 from dicom_node.base.store import results
 from dicom_node.base.store.tables import CleaningReview, Instance
 from dicom_node.base.store.views import View
-from dicom_node.jobs.worker.run import device_rules_of
+from dicom_node.jobs.worker.images import device_rules_of
 from dicom_node.people import PRINTABLE, audit, writing
 from dicom_node.people.cleaning_reviews import EDGES, Boxes, draw_boxes, refuse_faulty_boxes
 

@@ -1,8 +1,9 @@
 """All settings: frozen once read, every mistake reported together (exit 78).
 
-The tables of a peer and of a rule are in ``peer.py`` and ``rule.py``. Each field says its unit and its reason;
-``docs/reference/settings.md`` and ``config/node.toml`` are checked against these modules by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are taken from the environment,
-``${file:PATH}`` from a file (its last line break dropped), so that secrets stay out of the configuration.
+The tables of a peer and of a rule are in ``peer.py`` and ``rule.py``. Each field says its unit and its
+reason; ``docs/reference/settings.md`` and ``config/node.toml`` are checked against these modules by tests.
+``${VAR}`` and ``${VAR:-default}`` in strings are taken from the environment, ``${file:PATH}`` from a file
+(its last line break dropped), so that secrets stay out of the configuration.
 """
 
 import re
