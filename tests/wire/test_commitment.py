@@ -9,10 +9,8 @@ import pytest
 from sqlalchemy import select
 
 from dicom_node.base import events
-from dicom_node.base.config.settings import (
-    PeerSettings,
-    Settings,
-)
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.dimse_n import CommitmentReport
 from dicom_node.base.events import (
     DELIVERY_CONFIRMED,

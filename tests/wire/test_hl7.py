@@ -18,12 +18,8 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from dicom_connectors.hl7.oru import control_id
-from dicom_node.base.config.settings import (
-    ConsoleSettings,
-    ListenerSettings,
-    PeerSettings,
-    TlsSettings,
-)
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import ConsoleSettings, ListenerSettings, TlsSettings
 from dicom_node.base.lifecycle import ResultKind
 from dicom_node.base.store.tables import Delivery
 from dicom_node.deliver.scu import (

@@ -10,9 +10,7 @@ from pydicom import dcmread
 from sqlalchemy import select
 from werkzeug.wrappers import Request, Response
 
-from dicom_node.base.config.settings import (
-    PeerSettings,
-)
+from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.events import (
     RESULT_NOT_REMOVED,
     RESULT_REMOVED,

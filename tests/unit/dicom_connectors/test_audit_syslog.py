@@ -39,7 +39,7 @@ from dicom_node.base.logs import printable
 from dicom_node.base.store.tables import AuditRow
 from dicom_node.base.store.transitions import record
 from dicom_node.people import audit
-from dicom_node.serve.node import Background
+from dicom_node.serve.background import Background
 from tests.certificates_lab import self_signed
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
