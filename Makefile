@@ -61,7 +61,7 @@ lint: $(VENV)/.test budget  ## ruff, mypy, and the budget
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-budget: $(VENV)/.test  ## no package above its number in budget.toml; WRITE=1 lowers the numbers to what is there
+budget: $(VENV)/.test  ## tokens, dense functions and long files against budget.toml; WRITE=1 lowers it to what is there
 	$(BIN)/python -m tests.budget $(if $(WRITE),--write)
 
 pictures: $(VENV)/.test demo  ## docs/pictures: what make demo shows, and the console; needs Debian's chromium-headless-shell
