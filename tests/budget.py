@@ -169,8 +169,8 @@ def faults(found: Measured, budget: Mapping[str, Any], landed: Mapping[str, Any]
             for name, counted in getattr(found, kind).items()
             if name not in listed
         ]
-        if landed and len(listed) > len(landed.get(kind, {})):
-            lines.append(f"budget.toml: {len(landed.get(kind, {}))} {kind} were listed and {len(listed)} are")
+        if len(listed) > len(landed.get(kind, listed)):
+            lines.append(f"budget.toml: {len(landed[kind])} {kind} were listed and {len(listed)} are")
     return lines + _grown(budget, landed)
 
 
