@@ -108,7 +108,7 @@ figures: $(VENV)/.test  ## make figures DATA=DIR: measure the models again for t
 			"legible --policy clinical --first 1000" inpaint cleaning "despeckle --frames 6"; do \
 		echo "# $$what"; $(BIN)/ai-pipeline evaluate $$what --data $(DATA) || exit 1; done
 
-released-schema:  ## checksums of the migrations: only until 0.1.0 is released, and with each release
+released-schema:  ## checksums of the migrations, with each release: a released one never changes
 	cd dicom_node/base/store/migrations/versions && sha256sum 0*.py >../../../../../tests/unit/base/store/released.sha256
 
 version:  ## make version TO=0.2.0: the version of the three packages, and which of the others each needs
