@@ -28,7 +28,7 @@ from dicom_node.results.build import build
 from dicom_node.results.deidentified.build import Deidentified, build_deidentified, in_boxes
 from dicom_node.results.deidentified.profile import DUMMY_DATE
 from dicom_node.results.deidentified.pseudonyms import Pseudonyms, pseudonymised
-from dicom_node.results.deidentified.retained.retained import retained
+from dicom_node.results.deidentified.retained import retained
 from dicom_node.results.source import SourceObject, read_sources
 from tests.deidentified_lab import (
     BIRTH_DATE,
