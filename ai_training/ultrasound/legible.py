@@ -41,8 +41,11 @@ from ai_pipeline.images.decode import PictureImage
 from ai_pipeline.images.header import picture_header
 from ai_training.base import Report
 from ai_training.metrics import overlap
-from ai_training.ultrasound.cleaning import MODALITY
-from ai_training.ultrasound.overlays import HELD_OUT, BurnIn, CleanFrame, MarkClass, burn_in, clean_frames
+from ai_training.ultrasound.overlays.burning import BurnIn, burn_in
+from ai_training.ultrasound.overlays.canvas import MarkClass
+from ai_training.ultrasound.overlays.hands import HELD_OUT
+from ai_training.ultrasound.overlays.scenes import CleanFrame, clean_frames
+from ai_training.ultrasound.removal import MODALITY
 
 RAPIDOCR, TESSERACT = "rapidocr", "tesseract"
 LEAST_SCORE, LEAST_CONFIDENCE = 0.5, 60.0

@@ -39,18 +39,21 @@ from ai_pipeline.burnin.find.networks import (
 from ai_pipeline.burnin.find.text import TextBox, TextReader
 from ai_pipeline.burnin.tools import LINES, shared_tools
 from ai_pipeline.contract import Meaning
-from ai_training import cli
+from ai_training import commands
 from ai_training.base import DataMissing, Report, silent
 from ai_training.cards import export, new_card
-from ai_training.cli import Figures, verb
+from ai_training.commands import Figures, verb
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
 from ai_training.metrics import patient_weights, ratio
-from ai_training.sets import rows
-from ai_training.ultrasound import overlays
+from ai_training.sets.files import rows
 from ai_training.ultrasound.cleaning import patient_of, shown_frame
 from ai_training.ultrasound.legible import SEED, tesseract_line, tesseract_version
 from ai_training.ultrasound.marks import burned_frames
-from ai_training.ultrasound.overlays import HELD_OUT, TRAIN, MarkClass, Random, clean_frames, one
+from ai_training.ultrasound.overlays import texts
+from ai_training.ultrasound.overlays.canvas import MarkClass
+from ai_training.ultrasound.overlays.hands import HELD_OUT, TRAIN
+from ai_training.ultrasound.overlays.scenes import clean_frames
+from ai_training.ultrasound.overlays.texts import Random, one
 
 WIDTHS = (32, 48, 96, 128)
 LINE = 192
@@ -220,22 +223,22 @@ def _other_script(random: Random) -> str:
 
 
 _SHARES: tuple[tuple[float, Callable[[Random], str]], ...] = (
-    (0.16, lambda random: overlays.settings(random, 1)[0]),
-    (0.05, overlays.acoustic_output),
-    (0.13, overlays.measurement),
+    (0.16, lambda random: texts.settings(random, 1)[0]),
+    (0.05, texts.acoustic_output),
+    (0.13, texts.measurement),
     (0.14, _number),
     (0.12, _anatomy),
     (0.05, lambda random: _cased(one(random, DEVICE), random)),
     (
         0.09,
-        lambda random: overlays.person_name(
+        lambda random: texts.person_name(
             random, one(random, [form for form in TRAIN.names if form != "korean"])
         ),
     ),
-    (0.06, lambda random: overlays.date_text(random, one(random, TRAIN.dates))),
-    (0.02, overlays.time_text),
-    (0.04, overlays.identifier),
-    (0.03, lambda random: overlays.hospital(random, korean=False)),
+    (0.06, lambda random: texts.date_text(random, one(random, TRAIN.dates))),
+    (0.02, texts.time_text),
+    (0.04, texts.identifier),
+    (0.03, lambda random: texts.hospital(random, korean=False)),
     (0.08, _some_letters),
     (0.03, _other_script),
 )
@@ -802,13 +805,13 @@ Pictures = Annotated[int, typer.Option(help="Pictures with drawn names.")]
 def command_train(
     *,
     report: Report,
-    data: cli.PublicData,
-    out: cli.Out,
-    iterations: cli.Iterations = 9000,
-    seed: cli.Seed = 1,
-    threads: cli.NetworkThreads = 2,
-    workers: cli.Workers = 1,
-    resume: cli.Resume = False,
+    data: commands.PublicData,
+    out: commands.Out,
+    iterations: commands.Iterations = 9000,
+    seed: commands.Seed = 1,
+    threads: commands.NetworkThreads = 2,
+    workers: commands.Workers = 1,
+    resume: commands.Resume = False,
 ) -> Path:
     """Train the reader of small letters on ultrasound pictures.
 
@@ -822,13 +825,13 @@ def command_train(
 def command_evaluate(
     *,
     report: Report,
-    data: cli.PublicData,
+    data: commands.PublicData,
     lines: Annotated[Path, typer.Option(help="Folder with real lines that were written down by eye.")] = Path(
         "tests/data/lines"
     ),
     pictures: Pictures = 100,
-    models_dir: cli.ModelsDir = None,
-    write_card: cli.WriteCard = False,
+    models_dir: commands.ModelsDir = None,
+    write_card: commands.WriteCard = False,
 ) -> Figures:
     """Read real lines that no reader has seen, and drawn names, beside rapidocr and Tesseract.
 
@@ -841,7 +844,7 @@ def command_evaluate(
 
     result = evaluate_reader(data, lines, shared_tools(models_dir).reader, pictures, report)
     if write_card:
-        cli.write_figures(LINES, models_dir, {"test": result})
+        commands.write_figures(LINES, models_dir, {"test": result})
     return result
 
 
