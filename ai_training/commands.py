@@ -1,4 +1,4 @@
-"""What the commands share: options, errors as one line and an exit code, progress, figures as text or JSON."""
+"""What the commands share: options, errors as one line with an exit code, progress, figures."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""``ai-pipeline evaluate marks``: what each way of masking finds of the marks, and what it takes of clean areas.
+"""``ai-pipeline evaluate marks``: what each way of masking finds, and what it takes of clean areas.
 
-Measured on synthetic and real frames, by the network alone and by the whole node. Every figure is computed per
-picture; intervals are 95 % by bootstrap over frames.
+Measured on synthetic and real frames, by the network alone and by the whole node. Every figure is computed
+per picture; intervals are 95 % by bootstrap over frames.
 """
 
 from __future__ import annotations

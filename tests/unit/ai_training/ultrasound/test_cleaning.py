@@ -11,6 +11,7 @@ from typing import Any, cast
 from unittest.mock import Mock
 
 import cv2
+import drawn_lines
 import numpy as np
 import pytest
 import reader as line_reader
@@ -841,7 +842,7 @@ def test_a_reader_that_was_trained_is_the_one_that_the_node_runs(
     card = line_reader.train(frames, tmp_path, TINY)
     registry.verify(found := registry.find(line_reader.ID, tmp_path))
     assert (line_reader.ID, found.path, found.details["symbols"]["read"]) == (LINES, card, SYMBOLS)
-    assert found.details["training"]["fonts"] == line_reader.PACKAGES.split()
+    assert found.details["training"]["fonts"] == drawn_lines.PACKAGES.split()
     tools = shared_tools(tmp_path)
     assert tools.models[1] == found.ref != shared_tools().models[1]
     assert tools.reader.small is not None
@@ -865,12 +866,12 @@ def test_what_is_exported_says_what_was_trained_at_every_width(tmp_path: Path, c
 def test_lines_are_drawn_alike_by_one_seed_and_every_symbol_has_an_output() -> None:
     def drawn(seed: int) -> list[tuple[Picture, str]]:
         random = np.random.default_rng(seed)
-        return [line_reader.synthetic_line(random, [linear_echo()]) for _ in range(40)]
+        return [drawn_lines.synthetic_line(random, [linear_echo()]) for _ in range(40)]
 
     for (picture, text), (again, same) in zip(drawn(1), drawn(1), strict=True):
         assert np.array_equal(picture, again)
         assert text == same == known(text)
-    lines, symbols, lengths = line_reader.batch_of(drawn(2))
+    lines, symbols, lengths = drawn_lines.batch_of(drawn(2))
     assert lines.shape[:3] == (40, 1, HEIGHT)
     assert lines.shape[3] % 64 == 0
     assert int(lengths.sum()) == len(symbols)
