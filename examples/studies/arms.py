@@ -21,7 +21,6 @@ from torch.utils.data import Dataset
 
 from ai_pipeline.models.registry import Chain, normalise
 from ai_training.base import CannotAdapt, DataMissing, ExperimentError, Report, part_of, silent
-from ai_training.chest import MEAN, SCALE
 from ai_training.chest.experiment import (
     Augmentation,
     ExperimentPart,
@@ -36,6 +35,8 @@ from ai_training.engine import BEST, CHECKPOINT, Plan, TrainingRun, Validation, 
 from ai_training.networks import (
     HEADS,
     IMAGENET,
+    MEAN,
+    SCALE,
     STARTS,
     TIMM,
     PlacedClassifier,
