@@ -25,6 +25,7 @@ from ai_training.commands import Figures, verb
 from ai_training.evaluation.plots import BLUE, GREEN, GREY, ORANGE, save
 from ai_training.metrics import Floats, mean_auc_difference, mean_auc_interval, mean_interval, patient_weights
 from ai_training.networks import MEAN, NAME, SCALE
+from ai_training.ovarian import predictions, training
 from ai_training.ovarian.calibration import scaled
 from ai_training.ovarian.card import ID
 from ai_training.ovarian.evaluation import MARGIN, binary
