@@ -20,10 +20,10 @@ from ai_training.chest.gate import TRUE_POSITIVE_RATE, fit_gate
 from ai_training.chest.places import fit_places
 from ai_training.chest.training import Material, Trained, infer
 from ai_training.convert import NO_GATE
-from ai_training.metrics import THRESHOLDS, calibrated, prevalence, reference
+from ai_training.metrics import THRESHOLDS, LabelCalibration, calibrated, prevalence, reference
 from ai_training.networks import IMAGENET, OUTPUTS, PlacedClassifier, fuse, licence_from, start_described
 from ai_training.sets.chest import chest_set, label_matrix
-from ai_training.sets.images import LABELS
+from ai_training.sets.images import LABELS, ImageSet
 from ai_training.sets.tables import NAME as SHIPPED_SET
 
 COMPARED = (
@@ -63,27 +63,26 @@ def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
         "operating_points": result["operating_points"]["tested"],
         **{key: boxes.get(key) for key in ("pointing", "iou_at_least_0.3")},
         "gate": result["gate"],
-        "labels": {
-            row["label"]: ({key: row[key] for key in ("positives", "auc", "average_precision", *OPERATING)})
-            for row in main["labels"]
-        },
-        "sources": {
-            row["source"]: (
-                {key: row[key] for key in ("images", "patients", "mean_auc", "labels", "left_out")}
-            )
-            for row in result["sources"]
-        },
+        "labels": _rows(main["labels"], "label", ("positives", "auc", "average_precision", *OPERATING)),
+        "sources": _rows(
+            result["sources"], "source", ("images", "patients", "mean_auc", "labels", "left_out")
+        ),
         "calibration": {name: _calibration(found) for name, found in result["calibration"].items()},
-        "subgroups": [
-            {"set": name, **row}
-            for name, rows in result["subgroups"].items()
-            for row in rows
-            if row["labels"]
-        ],
+        "subgroups": _subgroups(result["subgroups"]),
     }
     return {
         key: known for key, value in metrics.items() if (known := known_only(value)) not in (None, {}, [])
     }
+
+
+def _rows(rows: Sequence[Mapping[str, Any]], by: str, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The figures ``keys`` of each row, by its value of ``by``."""
+    return {row[by]: {key: row[key] for key in keys} for row in rows}
+
+
+def _subgroups(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The subgroups of each set in which labels could be measured."""
+    return [{"set": name, **row} for name, rows in found.items() for row in rows if row["labels"]]
 
 
 def _calibration(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,39 +179,30 @@ def ship(
             1
         ]
 
-    learned, validated = material.rows("train", experiment.images.smallest), material.rows("val")
+    validated = material.rows("val")
     truth = label_matrix([material.images[row] for row in validated], unknown=np.nan)[:, columns]
     logits, pooled = infer(network, material.pixels[validated], size)
     points = [calibrated(truth[:, k], logits[:, k]) for k in range(len(labels))]
     odds = [point.slope * logits[:, k] + point.intercept for k, point in enumerate(points)]
     chances, refused = 1 / (1 + np.exp(-np.stack(odds, axis=1))), np.zeros(len(pooled), bool)
+    limit = None
     if gated:
         gate, limit = fit_gate(data, see, experiment.seed, report)
         refused = gate.distance(pooled) > limit
         (out / f"{ID}.gate.npz").write_bytes(gate.to_bytes())
     export_onnx(network, size, out / f"{ID}.onnx")
     (out / f"{ID}.boxes.npz").write_bytes(places.to_bytes())
-    best = max(trained.history, key=lambda entry: entry["validation_auc"])
     about, path = start_described(start.initial, start.licence or ""), out / f"{ID}.toml"
     with changed_card(SHIPPED / f"{ID}.toml", path) as card:
         forget_detector(card)
-        if gated:
-            card["gate"].update({"threshold": round(limit, 6), "true_positive_rate": TRUE_POSITIVE_RATE})
-        else:
-            forget_roles(card, card.pop("gate")["role"])
-            card["limits"].append(NO_GATE)
+        _write_gate(card, limit)
         for weights in card["weights"]:
             weights.update(weights_row(weights["role"], out / weights["file"]))
         if start.initial != IMAGENET:
             card["licence"] = licence_from(about)
         card["input"]["size"] = size
         card["input"]["chain"].update(asdict(experiment.images.chain))
-        rows = [row for row in card["labels"] if row["name"] in labels]
-        for row, point in zip(rows, points, strict=True):
-            row.update({**point.rounded(), "supported": False})
-        if len(rows) < len(card["labels"]):
-            card["labels"] = tomlkit.aot()
-            card["labels"].extend(rows)
+        _write_labels(card, labels, points)
         card["calibration"] = {
             "calibrated": True,
             "method": "Platt scaling of each label on the adults of the validation split",
@@ -220,24 +210,57 @@ def ship(
             "prevalence": prevalence(truth, labels),
         }
         card["reference"] = reference("the adults of the validation split", labels, chances, refused)
-        card["training"] = {
-            "data": [found.title, *found.notes],
-            "images": len(learned),
-            "patients": len({material.images[row].patient for row in learned}),
-            "chosen_iteration": int(best["iteration"]),
-            "validation_auc_within_sources": round(best["validation_auc"], 4),
-            "validation_images": len(validated),
-            "start": about,
-            "experiment": experiment.described(),
-        }
-        if found.name != SHIPPED_SET:  # task and limits of a network that another set has taught
-            card["task"] = f"findings in frontal chest X-rays of adults: {', '.join(labels)}"
-            kept = [text for text in card["limits"] if not any(words in text for words in TOLD_OF_SHIPPED)]
-            kept.append(
-                f"Taught by {found.title}: its labels may be wrong; other devices, populations and windows "
-                "were not tested."
-            )
-            card["limits"] = tomlkit.item(kept).multiline(True)
+        card["training"] = _training(trained, material, found, about)
+        if found.name != SHIPPED_SET:
+            _retell(card, found, labels)
         card["metrics"] = {}
         card.pop("operating_points", None)
     return path
+
+
+def _write_gate(card: Any, limit: float | None) -> None:
+    """Put the ``limit`` of the gate into the card; for None there is no gate, and the card says so."""
+    if limit is None:
+        forget_roles(card, card.pop("gate")["role"])
+        card["limits"].append(NO_GATE)
+    else:
+        card["gate"].update({"threshold": round(limit, 6), "true_positive_rate": TRUE_POSITIVE_RATE})
+
+
+def _write_labels(card: Any, labels: Sequence[str], points: Sequence[LabelCalibration]) -> None:
+    """Leave the card's rows of ``labels`` alone, each with its operating point, none supported."""
+    rows = [row for row in card["labels"] if row["name"] in labels]
+    for row, point in zip(rows, points, strict=True):
+        row.update({**point.rounded(), "supported": False})
+    if len(rows) < len(card["labels"]):
+        card["labels"] = tomlkit.aot()
+        card["labels"].extend(rows)
+
+
+def _training(
+    trained: Trained, material: Material, found: ImageSet, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the card says of the training: its images, the step that was chosen, where it started from."""
+    learned = material.rows("train", trained.experiment.images.smallest)
+    best = max(trained.history, key=lambda entry: entry["validation_auc"])
+    return {
+        "data": [found.title, *found.notes],
+        "images": len(learned),
+        "patients": len({material.images[row].patient for row in learned}),
+        "chosen_iteration": int(best["iteration"]),
+        "validation_auc_within_sources": round(best["validation_auc"], 4),
+        "validation_images": len(material.rows("val")),
+        "start": about,
+        "experiment": trained.experiment.described(),
+    }
+
+
+def _retell(card: Any, found: ImageSet, labels: Sequence[str]) -> None:
+    """Write task and limits of a network that another set than the shipped one has taught."""
+    card["task"] = f"findings in frontal chest X-rays of adults: {', '.join(labels)}"
+    kept = [text for text in card["limits"] if not any(words in text for words in TOLD_OF_SHIPPED)]
+    kept.append(
+        f"Taught by {found.title}: its labels may be wrong; other devices, populations and windows "
+        "were not tested."
+    )
+    card["limits"] = tomlkit.item(kept).multiline(True)

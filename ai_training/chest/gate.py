@@ -41,6 +41,7 @@ from ai_training.chest.transforms import (
 from ai_training.metrics import Interval
 from ai_training.sets.chest import chest_set
 from ai_training.sets.files import Grey, Singles
+from ai_training.sets.images import SetImage
 
 See = Callable[[Sequence[Grey]], Singles]
 """Displayed pictures of any size, 0 to 255 → the network's pooled features ``[N, C]``."""
@@ -198,30 +199,33 @@ def _test_pictures(data: Path, split: str, random: Random) -> list[tuple[str, Ca
         chosen = drawn_from(files, MEASURED, random)
         return lambda: pictures(chosen, change, random)
 
-    wrong = [pose for pose in POSES if pose != UPRIGHT]
-    young = [
-        image
-        for image in chest_set(data).images
-        if image.is_in(split) and not np.isnan(image.age) and not image.adult
-    ]
+    young = _children(data, split)
     return [
-        *((pose.name, changed(adults, posed(pose))) for pose in wrong),
-        ("mirrored", changed(adults, posed(Pose(mirrored=True)))),
-        *(
-            (f"tilted {turn}", changed(adults, partial(tilted, least=turn, most=turn)))
-            for turn in (15, 30, 45)
-        ),
-        ("cut off: 50 to 75 % of each side", changed(adults, cut_off)),
-        *(
-            (f"clipped {share:.0%}", changed(adults, partial(clipped, share=share)))
-            for share in (0.2, 0.4, 0.6)
-        ),
+        *((name, changed(adults, change)) for name, change in _test_changes().items()),
         ("under 16, same hospital", changed([image.path for image in young])),
         ("under 8, same hospital", changed([image.path for image in young if image.age < 8])),
         ("1 to 5, other hospital", changed(other_chests(data, "pediatric", split))),
         ("adults, other hospital", changed(other_chests(data, "hannover", split))),
         *((name, changed(files_of_split(data / name, split))) for name in ULTRASOUND),
         *((f"DICOM {modality}", made) for modality, made in _dicom(data).items()),
+    ]
+
+
+def _test_changes() -> dict[str, Change]:
+    """What is done to pictures of adults that the gate has to notice, by the name of its row."""
+    changes: dict[str, Change] = {pose.name: posed(pose) for pose in POSES if pose != UPRIGHT}
+    changes["mirrored"] = posed(Pose(mirrored=True))
+    changes |= {f"tilted {turn}": partial(tilted, least=turn, most=turn) for turn in (15, 30, 45)}
+    changes["cut off: 50 to 75 % of each side"] = cut_off
+    return changes | {f"clipped {share:.0%}": partial(clipped, share=share) for share in (0.2, 0.4, 0.6)}
+
+
+def _children(data: Path, split: str) -> list[SetImage]:
+    """The images of ``split`` whose patients are known to be no adults."""
+    return [
+        image
+        for image in chest_set(data).images
+        if image.is_in(split) and not np.isnan(image.age) and not image.adult
     ]
 
 

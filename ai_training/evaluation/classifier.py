@@ -88,22 +88,12 @@ class _Evaluation:
             raise DataMissing(f"{self.data}: no adult of split {self.split} with a label that the card knows")
         main = adults.where(image.source == self.found.main for image in adults.images)
         train = [image for image in self.found.images if image.split == "train" and image.adult]
-        scores, card, apart = self._baselines(train, adults), self.classifier.card, self._apart(adults)
-        inside = [row for row, image in enumerate(adults.images) if image.source == self.found.main]
+        scores, apart = self._baselines(train, adults), self._apart(adults)
         rates = label_matrix(train).mean(0)[list(adults.columns)] if train else None
-        head = headline(main, {k: v[inside] for k, v in scores.items() if k != "source"})
-        for row in head["labels"]:
-            # Above .5 also in what others measured, where they did.
-            elsewhere = card.details.get("external", {}).get("auc", {}).get(row["label"])
-            row["supported"] &= elsewhere is None or elsewhere[1] > 0.5
+        head = self._headline(main, adults, scores)
         supported = [row["label"] for row in head["labels"] if row["supported"]]
         result = {
-            "model": {
-                "id": card.id,
-                "version": card.version,
-                "sha256": card.ref.sha256,
-                "card_sha256": card.sha256,
-            },
+            "model": self._model(),
             "split": self.split,
             "data": {"set": self.found.name, "main": self.found.main, "notes": list(self.found.notes)},
             "labels": list(adults.names),
@@ -117,13 +107,7 @@ class _Evaluation:
             "within_source": self._within_source(adults, scores),
             "sources": by_source(adults, self.found.left_out),
             "probes": self._without_image(adults, scores),
-            "calibration": {
-                name: {
-                    "natural_prevalence": name in self.found.natural,
-                    **metrics.calibration(part.truth, part.chance, part.names, part.weights(), ENOUGH),
-                }
-                for name, part in apart.items()
-            },
+            "calibration": {name: self._calibration(name, part) for name, part in apart.items()},
             "subgroups": {name: subgroups(part) for name, part in apart.items()},
             "teacher": beside_teacher(adults, {self.found.main: head["labels_counted"]}, self.found.left_out),
             "boxes": self._box_figures(),
@@ -131,6 +115,35 @@ class _Evaluation:
         }
         self.report(1.0, "done")
         return result
+
+    def _model(self) -> dict[str, str]:
+        """Which model was evaluated: its card, and the hashes of weights and card."""
+        card = self.classifier.card
+        return {
+            "id": card.id,
+            "version": card.version,
+            "sha256": card.ref.sha256,
+            "card_sha256": card.sha256,
+        }
+
+    def _headline(self, main: Scored, adults: Scored, scores: Mapping[str, Floats]) -> dict[str, Any]:
+        """The headline figures of the main source beside the baselines' ``scores`` of all ``adults``. A label
+        is supported only if its AUC is above .5 also in what others measured, where they did.
+        """
+        inside = [row for row, image in enumerate(adults.images) if image.source == self.found.main]
+        head = headline(main, {name: own[inside] for name, own in scores.items() if name != "source"})
+        external = self.classifier.card.details.get("external", {}).get("auc", {})
+        for row in head["labels"]:
+            elsewhere = external.get(row["label"])
+            row["supported"] &= elsewhere is None or elsewhere[1] > 0.5
+        return head
+
+    def _calibration(self, name: str, part: Scored) -> dict[str, Any]:
+        """Calibration of the images ``part``, and whether their set ``name`` has the natural prevalence."""
+        return {
+            "natural_prevalence": name in self.found.natural,
+            **metrics.calibration(part.truth, part.chance, part.names, part.weights(), ENOUGH),
+        }
 
     def _run(self, split: str) -> Scored:
         """Run the classifier on the images of ``split``."""

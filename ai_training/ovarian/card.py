@@ -1,6 +1,6 @@
 """The model as it ships: predictions of the folds, gates, card."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -160,12 +160,21 @@ def write_card(
     ``held_out``: the predictions to which thresholds are fitted. ``ai-pipeline evaluate ovarian`` adds the
     figures.
     """
-    limit = round(gate_limit(folder / FOLDER.name / GATE), 4)
-    truth, logits = held_out.labels, held_out.mean
-    scaling = scaled(logits, truth)
-    judged = cross_fitted(logits, truth, held_out.folds)
-    present, absent = answer_threshold(judged, truth), absence_threshold(judged, truth)
-    about = {
+    tables = _tables(round(gate_limit(folder / FOLDER.name / GATE), 4), title, held_out, recipe, outline)
+    made_by = "Model card of the ovarian pipeline: `ai-pipeline train ovarian`."
+    path = new_card(folder, ID, made_by, "classifier", _about(recipe), tables, VERSION)
+    with changed_card(path) as card:
+        for role, file in (("gate", f"{ID}.gate.npz"), ("outline", f"{ID}.outline.onnx")):
+            cast(Any, card["weights"]).append(weights_row(role, folder / file))
+        labels = card["labels"] = tomlkit.aot()
+        for row in _label_rows(held_out):
+            labels.append(tomlkit.item(row))
+    return path
+
+
+def _about(recipe: OvarianRecipe) -> dict[str, Any]:
+    """What the model is, is for, and is not for."""
+    return {
         "task": "eight classes of the ovary or its lesion in single ultrasound frames, and its outline",
         "architecture": f"{recipe.architecture} with a head for eight classes; outline: anatomy-unet",
         "licence": licence_from(start_described(), "trunks"),
@@ -184,7 +193,14 @@ def write_card(
             "The outline is of the lesion that fills most of the frame; a second one is left out.",
         ],
     }
-    tables: dict[str, Mapping[str, Any]] = {
+
+
+def _tables(
+    limit: float, title: str, held_out: HeldOut, recipe: OvarianRecipe, outline: OutlineRecipe
+) -> dict[str, Mapping[str, Any]]:
+    """The tables of the card: input, outputs, gate with its ``limit``, calibration, training on ``title``."""
+    truth = held_out.labels
+    return {
         "input": {
             "size": recipe.size,
             "channels": 3,
@@ -219,37 +235,39 @@ def write_card(
             "outline": outline.described(),
         },
     }
-    made_by = "Model card of the ovarian pipeline: `ai-pipeline train ovarian`."
-    path = new_card(folder, ID, made_by, "classifier", about, tables, VERSION)
-    with changed_card(path) as card:
-        for role, file in (("gate", f"{ID}.gate.npz"), ("outline", f"{ID}.outline.onnx")):
-            cast(Any, card["weights"]).append(weights_row(role, folder / file))
-        labels = card["labels"] = tomlkit.aot()
-        for label, intercept in zip(LABELS, scaling.intercepts.tolist(), strict=True):
-            code = {
-                "value": label.upper().replace("-", "_")[:16].strip("_"),  # VR SH
-                "scheme": BURNED_IN.scheme,
-                "meaning": MEANINGS[label],
-                "source": "private: PS3.16 has no concept of it, and no SNOMED CT release to check one "
-                "against was at hand",
-            }
-            row = {
-                "name": label,
-                "code": code,
-                "site": {
-                    "value": "15497006",
-                    "scheme": "SCT",
-                    "meaning": "Ovary",
-                    "source": "PS3.16 CID 7151",
-                },
-                "supported": label not in MALIGNANT,
-                "threshold": round(present, 4),
-                "absent_below": round(absent, 4),
-                "slope": round(scaling.slope, 5),
-                "intercept": round(intercept, 5),
-            }
-            labels.append(tomlkit.item(row))
-    return path
+
+
+def _label_rows(held_out: HeldOut) -> Iterator[dict[str, Any]]:
+    """A row of the card for each class: its code, and the calibration fitted to the ``held_out``
+    predictions.
+    """
+    truth, logits = held_out.labels, held_out.mean
+    scaling = scaled(logits, truth)
+    judged = cross_fitted(logits, truth, held_out.folds)
+    present, absent = answer_threshold(judged, truth), absence_threshold(judged, truth)
+    for label, intercept in zip(LABELS, scaling.intercepts.tolist(), strict=True):
+        code = {
+            "value": label.upper().replace("-", "_")[:16].strip("_"),  # VR SH
+            "scheme": BURNED_IN.scheme,
+            "meaning": MEANINGS[label],
+            "source": "private: PS3.16 has no concept of it, and no SNOMED CT release to check one "
+            "against was at hand",
+        }
+        yield {
+            "name": label,
+            "code": code,
+            "site": {
+                "value": "15497006",
+                "scheme": "SCT",
+                "meaning": "Ovary",
+                "source": "PS3.16 CID 7151",
+            },
+            "supported": label not in MALIGNANT,
+            "threshold": round(present, 4),
+            "absent_below": round(absent, 4),
+            "slope": round(scaling.slope, 5),
+            "intercept": round(intercept, 5),
+        }
 
 
 def _gates(

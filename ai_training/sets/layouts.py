@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -175,37 +175,13 @@ def read_otu(folder: Path) -> ImageSet:
     patient's, and train frames that look nearly like a frame of the val part are in no split. Raises
     DataMissing.
     """
-    pictures, drawn = (
-        {path.stem: path for pattern in patterns for path in folder.glob(pattern)}
-        for patterns in (("images/*",), ("annotations/*", "masks/*"))
-    )
-    two_valued = {stem: path for stem, path in drawn.items() if stem.endswith("_binary")}
-    masks = drawn | {stem.removesuffix("_binary"): path for stem, path in two_valued.items()}
-    listed = []
-    for part, split in (("train", "train"), ("val", "test")):
-        table = folder / f"{part}_cls.txt"
-        for line in lines(table):
-            name, _, cls = line.rpartition(" ")
-            if not cls.isdecimal() or int(cls) >= len(OVARIAN):
-                raise DataMissing(f"{table}: {line!r} was expected to be a file and a class from 0 to 7")
-            stem = Path(name.strip()).stem
-            if stem not in pictures:
-                raise DataMissing(f"{folder / 'images' / name.strip()} is missing: {table.name} names it")
-            if stem not in masks:
-                raise DataMissing(f"{folder}: {stem}.PNG or {stem}_binary.PNG is missing in annotations")
-            listed.append((pictures[stem], masks[stem], split, OVARIAN[int(cls)]))
-    groups = near_duplicates(tuple(picture for picture, *_ in listed))
-    tested = {group for group, (_, _, split, _) in zip(groups, listed, strict=True) if split == "test"}
+    listed = [*_listed_frames(folder, "train", "train"), *_listed_frames(folder, "val", "test")]
+    groups = near_duplicates(tuple(frame.path for frame in listed))
+    grouped = [replace(frame, patient=group) for frame, group in zip(listed, groups, strict=True)]
+    tested = {frame.patient for frame in grouped if frame.split == "test"}
     images = [
-        SetImage(
-            f"images/{picture.name}",
-            picture,
-            group,
-            BESIDE if split == "train" and group in tested else split,
-            frozenset({label}),
-            masks={LESION: MaskFile(mask)},
-        )
-        for group, (picture, mask, split, label) in zip(groups, listed, strict=True)
+        replace(frame, split=BESIDE) if frame.split == "train" and frame.patient in tested else frame
+        for frame in grouped
     ]
     inside = iter(in_splits([image for image in images if image.split != BESIDE], folder))
     placed = tuple(image if image.split == BESIDE else next(inside) for image in images)
@@ -213,6 +189,44 @@ def read_otu(folder: Path) -> ImageSet:
     beside = sum(image.split == BESIDE for image in placed)
     notes = ("the official val part is test", f"{beside} train frames look nearly like one of it")
     return ImageSet(title, placed, OVARIAN, notes)
+
+
+def _listed_frames(folder: Path, part: str, split: str) -> Iterator[SetImage]:
+    """The frames that MMOTU's table of ``part`` (train or val) names, as images of ``split``, each its own
+    patient. Raises DataMissing.
+    """
+    pictures, masks = _by_stem(folder, "images/*"), _masks_by_stem(folder)
+    table = folder / f"{part}_cls.txt"
+    for line in lines(table):
+        name, _, cls = line.rpartition(" ")
+        if not cls.isdecimal() or int(cls) >= len(OVARIAN):
+            raise DataMissing(f"{table}: {line!r} was expected to be a file and a class from 0 to 7")
+        stem = Path(name.strip()).stem
+        if stem not in pictures:
+            raise DataMissing(f"{folder / 'images' / name.strip()} is missing: {table.name} names it")
+        if stem not in masks:
+            raise DataMissing(f"{folder}: {stem}.PNG or {stem}_binary.PNG is missing in annotations")
+        picture, label = pictures[stem], OVARIAN[int(cls)]
+        yield SetImage(
+            f"images/{picture.name}",
+            picture,
+            stem,
+            split,
+            frozenset({label}),
+            masks={LESION: MaskFile(masks[stem])},
+        )
+
+
+def _masks_by_stem(folder: Path) -> dict[str, Path]:
+    """MMOTU's masks by the stem of their pictures; the two-valued one where there are two."""
+    drawn = _by_stem(folder, "annotations/*", "masks/*")
+    two_valued = {stem: path for stem, path in drawn.items() if stem.endswith("_binary")}
+    return drawn | {stem.removesuffix("_binary"): path for stem, path in two_valued.items()}
+
+
+def _by_stem(folder: Path, *patterns: str) -> dict[str, Path]:
+    """The files of ``folder`` by their stems."""
+    return {path.stem: path for pattern in patterns for path in folder.glob(pattern)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from ai_training.sets.images import LABELS, ImageSet, MaskFile, SetBox, SetImage
 from ai_training.sets.splits import check_splits, part_of, years
 
 MANIFEST, MASK = "manifest.csv", "mask"
+MEASURES = ("pixel_mm_at_512", "head_circumference_mm", "yellow_overlay_px")
 FILES, PATIENTS = ("file", "image", "path"), ("patient_id", "patient", "group")
 TITLES = {
     "cxr_anatomy": "cxr_anatomy (N. Dong et al., DLMIA 2018, Wingspan set, MIT)",
@@ -45,26 +46,25 @@ def _image(manifest: Path, row: dict[str, str], columns: list[str]) -> SetImage:
     DataMissing.
     """
     file = _first(row, FILES)
-    named = frozenset((row.get("labels") or row.get("label") or "").split("|")) - {""}
+    named = frozenset(_first(row, ("labels", "label")).split("|")) - {""}
     marks = {label: number(row, label, manifest) for label in columns if row[label]}
+    present = {label for label, mark in marks.items() if mark > 0}
+    measures = {name: number(row, name, manifest) for name in MEASURES if row.get(name)}
+    masks = {MASK: MaskFile(manifest.parent / row[MASK])} if row.get(MASK) else {}
     return SetImage(
         name=file,
         path=manifest.parent / file,
         patient=_first(row, PATIENTS) or file,
         split=part_of(row.get("split")),
-        labels=(named - marks.keys()) | {label for label, mark in marks.items() if mark > 0},
+        labels=(named - marks.keys()) | present,
         unsure=frozenset(label for label, mark in marks.items() if mark < 0),
-        masks={MASK: MaskFile(manifest.parent / row[MASK])} if row.get(MASK) else {},
-        age=years(row.get("age") or ""),
-        sex=row.get("sex") or "",
-        view=row.get("view") or "",
-        source=row.get("source") or manifest.stem,
-        repository=row.get("source_repo") or "",
-        measures={
-            name: number(row, name, manifest)
-            for name in ("pixel_mm_at_512", "head_circumference_mm", "yellow_overlay_px")
-            if row.get(name)
-        },
+        masks=masks,
+        age=years(_first(row, ("age",))),
+        sex=_first(row, ("sex",)),
+        view=_first(row, ("view",)),
+        source=_first(row, ("source",)) or manifest.stem,
+        repository=_first(row, ("source_repo",)),
+        measures=measures,
     )
 
 

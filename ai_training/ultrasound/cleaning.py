@@ -310,31 +310,52 @@ def summary(outcomes: Sequence[FrameOutcome], policy: CleaningPolicy, tools: Too
     """The figures of the cleaning by ``policy``, over all frames: withheld frames, removed pixels by what the
     objects show, and filled background.
     """
-    released = [one for one in outcomes if not one.withheld]
-    texts = [one for frame in released for one in frame.objects if one.content in TEXTS and one.pixels]
-    identity = [one for one in texts if one.content is Content.IDENTITY]
-    every = set(Content) - {Content.IDENTITY}
-    kinds = {kind.value: {kind} for kind in Content if kind in every} | {"all": every}
-    content = {name: _row(released, contents) for name, contents in kinds.items()}
+    released = [frame for frame in outcomes if not frame.withheld]
+    reasons = sorted({frame.withheld for frame in outcomes if frame.withheld})
+    filled = [frame.filled for frame in released]
+    seconds = [frame.seconds for frame in outcomes]
     return {
         "policy": policy,
         "models": [f"{ref.id} {ref.version}" for ref in tools.models],
         "frames": len(outcomes),
-        "patients": len({patient_of(one.name) for one in outcomes}),
-        "withheld": {
-            "frames": len(outcomes) - len(released),
-            "reasons": sorted({one.withheld for one in outcomes if one.withheld}),
-        },
-        "identity": {"objects": len(identity), "left": sum(one.share < WHOLE for one in identity)},
-        "content": {name: row for name, row in content.items() if row["objects"] or name == "all"},
-        "cut": {"lines": len(texts), "cut": sum(CUT < one.share < WHOLE for one in texts)},
-        "background": {
-            "filled": sum(one.background for one in released),
-            "made_up": sum(one.made_up for one in released),
-            "frames_with_any": sum(one.made_up > 0 for one in released),
-        },
-        "filled_share": float(np.mean([one.filled for one in released])) if released else 0.0,
-        "seconds": float(np.median([one.seconds for one in outcomes])) if outcomes else 0.0,
+        "patients": len({patient_of(frame.name) for frame in outcomes}),
+        "withheld": {"frames": len(outcomes) - len(released), "reasons": reasons},
+        **_text_figures(released),
+        "background": _background_figures(released),
+        "filled_share": float(np.mean(filled)) if filled else 0.0,
+        "seconds": float(np.median(seconds)) if seconds else 0.0,
+    }
+
+
+def _text_figures(released: Sequence[FrameOutcome]) -> dict[str, Any]:
+    """Texts that identify and are left, removed pixels of all other objects by what they show, and lines of
+    text that are cut in two.
+    """
+    objects = [shown for frame in released for shown in frame.objects]
+    texts = [shown for shown in objects if shown.content in TEXTS and shown.pixels]
+    identity = [text for text in texts if text.content is Content.IDENTITY]
+    return {
+        "identity": {"objects": len(identity), "left": sum(text.share < WHOLE for text in identity)},
+        "content": _content_figures(released),
+        "cut": {"lines": len(texts), "cut": sum(CUT < text.share < WHOLE for text in texts)},
+    }
+
+
+def _content_figures(released: Sequence[FrameOutcome]) -> dict[str, Any]:
+    """Removed pixels by what the objects show, identity left out, and of all; a kind without objects has no
+    row.
+    """
+    every = [kind for kind in Content if kind is not Content.IDENTITY]
+    rows = {kind.value: _row(released, {kind}) for kind in every}
+    return {name: row for name, row in rows.items() if row["objects"]} | {"all": _row(released, set(every))}
+
+
+def _background_figures(released: Sequence[FrameOutcome]) -> dict[str, int]:
+    """Filled pixels of plain background, those of them that stand out, and the frames with any."""
+    return {
+        "filled": sum(frame.background for frame in released),
+        "made_up": sum(frame.made_up for frame in released),
+        "frames_with_any": sum(frame.made_up > 0 for frame in released),
     }
 
 

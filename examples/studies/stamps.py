@@ -166,14 +166,15 @@ def figures(cases: Sequence[StampCase]) -> dict[str, Any]:
     """For each figure the share of films of which it is true, with its interval, and the number of films."""
     names = dict.fromkeys(name for case in cases for name in case.holds)
     seconds = np.median([case.seconds for case in cases], axis=0)
+    drawn = {
+        word: _share([case for case in cases if case.drawn == word], "drawn stamp read right")
+        for word in sorted({case.drawn for case in cases} - {""})
+    }
     return {
         "films": len(cases),
         "patients": len({case.patient for case in cases}),
         "shares": {name: _share([case for case in cases if name in case.holds], name) for name in names},
-        "drawn": {
-            word: _share([case for case in cases if case.drawn == word], "drawn stamp read right")
-            for word in sorted({case.drawn for case in cases} - {""})
-        },
+        "drawn": drawn,
         "seconds": {"model": round(float(seconds[0]), 3), "stamps": round(float(seconds[1]), 3)},
     }
 

@@ -316,16 +316,20 @@ def hand(random: Random, family: StyleFamily, size: float, *, korean: bool) -> H
     grounds: tuple[Colour, ...] = (BLACK, (25, 25, 40), (60, 60, 60), (0, 0, 120))
     ground = one(random, grounds) if not dark else (210, 210, 210)
     coarse = int(size >= 14 and random.random() < 0.18) + 1
+    opacity = float(random.choice([1.0, 0.85, 0.65])) if random.random() < 0.3 else 1.0
+    smooth = bool(random.random() < 0.75) and coarse == 1
+    contrast = WHITE if dark else BLACK
+    is_boxed = style == "box" or (dark and style == "plain")
     return Hand(
         face=chosen,
         size=max(6, round(size)),
         colour=ink,
-        opacity=float(random.choice([1.0, 0.85, 0.65])) if random.random() < 0.3 else 1.0,
-        smooth=bool(random.random() < 0.75) and coarse == 1,
+        opacity=opacity,
+        smooth=smooth,
         coarse=coarse,
-        outline=(WHITE if dark else BLACK) if style == "outline" else None,
-        shadow=(WHITE if dark else BLACK) if style == "shadow" else None,
-        box=ground if style == "box" or (dark and style == "plain") else None,
+        outline=contrast if style == "outline" else None,
+        shadow=contrast if style == "shadow" else None,
+        box=ground if is_boxed else None,
         box_opacity=float(random.choice([1.0, 1.0, 0.7, 0.4])),
         frame=ink if style == "frame" else None,
     )
