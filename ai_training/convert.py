@@ -316,8 +316,8 @@ def _described(request: Request) -> _Checkpoint:
 def _card_values(
     given: _Checkpoint, network: Any, channels: int, about: dict[str, Any], size: int | None
 ) -> ConvertedNetwork:
-    """The values for the model card. ``about``: timm's configuration; ``size``: of the input in pixels, None: as
-    the configuration says. Raises CannotAdapt.
+    """The values for the model card. ``about``: timm's configuration; ``size``: of the input in pixels, None:
+    as the configuration says. Raises CannotAdapt.
     """
     try:
         return ConvertedNetwork(
