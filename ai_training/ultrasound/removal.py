@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.decide.writing import candidates
+from ai_pipeline.burnin.decide.candidates import candidates
 from ai_pipeline.burnin.find.annotation import CleaningPolicy, Mask, Picture, dilated
 from ai_pipeline.burnin.find.drawings import grown
 from ai_pipeline.burnin.find.text import TextReader, paint
