@@ -97,6 +97,7 @@ def show_review(session: Session, settings: Settings, number: int) -> View:
     made = studies.pictures_of(session, settings, review.study_id, instance.sop_instance_uid)
     cleaned = [picture for _, picture in made if picture.kind is ResultKind.CLEANED]
     gone = results.withdrawn(session, [picture.id for picture in cleaned])
+    left = {name for picture in cleaned if picture.id not in gone for name in _receivers_of(picture)}
     drawn = results.drawn_boxes(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
     return {
         **_review_row(*row),
@@ -104,9 +105,7 @@ def show_review(session: Session, settings: Settings, number: int) -> View:
         "places": review.places,
         "drawn": [list(box) for box in drawn.boxes] if drawn else [],
         "cleaned": next((layer for layer in image["layers"] if layer["same_size"]), None),
-        "left": sorted(
-            {name for picture in cleaned if picture.id not in gone for name in _receivers_of(picture)}
-        ),
+        "left": sorted(left),
     }
 
 

@@ -1,4 +1,4 @@
-"""What is killed, cut off, lost or put back while a node works: nothing is lost, doubled or undone."""
+"""Processes are killed, a bucket is away, a clock is put back: nothing is lost, doubled or undone."""
 
 import os
 import random

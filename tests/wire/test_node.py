@@ -1,4 +1,4 @@
-"""A running node, its listener over real associations, and its STOW-RS, as gateways use it."""
+"""A running node: its roles and their trace, its start, its move to PostgreSQL, a folder that is gone."""
 
 import json
 import shutil
