@@ -78,7 +78,8 @@ from dicom_connectors.worklist import workitem
 from dicom_connectors.worklist.performer import open_manager as open_worklist
 from dicom_node.base.config import loading
 from dicom_node.base.config import settings as sections
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom import dimse_n
 from dicom_node.base.dicom.elements import Limits
 from dicom_node.base.dicom.uids import derived_uid
@@ -144,6 +145,7 @@ from tests.pacs_lab import (
     QUERY,
     FakeArchive,
     Pacs,
+    Sink,
     answer_for,
     answered,
     associate_for,
@@ -169,7 +171,6 @@ from tests.unit.receive.objects import changed, in_syntax, small_xray
 from tests.waiting import wait_until
 from tests.wire.receiver import EXPLICIT, US, VERIFICATION, Receiver, receiving
 from tests.wire.receiver import ultrasound as small_object
-from tests.wire.test_delivery import Sink
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
