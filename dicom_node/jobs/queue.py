@@ -314,10 +314,12 @@ class JobQueue:
         now = utc_now()
         with self._database.read() as session:  # no writing transaction while there is nothing to do
             is_free, is_running = queue.claimable_and_running(session, now, self._workers)
-            if not is_free and not (is_running and self._lost(session)):
-                return None
+            is_lost = is_running and bool(self._lost(session))
+        if is_lost:
+            self.reap()
+        elif not is_free:
+            return None
         with self._database.write() as session:
-            self._take_back(session, now)
             short = None if passing is None else (passing.priority, PASSES * passing.cost_seconds)
             job = self._next_free(session, now, self._workers, short)
             if job is None:
