@@ -298,7 +298,7 @@ class JobQueue:
         self._workers = workers
         self._lease = timedelta(seconds=workers.lease_seconds)
         self._next_free: NextFree = queue.next_free  # the built-in engine: a turn is a column of the job
-        self._repair: Callable[[Database], object] = bool
+        self._repair: Callable[[Database], object] | None = None
         if not database.is_sqlite:
             from dicom_node.base.store import tickets  # only there procrastinate is installed
 
@@ -405,7 +405,8 @@ class JobQueue:
         number.
         """
         now = utc_now()
-        self._repair(self._database)
+        if self._repair is not None:
+            self._repair(self._database)
         with self._database.read() as session:
             if not self._lost(session):
                 return 0
