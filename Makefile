@@ -61,13 +61,13 @@ lint: $(VENV)/.test budget  ## ruff, mypy, and the budget
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-budget: $(VENV)/.test  ## no package above its number in budget.toml; WRITE=1 lowers the numbers to what is there
+budget: $(VENV)/.test  ## tokens, dense functions and long files against budget.toml; WRITE=1 lowers it to what is there
 	$(BIN)/python -m tests.budget $(if $(WRITE),--write)
 
 pictures: $(VENV)/.test demo  ## docs/pictures: what make demo shows, and the console; needs Debian's chromium-headless-shell
 	chromium-headless-shell --no-sandbox --disable-gpu --hide-scrollbars --window-size=1060,1050 \
 		--screenshot=docs/pictures/demo.png file://$(CURDIR)/demo-output/index.html
-	PICTURES=$(CURDIR)/docs/pictures $(ONE_CORE) -q -n0 tests/wire/test_console.py -k lists_are_dense
+	PICTURES=$(CURDIR)/docs/pictures $(ONE_CORE) -q -n0 tests/wire/console/test_walk.py -k lists_are_dense
 	$(BIN)/python -c "import sys, PIL.Image as I; [I.open(one).quantize(128).save(one, optimize=True) for one in sys.argv[1:]]" \
 		docs/pictures/console-*.png  # in few colours: half of the bytes
 
@@ -108,7 +108,7 @@ figures: $(VENV)/.test  ## make figures DATA=DIR: measure the models again for t
 			"legible --policy clinical --first 1000" inpaint cleaning "despeckle --frames 6"; do \
 		echo "# $$what"; $(BIN)/ai-pipeline evaluate $$what --data $(DATA) || exit 1; done
 
-released-schema:  ## checksums of the migrations: only until 0.1.0 is released, and with each release
+released-schema:  ## checksums of the migrations, with each release: a released one never changes
 	cd dicom_node/base/store/migrations/versions && sha256sum 0*.py >../../../../../tests/unit/base/store/released.sha256
 
 version:  ## make version TO=0.2.0: the version of the three packages, and which of the others each needs

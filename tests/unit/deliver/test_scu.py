@@ -19,16 +19,11 @@ from werkzeug.wrappers import Response
 
 from dicom_connectors.dicomweb.client import DicomwebDestination, _stored, parts_of
 from dicom_connectors.orthanc import destination as orthanc
-from dicom_node.base.config.settings import (
-    ConsoleSettings,
-    LocalAddress,
-    PeerSettings,
-    Settings,
-    is_local,
-    remote_address,
-)
+from dicom_node.base.config.addresses import LocalAddress, is_local, remote_address
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import ConsoleSettings, Settings
 from dicom_node.deliver.scu import Presence, SendStatus, http, open_destination, store_report
-from dicom_node.deliver.scu.dimse import DimseDestination
+from dicom_node.deliver.scu.storage import DimseDestination
 from tests.hostile.web import answering
 from tests.modality import data_set, ultrasound
 from tests.outbox_lab import outgoing
@@ -255,7 +250,7 @@ def test_only_a_multipart_answer_has_parts(content_type: str) -> None:
 
 @pytest.fixture
 def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    monkeypatch.setattr("dicom_node.deliver.scu.dimse._NEGOTIATE_SECONDS", 1.0)
+    monkeypatch.setattr("dicom_node.deliver.scu.association._NEGOTIATE_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server
 

@@ -27,18 +27,19 @@ from ai_pipeline.contract import (
 )
 from dicom_connectors.notifications.gather import Gatherer
 from dicom_node.base import events
-from dicom_node.base.config.settings import ResultSettings, RuleSettings, Settings
+from dicom_node.base.config.rule import ResultSettings, RuleSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.uids import derived_uid
 from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.lifecycle import DeliveryState, JobState, ObjectRole, ResultKind, StudyState
 from dicom_node.base.store.tables import Delivery, Instance, Job, Notification, Original, Result, Study
 from dicom_node.base.store.transitions import settle_study, utc_now
-from dicom_node.deliver import outbox
+from dicom_node.deliver import inspection, outbox
 from dicom_node.jobs.queue import decide, explain, retry, why_none
 from dicom_node.jobs.worker.analysis import ImageAnalysis
 from dicom_node.jobs.worker.run import Worker
-from dicom_node.people import preflight, reviews, studies
+from dicom_node.people import held_results, preflight, studies
 from dicom_node.people.audit import Person
 from dicom_node.receive.inspection import inspect
 from dicom_node.studies import indexing
@@ -567,14 +568,14 @@ def test_a_peer_that_got_a_finding_gets_the_report_that_replaces_it(ruled: Inbox
 def test_a_result_that_is_held_is_notified_when_a_person_accepted_it(ruled: Inbox) -> None:
     uid = analysed_by_rules(ruled, made(ruled, MARK, assess_first=True))
     assert notified(ruled) == []
-    reviews.accept_results(ruled.settings, uid, ANNA)
+    held_results.accept_results(ruled.settings, uid, ANNA)
     assert [len(notified(ruled)) for _ in range(2)] == [1, 1]
 
 
 def test_a_rejected_result_is_withheld_and_not_a_finding(ruled: Inbox) -> None:
     withheld = {"when": "withheld", "notify": ["on-call"]}
     uid = analysed_by_rules(ruled, made(ruled, {**MARK, "notify": []}, withheld, assess_first=True))
-    reviews.reject_results(ruled.settings, uid, ANNA, because="Secret words")
+    held_results.reject_results(ruled.settings, uid, ANNA, because="Secret words")
     [text] = notified(ruled)
     assert text.startswith("Results of this study are withheld")
     assert "Secret" not in text
@@ -773,9 +774,9 @@ def test_the_last_check_keeps_it_from_a_destination_that_is_de_identified_by_now
     item = replace(outgoing(image, inbox.folder), is_original=True)
     whole = replace(item, bytes=item.path.stat().st_size)
     peer = inbox.settings.peer("archive")
-    assert outbox.fault(whole, peer) == ""
-    assert "names the patient" in outbox.fault(whole, peer.model_copy(update={"deidentify": True}))
-    assert "missing or damaged" in outbox.fault(item, peer)
+    assert inspection.fault(whole, peer) == ""
+    assert "names the patient" in inspection.fault(whole, peer.model_copy(update={"deidentify": True}))
+    assert "missing or damaged" in inspection.fault(item, peer)
 
 
 def report_of(image: Dataset, number: int) -> Dataset:
