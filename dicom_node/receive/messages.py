@@ -25,7 +25,7 @@ from typing import Final
 
 from dicom_node.base.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.receive import limits
-from dicom_node.receive.statuses import Status
+from dicom_node.receive.statuses import SUCCESS, Status
 
 
 class DeadlineSocket:
@@ -385,6 +385,9 @@ class Answer:
     comment: str = ""
     error_id: int = 0
     missing: Sequence[int] = ()
+
+
+SUCCEEDED: Final = Answer(SUCCESS)
 
 
 def read_command(encoded: bytes) -> Command:

@@ -65,8 +65,10 @@ from dicom_node.people import audit, backup, preflight, queues
 from dicom_node.people.queues import Sign, node_name
 from dicom_node.receive.policy import AEPolicy, policy_path
 from dicom_node.receive.spool import Spool
-from dicom_node.studies import choose, indexing
-from dicom_node.studies.fetch import Fetcher, PriorQueries, report_missing
+from dicom_node.studies import completion, indexing, purging, reconciliation
+from dicom_node.studies.fetch import Fetcher
+from dicom_node.studies.missing_studies import report_missing
+from dicom_node.studies.priors import PriorQueries
 
 _LOGGER = logging.getLogger(__name__)
 _GRACE_SECONDS = 30.0
@@ -511,7 +513,7 @@ class Background:
         self._database_file = database_file
         self._spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
         self._indexer = indexing.Indexer(database, self._spool, settings)
-        self._assembler = choose.Assembler(database, settings)
+        self._assembler = completion.Assembler(database, settings)
         self._unscanned = False
 
     def start(self, *, first: bool = False) -> None:
@@ -677,7 +679,8 @@ class Background:
         if role.indexes:
             every(30.0, self._watch_data_folder)
             every(3600.0, queues.note_free_space, *of_node)
-        now, compare = datetime.now(UTC), (indexing.reconcile, self._database, self._spool, Files(settings))
+        now = datetime.now(UTC)
+        compare = (reconciliation.reconcile, self._database, self._spool, Files(settings))
         if bucket_of(settings) and role.indexes:  # each node has a spool of its own then
             every(_DAY_SECONDS, *compare, next_run_time=now)
         elif role.receives and not bucket_of(settings):
@@ -688,8 +691,8 @@ class Background:
             once_a_site(600.0, queues.report_silence)
             once_a_site(
                 3600.0,
-                indexing.purge,
-                indexing.purge_results,
+                purging.purge,
+                purging.purge_results,
                 drift.forget_old,
                 queues.forget_past,
                 delivery_worker.give_up_requests,

@@ -60,10 +60,10 @@ from dicom_node.deliver.delivery_worker import INDEXED_AFTER
 from dicom_node.deliver.scu import MOST_OBJECTS, open_archive
 from dicom_node.deliver.scu.dimse import LARGEST_BY_GET, REPORT_SECONDS, DimseDestination
 from dicom_node.receive import limits
-from dicom_node.receive.listener import KEPT_DAYS
 from dicom_node.receive.messages import APPLICATION_CONTEXT, MAXIMUM_PDU_BYTES
 from dicom_node.receive.policy import STORAGE_CLASSES
 from dicom_node.receive.spool import Spool, WaitingObjects
+from dicom_node.receive.steps import KEPT_DAYS
 from dicom_node.results.build import build, build_rejection
 from dicom_node.results.deidentified import DUMMY_DATE, EDITION
 from dicom_node.results.envelope import SCHEME, SCHEME_UID, BuiltObject, SourceObject

@@ -65,7 +65,7 @@ from dicom_node.people import audit, backup, reviews
 from dicom_node.people.studies import release, versions, withdraw_results
 from dicom_node.receive.spool import Arrival, Spool
 from dicom_node.serve import node
-from dicom_node.studies.indexing import compare, reindex
+from dicom_node.studies.reconciliation import compare, reindex
 from tests.faults.kills import with_postgres
 from tests.forked import Forked
 from tests.hostile.valve import valve_before

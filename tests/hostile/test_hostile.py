@@ -119,7 +119,8 @@ from dicom_node.receive import limits, statuses
 from dicom_node.receive.inspection import Inspector
 from dicom_node.serve import cli
 from dicom_node.studies import fetch
-from dicom_node.studies.indexing import OTHER_PATIENT, OTHER_STUDY, release_study
+from dicom_node.studies.fetched import OTHER_PATIENT, OTHER_STUDY
+from dicom_node.studies.quarantine import release_study
 from tests.collector_lab import Collector, running_collector
 from tests.console_lab import ConsoleLab, add_users, quick_hasher, routes
 from tests.forked import Forked

@@ -95,7 +95,8 @@ from dicom_node.deliver.scu import (
 from dicom_node.deliver.scu.dimse import CallingAE, StorageCommitment
 from dicom_node.people.studies import results_to_withdraw
 from dicom_node.receive.policy import accepted_classes
-from dicom_node.studies.indexing import JournalIngest, stop_study
+from dicom_node.studies.journal import JournalIngest
+from dicom_node.studies.quarantine import stop_study
 from tests.certificates_lab import Authority
 from tests.hostile.valve import valve_before
 from tests.hostile.web import answering

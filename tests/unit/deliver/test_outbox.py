@@ -42,7 +42,7 @@ from dicom_node.deliver import delivery_worker
 from dicom_node.deliver.delivery_worker import CommitmentAnswers
 from dicom_node.deliver.outbox import Moves, outages, report_outages, retry, retry_all, wait_before_query
 from dicom_node.deliver.scu import Confirmation, Presence, SendReport, SendStatus
-from dicom_node.studies.indexing import JournalIngest
+from dicom_node.studies.journal import JournalIngest
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import DIGITAL_XRAY, ULTRASOUND, assign, ultrasound
 from tests.outbox_lab import Outbox

@@ -96,7 +96,8 @@ from dicom_node.results import sr
 from dicom_node.results.build import build, build_rejection
 from dicom_node.results.envelope import StatedFinding
 from dicom_node.serve.node import Background
-from dicom_node.studies.indexing import compare, purge, reindex
+from dicom_node.studies.purging import purge
+from dicom_node.studies.reconciliation import compare, reindex
 from tests.certificates_lab import self_signed
 from tests.collector_lab import Collector, running_collector
 from tests.golden_lab import written

@@ -56,7 +56,7 @@ from dicom_node.deliver import outbox
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.people import audit, preflight, queues, reviews, studies
 from dicom_node.results import sr
-from dicom_node.studies.indexing import purge_results
+from dicom_node.studies.purging import purge_results
 from tests.inbox_lab import Inbox
 from tests.modality import quick_ultrasound, ultrasound
 from tests.pacs_lab import Pacs, run_pacs

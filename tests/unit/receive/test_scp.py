@@ -26,7 +26,6 @@ from ai_pipeline.images.codestreams import check_decodable
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind
 from dicom_node.receive import limits, statuses
-from dicom_node.receive.listener import StoreRequest
 from dicom_node.receive.messages import (
     C_STORE_RQ,
     N_CREATE_RQ,
@@ -54,6 +53,7 @@ from dicom_node.receive.policy import (
     network,
     refused_class,
 )
+from dicom_node.receive.storing import StoreRequest
 from tests.certificates_lab import Authority
 from tests.node_lab import in_background
 

@@ -82,12 +82,13 @@ from dicom_node.deliver import outbox
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import audit, configured, queues, reviews, studies
 from dicom_node.receive.inspection import Inspected, Inspector, ReaderLost
-from dicom_node.receive.listener import PerformedSteps
 from dicom_node.receive.messages import N_CREATE_RQ, N_SET_RQ, Command
 from dicom_node.receive.spool import Arrival, encode_header
-from dicom_node.studies import choose, indexing
+from dicom_node.receive.steps import PerformedSteps
+from dicom_node.studies import crashes, indexing, reruns
 from dicom_node.studies.choose import Choice
-from dicom_node.studies.indexing import compare, purge, purge_results, reconcile, reindex
+from dicom_node.studies.purging import purge, purge_results
+from dicom_node.studies.reconciliation import compare, reconcile, reindex
 from tests.inbox_lab import INSPECTOR, Inbox, encoded
 from tests.modality import ULTRASOUND, assign, chest, ultrasound
 from tests.mpps_lab import COMPLETED, DISCONTINUED, IN_PROGRESS, WITH_STEPS, begun, ended
@@ -948,16 +949,14 @@ def test_only_a_death_of_the_node_is_blamed_on_the_object_that_was_open(
     stalled = []
     for number in range(2):
         if end != "reloaded":
-            monkeypatch.setattr(indexing, "_THIS_PROCESS", f"process {number}")
-        record = indexing.CrashRecord(tmp_path / "open")
+            monkeypatch.setattr(crashes, "_THIS_PROCESS", f"process {number}")
+        record = crashes.CrashRecord(tmp_path / "open")
         stalled.append(record.noted("healthy.dcm"))
         stalled[-1].__enter__()  # reading does not end before the node does
         if end == "stopped":
             record.clear()
-    monkeypatch.setattr(
-        indexing, "_THIS_PROCESS", indexing._THIS_PROCESS if end == "reloaded" else "process 2"
-    )
-    assert indexing.CrashRecord(tmp_path / "open").count("healthy.dcm") == blamed
+    monkeypatch.setattr(crashes, "_THIS_PROCESS", crashes._THIS_PROCESS if end == "reloaded" else "process 2")
+    assert crashes.CrashRecord(tmp_path / "open").count("healthy.dcm") == blamed
 
 
 DAY = timedelta(days=1)
@@ -1193,7 +1192,7 @@ class Life:
     def rerun(self) -> None:
         if (study := self.inbox.write(intake.study, self.uid)) is not None:
             with suppress(NotAllowedNow):
-                self.inbox.write(choose.rerun, study.id, self.inbox.settings)
+                self.inbox.write(reruns.rerun, study.id, self.inbox.settings)
 
     def _made(self, number: int, variant: str) -> Dataset:
         image = ultrasound(self.name, number=number, size=(16, 12))
