@@ -74,11 +74,13 @@ from dicom_node.base.store.transitions import (
     try_move,
     utc_now,
 )
-from dicom_node.deliver.delivery_worker import DeliveryWorker, give_up_requests
+from dicom_node.deliver.commitment_answers import give_up_requests
+from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.deliver.scu import SendReport, SendStatus
 from dicom_node.jobs.drift import forget_old, report_drift
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.jobs.worker.run import JobHeartbeat, Worker
+from dicom_node.jobs.worker.heartbeat import JobHeartbeat
+from dicom_node.jobs.worker.run import Worker
 from dicom_node.people import preflight, queues, users
 from dicom_node.people.queues import Sign, SignsOfLife, forget_lost, forget_past, note_free_space
 from dicom_node.serve.node import Background, inode
