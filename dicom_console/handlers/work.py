@@ -20,7 +20,7 @@ from dicom_console.web.faces import (
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState, UserRole
 from dicom_node.base.store.views import View
-from dicom_node.people import Because, Done, Row, audit, backup, queues
+from dicom_node.people import Because, Done, Row, audit, lost_decisions, queues
 from dicom_node.people.queues import (
     Change,
     FetchChange,
@@ -182,7 +182,7 @@ def change_fetches(request: CurrentRequest, name: str, change: FetchChange) -> R
 def list_decisions(request: CurrentRequest) -> list[Row]:
     """Return decisions of persons that a restored database lacks and that could not be applied again yet."""
     audit.note_list(request.site.database, request.person, "decisions")
-    return [Row(**row) for row in request.read(backup.waiting_decisions)]
+    return [Row(**row) for row in request.read(lost_decisions.waiting_decisions)]
 
 
 @faces.page_of(list_decisions)
@@ -199,7 +199,7 @@ def settle_decision(request: CurrentRequest, name: Name, why: Annotated[Because,
 
     It is a person's decision that a restored database lacks; deliveries no longer wait for it.
     """
-    backup.settle_decision(request.settings, name, because=why.because, by=request.person)
+    lost_decisions.settle_decision(request.settings, name, because=why.because, by=request.person)
 
 
 list_notifications = faces.list_of(NOTIFICATIONS)

@@ -25,7 +25,9 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from dicom_node import __version__
 from dicom_node.base import events
-from dicom_node.base.config.settings import PeerSettings, Settings, did_you_mean
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.section import did_you_mean
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import every
 from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound
 from dicom_node.base.lifecycle import (

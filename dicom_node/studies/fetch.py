@@ -16,7 +16,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.elements import META_BYTES, is_uid
 from dicom_node.base.errors import FaultyInput, SpoolFull
 from dicom_node.base.events import (

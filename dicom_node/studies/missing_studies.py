@@ -7,7 +7,9 @@ from datetime import date, timedelta
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.settings import PeerSettings, RuleSettings, Settings, matches
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.rule import RuleSettings, matches
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import Unavailable
 from dicom_node.base.events import (
     FETCH_ASKED,

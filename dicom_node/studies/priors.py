@@ -16,7 +16,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ai_pipeline.images.dates import date_of
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.identity import Patient, are_one_patient
 from dicom_node.base.errors import Unavailable
 from dicom_node.base.events import (
