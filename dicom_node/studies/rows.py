@@ -3,7 +3,7 @@
 A study that changed or is in doubt is stopped: a conflict puts it into quarantine.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -60,6 +60,34 @@ _EVENTS: dict[Outcome, events.EventType] = {
 _NOT_SEEN = "its study, or the object, is here from senders that the user who stored it does not see"
 
 
+@dataclass(frozen=True, slots=True)
+class JudgedObject:
+    """A received object with its study and its ``role`` there, what becomes of it (``judgement``) and the
+    ``place`` of its file.
+
+    ``former``: its current version, None if it has none.
+    """
+
+    study: Study
+    item: Arrived
+    role: ObjectRole
+    former: Instance | None
+    judgement: Judgement
+    place: Path
+
+    @property
+    def is_faulty_copy(self) -> bool:
+        """Whether nothing is known of it but the intact object: same study, same patient, as far as read.
+
+        It changes nothing, so no sender can replace, hide or stop a good object by it. One whose identity is
+        another or unreadable may be a correction: then nothing may leave with the old name.
+        """
+        found, former = self.item.found, self.former
+        if not found.fault or not found.identity or former is None or former.study_id != self.study.id:
+            return False
+        return former.identity_sha256 == identity_sha256(found.identity)
+
+
 class ObjectRows:
     """Writes the database rows of received objects, one after the other, in the caller's transaction."""
 
@@ -77,68 +105,27 @@ class ObjectRows:
         Raises IntegrityError if another process indexed it first, StoreAway if it must be compared with an
         object that another machine has not uploaded yet.
         """
-        with sight.seen_by(item.arrival.senders):
-            is_hidden = bool(item.arrival.senders) and sight.is_hidden(
-                session, item.found.study_instance_uid, item.found.sop_instance_uid
-            )
-        # By a person who sees some senders only: it changes nothing of others.
-        found = Inspected(item.found.transfer_syntax_uid, fault=_NOT_SEEN) if is_hidden else item.found
-        item = replace(item, found=found)
+        item = _as_seen(session, item)
         study = self._study(session, item)  # locked first: what is stored of it cannot be purged from here on
         kept = self._comparison.stored_copy(session, item)
         role = self._role(session, item)
-        former = intake.instance(session, found.sop_instance_uid)
-        if found.fault:
-            judgement = Judgement(Outcome.QUARANTINED, found.fault)
-        elif is_of_another_study(session, item.arrival.association, found.study_instance_uid):
-            judgement = Judgement(Outcome.QUARANTINED, OTHER_STUDY)
-        else:
-            judgement = self._judge(session, study, item, role, former)
+        former = intake.instance(session, item.found.sop_instance_uid)
+        judgement = self._judge(session, study, item, role, former)
         bad = judgement.outcome in (Outcome.CONFLICT, Outcome.QUARANTINED)
         place = self._files.data_dir / kept.path if kept else self._place(item, bad=bad)
-        event, reason, late = _EVENTS[judgement.outcome], judgement.reason, None
-        # A faulty copy of which nothing is known but the intact object: same study, same patient, as far as
-        # read. It changes nothing, so no sender can replace, hide or stop a good object by it. One whose
-        # identity is another or unreadable may be a correction: then nothing may leave with the old name.
-        is_faulty_copy = bool(found.fault and found.identity and former and former.study_id == study.id) and (
-            former is not None and former.identity_sha256 == identity_sha256(found.identity)
-        )
+        judged = JudgedObject(study, item, role, former, judgement, place)
         if kept and kept.study_id == study.id and (bad or kept.outcome is Outcome.SET_ASIDE):
             # It repeats this copy, of which a person may have decided since.
-            judgement = Judgement(kept.outcome, kept.reason)
-            event, reason = events.OBJECT_DUPLICATE, ""
-        elif is_faulty_copy:
-            event = events.IDENTITY_NOT_TAKEN
+            repeated = replace(judged, judgement=Judgement(kept.outcome, kept.reason))
+            self._write_received(session, repeated)
+            _record(session, study, item, events.OBJECT_DUPLICATE)
+        elif judged.is_faulty_copy:
+            self._write_received(session, judged)
+            _record(session, study, item, events.IDENTITY_NOT_TAKEN, judgement.reason)
         elif bad:
-            self._quarantine(session, study, item, judgement, place)
-            if former is not None and former.study_id != study.id and not found.fault:
-                quarantine_study(
-                    session,
-                    session.get_one(Study, former.study_id),
-                    _with_object(judgement.reason, item),
-                )
-            return place
+            self._quarantine(session, judged)
         else:
-            self._receive(session, study, item, role, judgement.outcome)
-            if former is None or judgement.outcome is Outcome.REVISION:
-                row = self._write_instance(session, study, item, role, place)
-                add_prior_queries(session, study, row, self._settings)
-                late = row if role is ObjectRole.NON_SOURCE and study.state in READ_FROM_WORK else None
-            elif former.purged and judgement.outcome is Outcome.DUPLICATE:
-                # The new copy takes its place.
-                former.path, former.purged = self._files.relative(place), False
-                former.transfer_syntax_uid = item.found.transfer_syntax_uid
-            if role is ObjectRole.OWN and judgement.outcome is Outcome.NEW:
-                # Unknown: of another node, or a copied mark.
-                event = (
-                    events.OWN_RESULT_RETURNED
-                    if results.is_result(session, found.sop_instance_uid)
-                    else events.UNKNOWN_RESULT
-                )
-        self._write_received(session, study, item, judgement, place)
-        if late is not None:
-            forward_late(session, study, late, self._settings)
-        self._record(session, study, item, event, reason=reason)
+            self._accept(session, judged)
         return place
 
     def make_current(self, session: Session, study: Study, item: Arrived) -> None:
@@ -150,16 +137,19 @@ class ObjectRows:
     def _judge(
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, former: Instance | None
     ) -> Judgement:
-        """Decide whether the object is new, a duplicate, a revision, or in conflict with its study or its
-        current version ``former`` (None: it has none).
+        """Decide whether the object is faulty, new, a duplicate, a revision, or in conflict with its study or
+        its current version ``former`` (None: it has none).
         """
+        found = item.found
+        if found.fault:
+            return Judgement(Outcome.QUARANTINED, found.fault)
+        if is_of_another_study(session, item.arrival.association, found.study_instance_uid):
+            return Judgement(Outcome.QUARANTINED, OTHER_STUDY)
         if role is ObjectRole.OWN:  # a PACS may have changed it on its way: we know what we sent
             return Judgement(Outcome.DUPLICATE if former else Outcome.NEW)
         if former is None:
-            if any(
-                item.found.patient.contradicts(other)
-                for other in intake.patients(session, study.id, (ObjectRole.SOURCE, ObjectRole.NON_SOURCE))
-            ):
+            others = intake.patients(session, study.id, (ObjectRole.SOURCE, ObjectRole.NON_SOURCE))
+            if any(found.patient.contradicts(other) for other in others):
                 return Judgement(Outcome.CONFLICT, TWO_PATIENTS)
             return Judgement(Outcome.NEW)
         return judge(item, former, session.get_one(Study, former.study_id))
@@ -246,21 +236,42 @@ class ObjectRows:
         assembly = self._settings.assembly
         return assembly.quiet_seconds_us if item.found.modality == "US" else assembly.quiet_seconds
 
-    def _quarantine(
-        self, session: Session, study: Study, item: Arrived, judgement: Judgement, place: Path
-    ) -> None:
-        """Write the row of an object that is in conflict or faulty, and quarantine its study.
+    def _accept(self, session: Session, judged: JudgedObject) -> None:
+        """Make an object part of its study; a new one and a revision become the current version."""
+        study, item, former = judged.study, judged.item, judged.former
+        outcome, late = judged.judgement.outcome, None
+        self._receive(session, study, item, judged.role, outcome)
+        if former is None or outcome is Outcome.REVISION:
+            row = self._write_instance(session, study, item, judged.role, judged.place)
+            add_prior_queries(session, study, row, self._settings)
+            late = row if judged.role is ObjectRole.NON_SOURCE and study.state in READ_FROM_WORK else None
+        elif former.purged and outcome is Outcome.DUPLICATE:
+            # The new copy takes its place.
+            former.path, former.purged = self._files.relative(judged.place), False
+            former.transfer_syntax_uid = item.found.transfer_syntax_uid
+        self._write_received(session, judged)
+        if late is not None:
+            forward_late(session, study, late, self._settings)
+        _record(session, study, item, _acceptance(session, judged), judged.judgement.reason)
+
+    def _quarantine(self, session: Session, judged: JudgedObject) -> None:
+        """Write the row of an object that is in conflict or faulty, and quarantine its study, and the other
+        study that has the object already.
 
         A further object in an entry without Study Instance UID gets no event of its own.
         """
+        study, item, former = judged.study, judged.item, judged.former
+        reason = _with_object(judged.judgement.reason, item)
         study.last_received_at = max(study.last_received_at, item.arrival.received_at)
-        self._write_received(session, study, item, judgement, place)
-        if study.study_instance_uid is None and study.state is StudyState.QUARANTINED:
-            return
-        self._record(session, study, item, _EVENTS[judgement.outcome], reason=judgement.reason)
-        is_faulty = judgement.outcome is Outcome.QUARANTINED
-        what_to_do = "; send it again repaired, or release the study without it" if is_faulty else ""
-        quarantine_study(session, study, _with_object(judgement.reason, item) + what_to_do)
+        self._write_received(session, judged)
+        if study.study_instance_uid is not None or study.state is not StudyState.QUARANTINED:
+            outcome = judged.judgement.outcome
+            _record(session, study, item, _EVENTS[outcome], judged.judgement.reason)
+            is_faulty = outcome is Outcome.QUARANTINED
+            what_to_do = "; send it again repaired, or release the study without it" if is_faulty else ""
+            quarantine_study(session, study, reason + what_to_do)
+        if former is not None and former.study_id != study.id and not item.found.fault:
+            quarantine_study(session, session.get_one(Study, former.study_id), reason)
 
     def _write_instance(
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, place: Path
@@ -295,20 +306,19 @@ class ObjectRows:
         """Return the path for the object's file: in the folder of its study, or in quarantine if ``bad``."""
         return self._spool.place(item.path, None if bad else item.found.study_instance_uid)
 
-    def _write_received(
-        self, session: Session, study: Study, item: Arrived, judgement: Judgement, place: Path
-    ) -> None:
+    def _write_received(self, session: Session, judged: JudgedObject) -> None:
         """Add the row of a received object, with what became of it."""
+        item = judged.item
         session.add(
             ReceivedObject(
                 spool_name=item.spool_name,
-                path=self._files.relative(place),
+                path=self._files.relative(judged.place),
                 dataset_sha256=item.found.dataset_sha256,
-                sha256="" if self._files.bucket and place.stem == item.spool_name else None,
-                study_id=study.id,
+                sha256="" if self._files.bucket and judged.place.stem == item.spool_name else None,
+                study_id=judged.study.id,
                 sop_instance_uid=item.found.sop_instance_uid,
-                outcome=judgement.outcome,
-                reason=judgement.reason,
+                outcome=judged.judgement.outcome,
+                reason=judged.judgement.reason,
                 association=item.arrival.association,
                 calling_ae=item.arrival.calling_ae,
                 called_ae=item.arrival.called_ae,
@@ -318,21 +328,42 @@ class ObjectRows:
         )
         session.flush()
 
-    def _record(
-        self, session: Session, study: Study, item: Arrived, event: events.EventType, reason: str = ""
-    ) -> None:
-        """Record an event about the object, with its study, its association and its sender."""
-        record(
-            session,
-            event,
-            study.id,
-            study=study.study_instance_uid,
-            instance=item.found.sop_instance_uid,
-            association=item.arrival.association,
-            calling=item.arrival.calling_ae,
-            spool_name=item.spool_name if reason else "",
-            reason=reason,
-        )
+
+def _as_seen(session: Session, item: Arrived) -> Arrived:
+    """Return the object; without its content if a user who sees some senders only stored it where others'
+    objects are, so that it changes nothing of them.
+    """
+    found, senders = item.found, item.arrival.senders
+    if not senders:
+        return item
+    with sight.seen_by(senders):
+        if not sight.is_hidden(session, found.study_instance_uid, found.sop_instance_uid):
+            return item
+    return replace(item, found=Inspected(found.transfer_syntax_uid, fault=_NOT_SEEN))
+
+
+def _acceptance(session: Session, judged: JudgedObject) -> events.EventType:
+    """Return the event that records an accepted object."""
+    if judged.role is not ObjectRole.OWN or judged.judgement.outcome is not Outcome.NEW:
+        return _EVENTS[judged.judgement.outcome]
+    if results.is_result(session, judged.item.found.sop_instance_uid):
+        return events.OWN_RESULT_RETURNED
+    return events.UNKNOWN_RESULT  # of another node, or a copied mark
+
+
+def _record(session: Session, study: Study, item: Arrived, event: events.EventType, reason: str = "") -> None:
+    """Record an event about the object, with its study, its association and its sender."""
+    record(
+        session,
+        event,
+        study.id,
+        study=study.study_instance_uid,
+        instance=item.found.sop_instance_uid,
+        association=item.arrival.association,
+        calling=item.arrival.calling_ae,
+        spool_name=item.spool_name if reason else "",
+        reason=reason,
+    )
 
 
 def _accession(found: Inspected) -> str:
