@@ -6,10 +6,12 @@ rows to fetch: no kill loses one, and nothing is fetched twice.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import islice
+from typing import Self
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.exc import IntegrityError
@@ -44,9 +46,55 @@ from dicom_node.studies.fetch import closing_on_stop
 from dicom_node.studies.fetch_queue import queue_fetch
 
 _LOOK = timedelta(seconds=2)  # between looks whether all came
-_MOST_PRIORS, _PRIOR_YEARS = 2, 5  # the newest, from the day of the new study
+_MOST_PRIORS, _MOST_LOOKED_AT = 2, 20  # of those that fit, the newest first
+_PRIOR_YEARS = 5  # from the day of the new study
 _PROJECTION = frozenset({"CR", "DX"})
 _COMES = frozenset({StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUEUED, StudyState.RUNNING})
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedStudy:
+    """The new study with which earlier ones are compared: its patient without ID, as far as the images agree,
+    and the modalities and body parts of its images.
+    """
+
+    study_instance_uid: str | None
+    patient: Patient
+    modalities: Set[str]
+    body_parts: Set[str]
+
+    @classmethod
+    def read(cls, session: Session, study: Study) -> Self:
+        """Read what the images of the study say; projection radiographs are compared with each other."""
+        images = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
+        modalities = {image.modality for image in images}
+        parts = {str(image.attributes.get("BodyPartExamined", "")).strip().upper() for image in images}
+        patients = intake.patients(session, study.id, [ObjectRole.SOURCE])
+        return cls(
+            study.study_instance_uid,
+            replace(patients[0], id="") if patients and are_one_patient(patients) else Patient(),
+            modalities | _PROJECTION if modalities & _PROJECTION else modalities,
+            parts - {""},
+        )
+
+    def fits(self, found: scu.FoundStudy) -> bool:
+        """Return whether a study of the answer is an earlier one of this patient, with such images."""
+        if not found.study_date or found.study_instance_uid == self.study_instance_uid:
+            return False
+        if found.modalities and not self.modalities & set(found.modalities):
+            return False
+        return not found.patient.disagrees(self.patient)
+
+    def newest(self, fitting: Iterable[scu.FoundStudy], archive: scu.Archive) -> list[scu.FoundStudy]:
+        """Return the newest ones of the same body part, as far as the peer names one. Raises Unavailable."""
+        newest_first = sorted(fitting, key=lambda found: found.study_date, reverse=True)
+        same_part = (found for found in newest_first[:_MOST_LOOKED_AT] if self._has_its_part(found, archive))
+        return list(islice(same_part, _MOST_PRIORS))
+
+    def _has_its_part(self, found: scu.FoundStudy, archive: scu.Archive) -> bool:
+        """Return whether the study shows the same body part; True also if one of the two names none."""
+        theirs = archive.body_parts(found.study_instance_uid) if self.body_parts else ()
+        return not theirs or not self.body_parts.isdisjoint(theirs)
 
 
 class PriorQueries(Lane[ArchiveQuestion]):
@@ -92,76 +140,31 @@ class PriorQueries(Lane[ArchiveQuestion]):
         """Send the query for the patient's earlier studies, choose fitting ones from the answer, and queue
         their retrieval.
         """
-        patient_id, issuer = study.patient_id.strip(), study.issuer_of_patient_id.strip()
-        if not patient_id or {*patient_id} & {*"*?\\"}:  # wildcards of PS3.4 C.2.2.2.4, PS3.5 6.2
+        query = query_for(study)
+        if query is None:
             return Failed("without a Patient ID that can be asked for")
         with self._database.read() as session:
-            images = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
-            parts = {
-                str(image.attributes.get("BodyPartExamined", "")).strip().upper() for image in images
-            } - {""}
-            modalities = {image.modality for image in images}
-            patients = intake.patients(session, study.id, [ObjectRole.SOURCE])
-        patient = replace(patients[0], id="") if patients and are_one_patient(patients) else Patient()
-        if modalities & _PROJECTION:
-            modalities |= _PROJECTION
-        day = date_of(study.study_date) or utc_now().date()
-        query = scu.StudyQuery(
-            first=day - timedelta(days=round(365.25 * _PRIOR_YEARS)),
-            last=day - timedelta(days=1),
-            patient_id=patient_id,
-            issuer_of_patient_id=issuer,
-        )
+            new = ComparedStudy.read(session, study)
         archive = scu.open_archive(self._peer, self._settings)
-        chosen: list[scu.FoundStudy] = []
         try:
             with closing_on_stop(stop, archive):
-                fitting = [
-                    found
-                    for found in archive.find(query).studies
-                    if found.study_date
-                    and found.study_instance_uid != study.study_instance_uid
-                    and (not found.modalities or modalities & set(found.modalities))
-                    and not found.patient.disagrees(patient)
-                ]
-                # The newest of the same body part, as far as the peer names one.
-                for found in sorted(fitting, key=lambda found: found.study_date, reverse=True)[:20]:
-                    if parts:
-                        theirs = archive.body_parts(found.study_instance_uid)
-                        if theirs and not theirs & parts:
-                            continue
-                    chosen.append(found)
-                    if len(chosen) == _MOST_PRIORS:
-                        break
+                fitting = [found for found in archive.find(query).studies if new.fits(found)]
+                chosen = new.newest(fitting, archive)
         except Unavailable:
             return Retry(after=timedelta(seconds=5))
+        named = [
+            # Of the new study's patient, or none: what comes is compared with it.
+            replace(
+                found,
+                patient=new.patient,
+                issuer_of_patient_id=query.issuer_of_patient_id or found.issuer_of_patient_id,
+            )
+            for found in chosen
+        ]
         # Another process may write the same study down: asked again at once.
         with suppress(IntegrityError), self._database.write() as session:
             session.add(row)
-            row.priors, row.state = [found.study_instance_uid for found in chosen], QuestionState.ANSWERED
-            here, known = (
-                fetches.present_studies(session, row.priors),
-                fetches.of_studies(session, row.priors),
-            )
-            missing = [one for one in chosen if one.study_instance_uid not in here.keys() | known.keys()]
-            for found in missing:
-                # Of the new study's patient, or none: what comes is compared with it.
-                named = replace(
-                    found, patient=patient, issuer_of_patient_id=issuer or found.issuer_of_patient_id
-                )
-                queue_fetch(session, row.peer, named, rule=row.rule, purpose=FetchPurpose.PRIOR)
-            for fetch in known.values():
-                fetch.urgent = True
-            record(
-                session,
-                ARCHIVE_ANSWERED,
-                row.study_id,
-                peer=row.peer,
-                rule=row.rule,
-                asked="priors",
-                found=len(fitting),
-                fetched=len(missing),
-            )
+            _store_answer(session, row, named, found=len(fitting))
         return NotYet()
 
     def move(self, session: Session, row: ArchiveQuestion, outcome: Outcome) -> None:
@@ -177,6 +180,48 @@ class PriorQueries(Lane[ArchiveQuestion]):
             job.run_at = utc_now()
             session.flush()
             update_queue_place(session, job)
+
+
+def query_for(study: Study) -> scu.StudyQuery | None:
+    """Return the query for the patient's studies of the years before; None if the Patient ID cannot be asked
+    for.
+    """
+    patient_id = study.patient_id.strip()
+    if not patient_id or {*patient_id} & {*"*?\\"}:  # wildcards of PS3.4 C.2.2.2.4, PS3.5 6.2
+        return None
+    day = date_of(study.study_date) or utc_now().date()
+    return scu.StudyQuery(
+        first=day - timedelta(days=round(365.25 * _PRIOR_YEARS)),
+        last=day - timedelta(days=1),
+        patient_id=patient_id,
+        issuer_of_patient_id=study.issuer_of_patient_id.strip(),
+    )
+
+
+def _store_answer(
+    session: Session, row: ArchiveQuestion, priors: Sequence[scu.FoundStudy], *, found: int
+) -> None:
+    """Store which earlier studies are awaited, and queue the retrieval of those that are not here. ``found``:
+    how many fitted.
+    """
+    row.priors, row.state = [prior.study_instance_uid for prior in priors], QuestionState.ANSWERED
+    here = fetches.present_studies(session, row.priors)
+    known = fetches.of_studies(session, row.priors)
+    missing = [prior for prior in priors if prior.study_instance_uid not in here.keys() | known.keys()]
+    for prior in missing:
+        queue_fetch(session, row.peer, prior, rule=row.rule, purpose=FetchPurpose.PRIOR)
+    for fetch in known.values():
+        fetch.urgent = True
+    record(
+        session,
+        ARCHIVE_ANSWERED,
+        row.study_id,
+        peer=row.peer,
+        rule=row.rule,
+        asked="priors",
+        found=found,
+        fetched=len(missing),
+    )
 
 
 def _is_settled(session: Session, study_instance_uid: str, now: datetime) -> bool:
