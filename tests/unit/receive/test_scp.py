@@ -377,6 +377,12 @@ MAY, MAY_NOT = Permission("us1", may_send=True), Permission("", may_send=False)
         (policy((COMMITS,)), proposal("PACS"), UNKNOWN),
         (policy((COMMITS,)), proposal("PACS", address="192.0.2.1"), replace(RECEIVES, may_report=False)),
         (policy((COMMITS,)), proposal("PACS", address="192.0.2.9"), RECEIVES),
+        (policy(), replace(proposal(), has_version_1=False), statuses.PROTOCOL_VERSION_NOT_SUPPORTED),
+        (
+            policy(),
+            replace(proposal(), application_context="1.2"),
+            statuses.APPLICATION_CONTEXT_NOT_SUPPORTED,
+        ),
         (policy(), proposal("STRANGER", classes=ECHO), MAY_NOT),
         (policy(), proposal("STRANGER", classes=(VERIFICATION, US)), UNKNOWN),
         (policy(), proposal("STRANGER", classes=(US,)), UNKNOWN),
