@@ -135,33 +135,13 @@ class Choice:
         """
         patients, as_of = self._read(study_id)
         options = _options(patients)
-        shown = []
-        for option in options:
-            texts = [_compared_attributes(other) for other in options if other.question == option.question]
-            mine = _compared_attributes(option)
-            arrivals = [version.item.arrival for version in option.versions]
-            shown.append(
-                {
-                    "as_of": as_of,
-                    "number": option.number,
-                    "choose": "image" if option.sop_instance_uid else "patient",
-                    "if_taken": option.if_taken,
-                    "sop_instance_uid": option.sop_instance_uid,
-                    "objects": len(_by_uid(option.versions)),
-                    "received": [version.number for version in option.versions],
-                    "calling_ae": sorted({arrival.calling_ae for arrival in arrivals}),
-                    "first_received_at": as_json(min(arrival.received_at for arrival in arrivals)),
-                    "last_received_at": as_json(max(arrival.received_at for arrival in arrivals)),
-                    "counts": any(version.in_force for version in option.versions),
-                    "stands_in": next((v.elsewhere for v in option.versions if v.elsewhere), ""),
-                    "differs": {
-                        word: mine.get(word, "")
-                        for word in sorted({word for values in texts for word in values})
-                        if len({values.get(word, "") for values in texts}) > 1
-                    },
-                }
-            )
-        return shown
+        return [
+            {
+                "as_of": as_of,
+                **_row(option, [other for other in options if other.question == option.question]),
+            }
+            for option in options
+        ]
 
     def release(
         self,
@@ -221,28 +201,14 @@ class Choice:
         self, session: Session, study: Study, patients: _Patients, taken: Mapping[str, Version]
     ) -> None:
         """Make the chosen versions, ``taken`` by SOP Instance UID, the current ones, and mark the others as
-        set aside.
+        set aside. Raises NotAllowedNow.
         """
         for version in taken.values():
             if not version.in_force and not version.elsewhere:
-                # From another study, which must not have gone on with it.
-                former = intake.instance(session, version.uid)
-                other = session.get_one(Study, former.study_id) if former else study
-                if other is not study and other.state is not StudyState.QUARANTINED:
-                    raise NotAllowedNow(
-                        f"object {version.uid} is in study {other.study_instance_uid}, which is "
-                        f"{other.state}: it cannot be taken from there"
-                    )
+                _check_movable(session, study, version)
                 self._object_rows.make_current(session, study, version.item)
         versions = [version for group in patients for version in group]
-        left = {version.uid for version in versions} - taken.keys()
-        chosen = [version.item.found.patient for version in taken.values()]
-        for instance in intake.instances_of(session, study.id, _ROLES):
-            # Of another patient's images that are deleted nothing is left to choose.
-            if instance.sop_instance_uid in left or (
-                instance.purged and not are_one_patient([Patient.parse(instance.patient), *chosen])
-            ):
-                instance.role = ObjectRole.ASIDE
+        _set_objects_aside(session, study, {version.uid for version in versions} - taken.keys(), taken)
         paths = {version.item.path for version in taken.values()}
         aside = {version.item.path for version in versions if not version.superseded} - paths
         for row in intake.received(session, study.id):
@@ -251,8 +217,8 @@ class Choice:
                 row.outcome = Outcome.SET_ASIDE
             elif path in paths and row.outcome in (Outcome.CONFLICT, Outcome.SET_ASIDE):
                 row.outcome = Outcome.TAKEN
-        for version in [version for version in taken.values() if not version.elsewhere][:1]:
-            self._object_rows.describe_study(session, study, version.item.found)
+        if here := next((version for version in taken.values() if not version.elsewhere), None):
+            self._object_rows.describe_study(session, study, here.item.found)
 
     def _read(self, study_id: int) -> tuple[_Patients, str]:
         """Inspect all versions of a study's objects again; return them grouped by patient, and a hash of the
@@ -287,6 +253,64 @@ class Choice:
             return self._inspector.inspect(path, charset)
         except ReaderLost:
             return self._inspector.inspect(path, charset, again=True)
+
+
+def _check_movable(session: Session, study: Study, version: Version) -> None:
+    """Check that the object may become one of ``study``: a study that has it now must not have gone on with
+    it. Raises NotAllowedNow.
+    """
+    former = intake.instance(session, version.uid)
+    other = session.get_one(Study, former.study_id) if former else study
+    if other is not study and other.state is not StudyState.QUARANTINED:
+        raise NotAllowedNow(
+            f"object {version.uid} is in study {other.study_instance_uid}, which is "
+            f"{other.state}: it cannot be taken from there"
+        )
+
+
+def _set_objects_aside(
+    session: Session, study: Study, left: Collection[str], taken: Mapping[str, Version]
+) -> None:
+    """Set aside the objects of the study that are ``left``, and deleted ones of another patient than the
+    chosen versions: of these nothing is left to choose.
+    """
+    chosen = [version.item.found.patient for version in taken.values()]
+    for instance in intake.instances_of(session, study.id, _ROLES):
+        if instance.sop_instance_uid in left or (
+            instance.purged and not are_one_patient([Patient.parse(instance.patient), *chosen])
+        ):
+            instance.role = ObjectRole.ASIDE
+
+
+def _row(option: Option, of_question: Sequence[Option]) -> dict[str, Any]:
+    """Return an option for a person as a JSON object. ``of_question``: all options of the same choice."""
+    arrivals = [version.item.arrival for version in option.versions]
+    times = [arrival.received_at for arrival in arrivals]
+    elsewhere = [version.elsewhere for version in option.versions if version.elsewhere]
+    return {
+        "number": option.number,
+        "choose": "image" if option.sop_instance_uid else "patient",
+        "if_taken": option.if_taken,
+        "sop_instance_uid": option.sop_instance_uid,
+        "objects": len(_by_uid(option.versions)),
+        "received": [version.number for version in option.versions],
+        "calling_ae": sorted({arrival.calling_ae for arrival in arrivals}),
+        "first_received_at": as_json(min(times)),
+        "last_received_at": as_json(max(times)),
+        "counts": any(version.in_force for version in option.versions),
+        "stands_in": elsewhere[0] if elsewhere else "",
+        "differs": _differences(option, of_question),
+    }
+
+
+def _differences(option: Option, of_question: Sequence[Option]) -> dict[str, str]:
+    """Return the attributes in which the options of a choice differ, by keyword, as this one has them."""
+    texts, mine = [_compared_attributes(other) for other in of_question], _compared_attributes(option)
+    return {
+        word: mine.get(word, "")
+        for word in sorted({word for values in texts for word in values})
+        if len({values.get(word, "") for values in texts}) > 1
+    }
 
 
 def _names(option: Option) -> list[Any]:
