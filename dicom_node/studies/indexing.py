@@ -92,24 +92,8 @@ class Indexer:
         further file is begun after ``seconds``, so that the caller can look for new files.
         """
         end = time.monotonic() + seconds
-        folders = journal_folders(self._data_dir)
-        self._watched = [
-            self._spool.incoming,
-            *folders,
-            *(path for folder in folders for path in folder.glob("*.jsonl")),
-        ]
-        for folder in folders:
-            if folder not in self._journals:
-                self._journals[folder] = JournalIngest(self._database, folder)
-            self._journals[folder].run_once()
-        pending = self._spool.pending()
-        self._oldest = tuple({sender_in_name(path.name): path for path in reversed(pending)}.values())
-        ready = [path for path, again in self._again.items() if again.done()]
-        self._unreadable = {
-            path: until for path, until in [*self._unreadable.items()] if until > time.monotonic()
-        }
-        waiting = (path for path in pending if path not in self._again and path not in self._unreadable)
-        files = chain(ready, self._turns.in_turn(waiting))
+        self._read_journals()
+        files = self._files_in_turn()
         done = 0
         while arrived := list(self._batch(files)):
             with self._database.write() as session:
@@ -117,14 +101,7 @@ class Indexer:
                     lock_indexing(session)
                 placed = [placed for item in arrived if (placed := self._index_one(session, item))]
             for path, place in placed:  # the rows are committed
-                try:
-                    if place is None:
-                        path.unlink(missing_ok=True)  # a copy of a stored one
-                    else:
-                        self._spool.settle(path, place)
-                except (SpoolError, OSError) as error:  # it stays where it is, and the next scan moves it
-                    _LOGGER.error("spooled file %s cannot be moved: %s", path.name, error)
-                    self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
+                self._put_in_place(path, place)
             done += len(placed)
             if time.monotonic() > end:
                 break
@@ -132,6 +109,38 @@ class Indexer:
         unread = (path for path in self._unreadable if path.name > since)
         self.behind = frozenset(sender_in_name(path.name) for path in (*files, *self._again, *unread))
         return done
+
+    def _read_journals(self) -> None:
+        """Store what the listeners have journalled since the last round."""
+        folders = journal_folders(self._data_dir)
+        files = (path for folder in folders for path in folder.glob("*.jsonl"))
+        self._watched = [self._spool.incoming, *folders, *files]
+        for folder in folders:
+            if folder not in self._journals:
+                self._journals[folder] = JournalIngest(self._database, folder)
+            self._journals[folder].run_once()
+
+    def _files_in_turn(self) -> Iterator[Path]:
+        """Return the spooled files of this round: those read again by now, then the others, senders taking
+        turns.
+        """
+        pending, now = self._spool.pending(), time.monotonic()
+        self._oldest = tuple({sender_in_name(path.name): path for path in reversed(pending)}.values())
+        ready = [path for path, again in self._again.items() if again.done()]
+        self._unreadable = {path: until for path, until in [*self._unreadable.items()] if until > now}
+        waiting = (path for path in pending if path not in self._again and path not in self._unreadable)
+        return chain(ready, self._turns.in_turn(waiting))
+
+    def _put_in_place(self, path: Path, place: Path | None) -> None:
+        """Move an indexed file to its place, or delete it if it has none, being a copy of a stored one."""
+        try:
+            if place is None:
+                path.unlink(missing_ok=True)
+            else:
+                self._spool.settle(path, place)
+        except (SpoolError, OSError) as error:  # it stays where it is, and the next scan moves it
+            _LOGGER.error("spooled file %s cannot be moved: %s", path.name, error)
+            self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
 
     def forget_cursors(self) -> None:
         """Forget the read positions in the journals, so that they are loaded from the database again.
