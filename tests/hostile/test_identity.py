@@ -50,7 +50,7 @@ def another_image(ds: Dataset, **values: str) -> Dataset:
 Variant = Callable[[Dataset], Dataset]
 
 
-# What else a copy may say of the patient: COPIES of tests/unit/studies/test_index.py
+# What else a copy may say of the patient: COPIES of tests/unit/studies/test_judgement.py
 LESS: dict[str, Variant] = {
     "all missing": lambda ds: without(ds, *IDENTITY),
     "delimiters": lambda ds: changed(ds, **EMPTY | {"PatientName": "^^=^=", "PatientBirthDate": "00000000"}),
