@@ -42,6 +42,7 @@ from tests.pacs_lab import (
     PIXELS,
     QUERY,
     FakeArchive,
+    Sink,
     answer_for,
     beside,
     fetched,
@@ -53,7 +54,6 @@ from tests.pacs_lab import (
     run_pacs,
     work_item,
 )
-from tests.wire.test_delivery import Sink
 
 HEAD = bytes(128) + b"DICM"
 LONG = b"\2\0\1\0OB\0\0\xff\xff\xff\x7f"  # an element of 2 GiB

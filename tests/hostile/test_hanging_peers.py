@@ -36,6 +36,7 @@ from tests.pacs_lab import (
     QUERY,
     FakeArchive,
     Pacs,
+    Sink,
     answer_for,
     film,
     free_port,
@@ -43,7 +44,6 @@ from tests.pacs_lab import (
     run_pacs,
 )
 from tests.waiting import wait_until
-from tests.wire.test_delivery import Sink
 
 ONE = (ResultKind.SC,)
 LARGE = 3000  # pixels squared: 9 MB, more than the socket buffers of both sides hold
