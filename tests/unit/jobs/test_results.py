@@ -561,6 +561,11 @@ def test_a_hostile_header_gives_no_comparison(comparing: Inbox) -> None:
         assert date_of(text) is None
 
 
+def test_a_report_whose_file_is_lost_is_not_compared_with(comparing: Inbox) -> None:
+    take(comparing, "20240302", "0.51").unlink()
+    assert compared(take(comparing, "20250102", "0.60 effusion")) == []
+
+
 class Scrubber(Obedient):
     """Says that each image is clean, unless it is told to say nothing of the kind."""
 
