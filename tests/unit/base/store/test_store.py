@@ -85,7 +85,7 @@ from dicom_node.jobs.worker.run import Worker
 from dicom_node.people import preflight, queues, users
 from dicom_node.people.queues import Sign, SignsOfLife, forget_lost, forget_past, note_free_space
 from dicom_node.serve.background import Background, inode
-from dicom_node.studies.indexing import purge, purge_results
+from dicom_node.studies.purging import purge, purge_results
 from tests.console_lab import ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
