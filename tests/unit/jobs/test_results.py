@@ -56,6 +56,7 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver import outbox
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.people import audit, held_results, preflight, queues, studies, verdicts
+from dicom_node.results import stated_report
 from dicom_node.studies.purging import purge_results
 from tests.inbox_lab import Inbox
 from tests.modality import quick_ultrasound, ultrasound
