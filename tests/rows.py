@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base.lifecycle import DeliveryState, JobState, ResultKind, StudyState
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Association, Base, Delivery, Job, Result, Study
+from dicom_node.base.store.mapping import Base
+from dicom_node.base.store.tables import Association, Delivery, Job, Result, Study
 
 Asked, Answer = ParamSpec("Asked"), TypeVar("Answer")
 Row = TypeVar("Row", bound=Any)

@@ -20,7 +20,7 @@ from dicom_node.base.config.settings import OutboxSettings, Settings
 from dicom_node.base.events import THREAD_FAILED
 from dicom_node.base.outcomes import Done, Failed, NotYet, Outcome, Retry
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Tried, has_come
+from dicom_node.base.store.mapping import Tried, has_come
 from dicom_node.base.store.transitions import RenewableLease, utc_now
 
 Row = TypeVar("Row", bound=Tried)

@@ -38,7 +38,8 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.events import SCORES_DRIFTED
 from dicom_node.base.lifecycle import Counted
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Base, CountedImage, EventRow, Instance, ModelCount
+from dicom_node.base.store.mapping import Base
+from dicom_node.base.store.tables import CountedImage, EventRow, Instance, ModelCount
 from dicom_node.base.store.transitions import record, utc_now
 
 FEWEST_TO_REPORT = 200

@@ -40,7 +40,8 @@ from dicom_node.base.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFo
 from dicom_node.base.lifecycle import JOB, JobState, ObjectRole, StudyState
 from dicom_node.base.store import deliveries, fetches, intake, queue
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import LONGEST_WAIT, Instance, Job, Original, Study, has_ended
+from dicom_node.base.store.mapping import LONGEST_WAIT, has_ended
+from dicom_node.base.store.tables import Instance, Job, Original, Study
 from dicom_node.base.store.transitions import (
     FOR_UPDATE,
     database_time,

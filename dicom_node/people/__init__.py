@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import CannotRun, NotFound
 from dicom_node.base.store.database import Database, in_words, sqlite_file
-from dicom_node.base.store.tables import Base
+from dicom_node.base.store.mapping import Base
 from dicom_node.people import audit
 
 Found = TypeVar("Found", bound=Base)

@@ -26,7 +26,7 @@ from dicom_node.base.errors import FaultyInput, NotAllowedNow, StorageError
 from dicom_node.base.files import sha256_of
 from dicom_node.base.lifecycle import DEIDENTIFIED_FOLDER, AuditAction
 from dicom_node.base.store.database import in_words, schema_versions, sqlite_file
-from dicom_node.base.store.tables import Base
+from dicom_node.base.store.mapping import Base
 from dicom_node.people import audit, open_database, writing
 
 _MANIFEST = "manifest.json"

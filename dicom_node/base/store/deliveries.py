@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, contains_eager, selectinload
 
 from dicom_node.base.events import DELIVERY_DISCARDED, DELIVERY_WANTED, DELIVERY_WITHDRAWN
 from dicom_node.base.lifecycle import DeliveryState, ObjectRole
+from dicom_node.base.store.mapping import has_come
 from dicom_node.base.store.tables import (
     DecisionRow,
     Delivery,
@@ -19,7 +20,6 @@ from dicom_node.base.store.tables import (
     Result,
     Study,
     Withdrawal,
-    has_come,
 )
 from dicom_node.base.store.transitions import try_move, utc_now
 

@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session, aliased
 
 from dicom_node.base.config.settings import WorkerSettings
 from dicom_node.base.lifecycle import JobState
-from dicom_node.base.store.tables import Job, has_come
+from dicom_node.base.store.mapping import has_come
+from dicom_node.base.store.tables import Job
 
 _IN_TURN = ((Job.priority > 0).desc(), Job.turn_at, Job.id)
 

@@ -13,10 +13,10 @@ from sqlalchemy import ColumnElement, Select, and_, event, exists, false, func, 
 from sqlalchemy.orm import InstrumentedAttribute, ORMExecuteState, Session, with_loader_criteria
 
 from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, AuditAction
+from dicom_node.base.store.mapping import Base
 from dicom_node.base.store.tables import (
     Association,
     AuditRow,
-    Base,
     ClaimedWorkitem,
     CountedImage,
     Delivery,

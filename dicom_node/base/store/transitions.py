@@ -37,8 +37,8 @@ from dicom_node.base.lifecycle import (
     study_state,
 )
 from dicom_node.base.store.database import EVENTS, Database
+from dicom_node.base.store.mapping import Base, has_come
 from dicom_node.base.store.tables import (
-    Base,
     ClaimedWorkitem,
     Commitment,
     Delivery,
@@ -51,7 +51,6 @@ from dicom_node.base.store.tables import (
     RequestedCommitment,
     Result,
     Study,
-    has_come,
 )
 
 _LEAST_PAUSE = 5.0  # seconds before a lease that somebody else holds is asked for again

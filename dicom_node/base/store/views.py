@@ -25,9 +25,9 @@ from dicom_node.base.lifecycle import (
     StudyState,
 )
 from dicom_node.base.store import deliveries, requested
+from dicom_node.base.store.mapping import Base, UtcDateTime
 from dicom_node.base.store.tables import (
     Association,
-    Base,
     Delivery,
     EventRow,
     Instance,
@@ -36,7 +36,6 @@ from dicom_node.base.store.tables import (
     Result,
     Study,
     StudyTrace,
-    UtcDateTime,
     Withdrawal,
 )
 from dicom_node.base.store.transitions import utc_now

@@ -19,9 +19,9 @@ from dicom_console.views.metrics import gauges
 from dicom_node.base.events import DELIVERY_DEAD, PROCESS_BACK, PROCESS_LOST, SCORES_DRIFTED, Event
 from dicom_node.base.lifecycle import Counted, JobState, StudyState
 from dicom_node.base.store.database import Database
+from dicom_node.base.store.mapping import Base
 from dicom_node.base.store.tables import (
     Association,
-    Base,
     DiskSample,
     EventRow,
     ModelCount,

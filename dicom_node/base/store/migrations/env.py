@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from alembic import context
 
-from dicom_node.base.store.tables import Base, UtcDateTime
+from dicom_node.base.store.mapping import Base, UtcDateTime
 
 
 def _plain_type(kind: str, item: Any, _context: Any) -> str | Literal[False]:

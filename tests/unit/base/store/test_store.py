@@ -50,8 +50,8 @@ from dicom_node.base.lifecycle import (
 from dicom_node.base.sitekey import PatientNames, path_of
 from dicom_node.base.store import transitions, views
 from dicom_node.base.store.database import SHORTEST, Changes, Database
+from dicom_node.base.store.mapping import Base
 from dicom_node.base.store.tables import (
-    Base,
     ClaimedWorkitem,
     Commitment,
     Delivery,

@@ -17,7 +17,8 @@ from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Base, EventRow, UtcDateTime
+from dicom_node.base.store.mapping import Base, UtcDateTime
+from dicom_node.base.store.tables import EventRow
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.receive.policy import Failure
 from tests.console_lab import ConsoleLab, routes

@@ -13,9 +13,9 @@ from dicom_node.base.errors import FaultyInput
 from dicom_node.base.events import FETCH_ASKED, STORE_REFUSED, STUDIES_MISSING
 from dicom_node.base.lifecycle import AuditAction, UserRole
 from dicom_node.base.store import sight
+from dicom_node.base.store.mapping import Base
 from dicom_node.base.store.tables import (
     AuditRow,
-    Base,
     Delivery,
     Feedback,
     Instance,
