@@ -1460,7 +1460,7 @@ def test_a_large_still_is_cleaned_in_tiles_that_bound_its_memory(tmp_path: Path)
     assert large - small <= MOST_MIB_OF_A_STILL
 
 
-# What else is no number: tests/unit/ai_pipeline/images/test_decode.py
+# What else is no number: tests/unit/ai_pipeline/images/test_header.py
 VALUES = {
     "5,000 digits": b"9" * 5000,
     "NaN": b"NaN",

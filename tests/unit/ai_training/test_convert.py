@@ -33,7 +33,7 @@ from ai_training.networks import (
     timm_network,
 )
 from tests.unit.ai_pipeline.models.store_lab import SHIPPED, ended, run_quietly
-from tests.unit.ai_pipeline.test_pipelines import ROOT
+from tests.unit.ai_pipeline.pasted import ROOT
 
 
 def convert(checkpoint: Path, *more: str) -> Result:
