@@ -20,6 +20,7 @@ from ai_pipeline.fetal_head.intended_use import fetus_of_each, names_in, refused
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.networks import heads
 from ai_pipeline.networks.heads import HeadModel
+from ai_training.sets.files import rows
 from tests.unit.ai_pipeline.fetal_head.heads_lab import LIMITS, REF, by_brightness
 from tests.unit.ai_pipeline.phantoms import ArrayImage, silent
 from tests.unit.heads import HEAD, drawn_head
@@ -129,8 +130,6 @@ def test_the_result_has_the_head_as_a_mask_and_is_drawn_on_cleaned_pixels(fetal:
 
 @pytest.mark.data
 def test_a_real_head_on_the_command_line_and_what_is_none(data: Path, tmp_path: Path) -> None:
-    from ai_training.sets import rows  # loads scikit-learn, two seconds that no other test needs
-
     heads = rows(data / "us_fetal_head" / "manifest.csv", "val")
     row = next(row for row in heads if float(row["head_circumference_mm"]) > 150)
     given = ["--pipeline", "fetal_head", "--modality", "US", "--body-part", "HEAD", "--json"]

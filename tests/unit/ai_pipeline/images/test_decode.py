@@ -22,7 +22,7 @@ from ai_pipeline.images.decode import (
     open_picture,
     samples_photometric,
 )
-from ai_training.sets import rows
+from ai_training.sets.files import rows
 from dicom_node.base.dicom.header import quiet_pydicom
 from tests.unit.ai_pipeline.images.images_lab import FRAMES, RAMP, SOURCE, small_picture
 from tests.unit.ai_pipeline.phantoms import echo, encapsulated, write_dicom
