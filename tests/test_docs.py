@@ -40,8 +40,7 @@ _NO_SENTENCES = (
     "ai_pipeline/fetal_head/intended_use.py",
     "ai_pipeline/models/",
     "ai_pipeline/cli/",
-    "dicom_node/results/deidentified.py",
-    "dicom_node/results/deidentified.py",
+    "dicom_node/results/deidentified/",
 )
 """Files with patterns and word lists, and those whose words only the command line shows."""
 
@@ -72,7 +71,7 @@ def prose() -> Iterator[tuple[str, str]]:
     for page in sorted(
         (*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "orthanc").glob("*.md"))
     ):
-        if page.name.startswith(_NO_PROSE) or "studies" in page.parts:
+        if page.name.startswith(_NO_PROSE) or "studies" in page.relative_to(ROOT).parts:
             continue
         text = _CODE.sub(lambda code: re.sub(r"[^\n]", "·", code[0]), page.read_text(encoding="utf-8"))
         yield from (

@@ -132,13 +132,13 @@ def rerun_rules(
 
     Raises NotFound, NotAllowedNow.
     """
-    from dicom_node.studies import choose
+    from dicom_node.studies import reruns
 
     with writing(settings) as session:
         studies = [find_study(session, uid).id for uid in study_instance_uids]
         for study in studies:
             audit.note(session, by, AuditAction.STUDY_RERUN, study_id=study)
-        return [row for study in studies for row in choose.rerun(session, study, settings)]
+        return [row for study in studies for row in reruns.rerun(session, study, settings)]
 
 
 def delete_by_uid(settings: Settings, study_instance_uids: Sequence[str]) -> list[View]:
@@ -161,7 +161,7 @@ def delete_received(
     The rule is that of ``spool.keep_days`` without the days: a study must have ended, and each of its results
     be confirmed, cancelled or discarded. Built results stay.
     """
-    from dicom_node.studies.indexing import purge_now
+    from dicom_node.studies.purging import purge_now
 
     def note(session: Session, study: int) -> None:
         """Note the deletion in the audit."""
@@ -273,7 +273,7 @@ def compare_spool(settings: Settings) -> str:
     """The differences between the spooled objects and the database in words, and what to do; "" if there is
     none.
     """
-    from dicom_node.studies.indexing import compare
+    from dicom_node.studies.reconciliation import compare
 
     spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
     with open_database(settings) as database:
@@ -285,7 +285,7 @@ def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> i
 
     ``progress`` is called with (number done, number of all). Raises SpoolError.
     """
-    from dicom_node.studies.indexing import reindex
+    from dicom_node.studies.reconciliation import reindex
 
     spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
     with open_database(settings) as database:
@@ -364,7 +364,8 @@ def withdraw_results(
     themselves, by peer. Raises NotFound, NotAllowedNow (something is being sent, or nothing is left to
     withdraw), FaultyInput.
     """
-    from dicom_node.results.build import build_rejection, put_in_place, row_values, temporary_files
+    from dicom_node.results.files import put_in_place, row_values, temporary_files
+    from dicom_node.results.rejection import build_rejection
 
     words, now = audit.checked_reason(because), by.now
     door = Files(settings)
@@ -706,7 +707,9 @@ def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
     """
     drawn: set[object] = set()
     named: set[tuple[str, object]] = set()
-    from dicom_node.results.sr import places  # heavy, and the node's main process imports this module
+    from dicom_node.results.stated_report import (
+        places,  # heavy, and the node's main process imports this module
+    )
 
     for mark in (mark for path in files for mark in places(path) if mark["image"] == uid):
         place = (tuple(mark["points"]), tuple(mark["frames"]))
