@@ -23,7 +23,7 @@ from tests.modality import (
 )
 from tests.unit.jobs.worker_lab import configuration, work
 
-# What else is no number: tests/unit/ai_pipeline/images/test_decode.py
+# What else is no number: tests/unit/ai_pipeline/images/test_header.py
 VALUES = {
     "5,000 digits": b"9" * 5000,
     "NaN": b"NaN",

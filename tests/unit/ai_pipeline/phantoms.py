@@ -14,7 +14,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLSLossless, generate_ui
 from pylopdf_fonts_ko import sans_path
 
 from ai_pipeline.burnin.cleaning import CleaningResult
-from ai_pipeline.contract import ImageHeader, PixelArray
+from ai_pipeline.contract import ImageHeader, ModelRef, PixelArray
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.images.display import GreyDisplay, colour_display
 from tests.modality import assign
@@ -217,3 +217,6 @@ def decodes(folder: Path) -> bool:
     """Whether the next image is decoded as it should be."""
     good = open_dicom(write_dicom(folder / "good.dcm", echo()[None], JPEGLSLossless))
     return np.array_equal(good.stored(), echo())
+
+
+MODEL = ModelRef("classes", "1", "a" * 64, "b" * 64, calibrated=True)

@@ -28,7 +28,7 @@ from ai_training.chest.card import export_onnx
 from ai_training.evaluation import classifier
 from ai_training.networks import PlacedClassifier, offer_torchvision_operators, read_weights, timm_network
 from tests.unit.ai_pipeline.models.store_lab import SHIPPED, ended, run_quietly
-from tests.unit.ai_pipeline.test_pipelines import ROOT
+from tests.unit.ai_pipeline.pasted import ROOT
 
 
 def convert(checkpoint: Path, *more: str) -> Result:

@@ -30,7 +30,7 @@ from ai_training.networks import (
     timm_network,
     torch_network,
 )
-from tests.unit.ai_pipeline.test_pipelines import LIMITS, REF, by_brightness
+from tests.unit.ai_pipeline.fetal_head.heads_lab import LIMITS, REF, by_brightness
 from tests.unit.ai_training import published_lab as lab
 from tests.unit.chests import drawn_chest
 from tests.unit.heads import HEAD, drawn_head

@@ -1,0 +1,368 @@
+"""Programs of others as pipelines: confined, bounded, and their answers checked."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ai_pipeline.contract import Decision, ModelRef, PipelineResult
+from ai_pipeline.errors import ProgramFailed, ProgramStopped
+from ai_pipeline.images.decode import DicomImage, open_dicom
+from ai_pipeline.pipelines import create, option_faults
+from ai_pipeline.programs import container, process
+from ai_pipeline.programs.pipeline import findings_in
+from tests.unit.ai_pipeline.phantoms import echo, write_dicom
+from tests.waiting import wait_until
+
+FINDING = {
+    "label": "Bright image",
+    "code": {"value": "BRIGHT", "scheme": "99OURS", "meaning": "Bright image"},
+    "decision": "present",
+    "probability": 0.9,
+    "threshold": 0.5,
+    "regions": [{"type": "box", "points": [[10, 10], [40, 30]]}],
+}
+PROGRAM = """
+import json, os, subprocess, sys, time
+from pathlib import Path
+source, target = map(Path, sys.argv[1:3])
+files = sorted(source.iterdir())
+
+def finding(**other):
+    return {**GIVEN, **other}
+
+def write(*findings, **other):
+    (target / "findings.json").write_text(json.dumps({"findings": findings, **other}))
+"""
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where folders for programs are made; none is left, whatever happened."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> DicomImage:
+    return open_dicom(write_dicom(tmp_path / "image.dcm", echo()[None]))
+
+
+Run = Callable[..., PipelineResult]
+
+
+@pytest.fixture
+def run(tmp_path: Path, image: DicomImage) -> Run:
+    """Runs a program of these lines on one image."""
+
+    def run(code: str, report: Any = lambda _share, _what: None, **options: object) -> PipelineResult:
+        script = tmp_path / "program.py"
+        script.write_text(f"GIVEN = {dict(FINDING, source_uid=image.uid)!r}\n{PROGRAM}\n{code}")
+        command = [sys.executable, str(script), "{input}", "{output}"]
+        chosen = {"command": command, "model": "bright", "version": "2", **options}
+        return create("command").run([image], report, chosen)
+
+    return run
+
+
+def alive(mark: str) -> list[str]:
+    """Processes with this word on their command line."""
+    return subprocess.run(["pgrep", "-f", mark], capture_output=True, text=True, check=False).stdout.split()
+
+
+@pytest.mark.usefixtures("scratch")
+def test_a_finding_of_a_program_is_one_of_ours(run: Run, image: DicomImage) -> None:
+    result = run(
+        "from pydicom import dcmread\n"
+        "write(finding(source_uid=str(dcmread(files[0], stop_before_pixels=True).SOPInstanceUID)))"
+    )
+    [finding], [model] = result.findings, result.models
+    assert (finding.label, finding.decision, finding.probability) == ("Bright image", Decision.PRESENT, 0.9)
+    assert (finding.source_uid, finding.model) == (image.uid, model)
+    assert finding.regions[0].bounds == (10, 10, 40, 30)
+    assert (model.id, model.version, model.calibrated, result.quality) == ("bright", "2", False, ())
+
+
+@pytest.mark.usefixtures("scratch")
+def test_another_program_or_another_option_is_another_model(run: Run) -> None:
+    asked = (("write()", 60.0), ("write()", 60.0), ("write() ", 60.0), ("write()", 61.0))
+    models = [run(code, seconds=seconds).models[0] for code, seconds in asked]
+    assert models[0] == models[1]
+    assert len({(one.sha256, one.card_sha256) for one in models}) == 3
+
+
+@pytest.mark.usefixtures("scratch")
+def test_a_program_gets_copies_and_no_secret(run: Run, image: DicomImage, monkeypatch: Any) -> None:
+    before = image.path.read_bytes()
+    monkeypatch.setenv("PACS_PASSWORD", "secret")
+    run(
+        "assert [file.name for file in files] == ['1.dcm']\n"
+        "assert not {'PACS_PASSWORD', 'PYTHONPATH'} & os.environ.keys()\n"
+        "assert os.environ['MERCURE_IN_DIR'] == os.environ['HOLOSCAN_INPUT_PATH'] == str(source)\n"
+        "assert os.environ['MERCURE_OUT_DIR'] == os.environ['MONAI_OUTPUTPATH'] == str(target)\n"
+        "os.chmod(files[0], 0o600); write(finding()); files[0].write_bytes(b'')"
+    )
+    assert image.path.read_bytes() == before
+
+
+@pytest.mark.usefixtures("scratch")
+def test_a_program_has_no_network(run: Run) -> None:
+    code = "import socket\ntry: socket.create_connection(('127.0.0.1', {port}), 2)\nexcept OSError: write()"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert run(code.format(port=server.getsockname()[1])).models, "it wrote its answer"
+
+
+@pytest.mark.usefixtures("scratch")
+def test_a_program_sees_its_own_processes_and_no_others(run: Run) -> None:
+    """Where the kernel lets a namespace have a ``/proc`` of its own: else its numbers would be of others."""
+    code = (
+        "line = Path(f'/proc/{os.getpid()}/cmdline').read_bytes()\n"
+        f"assert os.fsencode(sys.argv[0]) in line and not Path('/proc/{os.getpid()}').exists()\nwrite()"
+    )
+    assert run(code).models, "it wrote its answer"
+
+
+@pytest.mark.usefixtures("scratch")
+def test_what_else_a_program_writes_is_not_taken(run: Run) -> None:
+    result = run(
+        "write(finding())\n(target / 'a' / 'b').mkdir(parents=True)\n"
+        "(target / 'a' / 'b' / 'sr.dcm').write_bytes(files[0].read_bytes())\n"
+        "(target / 'loop').symlink_to(target)\n(target / 'secrets').symlink_to('/etc')\n"
+    )
+    assert (len(result.findings), result.images, result.quality) == (1, (), ())
+
+
+def box(*points: list[float]) -> dict[str, Any]:
+    return {"regions": [{"type": "box", "points": list(points)}]}
+
+
+BAD = {
+    "nothing": ("pass", "left no findings.json"),
+    "no JSON": ("(target / 'findings.json').write_text('Doe^John')", "findings.json: is no JSON"),
+    "very large": ("(target / 'findings.json').write_text(' ' * 2**21 + '{}')", "is larger than 1024 KiB"),
+    "a link": ("(target / 'findings.json').symlink_to('/etc/hostname')", "left no findings.json"),
+    "a hard link": ("write(); os.link(target / 'findings.json', target / 'x')", "is no file"),
+    "a folder": ("(target / 'findings.json').mkdir()", "is no file"),
+    "a pipe": ("os.mkfifo(target / 'findings.json')", "is no file"),
+    "of another image": ("write(finding(source_uid='1.2.3'))", "names no image that the program got"),
+    "a failure": ("sys.exit('Doe^John')", "the program ended with 1"),
+}
+
+
+@pytest.mark.usefixtures("scratch")
+@pytest.mark.parametrize("case", BAD)
+def test_an_answer_that_is_none_is_refused_without_repeating_it(run: Run, case: str) -> None:
+    code, told = BAD[case]
+    with pytest.raises(ProgramFailed) as failure:
+        run(code)
+    assert told in str(failure.value)
+    assert "Doe" not in str(failure.value)
+    assert len(str(failure.value)) < 200
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "in another frame": ({"frame": 2}, "findings.0: frame is beyond the image's 1"),
+    "an unknown key": ({"Doe^John": 1}, "findings.0: Extra inputs are not permitted"),
+    "a label on two lines": ({"label": "a\nDoe^John"}, "findings.0.label: String should match"),
+    "a label that turns": ({"label": "a\u202eb"}, "findings.0.label: String should match"),
+    "a long label": ({"label": "a" * 49}, "findings.0.label: String should have at most 48"),
+    "a code of ours": (
+        {"code": {"value": "BURNED_IN", "scheme": "99AINODE", "meaning": "x"}},
+        "the node's own",
+    ),
+    "a code of two values": (
+        {"code": {"value": "A\\B", "scheme": "SCT", "meaning": "x"}},
+        "code.value: String",
+    ),
+    "more than certain": ({"probability": 1.01}, "findings.0.probability: Input should be less"),
+    "not a number": ({"probability": float("nan")}, "findings.json"),
+    "a text as number": ({"probability": "1"}, "findings.0.probability: Input should"),
+    "far away": (box([0, 0], [1e300, 5]), "reaches out of its"),
+    "at infinity": (box([0, 0], [float("inf"), 5]), "findings"),
+    "without area": (box([5, 5], [5, 9]), "has no area"),
+    "a corner alone": (box([5, 5]), "too few points"),
+    "many points": ({"regions": [{"type": "polygon", "points": [[5, 5]] * 501}]}, "at most 500 items"),
+}
+
+
+@pytest.mark.usefixtures("scratch")
+@pytest.mark.parametrize("case", WRONG)
+def test_a_finding_with_this_fault_is_refused_without_repeating_it(image: DicomImage, case: str) -> None:
+    change, told = WRONG[case]
+    refused(json.dumps({"findings": [{"source_uid": image.uid, **FINDING, **change}]}), image, told)
+
+
+@pytest.mark.usefixtures("scratch")
+def test_too_many_findings_and_very_deep_ones_are_refused(image: DicomImage) -> None:
+    many = [{"source_uid": image.uid, **FINDING}] * 201
+    refused(json.dumps({"findings": many}), image, "findings: List should have at most 200 items")
+    refused("[" * 10**5, image, "findings.json: is no JSON")
+
+
+def refused(answer: str, image: DicomImage, told: str) -> None:
+    with pytest.raises(ProgramFailed) as failure:
+        findings_in(answer.encode(), [image], ModelRef("bright", "2", "a" * 64, "b" * 64))
+    said = str(failure.value)
+    assert told in said
+    assert "Doe" not in said
+    assert len(said) < 200
+
+
+@pytest.mark.usefixtures("scratch")
+def test_a_program_that_takes_too_long_is_ended_with_all_it_started(run: Run) -> None:
+    """Also what left its process group and its session."""
+    mark = f"outlives-{os.getpid()}-{time.monotonic_ns()}"
+    sleeper, began = f"[sys.executable, '-c', 'import time; time.sleep(300)', '{mark}']", time.monotonic()
+    with pytest.raises(ProgramStopped, match="took longer than its 2 s"):
+        run(
+            f"subprocess.Popen({sleeper})\nsubprocess.Popen({sleeper}, start_new_session=True)\n"
+            f"if not os.fork():\n    os.setsid()\n    if not os.fork(): os.execv(sys.executable, {sleeper})\n"
+            "    os._exit(0)\nwrite(); time.sleep(300)",
+            seconds=2.0,
+        )
+    assert time.monotonic() - began < 30
+    assert alive(mark) == []
+
+
+FILLS = "b = bytearray(os.urandom({mib} * 2**20)); write(); time.sleep(60)"
+
+
+@pytest.mark.usefixtures("scratch")
+@pytest.mark.parametrize("code", [FILLS.format(mib=300), f"os.fork(); os.fork(); {FILLS.format(mib=80)}"])
+def test_a_program_has_no_more_memory_than_it_may(run: Run, code: str) -> None:
+    with pytest.raises(ProgramFailed):
+        run(code, memory_mib=256)
+
+
+@pytest.mark.usefixtures("scratch")
+def test_a_program_that_writes_without_end_is_ended(run: Run) -> None:
+    with pytest.raises(ProgramStopped, match="wrote more than it may"):
+        run(
+            "for name in 'ab': os.truncate(os.open(target / name, 65), 3 * 2**30)\ntime.sleep(60)",
+            seconds=60.0,
+        )
+
+
+@pytest.mark.usefixtures("scratch")
+def test_a_program_ends_when_the_job_is_cancelled(run: Run) -> None:
+    def report(share: float, _what: str) -> None:
+        if share > 0:
+            raise InterruptedError
+
+    mark = f"cancelled-{os.getpid()}-{time.monotonic_ns()}"
+    sleeper = f"[sys.executable, '-c', 'import time; time.sleep(300)', '{mark}']"
+    with pytest.raises(InterruptedError):
+        run(f"os.execv(sys.executable, {sleeper})", report)
+    assert alive(mark) == []
+
+
+def test_a_program_ends_with_a_worker_that_is_killed_and_its_folder_goes_later(
+    tmp_path: Path, image: DicomImage, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = f"orphan-{os.getpid()}-{time.monotonic_ns()}"
+    command = [sys.executable, "-c", "import time; time.sleep(300)", mark]
+    options = {"command": command, "model": "m", "version": "1"}
+    code = (
+        f"import tempfile; tempfile.tempdir = {str(scratch)!r}\n"
+        "from ai_pipeline.pipelines import create; from ai_pipeline.images.decode import open_dicom\n"
+        f"create('command').run([open_dicom({str(image.path)!r})], lambda *_: None, {options!r})"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as worker:
+        wait_until(
+            lambda: len(alive(mark)) > 1, 60, "the program"
+        )  # the worker's own line bears the word too
+        worker.send_signal(signal.SIGKILL)
+    wait_until(lambda: alive(mark) == [], 60, "the program's end")
+    create("command").warm_up()
+    assert len(list(scratch.iterdir())) == 1, "somebody may be about to use it"
+    monkeypatch.setattr(process, "_YOUNG_SECONDS", 0.0)
+    create("command").warm_up()
+
+
+@pytest.mark.usefixtures("scratch")
+@pytest.mark.parametrize(
+    ("options", "faults"),
+    [
+        ({}, {"model", "version", "command"}),
+        ({"command": ["/no/such/program"]}, {"command"}),
+        ({"command": ["./program"]}, {"command"}),
+        ({"command": ["sh", 1]}, {"command"}),
+        ({"command": ["sh"], "version": "../1"}, {"version"}),
+        ({"command": ["sh"], "seconds": 0.0, "memory_mib": 1}, {"seconds", "memory_mib"}),
+        ({"command": ["sh"]}, set()),
+    ],
+)
+def test_what_is_wrong_with_the_options_of_a_command_is_said(
+    options: dict[str, Any], faults: set[str]
+) -> None:
+    given = {"model": "m", "version": "1", **options} if options else {}
+    assert option_faults(create("command"), given).keys() == faults
+
+
+@pytest.mark.usefixtures("scratch")
+def test_where_the_network_cannot_be_taken_away_the_rule_must_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ai_pipeline.programs.pipeline.can_leave_network", lambda: False)
+    options: dict[str, object] = {"command": ["sh"], "model": "m", "version": "1"}
+    for network, faults in ((False, {"network"}), (True, set[str]())):
+        assert option_faults(create("command"), {**options, "network": network}).keys() == faults
+
+
+@pytest.mark.usefixtures("scratch")
+@pytest.mark.parametrize("image", ["", "-v", "--privileged", "a b", "a;b", "a$b"])
+def test_the_name_of_an_image_is_never_an_option(image: str) -> None:
+    assert "image" in option_faults(create("container"), {"model": "m", "version": "1", "image": image})
+
+
+@pytest.mark.usefixtures("scratch")
+@pytest.mark.parametrize("engine", container.ENGINES)
+def test_a_container_gets_no_network_no_rights_and_nothing_to_write_but_its_folder(engine: str) -> None:
+    line = container.command_line(
+        engine,
+        "sha256:" + "0" * 64,
+        ["--fast"],
+        name="n",
+        folders=(Path("/i"), Path("/o")),
+        environment={"MERCURE_IN_DIR": "/input"},
+        memory_mib=512,
+    )
+    assert (line[:3], line[-2:]) == ([engine, "run", "--rm"], ["sha256:" + "0" * 64, "--fast"])
+    assert {
+        "--network=none",
+        "--read-only",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        "--pull=never",
+        "--memory=512m",
+        "--memory-swap=512m",
+        "--log-driver=none",
+        "--env=MERCURE_IN_DIR=/input",
+        "--mount=type=bind,source=/i,target=/input,readonly",
+        "--mount=type=bind,source=/o,target=/output",
+        f"--user={os.getuid()}:{os.getgid()}",
+    } <= set(line)
+    assert not {"--privileged", "-v", "--volume"} & set(line)
+
+
+@pytest.mark.usefixtures("scratch")
+def test_a_container_runs(image: DicomImage) -> None:
+    engine = container.engine()
+    needed = ["info"], ["image", "inspect", "busybox"]
+    if not engine or any(
+        subprocess.run([engine, *one], capture_output=True, check=False).returncode for one in needed
+    ):
+        pytest.skip("needs podman or docker that can run containers, and the image busybox")
+    answer = json.dumps({"findings": [{"source_uid": image.uid, **FINDING}]})
+    script = f"test -r /input/1.dcm && ! touch /input/x && echo '{answer}' > /output/findings.json"
+    options = {"image": "busybox", "command": ["sh", "-c", script], "model": "test", "version": "1"}
+    assert len(create("container").run([image], lambda *_: None, options).findings) == 1
