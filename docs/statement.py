@@ -37,7 +37,7 @@ from dicom_node.deliver.scu import (
     SendStatus,
 )
 from dicom_node.deliver.scu.dimse import SOP_CLASSES
-from dicom_node.people.studies import REASONS
+from dicom_node.people.stow import REASONS
 from dicom_node.receive.policy import STORAGE_CLASSES, VERIFICATION
 from dicom_node.receive.statuses import (
     REJECTIONS,

@@ -7,7 +7,7 @@ from dicom_console.views.search import names
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Number, Since, see_other
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.views import View
-from dicom_node.people import audit, studies, users
+from dicom_node.people import audit, spool, users
 
 faces = Faces()
 
@@ -45,7 +45,7 @@ def delete(request: CurrentRequest, number: Number) -> Response:
     ``number``: of one of the patient's studies.
     """
     numbers = request.read(patients.studies_of, number)
-    return _page(request, number, studies.delete_received(request.settings, numbers, request.person))
+    return _page(request, number, spool.delete_received(request.settings, numbers, request.person))
 
 
 def _list(request: ConsoleRequest, after: int | None, about: dict[str, str]) -> Response:

@@ -27,8 +27,8 @@ from dicom_console.web.faces import (
 )
 from dicom_node.base.lifecycle import AuditAction, ReaderVerdict, RejectionReason, StudyState, UserRole
 from dicom_node.base.store import views
-from dicom_node.people import Done, Row, audit, queues, reviews, studies, users
-from dicom_node.people.queues import Receiver
+from dicom_node.people import Done, Row, audit, outbox, reviews, studies, users, withdrawal
+from dicom_node.people.outbox import Receiver
 from dicom_node.people.reviews import (
     AcceptResults,
     FindingAssessed,
@@ -192,7 +192,7 @@ def rerun(request: CurrentRequest, number: Number) -> list[Row]:
 def send(request: CurrentRequest, number: Number, to: Annotated[Receiver, Body()]) -> Done:
     """Send the newest results of a study to a further peer."""
     return Done(
-        objects=queues.send_study(request.settings, request.study_uid(number), to.peer, request.person)
+        objects=outbox.send_study(request.settings, request.study_uid(number), to.peer, request.person)
     )
 
 
@@ -201,7 +201,7 @@ def ask_to_withdraw(request: CurrentRequest, number: Number) -> Response:
     """Show the form for withdrawing results, with the effect of a withdrawal and the results withdrawn
     before.
     """
-    shown = request.read(studies.results_to_withdraw, request.settings, number)
+    shown = request.read(withdrawal.results_to_withdraw, request.settings, number)
     study = request.read(listing.study_heading, request.settings, number)
     audit.note_sight(request.site.database, request.person, number)
     return request.page("withdraw.html", number=number, shown=shown, study=study)
@@ -216,7 +216,7 @@ def withdraw(request: CurrentRequest, number: Number) -> Response:
         reason = RejectionReason(request.text("reason"))
     except ValueError:
         raise HTTPException(400, "Say whether it is for quality or for the patient's safety.") from None
-    studies.withdraw_results(
+    withdrawal.withdraw_results(
         request.settings,
         request.study_uid(number),
         chosen,

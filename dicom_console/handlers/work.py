@@ -20,16 +20,9 @@ from dicom_console.web.faces import (
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState, UserRole
 from dicom_node.base.store.views import View
-from dicom_node.people import Because, Done, Row, audit, backup, queues
-from dicom_node.people.queues import (
-    Change,
-    FetchChange,
-    FetchRequest,
-    StuckJobs,
-    change_jobs,
-    run_jobs_again,
-    stuck_jobs,
-)
+from dicom_node.people import Because, Done, Row, audit, backup, fetches, notifications, outbox
+from dicom_node.people.fetches import FetchChange, FetchRequest
+from dicom_node.people.jobs import Change, StuckJobs, change_jobs, run_jobs_again, stuck_jobs
 from dicom_node.serve.nouns import FETCHES, JOBS, NOTIFICATIONS, OUTBOX
 
 faces = Faces()
@@ -91,7 +84,7 @@ def _outbox_page(request: ConsoleRequest, found: Any) -> Response:
 @faces.page("POST", "/outbox/retry-dead", UserRole.OPERATOR)
 def retry_dead(request: CurrentRequest) -> Response:
     """Send all given-up deliveries again, to one destination or to all."""
-    queues.send_again(request.settings, dead=True, destination=_destination(request), by=request.person)
+    outbox.send_again(request.settings, dead=True, destination=_destination(request), by=request.person)
     return see_other("/outbox", state="open")
 
 
@@ -99,7 +92,7 @@ def retry_dead(request: CurrentRequest) -> Response:
 def discard_dead(request: CurrentRequest) -> Response:
     """Discard all given-up deliveries, to one destination or to all, for the reason in the form."""
     because, destination = request.text("because"), _destination(request)
-    queues.discard_deliveries(
+    outbox.discard_deliveries(
         request.settings, because=because, dead=True, destination=destination, by=request.person
     )
     return see_other("/outbox", state="discarded")
@@ -137,7 +130,7 @@ def _fetches_page(request: ConsoleRequest, found: Any) -> Response:
         found,
         states=list(FetchState),
         named=request.read(listing.named, request.settings, found.fetches),
-        progress=queues.fetches_by_peer(request.settings),
+        progress=fetches.fetches_by_peer(request.settings),
         peers=[peer.name for peer in request.settings.peers if "query" in peer.may],
         rules=[rule.name for rule in request.settings.rules],
     )
@@ -149,7 +142,7 @@ def ask(request: CurrentRequest, given: Annotated[FetchRequest, Body()]) -> Row:
     if given.questions > _MOST_QUESTIONS:
         raise FaultyInput("too many days for one request: ask for a month, or use dicom-node fetch")
     with one_of(_PLACE, _ASKED_ALREADY):
-        return queues.request_fetches(request.settings, given, request.person)
+        return fetches.request_fetches(request.settings, given, request.person)
 
 
 @faces.page("POST", "/fetches/{name}/missing", UserRole.OPERATOR)
@@ -159,7 +152,7 @@ def missing(request: CurrentRequest, name: str) -> Response:
     """
     fetch_them = request.text("fetch") == "true"
     with one_of(_PLACE, _ASKED_ALREADY):
-        rows = queues.missing_studies(
+        rows = fetches.missing_studies(
             request.settings, name, _MISSING_DAYS, request.person, fetch_them=fetch_them
         )
     if fetch_them:
@@ -174,7 +167,7 @@ def change_fetches(request: CurrentRequest, name: str, change: FetchChange) -> R
 
     ``name``: of the peer.
     """
-    queues.change_fetches(request.settings, name, change, request.person)
+    fetches.change_fetches(request.settings, name, change, request.person)
     return _TO_FETCHES(request, None)
 
 
@@ -207,7 +200,7 @@ list_notifications = faces.list_of(NOTIFICATIONS)
 
 def _notifications_page(request: ConsoleRequest, found: Any, tested: View | None = None) -> Response:
     """Return the page of notifications. ``tested``: the outcome of a test just done, None without one."""
-    configured = queues.notifiers(request.settings)
+    configured = notifications.notifiers(request.settings)
     return request.list_page(NOTIFICATIONS, found, configured=configured, tested=tested)
 
 
@@ -219,7 +212,7 @@ def test_notification(request: CurrentRequest, name: str) -> Response:
     """Send a test message of this notification now, and show the outcome."""
     with one_of(_TEST_PLACES, "Other tests are under way: try again when they are done."):
         try:
-            tested = queues.test_notifier(request.settings, name, request.person)
+            tested = notifications.test_notifier(request.settings, name, request.person)
         except FaultyInput as error:
             tested = {"name": name, "ok": False, "text": str(error)}
     return _notifications_page(request, list_notifications(request, None, states=None), tested)

@@ -68,8 +68,18 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.deliver import outbox
 from dicom_node.jobs.queue import cancel
-from dicom_node.people import audit, existing, open_database, preflight, reading, studies, writing
-from dicom_node.people.queues import sources_sha256
+from dicom_node.people import (
+    audit,
+    existing,
+    open_database,
+    preflight,
+    reading,
+    spool,
+    studies,
+    withdrawal,
+    writing,
+)
+from dicom_node.people.jobs import sources_sha256
 
 _MANIFEST = "manifest.json"
 _DATABASE, _KEY, _CONFIG = Path("node.db"), Path("site.key"), Path("config")
@@ -529,7 +539,7 @@ def _withdraw(settings: Settings, wanted: DecisionRow) -> None:
     uids, reason = wanted.record["what"]["results"], RejectionReason(wanted.record["what"]["reason"])
     with reading(settings) as session:
         _results(session, uids)
-    studies.withdraw_results(
+    withdrawal.withdraw_results(
         settings, wanted.study_uid, uids, reason=reason, because=wanted.record["words"], by=_author(wanted)
     )
 
@@ -657,7 +667,7 @@ def _delete_received(settings: Settings, wanted: DecisionRow) -> None:
     """Delete the received objects of a study again. Raises _NotYet if they must stay."""
     with open_database(settings) as database:
         study = studies.number_of(database, wanted.study_uid)
-    [row] = studies.delete_received(settings, [study], _author(wanted))
+    [row] = spool.delete_received(settings, [study], _author(wanted))
     if not row["deleted"]:
         raise _NotYet(row["reason"])
 

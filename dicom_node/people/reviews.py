@@ -54,7 +54,7 @@ from dicom_node.people import (
     ServiceResult,
     audit,
     existing,
-    studies,
+    pictures,
     writing,
 )
 
@@ -430,7 +430,7 @@ def _send(session: Session, settings: Settings, study: int, by: audit.Person) ->
 
 def _reports(session: Session, settings: Settings, study: int) -> Sequence[Result]:
     """The rows of a study's newest reports that name the patient (not de-identified ones)."""
-    uids = [path.stem for path in studies.report_files(session, settings, study)]
+    uids = [path.stem for path in pictures.report_files(session, settings, study)]
     in_force = Result.sop_instance_uid.in_(uids), ~Result.outdated
     return session.scalars(select(Result).where(*in_force).order_by(Result.id)).all()
 
@@ -511,7 +511,7 @@ def _findings(session: Session, settings: Settings, study: int) -> list[dict[str
 
     return [
         row | {"report_uid": path.stem}
-        for path in studies.report_files(session, settings, study)
+        for path in pictures.report_files(session, settings, study)
         for row in findings(path)
     ]
 
@@ -614,14 +614,14 @@ def show_review(session: Session, settings: Settings, number: int) -> View:
     if row is None:
         raise NotFound("there is no such review")
     review, instance, _ = row
-    image = studies.image_view(session, settings, review.instance_id)
+    image = pictures.image_view(session, settings, review.instance_id)
     mark = {"finding": "Detected annotation", "text": "", "decision": "", "frames": []}
     image["masks"] = []
     image["marks"] = [
         {**mark, "points": [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]}
         for left, top, right, bottom in review.places
     ]
-    made = studies.pictures_of(session, settings, review.study_id, instance.sop_instance_uid)
+    made = pictures.pictures_of(session, settings, review.study_id, instance.sop_instance_uid)
     cleaned = [picture for _, picture in made if picture.kind is ResultKind.CLEANED]
     gone = results.withdrawn(session, [picture.id for picture in cleaned])
     drawn = results.drawn_boxes(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
@@ -704,7 +704,7 @@ def boxes_of(form: Mapping[str, Sequence[str]]) -> list[results.Box]:
 
 def refuse_faulty_boxes(instance: Instance, boxes: Sequence[results.Box]) -> None:
     """Raise FaultyInput for invalid boxes, or boxes that lie outside the picture or cover too much of it."""
-    rows, width = studies.number_in(instance, "Rows"), studies.number_in(instance, "Columns")
+    rows, width = pictures.number_in(instance, "Rows"), pictures.number_in(instance, "Columns")
     if not boxes:
         raise FaultyInput("draw a box first, or give its edges")
     if not all(left < right <= width and top < bottom <= rows for left, top, right, bottom in boxes):

@@ -363,11 +363,12 @@ def compare(config: Config) -> int:
 
     What persons had decided and the database has lost is done again, or named where it cannot be.
     """
-    from dicom_node.people import backup, studies
+    from dicom_node.people import backup
+    from dicom_node.people.spool import compare_spool
 
     loaded = load(config)
     lost = backup.describe_lost(loaded)
-    difference = studies.compare_spool(loaded)
+    difference = compare_spool(loaded)
     for line in (*lost, difference or "Spool and database agree."):
         say(line)
     return ExitCode.FAILED if difference or lost else ExitCode.OK
@@ -380,9 +381,9 @@ def reindex(config: Config) -> None:
     The node may run; one that is stopped indexes them when it starts. Results that were sent are asked for at
     their destinations and not sent twice.
     """
-    from dicom_node.people import studies
+    from dicom_node.people.spool import reindex_spool
 
-    done = studies.reindex_spool(load(config), lambda _done, _of: None)
+    done = reindex_spool(load(config), lambda _done, _of: None)
     say(f"{done} objects are put back: the node takes them in." if done else "Nothing to put back.")
 
 
@@ -493,12 +494,12 @@ def fetch(
     It returns at once; `fetches list` shows what came of each.
     """
     from dicom_node.base.processes import running
-    from dicom_node.people import queues
+    from dicom_node.people import fetches
 
     settings = load(config)
-    asked = queues.request_fetches(
+    asked = fetches.request_fetches(
         settings,
-        queues.FetchRequest(
+        fetches.FetchRequest(
             peer=peer,
             first=first.date(),
             last=last.date(),

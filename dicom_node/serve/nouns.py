@@ -113,7 +113,7 @@ class Input:
 class Verb:
     """The declaration of one thing that a person lists or does, for the command line, the REST API and pages.
 
-    ``run``: the function, such as "people.queues:change_jobs" in ``dicom_node``. It is called with a database
+    ``run``: the function, such as "people.jobs:change_jobs" in ``dicom_node``. It is called with a database
     session and the settings (if it has parameters of these names), the inputs, and ``fixed``.
 
     The result is printed as its type wants: rows as a table with ``columns``; a mapping by ``details``, a
@@ -465,7 +465,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "delete",
-            "people.studies:delete_by_uid",
+            "people.spool:delete_by_uid",
             "Delete received images of studies before spool.keep_days; exit status 1 if one cannot be "
             "deleted.\n\nA study must have ended with all results confirmed. Built results stay.",
             "1.2.840.113619.2.1 --config node.toml",
@@ -580,7 +580,7 @@ JOBS: Final = Noun(
         ),
         Verb(
             "retry",
-            "people.queues:run_jobs_again",
+            "people.jobs:run_jobs_again",
             "Run jobs that failed, were held or were cancelled: these, or all in a --state.",
             "--state held --rule chest --since 2h --config node.toml",
             inputs=(
@@ -595,7 +595,7 @@ JOBS: Final = Noun(
         ),
         Verb(
             "first",
-            "people.queues:change_jobs",
+            "people.jobs:change_jobs",
             "Put jobs that wait before all others: all of these or none.",
             "17 --config node.toml",
             inputs=(numbers("jobs", "JOB"),),
@@ -605,7 +605,7 @@ JOBS: Final = Noun(
         ),
         Verb(
             "cancel",
-            "people.queues:change_jobs",
+            "people.jobs:change_jobs",
             "Cancel jobs, all of these or none; one that runs is stopped at its next step.",
             "17 --config node.toml",
             inputs=(numbers("jobs", "JOB"),),
@@ -653,7 +653,7 @@ OUTBOX: Final = Noun(
         ),
         Verb(
             "retry",
-            "people.queues:send_again",
+            "people.outbox:send_again",
             "Send results again that were given up, once the cause is gone.",
             "--dead --config node.toml",
             inputs=_DELIVERIES,
@@ -663,7 +663,7 @@ OUTBOX: Final = Noun(
         ),
         Verb(
             "discard",
-            "people.queues:discard_deliveries",
+            "people.outbox:discard_deliveries",
             "Stop sending results that wait or were given up. `outbox retry` sends them all the same.",
             '17 --because "the PACS was replaced" --config node.toml',
             inputs=(*_DELIVERIES, BECAUSE),
@@ -684,7 +684,7 @@ FETCHES: Final = Noun(
     (
         Verb(
             "list",
-            "people.queues:list_fetches",
+            "people.fetches:list_fetches",
             "List studies that were asked for, the newest first.",
             "--state failed --config node.toml",
             inputs=(
@@ -704,7 +704,7 @@ FETCHES: Final = Noun(
         *(
             Verb(
                 change,
-                "people.queues:change_fetches",
+                "people.fetches:change_fetches",
                 about,
                 "pacs --config node.toml",
                 inputs=(_PEER,),
@@ -723,7 +723,7 @@ FETCHES: Final = Noun(
         ),
         Verb(
             "missing",
-            "people.queues:missing_studies",
+            "people.fetches:missing_studies",
             "List studies of a peer that should have a result by the rules, and have none.\n\nConditions of "
             "rules on single images cannot be tried on a peer's answer. Exit status 1: there are some.",
             "pacs --days 3 --config node.toml",
@@ -760,7 +760,7 @@ NOTIFICATIONS: Final = Noun(
     (
         Verb(
             "list",
-            "people.queues:list_notifications",
+            "people.notifications:list_notifications",
             "List notifications, the newest first, without their text.",
             "--state failed --config node.toml",
             inputs=(states(*NotificationState), limit(50)),
@@ -775,7 +775,7 @@ NOTIFICATIONS: Final = Noun(
         ),
         Verb(
             "test",
-            "people.queues:test_notifier",
+            "people.notifications:test_notifier",
             "Send a test now, after its templates were tried; exit status 1 when it is not taken.",
             "admins --config node.toml",
             inputs=(
@@ -790,7 +790,7 @@ NOTIFICATIONS: Final = Noun(
         ),
         Verb(
             "retry",
-            "people.queues:notify_again",
+            "people.notifications:notify_again",
             "Send notifications again that were given up.",
             "12 --config node.toml",
             inputs=(numbers("notifications", "NOTIFICATION"),),
@@ -808,7 +808,7 @@ PROCESSES: Final = Noun(
     (
         Verb(
             "list",
-            "people.queues:list_processes",
+            "people.processes:list_processes",
             "List all processes of all machines; a node that ended in good order is not among them.",
             columns=(
                 *fields("machine", "place", "process", "state"),
@@ -820,7 +820,7 @@ PROCESSES: Final = Noun(
         ),
         Verb(
             "health",
-            "people.queues:health",
+            "people.processes:health",
             "Exit 0 where every process of this machine (or container) shows life, else 1: for health "
             "checks.",
             says="alive: {result[alive]}, silent: {result[silent]}",
@@ -828,7 +828,7 @@ PROCESSES: Final = Noun(
         ),
         Verb(
             "forget",
-            "people.queues:forget_machine",
+            "people.processes:forget_machine",
             "Forget the lost processes of a machine that is gone for good; otherwise they are forgotten "
             "after a week.",
             "oldserver --config node.toml",

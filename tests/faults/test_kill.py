@@ -62,7 +62,8 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import audit, backup, reviews
-from dicom_node.people.studies import release, versions, withdraw_results
+from dicom_node.people.studies import release, versions
+from dicom_node.people.withdrawal import withdraw_results
 from dicom_node.receive.spool import Arrival, Spool
 from dicom_node.serve import node
 from dicom_node.studies.indexing import compare, reindex

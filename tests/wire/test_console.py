@@ -54,7 +54,7 @@ from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.people import configured, users
 from dicom_node.people.audit import Person
 from dicom_node.people.demo import DRAWN_FILM
-from dicom_node.people.studies import take_files
+from dicom_node.people.stow import take_files
 from tests.browser_lab import debian_chromium, served, served_app, signed_in
 from tests.console_lab import PASSWORD, ConsoleLab, own_model, routes
 from tests.inbox_lab import Inbox

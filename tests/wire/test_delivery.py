@@ -93,7 +93,7 @@ from dicom_node.deliver.scu import (
     open_remover,
 )
 from dicom_node.deliver.scu.dimse import CallingAE, StorageCommitment
-from dicom_node.people.studies import results_to_withdraw
+from dicom_node.people.withdrawal import results_to_withdraw
 from dicom_node.receive.policy import accepted_classes
 from dicom_node.studies.indexing import JournalIngest, stop_study
 from tests.certificates_lab import Authority

@@ -89,9 +89,9 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import record, settle_study, utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.jobs.worker.run import Worker
-from dicom_node.people import audit, queues
+from dicom_node.people import audit, notifications
 from dicom_node.people.preflight import Tried, check
-from dicom_node.people.queues import report_silence
+from dicom_node.people.processes import report_silence
 from dicom_node.results import sr
 from dicom_node.results.build import build, build_rejection
 from dicom_node.results.envelope import StatedFinding
@@ -745,11 +745,11 @@ def test_what_is_refused_for_good_is_given_up_and_can_be_sent_again(tmp_path: Pa
     assert len(inbox.rows(Notification)) == 1, "that it cannot be sent is not sent"
     web.status = 200
     number = inbox.rows(Notification)[0].id
-    queues.notify_again(inbox.settings, [number])
+    notifications.notify_again(inbox.settings, [number])
     made.run_once()
     assert inbox.rows(Notification)[0].state is NotificationState.SENT
     with pytest.raises(NotAllowedNow):
-        queues.notify_again(inbox.settings, [number])
+        notifications.notify_again(inbox.settings, [number])
 
 
 def test_no_patient_is_named(tmp_path: Path, web: WebServer) -> None:

@@ -65,7 +65,7 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.deliver.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
-from dicom_node.people import audit, queues, reviews, studies, users
+from dicom_node.people import audit, fetches, outbox, pictures, reviews, stow, studies, users, withdrawal
 from dicom_node.results import sr
 from dicom_node.results.envelope import StatedNumber
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, Program, audited, routes
@@ -257,7 +257,7 @@ def test_what_was_said_of_a_report_is_withdrawn_with_it(site: Inbox) -> None:
     say(site, ReaderVerdict.ACCEPTED)
     send(site)
     [report] = [row.id for row in site.rows(Result) if row.kind is ResultKind.SR]
-    studies.withdraw_results(
+    withdrawal.withdraw_results(
         site.settings, UID, [report], reason=RejectionReason.QUALITY, because="other patient"
     )
     assert sent_to(site) == [("pacs", "discarded")]
@@ -269,7 +269,7 @@ def test_what_was_said_of_the_other_report_of_an_analysis_stays(site: Inbox) -> 
     [report] = [row for row in site.rows(Result) if row.kind is ResultKind.SR]
     site.add(another(report, sop_instance_uid="2.25.7"))  # for another character set
     site.put(Feedback, report_uid="2.25.7")
-    studies.withdraw_results(
+    withdrawal.withdraw_results(
         site.settings, UID, [report.id], reason=RejectionReason.QUALITY, because="other patient"
     )
     assert sent_to(site) == [("pacs", "pending")]
@@ -617,7 +617,7 @@ def result(node: Inbox, kind: ResultKind) -> Result:
 
 
 def test_an_image_has_its_layers_and_marks(node: Inbox) -> None:
-    still, moving = (node.read(studies.image_view, node.settings, number) for number in (1, 2))
+    still, moving = (node.read(pictures.image_view, node.settings, number) for number in (1, 2))
     assert (still["before"], still["after"], moving["before"], moving["after"]) == (None, 2, 1, None)
     for shown, frames in ((still, []), (moving, [2])):
         names = ["Cleaned", "Heat map: Mark", "Drawn into the picture"]
@@ -744,7 +744,7 @@ def note(retracted: ConsoleLab) -> Path:
 
 
 def withdraw(retracted: ConsoleLab, *numbers: int) -> dict[str, list[str]]:
-    return studies.withdraw_results(
+    return withdrawal.withdraw_results(
         retracted.settings, UID, numbers or None, reason=RejectionReason.SAFETY, because=WHY
     )
 
@@ -795,8 +795,8 @@ def test_nothing_that_was_withdrawn_leaves_again(retracted: ConsoleLab, node: In
     withdraw(retracted)
     assert [retracted.get(Delivery, number).state for number in (1, 2)] == [S.DISCARDED] * 2
     for way, says in (
-        (lambda: queues.send_again(retracted.settings, [2]), "withdrawn"),
-        (lambda: queues.send_study(retracted.settings, UID, "archive"), "."),
+        (lambda: outbox.send_again(retracted.settings, [2]), "withdrawn"),
+        (lambda: outbox.send_study(retracted.settings, UID, "archive"), "."),
     ):
         with pytest.raises(NotAllowedNow, match=says):
             way()
@@ -861,7 +861,7 @@ def test_the_note_goes_though_the_rules_are_run_again_or_the_study_is_in_quarant
 def test_who_did_not_take_the_note_is_listed_by_hand(retracted: ConsoleLab, state: DeliveryState) -> None:
     withdraw(retracted)
     retracted.put(Delivery, retracted.rows(Delivery)[-1].id, state=state)
-    shown = retracted.read(studies.results_to_withdraw, retracted.settings, 1)["by_hand"]
+    shown = retracted.read(withdrawal.results_to_withdraw, retracted.settings, 1)["by_hand"]
     assert len(shown["pacs"]) == len(shown["archive"]) + len(retracted.rows(Result)) - 1 - 2
 
 
@@ -870,7 +870,7 @@ def test_a_withdrawal_that_was_killed_half_way_is_made_again(
 ) -> None:
     # As kill -9 does, after the file has its name and before the commit.
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(studies, "_by_hand", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(withdrawal, "_by_hand", Mock(side_effect=KeyboardInterrupt))
         withdraw(retracted)
     files = list((retracted.settings.node.data_dir / "results").rglob("*.dcm"))
     withdraw(retracted)
@@ -926,16 +926,16 @@ def test_a_sender_that_comes_in_between_gets_nothing(
         node.settings,
         open_destination=lambda _peer, _settings: Mock(spec=["close"]),
     )
-    original = studies._chosen
+    original = withdrawal._chosen
 
     def chosen(*arguments: Any) -> Any:
         found = original(*arguments)
         worker.run_once()
         return found
 
-    monkeypatch.setattr(studies, "_chosen", chosen)
+    monkeypatch.setattr(withdrawal, "_chosen", chosen)
     assert {row.state for row in node.rows(Delivery)} == {S.PENDING}
-    studies.withdraw_results(node.settings, UID, None, reason=RejectionReason.SAFETY, because="of another")
+    withdrawal.withdraw_results(node.settings, UID, None, reason=RejectionReason.SAFETY, because="of another")
     assert {row.state for row in node.rows(Delivery)} == {S.DISCARDED}
 
 
@@ -1004,7 +1004,7 @@ def test_what_may_have_arrived_cannot_be_discarded(
 ) -> None:
     console.put(Delivery, 1, state=state)
     with pytest.raises(NotAllowedNow, match="discard only waiting or given-up ones"):
-        queues.discard_deliveries(console.settings, [1], because="for no reason")
+        outbox.discard_deliveries(console.settings, [1], because="for no reason")
     assert console.get(Delivery, 1).state is state
 
 
@@ -1110,7 +1110,7 @@ def test_who_sees_some_senders_only_adds_to_no_other_study(console: ConsoleLab, 
     assert console.browser("elsewhere").upload(("new", files[1])) == 403
     uploader = console.browser("limited")
     uploader.upload(*((f"{n}", file) for n, file in enumerate(files)))
-    hidden, no_study = studies.NOT_ITS_STUDY.when, studies.NO_OBJECT.when
+    hidden, no_study = stow.NOT_ITS_STUDY.when, stow.NO_OBJECT.when
     assert outcomes(uploader) == [hidden, no_study, hidden, "taken", "taken", "taken"]
     before = inbox.study(secret.StudyInstanceUID)
     while inbox.spool.pending():
@@ -1204,7 +1204,7 @@ FORM = {"peer": "archive", "modalities": "dx", "first": "2024-03-02", "last": "2
 
 def fetched(console: ConsoleLab) -> list[dict[str, object]]:
     with console.database.read() as session:
-        return queues.list_fetches(session)
+        return fetches.list_fetches(session)
 
 
 def with_archive(console: ConsoleLab, port: int) -> None:
@@ -1278,7 +1278,7 @@ def test_a_row_shows_picture_description_result_and_time_to_result(node: Inbox) 
     assert row["description"] == first.attributes.get("StudyDescription", "")
     assert row["short_result"]
     assert all(line.strip() for line in row["short_result"])
-    studies.withdraw_results(
+    withdrawal.withdraw_results(
         node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side"
     )
     assert node.read(search.search, search.Search())[0][0]["short_result"] == []
@@ -1379,7 +1379,7 @@ def test_studies_are_found_by_what_their_newest_report_calls_present(node: Inbox
         return [list(row["findings"]) for row in node.read(search.search, search.Search(finding=name))[0]]
 
     assert (found("Mark"), found("mark"), found("Cardiomegaly")) == ([["Mark"]], [], [])
-    studies.withdraw_results(
+    withdrawal.withdraw_results(
         node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side"
     )
     assert (found("Mark"), found("")) == ([], [[]])

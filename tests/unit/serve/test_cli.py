@@ -38,7 +38,7 @@ from dicom_node.base.lifecycle import (
 )
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import AuditRow, EventRow, Instance, ReceivedObject, Study
-from dicom_node.people import audit, queues, users
+from dicom_node.people import audit, outbox, users
 from dicom_node.people.demo import DRAWN_FILM, EmbeddedPacs
 from dicom_node.serve import cli
 from dicom_node.serve.nouns import moment
@@ -400,7 +400,7 @@ def test_commands_at_once_wait_for_each_other(filled: Path, monkeypatch: pytest.
     with closing(sqlite3.connect(settings.node.data_dir / "node.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with ThreadPoolExecutor(8) as commands:
-            sent = [commands.submit(queues.send_study, settings, DELIVERED, "pacs") for _ in range(8)]
+            sent = [commands.submit(outbox.send_study, settings, DELIVERED, "pacs") for _ in range(8)]
             time.sleep(1.5)
             assert not any(one.done() for one in sent)
             other.execute("ROLLBACK")

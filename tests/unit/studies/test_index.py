@@ -80,7 +80,8 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import move, settle_study, steady_now, utc_now
 from dicom_node.deliver import outbox
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.people import audit, configured, queues, reviews, studies
+from dicom_node.people import audit, configured, disk, reviews, spool, studies
+from dicom_node.people.outbox import discard_deliveries, send_again, send_study
 from dicom_node.receive.inspection import Inspected, Inspector, ReaderLost
 from dicom_node.receive.listener import PerformedSteps
 from dicom_node.receive.messages import N_CREATE_RQ, N_SET_RQ, Command
@@ -1387,7 +1388,7 @@ def test_the_same_in_postgresql(open_inbox: Callable[..., Inbox], postgres_url: 
     modality.set(step, sent)
     assert is_complete(with_steps, sent[0])
     assert any(row.study_id for row in with_steps.events() if row.number == 1081)
-    queues.forget_past(with_steps.database, with_steps.settings, utc_now() + timedelta(days=401))
+    disk.forget_past(with_steps.database, with_steps.settings, utc_now() + timedelta(days=401))
     assert with_steps.rows(StepObject) == []
 
 
@@ -1592,12 +1593,12 @@ def test_of_before_a_correction_no_person_sends_anything(node: Inbox, assess_fir
     if assess_first:
         reviews.reject_results(settings, uid, because="of another patient")
     else:
-        queues.discard_deliveries(settings, [1], because="of another patient")
+        discard_deliveries(settings, [1], because="of another patient")
     node.settle(changed(image, PatientID="RIGHT"))
     for refused in (
-        partial(queues.send_again, settings, [1]),
-        partial(queues.send_again, settings, [2]),
-        partial(queues.send_study, settings, uid, "second"),
+        partial(send_again, settings, [1]),
+        partial(send_again, settings, [2]),
+        partial(send_study, settings, uid, "second"),
         partial(reviews.accept_results, settings, uid, rejected=True),
     ):
         with pytest.raises(NotAllowedNow):
@@ -1605,12 +1606,12 @@ def test_of_before_a_correction_no_person_sends_anything(node: Inbox, assess_fir
     work(node, settings)
     if assess_first:
         reviews.accept_results(settings, uid)
-    queues.send_study(settings, uid, "second")
+    send_study(settings, uid, "second")
     pending = [row.result_id for row in node.rows(Delivery) if row.state is DeliveryState.PENDING]
     assert len(pending) == 4
     assert {node.get(Result, number).job_id for number in pending} == {2}
     node.settle(image)
-    queues.send_again(node.settings, dead=True)
+    send_again(node.settings, dead=True)
     work(node, settings)
     assert sent(node)[1] == ("pacs", "discarded" if assess_first else "pending"), "it is wanted again"
 
@@ -1765,7 +1766,7 @@ def test_an_image_that_comes_while_its_study_is_purged_is_kept(
         return found
 
     monkeypatch.setattr(intake, "purgeable", meanwhile)
-    studies.delete_received(delivered.settings, [STUDY])
+    spool.delete_received(delivered.settings, [STUDY])
     late.join()
     assert purged(delivered) == left
 
@@ -1774,7 +1775,7 @@ def test_an_image_that_comes_while_its_study_is_purged_is_kept(
 def test_a_result_that_a_person_sends_again_while_its_study_is_purged_keeps_its_file(
     delivered: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    studies.delete_received(delivered.settings, [STUDY])
+    spool.delete_received(delivered.settings, [STUDY])
     [sent, *_] = delivered.rows(Delivery)
     delivered.put(Delivery, sent.id, state=DeliveryState.DISCARDED)
     file = delivered.folder / delivered.get(Result, sent.result_id).path
