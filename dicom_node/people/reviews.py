@@ -45,7 +45,7 @@ from dicom_node.base.store.transitions import FOR_UPDATE, settle_study, utc_now
 from dicom_node.base.store.views import View, as_json, columns, find_study
 from dicom_node.deliver import outbox
 from dicom_node.jobs.drift import wilson
-from dicom_node.jobs.worker.run import device_rules_of
+from dicom_node.jobs.worker.images import device_rules_of
 from dicom_node.people import (
     PRINTABLE,
     Because,

@@ -40,6 +40,7 @@ from dicom_node.base.store.results import place_of_rule
 from dicom_node.base.store.tables import Job, Study
 from dicom_node.base.store.transitions import acquire_lease, release_lease, settle_study, utc_now
 from dicom_node.jobs.queue import JobQueue, cancel, enqueue, estimated_seconds, is_dead, new_owner, retry
+from dicom_node.jobs.worker import heartbeat
 from dicom_node.jobs.worker import run as worker_module
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -124,7 +125,7 @@ def test_heartbeats_keep_the_lease_and_show_progress(database: Database, queue: 
 def test_a_renewal_that_fails_is_not_the_last() -> None:
     renew = Mock(side_effect=chain([MemoryError, OSError], repeat(None)))
     times: Any = {"interval": 0.01, "limit": 60, "grace": 60, "finish": 60, "stopping": threading.Event()}
-    with worker_module.JobHeartbeat(Mock(heartbeat=renew), Mock(), abandon=Mock(), **times):
+    with heartbeat.JobHeartbeat(Mock(heartbeat=renew), Mock(), abandon=Mock(), **times):
         wait_until(lambda: renew.call_count > 2, 20, "the next renewal")
 
 

@@ -39,7 +39,7 @@ from dicom_node.jobs.drift import (
     window,
 )
 from dicom_node.jobs.queue import retry
-from dicom_node.jobs.worker import run as release
+from dicom_node.jobs.worker import result_writer
 from dicom_node.people import audit, processes
 from dicom_node.people.disk import days_left, forget_past, note_free_space
 from tests.inbox_lab import Inbox
@@ -294,8 +294,8 @@ def test_a_worker_that_is_lost_before_its_commit_has_counted_nothing(
     node: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last step before the commit fails once: the counts are written, and then the worker is gone."""
-    lost = Mock(side_effect=[OSError("lost"), DEFAULT], wraps=release.put_in_place)
-    monkeypatch.setattr(release, "put_in_place", lost)
+    lost = Mock(side_effect=[OSError("lost"), DEFAULT], wraps=result_writer.put_in_place)
+    monkeypatch.setattr(result_writer, "put_in_place", lost)
     analysed(node, aged("lost", 55))
     assert [(job.state, job.tries) for job in node.jobs()] == [(JobState.SUCCEEDED, 2)]
     assert (images(node), scores(node)) == ({(MODALITY, "analysed"): 1}, {5: 1})

@@ -36,7 +36,8 @@ from dicom_node.base.store.tables import Delivery, Instance, Job, Notification, 
 from dicom_node.base.store.transitions import settle_study, utc_now
 from dicom_node.deliver import outbox
 from dicom_node.jobs.queue import decide, explain, retry, why_none
-from dicom_node.jobs.worker.run import ImageAnalysis, Worker
+from dicom_node.jobs.worker.analysis import ImageAnalysis
+from dicom_node.jobs.worker.run import Worker
 from dicom_node.people import preflight, reviews, studies
 from dicom_node.people.audit import Person
 from dicom_node.receive.inspection import inspect

@@ -78,7 +78,8 @@ from dicom_node.deliver.delivery_worker import DeliveryWorker, give_up_requests
 from dicom_node.deliver.scu import SendReport, SendStatus
 from dicom_node.jobs.drift import forget_old, report_drift
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.jobs.worker.run import JobHeartbeat, Worker
+from dicom_node.jobs.worker.heartbeat import JobHeartbeat
+from dicom_node.jobs.worker.run import Worker
 from dicom_node.people import preflight, users
 from dicom_node.people.disk import forget_past, note_free_space
 from dicom_node.people.processes import Sign, SignsOfLife, forget_lost

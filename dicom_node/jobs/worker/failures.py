@@ -1,0 +1,59 @@
+"""Why a job fails: errors that end it for good, and each failure as a sentence and a coded cause."""
+
+from __future__ import annotations
+
+import traceback
+
+from ai_pipeline.errors import CardError, CleaningFailed, NoNumber, PixelError, ProgramFailed, ProgramStopped
+from ai_pipeline.images.limits import lacks_memory
+from dicom_node.base.errors import DecodedDifferently, NodeError, TimeLimitReached
+from dicom_node.results.envelope import Cause
+
+
+class JobFailed(Exception):
+    """The job fails for good, because another attempt would fail in the same way."""
+
+    def __init__(self, reason: str, cause: Cause = Cause.UNKNOWN) -> None:
+        """Store the reason in words, and the cause that the report codes."""
+        super().__init__(reason)
+        self.cause = cause
+
+
+FINAL = (JobFailed, PixelError, NoNumber, CleaningFailed, DecodedDifferently)
+
+
+def sentence_of(error: BaseException) -> str:
+    """Return the reason of a failure as a sentence. Only errors of our own are quoted: others may contain
+    header values.
+    """
+    if isinstance(error, DecodedDifferently):
+        return f"a text of the object cannot be decoded ({error})"
+    if isinstance(error, (NodeError, PixelError, NoNumber, CleaningFailed, ProgramFailed, JobFailed)):
+        return str(error)
+    if lacks_memory(error):
+        return "the analysis takes more memory than workers.memory_mib allows"
+    return f"{type(error).__name__} in the pipeline"
+
+
+def cause_of(error: BaseException) -> Cause:
+    """Return the kind of a failure, as the report codes it."""
+    if isinstance(error, JobFailed):
+        return error.cause
+    if lacks_memory(error):
+        return Cause.RESOURCES
+    return next((cause for kinds, cause in _CAUSES if isinstance(error, kinds)), Cause.UNKNOWN)
+
+
+_CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Cause], ...] = (
+    ((PixelError, DecodedDifferently), Cause.FORMAT),
+    (CleaningFailed, Cause.QUALITY),
+    ((TimeLimitReached, ProgramStopped), Cause.RESOURCES),
+    ((CardError, NoNumber), Cause.EQUIPMENT),
+)
+
+
+def place_of(error: BaseException) -> str:
+    """Return class and place of an error, without its text."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    places = " < ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in reversed(frames))
+    return f"{type(error).__name__} at {places}"

@@ -1,0 +1,115 @@
+"""The heartbeat of a running job: its lease, its time limit, and its stop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Self
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_node.base.errors import HandedBack, JobCancelled, LeaseLost, NodeError, TimeLimitReached
+from dicom_node.base.store.tables import Job
+from dicom_node.jobs.queue import JobQueue
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class JobHeartbeat:
+    """Renews the lease of a running job in a thread, watches its time limit, and stops it; called with the
+    job's progress.
+
+    All times are in seconds: ``interval`` between renewals, ``limit`` of the job's time, ``finish``: how long
+    the job may still run when the worker has to stop. A job is stopped at its next report of progress; if
+    none comes for ``grace`` seconds, ``abandon(job, reason)`` is called, which ends the process.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        job: Job,
+        *,
+        interval: float,
+        limit: float,
+        grace: float,
+        stopping: threading.Event,
+        finish: float,
+        abandon: Callable[[Job, NodeError], None],
+    ) -> None:
+        """Prepare the heartbeat of ``job``; a ``with`` block around the job starts and ends it."""
+        self._queue, self._job = queue, job
+        self._interval, self._limit, self._grace, self._finish = interval, limit, grace, finish
+        self._stopping, self._abandon = stopping, abandon
+        self._started = time.monotonic()
+        self._stopping_since: float | None = None  # when the worker was asked to stop
+        self._stop_decided_at = 0.0
+        self._paused = False
+        self._stop: NodeError | None = None
+        self._share, self._doing = 0.0, ""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{job.id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start the thread that renews the lease."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """End the thread that renews the lease."""
+        self._ended.set()
+        self._thread.join()
+
+    def __call__(self, share: float, what: str) -> None:
+        """Report the job's progress: ``share`` done (0 to 1), and the present step in words. Raises NodeError
+        if the job must stop.
+        """
+        self._share, self._doing = share, what
+        if self._stop is not None:
+            raise self._stop
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Context manager for running another job in between: this job's lease is renewed, its time limit is
+        suspended.
+        """
+        began, self._paused = time.monotonic(), True
+        try:
+            yield
+        finally:
+            gone = time.monotonic() - began
+            self._started += gone
+            self._stop_decided_at += gone
+            self._paused = False
+
+    def _beat(self) -> None:
+        """Renew the lease at intervals, and request a stop when a limit is reached; runs in a thread."""
+        next_beat = time.monotonic() + self._interval
+        while not self._ended.wait(min(self._interval, 0.1)):
+            now = time.monotonic()
+            if self._stop is None and not self._paused:
+                if now - self._started > self._limit:
+                    self._request_stop(TimeLimitReached(f"took longer than {self._limit:g} s"))
+                elif self._stopping.is_set():
+                    self._stopping_since = self._stopping_since or now
+                    if now - self._stopping_since >= self._finish:
+                        self._request_stop(HandedBack("the worker stops"))
+            if now >= next_beat and not isinstance(self._stop, (LeaseLost, JobCancelled)):
+                next_beat = now + self._interval
+                try:
+                    self._queue.heartbeat(self._job, self._share, self._doing)
+                except (LeaseLost, JobCancelled) as stop:
+                    self._request_stop(stop)
+                except SQLAlchemyError as error:  # the lease outlasts several beats
+                    self._queue.outage.note_error(error)
+                except Exception as error:  # noqa: BLE001  (no memory, say: the next one may succeed)
+                    _LOGGER.warning("job %s: no heartbeat: %s", self._job.id, type(error).__name__)
+            idle = self._paused or self._ended.is_set()
+            if self._stop is not None and not idle and now - self._stop_decided_at > self._grace:
+                self._abandon(self._job, self._stop)
+
+    def _request_stop(self, stop: NodeError) -> None:
+        """Let the job stop at its next report of progress by raising ``stop``."""
+        self._stop, self._stop_decided_at = stop, time.monotonic()

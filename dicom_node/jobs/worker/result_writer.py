@@ -1,0 +1,440 @@
+"""The results of a job: built, then stored with their deliveries in the transaction that ends the job."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeVar
+
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from ai_pipeline.contract import Decision, ModelRef, Pipeline, PipelineResult, Refusal, Scores
+from ai_pipeline.summary import without_research
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.errors import ResultRefused
+from dicom_node.base.events import RESULT_LOST, RESULT_WITHHELD, RESULTS_HELD, RESULTS_ROUTED, SOURCE_REPAIRED
+from dicom_node.base.files import Files
+from dicom_node.base.lifecycle import DeliveryState, JobState, ResultKind
+from dicom_node.base.sitekey import load_or_create
+from dicom_node.base.store import deliveries, fetches, results
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Delivery, Job, Result, Study
+from dicom_node.base.store.transitions import record, settle_study, utc_now
+from dicom_node.deliver import outbox
+from dicom_node.jobs.drift import count_images
+from dicom_node.jobs.queue import JobQueue
+from dicom_node.jobs.worker.cleaning import record_cleaning
+from dicom_node.jobs.worker.images import JobImages
+from dicom_node.jobs.worker.previous import previous_images
+from dicom_node.results.build import (
+    ResultFile,
+    build,
+    build_failure,
+    put_in_place,
+    row_values,
+    temporary_files,
+)
+from dicom_node.results.deidentified import Pseudonyms, build_deidentified
+from dicom_node.results.envelope import RULE_STEP, BuiltObject, Cause, ResultContext, SourceObject, repairs_of
+
+T = TypeVar("T")
+_ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice
+
+
+class ResultWriter:
+    """Builds the result objects of a job, and stores files, rows and deliveries: all or none."""
+
+    def __init__(self, database: Database, settings: Settings, queue: JobQueue) -> None:
+        """Prepare to store results by these settings; ``queue`` ends the jobs."""
+        self._database = database
+        self._settings = settings
+        self._queue = queue
+        self._files = Files(settings)
+
+    def write(
+        self,
+        job: Job,
+        pipeline: Pipeline,
+        images: JobImages,
+        result: PipelineResult,
+        refused: Sequence[Refusal] = (),
+    ) -> None:
+        """Build and store the results of a job, end the job, and count its images and the ``refused`` ones.
+
+        Raises ResultRefused, LeaseLost, JobCancelled, PixelError.
+        """
+        analysed_at = job.analysed_at or utc_now()
+        findings = without_research(result).findings
+        present = frozenset(one.code.meaning[:64] for one in findings if one.decision is Decision.PRESENT)
+        names, stat = self._receivers(job, present)
+        models = result.models or pipeline.models()
+        rule = self._settings.rule(job.rule)
+        uids = [source.image.uid for source in images.readable] if rule and rule.compare else []
+        previous, day = self._read(previous_images, self._files, job, uids) if uids else ({}, None)
+        built: list[BuiltObject] = []
+        for peers in _grouped_by_charset(self._peers(names, deidentified=False)):
+            context = self._context(job, pipeline, models, analysed_at, peers, built=built)
+            context = replace(context, previous=previous, study_day=day)
+            built += build(context, sources=images.readable, result=result)
+        built += self._deidentified(job, names, pipeline, models, analysed_at, images, result)
+        self._record_repairs(job, images.readable)
+        self._end(
+            job,
+            JobState.SUCCEEDED,
+            "",
+            names,
+            built,
+            refused,
+            result.scores,
+            lambda session: record_cleaning(session, job, pipeline, result, images.readable),
+            analysed_at,
+            # Whether its rule wanted that when it took the study, or wants it now.
+            assess_first=job.assess_first or (rule is not None and rule.assess_first),
+            present=present,
+            models=models,
+            stat=stat,
+        )
+
+    def write_failure(
+        self,
+        job: Job,
+        pipeline: Pipeline | None,
+        images: Sequence[SourceObject],
+        state: JobState,
+        reason: str,
+        cause: Cause,
+        refused: Sequence[Refusal] = (),
+    ) -> None:
+        """Store a short report that the AI did not analyse the images, with reason and coded cause, and end
+        the job in ``state``. Raises as ``write``.
+
+        The report is for people who wait for the study, so de-identified destinations get none. It needs no
+        acceptance by a person, because it says nothing about the patient.
+        """
+        names, stat = self._receivers(job, (), assessed=False)
+        now, models = utc_now(), pipeline.models() if pipeline else ()
+        built: list[BuiltObject] = []
+        for peers in _grouped_by_charset(self._peers(names, deidentified=False)):
+            built += build_failure(
+                self._context(job, pipeline, models, now, peers, built=built), images, reason, cause
+            )
+        self._record_repairs(job, images)
+        self._end(job, state, reason, names, built, refused, stat=stat)
+
+    def end(self, job: Job, state: JobState, reason: str = "", refused: Sequence[Refusal] = ()) -> None:
+        """End a job without results in ``state``, and count the ``refused`` images. Raises LeaseLost."""
+        with self._database.write() as session:
+            self._queue.complete_if_owner(session, job, state, reason)
+            count_images(session, self._settings, refused=refused)
+            settle_study(session, job.study_id)
+
+    def _end(
+        self,
+        job: Job,
+        state: JobState,
+        reason: str,
+        names: Sequence[str],
+        built: Sequence[BuiltObject],
+        refused: Sequence[Refusal] = (),
+        scores: Sequence[Scores] = (),
+        also: Callable[[Session], object] = bool,
+        analysed_at: datetime | None = None,
+        *,
+        assess_first: bool = False,
+        present: frozenset[str] = frozenset(),
+        models: Sequence[ModelRef] = (),
+        stat: bool = False,
+    ) -> None:
+        """End the job in ``state``, and store the ``built`` results with deliveries to the peers ``names``,
+        in one transaction.
+
+        ``refused``, ``scores``: of images, to be counted. ``also``: called in the transaction to record more.
+        ``assess_first``: a person must accept the results before they are sent. ``present``: names of
+        suspected findings. ``models``: used for the results. ``stat``: a condition of the rule makes the
+        study STAT.
+        """
+        with temporary_files(built, self._files) as files:
+            for _ in range(_ROUNDS):
+                with contextlib.suppress(IntegrityError), self._database.write() as session:
+                    row = self._queue.complete_if_owner(session, job, state, reason)
+                    row.analysed_at = row.analysed_at or analysed_at
+                    row.models = [f"{model.id}@{model.version}" for model in models]
+                    new = self._enter(session, job, state, names, assess_first, present, built, files)
+                    # Make the study STAT, and record what the conditions of its rule changed, but no
+                    # finding.
+                    further = [name for name in names if name not in row.destinations]
+                    if stat:
+                        # Its deliveries and later jobs go before those of other studies.
+                        session.execute(
+                            update(Study)
+                            .where(Study.id == job.study_id, Study.priority < 1)
+                            .values(priority=1)
+                        )
+                    if further or stat:
+                        record(
+                            session,
+                            RESULTS_ROUTED,
+                            job.study_id,
+                            job=job.id,
+                            rule=job.rule,
+                            destinations=",".join(further),
+                            stat=stat,
+                        )
+                    count_images(session, self._settings, scores, refused)
+                    also(session)
+                    settle_study(session, job.study_id)
+                    session.flush()
+                    # Last before the commit: should it fail, the next try writes the files anew.
+                    put_in_place(new, self._files)
+                    return
+        raise RuntimeError("another worker writes the results of this job again and again")
+
+    def _receivers(
+        self, job: Job, present: Collection[str], *, assessed: bool = True
+    ) -> tuple[Sequence[str], bool]:
+        """Return the peers that get the job's results, including those that conditions of its rule add, and
+        whether a condition makes the study STAT.
+
+        A peer that got an earlier report of the rule by a condition also gets the one that replaces it.
+        ``present``: names of suspected findings.
+        """
+        rule = self._settings.rule(job.rule)
+        if rule is None or not rule.then:
+            return job.destinations, False
+        holding = [one for one in rule.then if one.is_met(present, assessed=assessed)]
+        with self._database.read() as session:
+            if fetches.is_prior(session, job.study_id):  # its results are sent nowhere
+                return job.destinations, False
+            had = results.receivers(session, job.study_id, job.rule)
+        further = {name for one in holding for name in one.send_to} | (had & set(rule.receivers))
+        known = {peer.name for peer in self._settings.peers if "receive" in peer.may}
+        names = [name for name in rule.receivers if name in further & known - set(job.destinations)]
+        return [*job.destinations, *names], any(one.priority == "stat" for one in holding)
+
+    def _enter(
+        self,
+        session: Session,
+        job: Job,
+        state: JobState,
+        names: Sequence[str],
+        assess_first: bool,
+        present: frozenset[str],
+        built: Sequence[BuiltObject],
+        files: Mapping[str, ResultFile],
+    ) -> list[ResultFile]:
+        """Add the rows and deliveries of the ``built`` objects; return the files that still need their final
+        names.
+
+        Parameters as of ``_end``.
+        """
+        waiting = 0
+        is_prior = fetches.is_prior(session, job.study_id)  # analysed for a comparison only
+        rows = results.existing(session, [item.sop_instance_uid for item in built])
+        new: list[ResultFile] = []
+        for item in built:
+            uid = item.sop_instance_uid
+            if uid not in rows:
+                values = row_values(item, files[uid], self._files)
+                rows[uid] = results.add(
+                    session, Result(study_id=job.study_id, job_id=job.id, created_at=utc_now(), **values)
+                )
+                new.append(files[uid])
+                if item.kind is ResultKind.SR and not item.deidentified:
+                    results.note_findings(session, rows[uid], present)
+            known = [] if is_prior else self._peers(names, deidentified=item.deidentified)
+            peers = [peer for peer in known if _accepts_object(peer, item)]
+            if rows[uid].purged:  # write down who misses it: a result is made once
+                for peer in peers:
+                    delivery = deliveries.add(session, rows[uid], peer.name)
+                    if delivery.state is DeliveryState.PENDING:
+                        deliveries.withdraw(session, delivery, "its file was deleted after spool.result_days")
+                        record(session, RESULT_LOST, job.study_id, instance=uid, destination=peer.name)
+                continue
+            waiting += outbox.enqueue(
+                session,
+                rows[uid],
+                peers,
+                in_doubt=uid in files and files[uid].was_there,
+                assess_first=assess_first,
+            )
+        if state is JobState.SUCCEEDED:
+            deliveries.replace_unassessed(session, job.study_id, job.rule, [row.id for row in rows.values()])
+        if waiting:
+            record(session, RESULTS_HELD, job.study_id, job=job.id, rule=job.rule, results=waiting)
+        self._carry_over_decisions(session, job, names, assess_first, built, rows)
+        return [file for file in new if not file.was_there]
+
+    def _carry_over_decisions(
+        self,
+        session: Session,
+        job: Job,
+        names: Sequence[str],
+        assess_first: bool,
+        built: Sequence[BuiltObject],
+        rows: Mapping[str, Result],
+    ) -> None:
+        """Apply to new results what a person did with the results that they replace: sending to further
+        peers, assessments.
+        """
+        # Peers to which a person sent results that these replace before they left get these instead.
+        left = deliveries.left_by_hand(session, job.study_id, job.rule)
+        by_hand = {delivery.destination for delivery in left} - set(names)
+        for peer in (peer for peer in self._settings.peers if peer.name in by_hand):
+            here = [
+                rows[one.sop_instance_uid]
+                for one in built
+                if peer.deidentify is one.deidentified
+                and _accepts_object(peer, one)
+                and not rows[one.sop_instance_uid].purged
+            ]
+            for row in here:
+                outbox.enqueue(session, row, [peer], by_hand=True, assess_first=assess_first)
+            replaced = [one for one in left if one.destination == peer.name and one.result not in here]
+            for delivery in replaced if here else ():
+                delivery.withdrawn = False
+        # Withdrawn assessments of reports that did not change after all are delivered.
+        jobs = {row.job_id for row in rows.values() if row.kind is ResultKind.SR and not row.deidentified}
+        for delivery in session.scalars(
+            select(Delivery)
+            .join(Delivery.result)
+            .where(Result.kind == ResultKind.ASSESSMENT, Result.job_id.in_(jobs), Delivery.withdrawn)
+        ).all():
+            takers = [one for one in self._settings.peers if one.name == delivery.destination]
+            if delivery.result is not None:
+                outbox.enqueue(session, delivery.result, [one for one in takers if one.assessments])
+
+    def _record_repairs(self, job: Job, images: Sequence[SourceObject]) -> None:
+        """Record an event for each image with invalid attributes, naming the attributes without values."""
+        if faulty := repairs_of(images):
+            with self._database.write() as session:
+                for uid, repairs in faulty.items():
+                    record(
+                        session,
+                        SOURCE_REPAIRED,
+                        job.study_id,
+                        job=job.id,
+                        instance=uid,
+                        repaired=",".join(sorted(repairs.repaired)),
+                        left_out=",".join(sorted(repairs.left_out)),
+                        kept=",".join(sorted(repairs.kept)),
+                    )
+
+    def _deidentified(
+        self,
+        job: Job,
+        names: Sequence[str],
+        pipeline: Pipeline,
+        models: Sequence[ModelRef],
+        analysed_at: datetime,
+        images: JobImages,
+        result: PipelineResult,
+    ) -> list[BuiltObject]:
+        """Build the objects for de-identified destinations, for each pseudonym domain; record an event for
+        each that may not be sent.
+
+        Raises ResultRefused if none may be sent and the job has no other destination.
+        """
+        domains: dict[str, list[PeerSettings]] = defaultdict(list)
+        for peer in self._peers(names, deidentified=True):
+            domains[peer.pseudonym_domain or ""].append(peer)
+        objects: list[BuiltObject] = []
+        reasons: list[str] = []
+        for domain, peers in domains.items():
+            made = build_deidentified(
+                self._context(job, pipeline, models, analysed_at, peers, domain=domain),
+                sources=images.readable,
+                result=result,
+                pseudonyms=Pseudonyms(load_or_create(self._settings.node.data_dir), domain),
+                options=frozenset(peers[-1].retain),
+            )
+            objects += made.objects
+            reasons += made.withheld
+        if withheld := list(dict.fromkeys(reasons)):
+            with self._database.write() as session:
+                for reason in withheld:
+                    record(session, RESULT_WITHHELD, job.study_id, job=job.id, reason=reason)
+        if withheld and not objects and not self._peers(names, deidentified=False):
+            raise ResultRefused("; ".join(withheld))
+        return objects
+
+    def _context(
+        self,
+        job: Job,
+        pipeline: Pipeline | None,
+        models: Sequence[ModelRef],
+        analysed_at: datetime,
+        peers: Sequence[PeerSettings],
+        *,
+        domain: str | None = None,
+        built: Sequence[BuiltObject] = (),
+    ) -> ResultContext:
+        """Return what the builders of results need to know about a job.
+
+        ``pipeline``: None if it could not be loaded. ``peers``: destinations of the results. ``domain``: the
+        pseudonym domain, None for results that name the patient. ``built``: objects of this job for other
+        destinations, which are not built again.
+        """
+        names, card = [peer.name for peer in peers], pipeline.card if pipeline else None
+        here = {item.sop_instance_uid for item in built}
+        with self._database.read() as session:
+            former, series = results.newest_report(session, job.study_id, job.rule, names, domain=domain)
+            installation = results.this_installation(session)
+            place = results.place_of_rule(session, job.study_id, job.rule)
+        rule = self._settings.rule(job.rule)
+        return ResultContext(
+            pipeline=card.name if card else job.pipeline,
+            pipeline_version=card.version if card else "unknown",
+            models=tuple(models),
+            analysed_at=analysed_at,
+            kinds=frozenset(kind for peer in peers for kind in peer.results),
+            installation=installation,
+            options=job.options,
+            region=card.region if card else None,
+            scheme=card.scheme if card else None,
+            station_name=self._settings.node.ae_title,
+            charset=peers[0].charset if peers else "utf8",
+            supersedes=former,
+            supersedes_series=series,
+            exists=lambda uid: uid in here or self._read(results.is_result, uid),
+            series_began=partial(self._read, results.series_began, job.study_id),
+            no_call=None if rule is None or rule.no_call is None else frozenset(rule.no_call),
+            series_offset=RULE_STEP * place,
+        )
+
+    def _read(self, query: Callable[..., T], *arguments: Any) -> T:
+        """Return the value of ``query`` called with a reading session of its own and ``arguments``."""
+        with self._database.read() as session:
+            return query(session, *arguments)
+
+    def _peers(self, names: Sequence[str], *, deidentified: bool) -> list[PeerSettings]:
+        """Return the configured peers among ``names`` that get de-identified objects, or those that do
+        not.
+        """
+        known = {peer.name: peer for peer in self._settings.peers}  # the job's start logged who is unknown
+        return [known[one] for one in names if one in known and known[one].deidentify is deidentified]
+
+
+def _accepts_object(peer: PeerSettings, item: BuiltObject) -> bool:
+    """Return whether a peer gets this object: it accepts the kind, the pseudonym domain and the character
+    set.
+    """
+    return (
+        item.not_beside.isdisjoint(peer.results)
+        and item.kind in peer.results
+        and item.pseudonym_domain == (peer.pseudonym_domain or "")
+        and item.charset in (None, peer.charset)
+    )
+
+
+def _grouped_by_charset(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
+    """Return groups of peers that get the same objects, because they want the same character set; one empty
+    group without peers.
+    """
+    groups = ([peer for peer in peers if peer.charset == charset] for charset in ("source", "utf8"))
+    return list(filter(None, groups)) or [[]]
