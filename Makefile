@@ -67,7 +67,7 @@ budget: $(VENV)/.test  ## no package above its number in budget.toml; WRITE=1 lo
 pictures: $(VENV)/.test demo  ## docs/pictures: what make demo shows, and the console; needs Debian's chromium-headless-shell
 	chromium-headless-shell --no-sandbox --disable-gpu --hide-scrollbars --window-size=1060,1050 \
 		--screenshot=docs/pictures/demo.png file://$(CURDIR)/demo-output/index.html
-	PICTURES=$(CURDIR)/docs/pictures $(ONE_CORE) -q -n0 tests/wire/test_console.py -k lists_are_dense
+	PICTURES=$(CURDIR)/docs/pictures $(ONE_CORE) -q -n0 tests/wire/console/test_walk.py -k lists_are_dense
 	$(BIN)/python -c "import sys, PIL.Image as I; [I.open(one).quantize(128).save(one, optimize=True) for one in sys.argv[1:]]" \
 		docs/pictures/console-*.png  # in few colours: half of the bytes
 

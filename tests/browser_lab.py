@@ -20,6 +20,11 @@ from tests.waiting import wait_until
 _AUTOFOCUS = "Autofocus processing was blocked"
 _SECONDS = 120  # that a page may take: a slow machine is no fault
 expect.set_options(timeout=1000 * _SECONDS)
+IN_A_BROWSER = [
+    *(pytest.mark.debian("chromium-headless-shell"), pytest.mark.timeout(600)),
+    pytest.mark.filterwarnings("ignore:The string:UserWarning"),  # of a name; the node lets none be said
+]
+"""Marks of a file of such tests."""
 
 
 @contextmanager
@@ -74,3 +79,17 @@ def signed_in(chromium: Chromium, address: str, role: UserRole, **how: object) -
     page.keyboard.press("Enter")
     page.wait_for_selector("text=Sign out")
     return page, complaints
+
+
+def press(page: Page, words: str) -> None:
+    """Press a button, and wait for the page that answers."""
+    with page.expect_navigation():
+        page.click(f"main button:text-is('{words}') >> visible=true >> nth=0")
+    assert page.locator("h1:text-is('That did not work')").count() == 0, page.inner_text("main")
+
+
+def because(page: Page, words: str) -> None:
+    """Open what asks for a reason, give one, and go on."""
+    page.click(f"main summary:text-is('{words}') >> visible=true >> nth=0")
+    page.fill("details[open] input[name=because]", "not of this patient")
+    press(page, words)

@@ -45,12 +45,13 @@ LONGEST = frozenset(
         "test_hostile",
         "test_cleaning",
         "test_cleaning_hard",
-        "test_console",
         "test_delivery",
         "test_formats",
         "test_kill",
         "test_node",
         "test_ovarian_training",
+        "test_viewer",
+        "test_walk",
     )
 )
 

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,20 @@ import httpx2
 from argon2 import PasswordHasher
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from pydantic import SecretStr
 from starlette.routing import BaseRoute
 
 from ai_pipeline.models.registry import SHIPPED
 from dicom_console.app import create_app
 from dicom_console.web.access import Site
+from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import EventRow
+from dicom_node.base.store.transitions import utc_now
 from dicom_node.people import audit, users
+from tests.inbox_lab import Inbox
 from tests.rows import Stored
 
 PASSWORD = "correct horse battery"
@@ -237,3 +243,20 @@ def routes(found: list[BaseRoute], prefix: str = "") -> Iterator[APIRoute]:
             inner = getattr(route, "original_router", None)
             assert inner is not None, f"{route} is no endpoint that this test knows"
             yield from routes(inner.routes)
+
+
+def happened(inbox: Inbox, kind: events.EventType, minutes_ago: float, **fields: Any) -> None:
+    """An event of so many minutes ago."""
+    inbox.add(EventRow(at=utc_now() - timedelta(minutes=minutes_ago), number=kind.number, fields=fields))
+
+
+def entered_in(inbox: Inbox) -> str:
+    """The newest file of what was entered; "" without one."""
+    return "".join(file.read_text() for file in sorted(inbox.folder.glob("entered/*.toml"))[-1:])
+
+
+def numbers(console: ConsoleLab) -> tuple[int, str]:
+    """Status and text of /metrics, asked for with the token."""
+    console.change("console", metrics_token=SecretStr("t0ken"))
+    answer = console.browser().client.get("/metrics", headers={"Authorization": "Bearer t0ken"})
+    return answer.status_code, answer.text

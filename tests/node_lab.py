@@ -25,7 +25,7 @@ from dicom_node.base.config import loading
 from dicom_node.base.store import views
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Study
-from dicom_node.deliver.scu.dimse import CallingAE
+from dicom_node.deliver.scu.calling_ae import CallingAE
 from dicom_node.serve import cli
 from tests.forked import Forked, run_forked
 from tests.ports import free_port

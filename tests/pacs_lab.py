@@ -37,7 +37,7 @@ from dicom_connectors.worklist.workitem import PULL, PUSH
 from dicom_node.base.config.settings import PeerSettings
 from dicom_node.base.dicom.dimse_n import COMMITMENT_INSTANCE
 from dicom_node.deliver.scu import StudyQuery, open_archive
-from dicom_node.deliver.scu.dimse import CallingAE
+from dicom_node.deliver.scu.calling_ae import CallingAE
 from dicom_node.studies import fetch
 from tests.hostile.web import answering
 from tests.inbox_lab import CONFIG, Inbox

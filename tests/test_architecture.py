@@ -63,7 +63,7 @@ def test_a_room_imports_only_what_it_may_know() -> None:
         ("dicom_node.studies.indexing", "dicom_node.results"),
         ("dicom_node.results.sr", "dicom_node.deliver.outbox"),
         ("dicom_node.deliver.delivery_worker", "orthanc_rest_client"),
-        ("dicom_node.deliver.scu.dimse", "dicom_node.base.store.database"),
+        ("dicom_node.deliver.scu.storage", "dicom_node.base.store.database"),
         ("dicom_node.jobs.queue", "dicom_node.results.sr"),
         ("dicom_node.base.store.tables", "dicom_node.receive.spool"),
         ("ai_pipeline.images.decode", "dicom_node.base.config.settings"),

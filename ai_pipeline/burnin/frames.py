@@ -23,26 +23,19 @@ import numpy as np
 import numpy.typing as npt
 import zxingcpp
 
-from ai_pipeline.burnin.decide.writing import (
+from ai_pipeline.burnin.decide.candidates import (
     FAINT,
-    FILLED,
     FINEST,
-    SAME,
-    SMALLEST_LETTER,
     Candidate,
     MeasuredPixels,
-    are_letters,
-    around,
     candidates,
     candidates_of,
-    covered,
-    overlap,
-    share_of,
-    strokes_in,
     surroundings,
-    with_sides,
-    without_shapes_of_letters,
 )
+from ai_pipeline.burnin.decide.layout import FILLED, around, covered, overlap, share_of
+from ai_pipeline.burnin.decide.letters import are_letters, strokes_in
+from ai_pipeline.burnin.decide.outline import SMALLEST_LETTER, with_sides, without_shapes_of_letters
+from ai_pipeline.burnin.decide.writing import SAME
 from ai_pipeline.burnin.find.annotation import (
     AnnotationKind,
     Box,

@@ -10,33 +10,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ai_pipeline.burnin.decide.axes import as_scales, beside_velocities
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
+from ai_pipeline.burnin.decide.candidates import CURVE, Candidate, MeasuredPixels
+from ai_pipeline.burnin.decide.layout import covered, inner, level_box, overlap, share_of
+from ai_pipeline.burnin.decide.letters import FEWEST, TRACED, are_letters, letter_strokes
 from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, NOTHING_MORE, OVER_TISSUE, Allowed
-from ai_pipeline.burnin.decide.writing import (
-    CURVE,
-    FEWEST,
-    SAME,
-    SMALLEST_LETTER,
-    TRACED,
-    Candidate,
-    MeasuredPixels,
-    Text,
-    are_letters,
-    as_scales,
-    beside_velocities,
-    blocks,
-    by_best_reading,
-    by_their_pair,
-    by_their_rows,
-    covered,
-    find_texts,
-    inner,
-    letter_strokes,
-    level_box,
-    overlap,
-    share_of,
-    with_sides,
-)
+from ai_pipeline.burnin.decide.neighbours import by_best_reading, by_their_pair
+from ai_pipeline.burnin.decide.outline import SMALLEST_LETTER, blocks, with_sides
+from ai_pipeline.burnin.decide.settings import by_their_rows
+from ai_pipeline.burnin.decide.texts import Text
+from ai_pipeline.burnin.decide.writing import SAME, find_texts
 from ai_pipeline.burnin.find.annotation import (
     ULTRASOUND,
     AnnotationKind,

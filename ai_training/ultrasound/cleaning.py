@@ -25,7 +25,7 @@ from skimage.metrics import structural_similarity
 from sklearn.metrics.pairwise import polynomial_kernel
 
 from ai_pipeline.burnin.cleaning import clean
-from ai_pipeline.burnin.decide.writing import candidates
+from ai_pipeline.burnin.decide.candidates import candidates
 from ai_pipeline.burnin.find.annotation import (
     Box,
     CleaningPolicy,

@@ -26,9 +26,9 @@ from dicom_node.deliver.scu import (
     Presence,
     SendReport,
     SendStatus,
+    client_tls,
     send_each,
 )
-from dicom_node.deliver.scu.dimse import client_tls
 
 MAXIMUM_ANSWER_BYTES = 2**16
 """Of an acknowledgement; usual ones have 200."""

@@ -16,7 +16,7 @@ from dicom_connectors.worklist.workitem import CHANGE_STATE, PULL, PUSH, Procedu
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.errors import Unavailable
 from dicom_node.deliver.scu import Check, SendStatus
-from dicom_node.deliver.scu.dimse import DimseCaller, NoAssociation
+from dicom_node.deliver.scu.association import DimseCaller, NoAssociation
 from dicom_node.deliver.scu.http import FAULTY_ANSWER, HttpCaller, status_of
 
 MOST_ITEMS: Final = 200

@@ -61,8 +61,8 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, as_json, list_events
-from dicom_node.deliver import outbox
-from dicom_node.deliver.outbox import outages
+from dicom_node.deliver import holding
+from dicom_node.deliver.outages import outages
 from dicom_node.people import audit, reviews
 from dicom_node.people.audit import machine_name
 from dicom_node.people.disk import days_left
@@ -265,7 +265,7 @@ def overview(session: Session, settings: Settings) -> View:
             events.DECISIONS_CHANGED: bool(lost),
         },
     )
-    unassessed, hours = outbox.numbers(session), settings.outbox.assess_hours
+    unassessed, hours = holding.numbers(session), settings.outbox.assess_hours
     due = as_json(utc_now() - timedelta(hours=hours))  # results that came before wait too long for a person
     late = hours and unassessed["oldest"] and unassessed["oldest"] < due
     return {
@@ -411,7 +411,7 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
         Gauge(
             "unassessed_oldest_seconds",
             "How long results have waited for a person, at most.",
-            age(outbox.oldest_unassessed(session)),
+            age(holding.oldest_unassessed(session)),
         ),
     )
     for measure in connectors.every("metrics"):

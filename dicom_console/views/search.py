@@ -26,7 +26,7 @@ from dicom_node.base.store.tables import (
     Withdrawal,
 )
 from dicom_node.base.store.views import View
-from dicom_node.deliver import outbox
+from dicom_node.deliver import outages
 
 PAGE = 50
 """Studies of one page."""
@@ -177,7 +177,7 @@ def with_withdrawals(session: Session, rows: Sequence[View]) -> list[View]:
         study: "all" if withdrawn == results else "some" if withdrawn else ""
         for study, results, withdrawn in session.execute(counted.group_by(Result.study_id))
     }
-    waits = outbox.reasons(session, Study.id.in_(numbers))
+    waits = outages.reasons(session, Study.id.in_(numbers))
     return [
         {**row, "withdrawn": gone.get(row["id"], ""), "reason": row["reason"] or waits.get(row["id"], "")}
         for row in rows

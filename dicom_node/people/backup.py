@@ -66,7 +66,7 @@ from dicom_node.base.store.tables import (
     Result,
     Study,
 )
-from dicom_node.deliver import outbox
+from dicom_node.deliver import holding, outbox
 from dicom_node.jobs.queue import cancel
 from dicom_node.people import (
     audit,
@@ -562,7 +562,7 @@ def _assess(settings: Settings, wanted: DecisionRow) -> None:
         )
         if not decided_again and {
             session.get_one(Result, row.result_id).sop_instance_uid
-            for row in outbox.decidable_results(session, study)
+            for row in holding.decidable_results(session, study)
         } != {*what["results"]}:
             raise _NotYet("the waiting results changed since they were assessed")
     if decided_again:  # by a person, before this decision could be applied

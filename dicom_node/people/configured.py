@@ -617,7 +617,7 @@ def try_files(settings: Settings, files: Sequence[Path], sender: str = "") -> li
 
     ``sender``: name or AE title of the peer that is assumed to have sent them, "" for none. Raises NotFound.
     """
-    from dicom_node.deliver.scu.dimse import dicom_files
+    from dicom_node.deliver.scu.storage import dicom_files
 
     peer = settings.sender(sender) if sender else None
     read = [_read_file(path, settings, peer) for path in dicom_files(files)]

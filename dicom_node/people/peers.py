@@ -28,7 +28,7 @@ from dicom_node.base.events import (
 )
 from dicom_node.base.lifecycle import AuditAction
 from dicom_node.base.store import views
-from dicom_node.deliver.outbox import PeerOutage, outages
+from dicom_node.deliver.outages import PeerOutage, outages
 from dicom_node.people import Row, audit, reading, writing
 from dicom_node.receive.limits import REFUSED_CONTEXTS_NAMED
 from dicom_node.receive.messages import Proposal

@@ -43,7 +43,7 @@ from dicom_node.base.store import results
 from dicom_node.base.store.tables import CleaningReview, DrawnByHand, Feedback, Instance, Result, Study
 from dicom_node.base.store.transitions import FOR_UPDATE, settle_study, utc_now
 from dicom_node.base.store.views import View, as_json, columns, find_study
-from dicom_node.deliver import outbox
+from dicom_node.deliver import holding, outbox
 from dicom_node.jobs.drift import wilson
 from dicom_node.jobs.worker.images import device_rules_of
 from dicom_node.people import (
@@ -107,19 +107,19 @@ def held_results(session: Session, settings: Settings, study: int) -> View:
     ``takers``: peers that have a report of the study and accept assessments. A decision must pass ``as_of``
     back, so that it applies to the results that the person saw.
     """
-    rows = outbox.decidable_results(session, study)
+    rows = holding.decidable_results(session, study)
     decisions = {
         (row.decided_at, row.decided_by, row.state): {
             "verdict": row.state.value,
             **columns(row, "decided_at", "decided_by", "because"),
         }
-        for row in outbox.decided_results(session, study)
+        for row in holding.decided_results(session, study)
     }
     return {
         "waiting": sum(row.state in UNDECIDED for row in rows),
         "rejected": sum(row.state is HeldState.REJECTED for row in rows),
         "since": as_json(min((row.since for row in rows), default=None)),
-        "as_of": outbox.results_hash(rows) if rows else "",
+        "as_of": holding.results_hash(rows) if rows else "",
         "decisions": list(decisions.values()),
         "takers": sorted(
             {peer.name for one in _reports(session, settings, study) for peer in _takers(settings, one)}
@@ -160,7 +160,7 @@ def accept_results(
                 "changed. Reject the results, or assess the finding anew"
             )
         what = _decision(session, study, HeldState.ACCEPTED)
-        number = outbox.accept(session, study, by.name, as_of, rejected=rejected)
+        number = holding.accept(session, study, by.name, as_of, rejected=rejected)
         # Whoever accepts the results accepts what they suspect and nobody has assessed yet.
         rest = [
             row
@@ -190,7 +190,7 @@ def reject_results(
     with writing(settings) as session:
         study = find_study(session, study_instance_uid).id
         what = _decision(session, study, HeldState.REJECTED)
-        number = outbox.reject(session, study, by.name, words, as_of)
+        number = holding.reject(session, study, by.name, words, as_of)
         _note_decision(session, by, study, what, number, words)
     return number
 
@@ -451,7 +451,7 @@ def _decision(session: Session, study: int, verdict: HeldState) -> dict[str, Any
     """A person's decision on a study's results, with UIDs in place of row numbers, for its copy outside the
     database.
     """
-    held_rows = outbox.decidable_results(session, study)
+    held_rows = holding.decidable_results(session, study)
     uids = select(Result.sop_instance_uid).where(Result.id.in_([row.result_id for row in held_rows]))
     return {
         "results": sorted(session.scalars(uids)),

@@ -23,7 +23,7 @@ from dicom_node.base.store import deliveries, transitions
 from dicom_node.base.store import results as stored_results
 from dicom_node.base.store.tables import Delivery, Feedback, Removal, Result, Study, Withdrawal
 from dicom_node.base.store.views import View, columns, find_study
-from dicom_node.deliver import outbox
+from dicom_node.deliver import outbox, removals
 from dicom_node.people import (
     audit,
     existing,
@@ -144,7 +144,7 @@ def withdraw_results(
                     kind=row.kind.value,
                     reason=reason.value,
                 )
-                outbox.queue_removal(session, row, settings.peers)
+                removals.queue_removal(session, row, settings.peers)
             stored_results.forget_findings(session, [row.id for row in chosen])
             audit.note(
                 session,

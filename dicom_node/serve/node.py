@@ -58,7 +58,7 @@ from dicom_node.base.runner import outlast
 from dicom_node.base.store import deliveries
 from dicom_node.base.store.database import SHORTEST, Database, in_words
 from dicom_node.base.store.transitions import OwnEvents, acquire_lease, release_lease, utc_now
-from dicom_node.deliver import delivery_worker, outbox
+from dicom_node.deliver import commitment_answers, delivery_worker, holding, outages, removals
 from dicom_node.jobs import drift
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import audit, backup, disk, preflight, processes
@@ -524,9 +524,9 @@ class Background:
             self._run("indexer", self._index_and_assemble)
         if self._role.may_deliver and self._settings.outbox.deliver:
             self._run("outbox", self._deliver)
-            threads.append(outbox.Removals(self._database, self._settings, self._owner))
+            threads.append(removals.Removals(self._database, self._settings, self._owner))
             threads += [
-                delivery_worker.CommitmentAnswers(self._database, self._settings, peer, self._owner)
+                commitment_answers.CommitmentAnswers(self._database, self._settings, peer, self._owner)
                 for peer in self._settings.peers
                 if peer.commit_after
             ]
@@ -683,8 +683,8 @@ class Background:
         elif role.receives and not bucket_of(settings):
             every(_DAY_SECONDS, self._if_leased, _SITE, *compare, next_run_time=now)
         if role.receives:
-            once_a_site(60.0, outbox.report_outages)
-            once_a_site(300.0, outbox.report_overdue)
+            once_a_site(60.0, outages.report_outages)
+            once_a_site(300.0, holding.report_overdue)
             once_a_site(600.0, processes.report_silence)
             once_a_site(
                 3600.0,
@@ -692,7 +692,7 @@ class Background:
                 indexing.purge_results,
                 drift.forget_old,
                 disk.forget_past,
-                delivery_worker.give_up_requests,
+                commitment_answers.give_up_requests,
                 processes.forget_lost,
                 *connectors.every("tasks"),
             )

@@ -22,8 +22,9 @@ from torch.nn.functional import ctc_loss
 from torch.utils.data import Dataset
 
 from ai_pipeline.burnin.decide import vocabulary
+from ai_pipeline.burnin.decide.layout import level_box
 from ai_pipeline.burnin.decide.meaning import meaning_of
-from ai_pipeline.burnin.decide.writing import level_box, text_meaning
+from ai_pipeline.burnin.decide.texts import text_meaning
 from ai_pipeline.burnin.find.annotation import Box, Picture, brightest
 from ai_pipeline.burnin.find.networks import (
     HEIGHT,

@@ -56,9 +56,11 @@ from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.base.lifecycle import RejectionReason, ResultKind
 from dicom_node.base.store.requested import MOST_OPEN
-from dicom_node.deliver.delivery_worker import INDEXED_AFTER
+from dicom_node.deliver.commitment_answers import INDEXED_AFTER
 from dicom_node.deliver.scu import MOST_OBJECTS, open_archive
-from dicom_node.deliver.scu.dimse import LARGEST_BY_GET, REPORT_SECONDS, DimseDestination
+from dicom_node.deliver.scu.commitment import REPORT_SECONDS
+from dicom_node.deliver.scu.query_retrieve import LARGEST_BY_GET
+from dicom_node.deliver.scu.storage import DimseDestination
 from dicom_node.receive import limits
 from dicom_node.receive.listener import KEPT_DAYS
 from dicom_node.receive.messages import APPLICATION_CONTEXT, MAXIMUM_PDU_BYTES

@@ -109,7 +109,7 @@ from dicom_node.deliver.scu import (
     Presence,
     RetrieveStatus,
     SendStatus,
-    dimse,
+    calling_ae,
     open_archive,
     open_destination,
     open_remover,
@@ -1640,8 +1640,8 @@ def test_a_peer_whose_answer_stops_in_the_middle_is_cut_off(
     tmp_path: Path, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After nothing, half an A-ASSOCIATE-AC or an association; an archive and a destination alike."""
-    monkeypatch.setattr("dicom_node.deliver.scu.dimse._NEGOTIATE_SECONDS", 0.3)
-    monkeypatch.setattr("dicom_node.deliver.scu.dimse._ASSOCIATE_SECONDS", 0.6)
+    monkeypatch.setattr("dicom_node.deliver.scu.association._NEGOTIATE_SECONDS", 0.3)
+    monkeypatch.setattr("dicom_node.deliver.scu.association._ASSOCIATE_SECONDS", 0.6)
     image = film("hung")
     with (
         run_pacs(FakeArchive(free_port(), answers=[answer_for(image)], gives=[image])) as pacs,
@@ -1814,7 +1814,7 @@ def test_answers_to_another_question_are_left_out() -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_answers_without_an_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dimse, "MAXIMUM_ANSWER_BYTES", 2**16)
+    monkeypatch.setattr(calling_ae, "MAXIMUM_ANSWER_BYTES", 2**16)
     image = film("endless")
     with run_pacs(FakeArchive(free_port(), answers=[answer_for(image)] * 5000), classes=()) as pacs:
         settings = Settings(peers=(PeerSettings.model_validate(peer(pacs.port)),))
@@ -1824,7 +1824,7 @@ def test_answers_without_an_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.usefixtures("impatient")
 def test_more_objects_than_a_study_may_have_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("scu", "scu.dimse"):
+    for module in ("scu", "scu.query_retrieve"):
         monkeypatch.setattr(f"dicom_node.deliver.{module}.MOST_OBJECTS", 3)
     images = [chest("more", PIXELS, number=one) for one in range(1, 8)]
     sink = Sink()

@@ -79,20 +79,21 @@ from dicom_node.base.store import intake
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Commitment, Delivery, Removal, Result, Study
 from dicom_node.base.store.transitions import utc_now
-from dicom_node.deliver import delivery_worker
+from dicom_node.deliver import commitment_requests
 from dicom_node.deliver.delivery_worker import DeliveryWorker
-from dicom_node.deliver.outbox import Removals
+from dicom_node.deliver.removals import Removals
 from dicom_node.deliver.scu import (
     Destination,
     RetrieveStatus,
     SendStatus,
     StudyQuery,
-    dimse,
+    commitment,
     open_archive,
     open_destination,
     open_remover,
 )
-from dicom_node.deliver.scu.dimse import CallingAE, StorageCommitment
+from dicom_node.deliver.scu.calling_ae import CallingAE
+from dicom_node.deliver.scu.commitment import StorageCommitment
 from dicom_node.people.withdrawal import results_to_withdraw
 from dicom_node.receive.policy import accepted_classes
 from dicom_node.studies.indexing import JournalIngest, stop_study
@@ -1052,7 +1053,7 @@ def test_a_real_orthanc_has_each_image_once_though_the_senders_are_killed(
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dimse, "REPORT_SECONDS", 0)
+    monkeypatch.setattr(commitment, "REPORT_SECONDS", 0)
 
 
 def committing(committing_pacs: Pacs, **settings: object) -> PeerSettings:
@@ -1074,7 +1075,7 @@ def reported(
     """A report that a listener took, entered."""
     taken, not_taken = [f"{uid} {SECONDARY_CAPTURE}" for uid in committed], [f"{uid} 0112" for uid in failed]
     outbox.write(intake.keep_report, transaction, ae, taken, not_taken, utc_now())
-    assert delivery_worker.enter_reports(outbox.database, outbox.settings) == 1
+    assert commitment_requests.enter_reports(outbox.database, outbox.settings) == 1
 
 
 def hours_pass(outbox: Outbox, hours: float) -> None:
@@ -1085,7 +1086,7 @@ def hours_pass(outbox: Outbox, hours: float) -> None:
 def test_an_object_that_is_not_taken_over_is_sent_again(
     tmp_path: Path, committing_pacs: CommittingPacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dimse, "REPORT_SECONDS", 10)
+    monkeypatch.setattr(commitment, "REPORT_SECONDS", 10)
     committing_pacs.at_once = lambda transaction, uids: (
         report(transaction, failed=uids) if len(committing_pacs.requests) == 1 else report(transaction, uids)
     )
@@ -1183,7 +1184,7 @@ def test_a_kill_between_request_and_answer_loses_nothing(
 def test_a_report_is_answered_only_when_it_is_kept(
     committing_pacs: CommittingPacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dimse, "REPORT_SECONDS", 10)
+    monkeypatch.setattr(commitment, "REPORT_SECONDS", 10)
     committing_pacs.at_once = report
     peer = committing(committing_pacs)
     requestor = StorageCommitment(peer, Settings(peers=(peer,)))
@@ -1205,7 +1206,7 @@ def test_a_report_to_the_listener_reaches_the_outbox(tmp_path: Path, committing_
         listener.kill()  # at once: what was answered is kept
         JournalIngest(outbox.database, listener.data_dir / "journal").run_once()
         JournalIngest(outbox.database, listener.data_dir / "journal").run_once()  # and after a restart here
-    assert delivery_worker.enter_reports(outbox.database, outbox.settings) == 1
+    assert commitment_requests.enter_reports(outbox.database, outbox.settings) == 1
     assert outbox.states() == {"confirmed": 1}
     assert outbox.numbers()[events.COMMITMENT_REPORTED.number] == 1
 

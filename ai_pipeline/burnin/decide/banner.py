@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ai_pipeline.burnin.decide.writing import blocks
+from ai_pipeline.burnin.decide.outline import blocks
 from ai_pipeline.burnin.devices.rules import device_boxes
 from ai_pipeline.burnin.find.annotation import (
     AnnotationKind,

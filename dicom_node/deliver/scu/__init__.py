@@ -616,18 +616,30 @@ def tls_context(authorities: Path | None, connections: Connections) -> ssl.SSLCo
     return context
 
 
+def client_tls(settings: Settings) -> ssl.SSLContext:
+    """The TLS settings of a DICOM client by PS3.15 B.12: it checks the peer's certificate and presents
+    ours.
+    """
+    tls = settings.listener.tls
+    trusted = str(tls.trusted) if tls and tls.trusted else None
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=trusted)
+    if tls:
+        context.load_cert_chain(tls.certificate, tls.private_key)
+    return context
+
+
 def open_archive(peer: PeerSettings, settings: Settings) -> Archive:
     """Make the client that queries this peer, by its ``transport`` or DIMSE. For one thread; not connected
     yet.
     """
-    return cast(Archive, _client("archives", peer, "DimseArchive")(peer, settings))
+    return cast(Archive, _client("archives", peer, "query_retrieve:DimseArchive")(peer, settings))
 
 
 def open_commitment(peer: PeerSettings, settings: Settings) -> CommitmentPeer:
     """Make the client for storage commitment, for our requests and for reports to the peer. For one thread;
     not connected yet.
     """
-    return cast(CommitmentPeer, _client("", peer, "StorageCommitment")(peer, settings))
+    return cast(CommitmentPeer, _client("", peer, "commitment:StorageCommitment")(peer, settings))
 
 
 def open_remover(peer: PeerSettings, settings: Settings) -> Remover:
@@ -639,14 +651,14 @@ def open_remover(peer: PeerSettings, settings: Settings) -> Remover:
 
 def open_destination(peer: PeerSettings, settings: Settings) -> Destination:
     """Make the client that sends to this peer, by its ``transport``. For one thread; not connected yet."""
-    return cast(Destination, _client("destinations", peer, "DimseDestination")(peer, settings))
+    return cast(Destination, _client("destinations", peer, "storage:DimseDestination")(peer, settings))
 
 
 def _client(group: str, peer: PeerSettings, ours: str) -> Any:
     """The class that a connector provides for the peer's transport, or else our own for DIMSE; imported on
     first use.
 
-    ``group``: the kind of connector, such as "destinations"; ``ours``: the name of our class.
+    ``group``: the kind of connector, such as "destinations"; ``ours``: our module and class in it.
     """
     added = installed(group).get(peer.transport)
-    return (added or EntryPoint("", f"{__name__}.dimse:{ours}", "")).load()
+    return (added or EntryPoint("", f"{__name__}.{ours}", "")).load()

@@ -39,8 +39,10 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver import delivery_worker
-from dicom_node.deliver.delivery_worker import CommitmentAnswers
-from dicom_node.deliver.outbox import Moves, outages, report_outages, retry, retry_all, wait_before_query
+from dicom_node.deliver.commitment_answers import CommitmentAnswers
+from dicom_node.deliver.moves import Moves, wait_before_query
+from dicom_node.deliver.outages import outages, report_outages
+from dicom_node.deliver.outbox import retry, retry_all
 from dicom_node.deliver.scu import Confirmation, Presence, SendReport, SendStatus
 from dicom_node.studies.indexing import JournalIngest
 from tests.inbox_lab import CONFIG, Inbox

@@ -28,7 +28,7 @@ from dicom_node.base.config.settings import (
     remote_address,
 )
 from dicom_node.deliver.scu import Presence, SendStatus, http, open_destination, store_report
-from dicom_node.deliver.scu.dimse import DimseDestination
+from dicom_node.deliver.scu.storage import DimseDestination
 from tests.hostile.web import answering
 from tests.modality import data_set, ultrasound
 from tests.outbox_lab import outgoing
@@ -255,7 +255,7 @@ def test_only_a_multipart_answer_has_parts(content_type: str) -> None:
 
 @pytest.fixture
 def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    monkeypatch.setattr("dicom_node.deliver.scu.dimse._NEGOTIATE_SECONDS", 1.0)
+    monkeypatch.setattr("dicom_node.deliver.scu.association._NEGOTIATE_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import users
-from tests.console_lab import ConsoleLab, add_users, quick_hasher
+from tests.console_lab import Browser, ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.unit.dicom_console.illustrated import analysed, illustrated
 
@@ -68,3 +69,13 @@ def node(open_inbox: Callable[..., Inbox], tmp_path: Path, analysed_once: Path) 
     """A node of its own with an analysed study: a still and a cine, their results not sent yet."""
     shutil.copytree(analysed_once, tmp_path / "var")
     return open_inbox(illustrated())
+
+
+@pytest.fixture
+def console_of_node(node: Inbox) -> ConsoleLab:
+    return ConsoleLab(node.settings, node.database)
+
+
+@pytest.fixture
+def uploader(console: ConsoleLab) -> Browser:
+    return console.browser(UserRole.OPERATOR)

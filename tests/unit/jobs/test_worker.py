@@ -34,7 +34,7 @@ from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.lifecycle import DeliveryState, JobState, ObjectRole, ResultKind, StudyState
 from dicom_node.base.store.tables import Delivery, Instance, Job, Notification, Original, Result, Study
 from dicom_node.base.store.transitions import settle_study, utc_now
-from dicom_node.deliver import outbox
+from dicom_node.deliver import inspection, outbox
 from dicom_node.jobs.queue import decide, explain, retry, why_none
 from dicom_node.jobs.worker.analysis import ImageAnalysis
 from dicom_node.jobs.worker.run import Worker
@@ -773,9 +773,9 @@ def test_the_last_check_keeps_it_from_a_destination_that_is_de_identified_by_now
     item = replace(outgoing(image, inbox.folder), is_original=True)
     whole = replace(item, bytes=item.path.stat().st_size)
     peer = inbox.settings.peer("archive")
-    assert outbox.fault(whole, peer) == ""
-    assert "names the patient" in outbox.fault(whole, peer.model_copy(update={"deidentify": True}))
-    assert "missing or damaged" in outbox.fault(item, peer)
+    assert inspection.fault(whole, peer) == ""
+    assert "names the patient" in inspection.fault(whole, peer.model_copy(update={"deidentify": True}))
+    assert "missing or damaged" in inspection.fault(item, peer)
 
 
 def report_of(image: Dataset, number: int) -> Dataset:

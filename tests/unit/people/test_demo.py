@@ -9,7 +9,7 @@ from pydicom import dcmread, examples
 from ai_pipeline.chest.pipeline import ChestXray
 from ai_pipeline.images.decode import open_dicom
 from dicom_node.base.config.settings import Settings
-from dicom_node.deliver.scu.dimse import send_files
+from dicom_node.deliver.scu.storage import send_files
 from dicom_node.people import demo
 from tests.drawn_chest import drawn_film
 from tests.forked import run_forked

@@ -105,8 +105,8 @@ def prior_of(image: Dataset, name: str) -> Dataset:
 def test_a_peer_that_does_not_answer_holds_a_job_no_longer_than_set(
     tmp_path: Path, hangs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.deliver.scu.dimse._NEGOTIATE_SECONDS", 0.3)
-    monkeypatch.setattr("dicom_node.deliver.scu.dimse._ASSOCIATE_SECONDS", 0.6)
+    monkeypatch.setattr("dicom_node.deliver.scu.association._NEGOTIATE_SECONDS", 0.3)
+    monkeypatch.setattr("dicom_node.deliver.scu.association._ASSOCIATE_SECONDS", 0.6)
     with run_pacs(FakeArchive(free_port()), classes=()) as pacs, valve_before(pacs.port) as valve:
         valve.from_peer = 0
         inbox = inbox_beside(tmp_path, valve.port if hangs else free_port(), PRIORS)

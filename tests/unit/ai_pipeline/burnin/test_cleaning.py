@@ -33,16 +33,10 @@ from ai_pipeline.burnin import pipeline as ultrasound
 from ai_pipeline.burnin import planning, tools
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
-from ai_pipeline.burnin.decide.writing import (
-    FAINT,
-    FINEST,
-    NOTHING_READ,
-    Text,
-    blocks,
-    level_box,
-    surroundings,
-    text_in_outline,
-)
+from ai_pipeline.burnin.decide.candidates import FAINT, FINEST, surroundings
+from ai_pipeline.burnin.decide.layout import level_box
+from ai_pipeline.burnin.decide.outline import blocks, text_in_outline
+from ai_pipeline.burnin.decide.texts import NOTHING_READ, Text
 from ai_pipeline.burnin.devices.rules import (
     DEVICE_RULES,
     SHIPPED,

@@ -18,6 +18,17 @@ from pydicom.dataset import Dataset
 
 from ai_pipeline.burnin.card import UltrasoundOptions
 from ai_pipeline.burnin.cleaning import clean
+from ai_pipeline.burnin.decide.axes import as_scales, beside_velocities
+from ai_pipeline.burnin.decide.candidates import Candidate
+from ai_pipeline.burnin.decide.layout import around, level_box
+from ai_pipeline.burnin.decide.letters import (
+    OF_LONG,
+    SURE_LETTERS,
+    TRACED,
+    are_letters,
+    letter_strokes,
+    strokes_in,
+)
 from ai_pipeline.burnin.decide.meaning import (
     LEAST_CONFIDENCE,
     LEAST_OF_SETTING,
@@ -26,30 +37,12 @@ from ai_pipeline.burnin.decide.meaning import (
     Allowed,
     meaning_of,
 )
+from ai_pipeline.burnin.decide.neighbours import by_best_reading, by_their_pair, judged_in_its_line
+from ai_pipeline.burnin.decide.outline import blocks
+from ai_pipeline.burnin.decide.settings import by_their_block, by_their_rows
+from ai_pipeline.burnin.decide.texts import NOTHING_READ, Text
 from ai_pipeline.burnin.decide.vocabulary import ALSO_NAMES, LABELS_ALSO_NAMES
-from ai_pipeline.burnin.decide.writing import (
-    NOTHING_READ,
-    OF_LONG,
-    SURE_LETTERS,
-    TRACED,
-    Candidate,
-    Text,
-    are_letters,
-    around,
-    as_scales,
-    beside_velocities,
-    blocks,
-    by_best_reading,
-    by_their_block,
-    by_their_pair,
-    by_their_rows,
-    find_texts,
-    holds_lines,
-    judged_in_its_line,
-    letter_strokes,
-    level_box,
-    strokes_in,
-)
+from ai_pipeline.burnin.decide.writing import find_texts, holds_lines
 from ai_pipeline.burnin.find import networks
 from ai_pipeline.burnin.find.annotation import Box, Mask, Picture, dilated, mask_of
 from ai_pipeline.burnin.find.area import faint_writing, find_area, strokes, without_panels

@@ -74,7 +74,8 @@ from dicom_node.base.store.transitions import (
     try_move,
     utc_now,
 )
-from dicom_node.deliver.delivery_worker import DeliveryWorker, give_up_requests
+from dicom_node.deliver.commitment_answers import give_up_requests
+from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.deliver.scu import SendReport, SendStatus
 from dicom_node.jobs.drift import forget_old, report_drift
 from dicom_node.jobs.queue import JobQueue

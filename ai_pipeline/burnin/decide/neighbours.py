@@ -1,0 +1,103 @@
+"""Texts judged by what stands beside them, or by another reading of the same place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import permutations
+
+from ai_pipeline.burnin.decide.axes import AXIS
+from ai_pipeline.burnin.decide.layout import in_one_row, is_above, is_same_place
+from ai_pipeline.burnin.decide.meaning import NOTHING_MORE, Allowed, meaning_of
+from ai_pipeline.burnin.decide.texts import FEW_CHARACTERS, TOGETHER, Text
+from ai_pipeline.burnin.find.annotation import Box
+from ai_pipeline.burnin.find.text import UPRIGHT
+from ai_pipeline.contract import Meaning
+
+
+def judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> Text:
+    """Return a short ``text`` as IDENTITY if it stands beside a possible name. A few characters prove nothing
+    by themselves: of "12", "03", "67" each could be a ruler's number.
+    """
+    if text.meaning is Meaning.IDENTITY or len(text.line.text) > FEW_CHARACTERS:
+        return text
+    places = [one.box.box for one in texts if one is text or is_same_place(text.box.box, one.box.box)]
+    beside = [
+        other
+        for other in texts
+        if (other.letters != text.letters and any(_is_beside(place, other.box.box) for place in places))
+        # A number that far from a sex may be an age (heights of the line).
+        or (other.line.text in {"M", "F"} and in_one_row(text.box.box, other.box.box, 8.0))
+    ]
+    # A whole setting or measurement is no part of a date or of initials.
+    short = [
+        one
+        for one in beside
+        if one.meaning not in {Meaning.ACOUSTIC, Meaning.MEASUREMENT} or len(one.line.text) <= FEW_CHARACTERS
+    ]
+    line = sorted([text, *short], key=lambda one: one.box.box[0])
+    together = " ".join(one.line.text for one in line)
+    if any(one.meaning is Meaning.IDENTITY for one in beside) or (
+        short and meaning_of(together, min(one.line.confidence for one in line), allowed) is Meaning.IDENTITY
+    ):
+        return replace(text, meaning=Meaning.IDENTITY, proof="too short, and beside a possible name")
+    return text
+
+
+def _is_beside(box: Box, other: Box) -> bool:
+    """Whether two boxes stand on one line, level or upright, no farther apart than a word's space."""
+    left, top, right, bottom = other
+    upright = bottom - top > UPRIGHT * (right - left) and box[2] - box[0] <= box[3] - box[1]
+    turned, beside = ((one[1], one[0], one[3], one[2]) for one in (box, other))
+    return in_one_row(box, other) or (upright and in_one_row(turned, beside))
+
+
+def by_best_reading(texts: Sequence[Text]) -> list[Text]:
+    """Give each of ``texts`` the meaning that another reading of the same place proves. A proving reading has
+    more than a few characters and no letter less: "45" does not prove "45Y" harmless.
+    """
+    proven = [
+        text
+        for text in texts
+        if text.meaning not in {Meaning.IDENTITY, Meaning.SCALE} and len(text.letters) > FEW_CHARACTERS
+    ]
+    return [_as_proven(text, proven) for text in texts]
+
+
+def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> list[Text]:
+    """Give two texts that belong together one meaning, so that both stay or both are removed: a label and its
+    value, or two words of a line. Of texts above each other only a label and its value belong together,
+    because a name may stand above an examination; a heart rate may also stand above its label.
+    """
+    found = list(texts)
+    for first, second in permutations(range(len(texts)), 2):
+        one, other = texts[first], texts[second]
+        value = AXIS.fullmatch(other.line.text.strip()) is not None
+        level = in_one_row(one.box.box, other.box.box, 2.0) and one.box.box[0] < other.box.box[0]
+        above = is_above(one.box.box, other.box.box, 1.5) or (
+            re.fullmatch("F?HR|BPM", one.line.text.strip()) and is_above(other.box.box, one.box.box, 1.5)
+        )
+        paired = level or (value and above)
+        if paired and one.letters != other.letters and Meaning.IDENTITY in (one.meaning, other.meaning):
+            sure = min(one.line.confidence, other.line.confidence)
+            together = meaning_of(f"{one.line.text} {other.line.text}", sure, allowed)
+            harmless = together is not Meaning.IDENTITY and (level or together is not Meaning.ORIENTATION)
+            if harmless or (
+                # Labels that say nothing without their values.
+                value
+                and re.fullmatch(
+                    r"F?HR|BPM|PRF|DR|FR|WF|MI|TI[SBC]?|T[Ii][sbc]|Gn|Frq|FOV|AO%", one.line.text.strip(" :")
+                )
+            ):
+                for index in (first, second):
+                    found[index] = replace(found[index], meaning=together, proof=TOGETHER)
+    return found
+
+
+def _as_proven(text: Text, proven: Sequence[Text]) -> Text:
+    """Return ``text`` with the meaning of a reading of the same place in ``proven``, if there is one."""
+    for other in proven if text.meaning is Meaning.IDENTITY else ():
+        if is_same_place(text.box.box, other.box.box) and (not text.line.legible or text.may_say(other)):
+            return replace(text, meaning=other.meaning, proof="as another reading of it shows")
+    return text

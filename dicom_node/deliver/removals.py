@@ -1,0 +1,99 @@
+"""Deletion of withdrawn results at peers with ``withdraw = "delete"``, until each is gone.
+
+A kill between the deletion and its check costs one more query, as a missing object counts as deleted.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import closing
+
+from pydicom import dcmread
+from sqlalchemy import ColumnElement
+from sqlalchemy.orm import Session
+
+from dicom_node.base import events
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.files import Files
+from dicom_node.base.lifecycle import RemovalState
+from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
+from dicom_node.base.runner import Lane
+from dicom_node.base.store import deliveries
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Delivery, Original, Removal, Result
+from dicom_node.base.store.transitions import record, utc_now
+from dicom_node.deliver import scu
+
+_SECONDS = 60.0  # that one deletion may take
+
+
+def queue_removal(session: Session, result: Result, peers: Sequence[PeerSettings]) -> None:
+    """Queue the deletion of a withdrawn result at each peer that has or may have it and has ``withdraw =
+    "delete"``.
+    """
+    deleting = {peer.name for peer in peers if peer.withdraw == "delete"}
+    for delivery in result.deliveries:
+        if delivery.destination in deleting and deliveries.may_be_there(delivery):
+            session.add(Removal(id=delivery.id, next_at=utc_now()))
+
+
+class Removals(Lane[Removal]):
+    """Deletes withdrawn results at peers that have ``withdraw = "delete"``; all state is in the database."""
+
+    table = Removal
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        owner: str,
+        open_remover: Callable[[PeerSettings, Settings], scu.Remover] = scu.open_remover,
+    ) -> None:
+        """Prepare with settings. ``owner``: the process, under which the lease is taken."""
+        super().__init__(database, settings, "removals", owner, _SECONDS)
+        self._open = open_remover
+
+    def waits(self) -> Sequence[ColumnElement[bool]]:
+        """The SQL conditions for deletions that are neither done nor left to a person."""
+        return (Removal.state == RemovalState.ASKED,)
+
+    def work(self, row: Removal, _: threading.Event) -> Outcome:
+        """Request the deletion of one object at its peer, and query whether the object is gone."""
+        with self._database.read() as session:
+            delivery = session.get_one(Delivery, row.id)
+            peer = next((one for one in self._settings.peers if one.name == delivery.destination), None)
+            if peer is None or peer.withdraw != "delete":
+                return Failed('the peer is not configured with withdraw = "delete" any more')
+            result = delivery.item
+            path = Files(self._settings).if_here(session, result.path)
+            if path is None or isinstance(result, Original):  # which nobody withdraws
+                why = "its file is not here: it cannot be compared with the object there"
+                return Failed(why) if result.purged else Retry(why)
+            # With the UIDs that its file has: a de-identified object has its own.
+            header = dcmread(
+                path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"]
+            )
+            item = scu.Outgoing(
+                sop_class_uid=result.sop_class_uid,
+                sop_instance_uid=result.sop_instance_uid,
+                study_instance_uid=str(header.StudyInstanceUID),
+                series_instance_uid=str(header.SeriesInstanceUID),
+                path=path,
+                sha256=result.sha256,
+            )
+        with closing(self._open(peer, self._settings)) as remover:
+            return remover.remove(item)
+
+    def move(self, session: Session, row: Removal, outcome: Outcome) -> None:
+        """Record the outcome of a try to delete: the deletion is done, or a person must do it; after a
+        failure that may pass, its state does not change.
+        """
+        if isinstance(outcome, Retry):
+            return
+        row.ended_at, delivery = utc_now(), session.get_one(Delivery, row.id)
+        about = {"destination": delivery.destination, "instance": delivery.item.sop_instance_uid}
+        if isinstance(outcome, Done):
+            row.state = RemovalState.GONE
+            record(session, events.RESULT_REMOVED, delivery.item.study_id, **about)
+        else:
+            row.state = RemovalState.BY_HAND
+            record(session, events.RESULT_NOT_REMOVED, delivery.item.study_id, **about, reason=outcome.why)

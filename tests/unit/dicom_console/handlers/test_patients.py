@@ -1,0 +1,68 @@
+"""Patients: who is one, what is deleted, and quantities of several days."""
+
+from datetime import date, timedelta
+
+from dicom_console.views import activity, patients
+from dicom_node.base.lifecycle import DeliveryState, StudyState, UserRole
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Delivery, Study
+from dicom_node.results.envelope import StatedNumber
+from tests.console_lab import ConsoleLab
+from tests.inbox_lab import Inbox
+from tests.rows import NOW, Stored, a_study
+
+
+def test_an_id_of_two_issuers_is_two_patients(database: Database, inbox: Inbox) -> None:
+    stored = Stored(database)
+    for number, issuer in ((1, "NORTH"), (2, "SOUTH"), (3, "NORTH"), (4, "")):
+        at, patient = NOW + timedelta(minutes=number), "P1" if issuer else "P%"
+        stored.add(a_study(f"1.2.{number}", at=at, patient_id=patient, issuer_of_patient_id=issuer))
+    rows, _ = stored.read(patients.patients, "P1")
+    assert [(row["issuer"], row["studies"]) for row in rows] == [("NORTH", 2), ("SOUTH", 1)]
+    assert [row["patient_id"] for row in stored.read(patients.patients, "P%*")[0]] == ["P%"]
+    shown = stored.read(patients.show, inbox.settings, rows[0]["study"])
+    assert [row["study"] for row in shown["studies"]] == ["1.2.3", "1.2.1"]
+    assert [row["issuer"] for row in shown["others"]] == ["SOUTH"]
+    assert shown["person"] is None
+
+
+def test_images_of_a_patient_are_deleted_when_their_results_arrived(
+    console_of_node: ConsoleLab, node: Inbox
+) -> None:
+    admin = console_of_node.browser(UserRole.ADMIN)
+    assert console_of_node.browser(UserRole.OPERATOR).post("/patients/1/delete") == 403
+    files = set(node.folder.glob("spool/**/*.dcm"))
+    assert files
+    assert admin.post("/patients/1/delete") == 200
+    assert "keeps its images: " in admin.text
+    node.put(Delivery, state=DeliveryState.CONFIRMED, confirmed_at=NOW)
+    node.put(Study, 1, state=StudyState.DELIVERED)
+    assert admin.post("/patients/1/delete") == 200
+    assert "1 of 1 studies: received images deleted" in admin.text
+    assert not any(file.exists() for file in files)
+    assert list(node.folder.glob("results/**/*.dcm"))
+    assert "purged" in admin.page("/studies/1")
+    assert "It has taken results, the newest at" in admin.page("/peers/pacs")
+    assert "Delete them" not in admin.page("/patients/1"), "nothing is here"
+    assert admin.post("/patients/1/delete") == 200
+    assert "were deleted before" in admin.text
+    rows = console_of_node.audit_rows()
+    deleted = [(row["actor"], row["study_id"]) for row in rows if row["action"] == "objects_deleted"]
+    assert deleted == [("admin", 1)]
+
+
+def measured(
+    study: int, day: str, value: float, name: str = "Ratio", model: str = "ratio 2"
+) -> activity.DatedNumber:
+    number = StatedNumber(f"1.2.{study}", ("1", "L"), name, value, ("1", "UCUM"), model, "")
+    return activity.DatedNumber(study, date.fromisoformat(day), number)
+
+
+def test_a_quantity_of_two_days_by_one_model_is_a_plot_and_a_higher_value_is_higher() -> None:
+    [plot] = activity.trends([measured(2, "2024-03-01", 0.56), measured(1, "2022-03-01", 0.51)])
+    first, second = plot["points"]
+    assert (first["study"], first["value"], first["day"], plot["unit"]) == (1, "0.51", "2022-03-01", "")
+    assert first["x"] < second["x"]
+    assert first["y"] > second["y"]
+    for other in (measured(2, "2023-03-01", 0.5, model="ratio 3"), measured(2, "2022-03-01", 0.6)):
+        assert activity.trends([measured(1, "2022-03-01", 0.5), other]) == []
