@@ -31,15 +31,10 @@ from dicom_connectors.oidc.settings import OidcSettings
 from dicom_console.app import FACES
 from dicom_console.views.metrics import STATES, Durations
 from dicom_node.base import events
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.rule import Conditions, ResultSettings, RuleSettings
 from dicom_node.base.config.sample import documented_fields, toml_value
-from dicom_node.base.config.settings import (
-    Conditions,
-    PeerSettings,
-    ResultSettings,
-    RuleSettings,
-    Settings,
-    TlsSettings,
-)
+from dicom_node.base.config.settings import Settings, TlsSettings
 from dicom_node.base.errors import ExitCode, NodeError
 from dicom_node.base.events import EventType
 from dicom_node.base.lifecycle import LIFE_CYCLES, READ_FROM_WORK, STUDY

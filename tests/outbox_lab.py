@@ -33,7 +33,8 @@ from sqlalchemy import select
 
 from ai_pipeline.chest import ratio
 from ai_pipeline.contract import Code, Decision, Measurement, PipelineResult
-from dicom_node.base.config.settings import NodeSettings, OutboxSettings, PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import NodeSettings, OutboxSettings, Settings
 from dicom_node.base.lifecycle import JobState, RejectionReason, ResultKind, StudyState
 from dicom_node.base.store import deliveries
 from dicom_node.base.store.database import Database

@@ -34,7 +34,7 @@ from pynetdicom.sop_class import (
 from werkzeug.wrappers import Request, Response
 
 from dicom_connectors.worklist.workitem import PULL, PUSH
-from dicom_node.base.config.settings import PeerSettings
+from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.dicom.dimse_n import COMMITMENT_INSTANCE
 from dicom_node.deliver.scu import StudyQuery, open_archive
 from dicom_node.deliver.scu.calling_ae import CallingAE

@@ -19,7 +19,9 @@ from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_connectors.oidc.settings import OidcSettings
 from dicom_node.base import events
 from dicom_node.base.config import sample
-from dicom_node.base.config.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.rule import Conditions, RuleSettings
+from dicom_node.base.config.settings import Settings, TlsSettings
 from dicom_node.serve import cli
 from tests.budget import faults, statements
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from dicom_node.base.config.settings import Section
+from dicom_node.base.config.section import Section
 
 
 def _host_and_port(place: str) -> str:

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dicom_node.base.config.settings import Secret, Section, checked_url
+from dicom_node.base.config.section import Secret, Section, checked_url
 
 if TYPE_CHECKING:
     from dicom_node.base.config.settings import Settings

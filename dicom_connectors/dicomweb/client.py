@@ -19,7 +19,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 from urllib3.exceptions import HTTPError
 
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import SpoolError
 from dicom_node.deliver.scu import (
     STUDY_KEYS,

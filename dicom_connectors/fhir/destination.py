@@ -12,7 +12,8 @@ from pydicom.uid import Comprehensive3DSRStorage, generate_uid
 
 from dicom_connectors.fhir.report import FiledReport, ReportTransaction, Resource, identifier_query, uids_of
 from dicom_connectors.fhir.settings import FhirPeer
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import typed_section
 from dicom_node.base.errors import FaultyInput
 from dicom_node.deliver.scu import (

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
 
 from pydantic import Field, model_validator
 
-from dicom_node.base.config.settings import Secret, Section
+from dicom_node.base.config.section import Secret, Section
 from dicom_node.base.connectors import typed_section
 from dicom_node.base.lifecycle import ResultKind
 
 if TYPE_CHECKING:
-    from dicom_node.base.config.settings import PeerSettings, Settings
+    from dicom_node.base.config.peer import PeerSettings
+    from dicom_node.base.config.settings import Settings
     from dicom_node.people.preflight import Found
 
 _URI = r"^(urn:|https?://)[!-~]{1,240}$"

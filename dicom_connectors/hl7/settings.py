@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self, cast
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 
-from dicom_node.base.config.settings import Section, did_you_mean
+from dicom_node.base.config.section import Section, did_you_mean
 from dicom_node.base.lifecycle import ResultKind
 
 if TYPE_CHECKING:
-    from dicom_node.base.config.settings import PeerSettings, Settings
+    from dicom_node.base.config.peer import PeerSettings
+    from dicom_node.base.config.settings import Settings
     from dicom_node.people.preflight import Found
 
 FIELDS: Final[Mapping[str, int]] = {"MSH": 21, "PID": 39, "PV1": 52, "ORC": 31, "OBR": 50}

@@ -24,7 +24,8 @@ from sqlalchemy.orm import Session
 
 from dicom_connectors.notifications.settings import NotificationSettings, NotificationsPart, Occasion
 from dicom_node.base import events
-from dicom_node.base.config.settings import ResultSettings, Settings, matches
+from dicom_node.base.config.rule import ResultSettings, matches
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import typed_section
 from dicom_node.base.errors import NotInSpool, StoreAway
 from dicom_node.base.files import Files

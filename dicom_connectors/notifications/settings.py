@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
-from dicom_node.base.config.settings import NAME, Secret, Section, checked_host, did_you_mean
+from dicom_node.base.config.section import NAME, Secret, Section, checked_host, did_you_mean
 from dicom_node.base.connectors import typed_section
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dicom_node.base.config.settings import AeTitle, Secret, Section, checked_url
+from dicom_node.base.config.section import AeTitle, Secret, Section, checked_url
 from dicom_node.base.connectors import typed_section
 from dicom_node.base.lifecycle import UserRole
 

@@ -16,7 +16,8 @@ from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
 from urllib3.util.retry import Retry
 
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.deliver.scu import (
     Check,
     Confirmation,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from dicom_node.base.config.settings import Secret, Section, checked_url
+from dicom_node.base.config.section import Secret, Section, checked_url
 
 
 class TelemetrySettings(Section):

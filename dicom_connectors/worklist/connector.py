@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from dicom_connectors.worklist.settings import WorklistPeer
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import Service, typed_section
 from dicom_node.base.store.database import Database
 from dicom_node.deliver.scu import Check

@@ -16,7 +16,8 @@ from urllib.parse import quote, urlsplit
 
 import requests
 
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import Unavailable
 from dicom_node.deliver.scu import Connections, tls_context
 from dicom_node.deliver.scu.http import CONNECT_SECONDS, FAULTY_ANSWER, BoundedSession

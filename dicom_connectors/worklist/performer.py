@@ -31,7 +31,8 @@ from dicom_connectors.worklist.manager import (
 )
 from dicom_connectors.worklist.settings import WorklistPeer
 from dicom_connectors.worklist.workitem import CancelReason, Output, ProcedureStepState, Workitem
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import typed_section
 from dicom_node.base.errors import Unavailable
 from dicom_node.base.events import (

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Annotated, Self, cast
 
 from pydantic import Field, model_validator
 
-from dicom_node.base.config.settings import Section
+from dicom_node.base.config.section import Section
 
 if TYPE_CHECKING:
-    from dicom_node.base.config.settings import PeerSettings
+    from dicom_node.base.config.peer import PeerSettings
 
 _WORK = r"^(\*|[!-\]_-~]{1,16}\^[!-\]_-~]{1,16})$"
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dicom_node.base.errors import ConfigProblem
-from dicom_node.people import configured
-from dicom_node.people.configured import Kind
+from dicom_node.people import entered
+from dicom_node.people.entered import Kind
 
 Form = Mapping[str, Sequence[str]]
 """What a browser sent: each field with its values."""
@@ -22,7 +22,7 @@ def further_of(form: Form, kind: Kind) -> dict[str, Any]:
     ``kind``: "peers" or "rules". Raises FaultyInput.
     """
     # With a name of its own, so that they can be read as a peer or rule is.
-    further = configured.parse_entry(kind, f'name = "x"\n{text_of(form, "rest")}')
+    further = entered.parse_entry(kind, f'name = "x"\n{text_of(form, "rest")}')
     return {key: value for key, value in further.items() if key != "name"}
 
 

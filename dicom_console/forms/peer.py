@@ -6,12 +6,12 @@ from typing import Any, Final
 from ai_pipeline.images.numbers import whole
 from dicom_console.forms import Form, further_of, problem, text_of
 from dicom_console.web.languages import N_
+from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.sample import documented_fields
-from dicom_node.base.config.settings import PeerSettings
 from dicom_node.base.errors import ConfigProblem, FaultyInput
 from dicom_node.base.lifecycle import NOT_CHOSEN, ResultKind
 from dicom_node.base.store.views import View
-from dicom_node.people import configured
+from dicom_node.people import entered
 
 KINDS = [kind.value for kind in ResultKind if kind not in NOT_CHOSEN]
 _TEXTS = ("name", "ae_title", "host")
@@ -123,7 +123,7 @@ def _template_values(content: Mapping[str, Any], *, name: str, version: int) -> 
     rest = {key: value for key, value in content.items() if key not in _FIELDS}
     return {
         "peer": {key: content.get(key, "") for key in _FIELDS},
-        "rest": configured.as_text("peers", rest),
+        "rest": entered.as_text("peers", rest),
         "kinds": KINDS,
         "switches": SWITCHES,
         "further": _settings_without_field(),

@@ -11,12 +11,13 @@ from ai_pipeline.contract import PipelineCard, PipelineOption
 from ai_pipeline.errors import PluginError
 from dicom_console.forms import Form, further_of, problem, text_of
 from dicom_console.web.languages import N_
-from dicom_node.base.config.settings import Conditions, RuleSettings, Settings
+from dicom_node.base.config.rule import Conditions, RuleSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import ConfigProblem, FaultyInput
 from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, CONSOLE_NAME
 from dicom_node.base.store.views import View
-from dicom_node.people import configured
-from dicom_node.people.configured import PROGRAMS
+from dicom_node.people import entered
+from dicom_node.people.entered import PROGRAMS
 
 Place = tuple[str, ...]
 """("name",), ("when", "modality"), ("options", "policy")."""
@@ -67,7 +68,7 @@ def as_form(content: Mapping[str, Any]) -> dict[str, list[str]]:
             _put(rest, place, value)
         else:
             found[field(place, str(pipeline))] = texts
-    return found | {"rest": [configured.as_text("rules", rest)]}
+    return found | {"rest": [entered.as_text("rules", rest)]}
 
 
 def as_content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProblem]]:

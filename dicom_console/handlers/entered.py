@@ -17,8 +17,8 @@ from dicom_console.web.faces import (
 )
 from dicom_console.web.languages import N_, SAVED
 from dicom_node.base.lifecycle import UserRole
-from dicom_node.people import Row, configured
-from dicom_node.people.configured import Kind
+from dicom_node.people import Row, entered
+from dicom_node.people.entered import Kind
 
 faces = Faces()
 
@@ -31,7 +31,7 @@ def list_versions(request: CurrentRequest) -> list[Row]:
 
     Each says when and by whom it was saved, and what was changed.
     """
-    return configured.entered_versions(request.settings)
+    return entered.entered_versions(request.settings)
 
 
 @faces.handler(
@@ -46,7 +46,7 @@ def undo(request: CurrentRequest, number: Number, despite_hold: DespiteHold = Fa
     ``despite_hold``: also if results then go out that a rule now holds back for a person.
     """
     request.take_over()  # once it is answered, and not after a refusal
-    return configured.undo_to(request.settings, number, request.person, despite_hold=despite_hold)
+    return entered.undo_to(request.settings, number, request.person, despite_hold=despite_hold)
 
 
 def add_handlers(faces: Faces, kind: Kind) -> None:
@@ -64,11 +64,11 @@ def add_handlers(faces: Faces, kind: Kind) -> None:
         despite_hold: DespiteHold = False,
     ) -> Row:
         """Save the peer or rule ``name`` (the docstring for the REST API is set below)."""
-        return put(request, kind, configured.from_keys(kind, name, keys), version, despite_hold=despite_hold)
+        return put(request, kind, entered.from_keys(kind, name, keys), version, despite_hold=despite_hold)
 
     def remove_one(request: CurrentRequest, name: Name, version: Edition = None) -> Row:
         """Remove the peer or rule ``name`` (the docstring for the REST API is set below)."""
-        removed = configured.remove_entry(request.settings, kind, name, version, request.person)
+        removed = entered.remove_entry(request.settings, kind, name, version, request.person)
         request.take_over()
         return removed
 
@@ -99,7 +99,7 @@ def put(
     ``despite_hold``: also if results then go out that a rule now holds back. Raises the errors of
     ``configured.save_entry``.
     """
-    saved = configured.save_entry(
+    saved = entered.save_entry(
         request.settings, kind, content, version, request.person, despite_hold=despite_hold
     )
     request.take_over()

@@ -13,7 +13,7 @@ from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import Row, audit
-from dicom_node.people.peers import happened_around
+from dicom_node.people.happened import happened_around
 
 faces = Faces()
 

@@ -7,7 +7,7 @@ from fastapi import Response
 from dicom_console.views import models
 from dicom_console.web.faces import CurrentRequest, Faces, one_of, see_other
 from dicom_node.base.lifecycle import UserRole
-from dicom_node.people import configured, reviews
+from dicom_node.people import site_models, verdicts
 
 faces = Faces()
 
@@ -20,7 +20,7 @@ def list_models(request: CurrentRequest) -> Response:
     return request.page(
         "models.html",
         rows=models.models(request.settings),
-        used=configured.models_in_use(request.settings),
+        used=site_models.models_in_use(request.settings),
         history=models.history(request.settings),
         models_dir=request.settings.workers.models_dir is not None,
     )
@@ -31,11 +31,11 @@ def show(request: CurrentRequest, identifier: str, version: str) -> Response:
     """Show one model: its model card, readers' verdicts, and the drift of its scores for each sender."""
     return request.page(
         "model.html",
-        counts=request.read(reviews.counts_by_finding, identifier, version),
+        counts=request.read(verdicts.counts_by_finding, identifier, version),
         model=models.model(request.settings, identifier, version),
         drift=[
             row
-            for row in configured.model_drift(request.settings)
+            for row in site_models.model_drift(request.settings)
             if (row["model"], row["version"]) == (identifier, version)
         ],
     )
@@ -46,12 +46,12 @@ def activate(request: CurrentRequest, identifier: str, version: str) -> Response
     """Test the model, and let the pipeline named in the form use it from now on."""
     pipeline, name = request.text("pipeline")[:64], f"{identifier}@{version}"
     with one_of(_place, "Another model is being tried: wait until it is done."):
-        configured.activate_model(request.settings, pipeline, name, request.person)
+        site_models.activate_model(request.settings, pipeline, name, request.person)
     return see_other("/models")
 
 
 @faces.page("POST", "/models/{pipeline}/rollback", UserRole.ADMIN)
 def roll_back(request: CurrentRequest, pipeline: str) -> Response:
     """Let a pipeline use the model again that it used before its present one."""
-    configured.roll_back_model(request.settings, pipeline, request.person)
+    site_models.roll_back_model(request.settings, pipeline, request.person)
     return see_other("/models")

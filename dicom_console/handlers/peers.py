@@ -12,8 +12,7 @@ from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Name
 from dicom_console.web.languages import SAVED
 from dicom_node.base.errors import FaultyInput, HoldUndercut, NotAllowedNow, NotFound
 from dicom_node.base.lifecycle import UserRole
-from dicom_node.people import Row, configured
-from dicom_node.people import peers as people_peers
+from dicom_node.people import Row, advice, callers, entered
 from dicom_node.people.peers import try_peers
 
 faces = Faces()
@@ -43,7 +42,7 @@ def why(request: CurrentRequest, caller: Caller = "") -> Response:
     """
     caller, found, problem = caller.strip(), None, ""
     try:
-        found = people_peers.why(request.settings, caller, _since()) if caller else None
+        found = callers.why(request.settings, caller, _since()) if caller else None
     except NotFound as error:
         problem = str(error)
     return request.page(
@@ -59,7 +58,7 @@ def why(request: CurrentRequest, caller: Caller = "") -> Response:
 @faces.page("GET", "/peers/new", UserRole.ADMIN)
 def new(request: CurrentRequest, caller: Caller = "", host: Caller = "") -> Response:
     """Show the form for a new peer, filled in with what is known of a caller. ``caller``: its AE title."""
-    known = {"name": [people_peers.short_name(caller)], "ae_title": [caller], "host": [host]}
+    known = {"name": [advice.short_name(caller)], "ae_title": [caller], "host": [host]}
     return request.page("peer_form.html", **peer_form.empty(known))
 
 
@@ -67,7 +66,7 @@ def new(request: CurrentRequest, caller: Caller = "", host: Caller = "") -> Resp
 def change(request: CurrentRequest, name: str) -> Response:
     """Show the form for changing the peer ``name``, filled in with its present settings."""
     return request.page(
-        "peer_form.html", **peer_form.filled(configured.show_entry(request.settings, "peers", name))
+        "peer_form.html", **peer_form.filled(entered.show_entry(request.settings, "peers", name))
     )
 
 
@@ -91,7 +90,7 @@ def _page(request: ConsoleRequest, checks: list[Row] | None) -> Response:
     return request.page(
         "peer.html",
         peer=request.read(directory.peer, request.settings, name),
-        found=people_peers.why(request.settings, name, _since()),
+        found=callers.why(request.settings, name, _since()),
         checks=checks,
         days=directory.DAYS,
         most_asked=directory.ASKED,
@@ -111,7 +110,7 @@ def save(request: CurrentRequest) -> Response:
         if not unread:
             saved = put(request, "peers", content, version, despite_hold=bool(request.text("despite_hold")))
             return request.in_force(SAVED, f"/peers/{named}", *saved["warnings"], name=named)
-        configured.check_entry(request.settings, "peers", content, version)
+        entered.check_entry(request.settings, "peers", content, version)
     except FaultyInput as error:
         found = peer_form.faults(error.problems, named) if error.problems else {"": str(error).splitlines()}
         faults = found | faults

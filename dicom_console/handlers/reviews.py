@@ -10,8 +10,9 @@ from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Numbe
 from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
 from dicom_node.base.lifecycle import UserRole
-from dicom_node.people import Row, audit, reviews
-from dicom_node.people.reviews import Boxes, NewRule, Reviews
+from dicom_node.people import Row, audit, cleaning_reviews, device_rules
+from dicom_node.people.cleaning_reviews import Boxes, Reviews
+from dicom_node.people.device_rules import NewRule
 
 faces = Faces()
 
@@ -21,7 +22,7 @@ _EDGES = ("left", "top", "right", "bottom")
 @faces.handler("GET", "/reviews", UserRole.OPERATOR)
 def list_reviews(request: CurrentRequest, after: Since = None) -> Reviews:
     """Return the images that wait for a person's review of their cleaning, the longest waiting first."""
-    rows, more = request.read(reviews.waiting_reviews, after)
+    rows, more = request.read(cleaning_reviews.waiting_reviews, after)
     return Reviews(reviews=[Row(**row) for row in rows], next=more)
 
 
@@ -40,21 +41,21 @@ def _reviews_page(request: ConsoleRequest, found: Reviews) -> Response:
 @faces.handler("GET", "/reviews/{number}", UserRole.OPERATOR)
 def show(request: CurrentRequest, number: Number) -> Row:
     """Return one image that waits for a review, with the detected text and boxes drawn before."""
-    found = request.read(reviews.show_review, request.settings, number)
+    found = request.read(cleaning_reviews.show_review, request.settings, number)
     audit.note_sight(request.site.database, request.person, found["study_id"])
     return Row(**found)
 
 
 def _to_the_next(request: ConsoleRequest, _done: None = None) -> Response:
     """Redirect to the next image that waits for a review, or to the list if none does."""
-    following = request.read(reviews.review_after, int(request.http.path_params["number"]))
+    following = request.read(cleaning_reviews.review_after, int(request.http.path_params["number"]))
     return see_other(f"/reviews/{following}" if following else "/reviews")
 
 
 @faces.handler("POST", "/reviews/{number}/accept", UserRole.OPERATOR, _to_the_next)
 def accept(request: CurrentRequest, number: Number) -> None:
     """Accept the cleaning of an image (removal of burned-in text): it stays as it is."""
-    reviews.accept_cleaning(request.settings, number, request.person)
+    cleaning_reviews.accept_cleaning(request.settings, number, request.person)
 
 
 @faces.handler("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
@@ -63,13 +64,13 @@ def draw(request: CurrentRequest, number: Number, drawn: Annotated[Boxes, Body()
 
     They replace boxes that a person drew before.
     """
-    reviews.draw_boxes(request.settings, number, drawn.boxes, request.person, request.user.role)
+    cleaning_reviews.draw_boxes(request.settings, number, drawn.boxes, request.person, request.user.role)
 
 
 @faces.handler("POST", "/reviews/{number}/device-rule/try", UserRole.OPERATOR)
 def try_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, Body()]) -> Row:
     """Show what a device rule with these boxes would black out; nothing is changed."""
-    return Row(**request.read(reviews.try_device_rule, request.settings, number, rule.name, rule.boxes))
+    return Row(**request.read(device_rules.try_device_rule, request.settings, number, rule.name, rule.boxes))
 
 
 @faces.handler("POST", "/reviews/{number}/device-rule", UserRole.ADMIN)
@@ -79,7 +80,7 @@ def save_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, 
     A device rule names areas to black out in all images of a device. ``not_cleaned`` in the answer says why
     the second cleaning failed, "" if it did not.
     """
-    why_not = reviews.save_rule(
+    why_not = device_rules.save_rule(
         request.settings, number, rule.name, rule.boxes, request.person, request.user.role
     )
     request.take_over()
@@ -103,7 +104,7 @@ def use_boxes(request: CurrentRequest, number: Number) -> Response:
     if act == "save" and not request.user.role.includes(UserRole.ADMIN):
         raise HTTPException(403, "This needs the role admin: device rules are for all images of a device.")
     try:
-        boxes = reviews.boxes_of(request.fields())
+        boxes = cleaning_reviews.boxes_of(request.fields())
         rule = NewRule.model_construct(name=name, boxes=boxes)  # the service says what is wrong with it
         if act == "try":
             return request.page("device_rule.html", number=number, found=try_rule(request, number, rule))
@@ -147,16 +148,16 @@ def _form(
     is wrong with the form, "" for nothing.
     """
     shown = request.read(pictures.find, request.settings, PictureKind.IMAGES, review["instance_id"])
-    empty = [["", "", "", ""]] * (reviews.MOST_BOXES - len(edges))
+    empty = [["", "", "", ""]] * (cleaning_reviews.MOST_BOXES - len(edges))
     return request.page(
         "review.html",
         status,
         review=review,
         study=request.read(listing.study_heading, request.settings, review["study_id"]),
-        given=[*edges[: reviews.MOST_BOXES], *empty],
+        given=[*edges[: cleaning_reviews.MOST_BOXES], *empty],
         edges=_EDGES,
         name=name,
         problem=problem,
         about=viewer.described(shown) | {"frame": 1},
-        following=request.read(reviews.review_after, review["id"]),
+        following=request.read(cleaning_reviews.review_after, review["id"]),
     )

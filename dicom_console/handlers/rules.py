@@ -12,12 +12,12 @@ from dicom_console.handlers.entered import add_handlers, put
 from dicom_console.views import listing
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Keys, Name
 from dicom_console.web.languages import SAVED
-from dicom_node.base.config.settings import RuleSettings
+from dicom_node.base.config.rule import RuleSettings
 from dicom_node.base.errors import ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.views import View
-from dicom_node.people import Row, audit, configured
-from dicom_node.people.configured import Warned
+from dicom_node.people import Row, audit, entered, rule_trial
+from dicom_node.people.entered import Warned
 
 faces = Faces()
 add_handlers(faces, "rules")
@@ -26,13 +26,13 @@ add_handlers(faces, "rules")
 @faces.handler("GET", "/rules", UserRole.VIEWER)
 def list_rules(request: CurrentRequest) -> list[Row]:
     """Return the rules in the order in which they apply."""
-    return [Row(**row) for row in configured.list_rules(request.settings)]
+    return [Row(**row) for row in rule_trial.list_rules(request.settings)]
 
 
 @faces.page_of(list_rules)
 def _rules_page(request: ConsoleRequest, shown: list[Row]) -> Response:
     """Return the page of the rules, with their effect on the newest studies."""
-    tried = request.read(configured.try_rules, request.settings)
+    tried = request.read(rule_trial.try_rules, request.settings)
     conditions = {key: label for key, (label, _) in rule_form.CONDITIONS.items()}
     return request.page(
         "rules.html", rows=shown, conditions=conditions, tried=tried, named=_named(request, tried)
@@ -45,10 +45,8 @@ def try_rule(request: CurrentRequest, name: Name, keys: Keys) -> list[Row]:
 
     It replaces the present rule of its name for this test; nothing is changed.
     """
-    other = configured.check_entry(
-        request.settings, "rules", configured.from_keys("rules", name, keys)
-    ).settings
-    return [Row(**row) for row in request.read(configured.try_rules, request.settings, other)]
+    other = entered.check_entry(request.settings, "rules", entered.from_keys("rules", name, keys)).settings
+    return [Row(**row) for row in request.read(rule_trial.try_rules, request.settings, other)]
 
 
 @faces.page("GET", "/rules/new", UserRole.ADMIN)
@@ -60,8 +58,8 @@ def new(request: CurrentRequest) -> Response:
 @faces.page("GET", "/rules/{name}/change", UserRole.ADMIN)
 def change(request: CurrentRequest, name: str) -> Response:
     """Show the form for changing the rule ``name``, filled in with its present settings."""
-    row = configured.show_entry(request.settings, "rules", name)
-    text = configured.as_text("rules", row["content"])
+    row = entered.show_entry(request.settings, "rules", name)
+    text = entered.as_text("rules", row["content"])
     return _form(request, name, row["version"], rule_form.as_form(row["content"]), text=text)
 
 
@@ -79,7 +77,7 @@ def _checked(
     """
     found = [*problems]
     try:
-        warned = configured.check_entry(request.settings, "rules", content, version)
+        warned = entered.check_entry(request.settings, "rules", content, version)
     except FaultyInput as error:
         if not error.problems:
             raise
@@ -104,7 +102,7 @@ def save(request: CurrentRequest) -> Response:
     name = request.http.path_params.get("name", "")
     saves, version, fields = request.text("act") == "save", request.number("version"), request.fields()
     content, problems = rule_form.as_content(fields, name)
-    text = "" if problems else configured.as_text("rules", content)
+    text = "" if problems else entered.as_text("rules", content)
     try:
         warned = _checked(request, name, content, version, problems)
         rule = RuleSettings.model_validate(content).model_dump(mode="json")
@@ -113,7 +111,7 @@ def save(request: CurrentRequest) -> Response:
         if saves and request.text("tried") == mark and (confirmed or not warned.undercut):
             saved = put(request, "rules", content, version, despite_hold=confirmed)
             return request.in_force(SAVED, "/rules", *saved["warnings"], name=saved["name"])
-        tried = request.read(configured.try_rules, request.settings, warned.settings)
+        tried = request.read(rule_trial.try_rules, request.settings, warned.settings)
     except FaultyInput as error:
         return _form(request, name, version, fields, text=text, error=error, status=400)
     except (NotAllowedNow, HoldUndercut) as error:

@@ -27,14 +27,22 @@ from dicom_console.web.faces import (
 )
 from dicom_node.base.lifecycle import AuditAction, ReaderVerdict, RejectionReason, StudyState, UserRole
 from dicom_node.base.store import views
-from dicom_node.people import Done, Row, audit, outbox, reviews, studies, users, withdrawal
-from dicom_node.people.outbox import Receiver
-from dicom_node.people.reviews import (
-    AcceptResults,
-    FindingAssessed,
-    RejectResults,
+from dicom_node.people import (
+    Done,
+    Row,
+    assessments,
+    audit,
+    held_results,
+    outbox,
+    studies,
+    users,
+    verdicts,
+    withdrawal,
 )
+from dicom_node.people.held_results import AcceptResults, RejectResults
+from dicom_node.people.outbox import Receiver
 from dicom_node.people.studies import Studies, Wanted
+from dicom_node.people.verdicts import FindingAssessed
 
 faces = Faces()
 _BACK = back_to("/studies/{number}")
@@ -286,7 +294,7 @@ def _finding_of_form(request: ConsoleRequest) -> FindingAssessed:
 def held(request: CurrentRequest, number: Number) -> Row:
     """Return the results of a study that wait for a person, and what was decided before."""
     request.study_uid(number)
-    found = request.read(reviews.held_results, request.settings, number)
+    found = request.read(held_results.held_results, request.settings, number)
     audit.note_sight(request.site.database, request.person, number)
     return Row(**found)
 
@@ -301,7 +309,7 @@ def held(request: CurrentRequest, number: Number) -> Row:
 )
 def assess(request: CurrentRequest, number: Number, given: Annotated[FindingAssessed, Body()]) -> None:
     """Store a reader's assessment of a finding: accepted, modified, rejected, or missing."""
-    reviews.assess(request.settings, number, given, request.person)
+    verdicts.assess(request.settings, number, given, request.person)
 
 
 @faces.handler(
@@ -314,7 +322,7 @@ def assess(request: CurrentRequest, number: Number, given: Annotated[FindingAsse
 def accept(request: CurrentRequest, number: Number, given: Annotated[AcceptResults, Body()]) -> Done:
     """Accept results of a study that wait for a person or were rejected before: they are sent."""
     uid = request.study_uid(number)
-    return Done(objects=reviews.accept_results(request.settings, uid, request.person, as_of=given.as_of))
+    return Done(objects=held_results.accept_results(request.settings, uid, request.person, as_of=given.as_of))
 
 
 @faces.handler(
@@ -326,7 +334,7 @@ def accept(request: CurrentRequest, number: Number, given: Annotated[AcceptResul
 )
 def reject(request: CurrentRequest, number: Number, given: Annotated[RejectResults, Body()]) -> Done:
     """Reject the waiting results of a study: none of them is sent."""
-    rejected = reviews.reject_results(
+    rejected = held_results.reject_results(
         request.settings, request.study_uid(number), request.person, because=given.because, as_of=given.as_of
     )
     return Done(objects=rejected)
@@ -341,7 +349,7 @@ def reject(request: CurrentRequest, number: Number, given: Annotated[RejectResul
 )
 def send_assessments(request: CurrentRequest, number: Number) -> list[str]:
     """Send your assessments to the peers that take them; returns the peers' names."""
-    return reviews.send_assessments(request.settings, request.study_uid(number), request.person)
+    return assessments.send_assessments(request.settings, request.study_uid(number), request.person)
 
 
 @faces.handler("GET", "/assessments", UserRole.READER)
@@ -349,4 +357,4 @@ def export(request: CurrentRequest, since: AwareDatetime | None = None) -> list[
     """Return all assessments of findings, the oldest first. ``since``: only those made since then."""
     with request.site.database.write() as session:
         audit.note(session, request.person, AuditAction.EXPORTED, list="feedback")
-    return [Row(**row) for row in request.read(reviews.all_assessments, since=since)]
+    return [Row(**row) for row in request.read(verdicts.all_assessments, since=since)]

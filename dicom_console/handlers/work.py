@@ -20,7 +20,7 @@ from dicom_console.web.faces import (
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState, UserRole
 from dicom_node.base.store.views import View
-from dicom_node.people import Because, Done, Row, audit, backup, fetches, notifications, outbox
+from dicom_node.people import Because, Done, Row, audit, fetches, lost_decisions, notifications, outbox
 from dicom_node.people.fetches import FetchChange, FetchRequest
 from dicom_node.people.jobs import Change, StuckJobs, change_jobs, run_jobs_again, stuck_jobs
 from dicom_node.serve.nouns import FETCHES, JOBS, NOTIFICATIONS, OUTBOX
@@ -175,7 +175,7 @@ def change_fetches(request: CurrentRequest, name: str, change: FetchChange) -> R
 def list_decisions(request: CurrentRequest) -> list[Row]:
     """Return decisions of persons that a restored database lacks and that could not be applied again yet."""
     audit.note_list(request.site.database, request.person, "decisions")
-    return [Row(**row) for row in request.read(backup.waiting_decisions)]
+    return [Row(**row) for row in request.read(lost_decisions.waiting_decisions)]
 
 
 @faces.page_of(list_decisions)
@@ -192,7 +192,7 @@ def settle_decision(request: CurrentRequest, name: Name, why: Annotated[Because,
 
     It is a person's decision that a restored database lacks; deliveries no longer wait for it.
     """
-    backup.settle_decision(request.settings, name, because=why.because, by=request.person)
+    lost_decisions.settle_decision(request.settings, name, because=why.because, by=request.person)
 
 
 list_notifications = faces.list_of(NOTIFICATIONS)

@@ -6,7 +6,8 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.events import ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED
 from dicom_node.base.lifecycle import OPEN_DELIVERIES, DeliveryState
 from dicom_node.base.store import requested

@@ -17,7 +17,7 @@ from dicom_node.base.lifecycle import DeliveryState, ResultKind
 from dicom_node.base.store import views
 from dicom_node.base.store.tables import Delivery, ReceivedObject, Result, Study, Withdrawal
 from dicom_node.base.store.views import View, columns
-from dicom_node.people import Row, reviews
+from dicom_node.people import Row, held_results, verdicts
 from dicom_node.people.pictures import (
     heatmap_finding,
     image_view,
@@ -90,12 +90,12 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "received": [columns(row, *of_object) for row in session.scalars(received.limit(_MOST))],
         "jobs": views.list_jobs(session, study_instance_uid=shown["study"]),
         "results": _results(session, settings, number),
-        "held": reviews.held_results(session, settings, number),
-        "findings": reviews.with_verdicts(session, number, findings),
+        "held": held_results.held_results(session, settings, number),
+        "findings": verdicts.with_verdicts(session, number, findings),
         "measurements": [row for path in reports for row in sr.measurements(path)],
         "conclusions": list(dict.fromkeys(filter(None, (sr.read_report(one).conclusion for one in reports)))),
         "likeliest": _likeliest(findings),
-        "missing": reviews.missing_findings(session, settings, number, findings),
+        "missing": verdicts.missing_findings(session, settings, number, findings),
         "steps": views.list_steps(session, study.study_instance_uid),
         "timeline": timeline(happened),
         "events": happened[-_MOST:],

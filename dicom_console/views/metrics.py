@@ -63,10 +63,10 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, as_json, list_events
 from dicom_node.deliver import holding
 from dicom_node.deliver.outages import outages
-from dicom_node.people import audit, reviews
+from dicom_node.people import audit, cleaning_reviews
 from dicom_node.people.audit import machine_name
 from dicom_node.people.disk import days_left
-from dicom_node.people.peers import repeat_key
+from dicom_node.people.happened import repeat_key
 from dicom_node.people.processes import list_processes
 from dicom_node.receive.spool import Spool
 
@@ -284,7 +284,7 @@ def overview(session: Session, settings: Settings) -> View:
         "outages": [asdict(one) | {"since": as_json(one.since)} for one in outages(session)],
         "studies": studies,
         "unassessed": unassessed | {"late": bool(late)},
-        "cleaning": reviews.count_reviews(session),
+        "cleaning": cleaning_reviews.count_reviews(session),
         "models": _models(settings.workers.models_dir),
         "disk": space,
         "processes": list_processes(session),

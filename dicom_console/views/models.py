@@ -12,7 +12,7 @@ from dicom_console.views.contents import Node
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
 from dicom_node.base.store.views import View
-from dicom_node.people.configured import model_cards, models_in_use
+from dicom_node.people.site_models import model_cards, models_in_use
 
 
 def models(settings: Settings) -> list[View]:

@@ -38,7 +38,7 @@ from dicom_console.web.pages import render
 from dicom_node import __version__
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.lifecycle import UserRole
-from dicom_node.people import PRINTABLE, Because, Row, ServiceResult, audit, configured
+from dicom_node.people import PRINTABLE, Because, Row, ServiceResult, audit, entered
 from dicom_node.people.audit import Person
 from dicom_node.people.users import User
 from dicom_node.serve.nouns import Input, Noun
@@ -131,7 +131,7 @@ class ConsoleRequest:
 
     def take_over(self) -> None:
         """Let the node load the changed configuration once the response is sent."""
-        self.tasks.add_task(configured.apply_now, self.settings)
+        self.tasks.add_task(entered.apply_now, self.settings)
 
     def in_force(self, what: str, address: str, *besides: str, name: str = "") -> Response:
         """Return the page that says that a configuration change is saved, and leads on to ``address``.

@@ -14,7 +14,8 @@ from typing import Final
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom import dimse_n
 from dicom_node.base.events import COMMITMENT_ANSWER_GIVEN_UP, COMMITMENT_ANSWERED, COMMITMENT_DECIDED
 from dicom_node.base.lifecycle import RequestedState

@@ -15,7 +15,8 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.base.config.loading import is_behind
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.events import DELIVERY_DEAD, DELIVERY_OVERDUE, EventType
 from dicom_node.base.runner import outlast
 from dicom_node.base.store import deliveries

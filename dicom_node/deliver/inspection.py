@@ -10,7 +10,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from dicom_node.base.config.settings import PeerSettings
+from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.files import sha256_of
 from dicom_node.base.lifecycle import is_deidentified, retained_by
 from dicom_node.deliver import scu

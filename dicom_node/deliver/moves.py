@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from dicom_node.base import events
-from dicom_node.base.config.settings import OutboxSettings, PeerSettings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import OutboxSettings
 from dicom_node.base.dicom.dimse_n import failure_text
 from dicom_node.base.lifecycle import DeliveryState, ResultKind
 from dicom_node.base.runner import wait_before_retry

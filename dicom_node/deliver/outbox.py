@@ -11,7 +11,7 @@ from sqlalchemy import Select, exists, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.base import events
-from dicom_node.base.config.settings import PeerSettings
+from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.errors import NotAllowedNow, NotFound
 from dicom_node.base.lifecycle import DELIVERY, UNDECIDED, DeliveryState, HeldState, ResultKind, StudyState
 from dicom_node.base.store import deliveries, results

@@ -12,7 +12,8 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
 from dicom_node.base import events
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.files import Files
 from dicom_node.base.lifecycle import RemovalState
 from dicom_node.base.outcomes import Done, Failed, Outcome, Retry

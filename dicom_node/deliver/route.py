@@ -15,7 +15,8 @@ from pydicom.uid import generate_uid
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom import dimse_n
 from dicom_node.base.errors import NotInSpool, StoreAway
 from dicom_node.base.events import COMMITMENT_REQUESTED, DELIVERY_STARTED, DESTINATION_HUNG

@@ -34,7 +34,8 @@ from sqlalchemy.orm import Session
 from ai_pipeline.images.dates import date_of
 from ai_pipeline.terms import shown_term
 from dicom_node.base import events
-from dicom_node.base.config.settings import Conditions, RuleSettings, Settings, WorkerSettings, matches
+from dicom_node.base.config.rule import Conditions, RuleSettings, matches
+from dicom_node.base.config.settings import Settings, WorkerSettings
 from dicom_node.base.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFound
 from dicom_node.base.lifecycle import JOB, JobState, ObjectRole, StudyState
 from dicom_node.base.store import deliveries, fetches, intake, queue

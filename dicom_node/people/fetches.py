@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.settings import PeerSettings, Settings, did_you_mean
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.section import did_you_mean
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput, NotFound
 from dicom_node.base.lifecycle import (
     OPEN_FETCHES,

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.settings import Settings, did_you_mean
+from dicom_node.base.config.section import did_you_mean
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import every
 from dicom_node.base.errors import NotAllowedNow, NotFound
 from dicom_node.base.lifecycle import (

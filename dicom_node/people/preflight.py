@@ -40,15 +40,10 @@ from ai_pipeline.models.engine import lacking
 from ai_pipeline.models.reference import reference_of
 from ai_pipeline.pipelines import PIPELINES, card_of, create, option_faults
 from dicom_node.base.config.loading import Place, TomlFiles, examine, undercuts, validated
-from dicom_node.base.config.settings import (
-    DEVICE_RULES_FOLDER,
-    PeerSettings,
-    RuleSettings,
-    Settings,
-    TlsSettings,
-    did_you_mean,
-    matches,
-)
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.rule import RuleSettings, matches
+from dicom_node.base.config.section import did_you_mean
+from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings, TlsSettings
 from dicom_node.base.connectors import every
 from dicom_node.base.dicom.header import CharacterSet, terms
 from dicom_node.base.errors import CannotRun, ConfigProblem, SchemaOutdated

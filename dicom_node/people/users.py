@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.settings import AE_TITLE, Settings
+from dicom_node.base.config.section import AE_TITLE
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import (
     ConfigProblem,
     ConfigurationError,

@@ -238,9 +238,9 @@ def reload(config: Config) -> None:
 
     Mistakes are reported as by `check`, and change nothing. Jobs and deliveries under way are finished first.
     """
-    from dicom_node.people import configured
+    from dicom_node.people.reload import reload_node
 
-    for place in configured.reload_node(config):
+    for place in reload_node(config):
         say(f"The node ({place}) has the new configuration; each worker takes it after its job.")
 
 
@@ -275,9 +275,9 @@ def support_bundle(
     destination: Annotated[Path, typer.Argument(metavar="FILE", help="A new ZIP file.")], config: Config
 ) -> None:
     """Write versions, counts, events, what check says, the configuration; no patients, no secrets."""
-    from dicom_node.people import backup
+    from dicom_node.people.support_bundle import write_bundle
 
-    names = backup.write_bundle(load(config), config, destination)
+    names = write_bundle(load(config), config, destination)
     say(f"{destination} holds {', '.join(names)}: read it before you send it.")
 
 
@@ -308,7 +308,7 @@ def restore(
     verify: Annotated[bool, typer.Option("--verify", help="Only look whether the backup is whole.")] = False,
 ) -> None:
     """Put a backup in place of the present data, which is kept beside it. The node must be stopped."""
-    from dicom_node.people import backup
+    from dicom_node.people import backup, lost_decisions
 
     loaded = load(config)
     if verify:
@@ -316,7 +316,7 @@ def restore(
         say(f"{len(manifest['files'])} files of {manifest['made']}, program {manifest['program']}: whole.")
         return
     saved, notes = backup.restore(loaded, source)
-    for note in (*notes, *backup.describe_lost(loaded)):
+    for note in (*notes, *lost_decisions.describe_lost(loaded)):
         say(note)
     say(f"Restored. Its configuration, for comparison: {', '.join(str(file) for file in saved)}")
     say("Start the node, then run dicom-node spool compare: reindex adds objects received after the backup.")
@@ -363,11 +363,11 @@ def compare(config: Config) -> int:
 
     What persons had decided and the database has lost is done again, or named where it cannot be.
     """
-    from dicom_node.people import backup
+    from dicom_node.people import lost_decisions
     from dicom_node.people.spool import compare_spool
 
     loaded = load(config)
-    lost = backup.describe_lost(loaded)
+    lost = lost_decisions.describe_lost(loaded)
     difference = compare_spool(loaded)
     for line in (*lost, difference or "Spool and database agree."):
         say(line)
@@ -389,10 +389,10 @@ def reindex(config: Config) -> None:
 
 def _checked_answer(parameter: typer.CallbackParam, text: str) -> str:
     """Check one answer of ``init``; at a terminal typer asks again if it is invalid (typer.BadParameter)."""
-    from dicom_node.people import configured
+    from dicom_node.people import new_node
 
     try:
-        configured.examine_answers({str(parameter.name): text})
+        new_node.examine_answers({str(parameter.name): text})
     except NodeError as error:
         raise typer.BadParameter(str(error)) from None
     return text
@@ -400,9 +400,9 @@ def _checked_answer(parameter: typer.CallbackParam, text: str) -> str:
 
 def _free_folder(folder: Path) -> Path:
     """Refuse a folder with a configuration before ``init`` asks its questions."""
-    from dicom_node.people import configured
+    from dicom_node.people import new_node
 
-    configured.new_files(folder.absolute())
+    new_node.new_files(folder.absolute())
     return folder
 
 
@@ -442,9 +442,9 @@ def init(
     Run it as the user that the node runs as. An option answers its question. The password is asked for, or is
     the next line of standard input. Nothing is overwritten.
     """
-    from dicom_node.people import configured, users
+    from dicom_node.people import new_node, users
 
-    configuration, unit = configured.create_node(
+    configuration, unit = new_node.create_node(
         {
             "ae_title": ae_title,
             "data_dir": data_dir,
@@ -564,9 +564,9 @@ def why(
     as_json: Json = False,
 ) -> None:
     """List what a machine tried, what was refused, and the configuration lines that would allow it."""
-    from dicom_node.people import peers
+    from dicom_node.people import callers
 
-    found = peers.why(load(config), asked, moment(since))
+    found = callers.why(load(config), asked, moment(since))
     if as_json:
         print_json(found)
         return

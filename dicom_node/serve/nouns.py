@@ -16,7 +16,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
-from dicom_node.base.config.settings import did_you_mean
+from dicom_node.base.config.section import did_you_mean
 from dicom_node.base.errors import ExitCode
 from dicom_node.base.lifecycle import (
     DeliveryState,
@@ -418,7 +418,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "findings",
-            "people.reviews:findings_of_study",
+            "people.verdicts:findings_of_study",
             "Show what a study's newest reports found, and how each finding was assessed.",
             "1.2.840.113619.2.1 --config node.toml",
             inputs=(STUDY,),
@@ -438,7 +438,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "accept",
-            "people.reviews:accept_results",
+            "people.held_results:accept_results",
             "Accept results that wait for it (assess_first of a rule): they are sent.",
             "1.2.840.113619.2.1 --config node.toml",
             inputs=(
@@ -456,7 +456,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "reject",
-            "people.reviews:reject_results",
+            "people.held_results:reject_results",
             "Reject results that wait for an assessment: they are not sent.",
             '1.2.3 --because "wrong side" --config node.toml',
             inputs=(STUDY, BECAUSE),
@@ -910,7 +910,7 @@ DECISIONS: Final = Noun(
     (
         Verb(
             "list",
-            "people.backup:waiting_decisions",
+            "people.lost_decisions:waiting_decisions",
             "List decisions of persons that the database lost and that could not be applied again yet.\n\n"
             'No result of a study is sent while one of its decisions marked "holds" waits.',
             columns=(
@@ -925,7 +925,7 @@ DECISIONS: Final = Noun(
         ),
         Verb(
             "settle",
-            "people.backup:settle_decision",
+            "people.lost_decisions:settle_decision",
             "Answer for a decision that cannot be done again, or a changed line: it holds nothing back any "
             "more.",
             '3f2a... --because "study was sent again"',
@@ -1004,7 +1004,7 @@ RULES: Final = Noun(
     (
         Verb(
             "try",
-            "people.configured:try_files",
+            "people.rule_trial:try_files",
             "Say which rules would take these files, which not, and why. Nothing is sent or stored.",
             "image.dcm --from us1 --config node.toml",
             inputs=(
@@ -1032,7 +1032,7 @@ RULES: Final = Noun(
         ),
         Verb(
             "replay",
-            "people.configured:replay_rules",
+            "people.rule_trial:replay_rules",
             "Queue the jobs that the rules now start for studies received earlier, and that these did not "
             "get.\n\nUses the rules in these files: run `dicom-node reload` first, so that the node uses "
             "them too.",
@@ -1060,14 +1060,14 @@ MODELS: Final = Noun(
     (
         Verb(
             "list",
-            "people.configured:list_models",
+            "people.site_models:list_models",
             "List the model cards: shipped, and those of workers.models_dir.",
             columns=fields("model: id", "version", "task", "architecture", "licence"),
             none="No model cards.",
         ),
         Verb(
             "drift",
-            "people.configured:model_drift",
+            "people.site_models:model_drift",
             "Compare each model's scores and refusals with its card's reference, sender by sender.\n\n"
             "Counts of whole days (UTC); the last 30 where --since is not given. --json has "
             "the scores of each label.",
@@ -1082,7 +1082,7 @@ MODELS: Final = Noun(
         ),
         Verb(
             "feedback",
-            "people.reviews:all_assessments",
+            "people.verdicts:all_assessments",
             "How readers assessed findings: accepted, modified, rejected or missing, why, of which version.",
             "--since 30d --json --config node.toml",
             inputs=(SINCE,),

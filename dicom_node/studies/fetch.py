@@ -25,7 +25,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ai_pipeline.images.dates import date_of
-from dicom_node.base.config.settings import PeerSettings, RuleSettings, Settings, matches
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.rule import RuleSettings, matches
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.elements import META_BYTES, is_uid
 from dicom_node.base.dicom.identity import Patient, are_one_patient
 from dicom_node.base.errors import FaultyInput, SpoolFull, Unavailable

@@ -42,12 +42,12 @@ from dicom_connectors.worklist.manager import MOST_ITEMS
 from dicom_connectors.worklist.performer import open_manager as open_worklist
 from dicom_console.handlers.stow import PARTS
 from dicom_node import __version__
+from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import (
     AssemblySettings,
     ListenerSettings,
     NodeSettings,
     OutboxSettings,
-    PeerSettings,
     Settings,
 )
 from dicom_node.base.dicom import dimse_n

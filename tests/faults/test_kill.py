@@ -61,11 +61,11 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.people import audit, backup, reviews
+from dicom_node.people import audit, backup, held_results, lost_decisions
 from dicom_node.people.studies import release, versions
 from dicom_node.people.withdrawal import withdraw_results
 from dicom_node.receive.spool import Arrival, Spool
-from dicom_node.serve import node
+from dicom_node.serve import background
 from dicom_node.studies.indexing import compare, reindex
 from tests.faults.kills import with_postgres
 from tests.forked import Forked
@@ -580,17 +580,17 @@ def test_what_was_withdrawn_stays_so_and_what_came_after_the_backup_is_not_sent(
     node = restored(node, tmp_path / "saved", pacs)
     assert not withdrawn(node), "the backup knows nothing of it"
     assert not acts(node), "the backup knows nothing of it"
-    [first, second] = backup.reconcile_decisions(node.settings)
+    [first, second] = lost_decisions.reconcile_decisions(node.settings)
     assert (first["state"], second["state"]) == ("applied", "waits")
     reindexed(node)
     deliver(node)
     assert pacs.stored == in_pacs, "nothing of a study leaves while a decision on it waits"
-    assert backup.apply_waiting_decisions(node.settings) == 1
+    assert lost_decisions.apply_waiting_decisions(node.settings) == 1
     deliver(node)
     assert (withdrawn(node), acts(node)) == (gone, audited)
     assert pacs.stored == in_pacs
     assert {row.because for row in node.rows(Withdrawal)} == {WHY}
-    assert backup.reconcile_decisions(node.settings) == [], "none twice"
+    assert lost_decisions.reconcile_decisions(node.settings) == [], "none twice"
     node.close()
     assert "Nowak" not in "".join(file.read_text() for file in audit.copied_decisions(node.folder))
 
@@ -602,12 +602,14 @@ def test_what_was_rejected_and_accepted_stays_so_but_where_a_person_has_decided_
     analyse(node, "refused", "taken", "again")
     backup.backup(node.settings, [], tmp_path / "saved")
     for name in ("refused", "again"):
-        reviews.reject_results(node.settings, uid(name), READER, because=WHY)
-    reviews.accept_results(node.settings, uid("taken"), READER)
+        held_results.reject_results(node.settings, uid(name), READER, because=WHY)
+    held_results.accept_results(node.settings, uid("taken"), READER)
 
     node = restored(node, tmp_path / "saved", pacs, assess_first=True)
-    reviews.accept_results(node.settings, uid("again"), READER)  # sooner than the node applies the lost one
-    assert {row["state"] for row in backup.reconcile_decisions(node.settings)} == {"applied"}
+    held_results.accept_results(
+        node.settings, uid("again"), READER
+    )  # sooner than the node applies the lost one
+    assert {row["state"] for row in lost_decisions.reconcile_decisions(node.settings)} == {"applied"}
     deliver(node)
     with node.database.read() as session:
         assert {
@@ -652,9 +654,9 @@ def test_what_was_released_with_a_choice_is_released_with_it_again(
     assert chosen == other.PixelData
 
     node = restored(node, tmp_path / "saved", pacs)
-    backup.reconcile_decisions(node.settings)
+    lost_decisions.reconcile_decisions(node.settings)
     reindexed(node)
-    backup.apply_waiting_decisions(node.settings)
+    lost_decisions.apply_waiting_decisions(node.settings)
     assert node.study(image.StudyInstanceUID).state is not StudyState.QUARANTINED
     assert node.file_of(image.SOPInstanceUID).PixelData == chosen
     assert acts(node) == [("reader", "study_released")]
@@ -675,7 +677,7 @@ def test_a_kill_between_commit_and_copy_loses_and_doubles_nothing(
     lines = [audit.read_decision(file) for file in audit.copied_decisions(node.folder)]
     assert [line and line["study"] for line in lines] == [uid("one"), uid("two")]
     assert audit.copy_decisions(node.database, node.settings) == 0
-    assert backup.reconcile_decisions(node.settings) == []
+    assert lost_decisions.reconcile_decisions(node.settings) == []
     node.close()
 
 
@@ -689,13 +691,13 @@ def test_nothing_is_sent_after_a_copy_was_changed_until_a_person_settles_it(
     file.write_text(file.read_text().replace(uid("one"), uid("two")))
     node.write(Session.execute, delete(DecisionRow))  # as of a database that was restored
     assert audit.is_behind(node.database, node.settings)
-    [row] = backup.reconcile_decisions(node.settings)
+    [row] = lost_decisions.reconcile_decisions(node.settings)
     assert file.name in row["waits_for"]
     assert row["holds"]
     deliver(node)
     assert not pacs.stored
-    backup.settle_decision(node.settings, row["decision"], because="the disk was damaged")
-    assert backup.reconcile_decisions(node.settings) == []
+    lost_decisions.settle_decision(node.settings, row["decision"], because="the disk was damaged")
+    assert lost_decisions.reconcile_decisions(node.settings) == []
     deliver(node)
     assert pacs.stored
     assert json.dumps(acts(node)).count("result_withdrawn") == 1
@@ -749,11 +751,11 @@ def test_a_node_notices_that_its_clock_was_put_back(tmp_path: Path, monkeypatch:
     inbox.put(Job, run_at=utc_now() + HOUR)
     said: list[tuple[EventType, dict[str, Any]]] = []
     say = lambda kind, **fields: said.append((kind, fields))
-    made = node.Background(inbox.database, inbox.settings, Role.ALL, "all", say, 0)
+    made = background.Background(inbox.database, inbox.settings, Role.ALL, "all", say, 0)
     made._watch_clock()
     assert (said, work(inbox)) == ([], 0)
-    ahead = node._ahead()
-    monkeypatch.setattr(node, "_ahead", lambda: ahead - HOUR.total_seconds())
+    ahead = background._ahead()
+    monkeypatch.setattr(background, "_ahead", lambda: ahead - HOUR.total_seconds())
     made._watch_clock()
     made._watch_clock()
     assert [(kind, fields["seconds"]) for kind, fields in said] == [(CLOCK_PUT_BACK, 3600)]

@@ -78,7 +78,8 @@ from dicom_connectors.worklist import workitem
 from dicom_connectors.worklist.performer import open_manager as open_worklist
 from dicom_node.base.config import loading
 from dicom_node.base.config import settings as sections
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom import dimse_n
 from dicom_node.base.dicom.elements import Limits
 from dicom_node.base.dicom.uids import derived_uid

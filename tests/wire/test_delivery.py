@@ -52,13 +52,8 @@ from werkzeug.wrappers import Request, Response
 
 from dicom_connectors.hl7.oru import control_id
 from dicom_node.base import events
-from dicom_node.base.config.settings import (
-    ConsoleSettings,
-    ListenerSettings,
-    PeerSettings,
-    Settings,
-    TlsSettings,
-)
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import ConsoleSettings, ListenerSettings, Settings, TlsSettings
 from dicom_node.base.dicom.dimse_n import CommitmentReport
 from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.dicom.uids import MANUFACTURER, MODEL_NAME

@@ -25,18 +25,10 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from dicom_node.base.config.settings import (
-    AE_TITLE,
-    HOST,
-    MODALITY,
-    NAME,
-    Conditions,
-    PeerSettings,
-    RuleSettings,
-    Settings,
-    did_you_mean,
-    matches,
-)
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.rule import Conditions, RuleSettings, matches
+from dicom_node.base.config.section import AE_TITLE, HOST, MODALITY, NAME, did_you_mean
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import every
 from dicom_node.base.errors import ConfigProblem, ConfigurationError
 from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, CONSOLE_NAME, Retained

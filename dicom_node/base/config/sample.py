@@ -1,6 +1,6 @@
 """Sample configuration files: one with the keys needed to start, and files with all keys.
 
-``config/*.toml`` are the files with all keys, written from ``settings.py`` (tested). Every key has its
+``config/*.toml`` are the files with all keys, written from the settings (tested). Every key has its
 default and its sentence; a key without a default, or with the default "not set", is in a comment.
 """
 
@@ -18,7 +18,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from dicom_node.base.config.loading import sections
-from dicom_node.base.config.settings import Conditions, PeerSettings, RuleSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.rule import Conditions, RuleSettings
+from dicom_node.base.config.settings import Settings
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, keys without quotation marks
 

@@ -29,7 +29,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from ai_pipeline.images.dates import as_da
-from dicom_node.base.config.settings import LocalAddress, PeerSettings, Settings, remote_address
+from dicom_node.base.config.addresses import LocalAddress, remote_address
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import installed
 from dicom_node.base.dicom.dimse_n import CommitmentReport
 from dicom_node.base.dicom.identity import Patient

@@ -12,7 +12,7 @@ from pynetdicom import build_context
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
-from dicom_node.base.config.settings import PeerService
+from dicom_node.base.config.peer import PeerService
 from dicom_node.deliver.scu import Check, Connections, PeerCaller, client_tls
 from dicom_node.deliver.scu.calling_ae import CallingAE
 from dicom_node.receive.messages import MAXIMUM_PDU_BYTES

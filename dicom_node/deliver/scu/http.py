@@ -12,7 +12,8 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import Unavailable
 from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
 from dicom_node.deliver.scu import (

@@ -16,7 +16,8 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.header import character_sets, decoded, quiet_pydicom, terms
 from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind
 from dicom_node.base.errors import DecodedDifferently, FaultyObject, SpoolError, Unavailable

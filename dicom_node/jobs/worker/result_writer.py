@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import Decision, ModelRef, Pipeline, PipelineResult, Refusal, Scores
 from ai_pipeline.summary import without_research
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.events import RESULT_LOST, RESULT_WITHHELD, RESULTS_HELD, RESULTS_ROUTED, SOURCE_REPAIRED
 from dicom_node.base.files import Files

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from folder_settings import FolderPeer
 
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import typed_section
 from dicom_node.deliver.scu import (
     Check,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dicom_node.base.config.settings import Section
+from dicom_node.base.config.section import Section
 
 
 class FolderPeer(Section):

@@ -22,7 +22,8 @@ from sqlalchemy.orm import Session
 from dicom_connectors.notifications.gather import Gatherer
 from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_node.base import events
-from dicom_node.base.config.settings import OutboxSettings, PeerSettings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import OutboxSettings
 from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.lifecycle import DEIDENTIFIED_FOLDER, DeliveryState, Outcome, ResultKind, StudyState
 from dicom_node.base.store import deliveries, requested

@@ -19,14 +19,9 @@ from werkzeug.wrappers import Response
 
 from dicom_connectors.dicomweb.client import DicomwebDestination, _stored, parts_of
 from dicom_connectors.orthanc import destination as orthanc
-from dicom_node.base.config.settings import (
-    ConsoleSettings,
-    LocalAddress,
-    PeerSettings,
-    Settings,
-    is_local,
-    remote_address,
-)
+from dicom_node.base.config.addresses import LocalAddress, is_local, remote_address
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import ConsoleSettings, Settings
 from dicom_node.deliver.scu import Presence, SendStatus, http, open_destination, store_report
 from dicom_node.deliver.scu.storage import DimseDestination
 from tests.hostile.web import answering

@@ -95,7 +95,7 @@ from dicom_node.people.processes import report_silence
 from dicom_node.results import sr
 from dicom_node.results.build import build, build_rejection
 from dicom_node.results.envelope import StatedFinding
-from dicom_node.serve.node import Background
+from dicom_node.serve.background import Background
 from dicom_node.studies.indexing import compare, purge, reindex
 from tests.certificates_lab import self_signed
 from tests.collector_lab import Collector, running_collector

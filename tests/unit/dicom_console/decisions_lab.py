@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dicom_node.base.lifecycle import ReaderVerdict, ResultKind
 from dicom_node.base.store.tables import Result
-from dicom_node.people import audit, reviews
+from dicom_node.people import assessments, audit, verdicts
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.dicom_console.illustrated import illustrated
@@ -29,13 +29,13 @@ def instead_of_pacs(node: Inbox, *peers: dict[str, object]) -> None:
 def say(
     node: Inbox, verdict: ReaderVerdict, by: audit.Person = READER, place: int = 0, why: str = ""
 ) -> None:
-    about = node.read(reviews.findings_of_study, node.settings, UID)[place]
+    about = node.read(verdicts.findings_of_study, node.settings, UID)[place]
     which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
-    reviews.assess(node.settings, 1, reviews.FindingAssessed(**which, verdict=verdict, because=why), by)
+    verdicts.assess(node.settings, 1, verdicts.FindingAssessed(**which, verdict=verdict, because=why), by)
 
 
 def send(node: Inbox, by: audit.Person = READER) -> list[str]:
-    return reviews.send_assessments(node.settings, UID, by)
+    return assessments.send_assessments(node.settings, UID, by)
 
 
 UID = str(ultrasound("one").StudyInstanceUID)

@@ -35,7 +35,8 @@ from ai_pipeline.contract import (
 from ai_pipeline.images.dates import date_of
 from dicom_connectors.notifications.gather import Gatherer
 from dicom_connectors.notifications.settings import NotificationSettings
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
 from dicom_node.base.events import RESULTS_ACCEPTED, RESULTS_HELD
 from dicom_node.base.lifecycle import (
@@ -54,7 +55,7 @@ from dicom_node.base.store.tables import Delivery, HeldResult, Instance, Notific
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver import outbox
 from dicom_node.deliver.delivery_worker import DeliveryWorker
-from dicom_node.people import audit, preflight, reviews, spool, studies, withdrawal
+from dicom_node.people import audit, held_results, preflight, spool, studies, verdicts, withdrawal
 from dicom_node.people.outbox import discard_deliveries, send_again, send_study
 from dicom_node.results import sr
 from dicom_node.studies.indexing import purge_results
@@ -133,7 +134,7 @@ def analysed(node: Inbox, number: int = 1) -> str:
 
 
 def mark(node: Inbox, uid: str) -> str:
-    return str(node.read(reviews.held_results, node.settings, node.study(uid).id)["as_of"])
+    return str(node.read(held_results.held_results, node.settings, node.study(uid).id)["as_of"])
 
 
 def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
@@ -148,14 +149,14 @@ def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
         sender = DeliveryWorker(other, node.settings)
         assert [sender.run_once() for _ in range(3)] == [0, 0, 0]
         assert pacs.received == []
-        assert reviews.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
+        assert held_results.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
         assert node.study(uid).state is StudyState.DELIVERING
         wait_until(lambda: sender.run_once() == 0 and set(states(node)) == {D.CONFIRMED})
         other.dispose()
         assert len(pacs.received) == 2
         assert node.study(uid).state is StudyState.DELIVERED
     [row] = [row for row in node.read(audit.rows) if row["action"] == AuditAction.RESULTS_ASSESSED]
-    [said] = node.read(reviews.all_assessments)
+    [said] = node.read(verdicts.all_assessments)
     assert (row["actor"], row["fields"]) == ("anna", {"verdict": "accepted", "results": 2})
     assert (said["verdict"], said["actor"], said["version"]) == ("accepted", "anna", "1")
     assert {RESULTS_HELD.number, RESULTS_ACCEPTED.number} <= {event.number for event in node.events()}
@@ -164,8 +165,8 @@ def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
 def test_what_was_rejected_leaves_by_no_way_until_a_person_thinks_again(node: Inbox) -> None:
     uid = analysed(node)
     with pytest.raises(FaultyInput):
-        reviews.reject_results(node.settings, uid, ANNA, because=" ")
-    assert reviews.reject_results(node.settings, uid, ANNA, because="wrong side") == 2
+        held_results.reject_results(node.settings, uid, ANNA, because=" ")
+    assert held_results.reject_results(node.settings, uid, ANNA, because="wrong side") == 2
     assert node.study(uid).state is StudyState.CANCELLED
     studies.rerun_rules(node.settings, [uid])
     work(node)
@@ -173,29 +174,29 @@ def test_what_was_rejected_leaves_by_no_way_until_a_person_thinks_again(node: In
     for way, says in (
         (lambda: send_again(node.settings, [1]), "rejected"),
         (lambda: send_study(node.settings, uid, "pacs"), ""),
-        (lambda: reviews.reject_results(node.settings, uid, ANNA, because="again"), "rejected already"),
-        (lambda: reviews.accept_results(node.settings, uid, ANNA), "--rejected"),
+        (lambda: held_results.reject_results(node.settings, uid, ANNA, because="again"), "rejected already"),
+        (lambda: held_results.accept_results(node.settings, uid, ANNA), "--rejected"),
     ):
         with pytest.raises(NotAllowedNow, match=says or None):
             way()
-    assert reviews.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
+    assert held_results.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
     assert states(node) == [D.PENDING] * 2
     with pytest.raises(NotAllowedNow, match="waits for"):
-        reviews.accept_results(node.settings, uid, ANNA)
+        held_results.accept_results(node.settings, uid, ANNA)
 
 
 def test_what_was_discarded_or_withdrawn_is_not_accepted_with_the_others(node: Inbox) -> None:
     uid = analysed(node)
     discard_deliveries(node.settings, [1], because="wrong destination")
-    reviews.reject_results(node.settings, uid, ANNA, because="wrong side")
-    reviews.accept_results(node.settings, uid, ANNA, rejected=True)
+    held_results.reject_results(node.settings, uid, ANNA, because="wrong side")
+    held_results.accept_results(node.settings, uid, ANNA, rejected=True)
     assert states(node) == [D.DISCARDED, D.PENDING]
-    reviews.reject_results(node.settings, analysed(node, 2), ANNA, because="wrong side")
+    held_results.reject_results(node.settings, analysed(node, 2), ANNA, because="wrong side")
     withdrawal.withdraw_results(
         node.settings, uid, None, reason=RejectionReason.QUALITY, because="other patient"
     )
     with pytest.raises(NotAllowedNow, match="waits for"):
-        reviews.accept_results(node.settings, uid, ANNA, rejected=True)
+        held_results.accept_results(node.settings, uid, ANNA, rejected=True)
 
 
 def test_a_rule_without_assessment_frees_nothing_of_another_rule(fresh: Inbox) -> None:
@@ -210,7 +211,7 @@ def test_a_rule_without_assessment_frees_nothing_of_another_rule(fresh: Inbox) -
         send_again(node.settings, [1])
     studies.rerun_rules(node.settings, [uid])
     work(node)
-    assert reviews.accept_results(node.settings, uid, ANNA) == 2
+    assert held_results.accept_results(node.settings, uid, ANNA) == 2
     assert states(node) == [D.PENDING] * 4
 
 
@@ -245,13 +246,13 @@ def test_a_late_image_makes_results_that_wait_anew(node: Inbox) -> None:
     seen = mark(node, uid)
     node.index(changed(ultrasound("one", number=2), StudyInstanceUID=uid))
     with pytest.raises(NotAllowedNow, match="receiving"):
-        reviews.accept_results(node.settings, uid, ANNA, as_of=seen)
+        held_results.accept_results(node.settings, uid, ANNA, as_of=seen)
     node.settle()
     work(node)
     assert states(node).count(D.UNASSESSED) == 3, "the new report, and both pictures"
     with pytest.raises(NotAllowedNow, match="changed since you saw them"):
-        reviews.accept_results(node.settings, uid, ANNA, as_of=seen)
-    assert reviews.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 3
+        held_results.accept_results(node.settings, uid, ANNA, as_of=seen)
+    assert held_results.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 3
     assert sorted(states(node)) == [D.CANCELLED, D.PENDING, D.PENDING, D.PENDING]
     assert {row.supersedes for row in node.rows(Result)} == {""}, "the first never left"
 
@@ -268,7 +269,7 @@ def test_a_rule_that_wants_no_assessment_any_more_lets_its_results_go(node: Inbo
 
 def test_a_failure_is_told_at_once_to_whom_a_person_sent_the_results(node: Inbox) -> None:
     uid, peers = analysed(node), second_peer(node)
-    reviews.accept_results(node.settings, uid, ANNA)
+    held_results.accept_results(node.settings, uid, ANNA)
     go_on(node, peers=peers)
     assert send_study(node.settings, uid, "second") == 2
     go_on(node, settings(node, do="stumble"), peers=peers)
@@ -279,24 +280,24 @@ def test_a_failure_is_told_at_once_to_whom_a_person_sent_the_results(node: Inbox
 
 def test_results_with_a_finding_that_was_not_accepted_stay_here(node: Inbox) -> None:
     uid = analysed(node)
-    [about, *_] = node.read(reviews.findings_of_study, node.settings, uid)
+    [about, *_] = node.read(verdicts.findings_of_study, node.settings, uid)
     which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
 
     def assess(verdict: ReaderVerdict, by: audit.Person, because: str = "") -> None:
-        given = reviews.FindingAssessed(**which, verdict=verdict, because=because)
-        reviews.assess(node.settings, node.study(uid).id, given, by)
+        given = verdicts.FindingAssessed(**which, verdict=verdict, because=because)
+        verdicts.assess(node.settings, node.study(uid).id, given, by)
 
     for verdict in (ReaderVerdict.REJECTED, ReaderVerdict.MODIFIED):
         with pytest.raises(FaultyInput):
             assess(verdict, ANNA)
         assess(verdict, ANNA, "a rib")
         with pytest.raises(NotAllowedNow, match="Mark: not accepted"):
-            reviews.accept_results(node.settings, uid, ANNA)
+            held_results.accept_results(node.settings, uid, ANNA)
         assert states(node) == [D.UNASSESSED] * 2
         assert node.study(uid).state is StudyState.UNASSESSED
     assess(ReaderVerdict.ACCEPTED, audit.Person("eva"))
-    assert reviews.accept_results(node.settings, uid, ANNA) == 2
-    rows = node.read(reviews.all_assessments)
+    assert held_results.accept_results(node.settings, uid, ANNA) == 2
+    rows = node.read(verdicts.all_assessments)
     assert [(row["verdict"], row["because"]) for row in rows] == [("modified", "a rib"), ("accepted", "")]
     assert {row["report_uid"] for row in rows} == {about["report_uid"]} != {""}
 
@@ -307,12 +308,14 @@ def test_an_acceptance_that_is_cut_off_has_done_nothing(node: Inbox) -> None:
         patch.object(outbox, "settle_study", side_effect=RuntimeError("killed")),
         pytest.raises(RuntimeError, match="killed"),
     ):
-        reviews.accept_results(node.settings, uid, ANNA)
+        held_results.accept_results(node.settings, uid, ANNA)
     assert states(node) == [D.UNASSESSED] * 2
     assert [row.state for row in node.rows(HeldResult)] == [HeldState.WAITING] * 2
 
 
-@pytest.mark.parametrize(("assess", "told"), [(reviews.accept_results, 1), (reviews.reject_results, 0)])
+@pytest.mark.parametrize(
+    ("assess", "told"), [(held_results.accept_results, 1), (held_results.reject_results, 0)]
+)
 def test_findings_are_told_once_they_were_accepted(
     fresh: Inbox, assess: Callable[..., int], told: int
 ) -> None:

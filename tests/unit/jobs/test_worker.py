@@ -27,7 +27,8 @@ from ai_pipeline.contract import (
 )
 from dicom_connectors.notifications.gather import Gatherer
 from dicom_node.base import events
-from dicom_node.base.config.settings import ResultSettings, RuleSettings, Settings
+from dicom_node.base.config.rule import ResultSettings, RuleSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.uids import derived_uid
 from dicom_node.base.errors import NotAllowedNow
@@ -38,7 +39,7 @@ from dicom_node.deliver import inspection, outbox
 from dicom_node.jobs.queue import decide, explain, retry, why_none
 from dicom_node.jobs.worker.analysis import ImageAnalysis
 from dicom_node.jobs.worker.run import Worker
-from dicom_node.people import preflight, reviews, studies
+from dicom_node.people import held_results, preflight, studies
 from dicom_node.people.audit import Person
 from dicom_node.receive.inspection import inspect
 from dicom_node.studies import indexing
@@ -567,14 +568,14 @@ def test_a_peer_that_got_a_finding_gets_the_report_that_replaces_it(ruled: Inbox
 def test_a_result_that_is_held_is_notified_when_a_person_accepted_it(ruled: Inbox) -> None:
     uid = analysed_by_rules(ruled, made(ruled, MARK, assess_first=True))
     assert notified(ruled) == []
-    reviews.accept_results(ruled.settings, uid, ANNA)
+    held_results.accept_results(ruled.settings, uid, ANNA)
     assert [len(notified(ruled)) for _ in range(2)] == [1, 1]
 
 
 def test_a_rejected_result_is_withheld_and_not_a_finding(ruled: Inbox) -> None:
     withheld = {"when": "withheld", "notify": ["on-call"]}
     uid = analysed_by_rules(ruled, made(ruled, {**MARK, "notify": []}, withheld, assess_first=True))
-    reviews.reject_results(ruled.settings, uid, ANNA, because="Secret words")
+    held_results.reject_results(ruled.settings, uid, ANNA, because="Secret words")
     [text] = notified(ruled)
     assert text.startswith("Results of this study are withheld")
     assert "Secret" not in text

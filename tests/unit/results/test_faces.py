@@ -29,7 +29,7 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.images.render import PageLayout, PagePicture, lay_out_page
 from dicom_connectors.pdf.connector import as_pdf
-from dicom_node.base.config.settings import PeerSettings
+from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.lifecycle import ResultKind
 from dicom_node.results import gate, pictures

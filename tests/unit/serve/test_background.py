@@ -42,7 +42,8 @@ from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Notification
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.receive.inspection import Inspector
-from dicom_node.serve.node import Background, _prepare_folder, inode
+from dicom_node.serve.background import Background, inode
+from dicom_node.serve.node import _prepare_folder
 from dicom_node.studies.indexing import Indexer
 from tests.inbox_lab import Inbox, enter_peer
 from tests.modality import ultrasound
@@ -152,7 +153,7 @@ def test_a_lease_that_cannot_be_renewed_does_not_count_as_acquired(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acquire = Mock(side_effect=[True, OperationalError("", {}, Exception("locked"))])
-    monkeypatch.setattr("dicom_node.serve.node.acquire_lease", acquire)
+    monkeypatch.setattr("dicom_node.serve.background.acquire_lease", acquire)
     background = _background(inbox, Role.ALL, "all", Mock())
     background._renew_lease("scheduler")
     assert background._acquired == {"scheduler"}

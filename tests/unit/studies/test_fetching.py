@@ -14,7 +14,8 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from dicom_connectors.worklist.performer import Cancellations, Worklist, open_manager
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.events import (
     ARCHIVE_ANSWERED,

@@ -80,7 +80,7 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import move, settle_study, steady_now, utc_now
 from dicom_node.deliver import outbox
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.people import audit, configured, disk, reviews, spool, studies
+from dicom_node.people import audit, disk, held_results, rule_trial, spool, studies
 from dicom_node.people.outbox import discard_deliveries, send_again, send_study
 from dicom_node.receive.inspection import Inspected, Inspector, ReaderLost
 from dicom_node.receive.listener import PerformedSteps
@@ -1591,7 +1591,7 @@ def test_of_before_a_correction_no_person_sends_anything(node: Inbox, assess_fir
     node.settle(image)
     work(node, settings)
     if assess_first:
-        reviews.reject_results(settings, uid, because="of another patient")
+        held_results.reject_results(settings, uid, because="of another patient")
     else:
         discard_deliveries(settings, [1], because="of another patient")
     node.settle(changed(image, PatientID="RIGHT"))
@@ -1599,13 +1599,13 @@ def test_of_before_a_correction_no_person_sends_anything(node: Inbox, assess_fir
         partial(send_again, settings, [1]),
         partial(send_again, settings, [2]),
         partial(send_study, settings, uid, "second"),
-        partial(reviews.accept_results, settings, uid, rejected=True),
+        partial(held_results.accept_results, settings, uid, rejected=True),
     ):
         with pytest.raises(NotAllowedNow):
             refused()
     work(node, settings)
     if assess_first:
-        reviews.accept_results(settings, uid)
+        held_results.accept_results(settings, uid)
     send_study(settings, uid, "second")
     pending = [row.result_id for row in node.rows(Delivery) if row.state is DeliveryState.PENDING]
     assert len(pending) == 4
@@ -1657,11 +1657,11 @@ def test_a_changed_rule_is_replayed_over_the_studies_that_it_missed(node: Inbox)
     node.settle(changed(ultrasound("conflict", number=2), PatientID="SOMEBODY-ELSE"))
     since, jobs = node.study(ovary).last_received_at, len(node.jobs())
     for same in (node.settings, with_rule(node, name="renamed"), with_rule(node, when={"body_part": "KNEE"})):
-        assert configured.replay_rules(same, since, dry_run=False) == [], "what was delivered stays"
+        assert rule_trial.replay_rules(same, since, dry_run=False) == [], "what was delivered stays"
     second = with_rule(node, send_to=["pacs", "second"], when={"body_part": "OVARY"})
 
     def replayed(dry_run: bool) -> list[tuple[str, bool]]:
-        rows = configured.replay_rules(second, since, dry_run=dry_run)
+        rows = rule_trial.replay_rules(second, since, dry_run=dry_run)
         assert rows[0]["destinations"] == ["pacs", "second"]
         assert "were purged" in rows[-1]["reason"]
         return [(row["study_instance_uid"], row["queued"]) for row in rows]
@@ -1676,8 +1676,8 @@ def test_a_changed_rule_is_replayed_over_the_studies_that_it_missed(node: Inbox)
     assert told == [(ovary, "command line", {"replay": True})], "neither foreseen nor refused ones"
     work(node, second)
     assert {peer for peer, _ in sent(node)} == {"pacs", "second"}
-    assert [row["queued"] for row in configured.replay_rules(second, since, dry_run=False)] == [False]
-    assert configured.replay_rules(second, utc_now(), dry_run=False) == []
+    assert [row["queued"] for row in rule_trial.replay_rules(second, since, dry_run=False)] == [False]
+    assert rule_trial.replay_rules(second, utc_now(), dry_run=False) == []
 
 
 # Files leave once nobody needs them, and whoever deletes waits for whoever reads

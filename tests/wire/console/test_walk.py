@@ -26,7 +26,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.lifecycle import DeliveryState, UserRole
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, Notification, Study
-from dicom_node.people import configured
+from dicom_node.people import entered
 from dicom_node.people.audit import Person
 from dicom_node.people.demo import DRAWN_FILM
 from dicom_node.people.stow import take_files
@@ -177,10 +177,10 @@ def walked(folder: Path) -> Iterator[Walked]:
             _upload(database, settings, sent["dead"][1])
             wait_until(lambda: _all_told(database), 60, "the end of deliveries")
             assert node.stop() == 0
-        configured.save_entry(settings, "peers", {"name": "ward", "ae_title": "WARD", "may": ["send"]})
+        entered.save_entry(settings, "peers", {"name": "ward", "ae_title": "WARD", "may": ["send"]})
         settings = loading.load([node.config])
         rule = {"name": "ward", "when": {"calling_ae": "WARD"}, "pipeline": "ultrasound", "send_to": ["pacs"]}
-        configured.save_entry(settings, "rules", rule)
+        entered.save_entry(settings, "rules", rule)
         settings = loading.load([node.config])
         numbers = {row.study_instance_uid: row.id for row in Stored(database).rows(Study)}
         studies = {name: numbers[str(objects[0].StudyInstanceUID)] for name, (_, *objects) in sent.items()}
@@ -259,7 +259,7 @@ class Walk:
 def walk(tmp_path_factory: pytest.TempPathFactory, chromium: Chromium) -> Iterator[Walk]:
     with walked(tmp_path_factory.mktemp("walked")) as site, pytest.MonkeyPatch.context() as patch:
         lab = ConsoleLab(site.settings, site.database)
-        patch.setattr(configured, "apply_now", lambda _: site.taken_over(lab.app))
+        patch.setattr(entered, "apply_now", lambda _: site.taken_over(lab.app))
         with served_app(lab) as address:
             yield Walk(site, address, lab, chromium)
 

@@ -21,7 +21,9 @@ from dicom_connectors.hl7.settings import checked_hl7_fields
 from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_node.base.config import sample
 from dicom_node.base.config.loading import _line, _lines, examine, load, load_to_read
-from dicom_node.base.config.settings import PeerSettings, Settings, TlsSettings, did_you_mean
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.section import did_you_mean
+from dicom_node.base.config.settings import Settings, TlsSettings
 from dicom_node.base.errors import ConfigurationError, ExitCode
 from dicom_node.people import preflight
 

@@ -30,7 +30,8 @@ from sqlalchemy.orm import Session
 from dicom_connectors.notifications.gather import forget_removed
 from dicom_connectors.traces.settings import TelemetrySettings
 from dicom_node.base import events
-from dicom_node.base.config.settings import PeerSettings, WorkerSettings
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import WorkerSettings
 from dicom_node.base.errors import CannotRun, NodeError, NotAllowedNow, SchemaOutdated
 from dicom_node.base.lifecycle import (
     LIFE_CYCLES,
@@ -84,7 +85,7 @@ from dicom_node.jobs.worker.run import Worker
 from dicom_node.people import preflight, users
 from dicom_node.people.disk import forget_past, note_free_space
 from dicom_node.people.processes import Sign, SignsOfLife, forget_lost
-from dicom_node.serve.node import Background, inode
+from dicom_node.serve.background import Background, inode
 from dicom_node.studies.indexing import purge, purge_results
 from tests.console_lab import ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox
@@ -506,7 +507,7 @@ def test_what_failed_without_a_database_is_stored_with_begin_and_end_when_it_is_
     say = OwnEvents(inbox.database).say
     background = Background(inbox.database, inbox.settings, Role.ALL, "here", say, inode(inbox.database))
     away = OperationalError("", {}, Exception("connection refused"))
-    monkeypatch.setattr("dicom_node.serve.node._FAILED_SECONDS", 0.01)
+    monkeypatch.setattr("dicom_node.serve.background._FAILED_SECONDS", 0.01)
     monkeypatch.setattr(Database, "write", Mock(side_effect=away))
     tries = iter(range(4))
 

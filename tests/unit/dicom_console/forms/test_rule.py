@@ -8,9 +8,10 @@ import pytest
 from ai_pipeline.pipelines import cards
 from dicom_console.forms import rule as form
 from dicom_node.base.config import loading
-from dicom_node.base.config.settings import Conditions, RuleSettings, Settings
+from dicom_node.base.config.rule import Conditions, RuleSettings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.lifecycle import UserRole
-from dicom_node.people import configured
+from dicom_node.people import entered
 from tests.console_lab import Browser, ConsoleLab, entered_in
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -23,7 +24,7 @@ def test_rules_say_what_they_make_of_recent_studies(console: ConsoleLab, inbox: 
     assert [job.rule for job in inbox.jobs()] == ["ultrasound"]
 
 
-OFFERED = [card for card in cards() if card.name not in configured.PROGRAMS]
+OFFERED = [card for card in cards() if card.name not in entered.PROGRAMS]
 
 
 FIELDS = {
@@ -161,12 +162,12 @@ def test_the_form_of_a_rule_saves_it_only_with_the_tick(console: ConsoleLab, adm
     mark = admin.field("tried")
     assert admin.post("/rules/new", **HELD, act="save", tried=mark) == 200
     assert 'name="despite_hold"' in admin.text
-    assert not configured.entered_versions(console.settings)
+    assert not entered.entered_versions(console.settings)
     assert admin.post("/rules/new", **HELD, act="save", tried=mark, despite_hold="true") == 200
     assert "held is saved." in admin.text
     assert SAYS in admin.text, "the page that says that it is saved shows the warnings"
     assert "in_force.js" not in admin.text, "and stays until it was read"
-    assert "rule held" in configured.entered_versions(console.settings)[0].saved
+    assert "rule held" in entered.entered_versions(console.settings)[0].saved
     assert SAYS in str(console.audited("rule_saved"))
 
 

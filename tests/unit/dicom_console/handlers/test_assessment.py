@@ -12,7 +12,7 @@ from dicom_node.base.dicom.uids import is_own_result
 from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.lifecycle import DeliveryState, ReaderVerdict, RejectionReason, ResultKind, UserRole
 from dicom_node.base.store.tables import Delivery, Feedback, Result, Withdrawal
-from dicom_node.people import reviews, studies, withdrawal
+from dicom_node.people import studies, verdicts, withdrawal
 from dicom_node.results import sr
 from tests.console_lab import Browser, ConsoleLab, Program
 from tests.inbox_lab import Inbox
@@ -225,7 +225,7 @@ def test_a_reader_judges_each_finding_and_may_think_again(judging: ConsoleLab) -
     said = [("rejected", "reader: a rib"), ("accepted", "reader")]
     assert re.findall(shown, browser.page("/studies/1")) == said
     assert judging.browser(UserRole.ADMIN).post("/studies/1/feedback", **right) == 303
-    [row] = judging.read(reviews.counts_by_finding, "obedient", "1")
+    [row] = judging.read(verdicts.counts_by_finding, "obedient", "1")
     assert (row["present_accepted"], row["present_rejected"]) == (2, 1)
     noted = judging.audited("feedback_given")
     assert (len(noted), noted[0]) == (4, {"verdict": "accepted", "model": "obedient 1"})
@@ -237,7 +237,7 @@ def test_a_reader_says_once_that_a_finding_is_missing(judging: ConsoleLab, stuff
     said = {"verdict": "missing", "finding": "Cardiomegaly | obedient 1"}
     for given in ({"tracking_uid": stuffed}, {}):
         assert browser.post("/studies/1/feedback", **said, **given) == 303
-    [row] = judging.read(reviews.all_assessments)
+    [row] = judging.read(verdicts.all_assessments)
     assert row["tracking_uid"] == ""
 
 
@@ -256,7 +256,7 @@ def test_only_what_the_report_or_the_model_knows_is_kept(
     judging: ConsoleLab, fields: dict[str, str], status: int
 ) -> None:
     assert judging.browser(UserRole.READER).post("/studies/1/feedback", **fields) == status
-    assert judging.read(reviews.all_assessments) == []
+    assert judging.read(verdicts.all_assessments) == []
 
 
 SCORES = (

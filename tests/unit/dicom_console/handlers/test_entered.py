@@ -12,7 +12,7 @@ from dicom_node.base.config.settings import ConsoleSettings
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
 from dicom_node.base.lifecycle import JobState, UserRole
 from dicom_node.base.store.tables import Delivery
-from dicom_node.people import configured
+from dicom_node.people import entered
 from tests.console_lab import ConsoleLab, config_file, entered_in
 from tests.inbox_lab import Inbox
 from tests.rows import NOW, a_job, a_result, a_study
@@ -137,7 +137,7 @@ def test_what_check_refuses_or_a_browser_must_not_do_is_not_saved(console: Conso
 def test_where_nothing_can_be_entered_the_reason_is_said_and_nothing_is_noted(
     console: ConsoleLab, monkeypatch: pytest.MonkeyPatch, step: str, does: Mock, says: str
 ) -> None:
-    monkeypatch.setattr(configured, step, does)
+    monkeypatch.setattr(entered, step, does)
     browser = console.browser(UserRole.ADMIN)
     assert browser.post("/peers/new", **FORM, version="0") == 409
     assert says in browser.fault("name")
@@ -147,21 +147,21 @@ def test_where_nothing_can_be_entered_the_reason_is_said_and_nothing_is_noted(
 def test_what_a_hand_wrote_stays(inbox: Inbox, config: Path) -> None:
     settings = loading.load([config])
     us2 = {"name": "us2", "ae_title": "US2", "may": ["send"]}
-    seen = configured.save_entry(settings, "peers", us2, 0).version
+    seen = entered.save_entry(settings, "peers", us2, 0).version
     file = inbox.folder / "entered" / "000001.toml"
     file.write_text("# of the site\n" + file.read_text().replace('"US2"', '"HAND"  # moved'))
     with pytest.raises(NotAllowedNow):
-        configured.save_entry(settings, "peers", us2, seen)
-    check = configured._checked
+        entered.save_entry(settings, "peers", us2, seen)
+    check = entered._checked
 
-    def edited_meanwhile(*given: Any) -> configured.Warned:
+    def edited_meanwhile(*given: Any) -> entered.Warned:
         file.write_text(f"{file.read_text()}# once more\n")
         return check(*given)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(NotAllowedNow):
-        patch.setattr(configured, "_checked", edited_meanwhile)
-        configured.remove_entry(settings, "peers", "us2")
-    configured.save_entry(settings, "peers", {**us2, "ae_title": "HAND", "quiet_seconds": 7})
+        patch.setattr(entered, "_checked", edited_meanwhile)
+        entered.remove_entry(settings, "peers", "us2")
+    entered.save_entry(settings, "peers", {**us2, "ae_title": "HAND", "quiet_seconds": 7})
     text = entered_in(inbox)
     assert text.startswith("# of the site\n")
     assert 'ae_title = "HAND"  # moved' in text
@@ -175,17 +175,15 @@ def test_what_a_hand_wrote_stays(inbox: Inbox, config: Path) -> None:
 def test_a_peer_that_a_rule_sends_to_stays(inbox: Inbox, config: Path) -> None:
     settings = loading.load([config])
     pacs2 = {"name": "pacs2", "ae_title": "P2", "host": "127.0.0.1", "port": 2, "may": ["receive"]}
-    configured.save_entry(settings, "peers", pacs2)
+    entered.save_entry(settings, "peers", pacs2)
     settings = loading.load([config])
-    configured.save_entry(
-        settings, "rules", configured.parse_entry("rules", RULE.replace('"pacs"', '"pacs2"'))
-    )
+    entered.save_entry(settings, "rules", entered.parse_entry("rules", RULE.replace('"pacs"', '"pacs2"')))
     with pytest.raises(FaultyInput, match="no such peer"):
-        configured.remove_entry(loading.load([config]), "peers", "pacs2")
+        entered.remove_entry(loading.load([config]), "peers", "pacs2")
     with pytest.raises(NotAllowedNow):
-        configured.remove_entry(loading.load([config]), "rules", "second", version=7)
+        entered.remove_entry(loading.load([config]), "rules", "second", version=7)
     with pytest.raises(NotAllowedNow):
-        configured.save_entry(loading.load([config]), "peers", {**pacs2, "name": "pacs"})
+        entered.save_entry(loading.load([config]), "peers", {**pacs2, "name": "pacs"})
 
 
 def test_a_browser_points_the_node_at_itself_only_where_a_file_allows_it(

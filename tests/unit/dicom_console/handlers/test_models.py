@@ -7,13 +7,13 @@ import pytest
 
 from ai_pipeline.chest import trial
 from dicom_node.base.lifecycle import UserRole
-from dicom_node.people import audit, configured
+from dicom_node.people import audit, site_models
 from tests.console_lab import OWN_MODEL, ConsoleLab, own_model
 
 
 def model_in(console: ConsoleLab, slot: str) -> str:
     """The model that runs in a slot, "" for none."""
-    return configured.models_in_use(console.settings)[slot]
+    return site_models.models_in_use(console.settings)[slot]
 
 
 def test_a_model_of_the_sites_own_is_put_into_use_and_back(console: ConsoleLab, tmp_path: Path) -> None:

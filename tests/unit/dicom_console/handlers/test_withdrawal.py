@@ -26,7 +26,7 @@ from dicom_node.base.store.tables import AuditRow, Delivery, Result, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.deliver.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
-from dicom_node.people import audit, outbox, reviews, studies, withdrawal
+from dicom_node.people import audit, held_results, outbox, studies, verdicts, withdrawal
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -267,7 +267,7 @@ def test_a_finding_is_not_rejected_while_its_results_are_accepted(
     node.settle(ultrasound("one"))
     work(node)
     other = threading.Thread(target=say, args=(node, ReaderVerdict.REJECTED, EVA, 0, "a rib"))
-    original, waited = reviews.with_verdicts, []
+    original, waited = verdicts.with_verdicts, []
 
     def contested(*arguments: Any) -> Any:
         found = original(*arguments)
@@ -277,8 +277,8 @@ def test_a_finding_is_not_rejected_while_its_results_are_accepted(
             waited.append(other.is_alive())
         return found
 
-    monkeypatch.setattr(reviews, "with_verdicts", contested)
-    reviews.accept_results(node.settings, UID, READER)
+    monkeypatch.setattr(held_results, "with_verdicts", contested)
+    held_results.accept_results(node.settings, UID, READER)
     other.join(20)
     assert waited == [True]
     assert not other.is_alive()

@@ -6,7 +6,7 @@ import pytest
 
 from dicom_connectors.notifications.sender import Notifier
 from dicom_node.base import events
-from dicom_node.base.config.settings import PeerSettings
+from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.lifecycle import JobState, StepStatus, StudyState, UserRole
 from dicom_node.base.store import requested
 from dicom_node.base.store.tables import DecisionRow, Delivery, Job, Study

@@ -11,7 +11,7 @@ from dicom_node.base.errors import FaultyInput, NotFound
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.tables import ApiToken
 from dicom_node.base.store.transitions import utc_now
-from dicom_node.people import configured, users
+from dicom_node.people import entered, users
 from tests.console_lab import ConsoleLab, Program
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -84,7 +84,7 @@ PEER: dict[str, Any] = {"ae_title": "US2", "may": ["send"], "quiet_seconds": 7}
 def asked_nodes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Each time that nodes are asked to take the configuration over."""
     asked: list[object] = []
-    monkeypatch.setattr(configured, "apply_now", asked.append)
+    monkeypatch.setattr(entered, "apply_now", asked.append)
     return asked
 
 
@@ -126,7 +126,7 @@ def test_what_is_wrong_is_said_and_nothing_is_saved(console: ConsoleLab, asked_n
         answer = admin.client.put("/api/v1/peers/us2", content=json.dumps(keys), headers=headers)
         assert answer.status_code == 400, answer.text
         assert says in answer.json()["error"], answer.text
-    assert configured.entered_versions(console.settings) == []
+    assert entered.entered_versions(console.settings) == []
     assert asked_nodes == []
 
 

@@ -1,0 +1,135 @@
+"""Assessments as objects: an SR with a person's verdicts, for the peers that have the report."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import NotAllowedNow
+from dicom_node.base.files import Files
+from dicom_node.base.lifecycle import OPEN_DELIVERIES, AuditAction, DeliveryState, ResultKind, StudyState
+from dicom_node.base.store import results
+from dicom_node.base.store.tables import Feedback, Result, Study
+from dicom_node.base.store.transitions import FOR_UPDATE, settle_study, utc_now
+from dicom_node.base.store.views import find_study
+from dicom_node.deliver import outbox
+from dicom_node.people import audit, pictures, writing
+from dicom_node.people.verdicts import finding_key, possibly_missing, reported_findings, verdict_key
+
+
+def send_assessments(
+    settings: Settings, study_instance_uid: str, by: audit.Person = audit.COMMAND_LINE
+) -> list[str]:
+    """Send this person's assessments of a study to the peers that have the report and accept assessments.
+
+    Returns the names of the peers. Raises NotFound, or NotAllowedNow if there is nothing (new) to send, no
+    peer accepts assessments, or the study is being received or in quarantine.
+    """
+    with writing(settings) as session:
+        study = find_study(session, study_instance_uid).id
+        state = session.get_one(Study, study, with_for_update=FOR_UPDATE).state
+        if state in (StudyState.RECEIVING, StudyState.QUARANTINED):
+            raise NotAllowedNow(f"the study is {state}: nothing of it goes anywhere now")
+        if not (names := queue_assessments(session, settings, study, by)):
+            raise NotAllowedNow(
+                "there is nothing new to send: assess a finding first; a peer gets it that has "
+                "assessments = true and the report"
+            )
+        audit.note(session, by, AuditAction.ASSESSMENT_SENT, study_id=study, peers=names)
+        settle_study(session, study)
+    return names
+
+
+def queue_assessments(session: Session, settings: Settings, study: int, by: audit.Person) -> list[str]:
+    """Build and queue an assessment object (SR) for each report that this person assessed; returns the peers'
+    names.
+    """
+    from dicom_node.results.build import (
+        FindingAssessment,
+        build_assessment,
+        put_in_place,
+        row_values,
+        temporary_files,
+    )
+
+    findings = reported_findings(session, settings, study)
+    known = (*possibly_missing(settings, findings), *findings)
+    codes = {finding_key(row): (row["code"][0], row["code"][1]) for row in known}
+    reached: set[str] = set()
+    door = Files(settings)
+    for report in reports_of(session, settings, study):
+        peers = takers_of(settings, report)
+        same = {"study_id": study, "actor": by.name, "report_uid": report.sop_instance_uid}
+        rows = [
+            row
+            for row in session.scalars(select(Feedback).filter_by(**same).order_by(Feedback.id))
+            if verdict_key(row) in codes
+        ]
+        if not peers or not rows:
+            continue
+        # The newest assessment object in which these verdicts were sent.
+        former = session.scalar(
+            select(Result.sop_instance_uid)
+            .where(Result.kind == ResultKind.ASSESSMENT)
+            .where(Result.sop_instance_uid.in_([row.sent_in for row in rows]))
+            .order_by(Result.id.desc())
+            .limit(1)
+        )
+        built = build_assessment(
+            door.here(session, report.path),
+            [
+                FindingAssessment(
+                    finding=row.finding,
+                    code=codes[verdict_key(row)],
+                    tracking_uid=row.tracking_uid,
+                    model=row.model,
+                    version=row.version,
+                    verdict=row.verdict,
+                    because=row.because,
+                    at=row.at,
+                )
+                for row in rows
+            ],
+            by.name,
+            settings.node.ae_title,
+            results.this_installation(session),
+            former or "",
+        )
+        if results.is_result(session, built.sop_instance_uid):
+            continue
+        with temporary_files([built], door) as files:
+            file = files[built.sop_instance_uid]
+            made = Result(
+                study_id=study,
+                job_id=report.job_id,
+                created_at=utc_now(),
+                **row_values(built, file, door),
+            )
+            outbox.enqueue(session, results.add(session, made), peers)
+            for one in rows:
+                one.sent_in = built.sop_instance_uid
+            session.flush()
+            put_in_place([] if file.was_there else [file], door)
+        reached |= {peer.name for peer in peers}
+    return sorted(reached)
+
+
+def reports_of(session: Session, settings: Settings, study: int) -> Sequence[Result]:
+    """The rows of a study's newest reports that name the patient (not de-identified ones)."""
+    uids = [path.stem for path in pictures.report_files(session, settings, study)]
+    in_force = Result.sop_instance_uid.in_(uids), ~Result.outdated
+    return session.scalars(select(Result).where(*in_force).order_by(Result.id)).all()
+
+
+def takers_of(settings: Settings, report: Result) -> list[PeerSettings]:
+    """The peers that accept assessments, and have the report or will get it."""
+    have = {
+        one.destination
+        for one in report.deliveries
+        if one.state in OPEN_DELIVERIES | {DeliveryState.CONFIRMED}
+    }
+    return [
+        peer for peer in settings.peers if peer.assessments and "receive" in peer.may and peer.name in have
+    ]

@@ -1,0 +1,251 @@
+"""Images whose cleaning waits for a person: withheld, blacked out or filled wider.
+
+A person accepts the cleaning, or draws boxes around text that the image is cleaned of, too.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from pydantic import Field
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound
+from dicom_node.base.lifecycle import AuditAction, ResultKind, ReviewCause, ReviewVerdict, UserRole
+from dicom_node.base.store import results
+from dicom_node.base.store.tables import CleaningReview, DrawnByHand, Instance, Study
+from dicom_node.base.store.views import View, as_json, columns
+from dicom_node.people import Row, ServiceRequest, ServiceResult, audit, existing, pictures, writing
+
+PAGE = 50
+"""Images of one page."""
+MOST_BOXES = 10
+"""Boxes in one image."""
+LARGEST_SHARE = 0.5
+"""Largest share of the picture under a person's boxes: cleaning refuses more (``burnin.decide.banner``)."""
+EDGES = ("left", "top", "right", "bottom")
+
+
+Edge = Annotated[int, Field(ge=0, lt=100_000)]
+
+
+class Reviews(ServiceResult):
+    """A page of images whose cleaning waits for a person; ``next``: value of ``after`` for the next page,
+    null at the end.
+    """
+
+    reviews: list[Row]
+    next: int | None
+
+
+class Boxes(ServiceRequest):
+    """A request with boxes that a person drew around text to remove: left, top, right, bottom in pixels."""
+
+    boxes: list[tuple[Edge, Edge, Edge, Edge]] = Field(min_length=1, max_length=MOST_BOXES)
+
+
+def waiting_reviews(session: Session, after: int | None = None) -> tuple[list[View], int | None]:
+    """A page of images whose cleaning waits for a person, the longest waiting first, and its last number if
+    more follow.
+
+    ``after``: the last number of the page before; None for the first page.
+    """
+    chosen = _reviews_query().where(CleaningReview.verdict.is_(None)).order_by(CleaningReview.id)
+    if after is not None:
+        chosen = chosen.where(CleaningReview.id > after)
+    found = [_review_row(*row) for row in session.execute(chosen.limit(PAGE + 1)).all()]
+    return found[:PAGE], found[PAGE - 1]["id"] if len(found) > PAGE else None
+
+
+def review_after(session: Session, number: int) -> int | None:
+    """The number of the review that waits after this one; after the last one that of the first; None if no
+    other waits.
+    """
+    return session.scalar(
+        select(CleaningReview.id)
+        .where(CleaningReview.verdict.is_(None), CleaningReview.id != number)
+        .order_by(CleaningReview.id < number, CleaningReview.id)
+        .limit(1)
+    )
+
+
+def count_reviews(session: Session) -> View:
+    """The number of images that wait for a review, and the time since when the oldest waits."""
+    count, oldest = session.execute(
+        select(func.count(), func.min(CleaningReview.created_at)).where(CleaningReview.verdict.is_(None))
+    ).one()
+    return {"waiting": count, "oldest": as_json(oldest)}
+
+
+def show_review(session: Session, settings: Settings, number: int) -> View:
+    """One image whose cleaning waits for a person: detected annotation, boxes that a person drew, its cleaned
+    image, and the peers that got that. Raises NotFound.
+    """
+    row = session.execute(_reviews_query().where(CleaningReview.id == number)).one_or_none()
+    if row is None:
+        raise NotFound("there is no such review")
+    review, instance, _ = row
+    image = pictures.image_view(session, settings, review.instance_id)
+    mark = {"finding": "Detected annotation", "text": "", "decision": "", "frames": []}
+    image["masks"] = []
+    image["marks"] = [
+        {**mark, "points": [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]}
+        for left, top, right, bottom in review.places
+    ]
+    made = pictures.pictures_of(session, settings, review.study_id, instance.sop_instance_uid)
+    cleaned = [picture for _, picture in made if picture.kind is ResultKind.CLEANED]
+    gone = results.withdrawn(session, [picture.id for picture in cleaned])
+    drawn = results.drawn_boxes(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
+    return {
+        **_review_row(*row),
+        "image": image,
+        "places": review.places,
+        "drawn": [list(box) for box in drawn.boxes] if drawn else [],
+        "cleaned": next((one for one in image["layers"] if one["same_size"]), None),
+        # Peers that have a cleaned image of it, of whatever rule, or to which one is on its way.
+        "left": sorted(
+            {
+                sent.destination
+                for picture in cleaned
+                if picture.id not in gone
+                for sent in picture.deliveries
+                if sent.state.value not in ("cancelled", "discarded", "dead")
+            }
+        ),
+    }
+
+
+def accept_cleaning(settings: Settings, number: int, by: audit.Person) -> None:
+    """Accept the cleaning of an image as it is: a sent image stays sent, a withheld one is not sent.
+
+    ``number``: of the review. Raises NotFound, NotAllowedNow.
+    """
+    with writing(settings) as session:
+        review = _waiting_review(session, number)
+        _decide(session, review, session.get_one(Instance, review.instance_id), ReviewVerdict.ACCEPTED, by)
+
+
+def draw_boxes(
+    settings: Settings, number: int, boxes: Sequence[results.Box], by: audit.Person, role: UserRole
+) -> None:
+    """Clean the image again, and also remove the content of these boxes, which replace earlier boxes.
+
+    ``number``: of the review. The image is sent only if its cleaning is proven, as without boxes. Raises
+    NotFound, FaultyInput, NotAllowedNow (also if the study cannot be run again).
+    """
+    from dicom_node.studies import choose
+
+    with writing(settings) as session:
+        review = _waiting_review(session, number)
+        instance = session.get_one(Instance, review.instance_id)
+        refuse_faulty_boxes(instance, boxes)
+        drawn = [list(box) for box in boxes]
+        session.merge(
+            DrawnByHand(
+                instance_id=instance.id,
+                pixels_sha256=instance.pixels_sha256,
+                boxes=drawn,
+                at=by.now,
+                actor=by.name,
+                role=role,
+            )
+        )
+        _decide(
+            session,
+            review,
+            instance,
+            ReviewVerdict.DRAWN,
+            by,
+            {"boxes": drawn, "role": role.value},
+            boxes=len(boxes),
+        )
+        choose.rerun(session, review.study_id, settings)
+
+
+def boxes_of(form: Mapping[str, Sequence[str]]) -> list[results.Box]:
+    """The boxes in a form with fields ``left, top, right, bottom`` per box; empty rows are left out. Raises
+    FaultyInput.
+    """
+    try:
+        boxes = [edges for edges in zip(*(form.get(edge, ()) for edge in EDGES), strict=True) if any(edges)]
+        return Boxes.model_validate({"boxes": boxes}).boxes if boxes else []
+    except ValueError:  # also that of pydantic
+        raise FaultyInput(f"up to {MOST_BOXES} boxes: edges are whole numbers of pixels") from None
+
+
+def refuse_faulty_boxes(instance: Instance, boxes: Sequence[results.Box]) -> None:
+    """Raise FaultyInput for invalid boxes, or boxes that lie outside the picture or cover too much of it."""
+    rows, width = pictures.number_in(instance, "Rows"), pictures.number_in(instance, "Columns")
+    if not boxes:
+        raise FaultyInput("draw a box first, or give its edges")
+    if not all(left < right <= width and top < bottom <= rows for left, top, right, bottom in boxes):
+        raise FaultyInput(f"a box lies outside the picture of {width} × {rows} pixels, or is empty")
+    area = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
+    if area > LARGEST_SHARE * rows * width:
+        raise FaultyInput(f"the boxes cover more than {LARGEST_SHARE:.0%} of the picture")
+
+
+def _decide(
+    session: Session,
+    review: CleaningReview,
+    instance: Instance,
+    verdict: ReviewVerdict,
+    by: audit.Person,
+    what: Mapping[str, object] = MappingProxyType({}),
+    **fields: Any,
+) -> None:
+    """Store a person's verdict on the cleaning of an image, and note it in the audit.
+
+    ``what``: further values that are needed to apply the decision again after a restore. ``fields``: of the
+    audit.
+    """
+    results.end_reviews_of_image(session, instance.id, verdict, by.name)
+    audit.note(
+        session,
+        by,
+        AuditAction.CLEANING_JUDGED,
+        study_id=review.study_id,
+        review=review.id,
+        verdict=verdict.value,
+        cause=review.cause.value,
+        what={
+            "image": instance.sop_instance_uid,
+            "pixels_sha256": instance.pixels_sha256,
+            "verdict": verdict.value,
+            **what,
+        },
+        **fields,
+    )
+
+
+def _waiting_review(session: Session, number: int) -> CleaningReview:
+    """The review with this number, locked. Raises NotFound, NotAllowedNow if it does not wait any more."""
+    row = existing(session, CleaningReview, number, "there is no such review", lock=True)
+    if row.verdict is not None:
+        raise NotAllowedNow("this image does not wait any more: load the list again")
+    return row
+
+
+def _reviews_query() -> Select[CleaningReview, Instance, str | None]:
+    """The SQL query for reviews, each with its image and Study Instance UID."""
+    return (
+        select(CleaningReview, Instance, Study.study_instance_uid)
+        .join(Instance, CleaningReview.instance_id == Instance.id)
+        .join(Study, CleaningReview.study_id == Study.id)
+    )
+
+
+def _review_row(review: CleaningReview, instance: Instance, study: str | None) -> View:
+    """A review as a row of lists."""
+    made = (instance.attributes.get(key, "") for key in ("Manufacturer", "ManufacturerModelName"))
+    return {
+        **columns(review, "id", "study_id", "instance_id", "cause", "rule", "note", "created_at"),
+        **columns(review, "verdict", "decided_at", "decided_by"),
+        "study": study,
+        "device": " ".join(filter(None, made)),
+        "size": f"{instance.attributes.get('Columns', '?')} × {instance.attributes.get('Rows', '?')}",
+        "withheld": review.cause is ReviewCause.WITHHELD,
+        "purged": instance.purged,
+    }
