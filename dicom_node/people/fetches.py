@@ -2,19 +2,24 @@
 
 from collections.abc import Collection
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 from sqlalchemy.orm import Session
 
+from dicom_node.base.actions.action import Action, Input
+from dicom_node.base.actions.columns import STUDY_UID, Column, fields, times, yes_no
+from dicom_node.base.actions.inputs import limit, states
+from dicom_node.base.actions.nouns import FETCHES
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.section import did_you_mean
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.errors import FaultyInput, NotFound
+from dicom_node.base.errors import ExitCode, FaultyInput, NotFound
 from dicom_node.base.lifecycle import (
     OPEN_FETCHES,
     AuditAction,
     FetchState,
+    UserRole,
 )
 from dicom_node.base.store import fetches, sight
 from dicom_node.base.store.views import View, columns
@@ -32,6 +37,9 @@ FetchChange = Literal["again", "cancel"]
 
 LONGEST_RANGE = 366 * 30
 """Days of one request."""
+
+
+_PEER: Final = Input('A peer with may = ["query"].', metavar="PEER")
 
 
 class FetchRequest(ServiceRequest):
@@ -99,30 +107,103 @@ def request_fetches(
     return Row(**asked)
 
 
-def change_fetches(
-    settings: Settings, name: str, change: FetchChange, by: audit.Person = audit.COMMAND_LINE
-) -> int:
-    """Fetch given-up and cancelled studies of a peer again, or cancel its waiting fetches; returns how many.
+@Action(
+    FETCHES,
+    "list",
+    "List studies that were asked for, the newest first.",
+    "--state failed --config node.toml",
+    columns=(
+        *fields("fetch", "state", "from: peer"),
+        STUDY_UID,
+        *fields("rule", "tries: attempts", "objects"),
+        *times("asked: asked_at", "ended: ended_at"),
+        *fields("reason"),
+    ),
+    none="No study was asked for.",
+)
+def list_fetches(
+    session: Session,
+    *,
+    states: Annotated[Collection[FetchState], states(*FetchState)] = (),
+    peer: Annotated[str, Input("Only of this peer.", "--peer", "PEER")] = "",
+    limit: Annotated[int | None, limit(50)] = None,
+    before: int | None = None,
+) -> list[View]:
+    """Rows for studies that the node fetches from peers, the newest first.
 
-    ``name``: the peer, which need not be configured any more. Raises NotFound, FaultyInput.
+    ``peer``, ``states``: only these, empty for all. ``before``: only those with a lower number.
     """
-    from dicom_node.studies import fetch
+    return [
+        {
+            "fetch": row.id,
+            **columns(row, "peer", "study_instance_uid", "rule", "state", "reason", "attempts"),
+            **columns(row, "objects", "asked_at", "started_at", "ended_at"),
+        }
+        for row in fetches.listed(session, peer, states, limit, before)
+    ]
 
-    if change == "again":
-        _peer_to_query(settings, name)
-    with writing(settings) as session:
-        number = {"again": fetch.fetch_again, "cancel": fetch.cancel}[change](session, name)
-        audit.note(session, by, AuditAction.STUDIES_FETCHED, peer=name, studies=number, did=change)
-    return number
+
+@Action(
+    FETCHES,
+    "again",
+    "Fetch once more what was given up or cancelled of a peer.",
+    "pacs --config node.toml",
+    says="{result} studies are fetched again.",
+    role=UserRole.OPERATOR,
+)
+def fetch_again(
+    settings: Settings, name: Annotated[str, _PEER], by: audit.Person = audit.COMMAND_LINE
+) -> int:
+    """Fetch given-up and cancelled studies of a peer again; returns how many. ``name``: of the peer.
+
+    Raises NotFound, FaultyInput.
+    """
+    _peer_to_query(settings, name)
+    return _change_fetches(settings, name, "again", by)
 
 
+@Action(
+    FETCHES,
+    "cancel",
+    "Do not fetch what waits for a peer; the study that is under way still comes.",
+    "pacs --config node.toml",
+    says="{result} studies are not fetched.",
+    role=UserRole.OPERATOR,
+)
+def cancel_fetches(
+    settings: Settings, name: Annotated[str, _PEER], by: audit.Person = audit.COMMAND_LINE
+) -> int:
+    """Cancel the waiting fetches of a peer; returns how many.
+
+    ``name``: the peer, which need not be configured any more.
+    """
+    return _change_fetches(settings, name, "cancel", by)
+
+
+@Action(
+    FETCHES,
+    "missing",
+    "List studies of a peer that should have a result by the rules, and have none.\n\nConditions of "
+    "rules on single images cannot be tried on a peer's answer. Exit status 1: there are some.",
+    "pacs --days 3 --config node.toml",
+    columns=(
+        STUDY_UID,
+        *fields("date: study_date"),
+        Column("modality", lambda row: "/".join(row["modalities"])),
+        *fields("rule", "why"),
+        yes_no("fetched", "fetched"),
+    ),
+    none="Every study has its result.",
+    status=lambda rows: ExitCode.FAILED if rows else ExitCode.OK,
+    role=UserRole.OPERATOR,
+)
 def missing_studies(
     settings: Settings,
-    name: str,
-    days: int,
+    name: Annotated[str, _PEER],
+    days: Annotated[int, Input("Today and so many days before.", "--days", default=3, least=0, most=90)],
     by: audit.Person = audit.COMMAND_LINE,
     *,
-    fetch_them: bool = False,
+    fetch_them: Annotated[bool, Input("Fetch the studies that never came, or not whole.", "--fetch")] = False,
 ) -> list[View]:
     """Rows for a peer's studies of the last ``days`` that should have a result according to the rules, and
     have none.
@@ -168,28 +249,6 @@ def fetches_by_peer(settings: Settings) -> dict[str, View]:
     }
 
 
-def list_fetches(
-    session: Session,
-    *,
-    peer: str = "",
-    states: Collection[FetchState] = (),
-    limit: int | None = None,
-    before: int | None = None,
-) -> list[View]:
-    """Rows for studies that the node fetches from peers, the newest first.
-
-    ``peer``, ``states``: only these, empty for all. ``before``: only those with a lower number.
-    """
-    return [
-        {
-            "fetch": row.id,
-            **columns(row, "peer", "study_instance_uid", "rule", "state", "reason", "attempts"),
-            **columns(row, "objects", "asked_at", "started_at", "ended_at"),
-        }
-        for row in fetches.listed(session, peer, states, limit, before)
-    ]
-
-
 def _peer_to_query(settings: Settings, name: str) -> PeerSettings:
     """The settings of a peer to query. Raises NotFound, and FaultyInput if it answers no queries or the
     person may see only some studies.
@@ -200,3 +259,13 @@ def _peer_to_query(settings: Settings, name: str) -> PeerSettings:
     if "query" not in peer.may:
         raise FaultyInput(f'peer {name} may not be asked for studies: add "query" to its may')
     return peer
+
+
+def _change_fetches(settings: Settings, name: str, change: FetchChange, by: audit.Person) -> int:
+    """Change the fetches of a peer in the database, with the audit; returns how many."""
+    from dicom_node.studies import fetch
+
+    with writing(settings) as session:
+        number = {"again": fetch.fetch_again, "cancel": fetch.cancel}[change](session, name)
+        audit.note(session, by, AuditAction.STUDIES_FETCHED, peer=name, studies=number, did=change)
+    return number

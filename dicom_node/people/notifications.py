@@ -1,17 +1,23 @@
 """Notifications: the configured ones, those sent and waiting, a test of one, and sending again."""
 
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicom_node.base.actions.action import Action, Input
+from dicom_node.base.actions.columns import Column, fields, times
+from dicom_node.base.actions.inputs import limit, numbers, states
+from dicom_node.base.actions.nouns import NOTIFICATIONS
 from dicom_node.base.config.section import did_you_mean
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import every
-from dicom_node.base.errors import NotAllowedNow, NotFound
+from dicom_node.base.errors import ExitCode, NotAllowedNow, NotFound
 from dicom_node.base.lifecycle import (
     AuditAction,
     NotificationState,
+    UserRole,
 )
 from dicom_node.base.store.tables import (
     Notification,
@@ -30,11 +36,25 @@ def notifiers(settings: Settings) -> list[View]:
     return [row for notifier in every("notifiers") for row in notifier.configured(settings)]
 
 
+@Action(
+    NOTIFICATIONS,
+    "list",
+    "List notifications, the newest first, without their text.",
+    "--state failed --config node.toml",
+    columns=(
+        *fields("notification", "rule", "state", "attempts"),
+        *times("written: created_at", "sent: sent_at"),
+        Column("events", lambda row: "; ".join(row["events"])),
+        *fields("reason"),
+    ),
+    none="No notifications.",
+    role=UserRole.OPERATOR,
+)
 def list_notifications(
     session: Session,
     *,
-    states: Iterable[NotificationState] = (),
-    limit: int | None = None,
+    states: Annotated[Iterable[NotificationState], states(*NotificationState)] = (),
+    limit: Annotated[int | None, limit(50)] = None,
     before: int | None = None,
 ) -> list[View]:
     """Rows for sent and waiting notifications, the newest first, without subject and text.
@@ -56,8 +76,21 @@ def list_notifications(
     ]
 
 
+@Action(
+    NOTIFICATIONS,
+    "test",
+    "Send a test now, after its templates were tried; exit status 1 when it is not taken.",
+    "admins --config node.toml",
+    says="{result[name]}: {result[kind]}: {result[text]}",
+    status=lambda row: ExitCode.OK if row["ok"] else ExitCode.FAILED,
+    role=UserRole.OPERATOR,
+)
 def test_notifier(
-    settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE, *, finding: str = ""
+    settings: Settings,
+    name: Annotated[str, Input("A [[notifications]] of the configuration.", metavar="NAME")],
+    by: audit.Person = audit.COMMAND_LINE,
+    *,
+    finding: Annotated[str, Input("Send what a study with this finding would send.", "--finding")] = "",
 ) -> View:
     """Send a test message of the notification ``name`` at once; returns ``ok`` and ``text``. Raises NotFound.
 
@@ -73,7 +106,19 @@ def test_notifier(
     return {"name": name, "kind": kind, "ok": is_sent, "text": text or "sent"}
 
 
-def notify_again(settings: Settings, numbers: Sequence[int], by: audit.Person = audit.COMMAND_LINE) -> None:
+@Action(
+    NOTIFICATIONS,
+    "retry",
+    "Send notifications again that were given up.",
+    "12 --config node.toml",
+    says="They are sent again.",
+    role=UserRole.OPERATOR,
+)
+def notify_again(
+    settings: Settings,
+    numbers: Annotated[Sequence[int], numbers("notifications", "NOTIFICATION")],
+    by: audit.Person = audit.COMMAND_LINE,
+) -> None:
     """Send given-up notifications again: all of these or none; ``numbers``: of the notifications.
 
     Raises NotFound, NotAllowedNow.

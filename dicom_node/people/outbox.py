@@ -1,14 +1,19 @@
 """A person's actions on deliveries, each in the audit: send again, discard, send to a further peer."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicom_node.base.actions.action import Action, Input
+from dicom_node.base.actions.inputs import BECAUSE, numbers
+from dicom_node.base.actions.nouns import OUTBOX
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.lifecycle import (
     AuditAction,
+    UserRole,
 )
 from dicom_node.base.store.tables import (
     Delivery,
@@ -28,12 +33,21 @@ class Receiver(ServiceRequest):
     peer: str = Field(max_length=64, pattern=PRINTABLE)
 
 
+@Action(
+    OUTBOX,
+    "retry",
+    "Send results again that were given up, once the cause is gone.",
+    "--dead --config node.toml",
+    says="To be sent again: {result}.",
+    either=("numbers", "dead"),
+    role=UserRole.OPERATOR,
+)
 def send_again(
     settings: Settings,
-    numbers: Sequence[int] = (),
+    numbers: Annotated[Sequence[int], numbers("outbox", "DELIVERY")] = (),
     *,
-    dead: bool = False,
-    destination: str = "",
+    dead: Annotated[bool, Input("All that were given up.", "--dead")] = False,
+    destination: Annotated[str, Input("With --dead: only to this peer.", "--to", "PEER")] = "",
     by: audit.Person = audit.COMMAND_LINE,
 ) -> int:
     """Send these given-up deliveries again, or all that were given up (``dead``); returns how many.
@@ -51,13 +65,22 @@ def send_again(
     return len(done)
 
 
+@Action(
+    OUTBOX,
+    "discard",
+    "Stop sending results that wait or were given up. `outbox retry` sends them all the same.",
+    '17 --because "the PACS was replaced" --config node.toml',
+    says="Discarded: {result}.",
+    either=("numbers", "dead"),
+    role=UserRole.OPERATOR,
+)
 def discard_deliveries(
     settings: Settings,
-    numbers: Sequence[int] = (),
+    numbers: Annotated[Sequence[int], numbers("outbox", "DELIVERY")] = (),
     *,
-    because: str,
-    dead: bool = False,
-    destination: str = "",
+    dead: Annotated[bool, Input("All that were given up.", "--dead")] = False,
+    destination: Annotated[str, Input("With --dead: only to this peer.", "--to", "PEER")] = "",
+    because: Annotated[str, BECAUSE],
     by: audit.Person = audit.COMMAND_LINE,
 ) -> int:
     """Discard these deliveries, so that they are not sent, or all that were given up (``dead``); returns how

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,10 +16,14 @@ from sqlalchemy.orm import Session
 
 from dicom_node import __version__
 from dicom_node.base import events
+from dicom_node.base.actions.action import Action, Input
+from dicom_node.base.actions.columns import Column, fields, times
+from dicom_node.base.actions.nouns import PROCESSES
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.errors import NotFound
+from dicom_node.base.errors import ExitCode, NotFound
 from dicom_node.base.lifecycle import (
     AuditAction,
+    UserRole,
 )
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import (
@@ -35,7 +39,20 @@ from dicom_node.people import (
 )
 
 
-def forget_machine(settings: Settings, machine: str, by: audit.Person = audit.COMMAND_LINE) -> int:
+@Action(
+    PROCESSES,
+    "forget",
+    "Forget the lost processes of a machine that is gone for good; otherwise they are forgotten "
+    "after a week.",
+    "oldserver --config node.toml",
+    says="Forgotten: {result}",
+    role=UserRole.ADMIN,
+)
+def forget_machine(
+    settings: Settings,
+    machine: Annotated[str, Input("As `processes list` shows it.", metavar="MACHINE")],
+    by: audit.Person = audit.COMMAND_LINE,
+) -> int:
     """Delete the lost processes of a machine that was removed from the site; returns how many.
 
     Raises NotFound if no process of this machine is lost.
@@ -198,6 +215,18 @@ class SignsOfLife:
                 )
 
 
+@Action(
+    PROCESSES,
+    "list",
+    "List all processes of all machines; a node that ended in good order is not among them.",
+    columns=(
+        *fields("machine", "place", "process", "state"),
+        Column("silent", lambda row: f"{row['silent_seconds']:.0f} s"),
+        *times("since"),
+        *fields("pid", "version"),
+    ),
+    none="No process has reported yet: does a node run?",
+)
 def list_processes(session: Session) -> list[View]:
     """Rows for all processes of the site, by machine and place. ``state``: alive or lost."""
     now, found = database_time(session), []
@@ -216,6 +245,13 @@ def list_processes(session: Session) -> list[View]:
     return found
 
 
+@Action(
+    PROCESSES,
+    "health",
+    "Exit 0 where every process of this machine (or container) shows life, else 1: for health checks.",
+    says="alive: {result[alive]}, silent: {result[silent]}",
+    status=lambda found: ExitCode.OK if found["alive"] and not found["silent"] else ExitCode.FAILED,
+)
 def health(session: Session) -> View:
     """The state of the processes of this machine: the number of those ``alive``, and place and name of those
     ``silent`` for too long.

@@ -1,13 +1,19 @@
 """A person's actions on the spool: delete received objects, compare with the database, index again."""
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 from sqlalchemy.orm import Session
 
+from dicom_node.base.actions.action import Action, all_of
+from dicom_node.base.actions.columns import STUDY_UID, fields, yes_no
+from dicom_node.base.actions.inputs import UIDS
+from dicom_node.base.actions.nouns import STUDIES
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.files import Files
 from dicom_node.base.lifecycle import (
     AuditAction,
+    UserRole,
 )
 from dicom_node.base.store.tables import Study
 from dicom_node.base.store.views import View, find_study
@@ -18,7 +24,17 @@ from dicom_node.people import (
 from dicom_node.receive.spool import Spool
 
 
-def delete_by_uid(settings: Settings, study_instance_uids: Sequence[str]) -> list[View]:
+@Action(
+    STUDIES,
+    "delete",
+    "Delete received images of studies before spool.keep_days; exit status 1 if one cannot be "
+    "deleted.\n\nA study must have ended with all results confirmed. Built results stay.",
+    "1.2.840.113619.2.1 --config node.toml",
+    columns=(STUDY_UID, yes_no("deleted", "deleted"), *fields("why not: reason")),
+    status=all_of("deleted"),
+    role=UserRole.ADMIN,
+)
+def delete_by_uid(settings: Settings, study_instance_uids: Annotated[Sequence[str], UIDS]) -> list[View]:
     """Delete the received objects of studies, given by Study Instance UID; returns rows as
     ``delete_received``.
 

@@ -3,19 +3,23 @@
 Several studies are changed one by one: if one is refused, the others are changed all the same.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicom_node.base.actions.action import Action, Input, all_of
+from dicom_node.base.actions.columns import JOBS_OF_RULES, Column, Uid, fields, times, yes_no
+from dicom_node.base.actions.inputs import STUDY, UIDS
+from dicom_node.base.actions.nouns import STUDIES
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput, NodeError, NotAllowedNow
 from dicom_node.base.lifecycle import (
     AuditAction,
     DeliveryState,
-    RejectionReason,
+    UserRole,
 )
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, Job, Result
@@ -32,7 +36,9 @@ from dicom_node.people import (
     reading,
     writing,
 )
-from dicom_node.people.withdrawal import withdraw_results
+
+CHANGED: Final = (*fields("study"), yes_no("done", "done"), *fields("reason"))
+"""The columns of what became of each study that was to be changed."""
 
 
 class Studies(ServiceResult):
@@ -55,7 +61,31 @@ class Wanted(ServiceRequest):
     accession: str = Field("", max_length=16, pattern=PRINTABLE)
 
 
-def versions(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:
+@Action(
+    STUDIES,
+    "versions",
+    "Show the choices for a study in quarantine: patients, versions, their senders and differences.",
+    "1.2.840.113619.2.1 --config node.toml",
+    columns=(
+        *fields("take: number"),
+        Column(
+            "choose",
+            lambda row: row["choose"] + (f" (if {row['if_taken']} is taken)" if row["if_taken"] else ""),
+        ),
+        Column("image", lambda row: Uid(row["sop_instance_uid"] or "")),
+        *fields("objects", "from: calling_ae"),
+        *times("received: first_received_at"),
+        Column(
+            "now",
+            lambda row: "counts" if row["counts"] else "in another study" if row["stands_in"] else "",
+        ),
+        *fields("details: differs"),
+    ),
+    none="There is nothing to choose in this study.",
+    says="Then: dicom-node studies release {study_instance_uid} --as-of {result[0][as_of]} --take NUMBER",
+    role=UserRole.OPERATOR,
+)
+def versions(settings: Settings, study_instance_uid: Annotated[str, STUDY]) -> list[dict[str, Any]]:
     """The choices that a person must make before a study can be released from quarantine, as rows; they name
     patients.
 
@@ -93,8 +123,60 @@ def release(
         Choice(database, settings).release(study, take, as_of=as_of, also=note)
 
 
+@Action(
+    STUDIES,
+    "release",
+    "Release studies from quarantine: each is assembled again; of one study you may choose what "
+    "counts.\n\nObjects that you do not choose stay aside.",
+    "1.2.840.113619.2.1 --as-of HASH --take 1",
+    columns=CHANGED,
+    status=all_of("done"),
+    role=UserRole.OPERATOR,
+)
+def release_studies(
+    settings: Settings,
+    study_instance_uids: Annotated[Sequence[str], UIDS],
+    by: audit.Person = audit.COMMAND_LINE,
+    *,
+    take: Annotated[
+        Sequence[int], Input("Number of a choice in `studies versions`; repeatable.", "--take", "NUMBER")
+    ] = (),
+    as_of: Annotated[
+        str | None,
+        Input(
+            "As `studies versions` says: refused if something came since, so that no number stands "
+            "for another patient than you saw.",
+            "--as-of",
+        ),
+    ] = None,
+) -> list[Row]:
+    """Release these studies from quarantine; returns a row for each, with the ``reason`` if it was refused.
+
+    ``take`` and ``as_of`` as in ``release``, for one study only; the refusal of an only study is raised.
+    Raises NotFound, NotAllowedNow, FaultyInput.
+    """
+    refuse_choices(study_instance_uids, take or as_of)
+    return change_each(
+        study_instance_uids,
+        lambda uid: release(settings, uid, take, by, as_of=as_of),
+        raises_alone=True,
+    )
+
+
+@Action(
+    STUDIES,
+    "rerun",
+    "Apply the present rules to studies again, delivered and failed ones too: to all of them or "
+    "none.\n\nUnchanged results are not sent twice. A study that is being received or in quarantine "
+    "is refused.",
+    "1.2.840.113619.2.1 --config node.toml",
+    columns=JOBS_OF_RULES,
+    role=UserRole.OPERATOR,
+)
 def rerun_rules(
-    settings: Settings, study_instance_uids: Sequence[str], by: audit.Person = audit.COMMAND_LINE
+    settings: Settings,
+    study_instance_uids: Annotated[Sequence[str], UIDS],
+    by: audit.Person = audit.COMMAND_LINE,
 ) -> list[dict[str, Any]]:
     """Apply the rules to these studies again, all or none; returns a row for each study and rule that takes
     it.
@@ -110,65 +192,74 @@ def rerun_rules(
         return [row for study in studies for row in choose.rerun(session, study, settings)]
 
 
-def number_of(database: Database, study_instance_uid: str) -> int:
-    """The study's number in the database. Raises NotFound."""
-    with database.read() as session:
-        return find_study(session, study_instance_uid).id
-
-
-StudyChange = Literal["retry", "send", "release", "withdraw"]
-
-
-def change_studies(
+@Action(
+    STUDIES,
+    "retry",
+    "Run the stopped jobs of studies again, and send their given-up deliveries again.",
+    "1.2.840.113619.2.1 113619.2.7 --config node.toml",
+    columns=CHANGED,
+    status=all_of("done"),
+    role=UserRole.OPERATOR,
+)
+def retry_studies(
     settings: Settings,
-    study_instance_uids: Sequence[str],
-    change: StudyChange,
+    study_instance_uids: Annotated[Sequence[str], UIDS],
     by: audit.Person = audit.COMMAND_LINE,
-    *,
-    peer: str = "",
-    reason: RejectionReason = RejectionReason.QUALITY,
-    because: str = "",
-    only: Sequence[str] = (),
-    take: Sequence[int] = (),
-    as_of: str | None = None,
-    raises_alone: bool = False,
 ) -> list[Row]:
-    """Make one change to each of these studies; returns a row for each, with the ``reason`` if it was
-    refused.
+    """Run the stopped jobs of these studies again, and send their given-up deliveries again.
 
-    "retry" runs the stopped jobs again and sends the given-up deliveries again. "send" sends the results to
-    ``peer``. "release" releases from quarantine; ``take`` and ``as_of`` as in ``release``, for one study
-    only. "withdraw" withdraws all results, or ``only`` those with these UIDs, with ``reason`` (code) and
-    ``because`` (a person's words). ``raises_alone``: if there is only one study, raise its refusal. Raises
-    NotFound, FaultyInput.
+    Returns a row for each, with the ``reason`` if there are none.
     """
-    if change == "send":
-        settings.peer(peer)
-    if len(study_instance_uids) > 1 and (take or as_of or only):
-        raise FaultyInput("a choice of versions or results is for one study")
-    if change == "withdraw":
-        audit.checked_reason(because)
+    return change_each(study_instance_uids, lambda uid: _retry(settings, uid, by))
+
+
+@Action(
+    STUDIES,
+    "send",
+    "Send the newest results of studies to a further peer, as far as it takes their kinds.",
+    "1.2.840.113619.2.1 --to teaching --config node.toml",
+    columns=CHANGED,
+    status=all_of("done"),
+    role=UserRole.OPERATOR,
+)
+def send_studies(
+    settings: Settings,
+    study_instance_uids: Annotated[Sequence[str], UIDS],
+    peer: Annotated[str, Input("A configured peer that may receive.", "--to", "PEER")],
+    by: audit.Person = audit.COMMAND_LINE,
+) -> list[Row]:
+    """Send the newest results of these studies to ``peer``; returns a row for each, with the ``reason`` if it
+    was refused. Raises NotFound for an unknown peer.
+    """
+    settings.peer(peer)
+    return change_each(study_instance_uids, lambda uid: outbox.send_study(settings, uid, peer, by))
+
+
+def change_each(
+    study_instance_uids: Sequence[str], change: Callable[[str], object], *, raises_alone: bool = False
+) -> list[Row]:
+    """Make a change to each of these studies, so that one that is refused stops no other; returns a row for
+    each, with the ``reason`` if it was refused.
+
+    ``change``: gets the UID, and raises a NodeError. ``raises_alone``: raise the refusal of an only study.
+    """
     rows = []
     for uid in study_instance_uids:
-        why_not, by_hand = "", dict[str, list[str]]()
+        why_not = ""
         try:
-            match change:
-                case "retry":
-                    _retry(settings, uid, by)
-                case "send":
-                    outbox.send_study(settings, uid, peer, by)
-                case "release":
-                    release(settings, uid, take, by, as_of=as_of)
-                case "withdraw":
-                    by_hand = withdraw_results(
-                        settings, uid, only or None, reason=reason, because=because, by=by
-                    )
+            change(uid)
         except NodeError as refused:
             if raises_alone and len(study_instance_uids) == 1:
                 raise
             why_not = str(refused)
-        rows.append(Row(study=uid, done=not why_not, reason=why_not, by_hand=by_hand))
+        rows.append(Row(study=uid, done=not why_not, reason=why_not, by_hand={}))
     return rows
+
+
+def refuse_choices(study_instance_uids: Sequence[str], choices: object) -> None:
+    """Raise FaultyInput where choices were made for several studies."""
+    if len(study_instance_uids) > 1 and choices:
+        raise FaultyInput("a choice of versions or results is for one study")
 
 
 def _retry(settings: Settings, uid: str, by: audit.Person) -> None:
@@ -190,6 +281,12 @@ def _retry(settings: Settings, uid: str, by: audit.Person) -> None:
     if not job_ids and not delivery_ids:
         raise NotAllowedNow("no job was stopped and no delivery was given up")
     if job_ids:
-        jobs.change_jobs(settings, job_ids, "retry", by)
+        jobs.run_jobs_again(settings, job_ids, by=by)
     if delivery_ids:
         outbox.send_again(settings, delivery_ids, by=by)
+
+
+def number_of(database: Database, study_instance_uid: str) -> int:
+    """The study's number in the database. Raises NotFound."""
+    with database.read() as session:
+        return find_study(session, study_instance_uid).id

@@ -3,10 +3,15 @@
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicom_node.base.actions.action import Action, Input, all_of
+from dicom_node.base.actions.columns import Column
+from dicom_node.base.actions.inputs import UIDS
+from dicom_node.base.actions.nouns import STUDIES
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotAllowedNow, NotFound
 from dicom_node.base.events import RESULT_WITHDRAWN
@@ -18,6 +23,7 @@ from dicom_node.base.lifecycle import (
     RejectionReason,
     RemovalState,
     ResultKind,
+    UserRole,
 )
 from dicom_node.base.store import deliveries, transitions
 from dicom_node.base.store import results as stored_results
@@ -25,10 +31,13 @@ from dicom_node.base.store.tables import Delivery, Feedback, Removal, Result, St
 from dicom_node.base.store.views import View, columns, find_study
 from dicom_node.deliver import outbox, removals
 from dicom_node.people import (
+    Row,
     audit,
     existing,
+    studies,
     writing,
 )
+from dicom_node.people.studies import CHANGED
 
 _WAITS = (DeliveryState.UNASSESSED, DeliveryState.PENDING, DeliveryState.DEAD)
 _BEING_SENT = "a result is being sent right now: try again in a moment"
@@ -81,6 +90,47 @@ def results_to_withdraw(session: Session, settings: Settings, study: int) -> Vie
         ],
         "by_hand": _by_hand(session, [row for row in rows if row.id in gone]),
     }
+
+
+def _left_by_hand(row: Any) -> str:
+    """The results that a person must remove, by peer, as one line."""
+    return "; ".join(f"{peer}: {', '.join(uids)}" for peer, uids in row["by_hand"].items())
+
+
+@Action(
+    STUDIES,
+    "withdraw",
+    "Withdraw the results of studies: peers with iocm get a rejection note; UIDs are printed for the "
+    "others.\n\nEach study is withdrawn alone; exit status 1 if one refuses.",
+    '1.2.3 --reason safety --because "other patient"',
+    columns=(*CHANGED, Column("to be removed by hand", _left_by_hand)),
+    status=all_of("done"),
+    role=UserRole.OPERATOR,
+)
+def withdraw_studies(
+    settings: Settings,
+    study_instance_uids: Annotated[Sequence[str], UIDS],
+    by: audit.Person = audit.COMMAND_LINE,
+    *,
+    reason: Annotated[RejectionReason, Input("Reason that the PACS gets.", "--reason")],
+    because: Annotated[str, Input("The reason, which the rejection note contains.", "--because", "TEXT")],
+    only: Annotated[Sequence[str], Input("Only this SOP Instance UID; repeatable.", "--result", "UID")] = (),
+) -> list[Row]:
+    """Withdraw all results of these studies, or of one study ``only`` those with these UIDs.
+
+    Returns a row for each, with the ``reason`` if it was refused and ``by_hand``: what persons must remove.
+    The refusal of an only study is raised. Raises NotFound, NotAllowedNow, FaultyInput.
+    """
+    studies.refuse_choices(study_instance_uids, only)
+    audit.checked_reason(because)
+    by_hand: dict[str, dict[str, list[str]]] = {}
+
+    def withdraw(uid: str) -> None:
+        """Withdraw results of one study."""
+        by_hand[uid] = withdraw_results(settings, uid, only or None, reason=reason, because=because, by=by)
+
+    rows = studies.change_each(study_instance_uids, withdraw, raises_alone=True)
+    return [row.model_copy(update={"by_hand": by_hand.get(row["study"], {})}) for row in rows]
 
 
 def withdraw_results(

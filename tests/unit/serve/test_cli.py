@@ -24,6 +24,7 @@ from pydicom import examples
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from dicom_node.base.actions.inputs import moment
 from dicom_node.base.config import loading, sample
 from dicom_node.base.errors import ExitCode
 from dicom_node.base.events import ASSOCIATION_ACCEPTED, JOB_FAILED
@@ -41,7 +42,6 @@ from dicom_node.base.store.tables import AuditRow, EventRow, Instance, ReceivedO
 from dicom_node.people import audit, outbox, users
 from dicom_node.people.demo import DRAWN_FILM, EmbeddedPacs
 from dicom_node.serve import cli
-from dicom_node.serve.nouns import moment
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import NOW, Stored, a_job, a_study, an_association
