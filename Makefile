@@ -61,7 +61,7 @@ lint: $(VENV)/.test budget  ## ruff, mypy, and the budget
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-budget: $(VENV)/.test  ## no package above its number in budget.toml; WRITE=1 lowers the numbers to what is there
+budget: $(VENV)/.test  ## tokens, dense functions and long files against budget.toml; WRITE=1 lowers it to what is there
 	$(BIN)/python -m tests.budget $(if $(WRITE),--write)
 
 pictures: $(VENV)/.test demo  ## docs/pictures: what make demo shows, and the console; needs Debian's chromium-headless-shell
@@ -108,7 +108,7 @@ figures: $(VENV)/.test  ## make figures DATA=DIR: measure the models again for t
 			"legible --policy clinical --first 1000" inpaint cleaning "despeckle --frames 6"; do \
 		echo "# $$what"; $(BIN)/ai-pipeline evaluate $$what --data $(DATA) || exit 1; done
 
-released-schema:  ## checksums of the migrations: only until 0.1.0 is released, and with each release
+released-schema:  ## checksums of the migrations, with each release: a released one never changes
 	cd dicom_node/base/store/migrations/versions && sha256sum 0*.py >../../../../../tests/unit/base/store/released.sha256
 
 version:  ## make version TO=0.2.0: the version of the three packages, and which of the others each needs

@@ -66,6 +66,7 @@ SOP_CLASSES = {
     ResultKind.SC: SecondaryCaptureImageStorage,
 }
 THREE_FACES = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
+ONE = (ResultKind.SC,)
 
 
 class Outbox(Stored):

@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date
@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from urllib.parse import unquote
 
 import numpy as np
+from pydicom import dcmread
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
@@ -36,8 +37,10 @@ from werkzeug.wrappers import Request, Response
 from dicom_connectors.worklist.workitem import PULL, PUSH
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.dicom.dimse_n import COMMITMENT_INSTANCE
+from dicom_node.base.errors import FaultyInput
 from dicom_node.deliver.scu import StudyQuery, open_archive
 from dicom_node.deliver.scu.calling_ae import CallingAE
+from dicom_node.receive.policy import accepted_classes
 from dicom_node.studies import fetch
 from tests.hostile.web import answering
 from tests.inbox_lab import CONFIG, Inbox
@@ -539,6 +542,28 @@ def missing_for(item: Dataset, state: str) -> list[str]:
     return lacks if "OutputInformationSequence" in performed else [*lacks, "outputs"]
 
 
+HTTP_STATUSES = {
+    0x0000: 200,
+    0xC300: 409,
+    0xC301: 400,
+    0xC302: 409,
+    0xC304: 409,
+    0xC307: 404,
+    0xC310: 409,
+    0xB304: 200,
+}
+"""Of UPS-RS (PS3.18 11), by the status of the DIMSE service."""
+
+
+def send_events(manager: Manager, key: str, line: socket.socket) -> None:
+    """Answer a WebSocket's opening handshake with this ``key`` (RFC 6455), then send the manager's frames."""
+    accept = base64.b64encode(hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest())
+    line.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+    line.sendall(b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n")
+    while frame := manager.frames.get():
+        line.sendall(frame)
+
+
 @contextmanager
 def ups_rs(manager: Manager) -> Iterator[str]:
     """The manager as an origin server of UPS-RS; its base URL."""
@@ -546,13 +571,8 @@ def ups_rs(manager: Manager) -> Iterator[str]:
     def answer(request: Request) -> Response:
         line: socket.socket = request.environ["werkzeug.socket"]
         names = request.path.strip("/").split("/")
-        if names[0] == "subscribers":  # RFC 6455, from the server's side
-            key = request.headers["Sec-WebSocket-Key"].encode()
-            accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
-            line.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
-            line.sendall(b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n")
-            while frame := manager.frames.get():
-                line.sendall(frame)
+        if names[0] == "subscribers":
+            send_events(manager, request.headers["Sec-WebSocket-Key"], line)
             return cut(line)
         if "subscribers" in names:
             manager.subscribed.append(names[1])
@@ -587,18 +607,7 @@ def ups_rs(manager: Manager) -> Iterator[str]:
         return cut(line) if fault == LOSE else done
 
     def changed(status: int) -> Response:
-        return Response(
-            status={
-                0x0000: 200,
-                0xC300: 409,
-                0xC301: 400,
-                0xC302: 409,
-                0xC304: 409,
-                0xC307: 404,
-                0xC310: 409,
-                0xB304: 200,
-            }[status]
-        )
+        return Response(status=HTTP_STATUSES[status])
 
     def cut(line: socket.socket) -> NoReturn:
         line.shutdown(socket.SHUT_RDWR)
@@ -659,3 +668,24 @@ def ups_pull(manager: Manager) -> Iterator[int]:
         yield port
     finally:
         server.shutdown()
+
+
+class Sink:
+    """Remembers what is taken; ``refuses``: SOP Instance UIDs that are not."""
+
+    sop_classes = accepted_classes()
+    largest_bytes = 2**24
+
+    def __init__(self, refuses: str = "") -> None:
+        self.taken: list[str] = []
+        self._refuses = refuses
+
+    def take_object(self, sop_class: str, instance: str, syntax: str, data: Iterable[bytes]) -> None:
+        if instance == self._refuses:
+            raise FaultyInput("not taken")
+        assert b"".join(data)
+        self.taken.append(instance)
+
+    def take_file(self, pieces: Iterable[bytes]) -> None:
+        read = dcmread(BytesIO(b"".join(pieces)))
+        self.take_object(read.SOPClassUID, read.SOPInstanceUID, "", [read.PixelData])

@@ -23,7 +23,6 @@ from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.rule import Conditions, RuleSettings
 from dicom_node.base.config.settings import Settings, TlsSettings
 from dicom_node.serve import cli
-from tests.budget import faults, statements
 
 ROOMS = (
     "ai_pipeline",
@@ -342,31 +341,3 @@ def test_no_sentence_that_can_reach_a_pacs_is_longer_than_a_line() -> None:
     assert len(catalogue) > 500, "no text was found"
     assert len(golden) > 50, "no text was found"
     assert [(where, text) for where, text in [*catalogue, *golden] if len(text) > MOST] == []
-
-
-def test_docstrings_and_comments_cost_nothing() -> None:
-    assert (
-        statements('"""A module."""\nimport os  # why\n\n\ndef f():\n    """Shape."""\n    return os\n') == 3
-    )
-
-
-def test_only_what_is_above_its_number_is_a_fault() -> None:
-    assert faults({"store": 10, "words": 5}, {"store": 10, "words": 6}, {}) == []
-    assert faults({"store": 11, "attic": 1}, {"store": 10}, {}) == ["attic: 1 of 0", "store: 11 of 10"]
-
-
-def test_a_number_may_fall_and_go_to_a_new_package_but_not_grow() -> None:
-    landed = {"store": 10, "words": 5}
-    assert faults({}, {"store": 7, "attic": 3, "words": 5}, landed) == []
-    assert faults({}, {"store": 11, "words": 6}, landed) == [
-        "budget.toml: store was 10 and is 11",
-        "budget.toml: words was 5 and is 6",
-        "budget.toml: all packages were 10 and are 11",
-    ]
-    assert faults({}, {"store": 10, "attic": 3}, landed) == ["budget.toml: all packages were 10 and are 13"]
-    # A connector that leaves the core takes its number along.
-    moved = {"dicom_node": 10, "dicom_connectors": 5}
-    assert faults({}, {"dicom_node": 8, "dicom_connectors": 7}, moved) == []
-    assert "budget.toml: dicom_connectors was 5 and is 7" in faults(
-        {}, {"dicom_node": 9, "dicom_connectors": 7}, moved
-    )

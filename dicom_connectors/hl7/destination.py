@@ -275,9 +275,20 @@ def parsed_acknowledgement(block: bytes) -> Acknowledgement | None:
     msa = next((row for row in rows if row[0] == "MSA" and len(row) > 2), None)
     if msa is None or msa[1] not in {*ACCEPTED, *REFUSED}:
         return None
-    # 2.5 has the condition in ERR-3; versions before it had it in MSA-6 and in the last component of ERR-1.
-    found = [row[3].split(caret)[0] for row in rows if row[0] == "ERR" and len(row) > 3]
-    found += [part for row in rows if row[0] == "ERR" and len(row) > 1 for part in row[1].split(caret)[3:4]]
-    found += [msa[6].split(caret)[0]] if len(msa) > 6 else []
-    condition = next((one for one in found if one in _CONDITIONS), "")
+    errors = [row for row in rows if row[0] == "ERR"]
+    condition = next((code for code in _error_codes(msa, errors, caret) if code in _CONDITIONS), "")
     return Acknowledgement(msa[1], msa[2].strip(), condition)
+
+
+def _error_codes(msa: Sequence[str], errors: Sequence[Sequence[str]], caret: str) -> list[str]:
+    """Return the codes of an acknowledgement that may be error conditions, first those of HL7 2.5.
+
+    ``msa``, ``errors``: its MSA segment and its ERR segments, split into fields; ``caret``: the sign between
+    the components of a field.
+    """
+    # 2.5 has the condition in ERR-3; versions before it had it in MSA-6 and in the last component of ERR-1.
+    codes = [error[3].split(caret)[0] for error in errors if len(error) > 3]
+    codes += [code for error in errors if len(error) > 1 for code in error[1].split(caret)[3:4]]
+    if len(msa) > 6:
+        codes.append(msa[6].split(caret)[0])
+    return codes

@@ -228,26 +228,15 @@ class Gatherer:
 
         ``known``: by name of each rule for studies, its conditions that send this notification.
         """
-        found, result, conditions = list[str](), list[str](), list[ResultSettings]()
-        if any(known.values()):  # of the rules whose jobs or results the event is about
-            job = (
-                Job.id == row.fields["job"]
-                if "job" in row.fields
-                else Job.id.in_(select(Result.job_id).where(Result.id.in_(row.fields.get("numbers", []))))
-            )
-            names = session.scalars(select(Job.rule).where(job).distinct())
-            conditions = [one for name in names for one in known.get(name, ())]
-        wanted = [*rule.findings, *(one.finding for one in conditions if one.finding)]
-        if (conditions or wanted) and row.study_id is not None and fetches.is_prior(session, row.study_id):
-            conditions, wanted = [], []  # an old study is no news
-        if wanted and row.number in WITH_FINDINGS:
-            found, result = self._findings(session, wanted, row)
-        words = {one.when for one in conditions if row.number in numbers_for([one]) and not one.finding}
-        result += [_IN_WORDS[word] for word in sorted(words)]
-        # That it could not be sent cannot be sent.
-        if row.fields.get("notification") == rule.name or not (
-            found or words or row.number in _wanted_events(rule)
-        ):
+        if row.fields.get("notification") == rule.name:  # that it could not be sent cannot be sent
+            return {}
+        conditions = _conditions_about(session, row, known)
+        patterns = [*rule.findings, *(one.finding for one in conditions if one.finding)]
+        if (conditions or patterns) and row.study_id is not None and fetches.is_prior(session, row.study_id):
+            conditions, patterns = [], []  # an old study is no news
+        found, lines = self._findings(session, patterns, row)
+        sentences = _quality_in_words(conditions, row.number)
+        if not (found or sentences or row.number in _wanted_events(rule)):
             return {}
         url = self._settings.console.url
         return {
@@ -258,18 +247,20 @@ class Gatherer:
             if found and rule.study == "accession"
             else "",
             "findings": found,
-            "result": result,
+            "result": lines + sentences,
         }
 
     def _findings(
         self, session: Session, patterns: Sequence[str], row: EventRow
     ) -> tuple[list[str], list[str]]:
         """Return (suspected findings that match ``patterns``, lines of the reports that have them) for the
-        reports of an event.
+        reports of an event; none without patterns, or for an event that is about no new report.
 
         These are, after a job, its reports that need no person's acceptance and, after an acceptance, the
         accepted ones.
         """
+        if not patterns or row.number not in WITH_FINDINGS:
+            return [], []
         leave: list[ColumnElement[bool]] = [Result.id.in_(row.fields.get("numbers", []))]
         if row.number == events.JOB_SUCCEEDED.number:
             held = select(HeldResult.result_id)
@@ -286,6 +277,30 @@ class Gatherer:
             names |= dict.fromkeys(wanted)
             lines |= dict.fromkeys(result if wanted else ())
         return list(names), list(lines)
+
+
+def _conditions_about(
+    session: Session, row: EventRow, known: Mapping[str, Sequence[ResultSettings]]
+) -> list[ResultSettings]:
+    """Return the conditions of the rules for studies whose jobs or results the event ``row`` is about.
+
+    ``known``: conditions by name of their rule.
+    """
+    if not any(known.values()):
+        return []
+    job = (
+        Job.id == row.fields["job"]
+        if "job" in row.fields
+        else Job.id.in_(select(Result.job_id).where(Result.id.in_(row.fields.get("numbers", []))))
+    )
+    names = session.scalars(select(Job.rule).where(job).distinct())
+    return [condition for name in names for condition in known.get(name, ())]
+
+
+def _quality_in_words(conditions: Iterable[ResultSettings], number: int) -> list[str]:
+    """Return a sentence for each condition on quality that an event of this ``number`` meets."""
+    words = {one.when for one in conditions if number in numbers_for([one]) and not one.finding}
+    return [_IN_WORDS[word] for word in sorted(words)]
 
 
 def _newest_event(session: Session) -> int:

@@ -1,11 +1,38 @@
-"""The node's exceptions: one tree with three branches that callers can catch.
+"""The node's exceptions: one tree, whose branches callers can catch.
 
 Each message says what is wrong and what to do; none holds PHI. Every error has an exit status for
-``dicom-node``; branches are there to be caught.
+``dicom-node``.
 
-* :class:`CannotRun`: the node cannot start or go on as it is set up
-* :class:`RequestRefused`: what a person asked for cannot be had
-* :class:`StorageError`: spool or database do not take or give
+* NodeError: all that the node raises on purpose
+  * CannotRun: the node cannot start or go on as it is set up
+    * ConfigurationError: its files have mistakes, all of which are listed
+    * SchemaOutdated: its database must be upgraded first
+  * RequestRefused: what a person asked for cannot be had
+    * Unavailable: the program or service that it needs does not answer
+    * NotFound: there is nothing of this name or number
+    * NotAllowedNow: the state of the thing forbids it
+    * HoldUndercut: a rule would send what another one holds back
+    * NotTakenOverYet: this machine of the site does not know the new peer yet
+    * SignInRefused: wrong name or password, or too many attempts
+    * FaultyInput: a file, form or model from a person has mistakes
+  * StorageError: the machine does not take or give what is stored
+    * SpoolError: the spool cannot store an object
+      * SpoolFull: its disk is full
+    * NotInSpool: a received file is not where its row says
+    * StoreAway: the object store does not answer
+    * DecisionNotCopied: the backup copy of a decision could not be written
+    * DatabaseUnusable: the database does not answer, or cannot be written
+  * FaultyData: an object or message breaks the rules of DICOM or of the node
+    * FaultyObject: a received object or report cannot be read
+    * FaultyStep: a modality's procedure step (MPPS) is refused
+    * DecodedDifferently: a text does not fit its character set
+    * ResultRefused: the node built an invalid object or audit message
+  * TryEnded: this try of a job is over, though its pipeline did not fail
+    * JobCancelled: a person or newer images made the job void
+    * LeaseLost: another worker has the job
+    * HandedBack: the worker stops, another one does the job
+    * TimeLimitReached: it took too long
+    * WorkerSpent: an image took the worker's memory
 """
 
 from collections.abc import Sequence
@@ -72,6 +99,10 @@ class ConfigurationError(CannotRun):
         """Join the mistakes to the error's text, one a line."""
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class SchemaOutdated(CannotRun):
+    """The database schema is older than this program and must be upgraded."""
 
 
 class RequestRefused(NodeError, exit_code=ExitCode.FAILED):
@@ -151,17 +182,17 @@ class DatabaseUnusable(StorageError, exit_code=ExitCode.UNAVAILABLE):
     """The database does not answer, is locked, or cannot be opened or written."""
 
 
-class SchemaOutdated(CannotRun):
-    """The database schema is older than this program and must be upgraded."""
+class FaultyData(NodeError):
+    """An object or a message, received or built here, breaks the rules of DICOM or the limits of the node."""
 
 
-class FaultyObject(NodeError):
+class FaultyObject(FaultyData):
     """A received object or report cannot be read or exceeds its limits; the text becomes the reason in the
     quarantine list.
     """
 
 
-class FaultyStep(NodeError):
+class FaultyStep(FaultyData):
     """An MPPS request (Modality Performed Procedure Step) is refused; the text quotes no value of the
     request.
 
@@ -175,29 +206,33 @@ class FaultyStep(NodeError):
         self.tags = tuple(tags)
 
 
-class DecodedDifferently(NodeError):
+class DecodedDifferently(FaultyData):
     """Text in an object cannot be decoded with the character set that the object declares."""
 
 
-class ResultRefused(NodeError, exit_code=ExitCode.DATA):
+class ResultRefused(FaultyData, exit_code=ExitCode.DATA):
     """A DICOM object or audit message that the node built is invalid: it is neither stored nor sent."""
 
 
-class JobCancelled(NodeError):
+class TryEnded(NodeError):
+    """A try of a job ended early for a reason that lies outside of its pipeline."""
+
+
+class JobCancelled(TryEnded):
     """A person or a newer revision of the study cancelled the job while it ran."""
 
 
-class LeaseLost(NodeError):
+class LeaseLost(TryEnded):
     """Another worker has taken over the job, so this worker's results are discarded."""
 
 
-class HandedBack(NodeError):
+class HandedBack(TryEnded):
     """The worker is stopping: another worker will do its job, and this try is not counted."""
 
 
-class TimeLimitReached(NodeError):
+class TimeLimitReached(TryEnded):
     """The job took longer than ``workers.time_limit_seconds``; it counts as failed once."""
 
 
-class WorkerSpent(NodeError):
+class WorkerSpent(TryEnded):
     """An image exhausted the worker's memory: the job is tried again in a new process."""

@@ -5,7 +5,7 @@ object (storage commitment). Jobs queue results; persons send them to further pe
 Builds no objects.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from sqlalchemy import Select, exists, func, select
 from sqlalchemy.orm import Session
@@ -159,47 +159,69 @@ def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence
     if "receive" not in peer.may:
         raise NotAllowedNow(f'{peer.name} gets no results: may = ["receive"] in the configuration allows it')
     others = {one.name for one in peers if one.charset != peer.charset}
-    made_for = (peer.deidentify, (peer.pseudonym_domain or "") if peer.deidentify else "")
-    rows = session.scalars(select(Result).where(Result.study_id == study_id).order_by(Result.id)).all()
-    replaced, gone = {row.supersedes for row in rows}, results.withdrawn(session, [row.id for row in rows])
     fitting = [
-        row
-        for row in rows
-        if row.sop_instance_uid not in replaced and row.id not in gone and not (row.purged or row.outdated)
-        if row.kind in peer.results and (row.deidentified, row.pseudonym_domain) == made_for
-        if not row.deliveries or {delivery.destination for delivery in row.deliveries} - others
+        result
+        for result in _newest_results(session, study_id)
+        if _is_made_for(result, peer) and _has_charset_besides(others, result)
     ]
     if not fitting:
         raise NotAllowedNow(
             f"the study has no results that {peer.name} takes: name it in send_to of a rule, then run the "
             "rules again"
         )
-    known = {
-        delivery.result_id
-        for row in fitting
-        for delivery in row.deliveries
-        if delivery.destination == peer.name
-    }
-    waiting = not_accepted(session, [row.id for row in fitting])
+    waiting = not_accepted(session, [result.id for result in fitting])
     if not UNDECIDED.isdisjoint(waiting.values()):
         raise NotAllowedNow("the results wait until a person has accepted them (studies accept)")
-    new = [row for row in fitting if row.id not in known and row.id not in waiting]
+    new = [result for result in fitting if result.id not in waiting and not _is_queued_for(peer, result)]
     if not new:
         raise NotAllowedNow(
             f"all results that {peer.name} takes are in its outbox already: send those again there"
         )
-    for row in new:
-        delivery = deliveries.add(session, row, peer.name, by_hand=True)
+    for result in new:
+        delivery = deliveries.add(session, result, peer.name, by_hand=True)
         record(
             session,
             events.DELIVERY_ADDED,
             study_id,
             delivery=delivery.id,
             destination=peer.name,
-            instance=row.sop_instance_uid,
+            instance=result.sop_instance_uid,
         )
     settle_study(session, study_id)
     return len(new)
+
+
+def _newest_results(session: Session, study_id: int) -> list[Result]:
+    """The results of a study, with their files, that are neither replaced, withdrawn nor outdated."""
+    rows = session.scalars(select(Result).where(Result.study_id == study_id).order_by(Result.id)).all()
+    replaced = {result.supersedes for result in rows}
+    withdrawn = results.withdrawn(session, [result.id for result in rows])
+    return [
+        result
+        for result in rows
+        if result.sop_instance_uid not in replaced and result.id not in withdrawn
+        if not (result.purged or result.outdated)
+    ]
+
+
+def _is_made_for(result: Result, peer: PeerSettings) -> bool:
+    """Whether the peer takes such results, and the patient is named in this one as the peer may know it."""
+    domain = (peer.pseudonym_domain or "") if peer.deidentify else ""
+    made_for = (peer.deidentify, domain)
+    return result.kind in peer.results and (result.deidentified, result.pseudonym_domain) == made_for
+
+
+def _has_charset_besides(others: Collection[str], result: Result) -> bool:
+    """Whether a result may be in another character set than that of the peers ``others``: it is for one
+    besides them, or for none yet.
+    """
+    destinations = {delivery.destination for delivery in result.deliveries}
+    return not destinations or bool(destinations.difference(others))
+
+
+def _is_queued_for(peer: PeerSettings, result: Result) -> bool:
+    """Whether a result is in the outbox of this peer, in whatever state."""
+    return any(delivery.destination == peer.name for delivery in result.deliveries)
 
 
 def _why_not_sent(session: Session, delivery: Delivery) -> str:

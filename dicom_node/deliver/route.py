@@ -45,6 +45,8 @@ _CALLS_SECONDS = 240.0  # two associations made and released for an object, at t
 _TURN = 4  # of so many claims one is of what has waited longest: STAT studies cannot hold up others for ever
 BATCH = 32  # objects of one study on one association
 _LOGGER = logging.getLogger(__name__)
+_ANSWERED = {scu.SendStatus.STORED, scu.SendStatus.WARNED, scu.SendStatus.VERIFY}
+_AWAY = {scu.SendStatus.UNREACHABLE, scu.SendStatus.HUNG}
 
 OpenDestination = Callable[[PeerSettings, Settings], scu.Destination]
 
@@ -317,44 +319,55 @@ class Route:
         numbers = [one.delivery for one in reports]
         with self._recording_answers(numbers, DeliveryState.SENDING) as (session, moves, rows):
             narrowed = []
-            for one, report in reports.items():
-                row = rows.get(one.delivery)
-                if row is None or row.attempts != one.attempts:  # this round is sending it no more
+            for item, report in reports.items():
+                row = rows.get(item.delivery)
+                if row is None or row.attempts != item.attempts:  # this round is sending it no more
                     continue
                 if report.status is scu.SendStatus.NARROWED:
                     narrowed.append((row, report))
                 else:
                     moves.sent(row, report)
-            # Whether the peer gets, or has got, any other result of the study.
-            takes_others = bool(narrowed) and any(
-                other.state not in (DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.DISCARDED)
-                for other in deliveries.others_of_study(
-                    session, narrowed[0][0].item.study_id, self.peer.name, but=[row.id for row, _ in narrowed]
-                )
-            )
+            takes_others = bool(narrowed) and self._takes_others(session, [row for row, _ in narrowed])
             for row, report in narrowed:
                 moves.narrowed(row, report, takes_others=takes_others)
             statuses = {report.status for report in reports.values()}
-            attempts = max(one.attempts for one in reports)
-            answered = statuses & {scu.SendStatus.STORED, scu.SendStatus.WARNED, scu.SendStatus.VERIFY}
-            if statuses & {scu.SendStatus.UNREACHABLE, scu.SendStatus.HUNG} and not answered:
-                # What else waits for the peer waits as long.
-                until = utc_now() + wait_before_retry(attempts, self._settings.outbox)
-                session.execute(
-                    update(Delivery)
-                    .where(
-                        Delivery.destination == self.peer.name,
-                        Delivery.state == DeliveryState.PENDING,
-                        Delivery.next_at < until,
-                    )
-                    .values(next_at=until)
-                )
-            elif attempts > 1 and answered:
-                deliveries.hurry(session, utc_now(), self.peer.name)
+            self._reschedule_others(session, statuses, max(item.attempts for item in reports))
             if scu.SendStatus.HUNG in statuses:
                 self._record_hung(session, list(reports), "send")
             acknowledged = [id for id, row in rows.items() if row.state is DeliveryState.UNCONFIRMED]
-        return [one for one in reports if one.delivery in acknowledged]
+        return [item for item in reports if item.delivery in acknowledged]
+
+    def _takes_others(self, session: Session, narrowed: Sequence[Delivery]) -> bool:
+        """Whether the peer gets, or has got, another result of the study than these, which it does not
+        accept.
+        """
+        others = deliveries.others_of_study(
+            session, narrowed[0].item.study_id, self.peer.name, but=[row.id for row in narrowed]
+        )
+        left_out = (DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.DISCARDED)
+        return any(other.state not in left_out for other in others)
+
+    def _reschedule_others(
+        self, session: Session, statuses: Collection[scu.SendStatus], attempts: int
+    ) -> None:
+        """Postpone what else waits for a peer that is away; make it due if the peer is back.
+
+        ``statuses``: of the objects just sent; ``attempts``: the number of their tries.
+        """
+        answered = not _ANSWERED.isdisjoint(statuses)
+        if not answered and not _AWAY.isdisjoint(statuses):
+            until = utc_now() + wait_before_retry(attempts, self._settings.outbox)
+            session.execute(
+                update(Delivery)
+                .where(
+                    Delivery.destination == self.peer.name,
+                    Delivery.state == DeliveryState.PENDING,
+                    Delivery.next_at < until,
+                )
+                .values(next_at=until)
+            )
+        elif answered and attempts > 1:
+            deliveries.hurry(session, utc_now(), self.peer.name)
 
     def _enter_confirmations(self, answers: Mapping[scu.Outgoing, scu.Confirmation]) -> None:
         """Record the peer's answers to the queries about these deliveries."""

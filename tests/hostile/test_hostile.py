@@ -145,6 +145,7 @@ from tests.pacs_lab import (
     QUERY,
     FakeArchive,
     Pacs,
+    Sink,
     answer_for,
     answered,
     associate_for,
@@ -170,7 +171,6 @@ from tests.unit.receive.objects import changed, in_syntax, small_xray
 from tests.waiting import wait_until
 from tests.wire.receiver import EXPLICIT, US, VERIFICATION, Receiver, receiving
 from tests.wire.receiver import ultrasound as small_object
-from tests.wire.test_delivery import Sink
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:

@@ -33,10 +33,19 @@ def test_each_package_has_the_version_of_the_node_and_needs_just_that(package: s
     assert needed.endswith(f"]=={VERSION}")
 
 
-def test_the_changelog_has_a_page_of_this_version_below_what_is_not_released() -> None:
-    pages = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-    assert [page.split("\n")[0] for page in pages[:2]] == ["Unreleased", VERSION]
-    assert len(pages[1].split()) <= 600, "a page, not a log"
+CHANGELOG = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+
+
+def test_the_changelog_begins_with_what_is_not_released_and_with_this_version_and_its_date() -> None:
+    assert CHANGELOG[0].startswith("Unreleased\n")
+    assert re.match(rf"{re.escape(VERSION)} – \d{{4}}-\d\d-\d\d\n", CHANGELOG[1])
+
+
+@pytest.mark.parametrize("page", CHANGELOG, ids=lambda page: page.split()[0])
+def test_a_page_of_the_changelog_has_its_four_kinds_in_their_order(page: str) -> None:
+    kinds = re.findall(r"^### (Added|Changed|Removed|Fixed)$", page, re.MULTILINE)
+    assert kinds == sorted(kinds, key=["Added", "Changed", "Removed", "Fixed"].index)
+    assert kinds or page.startswith("Unreleased")
 
 
 LOCK = (ROOT / "release.lock").read_text(encoding="utf-8")

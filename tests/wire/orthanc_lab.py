@@ -11,10 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+
+from dicom_node.base.config.peer import PeerSettings
+from tests.modality import part_10
 from tests.ports import free_port
 from tests.waiting import wait_until
 
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+needs_orthanc = pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")
+TAKING = {"may": ("receive",)}
+TAKING_BACK = TAKING | {"withdraw": "delete"}
+PIXELS = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
 
 
 class Orthanc:
@@ -147,3 +157,25 @@ def start_orthanc(
         yield orthanc
     finally:
         orthanc.kill()
+
+
+def stored(orthanc: Orthanc, image: Dataset, day: str = "") -> Dataset:
+    """Uploaded as it is, or as of that day."""
+    image.StudyDate = day or image.get("StudyDate", "")
+    orthanc.upload(part_10(image))
+    return image
+
+
+def peer(orthanc: Orthanc, way: str, **settings: object) -> PeerSettings:
+    """Asked or delivered to by this way, which is its name."""
+    known = {
+        "name": way,
+        "ae_title": orthanc.ae_title,
+        "host": "127.0.0.1",
+        "port": orthanc.dicom_port,
+        "may": ("send", "query"),
+        "transport": way if way in ("orthanc", "dicomweb") else "dimse",
+        "retrieve": "get" if way == "get" else "move",
+        "url": orthanc.url + ("/dicom-web" if way == "dicomweb" else ""),
+    }
+    return PeerSettings.model_validate({**known, **settings})

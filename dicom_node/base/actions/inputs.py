@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from dicom_node.base.actions.action import Input
-from dicom_node.base.config.settings import did_you_mean
+from dicom_node.base.config.section import did_you_mean
 
 
 def one_of(*words: str) -> Callable[[str], str]:

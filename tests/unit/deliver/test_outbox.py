@@ -5,7 +5,7 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,7 +43,7 @@ from dicom_node.deliver import delivery_worker
 from dicom_node.deliver.commitment_answers import CommitmentAnswers
 from dicom_node.deliver.moves import Moves, wait_before_query
 from dicom_node.deliver.outages import outages, report_outages
-from dicom_node.deliver.outbox import retry, retry_all
+from dicom_node.deliver.outbox import retry, retry_all, send_to
 from dicom_node.deliver.scu import Confirmation, Presence, SendReport, SendStatus
 from dicom_node.studies.indexing import JournalIngest
 from tests.inbox_lab import CONFIG, Inbox
@@ -139,6 +139,58 @@ def test_a_result_is_put_into_the_outbox_once(outbox: Outbox) -> None:
         result = session.get_one(Result, 1)
         assert deliveries.add(session, result, "pacs").id == 1
         assert deliveries.add(session, result, "other").id == 2
+
+
+SECOND = PEER.model_copy(update={"name": "second"})
+IN_DOMAIN_ONE = {"deidentified": True, "pseudonym_domain": "one"}
+
+
+@pytest.mark.parametrize(
+    ("peer", "result", "says"),
+    [
+        ({}, {}, ""),
+        ({"results": ["sc"]}, {}, "no results that second takes"),
+        ({"deidentify": True}, {}, "no results that second takes"),
+        ({"deidentify": True, "pseudonym_domain": "one"}, IN_DOMAIN_ONE, ""),
+        ({"deidentify": True, "pseudonym_domain": "two"}, IN_DOMAIN_ONE, "no results that second takes"),
+        ({"charset": "source"}, {}, "no results that second takes"),
+        ({"may": ["query"]}, {}, "gets no results"),
+        ({"name": "pacs"}, {}, "in its outbox already"),
+        ({}, {"purged": True}, "no results that second takes"),
+        ({}, {"outdated": True}, "no results that second takes"),
+    ],
+    ids=[
+        "fits",
+        "kind",
+        "de-identified",
+        "domain",
+        "other domain",
+        "charset",
+        "sends only",
+        "has it",
+        "purged",
+        "outdated",
+    ],
+)
+def test_a_further_peer_gets_the_newest_results_that_are_made_for_it(
+    outbox: Outbox, peer: dict[str, Any], result: dict[str, Any], says: str
+) -> None:
+    further = SECOND.model_copy(update=peer)
+    outbox.put(Result, 1, **{"outdated": False, **result})
+    with pytest.raises(NotAllowedNow, match=says) if says else nullcontext():
+        assert outbox.write(send_to, 1, further, [PEER, further]) == 1
+
+
+def test_a_result_that_nobody_got_may_be_in_any_character_set(outbox: Outbox) -> None:
+    outbox.write(Session.execute, delete(Delivery))
+    further = SECOND.model_copy(update={"charset": "source"})
+    assert outbox.write(send_to, 1, further, [PEER, further]) == 1
+
+
+def test_results_of_a_study_in_quarantine_go_to_no_further_peer(outbox: Outbox) -> None:
+    outbox.put(Study, 1, state=StudyState.QUARANTINED)
+    with pytest.raises(NotAllowedNow, match="go nowhere now"):
+        outbox.write(send_to, 1, SECOND, [PEER, SECOND])
 
 
 @pytest.mark.parametrize("state", [S.DEAD, S.CANCELLED, S.DISCARDED])

@@ -1,0 +1,156 @@
+"""Withdrawn results are deleted at peers, exactly these, or left to a person."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from sqlalchemy import select
+from werkzeug.wrappers import Request, Response
+
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.events import (
+    RESULT_NOT_REMOVED,
+    RESULT_REMOVED,
+)
+from dicom_node.base.lifecycle import ResultKind
+from dicom_node.base.store.tables import Delivery, Removal, Result
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.deliver.removals import Removals
+from dicom_node.people.withdrawal import results_to_withdraw
+from tests.hostile.web import answering
+from tests.outbox_lab import (
+    Outbox,
+)
+from tests.waiting import wait_until
+from tests.wire.orthanc_lab import (
+    TAKING_BACK,
+    Orthanc,
+    needs_orthanc,
+    peer,
+    stored,
+)
+
+
+def dicomweb_of(url: str) -> PeerSettings:
+    return PeerSettings.model_validate(
+        {"name": "pacs", "ae_title": "PACS", "transport": "dicomweb", "url": url, **TAKING_BACK}
+    )
+
+
+def shown(outbox: Outbox) -> dict[str, list[dict[str, object]]]:
+    found = outbox.read(results_to_withdraw, outbox.settings, 1)
+    return {"removals": found["removals"], "by_hand": found["by_hand"]}
+
+
+def removal_states(outbox: Outbox) -> set[str]:
+    return {str(row["state"]) for row in shown(outbox)["removals"]}
+
+
+def removals(outbox: Outbox, **how: object) -> Removals:
+    return Removals(outbox.database, outbox.settings, "a test", **how)  # type: ignore[arg-type]
+
+
+def run_until(outbox: Outbox, *wanted: str) -> None:
+    worker = removals(outbox)
+
+    def done() -> bool:
+        worker.run_once()
+        return removal_states(outbox) <= set(wanted)
+
+    wait_until(done, 30, "/".join(wanted))
+
+
+@needs_orthanc
+def test_exactly_the_withdrawn_results_are_gone_and_another_object_is_left(
+    tmp_path: Path, orthanc: Orthanc
+) -> None:
+    """What is gone already counts as gone."""
+    outbox = Outbox(tmp_path, [peer(orthanc, "orthanc", name="pacs", **TAKING_BACK)])
+    first, gone, replaced = outbox.add_study(["pacs"])
+    outbox.run_until("confirmed")
+    assert outbox.withdraw([first]) == {}
+    assert removal_states(outbox) == {"asked"}
+    assert first in orthanc.instances()
+    run_until(outbox, "gone")
+    assert first not in orthanc.instances()
+    assert {gone, replaced} <= set(orthanc.instances())
+    [row] = shown(outbox)["removals"]
+    assert (row["destination"], row["sop_instance_uid"], row["reason"]) == ("pacs", first, "")
+    assert outbox.numbers()[RESULT_REMOVED.number] == 1
+    for uid in (gone, replaced):
+        orthanc.call("DELETE", f"/instances/{orthanc.id_of(uid)}")
+    other = dcmread(outbox.file_of(replaced))
+    other.InstanceNumber = 77
+    stored(orthanc, other)
+    outbox.withdraw()
+    run_until(outbox, "gone", "by_hand")
+    found = {row["sop_instance_uid"]: row for row in shown(outbox)["removals"]}
+    assert (found[gone]["state"], found[replaced]["state"]) == ("gone", "by_hand")
+    assert "another object" in str(found[replaced]["reason"])
+    assert replaced in orthanc.instances()
+    assert shown(outbox)["by_hand"] == {"pacs": [replaced]}
+    assert outbox.numbers()[RESULT_NOT_REMOVED.number] == 1
+
+
+@dataclass
+class Server:
+    """A DICOMweb dicomweb. ``delete``: the status of a deletion; ``body``: what a search finds."""
+
+    url: str = ""
+    delete: int = 200
+    body: bytes = b"[]"
+
+    def __call__(self, request: Request) -> Response:
+        if request.method != "DELETE":
+            return Response(self.body, content_type="application/dicom+json")
+        self.body = b"[]" if self.delete == 200 else self.body
+        return Response(status=self.delete)
+
+
+@pytest.fixture
+def dicomweb() -> Iterator[Server]:
+    dicomweb = Server()
+    with answering(dicomweb) as (dicomweb.url, _):
+        yield dicomweb
+
+
+@pytest.fixture
+def at_server(tmp_path: Path, dicomweb: Server) -> Outbox:
+    """A result that the DICOMweb dicomweb has, withdrawn."""
+    outbox = Outbox(tmp_path, [dicomweb_of(dicomweb.url)])
+    outbox.add_study(["pacs"], [ResultKind.SC])
+    outbox.put(Delivery, sent_at=utc_now())
+    [result] = outbox.scalars(select(Result))
+    uids = {"00080016": result.sop_class_uid, "00080018": result.sop_instance_uid}
+    dicomweb.body = json.dumps([{tag: {"vr": "UI", "Value": [uid]} for tag, uid in uids.items()}]).encode()
+    outbox.withdraw()
+    return outbox
+
+
+@needs_orthanc
+@pytest.mark.parametrize("status", [401, 403, 405, 501, 500, 503, 429, 302])
+def test_a_server_that_refuses_leaves_it_to_a_person_and_one_in_trouble_is_asked_again(
+    at_server: Outbox, dicomweb: Server, status: int
+) -> None:
+    dicomweb.delete = status
+    removals(at_server).run_once()
+    [row] = shown(at_server)["removals"]
+    refuses = status in (401, 403, 405, 501)
+    assert row["state"] == ("by_hand" if refuses else "asked")
+    assert not refuses or list(shown(at_server)["by_hand"]) == ["pacs"]
+    assert row["reason"]
+    assert not refuses or str(status) in str(row["reason"])
+    dicomweb.delete = 200
+    run_until(at_server, "by_hand" if refuses else "gone")
+
+
+@needs_orthanc
+def test_what_never_left_is_not_asked_for(tmp_path: Path, dicomweb: Server) -> None:
+    outbox = Outbox(tmp_path, [dicomweb_of(dicomweb.url)])
+    outbox.add_study(["pacs"])
+    outbox.withdraw()
+    assert outbox.scalars(select(Removal)) == []
+    assert removals(outbox).run_once() == 0
