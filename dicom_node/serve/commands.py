@@ -118,7 +118,7 @@ def carries_out(action: Action) -> Callable[..., int]:
 
 def _values(action: Action, typed: Mapping[str, Any]) -> dict[str, Any]:
     """The value of each input by its name: as typed or by default; one that is secret is asked for."""
-    values = {}
+    values: dict[str, Any] = {}
     for given in action.inputs:
         if given.is_secret:
             values[given.name] = prompt_password()
@@ -164,7 +164,7 @@ def _print(action: Action, result: Any, values: Mapping[str, Any]) -> None:
 
 def _option(given: Input) -> Parameter:
     """Make the parameter of typer for an input of an action."""
-    kind = given.kind
+    kind: Any = given.kind
     how: dict[str, Any] = {
         "help": given.help,
         "metavar": given.metavar,
