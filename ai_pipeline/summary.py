@@ -43,19 +43,16 @@ def short_result(
     measurements, then the findings by decision, then what was not assessed.
     """
     notes = list(notes)
-    of_patient = [one for one in findings if one.code != BURNED_IN and not one.research_only]
     unsure = [note for note in notes if note.name == UNSURE]
-    skipped = [note for note in notes if note.name == NOT_ASSESSED and note.names]
-    here = [name for note in skipped if note.source_uid for name in note.names]
-    numbers = [measurement_text(one) for one in measurements if one.model is not None][:2]
-    statements = [one.statement for one in measurements if one.statement] or numbers
     reasons = [note.text.rstrip(".") for note in unsure if note.on_faces]
-    stated = _line([(text, []) for text in [*reasons, *statements]])
+    stated = _line([(text, []) for text in [*reasons, *_statements(measurements)]])
+    of_patient = [finding for finding in findings if finding.code != BURNED_IN and not finding.research_only]
     decided = _line(_decided(of_patient, unsure=bool(unsure)))
     lines = [stated, decided] if stated or decided else [_without_patient(findings)]
-    if any(note.source_uid is None for note in skipped):
-        here.append("all else")
-    first, *further = filter(None, [*lines, _line([("Not assessed:", here)] if here else [])])
+    skipped = _skipped(notes)
+    if skipped:
+        lines.append(_line([("Not assessed:", skipped)]))
+    first, *further = filter(None, lines)
     return (f"AI: {first}", *further)
 
 
@@ -109,6 +106,20 @@ def measurement_text(measurement: Measurement) -> str:
 
 _Sentence = tuple[str, list[str]]
 """A head and the names behind it; without names the head is the sentence."""
+
+
+def _statements(measurements: Sequence[Measurement]) -> list[str]:
+    """The statements about measurements; without any, the first two values that a model has measured."""
+    return [measurement.statement for measurement in measurements if measurement.statement] or [
+        measurement_text(measurement) for measurement in measurements if measurement.model is not None
+    ][:2]
+
+
+def _skipped(notes: Sequence[QualityNote]) -> list[str]:
+    """What nobody looked for: the names of notes on this image, and "all else" for those on the result."""
+    skipped = [note for note in notes if note.name == NOT_ASSESSED and note.names]
+    names = [name for note in skipped if note.source_uid for name in note.names]
+    return [*names, "all else"] if any(note.source_uid is None for note in skipped) else names
 
 
 def _decided(findings: Sequence[Finding], *, unsure: bool) -> list[_Sentence]:

@@ -150,6 +150,16 @@ def test_every_package_is_listed_in_its_pyproject(folder: str) -> None:
     assert {".".join(path.parts) for path in found} == set(project["tool"]["setuptools"]["packages"])
 
 
+def test_every_module_that_the_rules_name_is_there() -> None:
+    """A rule of a module that has moved forbids and allows nothing."""
+    named = {*MAY_IMPORT, *RULES["outside"], *RULES["open"]}
+    named |= {name for names in [*MAY_IMPORT.values(), *RULES["only_in"].values()] for name in names}
+    places = {name: ROOT / name.removesuffix(".*").replace(".", "/") for name in named}
+    assert [
+        name for name, place in places.items() if not place.with_suffix(".py").exists() and not place.is_dir()
+    ] == []
+
+
 def test_rooms_folders_and_files_form_no_circle() -> None:
     """At each level: rooms of the node, with the base below them; folders of a room; files of a folder."""
     assert {name: circle for name in OURS if (circle := GRAPH.nominate_cycle_breakers(name))} == {}

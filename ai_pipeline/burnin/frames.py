@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
@@ -667,31 +667,15 @@ def _plan_cine(
         report(0.0, f"searching frame {index + 1}")
         views = [picture, *tables.views(image.stored(index))[1:]]
         plans.append(plan_views(views, image.header, verifier, graphics=graphics))
-    banner = cast(Mask, np.logical_or.reduce([plan.banner for plan in plans]))
+    banner = _union(plan.banner for plan in plans)
     mask: Mask = np.zeros_like(banner)
     marks: list[Mark] = []
     readings: list[Reading] = []
     greys = [brightest(picture).astype(np.float32) for picture in pictures]
     motion = np.max(greys, axis=0) - np.min(greys, axis=0)
     for index, plan in zip(indices, plans, strict=True):
-        labels, stats = components(plan.mask)
-        texts = mask_of([mark.box for mark in plan.marks if mark.kind is AnnotationKind.TEXT], mask.shape)
-        for label in range(1, len(stats)):
-            own = labels == label
-            # Mean difference of a drawing's pixels between the sampled frames, at most (grey levels).
-            if bool((own & texts).any()) or float(motion[own].mean()) <= 24.0:
-                mask |= own
-        # Without those of a kind that is already known at about that place (6 pixels).
-        marks += [
-            replace(mark, frame=index + 1)
-            for mark in plan.marks
-            if (not mark.removed or mark.kind is AnnotationKind.BANNER or mask[index_of(mark.box)].any())
-            and not any(
-                other.kind is mark.kind
-                and all(abs(a - b) <= 6 for a, b in zip(mark.box, other.box, strict=True))
-                for other in marks
-            )
-        ]
+        mask |= _standing(plan, motion)
+        marks += [replace(mark, frame=index + 1) for mark in _new_marks(plan, mask, marks)]
         readings += [replace(reading, frame=index + 1) for reading in plan.readings]
     check_share(mask & ~banner)
     mask &= ~banner
@@ -701,21 +685,55 @@ def _plan_cine(
         mask=mask,
         kept=plans[0].kept & ~mask & ~banner,
         not_tissue=plans[0].not_tissue & ~mask,
-        area=np.logical_or.reduce([plan.area for plan in plans]),
-        waves=Waves(
-            *(
-                np.logical_or.reduce(masks)
-                for masks in zip(*((plan.waves.strips, plan.waves.traces) for plan in plans), strict=True)
-            )
-        ),
+        area=_union(plan.area for plan in plans),
+        waves=Waves(_union(plan.waves.strips for plan in plans), _union(plan.waves.traces for plan in plans)),
         marks=tuple(marks),
         readings=tuple(readings),
-        ground=np.logical_or.reduce([plan.ground for plan in plans]),
+        ground=_union(plan.ground for plan in plans),
         in_doubt=tuple(dict.fromkeys(box for plan in plans for box in plan.in_doubt)),
     )
     for index in indices:
         plan = with_faint_writing(plan, image.stored(index), verifier.tools.reader)
     return plan
+
+
+def _union(masks: Iterable[Mask]) -> Mask:
+    """The pixels that any of the masks has."""
+    return cast(Mask, np.logical_or.reduce(list(masks)))
+
+
+def _standing(plan: RemovalPlan, motion: npt.NDArray[np.float32]) -> Mask:
+    """The parts of the plan's mask that are text, or drawings that do not move. ``motion``: the difference of
+    each pixel between the sampled frames, in grey levels.
+    """
+    standing: Mask = np.zeros_like(plan.mask)
+    labels, stats = components(plan.mask)
+    texts = mask_of([mark.box for mark in plan.marks if mark.kind is AnnotationKind.TEXT], standing.shape)
+    for label in range(1, len(stats)):
+        own = labels == label
+        # Mean difference of a drawing's pixels between the sampled frames, at most (grey levels).
+        if bool((own & texts).any()) or float(motion[own].mean()) <= 24.0:
+            standing |= own
+    return standing
+
+
+def _new_marks(plan: RemovalPlan, mask: Mask, known: Sequence[Mark]) -> list[Mark]:
+    """The marks of a plan that stay, are of a banner or lie in ``mask``, without those of a kind that is
+    ``known`` at about that place.
+    """
+    return [
+        mark
+        for mark in plan.marks
+        if (not mark.removed or mark.kind is AnnotationKind.BANNER or mask[index_of(mark.box)].any())
+        and not any(_is_same_mark(mark, other) for other in known)
+    ]
+
+
+def _is_same_mark(mark: Mark, other: Mark) -> bool:
+    """Whether two marks are of one kind and at about one place (6 pixels)."""
+    return other.kind is mark.kind and all(
+        abs(side - another) <= 6 for side, another in zip(mark.box, other.box, strict=True)
+    )
 
 
 def _outlying_places(pictures: list[Picture], mask: Mask) -> list[Mask]:

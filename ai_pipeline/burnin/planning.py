@@ -347,26 +347,30 @@ class _Scene:
         among = self.waves if self.graphics else no_waves(self.shape)
         curves = MeasuredPixels.from_picture(self.picture, self.waves)
         found = [
-            # A bare number in other modalities is no ruler's: it may be an age.
-            replace(text, meaning=Meaning.IDENTITY)
-            if text.meaning is Meaning.SCALE and self.header.modality not in ULTRASOUND
-            else text
+            self.judged_by_modality(text)
             for text in find_texts(self.picture, self.task.tools.reader, known, among, self.task.allowed)
             if self.graphics or are_letters(text) or curves.traced(text.box) < CURVE
         ]
-        signs = self.clinical and self.header.modality in ULTRASOUND
-        self.symbols = [
-            text
-            for text in found
-            if _is_drawing(text, self.drawn, _may_name(found))
-            or (signs and _is_sign(text, self.picture, found))
-        ]
+        self.symbols = [text for text in found if self.is_symbol(text, found)]
         self.texts = [text for text in found if text not in self.symbols]
         legible = [text for text in self.texts if text.line.legible]
         traced = [text for text in self.texts if share_of(self.waves.traces, text.box) > 0.5]
         proven = [text for text in traced if are_letters(text)] if self.graphics else self.texts
         waves = self.waves.without(self.painted(legible), self.painted(proven))
         self.waves = replace(waves, strips=waves.strips | beside_velocities(self.texts, self.shape))
+
+    def judged_by_modality(self, text: Text) -> Text:
+        """A bare number in other modalities than ultrasound is no ruler's: it may be an age."""
+        if text.meaning is Meaning.SCALE and self.header.modality not in ULTRASOUND:
+            return replace(text, meaning=Meaning.IDENTITY)
+        return text
+
+    def is_symbol(self, text: Text, found: Sequence[Text]) -> bool:
+        """Whether one of the texts ``found`` is a drawing; in an ultrasound picture also a maker's mark."""
+        signs = self.clinical and self.header.modality in ULTRASOUND
+        return _is_drawing(text, self.drawn, _may_name(found)) or (
+            signs and _is_sign(text, self.picture, found)
+        )
 
     def image_area(self) -> None:
         """Rule: drop, in the image area, texts that are neither proven harmless nor proven to be letters."""
@@ -570,24 +574,24 @@ def _is_sign(text: Text, picture: Picture, texts: Iterable[Text]) -> bool:
     """Whether a place that the text detector took for text holds a maker's mark, one letter, or a mark of
     focus, which alone among ``texts`` names nobody.
     """
-    # Height of such a letter, at most (share of the picture's shorter side): a hospital's logo is larger.
+    if text.meaning is not Meaning.IDENTITY or not text.line.legible or are_letters(text):
+        return False
+    if not (_is_low_letter(text, picture) or _is_mirrored(text, picture)):
+        return False
+    # Apart from other readings of the same sign.
+    others = [
+        other
+        for other in texts
+        if other.letters != text.letters or overlap(other.box.box, text.box.box) < SAME
+    ]
+    return _is_lone_sign(text, _may_name(others))
+
+
+def _is_low_letter(text: Text, picture: Picture) -> bool:
+    """Whether a text is one letter, and lower than those of a hospital's logo."""
+    # Height of such a letter, at most (share of the picture's shorter side).
     low = text.box.height <= max(24.0, 0.05 * min(picture.shape[:2]))
-    one_letter = text.letters.isalpha() and max(text.line.letters, text.small.letters) == 1
-    return (
-        text.meaning is Meaning.IDENTITY
-        and text.line.legible
-        and ((one_letter and low) or _is_mirrored(text, picture))
-        and not are_letters(text)
-        # Apart from other readings of the same sign.
-        and _is_lone_sign(
-            text,
-            _may_name(
-                other
-                for other in texts
-                if other.letters != text.letters or overlap(other.box.box, text.box.box) < SAME
-            ),
-        )
-    )
+    return low and text.letters.isalpha() and max(text.line.letters, text.small.letters) == 1
 
 
 def _is_mirrored(text: Text, picture: Picture) -> bool:
@@ -612,15 +616,15 @@ def _is_lone_sign(text: Text, others: Iterable[Box]) -> bool:
     letter names nobody, but several letters far apart do, and M and F say the sex.
     """
     left, top, right, bottom = text.box.box
+    height = bottom - top
+    # A word is wider; an hourglass is higher.
+    if not 0.5 * height <= right - left <= 1.7 * height or text.line.text in {"M", "F"}:
+        return False
+    if text.line.legible and not (text.line.text.isascii() and text.line.letters <= FEWEST):
+        return False
     away = (gaps(text.box.box, other) for other in others if overlap(text.box.box, other) < SAME)
-    return (
-        # A word is wider; an hourglass is higher.
-        0.5 * (bottom - top) <= right - left <= 1.7 * (bottom - top)
-        and (not text.line.legible or (text.line.text.isascii() and text.line.letters <= FEWEST))
-        and text.line.text not in {"M", "F"}
-        # How far another text of its row or column is from a sign that stands alone (its heights).
-        and all(min(gap) >= 0 or max(gap) > 2 * (bottom - top) for gap in away)
-    )
+    # How far another text of its row or column is from a sign that stands alone (its heights).
+    return all(min(gap) >= 0 or max(gap) > 2 * height for gap in away)
 
 
 def _readings(

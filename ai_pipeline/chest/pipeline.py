@@ -264,19 +264,8 @@ class ChestXray:
                 pictures += cleaned
                 notes += cleaning_notes
                 seconds["clean"] += time.perf_counter() - explained
-        if self._model().card.gate is None:
-            notes.append(
-                QualityNote(
-                    "no_gate",
-                    "The model has no domain gate: that this is a frontal chest X-ray, only the header says.",
-                )
-            )
-        if any(finding.regions for finding in findings):
-            notes.append(QualityNote("box", BOX_NOTE))
-        notes.append(calls.point_note(self._card(), settings.point))
-        notes.append(_not_assessed(settings, size_judged=judged == len(images)))
-        if given.prevalence:
-            notes.append(QualityNote("prevalence", calls.prevalence_sentence(self._card(), given.prevalence)))
+        boxed = any(finding.regions for finding in findings)
+        notes += self._notes_on_result(settings, boxed=boxed, size_judged=judged == len(images))
         report(1.0, "chest X-ray")
         seconds["total"] = sum(seconds.values())  # with what accepts() has decoded and analysed already
         return PipelineResult(
@@ -289,6 +278,26 @@ class ChestXray:
             measurements=tuple(measurements),
             views=tuple(views),
         )
+
+    def _notes_on_result(
+        self, settings: _RuleOptions, *, boxed: bool, size_judged: bool
+    ) -> list[QualityNote]:
+        """The notes on the whole result: what the model lacks, its operating point, what was not assessed.
+        ``boxed``: whether a finding has a box; ``size_judged``: whether the ratio judged each heart's size.
+        """
+        notes, card = [], self._model().card
+        if card.gate is None:
+            missing = (
+                "The model has no domain gate: that this is a frontal chest X-ray, only the header says."
+            )
+            notes.append(QualityNote("no_gate", missing))
+        if boxed:
+            notes.append(QualityNote("box", BOX_NOTE))
+        notes += [calls.point_note(card, settings.point), _not_assessed(settings, size_judged=size_judged)]
+        if settings.given.prevalence:
+            sentence = calls.prevalence_sentence(card, settings.given.prevalence)
+            notes.append(QualityNote("prevalence", sentence))
+        return notes
 
     def _card(self) -> Card:
         """The model card of the classifier in use."""

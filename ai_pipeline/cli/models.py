@@ -33,46 +33,52 @@ def pipelines(
         typer.echo(str(error), err=True)
         raise typer.Exit(EXIT_CONFIG) from error
     if as_json:
-        records = [
-            {
-                "name": card.name,
-                "version": card.version,
-                "about": card.about,
-                "intended_use": card.intended_use,
-                "modalities": sorted(card.modalities),
-                "options": [asdict(one) | {"kind": one.kind.__name__} for one in card.options.listed()],
-                "measures": [one.name for one in card.measures],
-                "outlines": [one.meaning for one in card.outlines],
-                "slots": [one.name for one in card.slots],
-            }
-            for card in found
-        ]
-        print(json.dumps(records))
+        print(json.dumps([_card_record(card) for card in found]))
     elif name:
-        (card,) = found
-        print_text(f"{card.name} {card.version}\n{card.about}\n{card.intended_use}".rstrip())
-        rows = [
-            (
-                one.key,
-                "required" if one.required else f"{one.default} {one.unit}".strip(),
-                one.label,
-                one.help,
-            )
-            for one in card.options.listed()
-        ]
-        if rows:
-            print_table(("option", "default", "what it is", ""), rows)
-        if card.measures:
-            print_text(f"Measures: {', '.join(one.name for one in card.measures)}.")
-        if card.outlines:
-            print_text(f"Outlines: {', '.join(one.meaning for one in card.outlines)}.")
-        if card.slots:
-            print_text(f"Models that can be exchanged: {', '.join(one.name for one in card.slots)}.")
-        print_text("Not for diagnostic use.")
+        _print_card(found[0])
     else:
         print_table(
-            ("name", "version", "what it does"), ((one.name, one.version, one.about) for one in found)
+            ("name", "version", "what it does"), ((card.name, card.version, card.about) for card in found)
         )
+
+
+def _card_record(card: PipelineCard) -> dict[str, Any]:
+    """A pipeline's card as a JSON object."""
+    return {
+        "name": card.name,
+        "version": card.version,
+        "about": card.about,
+        "intended_use": card.intended_use,
+        "modalities": sorted(card.modalities),
+        "options": [asdict(option) | {"kind": option.kind.__name__} for option in card.options.listed()],
+        "measures": [measure.name for measure in card.measures],
+        "outlines": [outline.meaning for outline in card.outlines],
+        "slots": [slot.name for slot in card.slots],
+    }
+
+
+def _print_card(card: PipelineCard) -> None:
+    """Print a pipeline's card: what it is for, its options, and what it measures and outlines."""
+    print_text(f"{card.name} {card.version}\n{card.about}\n{card.intended_use}".rstrip())
+    rows = [
+        (
+            option.key,
+            "required" if option.required else f"{option.default} {option.unit}".strip(),
+            option.label,
+            option.help,
+        )
+        for option in card.options.listed()
+    ]
+    if rows:
+        print_table(("option", "default", "what it is", ""), rows)
+    for head, names in (
+        ("Measures", [measure.name for measure in card.measures]),
+        ("Outlines", [outline.meaning for outline in card.outlines]),
+        ("Models that can be exchanged", [slot.name for slot in card.slots]),
+    ):
+        if names:
+            print_text(f"{head}: {', '.join(names)}.")
+    print_text("Not for diagnostic use.")
 
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -116,48 +117,50 @@ def filled_record(result: PipelineResult, images: list[Record]) -> Record:
     stages = {"decode": 0.0, **timings, "model": model, "total": timings.get("total", 0.0)}
     return {
         "result": result_lines(result.findings, result.measurements, result.quality),
-        "findings": [
-            {
-                "label": finding.label,
-                "code": asdict(finding.code),
-                "probability": _rounded(finding.probability),
-                "threshold": _rounded(finding.threshold),
-                "decision": finding.decision.value,
-                "reliability": finding.reliability,
-                "research_only": finding.research_only,
-                "source_uid": finding.source_uid,
-                "frame": finding.frame,
-                "regions": [
-                    {
-                        "type": region.type,
-                        "points": _points(region.points),
-                        "origin": region.origin.value,
-                    }
-                    for region in finding.regions
-                ],
-                "model": _model(finding.model),
-            }
-            for finding in result.findings
-        ],
-        # ``points``: those of all lines, one after the other; ``lines`` keeps them apart.
-        "measurements": [
-            {
-                "name": measurement.name,
-                "code": asdict(measurement.quantity),
-                "value": measurement.value,
-                "unit": measurement.unit.value,
-                "points": [point for line in measurement.lines for point in _points(line)],
-                "lines": [_points(line) for line in measurement.lines],
-                "closed": measurement.closed,
-                "source_uid": measurement.source_uid,
-                "frame": measurement.frame,
-                "model": _model(measurement.model) if measurement.model else None,
-            }
-            for measurement in result.measurements
-        ],
+        "findings": [_finding(finding) for finding in result.findings],
+        "measurements": [_measurement(measurement) for measurement in result.measurements],
         "images": images,
         "quality": [{"name": note.name, "text": note.text} for note in result.quality],
         "seconds": {stage: round(value, 3) for stage, value in stages.items()},
+    }
+
+
+def _finding(finding: Finding) -> Record:
+    """The entry of a finding in the record."""
+    return {
+        "label": finding.label,
+        "code": asdict(finding.code),
+        "probability": _rounded(finding.probability),
+        "threshold": _rounded(finding.threshold),
+        "decision": finding.decision.value,
+        "reliability": finding.reliability,
+        "research_only": finding.research_only,
+        "source_uid": finding.source_uid,
+        "frame": finding.frame,
+        "regions": [
+            {"type": region.type, "points": _points(region.points), "origin": region.origin.value}
+            for region in finding.regions
+        ],
+        "model": _model(finding.model),
+    }
+
+
+def _measurement(measurement: Measurement) -> Record:
+    """The entry of a measurement in the record. ``points``: those of all lines, one after the other;
+    ``lines`` keeps them apart.
+    """
+    lines = [_points(line) for line in measurement.lines]
+    return {
+        "name": measurement.name,
+        "code": asdict(measurement.quantity),
+        "value": measurement.value,
+        "unit": measurement.unit.value,
+        "points": list(chain.from_iterable(lines)),
+        "lines": lines,
+        "closed": measurement.closed,
+        "source_uid": measurement.source_uid,
+        "frame": measurement.frame,
+        "model": _model(measurement.model) if measurement.model else None,
     }
 
 
@@ -183,7 +186,7 @@ def _entry(kind: str, path: Path, frames: int) -> Record:
 
 if TYPE_CHECKING:
     from ai_pipeline.burnin.find.annotation import Mark
-    from ai_pipeline.contract import Pipeline, Progress, SourceImage
+    from ai_pipeline.contract import Finding, Measurement, Pipeline, Progress, SourceImage
     from ai_pipeline.images.header import StatedAttributes
 
 

@@ -38,6 +38,7 @@ from ai_pipeline.networks.heads import Ellipse, HeadModel, HeadOutline
 
 MODEL: Final = "fetal-head-unet"
 NOTE: Final = "fetal head"
+SECOND_HEAD: Final = "the picture shows more than one head"
 NOT_ASSESSED: Final = (
     "brain, skull, weight, all but the size of the head. Nor whether the plane is the standard one "
     "(trans-thalamic)."
@@ -131,43 +132,17 @@ class FetalHead:
         for analysed in seen:
             image = analysed.image
             fetus, unknown = fetuses.get(image.uid, ("", ""))
-            reason = analysed.reason or (
-                "the picture shows more than one head" if analysed.found.second else unknown
-            )
+            reason = analysed.reason or (SECOND_HEAD if analysed.found.second else unknown)
             if analysed.head is None or reason:
                 notes.append(QualityNote(NOTE, f"Head not measured: {reason}.", image.uid, on_faces=True))
                 continue
-            header, model = image.header, self._model().ref
+            model = self._model()
             measured += biometry.measurements(
-                image.uid, header, analysed.head, analysed.spacing, model, fetus, self._model().agreement
+                image.uid, image.header, analysed.head, analysed.spacing, model.ref, fetus, model.agreement
             )
-            filled = analysed.head.mask(header.rows, header.columns)
-            pictures += [
-                DerivedImage(
-                    ImageKind.ORGANS,
-                    image.uid,
-                    np.where(filled, np.uint8(255), np.uint8(0))[None],
-                    "MONOCHROME2",
-                    "fetal head outlined by AI, not for diagnostic use",
-                    models=(model,),
-                    organs=(biometry.HEAD,),
-                ),
-                *cleaned[image.uid].images,
-            ]
-            sentences = ["measured by AI along the ellipse drawn; a sonographer must check it."]
-            if analysed.spacing is None:
-                sentences.append("The image does not give the size of its pixels, so lengths are in pixels.")
-            elif agreement := self._model().agreement:
-                low, high = agreement
-                sentences.append(
-                    f"95 % of test heads measured {low:+.1f} to {high:+.1f} mm from a sonographer."
-                )
-            if analysed.found.outside > 0:
-                sentences.append(
-                    "A part of the ellipse is outside the picture and was continued from the rest."
-                )
-            sentences.append("The biparietal diameter is from outer to outer edge of the skull.")
-            notes += [QualityNote(NOTE, " ".join(sentences), image.uid), *cleaned[image.uid].notes]
+            pictures += [_outlined(image, analysed.head, model.ref), *cleaned[image.uid].images]
+            words = _how_measured(analysed, model.agreement)
+            notes += [QualityNote(NOTE, words, image.uid), *cleaned[image.uid].notes]
         notes.append(QualityNote(summary.NOT_ASSESSED, NOT_ASSESSED, names=("all but the size of the head",)))
         report(1.0, "fetal head")
         return PipelineResult(
@@ -216,3 +191,33 @@ class FetalHead:
             return _CleanedImage((), (QualityNote("cleaning_failed", why, image.uid, places=failure.places),))
         texts = tuple(reading.text for reading in result.readings)
         return _CleanedImage((result.image, result.mask), result.notes, texts)
+
+
+def _outlined(image: SourceImage, head: Ellipse, model: ModelRef) -> DerivedImage:
+    """The mask of the head in ``image`` as a derived image."""
+    filled = head.mask(image.header.rows, image.header.columns)
+    return DerivedImage(
+        ImageKind.ORGANS,
+        image.uid,
+        np.where(filled, np.uint8(255), np.uint8(0))[None],
+        "MONOCHROME2",
+        "fetal head outlined by AI, not for diagnostic use",
+        models=(model,),
+        organs=(biometry.HEAD,),
+    )
+
+
+def _how_measured(analysed: _SeenImage, agreement: tuple[float, float] | None) -> str:
+    """How a head was measured, in sentences. ``agreement``: the least and the greatest difference (mm) to a
+    sonographer of 95 % of the test heads, None if the model card does not give it.
+    """
+    sentences = ["measured by AI along the ellipse drawn; a sonographer must check it."]
+    if analysed.spacing is None:
+        sentences.append("The image does not give the size of its pixels, so lengths are in pixels.")
+    elif agreement:
+        low, high = agreement
+        sentences.append(f"95 % of test heads measured {low:+.1f} to {high:+.1f} mm from a sonographer.")
+    if analysed.found.outside > 0:
+        sentences.append("A part of the ellipse is outside the picture and was continued from the rest.")
+    sentences.append("The biparietal diameter is from outer to outer edge of the skull.")
+    return " ".join(sentences)

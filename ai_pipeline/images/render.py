@@ -286,10 +286,7 @@ class _LabelledPicture:
             place
             for place in places
             if place[0] >= 0 and place[1] >= 0 and place[3] <= self.image.height
-            if all(
-                place[0] >= other[2] or other[0] >= place[2] or place[1] >= other[3] or other[1] >= place[3]
-                for other in taken
-            )
+            if all(_are_apart(place, other) for other in taken)
         )
         chosen = next(free, (*inside, inside[0] + width, inside[1] + height))
         ImageDraw.Draw(self.image).text(
@@ -330,6 +327,11 @@ class _LabelledPicture:
             draw.text((self.letters / 4, top), text, fill=colour, font=self.font)
             top += self.line_height
         return np.array(sheet, np.uint8)
+
+
+def _are_apart(box: Box, other: Box) -> bool:
+    """Whether two boxes have no pixel in common."""
+    return box[0] >= other[2] or other[0] >= box[2] or box[1] >= other[3] or other[1] >= box[3]
 
 
 def _coloured(colour: Colour, texts: Iterable[str]) -> list[tuple[str, Colour]]:

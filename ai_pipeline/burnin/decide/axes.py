@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations, permutations
 
 import numpy as np
@@ -19,51 +19,33 @@ AXIS = re.compile(r"\W{0,2}(\d{1,3}(?:[.,]\d{1,2})?|[.,]\d{1,2})\W{0,2}(?:[cm]?m
 """A number of an axis, as it is read, with what is read of its tick and with its unit."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Number:
+    """A text that may be a number of an axis: its place in the list of texts, its ``value``, and its box."""
+
+    index: int
+    value: float
+    box: Box
+
+
 def as_scales(texts: Sequence[Text], bars: Mask) -> list[Text]:
     """Return the texts, with those marked as SCALE that are numbers along an axis (at places that fit their
     values; a minus sign may be lost) or at both ends of a bar.
     """
-    found = list(texts)
-    numbers = {
-        index: (float(match[1].replace(",", ".")), text.box.box)
-        for index, text in enumerate(texts)
-        # The value of a label that goes is no number of an axis.
-        if text.proof != TOGETHER and (match := AXIS.fullmatch(text.line.text.strip()))
-    }
+    numbers = _numbers_in(texts)
     scales: set[int] = set()
     for first, second in permutations(numbers, 2):
-        (value, box), (other, end) = numbers[first], numbers[second]
         for along in (0, 1):
-            if not _in_line(box, end, along):
-                continue
-            for step in (other - value, other + value):
-                places = {
-                    index
-                    for index, (number, place) in numbers.items()
-                    if _in_line(box, place, along)
-                    and _is_on_axis(number, place, value, box, end, step, along)
-                }
-                # Numbers of an axis, at least.
-                if len({round(centre_of(numbers[one][1])[along] / 12) for one in places}) >= 3:
-                    ticks = [numbers[one][1] for one in places]
-                    scales |= places | {
-                        index for index, text in enumerate(texts) if _is_misread(text, ticks, along)
-                    }
-        if value == other or not value:
-            scales |= {first, second} if _are_at_ends(box, end, bars) else set()
-    # The tick before a number may be read as a digit more: "42" where another reading has "+2".
-    scales |= {
-        index
+            scales |= _axis_through(first, second, numbers, texts, along)
+        if _are_limits(first, second, bars):
+            scales |= {first.index, second.index}
+    scales |= _with_a_tick(texts, [texts[index] for index in scales])
+    return [
+        replace(text, meaning=Meaning.SCALE, proof="a number of an axis or a bar")
+        if index in scales and text.meaning is Meaning.IDENTITY
+        else text
         for index, text in enumerate(texts)
-        if any(
-            text.letters[1:] == texts[one].letters and is_same_place(text.box.box, texts[one].box.box)
-            for one in scales
-        )
-    }
-    for index in scales:
-        if found[index].meaning is Meaning.IDENTITY:
-            found[index] = replace(found[index], meaning=Meaning.SCALE, proof="a number of an axis or a bar")
-    return found
+    ]
 
 
 def beside_velocities(texts: Sequence[Text], shape: tuple[int, ...]) -> Mask:
@@ -71,20 +53,54 @@ def beside_velocities(texts: Sequence[Text], shape: tuple[int, ...]) -> Mask:
     its height beyond its ends: a spectrum, though no region of the header says so.
     """
     numbers = [text.box.box for text in texts if text.letters.isdigit()]
-    axes = (
-        # In its column, and at most so far from the unit (heights of it): other numbers may stand beyond.
-        [box for box in numbers if gaps(box, unit)[0] < 0 and gaps(box, unit)[1] < 12 * (unit[3] - unit[1])]
-        for unit in (text.box.box for text in texts if re.search("[cm]?m/s$", text.line.text))
-    )
-    return mask_of(
-        (
-            (0, max(0, (5 * top - bottom) // 4), shape[1], (5 * bottom - top) // 4)
-            for axis in axes
-            # Of numbers at different heights; a colour bar has two.
-            if sum(all(gaps(box, other)[1] > 0 for other in axis[:n]) for n, box in enumerate(axis)) >= 3
-            for top, bottom in [(min(box[1] for box in axis), max(box[3] for box in axis))]
-        ),
-        shape,
+    units = [text.box.box for text in texts if re.search("[cm]?m/s$", text.line.text)]
+    axes = [[box for box in numbers if _is_near_unit(box, unit)] for unit in units]
+    # Of numbers at different heights; a colour bar has two.
+    return mask_of([_rows_beside(axis, shape[1]) for axis in axes if _heights(axis) >= 3], shape)
+
+
+def _numbers_in(texts: Sequence[Text]) -> list[_Number]:
+    """The texts that are numbers as an axis has them."""
+    return [
+        _Number(index, float(match[1].replace(",", ".")), text.box.box)
+        for index, text in enumerate(texts)
+        # The value of a label that goes is no number of an axis.
+        if text.proof != TOGETHER and (match := AXIS.fullmatch(text.line.text.strip()))
+    ]
+
+
+def _axis_through(
+    first: _Number, second: _Number, numbers: Sequence[_Number], texts: Sequence[Text], along: int
+) -> set[int]:
+    """The indices of the ``texts`` on the axis that runs through two numbers, in a row (``along`` 0) or in a
+    column (``along`` 1): its numbers, and unsure readings of them. None if too few numbers fit.
+    """
+    found: set[int] = set()
+    if not _in_line(first.box, second.box, along):
+        return found
+    for step in (second.value - first.value, second.value + first.value):
+        fitting = [
+            number
+            for number in numbers
+            if _in_line(first.box, number.box, along) and _is_on_axis(number, first, second, step, along)
+        ]
+        ticks = [number.box for number in fitting]
+        # Numbers of an axis, at least.
+        if len({round(centre_of(tick)[along] / 12) for tick in ticks}) >= 3:
+            found |= {number.index for number in fitting}
+            found |= {index for index, text in enumerate(texts) if _is_misread(text, ticks, along)}
+    return found
+
+
+def _is_on_axis(number: _Number, first: _Number, second: _Number, step: float, along: int) -> bool:
+    """Whether ``number`` fits an axis that starts at ``first`` and rises by ``step`` to the place of
+    ``second``; ``along``: 0 for a row, 1 for a column.
+    """
+    start, stop, here = (centre_of(place.box)[along] for place in (first, second, number))
+    rise = step / (stop - start)
+    # How far a number stands from its place on the axis, at most: a quarter of its height.
+    return bool(rise) and abs(abs(first.value + rise * (here - start)) - number.value) <= abs(
+        rise * 0.25 * (first.box[3] - first.box[1])
     )
 
 
@@ -93,20 +109,56 @@ def _is_misread(text: Text, ticks: Sequence[Box], along: int) -> bool:
     (``ticks``), or in the middle between two. Text that is read as another number does not count: it may be
     an age.
     """
-    box, line = text.box.box, [tick for tick in ticks if _in_line(text.box.box, tick, along)]
-    return (
-        max(text.line.confidence, text.small.confidence) < UNSURE
-        and len(text.letters) <= FEW_CHARACTERS
-        and not text.letters.isdigit()
-        and (
-            any(is_same_place(box, tick) for tick in ticks)
-            or any(
-                abs(sum(centre_of(tick)[along] - centre_of(box)[along] for tick in pair))
-                <= 0.5 * text.box.height
-                for pair in combinations(line, 2)
-            )
-        )
+    box = text.box.box
+    if (
+        max(text.line.confidence, text.small.confidence) >= UNSURE
+        or len(text.letters) > FEW_CHARACTERS
+        or text.letters.isdigit()
+    ):
+        return False
+    line = [tick for tick in ticks if _in_line(box, tick, along)]
+    return any(is_same_place(box, tick) for tick in ticks) or any(
+        _is_midway(text, pair, along) for pair in combinations(line, 2)
     )
+
+
+def _is_midway(text: Text, ticks: tuple[Box, Box], along: int) -> bool:
+    """Whether a text stands in the middle between two numbers of an axis."""
+    here = centre_of(text.box.box)[along]
+    return abs(sum(centre_of(tick)[along] - here for tick in ticks)) <= 0.5 * text.box.height
+
+
+def _with_a_tick(texts: Sequence[Text], scales: Sequence[Text]) -> set[int]:
+    """The indices of the ``texts`` that are another reading of a number in ``scales``, with its tick read as
+    a digit: "42" where another reading has "+2".
+    """
+    return {
+        index
+        for index, text in enumerate(texts)
+        if any(
+            text.letters[1:] == scale.letters and is_same_place(text.box.box, scale.box.box)
+            for scale in scales
+        )
+    }
+
+
+def _is_near_unit(number: Box, unit: Box) -> bool:
+    """Whether a number stands in the column of the unit of velocities, and not far from it."""
+    across, down = gaps(number, unit)
+    # At most so far from the unit (heights of it): other numbers may stand beyond.
+    return across < 0 and down < 12 * (unit[3] - unit[1])
+
+
+def _heights(axis: Sequence[Box]) -> int:
+    """How many of the boxes stand above or below all before them."""
+    return sum(all(gaps(box, other)[1] > 0 for other in axis[:before]) for before, box in enumerate(axis))
+
+
+def _rows_beside(axis: Sequence[Box], width: int) -> Box:
+    """The box of the rows beside an upright axis in a picture of this ``width``."""
+    top = min(box[1] for box in axis)
+    bottom = max(box[3] for box in axis)
+    return 0, max(0, (5 * top - bottom) // 4), width, (5 * bottom - top) // 4
 
 
 def _in_line(box: Box, other: Box, along: int) -> bool:
@@ -121,20 +173,11 @@ def _in_line(box: Box, other: Box, along: int) -> bool:
     return box == other or (near and gap > (1.5 - along) * height)
 
 
-def _is_on_axis(number: float, place: Box, value: float, box: Box, end: Box, step: float, along: int) -> bool:
-    """Whether ``number`` at the box ``place`` fits an axis with ``value`` at ``box`` that rises by ``step``
-    to the box ``end``; ``along``: 0 for a row, 1 for a column.
-    """
-    start, stop, here = (centre_of(one)[along] for one in (box, end, place))
-    rise = step / (stop - start)
-    # How far a number stands from its place on the axis, at most: a quarter of its height.
-    return bool(rise) and abs(abs(value + rise * (here - start)) - number) <= abs(
-        rise * 0.25 * (box[3] - box[1])
-    )
-
-
-def _are_at_ends(box: Box, other: Box, bars: Mask) -> bool:
-    """Whether two boxes stand above and below an upright bar, or above and below its halves."""
+def _are_limits(first: _Number, second: _Number, bars: Mask) -> bool:
+    """Whether two numbers are the limits of an upright bar, above and below it, or of one of its halves."""
+    if first.value not in {0, second.value}:
+        return False
+    box, other = first.box, second.box
     height = box[3] - box[1]
     rows, near = np.asarray(bars[box[3] : other[1], box[0] : box[2]].any(axis=1)), round(1.5 * height)
     return bool(

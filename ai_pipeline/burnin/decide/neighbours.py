@@ -22,35 +22,10 @@ def judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> T
     """
     if text.meaning is Meaning.IDENTITY or len(text.line.text) > FEW_CHARACTERS:
         return text
-    places = [one.box.box for one in texts if one is text or is_same_place(text.box.box, one.box.box)]
-    beside = [
-        other
-        for other in texts
-        if (other.letters != text.letters and any(_is_beside(place, other.box.box) for place in places))
-        # A number that far from a sex may be an age (heights of the line).
-        or (other.line.text in {"M", "F"} and in_one_row(text.box.box, other.box.box, 8.0))
-    ]
-    # A whole setting or measurement is no part of a date or of initials.
-    short = [
-        one
-        for one in beside
-        if one.meaning not in {Meaning.ACOUSTIC, Meaning.MEASUREMENT} or len(one.line.text) <= FEW_CHARACTERS
-    ]
-    line = sorted([text, *short], key=lambda one: one.box.box[0])
-    together = " ".join(one.line.text for one in line)
-    if any(one.meaning is Meaning.IDENTITY for one in beside) or (
-        short and meaning_of(together, min(one.line.confidence for one in line), allowed) is Meaning.IDENTITY
-    ):
+    beside = _beside(text, texts)
+    if any(other.meaning is Meaning.IDENTITY for other in beside) or _may_identify(text, beside, allowed):
         return replace(text, meaning=Meaning.IDENTITY, proof="too short, and beside a possible name")
     return text
-
-
-def _is_beside(box: Box, other: Box) -> bool:
-    """Whether two boxes stand on one line, level or upright, no farther apart than a word's space."""
-    left, top, right, bottom = other
-    upright = bottom - top > UPRIGHT * (right - left) and box[2] - box[0] <= box[3] - box[1]
-    turned, beside = ((one[1], one[0], one[3], one[2]) for one in (box, other))
-    return in_one_row(box, other) or (upright and in_one_row(turned, beside))
 
 
 def by_best_reading(texts: Sequence[Text]) -> list[Text]:
@@ -93,6 +68,42 @@ def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> lis
                 for index in (first, second):
                     found[index] = replace(found[index], meaning=together, proof=TOGETHER)
     return found
+
+
+def _beside(text: Text, texts: Sequence[Text]) -> list[Text]:
+    """The other ``texts`` in the line of ``text``, as far as one may say more about it."""
+    places = [other.box.box for other in texts if other is text or is_same_place(text.box.box, other.box.box)]
+    return [
+        other
+        for other in texts
+        if (other.letters != text.letters and any(_is_beside(place, other.box.box) for place in places))
+        # A number that far from a sex may be an age (heights of the line).
+        or (other.line.text in {"M", "F"} and in_one_row(text.box.box, other.box.box, 8.0))
+    ]
+
+
+def _may_identify(text: Text, beside: Sequence[Text], allowed: Allowed) -> bool:
+    """Whether ``text`` and the short texts ``beside`` it, as one line, may be a date or initials."""
+    # A whole setting or measurement is no part of these.
+    short = [
+        other
+        for other in beside
+        if other.meaning not in {Meaning.ACOUSTIC, Meaning.MEASUREMENT}
+        or len(other.line.text) <= FEW_CHARACTERS
+    ]
+    if not short:
+        return False
+    line = sorted([text, *short], key=lambda part: part.box.box[0])
+    together = " ".join(part.line.text for part in line)
+    return meaning_of(together, min(part.line.confidence for part in line), allowed) is Meaning.IDENTITY
+
+
+def _is_beside(box: Box, other: Box) -> bool:
+    """Whether two boxes stand on one line, level or upright, no farther apart than a word's space."""
+    left, top, right, bottom = other
+    upright = bottom - top > UPRIGHT * (right - left) and box[2] - box[0] <= box[3] - box[1]
+    turned, beside = ((one[1], one[0], one[3], one[2]) for one in (box, other))
+    return in_one_row(box, other) or (upright and in_one_row(turned, beside))
 
 
 def _as_proven(text: Text, proven: Sequence[Text]) -> Text:

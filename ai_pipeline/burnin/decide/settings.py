@@ -131,16 +131,20 @@ def _joined(label: Text, value: Text) -> Text:
 
 def _may_be_setting(text: Text) -> bool:
     """Whether a text is a setting that could be an age or a name elsewhere, or a misread setting."""
-    return any(
-        _form(line, AMBIGUOUS) or HARMLESS.fullmatch(line.text.strip())
-        for line in (text.line, text.small)
-        if line.confidence >= LEAST_CONFIDENCE and line.legible
-    ) or any(
-        may_be_setting(line.text)
-        for line in (text.line, text.small)
-        # Confidence of a reading, from which it may be a misread setting.
-        if line.confidence >= 0.6 and not is_wide(text.box.length, text.box.height, line)
-    )
+    return any(_has_form_of_setting(line) or _may_be_misread(line, text) for line in (text.line, text.small))
+
+
+def _has_form_of_setting(line: Line) -> bool:
+    """Whether a line that was surely read is written as a setting is."""
+    surely_read = line.confidence >= LEAST_CONFIDENCE and line.legible
+    return surely_read and (_form(line, AMBIGUOUS) or HARMLESS.fullmatch(line.text.strip()) is not None)
+
+
+def _may_be_misread(line: Line, text: Text) -> bool:
+    """Whether a ``line`` that was read over the whole box of ``text`` may be a misread setting."""
+    # Confidence of a reading, from which it may be a misread setting.
+    whole = line.confidence >= 0.6 and not is_wide(text.box.length, text.box.height, line)
+    return whole and may_be_setting(line.text)
 
 
 def _form(line: Line, form: re.Pattern[str]) -> bool:
