@@ -92,7 +92,7 @@ site: $(VENV)/.test  ## a site of two listeners, two workers, PostgreSQL and Ort
 	$(BIN)/python -m tests.site_lab
 
 hostile: $(VENV)/.test  ## 100,000 mutated objects and messages, every bomb, slow and silent peers, thirty kills
-	$(BIN)/python -m pytest tests/hostile tests/faults/test_kill.py --hostile-rounds 50000 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/hostile tests/faults --hostile-rounds 50000 $(PYTEST_ARGS)
 
 kills: $(VENV)/.test  ## 1,000 random kills of a site with PostgreSQL and Orthanc while persons decide; its ledger must balance (50 minutes)
 	$(BIN)/python -m tests.faults.kills --kills 1000

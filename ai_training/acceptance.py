@@ -24,23 +24,17 @@ from ai_pipeline.errors import CardError
 from ai_pipeline.images.coordinates import POSES, UPRIGHT, shown
 from ai_pipeline.models.registry import Card, Label, load
 from ai_pipeline.models.store import folder
-from ai_training import evaluation, metrics
+from ai_training import metrics
 from ai_training.base import DataMissing, Report, silent
 from ai_training.cards import changed_card, weights_row
-from ai_training.chest import TRUE_POSITIVE_RATE, directions_of, known_only
+from ai_training.chest.card import known_only
+from ai_training.chest.gate import TRUE_POSITIVE_RATE, directions_of
 from ai_training.convert import NO_GATE, NOT_ACCEPTED, USE
-from ai_training.evaluation import (
-    CURVES,
-    ENOUGH,
-    Scored,
-    choose_points,
-    curves,
-    draw_curves,
-    headline,
-    run,
-    scored,
-    size,
-)
+from ai_training.evaluation import operating_points
+from ai_training.evaluation.operating_points import choose_points
+from ai_training.evaluation.plots import CURVES, draw_curves
+from ai_training.evaluation.scores import Scored, curves, run, scored
+from ai_training.evaluation.tables import ENOUGH, headline, size
 from ai_training.metrics import (
     THRESHOLDS,
     Floats,
@@ -51,7 +45,9 @@ from ai_training.metrics import (
     probabilities,
     reference,
 )
-from ai_training.sets import SetImage, chest_set, read_grey
+from ai_training.sets.chest import chest_set
+from ai_training.sets.files import read_grey
+from ai_training.sets.images import SetImage
 from ai_training.text import NOT_DIAGNOSTIC, interval, without_nan
 
 
@@ -306,7 +302,7 @@ def _measured(
         ],
         "not_in_the_data": [label.name for label in made.labels if label.name not in checked.names],
         "thresholds": made.details.get("operating_points", {}),
-        "operating_points": evaluation.measured_points(checked, made, good),
+        "operating_points": operating_points.measured_points(checked, made, good),
         "calibration": metrics.calibration(
             checked.truth, checked.chance, checked.names, checked.weights(), ENOUGH
         ),

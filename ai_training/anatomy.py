@@ -33,7 +33,10 @@ from ai_training.networks import (
     outline_network,
     start_described,
 )
-from ai_training.sets import CHEST, MASK, Grey, ImageSet, MaskFile, SetImage, Singles, named_set, read_grey
+from ai_training.sets.files import Grey, Singles, read_grey
+from ai_training.sets.images import CHEST, ImageSet, MaskFile, SetImage
+from ai_training.sets.layouts import named_set
+from ai_training.sets.tables import MASK
 
 CHAIN = Chain(side=ORGANS_SIDE, low=1.0, high=99.0, blur=0.0, jpeg_quality=95)
 EXCHANGED = {"w053": (2, 1, 0)}

@@ -13,6 +13,7 @@ import re
 import sys
 import tempfile
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -259,49 +260,93 @@ def _converted(request: Request) -> ConvertedNetwork:
     """Write the model as ONNX, after comparing it with the network on a random picture; returns the values
     for its model card.
     """
-    import torch
-
     from ai_training import networks
 
-    path, architecture, labels, about = request.checkpoint, request.architecture, request.labels, {}
-    softmax = request.softmax
+    given = _described(request)
+    state = networks.read_weights(given.weights)
+    channels = next((value.shape[1] for value in state.values() if value.ndim == 4), 3)
+    network = networks.filled_timm_network(
+        given.architecture, state, len(given.labels), channels, softmax=given.softmax
+    )
+    # timm's configuration says mean, spread, size and crop; a file of a DenseNet may be torchvision's.
+    of_timm = {} if given.architecture in networks.DENSENETS else network.network.pretrained_cfg
+    found = _card_values(given, network, channels, given.about or of_timm, request.size)
+    _export(network, found)
+    difference = _difference(network, found)
+    if not difference <= 1e-3:
+        raise CannotAdapt(f"the converted file answers differently from the network, by {difference:.2g}")
+    return found.model_copy(update={"difference": difference})
+
+
+@dataclass(frozen=True, slots=True)
+class _Checkpoint:
+    """What the request, or timm's configuration beside the weights, says of a network."""
+
+    weights: Path
+    architecture: str
+    labels: tuple[str, ...]
+    softmax: bool
+    about: dict[str, Any]
+    """timm's ``pretrained_cfg``; empty without a configuration."""
+
+
+def _described(request: Request) -> _Checkpoint:
+    """The network that is asked for: a file as the request describes it, a folder as timm's configuration
+    does. Raises CannotAdapt.
+    """
+    path = request.checkpoint
+    given = _Checkpoint(path, request.architecture, request.labels, request.softmax, {})
     if path.is_dir():
         try:
             config = _TimmConfig.model_validate_json((path / CONFIG).read_bytes())
         except (OSError, ValidationError) as error:
             raise CannotAdapt(f"{CONFIG} of timm, with architecture and pretrained_cfg, is needed") from error
-        architecture, labels = config.architecture, labels or config.label_names
-        softmax |= config.problem_type == "single_label_classification"
-        path, about = path / WEIGHTS, config.pretrained_cfg
-    if not architecture or not labels or len(set(labels)) < len(labels):
+        given = _Checkpoint(
+            path / WEIGHTS,
+            config.architecture,
+            given.labels or config.label_names,
+            given.softmax or config.problem_type == "single_label_classification",
+            config.pretrained_cfg,
+        )
+    if not given.architecture or not given.labels or len(set(given.labels)) < len(given.labels):
         raise CannotAdapt("say what it is, and each label once: --architecture densenet121 --labels A,B")
-    state = networks.read_weights(path)
-    channels = next((value.shape[1] for value in state.values() if value.ndim == 4), 3)
-    network = networks.filled_timm_network(architecture, state, len(labels), channels, softmax=softmax)
-    # timm's configuration says mean, spread, size and crop; a file of a DenseNet may be torchvision's.
-    about = about or ({} if architecture in networks.DENSENETS else network.network.pretrained_cfg)
+    return given
+
+
+def _card_values(
+    given: _Checkpoint, network: Any, channels: int, about: dict[str, Any], size: int | None
+) -> ConvertedNetwork:
+    """The values for the model card. ``about``: timm's configuration; ``size``: of the input in pixels, None:
+    as the configuration says. Raises CannotAdapt.
+    """
     try:
-        found = ConvertedNetwork(
+        return ConvertedNetwork(
             outputs=network.outputs,
-            id=f"timm-{architecture.replace('/', '-')}",
-            architecture=architecture,
-            labels=labels,
+            id=f"timm-{given.architecture.replace('/', '-')}",
+            architecture=given.architecture,
+            labels=given.labels,
             channels=channels,
-            size=request.size or about.get("input_size", (3, 224, 224))[-1],
+            size=size or about.get("input_size", (3, 224, 224))[-1],
             mean=_of_channels(about.get("mean", (0.485, 0.456, 0.406)), channels),
             scale=_of_channels(about.get("std", (0.229, 0.224, 0.225)), channels),
             crop=about.get("crop_pct", 0.875),
             squash=about.get("crop_mode", "center") == "squash",
             interpolation="bicubic" if about.get("interpolation") == "bicubic" else "bilinear",
-            kind="probabilities" if softmax else "logits",
+            kind="probabilities" if given.softmax else "logits",
         )
     except (ValidationError, TypeError) as error:
         wrong = " ".join(str(error).split())[:200]
         raise CannotAdapt(f"labels or {CONFIG} are not as a card needs them: {wrong}") from error
+
+
+def _export(network: Any, found: ConvertedNetwork) -> None:
+    """Write the network as ONNX."""
+    import torch
+
     # The exporter by tracing: 1 s for a DenseNet-121, the one by torch.export 25 s, with the same result.
     torch.onnx.export(
         network,
-        (torch.zeros(2, channels, found.size, found.size),),
+        (torch.zeros(2, found.channels, found.size, found.size),),
         str(MODEL),
         input_names=["images"],
         output_names=list(found.outputs),
@@ -309,17 +354,22 @@ def _converted(request: Request) -> ConvertedNetwork:
         opset_version=17,
         dynamo=False,
     )
-    grey = np.random.default_rng(1).uniform(0, 255, (1, channels, found.size, found.size))
+
+
+def _difference(network: Any, found: ConvertedNetwork) -> float:
+    """The largest difference between the file and the network on a random picture, as a share of the highest
+    value.
+    """
+    import torch
+
+    grey = np.random.default_rng(1).uniform(0, 255, (1, found.channels, found.size, found.size))
     mean, scale = (np.array(part)[:, None, None] for part in (found.mean, found.scale))
     images = ((grey - mean) / scale).astype(np.float32)
     answers = OnnxRuntime(MODEL.read_bytes(), threads=torch.get_num_threads())(images)
     with torch.inference_mode():
         wanted = [value.numpy() for value in network(torch.from_numpy(images))]
     pairs = zip((answers[name] for name in found.outputs), wanted, strict=True)
-    difference = max(float(abs(a - b).max() / max(float(abs(b).max()), 1e-12)) for a, b in pairs)
-    if not difference <= 1e-3:
-        raise CannotAdapt(f"the converted file answers differently from the network, by {difference:.2g}")
-    return found.model_copy(update={"difference": difference})
+    return max(float(abs(a - b).max() / max(float(abs(b).max()), 1e-12)) for a, b in pairs)
 
 
 def _of_channels(values: Any, channels: int) -> tuple[float, ...]:

@@ -54,20 +54,15 @@ from ai_pipeline.models.registry import SHIPPED, Card, network_input
 from ai_training import cards
 from ai_training.base import DataMissing, Report
 from ai_training.cards import changed_card, weights_row
-from ai_training.chest import forget_detector, learn_choices, middle_maps
+from ai_training.chest.card import forget_detector
+from ai_training.chest.places import learn_choices, middle_maps
 from ai_training.metrics import mean_interval, overlap, patient_weights
 from ai_training.networks import PlacedClassifier, torch_network
-from ai_training.sets import (
-    LABELS,
-    Singles,
-    TruthBox,
-    chest_set,
-    corners,
-    listed_boxes,
-    read_grey,
-    rows,
-    split_by_patient,
-)
+from ai_training.sets.chest import chest_set
+from ai_training.sets.files import Singles, read_grey, rows
+from ai_training.sets.images import LABELS, TruthBox, corners
+from ai_training.sets.splits import split_by_patient
+from ai_training.sets.tables import listed_boxes
 from ai_training.yolo import FILE, YoloRecipe, train_yolo
 
 CUTS = (0.1, 0.3, 0.5)  # T(IoU), as the literature on these boxes has it (X. Wang et al., CVPR 2017)

@@ -42,17 +42,9 @@ from ai_training.networks import (
     outline_network,
     start_described,
 )
-from ai_training.sets import (
-    FETAL,
-    Grey,
-    ImageSet,
-    MaskFile,
-    SetImage,
-    Singles,
-    named_set,
-    part_of_set,
-    read_grey,
-)
+from ai_training.sets.files import Grey, Singles, read_grey
+from ai_training.sets.images import FETAL, ImageSet, MaskFile, SetImage
+from ai_training.sets.layouts import named_set, part_of_set
 
 HEADS, PLANES = "us_fetal_head", "us_fetal_planes"
 OTHERS = ("us_ovarian", "us_breast", "cxr_nih")

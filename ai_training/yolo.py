@@ -24,7 +24,8 @@ from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.registry import Card, Input, prepare
 from ai_training.cards import strip
 from ai_training.networks import FINE, MIDDLE, from_arrays, offer_torchvision_operators, parameters
-from ai_training.sets import TruthBox, corners, read_grey
+from ai_training.sets.files import read_grey
+from ai_training.sets.images import TruthBox, corners
 
 FILE = "yolo.onnx"
 TRUNK_CHANNELS = (40, 112, 320)  # at strides 8, 16 and 32

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,8 @@ SOP_CLASSES = {
 }
 THREE_FACES = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
 ONE = (ResultKind.SC,)
+NOW = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
+PEER = PeerSettings(name="pacs", ae_title="PACS", host="127.0.0.1", port=1, may=("receive",))
 
 
 class Outbox(Stored):

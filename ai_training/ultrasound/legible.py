@@ -17,7 +17,7 @@ import tempfile
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -41,8 +41,11 @@ from ai_pipeline.images.decode import PictureImage
 from ai_pipeline.images.header import picture_header
 from ai_training.base import Report
 from ai_training.metrics import overlap
-from ai_training.ultrasound.cleaning import MODALITY
-from ai_training.ultrasound.overlays import HELD_OUT, BurnIn, CleanFrame, MarkClass, burn_in, clean_frames
+from ai_training.ultrasound.overlays.burning import BurnIn, burn_in
+from ai_training.ultrasound.overlays.canvas import MarkClass
+from ai_training.ultrasound.overlays.hands import HELD_OUT
+from ai_training.ultrasound.overlays.scenes import CleanFrame, clean_frames
+from ai_training.ultrasound.removal import MODALITY
 
 RAPIDOCR, TESSERACT = "rapidocr", "tesseract"
 LEAST_SCORE, LEAST_CONFIDENCE = 0.5, 60.0
@@ -346,7 +349,6 @@ def legibility_figures(found: Sequence[LegibleOutcome], split: str, policy: str)
     Pearson). Rates are of pictures. Pictures of one frame have different overlays and count as independent.
     """
     released = [outcome for outcome in found if outcome.released]
-    names = [name for name in (RAPIDOCR, TESSERACT) if any(name in outcome.counts for outcome in released)]
     first, frames = min(outcome.number for outcome in found), len({outcome.frame for outcome in found})
     return {
         "set": (
@@ -357,30 +359,65 @@ def legibility_figures(found: Sequence[LegibleOutcome], split: str, policy: str)
         "distinct_frames": frames,
         "policy": policy,
         "tesseract": tesseract_version() or "not installed: nothing was read by it",
+        **_read_figures(released),
+        **_withheld_figures(found),
+        **_mask_figures(released),
+        "seconds": _seconds(found),
+        "what": list(_read_strings(released)),
+    }
+
+
+def _read_figures(released: Sequence[LegibleOutcome]) -> dict[str, Any]:
+    """What each engine that ran still reads, and any of them."""
+    names = [name for name in (RAPIDOCR, TESSERACT) if any(name in outcome.counts for outcome in released)]
+    return {
         "engines": {name: _engine(released, name) for name in names},
-        "any_engine": rate([one for one in released if one.is_read], released),
-        "quarantined": rate([one for one in found if not one.released], found),
+        "any_engine": rate([outcome for outcome in released if outcome.is_read], released),
+    }
+
+
+def _withheld_figures(found: Sequence[LegibleOutcome]) -> dict[str, Any]:
+    """The pictures that the node keeps back, and how often for which reason."""
+    return {
+        "quarantined": rate([outcome for outcome in found if not outcome.released], found),
         "reasons": dict(Counter(outcome.reason for outcome in found if outcome.reason)),
-        "blacked_out": rate([outcome for outcome in released if outcome.blacked_out], released),
-        "widened": rate([outcome for outcome in released if outcome.widened], released),
+    }
+
+
+def _mask_figures(released: Sequence[LegibleOutcome]) -> dict[str, Any]:
+    """What the masks of the released pictures cover, leave and change."""
+    blacked_out = [outcome for outcome in released if outcome.blacked_out]
+    widened = [outcome for outcome in released if outcome.widened]
+    filled = float(np.mean([outcome.filled for outcome in released])) if released else float("nan")
+    return {
+        "blacked_out": rate(blacked_out, released),
+        "widened": rate(widened, released),
         "identity_lines": sum(outcome.texts for outcome in released),
         "uncovered_lines": sum(outcome.uncovered for outcome in released),
         "pixels_changed_outside": sum(outcome.changed_outside for outcome in released),
-        "filled_share": (
-            round(float(np.mean([outcome.filled for outcome in released])), 5) if released else float("nan")
-        ),
-        "seconds": {
-            f"p{rank}": round(float(np.percentile([outcome.seconds for outcome in found], rank)), 2)
-            for rank in (50, 90, 99)
-        },
-        "what": [
-            {"picture": one.number, "engine": name, "where": where, "text": read.text, "box": list(read.box)}
-            for one in released
-            for name, count in one.counts.items()
-            for where, strings in (("in place", count.left), ("elsewhere", count.elsewhere))
-            for read in strings
-        ],
+        "filled_share": round(filled, 5),
     }
+
+
+def _seconds(found: Sequence[LegibleOutcome]) -> dict[str, float]:
+    """Percentiles of the time that a picture takes."""
+    seconds = [outcome.seconds for outcome in found]
+    return {f"p{rank}": round(float(np.percentile(seconds, rank)), 2) for rank in (50, 90, 99)}
+
+
+def _read_strings(released: Sequence[LegibleOutcome]) -> Iterator[dict[str, Any]]:
+    """Each text that an engine still reads: in which picture, in place of what was removed or elsewhere."""
+    for outcome in released:
+        for name, count in outcome.counts.items():
+            for where, strings in (("in place", count.left), ("elsewhere", count.elsewhere)):
+                for read in strings:
+                    yield {
+                        "picture": outcome.number,
+                        "engine": name,
+                        "where": where,
+                        "text": read.text,
+                        "box": list(read.box),
+                    }
 
 
 def rate(hits: Sequence[LegibleOutcome], among: Sequence[LegibleOutcome]) -> dict[str, Any]:

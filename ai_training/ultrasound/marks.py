@@ -24,18 +24,10 @@ from ai_pipeline.burnin.find.networks import MarkFinder
 from ai_training.base import Report, silent
 from ai_training.cards import export, new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
-from ai_training.sets import read_rgb, rows
-from ai_training.ultrasound.overlays import (
-    FAMILIES,
-    TRAIN,
-    BurnIn,
-    CleanFrame,
-    StyleFamily,
-    burn_in,
-    chroma,
-    clean_frames,
-    font_list,
-)
+from ai_training.sets.files import read_rgb, rows
+from ai_training.ultrasound.overlays.burning import BurnIn, burn_in
+from ai_training.ultrasound.overlays.hands import FAMILIES, TRAIN, StyleFamily, font_list
+from ai_training.ultrasound.overlays.scenes import CleanFrame, chroma, clean_frames
 
 CLASSES = ("background", "text", "caliper", "marker", "scale", "logo")
 """In the order of the outputs."""

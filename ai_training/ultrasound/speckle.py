@@ -23,7 +23,7 @@ from ai_training.base import DataMissing, Report, followed, silent
 from ai_training.fetal import ID as HEADS
 from ai_training.fetal import head_images
 from ai_training.metrics import Bools, dice, mean_interval, patient_weights
-from ai_training.sets import Singles
+from ai_training.sets.files import Singles
 
 SIGMAS = (0.10, 0.25, 0.50, 0.75)
 """Scales of the Rayleigh factor in the published work."""

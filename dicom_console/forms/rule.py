@@ -238,52 +238,73 @@ def page(settings: Settings, form: Form, name: str, error: FaultyInput | None) -
     ``form``: the fields as typed, empty for a new rule; ``name``: the rule that is changed, "" for a new one;
     ``error``: the mistakes to show, None for none.
     """
+    chosen = _typed(form, "pipeline")
+    conditions = [_field(f"when.{key}", label, example, form) for key, (label, example) in CONDITIONS.items()]
+    switches = ("assess_first", "compare", "tell_pacs_refusals")
+    return {
+        **_mistakes(error, name or _typed(form, "name").strip(), chosen),
+        **_peers_to_tick(settings, form),
+        "conditions": conditions,
+        "pipelines": [_pipeline(pipeline, form, chosen) for pipeline in _offered(chosen)],
+        "given": {key: _typed(form, key) for key in ("name", "rest")},
+        "priorities": _PRIORITIES,
+        "priority": _typed(form, "priority") or "routine",
+        "numbers": [_limit("max_study_age_days", N_("Hold studies older than (days)"), form)],
+        "flags": {key for key in switches if "true" in form.get(key, ())},
+        "callers": sorted(settings.sender_names),
+    }
+
+
+def _typed(form: Form, key: str) -> str:
+    """Return the text of the form field ``key`` with its spaces; "" if the form has no such field."""
+    return "".join(form.get(key, ()))
+
+
+def _mistakes(error: FaultyInput | None, name: str, pipeline: str) -> View:
+    """Return ``faults`` beside their fields, and the lines ``above`` the form.
+
+    ``name`` and ``pipeline``: of the rule, as typed.
+    """
+    wrong = faults(error.problems, name, pipeline) if error else {}
+    above = wrong.pop("", [])
+    if error and not error.problems:
+        above = str(error).splitlines()
+    return {"faults": wrong, "above": above}
+
+
+def _offered(chosen: str) -> list[str]:
+    """Return the pipelines to choose from; the chosen one even where it is not allowed, with the mistake."""
     offered = sorted(name for name in pipelines.PIPELINES if name not in PROGRAMS)
+    return offered if not chosen or chosen in offered else [*offered, chosen]
+
+
+def _pipeline(pipeline: str, form: Form, chosen: str) -> View:
+    """Return the template values of a pipeline to choose."""
+    card = card_of(pipeline)
+    return {
+        "name": pipeline,
+        "about": card.about if card else "",
+        "chosen": pipeline == chosen,
+        "options": list(_options(pipeline, form)),
+    }
+
+
+def _peers_to_tick(settings: Settings, form: Form) -> View:
+    """Return the check boxes of peers: ``receivers`` of results with the kinds that they take, ``archives``
+    to forward images to, and ``grabbers`` whose secondary captures are analysed.
+    """
     receiving = [peer for peer in settings.peers if "receive" in peer.may]
+    kinds = {
+        peer.name: ", ".join([*peer.results, *(["de-identified"] if peer.deidentify else [])])
+        for peer in receiving
+    }
     archives = {peer.name: peer.ae_title for peer in receiving if not peer.deidentify}
     senders = {peer.name: peer.ae_title for peer in settings.peers if "send" in peer.may}
-    chosen = "".join(form.get("pipeline", ()))
-    named = name or "".join(form.get("name", ())).strip()
-    wrong = faults(error.problems, named, chosen) if error else {}
-    above = list(wrong.pop("", ()))
-    if chosen and chosen not in offered:  # shown even where it is not allowed, with the mistake
-        offered.append(chosen)
+    senders[CONSOLE_NAME] = CONSOLE_AE_TITLE
     return {
-        "faults": wrong,
-        "above": above if error is None or error.problems else str(error).splitlines(),
-        "conditions": [
-            _field(f"when.{key}", label, example, form) for key, (label, example) in CONDITIONS.items()
-        ],
-        "pipelines": [
-            {
-                "name": pipeline,
-                "about": card.about if (card := card_of(pipeline)) else "",
-                "chosen": pipeline == chosen,
-                "options": list(_options(pipeline, form)),
-            }
-            for pipeline in offered
-        ],
-        "given": {key: "".join(form.get(key, ())) for key in ("name", "rest")},
-        "priorities": _PRIORITIES,
-        "priority": "".join(form.get("priority", ())) or "routine",
-        "numbers": [
-            _limit("max_study_age_days", N_("Hold studies older than (days)"), form),
-        ],
-        "flags": {
-            key for key in ("assess_first", "compare", "tell_pacs_refusals") if "true" in form.get(key, ())
-        },
-        "receivers": _ticks(
-            {
-                peer.name: ", ".join([*peer.results, *(["de-identified"] if peer.deidentify else [])])
-                for peer in receiving
-            },
-            form.get("send_to", ()),
-        ),
+        "receivers": _ticks(kinds, form.get("send_to", ())),
         "archives": _ticks(archives, form.get("forward", ())),
-        "grabbers": _ticks(
-            senders | {CONSOLE_NAME: CONSOLE_AE_TITLE}, form.get("secondary_captures_from", ())
-        ),
-        "callers": sorted(settings.sender_names),
+        "grabbers": _ticks(senders, form.get("secondary_captures_from", ())),
     }
 
 

@@ -350,76 +350,91 @@ def _models(folder: Path | None) -> list[View]:
 
 def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     """Yield all metrics of the node; the time for it does not grow with the number of studies."""
-    now, space = utc_now(), _disk(settings)
+    yield from _disk_gauges(session, settings)
+    yield from _reception_gauges(session)
+    yield from _spool_gauges(settings)
+    yield from _process_gauges(session)
+    yield from _waiting_gauges(session)
+    for measure in connectors.every("metrics"):
+        yield from measure(session)
+    yield from _state_gauges(session, settings)
 
-    def age(since: datetime | None) -> float:
-        """Return the seconds since a time; 0 for None."""
-        return (now - since).total_seconds() if since else 0.0
 
+def _age(since: datetime | None) -> float:
+    """Return the seconds since a time; 0 for None."""
+    return (utc_now() - since).total_seconds() if since else 0.0
+
+
+def _disk_gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
+    """Yield the space on the data folder's disk, and how long it lasts where that can be foreseen."""
     days = days_left(session, settings)
     if days is not None:
         yield Gauge("disk_days_left", "Until nothing is taken, as the last week went.", days)
+    space = _disk(settings)
+    yield Gauge("disk_free_bytes", "Free space on the data folder's disk.", space["free"])
+    yield Gauge("disk_minimum_bytes", "Under this much free nothing is taken.", space["minimum"])
+
+
+def _reception_gauges(session: Session) -> Iterator[Gauge]:
+    """Yield what came in over the network."""
     last = session.scalar(select(ReceivedObject.received_at).order_by(ReceivedObject.id.desc()).limit(1))
     if last is not None:
-        yield Gauge("received_last_seconds", "Since an object was received.", age(last))
-    # Objects that listeners acknowledged: on the disk, not yet in the database.
+        yield Gauge("received_last_seconds", "Since an object was received.", _age(last))
+    is_open = select(func.count()).where(Association.closed_at.is_(None))
+    yield Gauge("associations_open", "Associations that are open.", session.scalar(is_open) or 0)
+    received = session.scalar(select(func.max(ReceivedObject.id))) or 0
+    yield Gauge("objects_received", "Objects received since the database was made.", received)
+
+
+def _spool_gauges(settings: Settings) -> Iterator[Gauge]:
+    """Yield the objects that listeners acknowledged: on the disk, not yet in the database."""
     waiting = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20).pending()
     waits_for = 0.0
     with suppress(FileNotFoundError, IndexError):  # indexed at this moment, or none
         waits_for = max(time.time() - waiting[0].stat().st_mtime, 0.0)
-    site = list_processes(session)  # one that stopped as planned does not count
-    yield from (
-        Gauge("disk_free_bytes", "Free space on the data folder's disk.", space["free"]),
-        Gauge("disk_minimum_bytes", "Under this much free nothing is taken.", space["minimum"]),
-        Gauge(
-            "associations_open",
-            "Associations that are open.",
-            session.scalar(select(func.count()).where(Association.closed_at.is_(None))) or 0,
-        ),
-        Gauge(
-            "objects_received",
-            "Objects received since the database was made.",
-            session.scalar(select(func.max(ReceivedObject.id))) or 0,
-        ),
-        Gauge("objects_waiting", "Acknowledged objects that are not indexed.", len(waiting)),
-        Gauge("objects_waiting_oldest_seconds", "Age of the oldest of them.", waits_for),
-        *(
-            Gauge(
-                "process_silent_seconds",
-                "Since a process of the site showed life.",
-                row["silent_seconds"],
-                tuple((key, str(row[key])) for key in ("machine", "place", "process")),
-            )
-            for row in site
-        ),
-        Gauge(
-            "processes_lost",
-            "Processes of the site that show no life.",
-            sum(row["state"] == "lost" for row in site),
-        ),
-        Gauge(
-            "results_built",
-            "Result objects built since the database was made.",
-            session.scalar(select(func.max(Result.id))) or 0,
-        ),
-        Gauge("jobs_oldest_seconds", "Age of the oldest job that waits.", age(_oldest_job(session))),
-        Gauge(
-            "deliveries_oldest_seconds",
-            "Age of the oldest result that is on its way.",
-            age(_oldest_delivery(session)),
-        ),
-        Gauge(
-            "unassessed_oldest_seconds",
-            "How long results have waited for a person, at most.",
-            age(holding.oldest_unassessed(session)),
-        ),
+    yield Gauge("objects_waiting", "Acknowledged objects that are not indexed.", len(waiting))
+    yield Gauge("objects_waiting_oldest_seconds", "Age of the oldest of them.", waits_for)
+
+
+def _process_gauges(session: Session) -> Iterator[Gauge]:
+    """Yield the signs of life of the site's processes; one that stopped as planned does not count."""
+    site = list_processes(session)
+    for row in site:
+        yield Gauge(
+            "process_silent_seconds",
+            "Since a process of the site showed life.",
+            row["silent_seconds"],
+            tuple((key, str(row[key])) for key in ("machine", "place", "process")),
+        )
+    lost = sum(row["state"] == "lost" for row in site)
+    yield Gauge("processes_lost", "Processes of the site that show no life.", lost)
+
+
+def _waiting_gauges(session: Session) -> Iterator[Gauge]:
+    """Yield the results built so far, and how long work and results have waited."""
+    built = session.scalar(select(func.max(Result.id))) or 0
+    yield Gauge("results_built", "Result objects built since the database was made.", built)
+    yield Gauge("jobs_oldest_seconds", "Age of the oldest job that waits.", _age(_oldest_job(session)))
+    yield Gauge(
+        "deliveries_oldest_seconds",
+        "Age of the oldest result that is on its way.",
+        _age(_oldest_delivery(session)),
     )
-    for measure in connectors.every("metrics"):
-        yield from measure(session)
+    yield Gauge(
+        "unassessed_oldest_seconds",
+        "How long results have waited for a person, at most.",
+        _age(holding.oldest_unassessed(session)),
+    )
+
+
+def _state_gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
+    """Yield the number of rows in each state; of commitment requests only where a peer is asked for it."""
+    asks_for_commitment = any(peer.commit_after for peer in settings.peers)
     for name, (about, column, states) in STATES.items():
-        if name != "commitment_requests" or any(peer.commit_after for peer in settings.peers):
-            for state, number in _by_state(session, column, states).items():
-                yield Gauge(name, about, number, (("state", state),))
+        if name == "commitment_requests" and not asks_for_commitment:
+            continue
+        for state, number in _by_state(session, column, states).items():
+            yield Gauge(name, about, number, (("state", state),))
 
 
 def not_ready(session: Session, settings: Settings) -> str:

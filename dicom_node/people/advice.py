@@ -3,7 +3,7 @@
 import difflib
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dicom_node.base.config.peer import PeerSettings
@@ -21,7 +21,26 @@ from dicom_node.receive.statuses import (
 )
 
 Record = Mapping[str, Any]
-_STANDARD, _STORAGE = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1."  # PS3.4 B.5: other services lie elsewhere
+_STANDARD = "1.2.840.10008."
+_STORAGE = "1.2.840.10008.5.1.4.1.1."  # PS3.4 B.5: other services lie elsewhere
+
+
+def advise(
+    settings: Settings, peers: Sequence[PeerSettings], found: Record, lost: Iterable[PeerOutage]
+) -> Iterator[dict[str, Any]]:
+    """Yield what a person should do, with lines of configuration that do it, for the most likely cause first.
+
+    ``peers``: the peers that the caller may be. ``found``: what ``why`` found. ``lost``: outages of peers.
+    """
+    away = [outage for outage in lost if outage.destination in {peer.name for peer in peers}]
+    yield from map(_about_outage, away)
+    yield from _about_rejections(settings, found)
+    yield from _about_contexts(settings, found)
+    yield from _about_objects(settings, found)
+    may = {word for peer in peers for word in peer.may}
+    called = any(found[key] for key in ("associations", "rejections", "refused_objects", "failures"))
+    if not (away or called or may == {"receive"}):
+        yield from _about_silence(settings, may)
 
 
 def short_name(title: str) -> str:
@@ -38,52 +57,12 @@ def is_address(text: str) -> bool:
     return True
 
 
-def advise(
-    settings: Settings, peers: Sequence[PeerSettings], found: Record, lost: Iterable[PeerOutage]
-) -> Iterator[dict[str, Any]]:
-    """Yield what a person should do, with lines of configuration that do it, for the most likely cause first.
-
-    ``peers``: the peers that the caller may be. ``found``: what ``why`` found. ``lost``: outages of peers.
-    """
-    away = [one for one in lost if one.destination in {peer.name for peer in peers}]
-    for one in away:
-        yield {"concerns": "results"} | _lines(
-            f"since {one.since:%Y-%m-%d %H:%M} UTC it takes none of the {one.waiting} results that wait "
-            f"for it ({one.reason}). Does it run? dicom-node peers test {one.destination} tries it"
-        )
-    yield from _about_rejections(settings, found)
-    yield from _about_contexts(settings, found)
-    for row in found["refused_objects"]:
-        sender = next((peer for peer in settings.peers if peer.ae_title == row["calling_ae"]), None)
-        if row["status"] == f"{NOT_AUTHORISED.code:04X}":
-            if sender is None or "send" not in sender.may:
-                yield _lines("it may not send", _heading(sender), 'may = ["send", "receive"]')
-        elif row["status"] == f"{TOO_LARGE.code:04X}":
-            yield _lines(
-                "an object was too large",
-                "[listener]",
-                f"maximum_object_mib = {2 * settings.listener.maximum_object_mib}",
-            )
-        elif not row["outdated"]:
-            yield _lines(f"objects were refused with {row['status']}: {row['reason']}")
-    may = {word for peer in peers for word in peer.may}
-    if (
-        away
-        or may == {"receive"}
-        or any(found[key] for key in ("associations", "rejections", "refused_objects", "failures"))
-    ):
-        return
-    listener, whether = settings.listener, "If it is to send, let" if "receive" in may else "Let"
-    yield _lines(
-        f"nothing of it reached this node. {whether} it call {settings.node.ae_title} at this machine, port "
-        f"{listener.port}, and look at firewalls on the way"
+def _about_outage(outage: PeerOutage) -> dict[str, Any]:
+    """Advice about a peer that takes no results."""
+    return {"concerns": "results"} | _lines(
+        f"since {outage.since:%Y-%m-%d %H:%M} UTC it takes none of the {outage.waiting} results that wait "
+        f"for it ({outage.reason}). Does it run? dicom-node peers test {outage.destination} tries it"
     )
-    if is_address(listener.host) and ipaddress.ip_address(listener.host).is_loopback:
-        yield _lines(
-            f"the node listens on {listener.host} only, where no other machine gets through",
-            "[listener]",
-            'host = "0.0.0.0"',
-        )
 
 
 def _about_rejections(settings: Settings, found: Record) -> Iterator[dict[str, Any]]:
@@ -163,6 +142,39 @@ def _about_contexts(settings: Settings, found: Record) -> Iterator[dict[str, Any
             "it offers classes that this node refuses. Once accepted, objects are stored and start no job:",
             "[listener]",
             f"further_storage_classes = {toml_value([*settings.listener.further_storage_classes, *classes])}",
+        )
+
+
+def _about_objects(settings: Settings, found: Record) -> Iterator[dict[str, Any]]:
+    """Yield advice about the objects in ``found`` that were refused."""
+    for row in found["refused_objects"]:
+        sender = next((peer for peer in settings.peers if peer.ae_title == row["calling_ae"]), None)
+        if row["status"] == f"{NOT_AUTHORISED.code:04X}":
+            if sender is None or "send" not in sender.may:
+                yield _lines("it may not send", _heading(sender), 'may = ["send", "receive"]')
+        elif row["status"] == f"{TOO_LARGE.code:04X}":
+            yield _lines(
+                "an object was too large",
+                "[listener]",
+                f"maximum_object_mib = {2 * settings.listener.maximum_object_mib}",
+            )
+        elif not row["outdated"]:
+            yield _lines(f"objects were refused with {row['status']}: {row['reason']}")
+
+
+def _about_silence(settings: Settings, may: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Yield advice about a caller of which nothing came; ``may``: what it may do as a peer."""
+    listener = settings.listener
+    whether = "If it is to send, let" if "receive" in may else "Let"
+    yield _lines(
+        f"nothing of it reached this node. {whether} it call {settings.node.ae_title} at this machine, port "
+        f"{listener.port}, and look at firewalls on the way"
+    )
+    if is_address(listener.host) and ipaddress.ip_address(listener.host).is_loopback:
+        yield _lines(
+            f"the node listens on {listener.host} only, where no other machine gets through",
+            "[listener]",
+            'host = "0.0.0.0"',
         )
 
 

@@ -1,6 +1,8 @@
 """Assessments as objects: an SR with a person's verdicts, for the peers that have the report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -17,6 +19,9 @@ from dicom_node.base.store.views import find_study
 from dicom_node.deliver import outbox
 from dicom_node.people import audit, pictures, writing
 from dicom_node.people.verdicts import finding_key, possibly_missing, reported_findings, verdict_key
+
+if TYPE_CHECKING:
+    from dicom_node.results.envelope import BuiltObject
 
 
 def send_assessments(
@@ -42,78 +47,100 @@ def send_assessments(
     return names
 
 
+@dataclass(frozen=True, slots=True)
+class _AssessedReport:
+    """A report with the verdicts of one person (``actor``) on its findings.
+
+    ``codes``: code value and coding scheme of each finding, by ``verdict_key``.
+    """
+
+    report: Result
+    verdicts: Sequence[Feedback]
+    codes: Mapping[tuple[str, ...], tuple[str, str]]
+    actor: str
+
+
 def queue_assessments(session: Session, settings: Settings, study: int, by: audit.Person) -> list[str]:
     """Build and queue an assessment object (SR) for each report that this person assessed; returns the peers'
     names.
     """
-    from dicom_node.results.build import (
-        FindingAssessment,
-        build_assessment,
-        put_in_place,
-        row_values,
-        temporary_files,
-    )
-
     findings = reported_findings(session, settings, study)
     known = (*possibly_missing(settings, findings), *findings)
     codes = {finding_key(row): (row["code"][0], row["code"][1]) for row in known}
     reached: set[str] = set()
-    door = Files(settings)
     for report in reports_of(session, settings, study):
         peers = takers_of(settings, report)
         same = {"study_id": study, "actor": by.name, "report_uid": report.sop_instance_uid}
-        rows = [
-            row
-            for row in session.scalars(select(Feedback).filter_by(**same).order_by(Feedback.id))
-            if verdict_key(row) in codes
-        ]
-        if not peers or not rows:
+        given = session.scalars(select(Feedback).filter_by(**same).order_by(Feedback.id))
+        verdicts = [verdict for verdict in given if verdict_key(verdict) in codes]
+        if not peers or not verdicts:
             continue
-        # The newest assessment object in which these verdicts were sent.
-        former = session.scalar(
-            select(Result.sop_instance_uid)
-            .where(Result.kind == ResultKind.ASSESSMENT)
-            .where(Result.sop_instance_uid.in_([row.sent_in for row in rows]))
-            .order_by(Result.id.desc())
-            .limit(1)
-        )
-        built = build_assessment(
-            door.here(session, report.path),
-            [
-                FindingAssessment(
-                    finding=row.finding,
-                    code=codes[verdict_key(row)],
-                    tracking_uid=row.tracking_uid,
-                    model=row.model,
-                    version=row.version,
-                    verdict=row.verdict,
-                    because=row.because,
-                    at=row.at,
-                )
-                for row in rows
-            ],
-            by.name,
-            settings.node.ae_title,
-            results.this_installation(session),
-            former or "",
-        )
-        if results.is_result(session, built.sop_instance_uid):
-            continue
-        with temporary_files([built], door) as files:
-            file = files[built.sop_instance_uid]
-            made = Result(
-                study_id=study,
-                job_id=report.job_id,
-                created_at=utc_now(),
-                **row_values(built, file, door),
-            )
-            outbox.enqueue(session, results.add(session, made), peers)
-            for one in rows:
-                one.sent_in = built.sop_instance_uid
-            session.flush()
-            put_in_place([] if file.was_there else [file], door)
-        reached |= {peer.name for peer in peers}
+        assessed = _AssessedReport(report, verdicts, codes, by.name)
+        built = _build(session, settings, assessed)
+        if not results.is_result(session, built.sop_instance_uid):
+            _store(session, settings, assessed, built, peers)
+            reached |= {peer.name for peer in peers}
     return sorted(reached)
+
+
+def _build(session: Session, settings: Settings, assessed: _AssessedReport) -> "BuiltObject":
+    """Build the assessment object of a report, which replaces the one in which the verdicts were sent."""
+    from dicom_node.results.build import FindingAssessment, build_assessment
+
+    former = session.scalar(
+        select(Result.sop_instance_uid)
+        .where(Result.kind == ResultKind.ASSESSMENT)
+        .where(Result.sop_instance_uid.in_([verdict.sent_in for verdict in assessed.verdicts]))
+        .order_by(Result.id.desc())
+        .limit(1)
+    )
+    said = [
+        FindingAssessment(
+            finding=verdict.finding,
+            code=assessed.codes[verdict_key(verdict)],
+            tracking_uid=verdict.tracking_uid,
+            model=verdict.model,
+            version=verdict.version,
+            verdict=verdict.verdict,
+            because=verdict.because,
+            at=verdict.at,
+        )
+        for verdict in assessed.verdicts
+    ]
+    return build_assessment(
+        Files(settings).here(session, assessed.report.path),
+        said,
+        assessed.actor,
+        settings.node.ae_title,
+        results.this_installation(session),
+        former or "",
+    )
+
+
+def _store(
+    session: Session,
+    settings: Settings,
+    assessed: _AssessedReport,
+    built: "BuiltObject",
+    peers: Sequence[PeerSettings],
+) -> None:
+    """Store a new assessment object, and queue it for these peers."""
+    from dicom_node.results.build import put_in_place, row_values, temporary_files
+
+    door = Files(settings)
+    with temporary_files([built], door) as files:
+        file = files[built.sop_instance_uid]
+        made = Result(
+            study_id=assessed.report.study_id,
+            job_id=assessed.report.job_id,
+            created_at=utc_now(),
+            **row_values(built, file, door),
+        )
+        outbox.enqueue(session, results.add(session, made), peers)
+        for verdict in assessed.verdicts:
+            verdict.sent_in = built.sop_instance_uid
+        session.flush()
+        put_in_place([] if file.was_there else [file], door)
 
 
 def reports_of(session: Session, settings: Settings, study: int) -> Sequence[Result]:

@@ -1,11 +1,13 @@
 """A caller of the node: what it tried, what was refused and why."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
 from dicom_node.base.actions.action import declared
 from dicom_node.base.actions.columns import Column, fields, times, yes_no
+from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.section import did_you_mean
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
@@ -52,6 +54,31 @@ PARTS_OF_CALLER: Final[Mapping[str, Sequence[Column]]] = {
 """The parts of ``peers why``."""
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An address under all its AE titles, or a peer or an AE title at all its addresses.
+
+    ``peers``: those that it may be. ``networks``: its addresses, or networks of IPv6.
+    """
+
+    is_address: bool
+    peers: Sequence[PeerSettings]
+    titles: frozenset[str]
+    networks: frozenset[str]
+
+    @property
+    def capitals(self) -> frozenset[str]:
+        """Its AE titles in capitals, for comparisons."""
+        return frozenset(title.upper() for title in self.titles)
+
+    def made(self, call: Record) -> bool:
+        """Whether this call (an association, or the fields of an event) is by the caller."""
+        title = str(call.get("calling", ""))
+        if title and not self.is_address:
+            return title.upper() in self.capitals
+        return call.get("address") in self.networks
+
+
 def why(settings: Settings, caller: str, since: datetime | None = None) -> dict[str, Any]:
     """Everything about one caller of the node: what it tried, what was refused, and what would allow it.
 
@@ -64,59 +91,76 @@ def why(settings: Settings, caller: str, since: datetime | None = None) -> dict[
         lost = outages(session)
     associations = [{**row, "calling": row["calling_ae"]} for row in rows]
     calls = [*associations, *(event["fields"] for event in events)]
-    by_address = is_address(caller)
-    networks: set[str] = {network(caller)} if by_address else set()
+    meant = _caller(settings, caller, calls)
+    capitals = meant.capitals
+    mine = [row for row in associations if meant.made(row)]
+    theirs = [event for event in events if meant.made(event["fields"])]
+    others = {title for title in _titles_from(meant.networks, calls) if title.upper() not in capitals}
+    found: dict[str, Any] = {
+        "asked": caller,
+        "peer": next((peer.name for peer in meant.peers), None),
+        "ae_titles": sorted(meant.titles),
+        "addresses": sorted(meant.networks),
+        "others": sorted(others),
+        "associations": [{k: v for k, v in row.items() if k != "calling"} for row in mine[:_SHOWN]],
+        "refused_contexts": _count_equal_rows(_refused_context_rows(mine)),
+        "rejections": _rejections(settings, mine, theirs),
+        "refused_objects": _refused_objects(mine, theirs),
+        "failures": _count_equal_rows(_failure_rows(theirs)),
+    }
+    return {**found, "advice": list(advise(settings, meant.peers, found, lost))}
 
-    def titles_from_there() -> set[str]:
-        """The AE titles under which calls came from the caller's networks."""
-        return {str(call.get("calling", "")) for call in calls if call.get("address") in networks} - {""}
 
-    if by_address:
-        there = titles_from_there()
-        peers = [peer for peer in settings.peers if peer.host == caller or peer.ae_title in there]
-        titles = there | {peer.ae_title for peer in peers}
-    else:
-        peers = [peer for peer in settings.peers if caller in (peer.name, peer.ae_title)]
-        titles = {peer.ae_title for peer in peers} or {caller}
-        if not peers and not any(call.get("calling") == caller for call in calls):
-            titles = {str(call.get("calling", "")) for call in calls} - {""}
-            known = sorted(titles.union(*((peer.name, peer.ae_title) for peer in settings.peers)))
-            hint = did_you_mean(caller, known, "known")
-            raise NotFound(f"{caller!r} is no peer and did not call in this time; {hint}")
-        networks |= {network(one) for peer in peers if peer.host for one in addresses(peer.host)}
-    capitals = {title.upper() for title in titles}
+def _caller(settings: Settings, asked: str, calls: Sequence[Record]) -> Caller:
+    """Find the caller that a person asks about, with the addresses that it called from. Raises NotFound."""
+    find = _caller_at if is_address(asked) else _caller_named
+    found = find(settings, asked, calls)
+    called_from = {str(call["address"]) for call in calls if call.get("calling") and found.made(call)}
+    return replace(found, networks=found.networks | called_from)
 
-    def is_meant(call: Record) -> bool:
-        """Whether this call (an association, or the fields of an event) is by the caller."""
-        title = str(call.get("calling", ""))
-        return title.upper() in capitals if title and not by_address else call.get("address") in networks
 
-    networks |= {str(call["address"]) for call in calls if call.get("calling") and is_meant(call)}
-    mine = [row for row in associations if is_meant(row)]
-    theirs = [event for event in events if is_meant(event["fields"])]
+def _caller_at(settings: Settings, address: str, calls: Sequence[Record]) -> Caller:
+    """The caller at an address, with the AE titles that were used there."""
+    networks = frozenset({network(address)})
+    titles = _titles_from(networks, calls)
+    peers = [peer for peer in settings.peers if peer.host == address or peer.ae_title in titles]
+    return Caller(True, peers, titles.union(peer.ae_title for peer in peers), networks)
+
+
+def _caller_named(settings: Settings, name: str, calls: Sequence[Record]) -> Caller:
+    """The caller with this peer's name or AE title. Raises NotFound if it is no peer and did not call."""
+    peers = [peer for peer in settings.peers if name in (peer.name, peer.ae_title)]
+    called = {str(call.get("calling", "")) for call in calls}
+    if not peers and name not in called:
+        known = sorted(called.union(*((peer.name, peer.ae_title) for peer in settings.peers)))
+        hint = did_you_mean(name, known, "known")
+        raise NotFound(f"{name!r} is no peer and did not call in this time; {hint}")
+    titles = frozenset(peer.ae_title for peer in peers) or frozenset({name})
+    hosts = [peer.host for peer in peers if peer.host]
+    return Caller(
+        False, peers, titles, frozenset(network(number) for host in hosts for number in addresses(host))
+    )
+
+
+def _titles_from(networks: frozenset[str], calls: Iterable[Record]) -> frozenset[str]:
+    """The AE titles under which calls came from these networks."""
+    return frozenset(str(call.get("calling", "")) for call in calls if call.get("address") in networks) - {""}
+
+
+def _rejections(settings: Settings, mine: Sequence[Record], theirs: Iterable[Record]) -> list[dict[str, Any]]:
+    """The caller's rejected associations; ``mine``: its accepted ones, ``theirs``: its events."""
+    names = {"calling_ae": "calling", "called_ae": "called", "address": "address", "meaning": "meaning"}
     # Not by an echo alone, which anybody may send: a peer's association, or one that brought objects.
     entitled = {peer.ae_title for peer in settings.peers}
     through = [row for row in mine if row["objects"] or row["calling_ae"] in entitled]
-    names = {"calling_ae": "calling", "called_ae": "called", "address": "address", "meaning": "meaning"}
-    refused = {"calling_ae": "calling", "status": "status", "reason": "reason"}
-    found: dict[str, Any] = {
-        "asked": caller,
-        "peer": next((peer.name for peer in peers), None),
-        "ae_titles": sorted(titles),
-        "addresses": sorted(networks),
-        "others": sorted(title for title in titles_from_there() if title.upper() not in capitals),
-        "associations": [{k: v for k, v in row.items() if k != "calling"} for row in mine[:_SHOWN]],
-        "refused_contexts": _count_equal_rows(_refused_context_rows(mine)),
-        "rejections": _mark_outdated(
-            _count_equal_rows(_rows_of_kind(ASSOCIATION_REJECTED, theirs, names)), through
-        ),
-        "refused_objects": _mark_outdated(
-            _count_equal_rows(_rows_of_kind(STORE_REFUSED, theirs, refused)),
-            [row for row in mine if row["objects"]],
-        ),
-        "failures": _count_equal_rows(_failure_rows(theirs)),
-    }
-    return {**found, "advice": list(advise(settings, peers, found, lost))}
+    return _mark_outdated(_count_equal_rows(_rows_of_kind(ASSOCIATION_REJECTED, theirs, names)), through)
+
+
+def _refused_objects(mine: Sequence[Record], theirs: Iterable[Record]) -> list[dict[str, Any]]:
+    """The objects that were refused; ``mine``: the caller's associations, ``theirs``: its events."""
+    names = {"calling_ae": "calling", "status": "status", "reason": "reason"}
+    brought = [row for row in mine if row["objects"]]
+    return _mark_outdated(_count_equal_rows(_rows_of_kind(STORE_REFUSED, theirs, names)), brought)
 
 
 def _refused_context_rows(associations: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
@@ -138,7 +182,7 @@ def _rows_of_kind(
     """
     for event in events:
         if event["number"] == kind.number:
-            yield {key: str(event["fields"].get(name, "")) for key, name in names.items()}, 1, event["at"]
+            yield ({key: str(event["fields"].get(name, "")) for key, name in names.items()}, 1, event["at"])
 
 
 def _failure_rows(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
@@ -146,7 +190,11 @@ def _failure_rows(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], in
     for event in events:
         address = str(event["fields"].get("address", ""))
         if event["number"] == TLS_FAILED.number:
-            yield {"address": address, "text": f"no TLS: {event['fields'].get('reason', '')}"}, 1, event["at"]
+            yield (
+                {"address": address, "text": f"no TLS: {event['fields'].get('reason', '')}"},
+                1,
+                event["at"],
+            )
         elif event["number"] == CONNECTIONS_FAILED.number:
             for failure, text in _TEXTS.items():
                 if count := int(event["fields"].get(failure) or 0):

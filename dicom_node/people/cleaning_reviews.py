@@ -15,7 +15,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound
 from dicom_node.base.lifecycle import AuditAction, ResultKind, ReviewCause, ReviewVerdict, UserRole
 from dicom_node.base.store import results
-from dicom_node.base.store.tables import CleaningReview, DrawnByHand, Instance, Study
+from dicom_node.base.store.tables import CleaningReview, DrawnByHand, Instance, Result, Study
 from dicom_node.base.store.views import View, as_json, columns
 from dicom_node.people import Row, ServiceRequest, ServiceResult, audit, existing, pictures, writing
 
@@ -97,24 +97,22 @@ def show_review(session: Session, settings: Settings, number: int) -> View:
     made = pictures.pictures_of(session, settings, review.study_id, instance.sop_instance_uid)
     cleaned = [picture for _, picture in made if picture.kind is ResultKind.CLEANED]
     gone = results.withdrawn(session, [picture.id for picture in cleaned])
+    left = {name for picture in cleaned if picture.id not in gone for name in _receivers_of(picture)}
     drawn = results.drawn_boxes(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
     return {
         **_review_row(*row),
         "image": image,
         "places": review.places,
         "drawn": [list(box) for box in drawn.boxes] if drawn else [],
-        "cleaned": next((one for one in image["layers"] if one["same_size"]), None),
-        # Peers that have a cleaned image of it, of whatever rule, or to which one is on its way.
-        "left": sorted(
-            {
-                sent.destination
-                for picture in cleaned
-                if picture.id not in gone
-                for sent in picture.deliveries
-                if sent.state.value not in ("cancelled", "discarded", "dead")
-            }
-        ),
+        "cleaned": next((layer for layer in image["layers"] if layer["same_size"]), None),
+        "left": sorted(left),
     }
+
+
+def _receivers_of(picture: Result) -> set[str]:
+    """The peers that have a cleaned image, or to which it is on its way, by whatever rule."""
+    never = ("cancelled", "discarded", "dead")
+    return {sent.destination for sent in picture.deliveries if sent.state.value not in never}
 
 
 def accept_cleaning(settings: Settings, number: int, by: audit.Person) -> None:

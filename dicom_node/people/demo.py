@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from ai_pipeline.images.decode import open_dicom
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import ExitCode, FaultyInput, Unavailable
 from dicom_node.base.lifecycle import END_STATES, ResultKind
-from dicom_node.deliver.scu import SendStatus
+from dicom_node.deliver.scu import Outgoing, SendReport, SendStatus
 from dicom_node.deliver.scu.storage import send_files
 from dicom_node.results.sr import read_report
 
@@ -364,14 +364,7 @@ def _run_study(
     ``folder``: where the results are copied. ``say``: prints a line.
     """
     begun = datetime.now(UTC)
-    sender = Settings.model_validate(
-        {
-            "node": {"ae_title": "XRAY1" if modality in ("CR", "DX") else "US1"},
-            "peers": node.receivers,
-        }
-    )
-    for peer in sender.peers:  # as on a real site: the modality sends to both; the node is the last one
-        sent = list(send_files(peer, sender, images))
+    sent = _send_as_modality(modality, images, node)
     taken = SendStatus.STORED, SendStatus.WARNED
     stored = {item.sop_instance_uid for item, report in sent if report.status in taken}
     refused = [f"{report.code} {report.text}".strip() for _, report in sent if report.status not in taken]
@@ -391,17 +384,8 @@ def _run_study(
     if stored:
         view = _wait_until_ended(uid, stored, begun, node)
         files = pacs.fetch(uid)
-        written = _write_objects(
-            folder, files, {item["sop_instance_uid"]: item["kind"] for item in view["results"]}
-        )
-        # From the reception of the last new object to the confirmation of the last result, by the node's
-        # records: so a second run, which sends the same objects again, tells the time of the first.
-        deliveries = node.ask("outbox", "list", "--limit", "0", "--study", uid)
-        times = [item["confirmed_at"] for item in deliveries if item["confirmed_at"]]
-        new = [item["received_at"] for item in view["received"] if item["outcome"] in ("new", "revision")]
-        if times and new:
-            begin, end = datetime.fromisoformat(max(new)), datetime.fromisoformat(max(times))
-            row["seconds_to_pacs"] = round((end - begin).total_seconds(), 3)
+        kinds = {item["sop_instance_uid"]: item["kind"] for item in view["results"]}
+        written = _write_objects(folder, files, kinds)
         row |= {
             "state": view["state"],
             "reason": view["reason"],
@@ -410,21 +394,51 @@ def _run_study(
                 for found in node.ask("studies", "findings", uid)
             ],
             "objects": [{"kind": kind, "sop_instance_uid": key} for key, kind, _ in written if kind],
+            "seconds_to_pacs": _seconds_to_pacs(uid, view, node),
             "known_before": all(item["outcome"] == "duplicate" for item in _received_since(view, begun)),
         }
         for _, kind, path in written:
             if kind == ResultKind.SR:
                 row["short_result"] += read_report(path).short_result
                 say("  result     " + " ".join(read_report(path).short_result))
-        back = ", ".join(
-            f"{number} {kind}" for kind, number in Counter(kind for _, kind, _ in written if kind).items()
-        )
+        numbers = Counter(kind for _, kind, _ in written if kind)
+        back = ", ".join(f"{number} {kind}" for kind, number in numbers.items())
         say(f"  came back  {back or 'nothing'}; the PACS holds {len(files)} object(s) of the study")
         if row["seconds_to_pacs"] is not None:
             say(f"  took       {row['seconds_to_pacs']} s to the PACS ({QUIET_SECONDS:g} s quiet time)")
     say(f"  state      {row['state']} {row['reason']}")
     say(f"  files      {folder}/pacs")
     return row
+
+
+def _send_as_modality(modality: str, images: list[Path], node: _Node) -> list[tuple[Outgoing, SendReport]]:
+    """Send the images as on a real site, where the modality sends to PACS and node; returns the node's
+    answers.
+    """
+    sender = Settings.model_validate(
+        {
+            "node": {"ae_title": "XRAY1" if modality in ("CR", "DX") else "US1"},
+            "peers": node.receivers,
+        }
+    )
+    for peer in sender.peers:  # the node is the last one
+        sent = list(send_files(peer, sender, images))
+    return sent
+
+
+def _seconds_to_pacs(uid: str, view: Mapping[str, Any], node: _Node) -> float | None:
+    """The seconds from the reception of the last new object to the confirmation of the last result; None
+    without both.
+
+    By the node's records: so a second run, which sends the same objects again, tells the time of the first.
+    """
+    deliveries = node.ask("outbox", "list", "--limit", "0", "--study", uid)
+    times = [item["confirmed_at"] for item in deliveries if item["confirmed_at"]]
+    new = [item["received_at"] for item in view["received"] if item["outcome"] in ("new", "revision")]
+    if not times or not new:
+        return None
+    begin, end = datetime.fromisoformat(max(new)), datetime.fromisoformat(max(times))
+    return round((end - begin).total_seconds(), 3)
 
 
 def _wait_until_ended(uid: str, stored: set[str], begun: datetime, node: _Node) -> dict[str, Any]:

@@ -252,8 +252,7 @@ def _newest(settings: Settings) -> tuple[int, str]:
 def _with_change(
     settings: Settings, kind: Kind, name: str, content: Mapping[str, Any] | None, version: int | None
 ) -> tuple[tuple[int, str], str]:
-    """((number and text of the newest version), its text with this peer or rule changed); comments and order
-    stay.
+    """((number and text of the newest version), its text with this peer or rule changed).
 
     ``content``: None to remove it. ``version`` as in ``save_entry``, and its errors.
     """
@@ -263,7 +262,7 @@ def _with_change(
     known = _entries(text)
     here = known.get((kind, name))
     if here is None and content is None:
-        hint = did_you_mean(name, [one for other, one in known if other == kind])
+        hint = did_you_mean(name, [other for of_kind, other in known if of_kind == kind])
         raise NotFound(f"no {kind[:-1]} that was entered is called {name!r}; {hint}")
     if version == 0 and here:
         raise NotAllowedNow(f"there is a {kind[:-1]} {name} already: nothing was saved")
@@ -272,23 +271,31 @@ def _with_change(
             f"{name} was {'changed' if here else 'removed'} after you opened it: nothing was saved. "
             f"What was saved last: {_saved_in_words(text)}"
         )
-    if here is None and any(one.name == name and not one.entered for one in getattr(settings, kind)):
+    of_files = {entry.name for entry in getattr(settings, kind) if not entry.entered}
+    if here is None and name in of_files:
         raise NotAllowedNow(f"{name} is in the configuration files: change it there")
+    return (number, text), _changed_text(text, kind, name, content)
+
+
+def _changed_text(text: str, kind: Kind, name: str, content: Mapping[str, Any] | None) -> str:
+    """The text of a version with this peer or rule added, changed or (``content`` None) removed; comments and
+    order stay.
+    """
     document = tomlkit.parse(text)
     rows: Any = document.setdefault(kind, tomlkit.aot())
-    at = next((at for at, one in enumerate(rows) if one["name"] == name), len(rows))
+    at = next((at for at, row in enumerate(rows) if row["name"] == name), len(rows))
     if content is None:
         del rows[at]
     else:
         written: Any = tomlkit.parse(f"[[{kind}]]\n{as_text(kind, content)}\n")[kind]
-        if here is None:
+        if at == len(rows):
             rows.append(written[0])
         for key in {*rows[at]} - {*content}:
             del rows[at][key]
         rows[at].update({key: value for key, value in written[0].items() if rows[at].get(key) != value})
     if not rows:
         del document[kind]
-    return (number, text), tomlkit.dumps(document)
+    return tomlkit.dumps(document)
 
 
 def _write(

@@ -38,24 +38,14 @@ def happened_around(
     match all. ``problems``: only warnings and errors. In the result ``more`` says whether there are earlier
     ones, ``times`` how often an event happened in a row.
     """
-    asked, folded = peer.casefold(), words.casefold()
-    called = {asked}
-    for one in settings.peers:
-        names = {name.casefold() for name in (one.name, one.ae_title, one.host) if name}
-        called |= names if asked in names else set()
-
-    def is_meant(fields: Mapping[str, Any]) -> bool:
-        """Whether a value in these fields names the wanted peer."""
-        return not peer or any(str(value).casefold() in called for value in fields.values())
-
+    called = _names_of(peer, settings)
     numbers = {number} if number else _PROBLEMS if problems else frozenset[int]()
     read = views.list_events(session, since=since, until=until, numbers=numbers, debug=False, limit=MOST_READ)
     events: list[views.View] = []
     for row in read:
-        texts = (row["text"], *row["fields"].values())
         if problems and row["number"] not in _PROBLEMS:
             continue
-        if not is_meant(row["fields"]) or not any(folded in str(text).casefold() for text in texts):
+        if not _names_one(row["fields"], called) or not _has_words(row, words):
             continue
         if events and repeat_key(events[-1]) == repeat_key(row):
             events[-1] = row | {"times": events[-1]["times"] + 1}
@@ -63,16 +53,33 @@ def happened_around(
             events.append(row | {"times": 1})
     associations: list[views.View] = []
     if not (number or words or problems):  # else events alone were asked for
-        associations = [
-            row
-            for row in reversed(views.list_associations(session, since=since, until=until, limit=MOST_READ))
-            if is_meant(row)
-        ]
+        listed = views.list_associations(session, since=since, until=until, limit=MOST_READ)
+        associations = [row for row in reversed(listed) if _names_one(row, called)]
     return Row(
         events=events[-MOST_SHOWN:],
         associations=associations[-MOST_SHOWN:],
         more=max(len(events), len(associations)) > MOST_SHOWN or len(read) == MOST_READ,
     )
+
+
+def _names_of(asked: str, settings: Settings) -> frozenset[str]:
+    """Name, AE title and host of the peer that one of them names, in small letters; empty for all peers."""
+    called = {asked.casefold()} - {""}
+    for peer in settings.peers if asked else ():
+        names = {name.casefold() for name in (peer.name, peer.ae_title, peer.host) if name}
+        called |= names if asked.casefold() in names else set()
+    return frozenset(called)
+
+
+def _names_one(fields: Mapping[str, Any], names: frozenset[str]) -> bool:
+    """Whether a value in these fields is one of the names; True without names."""
+    return not names or any(str(value).casefold() in names for value in fields.values())
+
+
+def _has_words(event: views.View, words: str) -> bool:
+    """Whether the event's text or one of its fields contains ``words``, in whatever capitals."""
+    texts = (event["text"], *event["fields"].values())
+    return any(words.casefold() in str(text).casefold() for text in texts)
 
 
 def repeat_key(row: views.View) -> object:

@@ -346,21 +346,28 @@ def _check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) ->
             yield f"{key}.pipeline", repr(rule.pipeline), str(error)
         return
     yield from _check_conditions(rule, card)
-    known = card.options.model_fields
-    for option in rule.options.keys() - known.keys():
-        instead = card.options.former.get(option) or did_you_mean(option, sorted(known))
-        yield f"{key}.options.{option}", "", f"{rule.pipeline} has no such option; {instead}"
-    given = {option: value for option, value in rule.options.items() if option in known}
+    yield from _check_options(rule, card, settings, runs_models=runs_models)
+
+
+def _check_options(rule: RuleSettings, card: PipelineCard, settings: Settings, *, runs_models: bool) -> Found:
+    """Yield mistakes in the options that a rule gives to its pipeline; ``runs_models`` as in
+    ``_check_rule``.
+    """
+    key, known = f"rules.{rule.name}", card.options.model_fields
+    for unknown in rule.options.keys() - known.keys():
+        instead = card.options.former.get(unknown) or did_you_mean(unknown, sorted(known))
+        yield f"{key}.options.{unknown}", "", f"{rule.pipeline} has no such option; {instead}"
+    given = {name: value for name, value in rule.options.items() if name in known}
     faults = _option_faults(rule, given, settings) if runs_models else card.options.faults(given)
     for place, remedy in faults.items():
         at = f"{key}.options.{place}" if place else f"{key}.pipeline"
         yield at, repr(given[place]) if place in given else "", remedy
     nameless = [peer.name for peer in settings.peers if peer.deidentify and peer.name in rule.receivers]
-    for one in card.options.listed() if nameless and not faults else ():
-        if one.leaves_text and card.options.sets(one.key, given):
+    for option in card.options.listed() if nameless and not faults else ():
+        if option.leaves_text and card.options.sets(option.key, given):
             yield (
-                f"{key}.options.{one.key}",
-                repr(given[one.key]),
+                f"{key}.options.{option.key}",
+                repr(given[option.key]),
                 f"not in pictures for {nameless[0]}, which is de-identified: give it a rule of its own",
             )
 
@@ -627,21 +634,7 @@ def _check_senders(settings: Settings, read: TomlFiles) -> Found:
 
 def _check_peer(peer: PeerSettings, settings: Settings) -> Found:
     """Yield mistakes in the settings of a peer, and warnings of those that may surprise."""
-    parts = urlsplit(peer.url)
-    if (
-        peer.by_http
-        and {parts.scheme, "all"} & getproxies().keys()
-        and not proxy_bypass(parts.hostname or "")
-    ):
-        yield Tried(
-            f"peer {peer.name}",
-            False,
-            "what it gets goes through a proxy, which the environment names (HTTP_PROXY, HTTPS_PROXY)",
-        )
-    if (peer.username or any(_places_of_secrets(peer.model_dump()))) and peer.url.startswith("http://"):
-        yield Tried(
-            f"peer {peer.name}", False, "its login goes over the network unencrypted (http): use https"
-        )
+    yield from _check_http(peer)
     if (peer.pseudonym_domain or peer.retain) and not peer.deidentify:
         yield (
             f"peers.{peer.name}.{'retain' if peer.retain else 'pseudonym_domain'}",
@@ -654,10 +647,7 @@ def _check_peer(peer: PeerSettings, settings: Settings) -> Found:
             repr(peer.assume_charset),
             "is no defined term of PS3.3 C.12.1.1.2, such as ISO_IR 100",
         )
-    archives = {name for rule in settings.rules for name in rule.forward} - {peer.name}
-    if peer.commit_after and not any(
-        one.name in archives and one.confirm != "none" for one in settings.peers
-    ):
+    if peer.commit_after and not _archive_confirms(peer, settings):
         yield (
             f"peers.{peer.name}.commit_after",
             repr(peer.commit_after),
@@ -669,6 +659,28 @@ def _check_peer(peer: PeerSettings, settings: Settings) -> Found:
             False,
             "MPPS: with a bucket each machine knows the steps that it took: report to one listener only",
         )
+
+
+def _check_http(peer: PeerSettings) -> Iterator[Tried]:
+    """Yield warnings of a proxy that would get what goes to the peer, and of a login without encryption."""
+    parts = urlsplit(peer.url)
+    named = {parts.scheme, "all"} & getproxies().keys()
+    if peer.by_http and named and not proxy_bypass(parts.hostname or ""):
+        yield Tried(
+            f"peer {peer.name}",
+            False,
+            "what it gets goes through a proxy, which the environment names (HTTP_PROXY, HTTPS_PROXY)",
+        )
+    if (peer.username or any(_places_of_secrets(peer.model_dump()))) and peer.url.startswith("http://"):
+        yield Tried(
+            f"peer {peer.name}", False, "its login goes over the network unencrypted (http): use https"
+        )
+
+
+def _archive_confirms(peer: PeerSettings, settings: Settings) -> bool:
+    """Whether a rule forwards received images to another peer that confirms them."""
+    archives = {name for rule in settings.rules for name in rule.forward} - {peer.name}
+    return any(other.name in archives and other.confirm != "none" for other in settings.peers)
 
 
 def _test_peers(settings: Settings) -> Iterator[Tried]:

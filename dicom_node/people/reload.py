@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dicom_node.base.config.loading import examine
+from dicom_node.base.config.loading import TomlFiles, examine
 from dicom_node.base.config.settings import NEEDS_RESTART, Settings
 from dicom_node.base.errors import ConfigurationError, DatabaseUnusable, NotAllowedNow, Unavailable
 from dicom_node.base.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
@@ -33,37 +33,47 @@ def reload_node(files: Sequence[Path]) -> list[str]:
         checked = (preflight.check(files, Role.at(place)).problems for place in found)
         raise ConfigurationError(next(checked, read.problems))
     if not found:
-        if settings.node.data_dir.exists() and not os.access(settings.node.data_dir, os.R_OK | os.X_OK):
-            raise NotAllowedNow(
-                f"{settings.node.data_dir} is closed to this user: run this as the user that the node runs as"
-            )
+        _refuse_closed(settings.node.data_dir)
         raise Unavailable(f"no node runs on {settings.node.data_dir} here: dicom-node serve starts one")
-    given = {path.resolve() for path in files}
     for place in found:
-        # A node reads the files again that it was started with, whatever stands in others.
-        known = files_of(settings.node.data_dir, place)
-        if known and given != {path.resolve() for path in known}:
-            runs, asked = (", ".join(sorted(map(str, paths))) for paths in (known, files))
-            raise NotAllowedNow(
-                f"the node runs with {runs}, not with {asked}: give it these, or start it again with others"
-            )
+        _refuse_other_files(settings.node.data_dir, place, files)
     done = []
     try:
         for place, pid in found.items():
             if problems := preflight.check(files, Role.at(place)).problems:
                 raise ConfigurationError(problems)
             if refused := _hang_up(settings, place, pid):
-                # Event 6011 with the lines of the settings that it names.
-                for key in filter(None, str(refused["fields"].get("keys", "")).split(", ")):
-                    read.add_named(key, "", NEEDS_RESTART if key in settings.fixed else _IN_ITS_LOG)
-                why = [str(problem) for problem in read.problems] or [_IN_ITS_LOG]
-                raise NotAllowedNow("\n  ".join(["the node keeps the configuration before:", *why]))
+                raise NotAllowedNow(_refusal_in_words(refused, settings, read))
             done.append(place)
     finally:
         if done:  # whatever the other processes answered
             with writing(settings) as session:
                 audit.note(session, audit.COMMAND_LINE, AuditAction.CONFIG_RELOADED, nodes=done)
     return done
+
+
+def _refuse_closed(data_dir: Path) -> None:
+    """Raise NotAllowedNow if this user may not look into the data folder."""
+    if data_dir.exists() and not os.access(data_dir, os.R_OK | os.X_OK):
+        raise NotAllowedNow(f"{data_dir} is closed to this user: run this as the user that the node runs as")
+
+
+def _refuse_other_files(data_dir: Path, place: str, files: Sequence[Path]) -> None:
+    """Raise NotAllowedNow if the node was started with other files, which are those that it reads again."""
+    known = files_of(data_dir, place)
+    if known and {path.resolve() for path in files} != {path.resolve() for path in known}:
+        runs, asked = (", ".join(sorted(map(str, paths))) for paths in (known, files))
+        raise NotAllowedNow(
+            f"the node runs with {runs}, not with {asked}: give it these, or start it again with others"
+        )
+
+
+def _refusal_in_words(refused: Mapping[str, Any], settings: Settings, read: TomlFiles) -> str:
+    """Why a node keeps its configuration: its event 6011, with the lines of the settings that this names."""
+    for key in filter(None, str(refused["fields"].get("keys", "")).split(", ")):
+        read.add_named(key, "", NEEDS_RESTART if key in settings.fixed else _IN_ITS_LOG)
+    why = [str(problem) for problem in read.problems] or [_IN_ITS_LOG]
+    return "\n  ".join(["the node keeps the configuration before:", *why])
 
 
 def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | None:

@@ -8,10 +8,12 @@ import json
 import platform
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy.orm import Session
 
 from dicom_node import __version__
 from dicom_node.base import events
@@ -34,55 +36,16 @@ def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -
 
     ``files``: the configuration files. Raises FaultyInput if ``destination`` exists or cannot be made.
     """
-    installed = {one.name: one.version for one in metadata.distributions()}
-    folder = settings.node.data_dir
-    disk = shutil.disk_usage(folder) if folder.is_dir() else None
-    checked = preflight.check(files, tries=True)
-    names = {peer.name for peer in settings.peers}
     parts: dict[str, object] = {
-        "versions.json": {
-            "dicom-node": __version__,
-            "python": platform.python_version(),
-            "system": platform.platform(),
-            **{library: installed.get(library, "not installed") for library in _LIBRARIES},
-            "schema of this program": newest_schema(),
-        },
+        "versions.json": _versions(),
         "configuration.json": redacted(settings),
-        # What ``check`` says, without the values that it quotes.
-        "check.json": {
-            "problems": [{"key": problem.key.split("=")[0]} for problem in checked.problems],
-            "checks": [
-                {"subject": line.subject, "ok": line.ok}
-                for line in checked.tried
-                if not line.subject.startswith("peer ") or line.subject.removeprefix("peer ") in names
-            ],
-        },
-        "machine.json": {
-            "free_mib": disk and disk.free // 2**20,
-            "disk_mib": disk and disk.total // 2**20,
-            "spool_objects": sum(1 for _ in (folder / "spool").rglob("*.dcm")),
-            "results": sum(1 for _ in (folder / "results").rglob("*.dcm")),
-        },
+        "check.json": _checks(settings, files),
+        "machine.json": _machine(settings.node.data_dir),
     }
     try:
         with reading(settings) as session:
             parts["counts.json"] = views.counts(session)
-            texts = {event.number: event.text for event in events.all_types()}
-            # Of their fields what cannot name a patient: numbers, and configured peers.
-            parts["events.json"] = [
-                {
-                    "at": row["at"],
-                    "number": row["number"],
-                    "text": texts.get(row["number"], ""),
-                    "fields": {
-                        key: value
-                        for key, value in row["fields"].items()
-                        if key not in _NUMBERS_OF_IDENTITY
-                        and (isinstance(value, bool | int | float) or str(value) in names)
-                    },
-                }
-                for row in views.list_events(session, limit=2000)
-            ]
+            parts["events.json"] = _events(session, settings)
     except NodeError as error:
         parts["database.json"] = {"problem": type(error).__name__}
     try:
@@ -93,6 +56,63 @@ def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -
     except OSError as error:
         raise FaultyInput(f"{destination} cannot be written: {error.strerror}") from None
     return list(parts)
+
+
+def _versions() -> dict[str, str]:
+    """The versions of the program, its libraries, its schema and the system."""
+    installed = {package.name: package.version for package in metadata.distributions()}
+    return {
+        "dicom-node": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        **{library: installed.get(library, "not installed") for library in _LIBRARIES},
+        "schema of this program": newest_schema(),
+    }
+
+
+def _checks(settings: Settings, files: Sequence[Path]) -> dict[str, object]:
+    """What ``check`` says, without the values that it quotes."""
+    checked = preflight.check(files, tries=True)
+    peers = {f"peer {peer.name}" for peer in settings.peers}
+    shown = (line for line in checked.tried if line.subject in peers or not line.subject.startswith("peer "))
+    return {
+        "problems": [{"key": problem.key.split("=")[0]} for problem in checked.problems],
+        "checks": [{"subject": line.subject, "ok": line.ok} for line in shown],
+    }
+
+
+def _machine(folder: Path) -> dict[str, int | None]:
+    """The space of the data folder's disk (MiB; None without a folder) and the numbers of its files."""
+    disk = shutil.disk_usage(folder) if folder.is_dir() else None
+    return {
+        "free_mib": disk and disk.free // 2**20,
+        "disk_mib": disk and disk.total // 2**20,
+        "spool_objects": sum(1 for _ in (folder / "spool").rglob("*.dcm")),
+        "results": sum(1 for _ in (folder / "results").rglob("*.dcm")),
+    }
+
+
+def _events(session: Session, settings: Settings) -> list[views.View]:
+    """The newest events, with those of their fields that cannot name a patient."""
+    texts = {event.number: event.text for event in events.all_types()}
+    peers = {peer.name for peer in settings.peers}
+    return [
+        {
+            "at": row["at"],
+            "number": row["number"],
+            "text": texts.get(row["number"], ""),
+            "fields": {
+                key: value for key, value in row["fields"].items() if _names_nobody(key, value, peers)
+            },
+        }
+        for row in views.list_events(session, limit=2000)
+    ]
+
+
+def _names_nobody(key: str, value: object, peers: Collection[str]) -> bool:
+    """Whether a field of an event is a number that identifies nobody, or a configured peer."""
+    is_number = isinstance(value, bool | int | float)
+    return key not in _NUMBERS_OF_IDENTITY and (is_number or str(value) in peers)
 
 
 def redacted(settings: Settings) -> dict[str, Any]:

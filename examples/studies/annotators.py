@@ -11,10 +11,10 @@ import numpy as np
 import typer
 
 from ai_pipeline.burnin.find.annotation import Box, Mask
-from ai_training import cli
-from ai_training.cli import Figures, verb
+from ai_training import commands
+from ai_training.commands import Figures, verb
 from ai_training.metrics import overlap, patient_weights, ratio
-from ai_training.sets import rows
+from ai_training.sets.files import rows
 from ai_training.ultrasound.cleaning import (
     Content,
     MarkedObject,
@@ -143,7 +143,7 @@ def _agreement(frames: Sequence[FrameAgreement], content: Content | None) -> dic
 @verb(app, "annotators")
 def command(
     *,
-    data: cli.PublicData,
+    data: commands.PublicData,
     content: Annotated[Path, typer.Option(help="Folder with what was marked by hand.")] = Path(
         "tests/data/content"
     ),

@@ -21,22 +21,22 @@ from torch.utils.data import Dataset
 
 from ai_pipeline.models.registry import Chain, normalise
 from ai_training.base import CannotAdapt, DataMissing, ExperimentError, Report, part_of, silent
-from ai_training.chest import (
-    MEAN,
-    SCALE,
+from ai_training.chest.experiment import (
     Augmentation,
     ExperimentPart,
     NotNegative,
     Share,
-    augment,
     checked,
     laid_over,
     read_table,
 )
+from ai_training.chest.training import augment
 from ai_training.engine import BEST, CHECKPOINT, Plan, TrainingRun, Validation, seed_all
 from ai_training.networks import (
     HEADS,
     IMAGENET,
+    MEAN,
+    SCALE,
     STARTS,
     TIMM,
     PlacedClassifier,
@@ -45,7 +45,8 @@ from ai_training.networks import (
     timm_network,
     torchvision_network,
 )
-from ai_training.sets import LABELS, SetImage, chest_set, label_matrix, reduced_images
+from ai_training.sets.chest import chest_set, label_matrix, reduced_images
+from ai_training.sets.images import LABELS, SetImage
 
 SHIPPED = Path(__file__).parent
 ARM = "arm:"

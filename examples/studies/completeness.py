@@ -27,11 +27,13 @@ from ai_pipeline.chest.anatomy import (
 )
 from ai_pipeline.chest.ratio import MODEL
 from ai_pipeline.models.registry import find
-from ai_training import cli, metrics
+from ai_training import commands, metrics
 from ai_training.base import DataMissing, Report, silent
-from ai_training.cli import Figures, verb
+from ai_training.commands import Figures, verb
 from ai_training.metrics import patient_weights
-from ai_training.sets import SetImage, chest_set, read_grey
+from ai_training.sets.chest import chest_set
+from ai_training.sets.files import read_grey
+from ai_training.sets.images import SetImage
 
 SMALLEST: Final = 224
 """Shorter side of a film, at least (pixels)."""
@@ -223,9 +225,9 @@ app = typer.Typer()
 def command_fit(
     *,
     report: Report,
-    data: cli.SetData,
-    models_dir: cli.ModelsDir = None,
-    threads: cli.Threads = 0,
+    data: commands.SetData,
+    models_dir: commands.ModelsDir = None,
+    threads: commands.Threads = 0,
 ) -> str:
     """Fit the recognition of cut-off films, on films that the program cuts itself; some minutes.
 
@@ -243,12 +245,12 @@ def command_fit(
 def command_evaluate(
     *,
     report: Report,
-    data: cli.SetData,
-    split: cli.Split = "test",
+    data: commands.SetData,
+    split: commands.Split = "test",
     films: Annotated[int, typer.Option(help="Films to measure on; 0: as many as the card's figures.")] = 0,
-    models_dir: cli.ModelsDir = None,
-    threads: cli.Threads = 0,
-    write_card: cli.WriteCard = False,
+    models_dir: commands.ModelsDir = None,
+    threads: commands.Threads = 0,
+    write_card: commands.WriteCard = False,
 ) -> Figures:
     """Cut chest films at each edge and count those recognised; every interval is 95 %, by patient.
 
@@ -260,7 +262,7 @@ def command_evaluate(
     found = cut_films(data, AnatomyModel.from_card(card, threads), split, films, report)
     result = measured(found, judges) | {"split": split}
     if write_card:
-        cli.write_figures(MODEL, models_dir, {"completeness": result})
+        commands.write_figures(MODEL, models_dir, {"completeness": result})
     called = [  # that we did not cut: for inspection by eye
         (film.path.name, edge.value)
         for film in found

@@ -34,16 +34,16 @@ from ai_pipeline.contract import ModelRef
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.registry import find
 from ai_pipeline.networks.heads import HeadModel, fit_to_input
-from ai_training import cli
+from ai_training import commands
 from ai_training.base import ExperimentError, Report, silent
 from ai_training.cards import export, new_card
-from ai_training.cli import verb
+from ai_training.commands import verb
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
 from ai_training.fetal import ID as HEADS
 from ai_training.fetal import head_images
 from ai_training.metrics import mean_interval, patient_weights
 from ai_training.networks import HeadNetwork, Perception
-from ai_training.sets import read_grey
+from ai_training.sets.files import read_grey
 from ai_training.ultrasound.speckle import (
     MODEL,
     SIGMAS,
@@ -542,8 +542,8 @@ app = typer.Typer()
 def command(
     *,
     report: Report,
-    data: cli.PublicData,
-    out: cli.Out,
+    data: commands.PublicData,
+    out: commands.Out,
     loss: Annotated[
         Literal["l1-ms-ssim", "l1-perceptual", "l2-perceptual", "task"],
         typer.Option(help="The losses of DiConvAE, or task: our residual network beside a segmenter."),
@@ -555,10 +555,10 @@ def command(
         int | None,
         typer.Option(help="Steps of the optimiser. Default: the published 50 epochs (6562); of task 7000."),
     ] = None,
-    seed: cli.Seed = 1,
-    threads: cli.NetworkThreads = 2,
-    workers: cli.Workers = 1,
-    resume: cli.Resume = False,
+    seed: commands.Seed = 1,
+    threads: commands.NetworkThreads = 2,
+    workers: commands.Workers = 1,
+    resume: commands.Resume = False,
 ) -> Path:
     """Train a network that reduces speckle.
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ai_training.base import ExperimentError
 from ai_training.engine import BEST, run_options
-from ai_training.evaluation import BLUE, GREY, ORANGE, save
+from ai_training.evaluation.plots import BLUE, GREY, ORANGE, save
 from ai_training.metrics import (
     SEED,
     Cell,

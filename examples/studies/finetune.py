@@ -21,11 +21,14 @@ import typer
 from arms import Alteration, Arm, ArmRun, Lesson, Split, StudyMaterial, StudyNetwork, Task, logits_of
 
 from ai_pipeline.models.registry import Chain, reduce
-from ai_training import cli
+from ai_training import commands
 from ai_training.base import DataMissing, Report, silent
-from ai_training.cli import Figures, verb
+from ai_training.commands import Figures, verb
 from ai_training.metrics import Interval, auc_interval, patient_weights
-from ai_training.sets import SHARES, SetImage, check_splits, label_matrix, read_grey, rows, split_by_patient
+from ai_training.sets.chest import label_matrix
+from ai_training.sets.files import read_grey, rows
+from ai_training.sets.images import SetImage
+from ai_training.sets.splits import SHARES, check_splits, split_by_patient
 
 FEWEST = 5  # positives and negatives to learn from: fewer teach nothing
 ALTER = Alteration(rotation=5.0, shift=0.05, scale=0.1, contrast=0.15)
@@ -167,7 +170,7 @@ def command(
     report: Report,
     labels: Annotated[Path, typer.Option(help="CSV file: file, patient_id, the target (0, 1) or labels.")],
     target: Annotated[str, typer.Option(help="The finding, against the rest: Cardiomegaly.")],
-    out: cli.Out,
+    out: commands.Out,
     weights: Annotated[
         str, typer.Option(help="random, imagenet, or the best.pt or .safetensors of an earlier training.")
     ] = "imagenet",
@@ -175,13 +178,13 @@ def command(
         str, typer.Option(help="efficientnet-lite0, a network of torchvision, or timm/NAME.")
     ] = "efficientnet-lite0",
     size: Annotated[int, typer.Option(help="Side of the input in pixels.", min=32, max=1024)] = 128,
-    iterations: cli.Iterations = 400,
-    seed: cli.Seed = 1,
+    iterations: commands.Iterations = 400,
+    seed: commands.Seed = 1,
     external: Annotated[
         Path | None, typer.Option("--test", help="CSV file of another hospital, to measure on.")
     ] = None,
-    threads: cli.Threads = 0,
-    resume: cli.Resume = False,
+    threads: commands.Threads = 0,
+    resume: commands.Resume = False,
 ) -> Figures:
     """Fine-tune a chest network on images of one's own: one finding against the rest.
 

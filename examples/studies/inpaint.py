@@ -17,14 +17,17 @@ from torch.utils.data import Dataset
 
 from ai_pipeline.burnin.find.annotation import Mask, Picture, dilated, index_of
 from ai_pipeline.burnin.tools import CONTEXT, CORE, Classical
-from ai_training import cli
+from ai_training import commands
 from ai_training.base import Report, silent
 from ai_training.cards import export, new_card
-from ai_training.cli import verb
+from ai_training.commands import verb
 from ai_training.engine import Recipe, RecipeRun, Validation
 from ai_training.networks import Perception
 from ai_training.ultrasound.marks import burned_frames
-from ai_training.ultrasound.overlays import TRAIN, BurnIn, MarkClass, burn_in, clean_frames
+from ai_training.ultrasound.overlays.burning import BurnIn, burn_in
+from ai_training.ultrasound.overlays.canvas import MarkClass
+from ai_training.ultrasound.overlays.hands import TRAIN
+from ai_training.ultrasound.overlays.scenes import clean_frames
 
 LATENT = 16
 
@@ -504,14 +507,14 @@ app = typer.Typer()
 def command(
     *,
     report: Report,
-    data: cli.PublicData,
-    out: cli.Out,
+    data: commands.PublicData,
+    out: commands.Out,
     arch: Annotated[Literal["oci-gan", "unet", "vae"], typer.Option(help="Which network.")] = "oci-gan",
-    iterations: cli.Iterations = 6000,
-    seed: cli.Seed = 1,
-    threads: cli.NetworkThreads = 2,
-    workers: cli.Workers = 1,
-    resume: cli.Resume = False,
+    iterations: commands.Iterations = 6000,
+    seed: commands.Seed = 1,
+    threads: commands.NetworkThreads = 2,
+    workers: commands.Workers = 1,
+    resume: commands.Resume = False,
 ) -> Path:
     """Train a network that fills the pixels of removed annotation."""
     recipe = InpaintRecipe(

@@ -19,35 +19,33 @@ from ai_pipeline.burnin.tools import Inpainter, Tools, shared_tools
 from ai_pipeline.models.engine import usable_cores
 from ai_pipeline.models.registry import Card, enlarge, find, normalise, reduce
 from ai_pipeline.ovarian.pipeline import OvarianClassifier, heatmap
-from ai_training import cli, ovarian
+from ai_training import commands
 from ai_training.base import Report, silent
-from ai_training.cli import Figures, verb
-from ai_training.evaluation import BLUE, GREEN, GREY, ORANGE, save
+from ai_training.commands import Figures, verb
+from ai_training.evaluation.plots import BLUE, GREEN, GREY, ORANGE, save
 from ai_training.metrics import Floats, mean_auc_difference, mean_auc_interval, mean_interval, patient_weights
-from ai_training.networks import NAME
-from ai_training.ovarian import (
+from ai_training.networks import MEAN, NAME, SCALE
+from ai_training.ovarian import predictions, training
+from ai_training.ovarian.calibration import scaled
+from ai_training.ovarian.card import ID
+from ai_training.ovarian.evaluation import MARGIN, binary
+from ai_training.ovarian.frames import (
     CHAIN,
     FEW_MARKS,
-    FOLD_RUNS,
-    ID,
     LABELS,
-    MARGIN,
-    MEAN,
     NEOPLASMS,
-    SCALE,
-    CystClassifier,
-    HeldOut,
     OvarianFrame,
-    OvarianRecipe,
-    binary,
     folds,
     grey,
     ovarian_frames,
-    scaled,
-    trained_classifier,
 )
-from ai_training.ultrasound.cleaning import cards_with_compared, inpainters, network_mask
-from ai_training.ultrasound.overlays import HELD_OUT, burn_in
+from ai_training.ovarian.network import CystClassifier
+from ai_training.ovarian.predictions import HeldOut
+from ai_training.ovarian.training import FOLD_RUNS, OvarianRecipe, trained_classifier
+from ai_training.ultrasound.filling import cards_with_compared, inpainters
+from ai_training.ultrasound.overlays.burning import burn_in
+from ai_training.ultrasound.overlays.hands import HELD_OUT
+from ai_training.ultrasound.removal import network_mask
 
 ORIGINAL, OURS = "original", "ours (OCI-GAN type)"
 FILLED_BY = {
@@ -97,7 +95,7 @@ def run(
     frames, tools = ovarian_frames(data), shared_tools()
     fold = folds(frames)
     networks = [trained_classifier(out / f"seed-{recipe.seed}" / name, recipe) for name in FOLD_RUNS]
-    path = out / ovarian.FOLDER.name / STUDY
+    path = out / predictions.FOLDER.name / STUDY
     path.parent.mkdir(parents=True, exist_ok=True)
     logits, shares = _scored(path, frames)
     order = np.random.default_rng(recipe.seed).permutation(len(frames)).tolist()
@@ -313,7 +311,7 @@ def compared(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def other_networks(held_out: HeldOut, folder: Path) -> dict[str, Any]:
     """Figures of other networks on originals, compared with one seed of the shipped network."""
     others = {
-        path.stem: ovarian.read_predictions(held_out.frames, folder, path.name)
+        path.stem: predictions.read_predictions(held_out.frames, folder, path.name)
         for path in folder.glob("*.csv")
     }
     return _trained(held_out, NAME, {name: one.logits[0] for name, one in sorted(others.items())})
@@ -419,11 +417,11 @@ def teach(data: Path, out: Path, recipe: OvarianRecipe, report: Report = silent)
     for number, way in enumerate(CLEANED):
         own = folder / str(number)
         report(0.0, f"networks that learn from frames cleaned by {way}\n")
-        ovarian.train(data, own, recipe, (recipe.seed,), FOLD_RUNS, report, pixels=cleaned[number])
+        training.train(data, own, recipe, (recipe.seed,), FOLD_RUNS, report, pixels=cleaned[number])
         for name in FOLD_RUNS:
             with np.load(own / f"seed-{recipe.seed}" / name / "validation.npz", allow_pickle=False) as found:
                 logits[number, found["rows"]] = found["logits"]
-    path = out / ovarian.FOLDER.name / TRAINED_ON_CLEANED
+    path = out / predictions.FOLDER.name / TRAINED_ON_CLEANED
     path.parent.mkdir(parents=True, exist_ok=True)
     files = np.array([frame.name for frame in frames])
     np.savez_compressed(path, names=np.array(CLEANED), files=files, logits=logits.astype(np.float16))
@@ -491,7 +489,7 @@ SHOWN = 30
 def command(
     *,
     report: Report,
-    data: cli.SetData,
+    data: commands.SetData,
     out: Annotated[
         Path | None, typer.Option(help="What `train ovarian` left: its networks see cleaned frames anew.")
     ] = None,
@@ -509,7 +507,7 @@ def command(
         folder = run(data, out, recipe, report).parent
         if taught:
             teach(data, out, recipe, report)
-    held_out = ovarian.read_predictions(ovarian_frames(data))
+    held_out = predictions.read_predictions(ovarian_frames(data))
     result = {
         "study": figures(held_out, folder),
         "trained_on_cleaned": taught_figures(held_out, folder),

@@ -18,9 +18,9 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, max_pool2d, max_unpool2d
 
-from ai_training import cli
+from ai_training import commands
 from ai_training.base import Report, silent
-from ai_training.cli import Figures, verb
+from ai_training.commands import Figures, verb
 from ai_training.engine import Plan, TrainingRun, input_of, seed_all
 from ai_training.fetal import head_images
 from ai_training.metrics import dice, mean_interval, patient_weights
@@ -350,7 +350,7 @@ app = typer.Typer()
 def command(
     *,
     report: Report,
-    data: cli.PublicData,
+    data: commands.PublicData,
     iterations: Annotated[
         int, typer.Option(min=1, help="Steps of the optimiser of each run. 50 epochs are 3281.")
     ] = 250,

@@ -25,12 +25,14 @@ from ai_pipeline.chest.stamps import PORTABLE, PROJECTIONS, SIDES, Marker, Stamp
 from ai_pipeline.contract import ImageHeader
 from ai_pipeline.images.coordinates import UPRIGHT, Pose
 from ai_pipeline.models.registry import find
-from ai_training import cli
+from ai_training import commands
 from ai_training.base import DataMissing, Report, silent
-from ai_training.cli import Figures, verb
+from ai_training.commands import Figures, verb
 from ai_training.metrics import mean_interval, patient_weights
-from ai_training.sets import SetImage, chest_set, read_grey
-from ai_training.ultrasound.overlays import HELD_OUT, TRAIN, Face, Hand, stencil
+from ai_training.sets.chest import chest_set
+from ai_training.sets.files import read_grey
+from ai_training.sets.images import SetImage
+from ai_training.ultrasound.overlays.hands import HELD_OUT, TRAIN, Face, Hand, stencil
 
 SMALLEST: Final = 448
 """Shorter side of a film, at least: on smaller ones letters are no longer legible (pixels)."""
@@ -164,14 +166,15 @@ def figures(cases: Sequence[StampCase]) -> dict[str, Any]:
     """For each figure the share of films of which it is true, with its interval, and the number of films."""
     names = dict.fromkeys(name for case in cases for name in case.holds)
     seconds = np.median([case.seconds for case in cases], axis=0)
+    drawn = {
+        word: _share([case for case in cases if case.drawn == word], "drawn stamp read right")
+        for word in sorted({case.drawn for case in cases} - {""})
+    }
     return {
         "films": len(cases),
         "patients": len({case.patient for case in cases}),
         "shares": {name: _share([case for case in cases if name in case.holds], name) for name in names},
-        "drawn": {
-            word: _share([case for case in cases if case.drawn == word], "drawn stamp read right")
-            for word in sorted({case.drawn for case in cases} - {""})
-        },
+        "drawn": drawn,
         "seconds": {"model": round(float(seconds[0]), 3), "stamps": round(float(seconds[1]), 3)},
     }
 
@@ -215,18 +218,18 @@ app = typer.Typer()
 def command(
     *,
     report: Report,
-    data: cli.SetData,
-    split: cli.Split = "test",
+    data: commands.SetData,
+    split: commands.Split = "test",
     films: Annotated[int, typer.Option(help="Films to measure on; 0: all.")] = 0,
-    models_dir: cli.ModelsDir = None,
-    threads: cli.Threads = 0,
+    models_dir: commands.ModelsDir = None,
+    threads: commands.Threads = 0,
 ) -> Figures:
     """Measure how many stamps of chest films are read, and how many mirrored films are noticed.
 
     Every interval is 95 %, by bootstrap over patients. Example: examples/studies/stamps.py --data DIR
     """
 
-    classifier = Classifier(cli.chest_card(None, models_dir), threads=threads)
+    classifier = Classifier(commands.chest_card(None, models_dir), threads=threads)
     anatomy = AnatomyModel.from_card(find(MODEL, models_dir), threads)
     models = StampModels(classifier, anatomy, TextReader(threads or None))
     return evaluate(data, models, split, films, report)

@@ -8,9 +8,9 @@ import typer
 from arms import load, run_study, shipped
 from figures import compare, write_pictures, write_report
 
-from ai_training import cli
+from ai_training import commands
 from ai_training.base import Report
-from ai_training.cli import verb
+from ai_training.commands import verb
 
 app = typer.Typer()
 
@@ -20,13 +20,13 @@ def study(
     *,
     report: Report,
     name: Annotated[str, typer.Argument(help="backbones, leak, augmentation, …, or a TOML file.")],
-    data: cli.SetData,
-    out: cli.Out,
+    data: commands.SetData,
+    out: commands.Out,
     weights: Annotated[
         Path | None, typer.Option(help="Folder of the first weights of arms. Default: the folder of --data.")
     ] = None,
-    threads: cli.Threads = 0,
-    cache: cli.Cache = None,
+    threads: commands.Threads = 0,
+    cache: commands.Cache = None,
     toy: Annotated[
         bool, typer.Option("--toy", help="One step on a few small images: whether it runs.")
     ] = False,

@@ -22,10 +22,10 @@ from torch.utils.data import Dataset
 
 from ai_pipeline.models.registry import normalise
 from ai_training.base import ExperimentError, Report, silent
-from ai_training.chest import MEAN, SCALE, ExperimentPart
+from ai_training.chest.experiment import ExperimentPart
 from ai_training.engine import Plan, TrainingRun, Validation, move_average, seed_all
 from ai_training.metrics import SEED, Interval, interval
-from ai_training.networks import SIDE, Perception
+from ai_training.networks import MEAN, SCALE, SIDE, Perception
 
 SMALLEST = 4  # pixels a side where generation begins
 SLOPE = 0.2

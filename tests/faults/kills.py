@@ -443,12 +443,18 @@ def main() -> int:
         ]
         ledger["decisions done again after the restore"] = again(site, dump)
     times = {"minutes of killing": killing, "settled": settled, "minutes": time.monotonic() - began}
-    ledger = {name: round(seconds / 60, 1) for name, seconds in times.items()} | ledger
+    report(
+        {name: round(seconds / 60, 1) for name, seconds in times.items()} | ledger, wrong_ones, arguments.json
+    )
+    return 1 if wrong_ones else 0
+
+
+def report(ledger: dict[str, Any], wrong_ones: list[str], file: Path | None) -> None:
+    """Print the ledger and what is wrong in it; write both to the file."""
     print(json.dumps(ledger, indent=1))
     print("\n".join(wrong_ones) or "The ledger balances.")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(ledger | {"wrong": wrong_ones}, indent=1), encoding="utf-8")
-    return 1 if wrong_ones else 0
+    if file:
+        file.write_text(json.dumps(ledger | {"wrong": wrong_ones}, indent=1), encoding="utf-8")
 
 
 def settle(site: Site, load: Load, persons: Persons) -> None:

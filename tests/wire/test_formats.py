@@ -25,11 +25,7 @@ from highdicom.sr import srread
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import (
-    UID,
-    ComputedRadiographyImageStorage,
-    ExplicitVRLittleEndian,
-)
+from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 from pynetdicom.dsutils import decode
 
 from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind

@@ -302,14 +302,7 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: "TomlFiles") -
         read.add((*place, "send_to"), "[]", "is empty: the results would go nowhere")
     known = [name for _, name in read.numbered_names("peers")]  # those that are faulty in another way, too
     peers = {peer.name: peer for peer in settings.peers}
-    uses: list[tuple[Place, Sequence[str], str]] = [
-        (("send_to",), rule.send_to, "receive"),
-        (("forward",), rule.forward, "receive"),
-        *((("then", n, "send_to"), one.send_to, "receive") for n, one in enumerate(rule.then)),
-        (("priors",), [rule.priors] if rule.priors else [], "query"),
-        (("secondary_captures_from",), rule.secondary_captures_from, ""),
-    ]
-    for key, names, may in uses:
+    for key, names, may in _uses_of_peers(rule):
         for name, times in Counter(names).items():
             peer = peers.get(name)
             remedy = "is listed twice" if times > 1 and may else ""
@@ -317,17 +310,30 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: "TomlFiles") -
                 remedy = f"no such peer; {did_you_mean(name, known)}"
             elif peer and may and may not in peer.may:
                 remedy = "" if read.is_faulty((*read.place_of("peers", name), "may")) else _MAY[may]
-            elif peer and key == ("forward",) and peer.deidentify:
-                remedy = "this peer gets nothing that names a patient: received images do"
-            elif (
-                peer
-                and key == ("forward",)
-                and rule.when.calling_ae
-                and set(rule.when.calling_ae) <= set(peer.titles)
-            ):
-                remedy = "this peer sent the images itself, and gets none of them back"
+            elif peer and key == ("forward",):
+                remedy = _why_not_forward(rule, peer) or remedy
             if remedy:
                 read.add((*place, *key), repr(name), remedy)
+
+
+def _uses_of_peers(rule: RuleSettings) -> list[tuple[Place, Sequence[str], str]]:
+    """Return the keys of a rule that name peers, with these names and what such a peer must be allowed."""
+    return [
+        (("send_to",), rule.send_to, "receive"),
+        (("forward",), rule.forward, "receive"),
+        *((("then", n, "send_to"), part.send_to, "receive") for n, part in enumerate(rule.then)),
+        (("priors",), [rule.priors] if rule.priors else [], "query"),
+        (("secondary_captures_from",), rule.secondary_captures_from, ""),
+    ]
+
+
+def _why_not_forward(rule: RuleSettings, peer: PeerSettings) -> str:
+    """Return why the received images of a rule cannot go to the peer; "" if they can."""
+    if peer.deidentify:
+        return "this peer gets nothing that names a patient: received images do"
+    if rule.when.calling_ae and set(rule.when.calling_ae) <= set(peer.titles):
+        return "this peer sent the images itself, and gets none of them back"
+    return ""
 
 
 _MAY: Final = {
@@ -391,10 +397,14 @@ def undercuts(settings: Settings) -> Iterator[str]:
 def _exclude_each_other(patterns: tuple[str, ...], others: tuple[str, ...]) -> bool:
     """Return whether no value can match both conditions, each a list of patterns; False in doubt."""
     return bool(patterns and others) and not any(
-        matches(one, two) or matches(two, one) or ({"*", "?"} & set(one) and {"*", "?"} & set(two))
-        for one in patterns
-        for two in others
+        _may_both_hold(pattern, other) for pattern in patterns for other in others
     )
+
+
+def _may_both_hold(pattern: str, other: str) -> bool:
+    """Return whether a value may match both patterns; of two with * or ? it is not known."""
+    both_vary = {"*", "?"} & set(pattern) and {"*", "?"} & set(other)
+    return bool(both_vary) or matches(pattern, other) or matches(other, pattern)
 
 
 def file_of(data_dir: Path, version: int) -> Path:

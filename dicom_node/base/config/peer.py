@@ -173,45 +173,79 @@ class PeerSettings(Section):
         """Validator: refuse a peer whose keys contradict each other, or that lacks a key that its tasks
         need.
         """
-        sends, receives, is_queried = (word in self.may for word in ("send", "receive", "query"))
-        by_query = is_queried and self.transport != "dicomweb"
-        missing = self.missing_of_address()
-        asked_at, reported_at = (self.address_of(service)[:2] for service in ("query", "commitment"))
+        self._check_receiving()
+        self._check_sending()
+        self._check_querying()
+        self._check_withdrawal()
+        self._check_commitment()
+        return self
+
+    def _check_receiving(self) -> None:
+        """Raise ValueError if the peer may receive and it is not said where."""
+        receives, missing = "receive" in self.may, self.missing_of_address()
         refuse(
             (
                 receives and self._is_in("by_address") and missing,
                 f"{missing}: a peer that may receive needs host and port",
             ),
             (receives and self.by_http and not self.url, f"transport {self.transport} needs url"),
+        )
+
+    def _check_sending(self) -> None:
+        """Raise ValueError if a key is for peers that send, and this one may not."""
+        sends = "send" in self.may
+        refuse(
             (self.mpps and not sends, 'mpps is for peers with may = ["send"]'),
             (self.silent_hours and not sends, 'silent_hours is for peers with may = ["send"]'),
-            (self.missing_days and not is_queried, 'missing_days is for peers with may = ["query"]'),
-            (is_queried and not by_query and not self.url, "transport dicomweb needs url"),
+        )
+
+    def _check_querying(self) -> None:
+        """Raise ValueError if it is not said where to query the peer, or its objects cannot come."""
+        if "query" not in self.may:
+            refuse((self.missing_days, 'missing_days is for peers with may = ["query"]'))
+        elif self.transport == "dicomweb":
+            refuse((not self.url, "transport dicomweb needs url"))
+        else:
+            host, port, _ = self.address_of("query")
+            by_move = self.retrieve == "move" and self.transport in ("dimse", "orthanc")
+            refuse(
+                (
+                    not (host and port),
+                    'a peer that may be queried needs host and port, or transport = "dicomweb"',
+                ),
+                (
+                    by_move and "send" not in self.may,
+                    'objects of a C-MOVE come to our listener: add "send" to may, or use "get"',
+                ),
+            )
+
+    def _check_withdrawal(self) -> None:
+        """Raise ValueError if results cannot be deleted at the peer, or would be withdrawn twice."""
+        deletes = self.withdraw == "delete"
+        refuse(
             (
-                by_query and not all(asked_at),
-                'a peer that may be queried needs host and port, or transport = "dicomweb"',
-            ),
-            (
-                by_query and self.retrieve == "move" and self.transport in ("dimse", "orthanc") and not sends,
-                'objects of a C-MOVE come to our listener: add "send" to may, or use "get"',
-            ),
-            (
-                self.withdraw == "delete" and not (receives and self.by_http),
+                deletes and not ("receive" in self.may and self.by_http),
                 'withdraw = "delete" is for peers that receive by transport "orthanc", "dicomweb" or '
                 '"fhir": neither DICOM\'s own network nor HL7 v2 has a request to delete',
             ),
-            (self.withdraw == "delete" and self.iocm, 'give iocm = true or withdraw = "delete", not both'),
+            (deletes and self.iocm, 'give iocm = true or withdraw = "delete", not both'),
+        )
+
+    def _check_commitment(self) -> None:
+        """Raise ValueError if storage commitment is asked of, or promised to, a peer that cannot have it."""
+        host, port, _ = self.address_of("commitment")
+        reported_at = "send" in self.may and host and port
+        refuse(
             (
-                self.confirm == "commitment" and not (receives and self.transport == "dimse"),
+                self.confirm == "commitment" and not ("receive" in self.may and self.transport == "dimse"),
                 'confirm = "commitment" is for peers that receive by transport = "dimse"',
             ),
             (
-                self.commit_after and not (sends and all(reported_at)),
+                self.commit_after and not reported_at,
                 'commit_after is for peers with may = ["send"], and with host and port, or commitment_host '
                 "and commitment_port, at which they take our report",
             ),
         )
-        return self
 
     def address_of(self, service: PeerService) -> tuple[str, int | None, str]:
         """Return host ("" if missing), port (None if missing) and AE title of the peer for one of its

@@ -66,7 +66,7 @@ from ai_pipeline.programs import container, process
 from ai_pipeline.programs.pipeline import findings_in
 from ai_pipeline.summary import MOST, certainty, short_result, without_research
 from ai_pipeline.terms import shown_term, shown_uid_name
-from ai_training.sets import rows
+from ai_training.sets.files import rows
 from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES
 from tests.modality import ultrasound
 from tests.unit.ai_pipeline.phantoms import ArrayImage, echo, image_header, silent, write_dicom

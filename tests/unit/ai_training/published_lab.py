@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ai_training.sets import LABELS
+from ai_training.sets.images import LABELS
 from tests.modality import chest
 from tests.unit.chests import drawn_chest
 from tests.unit.heads import HEAD, drawn_head

@@ -19,7 +19,8 @@ from ai_pipeline.cli import mount_commands
 from ai_pipeline.models.registry import find
 from ai_pipeline.models.store import folder
 from ai_training.acceptance import first_half, learned_from
-from ai_training.sets import SetImage, rows
+from ai_training.sets.files import rows
+from ai_training.sets.images import SetImage
 from tests.unit.ai_pipeline.models.store_lab import add, contents, ended, models
 from tests.unit.ai_training import published_lab as lab
 from tests.unit.ai_training import small_models

@@ -23,15 +23,10 @@ from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.registry import find, network_input
 from ai_pipeline.models.store import sandbox
 from ai_training import convert as conversion
-from ai_training import evaluation
 from ai_training.base import UnreadableCheckpoint
-from ai_training.chest import export_onnx
-from ai_training.networks import (
-    PlacedClassifier,
-    offer_torchvision_operators,
-    read_weights,
-    timm_network,
-)
+from ai_training.chest.card import export_onnx
+from ai_training.evaluation import classifier
+from ai_training.networks import PlacedClassifier, offer_torchvision_operators, read_weights, timm_network
 from tests.unit.ai_pipeline.models.store_lab import SHIPPED, ended, run_quietly
 from tests.unit.ai_pipeline.test_pipelines import ROOT
 
@@ -195,9 +190,9 @@ def test_a_classifier_with_fewer_labels_is_exported_as_it_is(tmp_path: Path) -> 
 def test_the_evaluation_prints_the_figures_of_the_card(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "gate_figures", lambda *_, **__: {})  # is not compared
-    monkeypatch.setattr(evaluation.metrics, "calibration", lambda *_, **__: {})
-    result = evaluation.evaluate_chest(data, "test", cache=tmp_path)
+    monkeypatch.setattr(classifier, "gate_figures", lambda *_, **__: {})  # is not compared
+    monkeypatch.setattr(classifier.metrics, "calibration", lambda *_, **__: {})
+    result = classifier.evaluate_chest(data, "test", cache=tmp_path)
     main, card = result["main"], find(SHIPPED).details["metrics"]
     assert main["mean_auc"] == pytest.approx(card["mean_auc"], abs=0.002)
     for label, auc in {row["label"]: row["auc"] for row in main["labels"] if row["positives"] >= 15}.items():

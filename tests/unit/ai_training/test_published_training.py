@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from ai_pipeline.chest.classifier import BoxTemplates
 from ai_pipeline.cli import app, mount_commands
 from ai_training.convert import NO_GATE
-from ai_training.sets import LABELS, rows
+from ai_training.sets.files import rows
+from ai_training.sets.images import LABELS
 from tests.unit.ai_pipeline.models.store_lab import ended
 from tests.unit.ai_training import published_lab as lab
 

@@ -43,8 +43,9 @@ from ai_pipeline.models import registry
 from ai_training.base import DataMissing, ExperimentError
 from ai_training.fetal import HEADS
 from ai_training.networks import HeadNetwork, Perception, torchvision_network
-from ai_training.sets import LABELS, SetImage, label_matrix
-from ai_training.ultrasound.overlays import TRAIN
+from ai_training.sets.chest import label_matrix
+from ai_training.sets.images import LABELS, SetImage
+from ai_training.ultrasound.overlays.hands import TRAIN
 from ai_training.ultrasound.speckle import (
     Despeckler,
     amplitude,

@@ -538,7 +538,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     others = ["file,split", *(f"{seed}.png,train" for seed in range(30))]
     for place, rows in ((folder, lines), (folder / "us_breast", others)):
         (place / "manifest.csv").write_text("\n".join(rows))
-    from ai_training.chest import fit_gate  # scikit-learn takes a second to load
+    from ai_training.chest.gate import fit_gate  # scikit-learn takes a second to load
 
     return fit_gate(folder, thumbnails)
 

@@ -84,7 +84,7 @@ from ai_pipeline.images.render import (
     legend_of,
     place_lines,
 )
-from ai_training.sets import rows
+from ai_training.sets.files import rows
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.receive.inspection import inspect
 from tests.modality import chest

@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 
 from ai_pipeline.chest.classifier import PARTS, ScoredBox
 from ai_pipeline.models.registry import find
-from ai_training import cli, detect, yolo
+from ai_training import cli, commands, detect, yolo
 from ai_training.base import DataMissing
 from ai_training.metrics import overlap
-from ai_training.sets import LABELS, SetImage, TruthBox, corners, rows
+from ai_training.sets.files import rows
+from ai_training.sets.images import LABELS, SetImage, TruthBox, corners
 from tests.unit.ai_pipeline.models.store_lab import run_quietly
 
 
@@ -255,9 +256,9 @@ def test_a_yolo_that_is_there_is_taken_only_if_it_is_the_one(
 def test_without_ultralytics_it_is_said_at_once_which_extra_is_missing(
     app: typer.Typer, options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "find_spec", lambda _package: None)
+    monkeypatch.setattr(commands, "find_spec", lambda _package: None)
     result = CliRunner().invoke(app, ["detect", "--data", str(tmp_path), *options, str(tmp_path)])
-    assert result.exit_code == cli.EXIT_CONFIG
+    assert result.exit_code == commands.EXIT_CONFIG
     assert "extra 'yolo'" in result.output
 
 

@@ -15,7 +15,7 @@ import torch
 
 from ai_pipeline.models.registry import find, network_input
 from ai_training import yolo
-from ai_training.sets import SetImage, TruthBox
+from ai_training.sets.images import SetImage, TruthBox
 
 SIDE = 96  # pixels that the network sees
 

@@ -18,7 +18,7 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import Dataset
 from typer.testing import CliRunner
 
-from ai_training import cli
+from ai_training import commands
 from ai_training.base import ExperimentError
 from ai_training.engine import BEST, CHECKPOINT, Recipe, RecipeRun, RunOptions, Validation, carried_out
 
@@ -141,20 +141,20 @@ def test_what_is_not_here_ends_a_command_before_it_reads(
     tmp_path: Path, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(cli, "find_spec", lambda _: None)
+    monkeypatch.setattr(commands, "find_spec", lambda _: None)
     app = typer.Typer()
 
     @app.callback()
     def _several() -> None:
         """Commands have names."""
 
-    @cli.verb(app, "toy")
-    def toy(*, out: cli.Out) -> str:
+    @commands.verb(app, "toy")
+    def toy(*, out: commands.Out) -> str:
         raise AssertionError(out)
 
     result = CliRunner().invoke(app, ["toy", "--out", str(tmp_path), *arguments])
 
-    assert result.exit_code == cli.EXIT_CONFIG
+    assert result.exit_code == commands.EXIT_CONFIG
     assert said in result.output
 
 
@@ -163,10 +163,10 @@ def test_off_a_terminal_there_is_a_line_a_minute_beside_milestones(
 ) -> None:
     # The module's own name for time: pytest reads the clock of this process, too.
     monkeypatch.setattr(
-        cli, "time", SimpleNamespace(monotonic=iter([0.0, 10.0, 20.0, 61.0, 70.0, 122.0]).__next__)
+        commands, "time", SimpleNamespace(monotonic=iter([0.0, 10.0, 20.0, 61.0, 70.0, 122.0]).__next__)
     )
 
-    with cli.progress() as report:
+    with commands.progress() as report:
         for share, what in ((0.1, "a"), (0.2, "b\n"), (0.3, "c"), (0.4, "d"), (0.5, "e")):
             report(share, what)
 

@@ -18,21 +18,23 @@ from typer.testing import CliRunner, Result
 
 from ai_pipeline.models import registry
 from ai_pipeline.models.reference import BINS
-from ai_training import chest, evaluation, metrics, pages
+from ai_training import metrics, pages
 from ai_training.base import DataMissing
-from ai_training.chest import card_metrics
+from ai_training.chest import gate
+from ai_training.chest.card import card_metrics
 from ai_training.cli import evaluate_app
-from ai_training.evaluation import (
+from ai_training.evaluation import baselines, classifier
+from ai_training.evaluation.operating_points import (
     FALSE_ALARMS,
-    Scored,
     choose_points,
     likelihood_ratio,
     measured_points,
-    scored,
     sensitive_cuts,
 )
+from ai_training.evaluation.scores import Scored, scored
 from ai_training.metrics import calibrated, calibration, deciles, platt, slope_and_intercept
-from ai_training.sets import LABELS, SetImage, chest_set
+from ai_training.sets.chest import chest_set
+from ai_training.sets.images import LABELS, SetImage
 from ai_training.text import figures_text
 from tests.unit.ai_training.published_lab import nih_download
 
@@ -281,16 +283,16 @@ def few_pictures() -> Iterator[None]:
     network has to beat learns from a third of the images, and intervals come from a tenth of the resamples.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chest, "USUAL", 25)
-        patch.setattr(chest, "MEASURED", 2)
-        patch.setattr(evaluation, "MOST", 80)
+        patch.setattr(gate, "USUAL", 25)
+        patch.setattr(gate, "MEASURED", 2)
+        patch.setattr(classifier, "MOST", 80)
         patch.setattr(metrics, "RESAMPLES", 200)
         yield
 
 
 @pytest.fixture(scope="module")
 def result(download: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return evaluation.evaluate_chest(download, "test", cache=tmp_path_factory.mktemp("cache"))
+    return classifier.evaluate_chest(download, "test", cache=tmp_path_factory.mktemp("cache"))
 
 
 def test_a_full_download_is_measured_without_being_told_what_it_is(result: dict[str, Any]) -> None:
@@ -344,7 +346,7 @@ def test_a_sites_manifest_is_measured_on_adults_by_the_labels_that_the_model_has
     ]
     (tmp_path / "site.csv").write_text("\n".join(lines) + "\n")
 
-    found = evaluation.evaluate_chest(tmp_path / "site.csv", "test", model="renamed", models_dir=tmp_path)
+    found = classifier.evaluate_chest(tmp_path / "site.csv", "test", model="renamed", models_dir=tmp_path)
 
     assert (found["main"]["images"], found["with_children"]["images"]) == (78, 80)
     assert (found["labels"], found["labels_left_out"]) == (["Effusion", "Pleural_Thickening"], ["Hernia"])
@@ -357,12 +359,12 @@ def test_a_split_without_images_is_refused(download: Path, tmp_path: Path) -> No
     (tmp_path / "m.csv").write_text("file,patient_id,age,Effusion,split\na.jpg,p,50,1,train\n")
 
     with pytest.raises(DataMissing, match="no adult of split test"):
-        evaluation.evaluate_chest(tmp_path / "m.csv", "test")
+        classifier.evaluate_chest(tmp_path / "m.csv", "test")
 
 
 def test_the_source_alone_is_a_classifier_where_sources_differ() -> None:
     ill, well = _image("hospital", 1), _image("screening", 0)
-    scores = evaluation.source_scores([*[ill] * 20, *[well] * 20], [ill, well, _image("elsewhere", 1)])[
+    scores = baselines.source_scores([*[ill] * 20, *[well] * 20], [ill, well, _image("elsewhere", 1)])[
         :, EFFUSION
     ]
     assert scores[0] > 0.9

@@ -17,28 +17,15 @@ from typer.testing import CliRunner, Result
 
 from ai_pipeline.models.registry import Chain
 from ai_training.base import DataMissing
-from ai_training.cli import split, verb
+from ai_training.cli import split
+from ai_training.commands import verb
 from ai_training.fetal import head_images
-from ai_training.ovarian import ovarian_frames
-from ai_training.sets import (
-    BESIDE,
-    CHEST,
-    FETAL,
-    LABELS,
-    LAYOUTS,
-    OVARY,
-    SHARES,
-    ImageSet,
-    chest_set,
-    label_matrix,
-    read_grey,
-    read_set,
-    reduced_images,
-    size_of,
-    split_by_patient,
-    table,
-    years,
-)
+from ai_training.ovarian.frames import ovarian_frames
+from ai_training.sets.chest import chest_set, label_matrix, reduced_images
+from ai_training.sets.files import read_grey, size_of
+from ai_training.sets.images import CHEST, FETAL, LABELS, OVARY, ImageSet
+from ai_training.sets.layouts import BESIDE, LAYOUTS, read_set
+from ai_training.sets.splits import SHARES, split_by_patient, table, years
 from tests.unit.ai_training import published_lab as lab
 from tests.unit.heads import HEAD
 

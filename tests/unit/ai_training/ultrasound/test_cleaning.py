@@ -11,6 +11,7 @@ from typing import Any, cast
 from unittest.mock import Mock
 
 import cv2
+import drawn_lines
 import numpy as np
 import pytest
 import reader as line_reader
@@ -42,28 +43,15 @@ from ai_pipeline.models.engine import OnnxRuntime
 from ai_training import cli
 from ai_training.cards import add_figures
 from ai_training.pages import PAGES, figure_lines
-from ai_training.sets import rows
-from ai_training.ultrasound import cleaning, legible, marks
-from ai_training.ultrasound.overlays import (
-    GLYPHS,
-    HELD_OUT,
-    LAYOUTS,
-    TRAIN,
-    VOCABULARY,
-    BurnIn,
-    Canvas,
-    CleanFrame,
-    Hand,
-    MarkClass,
-    Stamp,
-    Storing,
-    StyleFamily,
-    burn_in,
-    clean_frames,
-    font_list,
-    store,
-    write,
-)
+from ai_training.sets.files import rows
+from ai_training.ultrasound import cleaning, filling, legible, marks, removal
+from ai_training.ultrasound.overlays.burning import BurnIn, burn_in, store
+from ai_training.ultrasound.overlays.canvas import Canvas, MarkClass, Stamp
+from ai_training.ultrasound.overlays.hands import HELD_OUT, TRAIN, Hand, StyleFamily, font_list, write
+from ai_training.ultrasound.overlays.pages import LAYOUTS
+from ai_training.ultrasound.overlays.scenes import CleanFrame, Storing, clean_frames
+from ai_training.ultrasound.overlays.symbols import GLYPHS
+from ai_training.ultrasound.overlays.texts import VOCABULARY
 from tests.unit.ai_pipeline.phantoms import burn, linear_echo
 from tests.unit.ai_training import published_lab as lab
 
@@ -75,12 +63,12 @@ PICTURE = np.zeros((60, 80, 3), np.uint8)
 CLEAN = [CleanFrame("set", f"{name}.png", "test", (0, 0, 80, 60)) for name in "ab"]
 
 
-def frame(name: str) -> cleaning.MarkedFrame:
+def frame(name: str) -> removal.MarkedFrame:
     """A text of 100 pixels and a caliper of 20."""
     owners = np.zeros(PICTURE.shape[:2], np.uint8)
     owners[10:20, 10:20], owners[40:44, 60:65] = 1, 2
     marks = {1: MarkClass.TEXT, 2: MarkClass.CALIPER}
-    return cleaning.MarkedFrame(name, PICTURE, owners, np.ones(owners.shape, np.bool_), marks)
+    return removal.MarkedFrame(name, PICTURE, owners, np.ones(owners.shape, np.bool_), marks)
 
 
 def half_of_the_text(_picture: np.ndarray) -> np.ndarray:
@@ -90,8 +78,8 @@ def half_of_the_text(_picture: np.ndarray) -> np.ndarray:
 
 
 def test_a_mark_is_found_from_half_of_its_pixels_on() -> None:
-    found = cleaning.mark_figures([frame("a"), frame("b")], {cleaning.NETWORK: half_of_the_text})
-    row = found[cleaning.NETWORK]
+    found = removal.mark_figures([frame("a"), frame("b")], {removal.NETWORK: half_of_the_text})
+    row = found[removal.NETWORK]
     assert row["by_class"]["text"] == {"objects": 2, "recall": [1.0, pytest.approx(0.158, abs=1e-3), 1.0]}
     assert (found["objects"], row["recall"][0], row["by_class"]["caliper"]["recall"][0]) == (4, 0.5, 0.0)
     assert row["precision"][0] == pytest.approx(50 / 70, abs=1e-4)
@@ -100,7 +88,7 @@ def test_a_mark_is_found_from_half_of_its_pixels_on() -> None:
 
 
 def test_a_frame_that_the_node_refuses_counts_as_nothing_found() -> None:
-    row = cleaning.mark_figures([frame("a")], {cleaning.NODE: lambda _picture: None})[cleaning.NODE]
+    row = removal.mark_figures([frame("a")], {removal.NODE: lambda _picture: None})[removal.NODE]
     assert (row["recall"][0], row["refused"]) == (0.0, 1)
 
 
@@ -110,7 +98,7 @@ def test_the_target_needs_the_lower_end_of_the_interval_too() -> None:
 
     frames = [frame(name)._replace(picture=PICTURE + (name == "9")) for name in "0123456789"]
     rows = [
-        cleaning.mark_figures(part, {cleaning.NODE: all_but_one})[cleaning.NODE]
+        removal.mark_figures(part, {removal.NODE: all_but_one})[removal.NODE]
         for part in (frames, frames[:9], frames[:9] * 9)
     ]
     assert [row["recall"][0] for row in rows] == [0.95, 1.0, 1.0]
@@ -118,7 +106,7 @@ def test_the_target_needs_the_lower_end_of_the_interval_too() -> None:
 
 
 def test_of_clean_frames_the_marked_share_is_measured() -> None:
-    row = cleaning.clean_areas(CLEAN, [PICTURE] * 2, {cleaning.NETWORK: half_of_the_text})[cleaning.NETWORK]
+    row = removal.clean_areas(CLEAN, [PICTURE] * 2, {removal.NETWORK: half_of_the_text})[removal.NETWORK]
     assert (row["frames_touched"], row["met"]) == (2, False)
     assert row["area"][0] == pytest.approx(70 / 4800, abs=1e-4)
 
@@ -134,21 +122,21 @@ def test_figures_are_added_to_a_card_and_the_rest_of_it_stays(tmp_path: Path) ->
 
 
 def test_every_part_that_turned_out_to_be_marked_is_a_listed_one() -> None:
-    assert {part.file for split in ("val", "test") for part in clean_frames(split)} >= cleaning.NOT_CLEAN
+    assert {part.file for split in ("val", "test") for part in clean_frames(split)} >= removal.NOT_CLEAN
 
 
 @pytest.mark.data
 def test_coloured_marks_are_known_on_validation_frames_only(data: Path) -> None:
-    found = next(cleaning.coloured_frames(data))
+    found = next(removal.coloured_frames(data))
     assert found.marks
     assert found.known[found.owners > 0].all()
     assert found.known.mean() < 1
 
 
 def test_the_page_about_the_models_shows_what_the_evaluations_wrote_into_the_card(tmp_path: Path) -> None:
-    ways = {cleaning.NETWORK: half_of_the_text, cleaning.NODE: half_of_the_text}
-    drawn = cleaning.mark_figures([frame("a"), frame("b")], ways)
-    clean = cleaning.clean_areas(CLEAN, [PICTURE] * 2, ways)
+    ways = {removal.NETWORK: half_of_the_text, removal.NODE: half_of_the_text}
+    drawn = removal.mark_figures([frame("a"), frame("b")], ways)
+    clean = removal.clean_areas(CLEAN, [PICTURE] * 2, ways)
     outcome = legible.LegibleOutcome(
         0, "a", 4, released=True, counts={"rapidocr": legible.EngineCount(4)}, texts=3
     )
@@ -563,8 +551,8 @@ def test_what_is_missing_or_wrong_is_told_by_the_status(
 
 @pytest.mark.data
 def test_the_filling_of_the_node_is_measured_beside_the_plain_one(data: Path) -> None:
-    research = cleaning.planned_by(None, "research")
-    result = cleaning.evaluate_inpaint(data, [shared_tools().filler, PLAIN], research, pictures=2)
+    research = removal.planned_by(None, "research")
+    result = filling.evaluate_inpaint(data, [shared_tools().filler, PLAIN], research, pictures=2)
     assert ({row["mask"] for row in result["rows"]}, result["reference"]) == (
         {"given", "detected"},
         "navier-stokes",
@@ -651,16 +639,16 @@ def test_figures_of_a_known_difference() -> None:
     mask = np.zeros(truth.shape[:2], np.bool_)
     mask[50:60, 50:60] = True
     filled = np.where(mask[..., None], np.where(truth > 127, truth - 10, truth + 10), truth).astype(np.uint8)
-    inside, whole = cleaning.figures(filled, truth, mask)
+    inside, whole = filling.figures(filled, truth, mask)
     assert inside[:3] == pytest.approx([10, (10 / 255) ** 2, 20 * np.log10(25.5)])
     assert whole[0] == pytest.approx(10 * mask.mean())
     assert inside[3] < whole[3] < 1
-    assert cleaning.figures(truth, truth, mask)[:, 3] == pytest.approx(1)
+    assert filling.figures(truth, truth, mask)[:, 3] == pytest.approx(1)
 
 
 def test_kid_is_near_nothing_for_one_distribution_and_large_for_two() -> None:
     one, same = np.random.default_rng(0).normal(size=(2, 80, 2, 16)).astype(np.float32)
-    near, far = (cleaning.kernel_distances(other, one) for other in (same, same + 1))
+    near, far = (filling.kernel_distances(other, one) for other in (same, same + 1))
     assert abs(near.mean()) < 0.1
     assert far.mean() > 10 * abs(near.mean())
     assert far.min() > near.max()
@@ -669,7 +657,7 @@ def test_kid_is_near_nothing_for_one_distribution_and_large_for_two() -> None:
 @pytest.mark.data
 def test_the_table_has_a_row_per_way_and_the_reference_beats_doing_nothing(data: Path) -> None:
     ways = [Classical("telea"), Classical("navier-stokes")]
-    result = cleaning.evaluate_inpaint(data, ways, None, pictures=6, split="val")
+    result = filling.evaluate_inpaint(data, ways, None, pictures=6, split="val")
     rows = {row["name"]: row for row in result["rows"]}
 
     assert list(rows) == ["uncleaned", "telea", "navier-stokes"]
@@ -854,7 +842,7 @@ def test_a_reader_that_was_trained_is_the_one_that_the_node_runs(
     card = line_reader.train(frames, tmp_path, TINY)
     registry.verify(found := registry.find(line_reader.ID, tmp_path))
     assert (line_reader.ID, found.path, found.details["symbols"]["read"]) == (LINES, card, SYMBOLS)
-    assert found.details["training"]["fonts"] == line_reader.PACKAGES.split()
+    assert found.details["training"]["fonts"] == drawn_lines.PACKAGES.split()
     tools = shared_tools(tmp_path)
     assert tools.models[1] == found.ref != shared_tools().models[1]
     assert tools.reader.small is not None
@@ -878,12 +866,12 @@ def test_what_is_exported_says_what_was_trained_at_every_width(tmp_path: Path, c
 def test_lines_are_drawn_alike_by_one_seed_and_every_symbol_has_an_output() -> None:
     def drawn(seed: int) -> list[tuple[Picture, str]]:
         random = np.random.default_rng(seed)
-        return [line_reader.synthetic_line(random, [linear_echo()]) for _ in range(40)]
+        return [drawn_lines.synthetic_line(random, [linear_echo()]) for _ in range(40)]
 
     for (picture, text), (again, same) in zip(drawn(1), drawn(1), strict=True):
         assert np.array_equal(picture, again)
         assert text == same == known(text)
-    lines, symbols, lengths = line_reader.batch_of(drawn(2))
+    lines, symbols, lengths = drawn_lines.batch_of(drawn(2))
     assert lines.shape[:3] == (40, 1, HEIGHT)
     assert lines.shape[3] % 64 == 0
     assert int(lengths.sum()) == len(symbols)

@@ -216,8 +216,8 @@ def forms(browser: Browser) -> list[dict[str, str]]:
 def test_a_reader_judges_each_finding_and_may_think_again(judging: ConsoleLab) -> None:
     browser = judging.browser(UserRole.READER)
     right, modified, wrong, other, *_ = forms(browser)
-    verdicts = [one["verdict"] for one in (right, modified, wrong)]
-    assert (right["finding"], verdicts) == ("Mark", ["accepted", "modified", "rejected"])
+    offered = [form["verdict"] for form in (right, modified, wrong)]
+    assert (right["finding"], offered) == ("Mark", ["accepted", "modified", "rejected"])
     assert right["tracking_uid"] == wrong["tracking_uid"] != other["tracking_uid"]
     for given in (right, other, wrong):
         assert browser.post("/studies/1/feedback", **given) == 303

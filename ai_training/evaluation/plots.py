@@ -1,0 +1,53 @@
+"""Plots, in colours that people with a colour vision deficiency can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ai_training.text import interval
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+
+
+CURVES = "ROC; circle: not absent, square: present. Precision. Reliability; bars: 95 % of the bin's rate"
+
+
+def draw_curves(path: Path, found: Mapping[str, Any], aucs: Mapping[str, Any]) -> Path:
+    """Plot three curves for each label, a row each, and write them to ``path``: ROC with its AUC and the
+    model card's two operating points; precision over recall, with the prevalence, which guessing reaches; the
+    rate in ten equally full bins over the mean probability there. ``found``: the curves by label; ``aucs``:
+    by label.
+    """
+    figure = Figure(figsize=(7.5, 2.5 * max(1, len(found))), layout="constrained")
+    grid = figure.subplots(max(1, len(found)), 3, squeeze=False)
+    for (roc, precision, reliability), (label, one) in zip(grid, found.items(), strict=False):
+        roc.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+        roc.plot(*one["roc"], color=BLUE)
+        for point, marker in zip(one["operating"], "os", strict=True):
+            roc.plot(*point, marker=marker, color=ORANGE, markersize=5)
+        roc.set(xlabel="1 − specificity", ylabel="sensitivity", title=f"{label}\n{interval(aucs.get(label))}")
+        precision.axhline(one["rate"], color=GREY, linewidth=0.8, linestyle=":")
+        precision.plot(*one["pr"], color=BLUE)
+        precision.set(xlabel="recall", ylabel="precision", title=f"prevalence {one['rate']:.3f}")
+        points = np.array(one["reliability"], float)
+        end = min(1.0, max(0.05, 1.15 * float(points[:, :2].max())))
+        reliability.plot([0, end], [0, end], color=GREY, linewidth=0.8, linestyle=":")
+        error = 1.96 * np.sqrt(points[:, 1] * (1 - points[:, 1]) / points[:, 2])
+        reliability.errorbar(
+            points[:, 0], points[:, 1], yerr=error, color=BLUE, marker="o", markersize=3, linewidth=1
+        )
+        reliability.set(xlabel="probability", ylabel="rate", xlim=(0, end), ylim=(0, end))
+    return save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write ``figure`` as PNG to ``path``: the same figures give the same bytes."""
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    return path

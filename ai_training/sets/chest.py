@@ -1,0 +1,84 @@
+"""Chest X-rays of all sets as one, reduced to the size of a network."""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.models.registry import Chain, reduce
+from ai_training.base import DataMissing
+from ai_training.sets.files import read_grey
+from ai_training.sets.images import CHEST, LABELS, ImageSet, SetImage
+from ai_training.sets.layouts import read_set
+
+
+def chest_set(data: Path) -> ImageSet:
+    """Read the chest X-rays that ``data`` names, children included. Raises DataMissing when they cannot be
+    read, or no label or no age is known.
+    """
+    found = read_set(data, CHEST)
+    labels = tuple(label for label in LABELS if label in found.labels)
+    if not labels:
+        raise DataMissing(f"{data} has no column or folder of one label, such as Effusion")
+    if all(math.isnan(image.age) for image in found.images):
+        raise DataMissing(f"{data} says no age (column age): the model is for adults")
+    images = tuple(
+        replace(
+            image,
+            marks=tuple(
+                # Unknown where the set says nothing of it, or is unsure.
+                math.nan if label in image.unsure or label not in labels else float(label in image.labels)
+                for label in LABELS
+            ),
+        )
+        for image in found.images
+    )
+    sources = [image.source for image in images]
+    main = found.main or max(sorted(set(sources)), key=sources.count)
+    return replace(found, images=images, main=main, labels=labels)
+
+
+def reduced_images(
+    images: Sequence[SetImage],
+    chain: Chain,
+    cache: Path,
+    report: Callable[[float, str], None] = lambda _share, _what: None,
+) -> npt.NDArray[np.uint8]:
+    """Reduce all ``images`` by the preprocessing ``chain`` to ``[N, side, side]`` uint8, stored in the folder
+    ``cache``. The name of the stored file depends on the chain and the list of images, so a change of either
+    makes a new one. Raises DataMissing if a file is missing or is no image.
+    """
+    try:  # folder, name and bytes, since two sets may hold the same names
+        names = "\n".join(
+            f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in (one.path for one in images)
+        )
+    except FileNotFoundError as error:
+        raise DataMissing(f"{error.filename} is missing: its manifest names it") from error
+    digest = hashlib.sha256(f"{chain}\n{names}".encode()).hexdigest()[:16]
+    stored = cache / f"reduced-{digest}.npy"
+    if stored.exists():
+        return np.asarray(np.load(stored, mmap_mode="r"))
+    reduced = np.empty((len(images), chain.side, chain.side), np.uint8)
+    for index, image in enumerate(images):
+        reduced[index] = reduce(read_grey(image.path), chain)[0]
+        report((index + 1) / len(images), "reading images")
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = stored.with_suffix(".partial.npy")
+    np.save(partial, reduced)
+    partial.replace(stored)
+    return reduced
+
+
+def label_matrix(images: Sequence[SetImage], unknown: float = 0.0) -> npt.NDArray[np.float32]:
+    """The labels ``[N, 14]`` as 0 and 1; ``unknown`` where a label is not known."""
+    return np.nan_to_num(np.array([image.marks for image in images], np.float32), nan=unknown)
+
+
+def soft_matrix(images: Sequence[SetImage]) -> npt.NDArray[np.float32]:
+    """The teacher model's probabilities ``[N, 14]``; NaN for images that it learned from or never saw."""
+    unknown = (np.nan,) * len(LABELS)
+    return np.array([image.soft or unknown for image in images], np.float32)
