@@ -29,7 +29,8 @@ def settings(tmp_path: Path) -> Settings:
     with database.write() as session:
         record(session, ASSOCIATION_REJECTED, calling="us1", address=HERE, **called)
         record(session, ASSOCIATION_REJECTED, calling="CT9", address=HERE, **called)
-        record(session, STORE_REFUSED, calling="US1", address=US1, status="C001", reason="too large")
+        for title, address in (("US1", US1), ("CT9", HERE)):
+            record(session, STORE_REFUSED, calling=title, address=address, status="A900", reason="no image")
         record(session, TLS_FAILED, address=ELSEWHERE, reason="no certificate")
         for number, (title, objects) in enumerate([("US1", 2), ("CT9", 0)]):
             session.add(
@@ -60,12 +61,14 @@ def settings(tmp_path: Path) -> Settings:
         (
             "CT9",
             {"peer": None, "ae_titles": ["CT9"], "addresses": [HERE], "others": ["us1"],
-             "associations": ["CT9"], "rejections": [("CT9", False)], "refused_objects": [], "failures": 0},
+             "associations": ["CT9"], "rejections": [("CT9", False)], "refused_objects": [False],
+             "failures": 0},
         ),
         (
             HERE,
             {"peer": None, "ae_titles": ["CT9", "us1"], "addresses": [HERE], "others": [],
-             "associations": ["CT9"], "rejections": [("CT9", False), ("us1", False)], "refused_objects": [],
+             "associations": ["CT9"], "rejections": [("CT9", False), ("us1", False)],
+             "refused_objects": [False],
              "failures": 0},
         ),
         (
@@ -107,7 +110,7 @@ def test_who_is_no_peer_and_did_not_call_is_not_found(settings: Settings) -> Non
     [
         (ELSEWHERE, []),
         ("192.0.2.99", ["nothing of it reached this node. Let", "the node listens on 127.0.0.1 only"]),
-        ("CT9", ["calls itself CT9: add"]),
+        ("CT9", ["calls itself CT9: add", "objects were refused with A900: no image"]),
     ],
 )
 def test_the_advice_names_the_most_likely_cause_first(
