@@ -42,7 +42,10 @@ PACKAGES = {
 # Each takes half a minute and more (`--durations=30` in .ci/run).
 LONGEST = frozenset(
     (
-        "test_hostile",
+        "test_associations",
+        "test_floods",
+        "test_names",
+        "test_pixels",
         "test_cleaning",
         "test_cleaning_hard",
         "test_delivery",

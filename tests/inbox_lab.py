@@ -26,8 +26,9 @@ from dicom_node.base.files import Files
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import EventRow, Instance, Job, ReceivedObject, Study
 from dicom_node.receive.inspection import Inspector
-from dicom_node.receive.spool import Arrival, JournalWriter, Spool
-from dicom_node.studies.choose import Assembler
+from dicom_node.receive.journal import JournalWriter
+from dicom_node.receive.spool import Arrival, Spool
+from dicom_node.studies.completion import Assembler
 from dicom_node.studies.indexing import Indexer
 from tests.rows import Stored
 

@@ -41,7 +41,7 @@ from dicom_node.base.errors import FaultyInput
 from dicom_node.deliver.scu import StudyQuery, open_archive
 from dicom_node.deliver.scu.calling_ae import CallingAE
 from dicom_node.receive.policy import accepted_classes
-from dicom_node.studies import fetch
+from dicom_node.studies import fetch, fetch_queue
 from tests.hostile.web import answering
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import DIGITAL_XRAY, assign, chest, data_set
@@ -385,7 +385,9 @@ def beside(
 
 def fetched(inbox: Inbox, name: str = "archive") -> dict[str, int]:
     """Ask, fetch until nothing is due, index and assemble."""
-    asked = fetch.ask(inbox.database, open_archive(inbox.settings.peer(name), inbox.settings), name, [QUERY])
+    asked = fetch_queue.ask(
+        inbox.database, open_archive(inbox.settings.peer(name), inbox.settings), name, [QUERY]
+    )
     fetcher = fetch.Fetcher(inbox.database, inbox.settings, inbox.settings.peer(name), "tests")
     for _ in range(fetch.ATTEMPTS):
         fetcher.run_once(threading.Event())

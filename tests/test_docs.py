@@ -72,7 +72,7 @@ def prose() -> Iterator[tuple[str, str]]:
     for page in sorted(
         (*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "orthanc").glob("*.md"))
     ):
-        if page.name.startswith(_NO_PROSE) or "studies" in page.parts:
+        if page.name.startswith(_NO_PROSE) or "studies" in page.relative_to(ROOT).parts:
             continue
         text = _CODE.sub(lambda code: re.sub(r"[^\n]", "·", code[0]), page.read_text(encoding="utf-8"))
         yield from (

@@ -72,7 +72,8 @@ from dicom_node.base.store.transitions import (
     utc_now,
 )
 from dicom_node.deliver.scu import FoundStudy
-from dicom_node.studies.fetch import closing_on_stop, queue_fetch
+from dicom_node.studies.fetch import closing_on_stop
+from dicom_node.studies.fetch_queue import queue_fetch
 
 LOOK_AGAIN: Final = timedelta(seconds=2)
 """Between looks at how far the study of a claimed item is."""

@@ -10,7 +10,7 @@ order, so that no two writers block each other (PostgreSQL).
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
 from itertools import groupby
@@ -52,6 +52,7 @@ OUTCOME_BIN = -1
 _KEEP_DAYS = 400  # a year can be compared with the one before
 _WORST = (Verdict.DRIFTED, Verdict.WATCH, Verdict.STABLE, Verdict.TOO_FEW, Verdict.NO_REFERENCE)
 _LOGGER = logging.getLogger(__name__)
+_Count = tuple[str, int]  # an outcome or a label, and the bin
 
 
 def drift(session: Session, models_dir: Path | None, since: date) -> list[dict[str, Any]]:
@@ -200,47 +201,59 @@ def count_images(
 
     Each image is counted once for each model. Runs in the transaction that ends the job.
     """
-    made: dict[ModelRef, dict[str, list[tuple[str, int]]]] = {}
+    made: dict[ModelRef, dict[str, list[_Count]]] = {}
     for refusal in refused:
         made.setdefault(refusal.model, {})[refusal.source_uid] = [(f"refused_{refusal.by}", OUTCOME_BIN)]
     for score in scores:
-        outcomes = [Counted.ANALYSED, Counted.REORIENTED] if score.reoriented else [Counted.ANALYSED]
-        counts: list[tuple[str, int]] = [(outcome, OUTCOME_BIN) for outcome in outcomes]
-        if reference := _reference_for_bins(settings.workers.models_dir, score.model.card_sha256):
-            bins = ((label, reference.bin(label, value)) for label, value in score.values.items())
-            counts += [(label, number) for label, number in bins if number is not None]
-        made.setdefault(score.model, {})[score.source_uid] = counts
-    day = utc_now().date()
+        made.setdefault(score.model, {})[score.source_uid] = _counts_of(score, settings.workers.models_dir)
     titles = {peer.ae_title for peer in settings.peers if "send" in peer.may}
     for model in sorted(made, key=lambda model: model.card_sha256):
-        card, of_image = {"card_sha256": model.card_sha256, "day": day}, made[model]
-        chosen = select(Instance.sop_instance_uid, Instance.id, Instance.calling_ae)
-        images = session.execute(chosen.where(Instance.sop_instance_uid.in_(of_image))).all()
-        marks = [{**card, "instance_id": number} for number in sorted(number for _, number, _ in images)]
-        if not marks:
-            continue
-        # Of two transactions with the same image the second waits for the first, and does not count it.
-        mark = _insert(session, CountedImage).values(marks).on_conflict_do_nothing()
-        new = set(session.scalars(mark.returning(CountedImage.instance_id)))
-        added = Counter(
-            (calling_ae if calling_ae in titles else "", what, number)
-            for uid, row, calling_ae in images
-            if row in new
-            for what, number in of_image[uid]
-        )
-        card |= {"model": model.id, "version": model.version}
-        rows = [
-            {**card, "calling_ae": calling_ae, "what": what, "bin": number, "images": total}
-            for (calling_ae, what, number), total in sorted(added.items())
-        ]
-        if rows:
-            statement = _insert(session, ModelCount).values(rows)
-            keys = [column.name for column in ModelCount.__mapper__.primary_key]
-            session.execute(
-                statement.on_conflict_do_update(
-                    index_elements=keys, set_={"images": ModelCount.images + statement.excluded.images}
-                )
-            )
+        _count_images_of_model(session, model, made[model], titles)
+
+
+def _counts_of(score: Scores, models_dir: Path | None) -> list[_Count]:
+    """Return what an image counts for by its scores: outcomes, and a bin of each label's reference."""
+    counts: list[_Count] = [(Counted.ANALYSED, OUTCOME_BIN)]
+    if score.reoriented:
+        counts.append((Counted.REORIENTED, OUTCOME_BIN))
+    if reference := _reference_for_bins(models_dir, score.model.card_sha256):
+        bins = ((label, reference.bin(label, value)) for label, value in score.values.items())
+        counts += [(label, number) for label, number in bins if number is not None]
+    return counts
+
+
+def _count_images_of_model(
+    session: Session, model: ModelRef, of_image: Mapping[str, Sequence[_Count]], titles: Collection[str]
+) -> None:
+    """Count images (SOP Instance UID -> counts) that this model was not asked about before, by their senders;
+    ``titles``: AE titles of the peers that send.
+    """
+    card = {"card_sha256": model.card_sha256, "day": utc_now().date()}
+    chosen = select(Instance.sop_instance_uid, Instance.id, Instance.calling_ae)
+    images = session.execute(chosen.where(Instance.sop_instance_uid.in_(of_image))).all()
+    marks = [{**card, "instance_id": number} for number in sorted(number for _, number, _ in images)]
+    if not marks:
+        return
+    # Of two transactions with the same image the second waits for the first, and does not count it.
+    mark = _insert(session, CountedImage).values(marks).on_conflict_do_nothing()
+    new = set(session.scalars(mark.returning(CountedImage.instance_id)))
+    added = Counter(
+        (calling_ae if calling_ae in titles else "", what, number)
+        for uid, row, calling_ae in images
+        if row in new
+        for what, number in of_image[uid]
+    )
+    card |= {"model": model.id, "version": model.version}
+    rows = [
+        {**card, "calling_ae": calling_ae, "what": what, "bin": number, "images": total}
+        for (calling_ae, what, number), total in sorted(added.items())
+    ]
+    if not rows:
+        return
+    statement = _insert(session, ModelCount).values(rows)
+    keys = [column.name for column in ModelCount.__mapper__.primary_key]
+    total = ModelCount.images + statement.excluded.images
+    session.execute(statement.on_conflict_do_update(index_elements=keys, set_={"images": total}))
 
 
 @cache

@@ -299,7 +299,7 @@ class JobQueue:
         self._workers = workers
         self._lease = timedelta(seconds=workers.lease_seconds)
         self._next_free: NextFree = queue.next_free  # the built-in engine: a turn is a column of the job
-        self._repair: Callable[[Database], object] = bool
+        self._repair: Callable[[Database], object] | None = None
         if not database.is_sqlite:
             from dicom_node.base.store import tickets  # only there procrastinate is installed
 
@@ -315,10 +315,12 @@ class JobQueue:
         now = utc_now()
         with self._database.read() as session:  # no writing transaction while there is nothing to do
             is_free, is_running = queue.claimable_and_running(session, now, self._workers)
-            if not is_free and not (is_running and self._lost(session)):
-                return None
+            is_lost = is_running and bool(self._lost(session))
+        if is_lost:
+            self.reap()
+        elif not is_free:
+            return None
         with self._database.write() as session:
-            self._take_back(session, now)
             short = None if passing is None else (passing.priority, PASSES * passing.cost_seconds)
             job = self._next_free(session, now, self._workers, short)
             if job is None:
@@ -404,7 +406,8 @@ class JobQueue:
         number.
         """
         now = utc_now()
-        self._repair(self._database)
+        if self._repair is not None:
+            self._repair(self._database)
         with self._database.read() as session:
             if not self._lost(session):
                 return 0

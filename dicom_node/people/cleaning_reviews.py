@@ -133,7 +133,7 @@ def draw_boxes(
     ``number``: of the review. The image is sent only if its cleaning is proven, as without boxes. Raises
     NotFound, FaultyInput, NotAllowedNow (also if the study cannot be run again).
     """
-    from dicom_node.studies import choose
+    from dicom_node.studies import reruns
 
     with writing(settings) as session:
         review = _waiting_review(session, number)
@@ -159,7 +159,7 @@ def draw_boxes(
             {"boxes": drawn, "role": role.value},
             boxes=len(boxes),
         )
-        choose.rerun(session, review.study_id, settings)
+        reruns.rerun(session, review.study_id, settings)
 
 
 def boxes_of(form: Mapping[str, Sequence[str]]) -> list[results.Box]:

@@ -75,7 +75,7 @@ def request_fetches(
     remain.
     """
     from dicom_node.deliver import scu
-    from dicom_node.studies import fetch
+    from dicom_node.studies import fetch_queue
 
     peer = _peer_to_query(settings, request.peer)
     if request.rule and settings.rule(request.rule) is None:
@@ -87,11 +87,11 @@ def request_fetches(
         raise FaultyInput("the last day lies before the first, or 30 years after it")
     archive = scu.open_archive(peer, settings)
     with open_database(settings) as database:
-        asked = fetch.ask(
+        asked = fetch_queue.ask(
             database,
             archive,
             peer.name,
-            fetch.daily_queries(request.first, request.last, request.modalities),
+            fetch_queue.daily_queries(request.first, request.last, request.modalities),
             rule=request.rule,
             per_minute=request.per_minute,
         )
@@ -211,16 +211,16 @@ def missing_studies(
     ``name``: the peer. ``fetch_them``: fetch the studies that never arrived, or arrived incomplete. Raises
     NotFound, Unavailable.
     """
-    from dicom_node.studies import fetch
+    from dicom_node.studies.missing_studies import fetch_missing, missing
 
     peer = _peer_to_query(settings, name)
     with open_database(settings) as database:
-        found = fetch.missing(database, settings, peer, days)
+        found = missing(database, settings, peer, days)
         fetched = [one for one in found if one.fetchable] if fetch_them else []
         if fetched:
             with database.write() as session:
                 for one in fetched:
-                    fetch.fetch_missing(session, peer.name, one)
+                    fetch_missing(session, peer.name, one)
                 audit.note(session, by, AuditAction.STUDIES_FETCHED, peer=peer.name, studies=len(fetched))
     return [
         {
@@ -263,9 +263,9 @@ def _peer_to_query(settings: Settings, name: str) -> PeerSettings:
 
 def _change_fetches(settings: Settings, name: str, change: FetchChange, by: audit.Person) -> int:
     """Change the fetches of a peer in the database, with the audit; returns how many."""
-    from dicom_node.studies import fetch
+    from dicom_node.studies import fetch_queue
 
     with writing(settings) as session:
-        number = {"again": fetch.fetch_again, "cancel": fetch.cancel}[change](session, name)
+        number = {"again": fetch_queue.fetch_again, "cancel": fetch_queue.cancel}[change](session, name)
         audit.note(session, by, AuditAction.STUDIES_FETCHED, peer=name, studies=number, did=change)
     return number

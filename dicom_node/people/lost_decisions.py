@@ -310,7 +310,7 @@ def _give_feedback(session: Session, _settings: Settings, wanted: DecisionRow) -
 
 def _judge_cleaning(session: Session, settings: Settings, wanted: DecisionRow) -> None:
     """Apply a person's verdict on the cleaning of an image again. Raises _NotYet."""
-    from dicom_node.studies import choose
+    from dicom_node.studies import reruns
 
     what, actor = wanted.record["what"], wanted.record["actor"]
     instance = session.scalar(select(Instance).where(Instance.sop_instance_uid == what["image"]))
@@ -326,7 +326,7 @@ def _judge_cleaning(session: Session, settings: Settings, wanted: DecisionRow) -
             )
         )
         if session.get_one(Study, instance.study_id).state is not StudyState.RECEIVING:
-            choose.rerun(session, instance.study_id, settings)
+            reruns.rerun(session, instance.study_id, settings)
 
 
 def _change_job(session: Session, _settings: Settings, wanted: DecisionRow) -> None:

@@ -176,14 +176,14 @@ def replay_rules(
 
     Returns a row for each such study and rule that takes it. ``dry_run``: only return the rows.
     """
-    from dicom_node.studies import choose
+    from dicom_node.studies import reruns
 
     def note(session: Session, study: int) -> None:
         """Note in the audit that the rules were applied to this study."""
         audit.note(session, audit.COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study, replay=True)
 
     with open_database(settings) as database:
-        return choose.replay(database, settings, since, None if dry_run else note)
+        return reruns.replay(database, settings, since, None if dry_run else note)
 
 
 def _rules_taking(session: Session, study: Study, settings: Settings) -> View:

@@ -54,7 +54,7 @@ def delete_received(
     The rule is that of ``spool.keep_days`` without the days: a study must have ended, and each of its results
     be confirmed, cancelled or discarded. Built results stay.
     """
-    from dicom_node.studies.indexing import purge_now
+    from dicom_node.studies.purging import purge_now
 
     def note(session: Session, study: int) -> None:
         """Note the deletion in the audit."""
@@ -83,7 +83,7 @@ def compare_spool(settings: Settings) -> str:
     """The differences between the spooled objects and the database in words, and what to do; "" if there is
     none.
     """
-    from dicom_node.studies.indexing import compare
+    from dicom_node.studies.reconciliation import compare
 
     spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
     with open_database(settings) as database:
@@ -95,7 +95,7 @@ def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> i
 
     ``progress`` is called with (number done, number of all). Raises SpoolError.
     """
-    from dicom_node.studies.indexing import reindex
+    from dicom_node.studies.reconciliation import reindex
 
     spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
     with open_database(settings) as database:

@@ -183,13 +183,13 @@ def rerun_rules(
 
     Raises NotFound, NotAllowedNow.
     """
-    from dicom_node.studies import choose
+    from dicom_node.studies import reruns
 
     with writing(settings) as session:
         studies = [find_study(session, uid).id for uid in study_instance_uids]
         for study in studies:
             audit.note(session, by, AuditAction.STUDY_RERUN, study_id=study)
-        return [row for study in studies for row in choose.rerun(session, study, settings)]
+        return [row for study in studies for row in reruns.rerun(session, study, settings)]
 
 
 @Action(

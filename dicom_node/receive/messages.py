@@ -25,7 +25,7 @@ from typing import Final
 
 from dicom_node.base.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.receive import limits
-from dicom_node.receive.statuses import Status
+from dicom_node.receive.statuses import SUCCESS, Status
 
 
 class DeadlineSocket:
@@ -173,13 +173,10 @@ def read_request(body: memoryview, address: str) -> Proposal:
         number += 1
         if kind == _PRESENTATION_CONTEXT:
             parts = list(_items(value[_CONTEXT_HEAD:]))
-            abstract = [_uid_of(part) for kind, part in parts if kind == _ABSTRACT_SYNTAX]
-            transfer = tuple(_uid_of(part) for kind, part in parts if kind == _TRANSFER_SYNTAX)
-            if len(abstract) != 1 or not transfer:
-                raise ProtocolViolation("a presentation context without its syntaxes")
+            syntaxes = _syntaxes(parts)
             if not value[0] & 1 or value[0] in contexts:
                 raise ProtocolViolation("a presentation context without an odd identifier of its own")
-            contexts[value[0]] = abstract[0], transfer
+            contexts[value[0]] = syntaxes
             number += len(parts)
         elif kind in alone:
             raise ProtocolViolation("an association request has an item twice")
@@ -203,6 +200,17 @@ def read_request(body: memoryview, address: str) -> Proposal:
         roles={_uid_of(part[2:-2]): (bool(part[-2]), bool(part[-1])) for part in roles},
         maximum_length=next((int.from_bytes(part[:4]) for kind, part in user if kind == _MAXIMUM_LENGTH), 0),
     )
+
+
+def _syntaxes(parts: Sequence[tuple[int, memoryview]]) -> tuple[str, tuple[str, ...]]:
+    """Return the abstract syntax and the transfer syntaxes of a presentation context (PS3.8 9.3.2.2) with
+    these items. Raises ProtocolViolation.
+    """
+    abstract = [_uid_of(part) for kind, part in parts if kind == _ABSTRACT_SYNTAX]
+    transfer = tuple(_uid_of(part) for kind, part in parts if kind == _TRANSFER_SYNTAX)
+    if len(abstract) != 1 or not transfer:
+        raise ProtocolViolation("a presentation context without its syntaxes")
+    return abstract[0], transfer
 
 
 def acceptance(
@@ -385,6 +393,9 @@ class Answer:
     comment: str = ""
     error_id: int = 0
     missing: Sequence[int] = ()
+
+
+SUCCEEDED: Final = Answer(SUCCESS)
 
 
 def read_command(encoded: bytes) -> Command:

@@ -404,34 +404,43 @@ class AEPolicy:
 
         May use the name service (``check_address``). An unknown caller may use verification (C-ECHO) at most.
         """
-        if not proposal.has_version_1:
-            return statuses.PROTOCOL_VERSION_NOT_SUPPORTED
-        if proposal.application_context != APPLICATION_CONTEXT:
-            return statuses.APPLICATION_CONTEXT_NOT_SUPPORTED
-        if not is_ae_title(proposal.called_ae) or (
-            self.check_called_ae and proposal.called_ae not in self.ae_titles
-        ):
-            return statuses.CALLED_AE_NOT_RECOGNISED
+        if refusal := self._refusal(proposal):
+            return refusal
         calling, address = proposal.calling_ae.strip(), proposal.address
-        titled = [one for one in self.peers if one.ae_title.strip() == calling]
-        titled.sort(key=lambda one: not one.may_send)  # the one that may send, where several bear it
-        peer = next((one for one in titled if one.is_at(address, one.host)), None)
-        committing = [one for one in self.peers if calling in (*one.reports_as, *one.asks_as)]
-        committing = [one for one in committing if one.is_at(address, one.reports_from or one.host)]
-        reporter = next((one for one in committing if calling in one.reports_as), None)
-        asking = next((one for one in committing if calling in one.asks_as), None)
-        if known_peer := peer or asking or reporter:
+        sender = self._sender(calling, address)
+        committing = [peer for peer in self.peers if calling in (*peer.reports_as, *peer.asks_as)]
+        committing = [peer for peer in committing if peer.is_at(address, peer.reports_from or peer.host)]
+        reporter = next((peer for peer in committing if calling in peer.reports_as), None)
+        asking = next((peer for peer in committing if calling in peer.asks_as), None)
+        if known_peer := sender or asking or reporter:
             return Permission(
                 known_peer.name,
-                may_send=peer is not None and peer.may_send,
+                may_send=sender is not None and sender.may_send,
                 may_report=reporter is not None,
                 may_ask=asking is not None and asking.name == known_peer.name,
-                mpps=peer is not None and peer.mpps,
+                mpps=sender is not None and sender.mpps,
             )
         classes = {abstract for abstract, _ in proposal.contexts.values()}
         if is_ae_title(proposal.calling_ae) and classes == {VERIFICATION}:
             return Permission("", may_send=False)
         return statuses.CALLING_AE_NOT_RECOGNISED
+
+    def _refusal(self, proposal: Proposal) -> statuses.Rejection | None:
+        """Return why nobody may associate by this request, whoever calls; None if it is for this node."""
+        if not proposal.has_version_1:
+            return statuses.PROTOCOL_VERSION_NOT_SUPPORTED
+        if proposal.application_context != APPLICATION_CONTEXT:
+            return statuses.APPLICATION_CONTEXT_NOT_SUPPORTED
+        called = proposal.called_ae
+        if not is_ae_title(called) or (self.check_called_ae and called not in self.ae_titles):
+            return statuses.CALLED_AE_NOT_RECOGNISED
+        return None
+
+    def _sender(self, calling: str, address: str) -> PeerPolicy | None:
+        """Return the peer with this AE title at this address; one that may send where several bear it."""
+        titled = [peer for peer in self.peers if peer.ae_title.strip() == calling]
+        titled.sort(key=lambda peer: not peer.may_send)
+        return next((peer for peer in titled if peer.is_at(address, peer.host)), None)
 
     def offer(
         self, permission: Permission, roles: Mapping[str, tuple[bool, bool]]

@@ -37,8 +37,10 @@ from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import audit, disk, lost_decisions, processes
 from dicom_node.receive.spool import Spool
 from dicom_node.serve.listener import GRACE_SECONDS
-from dicom_node.studies import choose, indexing
-from dicom_node.studies.fetch import Fetcher, PriorQueries, report_missing
+from dicom_node.studies import completion, indexing, purging, reconciliation
+from dicom_node.studies.fetch import Fetcher
+from dicom_node.studies.missing_studies import report_missing
+from dicom_node.studies.priors import PriorQueries
 
 _ARRIVAL_SECONDS = 0.1  # between two looks whether the spool has changed, while nothing happens
 _INDEX_TURN_SECONDS = 0.5  # until the folder is listed again: another peer's object is among the next ones
@@ -102,7 +104,7 @@ class Background:
         self._database_file = database_file
         self._spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
         self._indexer = indexing.Indexer(database, self._spool, settings)
-        self._assembler = choose.Assembler(database, settings)
+        self._assembler = completion.Assembler(database, settings)
         self._unscanned = False
 
     def start(self, *, first: bool = False) -> None:
@@ -268,7 +270,8 @@ class Background:
         if role.indexes:
             every(30.0, self._watch_data_folder)
             every(3600.0, disk.note_free_space, *of_node)
-        now, compare = datetime.now(UTC), (indexing.reconcile, self._database, self._spool, Files(settings))
+        now = datetime.now(UTC)
+        compare = (reconciliation.reconcile, self._database, self._spool, Files(settings))
         if bucket_of(settings) and role.indexes:  # each node has a spool of its own then
             every(_DAY_SECONDS, *compare, next_run_time=now)
         elif role.receives and not bucket_of(settings):
@@ -279,8 +282,8 @@ class Background:
             once_a_site(600.0, processes.report_silence)
             once_a_site(
                 3600.0,
-                indexing.purge,
-                indexing.purge_results,
+                purging.purge,
+                purging.purge_results,
                 drift.forget_old,
                 disk.forget_past,
                 commitment_answers.give_up_requests,

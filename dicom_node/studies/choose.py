@@ -1,155 +1,38 @@
-"""Completion of studies, a person's choices for those in quarantine, and the rules applied again.
-
-A study is complete when no open association brings it objects and its quiet time has passed; also when its
-performed procedure steps have ended and all objects that they refer to are here, if its peer reports steps.
+"""A person's choices for a study in quarantine.
 
 Each choice, between patients or between versions of one image, is a question with numbered options. Nothing
 received is deleted: versions that are not chosen stay in the spool, set aside, and are not analysed.
 """
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.identity import Patient, are_one_patient
 from dicom_node.base.errors import NotAllowedNow, NotInSpool
 from dicom_node.base.events import (
-    STEPS_FULFILLED,
-    STEPS_NOT_AWAITED,
-    STUDY_COMPLETE,
-    STUDY_MAY_BE_INCOMPLETE,
-    STUDY_RERUN,
     VERSION_CHOSEN,
 )
-from dicom_node.base.files import Files, all_uploaded, bucket_of
-from dicom_node.base.lifecycle import JobState, ObjectRole, Outcome, StepStatus, StudyState
-from dicom_node.base.store import fetches, intake, queue, requested
+from dicom_node.base.files import Files
+from dicom_node.base.lifecycle import ObjectRole, Outcome, StudyState
+from dicom_node.base.store import intake
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Instance, ReceivedObject, Study
-from dicom_node.base.store.transitions import FOR_UPDATE, move_study, record, steady_now
+from dicom_node.base.store.tables import ReceivedObject, Study
+from dicom_node.base.store.transitions import FOR_UPDATE, record
 from dicom_node.base.store.views import as_json
-from dicom_node.jobs.queue import RuleDecision, decide_study, enqueue_study
 from dicom_node.receive.inspection import Inspected, Inspector, ReaderLost
 from dicom_node.receive.spool import Arrival, Spool
-from dicom_node.studies.indexing import (
-    OTHER_PATIENT,
-    TWO_PATIENTS,
-    Arrived,
-    Indexing,
-    is_of_another_patient,
-    note_other_patient,
-    quarantine_study,
-    release_study,
-    stop_study,
-)
-
-# An open association that brought a study nothing for so long no longer keeps it open: if the journal loses
-# the line with the association's end, the study is completed all the same.
-_SILENCE = timedelta(hours=1)
-
-
-class Assembler:
-    """Decides when studies are complete, because nothing arrived for a while, and creates their jobs by the
-    rules.
-    """
-
-    def __init__(self, database: Database, settings: Settings) -> None:
-        """Prepare the rules and the quiet times of these settings."""
-        self._database, self._settings = database, settings
-        # Where there is an object store, workers of other machines find all of the study in it.
-        self._also = [all_uploaded()] if bucket_of(settings) else []
-        self._fetches = any("query" in peer.may for peer in settings.peers)
-        self._mpps = [peer.name for peer in settings.peers if peer.mpps]
-        self._at_once = requested.complete_by_steps(self._mpps) if self._mpps else None
-        of_site = settings.assembly.quiet_seconds, settings.assembly.quiet_seconds_us
-        self._longest = timedelta(
-            seconds=max(*of_site, *(peer.quiet_seconds or 0 for peer in settings.peers))
-        )
-
-    def run_once(self, now: datetime | None = None, behind: Collection[str] = ()) -> int:
-        """Complete every due study, creating its jobs, in one transaction each; return how many.
-
-        ``now``: UTC by :func:`steady_now`; None for the present. ``behind``: marks of senders with objects
-        that are not indexed yet, whose studies may still get objects.
-        """
-        now = now or steady_now()
-        also = [*self._also, *([intake.came_from_none_of(behind)] if behind else [])]
-        if self._fetches:  # what is half fetched would be analysed twice
-            also.append(fetches.is_not_under_way(now - _SILENCE))
-        if self._mpps:
-            silent_since = now - timedelta(minutes=self._settings.assembly.mpps_minutes)
-            also.append(~requested.waits_for_steps(self._mpps, silent_since))
-        # A later end of a quiet time was written by a clock that has been set back since.
-        latest = now + 2 * self._longest
-        late = (Study.state == StudyState.RECEIVING) & (Study.due_at > latest)
-        with self._database.read() as session:
-            is_late = session.scalar(select(exists().where(late)))
-        if is_late:
-            with self._database.write() as session:
-                session.execute(update(Study).where(late).values(due_at=latest))
-        done = 0
-        while self._complete_next(now, also):
-            done += 1
-        return done
-
-    def seconds_to_next(self) -> float:
-        """Return the seconds until the next study becomes due; infinite if none is being received."""
-        now = steady_now()
-        with self._database.read() as session:
-            due = session.scalar(select(func.min(Study.due_at)).where(Study.due_at > now))
-        return (due - now).total_seconds() if due else float("inf")
-
-    def _complete_next(self, now: datetime, also: Sequence[ColumnElement[bool]]) -> bool:
-        """Complete the next due study, or quarantine it; return False if none is due. ``also``: further SQL
-        conditions on it.
-        """
-        with self._database.read() as session:
-            if not intake.any_due(session, now, now - _SILENCE, *also, at_once=self._at_once):
-                return False
-        with self._database.write() as session:
-            study = intake.next_due(session, now, now - _SILENCE, *also, at_once=self._at_once)
-            if study is None:
-                return False
-            if not are_one_patient(intake.patients(session, study.id, [ObjectRole.SOURCE])):
-                quarantine_study(session, study, TWO_PATIENTS)
-                return True
-            if self._fetches and is_of_another_patient(session, study):
-                note_other_patient(session, study)
-                quarantine_study(session, study, OTHER_PATIENT)
-                return True
-            # How far the steps of the study were fulfilled.
-            named = requested.steps_of(session, study.study_instance_uid, self._mpps) if self._mpps else ()
-            missing = requested.objects_missing(session, [row.id for row in named])
-            going_on = sum(row.status is StepStatus.IN_PROGRESS for row in named)
-            if missing or going_on:
-                record(
-                    session,
-                    STEPS_NOT_AWAITED,
-                    study.id,
-                    steps=len(named),
-                    going_on=going_on,
-                    missing=missing,
-                )
-            elif named:
-                record(session, STEPS_FULFILLED, study.id, steps=len(named))
-            if unread := intake.unread_beside(session, study.id):
-                record(session, STUDY_MAY_BE_INCOMPLETE, study.id, objects=unread)
-            study.due_at = None
-            session.flush()
-            move_study(session, study, STUDY_COMPLETE)
-            enqueue_study(session, study, self._settings)
-            return True
-
+from dicom_node.studies.comparison import Comparison
+from dicom_node.studies.judgement import Arrived
+from dicom_node.studies.quarantine import release_study
+from dicom_node.studies.rows import ObjectRows
 
 _ROLES = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
 
@@ -241,9 +124,8 @@ class Choice:
         self._files = Files(settings)
         self._assumed = {peer.ae_title: peer.assume_charset for peer in settings.peers if "send" in peer.may}
         self._inspector = Inspector()
-        self._indexing = Indexing(
-            Spool(settings.node.data_dir / "spool", minimum_free_bytes=0), settings, self._inspector
-        )
+        spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
+        self._object_rows = ObjectRows(spool, settings, Comparison(spool, settings, self._inspector))
 
     def rows(self, study_id: int) -> list[dict[str, Any]]:
         """Return the options for a person as JSON objects: who sent them, when, and how they differ; none if
@@ -253,33 +135,13 @@ class Choice:
         """
         patients, as_of = self._read(study_id)
         options = _options(patients)
-        shown = []
-        for option in options:
-            texts = [_compared_attributes(other) for other in options if other.question == option.question]
-            mine = _compared_attributes(option)
-            arrivals = [version.item.arrival for version in option.versions]
-            shown.append(
-                {
-                    "as_of": as_of,
-                    "number": option.number,
-                    "choose": "image" if option.sop_instance_uid else "patient",
-                    "if_taken": option.if_taken,
-                    "sop_instance_uid": option.sop_instance_uid,
-                    "objects": len(_by_uid(option.versions)),
-                    "received": [version.number for version in option.versions],
-                    "calling_ae": sorted({arrival.calling_ae for arrival in arrivals}),
-                    "first_received_at": as_json(min(arrival.received_at for arrival in arrivals)),
-                    "last_received_at": as_json(max(arrival.received_at for arrival in arrivals)),
-                    "counts": any(version.in_force for version in option.versions),
-                    "stands_in": next((v.elsewhere for v in option.versions if v.elsewhere), ""),
-                    "differs": {
-                        word: mine.get(word, "")
-                        for word in sorted({word for values in texts for word in values})
-                        if len({values.get(word, "") for values in texts}) > 1
-                    },
-                }
-            )
-        return shown
+        return [
+            {
+                "as_of": as_of,
+                **_row(option, [other for other in options if other.question == option.question]),
+            }
+            for option in options
+        ]
 
     def release(
         self,
@@ -339,28 +201,14 @@ class Choice:
         self, session: Session, study: Study, patients: _Patients, taken: Mapping[str, Version]
     ) -> None:
         """Make the chosen versions, ``taken`` by SOP Instance UID, the current ones, and mark the others as
-        set aside.
+        set aside. Raises NotAllowedNow.
         """
         for version in taken.values():
             if not version.in_force and not version.elsewhere:
-                # From another study, which must not have gone on with it.
-                former = intake.instance(session, version.uid)
-                other = session.get_one(Study, former.study_id) if former else study
-                if other is not study and other.state is not StudyState.QUARANTINED:
-                    raise NotAllowedNow(
-                        f"object {version.uid} is in study {other.study_instance_uid}, which is "
-                        f"{other.state}: it cannot be taken from there"
-                    )
-                self._indexing.make_current(session, study, version.item)
+                _check_movable(session, study, version)
+                self._object_rows.make_current(session, study, version.item)
         versions = [version for group in patients for version in group]
-        left = {version.uid for version in versions} - taken.keys()
-        chosen = [version.item.found.patient for version in taken.values()]
-        for instance in intake.instances_of(session, study.id, _ROLES):
-            # Of another patient's images that are deleted nothing is left to choose.
-            if instance.sop_instance_uid in left or (
-                instance.purged and not are_one_patient([Patient.parse(instance.patient), *chosen])
-            ):
-                instance.role = ObjectRole.ASIDE
+        _set_objects_aside(session, study, {version.uid for version in versions} - taken.keys(), taken)
         paths = {version.item.path for version in taken.values()}
         aside = {version.item.path for version in versions if not version.superseded} - paths
         for row in intake.received(session, study.id):
@@ -369,8 +217,8 @@ class Choice:
                 row.outcome = Outcome.SET_ASIDE
             elif path in paths and row.outcome in (Outcome.CONFLICT, Outcome.SET_ASIDE):
                 row.outcome = Outcome.TAKEN
-        for version in [version for version in taken.values() if not version.elsewhere][:1]:
-            self._indexing.describe_study(session, study, version.item.found)
+        if here := next((version for version in taken.values() if not version.elsewhere), None):
+            self._object_rows.describe_study(session, study, here.item.found)
 
     def _read(self, study_id: int) -> tuple[_Patients, str]:
         """Inspect all versions of a study's objects again; return them grouped by patient, and a hash of the
@@ -405,6 +253,64 @@ class Choice:
             return self._inspector.inspect(path, charset)
         except ReaderLost:
             return self._inspector.inspect(path, charset, again=True)
+
+
+def _check_movable(session: Session, study: Study, version: Version) -> None:
+    """Check that the object may become one of ``study``: a study that has it now must not have gone on with
+    it. Raises NotAllowedNow.
+    """
+    former = intake.instance(session, version.uid)
+    other = session.get_one(Study, former.study_id) if former else study
+    if other is not study and other.state is not StudyState.QUARANTINED:
+        raise NotAllowedNow(
+            f"object {version.uid} is in study {other.study_instance_uid}, which is "
+            f"{other.state}: it cannot be taken from there"
+        )
+
+
+def _set_objects_aside(
+    session: Session, study: Study, left: Collection[str], taken: Mapping[str, Version]
+) -> None:
+    """Set aside the objects of the study that are ``left``, and deleted ones of another patient than the
+    chosen versions: of these nothing is left to choose.
+    """
+    chosen = [version.item.found.patient for version in taken.values()]
+    for instance in intake.instances_of(session, study.id, _ROLES):
+        if instance.sop_instance_uid in left or (
+            instance.purged and not are_one_patient([Patient.parse(instance.patient), *chosen])
+        ):
+            instance.role = ObjectRole.ASIDE
+
+
+def _row(option: Option, of_question: Sequence[Option]) -> dict[str, Any]:
+    """Return an option for a person as a JSON object. ``of_question``: all options of the same choice."""
+    arrivals = [version.item.arrival for version in option.versions]
+    times = [arrival.received_at for arrival in arrivals]
+    elsewhere = [version.elsewhere for version in option.versions if version.elsewhere]
+    return {
+        "number": option.number,
+        "choose": "image" if option.sop_instance_uid else "patient",
+        "if_taken": option.if_taken,
+        "sop_instance_uid": option.sop_instance_uid,
+        "objects": len(_by_uid(option.versions)),
+        "received": [version.number for version in option.versions],
+        "calling_ae": sorted({arrival.calling_ae for arrival in arrivals}),
+        "first_received_at": as_json(min(times)),
+        "last_received_at": as_json(max(times)),
+        "counts": any(version.in_force for version in option.versions),
+        "stands_in": elsewhere[0] if elsewhere else "",
+        "differs": _differences(option, of_question),
+    }
+
+
+def _differences(option: Option, of_question: Sequence[Option]) -> dict[str, str]:
+    """Return the attributes in which the options of a choice differ, by keyword, as this one has them."""
+    texts, mine = [_compared_attributes(other) for other in of_question], _compared_attributes(option)
+    return {
+        word: mine.get(word, "")
+        for word in sorted({word for values in texts for word in values})
+        if len({values.get(word, "") for values in texts}) > 1
+    }
 
 
 def _names(option: Option) -> list[Any]:
@@ -520,111 +426,3 @@ def _summary(options: Sequence[Option]) -> str:
         + (f" (if {if_taken} is taken)" if if_taken else "")
         for (if_taken, uid), numbers in numbers_of.items()
     )
-
-
-Row = dict[str, Any]
-"""A study and a rule that takes it, or "" for none; the keys stand in ``docs/reference/lists.md``."""
-
-
-def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
-    """Apply the rules to a study as if it had just been completed; return a row for each rule that takes it.
-
-    Unsent deliveries of earlier jobs are withdrawn until a job wants them again. Results that do not change
-    have the same derived UIDs, so they are neither built nor sent again. Raises NotAllowedNow.
-    """
-    study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
-    if reason := _refusal(study, intake.instances_of(session, study_id, [ObjectRole.SOURCE])):
-        raise NotAllowedNow(reason)
-    study.revision += 1
-    session.flush()
-    stop_study(session, study, f"replaced by revision {study.revision} of the study", same_data=True)
-    move_study(session, study, STUDY_RERUN)
-    move_study(session, study, STUDY_COMPLETE)
-    return _rows(study.study_instance_uid, enqueue_study(session, study, settings), study.reason, queued=True)
-
-
-def replay(
-    database: Database, settings: Settings, since: datetime, also: Callable[[Session, int], None] | None
-) -> list[Row]:
-    """Apply the rules anew to studies that lack a job the rules now want; return a row for each study and
-    rule that takes it.
-
-    Considered are studies received after ``since``. A study that would only lose a job is left out, because
-    delivered results stay; so is a study whose rules are still to be applied (being received, in quarantine).
-    Each is done in one transaction, in which ``also`` writes; with None nothing is changed.
-    """
-    found, rows = [], []
-    with database.read() as session:
-        coming = (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUARANTINED)
-        settled = select(Study).where(Study.last_received_at >= since, Study.state.not_in(coming))
-        for study in session.scalars(settled.order_by(Study.last_received_at, Study.id)).all():
-            sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
-            had = [
-                _work(job.pipeline, job.options, job.destinations, job.source_uids)
-                for job in queue.of_study(session, study.id, set(JobState) - {JobState.HELD})
-                if job.study_revision == study.revision
-            ]
-            decisions = decide_study(session, study, sources, settings)
-            wanted = [
-                _work(one.rule.pipeline, one.rule.options, one.rule.send_to, one.source_uids)
-                for one in decisions
-                if not one.held_reason
-            ]
-            if any(work not in had for work in wanted):
-                uid, refusal = study.study_instance_uid, _refusal(study, sources)
-                found.append((study.id, uid, decisions, refusal or "would be queued"))
-    for study_id, uid, decisions, reason in found:
-        if also is None:
-            rows += _rows(uid, decisions, reason, queued=False)
-            continue
-        try:
-            with database.write() as session:
-                rows += rerun(session, study_id, settings)
-                also(session, study_id)
-        except NotAllowedNow as refused:
-            rows += _rows(uid, decisions, str(refused), queued=False)
-    return rows
-
-
-def _work(
-    pipeline: str, options: Mapping[str, Any], destinations: Sequence[str], source_uids: Sequence[str]
-) -> tuple[object, ...]:
-    """Return what makes two jobs the same work, whatever their rules are called: equal values for equal
-    work.
-    """
-    return pipeline, json.dumps(dict(options), sort_keys=True), sorted(destinations), list(source_uids)
-
-
-def _rows(study: str | None, decisions: Sequence[RuleDecision], reason: str, *, queued: bool) -> list[Row]:
-    """Return a row for each rule's decision on a study. ``reason``: for decisions without a limit that stops
-    the job.
-    """
-    none = {"rule": "", "pipeline": "", "destinations": [], "sources": 0, "queued": False, "reason": reason}
-    if not decisions:
-        return [{"study_instance_uid": study, **none}]
-    return [
-        {
-            "study_instance_uid": study,
-            "rule": decision.rule.name,
-            "pipeline": decision.rule.pipeline,
-            "destinations": list(decision.rule.send_to),
-            "sources": len(decision.source_uids),
-            "queued": queued and not decision.held_reason,
-            "reason": f"held: {decision.held_reason}" if decision.held_reason else reason,
-        }
-        for decision in decisions
-    ]
-
-
-def _refusal(study: Study, sources: Sequence[Instance]) -> str:
-    """Return why the rules cannot be applied to a study again; "" if they can. ``sources``: its images."""
-    coming = "is still being received: its rules are applied when it is complete"
-    why = {
-        StudyState.RECEIVING: coming,
-        StudyState.COMPLETE: coming,
-        StudyState.QUARANTINED: "is in quarantine: "
-        "`dicom-node studies release` releases it and applies the rules",
-    }.get(study.state, "")
-    if not why and any(source.purged for source in sources):
-        why = "has images that were purged after spool.keep_days: have them sent again"
-    return why and f"study {study.study_instance_uid} {why}"

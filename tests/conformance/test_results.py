@@ -62,10 +62,10 @@ from dicom_node.deliver.scu.commitment import REPORT_SECONDS
 from dicom_node.deliver.scu.query_retrieve import LARGEST_BY_GET
 from dicom_node.deliver.scu.storage import DimseDestination
 from dicom_node.receive import limits
-from dicom_node.receive.listener import KEPT_DAYS
 from dicom_node.receive.messages import APPLICATION_CONTEXT, MAXIMUM_PDU_BYTES
 from dicom_node.receive.policy import STORAGE_CLASSES
 from dicom_node.receive.spool import Spool, WaitingObjects
+from dicom_node.receive.steps import KEPT_DAYS
 from dicom_node.results.build import build, build_rejection
 from dicom_node.results.deidentified import DUMMY_DATE, EDITION
 from dicom_node.results.envelope import SCHEME, SCHEME_UID, BuiltObject, SourceObject

@@ -16,7 +16,7 @@ from dicom_node.base.lifecycle import JobState, StudyState
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, EventRow, ReceivedObject, Result, Study
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.studies.indexing import compare
+from dicom_node.studies.reconciliation import compare
 from tests.faults.fault_lab import image, node_on, results_of, work_and_deliver
 from tests.faults.pair_lab import Pair, start_pair
 from tests.hostile.valve import valve_before

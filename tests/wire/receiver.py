@@ -19,8 +19,9 @@ from pynetdicom.dsutils import encode
 from benchmarks.sender import Stored
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.events import Event, EventType
+from dicom_node.receive.journal import read_journal
 from dicom_node.receive.policy import AEPolicy, policy_path
-from dicom_node.receive.spool import Spool, read_journal
+from dicom_node.receive.spool import Spool
 from tests.forked import Forked
 from tests.ports import free_port
 from tests.waiting import wait_until

@@ -25,7 +25,7 @@ from dicom_node.deliver.scu import (
     open_destination,
 )
 from dicom_node.deliver.scu.commitment import StorageCommitment
-from dicom_node.studies.indexing import JournalIngest
+from dicom_node.studies.journal import JournalIngest
 from tests.outbox_lab import (
     ONE,
     Outbox,

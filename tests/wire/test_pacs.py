@@ -30,7 +30,7 @@ from dicom_node.deliver.scu import (
     open_destination,
 )
 from dicom_node.deliver.scu.calling_ae import CallingAE
-from dicom_node.studies.indexing import stop_study
+from dicom_node.studies.quarantine import stop_study
 from tests.node_lab import in_background
 from tests.outbox_lab import (
     ONE,

@@ -188,14 +188,11 @@ class Database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
         # Settings of libpq by which a silent server is noticed; what stands in the URL wins.
         each = max(2, _CONNECT_SECONDS // max(1, len(hosts(self.url))))  # libpq takes 1 s for 2
-        given = {"connect_timeout": each, **_TCP}.items()
-        silence = {name: value for name, value in given if name not in self.url.query}
+        given = {} if self.is_sqlite else {"connect_timeout": each, **_TCP}
+        silence = {name: str(value) for name, value in given.items() if name not in self.url.query}
         # An error's text would quote the values of its statement: patients' IDs among them.
         self.engine = create_engine(
-            self.url,
-            pool_pre_ping=not self.is_sqlite,
-            hide_parameters=True,
-            connect_args={} if self.is_sqlite else silence,
+            self.url.update_query_dict(silence), pool_pre_ping=not self.is_sqlite, hide_parameters=True
         )
         if self.is_sqlite:
             event.listen(self.engine, "connect", partial(_set_pragmas, busy_seconds or _BUSY_SECONDS))

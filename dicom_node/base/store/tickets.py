@@ -1,20 +1,26 @@
 """Tickets: the entries of procrastinate's queue in PostgreSQL, one for each job that is queued or runs.
 
-The job's row says what is to be done, who does it and until when; the ticket says whose turn it is. Both
-change in the transaction of one session, by procrastinate's own statements. A ticket that its job does not
-name is thrown away when fetched.
+The job's row says what is to be done, who does it and until when; the ticket says whose turn it is. It is
+added, and taken back while it waits, in the transaction of its job's row. It is fetched, and finished after
+its job's transaction, on a connection of procrastinate's own, which waits for no session. A process that is
+killed in between leaves a ticket that its job does not name, or a job whose ticket nobody holds: the first is
+thrown away, the second replaced, by ``repair``.
 """
 
+import asyncio
+import contextlib
 import math
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
-from procrastinate import jobs, types
-from procrastinate.connector import BaseConnector
+from procrastinate import PsycopgConnector, SyncPsycopgConnector, jobs
+from procrastinate.exceptions import ConnectorException
 from procrastinate.manager import JobManager
-from psycopg.types.json import Jsonb
-from sqlalchemy import column, func, or_, select, table, text
+from sqlalchemy import Engine, column, event, func, or_, select, table, text
+from sqlalchemy.engine.url import URL
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import WorkerSettings
@@ -29,8 +35,11 @@ _MOST_OFFERED = 100  # jobs without a ticket that one look gives one
 _SINCE = datetime(2020, 1, 1, tzinfo=UTC)
 _LONGEST_TURN = 2_000_000_000  # seconds since then, until 2083: a ticket's priority is a signed 32-bit number
 _STEPS = 4  # classes of estimated work for each doubling of it
+_CONNECT_SECONDS = 10.0
 _MOST_WORK = 99  # the highest class: a year and more
 _TICKETS = table("procrastinate_jobs", *map(column, ("id", "queue_name", "status", "scheduled_at")))
+_WAITS = _TICKETS.c.status == text("'todo'")
+_FETCHED = _TICKETS.c.status == text("'doing'")
 
 
 def follow(session: Session, job: Job) -> None:
@@ -40,7 +49,7 @@ def follow(session: Session, job: Job) -> None:
     if job.state is JobState.RUNNING:
         return
     if job.ticket is not None:
-        _remove(session, job.ticket)
+        _take_back(session, job.ticket)
     job.ticket = _offer(session, job) if job.state is JobState.QUEUED else None
     session.flush()
 
@@ -51,50 +60,40 @@ def next_free(
     workers: WorkerSettings,
     passing: tuple[int, float] | None = None,
 ) -> Job | None:
-    """Return the queued job, locked, whose ticket comes first, together with its ticket; None if there is
-    none.
+    """Return the queued job, locked, whose ticket comes first, and fetch its ticket; None if there is none.
 
     ``passing``: priority and seconds of a job in progress, which only a more urgent or equally urgent shorter
     job may interrupt.
     """
-    manager, queues = _manager(session), _open_queues(session, workers, passing)
+    queues = _open_queues(session, workers, passing)
     for _ in range(_MOST_STALE):
         # No worker of procrastinate: the owner is in the job's row.
-        ticket = _run(manager.fetch_job(queues, None))  # type: ignore[arg-type]
+        ticket = _apart(session, lambda manager: manager.fetch_job(queues, None))  # type: ignore[arg-type]
         if ticket is None or ticket.id is None:
             break
-        number = ticket.task_kwargs.get("job")
-        there = session.execute(select(Job.state, Job.ticket).where(Job.id == number)).first()
-        if there is None or (there.state, there.ticket) != (JobState.QUEUED, ticket.id):
-            _run(manager.finish_job_by_id_async(ticket.id, jobs.Status.ABORTED, delete_job=True))
-            continue
-        # Never waited for: who holds the job may wait for its ticket, which is ours until this ends.
-        job = session.scalar(
-            select(Job)
-            .where(Job.id == number)
-            .with_for_update(skip_locked=True)
-            .execution_options(populate_existing=True)
+        named = select(Job).where(
+            Job.id == ticket.task_kwargs.get("job"), Job.ticket == ticket.id, Job.state == JobState.QUEUED
         )
-        if job is not None and (job.state, job.ticket) == (JobState.QUEUED, ticket.id):
+        # Never waited for: who holds the job may wait for another one that we hold.
+        job = session.scalar(
+            named.with_for_update(skip_locked=True).execution_options(populate_existing=True)
+        )
+        if job is not None:
             return job
-        _run(manager.retry_job_by_id_async(ticket.id, datetime.now(UTC)))
-        break
+        if session.scalar(named.with_only_columns(Job.id)) is not None:  # somebody else changes the job
+            _put_back(session, ticket.id)
+            break
+        _throw_away(session, ticket.id)
     return None
 
 
 def repair(database: Database) -> int:
-    """Create new tickets for queued jobs whose ticket is missing or has a time impossibly far ahead; return
-    their number.
+    """Create new tickets for queued jobs whose ticket is missing, fetched by a process that was killed, or
+    has a time impossibly far ahead; return their number. Throw away fetched tickets that no job names.
     """
     with database.write() as session:
-        waits = (
-            select(_TICKETS.c.id)
-            .where(
-                _TICKETS.c.id == Job.ticket,
-                or_(_TICKETS.c.scheduled_at.is_(None), _TICKETS.c.scheduled_at < func.now() + LATEST),
-            )
-            .exists()
-        )
+        is_soon = or_(_TICKETS.c.scheduled_at.is_(None), _TICKETS.c.scheduled_at < func.now() + LATEST)
+        waits = select(_TICKETS.c.id).where(_TICKETS.c.id == Job.ticket, _WAITS, is_soon).exists()
         without = session.scalars(
             select(Job)
             .where(Job.state == JobState.QUEUED, ~waits)
@@ -103,6 +102,9 @@ def repair(database: Database) -> int:
         ).all()
         for job in without:
             follow(session, job)
+        is_named = select(Job.id).where(Job.ticket == _TICKETS.c.id).exists()
+        for ticket in session.scalars(select(_TICKETS.c.id).where(_FETCHED, ~is_named)).all():
+            _throw_away(session, ticket)
         return len(without)
 
 
@@ -122,7 +124,8 @@ def _offer(session: Session, job: Job) -> int | None:
         task_kwargs={"job": job.id},
         scheduled_at=job.run_at if timedelta() < ahead <= LATEST else None,
     )
-    return _run(_manager(session).defer_job_async(ticket)).id
+    with _as_sqlalchemy_error():
+        return _IN_SESSION.defer_job(ticket, _connection(session)).id
 
 
 def _lock(job: Job) -> str:
@@ -132,10 +135,20 @@ def _lock(job: Job) -> str:
     return f"{job.study_id}/{job.rule}"
 
 
-def _remove(session: Session, ticket: int) -> None:
-    """Delete the ticket with this id, if it exists."""
-    if session.execute(select(_TICKETS.c.id).where(_TICKETS.c.id == ticket)).first() is not None:
-        _run(_manager(session).finish_job_by_id_async(ticket, jobs.Status.SUCCEEDED, delete_job=True))
+def _take_back(session: Session, ticket: int) -> None:
+    """Delete the ticket with this id, at once while it waits; if it was fetched, once the session has
+    committed.
+    """
+    with _as_sqlalchemy_error():
+        waited = _IN_SESSION.cancel_job_by_id(ticket, delete_job=True, connection=_connection(session))
+    if not waited:
+        event.listen(session, "after_commit", lambda ended: _after_commit(ended, ticket))
+
+
+def _after_commit(session: Session, ticket: int) -> None:
+    """Delete a ticket whose job has ended or waits again; the lock of its rule and study is free then."""
+    if not session.in_nested_transaction():  # the end of a savepoint is no commit
+        _throw_away(session, ticket)
 
 
 def _open_queues(
@@ -149,9 +162,7 @@ def _open_queues(
         return None
     return [
         name
-        for name in session.scalars(
-            select(_TICKETS.c.queue_name).where(_TICKETS.c.status == text("'todo'")).distinct()
-        )
+        for name in session.scalars(select(_TICKETS.c.queue_name).where(_WAITS).distinct())
         if _is_open(name, workers, passing)
     ]
 
@@ -170,50 +181,64 @@ def _is_open(name: str, workers: WorkerSettings, passing: tuple[int, float] | No
     return int(priority) > urgency or (int(priority) == urgency and most <= seconds)
 
 
-def _manager(session: Session) -> JobManager:
-    """Return procrastinate's job manager working in the transaction of ``session``."""
-    return JobManager(_InSession(session))
+# procrastinate's calls in the transaction of a session: they take its connection, and this has none itself.
+_IN_SESSION = JobManager(SyncPsycopgConnector())
+# Its other calls are asynchronous. One thread makes them, one after the other, in one event loop.
+_THREAD = ThreadPoolExecutor(1, "tickets")
+_LOOP = asyncio.Runner()
+_CONNECTORS: dict[URL, PsycopgConnector] = {}
 
 
-def _run(coroutine: Coroutine[Any, Any, Answer]) -> Answer:
-    """Return the result of a coroutine that never waits, because the session below it blocks."""
+def _connection(session: Session) -> Any:
+    """Return the driver's connection of a session, in the session's transaction."""
+    return session.connection().connection.driver_connection
+
+
+def _put_back(session: Session, ticket: int) -> None:
+    """Let a fetched ticket wait again."""
+    _apart(session, lambda manager: manager.retry_job_by_id_async(ticket, datetime.now(UTC)))
+
+
+def _throw_away(session: Session, ticket: int) -> None:
+    """Delete a ticket; where that fails, ``repair`` does it."""
+    with contextlib.suppress(SQLAlchemyError):
+        aborted = jobs.Status.ABORTED
+        _apart(session, lambda manager: manager.finish_job_by_id_async(ticket, aborted, delete_job=True))
+
+
+def _apart(session: Session, call: Callable[[JobManager], Coroutine[Any, Any, Answer]]) -> Answer:
+    """Return the result of a call of procrastinate's job manager, committed at once on a connection of its
+    own to the database of ``session``. Raises OperationalError.
+    """
+    engine = session.get_bind()
+    assert isinstance(engine, Engine)
+
+    async def result() -> Answer:
+        """Call it, connected; the connection is kept for the next call."""
+        if engine.url not in _CONNECTORS:
+            _, words = engine.dialect.create_connect_args(engine.url)
+            _CONNECTORS[engine.url] = PsycopgConnector(
+                kwargs={**words, "autocommit": True}, min_size=0, max_size=1, timeout=_CONNECT_SECONDS
+            )
+        connector = _CONNECTORS[engine.url]
+        await connector.open_async()
+        return await call(JobManager(connector))
+
+    with _as_sqlalchemy_error():
+        return _THREAD.submit(lambda: _LOOP.run(result())).result()
+
+
+@event.listens_for(Engine, "engine_disposed")
+def _close(engine: Engine) -> None:
+    """Close procrastinate's connection to a database together with ours."""
+    if (connector := _CONNECTORS.pop(engine.url, None)) is not None:
+        _THREAD.submit(lambda: _LOOP.run(connector.close_async())).result()
+
+
+@contextlib.contextmanager
+def _as_sqlalchemy_error() -> Iterator[None]:
+    """Context manager: turn procrastinate's errors of the database into those that all callers expect."""
     try:
-        coroutine.send(None)
-    except StopIteration as end:
-        answer: Answer = end.value
-        return answer
-    raise AssertionError("a statement in a session does not wait")
-
-
-class _InSession(BaseConnector):
-    """A connector by which procrastinate executes its statements in the transaction of a session."""
-
-    def __init__(self, session: Session) -> None:
-        """Work in the transaction of ``session``."""
-        self._session = session
-
-    async def execute_query_async(self, query: str, **arguments: Any) -> None:
-        """Execute a statement without a result."""
-        self._execute(query, arguments)
-
-    async def execute_query_one_async(self, query: str, **arguments: Any) -> dict[str, Any]:
-        """Execute a query and return its only row."""
-        return dict(self._execute(query, arguments).mappings().one())
-
-    async def execute_query_all_async(self, query: str, **arguments: Any) -> list[dict[str, Any]]:
-        """Execute a query and return all rows."""
-        return [dict(row) for row in self._execute(query, arguments).mappings()]
-
-    def _execute(self, query: str, arguments: Mapping[str, Any]) -> Any:
-        """Execute a statement in the session's transaction."""
-        given = {name: _as_driver_takes_it(value) for name, value in arguments.items()}
-        return self._session.connection().exec_driver_sql(query, given)
-
-
-def _as_driver_takes_it(value: Any) -> Any:
-    """Return a parameter of a statement in the form that the database driver accepts."""
-    if isinstance(value, list):
-        return [_as_driver_takes_it(one) for one in value]
-    if isinstance(value, types.JobToDefer):
-        return tuple(value._replace(args=Jsonb(value.args)))  # type: ignore[arg-type]
-    return value
+        yield
+    except ConnectorException as error:
+        raise OperationalError("procrastinate", None, error.__cause__ or error) from error

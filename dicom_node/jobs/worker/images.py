@@ -7,13 +7,14 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Row, select
 
 from ai_pipeline.burnin.devices.rules import matching_rules, site_folder
 from ai_pipeline.contract import ImageHeader, Picture, PixelArray, QualityNote, Refusal, RefusedBy
 from ai_pipeline.errors import PixelError
-from ai_pipeline.images.decode import read_dicom
+from ai_pipeline.images.decode import DicomImage, read_dicom
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings
 from dicom_node.base.errors import NotInSpool
 from dicom_node.base.files import Files
@@ -120,33 +121,48 @@ def open_images(database: Database, settings: Settings, job: Job) -> JobImages:
     faults: dict[str, str] = {}
     unopened: list[SourceObject] = []
     for row in [known[uid] for uid in job.source_uids if uid in known]:
+        uid = row.sop_instance_uid
         if row.purged:
-            faults[row.sop_instance_uid] = "an image was purged from the spool"
+            faults[uid] = "an image was purged from the spool"
             continue
         path = here[row.path]
         if not path.is_file():
             raise NotInSpool("an image is not in the spool")
         try:
-            image, note = read_dicom(path), ""
-            if by_hand := drawn.get(row.sop_instance_uid):
-                image.header = replace(image.header, removed_by_hand=by_hand.boxes)
-                places = "1 place was" if len(by_hand.boxes) == 1 else f"{len(by_hand.boxes)} places were"
-                # The cleaned image says it: no names of staff.
-                note = f"{places} marked by a person ({by_hand.role}) on {by_hand.at:%Y-%m-%d}"
-            shape = shape_sha256(row.pixels_sha256, row.header_sha256, image.header, rules)
-            sources.append(SourceObject(image, path, shape, row.identity_sha256, row.assumed_charset, note))
+            image = read_dicom(path)
+            note = _add_drawn(image, drawn[uid]) if uid in drawn else ""
+            sources.append(_source(image, path, row, rules, note))
             image.check_decodable()  # it stays among the sources: a report can name it
         except PixelError as error:
-            faults[row.sop_instance_uid] = str(error)
-            refused = RefusedImage(row.sop_instance_uid, str(error))
-            shape = shape_sha256(row.pixels_sha256, row.header_sha256, refused.header, rules)
-            unopened.append(SourceObject(refused, path, shape, row.identity_sha256, row.assumed_charset))
+            faults[uid] = str(error)
+            unopened.append(_source(RefusedImage(uid, str(error)), path, row, rules))
     earlier = tuple(
         number if number.isdecimal() else "without number"
         for uid, number in purged.items()
         if uid not in known
     )
     return JobImages(tuple(sources), faults, earlier, tuple(unopened), unread)
+
+
+def _add_drawn(image: DicomImage, drawn: results.DrawnBoxes) -> str:
+    """Add to an image's header the boxes that a person drew; return the sentence on them for the cleaned
+    image, without names of staff.
+    """
+    image.header = replace(image.header, removed_by_hand=drawn.boxes)
+    places = "1 place was" if len(drawn.boxes) == 1 else f"{len(drawn.boxes)} places were"
+    return f"{places} marked by a person ({drawn.role}) on {drawn.at:%Y-%m-%d}"
+
+
+def _source(
+    image: DicomImage | RefusedImage,
+    path: Path,
+    row: Row[*tuple[Any, ...]],
+    rules: Path | None,
+    note: str = "",
+) -> SourceObject:
+    """Return an image as results are built of it. ``row``: its hashes and character set."""
+    shape = shape_sha256(row.pixels_sha256, row.header_sha256, image.header, rules)
+    return SourceObject(image, path, shape, row.identity_sha256, row.assumed_charset, note)
 
 
 def device_rules_of(settings: Settings) -> Path | None:

@@ -9,11 +9,13 @@ arrives later, nothing is written again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
-from sqlalchemy import exists, select
+from pydicom.dataset import Dataset
+from sqlalchemy import Select, exists, select
 from sqlalchemy.orm import Session
 
 from ai_pipeline.images.dates import date_of
@@ -22,12 +24,48 @@ from dicom_node.base.lifecycle import DeliveryState, JobState, ResultKind, Study
 from dicom_node.base.store import intake
 from dicom_node.base.store.tables import Delivery, Instance, Job, Result, Study, Withdrawal
 from dicom_node.results.envelope import PreviousImage, stand_in_of
-from dicom_node.results.sr import read_report
+from dicom_node.results.sr import StatedReport, read_report
 
 MOST_REPORTS: Final = 20
 """Earlier reports of a patient that are read at most, the newest first."""
 _VIEWED: Final = frozenset({"CR", "DX", "MG"})  # modalities of which a view must be given
 _Kind = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _EarlierReport:
+    """A report on an earlier study: its row, its study and that study's date, its job, and what it states."""
+
+    row: Result
+    study: Study
+    on: date
+    job: Job
+    stated: StatedReport
+
+    def images_by_kind(self, session: Session) -> dict[_Kind | None, Instance]:
+        """Return the images of which the report states anything; of several of one kind the last one."""
+        stated_of = {finding.image for finding in self.stated.findings}
+        stated_of |= {number.image for number in self.stated.numbers}
+        uids = self.job.source_uids
+        rows = {row.sop_instance_uid: row for row in _instances(session, self.study.id, uids)}
+        return {_kind(rows[uid]): rows[uid] for uid in uids if uid in rows and uid in stated_of}
+
+    def previous_image(self, image: Instance, *, same_options: bool) -> PreviousImage:
+        """Return one of its images with what the report states of it."""
+        uid = image.sop_instance_uid
+        return PreviousImage(
+            self.on,
+            self._stand_in_of(self.row),
+            self._stand_in_of(image),
+            tuple(finding for finding in self.stated.findings if finding.image == uid),
+            tuple(number for number in self.stated.numbers if number.image == uid),
+            same_options=same_options,
+        )
+
+    def _stand_in_of(self, row: Result | Instance) -> Dataset:
+        """Return a data set with only the UIDs of an object of the earlier study."""
+        study_uid = self.study.study_instance_uid or ""
+        return stand_in_of(row.sop_class_uid, row.sop_instance_uid, study_uid, row.series_instance_uid)
 
 
 def previous_images(
@@ -43,12 +81,42 @@ def previous_images(
         return found, on
     kinds = {row.sop_instance_uid: _kind(row) for row in _instances(session, study.id, uids)}
     wanted = {uid: kind for uid, kind in kinds.items() if kind is not None}
+    if not wanted:
+        return found, on
+    for report in _earlier_reports(session, files, study, on, job.pipeline):
+        images = report.images_by_kind(session)
+        same_options = dict(report.job.options) == dict(job.options)
+        for uid in [uid for uid, kind in wanted.items() if kind in images]:
+            found[uid] = report.previous_image(images[wanted.pop(uid)], same_options=same_options)
+        if not wanted:
+            break
+    return found, on
+
+
+def _earlier_reports(
+    session: Session, files: Files, study: Study, on: date, pipeline: str
+) -> Iterator[_EarlierReport]:
+    """Yield the reports of a pipeline on studies of the same patient before the day ``on``, of the newest
+    study first.
+    """
+    for row, earlier, by in session.execute(_report_rows(study, pipeline)).all():
+        then = date_of(earlier.study_date)
+        if then is None or then >= on or earlier.study_instance_uid is None:
+            continue
+        path = files.if_here(session, row.path)
+        if path is not None and intake.of_one_patient(session, [study.id, earlier.id]):
+            yield _EarlierReport(row, earlier, then, by, read_report(path))
+
+
+def _report_rows(study: Study, pipeline: str) -> Select[Result, Study, Job]:
+    """Return the query for released reports on earlier studies with the same Patient ID and issuer, the
+    newest study first.
+    """
     not_released = exists().where(
         Delivery.result_id == Result.id,
         Delivery.state.in_([DeliveryState.UNASSESSED, DeliveryState.DISCARDED]),
     )
-    # Reports on earlier studies with the same Patient ID and issuer, the newest study first.
-    chosen = (
+    return (
         select(Result, Study, Job)
         .join(Study, Study.id == Result.study_id)
         .join(Job, Job.id == Result.job_id)
@@ -58,7 +126,7 @@ def previous_images(
             Study.id != study.id,
             Study.study_date < study.study_date,
             Study.state != StudyState.QUARANTINED,
-            Job.pipeline == job.pipeline,
+            Job.pipeline == pipeline,
             Job.state == JobState.SUCCEEDED,
             Result.kind == ResultKind.SR,
             Result.deidentified.is_(False),
@@ -70,33 +138,6 @@ def previous_images(
         .order_by(Study.study_date.desc(), Result.id.desc())
         .limit(MOST_REPORTS)
     )
-    for report, earlier, by in session.execute(chosen).all() if wanted else ():
-        then, refer = date_of(earlier.study_date), earlier.study_instance_uid
-        if not wanted or then is None or then >= on or refer is None:
-            continue
-        path = files.if_here(session, report.path)
-        if path is None or not intake.of_one_patient(session, [study.id, earlier.id]):
-            continue
-        said = read_report(path)
-        said_of = {one.image for one in said.findings} | {one.image for one in said.numbers}
-        rows = {row.sop_instance_uid: row for row in _instances(session, earlier.id, by.source_uids)}
-        there = [rows[uid] for uid in by.source_uids if uid in rows and uid in said_of]
-        last = {_kind(row): row for row in there}  # of several of one kind the last one counts
-        for uid in [uid for uid, kind in wanted.items() if kind in last]:
-            row = last[wanted.pop(uid)]
-            its_report, image = (
-                stand_in_of(one.sop_class_uid, one.sop_instance_uid, refer, one.series_instance_uid)
-                for one in (report, row)
-            )
-            found[uid] = PreviousImage(
-                then,
-                its_report,
-                image,
-                tuple(one for one in said.findings if one.image == row.sop_instance_uid),
-                tuple(one for one in said.numbers if one.image == row.sop_instance_uid),
-                same_options=dict(by.options) == dict(job.options),
-            )
-    return found, on
 
 
 def _instances(session: Session, study: int, uids: Sequence[str]) -> list[Instance]:

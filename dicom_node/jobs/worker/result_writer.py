@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -48,6 +48,31 @@ T = TypeVar("T")
 _ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _JobEnd:
+    """What the transaction that ends a job stores.
+
+    ``names``: peers that get the ``built`` results. ``refused``, ``scores``: of images, to be counted.
+    ``models``: used for the results. ``present``: names of suspected findings. ``assess_first``: a person
+    must accept the results before they are sent. ``stat``: a condition of the rule makes the study STAT.
+    ``record_cleaning``: records how the removal of burned-in text went.
+    """
+
+    job: Job
+    state: JobState
+    names: Sequence[str]
+    built: Sequence[BuiltObject]
+    stat: bool
+    reason: str = ""
+    refused: Sequence[Refusal] = ()
+    scores: Sequence[Scores] = ()
+    models: Sequence[ModelRef] = ()
+    analysed_at: datetime | None = None
+    present: frozenset[str] = frozenset()
+    assess_first: bool = False
+    record_cleaning: Callable[[Session], None] | None = None
+
+
 class ResultWriter:
     """Builds the result objects of a job, and stores files, rows and deliveries: all or none."""
 
@@ -86,20 +111,23 @@ class ResultWriter:
         built += self._deidentified(job, names, pipeline, models, analysed_at, images, result)
         self._record_repairs(job, images.readable)
         self._end(
-            job,
-            JobState.SUCCEEDED,
-            "",
-            names,
-            built,
-            refused,
-            result.scores,
-            lambda session: record_cleaning(session, job, pipeline, result, images.readable),
-            analysed_at,
-            # Whether its rule wanted that when it took the study, or wants it now.
-            assess_first=job.assess_first or (rule is not None and rule.assess_first),
-            present=present,
-            models=models,
-            stat=stat,
+            _JobEnd(
+                job=job,
+                state=JobState.SUCCEEDED,
+                names=names,
+                built=built,
+                stat=stat,
+                refused=refused,
+                scores=result.scores,
+                models=models,
+                analysed_at=analysed_at,
+                present=present,
+                # Whether its rule wanted that when it took the study, or wants it now.
+                assess_first=job.assess_first or (rule is not None and rule.assess_first),
+                record_cleaning=lambda session: record_cleaning(
+                    session, job, pipeline, result, images.readable
+                ),
+            )
         )
 
     def write_failure(
@@ -126,7 +154,9 @@ class ResultWriter:
                 self._context(job, pipeline, models, now, peers, built=built), images, reason, cause
             )
         self._record_repairs(job, images)
-        self._end(job, state, reason, names, built, refused, stat=stat)
+        self._end(
+            _JobEnd(job=job, state=state, names=names, built=built, stat=stat, reason=reason, refused=refused)
+        )
 
     def end(self, job: Job, state: JobState, reason: str = "", refused: Sequence[Refusal] = ()) -> None:
         """End a job without results in ``state``, and count the ``refused`` images. Raises LeaseLost."""
@@ -135,60 +165,20 @@ class ResultWriter:
             count_images(session, self._settings, refused=refused)
             settle_study(session, job.study_id)
 
-    def _end(
-        self,
-        job: Job,
-        state: JobState,
-        reason: str,
-        names: Sequence[str],
-        built: Sequence[BuiltObject],
-        refused: Sequence[Refusal] = (),
-        scores: Sequence[Scores] = (),
-        also: Callable[[Session], object] = bool,
-        analysed_at: datetime | None = None,
-        *,
-        assess_first: bool = False,
-        present: frozenset[str] = frozenset(),
-        models: Sequence[ModelRef] = (),
-        stat: bool = False,
-    ) -> None:
-        """End the job in ``state``, and store the ``built`` results with deliveries to the peers ``names``,
-        in one transaction.
-
-        ``refused``, ``scores``: of images, to be counted. ``also``: called in the transaction to record more.
-        ``assess_first``: a person must accept the results before they are sent. ``present``: names of
-        suspected findings. ``models``: used for the results. ``stat``: a condition of the rule makes the
-        study STAT.
-        """
-        with temporary_files(built, self._files) as files:
+    def _end(self, end: _JobEnd) -> None:
+        """End the job, and store its results with their deliveries, in one transaction."""
+        job = end.job
+        with temporary_files(end.built, self._files) as files:
             for _ in range(_ROUNDS):
                 with contextlib.suppress(IntegrityError), self._database.write() as session:
-                    row = self._queue.complete_if_owner(session, job, state, reason)
-                    row.analysed_at = row.analysed_at or analysed_at
-                    row.models = [f"{model.id}@{model.version}" for model in models]
-                    new = self._enter(session, job, state, names, assess_first, present, built, files)
-                    # Make the study STAT, and record what the conditions of its rule changed, but no
-                    # finding.
-                    further = [name for name in names if name not in row.destinations]
-                    if stat:
-                        # Its deliveries and later jobs go before those of other studies.
-                        session.execute(
-                            update(Study)
-                            .where(Study.id == job.study_id, Study.priority < 1)
-                            .values(priority=1)
-                        )
-                    if further or stat:
-                        record(
-                            session,
-                            RESULTS_ROUTED,
-                            job.study_id,
-                            job=job.id,
-                            rule=job.rule,
-                            destinations=",".join(further),
-                            stat=stat,
-                        )
-                    count_images(session, self._settings, scores, refused)
-                    also(session)
+                    row = self._queue.complete_if_owner(session, job, end.state, end.reason)
+                    row.analysed_at = row.analysed_at or end.analysed_at
+                    row.models = [f"{model.id}@{model.version}" for model in end.models]
+                    new = self._enter(session, end, files)
+                    _record_routing(session, end, row)
+                    count_images(session, self._settings, end.scores, end.refused)
+                    if end.record_cleaning is not None:
+                        end.record_cleaning(session)
                     settle_study(session, job.study_id)
                     session.flush()
                     # Last before the commit: should it fail, the next try writes the files anew.
@@ -218,97 +208,82 @@ class ResultWriter:
         names = [name for name in rule.receivers if name in further & known - set(job.destinations)]
         return [*job.destinations, *names], any(one.priority == "stat" for one in holding)
 
-    def _enter(
-        self,
-        session: Session,
-        job: Job,
-        state: JobState,
-        names: Sequence[str],
-        assess_first: bool,
-        present: frozenset[str],
-        built: Sequence[BuiltObject],
-        files: Mapping[str, ResultFile],
-    ) -> list[ResultFile]:
-        """Add the rows and deliveries of the ``built`` objects; return the files that still need their final
+    def _enter(self, session: Session, end: _JobEnd, files: Mapping[str, ResultFile]) -> list[ResultFile]:
+        """Add the rows and deliveries of the built objects; return the files that still need their final
         names.
-
-        Parameters as of ``_end``.
         """
-        waiting = 0
+        job, waiting = end.job, 0
         is_prior = fetches.is_prior(session, job.study_id)  # analysed for a comparison only
-        rows = results.existing(session, [item.sop_instance_uid for item in built])
+        rows = results.existing(session, [item.sop_instance_uid for item in end.built])
         new: list[ResultFile] = []
-        for item in built:
+        for item in end.built:
             uid = item.sop_instance_uid
             if uid not in rows:
-                values = row_values(item, files[uid], self._files)
-                rows[uid] = results.add(
-                    session, Result(study_id=job.study_id, job_id=job.id, created_at=utc_now(), **values)
-                )
+                rows[uid] = self._add_row(session, end, item, files[uid])
                 new.append(files[uid])
-                if item.kind is ResultKind.SR and not item.deidentified:
-                    results.note_findings(session, rows[uid], present)
-            known = [] if is_prior else self._peers(names, deidentified=item.deidentified)
+            known = [] if is_prior else self._peers(end.names, deidentified=item.deidentified)
             peers = [peer for peer in known if _accepts_object(peer, item)]
-            if rows[uid].purged:  # write down who misses it: a result is made once
-                for peer in peers:
-                    delivery = deliveries.add(session, rows[uid], peer.name)
-                    if delivery.state is DeliveryState.PENDING:
-                        deliveries.withdraw(session, delivery, "its file was deleted after spool.result_days")
-                        record(session, RESULT_LOST, job.study_id, instance=uid, destination=peer.name)
+            if rows[uid].purged:
+                _record_losses(session, rows[uid], peers)
                 continue
             waiting += outbox.enqueue(
                 session,
                 rows[uid],
                 peers,
                 in_doubt=uid in files and files[uid].was_there,
-                assess_first=assess_first,
+                assess_first=end.assess_first,
             )
-        if state is JobState.SUCCEEDED:
+        if end.state is JobState.SUCCEEDED:
             deliveries.replace_unassessed(session, job.study_id, job.rule, [row.id for row in rows.values()])
         if waiting:
             record(session, RESULTS_HELD, job.study_id, job=job.id, rule=job.rule, results=waiting)
-        self._carry_over_decisions(session, job, names, assess_first, built, rows)
+        self._replace_sent_by_hand(session, end, rows)
+        self._deliver_assessments(session, rows.values())
         return [file for file in new if not file.was_there]
 
-    def _carry_over_decisions(
-        self,
-        session: Session,
-        job: Job,
-        names: Sequence[str],
-        assess_first: bool,
-        built: Sequence[BuiltObject],
-        rows: Mapping[str, Result],
-    ) -> None:
-        """Apply to new results what a person did with the results that they replace: sending to further
-        peers, assessments.
+    def _add_row(self, session: Session, end: _JobEnd, item: BuiltObject, file: ResultFile) -> Result:
+        """Add the row of a new result; a report's suspected findings too."""
+        job, values = end.job, row_values(item, file, self._files)
+        row = results.add(
+            session, Result(study_id=job.study_id, job_id=job.id, created_at=utc_now(), **values)
+        )
+        if item.kind is ResultKind.SR and not item.deidentified:
+            results.note_findings(session, row, end.present)
+        return row
+
+    def _replace_sent_by_hand(self, session: Session, end: _JobEnd, rows: Mapping[str, Result]) -> None:
+        """Queue new results for the peers to which a person sent results that these replace before they
+        left.
         """
-        # Peers to which a person sent results that these replace before they left get these instead.
-        left = deliveries.left_by_hand(session, job.study_id, job.rule)
-        by_hand = {delivery.destination for delivery in left} - set(names)
+        left = deliveries.left_by_hand(session, end.job.study_id, end.job.rule)
+        by_hand = {delivery.destination for delivery in left} - set(end.names)
         for peer in (peer for peer in self._settings.peers if peer.name in by_hand):
-            here = [
-                rows[one.sop_instance_uid]
-                for one in built
-                if peer.deidentify is one.deidentified
-                and _accepts_object(peer, one)
-                and not rows[one.sop_instance_uid].purged
-            ]
+            accepted = [item for item in end.built if _accepts_object(peer, item)]
+            taken = [rows[item.sop_instance_uid] for item in accepted]
+            here = [row for row in taken if not row.purged]
             for row in here:
-                outbox.enqueue(session, row, [peer], by_hand=True, assess_first=assess_first)
-            replaced = [one for one in left if one.destination == peer.name and one.result not in here]
+                outbox.enqueue(session, row, [peer], by_hand=True, assess_first=end.assess_first)
+            replaced = [
+                delivery
+                for delivery in left
+                if delivery.destination == peer.name and delivery.result not in here
+            ]
             for delivery in replaced if here else ():
                 delivery.withdrawn = False
-        # Withdrawn assessments of reports that did not change after all are delivered.
-        jobs = {row.job_id for row in rows.values() if row.kind is ResultKind.SR and not row.deidentified}
-        for delivery in session.scalars(
+
+    def _deliver_assessments(self, session: Session, rows: Collection[Result]) -> None:
+        """Queue withdrawn assessments of reports that did not change after all."""
+        jobs = {row.job_id for row in rows if row.kind is ResultKind.SR and not row.deidentified}
+        withdrawn = (
             select(Delivery)
             .join(Delivery.result)
             .where(Result.kind == ResultKind.ASSESSMENT, Result.job_id.in_(jobs), Delivery.withdrawn)
-        ).all():
-            takers = [one for one in self._settings.peers if one.name == delivery.destination]
+        )
+        takers = [peer for peer in self._settings.peers if peer.assessments]
+        for delivery in session.scalars(withdrawn).all():
             if delivery.result is not None:
-                outbox.enqueue(session, delivery.result, [one for one in takers if one.assessments])
+                peers = [peer for peer in takers if peer.name == delivery.destination]
+                outbox.enqueue(session, delivery.result, peers)
 
     def _record_repairs(self, job: Job, images: Sequence[SourceObject]) -> None:
         """Record an event for each image with invalid attributes, naming the attributes without values."""
@@ -381,23 +356,21 @@ class ResultWriter:
         pseudonym domain, None for results that name the patient. ``built``: objects of this job for other
         destinations, which are not built again.
         """
-        names, card = [peer.name for peer in peers], pipeline.card if pipeline else None
+        names = [peer.name for peer in peers]
         here = {item.sop_instance_uid for item in built}
         with self._database.read() as session:
             former, series = results.newest_report(session, job.study_id, job.rule, names, domain=domain)
             installation = results.this_installation(session)
             place = results.place_of_rule(session, job.study_id, job.rule)
         rule = self._settings.rule(job.rule)
-        return ResultContext(
-            pipeline=card.name if card else job.pipeline,
-            pipeline_version=card.version if card else "unknown",
+        context = ResultContext(
+            pipeline=job.pipeline,
+            pipeline_version="unknown",
             models=tuple(models),
             analysed_at=analysed_at,
             kinds=frozenset(kind for peer in peers for kind in peer.results),
             installation=installation,
             options=job.options,
-            region=card.region if card else None,
-            scheme=card.scheme if card else None,
             station_name=self._settings.node.ae_title,
             charset=peers[0].charset if peers else "utf8",
             supersedes=former,
@@ -406,6 +379,16 @@ class ResultWriter:
             series_began=partial(self._read, results.series_began, job.study_id),
             no_call=None if rule is None or rule.no_call is None else frozenset(rule.no_call),
             series_offset=RULE_STEP * place,
+        )
+        if pipeline is None:
+            return context
+        card = pipeline.card
+        return replace(
+            context,
+            pipeline=card.name,
+            pipeline_version=card.version,
+            region=card.region,
+            scheme=card.scheme,
         )
 
     def _read(self, query: Callable[..., T], *arguments: Any) -> T:
@@ -421,12 +404,40 @@ class ResultWriter:
         return [known[one] for one in names if one in known and known[one].deidentify is deidentified]
 
 
+def _record_routing(session: Session, end: _JobEnd, row: Job) -> None:
+    """Record what the conditions of the rule changed, but no finding; make the study STAT if one does."""
+    job = end.job
+    further = [name for name in end.names if name not in row.destinations]
+    if end.stat:  # its deliveries and later jobs go before those of other studies
+        session.execute(update(Study).where(Study.id == job.study_id, Study.priority < 1).values(priority=1))
+    if further or end.stat:
+        record(
+            session,
+            RESULTS_ROUTED,
+            job.study_id,
+            job=job.id,
+            rule=job.rule,
+            destinations=",".join(further),
+            stat=end.stat,
+        )
+
+
+def _record_losses(session: Session, row: Result, peers: Sequence[PeerSettings]) -> None:
+    """Record which peers miss a result whose file was deleted: a result is made once."""
+    for peer in peers:
+        delivery = deliveries.add(session, row, peer.name)
+        if delivery.state is DeliveryState.PENDING:
+            deliveries.withdraw(session, delivery, "its file was deleted after spool.result_days")
+            record(session, RESULT_LOST, row.study_id, instance=row.sop_instance_uid, destination=peer.name)
+
+
 def _accepts_object(peer: PeerSettings, item: BuiltObject) -> bool:
-    """Return whether a peer gets this object: it accepts the kind, the pseudonym domain and the character
-    set.
+    """Return whether a peer gets this object: it accepts the kind, with or without identity, the pseudonym
+    domain and the character set.
     """
     return (
-        item.not_beside.isdisjoint(peer.results)
+        peer.deidentify is item.deidentified
+        and item.not_beside.isdisjoint(peer.results)
         and item.kind in peer.results
         and item.pseudonym_domain == (peer.pseudonym_domain or "")
         and item.charset in (None, peer.charset)

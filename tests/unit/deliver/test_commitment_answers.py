@@ -17,7 +17,7 @@ from dicom_node.base.store import requested
 from dicom_node.base.store.tables import Delivery, RequestedCommitment
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.commitment_answers import CommitmentAnswers
-from dicom_node.studies.indexing import JournalIngest
+from dicom_node.studies.journal import JournalIngest
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import DIGITAL_XRAY, ULTRASOUND, ultrasound
 from tests.unit.receive.objects import changed

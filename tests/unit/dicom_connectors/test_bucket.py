@@ -21,7 +21,8 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.jobs.worker.run import Worker
 from dicom_node.people.preflight import Tried
-from dicom_node.studies.indexing import compare, purge, reindex
+from dicom_node.studies.purging import purge
+from dicom_node.studies.reconciliation import compare, reindex
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.pacs_lab import Pacs

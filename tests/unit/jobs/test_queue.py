@@ -1,5 +1,6 @@
 """The contract of the job queue on every database, procrastinate as its engine, and who comes first."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from datetime import timedelta
 from itertools import chain, combinations_with_replacement, product, repeat
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
-from procrastinate import jobs as procrastinate_jobs
+from procrastinate import PsycopgConnector
+from procrastinate.jobs import Status
+from procrastinate.manager import JobManager
 from procrastinate.schema import SchemaManager
 from sqlalchemy import text
 
@@ -282,6 +285,16 @@ def in_procrastinate(database: Database) -> list[tuple[object, ...]]:
     return rows(database, "SELECT args ->> 'job', status::text FROM procrastinate_jobs ORDER BY id")
 
 
+async def by_procrastinate(database: Database, call: str, *words: Any, **named: Any) -> Any:
+    """What its job manager answers, as another program asks it."""
+    connector = PsycopgConnector(conninfo=database.url.set(drivername="postgresql").render_as_string())
+    await connector.open_async()
+    try:
+        return await getattr(JobManager(connector), call)(*words, **named)
+    finally:
+        await connector.close_async()
+
+
 @POSTGRESQL_ONLY
 def test_a_job_and_its_ticket_come_and_go_in_one_transaction(database: Database, queue: JobQueue) -> None:
     number = add_job(database, add_study(database))
@@ -320,13 +333,49 @@ def test_procrastinate_alone_would_let_a_former_holder_end_a_job_and_the_fence_d
     with pytest.raises(LeaseLost):
         complete(database, queue, former)
     ticket = job_row(database, number).ticket
-    with database.write() as session:  # what a worker of procrastinate does at its end, in time or late
-        done = tickets._manager(session).finish_job_by_id_async(
-            ticket, procrastinate_jobs.Status.SUCCEEDED, delete_job=False
-        )
-        tickets._run(done)
+    assert ticket is not None
+    # What a worker of procrastinate does at its end, in time or late.
+    asyncio.run(
+        by_procrastinate(database, "finish_job_by_id_async", ticket, Status.SUCCEEDED, delete_job=False)
+    )
     assert in_procrastinate(database) == [(str(number), "succeeded")]
     assert job_row(database, number).state is JobState.RUNNING
+
+
+@POSTGRESQL_ONLY
+def test_a_process_that_is_killed_between_its_ticket_and_its_job_loses_no_job(
+    database: Database, queue: JobQueue
+) -> None:
+    number = add_job(database, add_study(database))
+    asyncio.run(by_procrastinate(database, "fetch_job", None, None))
+    assert queue.claim("elsewhere/1/1/a") is None
+    queue.reap()
+    assert in_procrastinate(database) == [(str(number), "todo")]
+    assert claimed(queue).id == number
+
+
+@POSTGRESQL_ONLY
+def test_the_ticket_that_a_process_could_not_delete_stops_no_other_job_of_its_rule_and_study(
+    database: Database, queue: JobQueue
+) -> None:
+    study = add_study(database)
+    add_job(database, study)
+    ended = claimed(queue)
+    with patch.object(tickets, "_throw_away"):  # it was killed after its commit
+        complete(database, queue, ended)
+    later = add_job(database, study, revision=2)
+    assert queue.claim("elsewhere/1/1/a") is None
+    queue.reap()
+    assert claimed(queue).id == later
+
+
+@POSTGRESQL_ONLY
+def test_a_ticket_waits_only_once_its_job_is_committed(database: Database, queue: JobQueue) -> None:
+    study, now = Stored(database).get(Study, add_study(database)), utc_now()
+    with database.write() as session:
+        enqueue(session, a_job(study, JobState.QUEUED, run_at=now, created_at=now))
+        assert asyncio.run(by_procrastinate(database, "fetch_job", None, None)) is None
+    assert claimed(queue).study_id == study.id
 
 
 @POSTGRESQL_ONLY

@@ -58,7 +58,7 @@ from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.people import audit, held_results, preflight, spool, studies, verdicts, withdrawal
 from dicom_node.people.outbox import discard_deliveries, send_again, send_study
 from dicom_node.results import sr
-from dicom_node.studies.indexing import purge_results
+from dicom_node.studies.purging import purge_results
 from tests.inbox_lab import Inbox
 from tests.modality import quick_ultrasound, ultrasound
 from tests.pacs_lab import Pacs, run_pacs
@@ -560,6 +560,11 @@ def test_a_hostile_header_gives_no_comparison(comparing: Inbox) -> None:
     assert compared(take(comparing, "20250102", "0.60")) == []
     for text in ("20240230", "2024", "99999999", "２０２４０１０１", "2024 1 1"):
         assert date_of(text) is None
+
+
+def test_a_report_whose_file_is_lost_is_not_compared_with(comparing: Inbox) -> None:
+    take(comparing, "20240302", "0.51").unlink()
+    assert compared(take(comparing, "20250102", "0.60 effusion")) == []
 
 
 class Scrubber(Obedient):

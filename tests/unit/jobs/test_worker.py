@@ -42,9 +42,10 @@ from dicom_node.jobs.worker.run import Worker
 from dicom_node.people import held_results, preflight, studies
 from dicom_node.people.audit import Person
 from dicom_node.receive.inspection import inspect
-from dicom_node.studies import indexing
-from dicom_node.studies.choose import rerun
-from dicom_node.studies.indexing import purge, reindex
+from dicom_node.studies import quarantine
+from dicom_node.studies.purging import purge
+from dicom_node.studies.reconciliation import reindex
+from dicom_node.studies.reruns import rerun
 from tests.forked import Forked
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
@@ -204,8 +205,8 @@ def test_the_same_work_again_makes_no_second_object(make: Make) -> None:
     study = analysed(node, ultrasound("same"))
     contents = lambda: {row.path: (node.folder / row.path).read_bytes() for row in node.rows(Result)}
     before = contents()
-    node.write(lambda session: indexing.quarantine_study(session, session.get_one(Study, study.id), "test"))
-    node.write(indexing.release_study, study.id)
+    node.write(lambda session: quarantine.quarantine_study(session, session.get_one(Study, study.id), "test"))
+    node.write(quarantine.release_study, study.id)
     assert set(states(node)) == {DeliveryState.CANCELLED}
     node.assemble(1)
     work(node)
@@ -729,7 +730,7 @@ def test_nothing_of_a_study_in_quarantine_is_forwarded_until_it_is_released(inbo
     assert states_of(inbox) == ["cancelled"]
     with pytest.raises(NotAllowedNow, match="quarantine"):
         inbox.write(outbox.retry, 1)
-    inbox.write(indexing.release_study, 1)
+    inbox.write(quarantine.release_study, 1)
     inbox.settle()
     assert rows(inbox) == [(first.SOPInstanceUID, "archive", "pending")], "the other is another patient's"
 

@@ -26,7 +26,6 @@ from ai_pipeline.images.codestreams import check_decodable
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind
 from dicom_node.receive import limits, statuses
-from dicom_node.receive.listener import StoreRequest
 from dicom_node.receive.messages import (
     C_STORE_RQ,
     N_CREATE_RQ,
@@ -54,6 +53,7 @@ from dicom_node.receive.policy import (
     network,
     refused_class,
 )
+from dicom_node.receive.storing import StoreRequest
 from tests.certificates_lab import Authority
 from tests.node_lab import in_background
 
@@ -377,6 +377,12 @@ MAY, MAY_NOT = Permission("us1", may_send=True), Permission("", may_send=False)
         (policy((COMMITS,)), proposal("PACS"), UNKNOWN),
         (policy((COMMITS,)), proposal("PACS", address="192.0.2.1"), replace(RECEIVES, may_report=False)),
         (policy((COMMITS,)), proposal("PACS", address="192.0.2.9"), RECEIVES),
+        (policy(), replace(proposal(), has_version_1=False), statuses.PROTOCOL_VERSION_NOT_SUPPORTED),
+        (
+            policy(),
+            replace(proposal(), application_context="1.2"),
+            statuses.APPLICATION_CONTEXT_NOT_SUPPORTED,
+        ),
         (policy(), proposal("STRANGER", classes=ECHO), MAY_NOT),
         (policy(), proposal("STRANGER", classes=(VERIFICATION, US)), UNKNOWN),
         (policy(), proposal("STRANGER", classes=(US,)), UNKNOWN),

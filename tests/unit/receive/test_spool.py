@@ -16,17 +16,8 @@ from pydicom.uid import UltrasoundImageStorage
 
 from dicom_node.base.errors import SpoolError, SpoolFull
 from dicom_node.base.events import ASSOCIATION_ACCEPTED, ASSOCIATION_RELEASED, Event
-from dicom_node.receive.spool import (
-    Arrival,
-    JournalWriter,
-    Spool,
-    Turns,
-    WaitingObjects,
-    mark_of,
-    read_arrival,
-    read_journal,
-    remove_read,
-)
+from dicom_node.receive.journal import JournalWriter, read_journal, remove_read
+from dicom_node.receive.spool import Arrival, Spool, Turns, WaitingObjects, mark_of, read_arrival
 from tests.inbox_lab import spooled
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -323,7 +314,7 @@ def test_events_of_a_newer_version_are_passed_over(tmp_path: Path) -> None:
 def test_a_long_journal_goes_on_in_a_new_file_and_the_old_one_can_be_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.receive.spool._FILE_BYTES", 1000)
+    monkeypatch.setattr("dicom_node.receive.journal._FILE_BYTES", 1000)
     writer = JournalWriter(tmp_path, "l1")
     events = [event(number) for number in range(40)]
     for one in events:

@@ -121,7 +121,7 @@ def test_who_cannot_index_lets_another_do_it(inbox: Inbox, monkeypatch: pytest.M
 def test_a_full_disk_ends_no_reload(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     background = _background(inbox, Role.ALL, "all", Mock())
     monkeypatch.setattr(
-        "dicom_node.studies.indexing.os.pwrite", Mock(side_effect=OSError(errno.ENOSPC, "full"))
+        "dicom_node.studies.crashes.os.pwrite", Mock(side_effect=OSError(errno.ENOSPC, "full"))
     )
     background._scheduler.start()
     background.stop()

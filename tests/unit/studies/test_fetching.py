@@ -39,8 +39,8 @@ from dicom_node.base.lifecycle import (
 from dicom_node.base.store.tables import ClaimedWorkitem, Delivery, Fetch, Job, Study
 from dicom_node.base.store.transitions import move, settle_study, utc_now
 from dicom_node.deliver.scu import open_archive
-from dicom_node.studies import fetch
-from dicom_node.studies.indexing import OTHER_PATIENT
+from dicom_node.studies import fetch, fetch_queue, missing_studies, priors
+from dicom_node.studies.fetched import OTHER_PATIENT
 from tests.hostile.valve import valve_before
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import assign, chest, ultrasound
@@ -78,13 +78,13 @@ TODAY = f"{datetime.now().astimezone():%Y%m%d}"
 def _calls_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call to an archive or a manager ends up to this much later than its answer."""
     monkeypatch.setattr("dicom_node.studies.fetch._WATCH_SECONDS", 0.01)
-    monkeypatch.setattr("dicom_node.studies.fetch._LOOK", timedelta())
+    monkeypatch.setattr("dicom_node.studies.priors._LOOK", timedelta())
 
 
 def asked(inbox: Inbox) -> None:
     """Ask, and fetch what is to be fetched."""
     archive = inbox.settings.peer("archive")
-    fetch.PriorQueries(inbox.database, inbox.settings, archive, "tests").run_once(threading.Event())
+    priors.PriorQueries(inbox.database, inbox.settings, archive, "tests").run_once(threading.Event())
     fetch.Fetcher(inbox.database, inbox.settings, archive, "tests").run_once(threading.Event())
 
 
@@ -193,7 +193,7 @@ def test_a_prior_whose_images_name_another_patient_goes_to_quarantine(tmp_path: 
 
 
 def why(inbox: Inbox, days: int = 1) -> dict[str, str]:
-    found = fetch.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), days)
+    found = missing_studies.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), days)
     return {one.found.study_instance_uid: one.why for one in found}
 
 
@@ -219,25 +219,25 @@ def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) 
             part.StudyInstanceUID: "incomplete: 1 of 2 objects came",
             failed.StudyInstanceUID: "failed: a reason",
         }
-        assert fetch.report_missing(inbox.database, inbox.settings) == 3
+        assert missing_studies.report_missing(inbox.database, inbox.settings) == 3
         [event] = [row for row in inbox.events() if row.number == STUDIES_MISSING.number]
         assert (event.fields["peer"], event.fields["number"]) == ("archive", 3)
-        for row in fetch.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), 1):
+        for row in missing_studies.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), 1):
             if row.fetchable:
-                inbox.write(fetch.fetch_missing, "archive", row)
+                inbox.write(missing_studies.fetch_missing, "archive", row)
         assert set(why(inbox)) == {failed.StudyInstanceUID}  # the others are on their way
 
 
 def test_a_study_is_asked_for_once_again_and_cancelled(tmp_path: Path) -> None:
     with beside(tmp_path, answers=[answer_for(film("once"))]) as inbox:
         archive = open_archive(inbox.settings.peer("archive"), inbox.settings)
-        asked = fetch.daily_queries(date(2024, 3, 1), date(2024, 3, 3), ["DX"])
+        asked = fetch_queue.daily_queries(date(2024, 3, 1), date(2024, 3, 3), ["DX"])
         assert len(asked) == 3
         for _ in range(2):
-            found = fetch.ask(inbox.database, archive, "archive", asked)
+            found = fetch_queue.ask(inbox.database, archive, "archive", asked)
             assert (found["wanted"], found["first"]) == (1, 1)
-    assert [inbox.write(fetch.cancel, "archive") for _ in range(2)] == [1, 0]
-    assert inbox.write(fetch.fetch_again, "archive") == 1
+    assert [inbox.write(fetch_queue.cancel, "archive") for _ in range(2)] == [1, 0]
+    assert inbox.write(fetch_queue.fetch_again, "archive") == 1
     assert [row.state for row in inbox.rows(Fetch)] == [FetchState.WAITING]
 
 
@@ -288,7 +288,7 @@ def test_a_study_of_another_patient_is_quarantined_though_its_fetch_moves_at_tha
                 move(session, row, FETCH_STARTED, attempts=1)
         return []
 
-    monkeypatch.setattr("dicom_node.studies.indexing.intake.patients", patients_while_the_retrieval_starts)
+    monkeypatch.setattr("dicom_node.studies.fetched.intake.patients", patients_while_the_retrieval_starts)
     inbox.assemble(300)
     study = inbox.study(image.StudyInstanceUID)
     assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT)

@@ -86,7 +86,7 @@ from dicom_node.people import preflight, users
 from dicom_node.people.disk import forget_past, note_free_space
 from dicom_node.people.processes import Sign, SignsOfLife, forget_lost
 from dicom_node.serve.background import Background, inode
-from dicom_node.studies.indexing import purge, purge_results
+from dicom_node.studies.purging import purge, purge_results
 from tests.console_lab import ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -618,6 +618,18 @@ def send_traces(node: Inbox) -> None:
             assert collector.refused == 0
 
 
+def receive_one_and_a_mixed_study(listener: Inbox) -> None:
+    """A study of which an image comes late, and one of two patients, which goes into quarantine."""
+    listener.opened("1")
+    listener.receive(*(ultrasound("one", number=n, size=(48, 40)) for n in (1, 2)), association="1")
+    other = ultrasound("mixed", number=2, size=(48, 40))
+    listener.receive(ultrasound("mixed", size=(48, 40)), changed(other, PatientID="SOMEBODY-ELSE"))
+    listener.released("1")
+    listener.settle()
+    listener.settle(ultrasound("one", number=3, size=(48, 40)))
+    assert listener.study(other.StudyInstanceUID).state is StudyState.QUARANTINED
+
+
 @POSTGRESQL
 def test_a_study_goes_its_way_under_these_rights(
     tmp_path: Path, urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
@@ -629,14 +641,7 @@ def test_a_study_goes_its_way_under_these_rights(
         config["spool"] = {**config.get("spool", {}), "result_days": 30}
         listener, worker, console = (Inbox(tmp_path / "var", config, url=urls[role]) for role in ROLES)
 
-        listener.opened("1")
-        listener.receive(*(ultrasound("one", number=n, size=(48, 40)) for n in (1, 2)), association="1")
-        other = ultrasound("mixed", number=2, size=(48, 40))
-        listener.receive(ultrasound("mixed", size=(48, 40)), changed(other, PatientID="SOMEBODY-ELSE"))
-        listener.released("1")
-        listener.settle()
-        listener.settle(ultrasound("one", number=3, size=(48, 40)))
-        assert listener.study(other.StudyInstanceUID).state is StudyState.QUARANTINED
+        receive_one_and_a_mixed_study(listener)
         JobQueue(worker.database, worker.settings.workers).reap()
         analyses = Worker(worker.settings, worker.database)
         while analyses.run_once():

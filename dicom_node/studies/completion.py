@@ -1,0 +1,126 @@
+"""When a study is complete.
+
+It is when no open association brings it objects and its quiet time has passed; also when its performed
+procedure steps have ended and all objects that they refer to are here, if its peer reports steps.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, exists, func, select, update
+
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.dicom.identity import are_one_patient
+from dicom_node.base.events import (
+    STEPS_FULFILLED,
+    STEPS_NOT_AWAITED,
+    STUDY_COMPLETE,
+    STUDY_MAY_BE_INCOMPLETE,
+)
+from dicom_node.base.files import all_uploaded, bucket_of
+from dicom_node.base.lifecycle import ObjectRole, StepStatus, StudyState
+from dicom_node.base.store import fetches, intake, requested
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Study
+from dicom_node.base.store.transitions import move_study, record, steady_now
+from dicom_node.jobs.queue import enqueue_study
+from dicom_node.studies.fetched import OTHER_PATIENT, is_of_another_patient, note_other_patient
+from dicom_node.studies.judgement import TWO_PATIENTS
+from dicom_node.studies.quarantine import quarantine_study
+
+# An open association that brought a study nothing for so long no longer keeps it open: if the journal loses
+# the line with the association's end, the study is completed all the same.
+_SILENCE = timedelta(hours=1)
+
+
+class Assembler:
+    """Decides when studies are complete, because nothing arrived for a while, and creates their jobs by the
+    rules.
+    """
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        """Prepare the rules and the quiet times of these settings."""
+        self._database, self._settings = database, settings
+        # Where there is an object store, workers of other machines find all of the study in it.
+        self._also = [all_uploaded()] if bucket_of(settings) else []
+        self._fetches = any("query" in peer.may for peer in settings.peers)
+        self._mpps = [peer.name for peer in settings.peers if peer.mpps]
+        self._at_once = requested.complete_by_steps(self._mpps) if self._mpps else None
+        of_site = settings.assembly.quiet_seconds, settings.assembly.quiet_seconds_us
+        self._longest = timedelta(
+            seconds=max(*of_site, *(peer.quiet_seconds or 0 for peer in settings.peers))
+        )
+
+    def run_once(self, now: datetime | None = None, behind: Collection[str] = ()) -> int:
+        """Complete every due study, creating its jobs, in one transaction each; return how many.
+
+        ``now``: UTC by :func:`steady_now`; None for the present. ``behind``: marks of senders with objects
+        that are not indexed yet, whose studies may still get objects.
+        """
+        now = now or steady_now()
+        also = [*self._also, *([intake.came_from_none_of(behind)] if behind else [])]
+        if self._fetches:  # what is half fetched would be analysed twice
+            also.append(fetches.is_not_under_way(now - _SILENCE))
+        if self._mpps:
+            silent_since = now - timedelta(minutes=self._settings.assembly.mpps_minutes)
+            also.append(~requested.waits_for_steps(self._mpps, silent_since))
+        # A later end of a quiet time was written by a clock that has been set back since.
+        latest = now + 2 * self._longest
+        late = (Study.state == StudyState.RECEIVING) & (Study.due_at > latest)
+        with self._database.read() as session:
+            is_late = session.scalar(select(exists().where(late)))
+        if is_late:
+            with self._database.write() as session:
+                session.execute(update(Study).where(late).values(due_at=latest))
+        done = 0
+        while self._complete_next(now, also):
+            done += 1
+        return done
+
+    def seconds_to_next(self) -> float:
+        """Return the seconds until the next study becomes due; infinite if none is being received."""
+        now = steady_now()
+        with self._database.read() as session:
+            due = session.scalar(select(func.min(Study.due_at)).where(Study.due_at > now))
+        return (due - now).total_seconds() if due else float("inf")
+
+    def _complete_next(self, now: datetime, also: Sequence[ColumnElement[bool]]) -> bool:
+        """Complete the next due study, or quarantine it; return False if none is due. ``also``: further SQL
+        conditions on it.
+        """
+        with self._database.read() as session:
+            if not intake.any_due(session, now, now - _SILENCE, *also, at_once=self._at_once):
+                return False
+        with self._database.write() as session:
+            study = intake.next_due(session, now, now - _SILENCE, *also, at_once=self._at_once)
+            if study is None:
+                return False
+            if not are_one_patient(intake.patients(session, study.id, [ObjectRole.SOURCE])):
+                quarantine_study(session, study, TWO_PATIENTS)
+                return True
+            if self._fetches and is_of_another_patient(session, study):
+                note_other_patient(session, study)
+                quarantine_study(session, study, OTHER_PATIENT)
+                return True
+            # How far the steps of the study were fulfilled.
+            named = requested.steps_of(session, study.study_instance_uid, self._mpps) if self._mpps else ()
+            missing = requested.objects_missing(session, [row.id for row in named])
+            going_on = sum(row.status is StepStatus.IN_PROGRESS for row in named)
+            if missing or going_on:
+                record(
+                    session,
+                    STEPS_NOT_AWAITED,
+                    study.id,
+                    steps=len(named),
+                    going_on=going_on,
+                    missing=missing,
+                )
+            elif named:
+                record(session, STEPS_FULFILLED, study.id, steps=len(named))
+            if unread := intake.unread_beside(session, study.id):
+                record(session, STUDY_MAY_BE_INCOMPLETE, study.id, objects=unread)
+            study.due_at = None
+            session.flush()
+            move_study(session, study, STUDY_COMPLETE)
+            enqueue_study(session, study, self._settings)
+            return True

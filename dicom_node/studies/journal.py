@@ -1,0 +1,153 @@
+"""The lines of listeners' journals as rows of associations and events.
+
+An open association keeps its studies open.
+"""
+
+from pathlib import Path
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from dicom_node.base import events
+from dicom_node.base.lifecycle import (
+    AssociationOutcome,
+)
+from dicom_node.base.store import (
+    fetches,
+    intake,
+    requested,
+)
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import (
+    Association,
+    Cursor,
+)
+from dicom_node.base.store.transitions import (
+    append,
+    record,
+    utc_now,
+)
+from dicom_node.receive.journal import listeners_of, read_journal, remove_read
+
+_ENDS = {
+    events.ASSOCIATION_RELEASED: AssociationOutcome.RELEASED,
+    events.ASSOCIATION_ABORTED: AssociationOutcome.ABORTED,
+}
+
+
+class JournalIngest:
+    """Stores the lines of a listener's journal in the database, each once: the read position is stored in the
+    same transaction.
+    """
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        """Load the read positions in the journal ``folder`` from the database."""
+        self._database, self._folder = database, folder
+        with database.read() as session:
+            known = session.execute(select(Cursor.name, Cursor.offset)).all()
+        # Listeners of other machines have folders of their own.
+        self._cursor = {name: offset for name, offset in known if (folder / name).exists()}
+        self._gone: set[str] = set()
+
+    def run_once(self) -> None:
+        """Store the lines appended since the last run."""
+        # First: a listener that starts now holds the lock before its file is there.
+        gone, _ = listeners_of(self._folder)
+        while lines := read_journal(self._folder, self._cursor):
+            moved = {name: offset for name, offset, _ in lines}
+            with self._database.write() as session:
+                for _, _, event in lines:
+                    _ingest(session, event)
+                for name, offset in moved.items():
+                    session.merge(Cursor(name=name, offset=offset))
+            self._cursor |= moved
+        if gone != self._gone:  # an association that hangs must not hold its studies open
+            with self._database.write() as session:
+                intake.lose_associations(session, Association.listener.in_(gone), utc_now())
+            self._gone = gone
+        if len(self._cursor) > 1:  # files of former listeners, or full ones
+            remove_read(self._folder, self._cursor)
+            if removed := {name for name in self._cursor if not (self._folder / name).exists()}:
+                with self._database.write() as session:
+                    session.execute(delete(Cursor).where(Cursor.name.in_(removed)))
+                self._cursor = {name: at for name, at in self._cursor.items() if name not in removed}
+
+
+def _ingest(session: Session, event: events.Event) -> None:
+    """Store an event of the journal; of events about many objects, the event table gets their number in place
+    of UIDs.
+    """
+    fields = event.fields
+    if event.type is events.COMMITMENT_REPORTED:
+        transaction, calling = str(fields["transaction"]), str(fields["calling"])
+        committed, failed = fields["committed"], fields["failed"]
+        intake.keep_report(session, transaction, calling, committed, failed, event.at)
+        record(
+            session,
+            event.type,
+            transaction=transaction,
+            calling=calling,
+            committed=len(committed),
+            failed=len(failed),
+        )
+    elif event.type is events.COMMITMENT_ASKED:  # by a peer
+        peer, calling, transaction = (str(fields[name]) for name in ("peer", "calling", "transaction"))
+        objects = fields["objects"]
+        refusal = requested.keep_request(session, peer, calling, transaction, objects, event.at)
+        record(
+            session,
+            events.COMMITMENT_ASK_REFUSED if refusal else event.type,
+            peer=peer,
+            calling=calling,
+            transaction=transaction,
+            objects=len(objects),
+            reason=refusal,
+        )
+    elif event.type is events.STEP_REPORTED:
+        requested.keep_step(session, fields, event.at)
+        known = fetches.present_studies(session, fields["studies"])
+        names = ("step", "status", "calling", "peer", "association")
+        shown = {name: fields[name] for name in names} | {"objects": len(fields["objects"])}
+        for uid in fields["studies"]:
+            study = known.get(uid)
+            record(session, event.type, study.id if study else None, study=uid, **shown)
+    else:
+        append(session, event)
+        _keep_association(session, event)
+
+
+def _keep_association(session: Session, event: events.Event) -> None:
+    """Store the beginning or the end of an association, if the event is one."""
+    association = str(event.fields.get("association", ""))
+    if event.type is events.ASSOCIATION_ACCEPTED:
+        fields, refused = event.fields, event.fields.get("refused") or []
+        session.merge(
+            Association(
+                id=association,
+                listener=str(fields.get("listener", "")),
+                calling_ae=str(fields.get("calling", ""))[:16],
+                called_ae=str(fields.get("called", ""))[:16],
+                address=str(fields.get("address", "")),
+                opened_at=event.at,
+                closed_at=None,
+                outcome=AssociationOutcome.OPEN,
+                objects=0,
+                refused=refused,
+                refused_count=fields.get("refused_count") or len(refused),
+                reason="",
+            )
+        )
+        session.flush()
+    elif event.type in _ENDS:
+        session.execute(
+            update(Association)
+            .where(Association.id == association, Association.closed_at.is_(None))
+            .values(
+                closed_at=event.at,
+                outcome=_ENDS[event.type],
+                objects=int(event.fields.get("objects") or 0),
+                reason=str(event.fields.get("reason") or ""),
+            )
+        )
+    elif event.type is events.LISTENER_STOPPED:
+        intake.lose_associations(session, Association.listener == event.fields.get("listener"), event.at)

@@ -1,0 +1,316 @@
+"""Answers of peers that are none, of another patient, without end, or lead elsewhere."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+
+from dicom_connectors.worklist import workitem
+from dicom_connectors.worklist.performer import open_manager as open_worklist
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import Unavailable
+from dicom_node.base.events import (
+    FETCHED_OTHER_PATIENT,
+)
+from dicom_node.base.lifecycle import FetchState, ResultKind, StudyState
+from dicom_node.base.store.tables import Fetch
+from dicom_node.deliver.scu import (
+    MAXIMUM_ANSWER_BYTES,
+    Presence,
+    RetrieveStatus,
+    SendStatus,
+    calling_ae,
+    open_archive,
+)
+from dicom_node.studies import fetch
+from dicom_node.studies.fetched import OTHER_PATIENT, OTHER_STUDY
+from dicom_node.studies.quarantine import release_study
+from tests.hostile.peers_lab import FHIR_JSON, JSON, called, peer_at
+from tests.hostile.web import answering
+from tests.modality import (
+    chest,
+    part_10,
+    ultrasound,
+)
+from tests.outbox_lab import Outbox, add_report, outgoing, outgoing_report, report_file
+from tests.pacs_lab import (
+    PIXELS,
+    QUERY,
+    FakeArchive,
+    Sink,
+    answer_for,
+    beside,
+    fetched,
+    film,
+    free_port,
+    inbox_beside,
+    instances,
+    peer,
+    run_pacs,
+    work_item,
+)
+
+HEAD = bytes(128) + b"DICM"
+LONG = b"\2\0\1\0OB\0\0\xff\xff\xff\x7f"  # an element of 2 GiB
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"PatientID": "ANOTHER"},
+        {"PatientName": "Somebody^Else"},
+        {"PatientBirthDate": "19010101"},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_images_of_another_patient_than_the_answer_go_to_quarantine(
+    tmp_path: Path, other: dict[str, str]
+) -> None:
+    image = film("another")
+    with beside(tmp_path, answers=[answer_for(image, **other)], gives=[image]) as inbox:
+        fetched(inbox)
+    study = inbox.study(image.StudyInstanceUID)
+    assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT)
+    assert not inbox.jobs()
+    [event] = [row for row in inbox.events() if row.number == FETCHED_OTHER_PATIENT.number]
+    assert not {*other.values(), image.PatientID} & set(map(str, event.fields.values()))
+    inbox.write(release_study, study.id)
+    inbox.settle()
+    assert [job.rule for job in inbox.jobs()] == ["films"]
+    assert [row.state for row in inbox.rows(Fetch)] == [FetchState.OTHER_PATIENT]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_study_that_nobody_asked_for_goes_to_quarantine(tmp_path: Path) -> None:
+    wanted, other = film("wanted"), film("other")
+    with beside(tmp_path, answers=[answer_for(wanted)], gives=[wanted, other]) as inbox:
+        fetched(inbox)
+    assert inbox.study(wanted.StudyInstanceUID).state is StudyState.QUEUED
+    study = inbox.study(other.StudyInstanceUID)
+    assert study.state is StudyState.QUARANTINED
+    assert OTHER_STUDY in study.reason
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.filterwarnings("ignore:.* for VR UI")  # pydicom's, in the archive of the test
+def test_answers_to_another_question_are_left_out() -> None:
+    image = film("asked for")
+    wrong = [
+        answer_for(image, StudyInstanceUID=""),
+        answer_for(image, StudyInstanceUID="../../etc"),
+        answer_for(image, StudyInstanceUID="1.2.3", StudyDate="19990101"),
+        answer_for(image, StudyInstanceUID="1.2.4", ModalitiesInStudy="CT"),
+        answer_for(Dataset(), StudyInstanceUID="1." * 40 + "1"),
+    ]
+    with run_pacs(FakeArchive(free_port(), answers=[*wrong, answer_for(image)] * 2), classes=()) as pacs:
+        settings = Settings(peers=(PeerSettings.model_validate(peer(pacs.port)),))
+        found = open_archive(settings.peers[0], settings).find(QUERY)
+    assert [study.study_instance_uid for study in found.studies] == [image.StudyInstanceUID]
+    assert found.strays == 2 * len(wrong)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_answers_without_an_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calling_ae, "MAXIMUM_ANSWER_BYTES", 2**16)
+    image = film("endless")
+    with run_pacs(FakeArchive(free_port(), answers=[answer_for(image)] * 5000), classes=()) as pacs:
+        settings = Settings(peers=(PeerSettings.model_validate(peer(pacs.port)),))
+        with pytest.raises(Unavailable, match="does not end"):
+            open_archive(settings.peers[0], settings).find(QUERY)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_more_objects_than_a_study_may_have_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("scu", "scu.query_retrieve"):
+        monkeypatch.setattr(f"dicom_node.deliver.{module}.MOST_OBJECTS", 3)
+    images = [chest("more", PIXELS, number=one) for one in range(1, 8)]
+    sink = Sink()
+    with run_pacs(FakeArchive(free_port(), gives=images), classes=()) as pacs:
+        settings = Settings(peers=(PeerSettings.model_validate(peer(pacs.port)),))
+        outcome = open_archive(settings.peers[0], settings).retrieve("1.2.3", sink)
+    assert (outcome.status, len(sink.taken)) == (RetrieveStatus.RETRY, 3), outcome
+
+
+def wado(*parts: bytes, end: bytes = b"--b--") -> bytes:
+    return b"".join(b"--b\r\nContent-Type: application/dicom\r\n\r\n" + one + b"\r\n" for one in parts) + end
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"[]", "application/json", RetrieveStatus.RETRY),
+        (b"", "multipart/related; boundary=b", RetrieveStatus.RETRY),
+        (wado(), "multipart/related; boundary=b", RetrieveStatus.ABSENT),
+        (wado(b"no DICOM"), "multipart/related; boundary=b", RetrieveStatus.INCOMPLETE),
+        (wado(HEAD + b"\xff" * 500), "multipart/related; boundary=b", RetrieveStatus.INCOMPLETE),
+        (wado(HEAD + LONG * 20), "multipart/related; boundary=b", RetrieveStatus.INCOMPLETE),
+        (wado(part_10(film("cut")), end=b""), "multipart/related; boundary=b", RetrieveStatus.RETRY),
+    ],
+    ids=["JSON", "nothing", "no part", "no DICOM", "no meta", "bad lengths", "no end"],
+)
+def test_what_is_no_answer_of_wado_stores_nothing_faulty(
+    tmp_path: Path, body: bytes, kind: str, status: RetrieveStatus
+) -> None:
+    with answering(body=body, Content_Type=kind) as (url, _):
+        inbox = inbox_beside(tmp_path, 1, transport="dicomweb", url=url)
+        archive = inbox.settings.peer("archive")
+        sink = fetch.RetrievalSink(
+            inbox.spool, fetch.WaitingObjects(inbox.spool.incoming), inbox.settings, archive, 1
+        )
+        outcome = open_archive(archive, inbox.settings).retrieve("1.2.3", sink)
+    assert outcome.status is status, outcome
+    assert not inbox.spool.pending()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("status", "leads_on"), [(300, False), (301, True), (303, True), (304, False), (307, True), (308, True)]
+)
+@pytest.mark.parametrize(
+    ("transport", "secret"),
+    [
+        ("orthanc", {"username": "node", "password": "secret"}),
+        ("dicomweb", {"username": "node", "password": "secret"}),
+        ("fhir", {"token": "secret"}),
+    ],
+    ids=["orthanc", "dicomweb", "fhir"],
+)
+def test_a_redirect_is_followed_by_nothing(
+    tmp_path: Path, transport: str, secret: dict[str, str], status: int, leads_on: bool
+) -> None:
+    """No object and no password goes to the other address; nor is it a success where it names none."""
+    fhir = transport == "fhir"
+    item = outgoing_report(report_file(tmp_path)) if fhir else outgoing(ultrasound("redirected"), tmp_path)
+    with (
+        answering() as (elsewhere, taken),
+        answering(status, **{"Location": f"{elsewhere}/taken"} if leads_on else {}) as (url, asked),
+    ):
+        destination = called(peer_at(transport, url, **secret))
+        (sent,) = destination.send([item])
+        (confirmed,) = destination.confirm([item])
+        (tested,) = destination.test()
+    assert len(asked) == 3
+    assert taken == []
+    assert sent.status is SendStatus.RETRY
+    assert "not followed" in sent.text
+    assert confirmed.presence is Presence.UNKNOWN
+    assert "not followed" in confirmed.text
+    assert not tested.ok
+    assert "not followed" in tested.text
+
+
+ANYBODYS: tuple[tuple[bytes, str], ...] = (
+    (b"[]", JSON),
+    (b"{}", JSON),
+    (b"null", JSON),
+    (b"[" * 100_000, JSON),
+    (b"<html>sign in</html>", "text/html"),
+)
+NONSENSE: dict[str, tuple[tuple[bytes, str], ...]] = {
+    "orthanc": (*ANYBODYS, (b'"stored"', JSON), (b'{"Status": ["Success"]}', JSON)),
+    "dicomweb": (
+        *ANYBODYS,
+        (b"[1]", JSON),
+        (b'{"00081199": 5}', JSON),
+        (b'{"00081199": {"vr": "SQ", "Value": [7]}}', JSON),
+        (b"<html>sign in</html>", "application/dicom+xml"),
+        (b"<html", "application/dicom+xml"),
+    ),
+}
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("transport", "confirm", "body", "kind"),
+    [
+        *(("orthanc", "query", *answer) for answer in NONSENSE["orthanc"]),
+        *(("dicomweb", "none", *answer) for answer in NONSENSE["dicomweb"]),
+        *(
+            ("fhir", "query", body, FHIR_JSON)
+            for body in (b"[]", b"{}", b'{"resourceType": "Bundle", "type": "searchset", "entry": [1]}')
+        ),
+        ("fhir", "none", b"{}", FHIR_JSON),
+    ],
+)
+def test_no_nonsense_is_a_success_and_its_tries_have_an_end(
+    tmp_path: Path, transport: str, body: bytes, kind: str, confirm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A web server that is no PACS, or a PACS that answers nonsense."""
+    with answering(body=body, Content_Type=kind) as (url, asked):
+        peer = peer_at(transport, url, confirm=confirm)
+        outbox = Outbox(tmp_path, [peer], retry_seconds=0.01, retry_limit_seconds=0.01, confirm_seconds=0.01)
+        add_report(outbox) if transport == "fhir" else outbox.add_study(["pacs"], [ResultKind.SR])
+        outbox.run_until("dead", seconds=30)
+        [row] = outbox.rows()
+        [check] = called(peer).test()
+    assert 3 <= sum(one.startswith("POST") for one in asked) < 20
+    assert "defect" not in row["reason"], row["reason"]
+    assert len(row["reason"]) > 20, row["reason"]
+    assert not any(record.exc_info for record in caplog.records)
+    assert len(check.text) > 10
+
+
+WORK_ITEM = work_item("1.2.3").to_json_dict()
+
+
+@contextmanager
+def manager(status: int, body: bytes) -> Iterator[Any]:
+    with answering(status, body, Content_Type="application/dicom+json") as (url, _):
+        peer = PeerSettings(name="ris", ae_title="RIS", transport="dicomweb", url=url, worklist=["*"], may=[])
+        yield open_worklist(peer, Settings.model_validate({"outbox": {"answer_seconds": 5}}))
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>",
+        b"null",
+        b'"text"',
+        b"7",
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b"[" + b" " * MAXIMUM_ANSWER_BYTES + b"]",
+        b"[" + b"9" * 5000 + b"]",
+    ],
+    ids=["html", "null", "text", "number", "nested", "no text", "long", "digits"],
+)
+def test_an_answer_that_is_none_is_no_work(body: bytes) -> None:
+    with manager(200, body) as ris:
+        for ask in (ris.search, lambda: ris.read("1.2.3")):
+            try:
+                assert not ask()
+            except Unavailable as error:
+                assert "html" not in str(error)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("00404021", {"vr": "SQ", "Value": ["no item"]}),
+        ("00404021", {"vr": "SQ", "Value": 5}),
+        ("00404021", {"vr": "LO", "Value": ["a", "b"]}),
+        ("00404021", {"vr": "SQ", "Value": [instances("1.2.3").to_json_dict()] * 1001}),
+        ("00080018", {"vr": "UI", "Value": ["../../etc"]}),
+        ("00080018", {"vr": "UI", "Value": ["1.2", "1.3"]}),
+        ("00080018", {"vr": "UI", "BulkDataURI": "file:///etc/passwd"}),
+        ("00741000", {"vr": "CS", "Value": [{"a": 1}]}),
+        ("00404018", {"vr": "SQ", "Value": [{"00080100": {"vr": "SH", "Value": ["a^b"]}}]}),
+        ("00100010", {"vr": "PN", "Value": [["a"]]}),
+        ("00404041", 3),
+    ],
+)
+def test_a_faulty_item_is_left_out_and_the_others_are_read(tag: str, value: Any) -> None:
+    with manager(200, json.dumps([{**WORK_ITEM, tag: value}, WORK_ITEM, [], None, 1, {}]).encode()) as ris:
+        read = [item for item in map(workitem.read_workitem, ris.search()) if item is not None]
+        assert all(item.study_instance_uid in ("", "1.2.3") for item in read)
+        assert read[-1].uid == WORK_ITEM["00080018"]["Value"][0]
+        assert not any(code.value == "a^b" for item in read for code in item.codes)

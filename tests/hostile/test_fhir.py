@@ -1,0 +1,128 @@
+"""FHIR servers that name somebody, ignore the search or lead elsewhere."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fhir.resources.R4B.bundle import Bundle
+from werkzeug.wrappers import Request, Response
+
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.outcomes import Done
+from dicom_node.deliver.scu import (
+    Presence,
+    open_remover,
+)
+from tests.hostile.peers_lab import FHIR_JSON, called
+from tests.hostile.web import answering
+from tests.outbox_lab import Outbox, add_report, fhir_peer, outgoing_report, report_file
+
+CANARY = "Canary^Anna"
+OUTCOME = {
+    "resourceType": "OperationOutcome",
+    "issue": [
+        {"severity": "error", "code": "business-rule", "diagnostics": CANARY, "details": {"text": CANARY}},
+        {"severity": "error", "code": CANARY},
+    ],
+}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_nothing_that_a_server_says_is_in_log_or_database(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    with answering(422, json.dumps(OUTCOME).encode(), Content_Type=FHIR_JSON) as (url, asked):
+        outbox = Outbox(
+            tmp_path, [fhir_peer(url, patient_systems={})], retry_seconds=0.01, retry_limit_seconds=0.01
+        )
+        add_report(outbox)
+        outbox.run_until("dead", seconds=30)
+        [row] = outbox.rows()
+    assert (asked.count("POST /"), row["refusals"]) == (3, 3)
+    assert "business-rule" in row["reason"]
+    assert CANARY not in caplog.text
+    assert CANARY not in str(row)
+    assert not [one for one in asked if "PID-CR" in one]
+
+
+@dataclass
+class Record:
+    """A server of this test: it validates what comes, and finds what the test says."""
+
+    bundles: list[Bundle] = field(default_factory=list)
+    found: list[dict[str, Any]] = field(default_factory=list)
+    patients: list[dict[str, Any]] = field(default_factory=list)
+
+    def __call__(self, request: Request) -> Response:
+        found = self.patients if request.path == "/Patient/_search" else self.found
+        answer = {"type": "searchset", "entry": [{"resource": one} for one in found]}
+        if request.path.startswith("/Observation/"):
+            return _json({"resourceType": "Observation", "status": "final", "code": {"text": "x"}})
+        if request.path == "/":
+            self.bundles.append(Bundle.model_validate_json(request.data))
+            entries = [{"response": {"status": "201 Created"}} for _ in self.bundles[-1].entry]
+            answer = {"type": "transaction-response", "entry": entries}
+        return _json({"resourceType": "Bundle", **answer})
+
+
+def _json(content: dict[str, Any]) -> Response:
+    return Response(json.dumps(content), content_type=FHIR_JSON)
+
+
+Recording = tuple[str, Record, list[str]]  # with what was asked of it
+
+
+@pytest.fixture
+def record() -> Iterator[Recording]:
+    record = Record()
+    with answering(record) as (url, asked):
+        yield url, record, asked
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_ignores_the_search_has_nothing_of_ours(tmp_path: Path, record: Recording) -> None:
+    url, server, _ = record
+    server.found = [
+        {
+            "resourceType": "DiagnosticReport",
+            "identifier": [{"system": "urn:dicom:uid", "value": "urn:oid:9"}],
+        }
+    ]
+    [confirmed] = called(fhir_peer(url)).confirm([outgoing_report(report_file(tmp_path))])
+    assert confirmed.presence is Presence.NOT_FOUND
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_patient_is_taken_only_by_the_identifier_asked_for(tmp_path: Path, record: Recording) -> None:
+    url, server, _ = record
+    server.patients = [
+        {"resourceType": "Patient", "id": "7", "identifier": [{"system": "urn:x", "value": "PID-CR"}]}
+    ]
+    called(fhir_peer(url)).send([outgoing_report(report_file(tmp_path))])
+    assert server.bundles[0].entry[0].resource.subject.reference is None
+
+
+@pytest.mark.usefixtures("impatient")
+def test_references_to_elsewhere_are_not_followed(tmp_path: Path, record: Recording) -> None:
+    url, server, asked = record
+    item = outgoing_report(report_file(tmp_path))
+    with answering() as (elsewhere, taken):
+        server.found = [
+            {
+                "resourceType": "DiagnosticReport",
+                "id": "1",
+                "status": "final",
+                "code": {"text": "x"},
+                "identifier": [{"system": "urn:dicom:uid", "value": f"urn:oid:{item.sop_instance_uid}"}],
+                "result": [{"reference": f"{elsewhere}/Observation/1"}, {"reference": "Observation/../../x"}],
+            }
+        ]
+        peer = fhir_peer(url, withdraw="delete")
+        answer = open_remover(peer, Settings(peers=(peer,))).remove(item)
+    assert taken == []
+    assert not isinstance(answer, Done)
+    assert not any("x" in path.partition("?")[0] for path in asked)
