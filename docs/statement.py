@@ -28,7 +28,7 @@ from dicom_node.base.dicom import dimse_n
 from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import MANUFACTURER, MODEL_NAME, SECONDARY_CAPTURES, TRANSFER_SYNTAXES
 from dicom_node.base.dicom.uids import SOURCES as ANALYSED
-from dicom_node.base.lifecycle import ResultKind
+from dicom_node.base.lifecycle import RESULT_KINDS, ResultKind
 from dicom_node.deliver.scu import (
     RETRIEVE_STATUSES,
     STORE_STATUSES,
@@ -36,7 +36,6 @@ from dicom_node.deliver.scu import (
     RetrieveStatus,
     SendStatus,
 )
-from dicom_node.deliver.scu.storage import SOP_CLASSES
 from dicom_node.people.stow import REASONS
 from dicom_node.receive.policy import STORAGE_CLASSES, VERIFICATION
 from dicom_node.receive.statuses import (
@@ -47,13 +46,9 @@ from dicom_node.receive.statuses import (
     STEP_STATUSES,
     Status,
 )
-from dicom_node.results import envelope
-from dicom_node.results.envelope import (
-    OURS,
-    OUTLINES_SERIES_NUMBER,
-    SCHEME,
-    SERIES_NUMBERS,
-)
+from dicom_node.results import standard
+from dicom_node.results.concepts import OURS, SCHEME
+from dicom_node.results.series import OUTLINES_SERIES_NUMBER
 from dicom_node.studies.fetch import ATTEMPTS
 
 GOLDEN: Final = Path(__file__).resolve().parents[1] / "tests" / "golden"
@@ -70,7 +65,9 @@ def sop_classes() -> str:
     rows = [("Verification SOP Class", VERIFICATION, "yes", "yes")]
     for uid, name in STORAGE_CLASSES.items():
         use = "analysed" if uid in ANALYSED else "kept"
-        sent = ", ".join(f"`{kind}`" for kind, uids in SOP_CLASSES.items() if uid in uids)
+        sent = ", ".join(
+            f"`{kind}`" for kind, declared in RESULT_KINDS.items() if uid in declared.sop_classes
+        )
         rows.append((name, uid, sent, "analysed by sender" if uid in SECONDARY_CAPTURES else use))
     rows += [
         (UID(dimse_n.COMMITMENT_CLASS).name, dimse_n.COMMITMENT_CLASS, "yes", "`commit_after`"),
@@ -94,27 +91,14 @@ def transfer_syntaxes() -> str:
     return table(("transfer syntax", "UID", "kind"), rows)
 
 
-_KINDS: Final = {
-    ResultKind.SR: "report of findings, TID 1500",
-    ResultKind.GSPS: "overlay of findings on the source image, gray or colour",
-    ResultKind.SC: "picture with findings drawn on it",
-    ResultKind.SUMMARY: "one page on all images of a job",
-    ResultKind.PDF: "the same page as PDF, with text",
-    ResultKind.HEATMAP: "heat map of a finding",
-    ResultKind.CLEANED: "source image or cine without burned-in text, verified",
-    ResultKind.SEG: "mask of what was removed; outlined organs",
-    ResultKind.REJECTION: "note that results are withdrawn, with `iocm`",
-    ResultKind.ASSESSMENT: "what a person says of findings, with `assessments`",
-}
-
-
 def kinds_of_result() -> str:
     """Every kind of result with its Series Numbers."""
     further = {
         ResultKind.SEG: f", {OUTLINES_SERIES_NUMBER}",
     }
     rows = [
-        (f"`{kind}`", _KINDS[kind], f"{SERIES_NUMBERS[kind]}{further.get(kind, '')}") for kind in SOP_CLASSES
+        (f"`{kind}`", declared.meaning, f"{declared.series_number}{further.get(kind, '')}")
+        for kind, declared in RESULT_KINDS.items()
     ]
     return table(("kind", "what it is", "Series Number"), rows)
 
@@ -495,7 +479,7 @@ def _modules() -> str:
     names: dict[str, list[str]] = {}
     for group in CREATED.values():
         for name, pattern, uid in group:
-            for module, usage in envelope.usages(uid).items():
+            for module, usage in standard.usages(uid).items():
                 if usage != "M" and _use_of(module, usage, _dumps_of(pattern, uid)) == "ALWAYS":
                     names.setdefault(module.replace("-", " ").title(), []).append(name)
     listed = "; ".join(f"{module} ({', '.join(of)})" for module, of in names.items())
@@ -534,7 +518,7 @@ def _dumps_of(pattern: str, sop_class_uid: str) -> list[Dump]:
 
 def _use_of(module: str, usage: str, made: list[Dump]) -> str:
     """Whether the objects have a module: what it demands, and anything of it."""
-    own = {keyword: kind for path, keyword, kind in envelope.attributes_of(module) if not path}
+    own = {keyword: kind for path, keyword, kind in standard.attributes_of(module) if not path}
     demanded = {keyword for keyword, kind in own.items() if kind in ("1", "2")}
     present = [demanded <= one.attributes.keys() and bool(own.keys() & one.attributes.keys()) for one in made]
     if usage == "M" or all(present):
@@ -545,9 +529,9 @@ def _use_of(module: str, usage: str, made: list[Dump]) -> str:
 def _types(uid: str, made: list[Dump]) -> dict[str, str]:
     """The strictest Type of each root attribute in the modules that the objects have."""
     found: dict[str, str] = {}
-    for module, usage in envelope.usages(uid).items():
+    for module, usage in standard.usages(uid).items():
         if _use_of(module, usage, made) != "not used":
-            for path, keyword, kind in envelope.attributes_of(module):
+            for path, keyword, kind in standard.attributes_of(module):
                 if not path:
                     found[keyword] = min(kind, found.get(keyword, "3"))
     return found

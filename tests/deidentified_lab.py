@@ -15,8 +15,10 @@ from ai_pipeline.contract import PipelineResult, QualityNote
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.lifecycle import DEIDENTIFIED_KINDS, Retained
 from dicom_node.base.sitekey import SiteKey
-from dicom_node.results.deidentified import Deidentified, Pseudonyms, build_deidentified
-from dicom_node.results.envelope import ResultContext, SourceObject
+from dicom_node.results.context import ResultContext
+from dicom_node.results.deidentified.build import Deidentified, build_deidentified
+from dicom_node.results.deidentified.pseudonyms import Pseudonyms
+from dicom_node.results.source import SourceObject
 from tests.modality import assign, data_set
 from tests.result_images import NODULE, US, context, finding, source, speckle, without_text, write_image
 

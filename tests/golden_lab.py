@@ -32,15 +32,15 @@ from ai_pipeline.contract import (
 from ai_pipeline.fetal_head import biometry
 from dicom_node.base.lifecycle import ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.base.sitekey import SiteKey
-from dicom_node.results.build import (
-    FindingAssessment,
-    build,
-    build_assessment,
-    build_failure,
-    build_rejection,
-)
-from dicom_node.results.deidentified import Pseudonyms, build_deidentified
-from dicom_node.results.envelope import BUILDER_VERSION, BuiltObject, ResultContext, SourceObject
+from dicom_node.results.assessment import FindingAssessment, build_assessment
+from dicom_node.results.build import build, build_failure
+from dicom_node.results.built_object import BuiltObject
+from dicom_node.results.context import ResultContext
+from dicom_node.results.deidentified.build import build_deidentified
+from dicom_node.results.deidentified.pseudonyms import Pseudonyms
+from dicom_node.results.rejection import build_rejection
+from dicom_node.results.source import SourceObject
+from dicom_node.results.uids import BUILDER_VERSION
 from tests.result_images import (
     ANALYSED_AT,
     CALIBRATED,

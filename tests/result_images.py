@@ -24,7 +24,8 @@ from ai_pipeline.contract import (
 from ai_pipeline.images.decode import open_dicom
 from dicom_node.base.dicom.uids import Installation, derived_uid
 from dicom_node.base.lifecycle import ResultKind
-from dicom_node.results.envelope import ResultContext, SourceObject
+from dicom_node.results.context import ResultContext
+from dicom_node.results.source import SourceObject
 from tests.modality import data_set, set_pixels
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."

@@ -5,7 +5,7 @@ import io
 import pydicom
 from pydicom.dataset import Dataset
 
-from dicom_node.results.envelope import BuiltObject
+from dicom_node.results.built_object import BuiltObject
 from tests.modality import data_set
 
 

@@ -40,8 +40,7 @@ _NO_SENTENCES = (
     "ai_pipeline/fetal_head/intended_use.py",
     "ai_pipeline/models/",
     "ai_pipeline/cli/",
-    "dicom_node/results/deidentified.py",
-    "dicom_node/results/deidentified.py",
+    "dicom_node/results/deidentified/",
 )
 """Files with patterns and word lists, and those whose words only the command line shows."""
 

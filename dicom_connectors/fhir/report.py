@@ -26,8 +26,9 @@ from ai_pipeline.contract import BURNED_IN
 from dicom_node.base.dicom.header import listed
 from dicom_node.base.dicom.uids import MANUFACTURER, derived_uid
 from dicom_node.base.errors import FaultyInput
-from dicom_node.results import sr
-from dicom_node.results.envelope import StatedCode, StatedFinding, StatedNumber, zone_of
+from dicom_node.results import stated_report
+from dicom_node.results.stated_report import StatedCode, StatedFinding, StatedNumber
+from dicom_node.results.times import zone_of
 
 Resource = dict[str, Any]
 """A resource of FHIR, or a part of one, as JSON has it."""
@@ -338,7 +339,7 @@ class ReportTransaction:
         self._document = dcmread(path)
         if "ContentSequence" not in self._document:
             raise FaultyInput("it is no report")
-        self._stated = sr.read_report(self._document)
+        self._stated = stated_report.read_report(self._document)
         self._systems = systems(self._document)
         self.uid = str(self._document.SOPInstanceUID)
         self.patient = patient_identifier(self._document, by_issuer)

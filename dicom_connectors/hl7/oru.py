@@ -31,8 +31,8 @@ from pydicom.valuerep import PersonName
 from ai_pipeline.contract import BURNED_IN
 from dicom_connectors.hl7.settings import parsed_field
 from dicom_node.base.dicom.header import quiet_pydicom
-from dicom_node.results import envelope, sr
-from dicom_node.results.envelope import StatedCode, StatedFinding, StatedNumber
+from dicom_node.results import concepts, stated_report
+from dicom_node.results.stated_report import StatedCode, StatedFinding, StatedNumber
 
 VERSION: Final = "2.5.1"
 Component = str | tuple[str, ...]
@@ -216,7 +216,7 @@ def _observations(report: Dataset, context: MessageContext, status: str) -> Iter
     Rows that belong together have one sub-ID (OBX-4), made of the first row's code and its place among rows
     with this code; so a newer report has the same sub-IDs.
     """
-    said = sr.read_report(report)
+    said = stated_report.read_report(report)
     stated = [[_obx("TX", [codes.DCM.Conclusion], line)] for line in said.short_result]
     if said.statement:
         stated.append([_obx("TX", [codes.DCM.Comment], said.statement)])
@@ -365,7 +365,7 @@ def _finding(stated: StatedFinding) -> list[SegmentFields]:
     Undetermined) in OBX-5; then its site and side.
     """
     value, scheme = stated.code
-    decision = _code_components(envelope.DECISIONS[stated.decision])
+    decision = _code_components(concepts.DECISIONS[stated.decision])
     return [_obx("CWE", [Code(value, scheme, stated.meaning)], *decision), *_side(stated.sites)]
 
 
@@ -386,11 +386,11 @@ def _quantity(stated: StatedNumber) -> list[Code]:
     """
     value, scheme = stated.code
     quantity = Code(value, scheme, stated.meaning)
-    if not stated.sites or scheme in ("LN", envelope.SCHEME):
+    if not stated.sites or scheme in ("LN", concepts.SCHEME):
         return [quantity]
     words = ", ".join(meaning for _, _, meaning in stated.sites)
     named = "\n".join([value, scheme, *(part for site in stated.sites for part in site[:2])])
-    return [Code(f"M-{_short_hash(named)[:13]}", envelope.SCHEME, f"{stated.meaning} of {words}"), quantity]
+    return [Code(f"M-{_short_hash(named)[:13]}", concepts.SCHEME, f"{stated.meaning} of {words}"), quantity]
 
 
 def _side(sites: Sequence[StatedCode]) -> list[SegmentFields]:

@@ -315,10 +315,10 @@ def _findings_and_lines(report: Path) -> tuple[tuple[str, ...], tuple[str, ...]]
     For a file that cannot be read both are ``_UNREADABLE``, because it may contain a finding that somebody
     waits for.
     """
-    from dicom_node.results import sr  # heavy, and only a rule with findings needs it
+    from dicom_node.results import stated_report  # heavy, and only a rule with findings needs it
 
     try:
-        read = sr.read_report(report)
+        read = stated_report.read_report(report)
     except Exception:  # noqa: BLE001  (whatever its parser says of a damaged file)
         return (_UNREADABLE,), (_UNREADABLE,)
     return tuple(one.meaning for one in read.findings if one.decision == "present"), read.short_result

@@ -28,7 +28,7 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View
-from dicom_node.results.envelope import StatedNumber
+from dicom_node.results.stated_report import StatedNumber
 
 _HOUR, _DAY, _WEEK = 3600, 86400, 7 * 86400
 SPANS: Final[Mapping[int, tuple[int, int]]] = {

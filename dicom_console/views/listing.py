@@ -13,7 +13,7 @@ from dicom_console.views.search import grouped, names, with_withdrawals
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
-from dicom_node.base.lifecycle import DeliveryState, ResultKind
+from dicom_node.base.lifecycle import PICTURES, DeliveryState
 from dicom_node.base.store import views
 from dicom_node.base.store.tables import Delivery, ReceivedObject, Result, Study, Withdrawal
 from dicom_node.base.store.views import View, columns
@@ -26,8 +26,8 @@ from dicom_node.people.pictures import (
     person_of,
     report_files,
 )
-from dicom_node.results import sr
-from dicom_node.results.envelope import OURS
+from dicom_node.results import stated_report
+from dicom_node.results.concepts import OURS
 
 _FIGURES = 12  # of a UID, at least
 _LOOKED_INTO = 6  # images of a study, for one with marks
@@ -41,7 +41,6 @@ _OF_OBJECTS: Final = {
     *(kind.number for kind in (events.DELIVERY_CONFIRMED, events.DELIVERY_RETRIED)),
 }
 """Events of which each object has its own."""
-_PICTURES = (ResultKind.SC, ResultKind.SUMMARY, ResultKind.HEATMAP, ResultKind.CLEANED)
 
 
 def uid(session: Session, number: int) -> str:
@@ -79,7 +78,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
     received = select(ReceivedObject).where(ReceivedObject.study_id == number).order_by(ReceivedObject.id)
     of_object = ("sop_instance_uid", "outcome", "reason", "calling_ae", "bytes", "received_at")
     reports = report_files(session, settings, number)  # the newest of each rule
-    findings = [row for path in reports for row in sr.findings(path)]
+    findings = [row for path in reports for row in stated_report.findings(path)]
     happened = views.list_events(session, study_instance_uid=shown["study"], debug=False, limit=_MOST_READ)
     return {
         **shown,
@@ -92,8 +91,10 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "results": _results(session, settings, number),
         "held": held_results.held_results(session, settings, number),
         "findings": verdicts.with_verdicts(session, number, findings),
-        "measurements": [row for path in reports for row in sr.measurements(path)],
-        "conclusions": list(dict.fromkeys(filter(None, (sr.read_report(one).conclusion for one in reports)))),
+        "measurements": [row for path in reports for row in stated_report.measurements(path)],
+        "conclusions": list(
+            dict.fromkeys(filter(None, (stated_report.read_report(one).conclusion for one in reports)))
+        ),
         "likeliest": _likeliest(findings),
         "missing": verdicts.missing_findings(session, settings, number, findings),
         "steps": views.list_steps(session, study.study_instance_uid),
@@ -227,7 +228,7 @@ def _results(session: Session, settings: Settings, number: int) -> list[View]:
             "purged": row.purged,
             "subject": heatmap_finding(session, settings, row),
             "withdrawn": columns(gone[row.id], "at", "actor", "because") if row.id in gone else None,
-            "has_pixels": row.id not in gone and not row.purged and row.kind in _PICTURES,
+            "has_pixels": row.id not in gone and not row.purged and row.kind in PICTURES,
             "deliveries": deliveries[row.id],
         }
         for row in rows

@@ -15,7 +15,7 @@ from dicom_node.base.store import intake, views
 from dicom_node.base.store.tables import ReceivedObject, Study
 from dicom_node.base.store.views import View, as_json
 from dicom_node.people import pictures
-from dicom_node.results import sr
+from dicom_node.results import stated_report
 
 PAGE = 50
 """Patient IDs of one page."""
@@ -69,7 +69,9 @@ def show(session: Session, settings: Settings, number: int) -> View:
     ]
     measured: list[DatedNumber] = []
     for row in rows[:_LOOKED_INTO]:
-        stated = [sr.read_report(path) for path in pictures.report_files(session, settings, row["id"])]
+        stated = [
+            stated_report.read_report(path) for path in pictures.report_files(session, settings, row["id"])
+        ]
         found = [one for read in stated for one in read.findings if one.decision is Decision.PRESENT]
         row["findings"] = list(dict.fromkeys(one.meaning for one in found))
         if on := date_of(row["study_date"]):

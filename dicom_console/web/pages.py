@@ -14,21 +14,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from dicom_console.web import languages
 from dicom_console.web.languages import decimal
 from dicom_node import __version__
-from dicom_node.base.lifecycle import ResultKind, UserRole
+from dicom_node.base.lifecycle import RESULT_KINDS, UserRole
 from dicom_node.base.store.views import ORIGINAL
 from dicom_node.people.users import User
 
 KINDS: Mapping[str, str] = {
-    ResultKind.SR: "report (SR)",
-    ResultKind.GSPS: "presentation state",
-    ResultKind.SC: "annotated picture",
-    ResultKind.SUMMARY: "summary page",
-    ResultKind.PDF: "summary page (PDF)",
-    ResultKind.HEATMAP: "heat map",
-    ResultKind.CLEANED: "cleaned image",
-    ResultKind.SEG: "segmentation",
-    ResultKind.REJECTION: "rejection note",
-    ResultKind.ASSESSMENT: "assessment (SR)",
+    **{kind: declared.name for kind, declared in RESULT_KINDS.items()},
     ORIGINAL: "received object",
 }
 LAYERS = ("Cleaned", "Drawn into the picture", "Heat map")

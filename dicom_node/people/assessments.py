@@ -21,7 +21,7 @@ from dicom_node.people import audit, pictures, writing
 from dicom_node.people.verdicts import finding_key, possibly_missing, reported_findings, verdict_key
 
 if TYPE_CHECKING:
-    from dicom_node.results.envelope import BuiltObject
+    from dicom_node.results.built_object import BuiltObject
 
 
 def send_assessments(
@@ -85,7 +85,7 @@ def queue_assessments(session: Session, settings: Settings, study: int, by: audi
 
 def _build(session: Session, settings: Settings, assessed: _AssessedReport) -> "BuiltObject":
     """Build the assessment object of a report, which replaces the one in which the verdicts were sent."""
-    from dicom_node.results.build import FindingAssessment, build_assessment
+    from dicom_node.results.assessment import FindingAssessment, build_assessment
 
     former = session.scalar(
         select(Result.sop_instance_uid)
@@ -125,7 +125,7 @@ def _store(
     peers: Sequence[PeerSettings],
 ) -> None:
     """Store a new assessment object, and queue it for these peers."""
-    from dicom_node.results.build import put_in_place, row_values, temporary_files
+    from dicom_node.results.files import put_in_place, row_values, temporary_files
 
     door = Files(settings)
     with temporary_files([built], door) as files:

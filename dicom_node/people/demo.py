@@ -33,7 +33,7 @@ from dicom_node.base.errors import ExitCode, FaultyInput, Unavailable
 from dicom_node.base.lifecycle import END_STATES, ResultKind
 from dicom_node.deliver.scu import Outgoing, SendReport, SendStatus
 from dicom_node.deliver.scu.storage import send_files
-from dicom_node.results.sr import read_report
+from dicom_node.results.stated_report import read_report
 
 Say = Callable[..., None]
 

@@ -176,7 +176,9 @@ def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
     """
     drawn: set[object] = set()
     named: set[tuple[str, object]] = set()
-    from dicom_node.results.sr import places  # heavy, and the node's main process imports this module
+    from dicom_node.results.stated_report import (
+        places,  # heavy, and the node's main process imports this module
+    )
 
     for mark in (mark for path in files for mark in places(path) if mark["image"] == uid):
         place = (tuple(mark["points"]), tuple(mark["frames"]))

@@ -249,7 +249,9 @@ def store_verdicts(
 
 def reported_findings(session: Session, settings: Settings, study: int) -> list[dict[str, Any]]:
     """The findings of a study's newest reports as rows, each with the UID of its report."""
-    from dicom_node.results.sr import findings  # heavy, and the node's main process imports this module
+    from dicom_node.results.stated_report import (
+        findings,  # heavy, and the node's main process imports this module
+    )
 
     return [
         row | {"report_uid": path.stem}

@@ -148,7 +148,8 @@ def withdraw_results(
     themselves, by peer. Raises NotFound, NotAllowedNow (something is being sent, or nothing is left to
     withdraw), FaultyInput.
     """
-    from dicom_node.results.build import build_rejection, put_in_place, row_values, temporary_files
+    from dicom_node.results.files import put_in_place, row_values, temporary_files
+    from dicom_node.results.rejection import build_rejection
 
     words, now = audit.checked_reason(because), by.now
     door = Files(settings)

@@ -18,19 +18,14 @@ from dicom_node.base.dicom.header import items, listed, quiet_pydicom
 from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import is_own_result
 from dicom_node.base.errors import ResultRefused
-from dicom_node.base.lifecycle import ResultKind
-from dicom_node.results.envelope import (
-    ResultContext,
-    Source,
-    is_known,
-    mandatory_modules,
-    missing_attribute,
-    name_of,
-)
+from dicom_node.base.lifecycle import PICTURES, ResultKind
+from dicom_node.results.concepts import name_of
+from dicom_node.results.context import ResultContext
+from dicom_node.results.source import Source
+from dicom_node.results.standard import is_known, mandatory_modules, missing_attribute
 
 _UID: Final = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
 _PIXEL_DATA_TAG: Final = b"\xe0\x7f\x10\x00"
-_PICTURES: Final = frozenset({ResultKind.SC, ResultKind.SUMMARY, ResultKind.HEATMAP, ResultKind.CLEANED})
 # Attributes of Type 1 at the root of what we build: present and with a value.
 _TYPE_1: Final = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "InstanceNumber",
@@ -116,7 +111,7 @@ def check(
             *_marking_faults(read, kind),
             *_reference_faults(read, context, sources),
             *_graphic_faults(read, sources),
-            *(_pixels(read, pixel_bytes) if kind in _PICTURES | {ResultKind.SEG} else ()),
+            *(_pixels(read, pixel_bytes) if kind in PICTURES | {ResultKind.SEG} else ()),
             *(_pdf_faults(read) if kind is ResultKind.PDF else ()),
             *(further(read, header) if further else _identity_faults(read, kind)),
         ]
@@ -177,7 +172,7 @@ def _identity_faults(read: Dataset, kind: ResultKind) -> list[str]:
             "PatientIdentityRemoved must not be YES: it names the patient": (
                 read.get("PatientIdentityRemoved") == "YES"
             ),
-            "SourceImageSequence is missing": kind in _PICTURES and not read.get("SourceImageSequence"),
+            "SourceImageSequence is missing": kind in PICTURES and not read.get("SourceImageSequence"),
             "SourceInstanceSequence is missing": (
                 kind is ResultKind.PDF and not read.get("SourceInstanceSequence")
             ),
@@ -208,7 +203,7 @@ def _missing_attributes(read: Dataset, kind: ResultKind) -> Iterator[str]:
     """Yield a fault for each Type 1 or 2 attribute that the object's kind or IOD requires and that is
     missing.
     """
-    for keyword in (*_TYPE_1, *(_TYPE_1_OF_PICTURES if kind in _PICTURES else _TYPE_1_OF_KIND[kind])):
+    for keyword in (*_TYPE_1, *(_TYPE_1_OF_PICTURES if kind in PICTURES else _TYPE_1_OF_KIND.get(kind, ()))):
         if keyword not in read or read[keyword].value in (None, "", []):
             yield f"{keyword} (Type 1) is missing"
     sop_class_uid = str(read.get("SOPClassUID"))

@@ -13,18 +13,11 @@ document, and which) and its Time Point Context (TID 1502). Findings and measure
 tracking UIDs as in the quoted report (TID 1501), and are inferred from the earlier image. The earlier image
 and the quoted report are in Pertinent Other Evidence Sequence (PS3.3 C.17.2), because they are in another
 study.
-
-Reads the node's own reports back: findings with their numbers, measurements, conclusion.
-
-The items are pydicom's. highdicom's own readers rebuild each content item: the same findings take 0.19 s
-instead of 0.05 (a chest X-ray with three), and the page of a study reads all its reports.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from highdicom.sr import (
     CodeContentItem,
@@ -55,48 +48,37 @@ from highdicom.sr import (
     UIDRefContentItem,
 )
 from highdicom.sr.templates import ImageLibraryEntryDescriptors
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import Comprehensive3DSRStorage
 
-from ai_pipeline.contract import Decision
-from dicom_node.base.dicom.header import listed, quiet_pydicom
+from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.lifecycle import ResultKind
-from dicom_node.results.envelope import (
-    BURNED_IN_HEAD,
+from dicom_node.results.anatomy import procedure_reported, procedures_performed, target_of, view_of
+from dicom_node.results.concepts import (
     DECISIONS,
     OURS,
     PRESENCE,
     PROCEDURE_SITE,
     QUALITATIVE_EVALUATIONS,
     SOURCE,
-    PreviousImage,
-    Source,
-    StatedCode,
+    coded,
+    each_once,
+    subject_context,
+)
+from dicom_node.results.context import PreviousImage
+from dicom_node.results.dataset import set_values
+from dicom_node.results.envelope import complete, disclaimer, header_arguments
+from dicom_node.results.equipment import algorithm, device_observer
+from dicom_node.results.located import ReportedFinding, TrackedMeasurement
+from dicom_node.results.report import ImageReport, Report
+from dicom_node.results.source import Source, stand_in_of
+from dicom_node.results.stated_report import (
     StatedFinding,
     StatedNumber,
-    StatedPlace,
-    algorithm,
-    coded,
-    complete,
-    device_observer,
-    disclaimer,
-    each_once,
-    header_arguments,
-    name_of,
-    procedure_reported,
-    procedures_performed,
-    series_uid,
-    set_values,
-    stand_in_of,
-    subject_context,
-    target_of,
-    tracking_uid,
-    view_of,
 )
-from dicom_node.results.report import ImageReport, Report, ReportedFinding, TrackedMeasurement
+from dicom_node.results.uids import series_uid, tracking_uid
 
 # A measurement group: TID 1410 or TID 1501.
 Group: TypeAlias = ContentSequence
@@ -118,79 +100,91 @@ def build_document(report: Report, uid: str) -> Dataset:
     wants them (TID 1500 is extensible, so a conclusion may come before its containers).
     """
     context, sources = report.context, report.sources
-    groups = [_finding_group(one) for one in report.located if one.region is not None]
-    elsewhere = [one for one in report.located if one.region is None]
+    document = Comprehensive3DSR(
+        evidence=[*(source.stand_in for source in sources), *_quoted_evidence(report)],
+        content=_content(report),
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        requested_procedures=_requests(sources[0]) or None,
+        performed_procedure_codes=procedures_performed(sources),
+        previous_versions=[_replaced_report(report)] if context.supersedes else None,
+        **header_arguments(context, ResultKind.SR, sources[0], uid, 1),
+    )
+    return complete(document, context, ResultKind.SR, sources)
+
+
+def _content(report: Report) -> MeasurementReport:
+    """The content tree (TID 1500), with conclusion, disclaimer and image library before the groups."""
+    with_places = [_finding_group(finding) for finding in report.located if finding.region is not None]
     # These have coordinates in their numbers: OHIF loads them.
-    groups += [
-        _measurement_group(report, image.source, one) for image in report.images for one in image.measured
+    with_places += [
+        _measurement_group(report, image.source, measured)
+        for image in report.images
+        for measured in image.measured
     ]
-    further = [*map(_quotation, report.compared)]
-    if groups:
-        further = [_evaluations(report, elsewhere), *further]
-    else:
-        groups = [*map(_finding_group, elsewhere), *(_image_group(report, image) for image in report.images)]
+    elsewhere = [finding for finding in report.located if finding.region is None]
     # TID 1001 with a device observer (TID 1004): no person has looked at this.
-    observed = ObservationContext(observer_device_context=device_observer(context))
+    observed = ObservationContext(observer_device_context=device_observer(report.context))
     if report.fetus:
         observed.extend(subject_context(report.fetus))
     # Procedure reported: validators take no codes but those of CID 100 here, though it is a baseline
     # (TID 1207). The codes of the source are in Performed Procedure Code Sequence.
     content = MeasurementReport(
         observation_context=observed,
-        procedure_reported=each_once(map(procedure_reported, sources)),
+        procedure_reported=each_once(map(procedure_reported, report.sources)),
         title=codes.DCM.ImagingMeasurementReport,
-        imaging_measurements=groups,
+        imaging_measurements=with_places
+        or [*map(_finding_group, elsewhere), *(_image_group(report, image) for image in report.images)],
     )
     *about, measurements = content[0].ContentSequence
-    for item in about:
-        if item.name == codes.DCM.ProcedureReported:  # its code names no region
-            known = (
-                region
-                for source in sources
-                if procedure_reported(source) == item.value and (region := target_of(context, source))
-            )
-            sites = {region.value: region for region in known}.values()
-            if sites:
-                item.ContentSequence = ContentSequence(
-                    [
-                        CodeContentItem(PROCEDURE_SITE, region, RelationshipTypeValues.HAS_CONCEPT_MOD)
-                        for region in sites
-                    ]
-                )
+    _name_procedure_sites(about, report)
     content[0].ContentSequence = ContentSequence(
         [
             *about,
             _text(codes.DCM.Conclusion, report.conclusion),
-            _text(codes.DCM.Comment, disclaimer(context)),
+            _text(codes.DCM.Comment, disclaimer(report.context)),
             _image_library(report),
             measurements,
-            *further,
+            *([_evaluations(report, elsewhere)] if with_places else []),
+            *map(_quotation, report.compared),
         ]
     )
-    replaced = stand_in_of(
-        Comprehensive3DSRStorage,
-        context.supersedes,
-        sources[0].study_uid,
-        context.supersedes_series or series_uid(context, ResultKind.SR, sources[0]),
-    )
-    # The quoted reports and earlier images, of the same patient.
+    return content
+
+
+def _name_procedure_sites(about: Sequence[ContentItem], report: Report) -> None:
+    """Set below each Procedure Reported among these items the target regions of its images: its code names
+    none.
+    """
+    for item in about:
+        if item.name != codes.DCM.ProcedureReported:
+            continue
+        of_procedure = [source for source in report.sources if procedure_reported(source) == item.value]
+        regions = filter(None, (target_of(report.context, source) for source in of_procedure))
+        if sites := {region.value: region for region in regions}:
+            item.ContentSequence = ContentSequence(
+                [
+                    CodeContentItem(PROCEDURE_SITE, region, RelationshipTypeValues.HAS_CONCEPT_MOD)
+                    for region in sites.values()
+                ]
+            )
+
+
+def _replaced_report(report: Report) -> Dataset:
+    """A stand-in of the report that this one replaces: of the same class and study (PS3.3 C.17.2)."""
+    context, first = report.context, report.sources[0]
+    series = context.supersedes_series or series_uid(context, ResultKind.SR, first)
+    return stand_in_of(Comprehensive3DSRStorage, context.supersedes, first.study_uid, series)
+
+
+def _quoted_evidence(report: Report) -> Iterable[Dataset]:
+    """The quoted reports and earlier images, of the same patient, each once."""
     objects = [one for previous in report.compared for one in (previous.image, previous.report)]
     quoted = {one.SOPInstanceUID: deepcopy(one) for one in objects}
     for one in quoted.values():
-        one.PatientID = sources[0].stand_in.PatientID
-    document = Comprehensive3DSR(
-        evidence=[*(source.stand_in for source in sources), *quoted.values()],
-        content=content,
-        is_complete=True,
-        is_final=False,
-        is_verified=False,
-        requested_procedures=_requests(sources[0]) or None,
-        performed_procedure_codes=procedures_performed(sources),
-        # The report that this one replaces: of the same class and study (PS3.3 C.17.2).
-        previous_versions=[replaced] if context.supersedes else None,
-        **header_arguments(context, ResultKind.SR, sources[0], uid, 1),
-    )
-    return complete(document, context, ResultKind.SR, sources)
+        one.PatientID = report.sources[0].stand_in.PatientID
+    return quoted.values()
 
 
 def _text(name: DicomCode, value: str) -> TextContentItem:
@@ -488,288 +482,3 @@ def _quoted_items(one: StatedFinding | StatedNumber, previous: PreviousImage) ->
 def _coded(code: tuple[str, str], meaning: str = "") -> CodedConcept:
     """The code (value, scheme) as highdicom's type; without a ``meaning`` the value stands for it."""
     return CodedConcept(*code, meaning or code[0])
-
-
-# PS3.16 TID 1500: the containers and the concepts that are read here.
-_MEASUREMENT_GROUP, _FINDING, _TRACKING_UID = "125007", "121071", "112040"
-_SITE, _LATERALITY = "363698007", "272741003"
-_ALGORITHM_NAME, _ALGORITHM_VERSION = "111001", "111003"
-_DECISIONS = {code.value: decision for decision, code in DECISIONS.items()} | {
-    codes.SCT.Present.value: Decision.PRESENT
-}
-
-
-@dataclass(frozen=True, slots=True)
-class StatedReport:
-    """The content of a report as it was read back, each finding and number with its image.
-
-    ``conclusion``: "" without one. ``statement``: the sentence that names the models and says that the report
-    is not for diagnostic use; "" without one.
-    """
-
-    findings: Sequence[StatedFinding]
-    numbers: Sequence[StatedNumber]
-    conclusion: str
-    statement: str
-
-    @property
-    def short_result(self) -> tuple[str, ...]:
-        """The lines of the conclusion without the sentences on burned-in text."""
-        return tuple(line for line in self.conclusion.splitlines() if not line.startswith(BURNED_IN_HEAD))
-
-
-def read_report(report: Path | BinaryIO | Dataset) -> StatedReport:
-    """Read the findings and numbers of a TID 1500 report that the node made, in the order of the report;
-    ``report``: a file or its data set.
-    """
-    document = report if isinstance(report, Dataset) else dcmread(report)
-    findings: list[StatedFinding] = []
-    numbers: list[StatedNumber] = []
-    for group in _containers(document, _MEASUREMENT_GROUP):
-        items, places = _children(group), list(_places(group))
-        decided = list(filter(_is_decision, items))
-        in_group = _numbers([*items, *(below for item in decided for below in _children(item))])
-        subject = next((_value(item) for item in items if _is_code(item, _FINDING)), None)
-        for place, item in enumerate(decided):
-            name = _name(item)
-            if subject is not None and name_of(item) == PRESENCE.value:
-                name = subject
-            own = in_group
-            if len(decided) > 1:  # a summary on several findings: each with the number at its place
-                own = dict([*in_group.items()][place : place + 1]) if len(in_group) == len(decided) else {}
-            findings.append(_finding(name, item, items, group, own, places))
-        for item in () if decided else filter(_is_number, items):
-            [measured] = item.MeasuredValueSequence
-            numbers.append(
-                StatedNumber(
-                    _image_uid(group),
-                    _code(_name(item))[:2],
-                    str(_name(item).CodeMeaning),
-                    float(measured.NumericValue),
-                    _code(measured.MeasurementUnitsCodeSequence[0])[:2],
-                    *_model_and_tracking(items),
-                    _sites(items),
-                    # The Subject ID of the group (TID 1008), "" where it is about the patient.
-                    _texts(items).get(codes.DCM.SubjectID.value, ""),
-                    places,
-                )
-            )
-    for container in _containers(document, QUALITATIVE_EVALUATIONS.value):
-        # CODE "finding = present / absent / undetermined", with what belongs to it below it.
-        findings += [
-            _finding(_name(item), item, _children(item), item, _numbers(_children(item)))
-            for item in filter(_is_decision, _children(container))
-        ]
-    texts = [item for item in _children(document) if item.ValueType == "TEXT"]
-    conclusion, statements = (
-        [str(item.TextValue) for item in texts if name_of(item) == code.value]
-        for code in (codes.DCM.Conclusion, codes.DCM.Comment)
-    )
-    return StatedReport(findings, numbers, " ".join(conclusion), next(iter(statements), ""))
-
-
-def findings(report: Path) -> list[dict[str, Any]]:
-    """The findings of a report as dictionaries for a table: name, code, decision, presence, sites, numbers,
-    region, model and tracking UID.
-    """
-    return [
-        {
-            "finding": one.meaning,
-            "code": list(one.code),
-            "decision": one.decision.value,
-            "presence": one.presence,
-            "sites": one.sites,
-            "numbers": one.numbers,
-            "region": one.places[0][-1] if one.places else [],
-            "model": one.model,
-            "tracking_uid": one.tracking_uid,
-        }
-        for one in read_report(report).findings
-    ]
-
-
-def measurements(report: Path) -> list[dict[str, Any]]:
-    """The measurements of a report that belong to no finding, as dictionaries for a table: name, site,
-    number, model.
-    """
-    return [
-        {
-            "name": one.meaning,
-            "site": ", ".join(meaning for _, _, meaning in one.sites),
-            "number": f"{one.value} {one.unit[0]}",
-            "model": one.model,
-        }
-        for one in read_report(report).numbers
-    ]
-
-
-def places(report: Path) -> list[dict[str, Any]]:
-    """The regions in a report as dictionaries: finding, decision, number, image, frames and points.
-
-    ``decision``: "" for a measurement. ``image``: SOP Instance UID. ``frames``: [] for all frames.
-    ``number``: the value of a measurement, or a finding's number such as "83 % (cut-off 41 %)"; "" if the
-    finding has several.
-    """
-    read = read_report(report)
-    about: list[tuple[StatedFinding | StatedNumber, str, str]]
-    about = [(one, one.decision.value, _number_in_words(one.numbers)) for one in read.findings]
-    about += [(one, "", f"{one.value} {one.unit[0]}") for one in read.numbers]
-    return [
-        {
-            "finding": one.meaning,
-            "decision": decision,
-            "number": number,
-            "image": image,
-            "frames": frames,
-            "points": points,
-        }
-        for one, decision, number in about
-        for image, frames, points in one.places
-    ]
-
-
-def _finding(
-    name: Dataset,
-    decided: Dataset,
-    items: list[Dataset],
-    of_image: Dataset,
-    numbers: Mapping[str, str],
-    places: Sequence[StatedPlace] = (),
-) -> StatedFinding:
-    """The finding named by the concept ``name``, with the decision that the CODE item ``decided`` states.
-
-    ``items``: the content items beside that item. ``of_image``: the item below which its image is named.
-    ``numbers``: texts of number and unit by name.
-    """
-    presence = _value(decided)
-    return StatedFinding(
-        _image_uid(of_image),
-        _code(name)[:2],
-        str(name.CodeMeaning),
-        _DECISIONS[presence.CodeValue],
-        *_model_and_tracking(items),
-        _code(presence),
-        _sites(items),
-        numbers,
-        places,
-    )
-
-
-def _children(item: Dataset) -> list[Dataset]:
-    """The content items directly below an SR item (its Content Sequence); empty if it has none."""
-    return list(item.get("ContentSequence", ()))
-
-
-def _image_uid(item: Dataset) -> str:
-    """The SOP Instance UID of the first image that is named below a content item; "" if there is none."""
-    for child in _children(item):
-        uid = child.ReferencedSOPSequence[0].ReferencedSOPInstanceUID if child.ValueType == "IMAGE" else ""
-        if uid := str(uid or _image_uid(child)):
-            return uid
-    return ""
-
-
-def _places(item: Dataset) -> Iterator[StatedPlace]:
-    """Yield each SCOORD item below this content item as (image UID, frames, points)."""
-    for child in _children(item):
-        if child.ValueType == "SCOORD":
-            image = child.ContentSequence[0].ReferencedSOPSequence[0]
-            points = [float(value) for value in child.GraphicData]
-            yield (
-                str(image.ReferencedSOPInstanceUID),
-                [int(one) for one in listed(image.get("ReferencedFrameNumber"))],
-                list(zip(points[::2], points[1::2], strict=True)),
-            )
-        else:
-            yield from _places(child)
-
-
-def _number_in_words(numbers: Mapping[str, str]) -> str:
-    """The text of a finding's only number, with its cut-off if there is one; "" if there is no number or
-    several.
-    """
-    cut_offs = [value for name, value in numbers.items() if name.startswith("AI cut-off")]
-    others = [value for name, value in numbers.items() if not name.startswith("AI cut-off")]
-    return " ".join([*others, *(f"(cut-off {value})" for value in cut_offs)]) if len(others) == 1 else ""
-
-
-def _code(concept: Dataset) -> StatedCode:
-    """The (value, scheme, meaning) of a coded concept; "" for each that is missing."""
-    value = concept.get("CodeValue") or concept.get("LongCodeValue") or concept.get("URNCodeValue")
-    scheme, meaning = concept.get("CodingSchemeDesignator"), concept.get("CodeMeaning")
-    return str(value or ""), str(scheme or ""), str(meaning or "")
-
-
-def _sites(items: list[Dataset]) -> tuple[StatedCode, ...]:
-    """The codes of the finding site (TID 1410, TID 1501) and, if stated, of its laterality."""
-    return tuple(
-        _code(_value(item))
-        for site in items
-        if _is_code(site, _SITE)
-        for item in (site, *_children(site))
-        if item is site or _is_code(item, _LATERALITY)
-    )
-
-
-def _texts(items: list[Dataset]) -> dict[str, str]:
-    """The texts of the TEXT items among these, by the code value of their concept names."""
-    return {name_of(item): str(item.TextValue) for item in items if item.ValueType == "TEXT"}
-
-
-def _numbers(items: list[Dataset]) -> dict[str, str]:
-    """The texts of number and unit of the NUM items among these, by the meaning of their concept names."""
-    return {
-        str(
-            _name(item).CodeMeaning
-        ): f"{measured.NumericValue} {_code(measured.MeasurementUnitsCodeSequence[0])[0]}"
-        for item in filter(_is_number, items)
-        for measured in item.MeasuredValueSequence[:1]
-    }
-
-
-def _is_number(item: Dataset) -> bool:
-    """Whether a content item is a NUM with a value."""
-    return bool(item.ValueType == "NUM" and item.get("MeasuredValueSequence"))
-
-
-def _is_code(item: Dataset, concept: str = "") -> bool:
-    """Whether an item is a CODE with a value and this concept name (a code value; "" for any name)."""
-    is_code = item.ValueType == "CODE" and item.get("ConceptCodeSequence")
-    return bool(is_code and concept in ("", name_of(item)))
-
-
-def _is_decision(item: Dataset) -> bool:
-    """Whether an item is a CODE that says present, suspected, absent or undetermined."""
-    return _is_code(item) and _value(item).CodeValue in _DECISIONS
-
-
-def _model_and_tracking(items: list[Dataset]) -> tuple[str, str]:
-    """The name and version of the algorithm (TID 4019), and the tracking UID (TID 4108), of these items.
-
-    Each is "" if the items do not state it; an absent finding has no tracking UID.
-    """
-    named = _texts(items)
-    uids = {name_of(item): str(item.UID) for item in items if item.ValueType == "UIDREF"}
-    model = f"{named.get(_ALGORITHM_NAME, '')} {named.get(_ALGORITHM_VERSION, '')}".strip()
-    return model, uids.get(_TRACKING_UID, "")
-
-
-def _containers(item: Dataset, code: str) -> list[Dataset]:
-    """The content items with this concept name (``code``: its code value), at or below ``item``; items below
-    a found one are not searched.
-    """
-    if name_of(item) == code:
-        return [item]
-    return [found for child in _children(item) for found in _containers(child, code)]
-
-
-def _name(item: Dataset) -> Dataset:
-    """The coded concept name of a content item."""
-    code: Dataset = item.ConceptNameCodeSequence[0]
-    return code
-
-
-def _value(item: Dataset) -> Dataset:
-    """The coded value of a CODE content item."""
-    code: Dataset = item.ConceptCodeSequence[0]
-    return code

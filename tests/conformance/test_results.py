@@ -31,6 +31,7 @@ from ai_pipeline.chest import ratio
 from ai_pipeline.contract import (
     Code,
     Decision,
+    Finding,
     Heatmap,
     Measurement,
     PipelineResult,
@@ -66,9 +67,12 @@ from dicom_node.receive.messages import APPLICATION_CONTEXT, MAXIMUM_PDU_BYTES
 from dicom_node.receive.policy import STORAGE_CLASSES
 from dicom_node.receive.spool import Spool, WaitingObjects
 from dicom_node.receive.steps import KEPT_DAYS
-from dicom_node.results.build import build, build_rejection
-from dicom_node.results.deidentified import DUMMY_DATE, EDITION
-from dicom_node.results.envelope import SCHEME, SCHEME_UID, BuiltObject, SourceObject
+from dicom_node.results.build import build
+from dicom_node.results.built_object import BuiltObject
+from dicom_node.results.concepts import SCHEME, SCHEME_UID
+from dicom_node.results.deidentified.profile import DUMMY_DATE, EDITION
+from dicom_node.results.rejection import build_rejection
+from dicom_node.results.source import SourceObject
 from dicom_node.studies.fetch import RetrievalSink
 from tests import golden_lab
 from tests.deidentified_lab import deidentified, write_named
@@ -219,15 +223,31 @@ def test_what_the_golden_dumps_hold_is_valid_and_so_are_a_rejection_and_a_report
 
 def everything(one: SourceObject) -> PipelineResult:
     """Findings of every decision, with and without a place, calibrated and not; cleaned image and mask."""
+    uid = one.image.uid
+    return PipelineResult(
+        findings=_every_finding(one),
+        images=without_text(one, np.s_[:, 5:20, 5:60]),
+        quality=(QualityNote("rotation", "the image was turned by 3 degrees", uid),),
+        measurements=_every_measurement(one),
+    )
+
+
+def _frame_of(one: SourceObject) -> int | None:
+    """The frame of most findings; None for a still."""
+    frames = one.image.header.frames
+    return min(3, frames) if frames > 1 else None
+
+
+def _every_finding(one: SourceObject) -> tuple[Finding, ...]:
     header, uid = one.image.header, one.image.uid
     width, height = header.columns, header.rows
-    frame = min(3, header.frames) if header.frames > 1 else None
+    frame = _frame_of(one)
 
     def box(left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
         return (left * width, top * height, right * width, bottom * height)
 
     heat = np.linspace(0, 1, width * height, dtype=np.float32).reshape(height, width)
-    findings = (
+    return (
         finding(
             NODULE,
             0.45,
@@ -250,53 +270,37 @@ def everything(one: SourceObject) -> PipelineResult:
         finding(MASS, 0.7, uid, model=UNCALIBRATED),
         finding(MASS, 0.77, uid, box(0.4, 0.4, 0.6, 0.6), model=UNCALIBRATED, frame=1 if frame else None),
     )
+
+
+def _every_measurement(one: SourceObject) -> tuple[Measurement, ...]:
+    header, uid = one.image.header, one.image.uid
+    width, height = header.columns, header.rows
     line = ((0.2 * width, 0.3 * height), (0.7 * width, 0.6 * height))
     stepped = ((0.2 * width, 0.5 * height), (0.4 * width, 0.5 * height), (0.4 * width, 0.6 * height))
-    lines = ((*stepped, (0.7 * width, 0.6 * height)), line)
-    measurements = (
-        Measurement(uid, "Length", LENGTH, 2.31, CENTIMETRES, (line,), frame=frame),
+    heart = ((*stepped, (0.7 * width, 0.6 * height)),)
+    thorax = (line,)
+    head = heads.Ellipse(x=0.4 * width, y=0.5 * height, long=0.4 * height, short=0.3 * height, turn=0.3)
+    taken = (
+        Measurement(uid, "Length", LENGTH, 2.31, CENTIMETRES, (line,)),
         Measurement(
             uid,
             "Cardiothoracic ratio",
             ratio.CARDIOTHORACIC_RATIO,
             0.53,
             ratio.RATIO_UNIT,
-            lines,
+            heart + thorax,
             CALIBRATED,
             ratio.THORAX,
-            frame,
         ),
         Measurement(
-            uid,
-            "Heart width",
-            ratio.WIDTH,
-            143.2,
-            ratio.MILLIMETRES,
-            lines[:1],
-            CALIBRATED,
-            ratio.HEART,
-            frame,
+            uid, "Heart width", ratio.WIDTH, 143.2, ratio.MILLIMETRES, heart, CALIBRATED, ratio.HEART
         ),
         Measurement(
-            uid,
-            "Thoracic width",
-            ratio.WIDTH,
-            802.0,
-            ratio.PIXELS,
-            lines[1:],
-            CALIBRATED,
-            ratio.THORAX,
-            frame,
+            uid, "Thoracic width", ratio.WIDTH, 802.0, ratio.PIXELS, thorax, CALIBRATED, ratio.THORAX
         ),
+        *biometry.measurements(uid, header, head, (0.2, 0.2), CALIBRATED, "1"),
     )
-    head = heads.Ellipse(x=0.4 * width, y=0.5 * height, long=0.4 * height, short=0.3 * height, turn=0.3)
-    of_fetus = biometry.measurements(uid, header, head, (0.2, 0.2), CALIBRATED, "1")
-    return PipelineResult(
-        findings=findings,
-        images=without_text(one, np.s_[:, 5:20, 5:60]),
-        quality=(QualityNote("rotation", "the image was turned by 3 degrees", uid),),
-        measurements=(*measurements, *(replace(measured, frame=frame) for measured in of_fetus)),
-    )
+    return tuple(replace(measured, frame=_frame_of(one)) for measured in taken)
 
 
 def _source_file(folder: Path, name: str) -> Path:

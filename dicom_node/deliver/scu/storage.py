@@ -6,7 +6,7 @@ Query and store may be two AEs.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -16,16 +16,6 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import (
     UID,
-    ColorSoftcopyPresentationStateStorage,
-    Comprehensive3DSRStorage,
-    EncapsulatedPDFStorage,
-    GrayscaleSoftcopyPresentationStateStorage,
-    KeyObjectSelectionDocumentStorage,
-    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
-    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
-    MultiFrameTrueColorSecondaryCaptureImageStorage,
-    SecondaryCaptureImageStorage,
-    SegmentationStorage,
     generate_uid,
 )
 from pynetdicom import build_context
@@ -37,7 +27,7 @@ from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom import dimse_n
 from dicom_node.base.errors import Unavailable
-from dicom_node.base.lifecycle import ResultKind
+from dicom_node.base.lifecycle import RESULT_KINDS, ResultKind
 from dicom_node.deliver.scu import (
     CUT_OFF,
     NOT_TRIED,
@@ -60,25 +50,6 @@ from dicom_node.deliver.scu.association import (
     contexts,
 )
 from dicom_node.deliver.scu.query_retrieve import FIND, query_identifier
-
-SOP_CLASSES: Mapping[ResultKind, tuple[UID, ...]] = {
-    ResultKind.SR: (Comprehensive3DSRStorage,),
-    ResultKind.GSPS: (GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage),
-    ResultKind.SC: (SecondaryCaptureImageStorage,),
-    ResultKind.SUMMARY: (SecondaryCaptureImageStorage,),
-    ResultKind.PDF: (EncapsulatedPDFStorage,),
-    ResultKind.HEATMAP: (SecondaryCaptureImageStorage,),
-    ResultKind.CLEANED: (
-        SecondaryCaptureImageStorage,
-        MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
-        MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
-        MultiFrameTrueColorSecondaryCaptureImageStorage,
-    ),
-    ResultKind.SEG: (SegmentationStorage,),
-    ResultKind.ASSESSMENT: (Comprehensive3DSRStorage,),
-    ResultKind.REJECTION: (KeyObjectSelectionDocumentStorage,),
-}
-"""Of each kind of result: what ``test`` proposes to a PACS."""
 
 
 class DimseDestination(DimseCaller):
@@ -131,7 +102,11 @@ class DimseDestination(DimseCaller):
             return checks
         more = {ResultKind.REJECTION: self._peer.iocm, ResultKind.ASSESSMENT: self._peer.assessments}
         kinds = (*self._peer.results, *(kind for kind, taken in more.items() if taken))
-        checks += [self.accepts(str(kind), "storage", uid) for kind in kinds for uid in SOP_CLASSES[kind]]
+        checks += [
+            self.accepts(str(kind), "storage", uid)
+            for kind in kinds
+            for uid in RESULT_KINDS[kind].sop_classes
+        ]
         if self._peer.confirm == "commitment":
             checks.append(self.accepts("commitment", "commitment", dimse_n.COMMITMENT_CLASS))
         if self._peer.answers_queries:

@@ -12,7 +12,7 @@ from ai_pipeline.images.decode import DicomImage
 from ai_pipeline.summary import without_research
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning import WITHHELD, NothingCleaned
-from dicom_node.results.envelope import SourceObject
+from dicom_node.results.source import SourceObject
 
 T = TypeVar("T")
 _Fault = PixelError | NoNumber | CleaningFailed

@@ -17,7 +17,7 @@ from dicom_node.base.lifecycle import ReviewCause
 from dicom_node.base.store import results
 from dicom_node.base.store.tables import Job
 from dicom_node.base.store.transitions import record
-from dicom_node.results.envelope import SourceObject
+from dicom_node.results.source import SourceObject
 
 WITHHELD: Final = "cleaning_failed"
 """The quality note on an image of which no cleaned picture is handed back."""

@@ -7,7 +7,7 @@ import traceback
 from ai_pipeline.errors import CardError, CleaningFailed, NoNumber, PixelError, ProgramFailed, ProgramStopped
 from ai_pipeline.images.limits import lacks_memory
 from dicom_node.base.errors import DecodedDifferently, NodeError, TimeLimitReached
-from dicom_node.results.envelope import Cause
+from dicom_node.results.concepts import Cause
 
 
 class JobFailed(Exception):

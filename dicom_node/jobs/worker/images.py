@@ -21,7 +21,8 @@ from dicom_node.base.files import Files
 from dicom_node.base.store import intake, results
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Instance, Job
-from dicom_node.results.envelope import NOT_HERE, NOT_READ, NOT_TAKEN, SourceObject
+from dicom_node.results.report import NOT_HERE, NOT_READ, NOT_TAKEN
+from dicom_node.results.source import SourceObject
 
 
 @dataclass(frozen=True, slots=True)

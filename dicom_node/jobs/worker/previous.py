@@ -23,8 +23,9 @@ from dicom_node.base.files import Files
 from dicom_node.base.lifecycle import DeliveryState, JobState, ResultKind, StudyState
 from dicom_node.base.store import intake
 from dicom_node.base.store.tables import Delivery, Instance, Job, Result, Study, Withdrawal
-from dicom_node.results.envelope import PreviousImage, stand_in_of
-from dicom_node.results.sr import StatedReport, read_report
+from dicom_node.results.context import PreviousImage
+from dicom_node.results.source import stand_in_of
+from dicom_node.results.stated_report import StatedReport, read_report
 
 MOST_REPORTS: Final = 20
 """Earlier reports of a patient that are read at most, the newest first."""

@@ -33,16 +33,15 @@ from dicom_node.jobs.queue import JobQueue
 from dicom_node.jobs.worker.cleaning import record_cleaning
 from dicom_node.jobs.worker.images import JobImages
 from dicom_node.jobs.worker.previous import previous_images
-from dicom_node.results.build import (
-    ResultFile,
-    build,
-    build_failure,
-    put_in_place,
-    row_values,
-    temporary_files,
-)
-from dicom_node.results.deidentified import Pseudonyms, build_deidentified
-from dicom_node.results.envelope import RULE_STEP, BuiltObject, Cause, ResultContext, SourceObject, repairs_of
+from dicom_node.results.build import build, build_failure
+from dicom_node.results.built_object import BuiltObject
+from dicom_node.results.concepts import Cause
+from dicom_node.results.context import ResultContext
+from dicom_node.results.deidentified.build import build_deidentified
+from dicom_node.results.deidentified.pseudonyms import Pseudonyms
+from dicom_node.results.files import ResultFile, put_in_place, row_values, temporary_files
+from dicom_node.results.series import RULE_STEP
+from dicom_node.results.source import SourceObject, repairs_of
 
 T = TypeVar("T")
 _ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice

@@ -51,7 +51,7 @@ from dicom_node.jobs.worker.failures import FINAL, JobFailed, cause_of, place_of
 from dicom_node.jobs.worker.heartbeat import JobHeartbeat
 from dicom_node.jobs.worker.images import JobImages, device_rules_of, missing_notes, open_images
 from dicom_node.jobs.worker.result_writer import ResultWriter
-from dicom_node.results.envelope import Cause
+from dicom_node.results.concepts import Cause
 
 _LOGGER = logging.getLogger(__name__)
 _AWAY_SECONDS, _LONGEST_AWAY_SECONDS = 2.0, 60.0  # wait for store or peer, longer each time

@@ -14,7 +14,8 @@ from ai_pipeline.contract import Code, Measurement, PipelineResult
 from dicom_connectors.hl7.destination import parsed_acknowledgement
 from dicom_connectors.hl7.oru import MessageContext, SentReport, control_id, oru_of, withdrawal_of
 from dicom_node.base.lifecycle import RejectionReason, ResultKind
-from dicom_node.results.build import build, build_rejection
+from dicom_node.results.build import build
+from dicom_node.results.rejection import build_rejection
 from tests.golden_lab import written
 from tests.result_images import (
     ANALYSED_AT,

@@ -22,8 +22,8 @@ from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.people import notifications
 from dicom_node.people.preflight import check
 from dicom_node.people.processes import report_silence
-from dicom_node.results import sr
-from dicom_node.results.envelope import StatedFinding
+from dicom_node.results import stated_report
+from dicom_node.results.stated_report import StatedFinding
 from tests.certificates_lab import self_signed
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
@@ -149,13 +149,13 @@ def test_findings_that_were_asked_for_are_told(
     said = {"a.dcm": [("Pneumothorax", "present"), ("Mass", "present")], "b.dcm": [("Mass", "absent")]}
     lines = ("AI: Suspected: pneumothorax and lung mass.", "Not assessed: nodule of lung.")
 
-    def stated(report: Path) -> sr.StatedReport:
+    def stated(report: Path) -> stated_report.StatedReport:
         found = [
             StatedFinding("", ("", ""), name, Decision(word), "", "") for name, word in said[report.name]
         ]
-        return sr.StatedReport(found, (), "\n".join(lines), "")
+        return stated_report.StatedReport(found, (), "\n".join(lines), "")
 
-    monkeypatch.setattr(sr, "read_report", stated)
+    monkeypatch.setattr(stated_report, "read_report", stated)
     inbox = notifying_node(tmp_path, hook(web, on=[], findings=["pneumo*"]))
     inbox.settle(ultrasound("one"))
     made = notifier(inbox)

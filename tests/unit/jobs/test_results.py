@@ -57,7 +57,7 @@ from dicom_node.deliver import outbox
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.people import audit, held_results, preflight, spool, studies, verdicts, withdrawal
 from dicom_node.people.outbox import discard_deliveries, send_again, send_study
-from dicom_node.results import sr
+from dicom_node.results import stated_report
 from dicom_node.studies.purging import purge_results
 from tests.inbox_lab import Inbox
 from tests.modality import quick_ultrasound, ultrasound
@@ -470,7 +470,7 @@ def take(comparing: Inbox, day: str, words: str, **given: Any) -> Path:
 
 
 def compared(report: Path) -> list[str]:
-    return [line for line in sr.read_report(report).short_result if line.startswith("Before, ")]
+    return [line for line in stated_report.read_report(report).short_result if line.startswith("Before, ")]
 
 
 def test_the_newest_earlier_study_counts_and_a_difference_within_the_error_is_no_change(
@@ -546,10 +546,10 @@ def test_the_report_quotes_the_earlier_one_and_is_valid(comparing: Inbox) -> Non
     others = {uid for _, _, uid, _ in whole} - {uid for _, _, uid, _ in own}
     [series] = quoted.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
     assert others == {quoted.SOPInstanceUID, series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID}
-    for word in ("Time Point", "2024-03-02", sr.read_report(earlier).numbers[0].tracking_uid):
+    for word in ("Time Point", "2024-03-02", stated_report.read_report(earlier).numbers[0].tracking_uid):
         assert word in str(document)
     # Today's numbers alone are read back as this report's own.
-    assert [row["number"] for row in sr.measurements(report)] == ["0.6 {ratio}"]
+    assert [row["number"] for row in stated_report.measurements(report)] == ["0.6 {ratio}"]
 
 
 def test_a_hostile_header_gives_no_comparison(comparing: Inbox) -> None:

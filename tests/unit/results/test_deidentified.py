@@ -25,16 +25,11 @@ from dicom_node.base.lifecycle import (
     retained_by,
 )
 from dicom_node.results.build import build
-from dicom_node.results.deidentified import (
-    DUMMY_DATE,
-    Deidentified,
-    Pseudonyms,
-    build_deidentified,
-    in_boxes,
-    pseudonymised,
-    retained,
-)
-from dicom_node.results.envelope import SourceObject, read_sources
+from dicom_node.results.deidentified.build import Deidentified, build_deidentified, in_boxes
+from dicom_node.results.deidentified.profile import DUMMY_DATE
+from dicom_node.results.deidentified.pseudonyms import Pseudonyms, pseudonymised
+from dicom_node.results.deidentified.retained import retained
+from dicom_node.results.source import SourceObject, read_sources
 from tests.deidentified_lab import (
     BIRTH_DATE,
     EXAMINED,

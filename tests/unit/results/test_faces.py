@@ -32,19 +32,16 @@ from dicom_connectors.pdf.connector import as_pdf
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.lifecycle import ResultKind
-from dicom_node.results import gate, pictures
+from dicom_node.results import gate, page
 from dicom_node.results.build import build, build_failure
-from dicom_node.results.deidentified import Pseudonyms, build_deidentified
-from dicom_node.results.envelope import (
-    BuiltObject,
-    Cause,
-    ResultContext,
-    SourceObject,
-    encode,
-    read_sources,
-    series_description,
-)
+from dicom_node.results.built_object import BuiltObject, encode
+from dicom_node.results.concepts import Cause
+from dicom_node.results.context import ResultContext
+from dicom_node.results.deidentified.build import build_deidentified
+from dicom_node.results.deidentified.pseudonyms import Pseudonyms
 from dicom_node.results.report import report_of
+from dicom_node.results.series import series_description
+from dicom_node.results.source import SourceObject, read_sources
 from tests.deidentified_lab import HERE, result_of, write_named
 from tests.modality import assign, data_set
 from tests.result_images import (
@@ -517,13 +514,13 @@ def shows_scan(one: BuiltObject) -> bool:
 def said(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the page is drawn of, by the names of its parameters."""
     given: dict[str, Any] = {}
-    draw = pictures.draw_page
+    draw = page.draw_page
 
     def note(*parts: Any) -> Any:
         given.update(zip(("title", "head", "shown", "captions", "results", "foot"), parts, strict=True))
         return draw(*parts)
 
-    monkeypatch.setattr(pictures, "draw_page", note)
+    monkeypatch.setattr(page, "draw_page", note)
     return given
 
 
@@ -717,7 +714,7 @@ def test_the_gate_lets_no_faulty_document_out(tmp_path: Path, change: dict[str, 
     sources = read_sources([numbered_film(tmp_path)])
     ctx = context(kinds=[ResultKind.PDF])
     report = report_of(ctx, sources, PipelineResult())
-    document = pictures.build_pdf(report, pictures.summary_of(report), "2.25.9")
+    document = page.build_pdf(report, page.summary_of(report), "2.25.9")
     assign(document, **change)
     with pytest.raises(ResultRefused, match=why):
         gate.check(encode(document, ctx, sources[0]), document, ctx, ResultKind.PDF, sources)

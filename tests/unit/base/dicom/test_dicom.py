@@ -35,8 +35,10 @@ from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, TransferSyntax, transf
 from dicom_node.base.errors import DecodedDifferently
 from dicom_node.base.lifecycle import ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.receive.inspection import inspect
-from dicom_node.results.build import FindingAssessment, build, build_assessment, build_rejection
-from dicom_node.results.envelope import repairs_of
+from dicom_node.results.assessment import FindingAssessment, build_assessment
+from dicom_node.results.build import build
+from dicom_node.results.rejection import build_rejection
+from dicom_node.results.source import repairs_of
 from tests.modality import assign, data_set
 from tests.result_images import ANALYSED_AT, CR, INSTALLATION, context, grey_image, source, write_image
 

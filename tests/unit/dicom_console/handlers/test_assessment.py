@@ -13,7 +13,7 @@ from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.lifecycle import DeliveryState, ReaderVerdict, RejectionReason, ResultKind, UserRole
 from dicom_node.base.store.tables import Delivery, Feedback, Result, Withdrawal
 from dicom_node.people import studies, verdicts, withdrawal
-from dicom_node.results import sr
+from dicom_node.results import stated_report
 from tests.console_lab import Browser, ConsoleLab, Program
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -119,7 +119,7 @@ def test_it_refers_to_the_report_and_to_the_tracking_uids_of_its_findings(site: 
     assert len(evidence) == 3, "and the images"
     groups = groups_of(document)
     tracked = [str(named(group, "112040")[0].UID) for group in groups]
-    assert tracked == [row["tracking_uid"] for row in sr.findings(report)]
+    assert tracked == [row["tracking_uid"] for row in stated_report.findings(report)]
     said = [item.ConceptCodeSequence[0].CodeValue for one in groups for item in named(one, "ASSESSMENT")]
     assert said == ["ACCEPTED", "REJECTED"]
     texts = [item.TextValue for group in groups for item in of_type(group, "TEXT")]
@@ -269,13 +269,13 @@ SCORES = (
 def test_the_page_shows_the_three_highest_scores_with_their_cut_offs(
     node: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [mark, *_] = sr.findings(objects(node, ResultKind.SR)[0])
+    [mark, *_] = stated_report.findings(objects(node, ResultKind.SR)[0])
     rows = [
         mark
         | {"finding": name, "decision": word, "numbers": dict(zip(mark["numbers"], values, strict=False))}
         for name, word, values in SCORES
     ]
-    monkeypatch.setattr(sr, "findings", lambda _: rows)
+    monkeypatch.setattr(stated_report, "findings", lambda _: rows)
     text = ConsoleLab(node.settings, node.database).browser(UserRole.VIEWER).page("/studies/1")
     [shown] = re.findall(r"<p>Highest scores of (.*?)</p>", text, re.DOTALL)
     assert re.sub(r"</?(?:b|small)>", "", shown) == (

@@ -6,7 +6,7 @@ from dicom_console.views import activity, patients
 from dicom_node.base.lifecycle import DeliveryState, StudyState, UserRole
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, Study
-from dicom_node.results.envelope import StatedNumber
+from dicom_node.results.stated_report import StatedNumber
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.rows import NOW, Stored, a_study

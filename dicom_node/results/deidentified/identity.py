@@ -1,0 +1,185 @@
+"""Identifying values of the source images, and the search for them in the finished bytes of an object.
+
+They are collected from the whole files of the sources (private attributes and items of sequences too). The
+search shows no value: it names the attribute.
+"""
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import pydicom
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from dicom_node.base.dicom.header import quiet_pydicom, values
+from dicom_node.base.dicom.uids import NO_INSTALLATION
+from dicom_node.results.deidentified.profile import DUMMY_DATE
+from dicom_node.results.source import Source
+
+_IDENTIFYING: Final = frozenset(
+    {
+        "AccessionNumber", "AdmissionID", "DeviceSerialNumber", "FillerOrderNumberImagingServiceRequest",
+        "GantryID", "InstitutionAddress", "InstitutionName", "InstitutionalDepartmentName",
+        "InsurancePlanIdentification", "IssuerOfPatientID", "MedicalRecordLocator", "OtherPatientIDs",
+        "PatientAddress", "PatientID", "PatientTelephoneNumbers", "PerformedProcedureStepID",
+        "PerformedStationAETitle", "PerformedStationName", "PlacerOrderNumberImagingServiceRequest",
+        "RequestedProcedureID", "ScheduledProcedureStepID", "ScheduledStationAETitle", "ScheduledStationName",
+        "ServiceEpisodeID", "StationAETitle", "StationName", "StudyID",
+    }
+)  # fmt: skip
+# Named after what stands there: a station is often called like its scanner.
+_PLACES: Final = frozenset(
+    {
+        "GantryID", "InstitutionName", "InstitutionalDepartmentName", "PerformedStationAETitle",
+        "PerformedStationName", "ScheduledStationAETitle", "ScheduledStationName", "StationAETitle",
+        "StationName",
+    }
+)  # fmt: skip
+_OF_STANDARDS: Final = frozenset(
+    {"CodingSchemeUID", "ContextUID", "MappingResourceUID", "ReferencedSOPClassUID", "SOPClassUID"}
+)
+_FREE_TEXT: Final = frozenset({"AE", "LO", "LT", "PN", "SH", "ST", "UC", "UN", "UR", "UT"})
+_WORDS_OF_OURS: Final = (
+    "AI burned-in text found inpainted and verified to be gone not for measurement diagnostic use result "
+    "model version removed image mask cleaned findings summary DICOM node project US"
+)
+_WORDS_OF_OTHERS: Final = frozenset({"CodeMeaning", "Manufacturer", "ManufacturerModelName"})
+_IN_BYTES: Final = 6  # characters: shorter values are found in any bytes by chance
+_DIGITS_IN_BYTES: Final = 10  # digits: UIDs and hashes are full of shorter numbers
+_NAME_PART: Final = 4  # letters of a single part of a name that is looked for alone; in other scripts 2
+
+
+@dataclass(frozen=True, slots=True)
+class KnownIdentity:
+    """Identifying values of the source images, none of which may occur in a de-identified object."""
+
+    _phrases: set[str] = field(repr=False, default_factory=set)
+    _places: set[str] = field(repr=False, default_factory=set)
+    _name_parts: set[str] = field(repr=False, default_factory=set)
+    _uids: set[str] = field(repr=False, default_factory=set)
+
+    @classmethod
+    def from_sources(cls, sources: Sequence[Source], retained: Collection[str] = ()) -> "KnownIdentity":
+        """Collect the identifying values in the files of these sources and in their decoded headers.
+
+        ``retained``: keywords of attributes that are kept on purpose; their values are left out, except
+        dates.
+        """
+        found = cls()
+        for source in sources:
+            with quiet_pydicom():
+                whole = pydicom.dcmread(source.stored.path, stop_before_pixels=True)
+                for dataset in (whole, source.header):
+                    for keyword, vr, value in _values(dataset):
+                        # A retained date is shifted: the true date still identifies.
+                        if vr == "DA" or keyword not in retained:
+                            found._note(keyword, vr, value)
+        found._places.difference_update(found._phrases)
+        found._uids.discard(NO_INSTALLATION.device_uid)
+        return found
+
+    def found_in(
+        self, read: Dataset, header: bytes, ours: Iterable[str], scanner: Iterable[str]
+    ) -> Iterator[str]:
+        """Yield one sentence for each place in which an object identifies the patient.
+
+        ``read``: the object. ``header``: its bytes before Pixel Data. ``ours``: texts that the node writes
+        into every such object; their words do not count as parts of a name. ``scanner``: manufacturer and
+        model of the device; a station may have the same name.
+        """
+        known = _words(_WORDS_OF_OURS, *ours)
+        wanted = {phrase for phrase in self._phrases if not _words(phrase) <= known}
+        wanted |= {place for place in self._places if not _words(place) <= known | _words(*scanner)}
+        phrases = [_pattern(phrase) for phrase in wanted]
+        parts = [_pattern(part) for part in self._name_parts - known]
+        for keyword, vr, value in _values(read):
+            text = _normalised(value)
+            if vr == "UI" and value in self._uids:
+                yield f"{keyword} is a UID of the source"
+            elif vr in {"DA", "DT"} and text[:8] in self._phrases:
+                yield f"{keyword} is a date of the source"
+            elif vr in _FREE_TEXT and _holds(text, keyword, phrases, parts):
+                yield f"{keyword} holds what identifies the source"
+            elif vr == "CS" and len(text) >= _IN_BYTES and text in wanted:
+                yield f"{keyword} is what identifies the source"
+        if any(value in header for value in self._encoded(wanted)):
+            yield "its bytes hold what identifies the source"
+
+    def _encoded(self, wanted: set[str]) -> Iterator[bytes]:
+        """Yield the identifying UIDs and ``wanted`` phrases, in usual spellings, as bytes to search for in a
+        file.
+
+        Short ones are left out, because they occur in any bytes by chance.
+        """
+        yield from (uid.encode("ascii", "replace") for uid in self._uids if len(uid) >= _DIGITS_IN_BYTES)
+        for phrase in wanted:
+            if len(phrase) >= (_DIGITS_IN_BYTES if re.sub(r"\W", "", phrase).isdigit() else _IN_BYTES):
+                spellings = (phrase, phrase.upper(), phrase.title())
+                yield from {one.encode() for text in spellings for one in (text, text.replace(" ", "^"))}
+
+    def _note(self, keyword: str, vr: str, value: str) -> None:
+        """Add the value of one attribute to the identifying values, if it is one; ``vr``: its value
+        representation.
+        """
+        if vr == "UI":
+            if keyword not in _OF_STANDARDS and UID(value).is_private:
+                self._uids.add(value)
+        elif vr == "PN":
+            for words in (_normalised(name).split() for name in value.split("=")):
+                if len(words) > 1:
+                    self._phrases.update({" ".join(words), " ".join(reversed(words))})
+                self._name_parts.update(
+                    word for word in words if len(word) >= (_NAME_PART if word.isascii() else 2)
+                )
+        elif vr in {"DA", "DT"}:
+            if (day := re.match(r"(\d{4})(\d\d)(\d\d)", value)) and day[0] != DUMMY_DATE:
+                year, month, date = day.groups()
+                self._phrases.update(
+                    {day[0], f"{year}-{month}-{date}", f"{date}.{month}.{year}", f"{month}/{date}/{year}"}
+                )
+        elif keyword in _IDENTIFYING and len(_normalised(value)) > 1:
+            (self._places if keyword in _PLACES else self._phrases).add(_normalised(value))
+
+
+def _holds(
+    text: str, keyword: str, phrases: Sequence[re.Pattern[str]], parts: Sequence[re.Pattern[str]]
+) -> bool:
+    """Whether the free text of an attribute holds an identifying phrase, or a single part of a name.
+
+    Parts are not looked for where words of others stand: people are called Left, or Philips.
+    """
+    wanted = phrases if keyword in _WORDS_OF_OTHERS else [*phrases, *parts]
+    return any(pattern.search(text) for pattern in wanted)
+
+
+def _pattern(phrase: str) -> re.Pattern[str]:
+    """A pattern that finds the phrase as a whole word; a number of few digits only as the whole value ("12"
+    is in "image 12" too).
+    """
+    escaped = re.escape(phrase)
+    short = phrase.isdigit() and len(phrase) < _NAME_PART
+    return re.compile(rf"^{escaped}$" if short else rf"(?<!\w){escaped}(?!\w)")
+
+
+def _words(*texts: str) -> set[str]:
+    """The set of words in these texts, normalised."""
+    return set(_normalised(" ".join(texts)).split())
+
+
+def _normalised(value: str) -> str:
+    """The text normalised for comparison: case, separators of name parts and repeated blanks do not count."""
+    return re.sub(r"[\^=\s\0]+", " ", unicodedata.normalize("NFKC", value).casefold()).strip()
+
+
+def _values(dataset: Dataset) -> Iterator[tuple[str, str, str]]:
+    """Yield (keyword, VR, text) of every value, also in items of sequences; bytes of any VR are read as
+    Latin-1.
+    """
+    for element, value in values(dataset):
+        text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+        if text and value is not None:
+            yield keyword_for_tag(element.tag) or str(element.tag), str(element.VR), text
