@@ -229,7 +229,7 @@ def _walk(path: str, command: Any) -> Iterator[tuple[str, Any]]:
         yield path, command
         return
     for name in command.list_commands(None):
-        yield from _walk(f"{path} {name}", command.commands[name])
+        yield from _walk(f"{path} {name}", command.get_command(None, name))
 
 
 def _verb(path: str, command: Any) -> str:

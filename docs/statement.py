@@ -36,7 +36,7 @@ from dicom_node.deliver.scu import (
     RetrieveStatus,
     SendStatus,
 )
-from dicom_node.people.studies import REASONS
+from dicom_node.people.stow import REASONS
 from dicom_node.receive.policy import STORAGE_CLASSES, VERIFICATION
 from dicom_node.receive.statuses import (
     REJECTIONS,

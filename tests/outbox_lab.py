@@ -43,7 +43,7 @@ from dicom_node.base.store.tables import Delivery, EventRow, Job, Result, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.deliver.scu import Outgoing
-from dicom_node.people.studies import withdraw_results
+from dicom_node.people.withdrawal import withdraw_results
 from dicom_node.results.build import build
 from tests.modality import data_set, set_pixels
 from tests.ports import free_port

@@ -10,7 +10,8 @@ from dicom_console.views.pictures import PictureKind, Shown
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Number
 from dicom_node.base.errors import NotFound
 from dicom_node.base.lifecycle import UserRole
-from dicom_node.people import audit, studies
+from dicom_node.people import audit
+from dicom_node.people.pictures import image_view
 
 faces = Faces()
 
@@ -22,7 +23,7 @@ def image(request: CurrentRequest, number: Number, frame: int = 1, layer: int = 
     ``number``: of the image; ``layer``: number of the result shown in its place, 0: the image as received.
     """
     shown = request.read(pictures.find, request.settings, PictureKind.IMAGES, number)
-    found = request.read(studies.image_view, request.settings, number)
+    found = request.read(image_view, request.settings, number)
     return _frame(
         request,
         "image.html",

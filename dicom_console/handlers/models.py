@@ -6,6 +6,7 @@ from fastapi import Response
 
 from dicom_console.views import models
 from dicom_console.web.faces import CurrentRequest, Faces, one_of, see_other
+from dicom_node.base.actions.action import role_of
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import site_models, verdicts
 
@@ -14,7 +15,7 @@ faces = Faces()
 _place = Semaphore(1)  # a model is tried in a process of its own, with all its memory
 
 
-@faces.page("GET", "/models", UserRole.VIEWER)
+@faces.page("GET", "/models", role_of(site_models.list_models))
 def list_models(request: CurrentRequest) -> Response:
     """Show all installed models, and which pipeline uses which."""
     return request.page(
@@ -26,7 +27,7 @@ def list_models(request: CurrentRequest) -> Response:
     )
 
 
-@faces.page("GET", "/models/{identifier}/{version}", UserRole.VIEWER)
+@faces.page("GET", "/models/{identifier}/{version}", role_of(site_models.model_drift))
 def show(request: CurrentRequest, identifier: str, version: str) -> Response:
     """Show one model: its model card, readers' verdicts, and the drift of its scores for each sender."""
     return request.page(

@@ -5,9 +5,10 @@ from fastapi import Response
 from dicom_console.views import patients
 from dicom_console.views.search import names
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Number, Since, see_other
+from dicom_node.base.actions.action import role_of
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.views import View
-from dicom_node.people import audit, studies, users
+from dicom_node.people import audit, spool, users
 
 faces = Faces()
 
@@ -38,14 +39,14 @@ def show(request: CurrentRequest, number: Number) -> Response:
     return _page(request, number)
 
 
-@faces.page("POST", "/patients/{number}/delete", UserRole.ADMIN)
+@faces.page("POST", "/patients/{number}/delete", role_of(spool.delete_by_uid))
 def delete(request: CurrentRequest, number: Number) -> Response:
     """Delete the patient's received objects, as far as that is allowed, and show the outcome.
 
     ``number``: of one of the patient's studies.
     """
     numbers = request.read(patients.studies_of, number)
-    return _page(request, number, studies.delete_received(request.settings, numbers, request.person))
+    return _page(request, number, spool.delete_received(request.settings, numbers, request.person))
 
 
 def _list(request: ConsoleRequest, after: int | None, about: dict[str, str]) -> Response:

@@ -10,10 +10,11 @@ from dicom_console.handlers.entered import add_handlers, put
 from dicom_console.views import directory
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Name
 from dicom_console.web.languages import SAVED
+from dicom_node.base.actions.action import role_of
 from dicom_node.base.errors import FaultyInput, HoldUndercut, NotAllowedNow, NotFound
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import Row, advice, callers, entered
-from dicom_node.people.peers import try_peers
+from dicom_node.people.peers import list_peers, try_peers
 
 faces = Faces()
 add_handlers(faces, "peers")
@@ -21,7 +22,7 @@ add_handlers(faces, "peers")
 Caller = Annotated[str, Query(max_length=64, pattern=r"^[ -~]*$")]
 
 
-@faces.handler("GET", "/peers", UserRole.VIEWER)
+@faces.handler("GET", "/peers", role_of(list_peers))
 def peers(request: CurrentRequest) -> list[Row]:
     """Return the configured peers, each with its last association."""
     return [Row(**row) for row in request.read(directory.peers, request.settings)]
@@ -70,7 +71,7 @@ def change(request: CurrentRequest, name: str) -> Response:
     )
 
 
-@faces.handler("POST", "/peers/{name}/test", UserRole.OPERATOR)
+@faces.handler("POST", "/peers/{name}/test", role_of(try_peers))
 def test_peer(request: CurrentRequest, name: Name) -> list[Row]:
     """Test each step that delivery to this peer needs; nothing is stored there."""
     request.settings.peer(name)

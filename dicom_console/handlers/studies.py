@@ -25,11 +25,23 @@ from dicom_console.web.faces import (
     back_to,
     see_other,
 )
+from dicom_node.base.actions.action import role_of
 from dicom_node.base.lifecycle import AuditAction, ReaderVerdict, RejectionReason, StudyState, UserRole
 from dicom_node.base.store import views
-from dicom_node.people import Done, Row, assessments, audit, held_results, queues, studies, users, verdicts
+from dicom_node.people import (
+    Done,
+    Row,
+    assessments,
+    audit,
+    held_results,
+    outbox,
+    studies,
+    users,
+    verdicts,
+    withdrawal,
+)
 from dicom_node.people.held_results import AcceptResults, RejectResults
-from dicom_node.people.queues import Receiver
+from dicom_node.people.outbox import Receiver
 from dicom_node.people.studies import Studies, Wanted
 from dicom_node.people.verdicts import FindingAssessed
 
@@ -42,7 +54,7 @@ _IN_ADDRESS = tuple(name for name in _FILTERS if name != "person")  # that one i
 Date = Annotated[str, Query(max_length=10, pattern=r"^(\d{4}-\d\d-\d\d)?$")]
 
 
-@faces.handler("GET", "/studies", UserRole.VIEWER)
+@faces.handler("GET", "/studies", role_of(views.list_studies))
 def list_studies(
     request: CurrentRequest,
     state: Annotated[list[StudyState | Literal["held"]] | None, Query()] = None,
@@ -98,7 +110,7 @@ def _studies_page(request: ConsoleRequest, found: Studies) -> Response:
     )
 
 
-@faces.handler("POST", "/studies/search", UserRole.VIEWER)
+@faces.handler("POST", "/studies/search", role_of(views.list_studies))
 def search_studies(
     request: CurrentRequest, wanted: Annotated[Wanted, Body()], after: Since = None
 ) -> Studies:
@@ -112,7 +124,7 @@ def search_studies(
     )
 
 
-@faces.page("POST", "/studies/search", UserRole.VIEWER)
+@faces.page("POST", "/studies/search", role_of(views.list_studies))
 def keep_search(request: CurrentRequest) -> Response:
     """Store the searched name, Patient ID and accession number in the session, and redirect to the list;
     further filters go into the address.
@@ -135,7 +147,7 @@ def thumbnail(request: CurrentRequest, number: Number) -> Response:
     return Response(pictures.thumbnail(shown), media_type="image/jpeg")
 
 
-@faces.handler("GET", "/studies/{number}", UserRole.VIEWER)
+@faces.handler("GET", "/studies/{number}", role_of(views.show_study))
 def show(request: CurrentRequest, number: Number) -> Row:
     """Return one study with its images, findings, results, jobs and events."""
     study = request.read(listing.show, request.settings, number)
@@ -176,7 +188,7 @@ def _study_page(request: ConsoleRequest, study: Row) -> Response:
     )
 
 
-@faces.handler("POST", "/studies/{number}/rerun", UserRole.OPERATOR, _BACK)
+@faces.handler("POST", "/studies/{number}/rerun", role_of(studies.rerun_rules), _BACK)
 def rerun(request: CurrentRequest, number: Number) -> list[Row]:
     """Apply the rules to a study again; returns a row for each rule that takes the study."""
     return [
@@ -185,26 +197,26 @@ def rerun(request: CurrentRequest, number: Number) -> list[Row]:
     ]
 
 
-@faces.handler("POST", "/studies/{number}/send", UserRole.OPERATOR, _BACK)
+@faces.handler("POST", "/studies/{number}/send", role_of(studies.send_studies), _BACK)
 def send(request: CurrentRequest, number: Number, to: Annotated[Receiver, Body()]) -> Done:
     """Send the newest results of a study to a further peer."""
     return Done(
-        objects=queues.send_study(request.settings, request.study_uid(number), to.peer, request.person)
+        objects=outbox.send_study(request.settings, request.study_uid(number), to.peer, request.person)
     )
 
 
-@faces.page("GET", "/studies/{number}/withdraw", UserRole.OPERATOR)
+@faces.page("GET", "/studies/{number}/withdraw", role_of(withdrawal.withdraw_studies))
 def ask_to_withdraw(request: CurrentRequest, number: Number) -> Response:
     """Show the form for withdrawing results, with the effect of a withdrawal and the results withdrawn
     before.
     """
-    shown = request.read(studies.results_to_withdraw, request.settings, number)
+    shown = request.read(withdrawal.results_to_withdraw, request.settings, number)
     study = request.read(listing.study_heading, request.settings, number)
     audit.note_sight(request.site.database, request.person, number)
     return request.page("withdraw.html", number=number, shown=shown, study=study)
 
 
-@faces.page("POST", "/studies/{number}/withdraw", UserRole.OPERATOR)
+@faces.page("POST", "/studies/{number}/withdraw", role_of(withdrawal.withdraw_studies))
 def withdraw(request: CurrentRequest, number: Number) -> Response:
     """Withdraw the results chosen in the form, and show the study's withdrawals."""
     numbers = request.fields().get("result", [])
@@ -213,7 +225,7 @@ def withdraw(request: CurrentRequest, number: Number) -> Response:
         reason = RejectionReason(request.text("reason"))
     except ValueError:
         raise HTTPException(400, "Say whether it is for quality or for the patient's safety.") from None
-    studies.withdraw_results(
+    withdrawal.withdraw_results(
         request.settings,
         request.study_uid(number),
         chosen,
@@ -224,7 +236,7 @@ def withdraw(request: CurrentRequest, number: Number) -> Response:
     return see_other(f"/studies/{number}/withdraw")
 
 
-@faces.page("GET", "/studies/{number}/versions", UserRole.OPERATOR)
+@faces.page("GET", "/studies/{number}/versions", role_of(studies.versions))
 def versions(request: CurrentRequest, number: Number) -> Response:
     """Show the patients and versions of objects to choose from before a study leaves quarantine."""
     uid = request.study_uid(number)
@@ -238,7 +250,7 @@ def versions(request: CurrentRequest, number: Number) -> Response:
     )
 
 
-@faces.page("POST", "/studies/{number}/release", UserRole.OPERATOR)
+@faces.page("POST", "/studies/{number}/release", role_of(studies.release_studies))
 def release(request: CurrentRequest, number: Number) -> Response:
     """Release a study from quarantine with the patient and versions chosen in the form."""
     picked = [one for key, values in request.fields().items() if key.startswith("take") for one in values]
@@ -304,7 +316,7 @@ def assess(request: CurrentRequest, number: Number, given: Annotated[FindingAsse
 @faces.handler(
     "POST",
     "/studies/{number}/assessment/accept",
-    UserRole.READER,
+    role_of(held_results.accept_results),
     _BACK,
     at="/studies/{number}/accept",
 )
@@ -317,7 +329,7 @@ def accept(request: CurrentRequest, number: Number, given: Annotated[AcceptResul
 @faces.handler(
     "POST",
     "/studies/{number}/assessment/reject",
-    UserRole.READER,
+    role_of(held_results.reject_results),
     _BACK,
     at="/studies/{number}/reject",
 )
@@ -341,7 +353,7 @@ def send_assessments(request: CurrentRequest, number: Number) -> list[str]:
     return assessments.send_assessments(request.settings, request.study_uid(number), request.person)
 
 
-@faces.handler("GET", "/assessments", UserRole.READER)
+@faces.handler("GET", "/assessments", role_of(verdicts.all_assessments))
 def export(request: CurrentRequest, since: AwareDatetime | None = None) -> list[Row]:
     """Return all assessments of findings, the oldest first. ``since``: only those made since then."""
     with request.site.database.write() as session:

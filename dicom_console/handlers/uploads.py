@@ -17,7 +17,7 @@ from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, UserRole
 from dicom_node.base.store import sight
 from dicom_node.base.store.views import View
 from dicom_node.people import Row, audit
-from dicom_node.people.studies import take_files
+from dicom_node.people.stow import take_files
 
 faces = Faces()
 

@@ -1,7 +1,8 @@
 """Jobs, deliveries, fetches and notifications, with an operator's actions on them."""
 
+from collections.abc import Callable, Mapping
 from threading import Semaphore
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import Body, Response
 
@@ -17,20 +18,15 @@ from dicom_console.web.faces import (
     one_of,
     see_other,
 )
+from dicom_node.base.actions.action import role_of
+from dicom_node.base.actions.nouns import FETCHES, JOBS, NOTIFICATIONS, OUTBOX
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState, UserRole
+from dicom_node.base.store import views
 from dicom_node.base.store.views import View
-from dicom_node.people import Because, Done, Row, audit, lost_decisions, queues
-from dicom_node.people.queues import (
-    Change,
-    FetchChange,
-    FetchRequest,
-    StuckJobs,
-    change_jobs,
-    run_jobs_again,
-    stuck_jobs,
-)
-from dicom_node.serve.nouns import FETCHES, JOBS, NOTIFICATIONS, OUTBOX
+from dicom_node.people import Because, Done, Row, audit, fetches, lost_decisions, notifications, outbox
+from dicom_node.people.fetches import FetchChange, FetchRequest
+from dicom_node.people.jobs import Change, StuckJobs, cancel_jobs, put_jobs_first, run_jobs_again, stuck_jobs
 
 faces = Faces()
 
@@ -42,10 +38,19 @@ _MISSING_DAYS = 3
 _PLACE = Semaphore(1)  # a peer that hangs holds it until the deadline of its answer
 _ASKED_ALREADY = "A peer is being asked already: try again when it has answered."
 _TO_FETCHES = back_to("/fetches")
+_CHANGES_OF_JOBS: Final[Mapping[Change, Callable[..., object]]] = {
+    "retry": run_jobs_again,
+    "put_first": put_jobs_first,
+    "cancel": cancel_jobs,
+}
+_CHANGES_OF_FETCHES: Final[Mapping[FetchChange, Callable[..., object]]] = {
+    "again": fetches.fetch_again,
+    "cancel": fetches.cancel_fetches,
+}
 _TEST_PLACES = Semaphore(2)  # a server that hangs holds its test for as long as it may
 
 
-list_jobs = faces.list_of(JOBS)
+list_jobs = faces.list_of(views.list_jobs)
 
 
 @faces.page_of(list_jobs)
@@ -55,7 +60,7 @@ def _jobs_page(request: ConsoleRequest, found: Any) -> Response:
     return request.list_page(JOBS, found, named=named, stuck=request.read(stuck_jobs), states=list(JobState))
 
 
-@faces.handler("POST", "/jobs/run-all", UserRole.OPERATOR, back_to("/jobs", state="queued"))
+@faces.handler("POST", "/jobs/run-all", role_of(run_jobs_again), back_to("/jobs", state="queued"))
 def run_all_jobs(request: CurrentRequest, wanted: Annotated[StuckJobs, Body()]) -> Done:
     """Run all held, failed or cancelled jobs again, or only those of one rule if the request names it."""
     number = run_jobs_again(
@@ -64,13 +69,13 @@ def run_all_jobs(request: CurrentRequest, wanted: Annotated[StuckJobs, Body()]) 
     return Done(objects=number)
 
 
-@faces.handler("POST", "/jobs/{number}/{change}", UserRole.OPERATOR, back_to_form("/jobs"))
+@faces.handler("POST", "/jobs/{number}/{change}", role_of(run_jobs_again), back_to_form("/jobs"))
 def change_job(request: CurrentRequest, number: Number, change: Change) -> None:
     """Run a job again, put it first in the queue, or cancel it."""
-    change_jobs(request.settings, [number], change, request.person)
+    _CHANGES_OF_JOBS[change](request.settings, [number], by=request.person)
 
 
-list_deliveries = faces.list_of(OUTBOX)
+list_deliveries = faces.list_of(views.list_deliveries)
 
 
 @faces.page_of(list_deliveries)
@@ -88,25 +93,25 @@ def _outbox_page(request: ConsoleRequest, found: Any) -> Response:
     )
 
 
-@faces.page("POST", "/outbox/retry-dead", UserRole.OPERATOR)
+@faces.page("POST", "/outbox/retry-dead", role_of(outbox.send_again))
 def retry_dead(request: CurrentRequest) -> Response:
     """Send all given-up deliveries again, to one destination or to all."""
-    queues.send_again(request.settings, dead=True, destination=_destination(request), by=request.person)
+    outbox.send_again(request.settings, dead=True, destination=_destination(request), by=request.person)
     return see_other("/outbox", state="open")
 
 
-@faces.page("POST", "/outbox/discard-dead", UserRole.OPERATOR)
+@faces.page("POST", "/outbox/discard-dead", role_of(outbox.discard_deliveries))
 def discard_dead(request: CurrentRequest) -> Response:
     """Discard all given-up deliveries, to one destination or to all, for the reason in the form."""
     because, destination = request.text("because"), _destination(request)
-    queues.discard_deliveries(
+    outbox.discard_deliveries(
         request.settings, because=because, dead=True, destination=destination, by=request.person
     )
     return see_other("/outbox", state="discarded")
 
 
-faces.verb_of(OUTBOX, "retry", _TO_OUTBOX)
-faces.verb_of(OUTBOX, "discard", _TO_OUTBOX)
+faces.action_of(outbox.send_again, _TO_OUTBOX)
+faces.action_of(outbox.discard_deliveries, _TO_OUTBOX)
 
 
 def _destination(request: ConsoleRequest) -> str:
@@ -126,7 +131,7 @@ def _fetch_of_form(request: ConsoleRequest) -> FetchRequest:
     )
 
 
-list_fetches = faces.list_of(FETCHES)
+list_fetches = faces.list_of(fetches.list_fetches)
 
 
 @faces.page_of(list_fetches)
@@ -137,7 +142,7 @@ def _fetches_page(request: ConsoleRequest, found: Any) -> Response:
         found,
         states=list(FetchState),
         named=request.read(listing.named, request.settings, found.fetches),
-        progress=queues.fetches_by_peer(request.settings),
+        progress=fetches.fetches_by_peer(request.settings),
         peers=[peer.name for peer in request.settings.peers if "query" in peer.may],
         rules=[rule.name for rule in request.settings.rules],
     )
@@ -149,17 +154,17 @@ def ask(request: CurrentRequest, given: Annotated[FetchRequest, Body()]) -> Row:
     if given.questions > _MOST_QUESTIONS:
         raise FaultyInput("too many days for one request: ask for a month, or use dicom-node fetch")
     with one_of(_PLACE, _ASKED_ALREADY):
-        return queues.request_fetches(request.settings, given, request.person)
+        return fetches.request_fetches(request.settings, given, request.person)
 
 
-@faces.page("POST", "/fetches/{name}/missing", UserRole.OPERATOR)
+@faces.page("POST", "/fetches/{name}/missing", role_of(fetches.missing_studies))
 def missing(request: CurrentRequest, name: str) -> Response:
     """Show the studies of the last days that a peer has and that should have a result here but have none;
     fetch them if the form says so.
     """
     fetch_them = request.text("fetch") == "true"
     with one_of(_PLACE, _ASKED_ALREADY):
-        rows = queues.missing_studies(
+        rows = fetches.missing_studies(
             request.settings, name, _MISSING_DAYS, request.person, fetch_them=fetch_them
         )
     if fetch_them:
@@ -168,17 +173,17 @@ def missing(request: CurrentRequest, name: str) -> Response:
     return request.page("missing_studies.html", rows=rows, peer=name, days=_MISSING_DAYS)
 
 
-@faces.page("POST", "/fetches/{name}/{change}", UserRole.OPERATOR)
+@faces.page("POST", "/fetches/{name}/{change}", role_of(fetches.fetch_again))
 def change_fetches(request: CurrentRequest, name: str, change: FetchChange) -> Response:
     """Fetch a peer's failed or cancelled studies again, or cancel its waiting fetches.
 
     ``name``: of the peer.
     """
-    queues.change_fetches(request.settings, name, change, request.person)
+    _CHANGES_OF_FETCHES[change](request.settings, name, request.person)
     return _TO_FETCHES(request, None)
 
 
-@faces.handler("GET", "/decisions", UserRole.OPERATOR)
+@faces.handler("GET", "/decisions", role_of(lost_decisions.waiting_decisions))
 def list_decisions(request: CurrentRequest) -> list[Row]:
     """Return decisions of persons that a restored database lacks and that could not be applied again yet."""
     audit.note_list(request.site.database, request.person, "decisions")
@@ -193,7 +198,9 @@ def _decisions_page(request: ConsoleRequest, rows: list[Row]) -> Response:
     return request.page("decisions.html", rows=rows, named=named, shortest=shortest, longest=longest)
 
 
-@faces.handler("POST", "/decisions/{name}/settle", UserRole.ADMIN, back_to("/decisions"))
+@faces.handler(
+    "POST", "/decisions/{name}/settle", role_of(lost_decisions.settle_decision), back_to("/decisions")
+)
 def settle_decision(request: CurrentRequest, name: Name, why: Annotated[Because, Body()]) -> None:
     """Close a decision that cannot be applied again.
 
@@ -202,27 +209,27 @@ def settle_decision(request: CurrentRequest, name: Name, why: Annotated[Because,
     lost_decisions.settle_decision(request.settings, name, because=why.because, by=request.person)
 
 
-list_notifications = faces.list_of(NOTIFICATIONS)
+list_notifications = faces.list_of(notifications.list_notifications)
 
 
 def _notifications_page(request: ConsoleRequest, found: Any, tested: View | None = None) -> Response:
     """Return the page of notifications. ``tested``: the outcome of a test just done, None without one."""
-    configured = queues.notifiers(request.settings)
+    configured = notifications.notifiers(request.settings)
     return request.list_page(NOTIFICATIONS, found, configured=configured, tested=tested)
 
 
 faces.page_of(list_notifications)(_notifications_page)
 
 
-@faces.page("POST", "/notifications/{name}/test", UserRole.OPERATOR)
+@faces.page("POST", "/notifications/{name}/test", role_of(notifications.test_notifier))
 def test_notification(request: CurrentRequest, name: str) -> Response:
     """Send a test message of this notification now, and show the outcome."""
     with one_of(_TEST_PLACES, "Other tests are under way: try again when they are done."):
         try:
-            tested = queues.test_notifier(request.settings, name, request.person)
+            tested = notifications.test_notifier(request.settings, name, request.person)
         except FaultyInput as error:
             tested = {"name": name, "ok": False, "text": str(error)}
     return _notifications_page(request, list_notifications(request, None, states=None), tested)
 
 
-faces.verb_of(NOTIFICATIONS, "retry", back_to("/notifications"))
+faces.action_of(notifications.notify_again, back_to("/notifications"))

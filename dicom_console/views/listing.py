@@ -18,7 +18,7 @@ from dicom_node.base.store import views
 from dicom_node.base.store.tables import Delivery, ReceivedObject, Result, Study, Withdrawal
 from dicom_node.base.store.views import View, columns
 from dicom_node.people import Row, held_results, verdicts
-from dicom_node.people.studies import (
+from dicom_node.people.pictures import (
     heatmap_finding,
     image_view,
     images_of,

@@ -65,8 +65,9 @@ from dicom_node.deliver import holding
 from dicom_node.deliver.outages import outages
 from dicom_node.people import audit, cleaning_reviews
 from dicom_node.people.audit import machine_name
+from dicom_node.people.disk import days_left
 from dicom_node.people.happened import repeat_key
-from dicom_node.people.queues import days_left, list_processes
+from dicom_node.people.processes import list_processes
 from dicom_node.receive.spool import Spool
 
 SHOWN, SOLVED_SHOWN = 12, 8

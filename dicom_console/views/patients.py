@@ -14,7 +14,7 @@ from dicom_node.base.errors import NotFound
 from dicom_node.base.store import intake, views
 from dicom_node.base.store.tables import ReceivedObject, Study
 from dicom_node.base.store.views import View, as_json
-from dicom_node.people import studies
+from dicom_node.people import pictures
 from dicom_node.results import stated_report
 
 PAGE = 50
@@ -70,7 +70,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
     measured: list[DatedNumber] = []
     for row in rows[:_LOOKED_INTO]:
         stated = [
-            stated_report.read_report(path) for path in studies.report_files(session, settings, row["id"])
+            stated_report.read_report(path) for path in pictures.report_files(session, settings, row["id"])
         ]
         found = [one for read in stated for one in read.findings if one.decision is Decision.PRESENT]
         row["findings"] = list(dict.fromkeys(one.meaning for one in found))
@@ -80,7 +80,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
     of_patient = select(Study.id).where(*_same_patient(study))
     received = ReceivedObject.study_id.in_(of_patient), ReceivedObject.purged.is_(False)
     same_id = _patient_rows(session, [study.patient_id])
-    people = (studies.person_of(session, settings, row["id"]) for row in rows[:_LOOKED_INTO])
+    people = (pictures.person_of(session, settings, row["id"]) for row in rows[:_LOOKED_INTO])
     return {
         "patient_id": study.patient_id,
         "issuer": study.issuer_of_patient_id,

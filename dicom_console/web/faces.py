@@ -36,12 +36,12 @@ from dicom_console.views import listing
 from dicom_console.web.access import API, Endpoint, NotSignedIn, Site, admitted, csrf_of, language_of, needs
 from dicom_console.web.pages import render
 from dicom_node import __version__
+from dicom_node.base.actions.action import Input, Noun, declared
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import PRINTABLE, Because, Row, ServiceResult, audit, entered
 from dicom_node.people.audit import Person
 from dicom_node.people.users import User
-from dicom_node.serve.nouns import Input, Noun
 
 VERSION: Final = f"{API}v1"
 ROWS: Final = 100
@@ -265,24 +265,23 @@ class Faces:
 
         return declare
 
-    def list_of(self, noun: Noun) -> Callable[..., Any]:
-        """Publish the list that ``noun`` declares as REST route, with its inputs as query parameters; return
-        the handler.
+    def list_of(self, find: Callable[..., Any]) -> Callable[..., Any]:
+        """Publish the list that the function ``find`` declares as REST route, with its inputs as query
+        parameters; return the handler.
         """
-        verb = noun.verb("list")
-        inputs = [one for one in verb.inputs if one.name != "limit"]
+        listing = declared(find)
+        noun, inputs = listing.noun, [given for given in listing.inputs if given.name != "limit"]
         keys: dict[str, Any] = {noun.rows: (list[Row], ...), "next": (int | None, ...)}
         answer = create_model(noun.name.title(), __base__=ServiceResult, **keys)
 
         def listed(request: ConsoleRequest, before: int | None, **given: Any) -> Any:
             """Return one page of rows, and the key from which the next page goes on."""
             wanted = {one.name: given[one.name] or one.default for one in inputs}
-            find = verb.function()
             if "settings" in signature(find).parameters:
                 wanted["settings"] = request.settings
             rows = request.read(find, limit=ROWS + 1, before=before, **wanted)
             more = rows[ROWS - 1][noun.key] if len(rows) > ROWS else None
-            return answer(**{noun.rows: [Row(**one) for one in rows[:ROWS]], "next": more})
+            return answer(**{noun.rows: [Row(**row) for row in rows[:ROWS]], "next": more})
 
         queries = [
             Parameter("request", Parameter.KEYWORD_ONLY, annotation=CurrentRequest),
@@ -290,33 +289,31 @@ class Faces:
         ]
         queries.append(Parameter("before", Parameter.KEYWORD_ONLY, annotation=Since, default=None))
         listed.__signature__ = Signature(queries, return_annotation=answer)  # type: ignore[attr-defined]
-        listed.__annotations__ = {one.name: one.annotation for one in queries} | {"return": answer}
-        listed.__name__, listed.__doc__ = f"list_{noun.name}", verb.help
-        return self.handler("GET", f"/{noun.name}", verb.role)(listed)
+        listed.__annotations__ = {query.name: query.annotation for query in queries} | {"return": answer}
+        listed.__name__, listed.__doc__ = f"list_{noun.name}", listing.help
+        return self.handler("GET", f"/{noun.name}", listing.role)(listed)
 
-    def verb_of(self, noun: Noun, name: str, page: Page) -> None:
-        """Publish the verb ``name`` of ``noun`` for one row as REST route and form, such as POST
-        /outbox/{number}/discard.
+    def action_of(self, change: Callable[..., Any], page: Page) -> None:
+        """Publish the action that the function ``change`` declares, for one row, as REST route and form, such
+        as POST /outbox/{number}/discard.
 
-        ``page``: makes the page shown afterwards. A reason that the verb needs comes in the body or form.
+        ``page``: makes the page shown afterwards. A reason that the action needs comes in the body or form.
         """
-        verb = noun.verb(name)
+        action = declared(change)
 
         def done(request: ConsoleRequest, number: int, why: Because | None = None) -> None:
-            """Call the function of the verb for the row ``number``, with the reason ``why`` if the verb needs
-            one.
-            """
+            """Call the function for the row ``number``, with the reason ``why`` if the action needs one."""
             given = {} if why is None else {"because": why.because}
-            verb.function()(request.settings, [number], by=request.person, **verb.fixed, **given)
+            change(request.settings, [number], by=request.person, **given)
 
         hints: dict[str, Any] = {"request": CurrentRequest, "number": Number}
-        if any(one.name == "because" for one in verb.inputs):
+        if any(given.name == "because" for given in action.inputs):
             hints["why"] = Annotated[Because, Body()]
         parameters = [Parameter(key, Parameter.KEYWORD_ONLY, annotation=hint) for key, hint in hints.items()]
         done.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         done.__annotations__ = {**hints, "return": None}
-        done.__name__, done.__doc__ = f"{name}_{noun.name}", verb.help
-        self.handler("POST", f"/{noun.name}/{{number}}/{name}", verb.role, page)(done)
+        done.__name__, done.__doc__ = f"{action.name}_{action.noun.name}", action.help
+        self.handler("POST", f"/{action.noun.name}/{{number}}/{action.name}", action.role, page)(done)
 
     def page(
         self, method: str, path: str, role: UserRole | str, *, reads_form: bool = False, counts: bool = True
@@ -417,15 +414,15 @@ def described(routers: list[APIRouter]) -> dict[str, Any]:
     return found | {"security": [{"token": []}]}
 
 
-def _query(one: Input) -> Parameter:
+def _query(given: Input) -> Parameter:
     """Return a list's input as query parameter, named as the command's option."""
-    item = Annotated[str, AfterValidator(one.kind)]
-    hint: Any = list[item] if one.many else item
-    name = one.flag.removeprefix("--")
+    item = Annotated[str, AfterValidator(given.reads or given.kind)]
+    hint: Any = list[item] if given.many else item
+    name = given.flag.removeprefix("--")
     return Parameter(
-        one.name,
+        given.name,
         Parameter.KEYWORD_ONLY,
-        annotation=Annotated[hint | None, Query(alias=name, max_length=64, description=one.help)],
+        annotation=Annotated[hint | None, Query(alias=name, max_length=64, description=given.help)],
         default=None,
     )
 

@@ -17,7 +17,7 @@ from dicom_node.base.store.tables import Feedback, Result, Study
 from dicom_node.base.store.transitions import FOR_UPDATE, settle_study, utc_now
 from dicom_node.base.store.views import find_study
 from dicom_node.deliver import outbox
-from dicom_node.people import audit, studies, writing
+from dicom_node.people import audit, pictures, writing
 from dicom_node.people.verdicts import finding_key, possibly_missing, reported_findings, verdict_key
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _store(
 
 def reports_of(session: Session, settings: Settings, study: int) -> Sequence[Result]:
     """The rows of a study's newest reports that name the patient (not de-identified ones)."""
-    uids = [path.stem for path in studies.report_files(session, settings, study)]
+    uids = [path.stem for path in pictures.report_files(session, settings, study)]
     in_force = Result.sop_instance_uid.in_(uids), ~Result.outdated
     return session.scalars(select(Result).where(*in_force).order_by(Result.id)).all()
 

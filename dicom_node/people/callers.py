@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
+from dicom_node.base.actions.action import declared
+from dicom_node.base.actions.columns import Column, fields, times, yes_no
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.section import did_you_mean
 from dicom_node.base.config.settings import Settings
@@ -33,6 +35,23 @@ _TEXTS = {
     "rejected": "rejected, not listed one by one",
     "no_tls": "no TLS, not listed one by one",
 }
+
+
+_COUNTED: Final = (*fields("count"), *times("last: last_at"))
+_SINCE_THEN: Final = yes_no("since then", "outdated", "got through", "")
+
+PARTS_OF_CALLER: Final[Mapping[str, Sequence[Column]]] = {
+    "associations": declared(views.list_associations).columns,
+    "refused_contexts": (*fields("classes", "context"), *_COUNTED),
+    "rejections": (
+        *fields("calling: calling_ae", "called: called_ae", "address", "meaning"),
+        *_COUNTED,
+        _SINCE_THEN,
+    ),
+    "refused_objects": (*fields("calling: calling_ae", "status", "reason"), *_COUNTED, _SINCE_THEN),
+    "failures": (*fields("address", "text"), *_COUNTED),
+}
+"""The parts of ``peers why``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dicom_node.base.lifecycle import AuditAction, ResultKind, ReviewCause, Revi
 from dicom_node.base.store import results
 from dicom_node.base.store.tables import CleaningReview, DrawnByHand, Instance, Result, Study
 from dicom_node.base.store.views import View, as_json, columns
-from dicom_node.people import Row, ServiceRequest, ServiceResult, audit, existing, studies, writing
+from dicom_node.people import Row, ServiceRequest, ServiceResult, audit, existing, pictures, writing
 
 PAGE = 50
 """Images of one page."""
@@ -87,14 +87,14 @@ def show_review(session: Session, settings: Settings, number: int) -> View:
     if row is None:
         raise NotFound("there is no such review")
     review, instance, _ = row
-    image = studies.image_view(session, settings, review.instance_id)
+    image = pictures.image_view(session, settings, review.instance_id)
     mark = {"finding": "Detected annotation", "text": "", "decision": "", "frames": []}
     image["masks"] = []
     image["marks"] = [
         {**mark, "points": [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]}
         for left, top, right, bottom in review.places
     ]
-    made = studies.pictures_of(session, settings, review.study_id, instance.sop_instance_uid)
+    made = pictures.pictures_of(session, settings, review.study_id, instance.sop_instance_uid)
     cleaned = [picture for _, picture in made if picture.kind is ResultKind.CLEANED]
     gone = results.withdrawn(session, [picture.id for picture in cleaned])
     left = {name for picture in cleaned if picture.id not in gone for name in _receivers_of(picture)}
@@ -175,7 +175,7 @@ def boxes_of(form: Mapping[str, Sequence[str]]) -> list[results.Box]:
 
 def refuse_faulty_boxes(instance: Instance, boxes: Sequence[results.Box]) -> None:
     """Raise FaultyInput for invalid boxes, or boxes that lie outside the picture or cover too much of it."""
-    rows, width = studies.number_in(instance, "Rows"), studies.number_in(instance, "Columns")
+    rows, width = pictures.number_in(instance, "Rows"), pictures.number_in(instance, "Columns")
     if not boxes:
         raise FaultyInput("draw a box first, or give its edges")
     if not all(left < right <= width and top < bottom <= rows for left, top, right, bottom in boxes):

@@ -7,9 +7,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import Decision
+from dicom_node.base.actions.action import Action, Input
+from dicom_node.base.actions.inputs import BECAUSE, STUDY
+from dicom_node.base.actions.nouns import STUDIES
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotAllowedNow
-from dicom_node.base.lifecycle import UNDECIDED, AuditAction, HeldState, ReaderVerdict
+from dicom_node.base.lifecycle import UNDECIDED, AuditAction, HeldState, ReaderVerdict, UserRole
 from dicom_node.base.store.tables import Result, Study
 from dicom_node.base.store.transitions import FOR_UPDATE
 from dicom_node.base.store.views import View, as_json, columns, find_study
@@ -66,13 +69,23 @@ def held_results(session: Session, settings: Settings, study: int) -> View:
     }
 
 
+@Action(
+    STUDIES,
+    "accept",
+    "Accept results that wait for it (assess_first of a rule): they are sent.",
+    "1.2.840.113619.2.1 --config node.toml",
+    says="Accepted: {result} result{s} will be sent.",
+    role=UserRole.READER,
+)
 def accept_results(
     settings: Settings,
-    study_instance_uid: str,
+    study_instance_uid: Annotated[str, STUDY],
     by: audit.Person = audit.COMMAND_LINE,
     *,
     as_of: str | None = None,
-    rejected: bool | None = None,
+    rejected: Annotated[
+        bool | None, Input("Accept rejected results instead of waiting ones.", "--rejected", default=False)
+    ] = None,
 ) -> int:
     """Accept the results of a study that wait for an assessment, so that they are sent; returns how many.
 
@@ -112,12 +125,20 @@ def accept_results(
     return number
 
 
+@Action(
+    STUDIES,
+    "reject",
+    "Reject results that wait for an assessment: they are not sent.",
+    '1.2.3 --because "wrong side" --config node.toml',
+    says="Rejected: {result} result{s} will not be sent.",
+    role=UserRole.READER,
+)
 def reject_results(
     settings: Settings,
-    study_instance_uid: str,
+    study_instance_uid: Annotated[str, STUDY],
     by: audit.Person = audit.COMMAND_LINE,
     *,
-    because: str,
+    because: Annotated[str, BECAUSE],
     as_of: str | None = None,
 ) -> int:
     """Reject the results of a study that wait for an assessment, so that none is sent; returns how many.

@@ -7,11 +7,16 @@ come back from the spool, the result from its job. Deliveries that it would prev
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.base import events
+from dicom_node.base.actions.action import Action, Input
+from dicom_node.base.actions.columns import STUDY_UID, fields, times, yes_no
+from dicom_node.base.actions.inputs import BECAUSE
+from dicom_node.base.actions.nouns import DECISIONS
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NodeError, NotAllowedNow
 from dicom_node.base.lifecycle import (
@@ -40,8 +45,8 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.deliver import holding, outbox
 from dicom_node.jobs.queue import cancel
-from dicom_node.people import audit, existing, open_database, reading, studies, writing
-from dicom_node.people.queues import sources_sha256
+from dicom_node.people import audit, existing, open_database, reading, spool, studies, withdrawal, writing
+from dicom_node.people.jobs import sources_sha256
 
 _SHOWN = 100  # decisions that are named
 
@@ -99,6 +104,22 @@ def apply_waiting_decisions(settings: Settings) -> int:
     return done
 
 
+@Action(
+    DECISIONS,
+    "list",
+    "List decisions of persons that the database lost and that could not be applied again yet.\n\n"
+    'No result of a study is sent while one of its decisions marked "holds" waits.',
+    columns=(
+        *fields("decision"),
+        *times("at"),
+        *fields("actor", "action"),
+        STUDY_UID,
+        yes_no("holds", "holds", "yes", ""),
+        *fields("waits_for"),
+    ),
+    none="No decision waits.",
+    role=UserRole.OPERATOR,
+)
 def waiting_decisions(session: Session) -> list[views.View]:
     """Lost decisions that are not applied again yet, as rows, the oldest first; ``waits_for``: the reason for
     each.
@@ -106,8 +127,20 @@ def waiting_decisions(session: Session) -> list[views.View]:
     return [as_view(row) for row in audit.waiting_decisions(session)]
 
 
+@Action(
+    DECISIONS,
+    "settle",
+    "Answer for a decision that cannot be done again, or a changed line: it holds nothing back any more.",
+    '3f2a... --because "study was sent again"',
+    says="Settled: results that it held back are sent.",
+    role=UserRole.ADMIN,
+)
 def settle_decision(
-    settings: Settings, number: str, *, because: str, by: audit.Person = audit.COMMAND_LINE
+    settings: Settings,
+    number: Annotated[str, Input("As `decisions list` shows it.", metavar="DECISION")],
+    *,
+    because: Annotated[str, BECAUSE],
+    by: audit.Person = audit.COMMAND_LINE,
 ) -> None:
     """Mark a lost decision that cannot be applied again as settled; deliveries stop waiting for it.
 
@@ -193,7 +226,7 @@ def _withdraw(settings: Settings, wanted: DecisionRow) -> None:
     uids, reason = wanted.record["what"]["results"], RejectionReason(wanted.record["what"]["reason"])
     with reading(settings) as session:
         _results(session, uids)
-    studies.withdraw_results(
+    withdrawal.withdraw_results(
         settings, wanted.study_uid, uids, reason=reason, because=wanted.record["words"], by=_author(wanted)
     )
 
@@ -323,7 +356,7 @@ def _delete_received(settings: Settings, wanted: DecisionRow) -> None:
     """Delete the received objects of a study again. Raises _NotYet if they must stay."""
     with open_database(settings) as database:
         study = studies.number_of(database, wanted.study_uid)
-    [row] = studies.delete_received(settings, [study], _author(wanted))
+    [row] = spool.delete_received(settings, [study], _author(wanted))
     if not row["deleted"]:
         raise _NotYet(row["reason"])
 

@@ -2,13 +2,16 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
+from dicom_node.base.actions.action import Action, Input, all_of
+from dicom_node.base.actions.columns import Column, fields, yes_no
+from dicom_node.base.actions.nouns import PEERS
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import every
-from dicom_node.base.errors import Unavailable
-from dicom_node.base.lifecycle import AuditAction
+from dicom_node.base.errors import ExitCode, Unavailable
+from dicom_node.base.lifecycle import AuditAction, UserRole
 from dicom_node.people import Row, audit, writing
 
 if TYPE_CHECKING:
@@ -19,12 +22,47 @@ _tests = threading.Semaphore(2)
 SECRET: Final = ("username", "password", "token")
 
 
+def _address(row: Any) -> str:
+    """The address of a peer as text: its URL, or host and port."""
+    return row["url"] or (f"{row['host']}:{row['port'] or '–'}" if row["host"] else "–")
+
+
+@Action(
+    PEERS,
+    "list",
+    "List the configured peers; passwords are not shown.",
+    columns=(
+        *fields("name", "ae_title", "may"),
+        Column("address", _address),
+        *fields("transport"),
+        Column("results", lambda row: row["results"] if "receive" in row["may"] else "–"),
+        Column("confirm", lambda row: row["confirm"] if "receive" in row["may"] else "–"),
+    ),
+    none="No peers are configured.",
+)
 def list_peers(settings: Settings) -> list[dict[str, Any]]:
     """The settings of the configured peers, without their secrets."""
     return [peer.model_dump(mode="json", exclude={*SECRET}) for peer in settings.peers]
 
 
-def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None = None) -> list[Row]:
+@Action(
+    PEERS,
+    "test",
+    "Try all that delivery to a peer, and questions to it, need; nothing is stored or retrieved.",
+    "pacs --config node.toml",
+    columns=(*fields("peer", "check"), yes_no("", "ok", "ok", "FAILED"), *fields("says: text")),
+    none="No peer may receive or be queried.",
+    status=all_of("ok", ExitCode.UNAVAILABLE),
+    role=UserRole.OPERATOR,
+)
+def try_peers(
+    settings: Settings,
+    names: Annotated[
+        Sequence[str],
+        Input("Names; default: all that may receive or be queried.", metavar="[PEER]...", default=()),
+    ],
+    by: audit.Person | None = None,
+) -> list[Row]:
     """Test what delivery, queries and reports to these peers need; returns a row for each test.
 
     ``names``: empty for all peers that the node calls. ``by``: the person for the audit; None for the command

@@ -15,7 +15,7 @@ from dicom_node.base.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
 from dicom_node.base.lifecycle import AuditAction, Role
 from dicom_node.base.processes import files_of, running
 from dicom_node.base.store.views import list_events
-from dicom_node.people import audit, preflight, queues, reading, writing
+from dicom_node.people import audit, preflight, processes, reading, writing
 
 _IN_ITS_LOG = "the node's log says why (6011); what was installed since its start needs a restart"
 _RELOAD_SECONDS = 90.0  # deliveries may have 20 s to finish what they send
@@ -87,7 +87,7 @@ def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | No
         os.kill(pid, signal.SIGHUP)
     except PermissionError:
         raise NotAllowedNow(f"process {pid} belongs to another user: run this as that user") from None
-    ours, numbers = queues.node_name(place), (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
+    ours, numbers = processes.node_name(place), (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
     end = time.monotonic() + _RELOAD_SECONDS
     while time.monotonic() < end:
         try:

@@ -3,17 +3,22 @@
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicom_node.base.actions.action import Action, Input, all_of
+from dicom_node.base.actions.columns import JOBS_OF_RULES, Column, fields, yes_no
+from dicom_node.base.actions.inputs import SINCE, moment
+from dicom_node.base.actions.nouns import RULES
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.rule import RuleSettings
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.uids import role_of
-from dicom_node.base.lifecycle import AuditAction, ObjectRole, StudyState
+from dicom_node.base.errors import ExitCode
+from dicom_node.base.lifecycle import AuditAction, ObjectRole, StudyState, UserRole
 from dicom_node.base.store import intake, transitions
 from dicom_node.base.store.tables import Instance, Study
 from dicom_node.base.store.views import View, columns
@@ -78,7 +83,28 @@ def try_rules(session: Session, settings: Settings, other: Settings | None = Non
     return found
 
 
-def try_files(settings: Settings, files: Sequence[Path], sender: str = "") -> list[dict[str, Any]]:
+@Action(
+    RULES,
+    "try",
+    "Say which rules would take these files, which not, and why. Nothing is sent or stored.",
+    "image.dcm --from us1 --config node.toml",
+    columns=(
+        Column("file", lambda row: row["file"].rpartition("/")[2]),
+        *fields("modality"),
+        Column("rule", lambda row: row["rule"] or "–"),
+        yes_no("applies", "applies"),
+        Column("pipeline", lambda row: row["pipeline"] if row["applies"] else "–"),
+        *fields("why: reason"),
+        Column("then", lambda row: "; ".join(row["then"]) or "–"),
+    ),
+    none="No files, or no rules are configured.",
+    status=all_of("rule", ExitCode.DATA),
+)
+def try_files(
+    settings: Settings,
+    files: Annotated[Sequence[Path], Input("DICOM files, and folders of them.", metavar="FILES...")],
+    sender: Annotated[str, Input("As if this peer (name or AE title) had sent them.", "--from", "PEER")] = "",
+) -> list[dict[str, Any]]:
     """Show for each file (also in folders) and rule whether the rule applies, and why (not), as rows.
 
     ``sender``: name or AE title of the peer that is assumed to have sent them, "" for none. Raises NotFound.
@@ -127,7 +153,25 @@ def try_files(settings: Settings, files: Sequence[Path], sender: str = "") -> li
     return rows
 
 
-def replay_rules(settings: Settings, since: datetime, *, dry_run: bool = False) -> list[dict[str, Any]]:
+@Action(
+    RULES,
+    "replay",
+    "Queue the jobs that the rules now start for studies received earlier, and that these did not "
+    "get.\n\nUses the rules in these files: run `dicom-node reload` first, so that the node uses "
+    "them too.",
+    "--since 7d --dry-run --config node.toml",
+    columns=JOBS_OF_RULES,
+    none="All studies of this time had the jobs that the rules want.",
+    role=UserRole.ADMIN,
+)
+def replay_rules(
+    settings: Settings,
+    since: Annotated[datetime, Input(SINCE.help, "--since", "WHEN", reads=moment, default="7d")],
+    *,
+    dry_run: Annotated[
+        bool, Input("List the jobs that would be queued; change nothing.", "--dry-run")
+    ] = False,
+) -> list[dict[str, Any]]:
     """Apply the rules to studies received after ``since`` that should get a job by now and did not get it.
 
     Returns a row for each such study and rule that takes it. ``dry_run``: only return the rows.

@@ -4,13 +4,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ai_pipeline.contract import ModelSlot, PipelineCard
 from ai_pipeline.errors import CardError
 from ai_pipeline.models import registry
 from ai_pipeline.models.store import folder
 from ai_pipeline.pipelines import slots, try_out
+from dicom_node.base.actions.action import Action
+from dicom_node.base.actions.columns import fields
+from dicom_node.base.actions.inputs import SINCE
+from dicom_node.base.actions.nouns import MODELS
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput, NotFound
 from dicom_node.base.lifecycle import AuditAction
@@ -22,6 +26,13 @@ TRIAL_SECONDS = 120
 """How long a model may take on the pictures that it is tried on before it is used."""
 
 
+@Action(
+    MODELS,
+    "list",
+    "List the model cards: shipped, and those of workers.models_dir.",
+    columns=fields("model: id", "version", "task", "architecture", "licence"),
+    none="No model cards.",
+)
 def list_models(settings: Settings) -> list[dict[str, Any]]:
     """The models' cards (files about a model) as rows. Raises FaultyInput if a card cannot be read."""
     return [
@@ -42,7 +53,21 @@ def list_models(settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
-def model_drift(settings: Settings, since: datetime | None = None) -> list[dict[str, Any]]:
+@Action(
+    MODELS,
+    "drift",
+    "Compare each model's scores and refusals with its card's reference, sender by sender.\n\n"
+    "Counts of whole days (UTC); the last 30 where --since is not given. --json has "
+    "the scores of each label.",
+    "--since 30d",
+    columns=(
+        *fields("model", "version", "peer: calling_ae", "since", "analysed", "reoriented"),
+        *fields("refused by pixels: refused_pixels", "by header: refused_header"),
+        *fields("scores: verdict", "note"),
+    ),
+    none="No images were counted.",
+)
+def model_drift(settings: Settings, since: Annotated[datetime | None, SINCE] = None) -> list[dict[str, Any]]:
     """Rows that compare the scores and refusals of each model with its card's reference, for each sending
     peer.
 

@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session
 
+from dicom_node.base.actions.action import Action, Input
+from dicom_node.base.actions.columns import Column, fields, local, times
+from dicom_node.base.actions.nouns import TOKENS, USERS
 from dicom_node.base.config.section import AE_TITLE
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import (
@@ -78,14 +81,34 @@ _SYSTEMS = {
 }  # fmt: skip
 
 
+_USER_NAME: Final = Input("Name of the user.", metavar="NAME")
+_SENDERS: Final = Input(
+    "Only studies of this sender; repeat it for more. Without: all.", "--sees", "AE_TITLE"
+)
+_PASSWORD: Final = Input(is_secret=True)
+
+
+@Action(
+    USERS,
+    "add",
+    "Add a user; the password is asked for, or is the first line of standard input.",
+    "anna --role admin --config node.toml",
+    says="User {name} may sign in as {role}.",
+    role=UserRole.ADMIN,
+)
 def add_user(
     settings: Settings,
-    name: str,
-    role: UserRole,
-    password: str,
+    name: Annotated[str, _USER_NAME],
+    role: Annotated[
+        UserRole,
+        Input(
+            "viewer sees, reader judges findings, operator runs again and uploads, admin decides.", "--role"
+        ),
+    ],
+    password: Annotated[str, _PASSWORD],
     by: audit.Person = audit.COMMAND_LINE,
     *,
-    senders: Sequence[str] = (),
+    senders: Annotated[Sequence[str], _SENDERS] = (),
 ) -> None:
     """Add a user of the console.
 
@@ -114,6 +137,19 @@ def checked_password(name: str, password: str) -> str:
     return password
 
 
+@Action(
+    USERS,
+    "list",
+    "List the users.",
+    columns=(
+        *fields("name", "role"),
+        Column("account", lambda row: "disabled" if row["disabled"] else "enabled"),
+        Column("of", lambda row: row["issuer"] or "this node"),
+        *times("since: created_at", "seen_at"),
+    ),
+    none="No users.",
+    role=UserRole.ADMIN,
+)
 def list_users(settings: Settings) -> list[View]:
     """Rows for all users, by name. ``sessions``: the number of open sessions; ``seen_at``: when one was last
     used.
@@ -132,15 +168,26 @@ def list_users(settings: Settings) -> list[View]:
         ]
 
 
+@Action(
+    USERS,
+    "change",
+    "Change a user's role or senders, or shut or open the account; the user is signed out everywhere.",
+    "anna --role reader --config node.toml",
+    says="User {name} is changed.",
+    either=("role", "disabled", "senders", "sees_all"),
+    role=UserRole.ADMIN,
+)
 def change_user(
     settings: Settings,
-    name: str,
+    name: Annotated[str, _USER_NAME],
     by: audit.Person = audit.COMMAND_LINE,
     *,
-    role: UserRole | None = None,
-    disabled: bool | None = None,
-    senders: Sequence[str] | None = None,
-    sees_all: bool = False,
+    role: Annotated[UserRole | None, Input("What the user may do from now on.", "--role")] = None,
+    disabled: Annotated[
+        bool | None, Input("Shut the account, with its tokens, or open it again.", "--disable/--enable")
+    ] = None,
+    senders: Annotated[Sequence[str] | None, _SENDERS] = None,
+    sees_all: Annotated[bool, Input("Studies of all senders.", "--sees-all")] = False,
 ) -> None:
     """Set a user's role, the senders whose studies the user sees, and whether the account is disabled.
 
@@ -177,7 +224,17 @@ def end_sessions(settings: Settings, name: str, by: audit.Person = audit.COMMAND
         audit.note(session, by, AuditAction.USER_CHANGED, user=user.name, signed_out=True)
 
 
-def remove_user(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> None:
+@Action(
+    USERS,
+    "remove",
+    "Take a user's account away; whoever is signed in under it is signed out.",
+    "anna --config node.toml",
+    says="User {name} is removed.",
+    role=UserRole.ADMIN,
+)
+def remove_user(
+    settings: Settings, name: Annotated[str, _USER_NAME], by: audit.Person = audit.COMMAND_LINE
+) -> None:
     """Remove the account and its tokens, and sign the user out; audit rows stay. Raises NotFound,
     NotAllowedNow.
     """
@@ -190,7 +247,20 @@ def remove_user(settings: Settings, name: str, by: audit.Person = audit.COMMAND_
         audit.note(session, by, AuditAction.USER_REMOVED, user=name)
 
 
-def set_password(settings: Settings, name: str, password: str, by: audit.Person = audit.COMMAND_LINE) -> None:
+@Action(
+    USERS,
+    "password",
+    "Set another password; it is asked for, or is the first line of standard input.",
+    "anna --config node.toml",
+    says="User {name} has a new password.",
+    role=UserRole.ADMIN,
+)
+def set_password(
+    settings: Settings,
+    name: Annotated[str, _USER_NAME],
+    password: Annotated[str, _PASSWORD],
+    by: audit.Person = audit.COMMAND_LINE,
+) -> None:
     """Set a user's password, and end the user's sessions.
 
     Raises NotFound, FaultyInput for a weak one, and NotAllowedNow for an account that the hospital's identity
@@ -310,7 +380,25 @@ def browser_name(agent: str) -> str:
     return ", ".join(filter(None, (browser, system)))
 
 
-def list_sessions(settings: Settings, user: str = "", *, token: str = "") -> list[View]:
+@Action(
+    USERS,
+    "sessions",
+    "List who is signed in, and from where.",
+    "--user anna --config node.toml",
+    columns=(
+        *fields("session", "user"),
+        *times("since: created_at", "last used: seen_at"),
+        *fields("address", "browser"),
+    ),
+    none="Nobody is signed in.",
+    role=UserRole.ADMIN,
+)
+def list_sessions(
+    settings: Settings,
+    user: Annotated[str, Input("Only those of this user.", "--user", "NAME")] = "",
+    *,
+    token: str = "",
+) -> list[View]:
     """Rows for the open sessions, by user name; ``user``: only of this one, "" for all.
 
     ``own``: whether it is the session of ``token``. Raises NotFound.
@@ -335,8 +423,19 @@ def list_sessions(settings: Settings, user: str = "", *, token: str = "") -> lis
         ]
 
 
+@Action(
+    USERS,
+    "end-session",
+    "End one session: its browser must sign in again.",
+    "3 --config node.toml",
+    says="Session {number} is ended.",
+    role=UserRole.ADMIN,
+)
 def end_session(
-    settings: Settings, number: int, by: audit.Person = audit.COMMAND_LINE, of: User | None = None
+    settings: Settings,
+    number: Annotated[int, Input("Its number, as `users sessions` shows it.", metavar="SESSION", least=0)],
+    by: audit.Person = audit.COMMAND_LINE,
+    of: User | None = None,
 ) -> None:
     """End one session; ``number``: of the session.
 
@@ -420,7 +519,20 @@ def keep_search(database: Database, token: str, about: Mapping[str, str], by: au
             audit.note(session, by, AuditAction.STUDY_SEARCHED, searched_by=sorted(about))
 
 
-def add_token(settings: Settings, user: str, purpose: str, days: int) -> str:
+@Action(
+    TOKENS,
+    "add",
+    "Make a token for a program and print it, once: the node keeps only its hash.",
+    'anna --for "the dashboard" --config node.toml',
+    says="{result}",
+    role=UserRole.ADMIN,
+)
+def add_token(
+    settings: Settings,
+    user: Annotated[str, Input("The token gets the rights of this user.", metavar="USER")],
+    purpose: Annotated[str, Input("Purpose of the token.", "--for", "TEXT")],
+    days: Annotated[int, Input("How long it is good for.", "--days", default=365)],
+) -> str:
     """Make an API token for a user, valid for this many days; returns it, and only its hash is stored.
 
     ``purpose``: its use in words. Raises NotFound, FaultyInput, and NotAllowedNow for an account that the
@@ -448,6 +560,18 @@ def add_token(settings: Settings, user: str, purpose: str, days: int) -> str:
     return token
 
 
+@Action(
+    TOKENS,
+    "list",
+    "List the tokens.",
+    columns=(
+        *fields("token", "user", "role", "purpose"),
+        *times("since: created_at", "until: expires_at"),
+        Column("used", lambda row: local(row["used_at"]) or "never"),
+    ),
+    none="No tokens.",
+    role=UserRole.ADMIN,
+)
 def list_tokens(settings: Settings) -> list[View]:
     """Rows for all API tokens, without the tokens themselves."""
     with reading(settings) as session:
@@ -466,7 +590,18 @@ def list_tokens(settings: Settings) -> list[View]:
         ]
 
 
-def remove_token(settings: Settings, number: int) -> None:
+@Action(
+    TOKENS,
+    "remove",
+    "Take a token back: from now on it opens nothing.",
+    "3 --config node.toml",
+    says="Token {number} is removed.",
+    role=UserRole.ADMIN,
+)
+def remove_token(
+    settings: Settings,
+    number: Annotated[int, Input("Its number, as `tokens list` shows it.", metavar="TOKEN", least=0)],
+) -> None:
     """Remove an API token, so that nobody can use it any more; ``number``: of the token. Raises NotFound."""
     with writing(settings) as session:
         missing = f"no token has the number {number}: dicom-node tokens list shows them"

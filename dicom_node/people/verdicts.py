@@ -6,7 +6,7 @@ The counts say how often the AI was right.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 from sqlalchemy import func, select
@@ -15,14 +15,18 @@ from sqlalchemy.orm import Session
 from ai_pipeline.contract import Decision
 from ai_pipeline.errors import CardError
 from ai_pipeline.models import registry
+from dicom_node.base.actions.action import Action
+from dicom_node.base.actions.columns import Column, fields, times
+from dicom_node.base.actions.inputs import SINCE, STUDY
+from dicom_node.base.actions.nouns import MODELS, STUDIES
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
-from dicom_node.base.lifecycle import AuditAction, ReaderVerdict
+from dicom_node.base.lifecycle import AuditAction, ReaderVerdict, UserRole
 from dicom_node.base.store.tables import Feedback, Study
 from dicom_node.base.store.transitions import FOR_UPDATE
 from dicom_node.base.store.views import View, columns, find_study
 from dicom_node.jobs.drift import wilson
-from dicom_node.people import PRINTABLE, ServiceRequest, audit, studies, writing
+from dicom_node.people import PRINTABLE, ServiceRequest, audit, pictures, writing
 
 COLUMNS = (
     "at", "actor", "study_instance_uid", "finding", "tracking_uid", "decision", "verdict", "because",
@@ -92,7 +96,28 @@ def assess(
         )
 
 
-def findings_of_study(session: Session, settings: Settings, study_instance_uid: str) -> list[View]:
+@Action(
+    STUDIES,
+    "findings",
+    "Show what a study's newest reports found, and how each finding was assessed.",
+    "1.2.840.113619.2.1 --config node.toml",
+    columns=(
+        *fields("finding", "decision"),
+        Column(
+            "numbers",
+            lambda row: ", ".join(f"{name} {number}" for name, number in row["numbers"].items()),
+        ),
+        *fields("model", "tracking_uid"),
+        Column(
+            "assessed",
+            lambda row: ", ".join(f"{one['verdict']} ({one['actor']})" for one in row["verdicts"]),
+        ),
+    ),
+    none="No report of this study is here.",
+)
+def findings_of_study(
+    session: Session, settings: Settings, study_instance_uid: Annotated[str, STUDY]
+) -> list[View]:
     """The findings of a study's newest reports as rows, with the ``verdicts`` of persons. Raises NotFound."""
     study = find_study(session, study_instance_uid).id
     return with_verdicts(session, study, reported_findings(session, settings, study))
@@ -161,8 +186,21 @@ def counts_by_finding(session: Session, model: str, version: str) -> list[View]:
     ]
 
 
+@Action(
+    MODELS,
+    "feedback",
+    "How readers assessed findings: accepted, modified, rejected or missing, why, of which version.",
+    "--since 30d --json --config node.toml",
+    columns=(
+        *times("at"),
+        *fields("by: actor", "study: study_instance_uid"),
+        *fields("finding", "decision", "verdict", "model", "version"),
+    ),
+    none="Nobody assessed a finding in this time.",
+    role=UserRole.READER,
+)
 def all_assessments(
-    session: Session, *, since: datetime | None = None, model: str = "", version: str = ""
+    session: Session, *, since: Annotated[datetime | None, SINCE] = None, model: str = "", version: str = ""
 ) -> list[View]:
     """Rows for all assessments, the oldest first, with the keys in COLUMNS.
 
@@ -217,7 +255,7 @@ def reported_findings(session: Session, settings: Settings, study: int) -> list[
 
     return [
         row | {"report_uid": path.stem}
-        for path in studies.report_files(session, settings, study)
+        for path in pictures.report_files(session, settings, study)
         for row in findings(path)
     ]
 

@@ -34,7 +34,7 @@ from dicom_node.base.store.transitions import acquire_lease, release_lease, utc_
 from dicom_node.deliver import commitment_answers, delivery_worker, holding, outages, removals
 from dicom_node.jobs import drift
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.people import audit, lost_decisions, queues
+from dicom_node.people import audit, disk, lost_decisions, processes
 from dicom_node.receive.spool import Spool
 from dicom_node.serve.listener import GRACE_SECONDS
 from dicom_node.studies import completion, indexing, purging, reconciliation
@@ -69,7 +69,7 @@ class Background:
         place: str,
         say: Callable[..., None],
         database_file: int,
-        signs: Callable[[], Sequence[queues.Sign]] = tuple,
+        signs: Callable[[], Sequence[processes.Sign]] = tuple,
     ) -> None:
         """Prepare the threads.
 
@@ -84,7 +84,7 @@ class Background:
         # The same after a restart, so that a killed node takes its lease back at once.
         folder = hashlib.sha256(str(settings.node.data_dir.resolve()).encode()).hexdigest()[:8]
         self._owner = f"{socket.gethostname()[:40]}/{folder}/{place}"
-        self.life, self._signs = queues.SignsOfLife(database, place, self._owner), signs
+        self.life, self._signs = processes.SignsOfLife(database, place, self._owner), signs
         self._entered, self._ask_at = settings.node.entered, 0.0
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -259,7 +259,7 @@ class Background:
 
         # All are counted from one moment: each that writes wakes the threads that wait for changes.
         every(_SCHEDULER_SECONDS / 3, self._renew_leases)
-        every(queues.SIGN_SECONDS, self._show_life)
+        every(processes.SIGN_SECONDS, self._show_life)
         every(_CLOCK_SECONDS, self._watch_clock)
         every(_DECISIONS_SECONDS, self._watch_entered)
         every(_DECISIONS_SECONDS, self._watch_decisions)
@@ -269,7 +269,7 @@ class Background:
             every(settings.workers.lease_seconds / 3, self._if_leased, _JOBS, self._queue.reap)
         if role.indexes:
             every(30.0, self._watch_data_folder)
-            every(3600.0, queues.note_free_space, *of_node)
+            every(3600.0, disk.note_free_space, *of_node)
         now = datetime.now(UTC)
         compare = (reconciliation.reconcile, self._database, self._spool, Files(settings))
         if bucket_of(settings) and role.indexes:  # each node has a spool of its own then
@@ -279,15 +279,15 @@ class Background:
         if role.receives:
             once_a_site(60.0, outages.report_outages)
             once_a_site(300.0, holding.report_overdue)
-            once_a_site(600.0, queues.report_silence)
+            once_a_site(600.0, processes.report_silence)
             once_a_site(
                 3600.0,
                 purging.purge,
                 purging.purge_results,
                 drift.forget_old,
-                queues.forget_past,
+                disk.forget_past,
                 commitment_answers.give_up_requests,
-                queues.forget_lost,
+                processes.forget_lost,
                 *connectors.every("tasks"),
             )
             self._scheduler.add_job(

@@ -1,4 +1,4 @@
-"""``dicom-node``: the verbs of nouns as ``serve/nouns.py`` declares them, and those of the whole node.
+"""``dicom-node``: the verbs of nouns as ``serve/commands.py`` makes them, and those of the whole node.
 
 Verbs hold no logic, and import what is heavy only when they run. Standard output has JSON for programs or
 tables for people, nothing else. Text from outside is printed literally: no markup is read from it, and
@@ -8,46 +8,34 @@ control characters appear as escapes.
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
-from inspect import Parameter, Signature, signature
-from operator import methodcaller
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
-from rich.cells import cell_len
-from rich.console import Console
-from rich.text import Text
 
 from dicom_node import __version__
 from dicom_node.base import logs
+from dicom_node.base.actions.inputs import SINCE, moment
+from dicom_node.base.actions.nouns import PEERS
 from dicom_node.base.errors import ConfigurationError, ExitCode, FaultyInput, NodeError
 from dicom_node.base.lifecycle import Role
-from dicom_node.serve.nouns import NOUNS, PARTS_OF_CALLER, SINCE, Column, Input, Uid, Verb, moment
+from dicom_node.serve.commands import Config, Json, group, group_of, load
+from dicom_node.serve.nouns import MODULES
+from dicom_node.serve.printing import (
+    never_fail_on_characters,
+    print_json,
+    print_part,
+    prompt_password,
+    say,
+    say_checked,
+)
 
-if TYPE_CHECKING:
-    from dicom_node.base.config.settings import Settings
-
-Config = Annotated[
-    list[Path],
-    typer.Option(
-        "--config",
-        "-c",
-        envvar="DICOM_NODE_CONFIG",
-        metavar="FILE",
-        help="Configuration file; may be given more than once (peers and rules in files of their own).",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table or words.")]
 RoleOption = Annotated[
     Role,
     typer.Option(
@@ -56,132 +44,6 @@ RoleOption = Annotated[
         "delivery, console: that alone. all: everything.",
     ),
 ]
-
-
-def load(files: Sequence[Path]) -> Settings:
-    """Load the configuration files. Raises ConfigurationError with every mistake."""
-    from dicom_node.base.config import loading  # takes a moment: `--help` does without
-
-    return loading.load(files)
-
-
-@contextmanager
-def reading(files: Sequence[Path]) -> Iterator[tuple[Any, Settings]]:
-    """Context manager: a session on the database and the settings, for a list.
-
-    Mistakes in the configuration that do not concern the database are only warned of.
-    """
-    from dicom_node import people
-    from dicom_node.base.config import loading
-
-    settings, mistakes = loading.load_to_read(files)
-    if mistakes:
-        say(f"The configuration has mistakes ({mistakes}): dicom-node check shows them.", err=True)
-    with people.reading(settings) as session:
-        yield session, settings
-
-
-def group(about: str) -> typer.Typer:
-    """Make a command group with this help text, which stays a group even if it has only one verb (typer would
-    turn that verb into the group itself).
-    """
-    app = typer.Typer(no_args_is_help=True, help=about)
-    app.callback()(lambda: None)
-    return app
-
-
-_GAP = "  "
-
-
-def say(text: str, *, err: bool = False, bold: bool = False) -> None:
-    """Print one line of text; ``err``: to standard error."""
-    _line(Text(logs.printable(text), style="bold" if bold else ""), err=err)
-
-
-def say_checked(subject: str, text: str, *, ok: bool) -> None:
-    """Print the result of a check on one line: "ok" or "warning", its subject, and the text."""
-    mark = Text("ok      ", "green") if ok else Text("warning ", "yellow")
-    _line(mark + Text(logs.printable(subject), "bold") + f" {logs.printable(text)}")
-
-
-def print_json(value: object) -> None:
-    """Print one JSON document in UTF-8."""
-    of_service = methodcaller("model_dump", mode="json")
-    sys.stdout.write(
-        logs.printable_json(json.dumps(value, ensure_ascii=False, indent=2, default=of_service)) + "\n"
-    )
-
-
-def print_rows(rows: Sequence[Any], columns: Sequence[Column], none: str = "") -> None:
-    """Print rows as a table with these columns; without rows print the sentence ``none`` to standard error.
-
-    Each row is one uncut line; times are in this machine's zone.
-    """
-    if not rows:
-        say(none, err=True)
-    else:
-        values = [[value(row) for row in rows] for _, value in columns]
-        if sys.stdout.isatty():
-            values = [_shortened(column) for column in values]
-        cells = [[_text(value) for value in column] for column in values]
-        table = [[heading for heading, _ in columns], *zip(*cells, strict=True)]
-        widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
-        for row in table:
-            padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
-            sys.stdout.write(_GAP.join(padded).rstrip() + "\n")
-
-
-def print_part(heading: str, rows: Sequence[Any], columns: Sequence[Column]) -> None:
-    """Print a table below a blank line and its heading; nothing without rows."""
-    if rows:
-        say("")
-        say(heading.capitalize().replace("_", " "), bold=True)
-        print_rows(rows, columns)
-
-
-def print_details(row: Mapping[str, Any]) -> None:
-    """Print one key and value per line; empty values are left out."""
-    shown = [
-        (key.replace("_", " "), _text(value)) for key, value in row.items() if value not in (None, "", [], {})
-    ]
-    width = max((len(key) for key, _ in shown), default=0)
-    for key, value in shown:
-        _line(Text(key.ljust(width), "bold") + f"{_GAP}{value}")
-
-
-def never_fail_on_characters() -> None:
-    """Print a backslash escape for a character that the terminal cannot show, instead of failing."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _shortened(column: Sequence[object]) -> list[object]:
-    """The values of a column with each UID cut to its end, just so long (19 characters or more) that UIDs
-    stay different.
-    """
-    whole = {value for value in column if isinstance(value, Uid)}
-    shown = 19
-    while len({value[-shown:] for value in whole}) < len(whole):
-        shown += 1
-    return [
-        "…" + value[-shown:] if isinstance(value, Uid) and len(value) > shown + 1 else value
-        for value in column
-    ]
-
-
-def _line(text: Text, *, err: bool = False) -> None:
-    """Print one line, with its colours on a terminal."""
-    Console(stderr=err, highlight=False, markup=False, emoji=False).print(text, soft_wrap=True)
-
-
-def _text(value: object) -> str:
-    """A value as the text of a table's cell."""
-    if isinstance(value, list | tuple):
-        value = ", ".join(str(item) for item in value)
-    elif isinstance(value, Mapping):
-        value = ", ".join(f"{key}={item}" for key, item in value.items())
-    return "" if value is None else logs.printable(str(value))
 
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
@@ -363,11 +225,12 @@ def compare(config: Config) -> int:
 
     What persons had decided and the database has lost is done again, or named where it cannot be.
     """
-    from dicom_node.people import lost_decisions, studies
+    from dicom_node.people import lost_decisions
+    from dicom_node.people.spool import compare_spool
 
     loaded = load(config)
     lost = lost_decisions.describe_lost(loaded)
-    difference = studies.compare_spool(loaded)
+    difference = compare_spool(loaded)
     for line in (*lost, difference or "Spool and database agree."):
         say(line)
     return ExitCode.FAILED if difference or lost else ExitCode.OK
@@ -380,9 +243,9 @@ def reindex(config: Config) -> None:
     The node may run; one that is stopped indexes them when it starts. Results that were sent are asked for at
     their destinations and not sent twice.
     """
-    from dicom_node.people import studies
+    from dicom_node.people.spool import reindex_spool
 
-    done = studies.reindex_spool(load(config), lambda _done, _of: None)
+    done = reindex_spool(load(config), lambda _done, _of: None)
     say(f"{done} objects are put back: the node takes them in." if done else "Nothing to put back.")
 
 
@@ -493,12 +356,12 @@ def fetch(
     It returns at once; `fetches list` shows what came of each.
     """
     from dicom_node.base.processes import running
-    from dicom_node.people import queues
+    from dicom_node.people import fetches
 
     settings = load(config)
-    asked = queues.request_fetches(
+    asked = fetches.request_fetches(
         settings,
-        queues.FetchRequest(
+        fetches.FetchRequest(
             peer=peer,
             first=first.date(),
             last=last.date(),
@@ -571,7 +434,7 @@ def why(
         return
     peer = f"is the peer {found['peer']}" if found["peer"] else "is no peer"
     say(f"{found['asked']} {peer}; seen from {', '.join(found['addresses']) or 'no address'}", bold=True)
-    for heading, columns in PARTS_OF_CALLER.items():
+    for heading, columns in callers.PARTS_OF_CALLER.items():
         print_part(heading, found[heading], columns)
     if found["others"]:
         say(f"From there also called (each has its own `dicom-node peers why`): {', '.join(found['others'])}")
@@ -582,121 +445,11 @@ def why(
             say(f"    {line}")
 
 
-def _verb_command(verb: Verb) -> Callable[..., int]:
-    """Make the function that carries out a declared verb, with the signature from which typer makes its
-    options.
-    """
-
-    def command(*, config: Any, as_json: bool, **given: Any) -> int:
-        """Carry out the verb with the given inputs and print its result; returns the exit status."""
-        values = {
-            one.name: prompt_password()
-            if one.is_secret
-            else one.default
-            if given[one.name] is None
-            else given[one.name]
-            for one in verb.inputs
-        }
-        chosen = [one for one in verb.inputs if one.name in verb.either and values[one.name] != one.default]
-        if verb.either and (not chosen or len(chosen) == len(verb.either) == 2):
-            names = (one.flag or one.metavar or one.name for one in verb.inputs if one.name in verb.either)
-            raise typer.BadParameter(f"give {' or '.join(names)}")
-        if "limit" in values:
-            values["limit"] = values["limit"] or None
-        function = verb.function()
-        takes = signature(function).parameters
-        if "session" in takes:
-            with reading(config) as (session, settings):
-                shared = {"session": session, "settings": settings}
-                needed = {name: value for name, value in shared.items() if name in takes}
-                result = function(**needed, **values, **verb.fixed)
-        else:
-            result = function(load(config), **values, **verb.fixed)
-        if as_json:
-            print_json(result)
-            return verb.status(result)
-        if verb.columns:
-            print_rows(result, verb.columns, verb.none)
-        elif verb.details:
-            shown = verb.details(result)
-            print_details({key: shown[key] for key in shown if key not in verb.parts})
-            for part, columns in verb.parts.items():
-                print_part(part, shown[part], columns)
-        if verb.says and (result or not verb.columns):
-            for line in verb.says.format(result=result, s="" if result == 1 else "s", **values).splitlines():
-                say(line)
-        return verb.status(result)
-
-    shown = [
-        Parameter("config", Parameter.KEYWORD_ONLY, annotation=Config),
-        *(_option(one) for one in verb.inputs if not one.is_secret),
-        Parameter("as_json", Parameter.KEYWORD_ONLY, annotation=Json, default=False),
-    ]
-    command.__signature__ = Signature(shown)  # type: ignore[attr-defined]
-    command.__annotations__ = {one.name: one.annotation for one in shown}
-    return command
-
-
-def _option(one: Input) -> Parameter:
-    """Make the parameter of typer for an input of a verb."""
-    kind: Any = one.kind
-    how: dict[str, Any] = {"help": one.help, "metavar": one.metavar, "min": one.least, "max": one.most}
-    if not isinstance(kind, type):
-        how["parser"], kind = _parser(kind), Any
-    elif kind is Path:
-        how["exists"] = True
-    info = typer.Option(*one.flag.split(), **how) if one.flag else typer.Argument(**how)
-    kind = list[kind] if one.many else kind
-    if one.default is None or one.default == ():
-        kind = kind | None
-    return Parameter(
-        one.name,
-        Parameter.KEYWORD_ONLY,
-        annotation=Annotated[kind, info],
-        default=None if one.default == () else one.default,
-    )
-
-
-def _parser(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Make a parser for typer from a function that raises ValueError or NodeError for an invalid text."""
-
-    def parse(text: str) -> Any:
-        """The value of the text. Raises typer.BadParameter."""
-        try:
-            return read(text)
-        except (ValueError, NodeError) as error:
-            raise typer.BadParameter(str(error)) from None
-
-    return parse
-
-
-def prompt_password(read: Callable[[str], str] = str) -> str:
-    """Ask for a password at the terminal, or read it from standard input; returns it.
-
-    It is never an argument, which every user of this machine could read. ``read``: raises a NodeError for a
-    password that cannot be used; at a terminal another one is asked for.
-    """
-    if not sys.stdin.isatty():
-        return sys.stdin.readline().rstrip("\r\n")
-    while True:
-        try:
-            return read(
-                typer.prompt(
-                    "Password (twelve characters or more)", hide_input=True, confirmation_prompt=True
-                )
-            )
-        except NodeError as error:  # typer's own words for a hidden answer are "the value was invalid"
-            say(f"Error: {error}")
-
-
-for _noun in NOUNS.values():
-    _verbs = group(_noun.about)
-    for _verb in _noun.verbs:
-        _epilog = f"Example: dicom-node {_noun.name} {_verb.name} {_verb.example}"
-        _verbs.command(_verb.name, help=_verb.help, epilog=_epilog)(_verb_command(_verb))
-    if _noun.name == "peers":
-        _verbs.command("why", epilog="Example: dicom-node peers why US1 --config node.toml")(why)
-    app.add_typer(_verbs, name=_noun.name)
+for _noun in MODULES:
+    _commands = group_of(_noun)
+    if _noun is PEERS:
+        _commands.command("why", epilog="Example: dicom-node peers why US1 --config node.toml")(why)
+    app.add_typer(_commands, name=_noun.name)
 for _name, _verbs in (("spool", spool), ("config", samples), ("db", database)):
     app.add_typer(_verbs, name=_name)
 

@@ -27,7 +27,7 @@ from dicom_node.base.processes import Child, console_program, lock_place, signal
 from dicom_node.base.store.database import Database, in_words
 from dicom_node.base.store.transitions import OwnEvents
 from dicom_node.people import preflight
-from dicom_node.people.queues import Sign, node_name
+from dicom_node.people.processes import Sign, node_name
 from dicom_node.serve.background import Background, inode
 from dicom_node.serve.listener import GRACE_SECONDS, listener_child, write_policy
 from dicom_node.serve.space import wait_for_space

@@ -20,7 +20,7 @@ from ai_pipeline import pipelines
 from dicom_node.base.lifecycle import JobState, ResultKind
 from dicom_node.base.store.tables import Result
 from dicom_node.jobs.worker.run import Worker
-from dicom_node.people import studies
+from dicom_node.people import pictures
 from tests.inbox_lab import Inbox
 from tests.modality import chest
 
@@ -143,5 +143,5 @@ def test_presentation_state_picture_and_segmentation_show_it(results: dict[Resul
 @pytest.mark.usefixtures("results")
 def test_an_image_page_says_what_its_lines_are(node: Inbox) -> None:
     with node.database.read() as session:
-        shown = studies.image_view(session, node.settings, 1)
+        shown = pictures.image_view(session, node.settings, 1)
     assert shown["about_lines"] == ["that of the bone age lies along the third finger"]

@@ -14,7 +14,8 @@ from dicom_node.base.lifecycle import DeliveryState, HeldState, RejectionReason,
 from dicom_node.base.store.tables import DecisionRow, Delivery, HeldResult, Result, Study, Withdrawal
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.people import audit, backup, held_results, lost_decisions
-from dicom_node.people.studies import release, versions, withdraw_results
+from dicom_node.people.studies import release, versions
+from dicom_node.people.withdrawal import withdraw_results
 from dicom_node.studies.reconciliation import compare, reindex
 from tests.faults.fault_lab import analyse, node_on, results_of, uid, work_and_deliver
 from tests.faults.kills import with_postgres

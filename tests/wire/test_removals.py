@@ -19,7 +19,7 @@ from dicom_node.base.lifecycle import ResultKind
 from dicom_node.base.store.tables import Delivery, Removal, Result
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.removals import Removals
-from dicom_node.people.studies import results_to_withdraw
+from dicom_node.people.withdrawal import results_to_withdraw
 from tests.hostile.web import answering
 from tests.outbox_lab import (
     Outbox,

@@ -9,12 +9,24 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 from sqlalchemy import ColumnElement, Select, exists, func, literal, or_, select
 from sqlalchemy.orm import Session, selectinload
 
 from dicom_node.base import events
+from dicom_node.base.actions.action import Action, Input
+from dicom_node.base.actions.columns import STUDY_UID, Column, details, fields, local, times, uid
+from dicom_node.base.actions.in_words import (
+    job_details,
+    results_in_words,
+    runs,
+    state_in_words,
+    study_details,
+    withdrawal_in_words,
+)
+from dicom_node.base.actions.inputs import OF_STUDY, SINCE, STUDY, limit, moment, states
+from dicom_node.base.actions.nouns import ASSOCIATIONS, EVENTS, JOBS, OUTBOX, STUDIES
 from dicom_node.base.errors import NotFound
 from dicom_node.base.lifecycle import (
     OPEN_DELIVERIES,
@@ -58,12 +70,27 @@ _RECEIVED = ("sop_instance_uid", "outcome", "reason", "calling_ae", "called_ae",
 _NOT_COUNTED = (ObjectRole.OWN, ObjectRole.ASIDE)
 
 
+@Action(
+    STUDIES,
+    "list",
+    'List studies, the newest first. "held": a limit of its rule waits for a person (`jobs retry`).',
+    "--state failed --since 2h --config node.toml",
+    columns=(
+        uid("study", "study"),
+        Column("state", state_in_words),
+        *fields("patient: patient_id", "modality: modalities", "objects: instances"),
+        Column("results", lambda row: results_in_words(row["results"])),
+        *times("received: last_received_at"),
+        *fields("reason"),
+    ),
+    none="No studies, or none that all filters let pass.",
+)
 def list_studies(
     session: Session,
     *,
-    states: Iterable[StudyState | str] = (),
-    since: datetime | None = None,
-    limit: int | None = None,
+    states: Annotated[Iterable[StudyState | str], states(*StudyState, "held")] = (),
+    since: Annotated[datetime | None, SINCE] = None,
+    limit: Annotated[int | None, limit(100)] = None,
 ) -> list[View]:
     """Return studies as JSON objects, the most recently received first. ``since``: only those with an object
     received since then.
@@ -114,7 +141,31 @@ def find_study(session: Session, uid: str) -> Study:
     )
 
 
-def show_study(session: Session, uid: str) -> View:
+@Action(
+    STUDIES,
+    "show",
+    "Show one study: objects received, jobs, results, procedure steps, what happened.",
+    "1.2.840.113619.2.1 --config node.toml",
+    details=study_details,
+    parts={
+        "results": (
+            *fields("kind", "sop_instance_uid"),
+            Column("deliveries", lambda row: row["deliveries"] or "none"),
+            Column("withdrawn", withdrawal_in_words),
+        ),
+        "jobs": fields("job", "rule", "state", "attempts", "reason"),
+        "received": (
+            *times("received: received_at"),
+            *fields("from: calling_ae", "sop_instance_uid", "outcome", "reason"),
+        ),
+        "steps": (
+            *times("began: begun_at", "ended: ended_at"),
+            *fields("from: calling_ae", "status", "objects", "missing"),
+        ),
+        "events": (*times("at"), *fields("number", "event: text"), Column("details", details)),
+    },
+)
+def show_study(session: Session, uid: Annotated[str, STUDY]) -> View:
     """Return one study (by UID or its ending) as a JSON object with its jobs, received objects, MPPS steps
     and events. Raises NotFound.
     """
@@ -146,12 +197,32 @@ def list_steps(session: Session, study_instance_uid: str | None) -> list[View]:
     ]
 
 
+@Action(
+    JOBS,
+    "list",
+    "List jobs, the newest first.",
+    "--state held --config node.toml",
+    columns=(
+        *fields("job"),
+        Column(
+            "state",
+            lambda row: f"{row['state']} {row['share_done']:.0%}" if runs(row) else row["state"],
+        ),
+        *fields("rule"),
+        STUDY_UID,
+        *fields("priority"),
+        *fields("tries: attempts"),
+        *times("created: created_at"),
+        Column("reason", lambda row: row["reason"] or (row["doing"] if runs(row) else "")),
+    ),
+    none="No jobs, or none that all filters let pass.",
+)
 def list_jobs(
     session: Session,
     *,
-    states: Iterable[JobState] = (),
-    study_instance_uid: str = "",
-    limit: int | None = None,
+    states: Annotated[Iterable[JobState], states(*JobState)] = (),
+    study_instance_uid: Annotated[str, OF_STUDY] = "",
+    limit: Annotated[int | None, limit(100)] = None,
     before: int | None = None,
 ) -> list[View]:
     """Return jobs as JSON objects, newest first. ``before``: only jobs with a lower id. Raises NotFound for
@@ -167,7 +238,16 @@ def list_jobs(
     return _job_views(session, chosen)
 
 
-def show_job(session: Session, job_id: int) -> View:
+@Action(
+    JOBS,
+    "show",
+    "Show one job: its images, options, results.",
+    "17 --config node.toml",
+    details=job_details,
+)
+def show_job(
+    session: Session, job_id: Annotated[int, Input("Its number, as `jobs list` shows it.", metavar="JOB")]
+) -> View:
     """Return one job as a JSON object with the images that its rule matched and its results. Raises
     NotFound.
     """
@@ -181,13 +261,30 @@ def show_job(session: Session, job_id: int) -> View:
     }
 
 
+@Action(
+    OUTBOX,
+    "list",
+    "List deliveries, the newest first.",
+    "--state dead --config node.toml",
+    columns=(
+        *fields("delivery", "state", "to: destination"),
+        STUDY_UID,
+        *fields("kind"),
+        uid("sop instance", "sop_instance_uid"),
+        *fields("tries: attempts"),
+        Column("next try", lambda row: "" if row["confirmed_at"] else local(row["next_at"])),
+        *fields("status"),
+        Column("reason", lambda row: row["discarded_because"] or row["reason"]),
+    ),
+    none="No deliveries, or none that all filters let pass.",
+)
 def list_deliveries(
     session: Session,
     *,
-    states: Iterable[DeliveryState | str] = (),
-    destination: str = "",
-    study_instance_uid: str = "",
-    limit: int | None = None,
+    states: Annotated[Iterable[DeliveryState | str], states(*DeliveryState, "open")] = (),
+    destination: Annotated[str, Input("Only to this peer.", "--to", "PEER")] = "",
+    study_instance_uid: Annotated[str, OF_STUDY] = "",
+    limit: Annotated[int | None, limit(100)] = None,
     before: int | None = None,
 ) -> list[View]:
     """Return the outbox as JSON objects, one per object and destination, newest first.
@@ -236,15 +333,34 @@ def list_deliveries(
     ]
 
 
+@Action(
+    EVENTS,
+    "list",
+    "List events, the oldest first; of more than --limit the newest.",
+    "--since 03:10 --until 03:15",
+    columns=(
+        *times("at"),
+        *fields("number", "event: text"),
+        STUDY_UID,
+        Column("details", details),
+    ),
+    none="No events.",
+)
 def list_events(
     session: Session,
     *,
-    study_instance_uid: str = "",
-    since: datetime | None = None,
-    until: datetime | None = None,
-    numbers: Iterable[int] = (),
-    debug: bool = True,
-    limit: int | None = None,
+    study_instance_uid: Annotated[str, OF_STUDY] = "",
+    since: Annotated[datetime | None, SINCE] = None,
+    until: Annotated[
+        datetime | None,
+        Input("Only before this time, written as in --since.", "--until", "WHEN", reads=moment),
+    ] = None,
+    numbers: Annotated[
+        Iterable[int],
+        Input("Only with this number (docs/reference/events.md); repeatable.", "--number", "NUMBER"),
+    ] = (),
+    debug: Annotated[bool, Input("Also events of the level debug.", "--debug", default=False)] = True,
+    limit: Annotated[int | None, limit(200)] = None,
     oldest: bool = False,
 ) -> list[View]:
     """Return events as JSON objects, oldest first; with ``limit`` only the newest, or with ``oldest`` the
@@ -272,12 +388,25 @@ def list_events(
     return [_event(row, uid) for row, uid in (rows if oldest else reversed(rows))]
 
 
+@Action(
+    ASSOCIATIONS,
+    "list",
+    "List associations, the newest first; an open one has no closing time.",
+    "--since 1h",
+    columns=(
+        *times("opened: opened_at", "closed: closed_at"),
+        *fields("calling: calling_ae", "called: called_ae", "address", "outcome", "objects"),
+        *fields("reason"),
+        Column("refused classes", lambda row: row["refused_count"] or ""),
+    ),
+    none="No associations.",
+)
 def list_associations(
     session: Session,
     *,
-    since: datetime | None = None,
+    since: Annotated[datetime | None, SINCE] = None,
     until: datetime | None = None,
-    limit: int | None = None,
+    limit: Annotated[int | None, limit(100)] = None,
 ) -> list[View]:
     """Return associations as JSON objects, newest first; an open one has no ``closed_at``."""
     chosen = select(Association).order_by(Association.opened_at.desc()).limit(limit)

@@ -19,9 +19,9 @@ from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.lifecycle import FetchPurpose, NotificationState
 from dicom_node.base.store.tables import EventRow, Fetch, Notification
 from dicom_node.base.store.transitions import record, utc_now
-from dicom_node.people import queues
+from dicom_node.people import notifications
 from dicom_node.people.preflight import check
-from dicom_node.people.queues import report_silence
+from dicom_node.people.processes import report_silence
 from dicom_node.results import stated_report
 from dicom_node.results.stated_report import StatedFinding
 from tests.certificates_lab import self_signed
@@ -125,11 +125,11 @@ def test_what_is_refused_for_good_is_given_up_and_can_be_sent_again(tmp_path: Pa
     assert len(inbox.rows(Notification)) == 1, "that it cannot be sent is not sent"
     web.status = 200
     number = inbox.rows(Notification)[0].id
-    queues.notify_again(inbox.settings, [number])
+    notifications.notify_again(inbox.settings, [number])
     made.run_once()
     assert inbox.rows(Notification)[0].state is NotificationState.SENT
     with pytest.raises(NotAllowedNow):
-        queues.notify_again(inbox.settings, [number])
+        notifications.notify_again(inbox.settings, [number])
 
 
 def test_no_patient_is_named(tmp_path: Path, web: WebServer) -> None:

@@ -55,7 +55,8 @@ from dicom_node.base.store.tables import Delivery, HeldResult, Instance, Notific
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver import outbox
 from dicom_node.deliver.delivery_worker import DeliveryWorker
-from dicom_node.people import audit, held_results, preflight, queues, studies, verdicts
+from dicom_node.people import audit, held_results, preflight, spool, studies, verdicts, withdrawal
+from dicom_node.people.outbox import discard_deliveries, send_again, send_study
 from dicom_node.results import stated_report
 from dicom_node.studies.purging import purge_results
 from tests.inbox_lab import Inbox
@@ -171,8 +172,8 @@ def test_what_was_rejected_leaves_by_no_way_until_a_person_thinks_again(node: In
     work(node)
     assert states(node) == [D.DISCARDED] * 2, "the same results stay rejected"
     for way, says in (
-        (lambda: queues.send_again(node.settings, [1]), "rejected"),
-        (lambda: queues.send_study(node.settings, uid, "pacs"), ""),
+        (lambda: send_again(node.settings, [1]), "rejected"),
+        (lambda: send_study(node.settings, uid, "pacs"), ""),
         (lambda: held_results.reject_results(node.settings, uid, ANNA, because="again"), "rejected already"),
         (lambda: held_results.accept_results(node.settings, uid, ANNA), "--rejected"),
     ):
@@ -186,12 +187,12 @@ def test_what_was_rejected_leaves_by_no_way_until_a_person_thinks_again(node: In
 
 def test_what_was_discarded_or_withdrawn_is_not_accepted_with_the_others(node: Inbox) -> None:
     uid = analysed(node)
-    queues.discard_deliveries(node.settings, [1], because="wrong destination")
+    discard_deliveries(node.settings, [1], because="wrong destination")
     held_results.reject_results(node.settings, uid, ANNA, because="wrong side")
     held_results.accept_results(node.settings, uid, ANNA, rejected=True)
     assert states(node) == [D.DISCARDED, D.PENDING]
     held_results.reject_results(node.settings, analysed(node, 2), ANNA, because="wrong side")
-    studies.withdraw_results(
+    withdrawal.withdraw_results(
         node.settings, uid, None, reason=RejectionReason.QUALITY, because="other patient"
     )
     with pytest.raises(NotAllowedNow, match="waits for"):
@@ -207,7 +208,7 @@ def test_a_rule_without_assessment_frees_nothing_of_another_rule(fresh: Inbox) -
     assert len(node.rows(HeldResult)) == 2
     node.write(Session.execute, delete(HeldResult))  # as an earlier version left it
     with pytest.raises(NotAllowedNow, match="studies accept"):
-        queues.send_again(node.settings, [1])
+        send_again(node.settings, [1])
     studies.rerun_rules(node.settings, [uid])
     work(node)
     assert held_results.accept_results(node.settings, uid, ANNA) == 2
@@ -233,10 +234,10 @@ def test_no_way_leads_around_the_assessment(node: Inbox) -> None:
     uid = analysed(node)
     go_on(node, peers=second_peer(node))
     with pytest.raises(NotAllowedNow, match="studies accept"):
-        queues.send_again(node.settings, [1])
+        send_again(node.settings, [1])
     with pytest.raises(NotAllowedNow, match="studies accept"):
-        queues.send_study(node.settings, uid, "second")
-    assert queues.send_again(node.settings, dead=True) == 0
+        send_study(node.settings, uid, "second")
+    assert send_again(node.settings, dead=True) == 0
     assert states(node) == [D.UNASSESSED] * 2
 
 
@@ -270,7 +271,7 @@ def test_a_failure_is_told_at_once_to_whom_a_person_sent_the_results(node: Inbox
     uid, peers = analysed(node), second_peer(node)
     held_results.accept_results(node.settings, uid, ANNA)
     go_on(node, peers=peers)
-    assert queues.send_study(node.settings, uid, "second") == 2
+    assert send_study(node.settings, uid, "second") == 2
     go_on(node, settings(node, do="stumble"), peers=peers)
     studies.rerun_rules(node.settings, [uid])
     work(node)
@@ -345,7 +346,7 @@ def purged(purging: Inbox) -> dict[Path, bytes]:
     """Confirm and delete images and results; what the files of the results were."""
     confirm(purging)
     files = {file: file.read_bytes() for file in (purging.folder / "results").rglob("*.dcm")}
-    studies.delete_received(purging.settings, [1])
+    spool.delete_received(purging.settings, [1])
     settings = purging.settings.model_copy(
         update={"spool": purging.settings.spool.model_copy(update={"result_days": 1})}
     )
@@ -654,7 +655,7 @@ def test_a_report_on_an_image_that_came_after_the_purge_replaces_none_on_either_
     first, late = (ultrasound("one", number=number) for number in (1, 2))
     analysed_deidentified(node, first)
     confirm(node)
-    studies.delete_by_uid(node.settings, [first.StudyInstanceUID])
+    spool.delete_by_uid(node.settings, [first.StudyInstanceUID])
     for rows in analysed_deidentified(node, late).values():
         old, new = (row for row in rows if row.kind == "sr")
         assert (old.supersedes, new.supersedes) == ("", "")
@@ -711,7 +712,7 @@ def test_an_old_destination_changes_no_other_ones_results(do: str, open_inbox: M
         assert sets(node, name) == {("sr", charset)}
     confirm(node)
     assert (
-        studies.withdraw_results(
+        withdrawal.withdraw_results(
             node.settings,
             str(image.StudyInstanceUID),
             None,

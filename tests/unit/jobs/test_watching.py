@@ -40,8 +40,8 @@ from dicom_node.jobs.drift import (
 )
 from dicom_node.jobs.queue import retry
 from dicom_node.jobs.worker import result_writer
-from dicom_node.people import audit, queues
-from dicom_node.people.queues import days_left, forget_past, note_free_space
+from dicom_node.people import audit, processes
+from dicom_node.people.disk import days_left, forget_past, note_free_space
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import Stored, an_association
@@ -147,7 +147,7 @@ def test_a_share_has_its_wilson_interval(part: int, whole: int, expected: tuple[
     assert wilson(part, whole) == pytest.approx(expected, abs=1e-4)
 
 
-LISTENER = [queues.Sign("main", 11), queues.Sign("listener", 12, 2.0)]
+LISTENER = [processes.Sign("main", 11), processes.Sign("listener", 12, 2.0)]
 
 
 class SiteOfTwo(Stored):
@@ -156,21 +156,21 @@ class SiteOfTwo(Stored):
     def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         self.database, self._patch = database, monkeypatch
         self.now: datetime = utc_now()
-        monkeypatch.setattr(queues, "database_time", lambda _session: self.now)
+        monkeypatch.setattr(processes, "database_time", lambda _session: self.now)
         self.a, self.b = self.node("A", "listener-1"), self.node("B", "listener-2")
 
-    def node(self, machine: str, place: str) -> queues.SignsOfLife:
+    def node(self, machine: str, place: str) -> processes.SignsOfLife:
         """A node that has just started there."""
         self._patch.setattr(audit, "machine_name", lambda: machine)
-        return queues.SignsOfLife(self.database, place, f"{machine}/{place}")
+        return processes.SignsOfLife(self.database, place, f"{machine}/{place}")
 
     def pass_time(
-        self, seconds: float, *living: queues.SignsOfLife, signs: list[queues.Sign] = LISTENER
+        self, seconds: float, *living: processes.SignsOfLife, signs: list[processes.Sign] = LISTENER
     ) -> None:
         """So much time, in which these nodes tell of themselves every ten seconds."""
         end = self.now + timedelta(seconds=seconds)
         while self.now < end:
-            self.now += timedelta(seconds=min(queues.SIGN_SECONDS, (end - self.now).total_seconds()))
+            self.now += timedelta(seconds=min(processes.SIGN_SECONDS, (end - self.now).total_seconds()))
             for node in living:
                 node.report(signs, ["listener-1", "listener-2"])
 
@@ -187,7 +187,7 @@ def lost_and_back(site: SiteOfTwo) -> list[tuple[int, str, str]]:
 
 
 def shown(site: SiteOfTwo) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(row["machine"], row["process"]): row for row in site.read(queues.list_processes)}
+    return {(row["machine"], row["process"]): row for row in site.read(processes.list_processes)}
 
 
 def test_a_silent_machine_is_told_once_and_its_return_too(site: SiteOfTwo) -> None:
@@ -207,17 +207,17 @@ def test_a_silent_machine_is_told_once_and_its_return_too(site: SiteOfTwo) -> No
 def test_a_process_that_hangs_or_died_is_lost_though_its_node_lives(site: SiteOfTwo) -> None:
     site.pass_time(30, site.a)
     since = shown(site)["A", "listener"]["since"]
-    for hangs in (queues.Sign("listener", 12, 45.0), queues.Sign("listener", None, 0.0)):
-        site.pass_time(60, site.a, signs=[queues.Sign("main", 11), hangs])
+    for hangs in (processes.Sign("listener", 12, 45.0), processes.Sign("listener", None, 0.0)):
+        site.pass_time(60, site.a, signs=[processes.Sign("main", 11), hangs])
         assert shown(site)["A", "listener"]["state"] == "lost"
     assert lost_and_back(site) == [(PROCESS_LOST.number, "A", "listener")]
-    site.pass_time(10, site.a, signs=[queues.Sign("main", 11), queues.Sign("listener", 13)])
+    site.pass_time(10, site.a, signs=[processes.Sign("main", 11), processes.Sign("listener", 13)])
     assert shown(site)["A", "listener"]["pid"] == 13
     assert shown(site)["A", "listener"]["since"] > since
 
 
 def test_nobody_is_missed_who_left_in_good_order_or_was_taken_out_of_the_settings(site: SiteOfTwo) -> None:
-    site.pass_time(30, site.a, site.b, signs=[*LISTENER, queues.Sign("worker-2", 14)])
+    site.pass_time(30, site.a, site.b, signs=[*LISTENER, processes.Sign("worker-2", 14)])
     site.b.leave()
     site.b.report(LISTENER, [])  # of a timer that had begun before
     site.pass_time(60, site.a)

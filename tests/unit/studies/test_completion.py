@@ -35,7 +35,7 @@ from dicom_node.base.store.tables import (
     StepObject,
 )
 from dicom_node.base.store.transitions import steady_now, utc_now
-from dicom_node.people import queues
+from dicom_node.people import disk
 from dicom_node.receive.messages import N_CREATE_RQ, N_SET_RQ, Command
 from dicom_node.receive.steps import PerformedSteps
 from dicom_node.studies.reconciliation import reindex
@@ -329,5 +329,5 @@ def test_the_same_in_postgresql(open_inbox: Callable[..., Inbox], postgres_url: 
     modality.set(step, sent)
     assert is_complete(with_steps, sent[0])
     assert any(row.study_id for row in with_steps.events() if row.number == 1081)
-    queues.forget_past(with_steps.database, with_steps.settings, utc_now() + timedelta(days=401))
+    disk.forget_past(with_steps.database, with_steps.settings, utc_now() + timedelta(days=401))
     assert with_steps.rows(StepObject) == []

@@ -26,7 +26,7 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver import outbox
-from dicom_node.people import studies
+from dicom_node.people import spool
 from dicom_node.studies.purging import purge, purge_results
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -123,7 +123,7 @@ def test_an_image_that_comes_while_its_study_is_purged_is_kept(
         return found
 
     monkeypatch.setattr(intake, "purgeable", meanwhile)
-    studies.delete_received(delivered.settings, [STUDY])
+    spool.delete_received(delivered.settings, [STUDY])
     late.join()
     assert purged(delivered) == left
 
@@ -132,7 +132,7 @@ def test_an_image_that_comes_while_its_study_is_purged_is_kept(
 def test_a_result_that_a_person_sends_again_while_its_study_is_purged_keeps_its_file(
     delivered: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    studies.delete_received(delivered.settings, [STUDY])
+    spool.delete_received(delivered.settings, [STUDY])
     [sent, *_] = delivered.rows(Delivery)
     delivered.put(Delivery, sent.id, state=DeliveryState.DISCARDED)
     file = delivered.folder / delivered.get(Result, sent.result_id).path

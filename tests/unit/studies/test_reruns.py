@@ -22,7 +22,7 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import settle_study, utc_now
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.people import audit, held_results, queues, rule_trial, studies
+from dicom_node.people import audit, held_results, outbox, rule_trial, studies
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.jobs.worker_lab import configuration, confirm, work
@@ -87,12 +87,12 @@ def test_of_before_a_correction_no_person_sends_anything(node: Inbox, assess_fir
     if assess_first:
         held_results.reject_results(settings, uid, because="of another patient")
     else:
-        queues.discard_deliveries(settings, [1], because="of another patient")
+        outbox.discard_deliveries(settings, [1], because="of another patient")
     node.settle(changed(image, PatientID="RIGHT"))
     for refused in (
-        partial(queues.send_again, settings, [1]),
-        partial(queues.send_again, settings, [2]),
-        partial(queues.send_study, settings, uid, "second"),
+        partial(outbox.send_again, settings, [1]),
+        partial(outbox.send_again, settings, [2]),
+        partial(outbox.send_study, settings, uid, "second"),
         partial(held_results.accept_results, settings, uid, rejected=True),
     ):
         with pytest.raises(NotAllowedNow):
@@ -100,12 +100,12 @@ def test_of_before_a_correction_no_person_sends_anything(node: Inbox, assess_fir
     work(node, settings)
     if assess_first:
         held_results.accept_results(settings, uid)
-    queues.send_study(settings, uid, "second")
+    outbox.send_study(settings, uid, "second")
     pending = [row.result_id for row in node.rows(Delivery) if row.state is DeliveryState.PENDING]
     assert len(pending) == 4
     assert {node.get(Result, number).job_id for number in pending} == {2}
     node.settle(image)
-    queues.send_again(node.settings, dead=True)
+    outbox.send_again(node.settings, dead=True)
     work(node, settings)
     assert sent(node)[1] == ("pacs", "discarded" if assess_first else "pending"), "it is wanted again"
 

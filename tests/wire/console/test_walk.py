@@ -29,7 +29,7 @@ from dicom_node.base.store.tables import Delivery, Notification, Study
 from dicom_node.people import entered
 from dicom_node.people.audit import Person
 from dicom_node.people.demo import DRAWN_FILM
-from dicom_node.people.studies import take_files
+from dicom_node.people.stow import take_files
 from tests.browser_lab import IN_A_BROWSER, because, press, served_app, signed_in
 from tests.console_lab import ConsoleLab, own_model, routes
 from tests.modality import part_10, ultrasound, ultrasound_from

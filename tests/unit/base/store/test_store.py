@@ -82,8 +82,9 @@ from dicom_node.jobs.drift import forget_old, report_drift
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.jobs.worker.heartbeat import JobHeartbeat
 from dicom_node.jobs.worker.run import Worker
-from dicom_node.people import preflight, queues, users
-from dicom_node.people.queues import Sign, SignsOfLife, forget_lost, forget_past, note_free_space
+from dicom_node.people import preflight, users
+from dicom_node.people.disk import forget_past, note_free_space
+from dicom_node.people.processes import Sign, SignsOfLife, forget_lost
 from dicom_node.serve.background import Background, inode
 from dicom_node.studies.purging import purge, purge_results
 from tests.console_lab import ConsoleLab, add_users, quick_hasher
@@ -678,7 +679,7 @@ def test_a_study_goes_its_way_under_these_rights(
     ):
         assert browser.get(page) == 200, (page, browser.text)
     with pytest.raises(Exception, match="confirmed already"):
-        queues.send_again(console.settings, [console.rows(Delivery)[0].id])
+        outbox.send_again(console.settings, [console.rows(Delivery)[0].id])
 
     later = utc_now() + timedelta(days=1000)
     note_free_space(listener.database, listener.settings)

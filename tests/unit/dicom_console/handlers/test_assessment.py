@@ -12,7 +12,7 @@ from dicom_node.base.dicom.uids import is_own_result
 from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.lifecycle import DeliveryState, ReaderVerdict, RejectionReason, ResultKind, UserRole
 from dicom_node.base.store.tables import Delivery, Feedback, Result, Withdrawal
-from dicom_node.people import studies, verdicts
+from dicom_node.people import studies, verdicts, withdrawal
 from dicom_node.results import stated_report
 from tests.console_lab import Browser, ConsoleLab, Program
 from tests.inbox_lab import Inbox
@@ -168,7 +168,7 @@ def test_what_was_said_of_a_report_is_withdrawn_with_it(site: Inbox) -> None:
     say(site, ReaderVerdict.ACCEPTED)
     send(site)
     [report] = [row.id for row in site.rows(Result) if row.kind is ResultKind.SR]
-    studies.withdraw_results(
+    withdrawal.withdraw_results(
         site.settings, UID, [report], reason=RejectionReason.QUALITY, because="other patient"
     )
     assert sent_to(site) == [("pacs", "discarded")]
@@ -180,7 +180,7 @@ def test_what_was_said_of_the_other_report_of_an_analysis_stays(site: Inbox) -> 
     [report] = [row for row in site.rows(Result) if row.kind is ResultKind.SR]
     site.add(another(report, sop_instance_uid="2.25.7"))  # for another character set
     site.put(Feedback, report_uid="2.25.7")
-    studies.withdraw_results(
+    withdrawal.withdraw_results(
         site.settings, UID, [report.id], reason=RejectionReason.QUALITY, because="other patient"
     )
     assert sent_to(site) == [("pacs", "pending")]

@@ -14,7 +14,7 @@ from dicom_node.base.lifecycle import DeliveryState, JobState, ResultKind, Study
 from dicom_node.base.store.tables import Delivery, Job, Result, Study
 from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.base.store.views import list_events
-from dicom_node.people import queues
+from dicom_node.people import outbox
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -209,7 +209,7 @@ def test_what_may_have_arrived_cannot_be_discarded(
 ) -> None:
     console.put(Delivery, 1, state=state)
     with pytest.raises(NotAllowedNow, match="discard only waiting or given-up ones"):
-        queues.discard_deliveries(console.settings, [1], because="for no reason")
+        outbox.discard_deliveries(console.settings, [1], because="for no reason")
     assert console.get(Delivery, 1).state is state
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dicom_console.app import create_app
 from dicom_node.base.lifecycle import JobState, ObjectRole, StudyState, UserRole
 from dicom_node.base.store.tables import Job, Study
-from dicom_node.people import studies, users
+from dicom_node.people import stow, users
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, audited
 from tests.inbox_lab import Inbox, encoded
 from tests.modality import data_set, part_10, ultrasound
@@ -55,7 +55,7 @@ def test_who_sees_some_senders_only_adds_to_no_other_study(console: ConsoleLab, 
     assert console.browser("elsewhere").upload(("new", files[1])) == 403
     uploader = console.browser("limited")
     uploader.upload(*((f"{n}", file) for n, file in enumerate(files)))
-    hidden, no_study = studies.NOT_ITS_STUDY.when, studies.NO_OBJECT.when
+    hidden, no_study = stow.NOT_ITS_STUDY.when, stow.NO_OBJECT.when
     assert outcomes(uploader) == [hidden, no_study, hidden, "taken", "taken", "taken"]
     before = inbox.study(secret.StudyInstanceUID)
     while inbox.spool.pending():

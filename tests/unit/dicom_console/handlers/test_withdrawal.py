@@ -26,7 +26,7 @@ from dicom_node.base.store.tables import AuditRow, Delivery, Result, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.deliver.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
-from dicom_node.people import audit, held_results, queues, studies, verdicts
+from dicom_node.people import audit, held_results, outbox, studies, verdicts, withdrawal
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -64,7 +64,7 @@ def note(retracted: ConsoleLab) -> Path:
 
 
 def withdraw(retracted: ConsoleLab, *numbers: int) -> dict[str, list[str]]:
-    return studies.withdraw_results(
+    return withdrawal.withdraw_results(
         retracted.settings, UID, numbers or None, reason=RejectionReason.SAFETY, because=WHY
     )
 
@@ -115,8 +115,8 @@ def test_nothing_that_was_withdrawn_leaves_again(retracted: ConsoleLab, node: In
     withdraw(retracted)
     assert [retracted.get(Delivery, number).state for number in (1, 2)] == [S.DISCARDED] * 2
     for way, says in (
-        (lambda: queues.send_again(retracted.settings, [2]), "withdrawn"),
-        (lambda: queues.send_study(retracted.settings, UID, "archive"), "."),
+        (lambda: outbox.send_again(retracted.settings, [2]), "withdrawn"),
+        (lambda: outbox.send_study(retracted.settings, UID, "archive"), "."),
     ):
         with pytest.raises(NotAllowedNow, match=says):
             way()
@@ -181,7 +181,7 @@ def test_the_note_goes_though_the_rules_are_run_again_or_the_study_is_in_quarant
 def test_who_did_not_take_the_note_is_listed_by_hand(retracted: ConsoleLab, state: DeliveryState) -> None:
     withdraw(retracted)
     retracted.put(Delivery, retracted.rows(Delivery)[-1].id, state=state)
-    shown = retracted.read(studies.results_to_withdraw, retracted.settings, 1)["by_hand"]
+    shown = retracted.read(withdrawal.results_to_withdraw, retracted.settings, 1)["by_hand"]
     assert len(shown["pacs"]) == len(shown["archive"]) + len(retracted.rows(Result)) - 1 - 2
 
 
@@ -190,7 +190,7 @@ def test_a_withdrawal_that_was_killed_half_way_is_made_again(
 ) -> None:
     # As kill -9 does, after the file has its name and before the commit.
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(studies, "_by_hand", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(withdrawal, "_by_hand", Mock(side_effect=KeyboardInterrupt))
         withdraw(retracted)
     files = list((retracted.settings.node.data_dir / "results").rglob("*.dcm"))
     withdraw(retracted)
@@ -246,16 +246,16 @@ def test_a_sender_that_comes_in_between_gets_nothing(
         node.settings,
         open_destination=lambda _peer, _settings: Mock(spec=["close"]),
     )
-    original = studies._chosen
+    original = withdrawal._chosen
 
     def chosen(*arguments: Any) -> Any:
         found = original(*arguments)
         worker.run_once()
         return found
 
-    monkeypatch.setattr(studies, "_chosen", chosen)
+    monkeypatch.setattr(withdrawal, "_chosen", chosen)
     assert {row.state for row in node.rows(Delivery)} == {S.PENDING}
-    studies.withdraw_results(node.settings, UID, None, reason=RejectionReason.SAFETY, because="of another")
+    withdrawal.withdraw_results(node.settings, UID, None, reason=RejectionReason.SAFETY, because="of another")
     assert {row.state for row in node.rows(Delivery)} == {S.DISCARDED}
 
 

@@ -11,7 +11,7 @@ from dicom_node.base.lifecycle import JobState, StepStatus, StudyState, UserRole
 from dicom_node.base.store import requested
 from dicom_node.base.store.tables import DecisionRow, Delivery, Job, Study
 from dicom_node.base.store.transitions import record, utc_now
-from dicom_node.people import preflight, queues, users
+from dicom_node.people import fetches, preflight, users
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, config_file, happened
 from tests.forked import run_forked
 from tests.inbox_lab import CONFIG, Inbox
@@ -136,7 +136,7 @@ FORM = {"peer": "archive", "modalities": "dx", "first": "2024-03-02", "last": "2
 
 def fetched(console: ConsoleLab) -> list[dict[str, object]]:
     with console.database.read() as session:
-        return queues.list_fetches(session)
+        return fetches.list_fetches(session)
 
 
 def with_archive(console: ConsoleLab, port: int) -> None:

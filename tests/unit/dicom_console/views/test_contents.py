@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dicom_console.views import contents
 from dicom_node.base.lifecycle import ResultKind, UserRole
-from dicom_node.people import studies
+from dicom_node.people import pictures
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import data_set, ultrasound
@@ -15,7 +15,7 @@ from tests.unit.receive.objects import changed
 
 
 def test_an_image_has_its_layers_and_marks(node: Inbox) -> None:
-    still, moving = (node.read(studies.image_view, node.settings, number) for number in (1, 2))
+    still, moving = (node.read(pictures.image_view, node.settings, number) for number in (1, 2))
     assert (still["before"], still["after"], moving["before"], moving["after"]) == (None, 2, 1, None)
     for shown, frames in ((still, []), (moving, [2])):
         names = ["Cleaned", "Heat map: Mark", "Drawn into the picture"]

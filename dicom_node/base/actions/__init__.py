@@ -1,0 +1,1 @@
+"""What a person lists or does is declared once, at the function that does it: see ``action.py``."""

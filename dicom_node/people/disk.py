@@ -1,0 +1,88 @@
+"""The disk of the data folder: its free space, and the old rows that are deleted so that it lasts.
+
+The free space is recorded once an hour. Old events, ended associations, procedure steps and work items are
+deleted. Rows of studies, results and deliveries stay.
+"""
+
+import shutil
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Delete, Select, delete, exists, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
+
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import (
+    Association,
+    ClaimedWorkitem,
+    DiskSample,
+    EventRow,
+    NotifiedEvent,
+    PerformedStep,
+)
+from dicom_node.base.store.transitions import utc_now
+
+
+def note_free_space(database: Database, settings: Settings, now: datetime | None = None) -> None:
+    """Record the free space of the data folder's disk; delete records older than a month."""
+    now = now or utc_now()
+    with database.write() as session:
+        session.merge(DiskSample(at=now, free_bytes=shutil.disk_usage(settings.node.data_dir).free))
+        session.execute(delete(DiskSample).where(DiskSample.at < now - timedelta(days=30)))
+
+
+def days_left(session: Session, settings: Settings, now: datetime | None = None) -> float | None:
+    """The days until the disk is so full that C-STORE is refused; None if it does not fill.
+
+    The rate is measured since the oldest record of the last week. None also if records span less than a day.
+    """
+    now = now or utc_now()
+    week = select(DiskSample).where(DiskSample.at >= now - timedelta(days=7))
+    oldest = session.scalar(week.order_by(DiskSample.at).limit(1))
+    if oldest is None or now - oldest.at < timedelta(days=1):  # a day has its peaks and its night
+        return None
+    free = shutil.disk_usage(settings.node.data_dir).free
+    a_day = (oldest.free_bytes - free) / ((now - oldest.at) / timedelta(days=1))
+    return max(free - settings.spool.minimum_free_mib * 2**20, 0) / a_day if a_day > 0 else None
+
+
+_BATCH: Final = 5000  # rows in one transaction: others get their turn to write
+
+
+def forget_past(database: Database, settings: Settings, now: datetime | None = None) -> int:
+    """Delete events, associations, procedure steps and work items older than ``node.event_days``; returns how
+    many.
+
+    Events that a notification refers to stay, and so does the newest event: SQLite numbers events from it.
+    """
+    before = (now or utc_now()) - timedelta(days=settings.node.event_days)
+    named = exists().where(NotifiedEvent.event_id == EventRow.id)
+    is_newest = EventRow.id == select(func.max(aliased(EventRow).id)).scalar_subquery()
+    events = select(EventRow.id).where(EventRow.at < before, ~named, ~is_newest).order_by(EventRow.at)
+    associations = select(Association.id).where(Association.closed_at < before)
+    steps = select(PerformedStep.id).where(PerformedStep.changed_at < before)
+    items = select(ClaimedWorkitem.id).where(ClaimedWorkitem.ended_at < before)
+    return (
+        _forget(database, events, delete(EventRow).where(~named), EventRow.id)
+        + _forget(database, associations, delete(Association), Association.id)
+        + _forget(database, steps, delete(PerformedStep), PerformedStep.id)
+        + _forget(database, items, delete(ClaimedWorkitem), ClaimedWorkitem.id)
+    )
+
+
+def _forget(database: Database, old: Select[Any], deletion: Delete, key: InstrumentedAttribute[Any]) -> int:
+    """Delete the rows whose keys the query ``old`` selects, by the statement ``deletion``, a few at a time so
+    that others can write meanwhile; returns how many.
+
+    ``key``: the primary key of their table.
+    """
+    total = 0
+    while True:
+        with database.read() as session:
+            rows = session.scalars(old.limit(_BATCH)).all()
+        with database.write() as session:
+            session.execute(deletion.where(key.in_(rows)))
+        total += len(rows)
+        if len(rows) < _BATCH:
+            return total
