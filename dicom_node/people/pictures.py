@@ -1,6 +1,6 @@
 """The received images of a study, and the reports and pictures that the node made of them, for pages."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,10 +15,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.header import read_header
 from dicom_node.base.errors import NodeError, NotFound
 from dicom_node.base.files import Files
-from dicom_node.base.lifecycle import (
-    ObjectRole,
-    ResultKind,
-)
+from dicom_node.base.lifecycle import ObjectRole, ResultKind
 from dicom_node.base.store import results as stored_results
 from dicom_node.base.store.tables import Instance, Job, Result
 from dicom_node.base.store.views import View
@@ -43,40 +40,40 @@ def image_view(session: Session, settings: Settings, number: int) -> View:
     in_order = [image.id for image in images_of(session, row.study_id) if not image.purged]
     place = in_order.index(number) if number in in_order else None
     marks = list(_marks(report_files(session, settings, row.study_id), uid))
-    names = {mark["finding"] for mark in marks if not mark["decision"]}
-    pictures: dict[str, Result] = {}  # the newest of each name
-    for name, made in pictures_of(session, settings, row.study_id, uid):
-        pictures.setdefault(name, made)
-    gone = stored_results.withdrawn(session, [made.id for made in pictures.values()])
     return {
         "id": number,
         "uid": uid,
         "study": row.study_id,
         "columns": number_in(row, "Columns"),
         "rows": number_in(row, "Rows"),
-        "layers": [
-            {
-                "id": made.id,
-                "kind": made.kind.value,
-                "name": name,
-                "same_size": made.kind is ResultKind.CLEANED,
-            }
-            for name, made in sorted(
-                pictures.items(), key=lambda one: (_PICTURES.index(one[1].kind), one[1].id)
-            )
-            if made.id not in gone
-        ],
+        "layers": _layers(session, settings, row),
         "marks": marks,
-        # What the cards of pipelines say of the lines that are drawn for measurements.
-        "about_lines": [
-            one.about
-            for card in (cards() if names else ())
-            for one in card.measures
-            if one.about and one.code.meaning in names
-        ],
+        "about_lines": _about_lines({mark["finding"] for mark in marks if not mark["decision"]}),
         "before": in_order[place - 1] if place else None,
         "after": in_order[place + 1] if place is not None and place + 1 < len(in_order) else None,
     }
+
+
+def _layers(session: Session, settings: Settings, image: Instance) -> list[View]:
+    """The newest picture of each name that was made of an image and not withdrawn, in the order of kinds."""
+    pictures: dict[str, Result] = {}
+    for name, made in pictures_of(session, settings, image.study_id, image.sop_instance_uid):
+        pictures.setdefault(name, made)
+    gone = stored_results.withdrawn(session, [made.id for made in pictures.values()])
+    layers = [(name, made) for name, made in pictures.items() if made.id not in gone]
+    layers.sort(key=lambda layer: (_PICTURES.index(layer[1].kind), layer[1].id))
+    return [
+        {"id": made.id, "kind": made.kind.value, "name": name, "same_size": made.kind is ResultKind.CLEANED}
+        for name, made in layers
+    ]
+
+
+def _about_lines(findings: Collection[str]) -> list[str]:
+    """What the cards of pipelines say of the lines that are drawn for these measurements."""
+    if not findings:
+        return []
+    measures = (measure for card in cards() for measure in card.measures)
+    return [measure.about for measure in measures if measure.about and measure.code.meaning in findings]
 
 
 def images_of(session: Session, study: int) -> Sequence[Instance]:
@@ -176,9 +173,7 @@ def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
     """
     drawn: set[object] = set()
     named: set[tuple[str, object]] = set()
-    from dicom_node.results.stated_report import (
-        places,  # heavy, and the node's main process imports this module
-    )
+    from dicom_node.results.stated_report import places  # heavy; the node's main process imports this module
 
     for mark in (mark for path in files for mark in places(path) if mark["image"] == uid):
         place = (tuple(mark["points"]), tuple(mark["frames"]))

@@ -51,45 +51,51 @@ def results_to_withdraw(session: Session, settings: Settings, study: int) -> Vie
     """
     existing(session, Study, study, "there is no such study")
     rows = _results(session, study)
-    gone = _withdrawn(session, rows)
-    reached = set[str]().union(*(_peers_reached(row) for row in rows if row.id not in gone))
-    removals = session.execute(
-        select(Removal, Delivery.destination, Result.kind, Result.sop_instance_uid)
-        .join(Delivery, Delivery.id == Removal.id)
-        .join(Result, Result.id == Delivery.result_id)
-        .where(Result.study_id == study)
-        .order_by(Delivery.destination, Removal.id)
-    )
+    withdrawals = _withdrawn(session, rows)
+    kept = [row for row in rows if row.id not in withdrawals]
+    gone = [row for row in rows if row.id in withdrawals]
+    reached = set[str]().union(*map(_peers_reached, kept))
+    deleting = {peer.name for peer in settings.peers if peer.withdraw == "delete"}
     return {
         "kept": [
             {
                 **columns(row, "id", "kind", "sop_instance_uid", "deidentified", "created_at"),
                 "arrived": sorted(_peers_reached(row)),
             }
-            for row in rows
-            if row.id not in gone
+            for row in kept
         ],
         "told": sorted(_peers_with_notes(settings) & reached),
-        "deleting": sorted(p.name for p in settings.peers if p.withdraw == "delete" and p.name in reached),
-        "removals": [
-            {
-                "destination": name,
-                "kind": kind.value,
-                "sop_instance_uid": uid,
-                **columns(row, "state", "reason", "attempts", "next_at", "ended_at"),
-            }
-            for row, name, kind, uid in removals
-        ],
+        "deleting": sorted(deleting & reached),
+        "removals": _removals(session, study),
         "gone": [
             {
                 **columns(row, "id", "kind", "sop_instance_uid"),
-                **columns(gone[row.id], "at", "actor", "reason", "because"),
+                **columns(withdrawals[row.id], "at", "actor", "reason", "because"),
             }
-            for row in rows
-            if row.id in gone
+            for row in gone
         ],
-        "by_hand": _by_hand(session, [row for row in rows if row.id in gone]),
+        "by_hand": _by_hand(session, gone),
     }
+
+
+def _removals(session: Session, study: int) -> list[View]:
+    """The removals of results of a study at its peers, by peer."""
+    rows = session.execute(
+        select(Removal, Delivery.destination, Result.kind, Result.sop_instance_uid)
+        .join(Delivery, Delivery.id == Removal.id)
+        .join(Result, Result.id == Delivery.result_id)
+        .where(Result.study_id == study)
+        .order_by(Delivery.destination, Removal.id)
+    )
+    return [
+        {
+            "destination": name,
+            "kind": kind.value,
+            "sop_instance_uid": uid,
+            **columns(row, "state", "reason", "attempts", "next_at", "ended_at"),
+        }
+        for row, name, kind, uid in rows
+    ]
 
 
 def _left_by_hand(row: Any) -> str:
@@ -172,30 +178,10 @@ def withdraw_results(
                 reached = set().union(*map(_peers_reached, rows)) & _peers_with_notes(settings)
                 outbox.enqueue(session, note, [peer for peer in settings.peers if peer.name in reached])
                 note_ids |= {row.id: note.id for row in rows}
+            said = {"at": now, "actor": by.name, "reason": reason, "because": words}
             for row in chosen:
-                session.add(
-                    Withdrawal(
-                        result_id=row.id,
-                        at=now,
-                        actor=by.name,
-                        reason=reason,
-                        because=words,
-                        note_id=note_ids.get(row.id),
-                    )
-                )
-                for one in row.deliveries:
-                    if one.state in _WAITS and not deliveries.discard(session, one, deliveries.WITHDRAWN):
-                        raise NotAllowedNow(_BEING_SENT)
-                session.flush()
-                transitions.record(
-                    session,
-                    RESULT_WITHDRAWN,
-                    study.id,
-                    instance=row.sop_instance_uid,
-                    kind=row.kind.value,
-                    reason=reason.value,
-                )
-                removals.queue_removal(session, row, settings.peers)
+                session.add(Withdrawal(result_id=row.id, note_id=note_ids.get(row.id), **said))
+                _withdraw_result(session, settings, row, reason)
             stored_results.forget_findings(session, [row.id for row in chosen])
             audit.note(
                 session,
@@ -212,6 +198,26 @@ def withdraw_results(
             # One that was there is of a try that was killed before its rows were written.
             put_in_place([file for file in files.values() if not file.was_there], door)
         return _by_hand(session, chosen)
+
+
+def _withdraw_result(session: Session, settings: Settings, result: Result, reason: RejectionReason) -> None:
+    """Discard the deliveries of a result that wait, record its withdrawal, and queue its removal at peers.
+
+    Raises NotAllowedNow if it is being sent.
+    """
+    for delivery in result.deliveries:
+        if delivery.state in _WAITS and not deliveries.discard(session, delivery, deliveries.WITHDRAWN):
+            raise NotAllowedNow(_BEING_SENT)
+    session.flush()
+    transitions.record(
+        session,
+        RESULT_WITHDRAWN,
+        result.study_id,
+        instance=result.sop_instance_uid,
+        kind=result.kind.value,
+        reason=reason.value,
+    )
+    removals.queue_removal(session, result, settings.peers)
 
 
 def _results(session: Session, study: int) -> list[Result]:
