@@ -113,8 +113,8 @@ SETTINGS = [(section, key) for section in sections() for key in section.model_fi
 def verbs(path: str, command: Any) -> list[tuple[str, Any]]:
     if not hasattr(command, "list_commands"):
         return [(path, command)]
-    names = command.list_commands(None)
-    return [verb for name in names for verb in verbs(f"{path} {name}", command.commands[name])]
+    names = command.list_commands(None)  # a noun knows its verbs once they are asked for
+    return [verb for name in names for verb in verbs(f"{path} {name}", command.get_command(None, name))]
 
 
 def test_every_setting_has_a_sentence() -> None:
@@ -169,7 +169,7 @@ def test_every_command_of_a_page_is_one_that_the_programs_take() -> None:
     for program, line in found:
         command, words = programs[program], line.split()
         while words and hasattr(command, "commands"):
-            command = command.commands[words.pop(0)]
+            command = command.get_command(None, words.pop(0))
         known = {name for option in command.params for name in option.opts} | {"--help"}
         assert all(word.partition("=")[0] in known for word in words if word.startswith("--")), (
             program,

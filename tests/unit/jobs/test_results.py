@@ -53,7 +53,7 @@ from dicom_node.base.lifecycle import (
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, HeldResult, Instance, Notification, Result, Study
 from dicom_node.base.store.transitions import utc_now
-from dicom_node.deliver import outbox
+from dicom_node.deliver import holding
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.people import audit, held_results, preflight, spool, studies, verdicts, withdrawal
 from dicom_node.people.outbox import discard_deliveries, send_again, send_study
@@ -305,7 +305,7 @@ def test_results_with_a_finding_that_was_not_accepted_stay_here(node: Inbox) -> 
 def test_an_acceptance_that_is_cut_off_has_done_nothing(node: Inbox) -> None:
     uid = analysed(node)
     with (
-        patch.object(outbox, "settle_study", side_effect=RuntimeError("killed")),
+        patch.object(holding, "settle_study", side_effect=RuntimeError("killed")),
         pytest.raises(RuntimeError, match="killed"),
     ):
         held_results.accept_results(node.settings, uid, ANNA)

@@ -84,6 +84,7 @@ from dicom_node.jobs.worker.heartbeat import JobHeartbeat
 from dicom_node.jobs.worker.run import Worker
 from dicom_node.people import preflight, users
 from dicom_node.people.disk import forget_past, note_free_space
+from dicom_node.people.outbox import send_again
 from dicom_node.people.processes import Sign, SignsOfLife, forget_lost
 from dicom_node.serve.background import Background, inode
 from dicom_node.studies.purging import purge, purge_results
@@ -646,10 +647,10 @@ def test_a_study_goes_its_way_under_these_rights(
         analyses = Worker(worker.settings, worker.database)
         while analyses.run_once():
             pass
-        outbox = DeliveryWorker(worker.database, worker.settings)
+        sender = DeliveryWorker(worker.database, worker.settings)
 
         def all_confirmed() -> bool:
-            outbox.run_once()
+            sender.run_once()
             return set(worker.scalars(select(Delivery.state))) == {DeliveryState.CONFIRMED}
 
         wait_until(all_confirmed, 60, "all results confirmed")
@@ -679,7 +680,7 @@ def test_a_study_goes_its_way_under_these_rights(
     ):
         assert browser.get(page) == 200, (page, browser.text)
     with pytest.raises(Exception, match="confirmed already"):
-        outbox.send_again(console.settings, [console.rows(Delivery)[0].id])
+        send_again(console.settings, [console.rows(Delivery)[0].id])
 
     later = utc_now() + timedelta(days=1000)
     note_free_space(listener.database, listener.settings)
