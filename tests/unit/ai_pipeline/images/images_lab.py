@@ -24,8 +24,7 @@ RAMP = np.random.default_rng(3).integers(0, 40, (403, 310)) + 13 * np.arange(310
 
 
 SOURCE = np.stack([echo(3, (240, 320))] * 3, axis=-1)
-
-
+SOURCE[100:150, 120:160], SOURCE[100:150, 160:200] = (200, 30, 20), (20, 60, 210)
 SOURCE = burn(SOURCE, "MUSTER^PROBE 4711", (8, 8), (255, 255, 255), 16)
 
 

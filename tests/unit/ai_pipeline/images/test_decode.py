@@ -24,7 +24,7 @@ from ai_pipeline.images.decode import (
 )
 from ai_training.sets.files import rows
 from dicom_node.base.dicom.header import quiet_pydicom
-from tests.unit.ai_pipeline.images.images_lab import FRAMES, RAMP, SOURCE, small_picture
+from tests.unit.ai_pipeline.images.images_lab import FRAMES, RAMP, small_picture
 from tests.unit.ai_pipeline.phantoms import echo, encapsulated, write_dicom
 from tests.unit.receive.objects import changed
 
@@ -131,9 +131,6 @@ def test_a_frame_that_is_not_there_is_a_pixel_error(tmp_path: Path) -> None:
             image.display(frame, shorter_side=150)
     with pytest.raises(PixelError, match="no frame 3"):
         image.stored(2)
-
-
-SOURCE[100:150, 120:160], SOURCE[100:150, 160:200] = (200, 30, 20), (20, 60, 210)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"])
