@@ -21,7 +21,6 @@ from dicom_node.people import (
     audit,
     open_database,
 )
-from dicom_node.receive.spool import Spool
 
 
 @Action(
@@ -83,6 +82,7 @@ def compare_spool(settings: Settings) -> str:
     """The differences between the spooled objects and the database in words, and what to do; "" if there is
     none.
     """
+    from dicom_node.receive.spool import Spool
     from dicom_node.studies.reconciliation import compare
 
     spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
@@ -95,6 +95,7 @@ def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> i
 
     ``progress`` is called with (number done, number of all). Raises SpoolError.
     """
+    from dicom_node.receive.spool import Spool
     from dicom_node.studies.reconciliation import reindex
 
     spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)

@@ -33,7 +33,6 @@ from dicom_node.base.store.tables import ApiToken, AuditRow, UserAccount, UserSe
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, as_json, columns
 from dicom_node.people import audit, existing, reading, writing
-from dicom_node.receive.policy import network
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -720,6 +719,8 @@ def _by_network(session: Session, which: ColumnElement[bool]) -> Counter[str]:
 
 def _network(address: str) -> str:
     """The network of an address, under which attempts are counted; a text that is no IP address as it is."""
+    from dicom_node.receive.policy import network
+
     try:
         return network(address)
     except ValueError:  # no IP address: the command line, a local socket

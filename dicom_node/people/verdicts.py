@@ -12,9 +12,6 @@ from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ai_pipeline.contract import Decision
-from ai_pipeline.errors import CardError
-from ai_pipeline.models import registry
 from dicom_node.base.actions.action import Action
 from dicom_node.base.actions.columns import Column, fields, times
 from dicom_node.base.actions.inputs import SINCE, STUDY
@@ -25,8 +22,7 @@ from dicom_node.base.lifecycle import AuditAction, ReaderVerdict, UserRole
 from dicom_node.base.store.tables import Feedback, Study
 from dicom_node.base.store.transitions import FOR_UPDATE
 from dicom_node.base.store.views import View, columns, find_study
-from dicom_node.jobs.drift import wilson
-from dicom_node.people import PRINTABLE, ServiceRequest, audit, pictures, writing
+from dicom_node.people import PRINTABLE, ServiceRequest, audit, writing
 
 COLUMNS = (
     "at", "actor", "study_instance_uid", "finding", "tracking_uid", "decision", "verdict", "because",
@@ -163,6 +159,9 @@ def counts_by_finding(session: Session, model: str, version: str) -> list[View]:
     ``ppv`` is the share of calls "present" that persons confirmed, with its 95 % interval (Wilson); None
     without verdicts. A modified finding counts as confirmed.
     """
+    from ai_pipeline.contract import Decision
+    from dicom_node.jobs.drift import wilson
+
     rows = session.execute(
         select(Feedback.finding, Feedback.decision, Feedback.verdict, func.count())
         .where(Feedback.model == model, Feedback.version == version)
@@ -249,13 +248,12 @@ def store_verdicts(
 
 def reported_findings(session: Session, settings: Settings, study: int) -> list[dict[str, Any]]:
     """The findings of a study's newest reports as rows, each with the UID of its report."""
-    from dicom_node.results.stated_report import (
-        findings,  # heavy, and the node's main process imports this module
-    )
+    from dicom_node.people.pictures import report_files
+    from dicom_node.results.stated_report import findings
 
     return [
         row | {"report_uid": path.stem}
-        for path in pictures.report_files(session, settings, study)
+        for path in report_files(session, settings, study)
         for row in findings(path)
     ]
 
@@ -272,6 +270,9 @@ def verdict_key(row: Feedback) -> tuple[str, ...]:
 
 def possibly_missing(settings: Settings, findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows for the findings that the models know and did not report, which a person may report as missing."""
+    from ai_pipeline.errors import CardError
+    from ai_pipeline.models import registry
+
     reported = {(row["finding"], row["model"]) for row in findings}
     reports = {row["model"]: row.get("report_uid", "") for row in reversed(findings) if row["model"]}
     found = []

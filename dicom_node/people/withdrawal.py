@@ -26,10 +26,8 @@ from dicom_node.base.lifecycle import (
     UserRole,
 )
 from dicom_node.base.store import deliveries, transitions
-from dicom_node.base.store import results as stored_results
 from dicom_node.base.store.tables import Delivery, Feedback, Removal, Result, Study, Withdrawal
 from dicom_node.base.store.views import View, columns, find_study
-from dicom_node.deliver import outbox, removals
 from dicom_node.people import (
     Row,
     audit,
@@ -154,6 +152,8 @@ def withdraw_results(
     themselves, by peer. Raises NotFound, NotAllowedNow (something is being sent, or nothing is left to
     withdraw), FaultyInput.
     """
+    from dicom_node.base.store import results as stored_results
+    from dicom_node.deliver import outbox
     from dicom_node.results.files import put_in_place, row_values, temporary_files
     from dicom_node.results.rejection import build_rejection
 
@@ -205,6 +205,8 @@ def _withdraw_result(session: Session, settings: Settings, result: Result, reaso
 
     Raises NotAllowedNow if it is being sent.
     """
+    from dicom_node.deliver import removals
+
     for delivery in result.deliveries:
         if delivery.state in _WAITS and not deliveries.discard(session, delivery, deliveries.WITHDRAWN):
             raise NotAllowedNow(_BEING_SENT)
