@@ -10,7 +10,6 @@ from dicom_console.views.activity import SPANS as TREND_STEPS
 from dicom_console.views.activity import Activity, activity, chart
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Text
 from dicom_console.web.languages import N_
-from dicom_node.base.actions.action import role_of
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store import views
@@ -32,7 +31,7 @@ def present(request: CurrentRequest) -> Response:
     return request.page("overview.html", now=request.read(metrics.overview, request.settings))
 
 
-@faces.handler("GET", "/events", role_of(views.list_events))
+@faces.handler("GET", "/events", views.list_events)
 def list_events(
     request: CurrentRequest,
     at: Annotated[str, Query(max_length=32)] = "",

@@ -5,7 +5,6 @@ from fastapi import Response
 from dicom_console.views import patients
 from dicom_console.views.search import names
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Number, Since, see_other
-from dicom_node.base.actions.action import role_of
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.views import View
 from dicom_node.people import audit, spool, users
@@ -39,7 +38,7 @@ def show(request: CurrentRequest, number: Number) -> Response:
     return _page(request, number)
 
 
-@faces.page("POST", "/patients/{number}/delete", role_of(spool.delete_by_uid))
+@faces.page("POST", "/patients/{number}/delete", spool.delete_by_uid)
 def delete(request: CurrentRequest, number: Number) -> Response:
     """Delete the patient's received objects, as far as that is allowed, and show the outcome.
 

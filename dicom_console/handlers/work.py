@@ -18,10 +18,9 @@ from dicom_console.web.faces import (
     one_of,
     see_other,
 )
-from dicom_node.base.actions.action import role_of
 from dicom_node.base.actions.nouns import FETCHES, JOBS, NOTIFICATIONS, OUTBOX
 from dicom_node.base.errors import FaultyInput
-from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState, UserRole
+from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState
 from dicom_node.base.store import views
 from dicom_node.base.store.views import View
 from dicom_node.people import Because, Done, Row, audit, fetches, lost_decisions, notifications, outbox
@@ -60,7 +59,7 @@ def _jobs_page(request: ConsoleRequest, found: Any) -> Response:
     return request.list_page(JOBS, found, named=named, stuck=request.read(stuck_jobs), states=list(JobState))
 
 
-@faces.handler("POST", "/jobs/run-all", role_of(run_jobs_again), back_to("/jobs", state="queued"))
+@faces.handler("POST", "/jobs/run-all", run_jobs_again, back_to("/jobs", state="queued"))
 def run_all_jobs(request: CurrentRequest, wanted: Annotated[StuckJobs, Body()]) -> Done:
     """Run all held, failed or cancelled jobs again, or only those of one rule if the request names it."""
     number = run_jobs_again(
@@ -69,7 +68,7 @@ def run_all_jobs(request: CurrentRequest, wanted: Annotated[StuckJobs, Body()]) 
     return Done(objects=number)
 
 
-@faces.handler("POST", "/jobs/{number}/{change}", role_of(run_jobs_again), back_to_form("/jobs"))
+@faces.handler("POST", "/jobs/{number}/{change}", run_jobs_again, back_to_form("/jobs"))
 def change_job(request: CurrentRequest, number: Number, change: Change) -> None:
     """Run a job again, put it first in the queue, or cancel it."""
     _CHANGES_OF_JOBS[change](request.settings, [number], by=request.person)
@@ -93,14 +92,14 @@ def _outbox_page(request: ConsoleRequest, found: Any) -> Response:
     )
 
 
-@faces.page("POST", "/outbox/retry-dead", role_of(outbox.send_again))
+@faces.page("POST", "/outbox/retry-dead", outbox.send_again)
 def retry_dead(request: CurrentRequest) -> Response:
     """Send all given-up deliveries again, to one destination or to all."""
     outbox.send_again(request.settings, dead=True, destination=_destination(request), by=request.person)
     return see_other("/outbox", state="open")
 
 
-@faces.page("POST", "/outbox/discard-dead", role_of(outbox.discard_deliveries))
+@faces.page("POST", "/outbox/discard-dead", outbox.discard_deliveries)
 def discard_dead(request: CurrentRequest) -> Response:
     """Discard all given-up deliveries, to one destination or to all, for the reason in the form."""
     because, destination = request.text("because"), _destination(request)
@@ -148,7 +147,7 @@ def _fetches_page(request: ConsoleRequest, found: Any) -> Response:
     )
 
 
-@faces.handler("POST", "/fetches", UserRole.OPERATOR, _TO_FETCHES, reads=_fetch_of_form)
+@faces.handler("POST", "/fetches", fetches.request_fetches, _TO_FETCHES, reads=_fetch_of_form)
 def ask(request: CurrentRequest, given: Annotated[FetchRequest, Body()]) -> Row:
     """Queue the fetch of studies that a peer has and that are missing here."""
     if given.questions > _MOST_QUESTIONS:
@@ -157,7 +156,7 @@ def ask(request: CurrentRequest, given: Annotated[FetchRequest, Body()]) -> Row:
         return fetches.request_fetches(request.settings, given, request.person)
 
 
-@faces.page("POST", "/fetches/{name}/missing", role_of(fetches.missing_studies))
+@faces.page("POST", "/fetches/{name}/missing", fetches.missing_studies)
 def missing(request: CurrentRequest, name: str) -> Response:
     """Show the studies of the last days that a peer has and that should have a result here but have none;
     fetch them if the form says so.
@@ -173,7 +172,7 @@ def missing(request: CurrentRequest, name: str) -> Response:
     return request.page("missing_studies.html", rows=rows, peer=name, days=_MISSING_DAYS)
 
 
-@faces.page("POST", "/fetches/{name}/{change}", role_of(fetches.fetch_again))
+@faces.page("POST", "/fetches/{name}/{change}", fetches.fetch_again)
 def change_fetches(request: CurrentRequest, name: str, change: FetchChange) -> Response:
     """Fetch a peer's failed or cancelled studies again, or cancel its waiting fetches.
 
@@ -183,7 +182,7 @@ def change_fetches(request: CurrentRequest, name: str, change: FetchChange) -> R
     return _TO_FETCHES(request, None)
 
 
-@faces.handler("GET", "/decisions", role_of(lost_decisions.waiting_decisions))
+@faces.handler("GET", "/decisions", lost_decisions.waiting_decisions)
 def list_decisions(request: CurrentRequest) -> list[Row]:
     """Return decisions of persons that a restored database lacks and that could not be applied again yet."""
     audit.note_list(request.site.database, request.person, "decisions")
@@ -198,9 +197,7 @@ def _decisions_page(request: ConsoleRequest, rows: list[Row]) -> Response:
     return request.page("decisions.html", rows=rows, named=named, shortest=shortest, longest=longest)
 
 
-@faces.handler(
-    "POST", "/decisions/{name}/settle", role_of(lost_decisions.settle_decision), back_to("/decisions")
-)
+@faces.handler("POST", "/decisions/{name}/settle", lost_decisions.settle_decision, back_to("/decisions"))
 def settle_decision(request: CurrentRequest, name: Name, why: Annotated[Because, Body()]) -> None:
     """Close a decision that cannot be applied again.
 
@@ -221,7 +218,7 @@ def _notifications_page(request: ConsoleRequest, found: Any, tested: View | None
 faces.page_of(list_notifications)(_notifications_page)
 
 
-@faces.page("POST", "/notifications/{name}/test", role_of(notifications.test_notifier))
+@faces.page("POST", "/notifications/{name}/test", notifications.test_notifier)
 def test_notification(request: CurrentRequest, name: str) -> Response:
     """Send a test message of this notification now, and show the outcome."""
     with one_of(_TEST_PLACES, "Other tests are under way: try again when they are done."):

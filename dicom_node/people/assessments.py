@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicom_node.base.actions.action import allowed_to
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.files import Files
-from dicom_node.base.lifecycle import OPEN_DELIVERIES, AuditAction, DeliveryState, ResultKind, StudyState
+from dicom_node.base.lifecycle import (
+    OPEN_DELIVERIES,
+    AuditAction,
+    DeliveryState,
+    ResultKind,
+    StudyState,
+    UserRole,
+)
 from dicom_node.base.store import results
 from dicom_node.base.store.tables import Feedback, Result, Study
 from dicom_node.base.store.transitions import FOR_UPDATE, settle_study, utc_now
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
     from dicom_node.results.built_object import BuiltObject
 
 
+@allowed_to(UserRole.READER)
 def send_assessments(
     settings: Settings, study_instance_uid: str, by: audit.Person = audit.COMMAND_LINE
 ) -> list[str]:

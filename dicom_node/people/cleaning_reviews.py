@@ -11,6 +11,7 @@ from pydantic import Field
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
+from dicom_node.base.actions.action import allowed_to
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound
 from dicom_node.base.lifecycle import AuditAction, ResultKind, ReviewCause, ReviewVerdict, UserRole
@@ -46,6 +47,7 @@ class Boxes(ServiceRequest):
     boxes: list[tuple[Edge, Edge, Edge, Edge]] = Field(min_length=1, max_length=MOST_BOXES)
 
 
+@allowed_to(UserRole.OPERATOR)
 def waiting_reviews(session: Session, after: int | None = None) -> tuple[list[View], int | None]:
     """A page of images whose cleaning waits for a person, the longest waiting first, and its last number if
     more follow.
@@ -79,6 +81,7 @@ def count_reviews(session: Session) -> View:
     return {"waiting": count, "oldest": as_json(oldest)}
 
 
+@allowed_to(UserRole.OPERATOR)
 def show_review(session: Session, settings: Settings, number: int) -> View:
     """One image whose cleaning waits for a person: detected annotation, boxes that a person drew, its cleaned
     image, and the peers that got that. Raises NotFound.
@@ -115,6 +118,7 @@ def _receivers_of(picture: Result) -> set[str]:
     return {sent.destination for sent in picture.deliveries if sent.state.value not in never}
 
 
+@allowed_to(UserRole.OPERATOR)
 def accept_cleaning(settings: Settings, number: int, by: audit.Person) -> None:
     """Accept the cleaning of an image as it is: a sent image stays sent, a withheld one is not sent.
 
@@ -125,6 +129,7 @@ def accept_cleaning(settings: Settings, number: int, by: audit.Person) -> None:
         _decide(session, review, session.get_one(Instance, review.instance_id), ReviewVerdict.ACCEPTED, by)
 
 
+@allowed_to(UserRole.OPERATOR)
 def draw_boxes(
     settings: Settings, number: int, boxes: Sequence[results.Box], by: audit.Person, role: UserRole
 ) -> None:

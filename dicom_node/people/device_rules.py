@@ -12,6 +12,7 @@ from ai_pipeline.burnin.devices.rules import DeviceRule, conditions_of, read_rul
 from ai_pipeline.contract import ImageHeader
 from ai_pipeline.errors import DeviceRuleError, PixelError
 from ai_pipeline.images.decode import open_dicom
+from dicom_node.base.actions.action import allowed_to
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings
 from dicom_node.base.durable import write_new
@@ -37,6 +38,7 @@ class NewRule(Boxes):
     name: str = Field(min_length=1, max_length=64, pattern=PRINTABLE)
 
 
+@allowed_to(UserRole.OPERATOR)
 def try_device_rule(
     session: Session, settings: Settings, number: int, name: str, boxes: Sequence[results.Box]
 ) -> View:
@@ -82,6 +84,7 @@ def try_device_rule(
     return {"text": text, "name": rule.name, "images": rows, "boxes": [list(box) for box in boxes]}
 
 
+@allowed_to(UserRole.ADMIN)
 def save_rule(
     settings: Settings,
     number: int,

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import tomlkit
 from pydantic import BaseModel
 
+from dicom_node.base.actions.action import allowed_to
 from dicom_node.base.config.addresses import LocalAddress, remote_address
 from dicom_node.base.config.loading import SAVED, file_of, fingerprint, newest, undercuts, versions
 from dicom_node.base.config.peer import PeerSettings
@@ -26,7 +27,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.durable import write_new
 from dicom_node.base.errors import ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow, NotFound
 from dicom_node.base.files import bucket_of
-from dicom_node.base.lifecycle import AuditAction, Role
+from dicom_node.base.lifecycle import AuditAction, Role, UserRole
 from dicom_node.base.processes import running
 from dicom_node.base.store import transitions
 from dicom_node.base.store.views import View
@@ -58,6 +59,7 @@ _Entries = dict[tuple[str, str], dict[str, Any]]
 """Peers and rules by kind and name."""
 
 
+@allowed_to(UserRole.ADMIN)
 def entered_versions(settings: Settings) -> list[Row]:
     """All versions of the peers and rules that persons entered, the newest first.
 
@@ -118,6 +120,7 @@ def _as_toml_gives_it(kind: Kind, content: Mapping[str, Any]) -> dict[str, Any]:
     return tables(text)
 
 
+@allowed_to(UserRole.ADMIN)
 def save_entry(
     settings: Settings,
     kind: Kind,
@@ -141,6 +144,7 @@ def save_entry(
     return Row(name=name, version=fingerprint(_entries(after)[kind, name]), warnings=warnings)
 
 
+@allowed_to(UserRole.OPERATOR)
 def check_entry(
     settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None
 ) -> Warned:
@@ -151,6 +155,7 @@ def check_entry(
     return _checked(settings, _entries(after), kind)
 
 
+@allowed_to(UserRole.ADMIN)
 def remove_entry(
     settings: Settings,
     kind: Kind,
@@ -168,6 +173,7 @@ def remove_entry(
     return Row(name=name, warnings=warnings)
 
 
+@allowed_to(UserRole.ADMIN)
 def undo_to(
     settings: Settings,
     version: int,

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from dicom_node.base.actions.action import Action, Input
+from dicom_node.base.actions.action import Action, Input, allowed_to
 from dicom_node.base.actions.columns import STUDY_UID, Column, fields, times, yes_no
 from dicom_node.base.actions.inputs import limit, states
 from dicom_node.base.actions.nouns import FETCHES
@@ -62,6 +62,7 @@ class FetchRequest(ServiceRequest):
         return max((self.last - self.first).days + 1, 0) * max(len(self.modalities), 1)
 
 
+@allowed_to(UserRole.OPERATOR)
 def request_fetches(
     settings: Settings,
     request: FetchRequest,

@@ -11,13 +11,13 @@ from ai_pipeline.errors import CardError
 from ai_pipeline.models import registry
 from ai_pipeline.models.store import folder
 from ai_pipeline.pipelines import slots, try_out
-from dicom_node.base.actions.action import Action
+from dicom_node.base.actions.action import Action, allowed_to
 from dicom_node.base.actions.columns import fields
 from dicom_node.base.actions.inputs import SINCE
 from dicom_node.base.actions.nouns import MODELS
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput, NotFound
-from dicom_node.base.lifecycle import AuditAction
+from dicom_node.base.lifecycle import AuditAction, UserRole
 from dicom_node.base.store import transitions
 from dicom_node.jobs import drift
 from dicom_node.people import audit, reading, writing
@@ -93,6 +93,7 @@ def models_in_use(settings: Settings) -> dict[str, str]:
     return found
 
 
+@allowed_to(UserRole.ADMIN)
 def activate_model(settings: Settings, slot: str, name: str, by: audit.Person) -> None:
     """Use a model of ``workers.models_dir`` in a pipeline's slot, after a trial. Raises FaultyInput,
     NotFound.
@@ -107,6 +108,7 @@ def activate_model(settings: Settings, slot: str, name: str, by: audit.Person) -
             folder.activate(chosen, card, models_dir)
 
 
+@allowed_to(UserRole.ADMIN)
 def roll_back_model(settings: Settings, slot: str, by: audit.Person) -> None:
     """Use the previous model in a pipeline's slot again. Raises FaultyInput, NotFound."""
     _, chosen, models_dir = _slot(settings, slot)

@@ -12,6 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from dicom_node.base.actions.action import allowed_to
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.elements import META_BYTES, is_uid, read_uids
 from dicom_node.base.dicom.uids import TransferSyntax, transfer_syntax
@@ -19,6 +20,7 @@ from dicom_node.base.errors import FaultyInput, SpoolError
 from dicom_node.base.lifecycle import (
     CONSOLE_AE_TITLE,
     AuditAction,
+    UserRole,
 )
 from dicom_node.base.store import sight
 from dicom_node.base.store.database import Database
@@ -84,6 +86,7 @@ class StowedInstance:
     """The failure in words, where they say more than the status."""
 
 
+@allowed_to(UserRole.OPERATOR)
 class StowRequest:
     """The objects of one STOW-RS request or upload, stored like those of one association. Used by one thread
     at a time.

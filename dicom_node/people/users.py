@@ -428,7 +428,6 @@ def list_sessions(
     "End one session: its browser must sign in again.",
     "3 --config node.toml",
     says="Session {number} is ended.",
-    role=UserRole.ADMIN,
 )
 def end_session(
     settings: Settings,

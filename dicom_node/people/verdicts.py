@@ -12,7 +12,7 @@ from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicom_node.base.actions.action import Action
+from dicom_node.base.actions.action import Action, allowed_to
 from dicom_node.base.actions.columns import Column, fields, times
 from dicom_node.base.actions.inputs import SINCE, STUDY
 from dicom_node.base.actions.nouns import MODELS, STUDIES
@@ -46,6 +46,7 @@ class FindingAssessed(ServiceRequest):
     because: str = Field("", max_length=audit.LONGEST_REASON, pattern=PRINTABLE)
 
 
+@allowed_to(UserRole.READER)
 def assess(
     settings: Settings,
     study: int,
