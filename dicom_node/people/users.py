@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.base.actions.action import Action, Input
-from dicom_node.base.actions.columns import Column, fields, local, times
+from dicom_node.base.actions.columns import Column, Time, fields, times
 from dicom_node.base.actions.nouns import TOKENS, USERS
 from dicom_node.base.config.section import AE_TITLE
 from dicom_node.base.config.settings import Settings
@@ -565,7 +565,7 @@ def add_token(
     columns=(
         *fields("token", "user", "role", "purpose"),
         *times("since: created_at", "until: expires_at"),
-        Column("used", lambda row: local(row["used_at"]) or "never"),
+        Column("used", lambda row: Time(row["used_at"] or "") or "never"),
     ),
     none="No tokens.",
     role=UserRole.ADMIN,

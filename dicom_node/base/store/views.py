@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from dicom_node.base import events
 from dicom_node.base.actions.action import Action, Input
-from dicom_node.base.actions.columns import STUDY_UID, Column, details, fields, local, times, uid
+from dicom_node.base.actions.columns import STUDY_UID, Column, Time, details, fields, times, uid
 from dicom_node.base.actions.in_words import (
     job_details,
     results_in_words,
@@ -272,7 +272,7 @@ def show_job(
         *fields("kind"),
         uid("sop instance", "sop_instance_uid"),
         *fields("tries: attempts"),
-        Column("next try", lambda row: "" if row["confirmed_at"] else local(row["next_at"])),
+        Column("next try", lambda row: "" if row["confirmed_at"] else Time(row["next_at"])),
         *fields("status"),
         Column("reason", lambda row: row["discarded_because"] or row["reason"]),
     ),
