@@ -26,6 +26,7 @@ from dicom_node.base.store.transitions import FOR_UPDATE, settle_study, utc_now
 from dicom_node.base.store.views import find_study
 from dicom_node.deliver import outbox
 from dicom_node.people import audit, pictures, writing
+from dicom_node.people.audit import COMMAND_LINE, Person
 from dicom_node.people.verdicts import finding_key, possibly_missing, reported_findings, verdict_key
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ if TYPE_CHECKING:
 
 
 @allowed_to(UserRole.READER)
-def send_assessments(
-    settings: Settings, study_instance_uid: str, by: audit.Person = audit.COMMAND_LINE
-) -> list[str]:
+def send_assessments(settings: Settings, study_instance_uid: str, by: Person = COMMAND_LINE) -> list[str]:
     """Send this person's assessments of a study to the peers that have the report and accept assessments.
 
     Returns the names of the peers. Raises NotFound, or NotAllowedNow if there is nothing (new) to send, no
@@ -69,7 +68,7 @@ class _AssessedReport:
     actor: str
 
 
-def queue_assessments(session: Session, settings: Settings, study: int, by: audit.Person) -> list[str]:
+def queue_assessments(session: Session, settings: Settings, study: int, by: Person) -> list[str]:
     """Build and queue an assessment object (SR) for each report that this person assessed; returns the peers'
     names.
     """

@@ -19,6 +19,7 @@ from dicom_node.base.store import results
 from dicom_node.base.store.tables import CleaningReview, DrawnByHand, Instance, Result, Study
 from dicom_node.base.store.views import View, as_json, columns
 from dicom_node.people import Row, ServiceRequest, ServiceResult, audit, existing, pictures, writing
+from dicom_node.people.audit import Person
 
 PAGE = 50
 """Images of one page."""
@@ -119,7 +120,7 @@ def _receivers_of(picture: Result) -> set[str]:
 
 
 @allowed_to(UserRole.OPERATOR)
-def accept_cleaning(settings: Settings, number: int, by: audit.Person) -> None:
+def accept_cleaning(settings: Settings, number: int, by: Person) -> None:
     """Accept the cleaning of an image as it is: a sent image stays sent, a withheld one is not sent.
 
     ``number``: of the review. Raises NotFound, NotAllowedNow.
@@ -131,7 +132,7 @@ def accept_cleaning(settings: Settings, number: int, by: audit.Person) -> None:
 
 @allowed_to(UserRole.OPERATOR)
 def draw_boxes(
-    settings: Settings, number: int, boxes: Sequence[results.Box], by: audit.Person, role: UserRole
+    settings: Settings, number: int, boxes: Sequence[results.Box], by: Person, role: UserRole
 ) -> None:
     """Clean the image again, and also remove the content of these boxes, which replace earlier boxes.
 
@@ -195,7 +196,7 @@ def _decide(
     review: CleaningReview,
     instance: Instance,
     verdict: ReviewVerdict,
-    by: audit.Person,
+    by: Person,
     what: Mapping[str, object] = MappingProxyType({}),
     **fields: Any,
 ) -> None:

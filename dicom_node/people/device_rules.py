@@ -24,6 +24,7 @@ from dicom_node.base.store.tables import CleaningReview, Instance
 from dicom_node.base.store.views import View
 from dicom_node.jobs.worker.images import device_rules_of
 from dicom_node.people import PRINTABLE, audit, writing
+from dicom_node.people.audit import Person
 from dicom_node.people.cleaning_reviews import EDGES, Boxes, draw_boxes, refuse_faulty_boxes
 
 TRIED: Final = 50
@@ -90,7 +91,7 @@ def save_rule(
     number: int,
     name: str,
     boxes: Sequence[results.Box],
-    by: audit.Person,
+    by: Person,
     role: UserRole,
 ) -> str:
     """Write a device rule into the site's folder, where the node reads it at its next reload, and clean the

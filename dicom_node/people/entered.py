@@ -32,6 +32,7 @@ from dicom_node.base.processes import running
 from dicom_node.base.store import transitions
 from dicom_node.base.store.views import View
 from dicom_node.people import Row, audit, preflight, writing
+from dicom_node.people.audit import COMMAND_LINE, Person
 from dicom_node.people.peers import SECRET
 
 Kind = Literal["peers", "rules"]
@@ -126,7 +127,7 @@ def save_entry(
     kind: Kind,
     content: Mapping[str, Any],
     version: int | None = None,
-    by: audit.Person = audit.COMMAND_LINE,
+    by: Person = COMMAND_LINE,
     *,
     despite_hold: bool = False,
 ) -> Row:
@@ -161,7 +162,7 @@ def remove_entry(
     kind: Kind,
     name: str,
     version: int | None = None,
-    by: audit.Person = audit.COMMAND_LINE,
+    by: Person = COMMAND_LINE,
 ) -> Row:
     """Remove an entered peer or rule; ``version`` as in ``save_entry``. The warnings say what becomes of
     results that wait for a peer.
@@ -177,7 +178,7 @@ def remove_entry(
 def undo_to(
     settings: Settings,
     version: int,
-    by: audit.Person = audit.COMMAND_LINE,
+    by: Person = COMMAND_LINE,
     *,
     despite_hold: bool = False,
 ) -> Row:
@@ -305,7 +306,7 @@ def _changed_text(text: str, kind: Kind, name: str, content: Mapping[str, Any] |
 
 
 def _write(
-    settings: Settings, now: tuple[int, str], after: str, what: str, by: audit.Person, *, despite_hold: bool
+    settings: Settings, now: tuple[int, str], after: str, what: str, by: Person, *, despite_hold: bool
 ) -> tuple[int, list[str]]:
     """Check the whole configuration, note each change in the audit, and write the next version; returns (its
     number, warnings).

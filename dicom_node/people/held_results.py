@@ -1,13 +1,13 @@
 """Results of a study that wait for a person's assessment: shown, accepted, rejected."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.base.actions.action import Action, Input
-from dicom_node.base.actions.inputs import BECAUSE, STUDY
+from dicom_node.base.actions.inputs import Reason, StudyUid
 from dicom_node.base.actions.nouns import STUDIES
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotAllowedNow
@@ -16,6 +16,7 @@ from dicom_node.base.store.tables import Result, Study
 from dicom_node.base.store.transitions import FOR_UPDATE
 from dicom_node.base.store.views import View, as_json, columns, find_study
 from dicom_node.people import PRINTABLE, Because, ServiceRequest, audit, writing
+from dicom_node.people.audit import COMMAND_LINE, Person
 from dicom_node.people.verdicts import NOT_ACCEPTED, reported_findings, store_verdicts, with_verdicts
 
 AsOf = Annotated[str | None, Field(max_length=64, pattern=PRINTABLE)]
@@ -79,8 +80,8 @@ def held_results(session: Session, settings: Settings, study: int) -> View:
 )
 def accept_results(
     settings: Settings,
-    study_instance_uid: Annotated[str, STUDY],
-    by: audit.Person = audit.COMMAND_LINE,
+    study_instance_uid: StudyUid,
+    by: Person = COMMAND_LINE,
     *,
     as_of: str | None = None,
     rejected: Annotated[
@@ -139,10 +140,10 @@ def accept_results(
 )
 def reject_results(
     settings: Settings,
-    study_instance_uid: Annotated[str, STUDY],
-    by: audit.Person = audit.COMMAND_LINE,
+    study_instance_uid: StudyUid,
+    by: Person = COMMAND_LINE,
     *,
-    because: Annotated[str, BECAUSE],
+    because: Reason,
     as_of: str | None = None,
 ) -> int:
     """Reject the results of a study that wait for an assessment, so that none is sent; returns how many.
@@ -161,7 +162,7 @@ def reject_results(
     return number
 
 
-def _decision(session: Session, study: int, verdict: HeldState) -> dict[str, Any]:
+def _decision(session: Session, study: int, verdict: HeldState) -> View:
     """A person's decision on a study's results, with UIDs in place of row numbers, for its copy outside the
     database.
     """
@@ -177,7 +178,7 @@ def _decision(session: Session, study: int, verdict: HeldState) -> dict[str, Any
 
 
 def _note_decision(
-    session: Session, by: audit.Person, study: int, what: dict[str, Any], results: int, words: str = ""
+    session: Session, by: Person, study: int, what: View, results: int, words: str = ""
 ) -> None:
     """Note a decision on results in the audit; ``what`` as from ``_decision``, ``results``: how many,
     ``words``: the reason.

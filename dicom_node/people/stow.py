@@ -28,6 +28,7 @@ from dicom_node.people import (
     Row,
     audit,
 )
+from dicom_node.people.audit import Person
 from dicom_node.receive.policy import accepted_classes
 from dicom_node.receive.spool import Arrival, IncomingObject, Spool, WaitingObjects, read_meta
 from dicom_node.receive.statuses import Status
@@ -96,7 +97,7 @@ class StowRequest:
     """
 
     def __init__(
-        self, database: Database, settings: Settings, by: audit.Person, study_uid: str = "", **about: Any
+        self, database: Database, settings: Settings, by: Person, study_uid: str = "", **about: Any
     ) -> None:
         """Prepare to store the objects of one request by the person ``by``; the parameters are explained
         at the class.
@@ -268,7 +269,7 @@ class _Part:
 
 
 def take_files(
-    database: Database, settings: Settings, sent: Sequence[tuple[str, BinaryIO]], by: audit.Person
+    database: Database, settings: Settings, sent: Sequence[tuple[str, BinaryIO]], by: Person
 ) -> tuple[int, list[Row]]:
     """Store the acceptable files of an upload in the spool; ``sent``: pairs of name and opened file.
 

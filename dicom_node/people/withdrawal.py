@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base.actions.action import Action, Input, all_of
 from dicom_node.base.actions.columns import Column
-from dicom_node.base.actions.inputs import UIDS
+from dicom_node.base.actions.inputs import StudyUids
 from dicom_node.base.actions.nouns import STUDIES
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotAllowedNow, NotFound
@@ -35,6 +35,7 @@ from dicom_node.people import (
     studies,
     writing,
 )
+from dicom_node.people.audit import COMMAND_LINE, Person
 from dicom_node.people.studies import CHANGED
 
 _WAITS = (DeliveryState.UNASSESSED, DeliveryState.PENDING, DeliveryState.DEAD)
@@ -113,8 +114,8 @@ def _left_by_hand(row: Any) -> str:
 )
 def withdraw_studies(
     settings: Settings,
-    study_instance_uids: Annotated[Sequence[str], UIDS],
-    by: audit.Person = audit.COMMAND_LINE,
+    study_instance_uids: StudyUids,
+    by: Person = COMMAND_LINE,
     *,
     reason: Annotated[RejectionReason, Input("Reason that the PACS gets.", "--reason")],
     because: Annotated[str, Input("The reason, which the rejection note contains.", "--because", "TEXT")],
@@ -144,7 +145,7 @@ def withdraw_results(
     *,
     reason: RejectionReason,
     because: str,
-    by: audit.Person = audit.COMMAND_LINE,
+    by: Person = COMMAND_LINE,
 ) -> dict[str, list[str]]:
     """Withdraw these results of a study, by number or SOP Instance UID (None: all), with a note to the peers.
 
