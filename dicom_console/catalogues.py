@@ -60,7 +60,7 @@ def _titles() -> Iterator[str]:
     """Yield the titles of the declared columns that lists show: as a heading, and beside a value."""
     for find in pages.LISTS.values():
         for column in declared(find).columns:
-            yield from (column.title, pages.heading(column.title))
+            yield from (column.title, column.title[:1].upper() + column.title[1:])
 
 
 def texts() -> dict[str | tuple[str, ...], list[tuple[str, int]]]:

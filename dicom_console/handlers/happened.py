@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
-from dicom_console.views import listing, metrics
+from dicom_console.views import metrics
 from dicom_console.views.activity import SPANS as TREND_STEPS
 from dicom_console.views.activity import Activity, activity, chart
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Text
@@ -13,7 +13,7 @@ from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store import views
-from dicom_node.people import Row, audit
+from dicom_node.people import Row
 from dicom_node.people.happened import happened_around
 
 faces = Faces()
@@ -69,12 +69,12 @@ def list_events(
 @faces.page_of(list_events)
 def _events_page(request: ConsoleRequest, found: Row) -> Response:
     """Return the page of events, and record in the audit that the person saw it."""
-    audit.note_list(request.site.database, request.person, "events")
+    request.note_list("events")
     names = ("at", "minutes", "peer", "number", "words", "problems")
     return request.page(
         "events.html",
         found=found,
-        named=request.read(listing.named, request.settings, found["events"]),
+        named=request.named(found["events"]),
         spans=SPANS,
         filters={name: request.query(name)[:64] for name in names if request.query(name)},
     )

@@ -10,7 +10,7 @@ from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Numbe
 from dicom_console.web.languages import N_
 from dicom_node.base.actions.action import role_of
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
-from dicom_node.people import Row, audit, cleaning_reviews, device_rules
+from dicom_node.people import Row, cleaning_reviews, device_rules
 from dicom_node.people.cleaning_reviews import Boxes, Reviews
 from dicom_node.people.device_rules import NewRule
 
@@ -42,7 +42,7 @@ def _reviews_page(request: ConsoleRequest, found: Reviews) -> Response:
 def show(request: CurrentRequest, number: Number) -> Row:
     """Return one image that waits for a review, with the detected text and boxes drawn before."""
     found = request.read(cleaning_reviews.show_review, request.settings, number)
-    audit.note_sight(request.site.database, request.person, found["study_id"])
+    request.note_sight(found["study_id"])
     return Row(**found)
 
 

@@ -9,14 +9,13 @@ from fastapi import Response
 
 from dicom_console.forms import rule as rule_form
 from dicom_console.handlers.entered import add_handlers, put
-from dicom_console.views import listing
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Keys, Name
 from dicom_console.web.languages import SAVED
 from dicom_node.base.config.rule import RuleSettings
 from dicom_node.base.errors import ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.views import View
-from dicom_node.people import Row, audit, entered, rule_trial
+from dicom_node.people import Row, entered, rule_trial
 from dicom_node.people.entered import Warned
 
 faces = Faces()
@@ -164,5 +163,5 @@ def _named(request: ConsoleRequest, tried: list[View]) -> dict[str, View]:
     The audit records that the person sees them.
     """
     if tried:
-        audit.note_list(request.site.database, request.person, "rules")
-    return request.read(listing.named, request.settings, tried)
+        request.note_list("rules")
+    return request.named(tried)

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from fastapi import Response
 
-from dicom_console.views import listing
 from dicom_console.web import languages
 from dicom_console.web.access import ANYONE, remember
 from dicom_console.web.faces import (
@@ -267,9 +266,7 @@ def show_audit(
         rows=shown,
         more=more,
         first=before is None,
-        named=request.read(
-            listing.named, request.settings, [{"study_instance_uid": row["study"]} for row in shown]
-        ),
+        named=request.named([{"study_instance_uid": row["study"]} for row in shown]),
         filters=filters,
         kinds=sorted(AuditAction),
     )

@@ -87,7 +87,7 @@ def list_studies(
         states=state or (),
         order=order,
     )
-    audit.note_list(request.site.database, request.person, "studies")
+    request.note_list("studies")
     return _studies_found(request, wanted, after)
 
 
@@ -150,7 +150,7 @@ def thumbnail(request: CurrentRequest, number: Number) -> Response:
 def show(request: CurrentRequest, number: Number) -> Row:
     """Return one study with its images, findings, results, jobs and events."""
     study = request.read(listing.show, request.settings, number)
-    audit.note_sight(request.site.database, request.person, number)
+    request.note_sight(number)
     return Row(**study)
 
 
@@ -182,8 +182,6 @@ def _study_page(request: ConsoleRequest, study: Row) -> Response:
         study=study,
         further=further,
         open_in=_viewer_links(request.settings.console.open_in, study),
-        shortest=audit.SHORTEST_REASON,
-        longest=audit.LONGEST_REASON,
     )
 
 
@@ -211,7 +209,7 @@ def ask_to_withdraw(request: CurrentRequest, number: Number) -> Response:
     """
     shown = request.read(withdrawal.results_to_withdraw, request.settings, number)
     study = request.read(listing.study_heading, request.settings, number)
-    audit.note_sight(request.site.database, request.person, number)
+    request.note_sight(number)
     return request.page("withdraw.html", number=number, shown=shown, study=study)
 
 
@@ -239,7 +237,7 @@ def withdraw(request: CurrentRequest, number: Number) -> Response:
 def versions(request: CurrentRequest, number: Number) -> Response:
     """Show the patients and versions of objects to choose from before a study leaves quarantine."""
     uid = request.study_uid(number)
-    audit.note_sight(request.site.database, request.person, number)
+    request.note_sight(number)
     rows = studies.versions(request.settings, uid)
     return request.page(
         "versions.html",
@@ -295,7 +293,7 @@ def held(request: CurrentRequest, number: Number) -> Row:
     """Return the results of a study that wait for a person, and what was decided before."""
     request.study_uid(number)
     found = request.read(held_results.held_results, request.settings, number)
-    audit.note_sight(request.site.database, request.person, number)
+    request.note_sight(number)
     return Row(**found)
 
 

@@ -16,7 +16,7 @@ from dicom_node.base.errors import FaultyInput
 from dicom_node.base.lifecycle import CONSOLE_AE_TITLE
 from dicom_node.base.store import sight
 from dicom_node.base.store.views import View
-from dicom_node.people import Row, audit
+from dicom_node.people import Row
 from dicom_node.people.stow import StowRequest, take_files
 
 faces = Faces()
@@ -122,7 +122,7 @@ def _progress(request: ConsoleRequest, number: int) -> View:
 
     ``number``: of the upload's audit record.
     """
-    audit.note_list(request.site.database, request.person, "upload")
+    request.note_list("upload")
     return request.read(uploaded.show, request.settings, number)
 
 

@@ -12,7 +12,6 @@ from dicom_console.web.faces import (
     CurrentRequest,
     Faces,
     Name,
-    Number,
     back_to,
     back_to_form,
     one_of,
@@ -23,12 +22,13 @@ from dicom_node.base.errors import FaultyInput
 from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState
 from dicom_node.base.store import views
 from dicom_node.base.store.views import View
-from dicom_node.people import Because, Done, Row, audit, fetches, lost_decisions, notifications, outbox
+from dicom_node.people import Because, Done, Row, fetches, lost_decisions, notifications, outbox
 from dicom_node.people.fetches import FetchChange, FetchRequest
-from dicom_node.people.jobs import Change, StuckJobs, cancel_jobs, put_jobs_first, run_jobs_again, stuck_jobs
+from dicom_node.people.jobs import StuckJobs, cancel_jobs, put_jobs_first, run_jobs_again, stuck_jobs
 
 faces = Faces()
 
+_TO_JOBS = back_to_form("/jobs")
 _TO_OUTBOX = back_to_form("/outbox")
 _MOST_QUESTIONS = 62
 """Questions of one request, whose answers a browser waits for; for more there is the command."""
@@ -37,11 +37,6 @@ _MISSING_DAYS = 3
 _PLACE = Semaphore(1)  # a peer that hangs holds it until the deadline of its answer
 _ASKED_ALREADY = "A peer is being asked already: try again when it has answered."
 _TO_FETCHES = back_to("/fetches")
-_CHANGES_OF_JOBS: Final[Mapping[Change, Callable[..., object]]] = {
-    "retry": run_jobs_again,
-    "put_first": put_jobs_first,
-    "cancel": cancel_jobs,
-}
 _CHANGES_OF_FETCHES: Final[Mapping[FetchChange, Callable[..., object]]] = {
     "again": fetches.fetch_again,
     "cancel": fetches.cancel_fetches,
@@ -55,7 +50,7 @@ list_jobs = faces.list_of(views.list_jobs)
 @faces.page_of(list_jobs)
 def _jobs_page(request: ConsoleRequest, found: Any) -> Response:
     """Return the page of jobs."""
-    named = request.read(listing.named, request.settings, found.jobs)
+    named = request.named(found.jobs)
     return request.list_page(JOBS, found, named=named, stuck=request.read(stuck_jobs), states=list(JobState))
 
 
@@ -68,10 +63,9 @@ def run_all_jobs(request: CurrentRequest, wanted: Annotated[StuckJobs, Body()]) 
     return Done(objects=number)
 
 
-@faces.handler("POST", "/jobs/{number}/{change}", run_jobs_again, back_to_form("/jobs"))
-def change_job(request: CurrentRequest, number: Number, change: Change) -> None:
-    """Run a job again, put it first in the queue, or cancel it."""
-    _CHANGES_OF_JOBS[change](request.settings, [number], by=request.person)
+faces.action_of(run_jobs_again, _TO_JOBS)
+faces.action_of(put_jobs_first, _TO_JOBS, "put_first")
+faces.action_of(cancel_jobs, _TO_JOBS)
 
 
 list_deliveries = faces.list_of(views.list_deliveries)
@@ -84,11 +78,9 @@ def _outbox_page(request: ConsoleRequest, found: Any) -> Response:
         OUTBOX,
         found,
         to=request.query("to"),
-        named=request.read(listing.named, request.settings, found.deliveries),
+        named=request.named(found.deliveries),
         states=["open", *DeliveryState],
         dead=request.read(listing.dead_by_destination),
-        longest=audit.LONGEST_REASON,
-        shortest=audit.SHORTEST_REASON,
     )
 
 
@@ -140,7 +132,7 @@ def _fetches_page(request: ConsoleRequest, found: Any) -> Response:
         FETCHES,
         found,
         states=list(FetchState),
-        named=request.read(listing.named, request.settings, found.fetches),
+        named=request.named(found.fetches),
         progress=fetches.fetches_by_peer(request.settings),
         peers=[peer.name for peer in request.settings.peers if "query" in peer.may],
         rules=[rule.name for rule in request.settings.rules],
@@ -168,7 +160,7 @@ def missing(request: CurrentRequest, name: str) -> Response:
         )
     if fetch_them:
         return _TO_FETCHES(request, None)
-    audit.note_list(request.site.database, request.person, "fetches")
+    request.note_list("fetches")
     return request.page("missing_studies.html", rows=rows, peer=name, days=_MISSING_DAYS)
 
 
@@ -185,16 +177,14 @@ def change_fetches(request: CurrentRequest, name: str, change: FetchChange) -> R
 @faces.handler("GET", "/decisions", lost_decisions.waiting_decisions)
 def list_decisions(request: CurrentRequest) -> list[Row]:
     """Return decisions of persons that a restored database lacks and that could not be applied again yet."""
-    audit.note_list(request.site.database, request.person, "decisions")
+    request.note_list("decisions")
     return [Row(**row) for row in request.read(lost_decisions.waiting_decisions)]
 
 
 @faces.page_of(list_decisions)
 def _decisions_page(request: ConsoleRequest, rows: list[Row]) -> Response:
     """Return the page of decisions that wait to be applied to a restored database."""
-    named = request.read(listing.named, request.settings, rows)
-    shortest, longest = audit.SHORTEST_REASON, audit.LONGEST_REASON
-    return request.page("decisions.html", rows=rows, named=named, shortest=shortest, longest=longest)
+    return request.page("decisions.html", rows=rows, named=request.named(rows))
 
 
 @faces.handler("POST", "/decisions/{name}/settle", lost_decisions.settle_decision, back_to("/decisions"))

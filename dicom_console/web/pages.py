@@ -17,13 +17,22 @@ from dicom_node import __version__
 from dicom_node.base.actions.action import declared
 from dicom_node.base.actions.columns import Time
 from dicom_node.base.lifecycle import RESULT_KINDS, UserRole
-from dicom_node.base.store import views
-from dicom_node.people import fetches, lost_decisions, notifications, users
-from dicom_node.people.users import User
+from dicom_node.base.store.views import (
+    ORIGINAL,
+    list_associations,
+    list_deliveries,
+    list_jobs,
+    list_studies,
+)
+from dicom_node.people.audit import LONGEST_REASON, SHORTEST_REASON
+from dicom_node.people.fetches import list_fetches, missing_studies
+from dicom_node.people.lost_decisions import waiting_decisions
+from dicom_node.people.notifications import list_notifications
+from dicom_node.people.users import User, list_sessions, list_users
 
 KINDS: Mapping[str, str] = {
     **{kind: result.name for kind, result in RESULT_KINDS.items()},
-    views.ORIGINAL: "received object",
+    ORIGINAL: "received object",
 }
 LAYERS = ("Cleaned", "Drawn into the picture", "Heat map")
 """What services.images calls the pictures of an image."""
@@ -33,16 +42,16 @@ DECISIONS: Mapping[str, str] = {
     "absent": "not found",
 }
 LISTS: Mapping[str, Callable[..., Any]] = {
-    "studies": views.list_studies,
-    "jobs": views.list_jobs,
-    "outbox": views.list_deliveries,
-    "associations": views.list_associations,
-    "fetches": fetches.list_fetches,
-    "missing_studies": fetches.missing_studies,
-    "notifications": notifications.list_notifications,
-    "decisions": lost_decisions.waiting_decisions,
-    "users": users.list_users,
-    "sessions": users.list_sessions,
+    "studies": list_studies,
+    "jobs": list_jobs,
+    "outbox": list_deliveries,
+    "associations": list_associations,
+    "fetches": list_fetches,
+    "missing_studies": missing_studies,
+    "notifications": list_notifications,
+    "decisions": waiting_decisions,
+    "users": list_users,
+    "sessions": list_sessions,
 }
 """The functions that declare the columns of the pages' lists."""
 _HERE = Path(__file__).parents[1]
@@ -81,6 +90,8 @@ def _environment(language: str) -> Environment:
     environment.install_gettext_translations(texts, newstyle=True)  # type: ignore[attr-defined]
     columns = {name: declared(find).columns for name, find in LISTS.items()}
     environment.globals |= {"language": language, "languages": languages.LANGUAGES, "columns": columns}
+    environment.globals |= {"shortest_reason": SHORTEST_REASON, "longest_reason": LONGEST_REASON}
+    environment.tests["time"] = lambda value: isinstance(value, Time)
     by_language: dict[str, Callable[..., str]] = {
         "moment": moment,
         "stamp": stamp,
@@ -90,7 +101,6 @@ def _environment(language: str) -> Environment:
         "date": date,
         "decimal": decimal,
         "unit": unit,
-        "cell": cell,
     }
     environment.filters |= {name: partial(one, language=language) for name, one in by_language.items()}
 
@@ -102,7 +112,6 @@ def _environment(language: str) -> Environment:
         "local_input": local_input,
         "person": person,
         "translated": translated,
-        "heading": lambda title: translated(heading(title)),
         # The database has short names such as "sr", states such as "not_applicable", decisions as "present".
         "kind": lambda word: translated(KINDS.get(word, word)),
         "words": lambda word: translated(word.replace("_", " ")),
@@ -126,20 +135,6 @@ def moment(text: str | None, language: str = "en") -> str:
     at = datetime.fromisoformat(text).astimezone()
     today = at.date() == datetime.now().astimezone().date()
     return f"{at:%H:%M:%S}" if today else languages.moment(at, language)
-
-
-def cell(value: object, language: str = "en") -> object:
-    """Return a value of a declared column as a page shows it: a time in this machine's zone, several values
-    with commas, "" for None.
-    """
-    if isinstance(value, Time):
-        return moment(value, language)
-    return ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else value
-
-
-def heading(title: str) -> str:
-    """Return the title of a declared column as the head of a page's list."""
-    return title[:1].upper() + title[1:]
 
 
 def stamp(text: str, *, short: bool = False, language: str = "en") -> str:
