@@ -237,9 +237,9 @@ class Walk:
 
     def _sequence(self, element: Element, end: int, inside: Element | None) -> bool:
         """Move to the end of a sequence, checking its items; return False if it is damaged but its end is
-        known, by its length or the next element. ``end``: the end of what encloses it, for a sequence of undefined length.
-        ``inside``: the sequence in which it lies, None for none. Raises _Damage for a damaged one of
-        undefined length.
+        known, by its length or the next element. ``end``: the end of what encloses it, for a sequence of
+        undefined length. ``inside``: the sequence in which it lies, None for none. Raises _Damage for a
+        damaged one of undefined length.
         """
         self._depth += 1
         if self._depth > self._limits.depth:
