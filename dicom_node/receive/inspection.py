@@ -40,6 +40,7 @@ from pydicom.tag import BaseTag, Tag
 
 from ai_pipeline.images.dates import as_da
 from ai_pipeline.images.numbers import DAMAGE, LARGEST_WHOLE, is_empty, value_of, whole
+from ai_pipeline.images.part10 import has_zlib_header
 from ai_pipeline.terms import shown_uid_name
 from dicom_node.base.dicom.elements import (
     BULK_BYTES,
@@ -93,7 +94,7 @@ class Inspected:
     (``dicom.identity``). ``assumed_charset``: the character set from the peer's settings, if it was used
     because the object's own did not decode its texts; else "". ``own``: whether this product made the object.
     ``header_sha256``: hash of what the header says. ``dataset_sha256``: hash of the data set byte for byte
-    and its transfer syntax.
+    and its transfer syntax. ``remark``: one sentence on what was passed over, for the event; "" for nothing.
     """
 
     transfer_syntax_uid: str = ""
@@ -114,6 +115,7 @@ class Inspected:
     assumed_charset: str = ""
     own: bool = False
     fault: str = ""
+    remark: str = ""
 
 
 def inspect(path: Path, assume_charset: str = "", limits: Limits = _DEFAULT_LIMITS) -> Inspected:
@@ -166,7 +168,8 @@ def _inspect(file: BinaryIO, assume_charset: str, limits: Limits) -> Inspected:
         digest = hashlib.sha256(f"{meta.transfer_syntax_uid} {pixels_sha256} ".encode())
         hash_bytes(digest, file, start, begin - start)
         hash_bytes(digest, file, end, walk.size - end)
-        return replace(found, pixels_sha256=pixels_sha256, dataset_sha256=digest.hexdigest())
+        remark = f"{walk.stray} stands before the data set: passed over (PS3.10 7.1)" if walk.stray else ""
+        return replace(found, pixels_sha256=pixels_sha256, dataset_sha256=digest.hexdigest(), remark=remark)
     except FaultyObject as error:
         return replace(found, fault=str(error))
     except _DAMAGE as error:
@@ -297,6 +300,8 @@ def _inflated(file: BinaryIO, limits: Limits) -> BinaryIO:
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     while not inflate.eof:
         block = inflate.unconsumed_tail or file.read(BULK_BYTES)
+        if not out.tell() and has_zlib_header(block):
+            raise FaultyObject("the deflated data set has a header of zlib (PS3.5 A.5 wants none)")
         inflated = inflate.decompress(block, 2**20)
         if not block and not inflated:
             raise FaultyObject("the data set is truncated")

@@ -151,7 +151,7 @@ class ObjectRows:
             others = intake.patients(session, study.id, (ObjectRole.SOURCE, ObjectRole.NON_SOURCE))
             if any(found.patient.contradicts(other) for other in others):
                 return Judgement(Outcome.CONFLICT, TWO_PATIENTS)
-            return Judgement(Outcome.NEW)
+            return Judgement(Outcome.NEW, found.remark)
         return judge(item, former, session.get_one(Study, former.study_id))
 
     def _role(self, session: Session, item: Arrived) -> ObjectRole:

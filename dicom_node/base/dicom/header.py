@@ -53,6 +53,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import TEXT_VR_DELIMS, PersonName, format_number_as_ds
 from pydicom.values import convert_PN
 
+from ai_pipeline.images import part10  # noqa: F401  (mends every dcmread)
 from ai_pipeline.images.dates import as_da, as_dt, as_tm
 from ai_pipeline.images.numbers import DAMAGE, decimal, whole
 from dicom_node.base.dicom.identity import COPIED, IDENTIFYING

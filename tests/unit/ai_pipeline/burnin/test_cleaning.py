@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ai_pipeline.burnin import pipeline as ultrasound
-from ai_pipeline.burnin.cleaning import CleaningResult, clean
+from ai_pipeline.burnin.cleaning import CleaningResult, clean, that_count
 from ai_pipeline.burnin.decide.banner import find_by_hand
 from ai_pipeline.burnin.decide.candidates import FAINT, FINEST, surroundings
 from ai_pipeline.burnin.decide.layout import level_box
@@ -282,3 +282,11 @@ def test_boxes_over_half_of_the_picture_are_refused_and_clipped_to_it() -> None:
     assert int(mask.sum()) == 20 * 40
     with pytest.raises(CleaningFailed, match="cover 60% of the picture"):
         find_by_hand(most, picture)
+
+
+def test_a_mark_without_a_filled_pixel_was_not_removed() -> None:
+    removed, elsewhere = (Mark(AnnotationKind.BANNER, box, 1.0) for box in ((0, 0, 10, 10), (20, 20, 30, 30)))
+    kept = replace(elsewhere, removed=False)
+    filled = np.zeros((40, 40), np.bool_)
+    filled[9, 9] = True
+    assert that_count([removed, elsewhere, kept], filled) == [removed, kept]

@@ -245,6 +245,42 @@ def test_a_program_has_no_more_memory_than_it_may(run: Run, code: str) -> None:
         run(code, memory_mib=256)
 
 
+NAMELESS = """
+for _ in range(6):
+    file = os.memfd_create("hidden")
+    os.write(file, bytes(50 * 2**20))
+write(); time.sleep(60)
+"""
+UNMAPPED = """
+import mmap
+kept = []
+for _ in range(6):
+    file = os.memfd_create("hidden")
+    os.write(file, bytes(50 * 2**20))
+    kept.append(mmap.mmap(file, 0, flags=mmap.MAP_SHARED))
+    kept[-1].read()
+    os.close(file)
+write(); time.sleep(60)
+"""
+
+
+@pytest.mark.usefixtures("scratch")
+@pytest.mark.parametrize("code", [NAMELESS, UNMAPPED], ids=["memfd", "memfd closed and mapped"])
+def test_memory_without_a_process_counts(run: Run, code: str) -> None:
+    with pytest.raises(ProgramStopped, match="took more than its 256 MiB"):
+        run(code, memory_mib=256)
+
+
+@pytest.mark.usefixtures("scratch")
+@pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
+def test_temporary_files_of_a_program_are_within_its_memory_and_vanish_with_it(run: Run, folder: str) -> None:
+    name = f"{folder}/of-a-program-{os.getpid()}"
+    run(f"Path({name!r}).write_bytes(bytes(2**20)); write()", memory_mib=256)
+    assert not Path(name).exists()
+    with pytest.raises(ProgramFailed):
+        run(f"with open({name!r}, 'wb') as file:\n    while True: file.write(bytes(2**20))", memory_mib=256)
+
+
 @pytest.mark.usefixtures("scratch")
 def test_a_program_that_writes_without_end_is_ended(run: Run) -> None:
     with pytest.raises(ProgramStopped, match="wrote more than it may"):

@@ -297,7 +297,7 @@ def test_hostile_nesting_shows_nothing() -> None:
     syntax = transfer_syntax("1.2.840.10008.1.2.1")
     opened = b"\x08\x00\x10\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
     study = b"\x20\x00\x0d\x00UI\x06\x00" + b"9.9.9\0" + b"\x20\x00\x0e\x00UI\x02\x00" + b"1\0"
-    for before in (opened * 50_000, SEQUENCE_END, b"\x08\x00\x10\x11UN\0\0\xff\xff\xff\xff"):
+    for before in (opened * 50_000, SEQUENCE_END):
         assert read_uids(before + study, syntax, 2**20)[2:] == ("", "")
 
 
@@ -339,6 +339,7 @@ REFERENCE = explicit(0x00081155, b"UI", b"1.30")
 
 
 IN_PRIVATE = explicit(PRIVATE, b"LO", b"abcd")
+META = explicit(0x00020010, b"UI", b"1.20")
 
 
 def walked(data: bytes, syntax: str = EXPLICIT) -> tuple[dict[int, bytes], str]:
@@ -390,11 +391,17 @@ def test_of_a_tag_that_stands_twice_the_first_counts(syntax: str, encode, first:
             EXPLICIT,
             "(0008,1150) is given after",
         ),
-        (explicit(0x00020010, b"UI", b"1.20") + REAL + UID, EXPLICIT, "(0002,0010) is in the data set"),
+        (REAL + UID + META, EXPLICIT, "Transfer Syntax UID (0002,0010) is given after"),
+        (explicit(REFERENCES, b"SQ", b"", UNDEFINED) + REAL + UID, EXPLICIT, "(0008,1140) never ends"),
         (
-            explicit(0x00020010, b"UI", b"1.20") + implicit(ID, b"REAL") + implicit(STUDY, b"1.25"),
+            explicit(REFERENCES, b"SQ", item(REFERENCE), UNDEFINED) + REAL + UID,
+            EXPLICIT,
+            "never ends: Patient ID (0010,0020) is where its next item would begin",
+        ),
+        (
+            implicit(REFERENCES, b"", UNDEFINED) + implicit(ID, b"REAL") + implicit(STUDY, b"1.25"),
             IMPLICIT,
-            "(0002,0010) is in the data set",
+            "(0008,1140) never ends",
         ),
         (
             b"II*\0" + bytes(124) + b"DICM" + explicit(0x00020001, b"OB", b"\0\1") + REAL + UID,
@@ -490,6 +497,11 @@ def test_behind_what_nobody_can_read_no_element_counts(after: bytes, fault: str)
         ),
         (explicit(PRIVATE, b"SQ", item(IN_PRIVATE * 2)) + REAL + UID, EXPLICIT),  # read by nobody here
         (implicit(PRIVATE, b"ab") + implicit(ID, b"REAL") + implicit(STUDY, b"1.25") + bytes(16), IMPLICIT),
+        (IN_PRIVATE + explicit(PRIVATE, b"LO", b"other") + REAL + UID, EXPLICIT),
+        (META + REAL + UID, EXPLICIT),
+        (META + explicit(0x00020003, b"UI", b"1.21") + REAL + UID, EXPLICIT),
+        (META + implicit(ID, b"REAL") + implicit(STUDY, b"1.25"), IMPLICIT),
+        (implicit(0x00020010, b"1.20") + implicit(ID, b"REAL") + implicit(STUDY, b"1.25"), IMPLICIT),
     ],
 )
 def test_what_is_only_unusual_is_sound(data: bytes, syntax: str) -> None:
