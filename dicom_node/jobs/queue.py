@@ -123,7 +123,7 @@ FIRST_STUDIES = 20
 migration goes far beyond them."""
 Senders = Mapping[str, str]
 """The names of peers by AE title."""
-_CODED: Mapping[str, str] = {
+_CODED = {
     "modality": "Modality",
     "body_part": "BodyPartExamined",
     "view": "ViewPosition",
@@ -250,9 +250,8 @@ def _order(image: Instance) -> tuple[int, int, str]:
     )
 
 
-NextFree = Callable[[Session, datetime, WorkerSettings, tuple[int, float] | None], Job | None]
 _LOSSES = 20  # times workers.attempts: so often a job may be lost with its node before it is counted
-_ENDS: Mapping[JobState, events.EventType] = {
+_ENDS = {
     JobState.SUCCEEDED: events.JOB_SUCCEEDED,
     JobState.NOT_APPLICABLE: events.JOB_NOT_APPLICABLE,
     JobState.FAILED: events.JOB_FAILED,
@@ -299,7 +298,9 @@ class JobQueue:
         """For who tries again."""
         self._workers = workers
         self._lease = timedelta(seconds=workers.lease_seconds)
-        self._next_free: NextFree = queue.next_free  # the built-in engine: a turn is a column of the job
+        self._next_free: Callable[..., Job | None] = (
+            queue.next_free
+        )  # the built-in engine: a turn is a column of the job
         self._repair: Callable[[Database], object] | None = None
         if not database.is_sqlite:
             from dicom_node.base.store import tickets  # only there procrastinate is installed

@@ -39,7 +39,7 @@ def temporary_files(built: Iterable[BuiltObject], door: Files) -> Iterator[dict[
     ``door``: the store of the node's files. Objects that were built before (``data`` None) are skipped. Files
     that the caller does not move to their final path are deleted at the end of the scope.
     """
-    files: dict[str, ResultFile] = {}
+    files = {}
     try:
         for item in built:
             if item.data is not None:
@@ -93,11 +93,12 @@ def _write(door: Files, folder: Path, uid: str, data: bytes) -> ResultFile:
     place = folder / hashlib.sha256(uid.encode("ascii")).hexdigest()[:2]
     place.mkdir(parents=True, exist_ok=True)
     temporary, final = place / f".{uid}.{os.getpid()}", place / f"{uid}.dcm"
-    if door.built_before(door.relative(final)):
+    was_there = door.built_before(door.relative(final)) is not None
+    if was_there:
         data = final.read_bytes()
-        return ResultFile(temporary, final, hashlib.sha256(data).hexdigest(), len(data), was_there=True)
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return ResultFile(temporary, final, hashlib.sha256(data).hexdigest(), len(data))
+    else:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    return ResultFile(temporary, final, hashlib.sha256(data).hexdigest(), len(data), was_there)

@@ -12,7 +12,6 @@ from typing import Any, BinaryIO, Final
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code as DicomCode
 
 from ai_pipeline import contract
 from ai_pipeline.contract import Decision
@@ -123,9 +122,11 @@ def read_report(report: Path | BinaryIO | Dataset) -> StatedReport:
             _finding(_name(item), item, _children(item), item, _numbers(_children(item)))
             for item in filter(_is_decision, _children(container))
         ]
-    conclusion = _texts_named(document, codes.DCM.Conclusion)
-    statements = _texts_named(document, codes.DCM.Comment)
-    return StatedReport(findings, numbers, " ".join(conclusion), next(iter(statements), ""))
+    conclusion, statement = (
+        _texts(_children(document)).get(concept.value, "")
+        for concept in (codes.DCM.Conclusion, codes.DCM.Comment)
+    )
+    return StatedReport(findings, numbers, conclusion, statement)
 
 
 def findings(report: Path) -> list[dict[str, Any]]:
@@ -171,9 +172,10 @@ def places(report: Path) -> list[dict[str, Any]]:
     finding has several.
     """
     read = read_report(report)
-    about: list[tuple[StatedFinding | StatedNumber, str, str]]
-    about = [(one, one.decision.value, _number_in_words(one.numbers)) for one in read.findings]
-    about += [(one, "", f"{one.value} {one.unit[0]}") for one in read.numbers]
+    about: list[tuple[StatedFinding | StatedNumber, str, str]] = [
+        *((one, one.decision.value, _number_in_words(one.numbers)) for one in read.findings),
+        *((one, "", f"{one.value} {one.unit[0]}") for one in read.numbers),
+    ]
     return [
         {
             "finding": one.meaning,
@@ -220,12 +222,6 @@ def _numbers_of_group(group: Dataset) -> Iterator[StatedNumber]:
             _texts(items).get(codes.DCM.SubjectID.value, ""),
             places,
         )
-
-
-def _texts_named(document: Dataset, concept: DicomCode) -> list[str]:
-    """The texts at the root of a report with this concept name."""
-    texts = [item for item in _children(document) if item.ValueType == "TEXT"]
-    return [str(item.TextValue) for item in texts if name_of(item) == concept.value]
 
 
 def _finding(

@@ -7,9 +7,8 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import select
 
 from ai_pipeline.burnin.devices.rules import matching_rules, site_folder
 from ai_pipeline.contract import ImageHeader, Picture, PixelArray, QualityNote, Refusal, RefusedBy
@@ -101,26 +100,16 @@ def open_images(database: Database, settings: Settings, job: Job) -> JobImages:
     """Read the headers of a job's images; pixels are decoded later. Raises NotInSpool, StoreAway."""
     files = Files(settings)
     with database.read() as session:
-        rows = session.execute(
-            select(
-                Instance.sop_instance_uid,
-                Instance.path,
-                Instance.purged,
-                Instance.pixels_sha256,
-                Instance.identity_sha256,
-                Instance.header_sha256,
-                Instance.assumed_charset,
-            ).where(Instance.sop_instance_uid.in_(job.source_uids))
-        ).all()
+        rows = session.scalars(select(Instance).where(Instance.sop_instance_uid.in_(job.source_uids))).all()
         purged = results.purged_images(session, job.study_id, job.rule)
         unread = intake.unread_beside(session, job.study_id)
         drawn = results.drawn_boxes(session, job.source_uids)
         here = {row.path: files.here(session, row.path) for row in rows if not row.purged}
     rules = device_rules_of(settings)
     known = {row.sop_instance_uid: row for row in rows}
-    sources: list[SourceObject] = []
-    faults: dict[str, str] = {}
-    unopened: list[SourceObject] = []
+    sources = []
+    faults = {}
+    unopened = []
     for row in [known[uid] for uid in job.source_uids if uid in known]:
         uid = row.sop_instance_uid
         if row.purged:
@@ -157,7 +146,7 @@ def _add_drawn(image: DicomImage, drawn: results.DrawnBoxes) -> str:
 def _source(
     image: DicomImage | RefusedImage,
     path: Path,
-    row: Row[*tuple[Any, ...]],
+    row: Instance,
     rules: Path | None,
     note: str = "",
 ) -> SourceObject:

@@ -53,14 +53,14 @@ _DIGITS_IN_BYTES: Final = 10  # digits: UIDs and hashes are full of shorter numb
 _NAME_PART: Final = 4  # letters of a single part of a name that is looked for alone; in other scripts 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class KnownIdentity:
     """Identifying values of the source images, none of which may occur in a de-identified object."""
 
-    _phrases: set[str] = field(repr=False, default_factory=set)
-    _places: set[str] = field(repr=False, default_factory=set)
-    _name_parts: set[str] = field(repr=False, default_factory=set)
-    _uids: set[str] = field(repr=False, default_factory=set)
+    _phrases: set[str] = field(default_factory=set)
+    _places: set[str] = field(default_factory=set)
+    _name_parts: set[str] = field(default_factory=set)
+    _uids: set[str] = field(default_factory=set)
 
     @classmethod
     def from_sources(cls, sources: Sequence[Source], retained: Collection[str] = ()) -> "KnownIdentity":

@@ -6,7 +6,7 @@ our own: the library's acts only on the root of a data set and draws new UIDs at
 not changed by it: the sources have other UIDs already.
 """
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Set
 from functools import cache
 from typing import Final
 
@@ -22,7 +22,7 @@ from dicom_node.base.dicom.header import items
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.lifecycle import OPTIONS, ResultKind, Retained, is_deidentified, retained_by
 from dicom_node.results.concepts import name_of
-from dicom_node.results.dataset import set_values
+from dicom_node.results.dataset import set_values, text_of
 from dicom_node.results.deidentified.retained import retained_keywords
 from dicom_node.results.standard import attributes_of, mandatory_modules
 
@@ -87,15 +87,15 @@ def faults(read: Dataset, options: Set[Retained] = frozenset()) -> Iterator[str]
     ``read``: the object. ``options``: what is retained.
     """
     kept = retained_keywords(options)
-    wanted = {
-        "PatientIdentityRemoved is not YES": read.get("PatientIdentityRemoved") == "YES",
-        f"LongitudinalTemporalInformationModified is not {_temporal_information(options)}": (
-            read.get("LongitudinalTemporalInformationModified") == _temporal_information(options)
-        ),
-        "the codes of what is retained are not those of the options": retained_by(read) == options,
-        "the code of the basic confidentiality profile is missing": is_deidentified(read),
-    }
-    yield from (fault for fault, holds in wanted.items() if not holds)
+    temporal = _temporal_information(options)
+    if read.get("PatientIdentityRemoved") != "YES":
+        yield "PatientIdentityRemoved is not YES"
+    if read.get("LongitudinalTemporalInformationModified") != temporal:
+        yield f"LongitudinalTemporalInformationModified is not {temporal}"
+    if retained_by(read) != options:
+        yield "the codes of what is retained are not those of the options"
+    if not is_deidentified(read):
+        yield "the code of the basic confidentiality profile is missing"
     yield from _structured_content(read)
     for item in items(read):
         for element in item:
@@ -125,7 +125,7 @@ def _structured_content(read: Dataset) -> Iterator[str]:
     not write.
     """
     for item in items(read):
-        value_type = str(item.get("ValueType") or "")
+        value_type = text_of(item, "ValueType")
         if value_type and value_type not in _CONTENT_OF_OURS:
             yield f"a content item is of type {value_type}"
         elif value_type == "TEXT" and name_of(item) not in _TEXTS_OF_OURS:
@@ -173,7 +173,7 @@ def _apply_action(dataset: Dataset, element: DataElement, action: str, kind: str
 @cache
 def _actions() -> dict[int, str]:
     """The action codes of PS3.15 Table E.1-1, by attribute tag."""
-    groups: dict[str, Sequence[tuple[int, ...]]] = {
+    groups = {
         _REMOVE: table.X_TAGS,
         "Z": table.Z_TAGS,
         _REPLACE: table.D_TAGS,

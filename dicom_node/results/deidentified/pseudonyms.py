@@ -24,7 +24,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from dicom_node.base.dicom.identity import patient_sha256
 from dicom_node.base.lifecycle import Retained
 from dicom_node.base.sitekey import SiteKey
-from dicom_node.results.dataset import UTF8, set_values
+from dicom_node.results.dataset import UTF8, set_values, text_of
 from dicom_node.results.deidentified.retained import retained
 from dicom_node.results.source import Source, source_of
 from dicom_node.results.standard import region_code
@@ -142,7 +142,7 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
     """
     given = source.header
     patient = pseudonyms.patient(
-        str(given.get("PatientID") or ""), str(given.get("IssuerOfPatientID") or ""), source.study_uid
+        text_of(given, "PatientID"), text_of(given, "IssuerOfPatientID"), source.study_uid
     )
     header = Dataset()
     set_values(
@@ -168,7 +168,7 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
         header.BodyPartExamined = str(given.BodyPartExamined).upper()
     header.update(retained(given, options, pseudonyms.days_earlier(patient)))
     header.file_meta = FileMetaDataset()
-    header.file_meta.TransferSyntaxUID = str(given.file_meta.get("TransferSyntaxUID") or "")
+    header.file_meta.TransferSyntaxUID = text_of(given.file_meta, "TransferSyntaxUID")
     keeps = "".join(f" {option}" for option in sorted(options))
     return source_of(
         replace(
