@@ -7,8 +7,9 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Row, select
 
 from ai_pipeline.burnin.devices.rules import matching_rules, site_folder
 from ai_pipeline.contract import ImageHeader, Picture, PixelArray, QualityNote, Refusal, RefusedBy
@@ -100,7 +101,17 @@ def open_images(database: Database, settings: Settings, job: Job) -> JobImages:
     """Read the headers of a job's images; pixels are decoded later. Raises NotInSpool, StoreAway."""
     files = Files(settings)
     with database.read() as session:
-        rows = session.scalars(select(Instance).where(Instance.sop_instance_uid.in_(job.source_uids))).all()
+        rows = session.execute(
+            select(
+                Instance.sop_instance_uid,
+                Instance.path,
+                Instance.purged,
+                Instance.pixels_sha256,
+                Instance.identity_sha256,
+                Instance.header_sha256,
+                Instance.assumed_charset,
+            ).where(Instance.sop_instance_uid.in_(job.source_uids))
+        ).all()
         purged = results.purged_images(session, job.study_id, job.rule)
         unread = intake.unread_beside(session, job.study_id)
         drawn = results.drawn_boxes(session, job.source_uids)
@@ -146,7 +157,7 @@ def _add_drawn(image: DicomImage, drawn: results.DrawnBoxes) -> str:
 def _source(
     image: DicomImage | RefusedImage,
     path: Path,
-    row: Instance,
+    row: Row[*tuple[Any, ...]],
     rules: Path | None,
     note: str = "",
 ) -> SourceObject:
