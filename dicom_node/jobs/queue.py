@@ -107,13 +107,10 @@ def _machine() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-# A rule's condition → where the image says it: a column of Instance, or a keyword of its attributes.
-_ASKED = {
-    "modality": "modality",
+# A rule's condition → the keyword of the image's attribute; the others are columns of Instance.
+_KEYWORDS = {
     "body_part": "BodyPartExamined",
     "view": "ViewPosition",
-    "calling_ae": "calling_ae",
-    "called_ae": "called_ae",
     "station": "StationName",
     "study_description": "StudyDescription",
     "series_description": "SeriesDescription",
@@ -209,8 +206,8 @@ def _mismatches(rule: RuleSettings, image: Instance, senders: Senders) -> Iterat
         yield "its SOP class is no ultrasound or X-ray image"
     for name in Conditions.model_fields:
         patterns: Sequence[str] = getattr(rule.when, name)
-        asked = _ASKED[name]
-        value = image.attributes.get(asked, "") if asked[0].isupper() else str(getattr(image, asked))
+        keyword = _KEYWORDS.get(name)
+        value = image.attributes.get(keyword, "") if keyword else str(getattr(image, name))
         values = [part.strip() for part in value.split("\\")]
         if patterns and not any(matches(pattern, value) for pattern in patterns for value in values):
             yield _sentence(name, patterns, values)
@@ -259,6 +256,11 @@ _ENDS = {
 }
 
 
+def record_of_job(session: Session, job: Job, event: events.EventType, **fields: Any) -> None:
+    """Record an event of a job, which names its study too."""
+    record(session, event, job.study_id, job=job.id, **fields)
+
+
 def enqueue(session: Session, job: Job) -> None:
     """Add a job, compute when it should run (``turn_at``), and record the event; workers see it when the
     caller's transaction commits.
@@ -270,11 +272,10 @@ def enqueue(session: Session, job: Job) -> None:
         job.turn_at += LOW
     session.add(job)
     session.flush()
-    record(
+    record_of_job(
         session,
+        job,
         events.JOB_HELD if job.state is JobState.HELD else events.JOB_QUEUED,
-        job.study_id,
-        job=job.id,
         rule=job.rule,
         pipeline=job.pipeline,
         images=len(job.source_uids),
@@ -754,7 +755,7 @@ def put_first(session: Session, job_id: int) -> None:
     job.priority, job.turn_at, job.run_at = 1, datetime.min.replace(tzinfo=now.tzinfo), min(job.run_at, now)
     session.flush()
     update_queue_place(session, job)
-    record(session, events.JOB_FIRST, job.study_id, job=job.id, rule=job.rule)
+    record_of_job(session, job, events.JOB_FIRST, rule=job.rule)
 
 
 def _locked(session: Session, job_id: int) -> Job:

@@ -6,7 +6,7 @@ Every fault names the attribute and the rule; values are not repeated (they may 
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -63,7 +63,7 @@ _OF_PICTURES: Final = ("ImageType", ["DERIVED", "SECONDARY"], "ImageType is not 
 _BURNED_IN: Final = "BurnedInAnnotation is NO on cleaned images and YES on all others"
 _DRAWN: Final = (_OF_PICTURES, ("BurnedInAnnotation", "YES", _BURNED_IN))
 # Values that attributes of each kind have, and the fault of any other one.
-_VALUES: Final[Mapping[ResultKind, Sequence[tuple[str, object, str]]]] = {
+_VALUES: Final = {
     ResultKind.SR: _OF_REPORTS,
     ResultKind.ASSESSMENT: _OF_REPORTS,
     ResultKind.SC: _DRAWN,

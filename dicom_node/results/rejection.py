@@ -1,6 +1,6 @@
 """The rejection note of IHE IOCM (RAD TF-3, 4.66): a Key Object Selection that names withdrawn results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -32,7 +32,7 @@ from dicom_node.results.source import (
 from dicom_node.results.uids import statement_uid
 
 # CID 7011: the titles that IOCM takes for reasons of a person.
-_TITLES: Final[Mapping[RejectionReason, Code]] = {
+_TITLES: Final = {
     RejectionReason.QUALITY: Code("113001", "DCM", "Rejected for Quality Reasons"),
     RejectionReason.SAFETY: Code("113037", "DCM", "Rejected for Patient Safety Reasons"),
 }

@@ -361,11 +361,9 @@ def _containers(item: Dataset, code: str) -> list[Dataset]:
 
 def _name(item: Dataset) -> Dataset:
     """The coded concept name of a content item."""
-    code: Dataset = item.ConceptNameCodeSequence[0]
-    return code
+    return item.ConceptNameCodeSequence[0]
 
 
 def _value(item: Dataset) -> Dataset:
     """The coded value of a CODE content item."""
-    code: Dataset = item.ConceptCodeSequence[0]
-    return code
+    return item.ConceptCodeSequence[0]

@@ -16,7 +16,7 @@ from dicom_node.base.events import CLEANING_WITHHELD, IMAGES_CLEANED
 from dicom_node.base.lifecycle import ReviewCause
 from dicom_node.base.store import results
 from dicom_node.base.store.tables import Job
-from dicom_node.base.store.transitions import record
+from dicom_node.jobs.queue import record_of_job
 from dicom_node.results.source import SourceObject
 
 WITHHELD: Final = "cleaning_failed"
@@ -45,17 +45,16 @@ def record_cleaning(
     """
     noted = Counter(note.name for note in result.quality)
     if cleaned := sum(image.kind is ImageKind.CLEANED for image in result.images):
-        record(
+        record_of_job(
             session,
+            job,
             IMAGES_CLEANED,
-            job.study_id,
-            job=job.id,
             images=cleaned,
             widened=noted["widened"],
             blacked_out=noted["blacked_out"],
         )
     if noted[WITHHELD]:
-        record(session, CLEANING_WITHHELD, job.study_id, job=job.id, images=noted[WITHHELD])
+        record_of_job(session, job, CLEANING_WITHHELD, images=noted[WITHHELD])
     if sources:
         asked = []
         for source in sources:  # one for each image, with the most urgent cause

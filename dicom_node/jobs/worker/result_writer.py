@@ -29,7 +29,7 @@ from dicom_node.base.store.tables import Delivery, Job, Result, Study
 from dicom_node.base.store.transitions import record, settle_study, utc_now
 from dicom_node.deliver import outbox
 from dicom_node.jobs.drift import count_images
-from dicom_node.jobs.queue import JobQueue
+from dicom_node.jobs.queue import JobQueue, record_of_job
 from dicom_node.jobs.worker.cleaning import record_cleaning
 from dicom_node.jobs.worker.images import JobImages
 from dicom_node.jobs.worker.previous import previous_images
@@ -235,7 +235,7 @@ class ResultWriter:
         if end.state is JobState.SUCCEEDED:
             deliveries.replace_unassessed(session, job.study_id, job.rule, [row.id for row in rows.values()])
         if waiting:
-            record(session, RESULTS_HELD, job.study_id, job=job.id, rule=job.rule, results=waiting)
+            record_of_job(session, job, RESULTS_HELD, rule=job.rule, results=waiting)
         self._replace_sent_by_hand(session, end, rows)
         self._deliver_assessments(session, rows.values())
         return [file for file in new if not file.was_there]
@@ -282,11 +282,10 @@ class ResultWriter:
         if faulty := repairs_of(images):
             with self._database.write() as session:
                 for uid, repairs in faulty.items():
-                    record(
+                    record_of_job(
                         session,
+                        job,
                         SOURCE_REPAIRED,
-                        job.study_id,
-                        job=job.id,
                         instance=uid,
                         repaired=",".join(sorted(repairs.repaired)),
                         left_out=",".join(sorted(repairs.left_out)),
@@ -326,7 +325,7 @@ class ResultWriter:
         if withheld := list(dict.fromkeys(reasons)):
             with self._database.write() as session:
                 for reason in withheld:
-                    record(session, RESULT_WITHHELD, job.study_id, job=job.id, reason=reason)
+                    record_of_job(session, job, RESULT_WITHHELD, reason=reason)
         if withheld and not objects and not self._peers(names, deidentified=False):
             raise ResultRefused("; ".join(withheld))
         return objects
@@ -403,11 +402,10 @@ def _record_routing(session: Session, end: _JobEnd, row: Job) -> None:
     if end.stat:  # its deliveries and later jobs go before those of other studies
         session.execute(update(Study).where(Study.id == job.study_id, Study.priority < 1).values(priority=1))
     if further or end.stat:
-        record(
+        record_of_job(
             session,
+            job,
             RESULTS_ROUTED,
-            job.study_id,
-            job=job.id,
             rule=job.rule,
             destinations=",".join(further),
             stat=end.stat,

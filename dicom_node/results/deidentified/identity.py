@@ -20,17 +20,6 @@ from dicom_node.base.dicom.uids import NO_INSTALLATION
 from dicom_node.results.deidentified.profile import DUMMY_DATE
 from dicom_node.results.source import Source
 
-_IDENTIFYING: Final = frozenset(
-    {
-        "AccessionNumber", "AdmissionID", "DeviceSerialNumber", "FillerOrderNumberImagingServiceRequest",
-        "GantryID", "InstitutionAddress", "InstitutionName", "InstitutionalDepartmentName",
-        "InsurancePlanIdentification", "IssuerOfPatientID", "MedicalRecordLocator", "OtherPatientIDs",
-        "PatientAddress", "PatientID", "PatientTelephoneNumbers", "PerformedProcedureStepID",
-        "PerformedStationAETitle", "PerformedStationName", "PlacerOrderNumberImagingServiceRequest",
-        "RequestedProcedureID", "ScheduledProcedureStepID", "ScheduledStationAETitle", "ScheduledStationName",
-        "ServiceEpisodeID", "StationAETitle", "StationName", "StudyID",
-    }
-)  # fmt: skip
 # Named after what stands there: a station is often called like its scanner.
 _PLACES: Final = frozenset(
     {
@@ -39,6 +28,13 @@ _PLACES: Final = frozenset(
         "StationName",
     }
 )  # fmt: skip
+_IDENTIFYING: Final = _PLACES | {
+    "AccessionNumber", "AdmissionID", "DeviceSerialNumber", "FillerOrderNumberImagingServiceRequest",
+    "InstitutionAddress", "InsurancePlanIdentification", "IssuerOfPatientID", "MedicalRecordLocator",
+    "OtherPatientIDs", "PatientAddress", "PatientID", "PatientTelephoneNumbers", "PerformedProcedureStepID",
+    "PlacerOrderNumberImagingServiceRequest", "RequestedProcedureID", "ScheduledProcedureStepID",
+    "ServiceEpisodeID", "StudyID",
+}  # fmt: skip
 _OF_STANDARDS: Final = frozenset(
     {"CodingSchemeUID", "ContextUID", "MappingResourceUID", "ReferencedSOPClassUID", "SOPClassUID"}
 )

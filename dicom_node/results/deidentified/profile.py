@@ -38,11 +38,14 @@ _OPTIONS: Final = {
 }
 
 # A non-zero value for where an IOD wants one (action D), by value representation.
-_DUMMIES: Final = {
-    "AE": "REMOVED", "AS": "000Y", "CS": "REMOVED", "DA": DUMMY_DATE, "DS": "0", "DT": DUMMY_DATE, "IS": "0",
-    "LO": "REMOVED", "LT": "REMOVED", "PN": "REMOVED", "SH": "REMOVED", "ST": "REMOVED", "TM": "000000",
-    "UC": "REMOVED", "UT": "REMOVED",
-}  # fmt: skip
+_DUMMIES: Final = dict.fromkeys(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UT"), "REMOVED") | {
+    "AS": "000Y",
+    "DA": DUMMY_DATE,
+    "DS": "0",
+    "DT": DUMMY_DATE,
+    "IS": "0",
+    "TM": "000000",
+}
 _CURVES, _OVERLAYS, _REPEATED = 0x5000, 0x6000, 0xFF00
 
 # What may stand in a de-identified report; its texts: algorithm, orientation, tracker, observer, which fetus,
@@ -158,7 +161,7 @@ def _apply_action(dataset: Dataset, element: DataElement, action: str, kind: str
     ``kind``: that Type; 3 is removed, 2 emptied, 1 replaced. Raises ResultRefused if there is no dummy value.
     """
     allowed = action.rstrip("*").split("/")
-    wanted = {"1": ("D", "U", "Z", "X"), "2": ("U", "Z", "D", "X")}.get(kind[:1], ("X", "Z", "D", "U"))
+    wanted = {"1": "DUZX", "2": "UZDX"}.get(kind[:1], "XZDU")
     chosen = next(letter for letter in wanted if letter in allowed)
     if chosen == "X":
         del dataset[element.tag]
