@@ -56,7 +56,7 @@ def row_values(built: BuiltObject, file: ResultFile, door: Files) -> dict[str, A
 
     ``door``: the store of the node's files, which makes the path relative to the data folder.
     """
-    is_report = built.kind is ResultKind.SR and built.data is not None
+    is_report = built.kind is ResultKind.SR
     return {
         "kind": built.kind,
         "sop_instance_uid": built.sop_instance_uid,

@@ -277,7 +277,7 @@ def _class_for_highdicom(header: Dataset, frames: int) -> str:
     sop_class_uid = str(header.SOPClassUID)
     found = _SUCCESSORS.get(sop_class_uid, sop_class_uid)
     if found in SECONDARY_CAPTURES or not is_known(found):
-        still, cine = _OF_MODALITY.get(str(header.get("Modality")), ("", ""))
+        still, cine = _OF_MODALITY.get(text_of(header, "Modality"), ("", ""))
         return (cine or _SC_MULTI_FRAME) if frames > 1 else (still or _STORAGE + "7")
     if frames > 1 and not has_frames(found):
         # Cines under the single-frame class are common in old ultrasound.

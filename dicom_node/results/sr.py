@@ -187,7 +187,7 @@ def _quoted_evidence(report: Report) -> Iterable[Dataset]:
 
 def text_item(name: DicomCode, value: str) -> TextContentItem:
     """A TEXT content item with this concept name."""
-    return TextContentItem(name=name, value=value, relationship_type=_CONTAINS)
+    return TextContentItem(name, value, _CONTAINS)
 
 
 def _container(name: object, items: Iterable[ContentItem]) -> ContentItem:
@@ -285,7 +285,7 @@ def _finding_group(one: ReportedFinding) -> Group:
     if one.cut_off:
         _with_items(presence[0], _number_items(one.cut_off, _INFERRED_FROM))
     about = {
-        "tracking_identifier": TrackingIdentifier(uid=one.tracking_uid, identifier=one.identifier),
+        "tracking_identifier": TrackingIdentifier(one.tracking_uid, one.identifier),
         "finding_type": coded(finding.code),
         "finding_sites": _finding_sites(one),
         "algorithm_id": algorithm(finding.model, finding),
@@ -344,7 +344,7 @@ def _evaluations(report: Report, elsewhere: Sequence[ReportedFinding]) -> Conten
     for image in report.images:
         items += [_evaluation(one) for one in image.absent]
         for name, value in image.answers:
-            answer = CodeContentItem(name=name, value=value, relationship_type=_CONTAINS)
+            answer = CodeContentItem(name, value, _CONTAINS)
             answered = _measured_image_item(image.source, _all_frames(image.source))
             items.append(_with_items(answer, [answered]))
         items += [text_item(codes.DCM.Comment, text) for text in image.remarks]
@@ -355,8 +355,8 @@ def _evaluation(one: ReportedFinding) -> ContentItem:
     """The CODE content item "finding = present / absent / undetermined" of one reported finding, with its
     number, site, algorithm and image below it.
     """
-    item = CodeContentItem(name=coded(one.finding.code), value=one.presence, relationship_type=_CONTAINS)
-    tracking = TrackingIdentifier(uid=one.tracking_uid, identifier=one.identifier) if one.tracking_uid else ()
+    item = CodeContentItem(coded(one.finding.code), one.presence, _CONTAINS)
+    tracking = TrackingIdentifier(one.tracking_uid, one.identifier) if one.tracking_uid else ()
     return _with_items(
         item,
         [
@@ -411,7 +411,7 @@ def _measurement_group(report: Report, source: Source, tracked: TrackedMeasureme
         ],
     )
     group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(uid=tracked.tracking_uid, identifier=tracked.identifier),
+        tracking_identifier=TrackingIdentifier(tracked.tracking_uid, tracked.identifier),
         source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
         finding_type=OURS["BURNEDINLENGTH"] if read else codes.SCT.AnatomicalStructure,
         finding_sites=[FindingSite(coded(measurement.site))] if measurement.site else None,

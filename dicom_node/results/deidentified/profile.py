@@ -64,7 +64,7 @@ _REMOVE, _REPLACE, _UID = "X", "D", "U"
 """Actions for an attribute in Table E.1-1 (PS3.15 E.1.1); the others stand in ``_actions``."""
 
 
-def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained] = frozenset()) -> None:
+def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained]) -> None:
     """De-identify a result in place, items of sequences too, and mark it (PS3.15 E.1.1, PS3.3 C.7.1.1).
 
     The Content Sequence of a report stays, by the Clean Structured Content Option (E.3.4): the check before
@@ -83,7 +83,7 @@ def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained] = frozenset
     )
 
 
-def faults(read: Dataset, options: Set[Retained] = frozenset()) -> Iterator[str]:
+def faults(read: Dataset, options: Set[Retained]) -> Iterator[str]:
     """Yield one sentence, without values, for each attribute that violates the profile by being present or
     missing.
 
