@@ -408,14 +408,13 @@ class JobQueue:
         """Put back the jobs of workers that have ended, so that others can claim them; return their
         number.
         """
-        now = utc_now()
         if self._repair is not None:
             self._repair(self._database)
         with self._database.read() as session:
             if not self._lost(session):
                 return 0
         with self._database.write() as session:
-            return self._take_back(session, now)
+            return self._take_back(session)
 
     def clock_put_back(self) -> None:
         """Make waiting jobs due now, because the clock was put back."""
@@ -478,9 +477,9 @@ class JobQueue:
             if has_ended(job.lease_until, now) or is_dead(job.lease_owner)
         ]
 
-    def _take_back(self, session: Session, now: datetime) -> int:
+    def _take_back(self, session: Session) -> int:
         """Put back or end the jobs of lost workers, in the caller's transaction; return their number."""
-        lost = self._lost(session, lock=True)
+        lost, now = self._lost(session, lock=True), utc_now()
         for job in lost:
             if job.cancel_requested:
                 move(session, job, events.JOB_CANCELLED, finished_at=now, lease_until=None)

@@ -63,8 +63,12 @@ def record_cleaning(
                 card = pipeline.card
                 shaped_by = [card.name, card.version, dict(job.options), source.pixels_sha256]
                 analysis = hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode())
-                note, of_image = own[name], (source.image.uid, _REVIEWS[name])
-                asked.append(results.ReviewRequest(*of_image, note.text, note.places, analysis.hexdigest()))
+                note, cause = own[name], _REVIEWS[name]
+                asked.append(
+                    results.ReviewRequest(
+                        source.image.uid, cause, note.text, note.places, analysis.hexdigest()
+                    )
+                )
         results.queue_reviews(session, job.id, [source.image.uid for source in sources], asked)
 
 

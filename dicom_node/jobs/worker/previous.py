@@ -130,9 +130,9 @@ def _report_rows(study: Study, pipeline: str) -> Select[Result, Study, Job]:
             Job.pipeline == pipeline,
             Job.state == JobState.SUCCEEDED,
             Result.kind == ResultKind.SR,
-            Result.deidentified.is_(False),
-            Result.purged.is_(False),
-            Result.outdated.is_(False),
+            ~Result.deidentified,
+            ~Result.purged,
+            ~Result.outdated,
             ~exists().where(Withdrawal.result_id == Result.id),
             ~not_released,
         )
