@@ -26,6 +26,7 @@ from dicom_node.base.dicom.uids import (
     MANUFACTURER,
     derived_uid,
 )
+from dicom_node.results.dataset import text_of
 
 
 class Cause(StrEnum):
@@ -213,7 +214,7 @@ def fetus_of_reports(objects: Iterable[Dataset]) -> str:
 def name_of(item: Dataset) -> str:
     """The code value of an SR content item's concept name; "" if it has none."""
     names = item.get("ConceptNameCodeSequence")
-    return str(names[0].get("CodeValue") or "") if names else ""
+    return text_of(names[0], "CodeValue") if names else ""
 
 
 def each_once(given: Iterable[CodedConcept | DicomCode]) -> list[CodedConcept]:

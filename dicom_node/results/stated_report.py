@@ -22,6 +22,7 @@ from dicom_node.results.concepts import (
     QUALITATIVE_EVALUATIONS,
     name_of,
 )
+from dicom_node.results.dataset import text_of
 
 BURNED_IN_HEAD: Final = "Burned-in annotation: "
 """How a conclusion's paragraph on burned-in text begins; before it is the short result."""
@@ -291,9 +292,9 @@ def _number_in_words(numbers: Mapping[str, str]) -> str:
 
 def _code(concept: Dataset) -> StatedCode:
     """The (value, scheme, meaning) of a coded concept; "" for each that is missing."""
-    value = concept.get("CodeValue") or concept.get("LongCodeValue") or concept.get("URNCodeValue")
-    scheme, meaning = concept.get("CodingSchemeDesignator"), concept.get("CodeMeaning")
-    return str(value or ""), str(scheme or ""), str(meaning or "")
+    values = (text_of(concept, keyword) for keyword in ("CodeValue", "LongCodeValue", "URNCodeValue"))
+    scheme, meaning = text_of(concept, "CodingSchemeDesignator"), text_of(concept, "CodeMeaning")
+    return next(filter(None, values), ""), scheme, meaning
 
 
 def _sites(items: list[Dataset]) -> tuple[StatedCode, ...]:
