@@ -12,6 +12,8 @@ from tests.unit.ai_pipeline.burnin.area_lab import BACKGROUNDS, MOST_IN_RIM, PIC
 from tests.unit.ai_pipeline.burnin.texts_lab import WHITE
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, linear_echo, parts, silent
 
+pytestmark = pytest.mark.usefixtures("less_enlarged")
+
 
 def shown(picture: Picture) -> Mask:
     """Where a phantom shows tissue."""
@@ -22,7 +24,6 @@ def on(background: tuple[int, int, int], picture: Picture) -> Picture:
     return np.where(shown(picture)[..., None], picture[..., None], np.array(background)).astype(np.uint8)
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("form", PICTURES)
 @pytest.mark.parametrize("background", BACKGROUNDS)
 def test_the_area_is_where_tissue_is(form: str, background: str) -> None:
@@ -32,7 +33,6 @@ def test_the_area_is_where_tissue_is(form: str, background: str) -> None:
     assert not (area & ~dilated(truth, 7)).any()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(
     ("form", "place"),
     [("convex", (60, 150)), ("linear", (20, 335))],
@@ -48,7 +48,6 @@ def test_outside_the_area_the_colour_is_the_background_exactly(form: str, place:
     assert (np.abs(after[rim].astype(int) - background) <= MOST_IN_RIM).all()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_text_across_the_border_leaves_the_border_where_it_was() -> None:
     after, mask = parts(
         clean(ArrayImage(burn(linear_echo(), "KIM MINJUN", (60, 150), 255, 18)[None]), silent)
@@ -61,7 +60,6 @@ def test_text_across_the_border_leaves_the_border_where_it_was() -> None:
     assert (after[:, left + 3 :][mask[:, left + 3 :]] > 0).mean() > 0.95
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_full_bladder_is_of_the_area_and_a_panel_is_not() -> None:
     picture = linear_echo()
     picture[150:220, 200:280] = 0
@@ -71,26 +69,22 @@ def test_a_full_bladder_is_of_the_area_and_a_panel_is_not() -> None:
     assert not area[:40].any()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_picture_without_background_is_all_area() -> None:
     tissue = linear_echo(1, (720, 960))[200:600, 240:720]
     assert find_area(tissue, nothing(tissue)).all()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_where_no_area_is_found_nothing_is_made_up() -> None:
     dark = burn(np.zeros((200, 300), np.uint8), "KIM MINJUN", (60, 80), 255, 18)
     assert not find_area(dark, strokes(dark)).any()
     assert not clean(ArrayImage(dark[None]), silent).image.frames.any()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_tissue_shows_between_the_strokes_of_letters() -> None:
     burned = burn(linear_echo(), "KIM MINJUN", (110, 150), 255, 18)
     assert find_area(burned, strokes(burned))[150:170, 110:200].all()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(("region", "bounds"), [((90, 70, 390, 330), True), ((0, 0, 200, 200), False)])
 def test_regions_bound_the_area_where_they_hold_the_tissue(
     region: tuple[int, int, int, int], bounds: bool
@@ -104,7 +98,6 @@ def test_regions_bound_the_area_where_they_hold_the_tissue(
     assert area[150, 240]
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_the_background_beside_a_hole_is_a_panels_or_the_pictures() -> None:
     source = np.zeros((100, 200), np.uint16)
     source[:60], source[60:, 100:] = 900, np.arange(4000).reshape(100, 40).T

@@ -17,6 +17,8 @@ from tests.unit.ai_pipeline.burnin.area_lab import nothing
 from tests.unit.ai_pipeline.burnin.texts_lab import GREEN, STRIP, WHITE, spectrum
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, flow, parts, silent
 
+pytestmark = pytest.mark.usefixtures("less_enlarged")
+
 
 def with_ecg(picture: Picture, colour: tuple[int, int, int] = GREEN, row: int = 340) -> tuple[Picture, Mask]:
     """The picture in RGB with an ECG, and where that is."""
@@ -27,7 +29,6 @@ def with_ecg(picture: Picture, colour: tuple[int, int, int] = GREEN, row: int = 
     return rgb, (rgb != picture[..., None]).any(axis=2)
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_name_in_a_spectrum_is_blacked_out_and_the_rest_stays() -> None:
     before = spectrum()
     picture = burn(before, "KIM MINJUN", (60, 205), WHITE, 18)
@@ -48,7 +49,6 @@ def test_a_name_in_a_spectrum_is_blacked_out_and_the_rest_stays() -> None:
     assert inside.sum() < 0.15 * (STRIP[2] - STRIP[0]) * (STRIP[3] - STRIP[1])
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(("colour", "row"), [(GREEN, 340), ((240, 220, 30), 351)])
 def test_an_ecg_below_a_sector_is_a_trace_and_tissue_is_none(colour: tuple[int, int, int], row: int) -> None:
     picture, ecg = with_ecg(echo(), colour, row)
@@ -57,7 +57,6 @@ def test_an_ecg_below_a_sector_is_a_trace_and_tissue_is_none(colour: tuple[int, 
     assert not trace[: row - 60].any()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("modality", ["US", "OT"])
 def test_a_name_across_an_ecg_cannot_be_read_and_the_ecg_stays(modality: str) -> None:
     picture, ecg = with_ecg(echo())
@@ -71,7 +70,6 @@ def test_a_name_across_an_ecg_cannot_be_read_and_the_ecg_stays(modality: str) ->
     assert not any(shared_reader().read(after, box, 2).legible for box in shared_reader().find(after))
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_an_ecg_that_grows_in_a_cine_stays() -> None:
     drawn = [with_ecg(frame) for frame in cine(2, size=(360, 480))]
     for index, (full, ecg) in enumerate(drawn):
@@ -83,7 +81,6 @@ def test_an_ecg_that_grows_in_a_cine_stays() -> None:
     assert not masks[0][drawn[-1][1]].any()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("size", [10, 14, 18, 30])
 @pytest.mark.parametrize(
     "text", ["KIM MINJUN 12.03.1967 SEOUL NATIONAL", "illimitable williamll mini lullaby"]
@@ -94,7 +91,6 @@ def test_a_line_of_text_is_no_trace(text: str, size: int) -> None:
         assert not find_traces(burn(black, text, (4, 300), colour, size), black[..., 0] > 0).any()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(
     ("spatial_format", "data_type", "is_strip"),
     [
@@ -115,7 +111,6 @@ def test_strips_are_told_by_format_and_type(spatial_format: int, data_type: int,
     assert not find_strips((region, UltrasoundRegion((0, 0, 900, 90))), (360, 480)).any()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_bar_is_seen_by_its_form_and_letters_on_it_or_on_a_panel_are_not() -> None:
     picture = np.zeros((360, 480, 3), np.uint8)
     picture[40:240, 6:30] = np.linspace(255, 20, 200).astype(np.uint8)[:, None, None]
@@ -139,14 +134,12 @@ def power() -> tuple[Picture, np.ndarray]:
     return np.where(depth[..., None] < 1, shade, picture).astype(np.uint8), depth < 1
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("made", [flow(echo()), power()], ids=["colour", "power"])
 def test_flow_is_found(made: tuple[Picture, np.ndarray]) -> None:
     picture, vessel = made
     assert find_flow(picture)[vessel].mean() > 0.95
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("colour", [(255, 230, 0), (60, 80, 255), (255, 40, 40), WHITE])
 def test_text_is_no_flow_whatever_its_colour(colour: tuple[int, int, int]) -> None:
     assert not find_flow(
@@ -154,7 +147,6 @@ def test_text_is_no_flow_whatever_its_colour(colour: tuple[int, int, int]) -> No
     ).any()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_colour_bar_is_no_flow_in_one_piece_or_in_two_halves() -> None:
     whole = np.repeat(echo()[..., None], 3, axis=2)
     halves = whole.copy()
@@ -164,7 +156,6 @@ def test_a_colour_bar_is_no_flow_in_one_piece_or_in_two_halves() -> None:
     assert not any(find_flow(picture).any() for picture in (whole, halves, echo()))
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_specks_in_flows_colours_are_flow_beside_it_alone() -> None:
     picture, vessel = power()
     last = np.flatnonzero(vessel.any(axis=1)).max()
@@ -175,7 +166,6 @@ def test_specks_in_flows_colours_are_flow_beside_it_alone() -> None:
     assert not flows[far].any()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_colour_bar_is_one_and_a_vessel_or_letters_are_none() -> None:
     picture, vessel = flow(echo())
     picture[40:100, 440:456] = 0
@@ -186,7 +176,6 @@ def test_a_colour_bar_is_one_and_a_vessel_or_letters_are_none() -> None:
     assert not bars[:40, :200].any()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(("rows", "columns"), [(400, 601), (560, 300)])
 def test_tiles_say_what_the_whole_picture_says(
     monkeypatch: pytest.MonkeyPatch, rows: int, columns: int
