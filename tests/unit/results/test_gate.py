@@ -28,7 +28,6 @@ from tests.deidentified_lab import BIRTH_DATE, HERE, SECRET, UID_ROOT, deidentif
 from tests.modality import data_set
 from tests.result_images import (
     CARDIOMEGALY,
-    CR,
     NODULE,
     US,
     US_MULTI_FRAME,
@@ -115,18 +114,13 @@ def make(one: SourceObject, kind: ResultKind, *findings: Finding) -> Made:
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> SourceObject:
-    return source(write_image(tmp_path_factory.mktemp("gate") / "cr.dcm", CR, grey_image()))
+def made(one: SourceObject) -> Made:
+    return make(one, ResultKind.SR, finding(CARDIOMEGALY, 0.83, one.image.uid, (50, 60, 150, 170)))
 
 
 @pytest.fixture(scope="module")
-def made(film: SourceObject) -> Made:
-    return make(film, ResultKind.SR, finding(CARDIOMEGALY, 0.83, film.image.uid, (50, 60, 150, 170)))
-
-
-@pytest.fixture(scope="module")
-def picture(film: SourceObject) -> Made:
-    return make(film, ResultKind.SC, finding(CARDIOMEGALY, 0.83, film.image.uid, (50, 60, 150, 170)))
+def picture(one: SourceObject) -> Made:
+    return make(one, ResultKind.SC, finding(CARDIOMEGALY, 0.83, one.image.uid, (50, 60, 150, 170)))
 
 
 @pytest.fixture(scope="module")
@@ -224,10 +218,10 @@ FAR = Region("box", ((5000.0, 10.0), (6000.0, 20.0)), Origin.DETECTOR)
     ],
 )
 def test_a_result_with_this_fault_is_not_built(
-    film: SourceObject, wrong: Callable[[str], PipelineResult], said: str
+    one: SourceObject, wrong: Callable[[str], PipelineResult], said: str
 ) -> None:
     with pytest.raises(ResultRefused, match=said):
-        build(context(), [film], wrong(film.image.uid))
+        build(context(), [one], wrong(one.image.uid))
 
 
 BREAKS_DEIDENTIFIED: dict[str, tuple[Break, str]] = {

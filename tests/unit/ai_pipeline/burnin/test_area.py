@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from ai_pipeline.burnin.cleaning import clean
-from ai_pipeline.burnin.find.annotation import Mask, Picture, dilated
+from ai_pipeline.burnin.find.annotation import Box, Mask, Picture, dilated
 from ai_pipeline.burnin.find.area import find_area, strokes, without_panels
 from ai_pipeline.burnin.tools import with_background
 from ai_pipeline.contract import UltrasoundRegion
 from tests.unit.ai_pipeline.burnin.area_lab import BACKGROUNDS, MOST_IN_RIM, PICTURES, RIM_ROWS, nothing
 from tests.unit.ai_pipeline.burnin.texts_lab import WHITE
-from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, linear_echo, parts, silent
+from tests.unit.ai_pipeline.phantoms import ArrayImage, Colour, burn, cleaned, linear_echo, noise, silent
 
 pytestmark = pytest.mark.usefixtures("less_enlarged")
 
@@ -20,7 +20,7 @@ def shown(picture: Picture) -> Mask:
     return np.asarray(picture > 0, np.bool_)
 
 
-def on(background: tuple[int, int, int], picture: Picture) -> Picture:
+def on(background: Colour, picture: Picture) -> Picture:
     return np.where(shown(picture)[..., None], picture[..., None], np.array(background)).astype(np.uint8)
 
 
@@ -40,7 +40,7 @@ def test_the_area_is_where_tissue_is(form: str, background: str) -> None:
 def test_outside_the_area_the_colour_is_the_background_exactly(form: str, place: tuple[int, int]) -> None:
     background = BACKGROUNDS["blue"]
     burned = burn(on(background, PICTURES[form]), "KIM MINJUN", place, WHITE, 18)
-    after, mask = parts(clean(ArrayImage(burned[None], photometric="RGB"), silent))
+    after, mask = cleaned(burned)
     rim, outside = (~dilated(shown(PICTURES[form]), side) for side in (7, 7 + 2 * RIM_ROWS))
     assert mask.any()
     assert np.array_equal(after[~mask], burned[~mask])
@@ -49,9 +49,7 @@ def test_outside_the_area_the_colour_is_the_background_exactly(form: str, place:
 
 
 def test_text_across_the_border_leaves_the_border_where_it_was() -> None:
-    after, mask = parts(
-        clean(ArrayImage(burn(linear_echo(), "KIM MINJUN", (60, 150), 255, 18)[None]), silent)
-    )
+    after, mask = cleaned(burn(linear_echo(), "KIM MINJUN", (60, 150), 255, 18))
     left = 480 // 5
     assert mask[:, : left - 3].any()
     assert mask[:, left + 3 :].any()
@@ -63,7 +61,7 @@ def test_text_across_the_border_leaves_the_border_where_it_was() -> None:
 def test_a_full_bladder_is_of_the_area_and_a_panel_is_not() -> None:
     picture = linear_echo()
     picture[150:220, 200:280] = 0
-    picture[:40] = np.random.default_rng(1).integers(56, 65, (40, 480))  # the noise of compression
+    picture[:40] = noise((40, 480), 56, 65)  # the noise of compression
     area = without_panels(find_area(picture, nothing(picture)), picture, nothing(picture))
     assert area[150:220, 200:280].all()
     assert not area[:40].any()
@@ -86,9 +84,7 @@ def test_tissue_shows_between_the_strokes_of_letters() -> None:
 
 
 @pytest.mark.parametrize(("region", "bounds"), [((90, 70, 390, 330), True), ((0, 0, 200, 200), False)])
-def test_regions_bound_the_area_where_they_hold_the_tissue(
-    region: tuple[int, int, int, int], bounds: bool
-) -> None:
+def test_regions_bound_the_area_where_they_hold_the_tissue(region: Box, bounds: bool) -> None:
     picture = linear_echo()
     picture[0:60, 0:60] = linear_echo(2, (720, 960))[300:360, 450:510]  # a thumbnail
     free = find_area(picture, nothing(picture))

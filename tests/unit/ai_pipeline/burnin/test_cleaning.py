@@ -34,14 +34,16 @@ from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.pipelines import create
 from tests.ultrasound_lab import ENCODINGS, NAME, SECRETS, told, write
-from tests.unit.ai_pipeline.burnin.cleaning_lab import RESEARCH, SMALL, TEXT, TINY, Sees, legible
+from tests.unit.ai_pipeline.burnin.cleaning_lab import CLINICAL, RESEARCH, SMALL, TEXT, TINY, Sees, legible
 from tests.unit.ai_pipeline.phantoms import (
     ArrayImage,
     burn,
+    cleaned,
     echo,
     flow,
     linear_echo,
     parts,
+    rgb,
     silent,
     write_dicom,
 )
@@ -69,7 +71,7 @@ def test_deep_grey_is_filled_in_its_own_type(dtype: type[np.integer], bits: int,
     low = -(2 ** (bits - 1)) if np.dtype(dtype).kind == "i" else 0
     deep = (burn(echo(size=TINY)).astype(np.int64) * (2**bits - 1) // 255 + low).astype(dtype)
     image = ArrayImage(deep[None], modality="CR", photometric=photometric, bits_stored=bits)
-    result = clean(image, silent, policy=CleaningPolicy.RESEARCH)
+    result = clean(image, silent, policy=RESEARCH)
     after, mask = parts(result)
     assert (after.dtype, result.image.photometric) == (dtype, photometric)
     assert mask.any()
@@ -80,7 +82,7 @@ def test_deep_grey_is_filled_in_its_own_type(dtype: type[np.integer], bits: int,
 def test_calipers_stay_on_an_x_ray() -> None:
     below = flow(echo(size=(200, 300)))[0]
     marked = burn(burn(below, "+", (160, 120), (255, 230, 0), 20), NAME, (10, 8), (255, 255, 255))
-    image = ArrayImage(marked[None], modality="DX", photometric="RGB")
+    image = ArrayImage(marked[None], modality="DX")
     assert {mark.kind for mark in clean(image, silent, policy=RESEARCH).marks} == {TEXT}
 
 
@@ -102,7 +104,7 @@ def test_where_text_cannot_be_got_rid_of_nothing_leaves_and_the_places_are_said(
 @pytest.mark.debian("tesseract-ocr")
 def test_a_second_engine_reads_nothing_either(tmp_path: Path) -> None:
     burned = burn(burn(echo(size=(200, 300))), "ID 12345678", (12, 176), 255, 16)
-    result = clean(ArrayImage(burned[None]), silent, policy=CleaningPolicy.RESEARCH)
+    result = clean(ArrayImage(burned[None]), silent, policy=RESEARCH)
     assert "12345678" in tesseract(tmp_path / "before.png", burned)
     words = tesseract(tmp_path / "after.png", np.asarray(result.image.frames[0])).split()
     assert [word for word in words if sum(c.isalnum() for c in word) >= 3] == []
@@ -144,7 +146,7 @@ def test_ticks_near_each_other_are_told_as_one_ruler() -> None:
 
 def annotated() -> Picture:
     """A name at the top, a setting and a measurement beside the picture, two calipers in it."""
-    picture = np.repeat(echo()[..., None], 3, axis=2)
+    picture = rgb(echo())
     picture = burn(picture, "KIM MINJUN 12.03.1967", (10, 8), (255, 255, 255), 18)
     picture = burn(picture, "MI 0.9", (400, 60), (255, 255, 255), 18)
     picture = burn(picture, "1 D 3.45 cm", (10, 320), (255, 230, 0), 18)
@@ -154,7 +156,7 @@ def annotated() -> Picture:
 @pytest.fixture(scope="module")
 def cleaned_by() -> dict[CleaningPolicy, CleaningResult]:
     """What is left of the annotated picture."""
-    image = ArrayImage(annotated()[None], photometric="RGB")
+    image = ArrayImage(annotated()[None])
     return {policy: clean(image, silent, policy=policy) for policy in CleaningPolicy}
 
 
@@ -162,7 +164,7 @@ Cleaned = dict[CleaningPolicy, CleaningResult]
 
 
 def test_clinical_takes_the_name_and_leaves_what_a_reader_needs(cleaned_by: Cleaned) -> None:
-    result = cleaned_by[CleaningPolicy.CLINICAL]
+    result = cleaned_by[CLINICAL]
     after, mask = parts(result)
     words = " ".join(legible(after))
     assert [text for text in ("KIM", "1967", "MI", "3.45") if text in words] == ["MI", "3.45"]
@@ -174,13 +176,13 @@ def test_clinical_takes_the_name_and_leaves_what_a_reader_needs(cleaned_by: Clea
 
 
 def test_research_takes_everything(cleaned_by: Cleaned) -> None:
-    result = cleaned_by[CleaningPolicy.RESEARCH]
+    result = cleaned_by[RESEARCH]
     assert not any(word in " ".join(legible(parts(result)[0])) for word in ("KIM", "1967", "MI", "3.45"))
     assert all(reading.removed for reading in result.readings)
 
 
 def test_what_was_read_is_not_shown_by_any_repr(cleaned_by: Cleaned) -> None:
-    result = cleaned_by[CleaningPolicy.CLINICAL]
+    result = cleaned_by[CLINICAL]
     assert any("KIM" in reading.text for reading in result.readings)
     assert "KIM" not in f"{result!r} {result.readings!r} {result.notes!r} {result.marks!r}"
 
@@ -189,7 +191,7 @@ def test_the_mask_does_not_spell_what_it_hides(cleaned_by: Cleaned) -> None:
     letters = burn(np.zeros((120, 400), np.uint8), "KIM MINJUN", (20, 40), 255, 26) > 100
     spelled = [
         bool(text_in_outline(mask, shared_reader()).any())
-        for mask in (letters, blocks(letters), parts(cleaned_by[CleaningPolicy.RESEARCH])[1])
+        for mask in (letters, blocks(letters), parts(cleaned_by[RESEARCH])[1])
     ]
     assert spelled == [True, False, False]
 
@@ -249,10 +251,10 @@ def test_a_name_over_tissue_goes_by_its_strokes_and_neither_it_nor_its_mask_can_
 @pytest.mark.parametrize(("words", "turns"), [("27 Apr 1984", 1), ("82460173", 3)])
 def test_an_upright_line_over_tissue_goes_whole(words: str, turns: int) -> None:
     level = burn(np.rot90(linear_echo(), turns).copy(), words, (100, 150), 230, 20)
-    cleaned = parts(clean(ArrayImage(np.rot90(level, -turns).copy()[None]), silent))[0]
+    after, _ = cleaned(np.rot90(level, -turns).copy())
     place = level_box((90, 145, 260, 178), 1.0)
     assert shared_reader().read(level, place).letters >= 8
-    assert shared_reader().read(np.rot90(cleaned, turns).copy(), place).letters < 3
+    assert shared_reader().read(np.rot90(after, turns).copy(), place).letters < 3
 
 
 def test_boxes_over_half_of_the_picture_are_refused_and_clipped_to_it() -> None:

@@ -11,7 +11,7 @@ from ai_pipeline.burnin.decide.outline import blocks
 from ai_pipeline.burnin.find.annotation import Mask, Picture, dilated
 from ai_pipeline.burnin.find.area import faint_writing
 from tests.unit.ai_pipeline.burnin.area_lab import BACKGROUNDS, PICTURES, RIM_ROWS
-from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, echo, linear_echo, parts, silent
+from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cleaned, echo, linear_echo, noise, parts, silent
 
 pytestmark = pytest.mark.usefixtures("less_enlarged")
 
@@ -84,10 +84,10 @@ def test_letters_that_8_bits_do_not_show_are_found_in_the_stored_levels(dtype: t
 
 def test_dim_tissue_beside_the_area_and_noise_are_no_letters() -> None:
     tissue = PICTURES["linear"]
-    shown, noise = tissue > 0, np.random.default_rng(4).integers(0, 6, tissue.shape).astype(np.uint8)
+    shown, around = tissue > 0, noise(tissue.shape, 0, 6)
     assert not found(tissue, shown).any()
-    assert not found(np.where(dilated(shown, 61) & ~shown, noise, tissue), shown).any()
-    assert found(np.where(shown, tissue, noise), shown).mean() < 0.02
+    assert not found(np.where(dilated(shown, 61) & ~shown, around, tissue), shown).any()
+    assert found(np.where(shown, tissue, around), shown).mean() < 0.02
 
 
 def test_what_compression_leaves_around_a_known_line_is_no_writing_unless_it_continues_one() -> None:
@@ -116,18 +116,18 @@ def test_many_faint_lines_are_no_tissue_where_the_image_area_is_found() -> None:
     for place in ((x, y) for y in (2, 22, 336) for x in (4, 240)):
         ink = burn(ink, "Name: KIM MINJUN", place, 255, 18)
     letters = (ink >= 128) & (tissue == 0)
-    after, _ = parts(clean(ArrayImage(np.where(letters, 4, tissue).astype(np.uint8)[None]), silent))
+    after, _ = cleaned(np.where(letters, 4, tissue).astype(np.uint8))
     assert not after[letters].any()
 
 
 def test_tissue_too_dim_for_its_area_to_be_found_is_not_removed_as_writing() -> None:
     picture = echo() // 16
-    assert np.mean(parts(clean(ArrayImage(picture[None]), silent))[0] != picture) < 0.06
+    assert np.mean(cleaned(picture)[0] != picture) < 0.06
 
 
 def test_a_still_leaves_nothing_of_faint_lines_but_the_background() -> None:
     picture, tissue = written("linear", BACKGROUNDS["blue"], (4, 4, 4))
-    result = clean(ArrayImage(picture[None], photometric="RGB"), silent)
+    result = clean(ArrayImage(picture[None]), silent)
     after, _ = parts(result)
     rim, levels = dilated(tissue, 2 * RIM_ROWS + 3), BACKGROUNDS["blue"]
     assert (after[~rim] == levels).all()

@@ -17,10 +17,11 @@ from ai_pipeline.burnin.devices.rules import (
     matching_rules,
     read_rules,
 )
-from ai_pipeline.contract import ImageHeader, Meaning, UltrasoundRegion
+from ai_pipeline.burnin.find.annotation import Box
+from ai_pipeline.contract import ImageHeader, UltrasoundRegion
 from ai_pipeline.errors import CleaningFailed, DeviceRuleError
 from ai_pipeline.images.decode import open_dicom
-from tests.unit.ai_pipeline.burnin.cleaning_lab import SMALL, header
+from tests.unit.ai_pipeline.burnin.cleaning_lab import IDENTITY, SMALL, header
 from tests.unit.ai_pipeline.pasted import pasted
 from tests.unit.ai_pipeline.phantoms import ArrayImage, echo, write_dicom
 
@@ -90,9 +91,7 @@ def test_a_rule_is_for_its_device_and_no_other_and_every_condition_must_hold(
     ],
     ids=["whole numbers are pixels, others shares", "cut to the picture, left out beside it"],
 )
-def test_rectangles_are_places_in_the_picture(
-    tmp_path: Path, rectangles: str, box: tuple[int, int, int, int]
-) -> None:
+def test_rectangles_are_places_in_the_picture(tmp_path: Path, rectangles: str, box: Box) -> None:
     text = RULE.replace("{ left = 0, top = 0, right = 1.0, bottom = 20 }", rectangles)
     [(_, found)] = device_boxes(header(tmp_path), (240, 320, 3), folder_with(tmp_path, text))
     assert found == box
@@ -103,7 +102,7 @@ def test_a_rectangle_goes_whole_if_something_is_written_in_it_in_whatever_colour
     mask, marks = find_device_banner(given, bar(20), rules)
     assert mask[:20].all()
     assert not mask[20:].any()
-    assert [(mark.box, mark.meaning) for mark in marks] == [((0, 0, 320, 20), Meaning.IDENTITY)]
+    assert [(mark.box, mark.meaning) for mark in marks] == [((0, 0, 320, 20), IDENTITY)]
     empty, red = np.full((240, 320), 60, np.uint8), np.full((240, 320, 3), (200, 0, 0), np.uint8)
     mask, marks = find_device_banner(given, empty, rules)
     assert (mask.any(), marks) == (False, ())
@@ -119,7 +118,7 @@ def test_only_the_meanings_that_are_asked_for_are_told(tmp_path: Path) -> None:
     folder_with(tmp_path, f"{name}[[rule]]{scale.partition('[[rule]]')[2]}")
     picture, given = bar(20), header(tmp_path)
     picture[5:12, 210:300:2] = 250
-    mask, marks = find_device_banner(given, picture, tmp_path, {Meaning.IDENTITY})
+    mask, marks = find_device_banner(given, picture, tmp_path, {IDENTITY})
     assert (mask[:20, :200].all(), mask[:, 200:].any(), len(marks)) == (True, False, 1)
     assert len(find_device_banner(given, picture, tmp_path)[1]) == 2
 
@@ -238,7 +237,7 @@ def test_a_measured_bar_ends_where_the_rule_says(data: Path, file: str, rule: st
     [bottom] = {box[3] for box in boxes}
     grey = picture if picture.ndim == 2 else picture.max(axis=2)
     assert np.median(grey[bottom - 2]) > 30 > np.median(grey[bottom + 1])
-    mask, marks = find_device_banner(image.header, picture, meanings={Meaning.IDENTITY})
+    mask, marks = find_device_banner(image.header, picture, meanings={IDENTITY})
     assert len(marks) == len(boxes)
     assert mask[:bottom, :500].all()
 

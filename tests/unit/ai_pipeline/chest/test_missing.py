@@ -6,9 +6,10 @@ import pytest
 from ai_pipeline.chest import ratio
 from ai_pipeline.chest.anatomy import Anatomy, Completeness, Edge, missing_notes, without_missing
 from ai_pipeline.contract import Code, Decision, Finding, ModelRef
-from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.registry import find
 from ai_pipeline.summary import short_result
+from tests.unit.ai_pipeline.chest.chest_lab import SAME
+from tests.unit.ai_pipeline.phantoms import noise
 
 DRAWN_SIDE = 400
 CHEST_MODEL = ModelRef("chest", "1", sha256="0" * 64, card_sha256="0" * 64)
@@ -26,9 +27,9 @@ def drawn_organs() -> np.ndarray:
 def missing(top: int, bottom: int, left: int, right: int, border: int = 0) -> tuple[Edge, ...]:
     """The edges at which the part of the drawn chest within these limits is cut off."""
     masks = drawn_organs()[:, top:bottom, left:right]
-    picture = np.random.default_rng(1).integers(60, 200, masks.shape[1:]).astype(np.uint8)
+    picture = noise(masks.shape[1:], 60, 200)
     wide = np.pad(masks, ((0, 0), (border, border), (border, border)))
-    anatomy = Anatomy(wide, Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None)
+    anatomy = Anatomy(wide, SAME, None)
     return Completeness.from_card(find(ratio.MODEL)).missing(np.pad(picture, border), anatomy)
 
 

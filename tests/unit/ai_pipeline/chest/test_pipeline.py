@@ -1,6 +1,5 @@
 """The chest pipeline on films."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,7 +15,15 @@ from ai_pipeline.images.coordinates import POSES, Pose, shown, upright
 from ai_pipeline.images.decode import open_dicom, open_image
 from ai_pipeline.models.registry import find
 from ai_pipeline.summary import short_result
-from tests.unit.ai_pipeline.chest.chest_lab import EVERYTHING, LYING, NOISE, nih_film, result_of, texts
+from tests.unit.ai_pipeline.chest.chest_lab import (
+    EVERYTHING,
+    LYING,
+    NOISE,
+    nih_film,
+    result_of,
+    texts,
+    with_details,
+)
 from tests.unit.ai_pipeline.phantoms import film, silent
 
 pytestmark = pytest.mark.data
@@ -153,8 +160,7 @@ def test_a_rule_s_prevalence_moves_probability_and_threshold_and_is_told(
 ) -> None:
     card = find(CLASSIFIER.shipped)
     calibration = {**card.details["calibration"], "prevalence": {"Effusion": 0.104}}
-    said = replace(card, details={**card.details, "calibration": calibration})
-    monkeypatch.setattr(chest._model(), "card", said)
+    monkeypatch.setattr(chest._model(), "card", with_details(card, calibration=calibration))
     here, moved = (
         chest.run([film(nih_film(data))], silent, {"all_labels": True, **options})
         for options in ({}, {"prevalence": {"Effusion": 0.02}})

@@ -16,14 +16,14 @@ from pydicom.uid import JPEGBaseline8Bit
 
 from ai_pipeline.contract import PixelArray
 from ai_pipeline.images.decode import DicomImage, open_dicom
-from tests.unit.ai_pipeline.phantoms import Picture, burn, cine, echo, encapsulated, write_dicom
+from tests.unit.ai_pipeline.phantoms import Picture, burn, cine, echo, encapsulated, rgb, write_dicom
 from tests.unit.receive.objects import changed
 
 # Samples of 12 bits with noise and edges.
 RAMP = np.random.default_rng(3).integers(0, 40, (403, 310)) + 13 * np.arange(310)[None]
 
 
-SOURCE = np.stack([echo(3, (240, 320))] * 3, axis=-1)
+SOURCE = rgb(echo(3, (240, 320)))
 SOURCE[100:150, 120:160], SOURCE[100:150, 160:200] = (200, 30, 20), (20, 60, 210)
 SOURCE = burn(SOURCE, "MUSTER^PROBE 4711", (8, 8), (255, 255, 255), 16)
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from ai_pipeline.models import registry
 from ai_pipeline.models.reference import BINS
+from ai_pipeline.models.registry import Card
 from ai_training import metrics, pages
 from ai_training.base import DataMissing
 from ai_training.chest import gate
@@ -36,6 +37,7 @@ from ai_training.metrics import calibrated, calibration, deciles, platt, slope_a
 from ai_training.sets.chest import chest_set
 from ai_training.sets.images import LABELS, SetImage
 from ai_training.text import figures_text
+from tests.unit.ai_pipeline.chest.chest_lab import with_details
 from tests.unit.ai_training.published_lab import nih_download
 
 
@@ -179,11 +181,11 @@ IMAGES = 600
 
 
 @pytest.fixture(scope="module")
-def card() -> registry.Card:
+def card() -> Card:
     return replace(registry.find("chest-efficientnet-lite0"), details={"metrics": {}})
 
 
-def images(card: registry.Card, seed: int, count: int = IMAGES) -> Scored:
+def images(card: Card, seed: int, count: int = IMAGES) -> Scored:
     """Two images a patient, half of them without any finding, and a classifier that is better than chance."""
     random = np.random.default_rng(seed)
     truth = ((random.random((count, 1)) < 0.5) & (random.random((count, 14)) < 0.25)).astype(np.float32)
@@ -195,7 +197,7 @@ def images(card: registry.Card, seed: int, count: int = IMAGES) -> Scored:
     return scored(made, random.normal(size=(count, 14)) * 4 + 5 * truth, card.labels, LABELS)
 
 
-def test_at_specific_one_in_ten_healthy_images_gets_a_finding_at_most(card: registry.Card) -> None:
+def test_at_specific_one_in_ten_healthy_images_gets_a_finding_at_most(card: Card) -> None:
     value, low, high = choose_points(images(card, 1), SHOWN)["specific"]["without_finding_called"]
     assert low <= value <= FALSE_ALARMS
     assert low < value < high
@@ -203,7 +205,7 @@ def test_at_specific_one_in_ten_healthy_images_gets_a_finding_at_most(card: regi
 
 
 def test_at_sensitive_nine_in_ten_are_found_unless_half_of_the_others_were_called(
-    card: registry.Card,
+    card: Card,
 ) -> None:
     table = choose_points(images(card, 2), SHOWN)["sensitive"]["labels"]
     for row in (table[name] for name in SHOWN):
@@ -211,7 +213,7 @@ def test_at_sensitive_nine_in_ten_are_found_unless_half_of_the_others_were_calle
         assert row["absent_below"] == row["threshold"][0], "nothing is undetermined"
 
 
-def test_thresholds_have_intervals_and_lie_in_order(card: registry.Card) -> None:
+def test_thresholds_have_intervals_and_lie_in_order(card: Card) -> None:
     found = images(card, 3)
     points = choose_points(found, SHOWN)
     for label in found.labels:
@@ -220,14 +222,15 @@ def test_thresholds_have_intervals_and_lie_in_order(card: registry.Card) -> None
         assert all(low <= value <= high for value, low, high in (row["threshold"] for row in rows))
 
 
-def test_of_too_few_images_without_a_finding_nothing_is_made(card: registry.Card) -> None:
+def test_of_too_few_images_without_a_finding_nothing_is_made(card: Card) -> None:
     found = images(card, 4)
     few = found.where(number < 120 for number in range(IMAGES))
     assert choose_points(few, SHOWN) == choose_points(found, ()) == {}
 
 
-def test_other_images_are_judged_by_the_card_s_thresholds_and_by_source(card: registry.Card) -> None:
-    result = measured_points(images(card, 6), with_points(card, choose_points(images(card, 5), SHOWN)), SHOWN)
+def test_other_images_are_judged_by_the_card_s_thresholds_and_by_source(card: Card) -> None:
+    chosen = with_details(card, operating_points=choose_points(images(card, 5), SHOWN))
+    result = measured_points(images(card, 6), chosen, SHOWN)
     specific, balanced, sensitive = (result[point] for point in ("specific", "balanced", "sensitive"))
     called = [point["without_finding_called"][0] for point in (specific, balanced, sensitive)]
     assert called == sorted(set(called))
@@ -235,10 +238,6 @@ def test_other_images_are_judged_by_the_card_s_thresholds_and_by_source(card: re
     assert specific["sources"] == {"a": specific["without_finding_called"]}
     for rare, often in ((specific["labels"][name], sensitive["labels"][name]) for name in SHOWN):
         assert rare["present_ratio"][0] > often["present_ratio"][0] > 1 > often["absent_ratio"][0]
-
-
-def with_points(card: registry.Card, points: dict[str, Any]) -> registry.Card:
-    return replace(card, details={**card.details, "operating_points": points})
 
 
 def test_a_likelihood_ratio_is_a_number_where_nobody_was_called() -> None:
