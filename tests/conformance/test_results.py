@@ -394,9 +394,7 @@ def rows(text: str) -> list[list[str]]:
 
 def stated_presences(statement: ModuleType) -> dict[str, dict[str, str]]:
     """By instance and keyword."""
-    found: dict[str, dict[str, str]] = {
-        name: {} for group in statement.CREATED.values() for name, *_ in group
-    }
+    found = {name: {} for group in statement.CREATED.values() for name, *_ in group}
     groups = {"All instances": tuple(found)} | {
         title: tuple(name for name, *_ in group) for title, group in statement.CREATED.items()
     }

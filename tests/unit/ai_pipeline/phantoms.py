@@ -56,10 +56,9 @@ class ArrayImage:
         *,
         like: ImageHeader = GREY,
         uid: str = "1.2.3",
-        series_uid: str = "1.2",
         **header: Any,
     ) -> None:
-        self.frames, self.uid, self.series_uid = frames, uid, series_uid
+        self.frames, self.uid, self.series_uid = frames, uid, "1.2"
         known = dict(zip(("frames", "rows", "columns"), frames.shape, strict=False))
         if frames.ndim == 4:
             known["photometric"] = "RGB"
@@ -106,7 +105,7 @@ def echo(seed: int = 1, size: tuple[int, int] = (360, 480)) -> Picture:
 def linear_echo(seed: int = 1, size: tuple[int, int] = (360, 480)) -> Picture:
     """The rectangle of a linear array, speckle on black, ``[rows, columns]``, without any mark."""
     rows, columns = size
-    picture: Picture = np.zeros(size, np.uint8)
+    picture = np.zeros(size, np.uint8)
     tissue = picture[rows // 5 : rows - rows // 10, columns // 5 : columns - columns // 5]
     speckle = np.random.default_rng(seed).rayleigh(30.0, tissue.shape).astype(np.float32)
     half = tissue.shape[1] // 2, tissue.shape[0] // 2

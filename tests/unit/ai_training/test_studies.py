@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import despeckle
@@ -356,8 +356,8 @@ def test_a_film_is_measured_as_it_is_mirrored_turned_over_and_turned(monkeypatch
     picture = drawn_chest(SIDE)[0]
     picture[0, 0] = 255
     models = StampModels(
-        cast(Any, SimpleNamespace(analyse=turned_without_a_bright_corner)),
-        cast(Any, SimpleNamespace(outline=outlined_with_the_heart_on_its_side)),
+        SimpleNamespace(analyse=turned_without_a_bright_corner),
+        SimpleNamespace(outline=outlined_with_the_heart_on_its_side),
         Reads(picture),
     )
     image = SetImage("", Path("film.jpg"), "p1", "val", age=50.0, sex="F", view="AP")

@@ -124,7 +124,7 @@ def region(value: str, scheme: str, meaning: str, part: str | None = None) -> di
 
 
 # Attributes of a header, and what the report says; None: what the pipeline is made for.
-HEADERS: dict[str, tuple[dict[str, Any], str | None]] = {
+HEADERS = {
     "body part": ({"BodyPartExamined": "CHEST"}, CHEST),
     "body part in small letters": ({"BodyPartExamined": "chest"}, CHEST),
     "breast": ({"BodyPartExamined": "BREAST"}, BREAST),

@@ -252,11 +252,9 @@ def cleaning(
     of: SourceObject,
     pixels: npt.NDArray[Any],
     mask: npt.NDArray[np.uint8] | None = None,
-    *,
-    grey: bool = False,
 ) -> PipelineResult:
     """The pixels as its cleaned image, and the mask of what was filled."""
-    photometric: Any = "MONOCHROME2" if grey else "RGB"
+    photometric = "RGB" if pixels.shape[-1] == 3 else "MONOCHROME2"
     image = DerivedImage(ImageKind.CLEANED, of.image.uid, pixels, photometric, "x", verified=True)
     if mask is None:
         return PipelineResult(images=(image,))
@@ -267,7 +265,7 @@ def cleaning(
 def test_a_cleaned_grey_image_stays_grey_with_its_depth_and_sign(tmp_path: Path) -> None:
     pixels = (grey_image().astype(np.int16) - 2048).astype(np.int16)
     dx = source(write_image(tmp_path / "dx.dcm", DX, pixels, PixelSpacing=[0.14, 0.14], RescaleSlope=0.5))
-    cleaned = one(ResultKind.CLEANED, dx, cleaning(dx, pixels, np.zeros((256, 224), np.uint8), grey=True))
+    cleaned = one(ResultKind.CLEANED, dx, cleaning(dx, pixels, np.zeros((256, 224), np.uint8)))
     assert np.array_equal(cleaned.pixel_array, pixels)
     assert (cleaned.BitsStored, cleaned.PixelRepresentation, cleaned.RescaleSlope) == (12, 1, 0.5)
     assert (cleaned.WindowCenter, list(cleaned.PixelSpacing)) == (2048, [0.14, 0.14])
@@ -503,7 +501,7 @@ def built(
 
 
 def shows_scan(one: BuiltObject) -> bool:
-    pixels: npt.NDArray[np.uint8] = read_result(one).pixel_array
+    pixels = read_result(one).pixel_array
     return bool((pixels == BLUE).all(axis=-1).any())
 
 

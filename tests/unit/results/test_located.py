@@ -41,6 +41,7 @@ from tests.result_reading import code_of, groups_of, named, of_type, read_result
 from tests.unit.ai_pipeline.phantoms import ArrayImage
 from tests.unit.heads import HEAD, drawn_head
 from tests.unit.results.report_lab import (
+    CTX,
     HEART,
     ONLY_REPORT,
     THORAX,
@@ -138,7 +139,7 @@ def test_the_gate_takes_no_other_graphic_for_a_length(scan: SourceObject, graphi
         gate.check(buffer.getvalue(), read, ONLY_REPORT, ResultKind.SR, read_sources([scan]))
 
 
-OUTLINED = context(UNCALIBRATED, kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC])
+OUTLINED = replace(CTX, models=(UNCALIBRATED,))
 
 
 NAME = (slice(300, 330), slice(20, 120))
@@ -215,7 +216,7 @@ def test_the_codes_are_those_of_fetal_biometry() -> None:
 
 
 def report_on(frame: SourceObject, result: PipelineResult) -> Dataset:
-    return built(context(UNCALIBRATED, kinds=[ResultKind.SR]), frame, result)[ResultKind.SR]
+    return built(replace(ONLY_REPORT, models=(UNCALIBRATED,)), frame, result)[ResultKind.SR]
 
 
 def subjects(dataset: Dataset) -> list[list[str]]:

@@ -26,7 +26,6 @@ from tests.result_images import (
     EFFUSION,
     NODULE,
     US_MULTI_FRAME,
-    context,
     finding,
     source,
     speckle,
@@ -37,6 +36,7 @@ from tests.result_reading import content, groups_of, named, of_type, read_result
 from tests.unit.results.report_lab import (
     BOX,
     CENTIMETRES,
+    CTX,
     LENGTH,
     ONLY_REPORT,
     TEXT,
@@ -275,8 +275,9 @@ def test_without_a_call_only_what_the_rule_names_is_sent(
     notes = tuple(note for note in said if isinstance(note, QualityNote))
     image = DerivedImage(ImageKind.CLEANED, uid, one.image.stored(), "MONOCHROME2", "x", verified=True)
     result = PipelineResult(tuple(one for one in said if one not in notes), (image,), notes)
-    quiet = context(
-        kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC, ResultKind.CLEANED],
+    quiet = replace(
+        CTX,
+        kinds=CTX.kinds | {ResultKind.CLEANED},
         no_call=None if no_call is None else frozenset(map(ResultKind, no_call)),
     )
     made = build(quiet, [one], result)

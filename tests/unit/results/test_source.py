@@ -35,7 +35,7 @@ from tests.result_images import (
     write_image,
 )
 from tests.result_reading import read_result
-from tests.unit.results.report_lab import made_from
+from tests.unit.results.report_lab import CTX, made_from
 
 # What says which object it is, or what its pixels are: a fault of these is one of the image.
 OF_OBJECT = {
@@ -143,8 +143,7 @@ def built(path: Path) -> list[Dataset]:
     assert inspect(path).fault == ""
     with quiet_pydicom():
         image = source(path)
-    copying = context(kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC])
-    return [read_result(one) for one in build(copying, [image], PipelineResult())]
+    return [read_result(one) for one in build(CTX, [image], PipelineResult())]
 
 
 def copied(*, sequences: bool) -> list[str]:

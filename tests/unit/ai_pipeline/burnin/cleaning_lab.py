@@ -18,7 +18,7 @@ from ai_pipeline.images.decode import open_dicom
 from tests.ultrasound_lab import told
 from tests.unit.ai_pipeline.phantoms import ArrayImage, echo, silent, write_dicom
 
-WHITE = (255, 255, 255)
+WHITE, YELLOW = (255, 255, 255), (255, 230, 0)
 LITTLE = (120, 200)  # hardly more than the text takes: most of the time is the search for it
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ai_pipeline.burnin.decide.axes import as_scales, beside_velocities
-from ai_pipeline.burnin.find.annotation import Box, mask_of
+from ai_pipeline.burnin.find.annotation import mask_of
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.contract import Meaning
 from tests.unit.ai_pipeline.burnin.cleaning_lab import IDENTITY
@@ -83,6 +83,6 @@ def test_numbers_at_both_ends_of_a_bar_are_its_limits_if_they_are_equal_or_one_i
     limits: tuple[str, str], stay: bool
 ) -> None:
     bar = mask_of([(305, 60, 318, 216)], (400, 400))
-    boxes: list[Box] = [(300, 40, 324, 58), (300, 220, 324, 238)]
+    boxes = [(300, 40, 324, 58), (300, 220, 324, 238)]
     ends = [replace(text(number, box), meaning=IDENTITY) for number, box in zip(limits, boxes, strict=True)]
     assert (Meaning.SCALE in meanings(as_scales(ends, bar))) is stay

@@ -34,7 +34,17 @@ from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.pipelines import create
 from tests.ultrasound_lab import ENCODINGS, NAME, SECRETS, told, write
-from tests.unit.ai_pipeline.burnin.cleaning_lab import CLINICAL, RESEARCH, SMALL, TEXT, TINY, Sees, legible
+from tests.unit.ai_pipeline.burnin.cleaning_lab import (
+    CLINICAL,
+    RESEARCH,
+    SMALL,
+    TEXT,
+    TINY,
+    WHITE,
+    YELLOW,
+    Sees,
+    legible,
+)
 from tests.unit.ai_pipeline.phantoms import (
     ArrayImage,
     burn,
@@ -81,7 +91,7 @@ def test_deep_grey_is_filled_in_its_own_type(dtype: type[np.integer], bits: int,
 
 def test_calipers_stay_on_an_x_ray() -> None:
     below = flow(echo(size=(200, 300)))[0]
-    marked = burn(burn(below, "+", (160, 120), (255, 230, 0), 20), NAME, (10, 8), (255, 255, 255))
+    marked = burn(burn(below, "+", (160, 120), YELLOW, 20), NAME, (10, 8), WHITE)
     image = ArrayImage(marked[None], modality="DX")
     assert {mark.kind for mark in clean(image, silent, policy=RESEARCH).marks} == {TEXT}
 
@@ -147,10 +157,10 @@ def test_ticks_near_each_other_are_told_as_one_ruler() -> None:
 def annotated() -> Picture:
     """A name at the top, a setting and a measurement beside the picture, two calipers in it."""
     picture = rgb(echo())
-    picture = burn(picture, "KIM MINJUN 12.03.1967", (10, 8), (255, 255, 255), 18)
-    picture = burn(picture, "MI 0.9", (400, 60), (255, 255, 255), 18)
-    picture = burn(picture, "1 D 3.45 cm", (10, 320), (255, 230, 0), 18)
-    return burn(burn(picture, "+", (170, 160), (255, 230, 0), 22), "+", (300, 150), (255, 230, 0), 22)
+    picture = burn(picture, "KIM MINJUN 12.03.1967", (10, 8), WHITE, 18)
+    picture = burn(picture, "MI 0.9", (400, 60), WHITE, 18)
+    picture = burn(picture, "1 D 3.45 cm", (10, 320), YELLOW, 18)
+    return burn(burn(picture, "+", (170, 160), YELLOW, 22), "+", (300, 150), YELLOW, 22)
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +275,6 @@ def test_boxes_over_half_of_the_picture_are_refused_and_clipped_to_it() -> None:
     )
     mask, marks = find_by_hand(beyond, picture)
     assert marks[0].box == (300, 200, 320, 240)
-    assert int(mask.sum()) == 20 * 40
+    assert mask.sum() == 20 * 40
     with pytest.raises(CleaningFailed, match="cover 60% of the picture"):
         find_by_hand(most, picture)

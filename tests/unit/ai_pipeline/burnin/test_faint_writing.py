@@ -20,7 +20,7 @@ LINES = (("Name: KIM MINJUN", (8, 4), 18), ("ID 48271935", (374, 4), 14), ("1957
 
 def inked(shape: tuple[int, ...]) -> Picture:
     """How much of each pixel the letters of the lines take, 0 to 255."""
-    ink: Picture = np.zeros(shape[:2], np.uint8)
+    ink = np.zeros(shape[:2], np.uint8)
     for text, place, size in LINES:
         ink = np.maximum(ink, burn(np.zeros_like(ink), text, place, 255, size))
     return ink

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -24,7 +24,6 @@ from ai_pipeline.burnin.find.annotation import (
 from ai_pipeline.burnin.find.annotation import index_of as place
 from ai_pipeline.burnin.find.drawings import KINDS, Drawings
 from ai_pipeline.burnin.find.networks import Line
-from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import ImageHeader, Meaning
 from ai_pipeline.errors import CleaningFailed
 from tests.unit.ai_pipeline.burnin.cleaning_lab import (
@@ -38,10 +37,10 @@ from tests.unit.ai_pipeline.burnin.cleaning_lab import (
 )
 
 ROWS, COLUMNS = 200, 300
-NAME_BOX: Box = (20, 20, 120, 60)
-SETTING: Box = (200, 20, 260, 40)
-CROSS: Box = (150, 120, 160, 130)
-NOWHERE: Box = (0, 0, 0, 0)
+NAME_BOX = (20, 20, 120, 60)
+SETTING = (200, 20, 260, 40)
+CROSS, AROUND = (150, 120, 160, 130), (145, 115, 165, 135)
+NOWHERE = (0, 0, 0, 0)
 
 
 def nothing() -> Mask:
@@ -57,6 +56,9 @@ def filled(*boxes: Box) -> Mask:
 
 def text(box: Box, meaning: Meaning, *, legible: bool = True, words: str = "MI 0.9") -> Text:
     return Text(level_box(box, 0.9), Line(words, 0.8, legible=legible), meaning)
+
+
+UNREAD = text(NAME_BOX, IDENTITY, legible=False)
 
 
 @dataclass
@@ -98,7 +100,7 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
 
         drawings = Drawings({kind: found.drawn.get(kind, nothing()) for kind in KINDS}, found.marks)
         top = Mark(AnnotationKind.BANNER, (0, 0, COLUMNS, 5), 1.0)
-        says: dict[str, Callable[..., Any]] = {
+        says = {
             "find_texts": find_texts,
             "find_drawings": lambda *_: drawings,
             "find_banner": lambda *_: (found.banner, (top,) if found.banner.any() else ()),
@@ -109,8 +111,8 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
         for name, witness in says.items():
             monkeypatch.setattr(planning, name, witness)
         reader = SimpleNamespace(read_small=lambda *_: found.small, read=lambda *_: found.small)
-        tools = cast(Tools, SimpleNamespace(reader=reader, finder=None, threshold=0.5, device_rules=None))
-        picture: Picture = np.where(found.dim_tissue, 60, 0).astype(np.uint8)
+        tools = SimpleNamespace(reader=reader, finder=None, threshold=0.5, device_rules=None)
+        picture = np.where(found.dim_tissue, 60, 0).astype(np.uint8)
         header = ImageHeader("US", "", ROWS, COLUMNS, frames=1, photometric="MONOCHROME2", bits_stored=8)
         task = planning.RemovalTask(tools, policy, **how)
         if views:
@@ -199,7 +201,7 @@ def test_where_a_device_writes_names_nothing_stays_whatever_was_read(plan: Plan)
 
 
 def test_a_banner_mark_that_stays_is_no_identity_that_is_told_removed(plan: Plan) -> None:
-    whole: Box = (0, 0, COLUMNS, 6)
+    whole = (0, 0, COLUMNS, 6)
     made = plan(Found(texts=[text(whole, ACOUSTIC)], banner=filled((0, 0, COLUMNS, 5))), CLINICAL)
     assert not made.banner.any()
     assert AnnotationKind.BANNER not in {mark.kind for mark in made.marks}
@@ -249,16 +251,14 @@ def test_of_harmless_text_the_letters_alone_are_filled_where_they_were_drawn(
     [(False, 0, True), (False, 4, True), (False, 6, False), (True, 0, False)],  # .05 of 100 pixels
 )
 def test_a_pair_of_crosses_is_no_word(plan: Plan, legible: bool, letters: int, stays: bool) -> None:
-    around: Box = (145, 115, 165, 135)
     for kind in (TEXT, LOGO):
         drawn = {CALIPER: filled(CROSS), kind: filled((146, 116, 146 + letters, 117))}
-        made = plan(Found([text(around, IDENTITY, legible=legible)], drawn), CLINICAL)
+        made = plan(Found([text(AROUND, IDENTITY, legible=legible)], drawn), CLINICAL)
         assert (not made.mask[place(CROSS)].any()) == stays
 
 
 def test_around_crosses_that_stay_nothing_is_taken_also_at_the_edge_of_the_picture(plan: Plan) -> None:
-    around: Box = (145, 115, 165, 135)
-    found = Found(texts=[text(around, IDENTITY, legible=False)], drawn={CALIPER: filled(CROSS)})
+    found = Found(texts=[text(AROUND, IDENTITY, legible=False)], drawn={CALIPER: filled(CROSS)})
     made = plan(found, CLINICAL)
     assert made.kept[115 - 5 : 135 + 5, 145 - 5 : 165 + 5].all()  # .3 of 20 rows
     assert not made.mask.any()
@@ -274,7 +274,7 @@ def test_letters_banner_and_device_bar_need_not_be_read(plan: Plan) -> None:
 
 
 def test_unread_text_where_nothing_is_drawn_is_identity_and_goes(plan: Plan) -> None:
-    found = Found([text(NAME_BOX, IDENTITY, legible=False)], {TEXT: filled(SETTING)})
+    found = Found([UNREAD], {TEXT: filled(SETTING)})
     assert plan(found, CLINICAL).mask[place(NAME_BOX)].all()
 
 
@@ -321,7 +321,7 @@ def test_letters_that_were_taken_for_a_curve_go_and_a_curve_behind_letters_stays
 
 
 def test_what_may_be_letters_and_is_not_proven_stays_and_is_listed(plan: Plan) -> None:
-    found = Found(texts=[text(NAME_BOX, IDENTITY, legible=False)], area=filled((0, 0, 150, 100)))
+    found = Found(texts=[UNREAD], area=filled((0, 0, 150, 100)))
     made = plan(found, CLINICAL)
     assert not made.mask.any()
     assert made.marks == ()
@@ -335,8 +335,8 @@ def test_what_may_be_letters_and_is_not_proven_stays_and_is_listed(plan: Plan) -
     assert plan(found, RESEARCH).in_doubt == ()
 
 
-LETTERS: tuple[Box, ...] = tuple((left, 150, left + 4, 162) for left in range(20, 60, 8))
-SIGN: Box = (50, 150, 66, 164)
+LETTERS = tuple((left, 150, left + 4, 162) for left in range(20, 60, 8))
+SIGN = (50, 150, 66, 164)
 
 
 @pytest.mark.parametrize(

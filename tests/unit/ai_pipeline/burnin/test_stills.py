@@ -2,7 +2,6 @@
 
 import contextlib
 import resource
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ def spectrum() -> tuple[Picture, np.ndarray, list[tuple[slice, slice]]]:
 @pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(("paper", "ink"), [(255, 0), (0, 255), (0, 90)], ids=["paper", "screen", "faint"])
 def test_of_a_frame_that_is_all_text_nothing_legible_leaves(paper: int, ink: int, quick: Reader) -> None:
-    made: Picture = np.full((160, 300), paper, np.uint8)
+    made = np.full((160, 300), paper, np.uint8)
     for line, text in enumerate(((NAME, "BORN " + BORN, "ID " + NUMBER) * 3)[:8]):
         made = burn(made, f"{text}   {text}", (2, 20 * line), ink, 17)  # from edge to edge
     image = ArrayImage(made[None])
@@ -73,7 +72,7 @@ def test_of_a_frame_that_is_all_text_nothing_legible_leaves(paper: int, ink: int
     assert result is None or (paper == 0 and quick.secrets(shown(image, result)) == [])
 
 
-CLEAN_PICTURES: dict[str, Callable[[], ArrayImage]] = {
+CLEAN_PICTURES = {
     "grey": lambda: ArrayImage(echo(11, LITTLE)[None]),
     "colour flow": lambda: ArrayImage(flow(echo(12, LITTLE))[0][None]),
     "16 bit": lambda: ArrayImage((echo(13, LITTLE).astype(np.uint16) * 257)[None], bits_stored=16),
@@ -153,7 +152,7 @@ def written_by_hand_and_along_the_sides() -> Picture:
 
 BRIGHT = np.asarray(170 + echo() * 0.3, np.uint8)  # tissue of 170 to 230
 DARK = 255 - echo(size=LITTLE)
-HARD_PLACES: dict[str, Callable[[], tuple[Picture, Picture]]] = {
+HARD_PLACES = {
     "small, faint, upside down and on edges": lambda: (echo(), written_often()),
     "white and grey on bright tissue": lambda: (
         BRIGHT,
@@ -225,7 +224,7 @@ def test_tiny_pictures_are_left_alone_or_refused(shape: tuple[int, ...]) -> None
     assert result is None or not result.mask.frames.any()
 
 
-WINDOWS: dict[str, dict[str, Any]] = {
+WINDOWS = {
     "no width": {"WindowCenter": 128, "WindowWidth": 0},
     "not a number": {"WindowCenter": float("nan"), "WindowWidth": float("nan")},
     "far away": {"WindowCenter": 1e9, "WindowWidth": 1},

@@ -14,6 +14,7 @@ from ai_pipeline.burnin.find.traces import colour_bars, find_flow, find_strips, 
 from ai_pipeline.burnin.tools import shared_tools
 from ai_pipeline.contract import UltrasoundRegion
 from tests.unit.ai_pipeline.burnin.area_lab import nothing
+from tests.unit.ai_pipeline.burnin.cleaning_lab import YELLOW
 from tests.unit.ai_pipeline.burnin.texts_lab import GREEN, STRIP, WHITE, spectrum
 from tests.unit.ai_pipeline.phantoms import (
     ArrayImage,
@@ -97,7 +98,7 @@ def test_an_ecg_that_grows_in_a_cine_stays() -> None:
 )
 def test_a_line_of_text_is_no_trace(text: str, size: int) -> None:
     black = np.zeros((360, 480, 3), np.uint8)
-    for colour in (GREEN, (255, 255, 255), (255, 230, 0)):
+    for colour in (GREEN, WHITE, YELLOW):
         assert not find_traces(burn(black, text, (4, 300), colour, size), black[..., 0] > 0).any()
 
 
@@ -150,7 +151,7 @@ def test_flow_is_found(made: tuple[Picture, np.ndarray]) -> None:
     assert find_flow(picture)[vessel].mean() > 0.95
 
 
-@pytest.mark.parametrize("colour", [(255, 230, 0), (60, 80, 255), (255, 40, 40), WHITE])
+@pytest.mark.parametrize("colour", [YELLOW, (60, 80, 255), (255, 40, 40), WHITE])
 def test_text_is_no_flow_whatever_its_colour(colour: Colour) -> None:
     assert not find_flow(burn(rgb(echo()), "KIM MINJUN 1970", (12, 10), colour, 20)).any()
 

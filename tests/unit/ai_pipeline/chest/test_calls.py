@@ -1,7 +1,6 @@
 """Operating points, prevalence, and the words of a call."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +12,13 @@ from ai_pipeline.contract import Decision
 from ai_pipeline.models.registry import Card, Label
 from tests.unit.ai_pipeline.chest.chest_lab import BALANCED, SENSITIVE, SPECIFIC, with_details
 
-CHOSEN: dict[str, Any] = {
+CHOSEN = {
     "specific": {"labels": {"Effusion": {"threshold": [0.5, 0.4, 0.6], "absent_below": 0.1}}},
     "sensitive": {"labels": {"Effusion": {"threshold": [0.05, 0.04, 0.06], "absent_below": 0.05}}},
 }
 
 
-MEASURED: dict[str, Any] = {
+MEASURED = {
     "specific": {
         "without_finding_called": [0.094, 0.07, 0.12],
         "labels": {"Effusion": {"present_ratio": [9.0, 4.0, 16.0], "absent_ratio": [0.5, 0.4, 0.6]}},

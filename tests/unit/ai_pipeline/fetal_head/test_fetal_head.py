@@ -22,6 +22,7 @@ from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.networks import heads
 from ai_pipeline.networks.heads import HeadModel
 from ai_training.sets.files import rows
+from tests.unit.ai_pipeline.chest.chest_lab import SAME
 from tests.unit.ai_pipeline.fetal_head.heads_lab import LIMITS, REF, by_brightness
 from tests.unit.ai_pipeline.phantoms import ArrayImage, silent
 from tests.unit.heads import HEAD, drawn_head
@@ -147,14 +148,11 @@ def test_a_real_head_on_the_command_line_and_what_is_none(data: Path, tmp_path: 
     assert "no fetal head" in breast["reason"]
 
 
-HERE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-
-
 @pytest.mark.parametrize("turn", [0.0, 0.3, 1.2, 2.0, 3.0])
 @pytest.mark.parametrize("short", [120.0, 170.0, 215.0])
 def test_the_ellipse_of_a_mask_is_the_one_it_was_drawn_by(turn: float, short: float) -> None:
     drawn = replace(HEAD, turn=turn, short=short)
-    found = heads.ellipse_of(drawn.mask(345, 512), HERE)
+    found = heads.ellipse_of(drawn.mask(345, 512), SAME)
     assert found is not None
     assert abs(math.sin(found.turn - turn)) < 0.05
     assert (found.x, found.y) == pytest.approx((drawn.x, drawn.y), abs=0.2)
@@ -164,7 +162,7 @@ def test_the_ellipse_of_a_mask_is_the_one_it_was_drawn_by(turn: float, short: fl
 
 def test_a_head_that_leaves_the_picture_is_continued_and_not_cut_off() -> None:
     drawn = replace(HEAD, y=70.0)
-    found = heads.ellipse_of(drawn.mask(345, 512), HERE)
+    found = heads.ellipse_of(drawn.mask(345, 512), SAME)
     assert found is not None
     assert min(y for _, y in drawn.polygon()) < -5
     assert found.circumference == pytest.approx(drawn.circumference, rel=0.01)
@@ -179,7 +177,7 @@ def test_the_ellipse_lies_in_the_coordinates_of_the_source() -> None:
 
 @pytest.mark.parametrize("mask", [np.zeros((50, 50), bool), np.eye(50, dtype=bool), np.ones((50, 50), bool)])
 def test_what_has_no_outline_has_no_ellipse(mask: np.ndarray) -> None:
-    found = heads.ellipse_of(mask, HERE)
+    found = heads.ellipse_of(mask, SAME)
 
     assert found is None or found.short < 3
 

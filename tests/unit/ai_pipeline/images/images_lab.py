@@ -107,7 +107,7 @@ def writing() -> PixelArray:
 
 def add_plane(dataset: Dataset, group: int, drawn: PixelArray | None, position: int = 0) -> None:
     """An overlay plane: with its own data, or in bit ``position`` of the pixel data (retired)."""
-    elements: list[tuple[int, str, Any]] = [
+    elements = [
         *((0x0010, "US", ROWS), (0x0011, "US", COLUMNS), (0x0040, "CS", "G"), (0x0050, "SS", [1, 1])),
         *((0x0100, "US", 1 if drawn is not None else 16), (0x0102, "US", position)),
         *([] if drawn is None else [(0x3000, "OW", pack_bits(drawn.ravel()))]),

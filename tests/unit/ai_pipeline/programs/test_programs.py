@@ -32,6 +32,7 @@ FINDING = {
     "threshold": 0.5,
     "regions": [{"type": "box", "points": [[10, 10], [40, 30]]}],
 }
+NAMED = {"model": "m", "version": "1"}
 PROGRAM = """
 import json, os, subprocess, sys, time
 from pathlib import Path
@@ -166,7 +167,7 @@ def test_an_answer_that_is_none_is_refused_without_repeating_it(run: Run, case: 
     assert len(str(failure.value)) < 200
 
 
-WRONG: dict[str, tuple[dict[str, Any], str]] = {
+WRONG = {
     "in another frame": ({"frame": 2}, "findings.0: frame is beyond the image's 1"),
     "an unknown key": ({"Doe^John": 1}, "findings.0: Extra inputs are not permitted"),
     "a label on two lines": ({"label": "a\nDoe^John"}, "findings.0.label: String should match"),
@@ -261,7 +262,7 @@ def test_a_program_ends_with_a_worker_that_is_killed_and_its_folder_goes_later(
 ) -> None:
     mark = f"orphan-{os.getpid()}-{time.monotonic_ns()}"
     command = [sys.executable, "-c", "import time; time.sleep(300)", mark]
-    options = {"command": command, "model": "m", "version": "1"}
+    options = {"command": command, **NAMED}
     code = (
         f"import tempfile; tempfile.tempdir = {str(scratch)!r}\n"
         "from ai_pipeline.pipelines import create; from ai_pipeline.images.decode import open_dicom\n"
@@ -294,20 +295,20 @@ def test_a_program_ends_with_a_worker_that_is_killed_and_its_folder_goes_later(
 def test_what_is_wrong_with_the_options_of_a_command_is_said(
     options: dict[str, Any], faults: set[str]
 ) -> None:
-    given = {"model": "m", "version": "1", **options} if options else {}
+    given = {**NAMED, **options} if options else {}
     assert option_faults(create("command"), given).keys() == faults
 
 
 def test_where_the_network_cannot_be_taken_away_the_rule_must_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ai_pipeline.programs.pipeline.can_leave_network", lambda: False)
-    options: dict[str, object] = {"command": ["sh"], "model": "m", "version": "1"}
-    for network, faults in ((False, {"network"}), (True, set[str]())):
+    options = {"command": ["sh"], **NAMED}
+    for network, faults in ((False, {"network"}), (True, set())):
         assert option_faults(create("command"), {**options, "network": network}).keys() == faults
 
 
 @pytest.mark.parametrize("image", ["", "-v", "--privileged", "a b", "a;b", "a$b"])
 def test_the_name_of_an_image_is_never_an_option(image: str) -> None:
-    assert "image" in option_faults(create("container"), {"model": "m", "version": "1", "image": image})
+    assert "image" in option_faults(create("container"), {**NAMED, "image": image})
 
 
 @pytest.mark.parametrize("engine", container.ENGINES)
@@ -348,5 +349,5 @@ def test_a_container_runs(image: DicomImage) -> None:
         pytest.skip("needs podman or docker that can run containers, and the image busybox")
     answer = json.dumps({"findings": [{"source_uid": image.uid, **FINDING}]})
     script = f"test -r /input/1.dcm && ! touch /input/x && echo '{answer}' > /output/findings.json"
-    options = {"image": "busybox", "command": ["sh", "-c", script], "model": "test", "version": "1"}
+    options = {"image": "busybox", "command": ["sh", "-c", script], **NAMED}
     assert len(create("container").run([image], lambda *_: None, options).findings) == 1

@@ -219,7 +219,7 @@ def _run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-SETS: dict[str, tuple[Callable[[Path], Path], str]] = {
+SETS = {
     "nih": (lab.nih_download, CHEST),
     "hc18": (lab.hc18, FETAL),
     "otu-2d": (lab.otu, OVARY),

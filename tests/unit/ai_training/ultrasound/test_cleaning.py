@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 from unittest.mock import Mock
 
 import cv2
@@ -169,7 +169,7 @@ def test_masks_and_list_are_what_the_shapes_give(
         assert np.array_equal(*pictures), made.name
 
 
-TOOLS: Any = SimpleNamespace(models=())
+TOOLS = SimpleNamespace(models=())
 
 
 def outcome(name: str, *objects: tuple[Content, int, int], **more: Any) -> cleaning.FrameOutcome:
@@ -227,7 +227,7 @@ def test_what_is_made_up_beside_plain_background_is_seen() -> None:
     frame = cleaning.MarkedContent("x", source=None, frame=1, picture=picture, objects=())  # type: ignore[arg-type]
     grey, black = (np.where(mask[..., None], level, picture).astype(np.uint8) for level in (90, 0))
     background, made_up = cleaning._filled_background(frame, grey, mask)
-    assert int(background.sum()) == int(made_up.sum()) == 200
+    assert background.sum() == made_up.sum() == 200
     assert not cleaning._filled_background(frame, black, mask)[1].any()
 
 
@@ -239,7 +239,7 @@ def test_ink_is_what_the_class_says() -> None:
     letters = cleaning.ink(Content.SETTING, picture, within)
     assert letters[15, 10]
     assert not letters[40, 40]
-    assert int(cleaning.ink(Content.FLOW, picture, within).sum()) == 400
+    assert cleaning.ink(Content.FLOW, picture, within).sum() == 400
     assert cleaning.ink(Content.GREY_BAR, picture, within).all()
     picture[:, 55:57] = 200
     ticks = cleaning.ink(Content.RULER, picture, within)
@@ -274,7 +274,7 @@ def reader() -> RapidOcr:
 
 def result_of(picture: Picture, mask: np.ndarray) -> CleaningResult:
     def image(kind: ImageKind, frames: np.ndarray, photometric: str) -> DerivedImage:
-        return DerivedImage(kind, "2.25.1", frames[None], cast(str, photometric), "test")  # type: ignore[arg-type]
+        return DerivedImage(kind, "2.25.1", frames[None], photometric, "test")  # type: ignore[arg-type]
 
     shown = image(ImageKind.MASK, mask.astype(np.uint8) * 255, "MONOCHROME2")
     return CleaningResult(image(ImageKind.CLEANED, picture, "RGB"), shown, (), (), {})
