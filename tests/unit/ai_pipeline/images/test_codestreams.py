@@ -17,6 +17,8 @@ from tests.unit.ai_pipeline.images.images_lab import DEEP, FRAMES, STREAMS, clos
 from tests.unit.ai_pipeline.phantoms import encapsulated, rgb, write_dicom
 from tests.unit.receive.objects import changed
 
+IN_HALVES = [*chain.from_iterable(map(split, STREAMS))]
+
 
 @pytest.mark.parametrize(
     ("fragments", "table"),
@@ -27,8 +29,8 @@ from tests.unit.receive.objects import changed
         (STREAMS, [0] * 4),
         ([*chain.from_iterable((frame, b"") for frame in STREAMS)], []),
         ([b"", *STREAMS], [0, 8, 16, 24]),
-        ([*chain.from_iterable(map(split, STREAMS))], []),
-        ([*chain.from_iterable(map(split, STREAMS))], [0, 10, 20, 30]),
+        (IN_HALVES, []),
+        (IN_HALVES, [0, 10, 20, 30]),
         ([*split(STREAMS[0]), *STREAMS[1:]], []),
         ([frame + b"\0" * 5000 for frame in STREAMS], []),
     ],
