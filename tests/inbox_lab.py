@@ -24,7 +24,7 @@ from dicom_node.base.events import (
 )
 from dicom_node.base.files import Files
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import EventRow, Instance, Job, ReceivedObject, Study
+from dicom_node.base.store.tables import Instance, Job, ReceivedObject, Study
 from dicom_node.receive.inspection import Inspector
 from dicom_node.receive.journal import JournalWriter
 from dicom_node.receive.spool import Arrival, Spool
@@ -194,27 +194,27 @@ class Inbox(Stored):
         [study] = [row for row in self.rows(Study) if row.study_instance_uid == uid]
         return study
 
-    def instance(self, uid: str) -> Instance:
-        [row] = [row for row in self.rows(Instance) if row.sop_instance_uid == uid]
+    def study_of(self, image: Dataset) -> Study:
+        return self.study(image.StudyInstanceUID)
+
+    def instance(self, image: Dataset) -> Instance:
+        [row] = [row for row in self.rows(Instance) if row.sop_instance_uid == image.SOPInstanceUID]
         return row
 
     def outcomes(self) -> list[str]:
         """What became of each object, in the order of reception."""
-        return [row.outcome.value for row in self.rows(ReceivedObject)]
+        return self.column(ReceivedObject.outcome)
 
     def jobs(self) -> list[Job]:
         return self.rows(Job)
-
-    def events(self) -> list[EventRow]:
-        return self.rows(EventRow)
 
     def spool_files(self) -> int:
         """How many objects lie in the spool."""
         return len(list((self.folder / "spool").rglob("*.dcm")))
 
-    def file_of(self, uid: str) -> Dataset:
+    def file_of(self, image: Dataset) -> Dataset:
         """The spooled version that counts."""
-        return dcmread(self.folder / self.instance(uid).path)
+        return dcmread(self.folder / self.instance(image).path)
 
 
 def encoded(ds: Dataset) -> bytes:

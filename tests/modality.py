@@ -28,6 +28,11 @@ def ultrasound(
     return ultrasound_from(name, np.asarray(picture), series=series, number=number)
 
 
+def ultrasounds(name: str, count: int, **values: Any) -> list[Dataset]:
+    """So many images of one series."""
+    return [ultrasound(name, number=number, **values) for number in range(1, count + 1)]
+
+
 def quick_ultrasound(name: str, *, series: str = "1", number: int = 1) -> Dataset:
     """As :func:`ultrasound`, for tests of everything but the pixels: a node cleans it in a fifth of the time,
     most of which is the search for text, and finds one caption.

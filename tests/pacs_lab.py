@@ -106,7 +106,7 @@ class Pacs:
     ``shows``: whether C-FIND lists a stored object. Both are called on the PACS's threads.
     """
 
-    port: int
+    port: int = field(default_factory=free_port)
     ae_title: str = "PACS"
     answer: Callable[[str, int], int] = lambda uid, times: 0x0000
     shows: Callable[[str, int], bool] = lambda uid, questions: True
@@ -379,7 +379,7 @@ def beside(
     **settings: object,
 ) -> Iterator[Inbox]:
     """Such an inbox, and an archive that answers and gives this as long as the scope lasts."""
-    with run_pacs(FakeArchive(free_port(), answers=answers, gives=gives), classes=()) as pacs:
+    with run_pacs(FakeArchive(answers=answers, gives=gives), classes=()) as pacs:
         yield inbox_beside(folder, pacs.port, *rules, **settings)
 
 

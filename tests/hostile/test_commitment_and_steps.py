@@ -33,7 +33,7 @@ from tests.modality import (
     ULTRASOUND,
     assign,
     data_set,
-    ultrasound,
+    ultrasounds,
 )
 from tests.mpps_lab import COMPLETED, IN_PROGRESS, begun, change, create, ended, send_raw, series, status
 from tests.pacs_lab import (
@@ -189,7 +189,7 @@ def taken(listener: Receiver) -> list[str]:
 
 
 def test_a_step_from_its_begin_to_its_end(listener: Receiver) -> None:
-    images = [ultrasound("whole", number=number) for number in (1, 2)]
+    images = ultrasounds("whole", 2)
     assert status(create(listener.port, "1.2.1", begun("1.2.3.1"))) == 0x0000
     middle = data_set(PerformedProcedureStepDescription="Mustermann^Max")
     assert status(change(listener.port, "1.2.1", middle)) == 0x0000

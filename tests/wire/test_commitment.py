@@ -41,7 +41,7 @@ from tests.wire.receiver import receiving
 
 @pytest.fixture
 def committing_pacs() -> Iterator[CommittingPacs]:
-    with run_pacs(CommittingPacs(free_port())) as pacs:
+    with run_pacs(CommittingPacs()) as pacs:
         assert isinstance(pacs, CommittingPacs)
         yield pacs
 
@@ -159,7 +159,7 @@ def test_without_a_report_a_person_is_told_and_a_late_one_still_confirms(
 def test_a_pacs_without_storage_commitment_is_noticed_at_once(
     tmp_path: Path, otherwise: str, state: str
 ) -> None:
-    with run_pacs(Pacs(free_port())) as committing_pacs:
+    with run_pacs(Pacs()) as committing_pacs:
         outbox = Outbox(tmp_path, [committing(committing_pacs, commitment_else=otherwise)])
         outbox.add_study(["pacs"], ONE)
         outbox.run_until(state)

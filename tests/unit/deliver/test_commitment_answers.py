@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from dicom_node.base import events
 from dicom_node.base.lifecycle import DeliveryState
 from dicom_node.base.store import requested
-from dicom_node.base.store.tables import Delivery, RequestedCommitment
+from dicom_node.base.store.tables import Delivery, EventRow, RequestedCommitment
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.commitment_answers import CommitmentAnswers
 from dicom_node.studies.journal import JournalIngest
@@ -120,7 +120,7 @@ def judged(inbox: Inbox) -> tuple[str, list[str]]:
 
 
 def number(inbox: Inbox, kind: events.EventType) -> int:
-    return [event.number for event in inbox.events()].count(kind.number)
+    return inbox.column(EventRow.number).count(kind.number)
 
 
 def test_success_is_reported_when_the_archive_has_confirmed_and_once(inbox: Inbox) -> None:
@@ -233,7 +233,7 @@ def test_a_report_is_tried_until_the_modality_takes_it(inbox: Inbox) -> None:
     assert answers(inbox, takes).run_once() == 0
     hours_pass(inbox, 1)
     assert answers(inbox, takes).run_once() == 2
-    assert [row.state for row in inbox.rows(RequestedCommitment)] == ["reported"] * 2
+    assert inbox.column(RequestedCommitment.state) == ["reported"] * 2
 
 
 @pytest.mark.parametrize("ended", ["released", "open", "lost with its listener"])
@@ -278,8 +278,8 @@ def test_the_same_transaction_is_taken_once_and_not_too_many_wait(
     monkeypatch.setattr(requested, "MOST_OPEN", 2)
     for transaction in ("2.25.1", "2.25.1", "2.25.2", "2.25.3"):
         ask(inbox, f"1.2.3 {ULTRASOUND}", transaction=transaction)
-    assert [row.transaction_uid for row in inbox.rows(RequestedCommitment)] == ["2.25.1", "2.25.2"]
-    assert [event.fields["reason"] for event in inbox.events() if event.number == 1071] == [
+    assert inbox.column(RequestedCommitment.transaction_uid) == ["2.25.1", "2.25.2"]
+    assert [event.fields["reason"] for event in inbox.events(1071)] == [
         "its Transaction UID was used before",
         "too many requests of this peer wait for a report",
     ]

@@ -36,7 +36,7 @@ from dicom_node.base.events import (
 )
 from dicom_node.base.lifecycle import AuditAction, Role
 from dicom_node.base.logs import printable
-from dicom_node.base.store.tables import AuditRow
+from dicom_node.base.store.tables import AuditRow, EventRow
 from dicom_node.base.store.transitions import record
 from dicom_node.people import audit
 from dicom_node.serve.background import Background
@@ -314,7 +314,7 @@ def test_what_a_repository_did_not_read_is_sent_again(tmp_path: Path, certificat
         repository.reset = False
         wait_until(lambda: sender.run_once() == 150, 60, "sent")
     assert len(repository.messages()) == 150
-    assert [row.number for row in inbox.events()] == [AUDIT_NOT_SENT.number, AUDIT_SENT_AGAIN.number]
+    assert inbox.column(EventRow.number) == [AUDIT_NOT_SENT.number, AUDIT_SENT_AGAIN.number]
 
 
 def test_a_repository_that_is_not_there_or_hangs_holds_up_nothing_else(

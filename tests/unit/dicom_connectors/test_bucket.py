@@ -82,7 +82,7 @@ def fetched(node: Inbox, path: str) -> Path:
 
 
 def path_of(node: Inbox) -> str:
-    return node.instance(IMAGE.SOPInstanceUID).path
+    return node.instance(IMAGE).path
 
 
 def test_a_study_is_worked_on_when_another_machine_can_have_it(site: Site) -> None:
@@ -115,7 +115,7 @@ def test_a_store_that_is_away_is_told_once_and_gets_all_when_it_is_back(site: Si
         assert [handing_over.run_once() for _ in range(2)] == [0, 0]
         assert waiting(site.a) == 2
     wait_until(lambda: handing_over.run_once() >= 0 and not waiting(site.a), 60, "the store is back")
-    told = [row.number for row in site.a.rows(EventRow)]
+    told = site.a.column(EventRow.number)
     assert [told.count(event.number) for event in (STORE_AWAY, STORE_BACK)] == [1, 1]
 
 

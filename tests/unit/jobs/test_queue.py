@@ -46,7 +46,8 @@ from dicom_node.jobs.queue import JobQueue, cancel, enqueue, estimated_seconds, 
 from dicom_node.jobs.worker import heartbeat
 from dicom_node.jobs.worker import run as worker_module
 from tests.inbox_lab import Inbox
-from tests.modality import ultrasound
+from tests.modality import ultrasound, ultrasounds
+from tests.postgres_lab import POSTGRESQL
 from tests.rows import Stored, a_job
 from tests.unit.jobs.queue_lab import (
     WORKERS,
@@ -272,7 +273,7 @@ def test_a_lease_has_one_holder_until_it_ends_or_is_given_back(database: Databas
 
 
 POSTGRESQL_ONLY = pytest.mark.parametrize(
-    "database", [pytest.param("postgresql", marks=pytest.mark.debian("postgresql"))], indirect=True
+    "database", [pytest.param("postgresql", marks=POSTGRESQL)], indirect=True
 )
 
 
@@ -465,13 +466,13 @@ def test_a_job_that_is_running_lets_a_short_one_pass_between_its_steps(
 ) -> None:
     monkeypatch.setattr(worker_module, "_LOOK_SECONDS", -1.0)
     node = open_inbox(configuration())
-    node.settle(*(ultrasound("long", number=number) for number in range(1, 7)))
+    node.settle(*ultrasounds("long", 6))
     node.settle(changed(ultrasound("short"), BodyPartExamined="BREAST"))
     long, short = node.jobs()
     assert long.cost_seconds > 4 * short.cost_seconds > 4
     node.put(Job, long.id, turn_at=long.turn_at - timedelta(days=1))
     assert worker_module.Worker(node.settings, node.database).run_once()
-    assert [event.fields["job"] for event in node.events() if event.number == 3003] == [short.id, long.id]
+    assert [event.fields["job"] for event in node.events(3003)] == [short.id, long.id]
     assert {(job.tries, job.state) for job in node.jobs()} == {(1, JobState.SUCCEEDED)}
 
 

@@ -51,7 +51,16 @@ from dicom_node.base.lifecycle import (
     is_deidentified,
 )
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Delivery, HeldResult, Instance, Notification, Result, Study
+from dicom_node.base.store.tables import (
+    Delivery,
+    EventRow,
+    HeldResult,
+    Instance,
+    Job,
+    Notification,
+    Result,
+    Study,
+)
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver import holding
 from dicom_node.deliver.delivery_worker import DeliveryWorker
@@ -60,9 +69,8 @@ from dicom_node.people.outbox import discard_deliveries, send_again, send_study
 from dicom_node.results import stated_report
 from dicom_node.studies.purging import purge_results
 from tests.inbox_lab import Inbox
-from tests.modality import quick_ultrasound, ultrasound
+from tests.modality import quick_ultrasound, ultrasound, ultrasounds
 from tests.pacs_lab import Pacs, run_pacs
-from tests.ports import free_port
 from tests.result_images import CR, EFFUSION, grey_image, without_text, write_image
 from tests.unit.dicom_console.illustrated import illustrated
 from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration, confirm, states, work
@@ -138,7 +146,7 @@ def mark(node: Inbox, uid: str) -> str:
 
 
 def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
-    with run_pacs(Pacs(free_port())) as pacs:
+    with run_pacs(Pacs()) as pacs:
         peer = pacs.peer()
         node.settings = settings(node, host=peer.host, port=peer.port, ae_title=peer.ae_title)
         uid = analysed(node)
@@ -159,7 +167,7 @@ def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
     [said] = node.read(verdicts.all_assessments)
     assert (row["actor"], row["fields"]) == ("anna", {"verdict": "accepted", "results": 2})
     assert (said["verdict"], said["actor"], said["version"]) == ("accepted", "anna", "1")
-    assert {RESULTS_HELD.number, RESULTS_ACCEPTED.number} <= {event.number for event in node.events()}
+    assert {RESULTS_HELD.number, RESULTS_ACCEPTED.number} <= set(node.column(EventRow.number))
 
 
 def test_what_was_rejected_leaves_by_no_way_until_a_person_thinks_again(node: Inbox) -> None:
@@ -254,7 +262,7 @@ def test_a_late_image_makes_results_that_wait_anew(node: Inbox) -> None:
         held_results.accept_results(node.settings, uid, ANNA, as_of=seen)
     assert held_results.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 3
     assert sorted(states(node)) == [D.CANCELLED, D.PENDING, D.PENDING, D.PENDING]
-    assert {row.supersedes for row in node.rows(Result)} == {""}, "the first never left"
+    assert set(node.column(Result.supersedes)) == {""}, "the first never left"
 
 
 def test_a_rule_that_wants_no_assessment_any_more_lets_its_results_go(node: Inbox) -> None:
@@ -310,7 +318,7 @@ def test_an_acceptance_that_is_cut_off_has_done_nothing(node: Inbox) -> None:
     ):
         held_results.accept_results(node.settings, uid, ANNA)
     assert states(node) == [D.UNASSESSED] * 2
-    assert [row.state for row in node.rows(HeldResult)] == [HeldState.WAITING] * 2
+    assert node.column(HeldResult.state) == [HeldState.WAITING] * 2
 
 
 @pytest.mark.parametrize(
@@ -390,9 +398,9 @@ def test_a_result_that_was_deleted_is_sent_nowhere_and_its_delivery_says_why(pur
     second = states_at(purging, "second")
     assert len(second) == len(files)
     assert all(state is DeliveryState.CANCELLED and "result_days" in reason for state, reason in second)
-    assert [event.number for event in purging.events()].count(4006) == len(files)
+    assert purging.column(EventRow.number).count(4006) == len(files)
     assert not any(file.exists() for file in files)
-    assert {job.state for job in purging.jobs()} <= {JobState.SUCCEEDED, JobState.CANCELLED}
+    assert set(purging.column(Job.state)) <= {JobState.SUCCEEDED, JobState.CANCELLED}
     assert purging.study(uid).state is StudyState.DELIVERED
 
 
@@ -464,7 +472,7 @@ def take(comparing: Inbox, day: str, words: str, **given: Any) -> Path:
     image = dcmread(write_image(file, CR, grey_image(), **about))
     comparing.settle(image)
     work(comparing)
-    study = comparing.study(image.StudyInstanceUID).id
+    study = comparing.study_of(image).id
     [report] = [row for row in comparing.rows(Result) if (row.study_id, row.kind) == (study, ResultKind.SR)]
     return comparing.folder / report.path
 
@@ -639,7 +647,7 @@ def test_each_destination_gets_its_own_objects_and_only_those(make: Make) -> Non
 
 def test_a_late_image_replaces_the_report_of_each_side_by_one_of_its_own(make: Make) -> None:
     node = make(results=["sr"])
-    first, late = (ultrasound("one", number=number) for number in (1, 2))
+    first, late = ultrasounds("one", 2)
     analysed_deidentified(node, first)
     waiting = analysed_deidentified(node, late)
     for rows in waiting.values():
@@ -652,7 +660,7 @@ def test_a_late_image_replaces_the_report_of_each_side_by_one_of_its_own(make: M
 
 def test_a_report_on_an_image_that_came_after_the_purge_replaces_none_on_either_side(make: Make) -> None:
     node = make(results=["sr"])
-    first, late = (ultrasound("one", number=number) for number in (1, 2))
+    first, late = ultrasounds("one", 2)
     analysed_deidentified(node, first)
     confirm(node)
     spool.delete_by_uid(node.settings, [first.StudyInstanceUID])
@@ -679,8 +687,8 @@ def test_what_may_not_leave_holds_nobody_else_up(make: Make) -> None:
     waiting = analysed_deidentified(node, ultrasound("one"))
     assert [row.kind for row in waiting["pacs"]] == ["sr"]
     assert "archive" not in waiting
-    assert [job.state for job in node.jobs()] == [JobState.SUCCEEDED]
-    assert 4004 in {event.number for event in node.events()}
+    assert node.column(Job.state) == [JobState.SUCCEEDED]
+    assert 4004 in set(node.column(EventRow.number))
 
 
 def test_a_job_for_the_archive_alone_builds_nothing_that_names_the_patient(make: Make) -> None:

@@ -24,6 +24,7 @@ from dicom_node.base.store.tables import (
     Association,
     DiskSample,
     EventRow,
+    Job,
     ModelCount,
     NotifiedEvent,
     Result,
@@ -44,6 +45,7 @@ from dicom_node.people import audit, processes
 from dicom_node.people.disk import days_left, forget_past, note_free_space
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
+from tests.postgres_lab import POSTGRESQL
 from tests.rows import Stored, an_association
 from tests.unit.jobs.scoring_lab import Scoring, counted, scoring, write_card
 from tests.unit.jobs.worker_lab import work
@@ -76,7 +78,7 @@ def test_old_events_and_ended_associations_go_and_the_rest_stays(inbox: Inbox) -
     inbox.add(NotifiedEvent(rule="somebody", event_id=inbox.events()[0].id))
     assert forget_past(inbox.database, inbox.settings, NOW) == 2
     assert [row.at for row in inbox.events()] == [old, new]
-    assert [row.id for row in inbox.rows(Association)] == ["b", "c"]
+    assert inbox.column(Association.id) == ["b", "c"]
 
 
 EVEN = [30] * 10
@@ -128,7 +130,7 @@ def test_drift_is_told_once_a_day_for_each_sender(node: Inbox) -> None:
     count(node, EVEN, sender="PACS")
     assert report_drift(node.database, node.settings, today()) == 2
     assert report_drift(node.database, node.settings, today()) == 0
-    first, second = (row.fields for row in node.events() if row.number == SCORES_DRIFTED.number)
+    first, second = (row.fields for row in node.events(SCORES_DRIFTED.number))
     assert {first["calling"], second["calling"]} == {"MODALITY", "other"}
     assert (first["labels"], first["images"], first["model"]) == ("Shown", 300, "scoring")
     assert report_drift(node.database, node.settings, today() + timedelta(days=1)) == 2
@@ -286,7 +288,7 @@ def test_two_rules_that_ask_the_same_model_count_an_image_once(node: Inbox) -> N
     node.settings = node.settings.model_copy(update={"rules": (rule, again)})
     node.reopen()
     analysed(node, aged("two", 55))
-    assert [job.state for job in node.jobs()] == [JobState.SUCCEEDED] * 2
+    assert node.column(Job.state) == [JobState.SUCCEEDED] * 2
     assert images(node) == {(MODALITY, "analysed"): 1}
 
 
@@ -301,7 +303,7 @@ def test_a_worker_that_is_lost_before_its_commit_has_counted_nothing(
     assert (images(node), scores(node)) == ({(MODALITY, "analysed"): 1}, {5: 1})
 
 
-@pytest.mark.parametrize("url", ["", pytest.param("postgres_url", marks=pytest.mark.debian("postgresql"))])
+@pytest.mark.parametrize("url", ["", pytest.param("postgres_url", marks=POSTGRESQL)])
 def test_the_same_image_in_many_workers_at_the_same_moment_counts_once(
     tmp_path: Path, open_inbox: Callable[..., Inbox], request: pytest.FixtureRequest, url: str
 ) -> None:
@@ -333,7 +335,7 @@ def test_a_reference_that_is_missing_or_faulty_fails_no_job(
     else:
         write_card(node.folder.parent / "models", reference=reference)
     analysed(node, aged("faulty", 55))
-    assert [study.state for study in node.rows(Study)] == [StudyState.DELIVERING]
+    assert node.column(Study.state) == [StudyState.DELIVERING]
     assert (images(node), scores(node)) == ({(MODALITY, "analysed"): 1}, {})
 
 

@@ -64,7 +64,7 @@ def confirm(node: Inbox) -> None:
 
 def states(node: Inbox) -> list[DeliveryState]:
     """Of each delivery."""
-    return [row.state for row in node.rows(Delivery)]
+    return node.column(Delivery.state)
 
 
 class ObedientOptions(PipelineOptions):

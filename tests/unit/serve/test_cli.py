@@ -22,8 +22,9 @@ from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Study
 from dicom_node.people import users
 from dicom_node.people.demo import EmbeddedPacs
+from tests import ROOT
 from tests.inbox_lab import Inbox
-from tests.modality import ultrasound
+from tests.modality import ultrasounds
 from tests.rows import NOW
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
 from tests.unit.serve.cli_lab import (
@@ -41,7 +42,7 @@ from tests.unit.serve.cli_lab import (
 def test_objects_of_a_lost_database_are_told_put_back_and_told_no_more(run: Run, site: Path) -> None:
     spool = lambda verb: run("spool", verb, "--config", site)
     node = Inbox(site.parent / "var")
-    node.settle(*(ultrasound("one", number=number) for number in (1, 2)))
+    node.settle(*ultrasounds("one", 2))
     node.close()
     assert spool("compare").out == "Spool and database agree.\n"
     assert spool("reindex").out == "Nothing to put back.\n"
@@ -97,7 +98,7 @@ def test_check_says_when_a_database_is_missing_whose_objects_are_there(run: Run,
 
 
 def test_config_sample_prints_the_files_of_the_repository(run: Run) -> None:
-    folder = Path(__file__).resolve().parents[3] / "config"
+    folder = ROOT / "config"
     for name in sample.FILES:
         assert run("config", "sample", name).out == (folder / f"{name}.toml").read_text(encoding="utf-8")
 

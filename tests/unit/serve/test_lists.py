@@ -24,6 +24,7 @@ from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Study
 from dicom_node.people import audit, outbox
 from dicom_node.people.demo import DRAWN_FILM, EmbeddedPacs
+from tests import ROOT
 from tests.rows import NOW, an_association
 from tests.unit.jobs import scoring_lab
 from tests.unit.jobs.scoring_lab import write_card
@@ -78,7 +79,7 @@ def test_withdrawn_results_are_told_with_who_and_why(run: Run, filled: Path) -> 
      "peers list", "models list"],
 )  # fmt: skip
 def test_every_key_is_in_the_reference(run: Run, filled: Path, verb: str) -> None:
-    reference = Path(__file__).resolve().parents[3] / "docs" / "reference"
+    reference = ROOT / "docs" / "reference"
     listed = "".join((reference / f"{name}.md").read_text(encoding="utf-8") for name in ("lists", "settings"))
     printed = run(*verb.split(), "--config", filled, "--json").json
     keys = set().union(*printed) if isinstance(printed, list) else set(printed)

@@ -36,7 +36,7 @@ from dicom_node.base.lifecycle import (
     StudyState,
     WorkitemState,
 )
-from dicom_node.base.store.tables import ClaimedWorkitem, Delivery, Fetch, Job, Study
+from dicom_node.base.store.tables import ClaimedWorkitem, Delivery, EventRow, Fetch, Job, Study
 from dicom_node.base.store.transitions import move, settle_study, utc_now
 from dicom_node.deliver.scu import open_archive
 from dicom_node.studies import fetch, fetch_queue, missing_studies, priors
@@ -64,6 +64,7 @@ from tests.pacs_lab import (
     ups_rs,
     work_item,
 )
+from tests.postgres_lab import POSTGRESQL
 from tests.result_reading import coded
 from tests.rows import a_job, a_study
 from tests.waiting import wait_until
@@ -108,7 +109,7 @@ def test_a_peer_that_does_not_answer_holds_a_job_no_longer_than_set(
 ) -> None:
     monkeypatch.setattr("dicom_node.deliver.scu.association._NEGOTIATE_SECONDS", 0.3)
     monkeypatch.setattr("dicom_node.deliver.scu.association._ASSOCIATE_SECONDS", 0.6)
-    with run_pacs(FakeArchive(free_port()), classes=()) as pacs, valve_before(pacs.port) as valve:
+    with run_pacs(FakeArchive(), classes=()) as pacs, valve_before(pacs.port) as valve:
         valve.from_peer = 0
         inbox = inbox_beside(tmp_path, valve.port if hangs else free_port(), PRIORS)
         priors_come(inbox, today(film("whole")))
@@ -144,7 +145,7 @@ def test_priors_are_fetched_and_the_job_waits_for_them_a_set_time(tmp_path: Path
         True,
         "films",
     )
-    inbox.put(Study, inbox.study(prior.StudyInstanceUID).id, state=StudyState.DELIVERED)
+    inbox.put(Study, inbox.study_of(prior).id, state=StudyState.DELIVERED)
     asked(inbox)
     jobs = {job.source_uids[0]: job for job in inbox.jobs()}
     assert (jobs[new.SOPInstanceUID].run_at - utc_now()).total_seconds() < 1
@@ -154,7 +155,7 @@ def test_priors_are_fetched_and_the_job_waits_for_them_a_set_time(tmp_path: Path
 def test_a_kill_between_answer_and_fetch_has_nothing_fetched_twice(tmp_path: Path) -> None:
     new = today(film("new"))
     prior = prior_of(new, "prior")
-    archive = FakeArchive(free_port(), answers=[answer_for(prior, StudyDate="20250101")], gives=[prior])
+    archive = FakeArchive(answers=[answer_for(prior, StudyDate="20250101")], gives=[prior])
     with run_pacs(archive, classes=()) as pacs:
         inbox = inbox_beside(tmp_path, pacs.port, PRIORS)
         priors_come(inbox, new)
@@ -188,7 +189,7 @@ def test_a_prior_whose_images_name_another_patient_goes_to_quarantine(tmp_path: 
     with beside(tmp_path, PRIORS, answers=[answer], gives=[prior]) as inbox:
         priors_come(inbox, new)
         inbox.settle()
-    study = inbox.study(prior.StudyInstanceUID)
+    study = inbox.study_of(prior)
     assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT)
 
 
@@ -213,14 +214,14 @@ def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) 
             (whole, StudyState.DELIVERED),
             (failed, StudyState.FAILED),
         ):
-            inbox.put(Study, inbox.study(image.StudyInstanceUID).id, state=state, reason="a reason")
+            inbox.put(Study, inbox.study_of(image).id, state=state, reason="a reason")
         assert why(inbox) == {
             never.StudyInstanceUID: "it never came",
             part.StudyInstanceUID: "incomplete: 1 of 2 objects came",
             failed.StudyInstanceUID: "failed: a reason",
         }
         assert missing_studies.report_missing(inbox.database, inbox.settings) == 3
-        [event] = [row for row in inbox.events() if row.number == STUDIES_MISSING.number]
+        [event] = inbox.events(STUDIES_MISSING.number)
         assert (event.fields["peer"], event.fields["number"]) == ("archive", 3)
         for row in missing_studies.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), 1):
             if row.fetchable:
@@ -238,7 +239,7 @@ def test_a_study_is_asked_for_once_again_and_cancelled(tmp_path: Path) -> None:
             assert (found["wanted"], found["first"]) == (1, 1)
     assert [inbox.write(fetch_queue.cancel, "archive") for _ in range(2)] == [1, 0]
     assert inbox.write(fetch_queue.fetch_again, "archive") == 1
-    assert [row.state for row in inbox.rows(Fetch)] == [FetchState.WAITING]
+    assert inbox.column(Fetch.state) == [FetchState.WAITING]
 
 
 def test_the_pace_is_that_of_the_peer_or_slower_and_a_clock_put_back_stops_nothing(tmp_path: Path) -> None:
@@ -263,7 +264,7 @@ def test_what_a_killed_node_left_is_fetched_again_and_not_for_ever(tmp_path: Pat
     assert found == [(FetchState.WAITING, 2), (FetchState.FAILED, 10)]
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 def test_a_study_of_another_patient_is_quarantined_though_its_fetch_moves_at_that_moment(
     tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,9 +291,9 @@ def test_a_study_of_another_patient_is_quarantined_though_its_fetch_moves_at_tha
 
     monkeypatch.setattr("dicom_node.studies.fetched.intake.patients", patients_while_the_retrieval_starts)
     inbox.assemble(300)
-    study = inbox.study(image.StudyInstanceUID)
+    study = inbox.study_of(image)
     assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT)
-    assert [row.state for row in inbox.rows(Fetch)] == [FetchState.OTHER_PATIENT]
+    assert inbox.column(Fetch.state) == [FetchState.OTHER_PATIENT]
     inbox.close()
 
 
@@ -356,7 +357,7 @@ class Site:
         return row
 
     def events(self) -> list[int]:
-        return [event.number for event in self.inbox.events()]
+        return self.inbox.column(EventRow.number)
 
 
 @contextmanager
@@ -584,6 +585,4 @@ def test_an_item_is_cancelled_with_its_fetch_when_the_manager_asks(web: Site, fe
     states = sorted(job.state for job in web.inbox.jobs())
     # What came for the item alone is not analysed; a study that somebody sent is.
     assert states == ([JobState.CANCELLED, JobState.QUEUED] if fetched else [JobState.QUEUED] * 2)
-    assert [row.state for row in web.inbox.rows(Fetch)] == [
-        FetchState.CANCELLED if fetched else FetchState.WAITING
-    ]
+    assert web.inbox.column(Fetch.state) == [FetchState.CANCELLED if fetched else FetchState.WAITING]

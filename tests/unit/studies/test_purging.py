@@ -30,6 +30,7 @@ from dicom_node.people import spool
 from dicom_node.studies.purging import purge, purge_results
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
+from tests.postgres_lab import POSTGRESQL
 from tests.unit.dicom_console.illustrated import illustrated
 from tests.unit.jobs.worker_lab import confirm, work
 from tests.unit.receive.objects import (
@@ -72,7 +73,7 @@ def test_a_purged_object_that_comes_again_is_a_duplicate_whose_file_is_used(inbo
     image = ultrasound("again")
     inbox.index(image)
     assert inbox.outcomes()[-1] == "duplicate"
-    assert inbox.file_of(image.SOPInstanceUID).PixelData == image.PixelData
+    assert inbox.file_of(image).PixelData == image.PixelData
 
 
 STUDY = 1
@@ -95,7 +96,7 @@ def purged(delivered: Inbox) -> list[bool]:
     return [row.purged for row in rows]
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 @pytest.mark.parametrize(
     ("look", "image", "left"),
     [
@@ -128,7 +129,7 @@ def test_an_image_that_comes_while_its_study_is_purged_is_kept(
     assert purged(delivered) == left
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 def test_a_result_that_a_person_sends_again_while_its_study_is_purged_keeps_its_file(
     delivered: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +181,7 @@ def test_the_file_of_a_confirmed_result_goes_after_its_days_and_after_the_images
     assert purge_results(inbox.database, keeping(inbox), utc_now() + 399 * DAY) == 0
     assert file.is_file()
     assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 1
-    assert (file.exists(), [row.purged for row in inbox.rows(Result)]) == (False, [True])
+    assert (file.exists(), inbox.column(Result.purged)) == (False, [True])
     assert inbox.events()[-1].number == 2021
     assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 0
 
@@ -201,7 +202,7 @@ def test_what_is_not_confirmed_or_stands_in_quarantine_stays(
     inbox.put(Job, state=JobState.SUCCEEDED)
     purge(inbox.database, inbox.settings, utc_now() + LATER)
     assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 0
-    assert (file.is_file(), [row.purged for row in inbox.rows(Result)]) == (True, [False])
+    assert (file.is_file(), inbox.column(Result.purged)) == (True, [False])
 
 
 def test_what_has_no_file_any_more_is_sent_nowhere_again(inbox: Inbox) -> None:

@@ -88,18 +88,19 @@ from dicom_node.people.outbox import send_again
 from dicom_node.people.processes import Sign, SignsOfLife, forget_lost
 from dicom_node.serve.background import Background, inode
 from dicom_node.studies.purging import purge, purge_results
+from tests import ROOT
 from tests.console_lab import ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox
-from tests.modality import ultrasound
+from tests.modality import ultrasound, ultrasounds
 from tests.outbox_lab import Outbox
-from tests.pacs_lab import Pacs, free_port, run_pacs
+from tests.pacs_lab import Pacs, run_pacs
+from tests.postgres_lab import POSTGRESQL
 from tests.rows import Stored, a_job, a_result, a_study, an_association
 from tests.unit.jobs.worker_lab import configuration
 from tests.unit.receive.objects import changed
 from tests.waiting import wait_until
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
-POSTGRESQL = pytest.mark.debian("postgresql")
 
 
 def test_the_migrations_make_just_the_tables_of_the_program(filled_database: Database) -> None:
@@ -138,7 +139,7 @@ def test_sqlite_keeps_an_acknowledged_commit_through_a_power_cut(filled_database
 def test_times_come_back_aware_and_naive_ones_are_refused(database: Database) -> None:
     stored = Stored(database)
     stored.add(a_study("1.2.3", at=NOW))
-    assert [row.first_received_at for row in stored.rows(Study)] == [NOW]
+    assert stored.column(Study.first_received_at) == [NOW]
     with pytest.raises(Exception, match="without zone"):
         stored.add(a_study("1.9", at=NOW.replace(tzinfo=None)))
 
@@ -477,7 +478,7 @@ def test_without_the_key_no_name_is_stored_and_studies_come_all_the_same(
     path.write_text("no key", encoding="utf-8")
     inbox = open_inbox()
     inbox.settle(ultrasound("one"))
-    assert [row.sealed_name for row in inbox.rows(Study)] == [b""]
+    assert inbox.column(Study.sealed_name) == [b""]
     assert found(inbox, "one") == set()
 
 
@@ -583,7 +584,7 @@ def test_silence_is_noticed_before_a_lease_ends_and_the_url_may_say_otherwise(po
     assert options_of(str(patient)) == (42000, idle, interval, 9)
 
 
-SQL = (Path(__file__).resolve().parents[4] / "config" / "postgres" / "roles.sql").read_text(encoding="utf-8")
+SQL = (ROOT / "config" / "postgres" / "roles.sql").read_text(encoding="utf-8")
 
 
 ROLES = ("receives", "works", "console")
@@ -622,20 +623,20 @@ def send_traces(node: Inbox) -> None:
 def receive_one_and_a_mixed_study(listener: Inbox) -> None:
     """A study of which an image comes late, and one of two patients, which goes into quarantine."""
     listener.opened("1")
-    listener.receive(*(ultrasound("one", number=n, size=(48, 40)) for n in (1, 2)), association="1")
+    listener.receive(*ultrasounds("one", 2, size=(48, 40)), association="1")
     other = ultrasound("mixed", number=2, size=(48, 40))
     listener.receive(ultrasound("mixed", size=(48, 40)), changed(other, PatientID="SOMEBODY-ELSE"))
     listener.released("1")
     listener.settle()
     listener.settle(ultrasound("one", number=3, size=(48, 40)))
-    assert listener.study(other.StudyInstanceUID).state is StudyState.QUARANTINED
+    assert listener.study_of(other).state is StudyState.QUARANTINED
 
 
 @POSTGRESQL
 def test_a_study_goes_its_way_under_these_rights(
     tmp_path: Path, urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with run_pacs(Pacs(free_port())) as pacs:
+    with run_pacs(Pacs()) as pacs:
         config = configuration()
         config["peers"][1]["port"] = pacs.port
         config["outbox"] = {"retry_seconds": 0.05, "retry_limit_seconds": 0.2}

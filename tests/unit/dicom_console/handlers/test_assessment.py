@@ -48,7 +48,7 @@ def test_a_reader_accepts_what_he_saw(assessing: ConsoleLab) -> None:
     reader.get("/studies/1")
     for seen, status, state in (("0" * 16, 409, "unassessed"), (reader.field("as_of"), 303, "pending")):
         assert reader.post("/studies/1/accept", as_of=seen) == status
-        assert {row.state.value for row in assessing.rows(Delivery)} == {state}
+        assert set(assessing.column(Delivery.state)) == {state}
     assert "wait for an assessment" not in reader.page("/studies/1")
     assert "a person accepted results: they are delivered" in reader.text
     assert re.search(r'class="state confirmed">accepted</span> <small>reader', reader.text)
@@ -72,7 +72,7 @@ def test_programs_assess_accept_and_reject(assessing: ConsoleLab) -> None:
         ("reject", {**why, "as_of": found["as_of"]}, 200),
     ):
         assert reader.ask("POST", f"/studies/1/assessment/{path}", json=said)[0] == answer, (path, said)
-    assert {row.state for row in assessing.rows(Delivery)} == {DeliveryState.DISCARDED}
+    assert set(assessing.column(Delivery.state)) == {DeliveryState.DISCARDED}
     _, [one] = reader.ask("GET", "/assessments")
     assert (one["verdict"], one["because"], one["actor"]) == ("rejected", "a rib", "reader")
     assert viewer.ask("GET", "/assessments")[0] == 403
@@ -184,7 +184,7 @@ def test_what_was_said_of_the_other_report_of_an_analysis_stays(site: Inbox) -> 
         site.settings, UID, [report.id], reason=RejectionReason.QUALITY, because="other patient"
     )
     assert sent_to(site) == [("pacs", "pending")]
-    assert [row.result_id for row in site.rows(Withdrawal)] == [report.id]
+    assert site.column(Withdrawal.result_id) == [report.id]
 
 
 @pytest.fixture

@@ -28,10 +28,10 @@ def test_an_object_is_received_as_from_a_modality(uploader: Browser, inbox: Inbo
     uploader.upload(("IMG0001", part_10(sent)))
     assert outcomes(uploader) == ["taken"]
     inbox.settle()
-    row = inbox.instance(str(sent.SOPInstanceUID))
+    row = inbox.instance(sent)
     assert (row.calling_ae, row.called_ae, row.role) == ("CONSOLE", "AINODE", ObjectRole.SOURCE)
-    assert inbox.file_of(str(sent.SOPInstanceUID)).PixelData == sent.PixelData
-    assert [job.rule for job in inbox.jobs()] == ["ultrasound"]
+    assert inbox.file_of(sent).PixelData == sent.PixelData
+    assert inbox.column(Job.rule) == ["ultrasound"]
     [noted] = audited(inbox.database, "uploaded")
     assert noted | {"association": ""} == {"objects": 1, "refused": 0, "association": ""}
 
@@ -57,13 +57,13 @@ def test_who_sees_some_senders_only_adds_to_no_other_study(console: ConsoleLab, 
     uploader.upload(*((f"{n}", file) for n, file in enumerate(files)))
     hidden, no_study = stow.NOT_ITS_STUDY.when, stow.NO_OBJECT.when
     assert outcomes(uploader) == [hidden, no_study, hidden, "taken", "taken", "taken"]
-    before = inbox.study(secret.StudyInstanceUID)
+    before = inbox.study_of(secret)
     while inbox.spool.pending():
         inbox.settle()
     assert inbox.outcomes() == ["new", "new", "new", "quarantined", "quarantined"]
-    assert inbox.study(waiting.StudyInstanceUID).state is not StudyState.QUARANTINED
-    assert inbox.study(secret.StudyInstanceUID).state is before.state is not StudyState.QUARANTINED
-    assert inbox.study(new.StudyInstanceUID).state is StudyState.QUARANTINED
+    assert inbox.study_of(waiting).state is not StudyState.QUARANTINED
+    assert inbox.study_of(secret).state is before.state is not StudyState.QUARANTINED
+    assert inbox.study_of(new).state is StudyState.QUARANTINED
 
 
 def test_what_the_listener_refuses_is_refused_here(
@@ -116,7 +116,7 @@ def test_a_study_is_followed_from_the_spool_to_its_end(uploader: Browser, inbox:
     assert "Objects still being read: 1 of 1" in uploader.text
     inbox.settle()
     assert "still being read" not in uploader.page(address)
-    assert f'href="/studies/{inbox.study(sent.StudyInstanceUID).id}"' in uploader.text
+    assert f'href="/studies/{inbox.study_of(sent).id}"' in uploader.text
     assert "0 of 1 jobs" in uploader.text
     assert "All of it came to its end" not in uploader.text
     inbox.put(Job, state=JobState.NOT_APPLICABLE)
@@ -127,7 +127,7 @@ def test_a_study_is_followed_from_the_spool_to_its_end(uploader: Browser, inbox:
     assert f'href="{address}"' in uploader.page("/upload")
     assert all(
         "Nothing was assessed, so nothing is excluded." in uploader.page(page)
-        for page in ("/studies", f"/studies/{inbox.study(sent.StudyInstanceUID).id}", "/patients/1")
+        for page in ("/studies", f"/studies/{inbox.study_of(sent).id}", "/patients/1")
     )
 
 

@@ -30,6 +30,7 @@ from dicom_node.people import audit, held_results, outbox, studies, verdicts, wi
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
+from tests.postgres_lab import POSTGRESQL
 from tests.unit.dicom_console.decisions_lab import (
     EVA,
     READER,
@@ -106,7 +107,7 @@ def test_what_has_no_file_any_more_is_named_for_removal_by_hand(retracted: Conso
         (retracted.settings.node.data_dir / row.path).unlink()
     retracted.put(Result, purged=True)
     assert set(withdraw(retracted)["pacs"]) == {row.sop_instance_uid for row in before}
-    assert ResultKind.REJECTION not in {row.kind for row in retracted.rows(Result)}
+    assert ResultKind.REJECTION not in set(retracted.column(Result.kind))
 
 
 def test_nothing_that_was_withdrawn_leaves_again(retracted: ConsoleLab, node: Inbox) -> None:
@@ -234,7 +235,7 @@ def test_an_operator_withdraws_by_page_and_the_audit_says_who(retracted: Console
     assert [(row["actor"], row["fields"]) for row in noted] == [("operator", kept[0])]
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 def test_a_sender_that_comes_in_between_gets_nothing(
     open_inbox: Callable[..., Inbox], postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,12 +255,12 @@ def test_a_sender_that_comes_in_between_gets_nothing(
         return found
 
     monkeypatch.setattr(withdrawal, "_chosen", chosen)
-    assert {row.state for row in node.rows(Delivery)} == {S.PENDING}
+    assert set(node.column(Delivery.state)) == {S.PENDING}
     withdrawal.withdraw_results(node.settings, UID, None, reason=RejectionReason.SAFETY, because="of another")
-    assert {row.state for row in node.rows(Delivery)} == {S.DISCARDED}
+    assert set(node.column(Delivery.state)) == {S.DISCARDED}
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 def test_a_finding_is_not_rejected_while_its_results_are_accepted(
     open_inbox: Callable[..., Inbox], postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

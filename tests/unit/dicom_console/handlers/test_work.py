@@ -15,12 +15,12 @@ from dicom_node.people import fetches, preflight, users
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, config_file, happened
 from tests.forked import run_forked
 from tests.inbox_lab import CONFIG, Inbox
-from tests.modality import ultrasound
+from tests.modality import ultrasound, ultrasounds
 from tests.pacs_lab import FakeArchive, answer_for, film, free_port, peer, run_pacs
 from tests.rows import NOW, a_job, a_result, a_study
 from tests.smtp_lab import WebServer
 
-IMAGES = [ultrasound("stepped", number=number) for number in (1, 2, 3)]
+IMAGES = ultrasounds("stepped", 3)
 
 
 STUDY = str(IMAGES[0].StudyInstanceUID)
@@ -149,7 +149,7 @@ def test_an_operator_has_studies_fetched(console: ConsoleLab) -> None:
     answers = [
         answer_for(film("wanted")), answer_for(film("lost"), StudyDate=today, ModalitiesInStudy="US"),
     ]  # fmt: skip
-    with run_pacs(FakeArchive(free_port(), "ARCHIVE", answers=answers), classes=()) as pacs:
+    with run_pacs(FakeArchive(ae_title="ARCHIVE", answers=answers), classes=()) as pacs:
         with_archive(console, pacs.port)
         uploader, viewer = console.browser(UserRole.OPERATOR), console.browser(UserRole.VIEWER)
         assert "/fetches/archive/missing" in uploader.page("/fetches")

@@ -35,7 +35,7 @@ def total(series: activity.Series) -> float:
 @pytest.mark.parametrize("days", activity.SPANS)
 def test_each_span_counts_the_same_study_once(busy: Inbox, days: int) -> None:
     found = busy.read(activity.activity, days)
-    reports = {row.result_id for row in busy.rows(ReportedFinding)}
+    reports = set(busy.column(ReportedFinding.result_id))
     assert total(found.received) == 1
     assert len(found.hours) == len(found.received.values)
     assert found.times == sorted(found.times)
