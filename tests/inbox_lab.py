@@ -30,24 +30,19 @@ from dicom_node.receive.journal import JournalWriter
 from dicom_node.receive.spool import Arrival, Spool
 from dicom_node.studies.completion import Assembler
 from dicom_node.studies.indexing import Indexer
+from dicom_node.studies.reconciliation import reindex
+from tests.peers import a_peer, a_receiver
 from tests.rows import Stored
 
 CONFIG: dict[str, Any] = {
     "assembly": {"quiet_seconds": 5, "quiet_seconds_us": 30},
     "console": {"local_peers": True},
     "peers": [
-        {"name": "modality", "ae_title": "MODALITY", "may": ["send"]},
-        {"name": "quick", "ae_title": "QUICK", "may": ["send"], "quiet_seconds": 1},
-        {"name": "latin", "ae_title": "LATIN", "may": ["send"], "assume_charset": "ISO_IR 100"},
-        {"name": "grabber", "ae_title": "GRABBER", "may": ["send"]},
-        {
-            "name": "pacs",
-            "ae_title": "PACS",
-            "host": "127.0.0.1",
-            "port": 4242,
-            "may": ["receive"],
-            "results": ["sr", "sc", "cleaned"],
-        },
+        a_peer("modality", may=["send"]),
+        a_peer("quick", may=["send"], quiet_seconds=1),
+        a_peer("latin", may=["send"], assume_charset="ISO_IR 100"),
+        a_peer("grabber", may=["send"]),
+        a_receiver("pacs", results=["sr", "sc", "cleaned"]),
     ],
     "rules": [
         {
@@ -175,6 +170,15 @@ class Inbox(Stored):
     @property
     def files(self) -> Files:
         return Files(self.settings)
+
+    @property
+    def stores(self) -> tuple[Database, Spool, Files]:
+        """What is compared with each other."""
+        return self.database, self.spool, self.files
+
+    def reindex(self) -> int:
+        """As into a database that lost its rows; how many objects were read."""
+        return reindex(*self.stores, lambda *_: None)
 
     def index(self, *objects: Dataset, **given: Any) -> int:
         """Receive these, if any, and index what is there."""

@@ -12,6 +12,11 @@ from dicom_node.base.dicom.uids import derived_uid
 
 ULTRASOUND = "1.2.840.10008.5.1.4.1.1.6.1"
 DIGITAL_XRAY = "1.2.840.10008.5.1.4.1.1.1.1"
+WHEN = {
+    **dict.fromkeys(("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"), "20260102"),
+    **dict.fromkeys(("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"), "101500"),
+}
+"""Dates and times of a study of one moment."""
 
 
 def ultrasound(
@@ -184,8 +189,7 @@ def _image(name: str, modality: str, sop_class: str, series: str, number: int) -
         SeriesNumber=int(series),
         InstanceNumber=number,
         ImageType=["ORIGINAL", "PRIMARY"],
-        **dict.fromkeys(("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"), "20260102"),
-        **dict.fromkeys(("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"), "101500"),
+        **WHEN,
     )
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = sop_class, uid

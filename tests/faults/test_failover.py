@@ -102,7 +102,7 @@ def test_synchronous_nothing_is_committed_that_the_standby_did_not_get(tmp_path:
         pair.promote()
         wait_until(lambda: answers(node), what="the standby answers on the pool's connections")
         work_and_deliver(node)
-        assert not str(compare(node.database, node.spool, node.files))
+        assert not str(compare(*node.stores))
         assert sorted(node.outcomes()) == ["new", "new"]
         assert node.column(Study.state) == [StudyState.DELIVERED] * 2
         assert Counter(pacs.received) == dict.fromkeys(results_of(node), 1)

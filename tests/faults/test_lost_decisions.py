@@ -16,7 +16,7 @@ from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.people import audit, backup, held_results, lost_decisions
 from dicom_node.people.studies import release, versions
 from dicom_node.people.withdrawal import withdraw_results
-from dicom_node.studies.reconciliation import compare, reindex
+from dicom_node.studies.reconciliation import compare
 from tests.faults.fault_lab import analyse, node_on, results_of, uid, work_and_deliver
 from tests.faults.kills import with_postgres
 from tests.forked import Forked
@@ -48,7 +48,7 @@ def restored(node: Inbox, saved: Path, pacs: Pacs, *, assess_first: bool = False
 
 
 def reindexed(node: Inbox) -> None:
-    reindex(node.database, node.spool, node.files, lambda *_: None)
+    node.reindex()
     node.settle()
     work(node)
 
@@ -237,11 +237,11 @@ def test_yesterdays_database_and_todays_spool_give_the_same_pacs_content(
         with_postgres(second, "pg_restore", "--exit-on-error", str(dump))
         node = node_on(second, tmp_path / "var", pacs)
         assert results_of(node) == set(of_yesterday)
-        assert reindex(node.database, node.spool, node.files, lambda *_: None) == 3
+        assert node.reindex() == 3
         work_and_deliver(node)
         assert pacs.stored == content
         assert Counter(pacs.received) == times, "what the PACS has is not sent again"
         assert results_of(node) == set(content)
-        assert not str(compare(node.database, node.spool, node.files))
+        assert not str(compare(*node.stores))
         assert set(node.column(Study.state)) == {StudyState.DELIVERED}
         node.close()

@@ -32,6 +32,7 @@ from tests.outbox_lab import (
 )
 from tests.pacs_lab import SOP_CLASS as SECONDARY_CAPTURE
 from tests.pacs_lab import CommittingPacs, Pacs, report, run_pacs, send_report
+from tests.peers import a_receiver
 from tests.ports import free_port
 from tests.wire.orthanc_lab import (
     start_orthanc,
@@ -222,7 +223,7 @@ def test_a_report_to_the_listener_reaches_the_outbox(tmp_path: Path, committing_
 @pytest.mark.debian("orthanc")
 def test_a_real_orthanc_takes_over_and_reports_on_an_association_of_its_own(tmp_path: Path) -> None:
     port = free_port()
-    peers = [{"name": "pacs", "ae_title": "ORTHANC", "host": "127.0.0.1", "port": port, "may": ["receive"]}]
+    peers = [a_receiver("pacs", port, ae_title="ORTHANC")]
     peers[0] |= {"confirm": "commitment"}
     with receiving(tmp_path / "listener", peers=peers) as listener:
         us = {"AET": "AINODE", "Host": "127.0.0.1", "Port": listener.port}

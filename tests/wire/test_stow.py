@@ -19,7 +19,7 @@ from dicom_node.base.store.tables import Job
 from dicom_node.people import users
 from dicom_node.receive.spool import IncomingObject
 from tests.browser_lab import served_app
-from tests.console_lab import PASSWORD, ConsoleLab, audited
+from tests.console_lab import PASSWORD, ConsoleLab, audited, console_of
 from tests.inbox_lab import Inbox
 from tests.modality import part_10, ultrasound
 from tests.unit.receive.objects import changed
@@ -277,6 +277,6 @@ def test_who_sees_some_senders_only_reaches_no_other_study(gateway: Gateway) -> 
 
 def test_nobody_stores_without_a_token_and_nothing_is_there_without_the_setting(gateway: Gateway) -> None:
     assert gateway.post(body(part_10(ultrasound("one"))), token="").status_code == 401
-    client = ConsoleLab(gateway.node.settings, gateway.node.database).browser().client
+    client = console_of(gateway.node).browser().client
     for path in ("/studies", "/studies/1.2"):
         assert client.post(f"/api/dicomweb{path}", headers=gateway.headers).status_code == 404

@@ -22,7 +22,7 @@ from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.jobs.worker.run import Worker
 from dicom_node.people.preflight import Tried
 from dicom_node.studies.purging import purge
-from dicom_node.studies.reconciliation import compare, reindex
+from dicom_node.studies.reconciliation import compare
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.pacs_lab import Pacs
@@ -155,14 +155,14 @@ def test_a_database_of_yesterday_and_the_bucket_give_the_same_content(site: Site
     site.a.index(IMAGE)
     handing(site.a, site).run_once()
     later = site.machine("later", database="restored.db")
-    assert len(compare(later.database, later.spool, later.files).unknown) == 1
-    assert reindex(later.database, later.spool, later.files, lambda *_: None) == 1
+    assert len(compare(*later.stores).unknown) == 1
+    assert later.reindex() == 1
     later.index()
     handing(later, site).run_once()
-    assert not str(compare(later.database, later.spool, later.files))
+    assert not str(compare(*later.stores))
     site.bucket().delete(path_of(later))
     (later.folder / path_of(later)).unlink()
-    assert "without a file" in str(compare(later.database, later.spool, later.files))
+    assert "without a file" in str(compare(*later.stores))
 
 
 def test_a_job_waits_for_the_store_and_loses_no_try(site: Site) -> None:

@@ -18,7 +18,6 @@ from pydicom import config, dcmread
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from sqlalchemy import select
 
 from ai_pipeline.contract import (
     Meaning,
@@ -53,13 +52,13 @@ from dicom_node.people.audit import Person
 from dicom_node.receive.inspection import inspect
 from dicom_node.studies import quarantine
 from dicom_node.studies.purging import purge
-from dicom_node.studies.reconciliation import reindex
 from dicom_node.studies.reruns import rerun
 from tests import ROOT
 from tests.forked import Forked
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound, ultrasounds
 from tests.outbox_lab import outgoing
+from tests.peers import a_peer, a_receiver
 from tests.result_images import still
 from tests.unit.jobs.worker_lab import Obedient, configuration, confirm, states, work
 from tests.unit.receive.objects import changed, report
@@ -287,7 +286,7 @@ def test_results_of_a_lost_database_are_asked_for_and_not_built_again(make: Make
     for path in node.folder.glob("node.db*"):
         path.unlink()
     node = make()
-    reindex(node.database, node.spool, node.files, lambda _done, _of: None)
+    node.reindex()
     node.settle()
     work(node)
     assert {row.sop_instance_uid: row.sha256 for row in node.rows(Result)} == built
@@ -441,15 +440,21 @@ def test_when_no_rule_applies_the_closest_one_is_named_with_all_that_failed() ->
     assert why_none([chest], [], {}) == "no rule applies: the study has no images"
 
 
-def test_companions_and_own_results_are_never_taken() -> None:
+@pytest.mark.parametrize(
+    ("chosen", "taken"),
+    [(rule(), []), (rule(secondary_captures_from=["grabber"]), [("3",)])],
+    ids=["without secondary captures", "with those of the grabber"],
+)
+def test_companions_and_own_results_are_never_taken(
+    chosen: RuleSettings, taken: list[tuple[str, ...]]
+) -> None:
     objects = [
         an_image("1", "1.2.840.10008.5.1.4.1.1.6.1", "US", ObjectRole.OWN),
         an_image("2", "1.2.840.10008.5.1.4.1.1.88.33", "SR", ObjectRole.NON_SOURCE),
         an_image("3", "1.2.840.10008.5.1.4.1.1.7", "US"),
     ]
-    for one, taken in ((rule(), []), (rule(secondary_captures_from=["grabber"]), [("3",)])):
-        decided = decide([one], "", objects, TODAY, {"ROOM1": "grabber"})
-        assert [decision.source_uids for decision in decided] == taken
+    decided = decide([chosen], "", objects, TODAY, {"ROOM1": "grabber"})
+    assert [decision.source_uids for decision in decided] == taken
 
 
 @pytest.mark.parametrize(
@@ -516,7 +521,7 @@ MARK = {"when": "mark suspected", "send_to": ["er"], "notify": ["on-call"], "pri
 
 def made(ruled: Inbox, *then: dict[str, Any], do: str = "find", **rule: Any) -> Settings:
     content = configuration(do)
-    content["peers"].append({**content["peers"][1], "name": "er", "ae_title": "ER"})
+    content["peers"].append(content["peers"][1] | a_peer("er"))
     content["rules"][0] |= {"then": list(then), **rule}
     content["notifications"] = [{"name": "on-call", "url": "https://127.0.0.1:9/x", "every_minutes": 0}]
     content["console"] = {"url": "https://ai-ruled.example.org"}
@@ -640,8 +645,8 @@ S = DeliveryState
 def inbox_that_forwards(open_inbox: Make, *forward: str) -> Inbox:
     peers = [
         *CONFIG["peers"],
-        {"name": "archive", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": 4243, "may": ["receive"]},
-        {"name": "both", "ae_title": "BOTH", "host": "127.0.0.1", "port": 4244, "may": ["send", "receive"]},
+        a_receiver("archive", 4243),
+        a_receiver("both", 4244, may=["send", "receive"]),
     ]
     return open_inbox({**CONFIG, "peers": peers, "rules": [CONFIG["rules"][0] | {"forward": forward}]})
 
@@ -696,7 +701,7 @@ def test_a_corrected_version_is_forwarded_too_and_an_unsent_one_before_it_is_not
     assert states_of(inbox) == ["cancelled"]
     inbox.settle()
     assert states_of(inbox) == ["cancelled", "pending"]
-    paths = inbox.read(lambda session: [row.path for row in session.scalars(select(Original))])
+    paths = inbox.column(Original.path)
     assert paths[-1] == inbox.instance(image).path
 
 
@@ -710,7 +715,7 @@ def test_a_duplicate_is_not_forwarded_again_nor_a_purged_image_that_comes_again(
     inbox.index(image)
     inbox.write(rerun, 1, inbox.settings)
     assert states_of(inbox) == ["confirmed"]
-    purged = inbox.read(lambda session: [row.purged for row in session.scalars(select(Original))])
+    purged = inbox.column(Original.purged)
     assert purged == [False], "its file is the new one"
 
 

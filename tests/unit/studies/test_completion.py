@@ -40,7 +40,6 @@ from dicom_node.base.store.transitions import steady_now, utc_now
 from dicom_node.people import disk
 from dicom_node.receive.messages import N_CREATE_RQ, N_SET_RQ, Command
 from dicom_node.receive.steps import PerformedSteps
-from dicom_node.studies.reconciliation import reindex
 from tests.inbox_lab import Inbox
 from tests.modality import chest, ultrasound, ultrasounds
 from tests.mpps_lab import COMPLETED, DISCONTINUED, IN_PROGRESS, WITH_STEPS, begun, ended
@@ -96,7 +95,7 @@ def test_an_open_association_holds_its_studies_until_it_is_released_or_the_node_
     ]
     if restored:  # its listener ended after the backup, and its journal was read to the end
         shutil.rmtree(inbox.folder / "journal")
-        reindex(inbox.database, inbox.spool, inbox.files, lambda *_: None)
+        inbox.reindex()
     else:
         inbox.released("a1")
     inbox.index()

@@ -16,7 +16,6 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
 )
-from sqlalchemy import select
 
 from dicom_node.base.lifecycle import (
     StudyState,
@@ -122,7 +121,7 @@ def test_a_data_set_does_not_replace_what_the_listener_wrote_of_its_arrival(inbo
     study = inbox.study_of(image)
     assert study.state is StudyState.QUARANTINED
     assert "(0002,0000) is in the data set" in study.reason
-    assert inbox.scalars(select(ReceivedObject.calling_ae)) == ["MODALITY"]
+    assert inbox.column(ReceivedObject.calling_ae) == ["MODALITY"]
 
 
 def test_an_object_of_another_class_than_its_request_is_quarantined(inbox: Inbox) -> None:

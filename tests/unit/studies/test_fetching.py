@@ -64,6 +64,7 @@ from tests.pacs_lab import (
     ups_rs,
     work_item,
 )
+from tests.peers import a_receiver
 from tests.postgres_lab import POSTGRESQL
 from tests.result_reading import coded
 from tests.rows import a_job, a_study
@@ -86,7 +87,16 @@ def asked(inbox: Inbox) -> None:
     """Ask, and fetch what is to be fetched."""
     archive = inbox.settings.peer("archive")
     priors.PriorQueries(inbox.database, inbox.settings, archive, "tests").run_once(threading.Event())
-    fetch.Fetcher(inbox.database, inbox.settings, archive, "tests").run_once(threading.Event())
+    fetcher(inbox).run_once(threading.Event())
+
+
+def fetcher(inbox: Inbox) -> fetch.Fetcher:
+    return fetch.Fetcher(inbox.database, inbox.settings, inbox.settings.peer("archive"), "tests")
+
+
+def seconds_until(job: Job) -> float:
+    """How long the job is to wait yet."""
+    return (job.run_at - utc_now()).total_seconds()
 
 
 def numbers(inbox: Inbox) -> list[tuple[int, str]]:
@@ -113,12 +123,12 @@ def test_a_peer_that_does_not_answer_holds_a_job_no_longer_than_set(
         valve.from_peer = 0
         inbox = inbox_beside(tmp_path, valve.port if hangs else free_port(), PRIORS)
         priors_come(inbox, today(film("whole")))
-        assert 50 < (inbox.jobs()[0].run_at - utc_now()).total_seconds() <= 60
+        assert 50 < seconds_until(inbox.jobs()[0]) <= 60
         past, row = "'2026-01-01 00:00:00'", "archive_question"
         with inbox.database.write() as session:
             session.connection().exec_driver_sql(f"UPDATE {row} SET until = {past}, next_at = {past}")
         asked(inbox)
-    assert (inbox.jobs()[0].run_at - utc_now()).total_seconds() < 1
+    assert seconds_until(inbox.jobs()[0]) < 1
     assert numbers(inbox) == [(2060, "no answer in time")]
 
 
@@ -136,8 +146,8 @@ def test_priors_are_fetched_and_the_job_waits_for_them_a_set_time(tmp_path: Path
         asked(inbox)
     jobs = {job.source_uids[0]: job for job in inbox.jobs()}
     assert set(jobs) == {new.SOPInstanceUID, prior.SOPInstanceUID}  # the prior is old, and wanted
-    assert 50 < (jobs[new.SOPInstanceUID].run_at - utc_now()).total_seconds() <= 60
-    assert (jobs[prior.SOPInstanceUID].run_at - utc_now()).total_seconds() < 1
+    assert 50 < seconds_until(jobs[new.SOPInstanceUID]) <= 60
+    assert seconds_until(jobs[prior.SOPInstanceUID]) < 1
     [row] = inbox.rows(Fetch)
     assert (row.purpose, row.state, row.urgent, row.rule) == (
         FetchPurpose.PRIOR,
@@ -148,7 +158,7 @@ def test_priors_are_fetched_and_the_job_waits_for_them_a_set_time(tmp_path: Path
     inbox.put(Study, inbox.study_of(prior).id, state=StudyState.DELIVERED)
     asked(inbox)
     jobs = {job.source_uids[0]: job for job in inbox.jobs()}
-    assert (jobs[new.SOPInstanceUID].run_at - utc_now()).total_seconds() < 1
+    assert seconds_until(jobs[new.SOPInstanceUID]) < 1
     assert [number for number, _ in numbers(inbox)] == [2058, 2059]  # and no priors of the prior
 
 
@@ -178,7 +188,7 @@ def test_answers_for_another_patient_are_not_fetched(tmp_path: Path, wrong: dict
     ) as inbox:
         priors_come(inbox, new)
     assert inbox.rows(Fetch) == []
-    assert (inbox.jobs()[0].run_at - utc_now()).total_seconds() < 1  # nothing to wait for
+    assert seconds_until(inbox.jobs()[0]) < 1  # nothing to wait for
 
 
 def test_a_prior_whose_images_name_another_patient_goes_to_quarantine(tmp_path: Path) -> None:
@@ -193,9 +203,12 @@ def test_a_prior_whose_images_name_another_patient_goes_to_quarantine(tmp_path: 
     assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT)
 
 
-def why(inbox: Inbox, days: int = 1) -> dict[str, str]:
-    found = missing_studies.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), days)
-    return {one.found.study_instance_uid: one.why for one in found}
+def missing(inbox: Inbox) -> list[missing_studies.MissingStudy]:
+    return missing_studies.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), 1)
+
+
+def why(inbox: Inbox) -> dict[str, str]:
+    return {study.found.study_instance_uid: study.why for study in missing(inbox)}
 
 
 def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) -> None:
@@ -223,7 +236,7 @@ def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) 
         assert missing_studies.report_missing(inbox.database, inbox.settings) == 3
         [event] = inbox.events(STUDIES_MISSING.number)
         assert (event.fields["peer"], event.fields["number"]) == ("archive", 3)
-        for row in missing_studies.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), 1):
+        for row in missing(inbox):
             if row.fetchable:
                 inbox.write(missing_studies.fetch_missing, "archive", row)
         assert set(why(inbox)) == {failed.StudyInstanceUID}  # the others are on their way
@@ -244,7 +257,7 @@ def test_a_study_is_asked_for_once_again_and_cancelled(tmp_path: Path) -> None:
 
 def test_the_pace_is_that_of_the_peer_or_slower_and_a_clock_put_back_stops_nothing(tmp_path: Path) -> None:
     inbox = inbox_beside(tmp_path, free_port(), fetch_per_minute=60)
-    paced = fetch.Fetcher(inbox.database, inbox.settings, inbox.settings.peer("archive"), "test")
+    paced = fetcher(inbox)
     for per_minute, seconds_ago, pause in (
         (0, None, 0), (0, 0, 1), (600, 0, 1), (6, 4, 6), (0, 5, -4), (0, -10_800, 1),
     ):  # fmt: skip
@@ -255,11 +268,10 @@ def test_the_pace_is_that_of_the_peer_or_slower_and_a_clock_put_back_stops_nothi
 
 def test_what_a_killed_node_left_is_fetched_again_and_not_for_ever(tmp_path: Path) -> None:
     inbox, now = inbox_beside(tmp_path, free_port()), utc_now()
-    lane = fetch.Fetcher(inbox.database, inbox.settings, inbox.settings.peer("archive"), "test")
     for uid, attempts in (("1.2.1", 1), ("1.2.2", fetch.ATTEMPTS_OF_KILLED)):
         killed = {"state": FetchState.FETCHING, "attempts": attempts, "next_at": now, "started_at": now}
         inbox.add(Fetch(peer="archive", study_instance_uid=uid, asked_at=now, **killed))
-    assert lane.run_once() == 0
+    assert fetcher(inbox).run_once() == 0
     found = [(row.state, row.attempts) for row in inbox.rows(Fetch)]
     assert found == [(FetchState.WAITING, 2), (FetchState.FAILED, 10)]
 
@@ -297,8 +309,7 @@ def test_a_study_of_another_patient_is_quarantined_though_its_fetch_moves_at_tha
     inbox.close()
 
 
-ARCHIVE = {"name": "archive", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": 1, "may": ["query"],
-           "retrieve": "get"}  # fmt: skip
+ARCHIVE = a_receiver("archive", may=["query"], retrieve="get")
 
 
 class Site:

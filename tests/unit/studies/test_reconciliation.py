@@ -37,7 +37,7 @@ def test_a_lost_database_is_named_and_its_studies_come_back(inbox: Inbox) -> Non
     faulty = changed(ultrasound("faulty"), Rows=0)
     inbox.settle(*images, faulty)
     again = lose_database(inbox)
-    stores = again.database, again.spool, again.files
+    stores = again.stores
     reconcile(*stores)
     [event] = again.events()
     assert (event.number, event.fields["unknown"], event.fields["missing"]) == (2030, 5, 0)
@@ -51,7 +51,7 @@ def test_a_lost_database_is_named_and_its_studies_come_back(inbox: Inbox) -> Non
         assert (study.state, study.revision) == (StudyState.QUEUED, 1)
     assert again.study_of(faulty).state is StudyState.QUARANTINED
     assert not str(compare(*stores))
-    assert reindex(*stores, lambda _done, _of: None) == 0
+    assert again.reindex() == 0
     assert len(again.outcomes()) == 5
     assert [e.number for e in again.events() if e.number in (2030, 2036)] == [
         2030,
@@ -65,7 +65,7 @@ def test_a_reindexed_study_waits_for_its_other_objects(inbox: Inbox) -> None:
     images = ultrasounds("slow", 2)
     inbox.settle(*images)
     again = lose_database(inbox)
-    for path in compare(again.database, again.spool, again.files).unknown:
+    for path in compare(*again.stores).unknown:
         again.spool.put_back(path)
         again.index()
         assert again.assemble(seconds=0) == 0
@@ -78,7 +78,7 @@ def test_a_row_whose_file_is_gone_is_named(inbox: Inbox) -> None:
     image = ultrasound("gone")
     inbox.index(image)
     (inbox.folder / inbox.instance(image).path).unlink()
-    reconcile(inbox.database, inbox.spool, inbox.files)
+    reconcile(*inbox.stores)
     assert inbox.events()[-1].fields["missing"] == 1
 
 
@@ -96,9 +96,9 @@ def test_the_purge_reaches_what_outlived_it_and_never_what_was_never_indexed(inb
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(held)  # a crash between the commit and the deletion
     assert inbox.spool_files() == 2
-    reconcile(inbox.database, inbox.spool, inbox.files)
+    reconcile(*inbox.stores)
     assert inbox.spool_files() == 1
     assert (inbox.events()[-1].number, inbox.events()[-1].fields["unknown"]) == (2030, 1)
-    reindex(inbox.database, inbox.spool, inbox.files, lambda _done, _of: None)
+    inbox.reindex()
     inbox.index()
     assert inbox.study_of(unknown).state is StudyState.RECEIVING

@@ -27,6 +27,7 @@ from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import audit, held_results, outbox, rule_trial, studies
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
+from tests.peers import a_peer
 from tests.unit.jobs.worker_lab import configuration, confirm, work
 from tests.unit.receive.objects import (
     changed,
@@ -37,7 +38,7 @@ from tests.unit.studies.studies_lab import analysed_rerun
 def with_rule(node: Inbox, **values: Any) -> Settings:
     """The configuration with a changed rule, and a second PACS."""
     config = configuration()
-    config["peers"].append({**config["peers"][1], "name": "second", "ae_title": "SECOND", "port": 4243})
+    config["peers"].append(config["peers"][1] | a_peer("second", port=4243))
     config["rules"][0] |= values
     return Settings.model_validate(config | {"node": {"data_dir": node.folder}})
 

@@ -18,7 +18,7 @@ from dicom_node.base.store import database
 from dicom_node.base.store.tables import DecisionRow, Job, UserSession
 from dicom_node.base.store.transitions import record, utc_now
 from tests.browser_lab import IN_A_BROWSER, served, served_app, signed_in
-from tests.console_lab import ConsoleLab
+from tests.console_lab import console_of
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.oidc_lab import PASSWORD as HOSPITAL_PASSWORD
@@ -129,7 +129,7 @@ def test_a_person_signs_in_with_the_hospitals_account_and_out_of_both(
 ) -> None:
     """A real browser, a real provider of accounts, HTTP between all three."""
     inbox = Inbox(tmp_path / "var")
-    lab = ConsoleLab(inbox.settings, inbox.database)
+    lab = console_of(inbox)
     complaints: list[str] = []
     with served_app(lab) as address, hospital(tmp_path, address) as one:
         lab.change("console", url=address, oidc=one.settings())
@@ -168,7 +168,7 @@ def test_what_is_bad_is_red_and_first_on_the_overview(tmp_path: Path, chromium: 
     outbox.write(record, events.ASSOCIATION_REJECTED, calling="US9", meaning="not recognized")
     lost = DecisionRow(id="d1", at=utc_now(), machine="m", action="result_withdrawn", record={}, copied=True)
     outbox.add(lost)
-    lab = ConsoleLab(outbox.settings, outbox.database)
+    lab = console_of(outbox)
     lab.change("spool", minimum_free_mib=10**9)
     with served_app(lab) as address:
         page, complaints = signed_in(chromium, address, UserRole.VIEWER, base_url=address)

@@ -30,7 +30,6 @@ from sqlalchemy.orm import Session
 from dicom_connectors.notifications.gather import forget_removed
 from dicom_connectors.traces.settings import TelemetrySettings
 from dicom_node.base import events
-from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import WorkerSettings
 from dicom_node.base.errors import CannotRun, NodeError, NotAllowedNow, SchemaOutdated
 from dicom_node.base.lifecycle import (
@@ -89,10 +88,10 @@ from dicom_node.people.processes import Sign, SignsOfLife, forget_lost
 from dicom_node.serve.background import Background, inode
 from dicom_node.studies.purging import purge, purge_results
 from tests import ROOT
-from tests.console_lab import ConsoleLab, add_users, quick_hasher
+from tests.console_lab import add_users, console_of, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound, ultrasounds
-from tests.outbox_lab import Outbox
+from tests.outbox_lab import PEER, Outbox
 from tests.pacs_lab import Pacs, run_pacs
 from tests.postgres_lab import POSTGRESQL
 from tests.rows import Stored, a_job, a_result, a_study, an_association
@@ -130,10 +129,14 @@ def test_an_empty_database_is_brought_up_to_date_once_and_a_foreign_one_is_refus
     database.dispose()
 
 
-def test_sqlite_keeps_an_acknowledged_commit_through_a_power_cut(filled_database: Database) -> None:
+@pytest.mark.parametrize(
+    ("pragma", "value"), [("journal_mode", "wal"), ("synchronous", 2), ("busy_timeout", 10_000)]
+)
+def test_sqlite_keeps_an_acknowledged_commit_through_a_power_cut(
+    filled_database: Database, pragma: str, value: object
+) -> None:
     with filled_database.read() as session:
-        for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("busy_timeout", 10_000)):
-            assert session.execute(text(f"PRAGMA {pragma}")).scalar_one() == value
+        assert session.execute(text(f"PRAGMA {pragma}")).scalar_one() == value
 
 
 def test_times_come_back_aware_and_naive_ones_are_refused(database: Database) -> None:
@@ -378,8 +381,7 @@ def test_pauses_grow_while_nothing_is_found_and_stay_short_where_nobody_announce
 
 def filled(folder: Path, database_url: str = "") -> Outbox:
     """A study of one association, whose results wait for a peer that was tried."""
-    pacs = PeerSettings(name="pacs", ae_title="PACS", host="127.0.0.1", port=1, may=("receive",))
-    outbox = Outbox(folder, [pacs], database_url=database_url)
+    outbox = Outbox(folder, [PEER], database_url=database_url)
     outbox.add_study(["pacs"])
     peer = Mock(**{"send.return_value": [SendReport(SendStatus.UNREACHABLE, "", "away")] * 3})
     outbox.worker(open_destination=lambda *_: peer).run_once()
@@ -666,7 +668,7 @@ def test_a_study_goes_its_way_under_these_rights(
 
     monkeypatch.setattr(users, "hasher", quick_hasher)
     add_users(console.settings)
-    browser = ConsoleLab(console.settings, console.database).browser(UserRole.ADMIN)
+    browser = console_of(console).browser(UserRole.ADMIN)
     [number] = [row.id for row in console.rows(Study) if row.state is StudyState.DELIVERED]
     for page in (
         "/",
@@ -699,12 +701,17 @@ def test_a_study_goes_its_way_under_these_rights(
 @pytest.mark.parametrize(
     ("role", "statement"),
     [
-        *((role, "CREATE TABLE other (id int)") for role in ROLES),
-        *((role, "DROP TABLE job") for role in ROLES),
-        *((role, "TRUNCATE event") for role in ROLES),
-        *((role, "DELETE FROM audit") for role in ROLES),
-        *((role, "UPDATE audit SET actor = 'nobody'") for role in ROLES),
-        *((role, "UPDATE alembic_version SET version_num = '0001'") for role in ROLES),
+        *product(
+            ROLES,
+            (
+                "CREATE TABLE other (id int)",
+                "DROP TABLE job",
+                "TRUNCATE event",
+                "DELETE FROM audit",
+                "UPDATE audit SET actor = 'nobody'",
+                "UPDATE alembic_version SET version_num = '0001'",
+            ),
+        ),
         ("receives", "SELECT * FROM user_account"),
         ("receives", "SELECT * FROM api_token"),
         ("receives", "INSERT INTO withdrawal (result_id) VALUES (1)"),

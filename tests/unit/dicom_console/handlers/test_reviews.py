@@ -11,9 +11,9 @@ from dicom_node.base.config.settings import DEVICE_RULES_FOLDER
 from dicom_node.base.lifecycle import JobState, ResultKind, ReviewVerdict, UserRole
 from dicom_node.base.store.tables import CleaningReview, Job, Result
 from dicom_node.people import studies
-from tests.console_lab import Browser, ConsoleLab
+from tests.console_lab import Browser, ConsoleLab, console_of
 from tests.inbox_lab import Inbox
-from tests.unit.dicom_console.decisions_lab import another, objects
+from tests.unit.dicom_console.decisions_lab import another, objects, results
 from tests.unit.dicom_console.illustrated import PLACE, image, scrubbing
 from tests.unit.jobs.worker_lab import work
 
@@ -27,7 +27,7 @@ def desk(open_with_users: Callable[..., Inbox]) -> Inbox:
 
 @pytest.fixture
 def desk_console(desk: Inbox) -> ConsoleLab:
-    return ConsoleLab(desk.settings, desk.database)
+    return console_of(desk)
 
 
 def waiting(desk: Inbox) -> list[tuple[int, str]]:
@@ -58,7 +58,7 @@ def test_a_cleaned_image_that_left_is_told_though_another_rule_made_one_that_sta
     desk_console: ConsoleLab, desk: Inbox
 ) -> None:
     scrubbed(desk, "WIDE")
-    [left] = [row for row in desk.rows(Result) if row.kind is ResultKind.CLEANED]
+    [left] = results(desk, ResultKind.CLEANED)
     desk.add(another(left, sop_instance_uid="2.25.9"))
     assert "A cleaned image of it went to pacs" in desk_console.at("/reviews/1", UserRole.OPERATOR).text
 

@@ -27,7 +27,7 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.deliver.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
 from dicom_node.people import audit, held_results, outbox, studies, verdicts, withdrawal
-from tests.console_lab import ConsoleLab
+from tests.console_lab import ConsoleLab, console_of
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.postgres_lab import POSTGRESQL
@@ -38,6 +38,7 @@ from tests.unit.dicom_console.decisions_lab import (
     another,
     assess_first,
     instead_of_pacs,
+    results,
     say,
 )
 from tests.unit.dicom_console.illustrated import illustrated
@@ -56,11 +57,11 @@ def retracted(node: Inbox) -> ConsoleLab:
     node.put(Delivery, state=S.CONFIRMED, confirmed_at=utc_now())
     for result in node.rows(Result)[:2]:
         node.add(Delivery(result_id=result.id, destination="archive", state=S.CONFIRMED, next_at=utc_now()))
-    return ConsoleLab(node.settings, node.database)
+    return console_of(node)
 
 
 def note(retracted: ConsoleLab) -> Path:
-    [row] = [row for row in retracted.rows(Result) if row.kind is ResultKind.REJECTION]
+    [row] = results(retracted, ResultKind.REJECTION)
     return retracted.settings.node.data_dir / row.path
 
 
@@ -133,7 +134,7 @@ def test_what_is_being_sent_is_waited_for(retracted: ConsoleLab) -> None:
     retracted.put(Delivery, 1, state=S.SENDING)
     with pytest.raises(NotAllowedNow, match="being sent"):
         withdraw(retracted)
-    assert not [row for row in retracted.rows(Result) if row.kind is ResultKind.REJECTION]
+    assert not results(retracted, ResultKind.REJECTION)
 
 
 def delivered(retracted: ConsoleLab) -> list[str]:
@@ -199,7 +200,7 @@ def test_a_withdrawal_that_was_killed_half_way_is_made_again(
 
 
 def test_a_replaced_report_does_not_come_back_when_the_newest_is_withdrawn(retracted: ConsoleLab) -> None:
-    [old, *_] = [row for row in retracted.rows(Result) if row.kind is ResultKind.SR]
+    [old, *_] = results(retracted, ResultKind.SR)
     retracted.add(newest := another(old, sop_instance_uid="2.25.99", supersedes=old.sop_instance_uid))
     withdraw(retracted, newest.id)
     assert "No report yet" in retracted.at("/studies/1", UserRole.VIEWER).text
