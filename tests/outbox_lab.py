@@ -91,6 +91,10 @@ class Outbox(Stored):
         """A worker of its own on this outbox."""
         return DeliveryWorker(self.database, self.settings, **options)
 
+    def run_once(self) -> None:
+        """Whatever is due, by a worker that begins now."""
+        self.worker().run_once()
+
     def add_study(
         self, destinations: Sequence[str], kinds: Sequence[ResultKind] = THREE_FACES, pixels: int = 256
     ) -> list[str]:

@@ -74,7 +74,7 @@ def sent(folder: Path, committing_pacs: CommittingPacs, **settings: object) -> O
     """An outbox with one object that was sent and asked for."""
     outbox = Outbox(folder, [committing(committing_pacs, **settings)])
     outbox.add_study(["pacs"], ONE)
-    outbox.worker().run_once()
+    outbox.run_once()
     return outbox
 
 
@@ -111,7 +111,7 @@ def test_a_report_that_comes_hours_late_and_twice_confirms_once(
 ) -> None:
     outbox = sent(tmp_path, committing_pacs)
     hours_pass(outbox, 5)
-    outbox.worker().run_once()  # looks at it, and asks nobody
+    outbox.run_once()  # looks at it, and asks nobody
     assert (len(committing_pacs.requests), committing_pacs.questions, outbox.states()["unconfirmed"]) == (
         1,
         [],
@@ -183,7 +183,7 @@ def test_a_kill_between_request_and_answer_loses_nothing(
         patch.setattr(StorageCommitment, "ask", killed)
         outbox.worker(lease_seconds=0.1).run_once()
     (transaction, uids) = committing_pacs.requests[0]
-    outbox.worker().run_once()
+    outbox.run_once()
     assert len(committing_pacs.requests) == 2  # nobody knows whether the first one arrived
     reported(outbox, transaction, uids, [])
     assert outbox.states() == {"confirmed": 1}

@@ -131,7 +131,7 @@ def test_delivery_over_tls_needs_the_right_ca(tmp_path: Path) -> None:
             tls = TlsSettings(certificate=own, private_key=own_key, trusted=known.certificate)
             outbox.settings = outbox.settings.model_copy(update={"listener": ListenerSettings(tls=tls)})
             time.sleep(0.3)
-            outbox.worker().run_once()
+            outbox.run_once()
             assert outbox.states() == {state: 1}, outbox.rows()
         assert orthanc.fetch(uid)
 

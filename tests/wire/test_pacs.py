@@ -129,7 +129,7 @@ def test_who_looks_reads_why_a_pacs_cannot_be_asked_and_what_to_enter_there(tmp_
     ):
         outbox = Outbox(tmp_path, [strict.peer(), peer(orthanc, "dimse", may=["receive"]), mute.peer("mute")])
         outbox.add_study(["pacs", "dimse", "mute"], [ResultKind.SR])
-        outbox.worker().run_once()
+        outbox.run_once()
         enter = "enter AINODE, the address of this machine and port 11112 there"
         for one, row, why in zip(
             outbox.settings.peers, outbox.rows(), (enter, enter, "Query/Retrieve"), strict=True

@@ -155,8 +155,9 @@ def reject(node: Inbox, uid: str, because: str = "wrong side") -> int:
 
 
 def withdraw(node: Inbox, uid: str) -> dict[str, list[str]]:
-    quality = RejectionReason.QUALITY
-    return withdrawal.withdraw_results(node.settings, uid, None, reason=quality, because="wrong film")
+    return withdrawal.withdraw_results(
+        node.settings, uid, None, reason=RejectionReason.QUALITY, because="wrong film"
+    )
 
 
 def rerun(node: Inbox, uid: str) -> None:

@@ -164,7 +164,7 @@ def test_what_is_bad_is_red_and_first_on_the_overview(tmp_path: Path, chromium: 
     """A full disk, a decision from before a restore, a PACS that is away, a machine that was refused."""
     outbox = Outbox(tmp_path, [Pacs().peer()])
     outbox.add_study(["pacs"], [ResultKind.SC])
-    outbox.worker().run_once()
+    outbox.run_once()
     outbox.write(record, events.ASSOCIATION_REJECTED, calling="US9", meaning="not recognized")
     lost = DecisionRow(id="d1", at=utc_now(), machine="m", action="result_withdrawn", record={}, copied=True)
     outbox.add(lost)
