@@ -18,6 +18,7 @@ from pydicom import config, dcmread
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from sqlalchemy import select
 
 from ai_pipeline.contract import (
     Meaning,
@@ -701,7 +702,7 @@ def test_a_corrected_version_is_forwarded_too_and_an_unsent_one_before_it_is_not
     assert states_of(inbox) == ["cancelled"]
     inbox.settle()
     assert states_of(inbox) == ["cancelled", "pending"]
-    paths = inbox.column(Original.path)
+    paths = inbox.read(lambda session: [row.path for row in session.scalars(select(Original))])
     assert paths[-1] == inbox.instance(image).path
 
 
@@ -715,7 +716,7 @@ def test_a_duplicate_is_not_forwarded_again_nor_a_purged_image_that_comes_again(
     inbox.index(image)
     inbox.write(rerun, 1, inbox.settings)
     assert states_of(inbox) == ["confirmed"]
-    purged = inbox.column(Original.purged)
+    purged = inbox.read(lambda session: [row.purged for row in session.scalars(select(Original))])
     assert purged == [False], "its file is the new one"
 
 
