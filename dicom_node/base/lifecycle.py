@@ -117,7 +117,9 @@ RESULT_KINDS: Final[Mapping[ResultKind, KindOfResult]] = {
         ("1.2.840.10008.5.1.4.1.1.88.59",),  # Key Object Selection Document
     ),
 }
-PICTURES: Final = frozenset({ResultKind.SC, ResultKind.SUMMARY, ResultKind.HEATMAP, ResultKind.CLEANED})
+PICTURES: Final = frozenset(
+    kind for kind, declared in RESULT_KINDS.items() if declared.sop_classes[0] in _SECONDARY_CAPTURE
+)
 """Kinds that are secondary captures."""
 NOT_CHOSEN = frozenset({ResultKind.REJECTION, ResultKind.ASSESSMENT})
 """Kinds that a peer gets by a key of their own, and that no job builds."""
