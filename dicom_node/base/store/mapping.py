@@ -35,6 +35,8 @@ Sha256 = Annotated[str, mapped_column(String(64))]
 """A SHA-256 in hexadecimal."""
 ShortText = Annotated[str, mapped_column(String(64))]
 """A name, or another text of at most 64 characters."""
+LongText = Annotated[str, mapped_column(Text)]
+"""A text of any length."""
 AeTitle = Annotated[str, mapped_column(String(16))]
 """An AE title (PS3.5 6.2)."""
 
@@ -137,7 +139,7 @@ class DicomObjectMixin:
 class FileMixin:
     """Mixin for tables in which each row has a file in ``node.data_dir``."""
 
-    path: Mapped[str] = mapped_column(Text)
+    path: Mapped[LongText]
     purged: Mapped[bool] = mapped_column(default=False)  # the file is deleted
     bytes: Mapped[int] = mapped_column(BigInteger)
 

@@ -153,7 +153,7 @@ def archived(session: Session, calling_ae: str, uids: Sequence[str], archives: C
 def left_out(session: Session, uids: Sequence[str]) -> set[str]:
     """Return those of ``uids`` that belong to complete studies and that no rule forwards."""
     forwarded = exists().where(Original.sop_instance_uid == Instance.sop_instance_uid)
-    of_study = select(Instance.sop_instance_uid).join(Study, Study.id == Instance.study_id)
+    of_study = select(Instance.sop_instance_uid).join(Study)
     complete = of_study.where(Study.state.in_(READ_FROM_WORK), ~forwarded)
     return {uid for (uid,) in _among(session, uids, Instance.sop_instance_uid, complete)}
 
@@ -197,7 +197,7 @@ def steps_of(
     """Return the MPPS steps (performed procedure steps) of a study by their beginning; only of ``peers``
     unless empty.
     """
-    chosen = select(PerformedStep).join(StepStudy, StepStudy.step_id == PerformedStep.id)
+    chosen = select(PerformedStep).join(StepStudy)
     chosen = chosen.where(StepStudy.study_instance_uid == study_instance_uid)
     if peers:
         chosen = chosen.where(PerformedStep.peer.in_(peers))
@@ -305,7 +305,7 @@ def delivered_series(session: Session, study_id: int) -> Mapping[str, DeliveredS
     replaced = select(Result.supersedes).where(Result.study_id == study_id, Result.supersedes != "")
     chosen = (
         select(Result, Delivery.destination)
-        .join(Delivery, Delivery.result_id == Result.id)
+        .join(Result.deliveries)
         .where(
             Result.study_id == study_id,
             Result.deidentified.is_(False),

@@ -24,7 +24,6 @@ from sqlalchemy import (
     Index,
     LargeBinary,
     String,
-    Text,
     UniqueConstraint,
     text,
 )
@@ -61,6 +60,7 @@ from dicom_node.base.store.mapping import (
     Base,
     DicomObjectMixin,
     FileMixin,
+    LongText,
     Numbered,
     PersonActionMixin,
     ReceivedFileMixin,
@@ -254,7 +254,7 @@ class Notification(Tried):
     key: Mapped[str] = mapped_column(String(36), unique=True)  # UUID: Message-ID, Idempotency-Key
     rule: Mapped[ShortText]  # a [[notifications]] of the settings, by name
     subject: Mapped[str]
-    text: Mapped[str] = mapped_column(Text)
+    text: Mapped[LongText]
     content: Mapped[dict[str, Any]]  # what templates got: of a webhook
     state: Mapped[NotificationState] = mapped_column(default=NotificationState.PENDING)
     refusals: Mapped[int] = mapped_column(default=0)
@@ -440,7 +440,7 @@ class Study(Numbered):
     accession_number: Mapped[str] = mapped_column(String(16), default="")
     study_date: Mapped[str] = mapped_column(String(8), default="")
     state: Mapped[StudyState] = mapped_column(default=StudyState.RECEIVING, index=True)
-    reason: Mapped[str] = mapped_column(Text, default="")
+    reason: Mapped[LongText] = mapped_column(default="")
     revision: Mapped[int] = mapped_column(default=1)  # raised by late objects and changed demographics
     first_received_at: Mapped[datetime]
     last_received_at: Mapped[datetime]
@@ -475,7 +475,7 @@ class Instance(DicomObjectMixin, ReceivedFileMixin, StudyMixin, Numbered):
     pixels_sha256: Mapped[Sha256] = mapped_column(default="")  # of the Pixel Data value as received
     identity_sha256: Mapped[Sha256]  # of patient and study attributes
     header_sha256: Mapped[Sha256] = mapped_column(default="")  # receive.inspection
-    patient: Mapped[str] = mapped_column(Text, default="")  # model.identity.Patient: hashes of what it says
+    patient: Mapped[LongText] = mapped_column(default="")  # model.identity.Patient: hashes of what it says
     attributes: Mapped[dict[str, Any]]  # keyword -> text of what rules may ask for; no name, no ID
     assumed_charset: Mapped[str] = mapped_column(default="")  # of its texts, where it names none itself
     revision: Mapped[int] = mapped_column(default=1)  # the study revision in which it came
@@ -496,7 +496,7 @@ class ReceivedObject(ReceivedFileMixin, Numbered):
     study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
     sop_instance_uid: Mapped[Uid] = mapped_column(default="", index=True)
     outcome: Mapped[Outcome]
-    reason: Mapped[str] = mapped_column(Text, default="")
+    reason: Mapped[LongText] = mapped_column(default="")
     association: Mapped[ShortText] = mapped_column(index=True)
 
 
@@ -516,7 +516,7 @@ class Association(Base):
     objects: Mapped[int] = mapped_column(default=0)
     refused: Mapped[list[str]] = mapped_column(default=list)  # presentation contexts, in words
     refused_count: Mapped[int] = mapped_column(default=0)  # also of those that are not named
-    reason: Mapped[str] = mapped_column(Text, default="")  # why it was not released
+    reason: Mapped[LongText] = mapped_column(default="")  # why it was not released
 
 
 class Job(StudyMixin, Numbered):
@@ -536,7 +536,7 @@ class Job(StudyMixin, Numbered):
     priority: Mapped[int] = mapped_column(default=0)
     assess_first: Mapped[bool] = mapped_column(default=False)  # of its rule: results wait for a person
     state: Mapped[JobState] = mapped_column(default=JobState.QUEUED)
-    reason: Mapped[str] = mapped_column(Text, default="")
+    reason: Mapped[LongText] = mapped_column(default="")
     attempts: Mapped[int] = mapped_column(default=0)  # the fence: only the newest attempt may finish it
     tries: Mapped[int] = mapped_column(default=0)  # attempts that count: not those handed back; 0 by hand
     run_at: Mapped[datetime]  # not before: set after a failed try, and while earlier studies are awaited
@@ -568,7 +568,7 @@ class Result(DicomObjectMixin, FileMixin, StudyMixin, Numbered):
     sop_instance_uid: Mapped[Uid] = mapped_column(unique=True)
     sha256: Mapped[Sha256]
     supersedes: Mapped[Uid] = mapped_column(default="")
-    short_result: Mapped[str] = mapped_column(Text, default="")  # the lines of a report, for lists
+    short_result: Mapped[LongText] = mapped_column(default="")  # the lines of a report, for lists
     deidentified: Mapped[bool] = mapped_column(default=False)  # for de-identified destinations only
     pseudonym_domain: Mapped[ShortText] = mapped_column(default="")  # and of these for this one only
     created_at: Mapped[datetime]
@@ -617,7 +617,7 @@ class Delivery(Numbered):
     original_id: Mapped[int | None] = mapped_column(ForeignKey("original.id"))
     destination: Mapped[ShortText] = mapped_column(index=True)
     state: Mapped[DeliveryState] = mapped_column(default=DeliveryState.PENDING)
-    reason: Mapped[str] = mapped_column(Text, default="")
+    reason: Mapped[LongText] = mapped_column(default="")
     withdrawn: Mapped[bool] = mapped_column(default=False)  # cancelled only until a job wants it again
     by_hand: Mapped[bool] = mapped_column(default=False)  # a person added it: no rule wants it there
     discarded_because: Mapped[str] = mapped_column(default="")  # a person's words: in no log and no event
@@ -686,7 +686,7 @@ class CleaningReview(StudyMixin, Numbered):
     rule: Mapped[ShortText]
     analysis_sha256: Mapped[Sha256]
     cause: Mapped[ReviewCause]
-    note: Mapped[str] = mapped_column(Text)
+    note: Mapped[LongText]
     places: Mapped[list[list[int]]]
     created_at: Mapped[datetime]
     verdict: Mapped[ReviewVerdict | None]
@@ -722,9 +722,9 @@ class Fetch(Tried):
     urgent: Mapped[bool] = mapped_column(default=False)  # a study waits for it: before others
     patient_id: Mapped[str] = mapped_column(default="")  # of the answer that named the study
     issuer_of_patient_id: Mapped[str] = mapped_column(default="")  # the same
-    patient: Mapped[str] = mapped_column(Text, default="")  # the same: hashes of name, birth date and sex
+    patient: Mapped[LongText] = mapped_column(default="")  # the same: hashes of name, birth date and sex
     state: Mapped[FetchState] = mapped_column(default=FetchState.WAITING)
-    reason: Mapped[str] = mapped_column(Text, default="")
+    reason: Mapped[LongText] = mapped_column(default="")
     objects: Mapped[int] = mapped_column(default=0)  # that the last try brought
     asked_at: Mapped[datetime]
     started_at: Mapped[datetime | None] = mapped_column(index=True)  # of the last try
