@@ -204,7 +204,6 @@ class ListenerService:
             request.command,
             bytes(request.data),
             UID(request.syntax),
-            permission.peer,
             {
                 "association": accepted.association,
                 "listener": self.events.listener_id,
