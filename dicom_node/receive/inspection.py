@@ -525,7 +525,7 @@ class Inspector:
 
     def __init__(self, limits: Limits = _DEFAULT_LIMITS) -> None:
         """Prepare an inspection process with these limits; it is started on first use."""
-        self._limits = limits or Limits()
+        self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> subprocess.Popen[bytes]:

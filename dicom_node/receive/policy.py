@@ -408,8 +408,12 @@ class AEPolicy:
             return refusal
         calling, address = proposal.calling_ae.strip(), proposal.address
         sender = self._sender(calling, address)
-        committing = [peer for peer in self.peers if calling in (*peer.reports_as, *peer.asks_as)]
-        committing = [peer for peer in committing if peer.is_at(address, peer.reports_from or peer.host)]
+        committing = [
+            peer
+            for peer in self.peers
+            if calling in (*peer.reports_as, *peer.asks_as)
+            and peer.is_at(address, peer.reports_from or peer.host)
+        ]
         reporter = next((peer for peer in committing if calling in peer.reports_as), None)
         asking = next((peer for peer in committing if calling in peer.asks_as), None)
         if known_peer := sender or asking or reporter:

@@ -4,7 +4,7 @@ A study that changed or is in doubt is stopped: a conflict puts it into quaranti
 """
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -178,8 +178,9 @@ class ObjectRows:
             study = intake.study(session, uid)
         else:
             study = intake.faulty_entry(session, mark, at - timedelta(hours=1)) if mark else None
+        priority = _PRIORITY.get(item.arrival.priority, 0)
         if study is not None:
-            study.priority = max(study.priority, _PRIORITY.get(item.arrival.priority, 0))
+            study.priority = max(study.priority, priority)
             return study
         study = Study(
             study_instance_uid=uid,
@@ -187,13 +188,10 @@ class ObjectRows:
             issuer_of_patient_id=found.issuer_of_patient_id,
             accession_number=_accession(found),
             study_date=found.study_date,
-            state=StudyState.RECEIVING,
-            reason="",
-            revision=1,
             first_received_at=at,
             last_received_at=at,
-            due_at=steady_now() + timedelta(seconds=self._quiet_seconds(item)),
-            priority=_PRIORITY.get(item.arrival.priority, 0),
+            due_at=self._due_at(item),
+            priority=priority,
         )
         session.add(study)
         session.flush()
@@ -216,7 +214,7 @@ class ObjectRows:
             if role is not ObjectRole.SOURCE:
                 return
             study.revision += 1
-        due_at = steady_now() + timedelta(seconds=self._quiet_seconds(item))
+        due_at = self._due_at(item)
         study.due_at = max(due_at, study.due_at) if study.due_at else due_at
         session.flush()
         if outcome is Outcome.REVISION and role is ObjectRole.SOURCE:
@@ -226,15 +224,15 @@ class ObjectRows:
             drop_waiting(session, study, f"replaced by revision {study.revision} of the study")
             move_study(session, study, events.STUDY_REOPENED)
 
-    def _quiet_seconds(self, item: Arrived) -> float:
-        """Return how many seconds nothing may arrive after this object until the study is complete, by its
-        sender or modality.
+    def _due_at(self, item: Arrived) -> datetime:
+        """Return when the study is complete if nothing arrives after this object, by its sender or
+        modality.
         """
-        peer = self._peers.get(item.arrival.calling_ae)
+        peer, assembly = self._peers.get(item.arrival.calling_ae), self._settings.assembly
+        seconds = assembly.quiet_seconds_us if item.found.modality == "US" else assembly.quiet_seconds
         if peer is not None and peer.quiet_seconds is not None:
-            return peer.quiet_seconds
-        assembly = self._settings.assembly
-        return assembly.quiet_seconds_us if item.found.modality == "US" else assembly.quiet_seconds
+            seconds = peer.quiet_seconds
+        return steady_now() + timedelta(seconds=seconds)
 
     def _accept(self, session: Session, judged: JudgedObject) -> None:
         """Make an object part of its study; a new one and a revision become the current version."""
