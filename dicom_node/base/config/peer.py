@@ -15,7 +15,17 @@ from pydantic import (
     model_validator,
 )
 
-from dicom_node.base.config.section import AeTitle, Host, Name, Port, Secret, Section, checked_url, refuse
+from dicom_node.base.config.section import (
+    AeTitle,
+    AtLeastOne,
+    Host,
+    Name,
+    Port,
+    Secret,
+    Section,
+    checked_url,
+    refuse,
+)
 from dicom_node.base.connectors import extended, installed
 from dicom_node.base.lifecycle import DEIDENTIFIED_KINDS, ResultKind, Retained
 
@@ -49,7 +59,7 @@ class PeerSettings(Section):
     """"send": may send to us. "receive": may get results. "query": may be asked for studies."""
     check_address: bool = False
     """Refuse associations under this AE title from another address than host."""
-    maximum_associations: int = Field(20, ge=1)
+    maximum_associations: AtLeastOne = 20
     """Associations of this peer at the same time."""
     quiet_seconds: float | None = Field(None, ge=0)
     """Overrides assembly.quiet_seconds for studies of this peer."""

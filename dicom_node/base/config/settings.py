@@ -8,6 +8,7 @@ reason; ``docs/reference/settings.md`` and ``config/node.toml`` are checked agai
 
 import re
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -18,6 +19,7 @@ from dicom_node.base.config.rule import RuleSettings
 from dicom_node.base.config.section import (
     REVEALED,
     AeTitle,
+    AtLeastOne,
     Host,
     Port,
     Secret,
@@ -83,10 +85,10 @@ class SpoolSettings(Section):
 
     minimum_free_mib: NonNegativeInt = 1024
     """Under this much free space (MiB) C-STORE is refused with A700 and the sender tries later."""
-    waiting_objects: int = Field(20_000, ge=1)
+    waiting_objects: AtLeastOne = 20_000
     """Objects of one peer (of strangers: of one address) that may wait to be indexed. Beyond it C-STORE is
     refused with A700, and the peer tries later."""
-    waiting_mib: int = Field(65_536, ge=1)
+    waiting_mib: AtLeastOne = 65_536
     """The same for the size of these objects (MiB)."""
     keep_days: NonNegativeFloat = 14
     """How long received objects stay after all results were confirmed."""
@@ -100,7 +102,7 @@ class WorkerSettings(Section):
 
     processes: NonNegativeInt = Field(1, le=64)
     """Worker processes of this node; 0: this machine runs none."""
-    threads: int = Field(2, ge=1, le=128)
+    threads: AtLeastOne = Field(2, le=128)
     """CPU threads of one worker's inference."""
     inference: Literal["cpu", "cuda", "openvino"] = "cpu"
     """Where ONNX Runtime runs all networks: cuda and openvino need a build of it that has them."""
@@ -115,7 +117,7 @@ class WorkerSettings(Section):
     """A job that takes longer is stopped and counts as failed once."""
     lease_seconds: PositiveFloat = Field(15, le=3600)
     """A worker that shows no life for this long loses its job to another."""
-    attempts: int = Field(3, ge=1)
+    attempts: AtLeastOne = 3
     """How often a job is tried before it fails for good."""
     retry_seconds: NonNegativeFloat = Field(5, le=3600)
     """Wait before the second attempt; doubles for each further one."""
@@ -138,7 +140,7 @@ class OutboxSettings(Section):
     """Longest wait between two tries, at most an hour. A peer that is down is tried for ever."""
     confirm_seconds: PositiveFloat = 1800
     """An object that the peer does not show is asked for again this long, then sent again."""
-    refusals: int = Field(3, ge=1)
+    refusals: AtLeastOne = 3
     """After this many refusals that waiting does not cure (0122, other Axxx and Cxxx) a person must look."""
     answer_seconds: PositiveFloat = 120
     """A peer that takes no byte or gives no answer for this long is cut off and tried later. An object may
@@ -151,6 +153,14 @@ class OutboxSettings(Section):
         return self.answer_seconds + size / (SLOWEST_KIB_PER_SECOND * 1024)
 
 
+_FIXED: Final = (
+    "node.data_dir",
+    "node.database_url",
+    "listener.host",
+    "listener.port",
+    "listener.share_port",
+    "spool.minimum_free_mib",
+)
 Label = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[\w .-]+$")]
 NEEDS_RESTART = "cannot change while the node runs: restart it"
 """Of the settings that are ``Settings.fixed``."""
@@ -197,9 +207,9 @@ class ListenerSettings(Section):
     """Further listeners of this folder may have the same port; the system deals connections among them."""
     tls: TlsSettings | None = None
     """Certificates; absent: plain DICOM."""
-    maximum_associations: int = Field(100, ge=1, le=1000)
+    maximum_associations: AtLeastOne = Field(100, le=1000)
     """Associations at the same time, over all peers; further ones are rejected for the moment."""
-    maximum_object_mib: int = Field(4096, ge=1)
+    maximum_object_mib: AtLeastOne = 4096
     """Larger objects (MiB) are refused with C001; the disk is guarded by spool.minimum_free_mib."""
     acse_timeout_seconds: PositiveFloat = 30
     """How long a peer may take from its connection to the whole of its association request."""
@@ -230,7 +240,7 @@ class ConsoleSettings(Section):
     """Certificates, with the keys of [listener.tls]; absent: plain HTTP, for this machine only."""
     idle_minutes: PositiveFloat = Field(15, le=1440)
     """Who asks for no page for this long is signed out."""
-    upload_mib: int = Field(2048, ge=1)
+    upload_mib: AtLeastOne = 2048
     """Largest upload or request of STOW-RS (MiB)."""
     hosts: tuple[Host, ...] = ()
     """Names under which the console is asked for, such as "ai-node.example.org", without port. localhost and
@@ -278,7 +288,7 @@ class Settings(Section):
     def sender(self, name: str) -> PeerSettings:
         """Return the settings of the peer with this name or AE title. Raises NotFound."""
         titled = {peer.ae_title: peer.name for peer in reversed(self.peers)}
-        return self.peer(({**titled} | {peer.name: peer.name for peer in self.peers}).get(name, name))
+        return self.peer((titled | {peer.name: peer.name for peer in self.peers}).get(name, name))
 
     def rule(self, name: str) -> RuleSettings | None:
         """Return the settings of the rule with this name; None if the configuration no longer has it."""
@@ -316,14 +326,7 @@ class Settings(Section):
     @property
     def fixed(self) -> dict[str, object]:
         """Return the settings, by dotted key, that take effect only after a restart of the node."""
-        return {
-            "node.data_dir": self.node.data_dir,
-            "node.database_url": self.node.database_url,
-            "listener.host": self.listener.host,
-            "listener.port": self.listener.port,
-            "listener.share_port": self.listener.share_port,
-            "spool.minimum_free_mib": self.spool.minimum_free_mib,
-        }
+        return {key: attrgetter(key)(self) for key in _FIXED}
 
     def for_children(self) -> str:
         """Return all settings as JSON with passwords in plain text, for the standard input of child

@@ -37,6 +37,10 @@ ShortText = Annotated[str, mapped_column(String(64))]
 """A name, or another text of at most 64 characters."""
 LongText = Annotated[str, mapped_column(Text)]
 """A text of any length."""
+Flag = Annotated[bool, mapped_column(default=False)]
+"""False until it is set."""
+Count = Annotated[int, mapped_column(default=0)]
+"""A number that begins at 0."""
 AeTitle = Annotated[str, mapped_column(String(16))]
 """An AE title (PS3.5 6.2)."""
 
@@ -112,7 +116,7 @@ class Tried(Numbered):
     __abstract__ = True
 
     reason: Mapped[str] = mapped_column(default="", sort_order=1)  # why the last try brought nothing
-    attempts: Mapped[int] = mapped_column(default=0, sort_order=1)
+    attempts: Mapped[Count] = mapped_column(sort_order=1)
     next_at: Mapped[datetime] = mapped_column(sort_order=1)  # not before
 
 
@@ -140,7 +144,7 @@ class FileMixin:
     """Mixin for tables in which each row has a file in ``node.data_dir``."""
 
     path: Mapped[LongText]
-    purged: Mapped[bool] = mapped_column(default=False)  # the file is deleted
+    purged: Mapped[Flag]  # the file is deleted
     bytes: Mapped[int] = mapped_column(BigInteger)
 
 

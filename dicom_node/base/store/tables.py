@@ -58,8 +58,10 @@ from dicom_node.base.lifecycle import (
 from dicom_node.base.store.mapping import (
     AeTitle,
     Base,
+    Count,
     DicomObjectMixin,
     FileMixin,
+    Flag,
     LongText,
     Numbered,
     PersonActionMixin,
@@ -83,7 +85,7 @@ class UserAccount(Numbered):
     role: Mapped[UserRole]
     password_hash: Mapped[str]  # argon2id, with its salt and parameters; "": none fits
     created_at: Mapped[datetime]
-    disabled: Mapped[bool] = mapped_column(default=False)  # signs in nowhere, and its tokens open nothing
+    disabled: Mapped[Flag]  # signs in nowhere, and its tokens open nothing
     senders: Mapped[list[str]] = mapped_column(default=list)  # AE titles of those it sees; []: all
     issuer: Mapped[str | None]  # the provider, which has the password
     subject: Mapped[str | None]  # whom it means: names are given again, this not
@@ -150,7 +152,7 @@ class AuditRow(PersonActionMixin, Numbered):
     action: Mapped[AuditAction]
     study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
     fields: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    reported: Mapped[bool] = mapped_column(default=False)  # the audit record repository has it
+    reported: Mapped[Flag]  # the audit record repository has it
 
 
 class Feedback(StudyMixin, Numbered):
@@ -197,7 +199,7 @@ class StudyTrace(Base):
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), primary_key=True)
     trace_id: Mapped[str] = mapped_column(String(32))  # drawn at random, hexadecimal
     until: Mapped[datetime | None]
-    dropped: Mapped[int] = mapped_column(default=0, index=True)  # times that no collector took it
+    dropped: Mapped[Count] = mapped_column(index=True)  # times that no collector took it
 
 
 class DiskSample(Base):
@@ -257,7 +259,7 @@ class Notification(Tried):
     text: Mapped[LongText]
     content: Mapped[dict[str, Any]]  # what templates got: of a webhook
     state: Mapped[NotificationState] = mapped_column(default=NotificationState.PENDING)
-    refusals: Mapped[int] = mapped_column(default=0)
+    refusals: Mapped[Count]
     created_at: Mapped[datetime]
     sent_at: Mapped[datetime | None]
 
@@ -294,8 +296,8 @@ class DecisionRow(Base):
     action: Mapped[str] = mapped_column(String(16))  # an AuditAction, or FAULT
     study_uid: Mapped[Uid] = mapped_column(default="")
     record: Mapped[dict[str, Any]]  # actor, address, fields of the audit; "what": by UIDs; "words": a reason
-    copied: Mapped[bool] = mapped_column(default=False)
-    holds: Mapped[bool] = mapped_column(default=False)
+    copied: Mapped[Flag]
+    holds: Mapped[Flag]
     applied_at: Mapped[datetime | None]
     waits_for: Mapped[str] = mapped_column(default="")
 
@@ -408,10 +410,10 @@ class ClaimedWorkitem(Tried):
     work: Mapped[list[str]] = mapped_column(default=list)  # scheduled codes: "value^scheme^meaning"
     state: Mapped[WorkitemState] = mapped_column(default=WorkitemState.CLAIMING)
     outcome: Mapped[str] = mapped_column(String(16), default="")  # COMPLETED or CANCELED, once decided
-    percent: Mapped[int] = mapped_column(default=0)  # as last reported
+    percent: Mapped[Count]  # as last reported
     doing: Mapped[str] = mapped_column(default="")  # the same
-    fetch_asked: Mapped[bool] = mapped_column(default=False)  # for this item
-    cancel_asked: Mapped[bool] = mapped_column(default=False)  # by the manager, for somebody
+    fetch_asked: Mapped[Flag]  # for this item
+    cancel_asked: Mapped[Flag]  # by the manager, for somebody
     began_at: Mapped[datetime]
     checked_at: Mapped[datetime]  # when the manager last said that it is ours
     decided_at: Mapped[datetime | None]
@@ -513,9 +515,9 @@ class Association(Base):
     opened_at: Mapped[datetime] = mapped_column(index=True)
     closed_at: Mapped[datetime | None] = mapped_column(index=True)
     outcome: Mapped[AssociationOutcome] = mapped_column(default=AssociationOutcome.OPEN)
-    objects: Mapped[int] = mapped_column(default=0)
+    objects: Mapped[Count]
     refused: Mapped[list[str]] = mapped_column(default=list)  # presentation contexts, in words
-    refused_count: Mapped[int] = mapped_column(default=0)  # also of those that are not named
+    refused_count: Mapped[Count]  # also of those that are not named
     reason: Mapped[LongText] = mapped_column(default="")  # why it was not released
 
 
@@ -534,11 +536,11 @@ class Job(StudyMixin, Numbered):
     destinations: Mapped[list[str]]
     source_uids: Mapped[list[str]]  # SOP Instance UIDs that the rule matched, ordered
     priority: Mapped[int] = mapped_column(default=0)
-    assess_first: Mapped[bool] = mapped_column(default=False)  # of its rule: results wait for a person
+    assess_first: Mapped[Flag]  # of its rule: results wait for a person
     state: Mapped[JobState] = mapped_column(default=JobState.QUEUED)
     reason: Mapped[LongText] = mapped_column(default="")
-    attempts: Mapped[int] = mapped_column(default=0)  # the fence: only the newest attempt may finish it
-    tries: Mapped[int] = mapped_column(default=0)  # attempts that count: not those handed back; 0 by hand
+    attempts: Mapped[Count]  # the fence: only the newest attempt may finish it
+    tries: Mapped[Count]  # attempts that count: not those handed back; 0 by hand
     run_at: Mapped[datetime]  # not before: set after a failed try, and while earlier studies are awaited
     # The earliest goes first (jobs/queue.py); without estimated work when it is due.
     turn_at: Mapped[datetime] = mapped_column(default=lambda made: made.get_current_parameters()["run_at"])
@@ -546,7 +548,7 @@ class Job(StudyMixin, Numbered):
     ticket: Mapped[int | None] = mapped_column(BigInteger)  # its number in procrastinate_jobs (PostgreSQL)
     lease_owner: Mapped[ShortText] = mapped_column(default="")
     lease_until: Mapped[datetime | None] = mapped_column(index=True)
-    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    cancel_requested: Mapped[Flag]
     share_done: Mapped[float] = mapped_column(default=0.0)  # 0 to 1
     doing: Mapped[str] = mapped_column(default="")
     created_at: Mapped[datetime]
@@ -569,11 +571,11 @@ class Result(DicomObjectMixin, FileMixin, StudyMixin, Numbered):
     sha256: Mapped[Sha256]
     supersedes: Mapped[Uid] = mapped_column(default="")
     short_result: Mapped[LongText] = mapped_column(default="")  # the lines of a report, for lists
-    deidentified: Mapped[bool] = mapped_column(default=False)  # for de-identified destinations only
+    deidentified: Mapped[Flag]  # for de-identified destinations only
     pseudonym_domain: Mapped[ShortText] = mapped_column(default="")  # and of these for this one only
     created_at: Mapped[datetime]
     # Its study was corrected or in quarantine since a job wanted it: it leaves when a job wants it again.
-    outdated: Mapped[bool] = mapped_column(default=False)
+    outdated: Mapped[Flag]
 
     study: Mapped[Study] = relationship()
     job: Mapped[Job] = relationship()
@@ -618,13 +620,13 @@ class Delivery(Numbered):
     destination: Mapped[ShortText] = mapped_column(index=True)
     state: Mapped[DeliveryState] = mapped_column(default=DeliveryState.PENDING)
     reason: Mapped[LongText] = mapped_column(default="")
-    withdrawn: Mapped[bool] = mapped_column(default=False)  # cancelled only until a job wants it again
-    by_hand: Mapped[bool] = mapped_column(default=False)  # a person added it: no rule wants it there
+    withdrawn: Mapped[Flag]  # cancelled only until a job wants it again
+    by_hand: Mapped[Flag]  # a person added it: no rule wants it there
     discarded_because: Mapped[str] = mapped_column(default="")  # a person's words: in no log and no event
     status: Mapped[str] = mapped_column(String(32), default="")  # last DIMSE or HTTP status, as text
-    attempts: Mapped[int] = mapped_column(default=0)
-    refusals: Mapped[int] = mapped_column(default=0)  # refused for reasons that waiting does not cure
-    queries: Mapped[int] = mapped_column(default=0)  # how often confirmation was asked for
+    attempts: Mapped[Count]
+    refusals: Mapped[Count]  # refused for reasons that waiting does not cure
+    queries: Mapped[Count]  # how often confirmation was asked for
     transaction_uid: Mapped[Uid] = mapped_column(default="")  # of the Commitment it waits for
     next_at: Mapped[datetime]
     sent_at: Mapped[datetime | None]
@@ -719,13 +721,13 @@ class Fetch(Tried):
     rule: Mapped[ShortText] = mapped_column(default="")  # the only rule that may take it; "": all
     per_minute: Mapped[float] = mapped_column(default=0.0)  # studies a minute that were allowed; 0: no wish
     purpose: Mapped[FetchPurpose] = mapped_column(default=FetchPurpose.ASKED)
-    urgent: Mapped[bool] = mapped_column(default=False)  # a study waits for it: before others
+    urgent: Mapped[Flag]  # a study waits for it: before others
     patient_id: Mapped[str] = mapped_column(default="")  # of the answer that named the study
     issuer_of_patient_id: Mapped[str] = mapped_column(default="")  # the same
     patient: Mapped[LongText] = mapped_column(default="")  # the same: hashes of name, birth date and sex
     state: Mapped[FetchState] = mapped_column(default=FetchState.WAITING)
     reason: Mapped[LongText] = mapped_column(default="")
-    objects: Mapped[int] = mapped_column(default=0)  # that the last try brought
+    objects: Mapped[Count]  # that the last try brought
     asked_at: Mapped[datetime]
     started_at: Mapped[datetime | None] = mapped_column(index=True)  # of the last try
     ended_at: Mapped[datetime | None]
