@@ -110,16 +110,17 @@ def _ingest(session: Session, event: events.Event) -> None:
 
 def _keep_association(session: Session, event: events.Event) -> None:
     """Store the beginning or the end of an association, if the event is one."""
-    association = str(event.fields.get("association", ""))
+    fields = event.fields
+    association = fields.get("association", "")
     if event.type is events.ASSOCIATION_ACCEPTED:
-        fields, refused = event.fields, event.fields.get("refused") or []
+        refused = fields.get("refused") or []
         session.merge(
             Association(
                 id=association,
-                listener=str(fields.get("listener", "")),
-                calling_ae=str(fields.get("calling", ""))[:16],
-                called_ae=str(fields.get("called", ""))[:16],
-                address=str(fields.get("address", "")),
+                listener=fields.get("listener", ""),
+                calling_ae=fields.get("calling", "")[:16],
+                called_ae=fields.get("called", "")[:16],
+                address=fields.get("address", ""),
                 opened_at=event.at,
                 closed_at=None,
                 outcome=AssociationOutcome.OPEN,
@@ -137,9 +138,9 @@ def _keep_association(session: Session, event: events.Event) -> None:
             .values(
                 closed_at=event.at,
                 outcome=_ENDS[event.type],
-                objects=int(event.fields.get("objects") or 0),
-                reason=str(event.fields.get("reason") or ""),
+                objects=fields.get("objects") or 0,
+                reason=fields.get("reason") or "",
             )
         )
     elif event.type is events.LISTENER_STOPPED:
-        intake.lose_associations(session, Association.listener == event.fields.get("listener"), event.at)
+        intake.lose_associations(session, Association.listener == fields.get("listener"), event.at)

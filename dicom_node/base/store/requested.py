@@ -170,11 +170,12 @@ def keep_step(session: Session, report: Mapping[str, Any], at: datetime) -> None
 
     ``report``: the fields of the entry, the whole step after that request.
     """
-    uid, number, status = str(report["step"]), int(report["number"]), StepStatus(report["status"])
+    uid, number, status = report["step"], report["number"], StepStatus(report["status"])
     step = session.scalar(select(PerformedStep).where(PerformedStep.sop_instance_uid == uid))
     if step is None:
-        peer, calling = str(report["peer"]), str(report["calling"])
-        step = PerformedStep(sop_instance_uid=uid, peer=peer, calling_ae=calling, begun_at=at)
+        step = PerformedStep(
+            sop_instance_uid=uid, peer=report["peer"], calling_ae=report["calling"], begun_at=at
+        )
         session.add(step)
     elif number < step.number:
         step.begun_at = min(step.begun_at, at)
