@@ -172,7 +172,6 @@ class Choice:
                         session,
                         VERSION_CHOSEN,
                         study.id,
-                        study=study.study_instance_uid,
                         instance=option.sop_instance_uid or first.uid,
                         objects=len(option.versions),
                         calling=first.item.arrival.calling_ae,

@@ -112,7 +112,10 @@ class ObjectRows:
         former = intake.instance(session, item.found.sop_instance_uid)
         judgement = self._judge(session, study, item, role, former)
         bad = judgement.outcome in (Outcome.CONFLICT, Outcome.QUARANTINED)
-        place = self._files.data_dir / kept.path if kept else self._place(item, bad=bad)
+        if kept:
+            place = self._files.data_dir / kept.path
+        else:
+            place = self._spool.place(item.path, None if bad else item.found.study_instance_uid)
         judged = JudgedObject(study, item, role, former, judgement, place)
         if kept and kept.study_id == study.id and (bad or kept.outcome is Outcome.SET_ASIDE):
             # It repeats this copy, of which a person may have decided since.
@@ -184,10 +187,6 @@ class ObjectRows:
             return study
         study = Study(
             study_instance_uid=uid,
-            patient_id=found.patient_id,
-            issuer_of_patient_id=found.issuer_of_patient_id,
-            accession_number=_accession(found),
-            study_date=found.study_date,
             first_received_at=at,
             last_received_at=at,
             due_at=self._due_at(item),
@@ -195,7 +194,7 @@ class ObjectRows:
         )
         session.add(study)
         session.flush()
-        self.names.enter(session, study, found.identity.get("PatientName", ""))
+        self.describe_study(session, study, found)
         record(session, events.STUDY_RECEIVING, study.id, study=uid, calling=item.arrival.calling_ae)
         return study
 
@@ -297,12 +296,9 @@ class ObjectRows:
     def describe_study(self, session: Session, study: Study, found: Inspected) -> None:
         """Set patient, accession number and date of a study to those of the object ``found``."""
         study.patient_id, study.issuer_of_patient_id = found.patient_id, found.issuer_of_patient_id
-        study.accession_number, study.study_date = _accession(found), found.study_date
+        study.accession_number = found.identity.get("AccessionNumber", "")[:16]  # SH, PS3.5 6.2
+        study.study_date = found.study_date
         self.names.enter(session, study, found.identity.get("PatientName", ""))
-
-    def _place(self, item: Arrived, *, bad: bool) -> Path:
-        """Return the path for the object's file: in the folder of its study, or in quarantine if ``bad``."""
-        return self._spool.place(item.path, None if bad else item.found.study_instance_uid)
 
     def _write_received(self, session: Session, judged: JudgedObject) -> None:
         """Add the row of a received object, with what became of it."""
@@ -362,11 +358,6 @@ def _record(session: Session, study: Study, item: Arrived, event: events.EventTy
         spool_name=item.spool_name if reason else "",
         reason=reason,
     )
-
-
-def _accession(found: Inspected) -> str:
-    """Return the Accession Number, cut to the length that its VR allows."""
-    return found.identity.get("AccessionNumber", "")[:16]  # SH, PS3.5 6.2
 
 
 def _with_object(reason: str, item: Arrived) -> str:
