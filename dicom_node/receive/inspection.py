@@ -46,9 +46,11 @@ from dicom_node.base.dicom.elements import (
     BULK_BYTES,
     META_BYTES,
     PIXEL_DATA,
+    UIDS,
     Element,
     Limits,
     Walk,
+    named,
     read_file_meta,
     uid_of,
 )
@@ -228,17 +230,12 @@ def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixel
 
     ``requested_class``: SOP Class UID of the C-STORE request, "" if unknown.
     """
-    for keyword, name in (
-        ("SOPClassUID", "SOP Class UID (0008,0016)"),
-        ("SOPInstanceUID", "SOP Instance UID (0008,0018)"),
-        ("StudyInstanceUID", "Study Instance UID (0020,000D)"),
-        ("SeriesInstanceUID", "Series Instance UID (0020,000E)"),
-    ):
-        if not _bytes(dataset, keyword).strip(b" \0"):
-            raise FaultyObject(f"{name} is missing or empty")
+    for tag in UIDS:
+        if not _bytes(dataset, tag).strip(b" \0"):
+            raise FaultyObject(f"{named(tag)} is missing or empty")
         # Under another value representation a UID is a number, or its padding a part of it, to other readers.
-        if not _uid(dataset, keyword) or dataset.get_item(keyword).VR not in (None, "UI"):
-            raise FaultyObject(f"{name} is no UID")
+        if not _uid(dataset, tag) or dataset.get_item(tag).VR not in (None, "UI"):
+            raise FaultyObject(f"{named(tag)} is no UID")
     _check_patient_id(dataset)
     # Only the class: some senders take the SOP Instance UID of the request from a stale file header.
     if requested_class and requested_class != _uid(dataset, "SOPClassUID"):
@@ -312,14 +309,14 @@ def _inflated(file: BinaryIO, limits: Limits) -> BinaryIO:
     return out
 
 
-def _uid(dataset: Dataset, keyword: str) -> str:
-    """Return a UID attribute; "" if it is missing or not a valid UID."""
-    return uid_of(_bytes(dataset, keyword))
+def _uid(dataset: Dataset, attribute: str | int) -> str:
+    """Return a UID attribute (keyword or tag); "" if it is missing or not a valid UID."""
+    return uid_of(_bytes(dataset, attribute))
 
 
-def _bytes(dataset: Dataset, keyword: str) -> bytes:
-    """Return the bytes of a value as received; empty if it is missing."""
-    tag = Tag(keyword)
+def _bytes(dataset: Dataset, attribute: str | int) -> bytes:
+    """Return the bytes of the value of an attribute (keyword or tag) as received; empty if it is missing."""
+    tag = Tag(attribute)
     element = dataset.get_item(tag, keep_deferred=True) if tag in dataset else None
     return element.value or b"" if isinstance(element, RawDataElement) else b""
 
@@ -530,7 +527,7 @@ class Inspector:
 
     def __init__(self, limits: Limits = _DEFAULT_LIMITS) -> None:
         """Prepare an inspection process with these limits; it is started on first use."""
-        self._limits = limits or Limits()
+        self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> subprocess.Popen[bytes]:

@@ -449,7 +449,8 @@ def is_uid(text: str) -> bool:
     return bool(_UID.fullmatch(text)) and len(text) <= 64
 
 
-_UIDS: Final = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
+UIDS: Final = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
+"""SOP Class, SOP Instance, Study Instance and Series Instance UID."""
 
 
 def read_uids(
@@ -465,9 +466,9 @@ def read_uids(
             encoded = zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(encoded), inflated)
         except zlib.error:
             encoded = b""
-    found = dict.fromkeys(_UIDS, "")
+    found = dict.fromkeys(UIDS, "")
     for element in Walk(io.BytesIO(encoded), syntax, Limits()).elements():
-        if element.tag > _UIDS[-1]:
+        if element.tag > UIDS[-1]:
             break
         if element.tag in found:
             found[element.tag] = uid_of(bytes(encoded[element.start : element.start + element.length]))

@@ -216,7 +216,7 @@ class Modality:
         command = Command(field, 1, STEP_CLASS, uid, True)
         fields = {"association": "m1", "calling": "MODALITY", "peer": peer}
         return self.steps.handle(
-            command, encode(step, False, True), ExplicitVRLittleEndian, peer, fields
+            command, encode(step, False, True), ExplicitVRLittleEndian, fields
         ).status.code
 
 
