@@ -77,8 +77,8 @@ class JudgedObject:
 
     @property
     def is_faulty_copy(self) -> bool:
-        """Whether nothing is known of it but the intact object: same patient and study (both are in the hash of
-        the identity), as far as read.
+        """Whether nothing is known of it but the intact object: same patient and study, as far as read; both
+        are in the hash of the identity.
 
         It changes nothing, so no sender can replace, hide or stop a good object by it. One whose identity is
         another or unreadable may be a correction: then nothing may leave with the old name.
