@@ -245,7 +245,7 @@ def reindex(config: Config) -> None:
     """
     from dicom_node.people.spool import reindex_spool
 
-    done = reindex_spool(load(config), lambda _done, _of: None)
+    done = reindex_spool(load(config))
     say(f"{done} objects are put back: the node takes them in." if done else "Nothing to put back.")
 
 
