@@ -110,7 +110,7 @@ def report_files(session: Session, settings: Settings, study: int) -> dict[Path,
         .order_by(Result.id.desc())
     ).all()
     replaced = {row.supersedes for row, _, _ in rows}
-    newest = []
+    newest: list[Result] = []
     reported: dict[str, set[str]] = {}  # images of newer reports, by rule
     for row, rule, images in rows:
         if row.sop_instance_uid not in replaced and not reported.setdefault(rule, set()).issuperset(images):

@@ -679,17 +679,18 @@ def refuse_too_many(session: Session, address: str, named: ColumnElement[bool] |
     refused = (AuditRow.action == AuditAction.SIGN_IN_REFUSED) & (
         AuditRow.at >= now - timedelta(minutes=LIMIT_MINUTES)
     )
-    of_address = _by_network(session, refused)[_network(address)]
+    here = _network(address)
+    of_address = _by_network(session, refused)[here]
     if named is None:
         too_many = of_address >= REFUSALS_OF_AN_ADDRESS
     else:
         signed_in = (AuditRow.action == AuditAction.SIGNED_IN) & (
             AuditRow.at >= now - timedelta(days=FAMILIAR_DAYS)
         )
-        is_familiar = _network(address) in _by_network(session, named & signed_in)
+        is_familiar = here in _by_network(session, named & signed_in)
         of_name = _by_network(session, named & refused)
         suspect = of_address >= SUSPECT_REFUSALS and not is_familiar
-        too_many = of_name[_network(address)] >= (1 if suspect else REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS)
+        too_many = of_name[here] >= (1 if suspect else REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS)
         if not is_familiar:
             too_many |= of_address >= REFUSALS_OF_AN_ADDRESS or of_name.total() >= REFUSALS_OF_A_NAME
     if too_many:

@@ -118,8 +118,8 @@ def check(config: Config, role: RoleOption = Role.ALL, as_json: Json = False) ->
     if as_json:
         print_json(
             {
-                "problems": [dataclasses.asdict(problem) for problem in checked.problems],
-                "checks": [dataclasses.asdict(line) for line in checked.tried],
+                "problems": list(map(dataclasses.asdict, checked.problems)),
+                "checks": list(map(dataclasses.asdict, checked.tried)),
             }
         )
         return ExitCode.CONFIG if checked.problems else ExitCode.OK
