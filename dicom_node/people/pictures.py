@@ -106,7 +106,7 @@ def report_files(session: Session, settings: Settings, study: int) -> dict[Path,
     rows = session.execute(
         select(Result, Job.rule, Job.source_uids)
         .join(Result.job)
-        .where(Result.study_id == study, Result.kind == ResultKind.SR, Result.deidentified.is_(False))
+        .where(Result.study_id == study, Result.kind == ResultKind.SR, ~Result.deidentified)
         .order_by(Result.id.desc())
     ).all()
     replaced = {row.supersedes for row, _, _ in rows}
@@ -129,7 +129,7 @@ def pictures_of(session: Session, settings: Settings, study: int, uid: str) -> I
     """
     for row in session.scalars(
         select(Result)
-        .where(Result.study_id == study, Result.kind.in_(_PICTURES), Result.deidentified.is_(False))
+        .where(Result.study_id == study, Result.kind.in_(_PICTURES), ~Result.deidentified)
         .order_by(Result.id.desc())
         .limit(_MOST_RESULTS)
     ):
@@ -146,7 +146,7 @@ def person_of(session: Session, settings: Settings, number: int) -> dict[str, st
     """
     row = session.scalar(
         select(Instance)
-        .where(Instance.study_id == number, Instance.purged.is_(False), Instance.role.not_in(_NOT_SHOWN))
+        .where(Instance.study_id == number, ~Instance.purged, Instance.role.not_in(_NOT_SHOWN))
         .order_by(Instance.id.desc())
         .limit(1)
     )
