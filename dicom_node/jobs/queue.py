@@ -71,7 +71,7 @@ def is_dead_with_its_node(owner: str) -> bool:
     """Return whether the process named ``owner`` has ended and so has its parent: the whole node died, not
     only the worker.
     """
-    return _has_process_ended(owner, 1) and _has_process_ended(owner, 2)
+    return is_dead(owner) and _has_process_ended(owner, 2)
 
 
 def _has_process_ended(owner: str, place: int) -> bool:

@@ -113,15 +113,13 @@ def try_files(
     from dicom_node.deliver.scu.storage import dicom_files
 
     peer = settings.sender(sender) if sender else None
-    read = [_read_file(path, settings, peer) for path in dicom_files(files)]
     today = transitions.utc_now().date()
     rows: list[View] = []
-    for path, image, facts in read:
+    for path in dicom_files(files):
+        image, facts = _read_file(path, settings, peer)
         about = {
             "file": str(path),
-            "study_instance_uid": image.study_instance_uid,
-            "sop_instance_uid": image.sop_instance_uid,
-            "modality": image.modality,
+            **columns(image, "study_instance_uid", "sop_instance_uid", "modality"),
         }
         if image.fault:
             rows.append(
@@ -135,8 +133,8 @@ def try_files(
                 }
             )
             continue
-        decisions = decide(settings.rules, image.study_date, [facts], today, settings.sender_names)
-        held = {decision.rule.name: decision.held_reason for decision in decisions}
+        taken = decide(settings.rules, image.study_date, [facts], today, settings.sender_names)
+        held = {decision.rule.name: decision.held_reason for decision in taken}
         for rule, failed in explain(settings.rules, facts, settings.sender_names):
             limit = held.get(rule.name, "")
             rows.append(
@@ -213,12 +211,8 @@ def _rules_and_actions(decided: View) -> set[tuple[str, ...]]:
     return {(rule["name"], *rule["then"]) for rule in decided["rules"]}
 
 
-def _read_file(
-    path: Path, settings: Settings, sender: PeerSettings | None
-) -> tuple[Path, Inspected, Instance]:
-    """Read a DICOM file as rules see it; returns (path, what the inspection found, the row that it would
-    get).
-    """
+def _read_file(path: Path, settings: Settings, sender: PeerSettings | None) -> tuple[Inspected, Instance]:
+    """Read a DICOM file as rules see it; returns (what the inspection found, the row that it would get)."""
     found = inspect(path, sender.assume_charset if sender else "")
     name = sender.name if sender else ""
     role = role_of(
@@ -226,16 +220,12 @@ def _read_file(
         frozenset(settings.listener.further_storage_classes),
         takes_secondary_captures=any(name in rule.secondary_captures_from for rule in settings.rules),
     )
-    return (
-        path,
-        found,
-        Instance(
-            sop_instance_uid=found.sop_instance_uid,
-            sop_class_uid=found.sop_class_uid,
-            modality=found.modality,
-            role=ObjectRole.OWN if found.own else role,
-            calling_ae=sender.ae_title if sender else "",
-            called_ae=settings.node.ae_title,
-            attributes=dict(found.attributes),
-        ),
+    return found, Instance(
+        sop_instance_uid=found.sop_instance_uid,
+        sop_class_uid=found.sop_class_uid,
+        modality=found.modality,
+        role=ObjectRole.OWN if found.own else role,
+        calling_ae=sender.ae_title if sender else "",
+        called_ae=settings.node.ae_title,
+        attributes=dict(found.attributes),
     )

@@ -172,7 +172,7 @@ class StowRequest:
     @property
     def stored(self) -> int:
         """How many objects of the request have been stored durably."""
-        return sum(1 for one in self.instances if not one.failure)
+        return sum(not one.failure for one in self.instances)
 
     def _drop(self) -> None:
         """Delete the unfinished file of the current part."""

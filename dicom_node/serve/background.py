@@ -113,21 +113,22 @@ class Background:
         """
         self._unscanned = first
         threads: list[Any] = [*self._services]
+        given = self._database, self._settings
         if self._role.indexes:
             self._run("indexer", self._index_and_assemble)
         if self._role.may_deliver and self._settings.outbox.deliver:
             self._run("outbox", self._deliver)
-            threads.append(removals.Removals(self._database, self._settings, self._owner))
+            threads.append(removals.Removals(*given, self._owner))
             threads += [
-                commitment_answers.CommitmentAnswers(self._database, self._settings, peer, self._owner)
+                commitment_answers.CommitmentAnswers(*given, peer, self._owner)
                 for peer in self._settings.peers
                 if peer.commit_after
             ]
         for peer in self._settings.peers if self._role.indexes else ():  # into this machine's spool
             if "query" in peer.may:
-                threads.append(Fetcher(self._database, self._settings, peer, self._owner))
+                threads.append(Fetcher(*given, peer, self._owner))
             if peer.name in self._settings.queried_by_rules:
-                threads.append(PriorQueries(self._database, self._settings, peer, self._owner))
+                threads.append(PriorQueries(*given, peer, self._owner))
         for one in threads:
             self._run(one.name, partial(self._repeat, one.run_once))
         self._start_timers()

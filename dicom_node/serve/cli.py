@@ -118,8 +118,8 @@ def check(config: Config, role: RoleOption = Role.ALL, as_json: Json = False) ->
     if as_json:
         print_json(
             {
-                "problems": [dataclasses.asdict(problem) for problem in checked.problems],
-                "checks": [dataclasses.asdict(line) for line in checked.tried],
+                "problems": list(map(dataclasses.asdict, checked.problems)),
+                "checks": list(map(dataclasses.asdict, checked.tried)),
             }
         )
         return ExitCode.CONFIG if checked.problems else ExitCode.OK
@@ -245,7 +245,7 @@ def reindex(config: Config) -> None:
     """
     from dicom_node.people.spool import reindex_spool
 
-    done = reindex_spool(load(config), lambda _done, _of: None)
+    done = reindex_spool(load(config))
     say(f"{done} objects are put back: the node takes them in." if done else "Nothing to put back.")
 
 

@@ -322,11 +322,6 @@ def _prepare_folder(settings: Settings) -> None:
 def _database(settings: Settings) -> Iterator[Database]:
     """Context manager: the database, created or updated first if it is an SQLite file. Raises CannotRun."""
     database = Database(settings.database_url)
-    if network := preflight.network_file_system(settings.node.data_dir) if database.is_sqlite else "":
-        raise CannotRun(
-            f"{settings.node.data_dir} is on {network}: SQLite is not safe there. Use a local disk for "
-            "node.data_dir, or PostgreSQL by node.database_url"
-        )
     try:
         if database.is_sqlite:
             database.upgrade()

@@ -119,8 +119,8 @@ def _report_rows(study: Study, pipeline: str) -> Select[Result, Study, Job]:
     )
     return (
         select(Result, Study, Job)
-        .join(Study, Study.id == Result.study_id)
-        .join(Job, Job.id == Result.job_id)
+        .join(Result.study)
+        .join(Result.job)
         .where(
             Study.patient_id == study.patient_id,
             Study.issuer_of_patient_id == study.issuer_of_patient_id,
