@@ -149,6 +149,16 @@ class Patient:
         rest = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
         return any(mine and its and mine != its for mine, its in rest)
 
+    def is_surely(self, other: Patient) -> bool:
+        """Return whether the two are one person beyond doubt: the same ID and issuer, the same birth date or
+        the same name and sex, and nothing that differs.
+
+        An ID alone identifies nobody: emergencies of a hospital share ``UNKNOWN`` or ``0``.
+        """
+        ids, *names, births, sexes = zip(astuple(self), astuple(other), strict=True)
+        is_named = any(mine and mine == its for mine, its in names) and all(sexes)
+        return all(ids) and (is_named or all(births)) and not self.contradicts(other)
+
     def lacks(self, former: Patient) -> bool:
         """Return whether ID, name, birth date or sex is empty here but not in ``former``."""
         return any(its and not mine for mine, its in zip(self._parts, former._parts, strict=True))

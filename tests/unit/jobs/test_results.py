@@ -35,6 +35,7 @@ from ai_pipeline.contract import (
 from ai_pipeline.images.dates import date_of
 from dicom_connectors.notifications.gather import Gatherer
 from dicom_connectors.notifications.settings import NotificationSettings
+from dicom_console.views import patients
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
@@ -504,6 +505,18 @@ def test_nothing_else_is_compared_with(comparing: Inbox) -> None:
     take(comparing, "20240302", "0.51")
     comparing.put(Result, outdated=True)  # by a correction
     assert compared(take(comparing, "20250102", "0.60 effusion")) == []
+
+
+@pytest.mark.parametrize("placeholder", ["UNKNOWN", "0", "ANONYMOUS"])
+def test_two_emergencies_under_one_placeholder_are_not_compared(comparing: Inbox, placeholder: str) -> None:
+    about = {"PatientID": placeholder, "PatientBirthDate": "", "PatientName": "", "PatientSex": "M"}
+    take(comparing, "20240302", "0.41", **about)
+    assert compared(take(comparing, "20250102", "0.62 effusion", **about)) == []
+    assert comparing.read(patients.show, comparing.settings, 1)["trends"] == []
+    known = about | {"PatientName": "Doe^Jane", "PatientSex": "F", "PatientID": "P2"}
+    take(comparing, "20240302", "0.41", **known)
+    assert len(compared(take(comparing, "20250102", "0.62", **known))) == 1, "by name and sex"
+    assert len(comparing.read(patients.show, comparing.settings, 3)["trends"]) == 1
 
 
 def test_another_model_version_is_said_and_not_compared(
