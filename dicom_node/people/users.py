@@ -83,7 +83,9 @@ _SYSTEMS = {
 
 _USER_NAME: Final = Input("Name of the user.", metavar="NAME")
 _SENDERS: Final = Input(
-    "Only studies that this sender alone sent; repeat it for more senders. Without: all.", "--sees", "AE_TITLE"
+    "Only studies that this sender alone sent; repeat it for more senders. Without: all.",
+    "--sees",
+    "AE_TITLE",
 )
 _PASSWORD: Final = Input(is_secret=True)
 

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from ai_pipeline.images.dates import date_of
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.dicom.identity import Patient
+from dicom_node.base.dicom.identity import Patient, patient_id_of
 from dicom_node.base.errors import Unavailable
 from dicom_node.base.events import (
     ARCHIVE_ANSWERED,
@@ -189,7 +189,7 @@ def query_for(study: Study) -> scu.StudyQuery | None:
     """Return the query for the patient's studies of the years before; None if the Patient ID cannot be asked
     for.
     """
-    patient_id = study.patient_id.strip()
+    patient_id = patient_id_of(study.patient_id)
     if not patient_id or {*patient_id} & {*"*?\\"}:  # wildcards of PS3.4 C.2.2.2.4, PS3.5 6.2
         return None
     day = date_of(study.study_date) or utc_now().date()

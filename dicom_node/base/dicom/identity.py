@@ -113,7 +113,7 @@ class Patient:
         groups = [_plain_name(group) for group in (*name.split("="), "", "")][:3]
         date = as_da(birth_date) or re.sub(r"\D", "", birth_date)
         texts = (*groups, date if date.strip("0") else "", sex.strip().casefold())
-        known = patient_sha256(patient_id, issuer) if patient_id.strip() else ""
+        known = patient_sha256(patient_id, issuer) if patient_id_of(patient_id) else ""
         return cls(known, *(digest((value,)) if value else "" for value in texts))
 
     @classmethod
@@ -201,12 +201,18 @@ def identity_sha256(texts: Mapping[str, str]) -> str:
     return _VERSION + digest(part for item in texts.items() for part in item)[: 64 - len(_VERSION)]
 
 
-def patient_sha256(patient_id: str, issuer_of_patient_id: str) -> str:
-    """Return the hash of Patient ID (0010,0020) and Issuer of Patient ID (0010,0021), without padding.
+def patient_id_of(value: object) -> str:
+    """Return a Patient ID (0010,0020) as all of the node reads it: without padding; "" if nothing is left.
 
-    Other spaces of an ID count, as for a PACS: one with a space before it is another one.
+    A space before it counts, as for a PACS: " 4711" is another patient than "4711".
     """
-    return digest((patient_id.rstrip(" "), issuer_of_patient_id.strip()))
+    text = "" if value is None else str(value).replace("\0", "").rstrip(" ")
+    return text if text.strip(" ") else ""
+
+
+def patient_sha256(patient_id: str, issuer_of_patient_id: str) -> str:
+    """Return the hash of Patient ID (0010,0020) and Issuer of Patient ID (0010,0021), without padding."""
+    return digest((patient_id_of(patient_id), issuer_of_patient_id.strip()))
 
 
 def digest(values: Iterable[str]) -> str:
@@ -226,8 +232,7 @@ def _text(element: DataElement) -> str:
     if read := _READ.get(element.VR):
         values = [read(str(value)) or value for value in values]
     text = "\\".join("" if value is None else str(value) for value in values).replace("\0", "")
-    # A PACS takes any other sign, also a space before it, for a part of the ID.
-    text = text.rstrip(" ") if element.keyword == "PatientID" else text.strip()
+    text = patient_id_of(text) if element.keyword == "PatientID" else text.strip()
     if element.VR == "PN":
         return "=".join(group.rstrip("^ ") for group in text.split("=")).rstrip("=")
     return text

@@ -21,7 +21,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 
-from dicom_node.base.dicom.identity import patient_sha256
+from dicom_node.base.dicom.identity import patient_id_of, patient_sha256
 from dicom_node.base.lifecycle import Retained
 from dicom_node.base.sitekey import SiteKey
 from dicom_node.results.dataset import UTF8, set_values
@@ -104,8 +104,8 @@ class Pseudonyms:
         person.
         """
         named = (
-            patient_sha256(patient_id.strip(), issuer_of_patient_id)
-            if patient_id.strip()
+            patient_sha256(patient_id, issuer_of_patient_id)
+            if patient_id_of(patient_id)
             else f"study {study_uid}"
         )
         return PREFIX + base64.b32encode(self._mac("patients", named)).decode("ascii")[:20]  # 100 bits

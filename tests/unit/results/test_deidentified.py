@@ -370,6 +370,7 @@ def test_intervals_of_one_patient_stay_and_another_patient_has_other_days(tmp_pa
     first, second = day("a.dcm", "20250227"), day("b.dcm", "20260107")
     assert (second - first).days == (date(2026, 1, 7) - date(2025, 2, 27)).days
     assert day("c.dcm", "20250227", "ANOTHER") != first
+    assert day("d.dcm", "20250227", " P") != first
 
 
 def test_an_object_that_says_more_is_another_one(tmp_path: Path) -> None:

