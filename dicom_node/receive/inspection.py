@@ -77,7 +77,7 @@ ATTRIBUTES = (
     "StudyDescription", "SeriesDescription", "StationName", "BodyPartExamined", "ProtocolName",
     "ViewPosition", "ImageLaterality", "Laterality", "PresentationIntentType", "ImageType",
     "PhotometricInterpretation", "Manufacturer", "ManufacturerModelName", "SeriesNumber", "InstanceNumber",
-    "StudyDate",
+    "StudyDate", "TimezoneOffsetFromUTC",
 )  # fmt: skip
 _CONTROL = re.compile(rb"[\0-\x1f\x7f]")
 _IN_ALL_SETS = re.compile(rb"[ -\[\]-}]*")  # in ISO_IR 13 the bytes of ~ and backslash are other signs

@@ -192,7 +192,7 @@ def query_for(study: Study) -> scu.StudyQuery | None:
     patient_id = patient_id_of(study.patient_id)
     if not patient_id or {*patient_id} & {*"*?\\"}:  # wildcards of PS3.4 C.2.2.2.4, PS3.5 6.2
         return None
-    day = date_of(study.study_date) or utc_now().date()
+    day = date_of(study.study_date) or utc_now().astimezone().date()  # Study Date is local
     return scu.StudyQuery(
         first=day - timedelta(days=round(365.25 * _PRIOR_YEARS)),
         last=day - timedelta(days=1),

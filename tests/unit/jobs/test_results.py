@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -571,7 +571,17 @@ def test_a_hostile_header_gives_no_comparison(comparing: Inbox) -> None:
     comparing.put(Study, study_date="2024'); "[:8])
     comparing.put(Instance, attributes={**image.attributes, "ViewPosition": "PA\\AP" * 1000})
     assert compared(take(comparing, "20250102", "0.60")) == []
-    for text in ("20240230", "2024", "99999999", "２０２４０１０１", "2024 1 1"):
+    assert date_of("2.1.2024") == date_of("02.01.2024") == date_of("2024-01-02") == date(2024, 1, 2)
+    for text in (
+        "02/01/2024",
+        "02-01-2024",
+        "31.31.2024",
+        "20240230",
+        "2024",
+        "99999999",
+        "２０２４０１０１",
+        "2024 1 1",
+    ):
         assert date_of(text) is None
 
 

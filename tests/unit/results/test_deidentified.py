@@ -235,7 +235,7 @@ def test_a_patient_has_one_pseudonym_and_the_same_number_of_another_hospital_ano
         pseudonyms.patient("1", "B", "1.2"),
         pseudonyms.patient("2", "A", "1.2"),
     )
-    assert pseudonyms.patient("1", "A", "1.2") == pseudonyms.patient(" 1 ", "A", "1.3")
+    assert pseudonyms.patient("1", "A", "1.2") == pseudonyms.patient("1 ", "A", "1.3")
     assert pseudonyms.patient("", "", "1.2") != pseudonyms.patient("", "", "1.3")
 
 
