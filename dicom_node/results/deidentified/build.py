@@ -143,7 +143,7 @@ class _Builder(ResultBuilder):
 
         ``mask``: the pixels that were filled; None if that is not known.
         """
-        source = pseudonymised(source, self._pseudonyms, self._options)
+        source = pseudonymised(source, self._pseudonyms, self._options, self._identity)
         make = partial(build_cleaned, self.context, source, image, mask)
         sop_class, series = cleaned_class(frames_of(source, image)), (modality_of(source),)
         self.add(ResultKind.CLEANED, [source], make, of_series=series, sop_class_uid=sop_class)

@@ -4,11 +4,10 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
@@ -37,7 +36,6 @@ from dicom_node.base.lifecycle import DeliveryState, JobState, ObjectRole, Resul
 from dicom_node.base.store.tables import Delivery, Instance, Job, Notification, Original, Result, Study
 from dicom_node.base.store.transitions import settle_study, utc_now
 from dicom_node.deliver import inspection, outbox
-from dicom_node.jobs import queue
 from dicom_node.jobs.queue import decide, explain, retry, why_none
 from dicom_node.jobs.worker.analysis import ImageAnalysis
 from dicom_node.jobs.worker.run import Worker
@@ -460,29 +458,6 @@ def test_companions_and_own_results_are_never_taken() -> None:
 def test_an_old_study_is_held(study_date: str, days: float, held: bool) -> None:
     [decision] = decide([rule(max_study_age_days=days)], study_date, [image()], TODAY, {})
     assert bool(decision.held_reason) is held
-
-
-@pytest.mark.parametrize(
-    ("zone", "offset", "day"),
-    [
-        ("America/Los_Angeles", "", 1),
-        ("UTC", "-0800", 1),
-        ("UTC", "", 2),
-        ("UTC", "+0900", 2),
-        ("UTC", "x", 2),
-    ],
-)
-def test_the_age_of_a_study_is_counted_by_its_own_and_the_sites_day(
-    monkeypatch: pytest.MonkeyPatch, zone: str, offset: str, day: int
-) -> None:
-    monkeypatch.setattr(
-        queue, "utc_now", lambda: datetime(2026, 3, 2, 0, 30, tzinfo=UTC)
-    )  # 16:30 in California
-    with monkeypatch.context() as here:
-        here.setenv("TZ", zone)
-        time.tzset()
-        assert queue.present_day([image(TimezoneOffsetFromUTC=offset)]) == date(2026, 3, day)
-    time.tzset()
 
 
 @pytest.mark.parametrize(

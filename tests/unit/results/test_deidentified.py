@@ -324,6 +324,31 @@ def dates(made: Deidentified) -> set[str]:
     return {str(element.value)[:8] for element in found if element.VR in ("DA", "DT") and element.value}
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("Manufacturer", "Medical Mustermann"),
+        ("ManufacturerModelName", "LI"),
+        ("ManufacturerModelName", "Model X12345678"),
+        ("Manufacturer", "Clinic of Beispiel Ltd"),
+        ("InstanceNumber", "12345678"),
+        ("InstanceNumber", "19700131"),
+        ("InstanceNumber", "4711"),
+    ],
+)
+def test_no_part_of_the_identity_is_copied_wherever_it_stands(
+    tmp_path: Path, keyword: str, value: str
+) -> None:
+    person = {"PatientName": "Mustermann^Li", "PatientID": "P-012345678", "PatientBirthDate": "31.01.1970"}
+    more = {"AccessionNumber": "A.4711", "InstitutionName": "Clinic of Beispiel"}
+    with quiet_pydicom():
+        path = _named(tmp_path, **person, **more, **{keyword: value})
+        made = _objects(deidentified(path))
+    assert len(made) == 3
+    held = [str(one.value) for ds in made.values() for one in everything(ds) if one.keyword == keyword]
+    assert not any(value.rpartition(" ")[2] in text for text in held)
+
+
 ALL = frozenset(Retained)
 
 
