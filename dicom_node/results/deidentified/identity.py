@@ -22,17 +22,6 @@ from dicom_node.base.dicom.uids import NO_INSTALLATION
 from dicom_node.results.deidentified.profile import DUMMY_DATE
 from dicom_node.results.source import Source
 
-_IDENTIFYING: Final = frozenset(
-    {
-        "AccessionNumber", "AdmissionID", "DeviceSerialNumber", "FillerOrderNumberImagingServiceRequest",
-        "GantryID", "InstitutionAddress", "InstitutionName", "InstitutionalDepartmentName",
-        "InsurancePlanIdentification", "IssuerOfPatientID", "MedicalRecordLocator", "OtherPatientIDs",
-        "PatientAddress", "PatientID", "PatientTelephoneNumbers", "PerformedProcedureStepID",
-        "PerformedStationAETitle", "PerformedStationName", "PlacerOrderNumberImagingServiceRequest",
-        "RequestedProcedureID", "ScheduledProcedureStepID", "ScheduledStationAETitle", "ScheduledStationName",
-        "ServiceEpisodeID", "StationAETitle", "StationName", "StudyID",
-    }
-)  # fmt: skip
 # Named after what stands there: a station is often called like its scanner.
 _STATIONS: Final = frozenset(
     {
@@ -40,6 +29,13 @@ _STATIONS: Final = frozenset(
         "ScheduledStationName", "StationAETitle", "StationName",
     }
 )  # fmt: skip
+_IDENTIFYING: Final = _STATIONS | {
+    "AccessionNumber", "AdmissionID", "DeviceSerialNumber", "FillerOrderNumberImagingServiceRequest",
+    "InstitutionAddress", "InstitutionName", "InstitutionalDepartmentName", "InsurancePlanIdentification",
+    "IssuerOfPatientID", "MedicalRecordLocator", "OtherPatientIDs", "PatientAddress", "PatientID",
+    "PatientTelephoneNumbers", "PerformedProcedureStepID", "PlacerOrderNumberImagingServiceRequest",
+    "RequestedProcedureID", "ScheduledProcedureStepID", "ServiceEpisodeID", "StudyID",
+}  # fmt: skip
 _OF_STANDARDS: Final = frozenset(
     {"CodingSchemeUID", "ContextUID", "MappingResourceUID", "ReferencedSOPClassUID", "SOPClassUID"}
 )
@@ -57,15 +53,15 @@ _DIGITS: Final = 6  # digits of an ID that are looked for alone
 _DIGITS_OF_COPIED: Final = 4  # the same in what is copied and counts, or is text
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class KnownIdentity:
     """Identifying values of the source images, none of which may occur in a de-identified object."""
 
-    _phrases: set[str] = field(repr=False, default_factory=set)
-    _stations: set[str] = field(repr=False, default_factory=set)
-    _name_parts: set[str] = field(repr=False, default_factory=set)
-    _numbers: set[str] = field(repr=False, default_factory=set)
-    _uids: set[str] = field(repr=False, default_factory=set)
+    _phrases: set[str] = field(default_factory=set)
+    _stations: set[str] = field(default_factory=set)
+    _name_parts: set[str] = field(default_factory=set)
+    _numbers: set[str] = field(default_factory=set)
+    _uids: set[str] = field(default_factory=set)
 
     @classmethod
     def from_sources(cls, sources: Sequence[Source], retained: Collection[str] = ()) -> "KnownIdentity":
