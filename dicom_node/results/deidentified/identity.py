@@ -48,7 +48,6 @@ _NUMBERS: Final = frozenset({"DS", "FD", "FL", "IS", "SL", "SV", "UL", "UV"})
 _IN_BYTES: Final = 6  # characters: shorter values are found in any bytes by chance
 _DIGITS_IN_BYTES: Final = 10  # digits: UIDs and hashes are full of shorter numbers
 _NAME_PART: Final = 4  # letters of a single part of a name that is looked for alone; in other scripts 2
-_PART_OF_COPIED: Final = 2  # letters of it in what is copied from the source, which can do without
 _DIGITS: Final = 6  # digits of an ID that are looked for alone
 _DIGITS_OF_COPIED: Final = 4  # the same in what is copied and counts, or is text
 
@@ -154,7 +153,7 @@ class KnownIdentity:
             for words in (_normalised(name).split() for name in value.split("=")):
                 if len(words) > 1:
                     self._phrases.update({" ".join(words), " ".join(reversed(words))})
-                self._name_parts.update(word for word in words if len(word) >= _PART_OF_COPIED)
+                self._name_parts.update(word for word in words if not word.isascii() or len(word) > 1)
         elif vr in {"DA", "DT"}:
             if (day := as_da(value)) and day != DUMMY_DATE:
                 year, month, date = day[:4], day[4:6], day[6:]
@@ -181,7 +180,7 @@ def _holds(
 
 def _is_long(part: str) -> bool:
     """Whether a part of a name is looked for alone in all texts."""
-    return len(part) >= (_NAME_PART if part.isascii() else _PART_OF_COPIED)
+    return len(part) >= (_NAME_PART if part.isascii() else 2)
 
 
 def _pattern(phrase: str) -> re.Pattern[str]:
