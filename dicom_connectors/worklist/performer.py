@@ -273,7 +273,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         if study is None:
             return "" if self._source(item) else _NOT_AT_HAND
         issuers = {item.issuer_of_patient_id, study.issuer_of_patient_id} - {""}
-        ids = {item.patient_id, study.patient_id.strip()} - {""}
+        ids = {item.patient_id, study.patient_id} - {""}
         if len(ids) > 1 or len(issuers) > 1:
             return "it names another patient than the study that is here"
         ended = study.state in _ENDS or study.state is StudyState.QUARANTINED

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from dicom_node.base.dicom.header import quiet_pydicom
-from dicom_node.base.dicom.identity import Patient
+from dicom_node.base.dicom.identity import Patient, patient_id_of
 
 if TYPE_CHECKING:
     from pydicom.sr.coding import Code  # loads all codes of PS3.16: only where work items are handled
@@ -229,7 +229,7 @@ def _read(dataset: Dataset, uid: str) -> Workitem | None:
         ),
         study_instance_uid=study if _is_uid(study) else "",
         sources=frozenset(source for item in inputs for source in _sources(item)),
-        patient_id=_text(dataset.get("PatientID"))[:_LONGEST_ID],
+        patient_id=patient_id_of(dataset.get("PatientID"))[:_LONGEST_ID],
         issuer_of_patient_id=_text(dataset.get("IssuerOfPatientID"))[:_LONGEST_ID],
         patient=Patient.from_values("", "", name, birth, sex),
     )

@@ -22,6 +22,7 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cache
@@ -223,6 +224,19 @@ def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) ->
         return f"{name} {'/'.join(shown_term(keyword, value) for value in values)} does not match {wanted}"
     shown = f" {'/'.join(values)}" if condition.endswith("_ae") else ""
     return f"{name}{shown} does not match {wanted}"
+
+
+def present_day(images: Iterable[Instance]) -> date:
+    """Return the day to which the age of a study with these images is counted: Study Date is local.
+
+    The day of this machine, or of the images' Timezone Offset From UTC (0008,0201) where that is earlier.
+    """
+    now = utc_now().astimezone()
+    days = [now.date()]
+    for offset in {image.attributes.get("TimezoneOffsetFromUTC", "") for image in images}:
+        with suppress(ValueError, OverflowError):
+            days.append(now.astimezone(datetime.strptime(offset, "%z").tzinfo).date())
+    return min(days)
 
 
 def _exceeded_limit(rule: RuleSettings, study_date: str, today: date, images: Sequence[Instance]) -> str:
@@ -615,7 +629,7 @@ def decide_study(
         rules,
         study.study_date,
         sources,
-        utc_now().date(),
+        present_day(sources),
         settings.sender_names,
         requested=fetch is not None or study.id <= FIRST_STUDIES,
     )

@@ -19,10 +19,10 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.uids import role_of
 from dicom_node.base.errors import ExitCode
 from dicom_node.base.lifecycle import AuditAction, ObjectRole, StudyState, UserRole
-from dicom_node.base.store import intake, transitions
+from dicom_node.base.store import intake
 from dicom_node.base.store.tables import Instance, Study
 from dicom_node.base.store.views import View, columns
-from dicom_node.jobs.queue import FIRST_STUDIES, decide, decide_study, explain, why_none
+from dicom_node.jobs.queue import FIRST_STUDIES, decide, decide_study, explain, present_day, why_none
 from dicom_node.people import audit, open_database
 from dicom_node.people.audit import COMMAND_LINE
 from dicom_node.receive.inspection import Inspected, inspect
@@ -113,7 +113,6 @@ def try_files(
     from dicom_node.deliver.scu.storage import dicom_files
 
     peer = settings.sender(sender) if sender else None
-    today = transitions.utc_now().date()
     rows: list[View] = []
     for path in dicom_files(files):
         image, facts = _read_file(path, settings, peer)
@@ -133,7 +132,8 @@ def try_files(
                 }
             )
             continue
-        taken = decide(settings.rules, image.study_date, [facts], today, settings.sender_names)
+        day = present_day([facts])
+        taken = decide(settings.rules, image.study_date, [facts], day, settings.sender_names)
         held = {decision.rule.name: decision.held_reason for decision in taken}
         for rule, failed in explain(settings.rules, facts, settings.sender_names):
             limit = held.get(rule.name, "")

@@ -83,7 +83,9 @@ _SYSTEMS = {
 
 _UserName = Annotated[str, Input("Name of the user.", metavar="NAME")]
 _SENDERS: Final = Input(
-    "Only studies of this sender; repeat it for more. Without: all.", "--sees", "AE_TITLE"
+    "Only studies that this sender alone sent; repeat it for more senders. Without: all.",
+    "--sees",
+    "AE_TITLE",
 )
 _Password = Annotated[str, Input(is_secret=True)]
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from itertools import combinations_with_replacement
 
 from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.base.dicom.identity import Patient, are_one_patient
+from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.lifecycle import (
     END_STATES,
     OPEN_JOBS,
@@ -138,15 +139,13 @@ def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> 
 
 
 def of_one_patient(session: Session, studies: Collection[int]) -> bool:
-    """Return whether all objects of these studies can be of one patient."""
-    return are_one_patient(
-        [
-            Patient.parse(text)
-            for text in session.scalars(
-                select(Instance.patient).where(Instance.study_id.in_(studies)).distinct()
-            )
-        ]
+    """Return whether all images for analysis of these studies are surely of one patient."""
+    chosen = select(Instance.patient).where(
+        Instance.study_id.in_(studies), Instance.role == ObjectRole.SOURCE
     )
+    found = [Patient.parse(text) for text in session.scalars(chosen.distinct())]
+    # Each with itself as well: one that has only an ID is nobody's.
+    return bool(found) and all(one.is_surely(other) for one, other in combinations_with_replacement(found, 2))
 
 
 def unread_beside(session: Session, study_id: int) -> int:

@@ -34,7 +34,7 @@ from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import installed
 from dicom_node.base.dicom.dimse_n import CommitmentReport
-from dicom_node.base.dicom.identity import Patient
+from dicom_node.base.dicom.identity import Patient, patient_id_of
 from dicom_node.base.errors import FaultyInput, SpoolError
 from dicom_node.base.outcomes import Outcome
 
@@ -54,6 +54,7 @@ STUDY_KEYS: Final = (
 MOST_OBJECTS: Final = 20_000
 """Objects that one retrieval may bring."""
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_LO = 64  # characters, PS3.5 6.2
 _NOBODY = Patient()
 
 
@@ -123,15 +124,10 @@ class FoundStudy:
             modalities=tuple(filter(None, texts.get("ModalitiesInStudy", "").split("\\"))),
             description=texts.get("StudyDescription", "")[:64],
             instances=int(number) if number.isdecimal() and len(number) < 10 else None,
-            patient_id=_identifier(texts, "PatientID"),
-            issuer_of_patient_id=_identifier(texts, "IssuerOfPatientID"),
+            patient_id=patient_id_of(texts.get("PatientID"))[:_LO],
+            issuer_of_patient_id=texts.get("IssuerOfPatientID", "").replace("\0", "").strip()[:_LO],
             patient=Patient.from_values("", "", name, birth, sex),
         )
-
-
-def _identifier(texts: Mapping[str, str], keyword: str) -> str:
-    """The identifier with this keyword, without padding, cut to 64 characters; "" if it is missing."""
-    return texts.get(keyword, "").replace("\0", "").strip()[:64]  # LO, PS3.5 6.2
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,6 +278,10 @@ def test_a_patient_without_an_id_makes_no_pid(tmp_path: Path, name: str) -> None
     assert text(read(a_report(tmp_path, **nobody), given)["PID"][0], 3) == "ACCCR"
 
 
+def test_a_space_before_a_patient_id_is_a_part_of_it(tmp_path: Path) -> None:
+    assert text(read(a_report(tmp_path, PatientID=" 47"))["PID"][0], 3).startswith(" 47^")
+
+
 def test_a_patient_without_a_name_has_a_name_of_type_unspecified(tmp_path: Path) -> None:
     patient = read(a_report(tmp_path, PatientName="", PatientBirthDate=""))["PID"][0]
     assert [text(patient, number) for number in (3, 5, 7)] == ["PID-CR^^^HOSPITAL^PI", "^^^^^^U", ""]

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import chain, combinations_with_replacement, product, repeat
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,18 @@ from dicom_node.base.lifecycle import (
 from dicom_node.base.store import tickets
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.results import place_of_rule
-from dicom_node.base.store.tables import Job, Study
+from dicom_node.base.store.tables import Instance, Job, Study
 from dicom_node.base.store.transitions import acquire_lease, release_lease, settle_study, utc_now
-from dicom_node.jobs.queue import JobQueue, cancel, enqueue, estimated_seconds, is_dead, new_owner, retry
+from dicom_node.jobs.queue import (
+    JobQueue,
+    cancel,
+    enqueue,
+    estimated_seconds,
+    is_dead,
+    new_owner,
+    present_day,
+    retry,
+)
 from dicom_node.jobs.worker import heartbeat
 from dicom_node.jobs.worker import run as worker_module
 from tests.inbox_lab import Inbox
@@ -581,3 +590,25 @@ def test_claims_at_the_same_time_get_each_job_once(database: Database) -> None:
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(work, range(4)))
     assert sorted(taken) == numbers
+
+
+@pytest.mark.parametrize(
+    ("zone", "offset", "day"),
+    [
+        ("America/Los_Angeles", "", 1),
+        ("UTC", "-0800", 1),
+        ("UTC", "", 2),
+        ("UTC", "+0900", 2),
+        ("UTC", "x", 2),
+    ],
+)
+def test_the_age_of_a_study_is_counted_by_its_own_and_the_sites_day(
+    monkeypatch: pytest.MonkeyPatch, zone: str, offset: str, day: int
+) -> None:
+    at = datetime(2026, 3, 2, 0, 30, tzinfo=UTC)  # 16:30 in California
+    monkeypatch.setattr("dicom_node.jobs.queue.utc_now", lambda: at)
+    with monkeypatch.context() as here:
+        here.setenv("TZ", zone)
+        time.tzset()
+        assert present_day([Instance(attributes={"TimezoneOffsetFromUTC": offset})]) == date(2026, 3, day)
+    time.tzset()

@@ -233,7 +233,7 @@ def test_a_study_sent_again_in_part_under_another_patient_is_quarantined_when_qu
         ("ONE", {"PatientName": " test  ^ Mixed"}, True),
         ("ONE", {"PatientName": "Test^mixed=洪^吉洞=홍^길동"}, True),
         ("ONE", {"PatientName": "Ｔｅｓｔ^mixed"}, True),
-        *(("ONE", {"PatientID": other}, False) for other in (" ONE", "ONE\t", "ONE\u3000")),
+        ("ONE", {"PatientID": " ONE"}, False),
     ],
     ids=str,
 )
