@@ -193,6 +193,9 @@ TYPES: Final[Mapping[str, EventType]] = {
     "RESULT_NOT_REMOVED": EventType(
         4032, _ERROR, "a peer does not delete a withdrawn result: a person deletes it there"
     ),
+    "RESULT_APPEARED": EventType(
+        4033, _WARNING, "a withdrawn result came to a peer after its withdrawal: it was deleted there again"
+    ),
     "RESULTS_HELD": EventType(4040, _INFO, "results wait until a person has accepted them"),
     "ASSESSMENT_OVERDUE": EventType(
         4041, _ERROR, "results wait for a person for longer than outbox.assess_hours"

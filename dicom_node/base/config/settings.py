@@ -137,7 +137,8 @@ class OutboxSettings(Section):
     retry_limit_seconds: float = Field(300, gt=0, le=3600)
     """Longest wait between two tries, at most an hour. A peer that is down is tried for ever."""
     confirm_seconds: float = Field(1800, gt=0)
-    """An object that the peer does not show is asked for again this long, then sent again."""
+    """An object that the peer does not show is asked for again this long, then sent again; a withdrawn one is
+    gone if the peer does not show it so long after it was sent."""
     refusals: int = Field(3, ge=1)
     """After this many refusals that waiting does not cure (0122, other Axxx and Cxxx) a person must look."""
     answer_seconds: float = Field(120, gt=0)
