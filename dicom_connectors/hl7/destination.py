@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pydicom.uid import Comprehensive3DSRStorage, KeyObjectSelectionDocumentStorage
@@ -28,6 +28,7 @@ from dicom_node.deliver.scu import (
     SendStatus,
     client_tls,
     send_each,
+    tls_refusal,
 )
 
 MAXIMUM_ANSWER_BYTES = 2**16
@@ -139,8 +140,9 @@ class Hl7Destination(PeerCaller):
             block = _answer(connection)
         except TimeoutError:
             return CUT_OFF
-        except OSError:  # also where the deadline has cut the connection
-            return CUT_OFF if self._connections.timed_out else _LOST
+        except OSError as error:  # also where the deadline has cut the connection
+            lost = replace(_LOST, text=tls_refusal(error) or _LOST.text)
+            return CUT_OFF if self._connections.timed_out else lost
         if isinstance(block, bytes):
             return _acknowledged(block, number)
         return CUT_OFF if self._connections.timed_out else block
@@ -181,7 +183,7 @@ class Hl7Destination(PeerCaller):
         """
         if not self._peer.tls:
             return raw
-        context = client_tls(self._settings)
+        context = client_tls(self._settings, self._connections)
         return context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
 
     def _unreachable(self, error: OSError) -> SendReport:
@@ -191,10 +193,8 @@ class Hl7Destination(PeerCaller):
         whom = f"{self._peer.host}:{self._peer.port}"
         if self._connections.refused:
             why = self._connections.refused
-        elif isinstance(error, ssl.SSLCertVerificationError):
-            why = f"the certificate of {whom} is not accepted: {error.verify_message}"
-        elif isinstance(error, ssl.SSLError):
-            why = f"no TLS with {whom}"
+        elif refusal := tls_refusal(error):
+            why = f"{whom}: {refusal}"
         else:
             why = f"cannot connect to {whom}"
         return SendReport(SendStatus.UNREACHABLE, "", why)
