@@ -2,7 +2,7 @@
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -36,6 +36,8 @@ from dicom_node.deliver.scu import (
 
 _T = TypeVar("_T")
 CONNECT_SECONDS = 10.0
+_SMALLEST_PAGE = 10
+_LIMIT_REFUSED = (400, 413, 416, 422)
 UNREADABLE = SendReport(
     SendStatus.REFUSED, "", "it answers, but not as this kind of server does: correct url or transport"
 )
@@ -253,6 +255,32 @@ class HttpDestination(HttpCaller, ABC):
     def _remains(self, item: Outgoing) -> Confirmation:
         """Query whether the peer still has the object that is to be deleted."""
         return self._query(item)
+
+
+def paged(ask: Callable[..., Sequence[_T]], most: int, limit: int = 1000) -> Iterator[_T]:
+    """Yield the rows of a search (PS3.18 8.3.4), whatever number a server puts in a page, until a page has
+    nothing new; at most ``most`` and a page.
+
+    ``ask`` returns a page by the keys ``limit`` (None: as many as the server likes) and ``offset``.
+    ``limit``: how many rows are asked for at first, 0: none is named; a limit that the server refuses is made
+    smaller. Raises what ``ask`` raises.
+    """
+    seen = set[int]()
+    while len(seen) < most:
+        try:
+            page = ask(limit=limit or None, offset=len(seen) or None)
+        except requests.HTTPError as error:
+            if status_of(error) not in _LIMIT_REFUSED or not limit:
+                raise
+            limit = limit // 4 if limit > _SMALLEST_PAGE else 0
+            continue
+        known = len(seen)
+        for row in page:
+            if (key := hash(repr(row))) not in seen:
+                seen.add(key)
+                yield row
+        if len(seen) == known:
+            return
 
 
 class _Adapter(HTTPAdapter):
