@@ -22,8 +22,8 @@ from urllib3.exceptions import HTTPError
 
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
+from dicom_node.base.dicom.web import Preamble, from_xml, read_dataset, tag_of, texts
 from dicom_node.base.errors import SpoolError
-from dicom_node.base.multipart import Preamble
 from dicom_node.deliver.scu import (
     STUDY_KEYS,
     Check,
@@ -41,7 +41,6 @@ from dicom_node.deliver.scu import (
     query_outcome,
     store_report,
 )
-from dicom_node.deliver.scu.dicom_json import from_xml, read_dataset, tag_of, texts
 from dicom_node.deliver.scu.http import (
     FAULTY_ANSWER,
     NO_STUDY,

@@ -15,10 +15,10 @@ from pynetdicom import build_context
 
 from dicom_connectors.worklist.workitem import CHANGE_STATE, PULL, PUSH, ProcedureStepState, change_of_state
 from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.web import read_dataset
 from dicom_node.base.errors import Unavailable
 from dicom_node.deliver.scu import Check, SendStatus
 from dicom_node.deliver.scu.association import DimseCaller, NoAssociation
-from dicom_node.deliver.scu.dicom_json import read_dataset
 from dicom_node.deliver.scu.http import FAULTY_ANSWER, HttpCaller, paged, status_of
 
 MOST_ITEMS: Final = 200

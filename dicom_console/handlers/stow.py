@@ -16,8 +16,8 @@ from starlette.exceptions import HTTPException
 from dicom_console.handlers.uploads import SECONDS, place_for
 from dicom_console.web.access import API, needs, user_of
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest
+from dicom_node.base.dicom.web import Preamble
 from dicom_node.base.lifecycle import UserRole
-from dicom_node.base.multipart import Preamble
 from dicom_node.people.stow import NO_ROOM, StowedInstance, StowRequest
 
 router = APIRouter(prefix=f"{API}dicomweb")

@@ -1,5 +1,5 @@
-"""Answers in DICOM JSON or XML (PS3.18 F, PS3.19 A.1), as peers really write them: only what is asked for is
-read, so that nothing else in an answer can spoil it.
+"""DICOMweb as peers really write it (PS3.18): of JSON and XML only what is asked for is read, so that nothing
+else in an answer can spoil it.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 
 from dicom_node.base.dicom.header import quiet_pydicom
 
+_LONGEST_PREAMBLE = 2**16  # bytes
 _NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 
 
@@ -77,12 +78,33 @@ def read_dataset(row: Any, keywords: Collection[str]) -> tuple[Dataset, set[str]
 
 
 def from_xml(model: Element) -> dict[str, Any]:
-    """A Native DICOM Model, or an item of it, as the JSON object that says the same; names of persons are
-    left out.
+    """A Native DICOM Model, or an item of it, as the JSON object that says the same; of names of persons it
+    is not.
     """
-    return {attribute.get("tag", ""): {"Value": [_from_xml(one) for one in attribute]} for attribute in model}
+    return {
+        attribute.get("tag", ""): {
+            "Value": [from_xml(value) if len(value) else (value.text or "").strip() for value in attribute]
+        }
+        for attribute in model
+    }
 
 
-def _from_xml(value: Element) -> Any:
-    """A value of a Native DICOM Model: an item of a sequence, or a text."""
-    return from_xml(value) if value.tag.endswith("Item") else (value.text or "").strip()
+class Preamble:
+    """Removes what stands before the first boundary of a multipart message (RFC 2046 5.1) that arrives in
+    pieces: it means nothing.
+    """
+
+    def __init__(self, boundary: bytes) -> None:
+        """Prepare for one message; ``boundary``: as its Content-Type has it."""
+        self._line = b"\r\n--" + boundary
+        self._waiting: bytes | None = b"\r\n"
+
+    def removed(self, data: bytes) -> bytes:
+        """The next bytes of the message without the preamble. Raises ValueError if it is too long."""
+        if self._waiting is None:
+            return data
+        before, line, rest = (self._waiting + data).partition(self._line)
+        if len(before) > _LONGEST_PREAMBLE:
+            raise ValueError("no boundary")
+        self._waiting = None if line else before
+        return line[2:] + rest
