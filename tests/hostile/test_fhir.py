@@ -20,6 +20,8 @@ from tests.hostile.peers_lab import FHIR_JSON, called
 from tests.hostile.web import answering
 from tests.outbox_lab import SYSTEM, Outbox, add_report, fhir_peer, outgoing_report, report_file
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 CANARY = "Canary^Anna"
 OUTCOME = {
     "resourceType": "OperationOutcome",
@@ -30,7 +32,6 @@ OUTCOME = {
 }
 
 
-@pytest.mark.usefixtures("impatient")
 def test_nothing_that_a_server_says_is_in_log_or_database(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -91,7 +92,6 @@ def record() -> Iterator[Recording]:
         yield url, record, asked
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_server_that_ignores_the_search_has_nothing_of_ours(tmp_path: Path, record: Recording) -> None:
     url, server, _ = record
     server.found = [
@@ -104,7 +104,6 @@ def test_a_server_that_ignores_the_search_has_nothing_of_ours(tmp_path: Path, re
     assert confirmed.presence is Presence.NOT_FOUND
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_patient_is_taken_only_by_the_identifier_asked_for(tmp_path: Path, record: Recording) -> None:
     url, server, _ = record
     server.patients = [
@@ -120,7 +119,6 @@ def patient(name: str, *replaced_by: str, own: bool = True, **more: Any) -> dict
     return {"resourceType": "Patient", "id": name, "identifier": identifier, "link": links, **more}
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("first", "second", "links_to", "expected"),
     [
@@ -164,7 +162,6 @@ def test_a_report_is_filed_with_the_one_patient_in_force(
     assert not any("PID" in path for path in asked)
 
 
-@pytest.mark.usefixtures("impatient")
 def test_references_to_elsewhere_are_not_followed(tmp_path: Path, record: Recording) -> None:
     url, server, asked = record
     item = outgoing_report(report_file(tmp_path))

@@ -22,6 +22,7 @@ from dicom_node.base.events import (
     EventType,
 )
 from dicom_node.base.lifecycle import Role
+from dicom_node.base.store.tables import EventRow
 from dicom_node.serve.background import Background, inode
 from dicom_node.serve.node import _prepare_folder
 from dicom_node.studies.indexing import Indexer
@@ -61,7 +62,7 @@ def test_what_a_listener_does_once_for_a_site_is_done_where_a_worker_started_fir
     with _running(
         _background(inbox, Role.WORKER, "worker-1", say), _background(inbox, Role.LISTENER, "listener-1", say)
     ):
-        wait_until(lambda: SPOOL_DIFFERS.number in [row.number for row in inbox.events()], 60, "comparison")
+        wait_until(lambda: SPOOL_DIFFERS.number in inbox.column(EventRow.number), 60, "comparison")
     taken = [call.kwargs["lease"] for call in say.call_args_list if call.args[0] is SCHEDULER_TAKEN]
     assert taken == ["job scheduler", "scheduler"]
 
