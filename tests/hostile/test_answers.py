@@ -260,13 +260,10 @@ ODD: tuple[tuple[str, Any], ...] = (
     ("00091001", {"vr": "FL", "Value": ["text"]}),
     ("00091001", 7),
     ("00400400", {"vr": "LT", "Value": None}),
-    ("00104000", {"vr": "XX", "Value": [{}]}),
     ("00081111", {"vr": "SQ", "Value": [{"00080018": 5}, 7]}),
     ("00080090", {"vr": "PN", "Value": [{"Alphabetic": None}]}),
     ("00100010", {"vr": "PN", "Value": [{"Alphabetic": "A^B", "Ideographic": None}]}),
-    ("00100040", {"vr": "CS", "Value": [None]}),
     ("00100020", {"Value": "a value alone"}),
-    ("no tag", {}),
 )
 
 
