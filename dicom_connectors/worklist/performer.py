@@ -212,8 +212,10 @@ class Worklist(Lane[ClaimedWorkitem]):
             )
         if room <= 0:
             return
-        found = [item for given in manager.search() if (item := ups.read_workitem(given))]
+        answers = manager.search()
+        found = [item for given in answers if (item := ups.read_workitem(given))]
         self._note_availability(away="")
+        self._note_unread({ups.uid_of(given) for given in answers} - {one.uid for one in found if one.state})
         station = self._settings.node.ae_title
         mine = [item for item in found if item.is_for(self._work.worklist, station)]
         with self._database.read() as session:
@@ -297,6 +299,12 @@ class Worklist(Lane[ClaimedWorkitem]):
             if urls or item.sources & set(peer.titles) or (not item.sources and peer.name == self._peer.name):
                 return peer
         return None
+
+    def _note_unread(self, uids: set[str]) -> None:
+        """Store an event for each work item that cannot be read; "" is of one whose UID cannot be, either."""
+        with self._database.write() as session:
+            for uid in uids - {""}:
+                self._note_not_accepted(session, uid, "what the node needs of it cannot be read")
 
     def _note_not_accepted(self, session: Session, uid: str, why: str) -> None:
         """Store an event that a work item is not accepted, once for the same reason."""

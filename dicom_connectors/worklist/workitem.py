@@ -136,6 +136,16 @@ def read_workitem(dataset: Dataset, uid: str = "") -> Workitem | None:
             return None
 
 
+def uid_of(dataset: Dataset) -> str:
+    """Return the UID of a work item's data set; "" if it has no valid one."""
+    with quiet_pydicom():
+        try:
+            uid = _text(dataset.get("SOPInstanceUID"))
+        except _FAULTY:
+            return ""
+    return uid if _is_uid(uid) else ""
+
+
 def state_of(dataset: Dataset) -> str:
     """Return the Procedure Step State in a work item's data set; "" if it cannot be read."""
     with quiet_pydicom():

@@ -191,6 +191,9 @@ TYPES: Final[Mapping[str, EventType]] = {
     "RESULT_NOT_REMOVED": EventType(
         4032, "a peer does not delete a withdrawn result: a person deletes it there", _ERROR
     ),
+    "RESULT_APPEARED": EventType(
+        4033, "a withdrawn result came to a peer after its withdrawal: it was deleted there again", _WARNING
+    ),
     "RESULTS_HELD": EventType(4040, "results wait until a person has accepted them"),
     "ASSESSMENT_OVERDUE": EventType(
         4041, "results wait for a person for longer than outbox.assess_hours", _ERROR

@@ -39,12 +39,12 @@ from ai_pipeline.models import registry
 from ai_pipeline.models.engine import lacking
 from ai_pipeline.models.reference import reference_of
 from ai_pipeline.pipelines import PIPELINES, card_of, create, option_faults
-from dicom_node.base.config.loading import Place, TomlFiles, examine, undercuts, validated
+from dicom_node.base.config.loading import Place, TomlFiles, add_unimportable, examine, undercuts, validated
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.rule import RuleSettings, matches
 from dicom_node.base.config.section import did_you_mean
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings, TlsSettings
-from dicom_node.base.connectors import every
+from dicom_node.base.connectors import can_be_imported, every, installed
 from dicom_node.base.dicom.header import CharacterSet, terms
 from dicom_node.base.errors import CannotRun, ConfigProblem, SchemaOutdated
 from dicom_node.base.files import bucket_of
@@ -564,6 +564,7 @@ def _checked(settings: Settings | None, read: TomlFiles, role: Role, *, tries: b
             tried.append(replace(found, text=read.as_written(found.text)))
         else:
             read.add_named(*found)
+    add_unimportable(read)
     return Checked(settings, read, tried)
 
 
@@ -628,6 +629,9 @@ def _check_senders(settings: Settings, read: TomlFiles) -> Found:
 
 def _check_peer(peer: PeerSettings, settings: Settings) -> Found:
     """Yield mistakes in the settings of a peer, and warnings of those that may surprise."""
+    for group in ("destinations", "archives"):
+        if point := installed(group).get(peer.transport):
+            can_be_imported(point)
     yield from _check_http(peer)
     if (peer.pseudonym_domain or peer.retain) and not peer.deidentify:
         yield (

@@ -139,7 +139,8 @@ class OutboxSettings(Section):
     retry_limit_seconds: PositiveFloat = Field(300, le=3600)
     """Longest wait between two tries, at most an hour. A peer that is down is tried for ever."""
     confirm_seconds: PositiveFloat = 1800
-    """An object that the peer does not show is asked for again this long, then sent again."""
+    """An object that the peer does not show is asked for again this long, then sent again; a withdrawn one is
+    gone if the peer does not show it so long after it was sent."""
     refusals: AtLeastOne = 3
     """After this many refusals that waiting does not cure (0122, other Axxx and Cxxx) a person must look."""
     answer_seconds: PositiveFloat = 120

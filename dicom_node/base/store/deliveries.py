@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import Session, contains_eager, selectinload
 
 from dicom_node.base.events import DELIVERY_DISCARDED, DELIVERY_WANTED, DELIVERY_WITHDRAWN
-from dicom_node.base.lifecycle import DeliveryState, ObjectRole
+from dicom_node.base.lifecycle import OPEN_DELIVERIES, DeliveryState, ObjectRole
 from dicom_node.base.store.mapping import has_come
 from dicom_node.base.store.tables import (
     DecisionRow,
@@ -202,6 +202,14 @@ def former_of(session: Session, result: Result, destination: str) -> list[Delive
         .order_by(Delivery.id)
     )
     return [delivery for delivery in found if may_be_there(delivery)]
+
+
+def note_is_under_way(session: Session, delivery: Delivery) -> bool:
+    """Return whether the rejection note of a withdrawn result has yet to be confirmed by the same peer."""
+    note = select(Withdrawal.note_id).where(Withdrawal.result_id == delivery.result_id).scalar_subquery()
+    waits = Delivery.state.in_(OPEN_DELIVERIES)
+    at_peer = Delivery.destination == delivery.destination
+    return bool(session.scalar(select(exists().where(Delivery.result_id == note, at_peer, waits))))
 
 
 def discard_withdrawn(session: Session, deliveries: Iterable[Delivery]) -> None:
