@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from pydicom.uid import generate_uid
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.base.config.peer import PeerSettings
@@ -357,14 +357,12 @@ class Route:
         answered = not _ANSWERED.isdisjoint(statuses)
         if not answered and not _AWAY.isdisjoint(statuses):
             until = utc_now() + wait_before_retry(attempts, self._settings.outbox)
-            session.execute(
-                update(Delivery)
-                .where(
-                    Delivery.destination == self.peer.name,
-                    Delivery.state == DeliveryState.PENDING,
-                    Delivery.next_at < until,
-                )
-                .values(next_at=until)
+            deliveries.reschedule(
+                session,
+                until,
+                Delivery.destination == self.peer.name,
+                Delivery.state == DeliveryState.PENDING,
+                Delivery.next_at < until,
             )
         elif answered and attempts > 1:
             deliveries.hurry(session, utc_now(), self.peer.name)

@@ -417,11 +417,15 @@ class JobQueue:
 
     def clock_put_back(self) -> None:
         """Make waiting jobs due now, because the clock was put back."""
-        with self._database.write() as session:
-            for job in queue.waiting_until(session, utc_now()):
-                job.run_at = utc_now()
-                session.flush()
-                update_queue_place(session, job)
+        with self._database.read() as session:
+            waiting = queue.waiting_until(session, utc_now())
+        for number in waiting:
+            with self._database.write() as session:
+                job = queue.locked_job(session, number)
+                if job and job.state is JobState.QUEUED:
+                    job.run_at = utc_now()
+                    session.flush()
+                    update_queue_place(session, job)
 
     def retry_delay(self, tries: int) -> timedelta:
         """Return the wait after the ``tries``-th try; it doubles with each."""
@@ -757,8 +761,8 @@ def put_first(session: Session, job_id: int) -> None:
 
 
 def _locked(session: Session, job_id: int) -> Job:
-    """Return the job with this id, locked. Raises NotFound."""
-    job = session.get(Job, job_id, with_for_update=True)
+    """Return the job with this id, locked after its study. Raises NotFound."""
+    job = queue.locked_job(session, job_id)
     if job is None:
         raise NotFound(f"no job has the number {job_id}")
     return job

@@ -99,6 +99,12 @@ class Indexer:
             with self._database.write() as session:
                 if self._files.bucket:  # machines that share a folder share its lock
                     lock_indexing(session)
+                found = [item.found for item in arrived]
+                intake.lock_studies_of(
+                    session,
+                    {one.study_instance_uid for one in found},
+                    {one.sop_instance_uid for one in found},
+                )
                 placed = [placed for item in arrived if (placed := self._index_one(session, item))]
             for path, place in placed:  # the rows are committed
                 self._put_in_place(path, place)
