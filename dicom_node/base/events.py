@@ -98,9 +98,7 @@ TYPES: Final[Mapping[str, EventType]] = {
     "FILES_PURGED": EventType(2021, _INFO, "files of objects or results deleted after their days"),
     "SPOOL_DIFFERS": EventType(2030, _ERROR, "spool and index differ: database or disk lost objects"),
     "SPOOL_AGREES": EventType(2036, _INFO, "spool and index agree again"),
-    "OBJECTS_REINDEXED": EventType(
-        2031, _WARNING, "a person put objects back that the database did not know"
-    ),
+    "OBJECTS_REINDEXED": EventType(2031, _WARNING, "objects were put back that the database did not know"),
     "DATABASE_REPLACED": EventType(
         2032, _ERROR, "the database's file is missing: restart the node, then run spool reindex"
     ),
@@ -248,7 +246,7 @@ TYPES: Final[Mapping[str, EventType]] = {
     "NODE_STOPPING": EventType(6003, _INFO, "node is stopping"),
     "CHILD_DIED": EventType(6004, _ERROR, "a process of the node died and is restarted"),
     "SCHEDULER_TAKEN": EventType(6005, _INFO, "this process runs the timers now"),
-    "DISK_LOW": EventType(6006, _ERROR, "free disk space is under the watermark"),
+    "DISK_LOW": EventType(6006, _ERROR, "the disk has too little free space, or takes no files"),
     "INDEXING_FAILED": EventType(
         6007, _ERROR, "indexing fails: tried again each second, here or by another node"
     ),

@@ -78,7 +78,8 @@ class Moves:
         elif report.status is scu.SendStatus.REFUSED:
             self._count_refusal(delivery, report.code, report.text)
         else:
-            answered = bool(report.code) or report.status is scu.SendStatus.UNREACHABLE
+            unsent = (scu.SendStatus.UNREACHABLE, scu.SendStatus.NOT_READ)
+            answered = bool(report.code) or report.status in unsent
             self._schedule_retry(delivery, report.code, report.text, left=not answered)
 
     def narrowed(self, delivery: Delivery, report: scu.SendReport, *, takes_others: bool) -> None:

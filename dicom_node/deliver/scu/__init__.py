@@ -320,6 +320,7 @@ class SendStatus(StrEnum):
     UNREACHABLE = "unreachable"  # nothing was sent: the destination does not answer
     REFUSED = "refused"  # waiting does not cure it
     FAULTY = "faulty"  # not sent: it must not leave, or is damaged
+    NOT_READ = "not read"  # not sent: the disk of this machine did not read it, waiting may cure it
     NARROWED = "narrowed"  # no such objects are taken there: no presentation context accepted
 
 
