@@ -22,6 +22,7 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cache
@@ -67,6 +68,14 @@ def is_dead(owner: str) -> bool:
     return _has_process_ended(owner, 1)
 
 
+def is_alive(owner: str) -> bool:
+    """Return whether the process named ``owner`` runs on this machine, as a child of its node; False if this
+    is unknown.
+    """
+    about = _process(owner, 1)
+    return about is not None and about[0] != "Z" and about[1] == owner.split("/")[2]
+
+
 def is_dead_with_its_node(owner: str) -> bool:
     """Return whether the process named ``owner`` has ended and so has its parent: the whole node died, not
     only the worker.
@@ -79,18 +88,26 @@ def _has_process_ended(owner: str, place: int) -> bool:
 
     ``place``: 1 for the owner itself, 2 for its parent.
     """
+    about = _process(owner, place)
+    return about is not None and about[0] == "Z"
+
+
+def _process(owner: str, place: int) -> Sequence[str] | None:
+    """Return the state (proc(5); "Z" if it has ended) of a process in an owner's name and the number of its
+    parent; None if this is unknown. ``place`` as above.
+    """
     parts = owner.split("/")
     if len(parts) != 4 or parts[0] != _machine() or not parts[place].isdigit():
-        return False
+        return None
     pid = int(parts[place])
     try:
         os.kill(pid, 0)
         about = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except ProcessLookupError:
-        return True
+        return "Z", ""
     except OSError:  # another user's, or no /proc
-        return False
-    return about.rpartition(")")[2].split()[0] == "Z"  # a zombie
+        return None
+    return about.rpartition(")")[2].split()[:2]
 
 
 @cache
@@ -251,7 +268,8 @@ def _order(image: Instance) -> tuple[int, int, str]:
 
 
 NextFree = Callable[[Session, datetime, WorkerSettings, tuple[int, float] | None], Job | None]
-_LOSSES = 20  # times workers.attempts: so often a job may be lost with its node before it is counted
+_LOSSES = 20  # times workers.attempts: so often a job may be lost for another reason before it is counted
+_SLOW = 10  # times workers.lease_seconds: as long a worker that runs on this machine may be silent
 _ENDS: Mapping[JobState, events.EventType] = {
     JobState.SUCCEEDED: events.JOB_SUCCEEDED,
     JobState.NOT_APPLICABLE: events.JOB_NOT_APPLICABLE,
@@ -394,6 +412,17 @@ class JobQueue:
             tries=job.tries - 1,
         )
 
+    def give_back_jobs_of(self, pid: int) -> None:
+        """Hand back the running jobs of the worker with this process id on this machine."""
+        with self._database.read() as session:
+            its = [
+                job for job in queue.running(session) if job.lease_owner.startswith(f"{_machine()}/{pid}/")
+            ]
+            session.expunge_all()
+        for job in its:
+            with suppress(LeaseLost):
+                self.hand_back(job, reason="its worker showed no life and was ended")
+
     def end(self, job: Job, state: JobState, reason: str = "") -> None:
         """End the job in ``state``, with ``reason`` in words and without results. Raises LeaseLost,
         JobCancelled.
@@ -474,11 +503,17 @@ class JobQueue:
         lock them.
         """
         now = database_time(session)
-        return [
-            job
-            for job in queue.running(session, lock=lock)
-            if has_ended(job.lease_until, now) or is_dead(job.lease_owner)
-        ]
+        return [job for job in queue.running(session, lock=lock) if self._is_lost(job, now)]
+
+    def _is_lost(self, job: Job, now: datetime) -> bool:
+        """Return whether the worker of a running job has ended, or shows no life at the time ``now``.
+
+        One that runs on this machine may be slow: its node ends it if it hangs.
+        """
+        if is_dead(job.lease_owner) or not has_ended(job.lease_until, now):
+            return is_dead(job.lease_owner)
+        until = job.lease_until and job.lease_until + (_SLOW - 1) * self._lease
+        return has_ended(until, now) or not is_alive(job.lease_owner)
 
     def _take_back(self, session: Session, now: datetime) -> int:
         """Put back or end the jobs of lost workers, in the caller's transaction; return their number."""
@@ -495,10 +530,11 @@ class JobQueue:
                     finished_at=now,
                 )
             else:
-                # No try for one that ended with the whole node: a power cut is not the job's fault. Within
-                # limits: a job may also be what brings the node down.
-                may_be_free = job.attempts < _LOSSES * self._workers.attempts
-                is_free = may_be_free and is_dead_with_its_node(job.lease_owner)
+                # A try counts where the worker alone ended. That its whole node ended, or is too slow or too
+                # far from the database to renew a lease, is not the job's fault. Within limits: a job may
+                # also be what brings the node down.
+                ended_alone = is_dead(job.lease_owner) and not is_dead_with_its_node(job.lease_owner)
+                is_free = not ended_alone and job.attempts < _LOSSES * self._workers.attempts
                 move(
                     session,
                     job,

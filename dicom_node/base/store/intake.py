@@ -28,7 +28,7 @@ from dicom_node.base.store.tables import (
     Study,
     WaitingReport,
 )
-from dicom_node.base.store.transitions import FOR_UPDATE, lock_free, lock_studies
+from dicom_node.base.store.transitions import lock_free, lock_studies
 
 _HAS_FILE = ReceivedObject.purged.is_(False)
 
@@ -109,7 +109,7 @@ def instance(session: Session, sop_instance_uid: str) -> Instance | None:
 def study(session: Session, study_instance_uid: str) -> Study | None:
     """Return the study with this UID, locked until the transaction ends; None if the node has none."""
     return session.scalar(
-        select(Study).where(Study.study_instance_uid == study_instance_uid).with_for_update(**FOR_UPDATE)
+        select(Study).where(Study.study_instance_uid == study_instance_uid).with_for_update(key_share=True)
     )
 
 
@@ -141,7 +141,7 @@ def faulty_entry(session: Session, sender: str, since: datetime) -> Study | None
         Study.first_received_at >= since,
         first.endswith(sender),
     )
-    return session.scalar(chosen.order_by(Study.id.desc()).limit(1).with_for_update(**FOR_UPDATE))
+    return session.scalar(chosen.order_by(Study.id.desc()).limit(1).with_for_update(key_share=True))
 
 
 def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> list[Patient]:
@@ -243,7 +243,7 @@ def next_due(
         .where(_is_quiet(now, silent_since, at_once), *also)
         .order_by(Study.priority.desc(), Study.due_at, Study.id)
         .limit(1)
-        .with_for_update(**FOR_UPDATE, skip_locked=True)
+        .with_for_update(key_share=True, skip_locked=True)
     )
 
 

@@ -64,11 +64,11 @@ def running(session: Session, *, lock: bool = False) -> Sequence[Job]:
     return session.scalars(locked_with_study(chosen) if lock else chosen).all()
 
 
-def locked_with_study(chosen: Select[tuple[Job]]) -> Select[tuple[Job]]:
+def locked_with_study(chosen: Select[Job]) -> Select[Job]:
     """Add to a query of jobs that each is locked together with its study; jobs of which another transaction
     locks either are left out, so that nobody is waited for.
     """
-    both = chosen.join(Job.study).with_for_update(of=(Study, Job), **FOR_UPDATE, skip_locked=True)
+    both = chosen.join(Job.study).with_for_update(of=(Study, Job), key_share=True, skip_locked=True)
     return both.execution_options(populate_existing=True)
 
 

@@ -101,7 +101,7 @@ def lock_studies(session: Session, *which: ColumnElement[bool]) -> None:
     one call: in the order of their numbers. So no two transactions wait for each other.
     """
     chosen = select(Study.id).where(*which).order_by(Study.id)
-    session.execute(chosen.with_for_update(**FOR_UPDATE))
+    session.execute(chosen.with_for_update(key_share=True))
 
 
 def lock_free(session: Session, study_ids: Iterable[int]) -> Sequence[int]:
@@ -112,7 +112,7 @@ def lock_free(session: Session, study_ids: Iterable[int]) -> Sequence[int]:
     meanwhile.
     """
     chosen = select(Study.id).where(Study.id.in_(study_ids)).order_by(Study.id)
-    return session.scalars(chosen.with_for_update(**FOR_UPDATE, skip_locked=True)).all()
+    return session.scalars(chosen.with_for_update(key_share=True, skip_locked=True)).all()
 
 
 def record(session: Session, event_type: EventType, study_id: int | None = None, **fields: Any) -> Event:
