@@ -211,7 +211,7 @@ def test_a_worker_that_runs_here_is_slow_and_not_lost_and_no_lease_that_ends_cou
     number = add_job(database, add_study(database))
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         job = claimed(queue, f"{new_owner().partition('/')[0]}/{process.pid}/{os.getpid()}/abc")
-        ended = utc_now() - timedelta(seconds=5)  # of 2
+        ended = utc_now() - timedelta(seconds=5)  # of 60
         Stored(database).put(Job, number, lease_until=ended)
         assert queue.reap() == 0
         queue.heartbeat(job, 0.5, "still at it")

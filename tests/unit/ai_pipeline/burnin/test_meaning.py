@@ -157,7 +157,7 @@ def test_a_name_alone_is_identity() -> None:
     assert [name for name in sorted(written) if meaning_of(name, 1.0) is not Meaning.IDENTITY] == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     name=st.sampled_from(NAMES).filter(lambda name: name.upper() not in UNSAFE_LABELS),
     known=harmless,
@@ -174,7 +174,7 @@ def test_a_name_beside_harmless_text_makes_all_of_it_identity(
     assert a_word or meaning_of(text, 1.0) is Meaning.IDENTITY
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     day=st.dates(date(1900, 1, 1), date(2035, 12, 31)),
     form=st.sampled_from(DATE_FORMATS),
@@ -190,7 +190,7 @@ def test_a_date_or_time_is_identity_alone_and_beside_harmless_text(
     assert meaning_of(text.strip(), 1.0) is Meaning.IDENTITY
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     number=st.from_regex(r"[A-Z]{0,3}[-_ ]?\d{5,14}", fullmatch=True)
     | st.from_regex(r"\d{1,4}[-/.]\d{4,8}", fullmatch=True)
@@ -205,7 +205,7 @@ def test_a_number_of_a_person_is_identity(number: str, known: str, first: bool) 
     assert shown is Meaning.IDENTITY or setting
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text(max_size=40), confidence=st.floats(allow_nan=True))
 @example(text="MI 0.9 " * 40, confidence=1.0)
 def test_any_text_has_a_meaning_and_takes_no_time(text: str, confidence: float) -> None:
