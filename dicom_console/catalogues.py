@@ -4,6 +4,7 @@ New texts get an empty translation; texts that no page uses any more are removed
 number of texts without a translation.
 """
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +18,7 @@ from dicom_console.web import pages
 from dicom_console.web.languages import CATALOGUES, LANGUAGES
 from dicom_node import __version__
 from dicom_node.base import events, lifecycle
+from dicom_node.base.actions.action import declared
 
 _HERE: Final = Path(__file__).parent
 _METHODS: Final = [("templates/**.html", "jinja2.ext.babel_extract"), ("**.py", "python")]
@@ -54,6 +56,13 @@ _BESIDES: Final = (
 )
 
 
+def _titles() -> Iterator[str]:
+    """Yield the titles of the declared columns that lists show: as a heading, and beside a value."""
+    for find in pages.LISTS.values():
+        for column in declared(find).columns:
+            yield from (column.title, column.title[:1].upper() + column.title[1:])
+
+
 def texts() -> dict[str | tuple[str, ...], list[tuple[str, int]]]:
     """Return every text of the pages (a pair if it has a plural), with the places (file, line) that
     use it.
@@ -73,6 +82,7 @@ def texts() -> dict[str | tuple[str, ...], list[tuple[str, int]]]:
         *pages.KINDS.values(),
         *pages.DECISIONS.values(),
         *pages.LAYERS,
+        *_titles(),
     ):
         found.setdefault(text, [])
     return found

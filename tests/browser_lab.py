@@ -1,21 +1,16 @@
 """A real browser at a console that listens on a port of this machine."""
 
-import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-import uvicorn
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import Page, expect, sync_playwright
 
-from dicom_console.web.limits import TimedProtocol
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import users
-from tests.console_lab import PASSWORD, ConsoleLab, add_users, quick_hasher
+from tests.console_lab import PASSWORD, ConsoleLab, add_users, console_of, quick_hasher, serving
 from tests.inbox_lab import Inbox
-from tests.waiting import wait_until
 
 _AUTOFOCUS = "Autofocus processing was blocked"
 _SECONDS = 120  # that a page may take: a slow machine is no fault
@@ -30,7 +25,7 @@ IN_A_BROWSER = [
 @contextmanager
 def served(inbox: Inbox) -> Iterator[str]:
     """The address of a console whose users bear the names of their roles."""
-    with served_app(ConsoleLab(inbox.settings, inbox.database)) as address:
+    with served_app(console_of(inbox)) as address:
         yield address
 
 
@@ -40,17 +35,9 @@ def served_app(lab: ConsoleLab) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(users, "hasher", quick_hasher)
         add_users(lab.settings)
-        listening = socket.create_server(("127.0.0.1", 0))
-        app = lab.app
-        app.state.live.stops_when = lambda: server.should_exit
-        config = uvicorn.Config(app, http=TimedProtocol, ws="none", lifespan="off", log_config=None)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        wait_until(lambda: server.started, 60, "started")
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(20)
+        with serving(lab.app) as (server, port):
+            lab.app.state.live.stops_when = lambda: server.should_exit
+            yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager

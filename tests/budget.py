@@ -23,13 +23,13 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import tomlkit
 from tomlkit import TOMLDocument
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests import ROOT
+
 FILE = ROOT / "budget.toml"
 MAIN = ("origin/main", "main")  # the first that git knows
 MOST_DECISIONS: Final = 20

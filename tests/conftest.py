@@ -189,9 +189,9 @@ def postgres() -> Iterator["Postgres"]:
 @pytest.fixture
 def pacs() -> Iterator[object]:
     """A PACS on a real socket that takes everything."""
-    from tests.pacs_lab import Pacs, free_port, run_pacs
+    from tests.pacs_lab import Pacs, run_pacs
 
-    with run_pacs(Pacs(free_port())) as running:
+    with run_pacs(Pacs()) as running:
         yield running
 
 

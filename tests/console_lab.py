@@ -4,8 +4,10 @@ import asyncio
 import html
 import re
 import shutil
+import socket
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import uvicorn
 from argon2 import PasswordHasher
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -22,6 +25,7 @@ from starlette.routing import BaseRoute
 from ai_pipeline.models.registry import SHIPPED
 from dicom_console.app import create_app
 from dicom_console.web.access import Site
+from dicom_console.web.limits import TimedProtocol
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.lifecycle import UserRole
@@ -31,6 +35,7 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.people import audit, users
 from tests.inbox_lab import Inbox
 from tests.rows import Stored
+from tests.waiting import wait_until
 
 PASSWORD = "correct horse battery"
 OWN_MODEL = "chest-efficientnet-lite0/9.9"
@@ -75,6 +80,22 @@ def client_of(
 ) -> httpx2.Client:
     """Asks the application at this URL."""
     return httpx2.Client(transport=_InProcess(app, (caller, 50000)), base_url=url, headers=headers)
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[tuple[uvicorn.Server, int]]:
+    """The application at a real port, with the server that runs it."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app, http=TimedProtocol, ws="none", lifespan="off", log_config=None, access_log=False
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    wait_until(lambda: server.started, 60, "started")
+    yield server, listening.getsockname()[1]
+    server.should_exit = True
+    thread.join(20)
 
 
 class Browser:
@@ -184,6 +205,11 @@ class ConsoleLab(Stored):
     def audited(self, action: str) -> list[dict[str, object]]:
         """What the audit says of each act of this kind, the newest first."""
         return audited(self.database, action)
+
+
+def console_of(node: Any) -> ConsoleLab:
+    """The console on the database of a node without a network."""
+    return ConsoleLab(node.settings, node.database)
 
 
 class Program:

@@ -12,6 +12,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import DigitalXRayImageStorageForPresentation, JPEGLSLossless, generate_uid
 
 from dicom_node.people.demo import DRAWN_FILM
+from tests.modality import WHEN, data_set
 
 Plane = npt.NDArray[np.float64]
 
@@ -72,12 +73,9 @@ def drawn_film() -> Dataset:
         "AnatomicRegionSequence": [CodedConcept.from_code(codes.cid4031.Chest)],
         "ViewCodeSequence": [CodedConcept.from_code(codes.cid4010.PosteroAnterior)],
         "ImagerPixelSpacing": [round(400 / _SIDE, 4)] * 2,  # a film of 40 cm
-        **dict.fromkeys(("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"), "20260102"),
-        **dict.fromkeys(("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"), "101500"),
+        **WHEN,
     }
-    ds = Dataset()
-    for keyword, value in values.items():
-        setattr(ds, keyword, value)
+    ds = data_set(**values)
     ds.set_pixel_data(drawn_chest(), "MONOCHROME2", 8, generate_instance_uid=False)
     ds.compress(JPEGLSLossless, generate_instance_uid=False)
     return ds

@@ -10,9 +10,10 @@ from ai_pipeline.chest import ratio
 from ai_pipeline.contract import Decision, Measurement, PipelineResult
 from dicom_node.base.lifecycle import ResultKind
 from dicom_node.results.build import build
+from tests import ROOT
 from tests.result_images import CALIBRATED, CARDIOMEGALY, NODULE, context, finding, source
 
-FOLDER: Final = Path(__file__).resolve().parents[1] / "examples" / "read_sr"
+FOLDER: Final = ROOT / "examples" / "read_sr"
 FILM: Final = FOLDER / "film.dcm"
 REPORT: Final = FOLDER / "report.dcm"
 

@@ -80,6 +80,11 @@ def run_forked(
     return subprocess.CompletedProcess(command, process.returncode, *printed)
 
 
+def run_python(program: str) -> subprocess.CompletedProcess[str]:
+    """This text in an interpreter of its own, with what it printed; it ends well."""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+
 def _module(args: Sequence[str]) -> tuple[str, Sequence[str]]:
     """Module and arguments of a program of ours, which Python runs by ``-m``; "" for others and for the
     waiting process itself.

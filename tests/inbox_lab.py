@@ -24,30 +24,25 @@ from dicom_node.base.events import (
 )
 from dicom_node.base.files import Files
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import EventRow, Instance, Job, ReceivedObject, Study
+from dicom_node.base.store.tables import Instance, Job, ReceivedObject, Study
 from dicom_node.receive.inspection import Inspector
 from dicom_node.receive.journal import JournalWriter
 from dicom_node.receive.spool import Arrival, Spool
 from dicom_node.studies.completion import Assembler
 from dicom_node.studies.indexing import Indexer
+from dicom_node.studies.reconciliation import reindex
+from tests.peers import a_peer, a_receiver
 from tests.rows import Stored
 
 CONFIG: dict[str, Any] = {
     "assembly": {"quiet_seconds": 5, "quiet_seconds_us": 30},
     "console": {"local_peers": True},
     "peers": [
-        {"name": "modality", "ae_title": "MODALITY", "may": ["send"]},
-        {"name": "quick", "ae_title": "QUICK", "may": ["send"], "quiet_seconds": 1},
-        {"name": "latin", "ae_title": "LATIN", "may": ["send"], "assume_charset": "ISO_IR 100"},
-        {"name": "grabber", "ae_title": "GRABBER", "may": ["send"]},
-        {
-            "name": "pacs",
-            "ae_title": "PACS",
-            "host": "127.0.0.1",
-            "port": 4242,
-            "may": ["receive"],
-            "results": ["sr", "sc", "cleaned"],
-        },
+        a_peer("modality", may=["send"]),
+        a_peer("quick", may=["send"], quiet_seconds=1),
+        a_peer("latin", may=["send"], assume_charset="ISO_IR 100"),
+        a_peer("grabber", may=["send"]),
+        a_receiver("pacs", results=["sr", "sc", "cleaned"]),
     ],
     "rules": [
         {
@@ -176,6 +171,15 @@ class Inbox(Stored):
     def files(self) -> Files:
         return Files(self.settings)
 
+    @property
+    def stores(self) -> tuple[Database, Spool, Files]:
+        """What is compared with each other."""
+        return self.database, self.spool, self.files
+
+    def reindex(self) -> int:
+        """As into a database that lost its rows; how many objects were read."""
+        return reindex(*self.stores, lambda *_: None)
+
     def index(self, *objects: Dataset, **given: Any) -> int:
         """Receive these, if any, and index what is there."""
         self.receive(*objects, **given)
@@ -194,27 +198,27 @@ class Inbox(Stored):
         [study] = [row for row in self.rows(Study) if row.study_instance_uid == uid]
         return study
 
-    def instance(self, uid: str) -> Instance:
-        [row] = [row for row in self.rows(Instance) if row.sop_instance_uid == uid]
+    def study_of(self, image: Dataset) -> Study:
+        return self.study(image.StudyInstanceUID)
+
+    def instance(self, image: Dataset) -> Instance:
+        [row] = [row for row in self.rows(Instance) if row.sop_instance_uid == image.SOPInstanceUID]
         return row
 
     def outcomes(self) -> list[str]:
         """What became of each object, in the order of reception."""
-        return [row.outcome.value for row in self.rows(ReceivedObject)]
+        return self.column(ReceivedObject.outcome)
 
     def jobs(self) -> list[Job]:
         return self.rows(Job)
-
-    def events(self) -> list[EventRow]:
-        return self.rows(EventRow)
 
     def spool_files(self) -> int:
         """How many objects lie in the spool."""
         return len(list((self.folder / "spool").rglob("*.dcm")))
 
-    def file_of(self, uid: str) -> Dataset:
+    def file_of(self, image: Dataset) -> Dataset:
         """The spooled version that counts."""
-        return dcmread(self.folder / self.instance(uid).path)
+        return dcmread(self.folder / self.instance(image).path)
 
 
 def encoded(ds: Dataset) -> bytes:

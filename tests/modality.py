@@ -12,6 +12,11 @@ from dicom_node.base.dicom.uids import derived_uid
 
 ULTRASOUND = "1.2.840.10008.5.1.4.1.1.6.1"
 DIGITAL_XRAY = "1.2.840.10008.5.1.4.1.1.1.1"
+WHEN = {
+    **dict.fromkeys(("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"), "20260102"),
+    **dict.fromkeys(("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"), "101500"),
+}
+"""Dates and times of a study of one moment."""
 
 
 def ultrasound(
@@ -26,6 +31,11 @@ def ultrasound(
     drawing.rectangle((0, 0, width, 26), fill=(0, 0, 0))
     drawing.text((8, 4), "DEPTH 12 CM", fill=(255, 255, 0), font_size=16)
     return ultrasound_from(name, np.asarray(picture), series=series, number=number)
+
+
+def ultrasounds(name: str, count: int, **values: Any) -> list[Dataset]:
+    """So many images of one series."""
+    return [ultrasound(name, number=number, **values) for number in range(1, count + 1)]
 
 
 def quick_ultrasound(name: str, *, series: str = "1", number: int = 1) -> Dataset:
@@ -179,8 +189,7 @@ def _image(name: str, modality: str, sop_class: str, series: str, number: int) -
         SeriesNumber=int(series),
         InstanceNumber=number,
         ImageType=["ORIGINAL", "PRIMARY"],
-        **dict.fromkeys(("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"), "20260102"),
-        **dict.fromkeys(("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"), "101500"),
+        **WHEN,
     )
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = sop_class, uid

@@ -46,6 +46,7 @@ from dicom_node.deliver.scu import Outgoing
 from dicom_node.people.withdrawal import withdraw_results
 from dicom_node.results.build import build
 from tests.modality import data_set, set_pixels
+from tests.peers import a_peer
 from tests.ports import free_port
 from tests.result_images import (
     CALIBRATED,
@@ -89,6 +90,10 @@ class Outbox(Stored):
     def worker(self, **options: Any) -> DeliveryWorker:
         """A worker of its own on this outbox."""
         return DeliveryWorker(self.database, self.settings, **options)
+
+    def run_once(self) -> None:
+        """Whatever is due, by a worker that begins now."""
+        self.worker().run_once()
 
     def add_study(
         self, destinations: Sequence[str], kinds: Sequence[ResultKind] = THREE_FACES, pixels: int = 256
@@ -291,7 +296,7 @@ def start_fhir() -> Iterator[FhirServer]:
 
 def fhir_peer(url: str, **more: Any) -> PeerSettings:
     """A peer that gets reports by FHIR."""
-    known = {"name": "ehr", "ae_title": "EHR", "may": ("receive",), "transport": "fhir", "url": url}
+    known = a_peer("ehr", may=("receive",), transport="fhir", url=url)
     return PeerSettings.model_validate({**known, "patient_systems": {"HOSPITAL": SYSTEM}, **more})
 
 

@@ -45,6 +45,7 @@ from dicom_node.studies import fetch, fetch_queue
 from tests.hostile.web import answering
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import DIGITAL_XRAY, assign, chest, data_set
+from tests.peers import a_receiver
 from tests.ports import free_port
 from tests.result_reading import coded
 
@@ -106,7 +107,7 @@ class Pacs:
     ``shows``: whether C-FIND lists a stored object. Both are called on the PACS's threads.
     """
 
-    port: int
+    port: int = field(default_factory=free_port)
     ae_title: str = "PACS"
     answer: Callable[[str, int], int] = lambda uid, times: 0x0000
     shows: Callable[[str, int], bool] = lambda uid, questions: True
@@ -119,8 +120,8 @@ class Pacs:
 
     def peer(self, name: str = "pacs", **settings: object) -> PeerSettings:
         """The settings with which the node knows it."""
-        known: dict[str, object] = {"ae_title": self.ae_title, "host": "127.0.0.1", "port": self.port}
-        return PeerSettings.model_validate({"name": name, "may": ("receive",), **known, **settings})
+        known = a_receiver(name, self.port, ae_title=self.ae_title)
+        return PeerSettings.model_validate(known | settings)
 
     def contexts(self) -> list[PresentationContext]:
         """What it takes besides storage, query and verification."""
@@ -343,8 +344,8 @@ def film(name: str) -> Dataset:
 
 
 def peer(port: int, **settings: object) -> dict[str, Any]:
-    known = {"name": "archive", "ae_title": "PACS", "host": "127.0.0.1", "port": port, "may": ["query"]}
-    return {**known, "retrieve": "get", "fetch_per_minute": 600, **settings}
+    known = a_receiver("archive", port, ae_title="PACS", may=["query"], retrieve="get", fetch_per_minute=600)
+    return known | settings
 
 
 def inbox_beside(
@@ -379,7 +380,7 @@ def beside(
     **settings: object,
 ) -> Iterator[Inbox]:
     """Such an inbox, and an archive that answers and gives this as long as the scope lasts."""
-    with run_pacs(FakeArchive(free_port(), answers=answers, gives=gives), classes=()) as pacs:
+    with run_pacs(FakeArchive(answers=answers, gives=gives), classes=()) as pacs:
         yield inbox_beside(folder, pacs.port, *rules, **settings)
 
 

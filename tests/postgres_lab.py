@@ -11,9 +11,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 import psycopg
+import pytest
 
 from tests.ports import free_port
 
+POSTGRESQL = pytest.mark.debian("postgresql")
 _UNSAFE = {"fsync": "off", "synchronous_commit": "off"}  # it is thrown away
 KEEPS_COMMITS = {"fsync": "off"}  # also when it is killed; only a loss of power would take what it has
 _NUMBERS = count(1)

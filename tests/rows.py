@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Select, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from dicom_node.base.lifecycle import DeliveryState, JobState, ResultKind, StudyState
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.mapping import Base
-from dicom_node.base.store.tables import Association, Delivery, Job, Result, Study
+from dicom_node.base.store.tables import Association, Delivery, EventRow, Job, Result, Study
 
 Asked, Answer = ParamSpec("Asked"), TypeVar("Answer")
 Row = TypeVar("Row", bound=Any)
@@ -66,6 +66,14 @@ class Stored:
     def rows(self, table: type[Row]) -> list[Row]:
         """All of a table, in the order in which they came."""
         return self.scalars(select(table).order_by(*table.__table__.primary_key))
+
+    def column(self, chosen: InstrumentedAttribute[Answer]) -> list[Answer]:
+        """The values of a column, in the order in which the rows came."""
+        return self.scalars(select(chosen).order_by(*chosen.class_.__table__.primary_key))
+
+    def events(self, number: int | None = None) -> list[EventRow]:
+        """The events, or those of this number."""
+        return [row for row in self.rows(EventRow) if number in (None, row.number)]
 
     def scalars(self, chosen: Select[tuple[Answer]]) -> list[Answer]:
         """What is chosen."""

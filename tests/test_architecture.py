@@ -10,8 +10,8 @@ import grimp
 import pytest
 
 from ai_pipeline.pipelines import PIPELINES
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("dicom_node", "dicom_connectors", "dicom_console", "ai_pipeline", "ai_training")
 GRAPH = grimp.build_graph(*PACKAGES, include_external_packages=True, cache_dir=None)
 OURS = sorted(name for name in GRAPH.modules if name.partition(".")[0] in PACKAGES)

@@ -23,6 +23,7 @@ from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.rule import Conditions, RuleSettings
 from dicom_node.base.config.settings import Settings, TlsSettings
 from dicom_node.serve import cli
+from tests import ROOT
 
 ROOMS = (
     "ai_pipeline",
@@ -96,7 +97,6 @@ def _literals(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, re.sub(r"\{[a-z_]*\}", _PUT_IN, node.value)
 
 
-ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 _FILE = r"`((?:docs|tests|orthanc)/[\w./-]+|config/[\w/-]+\.(?!py`)\w+)`"
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests import ROOT
+
 EXAMPLE = ROOT / "examples" / "pipeline"
 """The package that docs/pipelines.md shows."""
 

@@ -8,8 +8,9 @@ in unused bits of the pixel data (:mod:`ai_pipeline.images.decode`).
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from ai_pipeline.burnin.find.annotation import (
     CleaningPolicy,
     InDoubt,
     Mark,
+    Mask,
+    index_of,
     merged,
 )
 from ai_pipeline.burnin.find.networks import WHOLE
@@ -90,8 +93,9 @@ def clean(
     text_reach, drawn_reach = (
         max(2, round(reach * max(image.header.rows, image.header.columns))) for reach in (0.015, 0.05)
     )
-    texts = [mark for mark in cleaned.marks if mark.kind is AnnotationKind.TEXT]
-    graphics = [mark for mark in cleaned.marks if mark.kind is not AnnotationKind.TEXT]
+    found = that_count(cleaned.marks, cast(Mask, cleaned.masks.any(axis=0)))
+    texts = [mark for mark in found if mark.kind is AnnotationKind.TEXT]
+    graphics = [mark for mark in found if mark.kind is not AnnotationKind.TEXT]
     marks = merged(texts, text_reach) + merged(graphics, drawn_reach)
     # Only on ultrasound the mark detector was run, on a cine no learned inpainter.
     ran = 2 if image.header.modality not in ULTRASOUND else 3 if image.header.frames > 1 else 4
@@ -128,6 +132,13 @@ def clean(
         blacked_out=len(cleaned.blacked_out),
         readings=tuple(replace(reading, source_uid=image.uid) for reading in cleaned.readings),
     )
+
+
+def that_count(marks: Iterable[Mark], filled: Mask) -> list[Mark]:
+    """The marks that stay, and those in whose box a pixel was ``filled``: nothing else was removed. A wave
+    that stays may take all pixels of a mark that was found on it.
+    """
+    return [mark for mark in marks if not mark.removed or filled[index_of(mark.box)].any()]
 
 
 def check_memory(header: ImageHeader) -> None:

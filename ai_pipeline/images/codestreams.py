@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.filereader import read_preamble
 from pydicom.pixels.decoders.rle import _rle_decode_frame
 from pydicom.uid import (
     HTJ2K,
@@ -47,6 +47,7 @@ from ai_pipeline.errors import CodestreamFault
 from ai_pipeline.images import colours
 from ai_pipeline.images.decoder import DECODER
 from ai_pipeline.images.header import PixelAttributes
+from ai_pipeline.images.part10 import has_zlib_header, read_file_meta
 from ai_pipeline.terms import shown_uid_name
 
 JPEG_LS = frozenset({JPEGLSLossless, JPEGLSNearLossless})
@@ -90,14 +91,16 @@ class Declared:
 
 def check_inflation(path: Path, most_mib: int) -> None:
     """Raise CodestreamFault if the file's data set is deflated (compressed) and inflates to more than
-    ``most_mib`` MiB; nothing of it is stored.
+    ``most_mib`` MiB, or is not deflated as DICOM says; nothing of it is stored.
     """
     with path.open("rb") as file:
         read_preamble(file, False)
-        if _read_file_meta_info(file).get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        if read_file_meta(file).get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
             return
         inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
         rest = file.read(_CHUNK)
+        if has_zlib_header(rest):
+            raise CodestreamFault("the deflated data set has a header of zlib (PS3.5 A.5 wants none)")
         while rest and not inflater.eof:
             inflated += len(inflater.decompress(rest, _CHUNK))
             if inflated > most_mib * 2**20:

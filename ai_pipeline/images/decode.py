@@ -44,6 +44,7 @@ from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.images.decoder import DECODER, DEEPEST
 from ai_pipeline.images.display import GreyDisplay, colour_display, grey_range
 from ai_pipeline.images.header import (
+    GREY,
     NO_ATTRIBUTES,
     PixelAttributes,
     StatedAttributes,
@@ -55,8 +56,6 @@ from ai_pipeline.images.header import (
 )
 from ai_pipeline.images.limits import LIMITS, ImageLimits, lacks_memory
 from ai_pipeline.images.numbers import value_of, whole, whole_of
-
-GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 
 
 def halvings(header: ImageHeader, shorter_side: int) -> int:
@@ -561,6 +560,8 @@ def _cause(error: BaseException) -> str:
     """
     if isinstance(error, Image.DecompressionBombError):
         return "its header asks for more pixels than a picture may have"
+    if isinstance(error, InvalidDicomError):
+        return "the prefix DICM behind its preamble is missing (PS3.10 7.1)"
     text = " ".join(str(error).split())
     text = re.sub(r"Missing required element: (\(.*\)) '(.*)'", r"\2 \1 is missing", text)
     text = re.sub("value '[^']*'", "value …", text)

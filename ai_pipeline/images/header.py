@@ -104,6 +104,9 @@ class PixelAttributes:
         return PixelAttributes(rows, columns, samples, allocated, representation == 1, photometric)
 
 
+GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
+_COLOURED = frozenset({"COLOR", "MIXED", "COLOR_RANGE", "COLOR_REF"})
+"""Pixel Presentation (0008,9205) of grey samples of which some stand for colours (PS3.3 C.7.6.23)."""
 _OF_ONE_SAMPLE = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _OF_MORE = ("RGB", "YBR", "HSV", "ARGB", "CMYK")  # how their terms begin
 
@@ -145,6 +148,9 @@ def read_header(dataset: Dataset) -> ImageHeader:
     frames = whole(value_of(dataset, "NumberOfFrames"))
     if frames is None and not is_empty(dataset, "NumberOfFrames"):
         raise HeaderError("Number of Frames (0028,0008) is not a number")
+    photometric = _text(dataset, "PhotometricInterpretation")
+    if photometric in GREY and _text(dataset, "PixelPresentation") in _COLOURED:
+        raise HeaderError("its colours are in a supplemental palette (0008,9205), which is not shown here")
     syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
     return ImageHeader(
         modality=_text(dataset, "Modality"),
@@ -152,7 +158,7 @@ def read_header(dataset: Dataset) -> ImageHeader:
         rows=rows,
         columns=columns,
         frames=max(frames or 1, 1),
-        photometric=_text(dataset, "PhotometricInterpretation"),
+        photometric=photometric,
         bits_stored=whole_of(dataset, "BitsStored", bits_allocated, least=1, most=64),
         body_part=_text(dataset, "BodyPartExamined"),
         view_position=_text(dataset, "ViewPosition"),

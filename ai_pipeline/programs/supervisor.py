@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 
 from ai_pipeline.confinement import die_with_parent, lower
 from ai_pipeline.confinement.landlock import keep_signals_inside
+from ai_pipeline.programs.memory import mount_own, shared_mib
 
 MOST_PROCESSES = 256
 MOST_WRITTEN = 4 << 30
@@ -34,7 +35,8 @@ MOST_WRITTEN = 4 << 30
 _STEP_SECONDS = 0.05
 _KILL_SECONDS = 10.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
-_NEW_MOUNTS, _NEW_USER, _NEW_PID, _NEW_NET = 0x20000, 0x10000000, 0x20000000, 0x40000000  # unshare(2)
+# unshare(2); System V shared memory of an IPC namespace vanishes with it.
+_NEW_MOUNTS, _NEW_IPC, _NEW_USER, _NEW_PID, _NEW_NET = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 
 
 def main() -> int:
@@ -62,11 +64,7 @@ def _ended(run: Mapping[str, Any]) -> int | str:
     first = os.fork()
     if not first:
         if foreign and apart:
-            # ``/proc`` shows this namespace alone. In some containers the kernel refuses: then it shows all.
-            libc = ctypes.CDLL(None)
-            # mount(2): MS_REC | MS_PRIVATE
-            if not libc.unshare(_NEW_MOUNTS) and not libc.mount(None, b"/", None, (0x4000 | 0x40000), None):
-                libc.mount(b"proc", b"/proc", b"proc", 0, None)
+            _leave_mounts(run)
         _run_first(run, report_to, keep_signals=foreign and not apart)
     os.close(report_to)
     ended: int | str = "lost"
@@ -118,6 +116,20 @@ def _run_first(run: Mapping[str, Any], report_to: int, *, keep_signals: bool) ->
     os._exit(0)
 
 
+def _leave_mounts(run: Mapping[str, Any]) -> None:
+    """Let ``/proc`` show this namespace alone, and give the program a ``/tmp`` of its own. In some containers
+    the kernel refuses.
+    """
+    libc = ctypes.CDLL(None)
+    # mount(2): MS_REC | MS_PRIVATE
+    if not libc.unshare(_NEW_MOUNTS | _NEW_IPC) and not libc.mount(
+        None, b"/", None, (0x4000 | 0x40000), None
+    ):
+        libc.mount(b"proc", b"/proc", b"proc", 0, None)
+        if run["memory_mib"]:
+            mount_own(run["memory_mib"], (sys.prefix, run["folder"], run["output"], *run["command"]))
+
+
 def leave_network() -> bool:
     """Cut this process and its children off the network for good. Returns whether the kernel allowed it."""
     return _leave(_NEW_NET)
@@ -147,8 +159,10 @@ def _watched(first: int, run: Mapping[str, Any]) -> int | str:
         if (status := _reaped(first, os.WNOHANG)) is not None:
             return status if status == 0 else "lost"
         processes = [pid for pid in descendants(os.getpid()) if pid != first]
-        if run["memory_mib"] and sum(map(_memory_mib, processes)) > run["memory_mib"]:
-            return "memory"
+        if run["memory_mib"]:
+            taken = sum(map(_memory_mib, processes)) + shared_mib(first, processes)
+            if taken > run["memory_mib"]:
+                return "memory"
         if len(processes) > MOST_PROCESSES:
             return "processes"
         now = time.monotonic()

@@ -16,7 +16,6 @@ from dicom_console.web.faces import (
     Number,
 )
 from dicom_console.web.languages import N_, SAVED
-from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import Row, entered
 from dicom_node.people.entered import Kind
 
@@ -24,7 +23,7 @@ faces = Faces()
 
 
 @faces.handler(
-    "GET", "/entered", UserRole.ADMIN, lambda request, rows: request.page("entered.html", rows=rows)
+    "GET", "/entered", entered.entered_versions, lambda request, rows: request.page("entered.html", rows=rows)
 )
 def list_versions(request: CurrentRequest) -> list[Row]:
     """Return the versions of all peers and rules that were added in the console, the newest first.
@@ -37,7 +36,7 @@ def list_versions(request: CurrentRequest) -> list[Row]:
 @faces.handler(
     "POST",
     "/entered/{number}/undo",
-    UserRole.ADMIN,
+    entered.undo_to,
     lambda request, saved: request.in_force(SAVED, "/entered", *saved["warnings"], name=saved["name"]),
 )
 def undo(request: CurrentRequest, number: Number, despite_hold: DespiteHold = False) -> Row:
@@ -80,8 +79,8 @@ def add_handlers(faces: Faces, kind: Kind) -> None:
     put_one.__name__, put_one.__doc__ = f"put_{one}", f"Add a {one}, or change one that was entered."
     remove_one.__name__, remove_one.__doc__ = f"remove_{one}", f"Take a {one} out that was entered."
     path = f"/{kind}/{{name}}"
-    faces.handler("PUT", path, UserRole.ADMIN)(put_one)
-    faces.handler("DELETE", path, UserRole.ADMIN, removed, at=f"{path}/remove")(remove_one)
+    faces.handler("PUT", path, entered.save_entry)(put_one)
+    faces.handler("DELETE", path, entered.remove_entry, removed, at=f"{path}/remove")(remove_one)
 
 
 def put(

@@ -5,16 +5,15 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
-from dicom_console.views import listing, metrics
+from dicom_console.views import metrics
 from dicom_console.views.activity import SPANS as TREND_STEPS
 from dicom_console.views.activity import Activity, activity, chart
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Text
 from dicom_console.web.languages import N_
-from dicom_node.base.actions.action import role_of
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store import views
-from dicom_node.people import Row, audit
+from dicom_node.people import Row
 from dicom_node.people.happened import happened_around
 
 faces = Faces()
@@ -32,7 +31,7 @@ def present(request: CurrentRequest) -> Response:
     return request.page("overview.html", now=request.read(metrics.overview, request.settings))
 
 
-@faces.handler("GET", "/events", role_of(views.list_events))
+@faces.handler("GET", "/events", views.list_events)
 def list_events(
     request: CurrentRequest,
     at: Annotated[str, Query(max_length=32)] = "",
@@ -70,12 +69,12 @@ def list_events(
 @faces.page_of(list_events)
 def _events_page(request: ConsoleRequest, found: Row) -> Response:
     """Return the page of events, and record in the audit that the person saw it."""
-    audit.note_list(request.site.database, request.person, "events")
+    request.note_list("events")
     names = ("at", "minutes", "peer", "number", "words", "problems")
     return request.page(
         "events.html",
         found=found,
-        named=request.read(listing.named, request.settings, found["events"]),
+        named=request.named(found["events"]),
         spans=SPANS,
         filters={name: request.query(name)[:64] for name in names if request.query(name)},
     )

@@ -10,7 +10,6 @@ from dicom_console.views.pictures import PictureKind, Shown
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Number
 from dicom_node.base.errors import NotFound
 from dicom_node.base.lifecycle import UserRole
-from dicom_node.people import audit
 from dicom_node.people.pictures import image_view
 
 faces = Faces()
@@ -87,7 +86,7 @@ def _find_and_note(request: ConsoleRequest, which: PictureKind, number: int) -> 
     Raises NotFound.
     """
     shown = request.read(pictures.find, request.settings, which, number)
-    audit.note_sight(request.site.database, request.person, shown.study)
+    request.note_sight(shown.study)
     return shown
 
 
@@ -96,7 +95,7 @@ def _frame(request: ConsoleRequest, template: str, shown: Shown, frame: int, **v
 
     Raises NotFound if there is no such frame.
     """
-    audit.note_sight(request.site.database, request.person, shown.study)
+    request.note_sight(shown.study)
     frames = pictures.frames(shown)
     if not 1 <= frame <= frames:
         raise NotFound("there is no such frame")

@@ -6,8 +6,6 @@ from fastapi import Response
 
 from dicom_console.views import models
 from dicom_console.web.faces import CurrentRequest, Faces, one_of, see_other
-from dicom_node.base.actions.action import role_of
-from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import site_models, verdicts
 
 faces = Faces()
@@ -15,7 +13,7 @@ faces = Faces()
 _place = Semaphore(1)  # a model is tried in a process of its own, with all its memory
 
 
-@faces.page("GET", "/models", role_of(site_models.list_models))
+@faces.page("GET", "/models", site_models.list_models)
 def list_models(request: CurrentRequest) -> Response:
     """Show all installed models, and which pipeline uses which."""
     return request.page(
@@ -27,7 +25,7 @@ def list_models(request: CurrentRequest) -> Response:
     )
 
 
-@faces.page("GET", "/models/{identifier}/{version}", role_of(site_models.model_drift))
+@faces.page("GET", "/models/{identifier}/{version}", site_models.model_drift)
 def show(request: CurrentRequest, identifier: str, version: str) -> Response:
     """Show one model: its model card, readers' verdicts, and the drift of its scores for each sender."""
     return request.page(
@@ -42,7 +40,7 @@ def show(request: CurrentRequest, identifier: str, version: str) -> Response:
     )
 
 
-@faces.page("POST", "/models/{identifier}/{version}/activate", UserRole.ADMIN)
+@faces.page("POST", "/models/{identifier}/{version}/activate", site_models.activate_model)
 def activate(request: CurrentRequest, identifier: str, version: str) -> Response:
     """Test the model, and let the pipeline named in the form use it from now on."""
     pipeline, name = request.text("pipeline")[:64], f"{identifier}@{version}"
@@ -51,7 +49,7 @@ def activate(request: CurrentRequest, identifier: str, version: str) -> Response
     return see_other("/models")
 
 
-@faces.page("POST", "/models/{pipeline}/rollback", UserRole.ADMIN)
+@faces.page("POST", "/models/{pipeline}/rollback", site_models.roll_back_model)
 def roll_back(request: CurrentRequest, pipeline: str) -> Response:
     """Let a pipeline use the model again that it used before its present one."""
     site_models.roll_back_model(request.settings, pipeline, request.person)

@@ -5,10 +5,9 @@ from fastapi import Response
 from dicom_console.views import patients
 from dicom_console.views.search import names
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Number, Since, see_other
-from dicom_node.base.actions.action import role_of
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.views import View
-from dicom_node.people import audit, spool, users
+from dicom_node.people import spool, users
 
 faces = Faces()
 
@@ -39,7 +38,7 @@ def show(request: CurrentRequest, number: Number) -> Response:
     return _page(request, number)
 
 
-@faces.page("POST", "/patients/{number}/delete", role_of(spool.delete_by_uid))
+@faces.page("POST", "/patients/{number}/delete", spool.delete_by_uid)
 def delete(request: CurrentRequest, number: Number) -> Response:
     """Delete the patient's received objects, as far as that is allowed, and show the outcome.
 
@@ -51,7 +50,7 @@ def delete(request: CurrentRequest, number: Number) -> Response:
 
 def _list(request: ConsoleRequest, after: int | None, about: dict[str, str]) -> Response:
     """Return the page of a list of patients. ``about``: what was searched for; {} for all."""
-    audit.note_list(request.site.database, request.person, "patients")
+    request.note_list("patients")
     rows, more = request.read(patients.patients, about.get("patient", ""), after)
     people = request.read(names, request.settings, [row["study"] for row in rows])
     return request.page("patients.html", rows=rows, names=people, more=more, first=after is None, about=about)
@@ -61,7 +60,7 @@ def _page(request: ConsoleRequest, number: int, deleted: list[View] | None = Non
     """Return the page of a patient. ``deleted``: the outcome of a deletion just done, None without one."""
     patient = request.read(patients.show, request.settings, number)
     for study in patient["studies"]:
-        audit.note_sight(request.site.database, request.person, study["id"])
+        request.note_sight(study["id"])
     return request.page(
         "patient.html", patient=patient, most=patients.HISTORY, number=number, deleted=deleted
     )

@@ -10,7 +10,6 @@ from dicom_console.handlers.entered import add_handlers, put
 from dicom_console.views import directory
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Name
 from dicom_console.web.languages import SAVED
-from dicom_node.base.actions.action import role_of
 from dicom_node.base.errors import FaultyInput, HoldUndercut, NotAllowedNow, NotFound
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import Row, advice, callers, entered
@@ -22,7 +21,7 @@ add_handlers(faces, "peers")
 Caller = Annotated[str, Query(max_length=64, pattern=r"^[ -~]*$")]
 
 
-@faces.handler("GET", "/peers", role_of(list_peers))
+@faces.handler("GET", "/peers", list_peers)
 def peers(request: CurrentRequest) -> list[Row]:
     """Return the configured peers, each with its last association."""
     return [Row(**row) for row in request.read(directory.peers, request.settings)]
@@ -56,14 +55,14 @@ def why(request: CurrentRequest, caller: Caller = "") -> Response:
     )
 
 
-@faces.page("GET", "/peers/new", UserRole.ADMIN)
+@faces.page("GET", "/peers/new", entered.save_entry)
 def new(request: CurrentRequest, caller: Caller = "", host: Caller = "") -> Response:
     """Show the form for a new peer, filled in with what is known of a caller. ``caller``: its AE title."""
     known = {"name": [advice.short_name(caller)], "ae_title": [caller], "host": [host]}
     return request.page("peer_form.html", **peer_form.empty(known))
 
 
-@faces.page("GET", "/peers/{name}/change", UserRole.ADMIN)
+@faces.page("GET", "/peers/{name}/change", entered.save_entry)
 def change(request: CurrentRequest, name: str) -> Response:
     """Show the form for changing the peer ``name``, filled in with its present settings."""
     return request.page(
@@ -71,7 +70,7 @@ def change(request: CurrentRequest, name: str) -> Response:
     )
 
 
-@faces.handler("POST", "/peers/{name}/test", role_of(try_peers))
+@faces.handler("POST", "/peers/{name}/test", try_peers)
 def test_peer(request: CurrentRequest, name: Name) -> list[Row]:
     """Test each step that delivery to this peer needs; nothing is stored there."""
     request.settings.peer(name)
@@ -98,8 +97,8 @@ def _page(request: ConsoleRequest, checks: list[Row] | None) -> Response:
     )
 
 
-@faces.page("POST", "/peers/new", UserRole.ADMIN)
-@faces.page("POST", "/peers/{name}/change", UserRole.ADMIN)
+@faces.page("POST", "/peers/new", entered.save_entry)
+@faces.page("POST", "/peers/{name}/change", entered.save_entry)
 def save(request: CurrentRequest) -> Response:
     """Save the peer in the form, new or changed; if it is refused, show the form again with the mistakes."""
     name = request.http.path_params.get("name", "")

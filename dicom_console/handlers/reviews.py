@@ -8,9 +8,9 @@ from dicom_console.views import listing, pictures, viewer
 from dicom_console.views.pictures import PictureKind
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Number, Since, see_other
 from dicom_console.web.languages import N_
+from dicom_node.base.actions.action import role_of
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
-from dicom_node.base.lifecycle import UserRole
-from dicom_node.people import Row, audit, cleaning_reviews, device_rules
+from dicom_node.people import Row, cleaning_reviews, device_rules
 from dicom_node.people.cleaning_reviews import Boxes, Reviews
 from dicom_node.people.device_rules import NewRule
 
@@ -19,7 +19,7 @@ faces = Faces()
 _EDGES = ("left", "top", "right", "bottom")
 
 
-@faces.handler("GET", "/reviews", UserRole.OPERATOR)
+@faces.handler("GET", "/reviews", cleaning_reviews.waiting_reviews)
 def list_reviews(request: CurrentRequest, after: Since = None) -> Reviews:
     """Return the images that wait for a person's review of their cleaning, the longest waiting first."""
     rows, more = request.read(cleaning_reviews.waiting_reviews, after)
@@ -38,11 +38,11 @@ def _reviews_page(request: ConsoleRequest, found: Reviews) -> Response:
     )
 
 
-@faces.handler("GET", "/reviews/{number}", UserRole.OPERATOR)
+@faces.handler("GET", "/reviews/{number}", cleaning_reviews.show_review)
 def show(request: CurrentRequest, number: Number) -> Row:
     """Return one image that waits for a review, with the detected text and boxes drawn before."""
     found = request.read(cleaning_reviews.show_review, request.settings, number)
-    audit.note_sight(request.site.database, request.person, found["study_id"])
+    request.note_sight(found["study_id"])
     return Row(**found)
 
 
@@ -52,13 +52,13 @@ def _to_the_next(request: ConsoleRequest, _done: None = None) -> Response:
     return see_other(f"/reviews/{following}" if following else "/reviews")
 
 
-@faces.handler("POST", "/reviews/{number}/accept", UserRole.OPERATOR, _to_the_next)
+@faces.handler("POST", "/reviews/{number}/accept", cleaning_reviews.accept_cleaning, _to_the_next)
 def accept(request: CurrentRequest, number: Number) -> None:
     """Accept the cleaning of an image (removal of burned-in text): it stays as it is."""
     cleaning_reviews.accept_cleaning(request.settings, number, request.person)
 
 
-@faces.handler("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
+@faces.handler("POST", "/reviews/{number}/boxes", cleaning_reviews.draw_boxes)
 def draw(request: CurrentRequest, number: Number, drawn: Annotated[Boxes, Body()]) -> None:
     """Clean an image again, and also black out the content of these boxes.
 
@@ -67,13 +67,13 @@ def draw(request: CurrentRequest, number: Number, drawn: Annotated[Boxes, Body()
     cleaning_reviews.draw_boxes(request.settings, number, drawn.boxes, request.person, request.user.role)
 
 
-@faces.handler("POST", "/reviews/{number}/device-rule/try", UserRole.OPERATOR)
+@faces.handler("POST", "/reviews/{number}/device-rule/try", device_rules.try_device_rule)
 def try_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, Body()]) -> Row:
     """Show what a device rule with these boxes would black out; nothing is changed."""
     return Row(**request.read(device_rules.try_device_rule, request.settings, number, rule.name, rule.boxes))
 
 
-@faces.handler("POST", "/reviews/{number}/device-rule", UserRole.ADMIN)
+@faces.handler("POST", "/reviews/{number}/device-rule", device_rules.save_rule)
 def save_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, Body()]) -> Row:
     """Save a device rule with these boxes, and clean the image again.
 
@@ -93,7 +93,7 @@ def _review_page(request: ConsoleRequest, review: Row) -> Response:
     return _form(request, review, [list(map(str, box)) for box in review["drawn"]])
 
 
-@faces.page("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
+@faces.page("POST", "/reviews/{number}/boxes", cleaning_reviews.draw_boxes)
 def use_boxes(request: CurrentRequest, number: Number) -> Response:
     """Clean the image again with the boxes drawn in the form or, as the form says, test or save a device rule
     with them.
@@ -101,7 +101,7 @@ def use_boxes(request: CurrentRequest, number: Number) -> Response:
     act, name = request.text("act"), request.text("name")[:64]
     if act not in ("clean", "try", "save"):
         raise HTTPException(400, "Choose an action for the boxes.")
-    if act == "save" and not request.user.role.includes(UserRole.ADMIN):
+    if act == "save" and not request.user.role.includes(role_of(device_rules.save_rule)):
         raise HTTPException(403, "This needs the role admin: device rules are for all images of a device.")
     try:
         boxes = cleaning_reviews.boxes_of(request.fields())

@@ -9,14 +9,13 @@ from fastapi import Response
 
 from dicom_console.forms import rule as rule_form
 from dicom_console.handlers.entered import add_handlers, put
-from dicom_console.views import listing
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Keys, Name
 from dicom_console.web.languages import SAVED
 from dicom_node.base.config.rule import RuleSettings
 from dicom_node.base.errors import ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.views import View
-from dicom_node.people import Row, audit, entered, rule_trial
+from dicom_node.people import Row, entered, rule_trial
 from dicom_node.people.entered import Warned
 
 faces = Faces()
@@ -39,7 +38,7 @@ def _rules_page(request: ConsoleRequest, shown: list[Row]) -> Response:
     )
 
 
-@faces.handler("POST", "/rules/{name}/try", UserRole.OPERATOR)
+@faces.handler("POST", "/rules/{name}/try", entered.check_entry)
 def try_rule(request: CurrentRequest, name: Name, keys: Keys) -> list[Row]:
     """Return the effect on the newest studies that the rules would have with this rule.
 
@@ -49,13 +48,13 @@ def try_rule(request: CurrentRequest, name: Name, keys: Keys) -> list[Row]:
     return [Row(**row) for row in request.read(rule_trial.try_rules, request.settings, other)]
 
 
-@faces.page("GET", "/rules/new", UserRole.ADMIN)
+@faces.page("GET", "/rules/new", entered.save_entry)
 def new(request: CurrentRequest) -> Response:
     """Show the empty form for a new rule."""
     return _form(request, "", 0, {})
 
 
-@faces.page("GET", "/rules/{name}/change", UserRole.ADMIN)
+@faces.page("GET", "/rules/{name}/change", entered.save_entry)
 def change(request: CurrentRequest, name: str) -> Response:
     """Show the form for changing the rule ``name``, filled in with its present settings."""
     row = entered.show_entry(request.settings, "rules", name)
@@ -92,8 +91,8 @@ def _checked(
     return warned
 
 
-@faces.page("POST", "/rules/new", UserRole.ADMIN)
-@faces.page("POST", "/rules/{name}/change", UserRole.ADMIN)
+@faces.page("POST", "/rules/new", entered.save_entry)
+@faces.page("POST", "/rules/{name}/change", entered.save_entry)
 def save(request: CurrentRequest) -> Response:
     """Show the effect of the rule in the form, or save the rule if its effect was shown before.
 
@@ -164,5 +163,5 @@ def _named(request: ConsoleRequest, tried: list[View]) -> dict[str, View]:
     The audit records that the person sees them.
     """
     if tried:
-        audit.note_list(request.site.database, request.person, "rules")
-    return request.read(listing.named, request.settings, tried)
+        request.note_list("rules")
+    return request.named(tried)

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from fastapi import Response
 
-from dicom_console.views import listing
 from dicom_console.web import languages
 from dicom_console.web.access import ANYONE, remember
 from dicom_console.web.faces import (
@@ -21,7 +20,6 @@ from dicom_console.web.faces import (
 )
 from dicom_console.web.languages import N_
 from dicom_console.web.pages import static
-from dicom_node.base.actions.action import role_of
 from dicom_node.base.connectors import every
 from dicom_node.base.errors import FaultyInput, NotFound, RequestRefused, SignInRefused
 from dicom_node.base.lifecycle import AuditAction, UserRole
@@ -196,13 +194,13 @@ def _oidc_cookie(request: CurrentRequest) -> str:
     return f"{request.site.cookie}-oidc"
 
 
-@faces.page("GET", "/users", role_of(users.list_users))
+@faces.page("GET", "/users", users.list_users)
 def show(request: CurrentRequest) -> Response:
     """Show the users and their sessions."""
     return _page(request)
 
 
-@faces.page("POST", "/users", role_of(users.add_user))
+@faces.page("POST", "/users", users.add_user)
 def add(request: CurrentRequest) -> Response:
     """Add the user in the form, and show the list of users."""
     given = {key: request.text(key) for key in ("name", "role", "sees")}
@@ -214,7 +212,7 @@ def add(request: CurrentRequest) -> Response:
     return see_other("/users")
 
 
-@faces.page("POST", "/users/{name}/{change}", role_of(users.change_user))
+@faces.page("POST", "/users/{name}/{change}", users.change_user)
 def change(request: CurrentRequest, name: str, change: Change) -> Response:
     """Change role, senders or password of a user; disable or enable the account, sign the user out, or remove
     it.
@@ -245,14 +243,14 @@ def own_sessions(request: CurrentRequest) -> Response:
     return request.page("sessions.html", sessions=found)
 
 
-@faces.page("POST", "/sessions/{number}/end", UserRole.VIEWER)
+@faces.page("POST", "/sessions/{number}/end", users.end_session)
 def end_session(request: CurrentRequest, number: Number) -> Response:
     """End a session: one's own, or as an admin that of any user."""
     users.end_session(request.settings, number, request.person, request.user)
     return see_other("/users" if request.text("back") == "users" else "/sessions")
 
 
-@faces.page("GET", "/audit", UserRole.ADMIN)
+@faces.page("GET", "/audit", audit.rows)
 def show_audit(
     request: CurrentRequest, who: Text = "", what: AuditAction | Literal[""] = "", before: Since = None
 ) -> Response:
@@ -268,9 +266,7 @@ def show_audit(
         rows=shown,
         more=more,
         first=before is None,
-        named=request.read(
-            listing.named, request.settings, [{"study_instance_uid": row["study"]} for row in shown]
-        ),
+        named=request.named([{"study_instance_uid": row["study"]} for row in shown]),
         filters=filters,
         kinds=sorted(AuditAction),
     )

@@ -17,7 +17,6 @@ from starlette.exceptions import HTTPException
 from dicom_console.handlers.uploads import SECONDS, place_for
 from dicom_console.web.access import API, needs, user_of
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest
-from dicom_node.base.lifecycle import UserRole
 from dicom_node.people.stow import NO_ROOM, StowedInstance, StowRequest
 
 router = APIRouter(prefix=f"{API}dicomweb")
@@ -37,7 +36,7 @@ _places = asyncio.Semaphore(AT_ONCE)
 
 @router.post("/studies")
 @router.post("/studies/{study}")
-@needs(UserRole.OPERATOR, reads_form=True)
+@needs(StowRequest, reads_form=True)
 async def store(request: CurrentRequest, study: str = "") -> Response:
     """Store the objects of a request; if the address names a study, only objects of this study."""
     boundary = _boundary(request)  # None: one object alone

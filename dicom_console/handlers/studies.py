@@ -25,7 +25,6 @@ from dicom_console.web.faces import (
     back_to,
     see_other,
 )
-from dicom_node.base.actions.action import role_of
 from dicom_node.base.lifecycle import AuditAction, ReaderVerdict, RejectionReason, StudyState, UserRole
 from dicom_node.base.store import views
 from dicom_node.people import (
@@ -54,7 +53,7 @@ _IN_ADDRESS = tuple(name for name in _FILTERS if name != "person")  # that one i
 Date = Annotated[str, Query(max_length=10, pattern=r"^(\d{4}-\d\d-\d\d)?$")]
 
 
-@faces.handler("GET", "/studies", role_of(views.list_studies))
+@faces.handler("GET", "/studies", views.list_studies)
 def list_studies(
     request: CurrentRequest,
     state: Annotated[list[StudyState | Literal["held"]] | None, Query()] = None,
@@ -88,7 +87,7 @@ def list_studies(
         states=state or (),
         order=order,
     )
-    audit.note_list(request.site.database, request.person, "studies")
+    request.note_list("studies")
     return _studies_found(request, wanted, after)
 
 
@@ -110,7 +109,7 @@ def _studies_page(request: ConsoleRequest, found: Studies) -> Response:
     )
 
 
-@faces.handler("POST", "/studies/search", role_of(views.list_studies))
+@faces.handler("POST", "/studies/search", views.list_studies)
 def search_studies(
     request: CurrentRequest, wanted: Annotated[Wanted, Body()], after: Since = None
 ) -> Studies:
@@ -124,7 +123,7 @@ def search_studies(
     )
 
 
-@faces.page("POST", "/studies/search", role_of(views.list_studies))
+@faces.page("POST", "/studies/search", views.list_studies)
 def keep_search(request: CurrentRequest) -> Response:
     """Store the searched name, Patient ID and accession number in the session, and redirect to the list;
     further filters go into the address.
@@ -147,11 +146,11 @@ def thumbnail(request: CurrentRequest, number: Number) -> Response:
     return Response(pictures.thumbnail(shown), media_type="image/jpeg")
 
 
-@faces.handler("GET", "/studies/{number}", role_of(views.show_study))
+@faces.handler("GET", "/studies/{number}", views.show_study)
 def show(request: CurrentRequest, number: Number) -> Row:
     """Return one study with its images, findings, results, jobs and events."""
     study = request.read(listing.show, request.settings, number)
-    audit.note_sight(request.site.database, request.person, number)
+    request.note_sight(number)
     return Row(**study)
 
 
@@ -183,12 +182,10 @@ def _study_page(request: ConsoleRequest, study: Row) -> Response:
         study=study,
         further=further,
         open_in=_viewer_links(request.settings.console.open_in, study),
-        shortest=audit.SHORTEST_REASON,
-        longest=audit.LONGEST_REASON,
     )
 
 
-@faces.handler("POST", "/studies/{number}/rerun", role_of(studies.rerun_rules), _BACK)
+@faces.handler("POST", "/studies/{number}/rerun", studies.rerun_rules, _BACK)
 def rerun(request: CurrentRequest, number: Number) -> list[Row]:
     """Apply the rules to a study again; returns a row for each rule that takes the study."""
     return [
@@ -197,7 +194,7 @@ def rerun(request: CurrentRequest, number: Number) -> list[Row]:
     ]
 
 
-@faces.handler("POST", "/studies/{number}/send", role_of(studies.send_studies), _BACK)
+@faces.handler("POST", "/studies/{number}/send", studies.send_studies, _BACK)
 def send(request: CurrentRequest, number: Number, to: Annotated[Receiver, Body()]) -> Done:
     """Send the newest results of a study to a further peer."""
     return Done(
@@ -205,18 +202,18 @@ def send(request: CurrentRequest, number: Number, to: Annotated[Receiver, Body()
     )
 
 
-@faces.page("GET", "/studies/{number}/withdraw", role_of(withdrawal.withdraw_studies))
+@faces.page("GET", "/studies/{number}/withdraw", withdrawal.withdraw_studies)
 def ask_to_withdraw(request: CurrentRequest, number: Number) -> Response:
     """Show the form for withdrawing results, with the effect of a withdrawal and the results withdrawn
     before.
     """
     shown = request.read(withdrawal.results_to_withdraw, request.settings, number)
     study = request.read(listing.study_heading, request.settings, number)
-    audit.note_sight(request.site.database, request.person, number)
+    request.note_sight(number)
     return request.page("withdraw.html", number=number, shown=shown, study=study)
 
 
-@faces.page("POST", "/studies/{number}/withdraw", role_of(withdrawal.withdraw_studies))
+@faces.page("POST", "/studies/{number}/withdraw", withdrawal.withdraw_studies)
 def withdraw(request: CurrentRequest, number: Number) -> Response:
     """Withdraw the results chosen in the form, and show the study's withdrawals."""
     numbers = request.fields().get("result", [])
@@ -236,11 +233,11 @@ def withdraw(request: CurrentRequest, number: Number) -> Response:
     return see_other(f"/studies/{number}/withdraw")
 
 
-@faces.page("GET", "/studies/{number}/versions", role_of(studies.versions))
+@faces.page("GET", "/studies/{number}/versions", studies.versions)
 def versions(request: CurrentRequest, number: Number) -> Response:
     """Show the patients and versions of objects to choose from before a study leaves quarantine."""
     uid = request.study_uid(number)
-    audit.note_sight(request.site.database, request.person, number)
+    request.note_sight(number)
     rows = studies.versions(request.settings, uid)
     return request.page(
         "versions.html",
@@ -250,7 +247,7 @@ def versions(request: CurrentRequest, number: Number) -> Response:
     )
 
 
-@faces.page("POST", "/studies/{number}/release", role_of(studies.release_studies))
+@faces.page("POST", "/studies/{number}/release", studies.release_studies)
 def release(request: CurrentRequest, number: Number) -> Response:
     """Release a study from quarantine with the patient and versions chosen in the form."""
     picked = [one for key, values in request.fields().items() if key.startswith("take") for one in values]
@@ -296,14 +293,14 @@ def held(request: CurrentRequest, number: Number) -> Row:
     """Return the results of a study that wait for a person, and what was decided before."""
     request.study_uid(number)
     found = request.read(held_results.held_results, request.settings, number)
-    audit.note_sight(request.site.database, request.person, number)
+    request.note_sight(number)
     return Row(**found)
 
 
 @faces.handler(
     "POST",
     "/studies/{number}/assessment/findings",
-    UserRole.READER,
+    verdicts.assess,
     back_to("/studies/{number}#findings"),
     at="/studies/{number}/feedback",
     reads=_finding_of_form,
@@ -316,7 +313,7 @@ def assess(request: CurrentRequest, number: Number, given: Annotated[FindingAsse
 @faces.handler(
     "POST",
     "/studies/{number}/assessment/accept",
-    role_of(held_results.accept_results),
+    held_results.accept_results,
     _BACK,
     at="/studies/{number}/accept",
 )
@@ -329,7 +326,7 @@ def accept(request: CurrentRequest, number: Number, given: Annotated[AcceptResul
 @faces.handler(
     "POST",
     "/studies/{number}/assessment/reject",
-    role_of(held_results.reject_results),
+    held_results.reject_results,
     _BACK,
     at="/studies/{number}/reject",
 )
@@ -344,7 +341,7 @@ def reject(request: CurrentRequest, number: Number, given: Annotated[RejectResul
 @faces.handler(
     "POST",
     "/studies/{number}/assessment/send",
-    UserRole.READER,
+    assessments.send_assessments,
     _BACK,
     at="/studies/{number}/assessment",
 )
@@ -353,7 +350,7 @@ def send_assessments(request: CurrentRequest, number: Number) -> list[str]:
     return assessments.send_assessments(request.settings, request.study_uid(number), request.person)
 
 
-@faces.handler("GET", "/assessments", role_of(verdicts.all_assessments))
+@faces.handler("GET", "/assessments", verdicts.all_assessments)
 def export(request: CurrentRequest, since: AwareDatetime | None = None) -> list[Row]:
     """Return all assessments of findings, the oldest first. ``since``: only those made since then."""
     with request.site.database.write() as session:

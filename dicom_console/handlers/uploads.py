@@ -13,11 +13,11 @@ from dicom_console.views import uploaded
 from dicom_console.web.access import form_of, read_form, user_of
 from dicom_console.web.faces import VERSION, ConsoleRequest, CurrentRequest, Faces, Number
 from dicom_node.base.errors import FaultyInput
-from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, UserRole
+from dicom_node.base.lifecycle import CONSOLE_AE_TITLE
 from dicom_node.base.store import sight
 from dicom_node.base.store.views import View
-from dicom_node.people import Row, audit
-from dicom_node.people.stow import take_files
+from dicom_node.people import Row
+from dicom_node.people.stow import StowRequest, take_files
 
 faces = Faces()
 
@@ -29,19 +29,19 @@ AT_ONCE, SECONDS = 2, 1800.0
 _places = asyncio.Semaphore(AT_ONCE)
 
 
-@faces.page("GET", PATH, UserRole.OPERATOR)
+@faces.page("GET", PATH, StowRequest)
 def ask(request: CurrentRequest) -> Response:
     """Show the form for an upload."""
     return _form(request, last=request.read(uploaded.newest))
 
 
-@faces.page("GET", PATH + "/{number}", UserRole.OPERATOR)
+@faces.page("GET", PATH + "/{number}", StowRequest)
 def follow(request: CurrentRequest, number: Number) -> Response:
     """Show the progress of one upload."""
     return request.page("uploaded.html", refused=(), now=_progress(request, number))
 
 
-@faces.page("POST", PATH, UserRole.OPERATOR, reads_form=True)
+@faces.page("POST", PATH, StowRequest, reads_form=True)
 async def take_form(request: CurrentRequest) -> Response:
     """Receive an upload from a browser's form, and show the outcome."""
     async with received(request, read_form) as form:
@@ -66,7 +66,7 @@ _MULTIPART = {
 }
 
 
-@faces.handler("POST", PATH, UserRole.OPERATOR, openapi_extra=_MULTIPART)
+@faces.handler("POST", PATH, StowRequest, openapi_extra=_MULTIPART)
 async def take(request: CurrentRequest) -> list[Row]:
     """Store DICOM files (Part 10); returns the outcome for each."""
     async with received(request, form_of) as form:
@@ -122,7 +122,7 @@ def _progress(request: ConsoleRequest, number: int) -> View:
 
     ``number``: of the upload's audit record.
     """
-    audit.note_list(request.site.database, request.person, "upload")
+    request.note_list("upload")
     return request.read(uploaded.show, request.settings, number)
 
 

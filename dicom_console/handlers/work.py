@@ -12,24 +12,23 @@ from dicom_console.web.faces import (
     CurrentRequest,
     Faces,
     Name,
-    Number,
     back_to,
     back_to_form,
     one_of,
     see_other,
 )
-from dicom_node.base.actions.action import role_of
 from dicom_node.base.actions.nouns import FETCHES, JOBS, NOTIFICATIONS, OUTBOX
 from dicom_node.base.errors import FaultyInput
-from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState, UserRole
+from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState
 from dicom_node.base.store import views
 from dicom_node.base.store.views import View
-from dicom_node.people import Because, Done, Row, audit, fetches, lost_decisions, notifications, outbox
+from dicom_node.people import Because, Done, Row, fetches, lost_decisions, notifications, outbox
 from dicom_node.people.fetches import FetchChange, FetchRequest
-from dicom_node.people.jobs import Change, StuckJobs, cancel_jobs, put_jobs_first, run_jobs_again, stuck_jobs
+from dicom_node.people.jobs import StuckJobs, cancel_jobs, put_jobs_first, run_jobs_again, stuck_jobs
 
 faces = Faces()
 
+_TO_JOBS = back_to_form("/jobs")
 _TO_OUTBOX = back_to_form("/outbox")
 _MOST_QUESTIONS = 62
 """Questions of one request, whose answers a browser waits for; for more there is the command."""
@@ -38,11 +37,6 @@ _MISSING_DAYS = 3
 _PLACE = Semaphore(1)  # a peer that hangs holds it until the deadline of its answer
 _ASKED_ALREADY = "A peer is being asked already: try again when it has answered."
 _TO_FETCHES = back_to("/fetches")
-_CHANGES_OF_JOBS: Final[Mapping[Change, Callable[..., object]]] = {
-    "retry": run_jobs_again,
-    "put_first": put_jobs_first,
-    "cancel": cancel_jobs,
-}
 _CHANGES_OF_FETCHES: Final[Mapping[FetchChange, Callable[..., object]]] = {
     "again": fetches.fetch_again,
     "cancel": fetches.cancel_fetches,
@@ -56,11 +50,11 @@ list_jobs = faces.list_of(views.list_jobs)
 @faces.page_of(list_jobs)
 def _jobs_page(request: ConsoleRequest, found: Any) -> Response:
     """Return the page of jobs."""
-    named = request.read(listing.named, request.settings, found.jobs)
+    named = request.named(found.jobs)
     return request.list_page(JOBS, found, named=named, stuck=request.read(stuck_jobs), states=list(JobState))
 
 
-@faces.handler("POST", "/jobs/run-all", role_of(run_jobs_again), back_to("/jobs", state="queued"))
+@faces.handler("POST", "/jobs/run-all", run_jobs_again, back_to("/jobs", state="queued"))
 def run_all_jobs(request: CurrentRequest, wanted: Annotated[StuckJobs, Body()]) -> Done:
     """Run all held, failed or cancelled jobs again, or only those of one rule if the request names it."""
     number = run_jobs_again(
@@ -69,10 +63,9 @@ def run_all_jobs(request: CurrentRequest, wanted: Annotated[StuckJobs, Body()]) 
     return Done(objects=number)
 
 
-@faces.handler("POST", "/jobs/{number}/{change}", role_of(run_jobs_again), back_to_form("/jobs"))
-def change_job(request: CurrentRequest, number: Number, change: Change) -> None:
-    """Run a job again, put it first in the queue, or cancel it."""
-    _CHANGES_OF_JOBS[change](request.settings, [number], by=request.person)
+faces.action_of(run_jobs_again, _TO_JOBS)
+faces.action_of(put_jobs_first, _TO_JOBS, "put_first")
+faces.action_of(cancel_jobs, _TO_JOBS)
 
 
 list_deliveries = faces.list_of(views.list_deliveries)
@@ -85,22 +78,20 @@ def _outbox_page(request: ConsoleRequest, found: Any) -> Response:
         OUTBOX,
         found,
         to=request.query("to"),
-        named=request.read(listing.named, request.settings, found.deliveries),
+        named=request.named(found.deliveries),
         states=["open", *DeliveryState],
         dead=request.read(listing.dead_by_destination),
-        longest=audit.LONGEST_REASON,
-        shortest=audit.SHORTEST_REASON,
     )
 
 
-@faces.page("POST", "/outbox/retry-dead", role_of(outbox.send_again))
+@faces.page("POST", "/outbox/retry-dead", outbox.send_again)
 def retry_dead(request: CurrentRequest) -> Response:
     """Send all given-up deliveries again, to one destination or to all."""
     outbox.send_again(request.settings, dead=True, destination=_destination(request), by=request.person)
     return see_other("/outbox", state="open")
 
 
-@faces.page("POST", "/outbox/discard-dead", role_of(outbox.discard_deliveries))
+@faces.page("POST", "/outbox/discard-dead", outbox.discard_deliveries)
 def discard_dead(request: CurrentRequest) -> Response:
     """Discard all given-up deliveries, to one destination or to all, for the reason in the form."""
     because, destination = request.text("because"), _destination(request)
@@ -141,14 +132,14 @@ def _fetches_page(request: ConsoleRequest, found: Any) -> Response:
         FETCHES,
         found,
         states=list(FetchState),
-        named=request.read(listing.named, request.settings, found.fetches),
+        named=request.named(found.fetches),
         progress=fetches.fetches_by_peer(request.settings),
         peers=[peer.name for peer in request.settings.peers if "query" in peer.may],
         rules=[rule.name for rule in request.settings.rules],
     )
 
 
-@faces.handler("POST", "/fetches", UserRole.OPERATOR, _TO_FETCHES, reads=_fetch_of_form)
+@faces.handler("POST", "/fetches", fetches.request_fetches, _TO_FETCHES, reads=_fetch_of_form)
 def ask(request: CurrentRequest, given: Annotated[FetchRequest, Body()]) -> Row:
     """Queue the fetch of studies that a peer has and that are missing here."""
     if given.questions > _MOST_QUESTIONS:
@@ -157,7 +148,7 @@ def ask(request: CurrentRequest, given: Annotated[FetchRequest, Body()]) -> Row:
         return fetches.request_fetches(request.settings, given, request.person)
 
 
-@faces.page("POST", "/fetches/{name}/missing", role_of(fetches.missing_studies))
+@faces.page("POST", "/fetches/{name}/missing", fetches.missing_studies)
 def missing(request: CurrentRequest, name: str) -> Response:
     """Show the studies of the last days that a peer has and that should have a result here but have none;
     fetch them if the form says so.
@@ -169,11 +160,11 @@ def missing(request: CurrentRequest, name: str) -> Response:
         )
     if fetch_them:
         return _TO_FETCHES(request, None)
-    audit.note_list(request.site.database, request.person, "fetches")
+    request.note_list("fetches")
     return request.page("missing_studies.html", rows=rows, peer=name, days=_MISSING_DAYS)
 
 
-@faces.page("POST", "/fetches/{name}/{change}", role_of(fetches.fetch_again))
+@faces.page("POST", "/fetches/{name}/{change}", fetches.fetch_again)
 def change_fetches(request: CurrentRequest, name: str, change: FetchChange) -> Response:
     """Fetch a peer's failed or cancelled studies again, or cancel its waiting fetches.
 
@@ -183,24 +174,20 @@ def change_fetches(request: CurrentRequest, name: str, change: FetchChange) -> R
     return _TO_FETCHES(request, None)
 
 
-@faces.handler("GET", "/decisions", role_of(lost_decisions.waiting_decisions))
+@faces.handler("GET", "/decisions", lost_decisions.waiting_decisions)
 def list_decisions(request: CurrentRequest) -> list[Row]:
     """Return decisions of persons that a restored database lacks and that could not be applied again yet."""
-    audit.note_list(request.site.database, request.person, "decisions")
+    request.note_list("decisions")
     return [Row(**row) for row in request.read(lost_decisions.waiting_decisions)]
 
 
 @faces.page_of(list_decisions)
 def _decisions_page(request: ConsoleRequest, rows: list[Row]) -> Response:
     """Return the page of decisions that wait to be applied to a restored database."""
-    named = request.read(listing.named, request.settings, rows)
-    shortest, longest = audit.SHORTEST_REASON, audit.LONGEST_REASON
-    return request.page("decisions.html", rows=rows, named=named, shortest=shortest, longest=longest)
+    return request.page("decisions.html", rows=rows, named=request.named(rows))
 
 
-@faces.handler(
-    "POST", "/decisions/{name}/settle", role_of(lost_decisions.settle_decision), back_to("/decisions")
-)
+@faces.handler("POST", "/decisions/{name}/settle", lost_decisions.settle_decision, back_to("/decisions"))
 def settle_decision(request: CurrentRequest, name: Name, why: Annotated[Because, Body()]) -> None:
     """Close a decision that cannot be applied again.
 
@@ -221,7 +208,7 @@ def _notifications_page(request: ConsoleRequest, found: Any, tested: View | None
 faces.page_of(list_notifications)(_notifications_page)
 
 
-@faces.page("POST", "/notifications/{name}/test", role_of(notifications.test_notifier))
+@faces.page("POST", "/notifications/{name}/test", notifications.test_notifier)
 def test_notification(request: CurrentRequest, name: str) -> Response:
     """Send a test message of this notification now, and show the outcome."""
     with one_of(_TEST_PLACES, "Other tests are under way: try again when they are done."):

@@ -13,6 +13,7 @@ from starlette.datastructures import FormData
 
 from dicom_console.web import languages
 from dicom_console.web.limits import HEALTH
+from dicom_node.base.actions.action import role_of
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store import sight
@@ -29,6 +30,8 @@ BY_ITSELF: Final = "x-by-itself"
 _FIELDS = 200  # of one form; that of a rule has one for each option of each pipeline
 _FILES = 500  # each is open while it comes
 
+Allowed = UserRole | str | Callable[..., Any]
+"""The role that an endpoint needs, or the function that it calls, which declares its role; ANYONE: none."""
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
@@ -68,10 +71,8 @@ class Site:
         return "" if request.url.path.startswith(API) else request.cookies.get(self.cookie, "")
 
 
-def needs(
-    role: UserRole | str, *, reads_form: bool = False, counts: bool = True
-) -> Callable[[Endpoint], Endpoint]:
-    """Return a decorator that states the role that an endpoint needs; ANYONE: none.
+def needs(role: Allowed, *, reads_form: bool = False, counts: bool = True) -> Callable[[Endpoint], Endpoint]:
+    """Return a decorator that states the role that an endpoint needs.
 
     ``reads_form``: the endpoint calls ``read_form`` itself; ``counts``: a request counts as activity of the
     user, which keeps the session alive.
@@ -79,7 +80,8 @@ def needs(
 
     def declare(endpoint: Endpoint) -> Endpoint:
         """Store the requirements as attributes of the endpoint, and return it."""
-        vars(endpoint).update(needs=role, reads_form=reads_form, counts=counts)
+        needed = role_of(role) if callable(role) else role
+        vars(endpoint).update(needs=needed, reads_form=reads_form, counts=counts)
         return endpoint
 
     return declare

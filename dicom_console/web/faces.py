@@ -6,7 +6,7 @@ handler at the address of a page: the fields of a form replace the body and the 
 the page from the result.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -33,12 +33,22 @@ from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError, cr
 from starlette.datastructures import FormData
 
 from dicom_console.views import listing
-from dicom_console.web.access import API, Endpoint, NotSignedIn, Site, admitted, csrf_of, language_of, needs
+from dicom_console.web.access import (
+    API,
+    Allowed,
+    Endpoint,
+    NotSignedIn,
+    Site,
+    admitted,
+    csrf_of,
+    language_of,
+    needs,
+)
 from dicom_console.web.pages import render
 from dicom_node import __version__
 from dicom_node.base.actions.action import Input, Noun, declared
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.lifecycle import UserRole
+from dicom_node.base.store.views import View
 from dicom_node.people import PRINTABLE, Because, Row, ServiceResult, audit, entered
 from dicom_node.people.audit import Person
 from dicom_node.people.users import User
@@ -101,6 +111,18 @@ class ConsoleRequest:
         with self.site.database.read() as session:
             return question(session, *given, **how)
 
+    def note_list(self, name: str) -> None:
+        """Record in the audit that the person sees a list of studies or patients."""
+        audit.note_list(self.site.database, self.person, name)
+
+    def note_sight(self, study: int) -> None:
+        """Record in the audit that the person sees a study, before it is shown; ``study``: its number."""
+        audit.note_sight(self.site.database, self.person, study)
+
+    def named(self, rows: Sequence[View | Row]) -> dict[str, View]:
+        """Return the fields with which a list names the studies that ``rows`` mention, by UID."""
+        return self.read(listing.named, self.settings, rows)
+
     def text(self, name: str) -> str:
         """Return the form field ``name`` without outer blanks; "" if it is missing or a file."""
         value = self.form.get(name, "")
@@ -147,7 +169,7 @@ class ConsoleRequest:
 
         ``noun``: the declaration of the list; ``found``: its rows, as the API returns them.
         """
-        audit.note_list(self.site.database, self.person, noun.name)
+        self.note_list(noun.name)
         first = not self.query("before")
         rows, state = found[noun.rows], self.query("state")
         return self.page(f"{noun.name}.html", rows=rows, more=found.next, first=first, state=state, **values)
@@ -233,13 +255,13 @@ class Faces:
     def __init__(self) -> None:
         self.people = APIRouter()
         self.programs = APIRouter(prefix=VERSION, responses=_STATUSES)
-        self._published: dict[Callable[..., Any], tuple[str, str, UserRole]] = {}
+        self._published: dict[Callable[..., Any], tuple[str, str, Allowed]] = {}
 
     def handler(
         self,
         method: str,
         path: str,
-        role: UserRole,
+        role: Allowed,
         page: Page | None = None,
         *,
         at: str = "",
@@ -248,9 +270,9 @@ class Faces:
     ) -> Callable[[Endpoint], Endpoint]:
         """Return a decorator that publishes a function as REST route and, with ``page``, also as web page.
 
-        ``role``: the role that it needs; ``page``: makes the page from the function's result; ``at``: the
-        page's address, "" for ``path``; ``reads``: converts a form whose fields differ from the request's;
-        ``more``: arguments for FastAPI.
+        ``role``: the role that it needs, or a function that declares it; ``page``: makes the page from the
+        function's result; ``at``: the page's address, "" for ``path``; ``reads``: converts a form whose
+        fields differ from the request's; ``more``: arguments for FastAPI.
         """
 
         def declare(handler: Endpoint) -> Endpoint:
@@ -291,13 +313,14 @@ class Faces:
         listed.__signature__ = Signature(queries, return_annotation=answer)  # type: ignore[attr-defined]
         listed.__annotations__ = {query.name: query.annotation for query in queries} | {"return": answer}
         listed.__name__, listed.__doc__ = f"list_{noun.name}", listing.help
-        return self.handler("GET", f"/{noun.name}", listing.role)(listed)
+        return self.handler("GET", f"/{noun.name}", find)(listed)
 
-    def action_of(self, change: Callable[..., Any], page: Page) -> None:
+    def action_of(self, change: Callable[..., Any], page: Page, name: str = "") -> None:
         """Publish the action that the function ``change`` declares, for one row, as REST route and form, such
         as POST /outbox/{number}/discard.
 
-        ``page``: makes the page shown afterwards. A reason that the action needs comes in the body or form.
+        ``page``: makes the page shown afterwards; ``name``: the action in the address, "" for its verb. A
+        reason that the action needs comes in the body or form.
         """
         action = declared(change)
 
@@ -313,10 +336,10 @@ class Faces:
         done.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         done.__annotations__ = {**hints, "return": None}
         done.__name__, done.__doc__ = f"{action.name}_{action.noun.name}", action.help
-        self.handler("POST", f"/{action.noun.name}/{{number}}/{action.name}", action.role, page)(done)
+        self.handler("POST", f"/{action.noun.name}/{{number}}/{name or action.name}", change, page)(done)
 
     def page(
-        self, method: str, path: str, role: UserRole | str, *, reads_form: bool = False, counts: bool = True
+        self, method: str, path: str, role: Allowed, *, reads_form: bool = False, counts: bool = True
     ) -> Callable[[Endpoint], Endpoint]:
         """Return a decorator that publishes a function as web page only.
 

@@ -14,12 +14,24 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from dicom_console.web import languages
 from dicom_console.web.languages import decimal
 from dicom_node import __version__
+from dicom_node.base.actions.action import declared
+from dicom_node.base.actions.columns import Time
 from dicom_node.base.lifecycle import RESULT_KINDS, UserRole
-from dicom_node.base.store.views import ORIGINAL
-from dicom_node.people.users import User
+from dicom_node.base.store.views import (
+    ORIGINAL,
+    list_associations,
+    list_deliveries,
+    list_jobs,
+    list_studies,
+)
+from dicom_node.people.audit import LONGEST_REASON, SHORTEST_REASON
+from dicom_node.people.fetches import list_fetches, missing_studies
+from dicom_node.people.lost_decisions import waiting_decisions
+from dicom_node.people.notifications import list_notifications
+from dicom_node.people.users import User, list_sessions, list_users
 
 KINDS: Mapping[str, str] = {
-    **{kind: declared.name for kind, declared in RESULT_KINDS.items()},
+    **{kind: result.name for kind, result in RESULT_KINDS.items()},
     ORIGINAL: "received object",
 }
 LAYERS = ("Cleaned", "Drawn into the picture", "Heat map")
@@ -29,6 +41,19 @@ DECISIONS: Mapping[str, str] = {
     "indeterminate": "not excluded",
     "absent": "not found",
 }
+LISTS: Mapping[str, Callable[..., Any]] = {
+    "studies": list_studies,
+    "jobs": list_jobs,
+    "outbox": list_deliveries,
+    "associations": list_associations,
+    "fetches": list_fetches,
+    "missing_studies": missing_studies,
+    "notifications": list_notifications,
+    "decisions": waiting_decisions,
+    "users": list_users,
+    "sessions": list_sessions,
+}
+"""The functions that declare the columns of the pages' lists."""
 _HERE = Path(__file__).parents[1]
 
 
@@ -63,7 +88,10 @@ def _environment(language: str) -> Environment:
     )
     texts = languages.catalogue(language)
     environment.install_gettext_translations(texts, newstyle=True)  # type: ignore[attr-defined]
-    environment.globals |= {"language": language, "languages": languages.LANGUAGES}
+    columns = {name: declared(find).columns for name, find in LISTS.items()}
+    environment.globals |= {"language": language, "languages": languages.LANGUAGES, "columns": columns}
+    environment.globals |= {"shortest_reason": SHORTEST_REASON, "longest_reason": LONGEST_REASON}
+    environment.tests["time"] = lambda value: isinstance(value, Time)
     by_language: dict[str, Callable[..., str]] = {
         "moment": moment,
         "stamp": stamp,

@@ -42,7 +42,7 @@ class KindOfResult:
     ``name``: what pages call it; ``meaning``: what the conformance statement says of it. ``series``: how the
     Series Description (0008,103E) of its series begins, ``series_number``: their Series Number (0020,0011)
     of the first rule. ``sop_classes``: UIDs of the SOP classes that a peer has to take; the first is its
-    usual one. ``is_picture``: it is a secondary capture.
+    usual one.
     """
 
     name: str
@@ -50,91 +50,76 @@ class KindOfResult:
     series: str
     series_number: int
     sop_classes: tuple[str, ...]
-    is_picture: bool = False
 
 
-_COMPREHENSIVE_3D_SR: Final = "1.2.840.10008.5.1.4.1.1.88.34"
-_SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
+_COMPREHENSIVE_3D_SR: Final = ("1.2.840.10008.5.1.4.1.1.88.34",)
+_SECONDARY_CAPTURE: Final = ("1.2.840.10008.5.1.4.1.1.7",)
 # From 9001 on, above the numbers that modalities give: results are listed behind the series of the study.
 RESULT_KINDS: Final[Mapping[ResultKind, KindOfResult]] = {
     ResultKind.SR: KindOfResult(
-        name="report (SR)",
-        meaning="report of findings, TID 1500",
-        series="AI findings",
-        series_number=9001,
-        sop_classes=(_COMPREHENSIVE_3D_SR,),
+        "report (SR)", "report of findings, TID 1500", "AI findings", 9001, _COMPREHENSIVE_3D_SR
     ),
     ResultKind.GSPS: KindOfResult(
-        name="presentation state",
-        meaning="overlay of findings on the source image, gray or colour",
-        series="AI overlay",
-        series_number=9002,
+        "presentation state",
+        "overlay of findings on the source image, gray or colour",
+        "AI overlay",
+        9002,
         # Grayscale and Color Softcopy Presentation State
-        sop_classes=("1.2.840.10008.5.1.4.1.1.11.1", "1.2.840.10008.5.1.4.1.1.11.2"),
+        ("1.2.840.10008.5.1.4.1.1.11.1", "1.2.840.10008.5.1.4.1.1.11.2"),
     ),
     ResultKind.SC: KindOfResult(
-        name="annotated picture",
-        meaning="picture with findings drawn on it",
-        series="AI annotated image",
-        series_number=9003,
-        sop_classes=(_SECONDARY_CAPTURE,),
-        is_picture=True,
+        "annotated picture",
+        "picture with findings drawn on it",
+        "AI annotated image",
+        9003,
+        _SECONDARY_CAPTURE,
     ),
     ResultKind.SUMMARY: KindOfResult(
-        name="summary page",
-        meaning="one page on all images of a job",
-        series="AI summary",
-        series_number=9009,
-        sop_classes=(_SECONDARY_CAPTURE,),
-        is_picture=True,
+        "summary page", "one page on all images of a job", "AI summary", 9009, _SECONDARY_CAPTURE
     ),
     ResultKind.PDF: KindOfResult(
-        name="summary page (PDF)",
-        meaning="the same page as PDF, with text",
-        series="AI summary (PDF)",
-        series_number=9012,
-        sop_classes=("1.2.840.10008.5.1.4.1.1.104.1",),  # Encapsulated PDF
+        "summary page (PDF)",
+        "the same page as PDF, with text",
+        "AI summary (PDF)",
+        9012,
+        ("1.2.840.10008.5.1.4.1.1.104.1",),  # Encapsulated PDF
     ),
     ResultKind.HEATMAP: KindOfResult(
-        name="heat map",
-        meaning="heat map of a finding",
-        series="AI heat map",
-        series_number=9004,
-        sop_classes=(_SECONDARY_CAPTURE,),
-        is_picture=True,
+        "heat map", "heat map of a finding", "AI heat map", 9004, _SECONDARY_CAPTURE
     ),
     ResultKind.CLEANED: KindOfResult(
-        name="cleaned image",
-        meaning="source image or cine without burned-in text, verified",
-        series="AI cleaned image",
-        series_number=9005,
+        "cleaned image",
+        "source image or cine without burned-in text, verified",
+        "AI cleaned image",
+        9005,
         # of several frames: grayscale byte, grayscale word, true colour
-        sop_classes=(_SECONDARY_CAPTURE, *(f"{_SECONDARY_CAPTURE}.{frames}" for frames in (2, 3, 4))),
-        is_picture=True,
+        (*_SECONDARY_CAPTURE, *(f"{_SECONDARY_CAPTURE[0]}.{frames}" for frames in (2, 3, 4))),
     ),
     ResultKind.SEG: KindOfResult(
-        name="segmentation",
-        meaning="mask of what was removed; outlined organs",
-        series="AI mask of removed text",
-        series_number=9006,
-        sop_classes=("1.2.840.10008.5.1.4.1.1.66.4",),  # Segmentation
+        "segmentation",
+        "mask of what was removed; outlined organs",
+        "AI mask of removed text",
+        9006,
+        ("1.2.840.10008.5.1.4.1.1.66.4",),  # Segmentation
     ),
     ResultKind.ASSESSMENT: KindOfResult(
-        name="assessment (SR)",
-        meaning="what a person says of findings, with `assessments`",
-        series="Assessment of AI findings",
-        series_number=9008,
-        sop_classes=(_COMPREHENSIVE_3D_SR,),
+        "assessment (SR)",
+        "what a person says of findings, with `assessments`",
+        "Assessment of AI findings",
+        9008,
+        _COMPREHENSIVE_3D_SR,
     ),
     ResultKind.REJECTION: KindOfResult(
-        name="rejection note",
-        meaning="note that results are withdrawn, with `iocm`",
-        series="AI results withdrawn",
-        series_number=9007,
-        sop_classes=("1.2.840.10008.5.1.4.1.1.88.59",),  # Key Object Selection Document
+        "rejection note",
+        "note that results are withdrawn, with `iocm`",
+        "AI results withdrawn",
+        9007,
+        ("1.2.840.10008.5.1.4.1.1.88.59",),  # Key Object Selection Document
     ),
 }
-PICTURES: Final = frozenset(kind for kind, declared in RESULT_KINDS.items() if declared.is_picture)
+PICTURES: Final = frozenset(
+    kind for kind, declared in RESULT_KINDS.items() if declared.sop_classes[0] in _SECONDARY_CAPTURE
+)
 """Kinds that are secondary captures."""
 NOT_CHOSEN = frozenset({ResultKind.REJECTION, ResultKind.ASSESSMENT})
 """Kinds that a peer gets by a key of their own, and that no job builds."""
@@ -535,10 +520,7 @@ def _table(
     return {(state, event): to for states, event, to in rows for state in sorted(states)}
 
 
-READ_FROM_WORK = frozenset(
-    {_S.QUEUED, _S.RUNNING, _S.UNASSESSED, _S.DELIVERING, _S.DELIVERED, _S.NOT_APPLICABLE, _S.FAILED,
-     _S.CANCELLED}
-)  # fmt: skip
+READ_FROM_WORK = frozenset(_S) - {_S.RECEIVING, _S.COMPLETE, _S.QUARANTINED}
 """After assembly a study is where its jobs and deliveries are (:func:`study_state`, event 2015)."""
 
 STUDY = _table(

@@ -92,6 +92,7 @@ class _Formatter(logging.Formatter):
 
     def __init__(self, process: str) -> None:
         """Build the formatter for the process with the name ``process``."""
+        self._process = process
         super().__init__(
             f"%(asctime)s.%(msecs)03dZ %(levelname)-7s {process}: %(message)s", "%Y-%m-%dT%H:%M:%S"
         )
@@ -114,11 +115,6 @@ class _Json(_Formatter):
     """A log formatter that writes each record as one JSON object; an event's number and fields have keys of
     their own.
     """
-
-    def __init__(self, process: str) -> None:
-        """Build the formatter for the process with the name ``process``."""
-        super().__init__(process)
-        self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as a line of JSON."""

@@ -84,7 +84,7 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         is_behind = requested.awaits_index(session, title, row.asked_at, now - INDEXED_AFTER)
         archived = set() if is_behind else requested.archived(session, title, uids, self._archives)
         left_out = requested.left_out(session, uids)
-        age, failed, waits = now - row.asked_at, [], False
+        age, failed = now - row.asked_at, []
         for uid, sop_class in asked.items():
             reason = None
             if uid not in sent:
@@ -95,9 +95,10 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
                 continue
             elif age >= self._limit or uid in left_out:
                 reason = dimse_n.PROCESSING_FAILURE
-            waits = waits or reason is None
-            failed.append(f"{uid} {reason or 0:04X}")
-        return None if waits else failed
+            if reason is None:
+                return None
+            failed.append(f"{uid} {reason:04X}")
+        return failed
 
     def work(self, row: RequestedCommitment, _: threading.Event) -> Outcome:
         """Decide on the request if that is possible, or report a decision made before to the peer once."""

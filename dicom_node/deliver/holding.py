@@ -39,8 +39,9 @@ def hold(
     if assess_first:
         left = set(session.scalars(here.where(Delivery.withdrawn.is_(False), ~waits)))
         if row is None and set(destinations) - left:
-            row = HeldResult(result_id=result.id, study_id=result.study_id, state=HeldState.WAITING)
-            row.since = utc_now()
+            row = HeldResult(
+                result_id=result.id, study_id=result.study_id, state=HeldState.WAITING, since=utc_now()
+            )
             session.add(row)
         return row
     if row is not None and not set(session.scalars(here.where(waits))) - set(destinations):

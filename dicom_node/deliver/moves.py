@@ -64,12 +64,11 @@ class Moves:
             self._move(
                 delivery,
                 _ACKNOWLEDGED[report.status],
+                "" if report.status is scu.SendStatus.STORED else report.text,
                 status=report.code,
-                reason="" if report.status is scu.SendStatus.STORED else report.text,
                 sent_at=self._now,
                 queries=0,
                 next_at=self._now,
-                transaction_uid="",
             )
             if self._peer.confirm == "none":
                 self._confirm(delivery, reason="" if self._peer.acknowledges else NOT_ASKED, queries=0)
@@ -93,13 +92,13 @@ class Moves:
         result = delivery.result
         # Results that are left out harm nobody, but of a note or an original a person must know.
         if takes_others and result is not None and result.kind is not ResultKind.REJECTION:
-            self._move(delivery, events.DELIVERY_NARROWED, reason=report.text, transaction_uid="")
+            self._move(delivery, events.DELIVERY_NARROWED, report.text)
         else:
             self.give_up(delivery, f"{report.text}: it takes none of the results" if result else report.text)
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
         """Give up a delivery that no retry can help; ``reason``: why, in words."""
-        self._move(delivery, events.DELIVERY_DEAD, reason=reason, transaction_uid="")
+        self._move(delivery, events.DELIVERY_DEAD, reason)
 
     def sender_lost(self, delivery: Delivery) -> None:
         """Handle a delivery whose sending process was killed, so that the object may have arrived: query
@@ -108,23 +107,9 @@ class Moves:
         reason = "the sending process was lost"
         # Of a corrected object the answer would be the same before and after it arrived.
         if self._peer.confirm != "query" or self._earlier_version_may_be_found(delivery):
-            self._move(
-                delivery,
-                events.DELIVERY_RETRIED,
-                reason=reason,
-                next_at=self._now,
-                sent_at=self._now,
-                transaction_uid="",
-            )
+            self._send_again(delivery, reason)
         else:
-            self._move(
-                delivery,
-                events.DELIVERY_IN_DOUBT,
-                reason=reason,
-                sent_at=None,
-                queries=0,
-                transaction_uid="",
-            )
+            self._move(delivery, events.DELIVERY_IN_DOUBT, reason, sent_at=None, queries=0)
 
     def query_answered(self, delivery: Delivery, answer: scu.Confirmation) -> None:
         """Record the peer's answer to a query for the object (C-FIND, a look-up or QIDO-RS)."""
@@ -139,14 +124,7 @@ class Moves:
             if unanswered and delivery.queries + 1 < _DOUBTFUL_QUESTIONS:
                 self.query_again(delivery, answer.text)
             else:
-                self._move(
-                    delivery,
-                    events.DELIVERY_RETRIED,
-                    reason=answer.text,
-                    next_at=self._now,
-                    sent_at=self._now,
-                    transaction_uid="",
-                )
+                self._send_again(delivery, answer.text)
         elif (
             answer.presence is scu.Presence.NOT_FOUND
             and (self._now - delivery.sent_at).total_seconds() > self._settings.confirm_seconds
@@ -191,7 +169,9 @@ class Moves:
         if self._peer.answers_queries:
             delivery.transaction_uid = ""
             return [delivery.id]
-        self._move(delivery, events.DELIVERY_DEAD, reason=f"acknowledged, but unconfirmed: {reason}")
+        # With its request: a late report still confirms it.
+        why = f"acknowledged, but unconfirmed: {reason}"
+        move(self._session, delivery, events.DELIVERY_DEAD, reason=why)
         return []
 
     def committed(self, delivery: Delivery) -> None:
@@ -216,24 +196,26 @@ class Moves:
         self._move(
             delivery,
             events.DELIVERY_CONFIRMED,
-            reason=reason,
+            reason,
             confirmed_at=self._now,
             sent_at=delivery.sent_at or self._now,
             withdrawn=False,
             queries=queries,
-            transaction_uid="",
         )
+
+    def _send_again(self, delivery: Delivery, reason: str) -> None:
+        """Have an object that may have arrived sent again at once."""
+        self._move(delivery, events.DELIVERY_RETRIED, reason, next_at=self._now, sent_at=self._now)
 
     def _schedule_retry(self, delivery: Delivery, status: str, reason: str, *, left: bool = False) -> None:
         """Schedule another try. ``left``: the object was sent, but no answer came."""
         self._move(
             delivery,
             events.DELIVERY_RETRIED,
+            reason,
             status=status,
-            reason=reason,
             next_at=self._now + wait_before_retry(delivery.attempts, self._settings),
             sent_at=self._now if left else delivery.sent_at,
-            transaction_uid="",
         )
 
     def _count_refusal(self, delivery: Delivery, status: str, reason: str) -> None:
@@ -242,7 +224,7 @@ class Moves:
         """
         delivery.refusals += 1
         if delivery.refusals >= self._settings.refusals:
-            self._move(delivery, events.DELIVERY_DEAD, status=status, reason=reason, transaction_uid="")
+            self._move(delivery, events.DELIVERY_DEAD, reason, status=status)
         else:
             self._schedule_retry(delivery, status, reason)
 
@@ -254,11 +236,11 @@ class Moves:
             for one in deliveries.versions(self._session, delivery)
         )
 
-    def _move(self, delivery: Delivery, event: events.EventType, **values: Any) -> None:
-        """Change a delivery's state by an event, in the session of these changes; ``values``: further columns
-        to set.
+    def _move(self, delivery: Delivery, event: events.EventType, reason: str, **values: Any) -> None:
+        """Change a delivery's state by an event, in the session of these changes; its request for storage
+        commitment counts no more. ``values``: further columns to set.
         """
-        move(self._session, delivery, event, **values)
+        move(self._session, delivery, event, reason=reason, transaction_uid="", **values)
 
 
 def wait_before_query(queries: int, settings: OutboxSettings) -> timedelta:

@@ -1,7 +1,7 @@
 """Outages of peers: sending to a peer that is away is retried for ever, so a person must be told."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, case, func, select
@@ -90,13 +90,7 @@ def report_outages(database: Database, _settings: Settings) -> int:
     with database.write() as session:
         for destination in back:
             record(session, events.DESTINATION_BACK, destination=destination)
-        for one in new:
-            record(
-                session,
-                events.DESTINATION_AWAY,
-                destination=one.destination,
-                since=one.since.isoformat(),
-                waiting=one.waiting,
-                reason=one.reason,
-            )
+        for outage in new:
+            about = asdict(outage) | {"since": outage.since.isoformat()}
+            record(session, events.DESTINATION_AWAY, **about)
     return len(new)

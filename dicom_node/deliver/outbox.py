@@ -218,7 +218,7 @@ def _has_charset_besides(others: Collection[str], result: Result) -> bool:
     besides them, or for none yet.
     """
     destinations = {delivery.destination for delivery in result.deliveries}
-    return not destinations or bool(destinations.difference(others))
+    return not destinations or not destinations.issubset(others)
 
 
 def _is_queued_for(peer: PeerSettings, result: Result) -> bool:

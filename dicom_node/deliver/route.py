@@ -197,8 +197,14 @@ class Route:
                     wanted.append(row.id)
                     row.transaction_uid = transaction
             if wanted:
-                about = {"destination": self.peer.name, "deliveries": wanted, "asked_at": utc_now()}
-                session.add(Commitment(transaction_uid=transaction, **about))
+                session.add(
+                    Commitment(
+                        transaction_uid=transaction,
+                        destination=self.peer.name,
+                        deliveries=wanted,
+                        asked_at=utc_now(),
+                    )
+                )
         return wanted, to_query
 
     def _store_report(self, report: dimse_n.CommitmentReport) -> None:
@@ -283,18 +289,19 @@ class Route:
                     moves.sender_lost(delivery)
             deliveries.discard_withdrawn(session, due)
             for delivery in due:
-                quarantined = delivery.item.study.state is StudyState.QUARANTINED
+                if delivery.state is DeliveryState.UNCONFIRMED:
+                    to_ask.append(self._outgoing_with_former(session, delivery))
+                if delivery.state is not DeliveryState.PENDING:
+                    continue
                 # A note that takes results back goes all the same.
                 is_note = delivery.result is not None and delivery.result.kind is ResultKind.REJECTION
-                if delivery.state is DeliveryState.PENDING and quarantined and not is_note:
+                if delivery.item.study.state is StudyState.QUARANTINED and not is_note:
                     deliveries.withdraw(session, delivery, "the study is in quarantine")
-                elif delivery.state is DeliveryState.PENDING and deliveries.is_outdated(session, delivery):
+                elif deliveries.is_outdated(session, delivery):
                     deliveries.withdraw(session, delivery, "a newer version replaces it")
-                elif delivery.state is DeliveryState.PENDING:
+                else:
                     move(session, delivery, DELIVERY_STARTED, attempts=delivery.attempts + 1)
                     to_send.append(self._outgoing_with_former(session, delivery))
-                elif delivery.state is DeliveryState.UNCONFIRMED:
-                    to_ask.append(self._outgoing_with_former(session, delivery))
         return to_send, to_ask
 
     @contextmanager

@@ -124,13 +124,10 @@ def _machine() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-# A rule's condition → where the image says it: a column of Instance, or a keyword of its attributes.
-_ASKED = {
-    "modality": "modality",
+# A rule's condition → the keyword of the image's attribute; the others are columns of Instance.
+_KEYWORDS = {
     "body_part": "BodyPartExamined",
     "view": "ViewPosition",
-    "calling_ae": "calling_ae",
-    "called_ae": "called_ae",
     "station": "StationName",
     "study_description": "StudyDescription",
     "series_description": "SeriesDescription",
@@ -140,7 +137,7 @@ FIRST_STUDIES = 20
 migration goes far beyond them."""
 Senders = Mapping[str, str]
 """The names of peers by AE title."""
-_CODED: Mapping[str, str] = {
+_CODED = {
     "modality": "Modality",
     "body_part": "BodyPartExamined",
     "view": "ViewPosition",
@@ -226,8 +223,8 @@ def _mismatches(rule: RuleSettings, image: Instance, senders: Senders) -> Iterat
         yield "its SOP class is no ultrasound or X-ray image"
     for name in Conditions.model_fields:
         patterns: Sequence[str] = getattr(rule.when, name)
-        asked = _ASKED[name]
-        value = image.attributes.get(asked, "") if asked[0].isupper() else str(getattr(image, asked))
+        keyword = _KEYWORDS.get(name)
+        value = image.attributes.get(keyword, "") if keyword else str(getattr(image, name))
         values = [part.strip() for part in value.split("\\")]
         if patterns and not any(matches(pattern, value) for pattern in patterns for value in values):
             yield _sentence(name, patterns, values)
@@ -267,15 +264,19 @@ def _order(image: Instance) -> tuple[int, int, str]:
     )
 
 
-NextFree = Callable[[Session, datetime, WorkerSettings, tuple[int, float] | None], Job | None]
 _LOSSES = 20  # times workers.attempts: so often a job may be lost for another reason before it is counted
 _SLOW = 10  # times workers.lease_seconds: as long a worker that runs on this machine may be silent
-_ENDS: Mapping[JobState, events.EventType] = {
+_ENDS = {
     JobState.SUCCEEDED: events.JOB_SUCCEEDED,
     JobState.NOT_APPLICABLE: events.JOB_NOT_APPLICABLE,
     JobState.FAILED: events.JOB_FAILED,
     JobState.CANCELLED: events.JOB_CANCELLED,
 }
+
+
+def record_of_job(session: Session, job: Job, event: events.EventType, **fields: Any) -> None:
+    """Record an event of a job, which names its study too."""
+    record(session, event, job.study_id, job=job.id, **fields)
 
 
 def enqueue(session: Session, job: Job) -> None:
@@ -289,11 +290,10 @@ def enqueue(session: Session, job: Job) -> None:
         job.turn_at += LOW
     session.add(job)
     session.flush()
-    record(
+    record_of_job(
         session,
+        job,
         events.JOB_HELD if job.state is JobState.HELD else events.JOB_QUEUED,
-        job.study_id,
-        job=job.id,
         rule=job.rule,
         pipeline=job.pipeline,
         images=len(job.source_uids),
@@ -317,7 +317,9 @@ class JobQueue:
         """For who tries again."""
         self._workers = workers
         self._lease = timedelta(seconds=workers.lease_seconds)
-        self._next_free: NextFree = queue.next_free  # the built-in engine: a turn is a column of the job
+        self._next_free: Callable[..., Job | None] = (
+            queue.next_free
+        )  # the built-in engine: a turn is a column of the job
         self._repair: Callable[[Database], object] | None = None
         if not database.is_sqlite:
             from dicom_node.base.store import tickets  # only there procrastinate is installed
@@ -435,14 +437,13 @@ class JobQueue:
         """Put back the jobs of workers that have ended, so that others can claim them; return their
         number.
         """
-        now = utc_now()
         if self._repair is not None:
             self._repair(self._database)
         with self._database.read() as session:
             if not self._lost(session):
                 return 0
         with self._database.write() as session:
-            return self._take_back(session, now)
+            return self._take_back(session)
 
     def clock_put_back(self) -> None:
         """Make waiting jobs due now, because the clock was put back."""
@@ -515,9 +516,9 @@ class JobQueue:
         until = job.lease_until and job.lease_until + (_SLOW - 1) * self._lease
         return has_ended(until, now) or not is_alive(job.lease_owner)
 
-    def _take_back(self, session: Session, now: datetime) -> int:
+    def _take_back(self, session: Session) -> int:
         """Put back or end the jobs of lost workers, in the caller's transaction; return their number."""
-        lost = self._lost(session, lock=True)
+        lost, now = self._lost(session, lock=True), utc_now()
         for job in lost:
             if job.cancel_requested:
                 move(session, job, events.JOB_CANCELLED, finished_at=now, lease_until=None)
@@ -793,7 +794,7 @@ def put_first(session: Session, job_id: int) -> None:
     job.priority, job.turn_at, job.run_at = 1, datetime.min.replace(tzinfo=now.tzinfo), min(job.run_at, now)
     session.flush()
     update_queue_place(session, job)
-    record(session, events.JOB_FIRST, job.study_id, job=job.id, rule=job.rule)
+    record_of_job(session, job, events.JOB_FIRST, rule=job.rule)
 
 
 def _locked(session: Session, job_id: int) -> Job:

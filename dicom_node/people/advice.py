@@ -9,6 +9,7 @@ from typing import Any
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.settings import Settings
+from dicom_node.base.store.views import View
 from dicom_node.deliver.outages import PeerOutage
 from dicom_node.receive.messages import Proposal
 from dicom_node.receive.policy import AEPolicy, accepted_classes, refused_class
@@ -27,7 +28,7 @@ _STORAGE = "1.2.840.10008.5.1.4.1.1."  # PS3.4 B.5: other services lie elsewhere
 
 def advise(
     settings: Settings, peers: Sequence[PeerSettings], found: Record, lost: Iterable[PeerOutage]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[View]:
     """Yield what a person should do, with lines of configuration that do it, for the most likely cause first.
 
     ``peers``: the peers that the caller may be. ``found``: what ``why`` found. ``lost``: outages of peers.
@@ -57,7 +58,7 @@ def is_address(text: str) -> bool:
     return True
 
 
-def _about_outage(outage: PeerOutage) -> dict[str, Any]:
+def _about_outage(outage: PeerOutage) -> View:
     """Advice about a peer that takes no results."""
     return {"concerns": "results"} | _lines(
         f"since {outage.since:%Y-%m-%d %H:%M} UTC it takes none of the {outage.waiting} results that wait "
@@ -65,7 +66,7 @@ def _about_outage(outage: PeerOutage) -> dict[str, Any]:
     )
 
 
-def _about_rejections(settings: Settings, found: Record) -> Iterator[dict[str, Any]]:
+def _about_rejections(settings: Settings, found: Record) -> Iterator[View]:
     """Yield advice about rejected associations in ``found``, according to the present configuration."""
     policy = AEPolicy.from_settings(settings)
     for row in found["rejections"]:
@@ -92,7 +93,7 @@ def _about_rejections(settings: Settings, found: Record) -> Iterator[dict[str, A
             )
 
 
-def _about_calling(settings: Settings, title: str, address: str) -> dict[str, Any]:
+def _about_calling(settings: Settings, title: str, address: str) -> View:
     """Advice for a caller that is no peer, or calls from another address than its own; ``title``: its AE
     title.
     """
@@ -118,7 +119,7 @@ def _about_calling(settings: Settings, title: str, address: str) -> dict[str, An
     )
 
 
-def _about_contexts(settings: Settings, found: Record) -> Iterator[dict[str, Any]]:
+def _about_contexts(settings: Settings, found: Record) -> Iterator[View]:
     """Yield advice about the refused presentation contexts in ``found``."""
     taken = accepted_classes(settings.listener.further_storage_classes)
     classes = []
@@ -145,7 +146,7 @@ def _about_contexts(settings: Settings, found: Record) -> Iterator[dict[str, Any
         )
 
 
-def _about_objects(settings: Settings, found: Record) -> Iterator[dict[str, Any]]:
+def _about_objects(settings: Settings, found: Record) -> Iterator[View]:
     """Yield advice about the objects in ``found`` that were refused."""
     for row in found["refused_objects"]:
         sender = next((peer for peer in settings.peers if peer.ae_title == row["calling_ae"]), None)
@@ -162,7 +163,7 @@ def _about_objects(settings: Settings, found: Record) -> Iterator[dict[str, Any]
             yield _lines(f"objects were refused with {row['status']}: {row['reason']}")
 
 
-def _about_silence(settings: Settings, may: Collection[str]) -> Iterator[dict[str, Any]]:
+def _about_silence(settings: Settings, may: Collection[str]) -> Iterator[View]:
     """Yield advice about a caller of which nothing came; ``may``: what it may do as a peer."""
     listener = settings.listener
     whether = "If it is to send, let" if "receive" in may else "Let"
@@ -183,6 +184,6 @@ def _heading(peer: PeerSettings | None) -> str:
     return f'[[peers]]  # name = "{peer.name}"' if peer else "[[peers]]  # of this machine"
 
 
-def _lines(says: str, *lines: str) -> dict[str, Any]:
+def _lines(says: str, *lines: str) -> View:
     """An advice for a person: the sentence ``says``, and lines of configuration."""
     return {"says": says, "lines": list(lines)}

@@ -7,26 +7,34 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicom_node.base.actions.action import allowed_to
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.files import Files
-from dicom_node.base.lifecycle import OPEN_DELIVERIES, AuditAction, DeliveryState, ResultKind, StudyState
+from dicom_node.base.lifecycle import (
+    OPEN_DELIVERIES,
+    AuditAction,
+    DeliveryState,
+    ResultKind,
+    StudyState,
+    UserRole,
+)
 from dicom_node.base.store import results
 from dicom_node.base.store.tables import Feedback, Result, Study
 from dicom_node.base.store.transitions import FOR_UPDATE, settle_study, utc_now
 from dicom_node.base.store.views import find_study
 from dicom_node.deliver import outbox
 from dicom_node.people import audit, pictures, writing
+from dicom_node.people.audit import COMMAND_LINE, Person
 from dicom_node.people.verdicts import finding_key, possibly_missing, reported_findings, verdict_key
 
 if TYPE_CHECKING:
     from dicom_node.results.built_object import BuiltObject
 
 
-def send_assessments(
-    settings: Settings, study_instance_uid: str, by: audit.Person = audit.COMMAND_LINE
-) -> list[str]:
+@allowed_to(UserRole.READER)
+def send_assessments(settings: Settings, study_instance_uid: str, by: Person = COMMAND_LINE) -> list[str]:
     """Send this person's assessments of a study to the peers that have the report and accept assessments.
 
     Returns the names of the peers. Raises NotFound, or NotAllowedNow if there is nothing (new) to send, no
@@ -60,7 +68,7 @@ class _AssessedReport:
     actor: str
 
 
-def queue_assessments(session: Session, settings: Settings, study: int, by: audit.Person) -> list[str]:
+def queue_assessments(session: Session, settings: Settings, study: int, by: Person) -> list[str]:
     """Build and queue an assessment object (SR) for each report that this person assessed; returns the peers'
     names.
     """

@@ -27,12 +27,13 @@ from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from dicom_node.base.actions.action import allowed_to
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.durable import sync_folder, write_new
 from dicom_node.base.errors import DecisionNotCopied, FaultyInput, StoreAway
 from dicom_node.base.events import DECISIONS_CHANGED, DECISIONS_UNKNOWN
 from dicom_node.base.files import bucket_of
-from dicom_node.base.lifecycle import AuditAction, HeldState, ReviewVerdict
+from dicom_node.base.lifecycle import AuditAction, HeldState, ReviewVerdict, UserRole
 from dicom_node.base.sitekey import Seal
 from dicom_node.base.store import transitions
 from dicom_node.base.store.database import DECIDED, Database, batches
@@ -400,6 +401,7 @@ def note_list(database: Database, by: Person, name: str) -> None:
     _note_once(database, by, AuditAction.LIST_SEEN, AuditRow.fields["list"].as_string() == name, list=name)
 
 
+@allowed_to(UserRole.ADMIN)
 def rows(
     session: Session,
     *,

@@ -28,6 +28,7 @@ from dicom_node.base.lifecycle import DEIDENTIFIED_FOLDER, AuditAction
 from dicom_node.base.store.database import in_words, schema_versions, sqlite_file
 from dicom_node.base.store.mapping import Base
 from dicom_node.people import audit, open_database, writing
+from dicom_node.people.audit import COMMAND_LINE
 
 _MANIFEST = "manifest.json"
 _DATABASE, _KEY, _CONFIG = Path("node.db"), Path("site.key"), Path("config")
@@ -172,7 +173,7 @@ def _note_in_audit(settings: Settings, action: AuditAction, **fields: Any) -> li
         return []
     try:
         with writing(settings) as session:
-            audit.note(session, audit.COMMAND_LINE, action, **fields)
+            audit.note(session, COMMAND_LINE, action, **fields)
     except StorageError as error:
         return [f"This is not in the audit: {error}"]
     return []

@@ -19,6 +19,7 @@ from dicom_node.base.events import (
     EventType,
 )
 from dicom_node.base.store import views
+from dicom_node.base.store.views import View
 from dicom_node.deliver.outages import outages
 from dicom_node.people import reading
 from dicom_node.people.advice import Record, advise, is_address
@@ -79,7 +80,7 @@ class Caller:
         return call.get("address") in self.networks
 
 
-def why(settings: Settings, caller: str, since: datetime | None = None) -> dict[str, Any]:
+def why(settings: Settings, caller: str, since: datetime | None = None) -> View:
     """Everything about one caller of the node: what it tried, what was refused, and what would allow it.
 
     ``caller``: a peer's name, an AE title or an address. ``since``: None for all that is recorded. The keys
@@ -96,7 +97,7 @@ def why(settings: Settings, caller: str, since: datetime | None = None) -> dict[
     mine = [row for row in associations if meant.made(row)]
     theirs = [event for event in events if meant.made(event["fields"])]
     others = {title for title in _titles_from(meant.networks, calls) if title.upper() not in capitals}
-    found: dict[str, Any] = {
+    found: View = {
         "asked": caller,
         "peer": next((peer.name for peer in meant.peers), None),
         "ae_titles": sorted(meant.titles),
@@ -147,7 +148,7 @@ def _titles_from(networks: frozenset[str], calls: Iterable[Record]) -> frozenset
     return frozenset(str(call.get("calling", "")) for call in calls if call.get("address") in networks) - {""}
 
 
-def _rejections(settings: Settings, mine: Sequence[Record], theirs: Iterable[Record]) -> list[dict[str, Any]]:
+def _rejections(settings: Settings, mine: Sequence[Record], theirs: Iterable[Record]) -> list[View]:
     """The caller's rejected associations; ``mine``: its accepted ones, ``theirs``: its events."""
     names = {"calling_ae": "calling", "called_ae": "called", "address": "address", "meaning": "meaning"}
     # Not by an echo alone, which anybody may send: a peer's association, or one that brought objects.
@@ -156,14 +157,14 @@ def _rejections(settings: Settings, mine: Sequence[Record], theirs: Iterable[Rec
     return _mark_outdated(_count_equal_rows(_rows_of_kind(ASSOCIATION_REJECTED, theirs, names)), through)
 
 
-def _refused_objects(mine: Sequence[Record], theirs: Iterable[Record]) -> list[dict[str, Any]]:
+def _refused_objects(mine: Sequence[Record], theirs: Iterable[Record]) -> list[View]:
     """The objects that were refused; ``mine``: the caller's associations, ``theirs``: its events."""
     names = {"calling_ae": "calling", "status": "status", "reason": "reason"}
     brought = [row for row in mine if row["objects"]]
     return _mark_outdated(_count_equal_rows(_rows_of_kind(STORE_REFUSED, theirs, names)), brought)
 
 
-def _refused_context_rows(associations: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
+def _refused_context_rows(associations: Iterable[Record]) -> Iterator[tuple[View, int, str]]:
     """Yield (row, count 1, time) for each refused presentation context of these associations."""
     for row in associations:
         if row["refused_count"] > REFUSED_CONTEXTS_NAMED:
@@ -176,7 +177,7 @@ def _refused_context_rows(associations: Iterable[Record]) -> Iterator[tuple[dict
 
 def _rows_of_kind(
     kind: EventType, events: Iterable[Record], names: Mapping[str, str]
-) -> Iterator[tuple[dict[str, Any], int, str]]:
+) -> Iterator[tuple[View, int, str]]:
     """Yield (row, count 1, time) for each event of one kind; ``names``: the event's field for each key of a
     row.
     """
@@ -185,7 +186,7 @@ def _rows_of_kind(
             yield ({key: str(event["fields"].get(name, "")) for key, name in names.items()}, 1, event["at"])
 
 
-def _failure_rows(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
+def _failure_rows(events: Iterable[Record]) -> Iterator[tuple[View, int, str]]:
     """Yield (row, count, time) for failed connections: without TLS, or with faulty messages."""
     for event in events:
         address = str(event["fields"].get("address", ""))
@@ -201,12 +202,12 @@ def _failure_rows(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], in
                     yield {"address": address, "text": text}, count, event["at"]
 
 
-def _count_equal_rows(items: Iterable[tuple[dict[str, Any], int, str]]) -> list[dict[str, Any]]:
+def _count_equal_rows(items: Iterable[tuple[View, int, str]]) -> list[View]:
     """Each different row once, with its total count and its last time, the most recent first.
 
     ``items``: tuples of row, count and time.
     """
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    found: dict[tuple[Any, ...], View] = {}
     for item, count, at in items:
         row = found.setdefault(tuple(item.values()), {**item, "count": 0, "last_at": at, "outdated": False})
         row["count"] += count
@@ -214,7 +215,7 @@ def _count_equal_rows(items: Iterable[tuple[dict[str, Any], int, str]]) -> list[
     return sorted(found.values(), key=lambda row: str(row["last_at"]), reverse=True)
 
 
-def _mark_outdated(rows: list[dict[str, Any]], successes: Sequence[Record]) -> list[dict[str, Any]]:
+def _mark_outdated(rows: list[View], successes: Sequence[Record]) -> list[View]:
     """Set in each row whether the caller succeeded afterwards (``outdated``), by AE title if the row has one;
     returns ``rows``.
 

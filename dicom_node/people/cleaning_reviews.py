@@ -11,6 +11,7 @@ from pydantic import Field
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
+from dicom_node.base.actions.action import allowed_to
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound
 from dicom_node.base.lifecycle import AuditAction, ResultKind, ReviewCause, ReviewVerdict, UserRole
@@ -18,6 +19,7 @@ from dicom_node.base.store import results
 from dicom_node.base.store.tables import CleaningReview, DrawnByHand, Instance, Result, Study
 from dicom_node.base.store.views import View, as_json, columns
 from dicom_node.people import Row, ServiceRequest, ServiceResult, audit, existing, pictures, writing
+from dicom_node.people.audit import Person
 
 PAGE = 50
 """Images of one page."""
@@ -46,6 +48,7 @@ class Boxes(ServiceRequest):
     boxes: list[tuple[Edge, Edge, Edge, Edge]] = Field(min_length=1, max_length=MOST_BOXES)
 
 
+@allowed_to(UserRole.OPERATOR)
 def waiting_reviews(session: Session, after: int | None = None) -> tuple[list[View], int | None]:
     """A page of images whose cleaning waits for a person, the longest waiting first, and its last number if
     more follow.
@@ -79,6 +82,7 @@ def count_reviews(session: Session) -> View:
     return {"waiting": count, "oldest": as_json(oldest)}
 
 
+@allowed_to(UserRole.OPERATOR)
 def show_review(session: Session, settings: Settings, number: int) -> View:
     """One image whose cleaning waits for a person: detected annotation, boxes that a person drew, its cleaned
     image, and the peers that got that. Raises NotFound.
@@ -115,7 +119,8 @@ def _receivers_of(picture: Result) -> set[str]:
     return {sent.destination for sent in picture.deliveries if sent.state.value not in never}
 
 
-def accept_cleaning(settings: Settings, number: int, by: audit.Person) -> None:
+@allowed_to(UserRole.OPERATOR)
+def accept_cleaning(settings: Settings, number: int, by: Person) -> None:
     """Accept the cleaning of an image as it is: a sent image stays sent, a withheld one is not sent.
 
     ``number``: of the review. Raises NotFound, NotAllowedNow.
@@ -125,8 +130,9 @@ def accept_cleaning(settings: Settings, number: int, by: audit.Person) -> None:
         _decide(session, review, session.get_one(Instance, review.instance_id), ReviewVerdict.ACCEPTED, by)
 
 
+@allowed_to(UserRole.OPERATOR)
 def draw_boxes(
-    settings: Settings, number: int, boxes: Sequence[results.Box], by: audit.Person, role: UserRole
+    settings: Settings, number: int, boxes: Sequence[results.Box], by: Person, role: UserRole
 ) -> None:
     """Clean the image again, and also remove the content of these boxes, which replace earlier boxes.
 
@@ -190,7 +196,7 @@ def _decide(
     review: CleaningReview,
     instance: Instance,
     verdict: ReviewVerdict,
-    by: audit.Person,
+    by: Person,
     what: Mapping[str, object] = MappingProxyType({}),
     **fields: Any,
 ) -> None:

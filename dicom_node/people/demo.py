@@ -31,6 +31,7 @@ from ai_pipeline.images.decode import open_dicom
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import ExitCode, FaultyInput, Unavailable
 from dicom_node.base.lifecycle import END_STATES, ResultKind
+from dicom_node.base.store.views import View
 from dicom_node.deliver.scu import Outgoing, SendReport, SendStatus
 from dicom_node.deliver.scu.storage import send_files
 from dicom_node.results.stated_report import read_report
@@ -131,7 +132,7 @@ send_to = ["pacs"]
 """
 
 
-def run(out: Path, *, own: Path | None, fresh: bool, say: Say) -> list[dict[str, Any]]:
+def run(out: Path, *, own: Path | None, fresh: bool, say: Say) -> list[View]:
     """Run the demonstration in ``out``, write ``summary.json`` and a page; returns the summary's ``studies``.
 
     ``own``: a folder with files to send; None: the shipped ones. ``say``: prints a line. PACS and node keep
@@ -176,7 +177,7 @@ def run(out: Path, *, own: Path | None, fresh: bool, say: Say) -> list[dict[str,
     return rows
 
 
-def _section(out: Path, row: dict[str, Any]) -> str:
+def _section(out: Path, row: View) -> str:
     """The HTML of the page about one study: its result in words, and pictures; ``row``: its row of the
     summary.
     """
@@ -358,7 +359,7 @@ class _Node:
 
 def _run_study(
     uid: str, modality: str, images: list[Path], folder: Path, node: _Node, pacs: EmbeddedPacs, say: Say
-) -> dict[str, Any]:
+) -> View:
     """Send a study's images, wait until it ends, fetch and show the results; returns its row of the summary.
 
     ``folder``: where the results are copied. ``say``: prints a line.
@@ -368,7 +369,7 @@ def _run_study(
     taken = SendStatus.STORED, SendStatus.WARNED
     stored = {item.sop_instance_uid for item, report in sent if report.status in taken}
     refused = [f"{report.code} {report.text}".strip() for _, report in sent if report.status not in taken]
-    row: dict[str, Any] = {
+    row: View = {
         "modality": modality,
         "study_instance_uid": uid,
         "folder": folder.name,
@@ -441,21 +442,21 @@ def _seconds_to_pacs(uid: str, view: Mapping[str, Any], node: _Node) -> float | 
     return round((end - begin).total_seconds(), 3)
 
 
-def _wait_until_ended(uid: str, stored: set[str], begun: datetime, node: _Node) -> dict[str, Any]:
+def _wait_until_ended(uid: str, stored: set[str], begun: datetime, node: _Node) -> View:
     """Wait until the node knows all objects ``stored`` (UIDs) after ``begun`` and the study has ended.
 
     Returns the node's view of the study. Raises Unavailable.
     """
     while True:
         node.fail_if_ended()
-        view: dict[str, Any] = node.ask("studies", "show", uid) or {"received": [], "state": ""}
+        view: View = node.ask("studies", "show", uid) or {"received": [], "state": ""}
         # A faulty object is received, too, but may have no UID of its own.
         if view["state"] in END_STATES and len(_received_since(view, begun)) >= len(stored):
             return view
         time.sleep(1.0)  # each look is a process of its own
 
 
-def _received_since(view: dict[str, Any], begun: datetime) -> list[dict[str, Any]]:
+def _received_since(view: View, begun: datetime) -> list[View]:
     """The objects in the node's view of a study that were received from ``begun`` on."""
     return [item for item in view["received"] if datetime.fromisoformat(item["received_at"]) >= begun]
 

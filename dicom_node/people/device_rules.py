@@ -12,6 +12,7 @@ from ai_pipeline.burnin.devices.rules import DeviceRule, conditions_of, read_rul
 from ai_pipeline.contract import ImageHeader
 from ai_pipeline.errors import DeviceRuleError, PixelError
 from ai_pipeline.images.decode import open_dicom
+from dicom_node.base.actions.action import allowed_to
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings
 from dicom_node.base.durable import write_new
@@ -23,6 +24,7 @@ from dicom_node.base.store.tables import CleaningReview, Instance
 from dicom_node.base.store.views import View
 from dicom_node.jobs.worker.images import device_rules_of
 from dicom_node.people import PRINTABLE, audit, writing
+from dicom_node.people.audit import Person
 from dicom_node.people.cleaning_reviews import EDGES, Boxes, draw_boxes, refuse_faulty_boxes
 
 TRIED: Final = 50
@@ -37,6 +39,7 @@ class NewRule(Boxes):
     name: str = Field(min_length=1, max_length=64, pattern=PRINTABLE)
 
 
+@allowed_to(UserRole.OPERATOR)
 def try_device_rule(
     session: Session, settings: Settings, number: int, name: str, boxes: Sequence[results.Box]
 ) -> View:
@@ -82,12 +85,13 @@ def try_device_rule(
     return {"text": text, "name": rule.name, "images": rows, "boxes": [list(box) for box in boxes]}
 
 
+@allowed_to(UserRole.ADMIN)
 def save_rule(
     settings: Settings,
     number: int,
     name: str,
     boxes: Sequence[results.Box],
-    by: audit.Person,
+    by: Person,
     role: UserRole,
 ) -> str:
     """Write a device rule into the site's folder, where the node reads it at its next reload, and clean the

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import tomlkit
 from pydantic import BaseModel
 
+from dicom_node.base.actions.action import allowed_to
 from dicom_node.base.config.addresses import LocalAddress, remote_address
 from dicom_node.base.config.loading import SAVED, file_of, fingerprint, newest, undercuts, versions
 from dicom_node.base.config.peer import PeerSettings
@@ -26,11 +27,12 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.durable import write_new
 from dicom_node.base.errors import ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow, NotFound
 from dicom_node.base.files import bucket_of
-from dicom_node.base.lifecycle import AuditAction, Role
+from dicom_node.base.lifecycle import AuditAction, Role, UserRole
 from dicom_node.base.processes import running
 from dicom_node.base.store import transitions
 from dicom_node.base.store.views import View
 from dicom_node.people import Row, audit, preflight, writing
+from dicom_node.people.audit import COMMAND_LINE, Person
 from dicom_node.people.peers import SECRET
 
 Kind = Literal["peers", "rules"]
@@ -58,6 +60,7 @@ _Entries = dict[tuple[str, str], dict[str, Any]]
 """Peers and rules by kind and name."""
 
 
+@allowed_to(UserRole.ADMIN)
 def entered_versions(settings: Settings) -> list[Row]:
     """All versions of the peers and rules that persons entered, the newest first.
 
@@ -118,12 +121,13 @@ def _as_toml_gives_it(kind: Kind, content: Mapping[str, Any]) -> dict[str, Any]:
     return tables(text)
 
 
+@allowed_to(UserRole.ADMIN)
 def save_entry(
     settings: Settings,
     kind: Kind,
     content: Mapping[str, Any],
     version: int | None = None,
-    by: audit.Person = audit.COMMAND_LINE,
+    by: Person = COMMAND_LINE,
     *,
     despite_hold: bool = False,
 ) -> Row:
@@ -141,6 +145,7 @@ def save_entry(
     return Row(name=name, version=fingerprint(_entries(after)[kind, name]), warnings=warnings)
 
 
+@allowed_to(UserRole.OPERATOR)
 def check_entry(
     settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None
 ) -> Warned:
@@ -151,12 +156,13 @@ def check_entry(
     return _checked(settings, _entries(after), kind)
 
 
+@allowed_to(UserRole.ADMIN)
 def remove_entry(
     settings: Settings,
     kind: Kind,
     name: str,
     version: int | None = None,
-    by: audit.Person = audit.COMMAND_LINE,
+    by: Person = COMMAND_LINE,
 ) -> Row:
     """Remove an entered peer or rule; ``version`` as in ``save_entry``. The warnings say what becomes of
     results that wait for a peer.
@@ -168,10 +174,11 @@ def remove_entry(
     return Row(name=name, warnings=warnings)
 
 
+@allowed_to(UserRole.ADMIN)
 def undo_to(
     settings: Settings,
     version: int,
-    by: audit.Person = audit.COMMAND_LINE,
+    by: Person = COMMAND_LINE,
     *,
     despite_hold: bool = False,
 ) -> Row:
@@ -299,7 +306,7 @@ def _changed_text(text: str, kind: Kind, name: str, content: Mapping[str, Any] |
 
 
 def _write(
-    settings: Settings, now: tuple[int, str], after: str, what: str, by: audit.Person, *, despite_hold: bool
+    settings: Settings, now: tuple[int, str], after: str, what: str, by: Person, *, despite_hold: bool
 ) -> tuple[int, list[str]]:
     """Check the whole configuration, note each change in the audit, and write the next version; returns (its
     number, warnings).

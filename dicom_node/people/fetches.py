@@ -2,12 +2,12 @@
 
 from collections.abc import Collection
 from datetime import date
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from dicom_node.base.actions.action import Action, Input
+from dicom_node.base.actions.action import Action, Input, allowed_to
 from dicom_node.base.actions.columns import STUDY_UID, Column, fields, times, yes_no
 from dicom_node.base.actions.inputs import limit, states
 from dicom_node.base.actions.nouns import FETCHES
@@ -31,6 +31,7 @@ from dicom_node.people import (
     reading,
     writing,
 )
+from dicom_node.people.audit import COMMAND_LINE, Person
 
 FetchChange = Literal["again", "cancel"]
 
@@ -39,7 +40,7 @@ LONGEST_RANGE = 366 * 30
 """Days of one request."""
 
 
-_PEER: Final = Input('A peer with may = ["query"].', metavar="PEER")
+_PeerName = Annotated[str, Input('A peer with may = ["query"].', metavar="PEER")]
 
 
 class FetchRequest(ServiceRequest):
@@ -62,10 +63,11 @@ class FetchRequest(ServiceRequest):
         return max((self.last - self.first).days + 1, 0) * max(len(self.modalities), 1)
 
 
+@allowed_to(UserRole.OPERATOR)
 def request_fetches(
     settings: Settings,
     request: FetchRequest,
-    by: audit.Person = audit.COMMAND_LINE,
+    by: Person = COMMAND_LINE,
 ) -> Row:
     """Query a peer for studies, and queue the fetch of those that the node does not have.
 
@@ -151,9 +153,7 @@ def list_fetches(
     says="{result} studies are fetched again.",
     role=UserRole.OPERATOR,
 )
-def fetch_again(
-    settings: Settings, name: Annotated[str, _PEER], by: audit.Person = audit.COMMAND_LINE
-) -> int:
+def fetch_again(settings: Settings, name: _PeerName, by: Person = COMMAND_LINE) -> int:
     """Fetch given-up and cancelled studies of a peer again; returns how many. ``name``: of the peer.
 
     Raises NotFound, FaultyInput.
@@ -170,9 +170,7 @@ def fetch_again(
     says="{result} studies are not fetched.",
     role=UserRole.OPERATOR,
 )
-def cancel_fetches(
-    settings: Settings, name: Annotated[str, _PEER], by: audit.Person = audit.COMMAND_LINE
-) -> int:
+def cancel_fetches(settings: Settings, name: _PeerName, by: Person = COMMAND_LINE) -> int:
     """Cancel the waiting fetches of a peer; returns how many.
 
     ``name``: the peer, which need not be configured any more.
@@ -199,9 +197,9 @@ def cancel_fetches(
 )
 def missing_studies(
     settings: Settings,
-    name: Annotated[str, _PEER],
+    name: _PeerName,
     days: Annotated[int, Input("Today and so many days before.", "--days", default=3, least=0, most=90)],
-    by: audit.Person = audit.COMMAND_LINE,
+    by: Person = COMMAND_LINE,
     *,
     fetch_them: Annotated[bool, Input("Fetch the studies that never came, or not whole.", "--fetch")] = False,
 ) -> list[View]:
@@ -261,7 +259,7 @@ def _peer_to_query(settings: Settings, name: str) -> PeerSettings:
     return peer
 
 
-def _change_fetches(settings: Settings, name: str, change: FetchChange, by: audit.Person) -> int:
+def _change_fetches(settings: Settings, name: str, change: FetchChange, by: Person) -> int:
     """Change the fetches of a peer in the database, with the audit; returns how many."""
     from dicom_node.studies import fetch_queue
 

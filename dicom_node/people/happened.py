@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.events import all_types
 from dicom_node.base.store import views
+from dicom_node.base.store.views import View
 from dicom_node.people import Row
 
 MOST_READ = 5000  # events and associations, of each, that are looked through: the newest
@@ -41,7 +42,7 @@ def happened_around(
     called = _names_of(peer, settings)
     numbers = {number} if number else _PROBLEMS if problems else frozenset[int]()
     read = views.list_events(session, since=since, until=until, numbers=numbers, debug=False, limit=MOST_READ)
-    events: list[views.View] = []
+    events: list[View] = []
     for row in read:
         if problems and row["number"] not in _PROBLEMS:
             continue
@@ -51,7 +52,7 @@ def happened_around(
             events[-1] = row | {"times": events[-1]["times"] + 1}
         else:
             events.append(row | {"times": 1})
-    associations: list[views.View] = []
+    associations: list[View] = []
     if not (number or words or problems):  # else events alone were asked for
         listed = views.list_associations(session, since=since, until=until, limit=MOST_READ)
         associations = [row for row in reversed(listed) if _names_one(row, called)]
@@ -76,13 +77,13 @@ def _names_one(fields: Mapping[str, Any], names: frozenset[str]) -> bool:
     return not names or any(str(value).casefold() in names for value in fields.values())
 
 
-def _has_words(event: views.View, words: str) -> bool:
+def _has_words(event: View, words: str) -> bool:
     """Whether the event's text or one of its fields contains ``words``, in whatever capitals."""
     texts = (event["text"], *event["fields"].values())
     return any(words.casefold() in str(text).casefold() for text in texts)
 
 
-def repeat_key(row: views.View) -> object:
+def repeat_key(row: View) -> object:
     """A key that is equal for events that differ only in numbers and in the object that they are about."""
     texts = sorted(
         (key, value)

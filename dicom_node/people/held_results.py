@@ -1,14 +1,13 @@
 """Results of a study that wait for a person's assessment: shown, accepted, rejected."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ai_pipeline.contract import Decision
 from dicom_node.base.actions.action import Action, Input
-from dicom_node.base.actions.inputs import BECAUSE, STUDY
+from dicom_node.base.actions.inputs import Reason, StudyUid
 from dicom_node.base.actions.nouns import STUDIES
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotAllowedNow
@@ -16,9 +15,8 @@ from dicom_node.base.lifecycle import UNDECIDED, AuditAction, HeldState, ReaderV
 from dicom_node.base.store.tables import Result, Study
 from dicom_node.base.store.transitions import FOR_UPDATE
 from dicom_node.base.store.views import View, as_json, columns, find_study
-from dicom_node.deliver import holding
 from dicom_node.people import PRINTABLE, Because, ServiceRequest, audit, writing
-from dicom_node.people.assessments import queue_assessments, reports_of, takers_of
+from dicom_node.people.audit import COMMAND_LINE, Person
 from dicom_node.people.verdicts import NOT_ACCEPTED, reported_findings, store_verdicts, with_verdicts
 
 AsOf = Annotated[str | None, Field(max_length=64, pattern=PRINTABLE)]
@@ -49,6 +47,9 @@ def held_results(session: Session, settings: Settings, study: int) -> View:
     ``takers``: peers that have a report of the study and accept assessments. A decision must pass ``as_of``
     back, so that it applies to the results that the person saw.
     """
+    from dicom_node.deliver import holding
+    from dicom_node.people.assessments import reports_of, takers_of
+
     rows = holding.decidable_results(session, study)
     decisions = {
         (row.decided_at, row.decided_by, row.state): {
@@ -79,8 +80,8 @@ def held_results(session: Session, settings: Settings, study: int) -> View:
 )
 def accept_results(
     settings: Settings,
-    study_instance_uid: Annotated[str, STUDY],
-    by: audit.Person = audit.COMMAND_LINE,
+    study_instance_uid: StudyUid,
+    by: Person = COMMAND_LINE,
     *,
     as_of: str | None = None,
     rejected: Annotated[
@@ -96,6 +97,10 @@ def accept_results(
     Raises NotFound, or NotAllowedNow if no results wait, if they changed, or if a finding in them was not
     accepted: the receivers would see the finding all the same.
     """
+    from ai_pipeline.contract import Decision
+    from dicom_node.deliver import holding
+    from dicom_node.people.assessments import queue_assessments
+
     with writing(settings) as session:
         study = find_study(session, study_instance_uid).id
         session.get_one(Study, study, with_for_update=FOR_UPDATE)  # nobody assesses a finding meanwhile
@@ -135,10 +140,10 @@ def accept_results(
 )
 def reject_results(
     settings: Settings,
-    study_instance_uid: Annotated[str, STUDY],
-    by: audit.Person = audit.COMMAND_LINE,
+    study_instance_uid: StudyUid,
+    by: Person = COMMAND_LINE,
     *,
-    because: Annotated[str, BECAUSE],
+    because: Reason,
     as_of: str | None = None,
 ) -> int:
     """Reject the results of a study that wait for an assessment, so that none is sent; returns how many.
@@ -146,6 +151,8 @@ def reject_results(
     ``because``: the reason. ``as_of``: the hash of the results that the person saw; None: not compared.
     Raises NotFound, NotAllowedNow, FaultyInput.
     """
+    from dicom_node.deliver import holding
+
     words = audit.checked_reason(because)
     with writing(settings) as session:
         study = find_study(session, study_instance_uid).id
@@ -155,10 +162,12 @@ def reject_results(
     return number
 
 
-def _decision(session: Session, study: int, verdict: HeldState) -> dict[str, Any]:
+def _decision(session: Session, study: int, verdict: HeldState) -> View:
     """A person's decision on a study's results, with UIDs in place of row numbers, for its copy outside the
     database.
     """
+    from dicom_node.deliver import holding
+
     held_rows = holding.decidable_results(session, study)
     uids = select(Result.sop_instance_uid).where(Result.id.in_([row.result_id for row in held_rows]))
     return {
@@ -169,7 +178,7 @@ def _decision(session: Session, study: int, verdict: HeldState) -> dict[str, Any
 
 
 def _note_decision(
-    session: Session, by: audit.Person, study: int, what: dict[str, Any], results: int, words: str = ""
+    session: Session, by: Person, study: int, what: View, results: int, words: str = ""
 ) -> None:
     """Note a decision on results in the audit; ``what`` as from ``_decision``, ``results``: how many,
     ``words``: the reason.

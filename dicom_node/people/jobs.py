@@ -3,14 +3,13 @@
 import hashlib
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from datetime import datetime
 from typing import Annotated, Literal
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.base.actions.action import Action, Input
-from dicom_node.base.actions.inputs import SINCE, numbers, states
+from dicom_node.base.actions.inputs import Since, numbers, states
 from dicom_node.base.actions.nouns import JOBS
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotAllowedNow, NotFound
@@ -32,7 +31,9 @@ from dicom_node.people import (
     open_database,
     writing,
 )
+from dicom_node.people.audit import COMMAND_LINE, Person
 
+JobNumbers = Annotated[Sequence[int], numbers("jobs", "JOB")]
 Change = Literal["retry", "put_first", "cancel"]
 STUCK = (JobState.HELD, JobState.FAILED, JobState.CANCELLED)
 """States of a job that goes on only if a person wants it."""
@@ -77,12 +78,12 @@ def stuck_jobs(session: Session) -> list[View]:
 )
 def run_jobs_again(
     settings: Settings,
-    numbers: Annotated[Sequence[int], numbers("jobs", "JOB")] = (),
+    numbers: JobNumbers = (),
     states: Annotated[Collection[JobState], states(JobState.HELD, JobState.FAILED, JobState.CANCELLED)] = (),
     *,
     rule: Annotated[str, Input("With --state: only jobs of this rule.", "--rule", "RULE")] = "",
-    since: Annotated[datetime | None, SINCE] = None,
-    by: audit.Person = audit.COMMAND_LINE,
+    since: Since = None,
+    by: Person = COMMAND_LINE,
 ) -> int:
     """Queue these jobs again, all of them or none; without ``numbers`` all jobs in these states (of
     :data:`STUCK`).
@@ -121,8 +122,8 @@ def run_jobs_again(
 )
 def put_jobs_first(
     settings: Settings,
-    numbers: Annotated[Sequence[int], numbers("jobs", "JOB")],
-    by: audit.Person = audit.COMMAND_LINE,
+    numbers: JobNumbers,
+    by: Person = COMMAND_LINE,
 ) -> None:
     """Put these jobs first in the queue: all of them or none. Raises NotFound, NotAllowedNow."""
     _change_jobs(settings, numbers, "put_first", by)
@@ -138,8 +139,8 @@ def put_jobs_first(
 )
 def cancel_jobs(
     settings: Settings,
-    numbers: Annotated[Sequence[int], numbers("jobs", "JOB")],
-    by: audit.Person = audit.COMMAND_LINE,
+    numbers: JobNumbers,
+    by: Person = COMMAND_LINE,
 ) -> None:
     """Cancel these jobs: all of them or none. Raises NotFound, NotAllowedNow."""
     _change_jobs(settings, numbers, "cancel", by)
@@ -149,7 +150,7 @@ def _change_jobs(
     settings: Settings,
     numbers: Sequence[int],
     change: Change,
-    by: audit.Person,
+    by: Person,
 ) -> None:
     """Cancel these jobs, run them again or put them first in the queue (``change``): all of them or none.
 
@@ -160,7 +161,7 @@ def _change_jobs(
             _change_job(session, job_id, change, by)
 
 
-def _change_job(session: Session, job_id: int, change: Change, by: audit.Person) -> None:
+def _change_job(session: Session, job_id: int, change: Change, by: Person) -> None:
     """Cancel one job, run it again or put it first in the queue, and note it in the audit."""
     {"retry": retry, "put_first": put_first, "cancel": cancel}[change](session, job_id)
     job = session.get_one(Job, job_id)

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from dicom_node.base import events
 from dicom_node.base.actions.action import Action, Input
 from dicom_node.base.actions.columns import STUDY_UID, fields, times, yes_no
-from dicom_node.base.actions.inputs import BECAUSE
+from dicom_node.base.actions.inputs import Reason
 from dicom_node.base.actions.nouns import DECISIONS
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NodeError, NotAllowedNow
@@ -43,9 +43,11 @@ from dicom_node.base.store.tables import (
     Result,
     Study,
 )
+from dicom_node.base.store.views import View
 from dicom_node.deliver import holding, outbox
 from dicom_node.jobs.queue import cancel
 from dicom_node.people import audit, existing, open_database, reading, spool, studies, withdrawal, writing
+from dicom_node.people.audit import COMMAND_LINE, Person
 from dicom_node.people.jobs import sources_sha256
 
 _SHOWN = 100  # decisions that are named
@@ -57,7 +59,7 @@ class _NotYet(Exception):
     """
 
 
-def reconcile_decisions(settings: Settings) -> list[views.View]:
+def reconcile_decisions(settings: Settings) -> list[View]:
     """Enter persons' decisions that the database lost, and apply them again if they can be applied now.
 
     Returns all lost decisions as rows with the outcome of each. Raises OSError, StoreAway.
@@ -120,7 +122,7 @@ def apply_waiting_decisions(settings: Settings) -> int:
     none="No decision waits.",
     role=UserRole.OPERATOR,
 )
-def waiting_decisions(session: Session) -> list[views.View]:
+def waiting_decisions(session: Session) -> list[View]:
     """Lost decisions that are not applied again yet, as rows, the oldest first; ``waits_for``: the reason for
     each.
     """
@@ -139,8 +141,8 @@ def settle_decision(
     settings: Settings,
     number: Annotated[str, Input("As `decisions list` shows it.", metavar="DECISION")],
     *,
-    because: Annotated[str, BECAUSE],
-    by: audit.Person = audit.COMMAND_LINE,
+    because: Reason,
+    by: Person = COMMAND_LINE,
 ) -> None:
     """Mark a lost decision that cannot be applied again as settled; deliveries stop waiting for it.
 
@@ -186,7 +188,7 @@ def describe_lost(settings: Settings) -> list[str]:
     ]
 
 
-def as_view(row: DecisionRow) -> views.View:
+def as_view(row: DecisionRow) -> View:
     """A decision as a row of lists."""
     return {
         "decision": row.id,
@@ -200,10 +202,10 @@ def as_view(row: DecisionRow) -> views.View:
     }
 
 
-def _author(wanted: DecisionRow) -> audit.Person:
+def _author(wanted: DecisionRow) -> Person:
     """The person who made a decision, with the time and id of that decision."""
     record = wanted.record
-    return audit.Person(record["actor"], record["address"], decided_at=wanted.at, decision=wanted.id)
+    return Person(record["actor"], record["address"], decided_at=wanted.at, decision=wanted.id)
 
 
 def _apply_with_audit(settings: Settings, wanted: DecisionRow) -> None:

@@ -29,6 +29,7 @@ from dicom_node.people import (
     existing,
     writing,
 )
+from dicom_node.people.audit import COMMAND_LINE, Person
 
 
 def notifiers(settings: Settings) -> list[View]:
@@ -88,7 +89,7 @@ def list_notifications(
 def test_notifier(
     settings: Settings,
     name: Annotated[str, Input("A [[notifications]] of the configuration.", metavar="NAME")],
-    by: audit.Person = audit.COMMAND_LINE,
+    by: Person = COMMAND_LINE,
     *,
     finding: Annotated[str, Input("Send what a study with this finding would send.", "--finding")] = "",
 ) -> View:
@@ -117,7 +118,7 @@ def test_notifier(
 def notify_again(
     settings: Settings,
     numbers: Annotated[Sequence[int], numbers("notifications", "NOTIFICATION")],
-    by: audit.Person = audit.COMMAND_LINE,
+    by: Person = COMMAND_LINE,
 ) -> None:
     """Send given-up notifications again: all of these or none; ``numbers``: of the notifications.
 

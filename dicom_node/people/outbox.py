@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.base.actions.action import Action, Input
-from dicom_node.base.actions.inputs import BECAUSE, numbers
+from dicom_node.base.actions.inputs import Reason, numbers
 from dicom_node.base.actions.nouns import OUTBOX
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.lifecycle import (
@@ -25,6 +25,11 @@ from dicom_node.people import (
     audit,
     writing,
 )
+from dicom_node.people.audit import COMMAND_LINE, Person
+
+_Deliveries = Annotated[Sequence[int], numbers("outbox", "DELIVERY")]
+_AllDead = Annotated[bool, Input("All that were given up.", "--dead")]
+_DeadTo = Annotated[str, Input("With --dead: only to this peer.", "--to", "PEER")]
 
 
 class Receiver(ServiceRequest):
@@ -44,11 +49,11 @@ class Receiver(ServiceRequest):
 )
 def send_again(
     settings: Settings,
-    numbers: Annotated[Sequence[int], numbers("outbox", "DELIVERY")] = (),
+    numbers: _Deliveries = (),
     *,
-    dead: Annotated[bool, Input("All that were given up.", "--dead")] = False,
-    destination: Annotated[str, Input("With --dead: only to this peer.", "--to", "PEER")] = "",
-    by: audit.Person = audit.COMMAND_LINE,
+    dead: _AllDead = False,
+    destination: _DeadTo = "",
+    by: Person = COMMAND_LINE,
 ) -> int:
     """Send these given-up deliveries again, or all that were given up (``dead``); returns how many.
 
@@ -76,12 +81,12 @@ def send_again(
 )
 def discard_deliveries(
     settings: Settings,
-    numbers: Annotated[Sequence[int], numbers("outbox", "DELIVERY")] = (),
+    numbers: _Deliveries = (),
     *,
-    dead: Annotated[bool, Input("All that were given up.", "--dead")] = False,
-    destination: Annotated[str, Input("With --dead: only to this peer.", "--to", "PEER")] = "",
-    because: Annotated[str, BECAUSE],
-    by: audit.Person = audit.COMMAND_LINE,
+    dead: _AllDead = False,
+    destination: _DeadTo = "",
+    because: Reason,
+    by: Person = COMMAND_LINE,
 ) -> int:
     """Discard these deliveries, so that they are not sent, or all that were given up (``dead``); returns how
     many.
@@ -103,7 +108,7 @@ def discard_deliveries(
 
 def _note_deliveries(
     session: Session,
-    by: audit.Person,
+    by: Person,
     action: AuditAction,
     done: Sequence[int],
     words: str = "",
@@ -132,9 +137,7 @@ def _note_deliveries(
         )
 
 
-def send_study(
-    settings: Settings, study_instance_uid: str, peer: str, by: audit.Person = audit.COMMAND_LINE
-) -> int:
+def send_study(settings: Settings, study_instance_uid: str, peer: str, by: Person = COMMAND_LINE) -> int:
     """Send a study's newest results to a further peer; returns how many objects.
 
     Raises NotFound, NotAllowedNow.

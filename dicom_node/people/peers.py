@@ -12,7 +12,9 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import every
 from dicom_node.base.errors import ExitCode, Unavailable
 from dicom_node.base.lifecycle import AuditAction, UserRole
+from dicom_node.base.store.views import View
 from dicom_node.people import Row, audit, writing
+from dicom_node.people.audit import Person
 
 if TYPE_CHECKING:
     from dicom_node.deliver.scu import Check
@@ -40,7 +42,7 @@ def _address(row: Any) -> str:
     ),
     none="No peers are configured.",
 )
-def list_peers(settings: Settings) -> list[dict[str, Any]]:
+def list_peers(settings: Settings) -> list[View]:
     """The settings of the configured peers, without their secrets."""
     return [peer.model_dump(mode="json", exclude={*SECRET}) for peer in settings.peers]
 
@@ -61,7 +63,7 @@ def try_peers(
         Sequence[str],
         Input("Names; default: all that may receive or be queried.", metavar="[PEER]...", default=()),
     ],
-    by: audit.Person | None = None,
+    by: Person | None = None,
 ) -> list[Row]:
     """Test what delivery, queries and reports to these peers need; returns a row for each test.
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -37,6 +37,7 @@ from dicom_node.people import (
     audit,
     writing,
 )
+from dicom_node.people.audit import COMMAND_LINE, Person
 
 
 @Action(
@@ -51,7 +52,7 @@ from dicom_node.people import (
 def forget_machine(
     settings: Settings,
     machine: Annotated[str, Input("As `processes list` shows it.", metavar="MACHINE")],
-    by: audit.Person = audit.COMMAND_LINE,
+    by: Person = COMMAND_LINE,
 ) -> int:
     """Delete the lost processes of a machine that was removed from the site; returns how many.
 
@@ -268,6 +269,6 @@ def forget_lost(database: Database, _settings: Settings) -> None:
         session.execute(delete(SiteProcess).where(SiteProcess.lost, old))
 
 
-def _process_fields(row: SiteProcess) -> dict[str, Any]:
+def _process_fields(row: SiteProcess) -> View:
     """The fields of an event that name a process: machine, place, process."""
     return {"machine": row.machine, "place": row.place, "process": row.name}

@@ -16,6 +16,7 @@ from dicom_node.base.lifecycle import AuditAction, Role
 from dicom_node.base.processes import files_of, running
 from dicom_node.base.store.views import list_events
 from dicom_node.people import audit, preflight, processes, reading, writing
+from dicom_node.people.audit import COMMAND_LINE
 
 _IN_ITS_LOG = "the node's log says why (6011); what was installed since its start needs a restart"
 _RELOAD_SECONDS = 90.0  # deliveries may have 20 s to finish what they send
@@ -48,7 +49,7 @@ def reload_node(files: Sequence[Path]) -> list[str]:
     finally:
         if done:  # whatever the other processes answered
             with writing(settings) as session:
-                audit.note(session, audit.COMMAND_LINE, AuditAction.CONFIG_RELOADED, nodes=done)
+                audit.note(session, COMMAND_LINE, AuditAction.CONFIG_RELOADED, nodes=done)
     return done
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -24,6 +24,7 @@ from dicom_node.base.store.tables import Instance, Study
 from dicom_node.base.store.views import View, columns
 from dicom_node.jobs.queue import FIRST_STUDIES, decide, decide_study, explain, why_none
 from dicom_node.people import audit, open_database
+from dicom_node.people.audit import COMMAND_LINE
 from dicom_node.receive.inspection import Inspected, inspect
 
 TRIED = 50
@@ -104,7 +105,7 @@ def try_files(
     settings: Settings,
     files: Annotated[Sequence[Path], Input("DICOM files, and folders of them.", metavar="FILES...")],
     sender: Annotated[str, Input("As if this peer (name or AE title) had sent them.", "--from", "PEER")] = "",
-) -> list[dict[str, Any]]:
+) -> list[View]:
     """Show for each file (also in folders) and rule whether the rule applies, and why (not), as rows.
 
     ``sender``: name or AE title of the peer that is assumed to have sent them, "" for none. Raises NotFound.
@@ -114,7 +115,7 @@ def try_files(
     peer = settings.sender(sender) if sender else None
     read = [_read_file(path, settings, peer) for path in dicom_files(files)]
     today = transitions.utc_now().date()
-    rows: list[dict[str, Any]] = []
+    rows: list[View] = []
     for path, image, facts in read:
         about = {
             "file": str(path),
@@ -171,7 +172,7 @@ def replay_rules(
     dry_run: Annotated[
         bool, Input("List the jobs that would be queued; change nothing.", "--dry-run")
     ] = False,
-) -> list[dict[str, Any]]:
+) -> list[View]:
     """Apply the rules to studies received after ``since`` that should get a job by now and did not get it.
 
     Returns a row for each such study and rule that takes it. ``dry_run``: only return the rows.
@@ -180,7 +181,7 @@ def replay_rules(
 
     def note(session: Session, study: int) -> None:
         """Note in the audit that the rules were applied to this study."""
-        audit.note(session, audit.COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study, replay=True)
+        audit.note(session, COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study, replay=True)
 
     with open_database(settings) as database:
         return reruns.replay(database, settings, since, None if dry_run else note)

@@ -2,25 +2,26 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
-from typing import Annotated, Any
 
 from ai_pipeline.contract import ModelSlot, PipelineCard
 from ai_pipeline.errors import CardError
 from ai_pipeline.models import registry
 from ai_pipeline.models.store import folder
 from ai_pipeline.pipelines import slots, try_out
-from dicom_node.base.actions.action import Action
+from dicom_node.base.actions.action import Action, allowed_to
 from dicom_node.base.actions.columns import fields
-from dicom_node.base.actions.inputs import SINCE
+from dicom_node.base.actions.inputs import Since
 from dicom_node.base.actions.nouns import MODELS
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput, NotFound
-from dicom_node.base.lifecycle import AuditAction
+from dicom_node.base.lifecycle import AuditAction, UserRole
 from dicom_node.base.store import transitions
+from dicom_node.base.store.views import View
 from dicom_node.jobs import drift
 from dicom_node.people import audit, reading, writing
+from dicom_node.people.audit import Person
 
 TRIAL_SECONDS = 120
 """How long a model may take on the pictures that it is tried on before it is used."""
@@ -33,7 +34,7 @@ TRIAL_SECONDS = 120
     columns=fields("model: id", "version", "task", "architecture", "licence"),
     none="No model cards.",
 )
-def list_models(settings: Settings) -> list[dict[str, Any]]:
+def list_models(settings: Settings) -> list[View]:
     """The models' cards (files about a model) as rows. Raises FaultyInput if a card cannot be read."""
     return [
         {
@@ -67,7 +68,7 @@ def list_models(settings: Settings) -> list[dict[str, Any]]:
     ),
     none="No images were counted.",
 )
-def model_drift(settings: Settings, since: Annotated[datetime | None, SINCE] = None) -> list[dict[str, Any]]:
+def model_drift(settings: Settings, since: Since = None) -> list[View]:
     """Rows that compare the scores and refusals of each model with its card's reference, for each sending
     peer.
 
@@ -93,7 +94,8 @@ def models_in_use(settings: Settings) -> dict[str, str]:
     return found
 
 
-def activate_model(settings: Settings, slot: str, name: str, by: audit.Person) -> None:
+@allowed_to(UserRole.ADMIN)
+def activate_model(settings: Settings, slot: str, name: str, by: Person) -> None:
     """Use a model of ``workers.models_dir`` in a pipeline's slot, after a trial. Raises FaultyInput,
     NotFound.
     """
@@ -107,7 +109,8 @@ def activate_model(settings: Settings, slot: str, name: str, by: audit.Person) -
             folder.activate(chosen, card, models_dir)
 
 
-def roll_back_model(settings: Settings, slot: str, by: audit.Person) -> None:
+@allowed_to(UserRole.ADMIN)
+def roll_back_model(settings: Settings, slot: str, by: Person) -> None:
     """Use the previous model in a pipeline's slot again. Raises FaultyInput, NotFound."""
     _, chosen, models_dir = _slot(settings, slot)
     with _refusing_faulty_cards(), writing(settings) as session:

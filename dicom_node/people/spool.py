@@ -1,13 +1,12 @@
 """A person's actions on the spool: delete received objects, compare with the database, index again."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
 
 from sqlalchemy.orm import Session
 
 from dicom_node.base.actions.action import Action, all_of
 from dicom_node.base.actions.columns import STUDY_UID, fields, yes_no
-from dicom_node.base.actions.inputs import UIDS
+from dicom_node.base.actions.inputs import StudyUids
 from dicom_node.base.actions.nouns import STUDIES
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.files import Files
@@ -21,7 +20,7 @@ from dicom_node.people import (
     audit,
     open_database,
 )
-from dicom_node.receive.spool import Spool
+from dicom_node.people.audit import COMMAND_LINE, Person
 
 
 @Action(
@@ -34,7 +33,7 @@ from dicom_node.receive.spool import Spool
     status=all_of("deleted"),
     role=UserRole.ADMIN,
 )
-def delete_by_uid(settings: Settings, study_instance_uids: Annotated[Sequence[str], UIDS]) -> list[View]:
+def delete_by_uid(settings: Settings, study_instance_uids: StudyUids) -> list[View]:
     """Delete the received objects of studies, given by Study Instance UID; returns rows as
     ``delete_received``.
 
@@ -45,9 +44,7 @@ def delete_by_uid(settings: Settings, study_instance_uids: Annotated[Sequence[st
     return delete_received(settings, studies)
 
 
-def delete_received(
-    settings: Settings, studies: Sequence[int], by: audit.Person = audit.COMMAND_LINE
-) -> list[View]:
+def delete_received(settings: Settings, studies: Sequence[int], by: Person = COMMAND_LINE) -> list[View]:
     """Delete the received objects of these studies (numbers) now; returns a row for each, with the reason why
     not, or "".
 
@@ -83,6 +80,7 @@ def compare_spool(settings: Settings) -> str:
     """The differences between the spooled objects and the database in words, and what to do; "" if there is
     none.
     """
+    from dicom_node.receive.spool import Spool
     from dicom_node.studies.reconciliation import compare
 
     spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
@@ -95,6 +93,7 @@ def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> i
 
     ``progress`` is called with (number done, number of all). Raises SpoolError.
     """
+    from dicom_node.receive.spool import Spool
     from dicom_node.studies.reconciliation import reindex
 
     spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
@@ -102,5 +101,5 @@ def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> i
         done = reindex(database, spool, Files(settings), progress)
         if done:
             with database.write() as session:
-                audit.note(session, audit.COMMAND_LINE, AuditAction.SPOOL_REINDEXED, objects=done)
+                audit.note(session, COMMAND_LINE, AuditAction.SPOOL_REINDEXED, objects=done)
     return done

@@ -12,6 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from dicom_node.base.actions.action import allowed_to
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.elements import META_BYTES, is_uid, read_uids
 from dicom_node.base.dicom.uids import TransferSyntax, transfer_syntax
@@ -19,6 +20,7 @@ from dicom_node.base.errors import FaultyInput, SpoolError
 from dicom_node.base.lifecycle import (
     CONSOLE_AE_TITLE,
     AuditAction,
+    UserRole,
 )
 from dicom_node.base.store import sight
 from dicom_node.base.store.database import Database
@@ -26,6 +28,7 @@ from dicom_node.people import (
     Row,
     audit,
 )
+from dicom_node.people.audit import Person
 from dicom_node.receive.policy import accepted_classes
 from dicom_node.receive.spool import Arrival, IncomingObject, Spool, WaitingObjects, read_meta
 from dicom_node.receive.statuses import Status
@@ -84,6 +87,7 @@ class StowedInstance:
     """The failure in words, where they say more than the status."""
 
 
+@allowed_to(UserRole.OPERATOR)
 class StowRequest:
     """The objects of one STOW-RS request or upload, stored like those of one association. Used by one thread
     at a time.
@@ -93,7 +97,7 @@ class StowRequest:
     """
 
     def __init__(
-        self, database: Database, settings: Settings, by: audit.Person, study_uid: str = "", **about: Any
+        self, database: Database, settings: Settings, by: Person, study_uid: str = "", **about: Any
     ) -> None:
         """Prepare to store the objects of one request by the person ``by``; the parameters are explained
         at the class.
@@ -265,7 +269,7 @@ class _Part:
 
 
 def take_files(
-    database: Database, settings: Settings, sent: Sequence[tuple[str, BinaryIO]], by: audit.Person
+    database: Database, settings: Settings, sent: Sequence[tuple[str, BinaryIO]], by: Person
 ) -> tuple[int, list[Row]]:
     """Store the acceptable files of an upload in the spool; ``sent``: pairs of name and opened file.
 

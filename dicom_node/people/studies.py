@@ -4,7 +4,7 @@ Several studies are changed one by one: if one is refused, the others are change
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from pydantic import Field
 from sqlalchemy import select
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base.actions.action import Action, Input, all_of
 from dicom_node.base.actions.columns import JOBS_OF_RULES, Column, Uid, fields, times, yes_no
-from dicom_node.base.actions.inputs import STUDY, UIDS
+from dicom_node.base.actions.inputs import StudyUid, StudyUids
 from dicom_node.base.actions.nouns import STUDIES
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput, NodeError, NotAllowedNow
@@ -23,7 +23,7 @@ from dicom_node.base.lifecycle import (
 )
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, Job, Result
-from dicom_node.base.store.views import find_study
+from dicom_node.base.store.views import View, find_study
 from dicom_node.people import (
     PRINTABLE,
     Row,
@@ -36,6 +36,7 @@ from dicom_node.people import (
     reading,
     writing,
 )
+from dicom_node.people.audit import COMMAND_LINE, Person
 
 CHANGED: Final = (*fields("study"), yes_no("done", "done"), *fields("reason"))
 """The columns of what became of each study that was to be changed."""
@@ -85,7 +86,7 @@ class Wanted(ServiceRequest):
     says="Then: dicom-node studies release {study_instance_uid} --as-of {result[0][as_of]} --take NUMBER",
     role=UserRole.OPERATOR,
 )
-def versions(settings: Settings, study_instance_uid: Annotated[str, STUDY]) -> list[dict[str, Any]]:
+def versions(settings: Settings, study_instance_uid: StudyUid) -> list[View]:
     """The choices that a person must make before a study can be released from quarantine, as rows; they name
     patients.
 
@@ -101,7 +102,7 @@ def release(
     settings: Settings,
     study_instance_uid: str,
     take: Sequence[int] = (),
-    by: audit.Person = audit.COMMAND_LINE,
+    by: Person = COMMAND_LINE,
     *,
     as_of: str | None = None,
 ) -> None:
@@ -116,7 +117,7 @@ def release(
     with open_database(settings) as database:
         study = number_of(database, study_instance_uid)
 
-        def note(session: Session, what: dict[str, Any]) -> None:
+        def note(session: Session, what: View) -> None:
             """Note the release in the audit; ``what``: the choices by UID."""
             audit.note(session, by, AuditAction.STUDY_RELEASED, study_id=study, what=what, taken=sorted(take))
 
@@ -135,8 +136,8 @@ def release(
 )
 def release_studies(
     settings: Settings,
-    study_instance_uids: Annotated[Sequence[str], UIDS],
-    by: audit.Person = audit.COMMAND_LINE,
+    study_instance_uids: StudyUids,
+    by: Person = COMMAND_LINE,
     *,
     take: Annotated[
         Sequence[int], Input("Number of a choice in `studies versions`; repeatable.", "--take", "NUMBER")
@@ -175,9 +176,9 @@ def release_studies(
 )
 def rerun_rules(
     settings: Settings,
-    study_instance_uids: Annotated[Sequence[str], UIDS],
-    by: audit.Person = audit.COMMAND_LINE,
-) -> list[dict[str, Any]]:
+    study_instance_uids: StudyUids,
+    by: Person = COMMAND_LINE,
+) -> list[View]:
     """Apply the rules to these studies again, all or none; returns a row for each study and rule that takes
     it.
 
@@ -203,8 +204,8 @@ def rerun_rules(
 )
 def retry_studies(
     settings: Settings,
-    study_instance_uids: Annotated[Sequence[str], UIDS],
-    by: audit.Person = audit.COMMAND_LINE,
+    study_instance_uids: StudyUids,
+    by: Person = COMMAND_LINE,
 ) -> list[Row]:
     """Run the stopped jobs of these studies again, and send their given-up deliveries again.
 
@@ -224,9 +225,9 @@ def retry_studies(
 )
 def send_studies(
     settings: Settings,
-    study_instance_uids: Annotated[Sequence[str], UIDS],
+    study_instance_uids: StudyUids,
     peer: Annotated[str, Input("A configured peer that may receive.", "--to", "PEER")],
-    by: audit.Person = audit.COMMAND_LINE,
+    by: Person = COMMAND_LINE,
 ) -> list[Row]:
     """Send the newest results of these studies to ``peer``; returns a row for each, with the ``reason`` if it
     was refused. Raises NotFound for an unknown peer.
@@ -262,7 +263,7 @@ def refuse_choices(study_instance_uids: Sequence[str], choices: object) -> None:
         raise FaultyInput("a choice of versions or results is for one study")
 
 
-def _retry(settings: Settings, uid: str, by: audit.Person) -> None:
+def _retry(settings: Settings, uid: str, by: Person) -> None:
     """Run the stopped jobs of a study again, and send its given-up deliveries again. Raises NotAllowedNow
     without any.
     """

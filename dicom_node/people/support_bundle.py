@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Collection, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -21,6 +20,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput, NodeError
 from dicom_node.base.store import views
 from dicom_node.base.store.database import newest_schema
+from dicom_node.base.store.views import View
 from dicom_node.people import preflight, reading
 
 _LIBRARIES = (
@@ -92,7 +92,7 @@ def _machine(folder: Path) -> dict[str, int | None]:
     }
 
 
-def _events(session: Session, settings: Settings) -> list[views.View]:
+def _events(session: Session, settings: Settings) -> list[View]:
     """The newest events, with those of their fields that cannot name a patient."""
     texts = {event.number: event.text for event in events.all_types()}
     peers = {peer.name for peer in settings.peers}
@@ -115,11 +115,11 @@ def _names_nobody(key: str, value: object, peers: Collection[str]) -> bool:
     return key not in _NUMBERS_OF_IDENTITY and (is_number or str(value) in peers)
 
 
-def redacted(settings: Settings) -> dict[str, Any]:
+def redacted(settings: Settings) -> View:
     """The configuration as JSON values, without secrets and without the values of rules' options and
     conditions, which are the site's own words: only their keys are left.
     """
-    plain: dict[str, Any] = settings.model_dump(mode="json")
+    plain: View = settings.model_dump(mode="json")
     plain["node"]["database_url"] = settings.database_url.partition(":")[0]
     for peer in plain["peers"]:
         peer |= {key: "***" for key in _SECRET & peer.keys() if peer[key]}

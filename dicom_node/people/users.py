@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.base.actions.action import Action, Input
-from dicom_node.base.actions.columns import Column, fields, local, times
+from dicom_node.base.actions.columns import Column, Time, fields, times
 from dicom_node.base.actions.nouns import TOKENS, USERS
 from dicom_node.base.config.section import AE_TITLE
 from dicom_node.base.config.settings import Settings
@@ -33,7 +33,7 @@ from dicom_node.base.store.tables import ApiToken, AuditRow, UserAccount, UserSe
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, as_json, columns
 from dicom_node.people import audit, existing, reading, writing
-from dicom_node.receive.policy import network
+from dicom_node.people.audit import COMMAND_LINE, Person
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -81,11 +81,11 @@ _SYSTEMS = {
 }  # fmt: skip
 
 
-_USER_NAME: Final = Input("Name of the user.", metavar="NAME")
+_UserName = Annotated[str, Input("Name of the user.", metavar="NAME")]
 _SENDERS: Final = Input(
     "Only studies of this sender; repeat it for more. Without: all.", "--sees", "AE_TITLE"
 )
-_PASSWORD: Final = Input(is_secret=True)
+_Password = Annotated[str, Input(is_secret=True)]
 
 
 @Action(
@@ -98,15 +98,15 @@ _PASSWORD: Final = Input(is_secret=True)
 )
 def add_user(
     settings: Settings,
-    name: Annotated[str, _USER_NAME],
+    name: _UserName,
     role: Annotated[
         UserRole,
         Input(
             "viewer sees, reader judges findings, operator runs again and uploads, admin decides.", "--role"
         ),
     ],
-    password: Annotated[str, _PASSWORD],
-    by: audit.Person = audit.COMMAND_LINE,
+    password: _Password,
+    by: Person = COMMAND_LINE,
     *,
     senders: Annotated[Sequence[str], _SENDERS] = (),
 ) -> None:
@@ -179,8 +179,8 @@ def list_users(settings: Settings) -> list[View]:
 )
 def change_user(
     settings: Settings,
-    name: Annotated[str, _USER_NAME],
-    by: audit.Person = audit.COMMAND_LINE,
+    name: _UserName,
+    by: Person = COMMAND_LINE,
     *,
     role: Annotated[UserRole | None, Input("What the user may do from now on.", "--role")] = None,
     disabled: Annotated[
@@ -216,7 +216,7 @@ def change_user(
         )
 
 
-def end_sessions(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> None:
+def end_sessions(settings: Settings, name: str, by: Person = COMMAND_LINE) -> None:
     """Sign a user out of all browsers. Raises NotFound."""
     with writing(settings) as session:
         user = _account(session, name)
@@ -232,9 +232,7 @@ def end_sessions(settings: Settings, name: str, by: audit.Person = audit.COMMAND
     says="User {name} is removed.",
     role=UserRole.ADMIN,
 )
-def remove_user(
-    settings: Settings, name: Annotated[str, _USER_NAME], by: audit.Person = audit.COMMAND_LINE
-) -> None:
+def remove_user(settings: Settings, name: _UserName, by: Person = COMMAND_LINE) -> None:
     """Remove the account and its tokens, and sign the user out; audit rows stay. Raises NotFound,
     NotAllowedNow.
     """
@@ -257,9 +255,9 @@ def remove_user(
 )
 def set_password(
     settings: Settings,
-    name: Annotated[str, _USER_NAME],
-    password: Annotated[str, _PASSWORD],
-    by: audit.Person = audit.COMMAND_LINE,
+    name: _UserName,
+    password: _Password,
+    by: Person = COMMAND_LINE,
 ) -> None:
     """Set a user's password, and end the user's sessions.
 
@@ -328,7 +326,7 @@ def sign_in(
 
 def check_attempt(
     session: Session, user: UserAccount | None, name: str, address: str
-) -> tuple[audit.Person, dict[str, Any]]:
+) -> tuple[Person, dict[str, Any]]:
     """The person and the fields with which an attempt to sign in is noted in the audit.
 
     ``user``: the account with this name, or None. Without an account, the fields have a short hash of the
@@ -340,12 +338,10 @@ def check_attempt(
     if not user:
         named &= AuditRow.fields["typed"].as_string() == bucket
     refuse_too_many(session, address, named)
-    return audit.Person(user.name if user else "", address), {} if user else {"typed": bucket}
+    return Person(user.name if user else "", address), {} if user else {"typed": bucket}
 
 
-def open_session(
-    session: Session, user_id: int, by: audit.Person, agent: str, former: str = "", **how: Any
-) -> str:
+def open_session(session: Session, user_id: int, by: Person, agent: str, former: str = "", **how: Any) -> str:
     """Start a session of a user; returns its token.
 
     ``former``: the token of a session that ends, "" for none. ``agent``: the browser's User-Agent. ``how``:
@@ -429,12 +425,11 @@ def list_sessions(
     "End one session: its browser must sign in again.",
     "3 --config node.toml",
     says="Session {number} is ended.",
-    role=UserRole.ADMIN,
 )
 def end_session(
     settings: Settings,
     number: Annotated[int, Input("Its number, as `users sessions` shows it.", metavar="SESSION", least=0)],
-    by: audit.Person = audit.COMMAND_LINE,
+    by: Person = COMMAND_LINE,
     of: User | None = None,
 ) -> None:
     """End one session; ``number``: of the session.
@@ -489,7 +484,7 @@ def _with_user(session: Session, kind: type[UserSession] | type[ApiToken], token
     return session.execute(found.where(kind.token_sha256 == _token_sha256(token))).one_or_none()
 
 
-def sign_out(database: Database, token: str, by: audit.Person) -> None:
+def sign_out(database: Database, token: str, by: Person) -> None:
     """End the session with this token."""
     with database.write() as session:
         session.execute(delete(UserSession).where(UserSession.token_sha256 == _token_sha256(token)))
@@ -506,7 +501,7 @@ def search_of(database: Database, token: str) -> dict[str, str]:
         return dict(row.search) if row else {}
 
 
-def keep_search(database: Database, token: str, about: Mapping[str, str], by: audit.Person) -> None:
+def keep_search(database: Database, token: str, about: Mapping[str, str], by: Person) -> None:
     """Store the search terms ``about`` in the session with this token, so that the list can be shown without
     them in its address.
 
@@ -556,7 +551,7 @@ def add_token(
         )
         session.add(row)
         session.flush()
-        audit.note(session, audit.COMMAND_LINE, AuditAction.TOKEN_ADDED, user=owner.name, token=row.id)
+        audit.note(session, COMMAND_LINE, AuditAction.TOKEN_ADDED, user=owner.name, token=row.id)
     return token
 
 
@@ -567,7 +562,7 @@ def add_token(
     columns=(
         *fields("token", "user", "role", "purpose"),
         *times("since: created_at", "until: expires_at"),
-        Column("used", lambda row: local(row["used_at"]) or "never"),
+        Column("used", lambda row: Time(row["used_at"] or "") or "never"),
     ),
     none="No tokens.",
     role=UserRole.ADMIN,
@@ -606,7 +601,7 @@ def remove_token(
     with writing(settings) as session:
         missing = f"no token has the number {number}: dicom-node tokens list shows them"
         session.delete(existing(session, ApiToken, number, missing))
-        audit.note(session, audit.COMMAND_LINE, AuditAction.TOKEN_REMOVED, token=number)
+        audit.note(session, COMMAND_LINE, AuditAction.TOKEN_REMOVED, token=number)
 
 
 def user_of_token(database: Database, token: str) -> User | None:
@@ -627,7 +622,7 @@ def user_of_token(database: Database, token: str) -> User | None:
     return found
 
 
-def _refuse_own(user: UserAccount, by: audit.Person) -> None:
+def _refuse_own(user: UserAccount, by: Person) -> None:
     """Raise NotAllowedNow if ``user`` is the account of ``by``, so that the last admin cannot lock themselves
     out.
     """
@@ -720,6 +715,8 @@ def _by_network(session: Session, which: ColumnElement[bool]) -> Counter[str]:
 
 def _network(address: str) -> str:
     """The network of an address, under which attempts are counted; a text that is no IP address as it is."""
+    from dicom_node.receive.policy import network
+
     try:
         return network(address)
     except ValueError:  # no IP address: the command line, a local socket

@@ -5,19 +5,15 @@ The counts say how often the AI was right.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ai_pipeline.contract import Decision
-from ai_pipeline.errors import CardError
-from ai_pipeline.models import registry
-from dicom_node.base.actions.action import Action
+from dicom_node.base.actions.action import Action, allowed_to
 from dicom_node.base.actions.columns import Column, fields, times
-from dicom_node.base.actions.inputs import SINCE, STUDY
+from dicom_node.base.actions.inputs import Since, StudyUid
 from dicom_node.base.actions.nouns import MODELS, STUDIES
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
@@ -25,8 +21,8 @@ from dicom_node.base.lifecycle import AuditAction, ReaderVerdict, UserRole
 from dicom_node.base.store.tables import Feedback, Study
 from dicom_node.base.store.transitions import FOR_UPDATE
 from dicom_node.base.store.views import View, columns, find_study
-from dicom_node.jobs.drift import wilson
-from dicom_node.people import PRINTABLE, ServiceRequest, audit, pictures, writing
+from dicom_node.people import PRINTABLE, ServiceRequest, audit, writing
+from dicom_node.people.audit import Person
 
 COLUMNS = (
     "at", "actor", "study_instance_uid", "finding", "tracking_uid", "decision", "verdict", "because",
@@ -50,11 +46,12 @@ class FindingAssessed(ServiceRequest):
     because: str = Field("", max_length=audit.LONGEST_REASON, pattern=PRINTABLE)
 
 
+@allowed_to(UserRole.READER)
 def assess(
     settings: Settings,
     study: int,
     assessment: FindingAssessed,
-    by: audit.Person,
+    by: Person,
 ) -> None:
     """Store a person's assessment of a finding of the study's newest report, or of one that the report lacks.
 
@@ -115,9 +112,7 @@ def assess(
     ),
     none="No report of this study is here.",
 )
-def findings_of_study(
-    session: Session, settings: Settings, study_instance_uid: Annotated[str, STUDY]
-) -> list[View]:
+def findings_of_study(session: Session, settings: Settings, study_instance_uid: StudyUid) -> list[View]:
     """The findings of a study's newest reports as rows, with the ``verdicts`` of persons. Raises NotFound."""
     study = find_study(session, study_instance_uid).id
     return with_verdicts(session, study, reported_findings(session, settings, study))
@@ -163,6 +158,9 @@ def counts_by_finding(session: Session, model: str, version: str) -> list[View]:
     ``ppv`` is the share of calls "present" that persons confirmed, with its 95 % interval (Wilson); None
     without verdicts. A modified finding counts as confirmed.
     """
+    from ai_pipeline.contract import Decision
+    from dicom_node.jobs.drift import wilson
+
     rows = session.execute(
         select(Feedback.finding, Feedback.decision, Feedback.verdict, func.count())
         .where(Feedback.model == model, Feedback.version == version)
@@ -200,7 +198,7 @@ def counts_by_finding(session: Session, model: str, version: str) -> list[View]:
     role=UserRole.READER,
 )
 def all_assessments(
-    session: Session, *, since: Annotated[datetime | None, SINCE] = None, model: str = "", version: str = ""
+    session: Session, *, since: Since = None, model: str = "", version: str = ""
 ) -> list[View]:
     """Rows for all assessments, the oldest first, with the keys in COLUMNS.
 
@@ -225,7 +223,7 @@ def store_verdicts(
     study: int,
     findings: Sequence[Mapping[str, Any]],
     verdict: ReaderVerdict,
-    by: audit.Person,
+    by: Person,
     because: str,
 ) -> None:
     """Store a person's verdict on these findings; it replaces the person's earlier one."""
@@ -247,15 +245,14 @@ def store_verdicts(
         row.report_uid = finding["report_uid"]
 
 
-def reported_findings(session: Session, settings: Settings, study: int) -> list[dict[str, Any]]:
+def reported_findings(session: Session, settings: Settings, study: int) -> list[View]:
     """The findings of a study's newest reports as rows, each with the UID of its report."""
-    from dicom_node.results.stated_report import (
-        findings,  # heavy, and the node's main process imports this module
-    )
+    from dicom_node.people.pictures import report_files
+    from dicom_node.results.stated_report import findings
 
     return [
         row | {"report_uid": path.stem}
-        for path in pictures.report_files(session, settings, study)
+        for path in report_files(session, settings, study)
         for row in findings(path)
     ]
 
@@ -270,8 +267,11 @@ def verdict_key(row: Feedback) -> tuple[str, ...]:
     return row.finding, row.tracking_uid, f"{row.model} {row.version}"
 
 
-def possibly_missing(settings: Settings, findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def possibly_missing(settings: Settings, findings: Sequence[Mapping[str, Any]]) -> list[View]:
     """Rows for the findings that the models know and did not report, which a person may report as missing."""
+    from ai_pipeline.errors import CardError
+    from ai_pipeline.models import registry
+
     reported = {(row["finding"], row["model"]) for row in findings}
     reports = {row["model"]: row.get("report_uid", "") for row in reversed(findings) if row["model"]}
     found = []

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base.actions.action import Action, Input, all_of
 from dicom_node.base.actions.columns import Column
-from dicom_node.base.actions.inputs import UIDS
+from dicom_node.base.actions.inputs import StudyUids
 from dicom_node.base.actions.nouns import STUDIES
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotAllowedNow, NotFound
@@ -26,10 +26,8 @@ from dicom_node.base.lifecycle import (
     UserRole,
 )
 from dicom_node.base.store import deliveries, transitions
-from dicom_node.base.store import results as stored_results
 from dicom_node.base.store.tables import Delivery, Feedback, Removal, Result, Study, Withdrawal
 from dicom_node.base.store.views import View, columns, find_study
-from dicom_node.deliver import outbox, removals
 from dicom_node.people import (
     Row,
     audit,
@@ -37,6 +35,7 @@ from dicom_node.people import (
     studies,
     writing,
 )
+from dicom_node.people.audit import COMMAND_LINE, Person
 from dicom_node.people.studies import CHANGED
 
 _WAITS = (DeliveryState.UNASSESSED, DeliveryState.PENDING, DeliveryState.DEAD)
@@ -115,8 +114,8 @@ def _left_by_hand(row: Any) -> str:
 )
 def withdraw_studies(
     settings: Settings,
-    study_instance_uids: Annotated[Sequence[str], UIDS],
-    by: audit.Person = audit.COMMAND_LINE,
+    study_instance_uids: StudyUids,
+    by: Person = COMMAND_LINE,
     *,
     reason: Annotated[RejectionReason, Input("Reason that the PACS gets.", "--reason")],
     because: Annotated[str, Input("The reason, which the rejection note contains.", "--because", "TEXT")],
@@ -146,7 +145,7 @@ def withdraw_results(
     *,
     reason: RejectionReason,
     because: str,
-    by: audit.Person = audit.COMMAND_LINE,
+    by: Person = COMMAND_LINE,
 ) -> dict[str, list[str]]:
     """Withdraw these results of a study, by number or SOP Instance UID (None: all), with a note to the peers.
 
@@ -154,6 +153,8 @@ def withdraw_results(
     themselves, by peer. Raises NotFound, NotAllowedNow (something is being sent, or nothing is left to
     withdraw), FaultyInput.
     """
+    from dicom_node.base.store import results as stored_results
+    from dicom_node.deliver import outbox
     from dicom_node.results.files import put_in_place, row_values, temporary_files
     from dicom_node.results.rejection import build_rejection
 
@@ -205,6 +206,8 @@ def _withdraw_result(session: Session, settings: Settings, result: Result, reaso
 
     Raises NotAllowedNow if it is being sent.
     """
+    from dicom_node.deliver import removals
+
     for delivery in result.deliveries:
         if delivery.state in _WAITS and not deliveries.discard(session, delivery, deliveries.WITHDRAWN):
             raise NotAllowedNow(_BEING_SENT)

@@ -58,9 +58,9 @@ class CommitmentService:
         self._journal.append_durably(
             events.COMMITMENT_ASKED,
             {
-                "transaction": transaction,
-                "calling": accepted.proposal.calling_ae,
                 "peer": peer,
+                "calling": accepted.proposal.calling_ae,
+                "transaction": transaction,
                 "objects": objects,
             },
         )

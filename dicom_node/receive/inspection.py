@@ -40,14 +40,17 @@ from pydicom.tag import BaseTag, Tag
 
 from ai_pipeline.images.dates import as_da
 from ai_pipeline.images.numbers import DAMAGE, LARGEST_WHOLE, is_empty, value_of, whole
+from ai_pipeline.images.part10 import has_zlib_header
 from ai_pipeline.terms import shown_uid_name
 from dicom_node.base.dicom.elements import (
     BULK_BYTES,
     META_BYTES,
     PIXEL_DATA,
+    UIDS,
     Element,
     Limits,
     Walk,
+    named,
     read_file_meta,
     uid_of,
 )
@@ -93,7 +96,7 @@ class Inspected:
     (``dicom.identity``). ``assumed_charset``: the character set from the peer's settings, if it was used
     because the object's own did not decode its texts; else "". ``own``: whether this product made the object.
     ``header_sha256``: hash of what the header says. ``dataset_sha256``: hash of the data set byte for byte
-    and its transfer syntax.
+    and its transfer syntax. ``remark``: one sentence on what was passed over, for the event; "" for nothing.
     """
 
     transfer_syntax_uid: str = ""
@@ -114,6 +117,7 @@ class Inspected:
     assumed_charset: str = ""
     own: bool = False
     fault: str = ""
+    remark: str = ""
 
 
 def inspect(path: Path, assume_charset: str = "", limits: Limits = _DEFAULT_LIMITS) -> Inspected:
@@ -166,7 +170,8 @@ def _inspect(file: BinaryIO, assume_charset: str, limits: Limits) -> Inspected:
         digest = hashlib.sha256(f"{meta.transfer_syntax_uid} {pixels_sha256} ".encode())
         hash_bytes(digest, file, start, begin - start)
         hash_bytes(digest, file, end, walk.size - end)
-        return replace(found, pixels_sha256=pixels_sha256, dataset_sha256=digest.hexdigest())
+        remark = f"{walk.stray} stands before the data set: passed over (PS3.10 7.1)" if walk.stray else ""
+        return replace(found, pixels_sha256=pixels_sha256, dataset_sha256=digest.hexdigest(), remark=remark)
     except FaultyObject as error:
         return replace(found, fault=str(error))
     except _DAMAGE as error:
@@ -225,17 +230,12 @@ def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixel
 
     ``requested_class``: SOP Class UID of the C-STORE request, "" if unknown.
     """
-    for keyword, name in (
-        ("SOPClassUID", "SOP Class UID (0008,0016)"),
-        ("SOPInstanceUID", "SOP Instance UID (0008,0018)"),
-        ("StudyInstanceUID", "Study Instance UID (0020,000D)"),
-        ("SeriesInstanceUID", "Series Instance UID (0020,000E)"),
-    ):
-        if not _bytes(dataset, keyword).strip(b" \0"):
-            raise FaultyObject(f"{name} is missing or empty")
+    for tag in UIDS:
+        if not _bytes(dataset, tag).strip(b" \0"):
+            raise FaultyObject(f"{named(tag)} is missing or empty")
         # Under another value representation a UID is a number, or its padding a part of it, to other readers.
-        if not _uid(dataset, keyword) or dataset.get_item(keyword).VR not in (None, "UI"):
-            raise FaultyObject(f"{name} is no UID")
+        if not _uid(dataset, tag) or dataset.get_item(tag).VR not in (None, "UI"):
+            raise FaultyObject(f"{named(tag)} is no UID")
     _check_patient_id(dataset)
     # Only the class: some senders take the SOP Instance UID of the request from a stale file header.
     if requested_class and requested_class != _uid(dataset, "SOPClassUID"):
@@ -297,6 +297,8 @@ def _inflated(file: BinaryIO, limits: Limits) -> BinaryIO:
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     while not inflate.eof:
         block = inflate.unconsumed_tail or file.read(BULK_BYTES)
+        if not out.tell() and has_zlib_header(block):
+            raise FaultyObject("the deflated data set has a header of zlib (PS3.5 A.5 wants none)")
         inflated = inflate.decompress(block, 2**20)
         if not block and not inflated:
             raise FaultyObject("the data set is truncated")
@@ -307,14 +309,14 @@ def _inflated(file: BinaryIO, limits: Limits) -> BinaryIO:
     return out
 
 
-def _uid(dataset: Dataset, keyword: str) -> str:
-    """Return a UID attribute; "" if it is missing or not a valid UID."""
-    return uid_of(_bytes(dataset, keyword))
+def _uid(dataset: Dataset, attribute: str | int) -> str:
+    """Return a UID attribute (keyword or tag); "" if it is missing or not a valid UID."""
+    return uid_of(_bytes(dataset, attribute))
 
 
-def _bytes(dataset: Dataset, keyword: str) -> bytes:
-    """Return the bytes of a value as received; empty if it is missing."""
-    tag = Tag(keyword)
+def _bytes(dataset: Dataset, attribute: str | int) -> bytes:
+    """Return the bytes of the value of an attribute (keyword or tag) as received; empty if it is missing."""
+    tag = Tag(attribute)
     element = dataset.get_item(tag, keep_deferred=True) if tag in dataset else None
     return element.value or b"" if isinstance(element, RawDataElement) else b""
 
@@ -525,7 +527,7 @@ class Inspector:
 
     def __init__(self, limits: Limits = _DEFAULT_LIMITS) -> None:
         """Prepare an inspection process with these limits; it is started on first use."""
-        self._limits = limits or Limits()
+        self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> subprocess.Popen[bytes]:

@@ -40,10 +40,11 @@ def listeners_of(folder: Path) -> tuple[set[str], set[str]]:
     names = [path.stem for path in sorted(folder.glob("*.jsonl"))]
     listeners = [name.split("-", 1)[-1].rsplit("-", 1)[0] for name in names]
     place = folder.name.removeprefix("journal").removeprefix("-")
+    writing = set(listeners[-1:])
     with suppress(OSError), listener_lock(folder.parent, place).open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return {*listeners}, set()  # no listener holds the lock
-    return {*listeners} - {*listeners[-1:]}, {*listeners[-1:]}
+        writing = set()  # no listener holds the lock
+    return set(listeners) - writing, writing
 
 
 def journal_folders(data_dir: Path) -> list[Path]:

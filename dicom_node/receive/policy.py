@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydicom.uid import UID_dictionary
 
 from dicom_node.base.dicom import dimse_n
-from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind
+from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind, uid_name
 from dicom_node.receive import limits, statuses
 from dicom_node.receive.messages import APPLICATION_CONTEXT, Contexts, Proposal, is_ae_title
 
@@ -177,15 +177,9 @@ _KEYWORDS = """
 """  # those of sources first (``dicom.sop_classes``)
 
 
-def _name(uid: str) -> str:
-    """Return the name of a UID that the standard defines."""
-    entry = UID_dictionary[uid]
-    return f"{entry[0]} (Retired)" if entry[3] else entry[0]
-
-
 _BY_KEYWORD = {entry[4]: uid for uid, entry in UID_dictionary.items() if entry[4]}
 STORAGE_CLASSES: Mapping[str, str] = {
-    **{_BY_KEYWORD[keyword]: _name(_BY_KEYWORD[keyword]) for keyword in _KEYWORDS.split()},
+    **{_BY_KEYWORD[keyword]: uid_name(_BY_KEYWORD[keyword]) for keyword in _KEYWORDS.split()},
     # Private classes of ultrasound systems, as public dictionaries of UIDs name them.
     "1.2.840.113543.6.6.1.3.10001": "Private Philips HP Live 3D 01 Storage",
     "1.2.840.113543.6.6.1.3.10002": "Private Philips HP Live 3D 02 Storage",
@@ -254,7 +248,7 @@ def refused_class(refusal: str) -> str:
 
 def _named(uid: str) -> str:
     """Return a UID from outside with its name, if it has one."""
-    return f"{_name(uid)} ({shown_uid(uid)})" if uid in UID_dictionary else shown_uid(uid)
+    return f"{uid_name(uid)} ({shown_uid(uid)})" if uid in UID_dictionary else shown_uid(uid)
 
 
 def shown_uid(uid: str) -> str:
@@ -408,8 +402,12 @@ class AEPolicy:
             return refusal
         calling, address = proposal.calling_ae.strip(), proposal.address
         sender = self._sender(calling, address)
-        committing = [peer for peer in self.peers if calling in (*peer.reports_as, *peer.asks_as)]
-        committing = [peer for peer in committing if peer.is_at(address, peer.reports_from or peer.host)]
+        committing = [
+            peer
+            for peer in self.peers
+            if calling in (*peer.reports_as, *peer.asks_as)
+            and peer.is_at(address, peer.reports_from or peer.host)
+        ]
         reporter = next((peer for peer in committing if calling in peer.reports_as), None)
         asking = next((peer for peer in committing if calling in peer.asks_as), None)
         if known_peer := sender or asking or reporter:

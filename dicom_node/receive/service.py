@@ -7,7 +7,7 @@ work on a small object.
 
 import itertools
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pydicom.uid import UID
@@ -115,10 +115,7 @@ class ListenerService:
                 calling=proposal.calling_ae,
                 called=proposal.called_ae,
                 address=proposal.address,
-                result=verdict.result,
-                source=verdict.source,
-                reason=verdict.reason,
-                meaning=verdict.meaning,
+                **asdict(verdict),
             )
             return verdict
         shown = list(refused[: limits.REFUSED_CONTEXTS_NAMED])  # toolkits offer all they have
@@ -204,7 +201,6 @@ class ListenerService:
             request.command,
             bytes(request.data),
             UID(request.syntax),
-            permission.peer,
             {
                 "association": accepted.association,
                 "listener": self.events.listener_id,

@@ -23,7 +23,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -71,15 +71,11 @@ def encode_header(
     """Encode preamble and File Meta Information of a spooled file. Its length does not depend on
     ``arrival.received_at``.
     """
-    fields = {
-        "association": arrival.association,
-        "calling_ae": arrival.calling_ae,
-        "called_ae": arrival.called_ae,
-        "address": arrival.address,
-        "priority": arrival.priority,
-        **({"senders": arrival.senders} if arrival.senders else {}),
-        "received_at": _encode_time(arrival.received_at).decode("ascii"),  # the last, see _TIME_OF_ARRIVAL
-    }
+    fields = asdict(arrival)
+    if not arrival.senders:
+        del fields["senders"]
+    del fields["received_at"]  # the last, see _TIME_OF_ARRIVAL
+    fields["received_at"] = _encode_time(arrival.received_at).decode("ascii")
     values = (
         (0x0001, b"OB", "\0\1"),
         (0x0002, b"UI", sop_class_uid),

@@ -83,10 +83,9 @@ class PerformedSteps:
         command: Command,
         encoded: bytes,
         transfer_syntax: UID,
-        peer: str,
-        fields: Mapping[str, events.FieldValue],
+        fields: Mapping[str, str],
     ) -> Answer:
-        """Handle an MPPS request (N-CREATE or N-SET) of ``peer`` and return the answer; the change is durable
+        """Handle an MPPS request (N-CREATE or N-SET) of a peer and return the answer; the change is durable
         if the answer is Success.
 
         ``encoded``: the request's data set. ``fields``: the association, the calling AE and the peer, for the
@@ -110,7 +109,7 @@ class PerformedSteps:
                     known = KnownStep(**{**step_file, "status": StepStatus(step_file["status"])})
                 except FileNotFoundError:
                     known = None
-                step = self._next(known, command, change, peer, fields)
+                step = self._next(known, command, change, fields)
                 if isinstance(step, Answer):
                     return step
                 # The whole step, so that each line of the journal can be read alone.
@@ -138,8 +137,7 @@ class PerformedSteps:
         known: KnownStep | None,
         command: Command,
         change: dimse_n.StepChange,
-        peer: str,
-        fields: Mapping[str, events.FieldValue],
+        fields: Mapping[str, str],
     ) -> KnownStep | Answer:
         """Return the step after a request on ``known`` (None: a new step), or the answer that refuses the
         request. Raises FaultyStep.
@@ -147,9 +145,15 @@ class PerformedSteps:
         creates = command.field == N_CREATE_RQ
         if creates != (known is None):
             return Answer(statuses.STEP_KNOWN if creates else statuses.STEP_UNKNOWN)
-        uid, calling, begun = command.sop_instance_uid, str(fields["calling"]), StepStatus.IN_PROGRESS
-        before = known or KnownStep(uid, peer, calling, begun, number=-1, studies=change.studies)
-        if before.peer != peer:
+        before = known or KnownStep(
+            command.sop_instance_uid,
+            fields["peer"],
+            fields["calling"],
+            StepStatus.IN_PROGRESS,
+            number=-1,
+            studies=change.studies,
+        )
+        if before.peer != fields["peer"]:
             return Answer(statuses.NOT_AUTHORISED, "the step is of another AE")
         if before.status is not StepStatus.IN_PROGRESS:
             return Answer(statuses.STEP_FAILURE, ENDED, error_id=0xA710)

@@ -26,17 +26,13 @@ from highdicom.sr import (
     PersonObserverIdentifyingAttributes,
     QualitativeEvaluation,
     RelationshipTypeValues,
-    TextContentItem,
     TrackingIdentifier,
     UIDRefContentItem,
 )
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import (
-    Comprehensive3DSRStorage,
-    ExplicitVRLittleEndian,
-)
+from pydicom.uid import Comprehensive3DSRStorage
 
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.identity import COPIED
@@ -50,17 +46,18 @@ from dicom_node.results.concepts import (
     name_of,
 )
 from dicom_node.results.context import ResultContext
-from dicom_node.results.dataset import UTF8, copy_attributes, set_values
-from dicom_node.results.equipment import contributing_equipment, device_observer, general_equipment
+from dicom_node.results.dataset import copy_attributes, set_values
+from dicom_node.results.envelope import object_arguments
+from dicom_node.results.equipment import device_observer
 from dicom_node.results.series import series_number_beside
 from dicom_node.results.source import (
     stand_in_of,
     without_identity,
 )
+from dicom_node.results.sr import text_item
 from dicom_node.results.uids import statement_uid
 
 _DISCLAIMER: Final = "A person's assessment of an AI result - not for diagnostic use"
-_CONTAINS: Final = RelationshipTypeValues.CONTAINS
 _IMAGE_LIBRARY, _PROCEDURE = "111028", "121058"  # PS3.16 TID 1600, TID 1500
 
 
@@ -110,8 +107,6 @@ def build_assessment(
         content=_content(context, about, said, person),
         series_instance_uid=series_uid,
         series_number=series_number_beside(about, ResultKind.ASSESSMENT),
-        sop_instance_uid=statement_uid(context, "assessment", *parts),
-        instance_number=1,
         is_complete=True,
         is_final=False,
         is_verified=False,
@@ -123,13 +118,8 @@ def build_assessment(
         previous_versions=[stand_in_of(Comprehensive3DSRStorage, former, about.StudyInstanceUID, series_uid)]
         if former
         else None,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-        specific_character_set=UTF8,
         coding_schemes=coding_schemes(),
-        contributing_equipment=contributing_equipment(
-            context, str(about.get("TimezoneOffsetFromUTC") or ""), ResultKind.ASSESSMENT
-        ),
-        **general_equipment(context),
+        **object_arguments(context, ResultKind.ASSESSMENT, statement_uid(context, "assessment", *parts)),
     )
     # Patient and study as the report has them.
     copy_attributes(document, about, *COPIED, "BodyPartExamined", "Laterality")
@@ -164,9 +154,10 @@ def _content(
     )
     *first, measurements = content[0].ContentSequence
     assessed = UIDRefContentItem(
-        name=OURS["ASSESSEDREPORT"], value=about.SOPInstanceUID, relationship_type=_CONTAINS
+        OURS["ASSESSEDREPORT"], about.SOPInstanceUID, RelationshipTypeValues.CONTAINS
     )
-    content[0].ContentSequence = ContentSequence([*first, assessed, _comment_item(_DISCLAIMER), measurements])
+    disclaimer = text_item(codes.DCM.Comment, _DISCLAIMER)
+    content[0].ContentSequence = ContentSequence([*first, assessed, disclaimer, measurements])
     return content
 
 
@@ -182,7 +173,7 @@ def _finding_group(about: Dataset, one: FindingAssessment) -> MeasurementsAndQua
         qualitative_evaluations=[QualitativeEvaluation(OURS["ASSESSMENT"], OURS[one.verdict.upper()])],
     )
     if one.because:
-        group[0].ContentSequence.append(_comment_item(one.because))
+        group[0].ContentSequence.append(text_item(codes.DCM.Comment, one.because))
     return group
 
 
@@ -203,8 +194,3 @@ def _refer_to_report(document: Dataset, about: Dataset) -> None:
         PurposeOfReferenceCodeSequence=[CodedConcept.from_code(OURS["ASSESSEDREPORT"])],
     )
     document.ReferencedInstanceSequence = [related]
-
-
-def _comment_item(value: str) -> TextContentItem:
-    """An SR content item: a comment with this text."""
-    return TextContentItem(name=codes.DCM.Comment, value=value, relationship_type=_CONTAINS)

@@ -10,7 +10,7 @@ from pydicom.uid import (
     GrayscaleSoftcopyPresentationStateStorage,
 )
 
-from ai_pipeline.contract import Decision, ImageKind, PipelineResult
+from ai_pipeline.contract import Decision, DerivedImage, ImageKind, PipelineResult
 from ai_pipeline.images.render import assesses
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.lifecycle import RESULT_KINDS, ResultKind
@@ -85,7 +85,8 @@ class ResultBuilder:
 
     def __init__(self, context: ResultContext) -> None:
         """Prepare for the job of ``context``; no object is built yet."""
-        self.context, self.kinds = context, context.kinds
+        self.context = context
+        self.kinds = context.kinds
         """``kinds``: those that are wanted now."""
 
         self.built: list[BuiltObject] = []
@@ -133,12 +134,7 @@ class ResultBuilder:
         """
         page = cache(lambda: summary_of(report))
         self.add(ResultKind.SR, report.sources, partial(build_document, report), parts)
-        self.add(
-            ResultKind.SUMMARY,
-            report.sources,
-            lambda uid: build_page(report, page(), uid),
-            of_page,
-        )
+        self.add(ResultKind.SUMMARY, report.sources, lambda uid: build_page(report, page(), uid), of_page)
         self.add(ResultKind.PDF, report.sources, lambda uid: build_pdf(report, page(), uid), of_page)
 
     def add_image(self, report: Report, image: ImageReport) -> None:
@@ -168,16 +164,20 @@ class ResultBuilder:
                 make = partial(build_heatmap, context, source, finding, rank, below)
                 self.add(ResultKind.HEATMAP, [source], make, (str(rank),))
         for one in cleaned:
-            self.add(
-                ResultKind.CLEANED,
-                [source],
-                partial(build_cleaned, context, source, one, next(iter(masks), None)),
-                of_series=(modality_of(source),),
-                sop_class_uid=cleaned_class(frames_of(source, one)),
-            )
+            self.add_cleaned(source, one, next(iter(masks), None))
         for mask in masks:
             if ResultKind.SEG in self.kinds and not is_empty(mask):
                 self.add(ResultKind.SEG, [source], partial(build_segmentation, context, source, mask))
         for outlines in image.of_kind(ImageKind.ORGANS):
             make = partial(build_organs, context, source, outlines)
             self.add(ResultKind.SEG, [source], make, (ORGAN_SERIES,), (ORGAN_SERIES,))
+
+    def add_cleaned(self, source: Source, image: DerivedImage, mask: DerivedImage | None) -> None:
+        """Add a cleaned image of ``source``; ``mask``: the pixels that were filled, None if not known."""
+        self.add(
+            ResultKind.CLEANED,
+            [source],
+            partial(build_cleaned, self.context, source, image, mask),
+            of_series=(modality_of(source),),
+            sop_class_uid=cleaned_class(frames_of(source, image)),
+        )

@@ -42,8 +42,8 @@ def unbuilt_object(
     kind: ResultKind,
     sop_class_uid: str,
     sources: Sequence[Source],
-    parts: tuple[str, ...] = (),
-    series_parts: tuple[str, ...] = (),
+    parts: tuple[str, ...],
+    series_parts: tuple[str, ...],
 ) -> BuiltObject:
     """A result with its UIDs and without its bytes, by which one finds out whether it was built before.
 
@@ -78,11 +78,11 @@ def built_document(
     """Complete and encode a person's statement about the result ``about``, in the character set of that
     result.
 
-    Times and equipment must already be set. ``supersedes``: SOP Instance UID of the statement that it
+    Patient and study must already be copied. ``supersedes``: SOP Instance UID of the statement that it
     replaces, "" for none.
     """
     document.SeriesDescription = series_description(context, kind)
-    freeze_times(document, context, str(about.get("TimezoneOffsetFromUTC") or ""))
+    freeze_times(document, context)
     return BuiltObject(
         kind=kind,
         sop_instance_uid=document.SOPInstanceUID,

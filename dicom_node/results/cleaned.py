@@ -27,7 +27,7 @@ from ai_pipeline.terms import shown_term
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.lifecycle import ResultKind
 from dicom_node.results.context import ResultContext
-from dicom_node.results.dataset import set_values
+from dicom_node.results.dataset import set_values, text_of
 from dicom_node.results.derivation import (
     ORIENTATION_FOR_HIGHDICOM,
     copy_aspect,
@@ -127,7 +127,7 @@ def _derivation(image: DerivedImage, context: ResultContext, by_hand: str) -> st
 
 def modality_of(source: Source) -> str:
     """The Modality (0008,0060) of a cleaned image and its series: the source's, "OT" if it has none."""
-    return str(source.header.get("Modality") or "OT")
+    return text_of(source.header, "Modality") or "OT"
 
 
 def _cine(source: Source, frames: PixelArray, photometric: str, arguments: dict[str, Any]) -> Dataset:
@@ -193,19 +193,14 @@ def frames_of(source: Source, image: DerivedImage) -> PixelArray:
         frames = frames[None]
     wanted = (source.frames, source.rows, source.columns, *((3,) if colour else ()))
     was, samples = shown_term("PhotometricInterpretation", source.photometric), frames.dtype
-    faults = {
-        f"the cleaned image is {frames.shape}, its source {wanted}": frames.shape != wanted,
-        "a cleaned colour image of more than 8 bits cannot be stored": colour and samples != np.uint8,
-        f"a cleaned {was} image cannot be {image.photometric}": (
-            not colour and image.photometric != source.photometric
-        ),
-        f"samples of type {samples} cannot be stored in a secondary capture": (
-            samples.kind not in "iu" or samples.itemsize > 2
-        ),
-    }
-    for fault, holds in faults.items():
-        if holds:
-            raise ResultRefused(fault)
+    if frames.shape != wanted:
+        raise ResultRefused(f"the cleaned image is {frames.shape}, its source {wanted}")
+    if colour and samples != np.uint8:
+        raise ResultRefused("a cleaned colour image of more than 8 bits cannot be stored")
+    if not colour and image.photometric != source.photometric:
+        raise ResultRefused(f"a cleaned {was} image cannot be {image.photometric}")
+    if samples.kind not in "iu" or samples.itemsize > 2:
+        raise ResultRefused(f"samples of type {samples} cannot be stored in a secondary capture")
     return frames
 
 

@@ -31,11 +31,12 @@ def comparison_notes(context: ResultContext, result: PipelineResult) -> list[Qua
     shown.
     """
     day = context.study_day
-    earlier = {uid: one for uid, one in context.previous.items() if day and one.on < day}
+    if day is None:
+        return []
     return [
         QualityNote(COMPARED, line, uid, on_faces=True)
-        for uid, previous in earlier.items()
-        if day and (line := _comparison(result, uid, previous, day))
+        for uid, previous in context.previous.items()
+        if previous.on < day and (line := _comparison(result, uid, previous, day))
     ]
 
 

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Final
 
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
@@ -27,6 +26,7 @@ from dicom_node.base.dicom.uids import (
     MANUFACTURER,
     derived_uid,
 )
+from dicom_node.results.dataset import text_of
 
 
 class Cause(StrEnum):
@@ -51,34 +51,31 @@ SCHEME_UID: Final = derived_uid("dicom-ai-node", "coding scheme", SCHEME)
 PRESENCE: Final = DicomCode("705057003", "SCT", "Presence")
 # PS3.16 CID 240 Present-Absent has all but "Suspected". SNOMED CT's own words for the last two are |Absence
 # findings| and |Undetermined|; a program that knows DICOM looks for these and not for 2667000 and 82334004.
-DECISIONS: Final[Mapping[contract.Decision, DicomCode]] = MappingProxyType(
-    {
-        contract.Decision.PRESENT: codes.SCT.Suspected,
-        contract.Decision.ABSENT: codes.SCT.Absent,
-        contract.Decision.INDETERMINATE: codes.SCT.Undetermined,
-    }
-)
+DECISIONS: Final[Mapping[contract.Decision, DicomCode]] = {
+    contract.Decision.PRESENT: codes.SCT.Suspected,
+    contract.Decision.ABSENT: codes.SCT.Absent,
+    contract.Decision.INDETERMINATE: codes.SCT.Undetermined,
+}
 
 # PS3.16 CID 244 Laterality: no side but these two is ever claimed.
-SIDES: Final[Mapping[str, DicomCode]] = MappingProxyType(
-    {"L": DicomCode("7771000", "SCT", "Left"), "R": DicomCode("24028007", "SCT", "Right")}
-)
+SIDES: Final[Mapping[str, DicomCode]] = {
+    "L": DicomCode("7771000", "SCT", "Left"),
+    "R": DicomCode("24028007", "SCT", "Right"),
+}
 
 SOURCE: Final = DicomCode("260753009", "SCT", "Source")  # PS3.16 TID 1601
 PROCEDURE_SITE: Final = DicomCode("363704007", "SCT", "Procedure site")
 QUALITATIVE_EVALUATIONS: Final = DicomCode("C0034375", "UMLS", "Qualitative Evaluations")  # PS3.16 TID 1500
 # PS3.16 CID 9300 Procedure Discontinuation Reason and CID 9303 (insufficient quality)
-CAUSES: Final[Mapping[Cause, DicomCode]] = MappingProxyType(
-    {
-        Cause.FORMAT: DicomCode("110521", "DCM", "Objects incorrectly formatted"),
-        Cause.OBJECT_TYPE: DicomCode("110522", "DCM", "Object Types not supported"),
-        Cause.INCOMPLETE: DicomCode("110523", "DCM", "Object Set incomplete"),
-        Cause.RESOURCES: DicomCode("110527", "DCM", "Resource inadequate"),
-        Cause.QUALITY: DicomCode("110531", "DCM", "Insufficient quality for interpretation"),
-        Cause.EQUIPMENT: DicomCode("110501", "DCM", "Equipment failure"),
-        Cause.UNKNOWN: DicomCode("110513", "DCM", "Discontinued for unspecified reason"),
-    }
-)
+CAUSES: Final[Mapping[Cause, DicomCode]] = {
+    Cause.FORMAT: DicomCode("110521", "DCM", "Objects incorrectly formatted"),
+    Cause.OBJECT_TYPE: DicomCode("110522", "DCM", "Object Types not supported"),
+    Cause.INCOMPLETE: DicomCode("110523", "DCM", "Object Set incomplete"),
+    Cause.RESOURCES: DicomCode("110527", "DCM", "Resource inadequate"),
+    Cause.QUALITY: DicomCode("110531", "DCM", "Insufficient quality for interpretation"),
+    Cause.EQUIPMENT: DicomCode("110501", "DCM", "Equipment failure"),
+    Cause.UNKNOWN: DicomCode("110513", "DCM", "Discontinued for unspecified reason"),
+}
 
 # Private, since neither PS3.16 nor SNOMED CT has them. A meaning that changes gets a new value.
 OURS: Final[Mapping[str, DicomCode]] = {
@@ -217,7 +214,7 @@ def fetus_of_reports(objects: Iterable[Dataset]) -> str:
 def name_of(item: Dataset) -> str:
     """The code value of an SR content item's concept name; "" if it has none."""
     names = item.get("ConceptNameCodeSequence")
-    return str(names[0].get("CodeValue") or "") if names else ""
+    return text_of(names[0], "CodeValue") if names else ""
 
 
 def each_once(given: Iterable[CodedConcept | DicomCode]) -> list[CodedConcept]:

@@ -19,6 +19,11 @@ def set_values(dataset: Dataset, **values: object) -> None:
         setattr(dataset, keyword, value)
 
 
+def text_of(dataset: Dataset, keyword: str) -> str:
+    """The value of an attribute as text; "" if it is missing or has no value."""
+    return str(dataset.get(keyword) or "")
+
+
 UTF8: Final = "ISO_IR 192"
 
 

@@ -13,7 +13,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 
 from ai_pipeline.images.numbers import decimal, value_of, whole_of
-from dicom_node.results.dataset import set_values
+from dicom_node.results.dataset import set_values, text_of
 from dicom_node.results.source import Source
 
 # PS3.3 C.7.6.1.1.5.1: what each lossy transfer syntax is called in Lossy Image Compression Method.
@@ -55,7 +55,7 @@ def describe_derivation(
     if not lossy:
         return
     ratio, method = (header.get(f"LossyImageCompression{what}") for what in ("Ratio", "Method"))
-    by_syntax = _LOSSY_METHODS.get(str(header.file_meta.get("TransferSyntaxUID") or ""))
+    by_syntax = _LOSSY_METHODS.get(text_of(header.file_meta, "TransferSyntaxUID"))
     if not ratio and by_syntax:  # size of the samples over size of the file; the header is negligible
         samples = source.rows * source.columns * source.frames * whole_of(header, "SamplesPerPixel", 1)
         size = samples * whole_of(header, "BitsAllocated", 8) // 8

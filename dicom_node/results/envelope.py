@@ -5,6 +5,7 @@ from copy import deepcopy
 from typing import Any, Final
 
 from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import PersonName
@@ -17,16 +18,18 @@ from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
+    MANUFACTURER,
+    MODEL_NAME,
 )
 from dicom_node.base.lifecycle import RESULT_KINDS, ResultKind
 from dicom_node.results.anatomy import UNPAIRED, body_part_of, stated_side
 from dicom_node.results.concepts import coding_schemes
 from dicom_node.results.context import ResultContext
-from dicom_node.results.dataset import UTF8, copy_attributes, set_values
-from dicom_node.results.equipment import contributing_equipment, general_equipment
+from dicom_node.results.dataset import UTF8, copy_attributes, set_values, text_of
+from dicom_node.results.equipment import contributing_equipment, software_versions
 from dicom_node.results.series import series_description
 from dicom_node.results.source import Source, offset_of
-from dicom_node.results.times import dicom_datetime, local
+from dicom_node.results.times import local
 from dicom_node.results.uids import series_uid
 
 _OF_ANIMALS: Final = (
@@ -50,15 +53,29 @@ def header_arguments(
     distinguish several series of one kind.
     """
     return {
-        **general_equipment(context),
+        **object_arguments(context, kind, uid, number),
         "series_instance_uid": series_uid(context, kind, source, *series_parts),
         "series_number": RESULT_KINDS[kind].series_number + context.series_offset,
+        "coding_schemes": coding_schemes(context.scheme),
+    }
+
+
+def object_arguments(context: ResultContext, kind: ResultKind, uid: str, number: int = 1) -> dict[str, Any]:
+    """The arguments of highdicom's constructors for SOP Common (PS3.3 C.12.1), General and Enhanced General
+    Equipment (C.7.5.1, C.7.5.2), and the encoding.
+
+    ``uid``: the SOP Instance UID; ``number``: the Instance Number (from 1).
+    """
+    return {
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": MODEL_NAME,
+        "software_versions": software_versions(context),
+        "device_serial_number": context.installation.serial_number,
         "sop_instance_uid": uid,
         "instance_number": number,
-        "contributing_equipment": contributing_equipment(context, offset_of(source), kind),
+        "contributing_equipment": contributing_equipment(context, kind),
         "transfer_syntax_uid": ExplicitVRLittleEndian,
         "specific_character_set": UTF8,
-        "coding_schemes": coding_schemes(context.scheme),
     }
 
 
@@ -80,8 +97,8 @@ def complete(
     """
     source = sources[0]
     _set_patient_and_study(dataset, source)
-    freeze_times(dataset, context, offset_of(source))
-    _set_series(dataset, context, kind, source)
+    freeze_times(dataset, context)
+    _set_series(dataset, context, kind)
     _correct_references(dataset, sources)
     if context.station_name:
         dataset.StationName = context.station_name[:16]
@@ -108,12 +125,12 @@ def _set_patient_and_study(dataset: Dataset, source: Source) -> None:
                 name.value = [PersonName(str(one)) for one in name.value] if name.VM > 1 else str(name.value)
 
 
-def _set_series(dataset: Dataset, context: ResultContext, kind: ResultKind, source: Source) -> None:
+def _set_series(dataset: Dataset, context: ResultContext, kind: ResultKind) -> None:
     """Set description, date and time of the series (PS3.3 C.7.3.1): the same in all objects of a series,
     those of later jobs too.
     """
     first = context.series_began(str(dataset.SeriesInstanceUID)) or context.analysed_at
-    began = local(first, offset_of(source))
+    began = local(first, offset_of(dataset))
     set_values(
         dataset,
         SeriesDescription=series_description(context, kind),
@@ -148,13 +165,14 @@ def _set_requests(dataset: Dataset, source: Source) -> None:
         dataset.RequestAttributesSequence = [item for item in requests if item]
 
 
-def freeze_times(dataset: Dataset, context: ResultContext, offset: str) -> None:
+def freeze_times(dataset: Dataset, context: ResultContext) -> None:
     """Set all times to the time of the analysis, so that two builds do not differ, and the attributes of the
     maker that highdicom's constructors do not accept.
 
-    ``offset``: the Timezone Offset From UTC in which times are written, "" for that of this machine.
+    Times are in the zone of the object's Timezone Offset From UTC, without it in that of this machine. A VR
+    DT does not repeat the offset: (0008,0201) gives it (PS3.3 C.12.1), and DCMTK refuses "+0000".
     """
-    analysed = local(context.analysed_at, offset)
+    analysed = local(context.analysed_at, offset_of(dataset))
     date, time = f"{analysed:%Y%m%d}", f"{analysed:%H%M%S.%f}"
     for day, hour in (
         ("InstanceCreationDate", "InstanceCreationTime"),
@@ -165,8 +183,9 @@ def freeze_times(dataset: Dataset, context: ResultContext, offset: str) -> None:
         if day in dataset:
             set_values(dataset, **{day: date, hour: time})
     for item in dataset.ContributingEquipmentSequence:
-        if item.get("ManufacturerModelName") == "highdicom":
-            item.ContributionDateTime = dicom_datetime(context.analysed_at, offset)
+        # When the scanner made the source is not known here.
+        if item.PurposeOfReferenceCodeSequence[0] != codes.DCM.AcquisitionEquipment:
+            item.ContributionDateTime = date + time
     dataset.DeviceUID = context.installation.device_uid
     set_values(
         dataset.file_meta,
@@ -181,7 +200,7 @@ def _correct_references(dataset: Dataset, sources: Sequence[Source]) -> None:
     """
     classes = {source.uid: source.sop_class_uid for source in sources}
     for item in items(dataset):
-        uid = str(item.get("ReferencedSOPInstanceUID") or "")
+        uid = text_of(item, "ReferencedSOPInstanceUID")
         if uid in classes and "ReferencedSOPClassUID" in item:
             item.ReferencedSOPClassUID = classes[uid]
         # PS3.3 C.10.4, C.18.6: for images with a total pixel matrix; highdicom says VOLUME of all others.

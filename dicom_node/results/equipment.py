@@ -1,7 +1,5 @@
 """Who made a result: this node with its versions, and its models, as equipment, observer and algorithm."""
 
-from typing import Any
-
 from highdicom import ContributingEquipment
 from highdicom.sr import (
     AlgorithmIdentification,
@@ -19,18 +17,7 @@ from dicom_node.base.dicom.uids import (
 )
 from dicom_node.base.lifecycle import ResultKind
 from dicom_node.results.context import ResultContext
-from dicom_node.results.times import dicom_datetime
 from dicom_node.results.uids import BUILDER_VERSION, model_parts, program_texts
-
-
-def general_equipment(context: ResultContext) -> dict[str, Any]:
-    """The arguments of highdicom's constructors for General Equipment (PS3.3 C.7.5.1, C.7.5.2)."""
-    return {
-        "manufacturer": MANUFACTURER,
-        "manufacturer_model_name": MODEL_NAME,
-        "software_versions": software_versions(context),
-        "device_serial_number": context.installation.serial_number,
-    }
 
 
 def software_versions(context: ResultContext) -> list[str]:
@@ -42,33 +29,23 @@ def software_versions(context: ResultContext) -> list[str]:
     return [f"results {BUILDER_VERSION}", f"{context.pipeline} {context.pipeline_version}"[:64]]
 
 
-def contributing_equipment(
-    context: ResultContext, offset: str, kind: ResultKind
-) -> list[ContributingEquipment]:
+def contributing_equipment(context: ResultContext, kind: ResultKind) -> list[ContributingEquipment]:
     """The items of Contributing Equipment Sequence: one for the node, and one for each of its models (IHE AIR
     6.5.3.1).
 
-    ``offset``: Timezone Offset From UTC, "" if unknown. Purposes are from CID 7005. A cleaned image has a
-    second item for the node, which changed the source's pixels.
+    Purposes are from CID 7005. A cleaned image has a second item for the node, which changed the source's
+    pixels. The time of each is set with the object's other times (``envelope.freeze_times``).
     """
-    items = [node_equipment(context, offset, "AI node: built this object", codes.DCM.ProcessingEquipment)]
+    items = [node_equipment(context, "AI node: built this object", codes.DCM.ProcessingEquipment)]
     if kind is ResultKind.CLEANED:
-        items.append(
-            node_equipment(
-                context,
-                offset,
-                "AI node: filled pixels of burned-in annotation",
-                codes.DCM.ModifyingEquipment,
-            )
-        )
+        what = "AI node: filled pixels of burned-in annotation"
+        items.append(node_equipment(context, what, codes.DCM.ModifyingEquipment))
     for model in context.models:
         # The UID changes with the weights or the card.
         uid = derived_uid("model", context.installation.device_uid, *model_parts(model))
         what = f"AI model: inference; SHA-256 of weights {model.sha256}, of card {model.card_sha256}"
         purpose = codes.DCM.ProcessingEquipment
-        items.append(
-            _equipment_item(context, offset, uid, model.id[:64], [model.version[:64]], what, purpose)
-        )
+        items.append(_equipment_item(context, uid, model.id[:64], [model.version[:64]], what, purpose))
     return items
 
 
@@ -97,21 +74,16 @@ def algorithm(model: contract.ModelRef, finding: contract.Finding | None = None)
     return AlgorithmIdentification(name=model.id, version=model.version, parameters=parameters)
 
 
-def node_equipment(
-    context: ResultContext, offset: str, what: str, purpose: DicomCode
-) -> ContributingEquipment:
+def node_equipment(context: ResultContext, what: str, purpose: DicomCode) -> ContributingEquipment:
     """The item of Contributing Equipment Sequence that says that this node did ``what``, for a ``purpose`` of
     CID 7005.
-
-    ``offset``: Timezone Offset From UTC, "" if unknown.
     """
     uid = context.installation.device_uid
-    return _equipment_item(context, offset, uid, MODEL_NAME, software_versions(context), what, purpose)
+    return _equipment_item(context, uid, MODEL_NAME, software_versions(context), what, purpose)
 
 
 def _equipment_item(
     context: ResultContext,
-    offset: str,
     uid: str,
     name: str,
     versions: list[str],
@@ -129,7 +101,6 @@ def _equipment_item(
         software_versions=versions,
         device_serial_number=context.installation.serial_number,
         station_name=context.station_name[:16] or None,
-        contribution_datetime=dicom_datetime(context.analysed_at, offset),
         contribution_description=what,
     )
     item.DeviceUID = uid

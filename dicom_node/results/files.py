@@ -39,7 +39,7 @@ def temporary_files(built: Iterable[BuiltObject], door: Files) -> Iterator[dict[
     ``door``: the store of the node's files. Objects that were built before (``data`` None) are skipped. Files
     that the caller does not move to their final path are deleted at the end of the scope.
     """
-    files: dict[str, ResultFile] = {}
+    files = {}
     try:
         for item in built:
             if item.data is not None:
@@ -56,7 +56,7 @@ def row_values(built: BuiltObject, file: ResultFile, door: Files) -> dict[str, A
 
     ``door``: the store of the node's files, which makes the path relative to the data folder.
     """
-    is_report = built.kind is ResultKind.SR and built.data is not None
+    is_report = built.kind is ResultKind.SR
     return {
         "kind": built.kind,
         "sop_instance_uid": built.sop_instance_uid,
@@ -93,11 +93,12 @@ def _write(door: Files, folder: Path, uid: str, data: bytes) -> ResultFile:
     place = folder / hashlib.sha256(uid.encode("ascii")).hexdigest()[:2]
     place.mkdir(parents=True, exist_ok=True)
     temporary, final = place / f".{uid}.{os.getpid()}", place / f"{uid}.dcm"
-    if door.built_before(door.relative(final)):
+    was_there = door.built_before(door.relative(final)) is not None
+    if was_there:
         data = final.read_bytes()
-        return ResultFile(temporary, final, hashlib.sha256(data).hexdigest(), len(data), was_there=True)
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return ResultFile(temporary, final, hashlib.sha256(data).hexdigest(), len(data))
+    else:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    return ResultFile(temporary, final, hashlib.sha256(data).hexdigest(), len(data), was_there)

@@ -6,7 +6,7 @@ Every fault names the attribute and the rule; values are not repeated (they may 
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +21,7 @@ from dicom_node.base.errors import ResultRefused
 from dicom_node.base.lifecycle import PICTURES, ResultKind
 from dicom_node.results.concepts import name_of
 from dicom_node.results.context import ResultContext
+from dicom_node.results.dataset import text_of
 from dicom_node.results.source import Source
 from dicom_node.results.standard import is_known, mandatory_modules, missing_attribute
 
@@ -62,7 +63,7 @@ _OF_PICTURES: Final = ("ImageType", ["DERIVED", "SECONDARY"], "ImageType is not 
 _BURNED_IN: Final = "BurnedInAnnotation is NO on cleaned images and YES on all others"
 _DRAWN: Final = (_OF_PICTURES, ("BurnedInAnnotation", "YES", _BURNED_IN))
 # Values that attributes of each kind have, and the fault of any other one.
-_VALUES: Final[Mapping[ResultKind, Sequence[tuple[str, object, str]]]] = {
+_VALUES: Final = {
     ResultKind.SR: _OF_REPORTS,
     ResultKind.ASSESSMENT: _OF_REPORTS,
     ResultKind.SC: _DRAWN,
@@ -163,26 +164,16 @@ def _raise_faults(kind: ResultKind, problems: Sequence[str]) -> None:
         raise ResultRefused(f"{kind} result not released: " + "; ".join(dict.fromkeys(problems)))
 
 
-def _identity_faults(read: Dataset, kind: ResultKind) -> list[str]:
-    """Faults of an object that must name the patient: marked as de-identified, or without its source
+def _identity_faults(read: Dataset, kind: ResultKind) -> Iterator[str]:
+    """Yield faults of an object that must name the patient: marked as de-identified, or without its source
     images.
     """
-    return _those_that_hold(
-        {
-            "PatientIdentityRemoved must not be YES: it names the patient": (
-                read.get("PatientIdentityRemoved") == "YES"
-            ),
-            "SourceImageSequence is missing": kind in PICTURES and not read.get("SourceImageSequence"),
-            "SourceInstanceSequence is missing": (
-                kind is ResultKind.PDF and not read.get("SourceInstanceSequence")
-            ),
-        }
-    )
-
-
-def _those_that_hold(faults: Mapping[str, bool]) -> list[str]:
-    """The keys whose value is True: ``faults`` maps the text of each fault to whether the object has it."""
-    return [fault for fault, holds in faults.items() if holds]
+    if read.get("PatientIdentityRemoved") == "YES":
+        yield "PatientIdentityRemoved must not be YES: it names the patient"
+    if kind in PICTURES and not read.get("SourceImageSequence"):
+        yield "SourceImageSequence is missing"
+    if kind is ResultKind.PDF and not read.get("SourceInstanceSequence"):
+        yield "SourceInstanceSequence is missing"
 
 
 def _encoding_faults(read: Dataset, built: Dataset) -> Iterator[str]:
@@ -222,7 +213,7 @@ def _uid_faults(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
     theirs = {source.uid for source in sources} | {source.series_uid for source in sources}
     # The study's UID is the source's, whatever it is: under another the PACS would not find the study.
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
-        value = str(read.get(keyword) or "")
+        value = text_of(read, keyword)
         if len(value) > 64 or not _UID.fullmatch(value):
             yield f"{keyword} is no UID"
         if value in theirs | {sources[0].study_uid}:
@@ -246,18 +237,16 @@ def _patient_faults(read: Dataset, source: Source) -> Iterator[str]:
             yield f"{keyword} is not that of the source"
 
 
-def _series_faults(read: Dataset, sources: Sequence[Source]) -> list[str]:
-    """Faults of the series: number below 9000, no "AI" in its description, or another study than the
+def _series_faults(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
+    """Yield faults of the series: number below 9000, no "AI" in its description, or another study than the
     sources.
     """
-    description, study = str(read.get("SeriesDescription") or ""), str(read.get("StudyInstanceUID"))
-    return _those_that_hold(
-        {
-            "SeriesNumber is below 9000": int(read.get("SeriesNumber") or 0) < 9000,
-            "SeriesDescription does not say AI": not re.search(r"\bAI\b", description),
-            "it lies in another study than its sources": any(one.study_uid != study for one in sources),
-        }
-    )
+    if int(read.get("SeriesNumber") or 0) < 9000:
+        yield "SeriesNumber is below 9000"
+    if not re.search(r"\bAI\b", text_of(read, "SeriesDescription")):
+        yield "SeriesDescription does not say AI"
+    if any(source.study_uid != read.get("StudyInstanceUID") for source in sources):
+        yield "it lies in another study than its sources"
 
 
 def _marking_faults(read: Dataset, kind: ResultKind) -> Iterator[str]:
@@ -285,7 +274,7 @@ def _reference_faults(read: Dataset, context: ResultContext, sources: Sequence[S
         for inner in items(outer)
     ]
     for item in items(read):
-        uid = str(item.get("ReferencedSOPInstanceUID") or "")
+        uid = text_of(item, "ReferencedSOPInstanceUID")
         is_earlier = uid in earlier and item.get("ReferencedSOPClassUID") == earlier[uid].SOPClassUID
         if not uid or uid == context.supersedes or is_earlier:
             continue
@@ -346,26 +335,23 @@ def _outline_faults(
         yield "a polyline is not closed"
         return
     for image in images:
-        source = known.get(str(image.get("ReferencedSOPInstanceUID") or ""))
+        source = known.get(text_of(image, "ReferencedSOPInstanceUID"))
         if source is None:
             yield "a region lies on an object that is no source"
         elif any(not (0 <= x <= source.columns and 0 <= y <= source.rows) for x, y in points):
             yield "a region reaches out of its image"
 
 
-def _pdf_faults(read: Dataset) -> list[str]:
-    """Faults of an encapsulated PDF: its stated length is wrong (PS3.3 C.24.2), or the PDF is incomplete."""
+def _pdf_faults(read: Dataset) -> Iterator[str]:
+    """Yield faults of an encapsulated PDF: its stated length is wrong (PS3.3 C.24.2), or the PDF is
+    incomplete.
+    """
     data = bytes(read.get("EncapsulatedDocument") or b"")
     length = int(read.get("EncapsulatedDocumentLength") or 0)
-    is_whole = data.startswith(b"%PDF-") and data[:length].rstrip().endswith(b"%%EOF")
-    return _those_that_hold(
-        {
-            "EncapsulatedDocument has not the length that EncapsulatedDocumentLength says": (
-                len(data) != length + length % 2
-            ),
-            "EncapsulatedDocument is no whole PDF": not is_whole,
-        }
-    )
+    if len(data) != length + length % 2:
+        yield "EncapsulatedDocument has not the length that EncapsulatedDocumentLength says"
+    if not (data.startswith(b"%PDF-") and data[:length].rstrip().endswith(b"%%EOF")):
+        yield "EncapsulatedDocument is no whole PDF"
 
 
 def _pixels(read: Dataset, pixel_bytes: int | None) -> Iterator[str]:

@@ -83,7 +83,7 @@ def findings_by_place(
     ``sources``: the images by UID. Each gets its tracking UID. Raises ResultRefused for a frame that the
     image does not have, or a tracking UID that two findings share.
     """
-    located: list[ReportedFinding] = []
+    located = []
     seen: Counter[tuple[str, ...]] = Counter()
     numbers: Counter[str] = Counter()
     for finding in patient_findings(findings):

@@ -32,7 +32,7 @@ from dicom_node.base.connectors import installed
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.lifecycle import ResultKind
 from dicom_node.results.anatomy import view_of
-from dicom_node.results.dataset import set_values
+from dicom_node.results.dataset import set_values, text_of
 from dicom_node.results.derivation import (
     pixel_height,
     referenced,
@@ -158,7 +158,7 @@ def _foot(report: Report) -> list[str]:
     are named and the others counted.
     """
     context = report.context
-    analysed = local(context.analysed_at, offset_of(report.sources[0]))
+    analysed = local(context.analysed_at, offset_of(report.sources[0].header))
     names = [f"{model.id} {model.version}" for model in context.models]
     fitting = next((n for n in range(len(names), 1, -1) if len(", ".join(names[:n])) <= 200), 1)
     more = f" and {len(names) - fitting} more" if fitting < len(names) else ""
@@ -191,7 +191,7 @@ def _patient_name(header: Dataset) -> str:
     """The patient's name as "family name, other names", of the first group (PS3.5 6.2.1) whose letters can be
     drawn.
     """
-    groups = [group.strip("^ ") for group in str(header.get("PatientName") or "").split("=")]
+    groups = [group.strip("^ ") for group in text_of(header, "PatientName").split("=")]
     given = [group for group in groups if group]
     group = next(filter(drawable, given), None)
     if group is None:
@@ -204,7 +204,7 @@ def _value(header: Dataset, keyword: str) -> str:
     """The text on the page for an attribute: its value, or words that say that it is missing or cannot be
     drawn.
     """
-    text = str(header.get(keyword) or "").strip() or _NOT_GIVEN
+    text = text_of(header, keyword).strip() or _NOT_GIVEN
     return text if drawable(text) else _OTHER_LETTERS
 
 
@@ -258,8 +258,8 @@ def build_pdf(report: Report, summary: SummaryPage, uid: str) -> Dataset:
         **arguments,
     )
     times = [
-        str(one.header.get("AcquisitionDateTime") or "")
-        or f"{one.header.get('AcquisitionDate') or ''}{one.header.get('AcquisitionTime') or ''}"
+        text_of(one.header, "AcquisitionDateTime")
+        or text_of(one.header, "AcquisitionDate") + text_of(one.header, "AcquisitionTime")
         for one in sources
     ]
     set_values(

@@ -21,7 +21,7 @@ from ai_pipeline.images.render import (
 from dicom_node.base.lifecycle import ResultKind
 from dicom_node.results.cleaned import frames_of
 from dicom_node.results.context import ResultContext
-from dicom_node.results.dataset import set_values
+from dicom_node.results.dataset import set_values, text_of
 from dicom_node.results.derivation import (
     ORIENTATION_FOR_HIGHDICOM,
     copy_present,
@@ -155,7 +155,7 @@ def secondary_capture(
         copy_present(picture, one, "SyntheticData")
     complete(picture, context, kind, sources)
     words = ("BodyPartExamined", "Laterality")
-    if len({tuple(str(one.header.get(word) or "") for word in words) for one in sources}) > 1:
+    if len({tuple(text_of(one.header, word) for word in words) for one in sources}) > 1:
         picture.pop("BodyPartExamined", None)
         picture.Laterality = ""
     return picture

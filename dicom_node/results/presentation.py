@@ -91,7 +91,7 @@ def build_presentation(context: ResultContext, report: ImageReport, uid: str) ->
         image.update(source.stand_in)
         image.SamplesPerPixel = 3
     of_image = [GraphicLayer(OVERLAYS, order=1, description="Overlays of the image")] if overlays else []
-    arguments: dict[str, Any] = {
+    arguments = {
         "referenced_images": [image],
         "content_label": "AI_FINDINGS",
         "content_description": "AI findings - not for diagnostic use",

@@ -1,6 +1,6 @@
 """The rejection note of IHE IOCM (RAD TF-3, 4.66): a Key Object Selection that names withdrawn results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -11,9 +11,6 @@ from highdicom.sr import (
 )
 from pydicom import dcmread
 from pydicom.sr.coding import Code
-from pydicom.uid import (
-    ExplicitVRLittleEndian,
-)
 
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.identity import COPIED
@@ -25,8 +22,9 @@ from dicom_node.results.concepts import (
     subject_context,
 )
 from dicom_node.results.context import ResultContext
-from dicom_node.results.dataset import UTF8, copy_attributes
-from dicom_node.results.equipment import contributing_equipment, device_observer, general_equipment
+from dicom_node.results.dataset import copy_attributes
+from dicom_node.results.envelope import object_arguments
+from dicom_node.results.equipment import device_observer
 from dicom_node.results.series import series_number_beside
 from dicom_node.results.source import (
     without_identity,
@@ -34,7 +32,7 @@ from dicom_node.results.source import (
 from dicom_node.results.uids import statement_uid
 
 # CID 7011: the titles that IOCM takes for reasons of a person.
-_TITLES: Final[Mapping[RejectionReason, Code]] = {
+_TITLES: Final = {
     RejectionReason.QUALITY: Code("113001", "DCM", "Rejected for Quality Reasons"),
     RejectionReason.SAFETY: Code("113037", "DCM", "Rejected for Patient Safety Reasons"),
 }
@@ -76,14 +74,7 @@ def build_rejection(
         content=content,
         series_instance_uid=derived_uid("rejection series", *parts),
         series_number=series_number_beside(first, ResultKind.REJECTION),
-        sop_instance_uid=statement_uid(context, "rejection", *parts),
-        instance_number=1,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-        specific_character_set=UTF8,
-        contributing_equipment=contributing_equipment(
-            context, str(first.get("TimezoneOffsetFromUTC") or ""), ResultKind.REJECTION
-        ),
-        **general_equipment(context),
+        **object_arguments(context, ResultKind.REJECTION, statement_uid(context, "rejection", *parts)),
     )
     copy_attributes(note, first, *COPIED)
     return built_document(note, context, ResultKind.REJECTION, first)

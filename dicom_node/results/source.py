@@ -24,7 +24,7 @@ from dicom_node.base.dicom.uids import (
     SECONDARY_CAPTURES,
 )
 from dicom_node.base.errors import ResultRefused
-from dicom_node.results.dataset import set_values
+from dicom_node.results.dataset import set_values, text_of
 from dicom_node.results.standard import has_frames, is_known
 
 
@@ -127,7 +127,7 @@ class Source:
         """The View Position (0018,5101) that all results state: the one that the pipeline assumed, else that
         of the header; "" without either.
         """
-        return self.judged_view or str(self.header.get("ViewPosition") or "").upper()
+        return self.judged_view or text_of(self.header, "ViewPosition").upper()
 
 
 def read_sources(objects: Sequence[SourceObject]) -> tuple[Source, ...]:
@@ -142,7 +142,7 @@ def read_sources(objects: Sequence[SourceObject]) -> tuple[Source, ...]:
     if len({source.study_uid for source in sources}) > 1:
         raise ResultRefused("the source images differ in StudyInstanceUID: no result for more than one study")
     named = ("PatientID", "IssuerOfPatientID", *_PATIENT)
-    texts = ([str(source.header.get(keyword) or "") for keyword in named] for source in sources)
+    texts = ([text_of(source.header, keyword) for keyword in named] for source in sources)
     if not are_one_patient(Patient.from_values(*values) for values in texts):
         raise ResultRefused("the source images contradict each other: no result for more than one patient")
     # What one image says of the patient holds for those that leave it empty: one value for one patient.
@@ -195,7 +195,7 @@ def source_of(stored: SourceObject, header: Dataset, repairs: Repairs = _NONE) -
         str(header.SOPClassUID),
         str(header.StudyInstanceUID),
         str(header.SeriesInstanceUID),
-        str(header.get("PhotometricInterpretation") or ""),
+        text_of(header, "PhotometricInterpretation"),
         image.rows,
         image.columns,
         image.frames,
@@ -231,16 +231,15 @@ def _stand_in(header: Dataset, image: contract.ImageHeader) -> Dataset:
     """The data set that highdicom's constructors get in place of an image's header; ``image``: its decoded
     numbers.
     """
-    stand_in = without_identity(Dataset())
-    set_values(
-        stand_in,
-        SOPClassUID=_class_for_highdicom(header, image.frames),
-        SOPInstanceUID=header.SOPInstanceUID,
-        StudyInstanceUID=header.StudyInstanceUID,
-        SeriesInstanceUID=header.SeriesInstanceUID,
-        Rows=image.rows,
-        Columns=image.columns,
+    stand_in = without_identity(
+        stand_in_of(
+            _class_for_highdicom(header, image.frames),
+            header.SOPInstanceUID,
+            header.StudyInstanceUID,
+            header.SeriesInstanceUID,
+        )
     )
+    stand_in.Rows, stand_in.Columns = image.rows, image.columns
     for keyword in (
         "SamplesPerPixel",
         "PhotometricInterpretation",
@@ -264,7 +263,7 @@ def _stand_in(header: Dataset, image: contract.ImageHeader) -> Dataset:
     # Modality decides which descriptors highdicom puts into the image library (TID 1602). It raises where
     # a projection radiograph lacks what TID 1603 wants or a slice what TID 1604 wants, so those are
     # announced as what has no further descriptors.
-    modality = str(header.get("Modality") or "OT")
+    modality = text_of(header, "Modality") or "OT"
     given = (value_of(header, word) for word in ("PatientOrientation", "ImagerPixelSpacing"))
     described = all(isinstance(values, MultiValue) and len(values) == 2 for values in given)
     stand_in.Modality = modality if described and modality in {"CR", "DX", "MG"} else "OT"
@@ -278,7 +277,7 @@ def _class_for_highdicom(header: Dataset, frames: int) -> str:
     sop_class_uid = str(header.SOPClassUID)
     found = _SUCCESSORS.get(sop_class_uid, sop_class_uid)
     if found in SECONDARY_CAPTURES or not is_known(found):
-        still, cine = _OF_MODALITY.get(str(header.get("Modality")), ("", ""))
+        still, cine = _OF_MODALITY.get(text_of(header, "Modality"), ("", ""))
         return (cine or _SC_MULTI_FRAME) if frames > 1 else (still or _STORAGE + "7")
     if frames > 1 and not has_frames(found):
         # Cines under the single-frame class are common in old ultrasound.
@@ -286,6 +285,6 @@ def _class_for_highdicom(header: Dataset, frames: int) -> str:
     return found
 
 
-def offset_of(source: Source) -> str:
-    """The Timezone Offset From UTC (0008,0201) of the source, such as ``+0100``; "" if it has none."""
-    return str(source.header.get("TimezoneOffsetFromUTC") or "")
+def offset_of(dataset: Dataset) -> str:
+    """The Timezone Offset From UTC (0008,0201) of a data set, such as ``+0100``; "" if it has none."""
+    return text_of(dataset, "TimezoneOffsetFromUTC")

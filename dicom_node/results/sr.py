@@ -17,7 +17,7 @@ study.
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from highdicom.sr import (
     CodeContentItem,
@@ -71,7 +71,7 @@ from dicom_node.results.context import PreviousImage
 from dicom_node.results.dataset import set_values
 from dicom_node.results.envelope import complete, disclaimer, header_arguments
 from dicom_node.results.equipment import algorithm, device_observer
-from dicom_node.results.located import ReportedFinding, TrackedMeasurement
+from dicom_node.results.located import Number, ReportedFinding, TrackedMeasurement
 from dicom_node.results.report import ImageReport, Report
 from dicom_node.results.source import Source, stand_in_of
 from dicom_node.results.stated_report import (
@@ -142,8 +142,8 @@ def _content(report: Report) -> MeasurementReport:
     content[0].ContentSequence = ContentSequence(
         [
             *about,
-            _text(codes.DCM.Conclusion, report.conclusion),
-            _text(codes.DCM.Comment, disclaimer(report.context)),
+            text_item(codes.DCM.Conclusion, report.conclusion),
+            text_item(codes.DCM.Comment, disclaimer(report.context)),
             _image_library(report),
             measurements,
             *([_evaluations(report, elsewhere)] if with_places else []),
@@ -163,11 +163,9 @@ def _name_procedure_sites(about: Sequence[ContentItem], report: Report) -> None:
         of_procedure = [source for source in report.sources if procedure_reported(source) == item.value]
         regions = filter(None, (target_of(report.context, source) for source in of_procedure))
         if sites := {region.value: region for region in regions}:
-            item.ContentSequence = ContentSequence(
-                [
-                    CodeContentItem(PROCEDURE_SITE, region, RelationshipTypeValues.HAS_CONCEPT_MOD)
-                    for region in sites.values()
-                ]
+            modifier = RelationshipTypeValues.HAS_CONCEPT_MOD
+            _with_items(
+                item, (CodeContentItem(PROCEDURE_SITE, region, modifier) for region in sites.values())
             )
 
 
@@ -187,16 +185,20 @@ def _quoted_evidence(report: Report) -> Iterable[Dataset]:
     return quoted.values()
 
 
-def _text(name: DicomCode, value: str) -> TextContentItem:
+def text_item(name: DicomCode, value: str) -> TextContentItem:
     """A TEXT content item with this concept name."""
-    return TextContentItem(name=name, value=value, relationship_type=_CONTAINS)
+    return TextContentItem(name, value, _CONTAINS)
 
 
-def _container(name: object, items: Sequence[ContentItem]) -> ContainerContentItem:
+def _container(name: object, items: Iterable[ContentItem]) -> ContentItem:
     """A CONTAINER content item with this concept name that contains ``items``."""
-    container = ContainerContentItem(name=name, relationship_type=_CONTAINS)
-    container.ContentSequence = ContentSequence(items)
-    return container
+    return _with_items(ContainerContentItem(name=name, relationship_type=_CONTAINS), items)
+
+
+def _with_items(item: ContentItem, items: Iterable[ContentItem]) -> ContentItem:
+    """The content item with ``items`` directly below it."""
+    item.ContentSequence = ContentSequence(list(items))  # which iterates three times
+    return item
 
 
 def _requests(source: Source) -> list[Dataset]:
@@ -251,13 +253,12 @@ def _all_frames(source: Source) -> list[int] | None:
     return list(range(1, source.frames + 1)) if source.frames > 1 else None
 
 
-def _image_library(report: Report) -> ContainerContentItem:
+def _image_library(report: Report) -> ContentItem:
     """The image library (TID 1600) with one group: an entry (TID 1601) with descriptors (TID 1602, 1603) for
     each image.
     """
     entries = []
     for source in report.sources:
-        entry = _image_item(source, _all_frames(source), SOURCE, _CONTAINS)
         descriptors = [
             item
             for item in ImageLibraryEntryDescriptors(source.stand_in)
@@ -268,8 +269,8 @@ def _image_library(report: Report) -> ContainerContentItem:
         descriptors.append(CodeContentItem(codes.DCM.TargetRegion, region, _ACQUISITION))
         if (view := view_of(source)) is not None:
             descriptors.append(CodeContentItem(codes.DCM.ImageView, view, _ACQUISITION))
-        entry.ContentSequence = ContentSequence(descriptors)
-        entries.append(entry)
+        image = _image_item(source, _all_frames(source), SOURCE, _CONTAINS)
+        entries.append(_with_items(image, descriptors))
     return _container(codes.DCM.ImageLibrary, [_container(codes.DCM.ImageLibraryGroup, entries)])
 
 
@@ -281,14 +282,14 @@ def _finding_group(one: ReportedFinding) -> Group:
     """
     finding, source = one.finding, one.source
     presence = QualitativeEvaluation(PRESENCE, one.presence)
-    if cut_off := _cut_offs(one):
-        presence[0].ContentSequence = ContentSequence(cut_off)
-    about: dict[str, Any] = {
-        "tracking_identifier": TrackingIdentifier(uid=one.tracking_uid, identifier=one.identifier),
+    if one.cut_off:
+        _with_items(presence[0], _number_items(one.cut_off, _INFERRED_FROM))
+    about = {
+        "tracking_identifier": TrackingIdentifier(one.tracking_uid, one.identifier),
         "finding_type": coded(finding.code),
         "finding_sites": _finding_sites(one),
         "algorithm_id": algorithm(finding.model, finding),
-        "measurements": [Measurement(**number) for number in _number_of(one)],
+        "measurements": [Measurement(*one.number)] if one.number else [],
         "qualitative_evaluations": [presence],
     }
     frames = _frame_numbers(source, finding.frame)
@@ -312,9 +313,9 @@ def _image_group(report: Report, image: ImageReport) -> Group:
     """
     source, models = image.source, report.context.models
     measurements = [
-        Measurement(algorithm_id=algorithm(one.finding.model, one.finding), **number)
+        Measurement(*one.number, algorithm_id=algorithm(one.finding.model, one.finding))
         for one in image.absent
-        for number in _number_of(one)
+        if one.number
     ]
     absences = [(coded(one.finding.code), one.presence) for one in image.absent]
     group = MeasurementsAndQualitativeEvaluations(
@@ -329,11 +330,11 @@ def _image_group(report: Report, image: ImageReport) -> Group:
         measurements=measurements or None,
         qualitative_evaluations=[QualitativeEvaluation(*pair) for pair in [*absences, *image.answers]],
     )
-    group[0].ContentSequence.extend(_text(codes.DCM.Comment, text) for text in image.remarks)
+    group[0].ContentSequence.extend(text_item(codes.DCM.Comment, text) for text in image.remarks)
     return group
 
 
-def _evaluations(report: Report, elsewhere: Sequence[ReportedFinding]) -> ContainerContentItem:
+def _evaluations(report: Report, elsewhere: Sequence[ReportedFinding]) -> ContentItem:
     """The container "Qualitative Evaluations" (TID 1500), which replaces the TID 1501 groups where regions
     exist.
 
@@ -343,12 +344,10 @@ def _evaluations(report: Report, elsewhere: Sequence[ReportedFinding]) -> Contai
     for image in report.images:
         items += [_evaluation(one) for one in image.absent]
         for name, value in image.answers:
-            answer = CodeContentItem(name=name, value=value, relationship_type=_CONTAINS)
-            answer.ContentSequence = ContentSequence(
-                [_measured_image_item(image.source, _all_frames(image.source))]
-            )
-            items.append(answer)
-        items += [_text(codes.DCM.Comment, text) for text in image.remarks]
+            answer = CodeContentItem(name, value, _CONTAINS)
+            answered = _measured_image_item(image.source, _all_frames(image.source))
+            items.append(_with_items(answer, [answered]))
+        items += [text_item(codes.DCM.Comment, text) for text in image.remarks]
     return _container(QUALITATIVE_EVALUATIONS, items)
 
 
@@ -356,20 +355,19 @@ def _evaluation(one: ReportedFinding) -> ContentItem:
     """The CODE content item "finding = present / absent / undetermined" of one reported finding, with its
     number, site, algorithm and image below it.
     """
-    item = CodeContentItem(name=coded(one.finding.code), value=one.presence, relationship_type=_CONTAINS)
-    of_finding = RelationshipTypeValues.HAS_PROPERTIES
-    tracking = TrackingIdentifier(uid=one.tracking_uid, identifier=one.identifier) if one.tracking_uid else ()
-    item.ContentSequence = ContentSequence(
+    item = CodeContentItem(coded(one.finding.code), one.presence, _CONTAINS)
+    tracking = TrackingIdentifier(one.tracking_uid, one.identifier) if one.tracking_uid else ()
+    return _with_items(
+        item,
         [
             *tracking,
             *_finding_sites(one),
             *algorithm(one.finding.model, one.finding),
-            *(NumContentItem(relationship_type=of_finding, **number) for number in _number_of(one)),
-            *_cut_offs(one),
+            *_number_items(one.number, RelationshipTypeValues.HAS_PROPERTIES),
+            *_number_items(one.cut_off, _INFERRED_FROM),
             _measured_image_item(one.source, _frame_numbers(one.source, one.finding.frame)),
-        ]
+        ],
     )
-    return item
 
 
 def _measured_image_item(source: Source, frames: list[int] | None) -> ImageContentItem:
@@ -377,23 +375,16 @@ def _measured_image_item(source: Source, frames: list[int] | None) -> ImageConte
     return _image_item(source, frames, codes.DCM.SourceOfMeasurement, _INFERRED_FROM)
 
 
-def _number_of(one: ReportedFinding) -> list[dict[str, object]]:
-    """The finding's number as arguments (name, value, unit) for highdicom: a list of one, or empty without a
-    number.
+def _number_items(number: Number | None, related: object) -> list[ContentItem]:
+    """The NUM content item with a finding's number or cut-off; an empty list without one. ``related``: its
+    relationship to the parent item.
     """
-    return [dict(zip(("name", "value", "unit"), one.number, strict=True))] if one.number else []
-
-
-def _cut_offs(one: ReportedFinding) -> list[ContentItem]:
-    """The NUM content item with the cut-off by which presence was inferred; an empty list without a
-    cut-off.
-    """
-    return [NumContentItem(*one.cut_off, relationship_type=_INFERRED_FROM)] if one.cut_off else []
+    return [NumContentItem(*number, relationship_type=related)] if number else []
 
 
 def _finding_sites(one: ReportedFinding) -> list[FindingSite]:
     """The content item with location and side of a finding; an empty list if no location is known."""
-    return [FindingSite(anatomic_location=one.sites[0], laterality=one.sites[1])] if one.sites else []
+    return [FindingSite(*one.sites)] if one.sites else []
 
 
 def _measurement_group(report: Report, source: Source, tracked: TrackedMeasurement) -> Group:
@@ -420,7 +411,7 @@ def _measurement_group(report: Report, source: Source, tracked: TrackedMeasureme
         ],
     )
     group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(uid=tracked.tracking_uid, identifier=tracked.identifier),
+        tracking_identifier=TrackingIdentifier(tracked.tracking_uid, tracked.identifier),
         source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
         finding_type=OURS["BURNEDINLENGTH"] if read else codes.SCT.AnatomicalStructure,
         finding_sites=[FindingSite(coded(measurement.site))] if measurement.site else None,
@@ -433,31 +424,34 @@ def _measurement_group(report: Report, source: Source, tracked: TrackedMeasureme
     return group
 
 
-def _quotation(previous: PreviousImage) -> ContainerContentItem:
+def _quotation(previous: PreviousImage) -> ContentItem:
     """The container that quotes the earlier report on one earlier image."""
     mode, document = DicomCode("121001", "DCM", "Quotation Mode"), DicomCode("121003", "DCM", "Document")
     quoted_source, report = DicomCode("121002", "DCM", "Quoted Source"), previous.report
-    said = [
-        (
-            one,
+    numbers = [
+        _with_items(
             NumContentItem(
                 _coded(one.code, one.meaning), one.value, _coded(one.unit), relationship_type=_CONTAINS
             ),
+            _quoted_items(one, previous),
         )
         for one in previous.numbers
-    ] + [
-        (one, CodeContentItem(_coded(one.code, one.meaning), DECISIONS[one.decision], _CONTAINS))
+    ]
+    findings = [
+        _with_items(
+            CodeContentItem(_coded(one.code, one.meaning), DECISIONS[one.decision], _CONTAINS),
+            _quoted_items(one, previous),
+        )
         for one in previous.findings
     ]
-    for one, item in said:
-        item.ContentSequence = ContentSequence(list(_quoted_items(one, previous)))
     return _container(
         DicomCode("121068", "DCM", "Previous Findings"),
         [
             CodeContentItem(mode, document, _CONTEXT),
             CompositeContentItem(quoted_source, report.SOPClassUID, report.SOPInstanceUID, _CONTEXT),
             *TimePointContext(time_point=previous.on.isoformat()),
-            *(item for _, item in said),
+            *numbers,
+            *findings,
         ],
     )
 

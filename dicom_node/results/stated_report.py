@@ -12,7 +12,6 @@ from typing import Any, BinaryIO, Final
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code as DicomCode
 
 from ai_pipeline import contract
 from ai_pipeline.contract import Decision
@@ -23,6 +22,7 @@ from dicom_node.results.concepts import (
     QUALITATIVE_EVALUATIONS,
     name_of,
 )
+from dicom_node.results.dataset import text_of
 
 BURNED_IN_HEAD: Final = "Burned-in annotation: "
 """How a conclusion's paragraph on burned-in text begins; before it is the short result."""
@@ -123,9 +123,11 @@ def read_report(report: Path | BinaryIO | Dataset) -> StatedReport:
             _finding(_name(item), item, _children(item), item, _numbers(_children(item)))
             for item in filter(_is_decision, _children(container))
         ]
-    conclusion = _texts_named(document, codes.DCM.Conclusion)
-    statements = _texts_named(document, codes.DCM.Comment)
-    return StatedReport(findings, numbers, " ".join(conclusion), next(iter(statements), ""))
+    conclusion, statement = (
+        _texts(_children(document)).get(concept.value, "")
+        for concept in (codes.DCM.Conclusion, codes.DCM.Comment)
+    )
+    return StatedReport(findings, numbers, conclusion, statement)
 
 
 def findings(report: Path) -> list[dict[str, Any]]:
@@ -171,9 +173,10 @@ def places(report: Path) -> list[dict[str, Any]]:
     finding has several.
     """
     read = read_report(report)
-    about: list[tuple[StatedFinding | StatedNumber, str, str]]
-    about = [(one, one.decision.value, _number_in_words(one.numbers)) for one in read.findings]
-    about += [(one, "", f"{one.value} {one.unit[0]}") for one in read.numbers]
+    about: list[tuple[StatedFinding | StatedNumber, str, str]] = [
+        *((one, one.decision.value, _number_in_words(one.numbers)) for one in read.findings),
+        *((one, "", f"{one.value} {one.unit[0]}") for one in read.numbers),
+    ]
     return [
         {
             "finding": one.meaning,
@@ -220,12 +223,6 @@ def _numbers_of_group(group: Dataset) -> Iterator[StatedNumber]:
             _texts(items).get(codes.DCM.SubjectID.value, ""),
             places,
         )
-
-
-def _texts_named(document: Dataset, concept: DicomCode) -> list[str]:
-    """The texts at the root of a report with this concept name."""
-    texts = [item for item in _children(document) if item.ValueType == "TEXT"]
-    return [str(item.TextValue) for item in texts if name_of(item) == concept.value]
 
 
 def _finding(
@@ -295,9 +292,9 @@ def _number_in_words(numbers: Mapping[str, str]) -> str:
 
 def _code(concept: Dataset) -> StatedCode:
     """The (value, scheme, meaning) of a coded concept; "" for each that is missing."""
-    value = concept.get("CodeValue") or concept.get("LongCodeValue") or concept.get("URNCodeValue")
-    scheme, meaning = concept.get("CodingSchemeDesignator"), concept.get("CodeMeaning")
-    return str(value or ""), str(scheme or ""), str(meaning or "")
+    values = (text_of(concept, keyword) for keyword in ("CodeValue", "LongCodeValue", "URNCodeValue"))
+    scheme, meaning = text_of(concept, "CodingSchemeDesignator"), text_of(concept, "CodeMeaning")
+    return next(filter(None, values), ""), scheme, meaning
 
 
 def _sites(items: list[Dataset]) -> tuple[StatedCode, ...]:
@@ -365,11 +362,9 @@ def _containers(item: Dataset, code: str) -> list[Dataset]:
 
 def _name(item: Dataset) -> Dataset:
     """The coded concept name of a content item."""
-    code: Dataset = item.ConceptNameCodeSequence[0]
-    return code
+    return item.ConceptNameCodeSequence[0]
 
 
 def _value(item: Dataset) -> Dataset:
     """The coded value of a CODE content item."""
-    code: Dataset = item.ConceptCodeSequence[0]
-    return code
+    return item.ConceptCodeSequence[0]

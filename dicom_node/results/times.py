@@ -10,15 +10,6 @@ from typing import Final
 _OFFSET: Final = re.compile(r"([+-])([01]\d)([0-5]\d)")
 
 
-def dicom_datetime(moment: datetime, offset: str) -> str:
-    """The moment as VR DT in the zone of ``offset`` (``+0100``; "" for this machine's), without the offset
-    itself.
-
-    (0008,0201) gives the offset (PS3.3 C.12.1), and DCMTK refuses "+0000".
-    """
-    return f"{local(moment, offset):%Y%m%d%H%M%S.%f}"
-
-
 def zone_of(offset: str) -> timezone | None:
     """The time zone with this Timezone Offset From UTC (0008,0201); None for a text that is no offset."""
     match = _OFFSET.fullmatch(offset)

@@ -58,14 +58,14 @@ def program_texts(context: ResultContext) -> tuple[str, ...]:
     return context.pipeline, context.pipeline_version, *models
 
 
-def model_parts(model: contract.ModelRef) -> tuple[str, str, str, str]:
+def model_parts(model: contract.ModelRef) -> tuple[str, ...]:
     """The (name, version, hash of the weights, hash of the model card) of a model; the card is the file about
     it.
     """
     return (model.id, model.version, model.sha256, model.card_sha256)
 
 
-def _source_parts(source: Source) -> tuple[str, str, str]:
+def _source_parts(source: Source) -> tuple[str, ...]:
     """The (SOP Instance UID, hash of the pixels, hash of the identity) of an image, as part of the UIDs of
     its results.
     """

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dicom_node.base import logs
-from dicom_node.base.actions.columns import Column, Uid
+from dicom_node.base.actions.columns import Column, Time, Uid, local
 from dicom_node.base.errors import NodeError
 
 _GAP = "  "
@@ -129,4 +129,6 @@ def _text(value: object) -> str:
         value = ", ".join(str(item) for item in value)
     elif isinstance(value, Mapping):
         value = ", ".join(f"{key}={item}" for key, item in value.items())
+    elif isinstance(value, Time):
+        value = local(value)
     return "" if value is None else logs.printable(str(value))

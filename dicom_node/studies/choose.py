@@ -172,7 +172,6 @@ class Choice:
                         session,
                         VERSION_CHOSEN,
                         study.id,
-                        study=study.study_instance_uid,
                         instance=option.sop_instance_uid or first.uid,
                         objects=len(option.versions),
                         calling=first.item.arrival.calling_ae,
@@ -286,7 +285,6 @@ def _row(option: Option, of_question: Sequence[Option]) -> dict[str, Any]:
     """Return an option for a person as a JSON object. ``of_question``: all options of the same choice."""
     arrivals = [version.item.arrival for version in option.versions]
     times = [arrival.received_at for arrival in arrivals]
-    elsewhere = [version.elsewhere for version in option.versions if version.elsewhere]
     return {
         "number": option.number,
         "choose": "image" if option.sop_instance_uid else "patient",
@@ -298,7 +296,7 @@ def _row(option: Option, of_question: Sequence[Option]) -> dict[str, Any]:
         "first_received_at": as_json(min(times)),
         "last_received_at": as_json(max(times)),
         "counts": any(version.in_force for version in option.versions),
-        "stands_in": elsewhere[0] if elsewhere else "",
+        "stands_in": next((version.elsewhere for version in option.versions if version.elsewhere), ""),
         "differs": _differences(option, of_question),
     }
 

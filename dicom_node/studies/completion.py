@@ -4,10 +4,10 @@ It is when no open association brings it objects and its quiet time has passed; 
 procedure steps have ended and all objects that they refer to are here, if its peer reports steps.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, exists, func, select, update
+from sqlalchemy import ColumnElement, exists, false, func, select, true, update
 
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.identity import are_one_patient
@@ -42,10 +42,10 @@ class Assembler:
         """Prepare the rules and the quiet times of these settings."""
         self._database, self._settings = database, settings
         # Where there is an object store, workers of other machines find all of the study in it.
-        self._also = [all_uploaded()] if bucket_of(settings) else []
+        self._is_readable = all_uploaded() if bucket_of(settings) else true()
         self._fetches = any("query" in peer.may for peer in settings.peers)
         self._mpps = [peer.name for peer in settings.peers if peer.mpps]
-        self._at_once = requested.complete_by_steps(self._mpps) if self._mpps else None
+        self._at_once = requested.complete_by_steps(self._mpps) if self._mpps else false()
         of_site = settings.assembly.quiet_seconds, settings.assembly.quiet_seconds_us
         self._longest = timedelta(
             seconds=max(*of_site, *(peer.quiet_seconds or 0 for peer in settings.peers))
@@ -58,12 +58,14 @@ class Assembler:
         that are not indexed yet, whose studies may still get objects.
         """
         now = now or steady_now()
-        also = [*self._also, *([intake.came_from_none_of(behind)] if behind else [])]
+        due = intake.is_due(now, now - _SILENCE, self._at_once) & self._is_readable
+        if behind:
+            due &= intake.came_from_none_of(behind)
         if self._fetches:  # what is half fetched would be analysed twice
-            also.append(fetches.is_not_under_way(now - _SILENCE))
+            due &= fetches.is_not_under_way(now - _SILENCE)
         if self._mpps:
             silent_since = now - timedelta(minutes=self._settings.assembly.mpps_minutes)
-            also.append(~requested.waits_for_steps(self._mpps, silent_since))
+            due &= ~requested.waits_for_steps(self._mpps, silent_since)
         # A later end of a quiet time was written by a clock that has been set back since.
         latest = now + 2 * self._longest
         late = (Study.state == StudyState.RECEIVING) & (Study.due_at > latest)
@@ -73,7 +75,7 @@ class Assembler:
             with self._database.write() as session:
                 session.execute(update(Study).where(late).values(due_at=latest))
         done = 0
-        while self._complete_next(now, also):
+        while self._complete_next(due):
             done += 1
         return done
 
@@ -84,15 +86,15 @@ class Assembler:
             due = session.scalar(select(func.min(Study.due_at)).where(Study.due_at > now))
         return (due - now).total_seconds() if due else float("inf")
 
-    def _complete_next(self, now: datetime, also: Sequence[ColumnElement[bool]]) -> bool:
-        """Complete the next due study, or quarantine it; return False if none is due. ``also``: further SQL
-        conditions on it.
+    def _complete_next(self, due: ColumnElement[bool]) -> bool:
+        """Complete the next study that is ``due`` (a SQL condition), or quarantine it; return False if none
+        is.
         """
         with self._database.read() as session:
-            if not intake.any_due(session, now, now - _SILENCE, *also, at_once=self._at_once):
+            if not intake.any_due(session, due):
                 return False
         with self._database.write() as session:
-            study = intake.next_due(session, now, now - _SILENCE, *also, at_once=self._at_once)
+            study = intake.next_due(session, due)
             if study is None:
                 return False
             if not are_one_patient(intake.patients(session, study.id, [ObjectRole.SOURCE])):

@@ -78,39 +78,31 @@ def _ingest(session: Session, event: events.Event) -> None:
     of UIDs.
     """
     fields = event.fields
+    shown = {name: len(value) if isinstance(value, list) else value for name, value in fields.items()}
     if event.type is events.COMMITMENT_REPORTED:
-        transaction, calling = str(fields["transaction"]), str(fields["calling"])
-        committed, failed = fields["committed"], fields["failed"]
-        intake.keep_report(session, transaction, calling, committed, failed, event.at)
-        record(
+        intake.keep_report(
             session,
-            event.type,
-            transaction=transaction,
-            calling=calling,
-            committed=len(committed),
-            failed=len(failed),
+            fields["transaction"],
+            fields["calling"],
+            fields["committed"],
+            fields["failed"],
+            event.at,
         )
+        record(session, event.type, **shown)
     elif event.type is events.COMMITMENT_ASKED:  # by a peer
-        peer, calling, transaction = (str(fields[name]) for name in ("peer", "calling", "transaction"))
-        objects = fields["objects"]
-        refusal = requested.keep_request(session, peer, calling, transaction, objects, event.at)
-        record(
-            session,
-            events.COMMITMENT_ASK_REFUSED if refusal else event.type,
-            peer=peer,
-            calling=calling,
-            transaction=transaction,
-            objects=len(objects),
-            reason=refusal,
+        refusal = requested.keep_request(
+            session, fields["peer"], fields["calling"], fields["transaction"], fields["objects"], event.at
         )
+        event_type = events.COMMITMENT_ASK_REFUSED if refusal else event.type
+        record(session, event_type, **shown, reason=refusal)
     elif event.type is events.STEP_REPORTED:
         requested.keep_step(session, fields, event.at)
         known = fetches.present_studies(session, fields["studies"])
-        names = ("step", "status", "calling", "peer", "association")
-        shown = {name: fields[name] for name in names} | {"objects": len(fields["objects"])}
+        names = ("step", "status", "calling", "peer", "association", "objects")
+        of_step = {name: shown[name] for name in names}
         for uid in fields["studies"]:
             study = known.get(uid)
-            record(session, event.type, study.id if study else None, study=uid, **shown)
+            record(session, event.type, study.id if study else None, study=uid, **of_step)
     else:
         append(session, event)
         _keep_association(session, event)
@@ -118,16 +110,17 @@ def _ingest(session: Session, event: events.Event) -> None:
 
 def _keep_association(session: Session, event: events.Event) -> None:
     """Store the beginning or the end of an association, if the event is one."""
-    association = str(event.fields.get("association", ""))
+    fields = event.fields
+    association = fields.get("association", "")
     if event.type is events.ASSOCIATION_ACCEPTED:
-        fields, refused = event.fields, event.fields.get("refused") or []
+        refused = fields.get("refused") or []
         session.merge(
             Association(
                 id=association,
-                listener=str(fields.get("listener", "")),
-                calling_ae=str(fields.get("calling", ""))[:16],
-                called_ae=str(fields.get("called", ""))[:16],
-                address=str(fields.get("address", "")),
+                listener=fields.get("listener", ""),
+                calling_ae=fields.get("calling", "")[:16],
+                called_ae=fields.get("called", "")[:16],
+                address=fields.get("address", ""),
                 opened_at=event.at,
                 closed_at=None,
                 outcome=AssociationOutcome.OPEN,
@@ -145,9 +138,9 @@ def _keep_association(session: Session, event: events.Event) -> None:
             .values(
                 closed_at=event.at,
                 outcome=_ENDS[event.type],
-                objects=int(event.fields.get("objects") or 0),
-                reason=str(event.fields.get("reason") or ""),
+                objects=fields.get("objects") or 0,
+                reason=fields.get("reason") or "",
             )
         )
     elif event.type is events.LISTENER_STOPPED:
-        intake.lose_associations(session, Association.listener == event.fields.get("listener"), event.at)
+        intake.lose_associations(session, Association.listener == fields.get("listener"), event.at)

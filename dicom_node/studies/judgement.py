@@ -64,9 +64,10 @@ def judge(item: Arrived, former: Instance, study: Study) -> Judgement:
     if former.pixels_sha256 != found.pixels_sha256:
         if former.path not in item.same_image:
             raise StoreAway("it was not compared yet")
-        if item.same_image[former.path] is None:
+        is_same_image = item.same_image[former.path]
+        if is_same_image is None:
             return Judgement(Outcome.CONFLICT, "an image came again and cannot be compared with the first")
-        if not item.same_image[former.path]:
+        if not is_same_image:
             return Judgement(Outcome.CONFLICT, "an image came again with other pixels")
     # The same bytes under another colour model are another picture.
     is_same_header = former.header_sha256 == found.header_sha256 and (
@@ -90,19 +91,18 @@ def _compare_header(found: Inspected, former: Instance, study: Study, *, is_its_
     lacks_issuer = names_no_issuer and before.id == patient_sha256(found.patient_id, issuer)
     patient = replace(found.patient, id=before.id) if lacks_issuer else found.patient
     lacks = lacks_issuer or patient.lacks(before)
+    if is_its_sender and not lacks:
+        return Judgement(Outcome.REVISION)
     if patient.corrects(before):
-        if is_its_sender and not lacks:
-            return Judgement(Outcome.REVISION)
         return Judgement(
             Outcome.CONFLICT,
             "an image came again for another patient, with a part of the identity left empty"
             if is_its_sender
             else "an image came again from another sender for another patient",
         )
-    if lacks:
-        return Judgement(
-            Outcome.SET_ASIDE, "it leaves patient attributes empty that the version in force has"
-        )
-    if is_its_sender:
-        return Judgement(Outcome.REVISION)
-    return Judgement(Outcome.SET_ASIDE, "corrections are taken from the sender of the version in force only")
+    return Judgement(
+        Outcome.SET_ASIDE,
+        "it leaves patient attributes empty that the version in force has"
+        if lacks
+        else "corrections are taken from the sender of the version in force only",
+    )

@@ -4,7 +4,7 @@ A study that changed or is in doubt is stopped: a conflict puts it into quaranti
 """
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -112,7 +112,10 @@ class ObjectRows:
         former = intake.instance(session, item.found.sop_instance_uid)
         judgement = self._judge(session, study, item, role, former)
         bad = judgement.outcome in (Outcome.CONFLICT, Outcome.QUARANTINED)
-        place = self._files.data_dir / kept.path if kept else self._place(item, bad=bad)
+        if kept:
+            place = self._files.data_dir / kept.path
+        else:
+            place = self._spool.place(item.path, None if bad else item.found.study_instance_uid)
         judged = JudgedObject(study, item, role, former, judgement, place)
         if kept and kept.study_id == study.id and (bad or kept.outcome is Outcome.SET_ASIDE):
             # It repeats this copy, of which a person may have decided since.
@@ -151,7 +154,7 @@ class ObjectRows:
             others = intake.patients(session, study.id, (ObjectRole.SOURCE, ObjectRole.NON_SOURCE))
             if any(found.patient.contradicts(other) for other in others):
                 return Judgement(Outcome.CONFLICT, TWO_PATIENTS)
-            return Judgement(Outcome.NEW)
+            return Judgement(Outcome.NEW, found.remark)
         return judge(item, former, session.get_one(Study, former.study_id))
 
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
@@ -178,26 +181,20 @@ class ObjectRows:
             study = intake.study(session, uid)
         else:
             study = intake.faulty_entry(session, mark, at - timedelta(hours=1)) if mark else None
+        priority = _PRIORITY.get(item.arrival.priority, 0)
         if study is not None:
-            study.priority = max(study.priority, _PRIORITY.get(item.arrival.priority, 0))
+            study.priority = max(study.priority, priority)
             return study
         study = Study(
             study_instance_uid=uid,
-            patient_id=found.patient_id,
-            issuer_of_patient_id=found.issuer_of_patient_id,
-            accession_number=_accession(found),
-            study_date=found.study_date,
-            state=StudyState.RECEIVING,
-            reason="",
-            revision=1,
             first_received_at=at,
             last_received_at=at,
-            due_at=steady_now() + timedelta(seconds=self._quiet_seconds(item)),
-            priority=_PRIORITY.get(item.arrival.priority, 0),
+            due_at=self._due_at(item),
+            priority=priority,
         )
         session.add(study)
         session.flush()
-        self.names.enter(session, study, found.identity.get("PatientName", ""))
+        self.describe_study(session, study, found)
         record(session, events.STUDY_RECEIVING, study.id, study=uid, calling=item.arrival.calling_ae)
         return study
 
@@ -216,7 +213,7 @@ class ObjectRows:
             if role is not ObjectRole.SOURCE:
                 return
             study.revision += 1
-        due_at = steady_now() + timedelta(seconds=self._quiet_seconds(item))
+        due_at = self._due_at(item)
         study.due_at = max(due_at, study.due_at) if study.due_at else due_at
         session.flush()
         if outcome is Outcome.REVISION and role is ObjectRole.SOURCE:
@@ -226,15 +223,15 @@ class ObjectRows:
             drop_waiting(session, study, f"replaced by revision {study.revision} of the study")
             move_study(session, study, events.STUDY_REOPENED)
 
-    def _quiet_seconds(self, item: Arrived) -> float:
-        """Return how many seconds nothing may arrive after this object until the study is complete, by its
-        sender or modality.
+    def _due_at(self, item: Arrived) -> datetime:
+        """Return when the study is complete if nothing arrives after this object, by its sender or
+        modality.
         """
-        peer = self._peers.get(item.arrival.calling_ae)
+        peer, assembly = self._peers.get(item.arrival.calling_ae), self._settings.assembly
+        seconds = assembly.quiet_seconds_us if item.found.modality == "US" else assembly.quiet_seconds
         if peer is not None and peer.quiet_seconds is not None:
-            return peer.quiet_seconds
-        assembly = self._settings.assembly
-        return assembly.quiet_seconds_us if item.found.modality == "US" else assembly.quiet_seconds
+            seconds = peer.quiet_seconds
+        return steady_now() + timedelta(seconds=seconds)
 
     def _accept(self, session: Session, judged: JudgedObject) -> None:
         """Make an object part of its study; a new one and a revision become the current version."""
@@ -299,12 +296,9 @@ class ObjectRows:
     def describe_study(self, session: Session, study: Study, found: Inspected) -> None:
         """Set patient, accession number and date of a study to those of the object ``found``."""
         study.patient_id, study.issuer_of_patient_id = found.patient_id, found.issuer_of_patient_id
-        study.accession_number, study.study_date = _accession(found), found.study_date
+        study.accession_number = found.identity.get("AccessionNumber", "")[:16]  # SH, PS3.5 6.2
+        study.study_date = found.study_date
         self.names.enter(session, study, found.identity.get("PatientName", ""))
-
-    def _place(self, item: Arrived, *, bad: bool) -> Path:
-        """Return the path for the object's file: in the folder of its study, or in quarantine if ``bad``."""
-        return self._spool.place(item.path, None if bad else item.found.study_instance_uid)
 
     def _write_received(self, session: Session, judged: JudgedObject) -> None:
         """Add the row of a received object, with what became of it."""
@@ -364,11 +358,6 @@ def _record(session: Session, study: Study, item: Arrived, event: events.EventTy
         spool_name=item.spool_name if reason else "",
         reason=reason,
     )
-
-
-def _accession(found: Inspected) -> str:
-    """Return the Accession Number, cut to the length that its VR allows."""
-    return found.identity.get("AccessionNumber", "")[:16]  # SH, PS3.5 6.2
 
 
 def _with_object(reason: str, item: Arrived) -> str:

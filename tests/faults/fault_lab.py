@@ -30,13 +30,13 @@ def work_and_deliver(node: Inbox) -> None:
 
     def all_confirmed() -> bool:
         outbox.run_once()
-        return {delivery.state for delivery in node.rows(Delivery)} == {"confirmed"}
+        return set(node.column(Delivery.state)) == {"confirmed"}
 
     wait_until(all_confirmed, 60, "all results confirmed")
 
 
 def results_of(node: Inbox) -> set[str]:
-    return {result.sop_instance_uid for result in node.rows(Result)}
+    return set(node.column(Result.sop_instance_uid))
 
 
 def image(name: str, number: int = 1) -> Dataset:

@@ -42,6 +42,7 @@ from sqlalchemy.engine import make_url
 from benchmarks.lab import command_line
 from dicom_node import people
 from dicom_node.base.config import loading
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NodeError
 from dicom_node.base.lifecycle import DeliveryState, HeldState, ObjectRole, Outcome, StudyState
 from dicom_node.base.store.tables import (
@@ -81,6 +82,10 @@ class Sent:
             self.studies.add(str(image.StudyInstanceUID))
 
 
+def settings_of(site: Site) -> Settings:
+    return loading.load([site.listeners[0].config])
+
+
 def wait_until_settled(site: Site, sent: Sent) -> None:
     """Until every study has ended or is in quarantine and no lost decision waits to be applied again, or
     nothing has changed for a while.
@@ -105,7 +110,7 @@ def count(site: Site, sent: Sent, folder: Path) -> dict[str, Any]:
     An object that was set aside because its reader was killed has no SOP Instance UID in the database: it is
     read from its file.
     """
-    with people.reading(loading.load([site.listeners[0].config])) as session:
+    with people.reading(settings_of(site)) as session:
         arrivals = [
             (row.sop_instance_uid or _uid(folder / "var" / row.path), row.outcome, row.reason)
             for row in session.scalars(select(ReceivedObject))
@@ -283,7 +288,7 @@ class Persons:
 
 def decided(site: Site) -> dict[str, Any]:
     """What the database, the audit and the copy say of persons' decisions."""
-    settings = loading.load([site.listeners[0].config])
+    settings = settings_of(site)
     files = {file.name: audit.read_decision(file) for file in audit.copied_decisions(settings.node.data_dir)}
     lines = [line for line in files.values() if line is not None]
     of_study = select(Study.study_instance_uid)
@@ -484,7 +489,7 @@ def restore(site: Site, url: str, dump: Path) -> None:
 
 def failed_studies(site: Site) -> set[str]:
     """Studies whose analysis failed. Those that failed since the dump are analysed again afterwards."""
-    with people.reading(loading.load([site.listeners[0].config])) as session:
+    with people.reading(settings_of(site)) as session:
         failed = select(Study.study_instance_uid).where(Study.state == StudyState.FAILED)
         return {str(uid) for uid in session.scalars(failed)}
 
@@ -498,7 +503,7 @@ def others(site: Site, new: set[str], failed: set[str]) -> list[str]:
 def again(site: Site, dump: Path) -> int:
     """How many decisions the restored database had to be told."""
     made = datetime.fromtimestamp(dump.stat().st_mtime, UTC)
-    with people.reading(loading.load([site.listeners[0].config])) as session:
+    with people.reading(settings_of(site)) as session:
         since = select(func.count()).select_from(DecisionRow).where(DecisionRow.at > made)
         return session.scalar(since.where(DecisionRow.applied_at.is_not(None))) or 0
 

@@ -22,7 +22,8 @@ from tests.faults.pair_lab import Pair, start_pair
 from tests.hostile.valve import valve_before
 from tests.inbox_lab import Inbox
 from tests.node_lab import Node, running, site_config, store
-from tests.pacs_lab import Pacs, free_port, run_pacs
+from tests.pacs_lab import Pacs, run_pacs
+from tests.postgres_lab import POSTGRESQL
 from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study, claimed, event_numbers, job_row
 from tests.waiting import wait_until
 
@@ -33,7 +34,7 @@ def pair() -> Iterator[Pair]:
         yield started
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 def test_a_node_receives_without_its_database_and_goes_on_with_the_standby(
     tmp_path: Path, pair: Pair
 ) -> None:
@@ -43,7 +44,7 @@ def test_a_node_receives_without_its_database_and_goes_on_with_the_standby(
     database.upgrade()
     pair.be_synchronous()
     with (
-        run_pacs(Pacs(free_port())) as pacs,
+        run_pacs(Pacs()) as pacs,
         running(Node(tmp_path, site_config(pacs.port, lease=5), database_url=url)) as node,
     ):
         assert store(node.port, [image("before")], "US1") == [0x0000]
@@ -67,11 +68,11 @@ def test_a_node_receives_without_its_database_and_goes_on_with_the_standby(
     assert Counter(pacs.received) == dict.fromkeys(results, 1), "each result was sent once"
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 def test_synchronous_nothing_is_committed_that_the_standby_did_not_get(tmp_path: Path, pair: Pair) -> None:
     """A commit that the standby does not confirm does not return: no file moves, nothing is sent."""
     url = pair.new_database()
-    with run_pacs(Pacs(free_port())) as pacs:
+    with run_pacs(Pacs()) as pacs:
         node = node_on(url, tmp_path / "var", pacs)
         node.receive(image("copied"))
         work_and_deliver(node)
@@ -101,9 +102,9 @@ def test_synchronous_nothing_is_committed_that_the_standby_did_not_get(tmp_path:
         pair.promote()
         wait_until(lambda: answers(node), what="the standby answers on the pool's connections")
         work_and_deliver(node)
-        assert not str(compare(node.database, node.spool, node.files))
+        assert not str(compare(*node.stores))
         assert sorted(node.outcomes()) == ["new", "new"]
-        assert [row.state for row in node.rows(Study)] == [StudyState.DELIVERED] * 2
+        assert node.column(Study.state) == [StudyState.DELIVERED] * 2
         assert Counter(pacs.received) == dict.fromkeys(results_of(node), 1)
         node.close()
 
@@ -117,7 +118,7 @@ def answers(node: Inbox) -> bool:
     return True
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 def test_the_job_of_a_worker_without_network_is_taken_over_and_ends_once(postgres_url: str) -> None:
     here = Database(postgres_url)
     here.upgrade()

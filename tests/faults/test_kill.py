@@ -36,7 +36,7 @@ from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.mpps_lab import begun, change, create, ended, status
 from tests.node_lab import PROGRAM, Node, in_background, running, site_config, store
-from tests.pacs_lab import Pacs, free_port, run_pacs
+from tests.pacs_lab import Pacs, run_pacs
 from tests.s3_lab import S3, start_s3
 from tests.site_lab import Site, running_site
 from tests.unit.jobs.worker_lab import configuration, register, work
@@ -241,7 +241,7 @@ def test_killed_processes_and_a_bucket_that_goes_away_lose_and_double_nothing(
 
 
 def test_a_correction_acknowledged_before_a_kill_goes_before_the_results_that_wait(tmp_path: Path) -> None:
-    pacs, image = Pacs(free_port()), ultrasound("killed", size=(96, 72))
+    pacs, image = Pacs(), ultrasound("killed", size=(96, 72))
     node = Node(tmp_path, site_config(pacs.port))
     with running(node):
         store(node.port, [image], "US1")

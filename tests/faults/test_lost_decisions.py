@@ -16,14 +16,14 @@ from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.people import audit, backup, held_results, lost_decisions
 from dicom_node.people.studies import release, versions
 from dicom_node.people.withdrawal import withdraw_results
-from dicom_node.studies.reconciliation import compare, reindex
+from dicom_node.studies.reconciliation import compare
 from tests.faults.fault_lab import analyse, node_on, results_of, uid, work_and_deliver
 from tests.faults.kills import with_postgres
 from tests.forked import Forked
 from tests.inbox_lab import Inbox
-from tests.modality import ultrasound
-from tests.pacs_lab import Pacs, free_port, run_pacs
-from tests.postgres_lab import Postgres
+from tests.modality import ultrasound, ultrasounds
+from tests.pacs_lab import Pacs, run_pacs
+from tests.postgres_lab import POSTGRESQL, Postgres
 from tests.unit.jobs.worker_lab import work
 from tests.unit.receive.objects import changed
 
@@ -48,7 +48,7 @@ def restored(node: Inbox, saved: Path, pacs: Pacs, *, assess_first: bool = False
 
 
 def reindexed(node: Inbox) -> None:
-    reindex(node.database, node.spool, node.files, lambda *_: None)
+    node.reindex()
     node.settle()
     work(node)
 
@@ -95,7 +95,7 @@ def test_what_was_withdrawn_stays_so_and_what_came_after_the_backup_is_not_sent(
     deliver(node)
     assert (withdrawn(node), acts(node)) == (gone, audited)
     assert pacs.stored == in_pacs
-    assert {row.because for row in node.rows(Withdrawal)} == {WHY}
+    assert set(node.column(Withdrawal.because)) == {WHY}
     assert lost_decisions.reconcile_decisions(node.settings) == [], "none twice"
     node.close()
     assert "Nowak" not in "".join(file.read_text() for file in audit.copied_decisions(node.folder))
@@ -153,18 +153,18 @@ def test_what_was_released_with_a_choice_is_released_with_it_again(
     backup.backup(node.settings, [], tmp_path / "saved")
     if not known:
         arrive()
-    assert node.study(image.StudyInstanceUID).state is StudyState.QUARANTINED
+    assert node.study_of(image).state is StudyState.QUARANTINED
     taken = versions(node.settings, image.StudyInstanceUID)[-1]["number"]
     release(node.settings, image.StudyInstanceUID, [taken], READER)
-    chosen = node.file_of(image.SOPInstanceUID).PixelData
+    chosen = node.file_of(image).PixelData
     assert chosen == other.PixelData
 
     node = restored(node, tmp_path / "saved", pacs)
     lost_decisions.reconcile_decisions(node.settings)
     reindexed(node)
     lost_decisions.apply_waiting_decisions(node.settings)
-    assert node.study(image.StudyInstanceUID).state is not StudyState.QUARANTINED
-    assert node.file_of(image.SOPInstanceUID).PixelData == chosen
+    assert node.study_of(image).state is not StudyState.QUARANTINED
+    assert node.file_of(image).PixelData == chosen
     assert acts(node) == [("reader", "study_released")]
     node.close()
 
@@ -210,12 +210,12 @@ def test_nothing_is_sent_after_a_copy_was_changed_until_a_person_settles_it(
     node.close()
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 def test_yesterdays_database_and_todays_spool_give_the_same_pacs_content(
     tmp_path: Path, postgres: Postgres
 ) -> None:
     first, dump = postgres.new_database(), tmp_path / "yesterday.dump"
-    with run_pacs(Pacs(free_port())) as pacs:
+    with run_pacs(Pacs()) as pacs:
         node = node_on(first, tmp_path / "var", pacs)
         node.receive(*(ultrasound(name, number=n, size=(48, 40)) for name in ("one", "two") for n in (1, 2)))
         node.receive(ultrasound("waits", size=(48, 40)))
@@ -226,7 +226,7 @@ def test_yesterdays_database_and_todays_spool_give_the_same_pacs_content(
         with_postgres(first, "pg_dump", "--format=custom", "--file", str(dump))
 
         node.receive(ultrasound("one", number=3, size=(48, 40)))  # a late object: a new revision
-        node.receive(*(ultrasound("today", number=n, size=(48, 40)) for n in (1, 2)))
+        node.receive(*ultrasounds("today", 2, size=(48, 40)))
         work_and_deliver(node)
         content, times = dict(pacs.stored), Counter(pacs.received)
         assert len(content) > len(of_yesterday)
@@ -237,11 +237,11 @@ def test_yesterdays_database_and_todays_spool_give_the_same_pacs_content(
         with_postgres(second, "pg_restore", "--exit-on-error", str(dump))
         node = node_on(second, tmp_path / "var", pacs)
         assert results_of(node) == set(of_yesterday)
-        assert reindex(node.database, node.spool, node.files, lambda *_: None) == 3
+        assert node.reindex() == 3
         work_and_deliver(node)
         assert pacs.stored == content
         assert Counter(pacs.received) == times, "what the PACS has is not sent again"
         assert results_of(node) == set(content)
-        assert not str(compare(node.database, node.spool, node.files))
-        assert {study.state for study in node.rows(Study)} == {StudyState.DELIVERED}
+        assert not str(compare(*node.stores))
+        assert set(node.column(Study.state)) == {StudyState.DELIVERED}
         node.close()

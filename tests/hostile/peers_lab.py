@@ -9,15 +9,14 @@ from dicom_node.deliver.scu import (
     open_destination,
 )
 from tests.outbox_lab import fhir_peer
+from tests.peers import a_peer
 
 
 def peer_at(transport: str, url: str, **more: Any) -> PeerSettings:
     """One that is called by HTTP."""
     if transport == "fhir":
         return fhir_peer(url, **{"patient_systems": {}, **more})
-    return PeerSettings.model_validate(
-        {"name": "pacs", "ae_title": "PACS", "may": ("receive",), "transport": transport, "url": url, **more}
-    )
+    return PeerSettings.model_validate(a_peer("pacs", may=("receive",), transport=transport, url=url, **more))
 
 
 def called(peer: PeerSettings) -> Destination:

@@ -18,7 +18,7 @@ from dicom_node.base.events import (
     FETCHED_OTHER_PATIENT,
 )
 from dicom_node.base.lifecycle import FetchState, ResultKind, StudyState
-from dicom_node.base.store.tables import Fetch
+from dicom_node.base.store.tables import Fetch, Job
 from dicom_node.deliver.scu import (
     MAXIMUM_ANSWER_BYTES,
     Presence,
@@ -47,7 +47,6 @@ from tests.pacs_lab import (
     beside,
     fetched,
     film,
-    free_port,
     inbox_beside,
     instances,
     peer,
@@ -55,11 +54,12 @@ from tests.pacs_lab import (
     work_item,
 )
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 HEAD = bytes(128) + b"DICM"
 LONG = b"\2\0\1\0OB\0\0\xff\xff\xff\x7f"  # an element of 2 GiB
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "other",
     [
@@ -75,29 +75,27 @@ def test_images_of_another_patient_than_the_answer_go_to_quarantine(
     image = film("another")
     with beside(tmp_path, answers=[answer_for(image, **other)], gives=[image]) as inbox:
         fetched(inbox)
-    study = inbox.study(image.StudyInstanceUID)
+    study = inbox.study_of(image)
     assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT)
     assert not inbox.jobs()
-    [event] = [row for row in inbox.events() if row.number == FETCHED_OTHER_PATIENT.number]
+    [event] = inbox.events(FETCHED_OTHER_PATIENT.number)
     assert not {*other.values(), image.PatientID} & set(map(str, event.fields.values()))
     inbox.write(release_study, study.id)
     inbox.settle()
-    assert [job.rule for job in inbox.jobs()] == ["films"]
-    assert [row.state for row in inbox.rows(Fetch)] == [FetchState.OTHER_PATIENT]
+    assert inbox.column(Job.rule) == ["films"]
+    assert inbox.column(Fetch.state) == [FetchState.OTHER_PATIENT]
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_study_that_nobody_asked_for_goes_to_quarantine(tmp_path: Path) -> None:
     wanted, other = film("wanted"), film("other")
     with beside(tmp_path, answers=[answer_for(wanted)], gives=[wanted, other]) as inbox:
         fetched(inbox)
-    assert inbox.study(wanted.StudyInstanceUID).state is StudyState.QUEUED
-    study = inbox.study(other.StudyInstanceUID)
+    assert inbox.study_of(wanted).state is StudyState.QUEUED
+    study = inbox.study_of(other)
     assert study.state is StudyState.QUARANTINED
     assert OTHER_STUDY in study.reason
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.filterwarnings("ignore:.* for VR UI")  # pydicom's, in the archive of the test
 def test_answers_to_another_question_are_left_out() -> None:
     image = film("asked for")
@@ -108,30 +106,28 @@ def test_answers_to_another_question_are_left_out() -> None:
         answer_for(image, StudyInstanceUID="1.2.4", ModalitiesInStudy="CT"),
         answer_for(Dataset(), StudyInstanceUID="1." * 40 + "1"),
     ]
-    with run_pacs(FakeArchive(free_port(), answers=[*wrong, answer_for(image)] * 2), classes=()) as pacs:
+    with run_pacs(FakeArchive(answers=[*wrong, answer_for(image)] * 2), classes=()) as pacs:
         settings = Settings(peers=(PeerSettings.model_validate(peer(pacs.port)),))
         found = open_archive(settings.peers[0], settings).find(QUERY)
     assert [study.study_instance_uid for study in found.studies] == [image.StudyInstanceUID]
     assert found.strays == 2 * len(wrong)
 
 
-@pytest.mark.usefixtures("impatient")
 def test_answers_without_an_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calling_ae, "MAXIMUM_ANSWER_BYTES", 2**16)
     image = film("endless")
-    with run_pacs(FakeArchive(free_port(), answers=[answer_for(image)] * 5000), classes=()) as pacs:
+    with run_pacs(FakeArchive(answers=[answer_for(image)] * 5000), classes=()) as pacs:
         settings = Settings(peers=(PeerSettings.model_validate(peer(pacs.port)),))
         with pytest.raises(Unavailable, match="does not end"):
             open_archive(settings.peers[0], settings).find(QUERY)
 
 
-@pytest.mark.usefixtures("impatient")
 def test_more_objects_than_a_study_may_have_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("scu", "scu.query_retrieve"):
         monkeypatch.setattr(f"dicom_node.deliver.{module}.MOST_OBJECTS", 3)
     images = [chest("more", PIXELS, number=one) for one in range(1, 8)]
     sink = Sink()
-    with run_pacs(FakeArchive(free_port(), gives=images), classes=()) as pacs:
+    with run_pacs(FakeArchive(gives=images), classes=()) as pacs:
         settings = Settings(peers=(PeerSettings.model_validate(peer(pacs.port)),))
         outcome = open_archive(settings.peers[0], settings).retrieve("1.2.3", sink)
     assert (outcome.status, len(sink.taken)) == (RetrieveStatus.RETRY, 3), outcome
@@ -141,7 +137,6 @@ def wado(*parts: bytes, end: bytes = b"--b--") -> bytes:
     return b"".join(b"--b\r\nContent-Type: application/dicom\r\n\r\n" + one + b"\r\n" for one in parts) + end
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("body", "kind", "status"),
     [
@@ -169,7 +164,6 @@ def test_what_is_no_answer_of_wado_stores_nothing_faulty(
     assert not inbox.spool.pending()
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("status", "leads_on"), [(300, False), (301, True), (303, True), (304, False), (307, True), (308, True)]
 )
@@ -226,7 +220,6 @@ NONSENSE: dict[str, tuple[tuple[bytes, str], ...]] = {
 }
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("transport", "confirm", "body", "kind"),
     [
@@ -267,7 +260,6 @@ def manager(status: int, body: bytes) -> Iterator[Any]:
         yield open_worklist(peer, Settings.model_validate({"outbox": {"answer_seconds": 5}}))
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "body",
     [
@@ -291,7 +283,6 @@ def test_an_answer_that_is_none_is_no_work(body: bytes) -> None:
                 assert "html" not in str(error)
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("tag", "value"),
     [

@@ -88,7 +88,7 @@ def test_what_has_no_end_is_cut_off(receiver: Receiver, pdu: bytes) -> None:
         association = associate(receiver.address, STORAGE)
         assert send_until_cut(association.sock, pdu, 1000) < 40 * MIB
         association.sock.close()
-    wait_until(lambda: not [name for name in receiver.files() if name.startswith(".")])
+    receiver.wait_until_nothing_is_open()
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_mutated_requests_and_messages_end_only_themselves(tmp_path: Path, round
                             connection = associate(receiver.address, STORAGE).sock
                             connection.sendall(mutated(message, chance))
                         connection.close()
-        wait_until(lambda: not [name for name in receiver.files() if name.startswith(".")])
+        receiver.wait_until_nothing_is_open()
 
 
 def drip(connections: list[socket.socket], stop: threading.Event) -> None:

@@ -33,7 +33,7 @@ from tests.modality import (
     ULTRASOUND,
     assign,
     data_set,
-    ultrasound,
+    ultrasounds,
 )
 from tests.mpps_lab import COMPLETED, IN_PROGRESS, begun, change, create, ended, send_raw, series, status
 from tests.pacs_lab import (
@@ -45,6 +45,7 @@ from tests.pacs_lab import (
     send_report,
     status_of,
 )
+from tests.peers import a_peer
 from tests.wire.receiver import US, Receiver, receiving
 
 
@@ -89,11 +90,11 @@ AT = {"host": "127.0.0.1", "port": 104}
 KEEPS = {"may": ["send", "receive"], "confirm": "commitment"}
 ASKS = {"commit_after": "delivered", "mpps": True}
 PEERS: list[dict[str, Any]] = [
-    {"name": "pacs", "ae_title": "PACS", "commitment_ae_title": "KEEPER", **AT, **KEEPS},
-    {"name": "us1", "ae_title": "US1", "commitment_ae_title": "US1_SC", **AT, **ASKS},
-    {"name": "us2", "ae_title": "US2", "mpps": True},
-    {"name": "ct1", "ae_title": "CT1"},
-    {"name": "far", "ae_title": "FAR", "check_address": True, **AT, **KEEPS, **ASKS, "host": "192.0.2.9"},
+    a_peer("pacs", commitment_ae_title="KEEPER", **AT, **KEEPS),
+    a_peer("us1", commitment_ae_title="US1_SC", **AT, **ASKS),
+    a_peer("us2", mpps=True),
+    a_peer("ct1"),
+    a_peer("far", check_address=True, **KEEPS, **ASKS, **AT | {"host": "192.0.2.9"}),
 ]
 
 
@@ -101,6 +102,11 @@ PEERS: list[dict[str, Any]] = [
 def listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
     with receiving(tmp_path_factory.mktemp("listener"), peers=PEERS) as listener:
         yield listener
+
+
+def begin(listener: Receiver, number: int, calling: str = "US1") -> int | None:
+    """The status for a step of this number, in a study of its own."""
+    return status(create(listener.port, f"1.2.{number}", begun(f"1.2.3.{number}"), calling))
 
 
 def transactions(listener: Receiver, kind: EventType) -> list[str]:
@@ -178,7 +184,7 @@ def test_a_flood_of_requests_is_refused_for_the_moment(tmp_path: Path) -> None:
         ]
         association.release()
         assert statuses == [0x0000] * limits.REQUESTS_A_MINUTE + [0x0213]
-        assert status(create(listener.port, "1.2.11", begun("1.2.3.11"))) == 0x0213
+        assert begin(listener, 11) == 0x0213
         assert send_report(listener.port, report("2.25.3", ["1.2"])) == 0x0000  # of another peer
         assert len(transactions(listener, COMMITMENT_ASKED)) == limits.REQUESTS_A_MINUTE
         assert len(listener.events(COMMITMENT_ASK_REFUSED, STEP_REFUSED)) == 2
@@ -189,8 +195,8 @@ def taken(listener: Receiver) -> list[str]:
 
 
 def test_a_step_from_its_begin_to_its_end(listener: Receiver) -> None:
-    images = [ultrasound("whole", number=number) for number in (1, 2)]
-    assert status(create(listener.port, "1.2.1", begun("1.2.3.1"))) == 0x0000
+    images = ultrasounds("whole", 2)
+    assert begin(listener, 1) == 0x0000
     middle = data_set(PerformedProcedureStepDescription="Mustermann^Max")
     assert status(change(listener.port, "1.2.1", middle)) == 0x0000
     assert status(change(listener.port, "1.2.1", ended(images))) == 0x0000
@@ -210,21 +216,21 @@ def test_a_step_from_its_begin_to_its_end(listener: Receiver) -> None:
 def test_what_is_known_is_not_begun_again_and_what_has_ended_is_not_changed(
     listener: Receiver,
 ) -> None:
-    assert status(create(listener.port, "1.2.2", begun("1.2.3.2"))) == 0x0000
-    assert status(create(listener.port, "1.2.2", begun("1.2.3.2"))) == 0x0111
+    assert begin(listener, 2) == 0x0000
+    assert begin(listener, 2) == 0x0111
     assert status(change(listener.port, "1.2.2", ended())) == 0x0000
     for _ in range(2):
         answer = change(listener.port, "1.2.2", ended())
         # PS3.4 Table F.7.2-2
         assert (answer.Status, answer.ErrorID) == (0x0110, 0xA710)
         assert answer.ErrorComment == "Performed Procedure Step Object may no longer be updated"
-    assert status(create(listener.port, "1.2.2", begun("1.2.3.2"))) == 0x0111
+    assert begin(listener, 2) == 0x0111
 
 
 def test_no_peer_changes_the_step_of_another_one(listener: Receiver) -> None:
-    assert status(create(listener.port, "1.2.4", begun("1.2.3.4"))) == 0x0000
+    assert begin(listener, 4) == 0x0000
     assert status(change(listener.port, "1.2.4", ended(), "US2")) == 0x0124
-    assert status(create(listener.port, "1.2.4", begun("1.2.3.4"), "US2")) == 0x0111
+    assert begin(listener, 4, "US2") == 0x0111
     assert status(change(listener.port, "1.2.4", ended())) == 0x0000
 
 
@@ -284,7 +290,7 @@ def test_what_is_no_step_is_refused_and_the_listener_goes_on(
     assert send_raw(listener.port, step, "1.2.8") == answer
     assert time.monotonic() - began < 20
     assert taken(listener) == before
-    assert status(create(listener.port, f"1.2.{time.monotonic_ns()}", begun("1.2.3.9"))) == 0x0000
+    assert begin(listener, time.monotonic_ns()) == 0x0000
     assert "Mustermann" not in str([event.fields for event in listener.events(STEP_REFUSED)])
 
 
@@ -307,8 +313,8 @@ def test_a_wrong_type_is_refused(vr: str, value: object, keyword: str) -> None:
 
 def test_a_full_disk_takes_no_step(tmp_path: Path) -> None:
     with receiving(tmp_path, peers=PEERS, minimum_free_mib=2**30) as listener:
-        assert status(create(listener.port, "1.2.14", begun("1.2.3.14"))) == 0x0213
+        assert begin(listener, 14) == 0x0213
         listener.change(peers=PEERS)
         listener.stop()
         listener.start()
-        assert status(create(listener.port, "1.2.14", begun("1.2.3.14"))) == 0x0000
+        assert begin(listener, 14) == 0x0000

@@ -20,6 +20,8 @@ from tests.hostile.peers_lab import FHIR_JSON, called
 from tests.hostile.web import answering
 from tests.outbox_lab import Outbox, add_report, fhir_peer, outgoing_report, report_file
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 CANARY = "Canary^Anna"
 OUTCOME = {
     "resourceType": "OperationOutcome",
@@ -30,7 +32,6 @@ OUTCOME = {
 }
 
 
-@pytest.mark.usefixtures("impatient")
 def test_nothing_that_a_server_says_is_in_log_or_database(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -83,7 +84,6 @@ def record() -> Iterator[Recording]:
         yield url, record, asked
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_server_that_ignores_the_search_has_nothing_of_ours(tmp_path: Path, record: Recording) -> None:
     url, server, _ = record
     server.found = [
@@ -96,7 +96,6 @@ def test_a_server_that_ignores_the_search_has_nothing_of_ours(tmp_path: Path, re
     assert confirmed.presence is Presence.NOT_FOUND
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_patient_is_taken_only_by_the_identifier_asked_for(tmp_path: Path, record: Recording) -> None:
     url, server, _ = record
     server.patients = [
@@ -106,7 +105,6 @@ def test_a_patient_is_taken_only_by_the_identifier_asked_for(tmp_path: Path, rec
     assert server.bundles[0].entry[0].resource.subject.reference is None
 
 
-@pytest.mark.usefixtures("impatient")
 def test_references_to_elsewhere_are_not_followed(tmp_path: Path, record: Recording) -> None:
     url, server, asked = record
     item = outgoing_report(report_file(tmp_path))

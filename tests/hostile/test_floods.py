@@ -25,6 +25,7 @@ from tests.forked import Forked
 from tests.hostile.association_lab import send_study
 from tests.modality import (
     ultrasound,
+    ultrasounds,
 )
 from tests.node_lab import Node, running, site_config, store
 from tests.pacs_lab import (
@@ -61,7 +62,7 @@ def flood(port: int, name: str, objects: int, associations: int = 20) -> Counter
 def seconds_to_its_job(node: Node, name: str) -> float:
     """A good peer sends a study of two images; how long until its job waits for a worker."""
     began = time.monotonic()
-    images = [ultrasound(name, number=number) for number in (1, 2)]
+    images = ultrasounds(name, 2)
     assert store(node.port, images, "US1") == [0x0000, 0x0000]
     uid = images[0].StudyInstanceUID
     wait_until(lambda: node.studies().get(uid, {}).get("state") == "queued", 240, "its job")

@@ -39,11 +39,12 @@ from tests.pacs_lab import (
     Sink,
     answer_for,
     film,
-    free_port,
     peer,
     run_pacs,
 )
 from tests.waiting import wait_until
+
+pytestmark = pytest.mark.usefixtures("impatient")
 
 ONE = (ResultKind.SC,)
 LARGE = 3000  # pixels squared: 9 MB, more than the socket buffers of both sides hold
@@ -78,7 +79,6 @@ def wait_for_event(outbox: Outbox, number: int, seconds: float = 120) -> None:
     wait_until(lambda: outbox.numbers()[number] > 0, seconds, f"event {number}", 0.02, outbox.rows)
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("rate", [0, 1024], ids=["reads nothing more", "reads 1 kB a second"])
 def test_a_pacs_that_hangs_in_an_object_is_cut_off_and_gets_it_when_it_is_back(
     tmp_path: Path, pacs: Pacs, valve: Valve, rate: int
@@ -94,7 +94,6 @@ def test_a_pacs_that_hangs_in_an_object_is_cut_off_and_gets_it_when_it_is_back(
     assert set(pacs.stored) == {uid}
 
 
-@pytest.mark.usefixtures("impatient")
 def test_other_peers_get_theirs_meanwhile(tmp_path: Path, pacs: Pacs, valve: Valve) -> None:
     valve.to_peer = A_MEGABYTE
     outbox = outbox_to(tmp_path, pacs, valve, pacs.peer("other"), answer_seconds=600)
@@ -107,7 +106,6 @@ def test_other_peers_get_theirs_meanwhile(tmp_path: Path, pacs: Pacs, valve: Val
 
 
 # pynetdicom leaves a socket that its peer has closed to the garbage collector
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("passes", [0, 10, 100, 300])
 def test_a_peer_whose_answer_stops_in_the_middle_is_cut_off(
@@ -118,7 +116,7 @@ def test_a_peer_whose_answer_stops_in_the_middle_is_cut_off(
     monkeypatch.setattr("dicom_node.deliver.scu.association._ASSOCIATE_SECONDS", 0.6)
     image = film("hung")
     with (
-        run_pacs(FakeArchive(free_port(), answers=[answer_for(image)], gives=[image])) as pacs,
+        run_pacs(FakeArchive(answers=[answer_for(image)], gives=[image])) as pacs,
         valve_before(pacs.port) as valve,
     ):
         valve.from_peer = min(passes, 200)  # more would be the answer to C-STORE
@@ -146,9 +144,8 @@ class Chatterbox(Pacs):
             yield 0xFF00, data_set(QueryRetrieveLevel="IMAGE", SOPInstanceUID="1.2.3")
 
 
-@pytest.mark.usefixtures("impatient")
 def test_an_answer_to_a_query_that_never_ends_is_cut_off(tmp_path: Path) -> None:
-    with run_pacs(Chatterbox(free_port())) as pacs:
+    with run_pacs(Chatterbox()) as pacs:
         outbox = Outbox(tmp_path, [pacs.peer()], **QUICK)
         outbox.add_study(["pacs"], ONE)
         with running_worker(outbox):
@@ -156,7 +153,6 @@ def test_an_answer_to_a_query_that_never_ends_is_cut_off(tmp_path: Path) -> None
         assert "query: cut off" in outbox.rows()[0]["reason"]
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("transport", ["orthanc", "dicomweb"])
 @pytest.mark.parametrize(
     ("way", "passes"),
@@ -181,7 +177,6 @@ def test_an_http_server_that_moves_a_byte_now_and_then_is_cut_off(
         assert "query" not in row["reason"]
 
 
-@pytest.mark.usefixtures("impatient")
 def test_the_end_of_the_node_does_not_wait_for_a_hung_pacs(tmp_path: Path, pacs: Pacs, valve: Valve) -> None:
     valve.to_peer = A_MEGABYTE
     outbox = outbox_to(tmp_path, pacs, valve, answer_seconds=600)
@@ -193,7 +188,6 @@ def test_the_end_of_the_node_does_not_wait_for_a_hung_pacs(tmp_path: Path, pacs:
     outbox.run_until("confirmed")
 
 
-@pytest.mark.usefixtures("impatient")
 def test_what_a_deaf_end_holds_is_handed_back_and_asked_for(
     tmp_path: Path, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from tests.inbox_lab import Inbox
 from tests.modality import (
     ultrasound,
 )
+from tests.peers import a_peer
 from tests.unit.jobs.worker_lab import configuration, confirm, work
 from tests.unit.receive.objects import changed, in_syntax
 
@@ -102,7 +103,7 @@ def two_patients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPatien
     """Each variant comes while its study is received, and once more after the study was delivered."""
     config = configuration()
     config["peers"][1]["results"] = ["sr"]
-    config["peers"] += [{"name": f"us{n}", "ae_title": f"US{n}", "may": ["send"]} for n in (1, 2)]
+    config["peers"] += [a_peer(f"us{n}", may=["send"]) for n in (1, 2)]
     early = {f"{name}, early": (sent(f"e{n}"), make) for n, (name, make) in enumerate(VARIANTS.items())}
     late = {f"{name}, late": (sent(f"l{n}"), make) for n, (name, make) in enumerate(VARIANTS.items())}
     with closing(Inbox(tmp_path_factory.mktemp("identities") / "var", config)) as node:

@@ -34,12 +34,13 @@ from tests.modality import (
 from tests.node_lab import Node, running, store
 from tests.pacs_lab import (
     Pacs,
-    free_port,
     run_pacs,
 )
 from tests.smtp_lab import MailServer, WebServer
 from tests.unit.receive.objects import changed
 from tests.waiting import wait_until
+
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 PATIENT_ID = "PIDZX81"
 
@@ -274,7 +275,7 @@ class Passed:
 @pytest.fixture(scope="module")
 def passed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passed]:
     refuses_once = lambda _uid, times: 0xC123 if times == 1 else 0x0000
-    folder, pacs = tmp_path_factory.mktemp("canaries"), Pacs(free_port(), answer=refuses_once)
+    folder, pacs = tmp_path_factory.mktemp("canaries"), Pacs(answer=refuses_once)
     opened = ExitStack()
     mail, web = opened.enter_context(MailServer().running()), opened.enter_context(WebServer().running())
     collector = opened.enter_context(running_collector())
@@ -301,7 +302,6 @@ def passed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passed]:
         yield Passed(node, pacs, watch, mail, web, collector)
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_the_canaries_were_in_it_and_are_found_where_they_belong(passed: Passed) -> None:
     states = sorted(study["state"] for study in passed.node.studies().values())
     assert states == ["delivered", "failed", "failed", *["not_applicable"] * 2, *["quarantined"] * 4]
@@ -313,7 +313,6 @@ def test_the_canaries_were_in_it_and_are_found_where_they_belong(passed: Passed)
     assert set().union(*map(birds, hidden)) == set()
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_no_log_names_anybody_at_debug_level(passed: Passed) -> None:
     log = passed.node.log.read_text(encoding="utf-8")
     lines = log.splitlines()
@@ -324,7 +323,6 @@ def test_no_log_names_anybody_at_debug_level(passed: Passed) -> None:
     assert not any(sign in log for sign in "\x1b\x9b\u202e\r")
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_no_table_holds_more_than_the_index_needs(passed: Passed) -> None:
     found = []
     with closing(sqlite3.connect(passed.data / "node.db")) as database:
@@ -341,7 +339,6 @@ def test_no_table_holds_more_than_the_index_needs(passed: Passed) -> None:
     assert found == []
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_no_other_file_of_the_node_and_no_name_of_a_file_has_one(passed: Passed) -> None:
     objects_of_dicom = ("spool", "results", "deidentified", "node.db")
     searched = [
@@ -357,7 +354,6 @@ def test_no_other_file_of_the_node_and_no_name_of_a_file_has_one(passed: Passed)
     assert [name for name in passed.watch.names if birds(name)] == []
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_no_command_line_or_environment_has_one(passed: Passed) -> None:
     assert sum(b"dicom_node" in text for text in passed.watch.seen) >= 4, "node, listener, inspector, worker"
     assert [text for text in passed.watch.seen if birds(text)] == []
@@ -374,7 +370,6 @@ VERBS: Sequence[tuple[str, ...]] = (
 )
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_no_verb_that_shows_no_patients_shows_one(passed: Passed) -> None:
     for words in VERBS:
         for form in ((), ("--json",)):
@@ -390,7 +385,6 @@ def test_no_verb_that_shows_no_patients_shows_one(passed: Passed) -> None:
     assert MARKUP in {row["fields"].get("calling") for row in events}
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_lists_of_studies_show_the_patient_id_only(passed: Passed) -> None:
     listed = passed.node.studies()
     assert birds(json.dumps(list(listed.values()))) == {PATIENT_ID, CODES["Modality"]}  # a column of the list
@@ -398,7 +392,6 @@ def test_lists_of_studies_show_the_patient_id_only(passed: Passed) -> None:
     assert birds(printed(passed.node, "studies", "show", uid, "--json")) == {PATIENT_ID}
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_nothing_that_is_sent_to_others_has_one(passed: Passed) -> None:
     """Webhooks, e-mail, traces."""
     hooks = [json.dumps(call) for call in passed.web.calls]

@@ -16,7 +16,7 @@ from pydicom.uid import (
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.tables import Instance, Job, Result, Study
 from dicom_node.people import users
-from tests.console_lab import ConsoleLab, add_users, quick_hasher, routes
+from tests.console_lab import ConsoleLab, add_users, console_of, quick_hasher, routes
 from tests.inbox_lab import Inbox
 from tests.modality import (
     quick_ultrasound,
@@ -74,7 +74,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleLab]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(users, "hasher", quick_hasher)
             add_users(node.settings)
-            yield ConsoleLab(node.settings, node.database)
+            yield console_of(node)
 
 
 def test_the_images_are_analysed_whatever_stands_in_numbers_that_they_can_do_without(lab: ConsoleLab) -> None:

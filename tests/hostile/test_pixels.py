@@ -25,18 +25,19 @@ from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom, open_picture
 from ai_pipeline.images.limits import ImageLimits
 from dicom_node.base.lifecycle import JobState, ResultKind
-from dicom_node.base.store.tables import Result
+from dicom_node.base.store.tables import Job, Result
+from tests import ROOT
 from tests.inbox_lab import Inbox
 from tests.modality import (
     assign,
     ultrasound,
+    ultrasounds,
 )
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
 from tests.unit.jobs.worker_lab import configuration
 from tests.unit.receive.objects import changed
 from tests.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 NOTHING = np.zeros((1, 64, 64), np.uint8)
 
 
@@ -162,17 +163,15 @@ def workers_of(node: Inbox) -> Iterator[Callable[[], None]]:
 
 def test_an_image_that_costs_workers_is_left_out_and_the_rest_of_its_study_analysed(tmp_path: Path) -> None:
     node = Inbox(tmp_path / "var", configuration("hoard", memory_mib=1200, attempts=2))
-    good, hostile, better = (ultrasound("one", number=number) for number in (1, 2, 3))
+    good, hostile, better = ultrasounds("one", 3)
     node.receive(good, changed(hostile, BodyPartExamined="BREAST"), better)
     node.receive(ultrasound("other"))
     node.settle()
     with workers_of(node) as look:
-        ended = lambda: look() or {job.state for job in node.jobs()} == {JobState.SUCCEEDED}
+        ended = lambda: look() or set(node.column(Job.state)) == {JobState.SUCCEEDED}
         wait_until(ended, 120, shown=lambda: [(job.state, job.reason) for job in node.jobs()])
-    assert [result.kind for result in node.rows(Result)].count(ResultKind.SC) == 3
-    assert [event.fields["instance"] for event in node.events() if event.number == 3030] == [
-        str(hostile.SOPInstanceUID)
-    ]
+    assert node.column(Result.kind).count(ResultKind.SC) == 3
+    assert [event.fields["instance"] for event in node.events(3030)] == [str(hostile.SOPInstanceUID)]
     node.close()
 
 

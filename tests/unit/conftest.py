@@ -11,6 +11,7 @@ import pytest
 from dicom_node.base.store.database import Database
 from dicom_node.studies import choose
 from tests.inbox_lab import CONFIG, INSPECTOR, Inbox
+from tests.postgres_lab import POSTGRESQL
 from tests.smtp_lab import WebServer
 
 
@@ -44,7 +45,7 @@ def inbox(open_inbox: Callable[..., Inbox]) -> Inbox:
     return open_inbox()
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.debian("postgresql"))])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=POSTGRESQL)])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """Both databases that a site may have: what holds for one holds for the other."""
     if request.param == "sqlite":

@@ -23,6 +23,7 @@ from dicom_node.receive.journal import read_journal
 from dicom_node.receive.policy import AEPolicy, policy_path
 from dicom_node.receive.spool import Spool
 from tests.forked import Forked
+from tests.peers import a_peer, a_receiver
 from tests.ports import free_port
 from tests.waiting import wait_until
 
@@ -31,9 +32,9 @@ VERIFICATION = "1.2.840.10008.1.1"
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 
 PEERS = [
-    {"name": "sender", "ae_title": "SENDER", "maximum_associations": 60},
-    {"name": "storescu", "ae_title": "STORESCU"},
-    {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104, "may": ["receive"]},
+    a_peer("sender", maximum_associations=60),
+    a_peer("storescu"),
+    a_receiver("pacs"),
 ]
 
 
@@ -92,6 +93,10 @@ class Receiver:
     @property
     def address(self) -> tuple[str, int]:
         return "127.0.0.1", self.port
+
+    def wait_until_nothing_is_open(self) -> None:
+        """No temporary file is left."""
+        wait_until(lambda: not [name for name in self.files() if name.startswith(".")])
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.sender import Rejected, associate
 from tests.node_lab import Node, running
+from tests.peers import a_peer
 from tests.waiting import wait_until
 from tests.wire.receiver import EXPLICIT, US
 from tests.wire.receiver import ultrasound as small_object
@@ -98,9 +99,7 @@ def test_a_peer_is_told_what_it_was_refused_and_which_lines_let_it_in(node: Node
 def test_an_unknown_title_gets_the_lines_that_let_it_in_and_who_never_called_hears_so(node: Node) -> None:
     found = node.cli("peers", "why", "CT9")
     assert (found["peer"], found["associations"], found["refused_contexts"]) == (None, [], [])
-    assert tomllib.loads(lines(found))["peers"] == [
-        {"name": "ct9", "ae_title": "CT9", "host": "127.0.0.1", "may": ["send"]}
-    ]
+    assert tomllib.loads(lines(found))["peers"] == [a_peer("ct9", host="127.0.0.1", may=["send"])]
     never = node.cli("peers", "why", "192.0.2.77")
     assert never["associations"] == []
     assert "nothing of it reached this node" in never["advice"][0]["says"]

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from dicom_node.people.demo import DRAWN_FILM
+from tests import ROOT
 from tests.forked import run_forked
 from tests.modality import part_10, quick_ultrasound
 from tests.node_lab import Node, store
@@ -26,7 +27,6 @@ from tests.unit.receive.objects import changed
 from tests.waiting import wait_until
 from tests.wire.orthanc_lab import start_orthanc
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", *(f"docs/{part}/*.md" for part in ("start", "connect", "operate")))
 NOT_RUN = {
     r"make |python3 -m venv|\S*pipx? |uv ": "installs packages from the network, as .ci/run does",
@@ -177,7 +177,7 @@ def follow(site: Site, line: str, further: str) -> None:
 
 @pytest.mark.debian("orthanc", "dcmtk")
 def test_every_command_of_the_first_pages_works_in_its_order(tmp_path: Path) -> None:
-    site, console, ward = Site(tmp_path, ""), free_port(), Pacs(free_port(), "WARD", shows=lambda *_: False)
+    site, console, ward = Site(tmp_path, ""), free_port(), Pacs(ae_title="WARD", shows=lambda *_: False)
     (tmp_path / ".venv").symlink_to(sys.prefix)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "image.dcm").symlink_to(DRAWN_FILM)

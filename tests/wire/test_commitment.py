@@ -32,6 +32,7 @@ from tests.outbox_lab import (
 )
 from tests.pacs_lab import SOP_CLASS as SECONDARY_CAPTURE
 from tests.pacs_lab import CommittingPacs, Pacs, report, run_pacs, send_report
+from tests.peers import a_receiver
 from tests.ports import free_port
 from tests.wire.orthanc_lab import (
     start_orthanc,
@@ -41,7 +42,7 @@ from tests.wire.receiver import receiving
 
 @pytest.fixture
 def committing_pacs() -> Iterator[CommittingPacs]:
-    with run_pacs(CommittingPacs(free_port())) as pacs:
+    with run_pacs(CommittingPacs()) as pacs:
         assert isinstance(pacs, CommittingPacs)
         yield pacs
 
@@ -73,7 +74,7 @@ def sent(folder: Path, committing_pacs: CommittingPacs, **settings: object) -> O
     """An outbox with one object that was sent and asked for."""
     outbox = Outbox(folder, [committing(committing_pacs, **settings)])
     outbox.add_study(["pacs"], ONE)
-    outbox.worker().run_once()
+    outbox.run_once()
     return outbox
 
 
@@ -110,7 +111,7 @@ def test_a_report_that_comes_hours_late_and_twice_confirms_once(
 ) -> None:
     outbox = sent(tmp_path, committing_pacs)
     hours_pass(outbox, 5)
-    outbox.worker().run_once()  # looks at it, and asks nobody
+    outbox.run_once()  # looks at it, and asks nobody
     assert (len(committing_pacs.requests), committing_pacs.questions, outbox.states()["unconfirmed"]) == (
         1,
         [],
@@ -159,7 +160,7 @@ def test_without_a_report_a_person_is_told_and_a_late_one_still_confirms(
 def test_a_pacs_without_storage_commitment_is_noticed_at_once(
     tmp_path: Path, otherwise: str, state: str
 ) -> None:
-    with run_pacs(Pacs(free_port())) as committing_pacs:
+    with run_pacs(Pacs()) as committing_pacs:
         outbox = Outbox(tmp_path, [committing(committing_pacs, commitment_else=otherwise)])
         outbox.add_study(["pacs"], ONE)
         outbox.run_until(state)
@@ -182,7 +183,7 @@ def test_a_kill_between_request_and_answer_loses_nothing(
         patch.setattr(StorageCommitment, "ask", killed)
         outbox.worker(lease_seconds=0.1).run_once()
     (transaction, uids) = committing_pacs.requests[0]
-    outbox.worker().run_once()
+    outbox.run_once()
     assert len(committing_pacs.requests) == 2  # nobody knows whether the first one arrived
     reported(outbox, transaction, uids, [])
     assert outbox.states() == {"confirmed": 1}
@@ -222,7 +223,7 @@ def test_a_report_to_the_listener_reaches_the_outbox(tmp_path: Path, committing_
 @pytest.mark.debian("orthanc")
 def test_a_real_orthanc_takes_over_and_reports_on_an_association_of_its_own(tmp_path: Path) -> None:
     port = free_port()
-    peers = [{"name": "pacs", "ae_title": "ORTHANC", "host": "127.0.0.1", "port": port, "may": ["receive"]}]
+    peers = [a_receiver("pacs", port, ae_title="ORTHANC")]
     peers[0] |= {"confirm": "commitment"}
     with receiving(tmp_path / "listener", peers=peers) as listener:
         us = {"AET": "AINODE", "Host": "127.0.0.1", "Port": listener.port}

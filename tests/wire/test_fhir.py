@@ -144,7 +144,7 @@ def test_an_answer_that_is_lost_makes_nothing_twice(tmp_path: Path, server: Fhir
             tmp_path, [fhir_peer(f"http://127.0.0.1:{valve.port}", patient_systems={})], answer_seconds=1
         )
         add_report(outbox)
-        outbox.worker().run_once()
+        outbox.run_once()
         assert there(server) == ONE_REPORT
         assert outbox.states() == {"pending": 1}
         valve.open()

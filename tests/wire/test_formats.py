@@ -48,7 +48,10 @@ from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
 from tests.ultrasound_lab import ENCODINGS, SECRETS, Reader, decoded, write
 from tests.validators import dciodvfy_errors
-from tests.wire.orthanc_lab import DICOMWEB, Orthanc, start_orthanc
+from tests.wire.orthanc_lab import DICOMWEB, Orthanc, needs_orthanc, start_orthanc
+
+pytestmark = pytest.mark.timeout(1800)
+JUDGED = pytest.mark.debian("dcmtk", "dicom3tools")
 
 Change = Callable[[Dataset], None]
 
@@ -220,7 +223,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Site:
             cv2.putText(pixels, "KOWALSKA MARIA", (8, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 1)
             sent[name] = [ultrasound_from(name, np.ascontiguousarray(pixels[..., ::-1], np.uint8))]
     with (
-        run_pacs(Pacs(free_port())) as pacs,
+        run_pacs(Pacs()) as pacs,
         running(
             Node(folder / "node", site_config(pacs.port, RULES, KINDS, senders=("ROOM1", "ROOM3")))
         ) as node,
@@ -289,8 +292,7 @@ def judge(case: Case, path: Path) -> None:
             assert "error" not in checked.stdout.lower(), checked.stdout
 
 
-@pytest.mark.debian("dcmtk", "dicom3tools")
-@pytest.mark.timeout(1800)
+@JUDGED
 @pytest.mark.data
 @pytest.mark.parametrize("case", CHESTS, indirect=True)
 def test_it_comes_back_with_a_report_that_highdicom_reads_and_validators_find_no_error(
@@ -308,8 +310,7 @@ def reader() -> Reader:
     return Reader()
 
 
-@pytest.mark.debian("dcmtk", "dicom3tools")
-@pytest.mark.timeout(1800)
+@JUDGED
 @pytest.mark.parametrize("case", ENCODINGS, indirect=True)
 def test_it_comes_back_cleaned_in_a_series_of_its_own_and_every_pixel_outside_the_mask_is_the_source_s(
     case: Case, reader: Reader, tmp_path: Path
@@ -337,15 +338,13 @@ def shown(samples: np.ndarray, inverted: bool) -> np.ndarray:
     return 255 - eight if inverted else eight
 
 
-@pytest.mark.debian("dcmtk", "dicom3tools")
-@pytest.mark.timeout(1800)
+@JUDGED
 def test_nothing_that_the_node_says_repeats_what_was_burned_in(site: Site) -> None:
     assert "[6002] ready" in site.told
     assert [secret for secret in SECRETS if secret in site.told] == []
 
 
-@pytest.mark.debian("dcmtk", "dicom3tools")
-@pytest.mark.timeout(1800)
+@JUDGED
 @pytest.mark.data
 @pytest.mark.parametrize("case", ["ovary"], indirect=True)
 def test_an_ovary_comes_back_cleaned_outlined_and_classified(case: Case) -> None:
@@ -367,8 +366,7 @@ def test_an_ovary_comes_back_cleaned_outlined_and_classified(case: Case) -> None
         assert case.picture(words).SyntheticData == "YES"
 
 
-@pytest.mark.debian("dcmtk", "dicom3tools")
-@pytest.mark.timeout(1800)
+@JUDGED
 @pytest.mark.data
 @pytest.mark.parametrize("case", ["head"], indirect=True)
 def test_the_head_of_a_fetus_is_not_classified_also_where_the_header_says_ovary(case: Case) -> None:
@@ -382,8 +380,7 @@ def texts(report: Dataset) -> str:
     return "\n".join(str(element.value) for element in report.iterall() if element.keyword == "TextValue")
 
 
-@pytest.mark.debian("dcmtk", "dicom3tools")
-@pytest.mark.timeout(1800)
+@JUDGED
 def test_an_image_that_is_not_decoded_is_kept_and_the_pacs_gets_a_report_that_says_so(site: Site) -> None:
     """No syntax that is negotiated is a fault; of a study that decodes in part the report names the rest."""
     kept = [one for one in TRIED if one.kind in (SyntaxKind.LOSSLESS_KEPT, SyntaxKind.LOSSY_KEPT)]
@@ -474,8 +471,7 @@ def department(ward: Ward, tmp_path_factory: pytest.TempPathFactory) -> Departme
     return Department(ward, image, {one["kind"]: one["sop_instance_uid"] for one in results})
 
 
-@pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")
-@pytest.mark.timeout(1800)
+@needs_orthanc
 def test_a_dcmtk_modality_sends_and_dcmtk_finds_a_series_of_each_result(department: Department) -> None:
     pacs = department.pacs
     keys = (
@@ -491,8 +487,7 @@ def test_a_dcmtk_modality_sends_and_dcmtk_finds_a_series_of_each_result(departme
         assert f"[{modality}" in said
 
 
-@pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")
-@pytest.mark.timeout(1800)
+@needs_orthanc
 @pytest.mark.parametrize(
     "program", [("getscu", "-S"), (sys.executable, "-m", "pynetdicom", "getscu")], ids=["DCMTK", "pynetdicom"]
 )
@@ -504,8 +499,7 @@ def test_a_workstation_gets_the_whole_study_as_it_was_sent(
     _holds_all(department, [dcmread(path) for path in tmp_path.iterdir()])
 
 
-@pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")
-@pytest.mark.timeout(1800)
+@needs_orthanc
 def test_a_dicomweb_workstation_finds_and_reads_every_result(department: Department) -> None:
     """It sees the cleaned picture, pixel for pixel; highdicom reads the report that came."""
     client = DICOMwebClient(f"{department.pacs.url}/dicom-web")
@@ -540,8 +534,7 @@ def _run(*command: object) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")
-@pytest.mark.timeout(1800)
+@needs_orthanc
 def test_a_second_run_of_the_demonstration_makes_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -585,8 +578,7 @@ def held_by_pacs(out: Path) -> Counter[str]:
     return Counter(str(dcmread(path).file_meta.MediaStorageSOPInstanceUID) for path in folder.glob("*.dcm"))
 
 
-@pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")
-@pytest.mark.timeout(1800)
+@needs_orthanc
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_demonstration_that_is_stopped_or_killed_leaves_no_process_behind(
     sent: signal.Signals, status: int, tmp_path: Path
@@ -625,8 +617,7 @@ def receiver(folder: Path, port: int) -> Iterator[Callable[[], str]]:
             process.wait()
 
 
-@pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")
-@pytest.mark.timeout(1800)
+@needs_orthanc
 def test_the_film_goes_through_the_node_and_comes_back_as_a_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,10 +32,10 @@ from dicom_node.base.events import (
 )
 from dicom_node.base.lifecycle import DeliveryState
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Delivery
+from dicom_node.base.store.tables import Delivery, EventRow
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from tests.inbox_lab import CONFIG, Inbox
-from tests.modality import ultrasound
+from tests.modality import ultrasounds
 from tests.outbox_lab import (
     Outbox,
 )
@@ -96,7 +96,7 @@ def forwarding(folder: Path, port: int, database_url: str = "", **of_archive: An
 
 
 def states(inbox: Inbox) -> list[str]:
-    return [row.state.value for row in inbox.rows(Delivery)]
+    return inbox.column(Delivery.state)
 
 
 def deliver_until(inbox: Inbox, state: str) -> None:
@@ -116,7 +116,7 @@ def data_set(path: Path) -> bytes:
 
 
 def images(number: int) -> Sequence[Dataset]:
-    return [ultrasound("many", number=one) for one in range(1, number + 1)]
+    return ultrasounds("many", number)
 
 
 @pytest.mark.debian("dcmtk")
@@ -133,7 +133,7 @@ def test_storescp_gets_each_data_set_with_the_bytes_that_came(tmp_path: Path) ->
                 deliver_until(inbox, "confirmed")
                 there = {str(dcmread(file, force=True).SOPInstanceUID): file for file in folder.iterdir()}
                 for image in sent:
-                    kept = inbox.instance(image.SOPInstanceUID).path
+                    kept = inbox.instance(image).path
                     assert data_set(there[image.SOPInstanceUID]) == data_set(inbox.folder / kept)
         finally:
             storescp.kill()
@@ -173,6 +173,6 @@ def test_a_real_orthanc_has_each_image_once_though_the_senders_are_killed(
                 wait_until(
                     lambda: set(states(inbox)) == {"confirmed"}, progress=lambda: sorted(states(inbox))
                 )
-            assert DELIVERY_IN_DOUBT.number in {event.number for event in inbox.events()}
+            assert DELIVERY_IN_DOUBT.number in set(inbox.column(EventRow.number))
             assert orthanc.instances() == sorted(image.SOPInstanceUID for image in sent)
             assert dcmread(BytesIO(orthanc.fetch(sent[0].SOPInstanceUID))) == sent[0]

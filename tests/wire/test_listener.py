@@ -44,6 +44,7 @@ from dicom_node.base.events import (
 from dicom_node.receive.policy import STORAGE_CLASSES
 from dicom_node.receive.spool import read_arrival
 from tests.certificates_lab import Authority
+from tests.peers import a_peer
 from tests.ports import free_port
 from tests.waiting import wait_until
 from tests.wire.receiver import EXPLICIT, IMPLICIT, PEERS, US, VERIFICATION, Receiver, receiving
@@ -65,8 +66,8 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
     """A listener that knows a few more peers."""
     peers = [
         *PEERS,
-        {"name": "elsewhere", "ae_title": "ELSEWHERE", "host": "192.0.2.1", "check_address": True},
-        {"name": "here", "ae_title": "HERE", "host": "localhost", "check_address": True},
+        a_peer("elsewhere", host="192.0.2.1", check_address=True),
+        a_peer("here", host="localhost", check_address=True),
     ]
     listener = {
         "further_ae_titles": ["AI2"],
@@ -181,7 +182,7 @@ def nothing_is_left_behind(receiver: Receiver) -> Iterator[None]:
     association = associate(receiver.address, STORAGE)
     assert association.store(1, small_object(99)) == 0x0000
     association.release()
-    wait_until(lambda: not [name for name in receiver.files() if name.startswith(".")])
+    receiver.wait_until_nothing_is_open()
 
 
 def gone(association: Association) -> bool:
@@ -209,6 +210,7 @@ def with_context_name(name: bytes) -> bytes:
 
 
 CUT: set[tuple[int, ...]] = {(), (7,)}
+NOT_SUPPORTED = {(3, 1, 1, 2)}  # PS3.8 Table 9-21
 
 
 @pytest.mark.parametrize(
@@ -219,11 +221,11 @@ CUT: set[tuple[int, ...]] = {(), (7,)}
         (bytes(64), CUT),
         (b"\xff" * 6, CUT),
         (b"\x01", CUT),
-        (with_context_name(b"x" * 200), {(3, 1, 1, 2)}),  # no UID
-        (with_context_name(b"\xff\xfe"), {(3, 1, 1, 2)}),
-        (with_context_name(b"1.2.840.10008.3.1.1.2"), {(3, 1, 1, 2)}),  # PS3.8 Table 9-21
-        (with_context_name(b"1.2.840.10008.3.1.1.11"), {(3, 1, 1, 2)}),
-        (with_context_name(b""), {(3, 1, 1, 2)}),
+        (with_context_name(b"x" * 200), NOT_SUPPORTED),  # no UID
+        (with_context_name(b"\xff\xfe"), NOT_SUPPORTED),
+        (with_context_name(b"1.2.840.10008.3.1.1.2"), NOT_SUPPORTED),
+        (with_context_name(b"1.2.840.10008.3.1.1.11"), NOT_SUPPORTED),
+        (with_context_name(b""), NOT_SUPPORTED),
     ],
 )
 @AFTERWARDS
@@ -396,9 +398,7 @@ def test_a_user_identity_is_ignored(receiver: Receiver, kind: int) -> None:
 def test_a_new_policy_is_taken_without_a_restart(tmp_path: Path, tell: bool) -> None:
     with receiving(tmp_path) as receiver:
         assert answer_to(receiver, "NEW") == CALLING
-        receiver.change(
-            peers=[{"name": "new", "ae_title": "NEW"}], further_storage_classes=["1.2.840.10008.5.1.4.1.1.2"]
-        )
+        receiver.change(peers=[a_peer("new")], further_storage_classes=["1.2.840.10008.5.1.4.1.1.2"])
         if tell:
             receiver.signal(signal.SIGHUP)
         wait_until(lambda: answer_to(receiver, "NEW") == "accepted")
@@ -513,7 +513,7 @@ def test_128_senders_at_once_lose_nothing(tmp_path: Path) -> None:
     with receiving(
         tmp_path,
         maximum_associations=128,
-        peers=[{"name": "sender", "ae_title": "SENDER", "maximum_associations": 128}],
+        peers=[a_peer("sender", maximum_associations=128)],
     ) as receiver:
         statuses: list[int] = []
         together = threading.Barrier(128)

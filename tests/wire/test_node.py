@@ -19,11 +19,12 @@ from dicom_node.base.store.tables import Lease, Result
 from dicom_node.receive.spool import Arrival, Spool
 from tests.collector_lab import running_collector, text
 from tests.inbox_lab import Inbox, spooled
-from tests.modality import ultrasound
+from tests.modality import ultrasound, ultrasounds
 from tests.mpps_lab import WITH_STEPS, begun, change, create, ended, status
 from tests.node_lab import Node, running, site_config, store
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
+from tests.postgres_lab import POSTGRESQL
 from tests.unit.receive.objects import changed
 from tests.waiting import wait_until
 from tests.wire.receiver import EXPLICIT, US, receiving
@@ -32,7 +33,7 @@ from tests.wire.receiver import ultrasound as small_object
 
 def test_a_report_that_was_journalled_and_not_answered_is_taken_again(tmp_path: Path) -> None:
     """A kill after the line in the journal, before the step's file: the modality comes again."""
-    sent = [ultrasound("again", number=one, size=(60, 60)) for one in (1, 2)]
+    sent = ultrasounds("again", 2, size=(60, 60))
     study = sent[0].StudyInstanceUID
     with receiving(tmp_path, peers=[{"name": "modality", "ae_title": "US1", "mpps": True}]) as listener:
         assert status(create(listener.port, "1.2.3", begun(study))) == 0x0000
@@ -54,12 +55,12 @@ def test_a_report_that_was_journalled_and_not_answered_is_taken_again(tmp_path: 
     inbox.close()
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 def test_a_stopped_node_goes_on_in_postgresql_with_all_that_it_had_and_its_file_stays(
     tmp_path: Path, postgres_url: str
 ) -> None:
     images = [ultrasound(name, size=(48, 40)) for name in ("early", "late")]
-    with run_pacs(Pacs(free_port())) as pacs:
+    with run_pacs(Pacs()) as pacs:
         config = site_config(pacs.port)
         with running(Node(tmp_path, config)) as node:
             store(node.port, images[:1], "US1")
@@ -111,14 +112,14 @@ def check_trace(spans: Sequence[Span], trace: str) -> None:
     assert text(by_name["deliver pacs"], "result") == "sr"
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 @pytest.mark.timeout(300)
 def test_each_role_does_its_part_and_a_study_is_one_trace_through_all(
     tmp_path: Path, postgres_url: str
 ) -> None:
     """The collector is away at first: the study is delivered all the same, and its trace comes later."""
     images = [changed(ultrasound("traced", number=n, size=(48, 40)), **IDENTITY) for n in (1, 2)]
-    with running_collector() as collector, run_pacs(Pacs(free_port())) as pacs, ExitStack() as site:
+    with running_collector() as collector, run_pacs(Pacs()) as pacs, ExitStack() as site:
         collector.answer = 503
         config = site_config(pacs.port)
         config += f'[telemetry]\nendpoint = "{collector.endpoint}"\nheaders = {{ x-key = "abc" }}\n'

@@ -37,6 +37,7 @@ from dicom_node.base.store.tables import Delivery
 from dicom_node.deliver.scu import (
     open_destination,
 )
+from tests import ROOT
 from tests.certificates_lab import Authority
 from tests.modality import chest, ultrasound
 from tests.node_lab import PROGRAM, Node, running, site_config
@@ -130,7 +131,7 @@ def test_delivery_over_tls_needs_the_right_ca(tmp_path: Path) -> None:
             tls = TlsSettings(certificate=own, private_key=own_key, trusted=known.certificate)
             outbox.settings = outbox.settings.model_copy(update={"listener": ListenerSettings(tls=tls)})
             time.sleep(0.3)
-            outbox.worker().run_once()
+            outbox.run_once()
             assert outbox.states() == {state: 1}, outbox.rows()
         assert orthanc.fetch(uid)
 
@@ -140,7 +141,7 @@ FORWARDED = (
     *(ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation),
 )
 KEPT = (CTImageStorage, Comprehensive3DSRStorage, SecondaryCaptureImageStorage)
-FOLDER = Path(__file__).resolve().parents[2] / "orthanc"
+FOLDER = ROOT / "orthanc"
 
 
 @contextmanager
@@ -193,7 +194,7 @@ def mark_of(orthanc: Orthanc, sop_instance_uid: str) -> str | None:
 @needs_orthanc
 def test_results_come_back_by_every_way_and_are_not_forwarded_again(tmp_path: Path) -> None:
     """Images go to the node, which is away at first; other objects stay."""
-    node = Pacs(free_port(), ae_title="AINODE")
+    node = Pacs(ae_title="AINODE")
     with existing_orthanc(tmp_path, node.port) as pacs:
         others, images = ([an_object(tmp_path, one) for one in classes] for classes in (KEPT, FORWARDED))
         for file in (*others, *images):
@@ -224,7 +225,7 @@ def test_results_come_back_by_every_way_and_are_not_forwarded_again(tmp_path: Pa
 def test_a_stranger_who_says_that_it_is_the_node_keeps_no_image_from_it(tmp_path: Path) -> None:
     """AE title and Device UID are public; the node's host is a name here: of the loopback, but another."""
     with (
-        run_pacs(Pacs(free_port(), ae_title="AINODE")) as node,
+        run_pacs(Pacs(ae_title="AINODE")) as node,
         existing_orthanc(tmp_path, node.port, node_host="localhost") as pacs,
     ):
         by_title, by_device, by_rest = (

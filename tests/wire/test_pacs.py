@@ -38,7 +38,7 @@ from tests.outbox_lab import (
     Outbox,
 )
 from tests.pacs_lab import Pacs, run_pacs
-from tests.ports import free_port
+from tests.postgres_lab import POSTGRESQL
 from tests.wire.orthanc_lab import (
     needs_orthanc,
     peer,
@@ -48,12 +48,12 @@ from tests.wire.orthanc_lab import (
 
 @pytest.fixture
 def pacs() -> Iterator[Pacs]:
-    with run_pacs(Pacs(free_port())) as pacs:
+    with run_pacs(Pacs()) as pacs:
         yield pacs
 
 
 def test_a_pacs_of_implicit_vr_only_gets_the_same_data_set_converted(tmp_path: Path) -> None:
-    with run_pacs(Pacs(free_port()), syntaxes=[ImplicitVRLittleEndian]) as pacs:
+    with run_pacs(Pacs(), syntaxes=[ImplicitVRLittleEndian]) as pacs:
         outbox = Outbox(tmp_path, [pacs.peer()])
         (uid,) = outbox.add_study(["pacs"], ONE)
         outbox.run_until("confirmed")
@@ -121,7 +121,7 @@ def test_an_object_becomes_what_the_pacs_answers_and_shows(tmp_path: Path, pacs:
 @needs_orthanc
 def test_who_looks_reads_why_a_pacs_cannot_be_asked_and_what_to_enter_there(tmp_path: Path) -> None:
     """A strict PACS rejects unknown associations, Orthanc cuts unknown queries, and some take no queries."""
-    strict, mute = Pacs(free_port()), Pacs(free_port(), "MUTE")
+    strict, mute = Pacs(), Pacs(ae_title="MUTE")
     with (
         run_pacs(strict, callers=["WORKSTATION"]),
         start_orthanc(tmp_path / "orthanc", config={"DicomAlwaysAllowFind": False}) as orthanc,
@@ -129,7 +129,7 @@ def test_who_looks_reads_why_a_pacs_cannot_be_asked_and_what_to_enter_there(tmp_
     ):
         outbox = Outbox(tmp_path, [strict.peer(), peer(orthanc, "dimse", may=["receive"]), mute.peer("mute")])
         outbox.add_study(["pacs", "dimse", "mute"], [ResultKind.SR])
-        outbox.worker().run_once()
+        outbox.run_once()
         enter = "enter AINODE, the address of this machine and port 11112 there"
         for one, row, why in zip(
             outbox.settings.peers, outbox.rows(), (enter, enter, "Query/Retrieve"), strict=True
@@ -167,7 +167,7 @@ def test_what_is_withdrawn_while_it_is_sent_is_not_sent_again_and_nothing_after_
 
 
 def test_classes_that_the_pacs_does_not_accept_are_left_out_with_a_warning(tmp_path: Path) -> None:
-    with run_pacs(Pacs(free_port()), classes=[SecondaryCaptureImageStorage]) as pacs:
+    with run_pacs(Pacs(), classes=[SecondaryCaptureImageStorage]) as pacs:
         outbox = Outbox(tmp_path, [pacs.peer()])
         outbox.add_study(["pacs"], THREE_FACES)
         outbox.run_until("confirmed", "cancelled")
@@ -186,13 +186,13 @@ def test_a_damaged_result_file_never_leaves(tmp_path: Path, pacs: Pacs) -> None:
     assert len(pacs.received) == 1
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 def test_three_workers_deliver_the_same_studies_to_two_pacs_without_deadlock(
     tmp_path: Path, postgres_url: str
 ) -> None:
     with (
-        run_pacs(Pacs(free_port(), ae_title="A")) as first,
-        run_pacs(Pacs(free_port(), ae_title="B")) as second,
+        run_pacs(Pacs(ae_title="A")) as first,
+        run_pacs(Pacs(ae_title="B")) as second,
     ):
         outbox = Outbox(tmp_path, [first.peer("first"), second.peer("second")], database_url=postgres_url)
         sent = [uid for _ in range(5) for uid in outbox.add_study(["first", "second"])]

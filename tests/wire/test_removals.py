@@ -24,6 +24,7 @@ from tests.hostile.web import answering
 from tests.outbox_lab import (
     Outbox,
 )
+from tests.peers import a_peer
 from tests.waiting import wait_until
 from tests.wire.orthanc_lab import (
     TAKING_BACK,
@@ -35,9 +36,7 @@ from tests.wire.orthanc_lab import (
 
 
 def dicomweb_of(url: str) -> PeerSettings:
-    return PeerSettings.model_validate(
-        {"name": "pacs", "ae_title": "PACS", "transport": "dicomweb", "url": url, **TAKING_BACK}
-    )
+    return PeerSettings.model_validate(a_peer("pacs", transport="dicomweb", url=url, **TAKING_BACK))
 
 
 def shown(outbox: Outbox) -> dict[str, list[dict[str, object]]]:

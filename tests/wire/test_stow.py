@@ -15,10 +15,11 @@ from dicom_console.handlers import stow
 from dicom_console.views import uploaded
 from dicom_node.base.errors import SpoolFull
 from dicom_node.base.lifecycle import UserRole
+from dicom_node.base.store.tables import Job
 from dicom_node.people import users
 from dicom_node.receive.spool import IncomingObject
 from tests.browser_lab import served_app
-from tests.console_lab import PASSWORD, ConsoleLab, audited
+from tests.console_lab import PASSWORD, ConsoleLab, audited, console_of
 from tests.inbox_lab import Inbox
 from tests.modality import part_10, ultrasound
 from tests.unit.receive.objects import changed
@@ -98,10 +99,10 @@ def test_what_dicomweb_client_stores_is_received_as_from_a_modality(
     assert "OtherFailuresSequence" not in answer
     assert answer.RetrieveURL in ("", None), "nothing is retrieved here"
     gateway.node.settle()
-    row = gateway.node.instance(str(one.SOPInstanceUID))
+    row = gateway.node.instance(one)
     assert (row.calling_ae, row.called_ae) == ("CONSOLE", "AINODE")
-    assert gateway.node.file_of(str(one.SOPInstanceUID)).PixelData == one.PixelData
-    assert {job.rule for job in gateway.node.jobs()} == {"ultrasound"}
+    assert gateway.node.file_of(one).PixelData == one.PixelData
+    assert set(gateway.node.column(Job.rule)) == {"ultrasound"}
     assert gateway.node.read(uploaded.newest) == []  # of the page on which a person follows the own uploads
     [noted] = audited(gateway.node.database, "uploaded")
     assert noted["association"].startswith("console-")  # type: ignore[attr-defined]
@@ -276,6 +277,6 @@ def test_who_sees_some_senders_only_reaches_no_other_study(gateway: Gateway) -> 
 
 def test_nobody_stores_without_a_token_and_nothing_is_there_without_the_setting(gateway: Gateway) -> None:
     assert gateway.post(body(part_10(ultrasound("one"))), token="").status_code == 401
-    client = ConsoleLab(gateway.node.settings, gateway.node.database).browser().client
+    client = console_of(gateway.node).browser().client
     for path in ("/studies", "/studies/1.2"):
         assert client.post(f"/api/dicomweb{path}", headers=gateway.headers).status_code == 404

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.modality import ultrasound
 from tests.node_lab import Node, running, site_config, store
 
@@ -51,7 +52,7 @@ assert (folder / f"{uid}.dcm").read_bytes() == Path(__file__).read_bytes()
 
 
 def test_the_connector_of_the_examples_copies_to_a_folder(tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[2]
+    root = ROOT
     example, facts = root / "examples" / "connectors" / "folder", tmp_path / "folder_connector-1.0.dist-info"
     facts.mkdir()
     groups = tomllib.loads((example / "pyproject.toml").read_text())["project"]["entry-points"]

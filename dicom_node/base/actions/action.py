@@ -3,8 +3,8 @@
 ``@Action(STUDIES, "send", "Send the newest results …", role=UserRole.OPERATOR)`` leaves the function as it
 is. The inputs are its parameters that are annotated with an :class:`Input`, with types and defaults. From the
 declaration follow the command (``serve/commands.py``), the list or route of the REST API and its page
-(``dicom_console/web/faces.py``), and the role that the console asks for (:func:`role_of`). The function notes
-in the audit what was done.
+(``dicom_console/web/faces.py``), and the role that the console asks for (:func:`role_of`). What has no
+command declares its role alone (:func:`allowed_to`). The function notes in the audit what was done.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -92,7 +92,7 @@ class Action:
         self.function = function
         self.noun.actions[self.name] = self
         _DECLARED[function] = self
-        return function
+        return allowed_to(self.role)(function)
 
     @property
     def inputs(self) -> list[Input]:
@@ -102,6 +102,18 @@ class Action:
 
 
 _DECLARED: dict[Callable[..., Any], Action] = {}
+_ROLES: dict[Callable[..., Any], UserRole] = {}
+
+
+def allowed_to(role: UserRole) -> Callable[[Function], Function]:
+    """Return a decorator that declares the least role that may do at the console what a function does."""
+
+    def declare(function: Function) -> Function:
+        """Declare the role of this function, and return the function unchanged."""
+        _ROLES[function] = role
+        return function
+
+    return declare
 
 
 def declared(function: Callable[..., Any]) -> Action:
@@ -110,8 +122,10 @@ def declared(function: Callable[..., Any]) -> Action:
 
 
 def role_of(function: Callable[..., Any]) -> UserRole:
-    """The least role that may do at the console what this function does, as its declaration says."""
-    return declared(function).role
+    """The least role that may do at the console what this function does, as its declaration says. Raises
+    KeyError for a function without one.
+    """
+    return _ROLES[function]
 
 
 def _input_of(parameter: Parameter) -> Input | None:

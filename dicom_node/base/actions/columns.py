@@ -1,4 +1,7 @@
-"""The columns of a list that persons see: a title, and what of a row stands below it."""
+"""The columns of a list that persons see: a title, and what of a row stands below it.
+
+Command and page show the same columns; each shows values of the types below in its own way.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +20,10 @@ class Column:
 
 class Uid(str):
     """A UID in a list: printed complete to a file or a pipe, only its end in a terminal's table."""
+
+
+class Time(str):
+    """A UTC time (ISO 8601) in a list, "" for none: shown in this machine's zone."""
 
 
 def local(iso: str | None) -> str:
@@ -41,11 +48,9 @@ def fields(*keys: str) -> list[Column]:
 
 
 def times(*keys: str) -> list[Column]:
-    """Columns that show the UTC times of these keys in this machine's zone; a key may be given as "title:
-    key".
-    """
+    """Columns with the UTC times of these keys; a key may be given as "title: key"."""
     return [
-        Column(title, lambda row, key=key: local(row[key]))  # type: ignore[misc]
+        Column(title, lambda row, key=key: Time(row[key] or ""))  # type: ignore[misc]
         for title, key in map(_title_and_key, keys)
     ]
 

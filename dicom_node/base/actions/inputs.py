@@ -1,10 +1,10 @@
 """Inputs that several actions share, and how what a person types is read."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Annotated, Final
 
 from dicom_node.base.actions.action import Input
 from dicom_node.base.config.section import did_you_mean
@@ -56,9 +56,12 @@ def moment(text: str, now: datetime | None = None) -> datetime | None:
 
 
 UID_HELP: Final = "Study Instance UID, or the last figures of it."
-STUDY: Final = Input(UID_HELP, metavar="UID", reads=whole_or_end)
-UIDS: Final = Input("Study Instance UIDs, or the last figures of each.", metavar="UID...", reads=whole_or_end)
-OF_STUDY: Final = Input(UID_HELP, "--study", "UID", whole_or_end)
+StudyUid = Annotated[str, Input(UID_HELP, metavar="UID", reads=whole_or_end)]
+StudyUids = Annotated[
+    Sequence[str],
+    Input("Study Instance UIDs, or the last figures of each.", metavar="UID...", reads=whole_or_end),
+]
+OfStudy = Annotated[str, Input(UID_HELP, "--study", "UID", whole_or_end)]
 SINCE: Final = Input(
     "Not older than: 2026-03-01, 2026-03-01T03:12, 03:12 (today), or 90s, 30m, 2h, 3d ago. "
     "Local time, unless it carries a zone (…T03:12Z, …T03:12+02:00).",
@@ -66,7 +69,8 @@ SINCE: Final = Input(
     "WHEN",
     moment,
 )
-BECAUSE: Final = Input("Why, without names; it is shown to persons.", "--because", "TEXT")
+Since = Annotated[datetime | None, SINCE]
+Reason = Annotated[str, Input("Why, without names; it is shown to persons.", "--because", "TEXT")]
 
 
 def states(*words: str) -> Input:

@@ -557,19 +557,22 @@ class TomlFiles:
         """Merge one top-level key of a file into the content; a key that another file has already is a
         mistake, unless both are lists.
         """
-        known = self.data.get(key)
-        if key not in self.data or (isinstance(value, list) and isinstance(known, list)):
-            self._origins.setdefault((key,), (file, (key,)))
-            # First as it is, so that a mistake found in it can be named.
-            before = len(known or ())
-            self.data[key] = [*(known or ()), *value] if isinstance(value, list) else value
-            for number, item in enumerate(value if isinstance(value, list) else ()):
-                self._origins[key, before + number] = (file, (key, number))
-                self.data[key][before + number] = self._expand(item, (key, before + number))
-            if not isinstance(value, list):
-                self.data[key] = self._expand(value, (key,))
-        else:
+        is_list = isinstance(value, list)
+        if key in self.data and not (is_list and isinstance(self.data[key], list)):
             self._add(str(file), _line(self._texts[file], (key,)), key, "", "is in another file already")
+            return
+        self._origins.setdefault((key,), (file, (key,)))
+        # First as it is, so that a mistake found in it can be named.
+        if not is_list:
+            self.data[key] = value
+            self.data[key] = self._expand(value, (key,))
+            return
+        known = self.data.setdefault(key, [])
+        before = len(known)
+        known += value
+        for number, item in enumerate(value):
+            self._origins[key, before + number] = (file, (key, number))
+            known[before + number] = self._expand(item, (key, before + number))
 
     def _expand(self, value: Any, place: Place) -> Any:
         """Return the value with ``${NAME}`` and ``${file:PATH}`` replaced, also inside tables and lists."""

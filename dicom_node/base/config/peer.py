@@ -4,9 +4,28 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import unquote
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from dicom_node.base.config.section import AeTitle, Host, Name, Port, Secret, Section, checked_url, refuse
+from dicom_node.base.config.section import (
+    AeTitle,
+    AtLeastOne,
+    Host,
+    Name,
+    Port,
+    Secret,
+    Section,
+    checked_url,
+    refuse,
+)
 from dicom_node.base.connectors import extended, installed
 from dicom_node.base.lifecycle import DEIDENTIFIED_KINDS, ResultKind, Retained
 
@@ -40,11 +59,11 @@ class PeerSettings(Section):
     """"send": may send to us. "receive": may get results. "query": may be asked for studies."""
     check_address: bool = False
     """Refuse associations under this AE title from another address than host."""
-    maximum_associations: int = Field(20, ge=1)
+    maximum_associations: AtLeastOne = 20
     """Associations of this peer at the same time."""
     quiet_seconds: float | None = Field(None, ge=0)
     """Overrides assembly.quiet_seconds for studies of this peer."""
-    silent_hours: float = Field(0, ge=0)
+    silent_hours: NonNegativeFloat = 0
     """Event 1010 when no object came from it for so long; 0: it may be silent."""
     mpps: bool = False
     """With "send": it may report on its performed procedure steps (MPPS): a study is complete when its steps
@@ -68,7 +87,7 @@ class PeerSettings(Section):
     confirm: Literal["query", "commitment", "none"] = "query"
     """"query": ask until it shows the object. "commitment": until it says that it keeps it. "none": its
     Success is all we get."""
-    commitment_hours: float = Field(24, gt=0, le=168)
+    commitment_hours: PositiveFloat = Field(24, le=168)
     """With confirm = "commitment": how long its report may take."""
     commitment_else: Literal["query", "give_up"] = "query"
     """Where no report comes: "query": ask as without commitment. "give_up": a dead letter, for a person."""
@@ -81,11 +100,11 @@ class PeerSettings(Section):
     retrieve: Literal["move", "get"] = "move"
     """With "query", unless by DICOMweb: C-MOVE (the peer knows our AE title and address, and may send), or
     C-GET."""
-    fetch_per_minute: float = Field(6, gt=0, le=600)
+    fetch_per_minute: PositiveFloat = Field(6, le=600)
     """With "query": studies a minute that are retrieved from it at most."""
-    retrieve_minutes: float = Field(10, gt=0, le=55)
+    retrieve_minutes: PositiveFloat = Field(10, le=55)
     """With "query": how long the retrieval of one study may take."""
-    missing_days: int = Field(0, ge=0, le=90)
+    missing_days: NonNegativeInt = Field(0, le=90)
     """With "query": once a day it is asked for studies of the last days without a result; 0: it is not."""
     commitment_ae_title: AeTitle | None = None
     """Another AE title for storage commitment; reports may come from either."""
@@ -96,7 +115,7 @@ class PeerSettings(Section):
     commit_after: Literal["", "delivered"] = ""
     """"delivered": it may ask us for storage commitment of what it sent, and gets our report once an archive
     in forward of a rule has confirmed the image. Empty: its requests are refused."""
-    commit_hours: float = Field(24, gt=0, le=168)
+    commit_hours: PositiveFloat = Field(24, le=168)
     """With commit_after: what no archive has confirmed after this time is reported as a failure, and a report
     that the peer does not take is given up after as long."""
     iocm: bool = False

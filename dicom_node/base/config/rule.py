@@ -4,7 +4,14 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    field_validator,
+    model_validator,
+)
 
 from dicom_node.base.config.section import MODALITY, Name, Section, refuse
 from dicom_node.base.lifecycle import ResultKind
@@ -133,7 +140,7 @@ class RuleSettings(Section):
     the same device sent with them that is no image; never the one that sent them."""
     priority: Literal["stat", "routine", "low"] = "routine"
     """STAT studies overtake others; a C-STORE with priority HIGH is STAT too."""
-    max_study_age_days: float = Field(7, ge=0)
+    max_study_age_days: NonNegativeFloat = 7
     """Older studies are held for a person (a migration must not start a million jobs), except the first 20 of
     a new node, which are tests. 0: no limit."""
     secondary_captures_from: tuple[Name, ...] = ()

@@ -25,52 +25,66 @@ from dicom_node.base.config.settings import Settings
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, keys without quotation marks
 
 # What stands in the sample where there is no default.
-_EXAMPLES: Mapping[tuple[str, str], object] = {
-    ("LogSettings", "file"): "log/node.log",
-    ("TlsSettings", "certificate"): "tls/node.pem",
-    ("TlsSettings", "private_key"): "tls/node.key",
-    ("TlsSettings", "trusted"): "tls/modalities-ca.pem",
-    ("WorkerSettings", "models_dir"): "models",
-    ("WorkerSettings", "device_rules_dir"): "device-rules",
-    ("ConsoleSettings", "url"): "https://ai-node.example.org",
-    ("ConsoleSettings", "metrics_token"): "${METRICS_TOKEN}",
-    ("ConsoleSettings", "metrics_port"): 9112,
-    ("PeerSettings", "quiet_seconds"): 30,
-    ("RuleSettings", "no_call"): ["sr"],
-    ("PeerSettings", "query_ae_title"): "PACS_QR",
-    ("PeerSettings", "query_host"): "pacs-qr.example.org",
-    ("PeerSettings", "query_port"): 104,
-    ("PeerSettings", "commitment_ae_title"): "PACS_SC",
-    ("PeerSettings", "commitment_host"): "pacs-sc.example.org",
-    ("PeerSettings", "commitment_port"): 104,
-    ("PeerSettings", "port"): 104,
-    ("PeerSettings", "host"): "pacs.example.org",
-    ("PeerSettings", "name"): "pacs",
-    ("PeerSettings", "ae_title"): "PACS",
-    ("PeerSettings", "may"): ["send", "receive"],
-    ("PeerSettings", "results"): ["sr", "gsps", "sc", "summary", "cleaned"],
-    ("PeerSettings", "url"): "http://pacs.example.org:8042",
-    ("PeerSettings", "username"): "${PACS_USER}",
-    ("PeerSettings", "password"): "${file:/run/secrets/pacs}",
-    ("PeerSettings", "assume_charset"): "ISO_IR 100",
-    ("PeerSettings", "pseudonym_domain"): "registry",
-    ("PeerSettings", "retain"): ["modified_dates", "patient_characteristics"],
-    ("RuleSettings", "name"): "ultrasound",
-    ("RuleSettings", "pipeline"): "ultrasound",
-    ("RuleSettings", "send_to"): ["pacs"],
-    ("RuleSettings", "secondary_captures_from"): ["grabber"],
-    ("RuleSettings", "forward"): ["pacs"],
-    ("RuleSettings", "priors"): "pacs",
-    ("RuleSettings", "options"): {"policy": "research"},
-    ("WorkerSettings", "pipelines"): ["ultrasound"],
-    ("Conditions", "modality"): ["CR", "DX"],
-    ("Conditions", "body_part"): ["CHEST", "THORAX*"],
-    ("Conditions", "view"): ["PA", "AP"],
-    ("Conditions", "calling_ae"): "XRAY*",
-    ("Conditions", "called_ae"): "AINODE",
-    ("Conditions", "station"): "ROOM1",
-    ("Conditions", "study_description"): "*chest*",
-    ("Conditions", "series_description"): "*ap*",
+_EXAMPLES: Mapping[str, Mapping[str, object]] = {
+    "LogSettings": {
+        "file": "log/node.log",
+    },
+    "TlsSettings": {
+        "certificate": "tls/node.pem",
+        "private_key": "tls/node.key",
+        "trusted": "tls/modalities-ca.pem",
+    },
+    "WorkerSettings": {
+        "models_dir": "models",
+        "device_rules_dir": "device-rules",
+        "pipelines": ["ultrasound"],
+    },
+    "ConsoleSettings": {
+        "url": "https://ai-node.example.org",
+        "metrics_token": "${METRICS_TOKEN}",
+        "metrics_port": 9112,
+    },
+    "PeerSettings": {
+        "quiet_seconds": 30,
+        "query_ae_title": "PACS_QR",
+        "query_host": "pacs-qr.example.org",
+        "query_port": 104,
+        "commitment_ae_title": "PACS_SC",
+        "commitment_host": "pacs-sc.example.org",
+        "commitment_port": 104,
+        "port": 104,
+        "host": "pacs.example.org",
+        "name": "pacs",
+        "ae_title": "PACS",
+        "may": ["send", "receive"],
+        "results": ["sr", "gsps", "sc", "summary", "cleaned"],
+        "url": "http://pacs.example.org:8042",
+        "username": "${PACS_USER}",
+        "password": "${file:/run/secrets/pacs}",
+        "assume_charset": "ISO_IR 100",
+        "pseudonym_domain": "registry",
+        "retain": ["modified_dates", "patient_characteristics"],
+    },
+    "RuleSettings": {
+        "no_call": ["sr"],
+        "name": "ultrasound",
+        "pipeline": "ultrasound",
+        "send_to": ["pacs"],
+        "secondary_captures_from": ["grabber"],
+        "forward": ["pacs"],
+        "priors": "pacs",
+        "options": {"policy": "research"},
+    },
+    "Conditions": {
+        "modality": ["CR", "DX"],
+        "body_part": ["CHEST", "THORAX*"],
+        "view": ["PA", "AP"],
+        "calling_ae": "XRAY*",
+        "called_ae": "AINODE",
+        "station": "ROOM1",
+        "study_description": "*chest*",
+        "series_description": "*ap*",
+    },
 }
 
 FIRST_RULES: Mapping[str, tuple[object, str]] = {
@@ -177,7 +191,7 @@ def rules_toml() -> str:
     the keys it needs, and a third rule as a comment.
     """
     when = [
-        f"#   {name} = {toml_value(_EXAMPLES['Conditions', name])}".ljust(44) + f"  {_described(field)}"
+        f"#   {name} = {toml_value(_EXAMPLES['Conditions'][name])}".ljust(44) + f"  {_described(field)}"
         for name, field in documented_fields(Conditions).items()
     ]
     return _lines(
@@ -275,7 +289,7 @@ def _key(model: type[BaseModel], name: str, field: FieldInfo, *, commented: bool
     ``commented``: write the key itself as a comment too.
     """
     yield from _comment(_described(field))
-    example = _EXAMPLES.get((model.__name__, name)) or next(iter(field.examples or ()), None)
+    example = _EXAMPLES.get(model.__name__, {}).get(name) or next(iter(field.examples or ()), None)
     default = field.get_default(call_default_factory=True, validated_data={})
     unset = default is None or default is PydanticUndefined
     if default is PydanticUndefined or name in _SET.get(model.__name__, ()):

@@ -99,4 +99,5 @@ class Section(BaseModel):
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
 Host = Annotated[str, Field(max_length=255, pattern=HOST), AfterValidator(checked_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+AtLeastOne = Annotated[int, Field(ge=1)]
 Words = tuple[str, ...]

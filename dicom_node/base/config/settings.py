@@ -8,16 +8,18 @@ reason; ``docs/reference/settings.md`` and ``config/node.toml`` are checked agai
 
 import re
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, IPvAnyNetwork
+from pydantic import AfterValidator, Field, IPvAnyNetwork, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.rule import RuleSettings
 from dicom_node.base.config.section import (
     REVEALED,
     AeTitle,
+    AtLeastOne,
     Host,
     Port,
     Secret,
@@ -67,30 +69,30 @@ class LogSettings(Section):
 class AssemblySettings(Section):
     """``[assembly]``: when a study is complete."""
 
-    quiet_seconds: float = Field(5, ge=0)
+    quiet_seconds: NonNegativeFloat = 5
     """No object and no open association for this long, for CR and DX."""
-    quiet_seconds_us: float = Field(30, ge=0)
+    quiet_seconds_us: NonNegativeFloat = 30
     """The same for ultrasound, where the examination goes on between images."""
-    mpps_minutes: float = Field(30, gt=0, le=1440)
+    mpps_minutes: PositiveFloat = Field(30, le=1440)
     """How long a study that is quiet waits for the end of its performed procedure steps, and for the images
     that these name (peers with mpps)."""
-    archive_seconds: float = Field(60, ge=0, le=600)
+    archive_seconds: NonNegativeFloat = Field(60, le=600)
     """How long the job of a study waits for earlier studies (priors of a rule), once the study is quiet."""
 
 
 class SpoolSettings(Section):
     """``[spool]``: received objects and built results on disk."""
 
-    minimum_free_mib: int = Field(1024, ge=0)
+    minimum_free_mib: NonNegativeInt = 1024
     """Under this much free space (MiB) C-STORE is refused with A700 and the sender tries later."""
-    waiting_objects: int = Field(20_000, ge=1)
+    waiting_objects: AtLeastOne = 20_000
     """Objects of one peer (of strangers: of one address) that may wait to be indexed. Beyond it C-STORE is
     refused with A700, and the peer tries later."""
-    waiting_mib: int = Field(65_536, ge=1)
+    waiting_mib: AtLeastOne = 65_536
     """The same for the size of these objects (MiB)."""
-    keep_days: float = Field(14, ge=0)
+    keep_days: NonNegativeFloat = 14
     """How long received objects stay after all results were confirmed."""
-    result_days: float = Field(0, ge=0)
+    result_days: NonNegativeFloat = 0
     """How long files of results stay after all of them were confirmed, and until the images are gone. 0: for
     good."""
 
@@ -98,9 +100,9 @@ class SpoolSettings(Section):
 class WorkerSettings(Section):
     """``[workers]``: processes that run the models."""
 
-    processes: int = Field(1, ge=0, le=64)
+    processes: NonNegativeInt = Field(1, le=64)
     """Worker processes of this node; 0: this machine runs none."""
-    threads: int = Field(2, ge=1, le=128)
+    threads: AtLeastOne = Field(2, le=128)
     """CPU threads of one worker's inference."""
     inference: Literal["cpu", "cuda", "openvino"] = "cpu"
     """Where ONNX Runtime runs all networks: cuda and openvino need a build of it that has them."""
@@ -108,18 +110,18 @@ class WorkerSettings(Section):
     """Folder with your own model cards and weights, besides those shipped."""
     device_rules_dir: Path | None = None
     """Folder with your own device rules (*.toml): where your scanners write the patient's name."""
-    memory_mib: int = Field(2304, ge=0)
+    memory_mib: NonNegativeInt = 2304
     """Memory that one worker may take (MiB of data, RLIMIT_DATA; 0: no limit). An image that needs more fails
     by itself. Enough for ultrasound stills of 20 megapixels and X-rays of 40; larger stills are refused."""
-    time_limit_seconds: float = Field(600, gt=0)
+    time_limit_seconds: PositiveFloat = 600
     """A job that takes longer is stopped and counts as failed once. On a machine so slow that it waits for a
     processor, the processor time that it got is counted, at least a tenth of what passed."""
-    lease_seconds: float = Field(15, gt=0, le=3600)
+    lease_seconds: PositiveFloat = Field(15, le=3600)
     """A worker that shows no life for this long loses its job to another; ten times as long while its process
     runs on the machine that looks."""
-    attempts: int = Field(3, ge=1)
+    attempts: AtLeastOne = 3
     """How often a job is tried before it fails for good."""
-    retry_seconds: float = Field(5, ge=0, le=3600)
+    retry_seconds: NonNegativeFloat = Field(5, le=3600)
     """Wait before the second attempt; doubles for each further one."""
     pipelines: tuple[str, ...] = ()
     """This node's workers load only these pipelines, and take only jobs of them; empty: all."""
@@ -134,18 +136,18 @@ class OutboxSettings(Section):
 
     deliver: bool = True
     """false: this machine sends nothing, another of the site does, such as one with --role delivery."""
-    retry_seconds: float = Field(2, gt=0)
+    retry_seconds: PositiveFloat = 2
     """Wait before a delivery is tried again; doubles up to retry_limit_seconds."""
-    retry_limit_seconds: float = Field(300, gt=0, le=3600)
+    retry_limit_seconds: PositiveFloat = Field(300, le=3600)
     """Longest wait between two tries, at most an hour. A peer that is down is tried for ever."""
-    confirm_seconds: float = Field(1800, gt=0)
+    confirm_seconds: PositiveFloat = 1800
     """An object that the peer does not show is asked for again this long, then sent again."""
-    refusals: int = Field(3, ge=1)
+    refusals: AtLeastOne = 3
     """After this many refusals that waiting does not cure (0122, other Axxx and Cxxx) a person must look."""
-    answer_seconds: float = Field(120, gt=0)
+    answer_seconds: PositiveFloat = 120
     """A peer that takes no byte or gives no answer for this long is cut off and tried later. An object may
     take as long, and a second more for each 64 KiB."""
-    assess_hours: float = Field(24, ge=0)
+    assess_hours: NonNegativeFloat = 24
     """Event 4041 when results of a rule with assess_first wait longer for a person (hours); 0: never."""
 
     def seconds_for(self, size: int) -> float:
@@ -153,6 +155,14 @@ class OutboxSettings(Section):
         return self.answer_seconds + size / (SLOWEST_KIB_PER_SECOND * 1024)
 
 
+_FIXED: Final = (
+    "node.data_dir",
+    "node.database_url",
+    "listener.host",
+    "listener.port",
+    "listener.share_port",
+    "spool.minimum_free_mib",
+)
 Label = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[\w .-]+$")]
 NEEDS_RESTART = "cannot change while the node runs: restart it"
 """Of the settings that are ``Settings.fixed``."""
@@ -199,13 +209,13 @@ class ListenerSettings(Section):
     """Further listeners of this folder may have the same port; the system deals connections among them."""
     tls: TlsSettings | None = None
     """Certificates; absent: plain DICOM."""
-    maximum_associations: int = Field(100, ge=1, le=1000)
+    maximum_associations: AtLeastOne = Field(100, le=1000)
     """Associations at the same time, over all peers; further ones are rejected for the moment."""
-    maximum_object_mib: int = Field(4096, ge=1)
+    maximum_object_mib: AtLeastOne = 4096
     """Larger objects (MiB) are refused with C001; the disk is guarded by spool.minimum_free_mib."""
-    acse_timeout_seconds: float = Field(30, gt=0)
+    acse_timeout_seconds: PositiveFloat = 30
     """How long a peer may take from its connection to the whole of its association request."""
-    network_timeout_seconds: float = Field(60, gt=0)
+    network_timeout_seconds: PositiveFloat = 60
     """How long an association may be idle; a message gets a second more for each 100 bytes that came."""
     check_called_ae: bool = True
     """Refuse associations that call another AE title than ours."""
@@ -230,9 +240,9 @@ class ConsoleSettings(Section):
     """TCP port."""
     tls: TlsSettings | None = None
     """Certificates, with the keys of [listener.tls]; absent: plain HTTP, for this machine only."""
-    idle_minutes: float = Field(15, gt=0, le=1440)
+    idle_minutes: PositiveFloat = Field(15, le=1440)
     """Who asks for no page for this long is signed out."""
-    upload_mib: int = Field(2048, ge=1)
+    upload_mib: AtLeastOne = 2048
     """Largest upload or request of STOW-RS (MiB)."""
     hosts: tuple[Host, ...] = ()
     """Names under which the console is asked for, such as "ai-node.example.org", without port. localhost and
@@ -280,7 +290,7 @@ class Settings(Section):
     def sender(self, name: str) -> PeerSettings:
         """Return the settings of the peer with this name or AE title. Raises NotFound."""
         titled = {peer.ae_title: peer.name for peer in reversed(self.peers)}
-        return self.peer(({**titled} | {peer.name: peer.name for peer in self.peers}).get(name, name))
+        return self.peer((titled | {peer.name: peer.name for peer in self.peers}).get(name, name))
 
     def rule(self, name: str) -> RuleSettings | None:
         """Return the settings of the rule with this name; None if the configuration no longer has it."""
@@ -318,14 +328,7 @@ class Settings(Section):
     @property
     def fixed(self) -> dict[str, object]:
         """Return the settings, by dotted key, that take effect only after a restart of the node."""
-        return {
-            "node.data_dir": self.node.data_dir,
-            "node.database_url": self.node.database_url,
-            "listener.host": self.listener.host,
-            "listener.port": self.listener.port,
-            "listener.share_port": self.listener.share_port,
-            "spool.minimum_free_mib": self.spool.minimum_free_mib,
-        }
+        return {key: attrgetter(key)(self) for key in _FIXED}
 
     def for_children(self) -> str:
         """Return all settings as JSON with passwords in plain text, for the standard input of child

@@ -13,9 +13,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
+from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from dicom_node.base.errors import FaultyObject, FaultyStep, NodeError
@@ -270,7 +270,7 @@ def faulty_step(code: int, *keywords: str) -> FaultyStep:
     """Build the error for an MPPS request whose attributes ``keywords`` are faulty; ``code``: the DIMSE
     status of the answer.
     """
-    tags = [tag_for_keyword(keyword) or 0 for keyword in keywords]
+    tags = [Tag(keyword) for keyword in keywords]
     shown = ", ".join(f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in tags)
     return FaultyStep(f"{MISSING_FROM[code]} {shown}", code, tags)
 
@@ -363,5 +363,4 @@ def _has_value(dataset: Dataset, keyword: str) -> bool:
 
 def _raw(dataset: Dataset, keyword: str) -> object:
     """Return the undecoded value of an attribute; None if it is missing."""
-    tag = tag_for_keyword(keyword)
-    return dataset.get_item(tag).value if tag is not None and tag in dataset else None
+    return dataset.get_item(keyword).value if keyword in dataset else None

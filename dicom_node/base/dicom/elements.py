@@ -93,14 +93,15 @@ class Walk:
     """Reads the elements of a data set one by one, from the present position of ``file`` to its end.
 
     ``fault``: one sentence on the first fault found, "" for a sound data set; final once ``elements`` is
-    exhausted.
+    exhausted. ``stray``: the first element of a file's header that stands before the data set, "" without
+    one; no reader takes such elements for the header (``ai_pipeline.images.part10``).
     """
 
     def __init__(self, file: BinaryIO, syntax: TransferSyntax | None, limits: Limits) -> None:
         """Begin at the present position of ``file``. ``syntax``: None if unknown, which is read as Explicit
         VR Little Endian.
         """
-        self.fault = ""
+        self.fault = self.stray = ""
         self.is_little_endian = syntax is None or syntax.is_little_endian
         self._is_implicit = syntax is not None and syntax.is_implicit_vr
         self._file, self._limits = file, limits
@@ -121,8 +122,8 @@ class Walk:
                 self._note("a whole file with its preamble (PS3.10 7.1) is in the place of the data set")
                 self._at += 132
             while self.is_little_endian and self._peek(2) == b"\2\0":
-                element = self._head(self.size, is_implicit=False)
-                self._note(f"{element}{_MISPLACED}")
+                element = self._head(self.size, is_implicit=not self._seems_explicit())
+                self.stray = self.stray or str(element)
                 self._at += element.length
             # The first element counts, as for parsers, where the transfer syntax says something else of VRs.
             if len(self._peek(6)) == 6 and self._seems_explicit() is self._is_implicit:
@@ -158,7 +159,6 @@ class Walk:
         ``inside``: the sequence in which this data set is an item; None for the outermost data set.
         """
         last, seen = -1, set[int]()
-        is_checked = inside is None or not inside.is_private
         while is_delimited or self._at < end:
             if inside is None:
                 self._begun = self._at
@@ -168,7 +168,7 @@ class Walk:
                 if tag == _ITEM_END and inside and (is_delimited or self._at == end):
                     return
                 raise _Damage(f"{element} is where no item begins or ends{_in(inside)}")
-            if tag <= last and is_checked:
+            if tag <= last and not (inside or element).is_private:  # no result has a private attribute
                 wrong = "twice" if tag in seen else f"after {named(last)}, out of order (PS3.5 7.1)"
                 self._note(f"{element} is given {wrong}{_in(inside)}")
             if inside is None and tag >> 16 in _NOT_IN_DATA_SETS:
@@ -236,10 +236,10 @@ class Walk:
         return self._at - 8 - element.start if element.is_undefined else element.length
 
     def _sequence(self, element: Element, end: int, inside: Element | None) -> bool:
-        """Move to the end of a sequence, checking its items; return False if it is damaged but has a length,
-        by which its end is known. ``end``: the end of what encloses it, for a sequence of undefined length.
-        ``inside``: the sequence in which it lies, None for none. Raises _Damage for a damaged one of
-        undefined length.
+        """Move to the end of a sequence, checking its items; return False if it is damaged but its end is
+        known, by its length or the next element. ``end``: the end of what encloses it, for a sequence of
+        undefined length. ``inside``: the sequence in which it lies, None for none. Raises _Damage for a
+        damaged one of undefined length.
         """
         self._depth += 1
         if self._depth > self._limits.depth:
@@ -249,6 +249,10 @@ class Walk:
             self._walk_items(element, outer, end if element.is_undefined else self._at + element.length)
         except _LimitReached:
             raise
+        except _NoEnd as damage:
+            self._note(str(damage))
+            self._at -= 8  # what was taken for an item's head
+            return False
         except _Damage as damage:
             if element.is_undefined:
                 raise
@@ -272,6 +276,8 @@ class Walk:
             tag, length = self._item_head(end)
             if tag == _SEQUENCE_END and (element.is_undefined or self._at == end):
                 return
+            if element.is_undefined and element.tag < tag < _ITEM:
+                raise _NoEnd(f"{element} never ends: {named(tag)} is where its next item would begin")
             if tag != _ITEM:
                 wrong = "has text where a sequence belongs" if first else "has no item where one belongs"
                 raise _Damage(f"{element} {wrong}")
@@ -344,6 +350,10 @@ class Walk:
 
 class _Damage(Exception):
     """The data set is damaged, so that the rest of it cannot be divided into elements."""
+
+
+class _NoEnd(_Damage):
+    """A sequence of undefined length ends without its delimiter: the next element stands there."""
 
 
 class _LimitReached(_Damage):
@@ -439,7 +449,8 @@ def is_uid(text: str) -> bool:
     return bool(_UID.fullmatch(text)) and len(text) <= 64
 
 
-_UIDS: Final = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
+UIDS: Final = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
+"""SOP Class, SOP Instance, Study Instance and Series Instance UID."""
 
 
 def read_uids(
@@ -455,9 +466,9 @@ def read_uids(
             encoded = zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(encoded), inflated)
         except zlib.error:
             encoded = b""
-    found = dict.fromkeys(_UIDS, "")
+    found = dict.fromkeys(UIDS, "")
     for element in Walk(io.BytesIO(encoded), syntax, Limits()).elements():
-        if element.tag > _UIDS[-1]:
+        if element.tag > UIDS[-1]:
             break
         if element.tag in found:
             found[element.tag] = uid_of(bytes(encoded[element.start : element.start + element.length]))

@@ -53,6 +53,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import TEXT_VR_DELIMS, PersonName, format_number_as_ds
 from pydicom.values import convert_PN
 
+from ai_pipeline.images import part10  # noqa: F401  (mends every dcmread)
 from ai_pipeline.images.dates import as_da, as_dt, as_tm
 from ai_pipeline.images.numbers import DAMAGE, decimal, whole
 from dicom_node.base.dicom.identity import COPIED, IDENTIFYING
@@ -466,25 +467,24 @@ _ENUMERATED: Final = {
     "SyntheticData": {"YES", "NO"},
     "VOILUTFunction": {"LINEAR", "LINEAR_EXACT", "SIGMOID"},
 }
-# What an item must have, by its sequence; of several alternatives one. Codes and references have their own.
-_REQUIRED: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
-    "OtherPatientIDsSequence": (("PatientID", "TypeOfPatientID"),),
-    "SourcePatientGroupIdentificationSequence": (("PatientID",),),
-    "GroupOfPatientsIdentificationSequence": (("PatientID",),),
-    "StrainStockSequence": (("StrainStockNumber", "StrainSource", "StrainSourceRegistryCodeSequence"),),
-    "GeneticModificationsSequence": (
-        ("GeneticModificationsDescription", "GeneticModificationsNomenclature"),
-    ),
-    "BreedRegistrationSequence": (("BreedRegistrationNumber", "BreedRegistryCodeSequence"),),
-    "ReferringPhysicianIdentificationSequence": (("PersonIdentificationCodeSequence",),),
-    "ConsultingPhysicianIdentificationSequence": (("PersonIdentificationCodeSequence",),),
-    "PhysiciansOfRecordIdentificationSequence": (("PersonIdentificationCodeSequence",),),
-    "PhysiciansReadingStudyIdentificationSequence": (("PersonIdentificationCodeSequence",),),
-    "OtherClinicalTrialProtocolIDsSequence": (("ClinicalTrialProtocolID",),),
-    "ConsentForClinicalTrialUseSequence": (("ConsentForDistributionFlag",),),
-    "ModalityLUTSequence": (("LUTDescriptor", "LUTData"),),
-    "VOILUTSequence": (("LUTDescriptor", "LUTData"),),
+# What an item must have, by its sequence. Codes, references and issuers have their own.
+_REQUIRED: Final[dict[str, tuple[str, ...]]] = {
+    "OtherPatientIDsSequence": ("PatientID", "TypeOfPatientID"),
+    "SourcePatientGroupIdentificationSequence": ("PatientID",),
+    "GroupOfPatientsIdentificationSequence": ("PatientID",),
+    "StrainStockSequence": ("StrainStockNumber", "StrainSource", "StrainSourceRegistryCodeSequence"),
+    "GeneticModificationsSequence": ("GeneticModificationsDescription", "GeneticModificationsNomenclature"),
+    "BreedRegistrationSequence": ("BreedRegistrationNumber", "BreedRegistryCodeSequence"),
+    "ReferringPhysicianIdentificationSequence": ("PersonIdentificationCodeSequence",),
+    "ConsultingPhysicianIdentificationSequence": ("PersonIdentificationCodeSequence",),
+    "PhysiciansOfRecordIdentificationSequence": ("PersonIdentificationCodeSequence",),
+    "PhysiciansReadingStudyIdentificationSequence": ("PersonIdentificationCodeSequence",),
+    "OtherClinicalTrialProtocolIDsSequence": ("ClinicalTrialProtocolID",),
+    "ConsentForClinicalTrialUseSequence": ("ConsentForDistributionFlag",),
+    "ModalityLUTSequence": ("LUTDescriptor", "LUTData"),
+    "VOILUTSequence": ("LUTDescriptor", "LUTData"),
 }
+# Of several alternatives one.
 _ISSUER: Final = (("LocalNamespaceEntityID",), ("UniversalEntityID", "UniversalEntityIDType"))
 _OF_CODES: Final = frozenset({"AnatomicRegionSequence", "AnatomicRegionModifierSequence"})
 _LENGTHS: Final = {
@@ -623,7 +623,7 @@ def _repair_item(keyword: str, item: Dataset, notes: Repairs) -> bool:
         return len(values) == 1 and any(all(word in item for word in one) for one in _CODES)
     if keyword.startswith("Referenced"):
         return "ReferencedSOPClassUID" in item and "ReferencedSOPInstanceUID" in item
-    wanted = _ISSUER if keyword.startswith("Issuer") else _REQUIRED.get(keyword, ((),))
+    wanted = _ISSUER if keyword.startswith("Issuer") else (_REQUIRED.get(keyword, ()),)
     return len(item) > 0 and any(all(item.get(word) for word in one) for one in wanted)
 
 

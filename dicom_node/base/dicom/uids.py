@@ -10,7 +10,6 @@ its dictionary lacks the newest, and pynetdicom adds them only where it is impor
 """
 
 import uuid
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self
@@ -167,41 +166,34 @@ _NEWER = {
     "JPEGXLJPEGRecompression": ("1.2.840.10008.1.2.4.111", "JPEG XL JPEG Recompression"),
     "JPEGXL": ("1.2.840.10008.1.2.4.112", "JPEG XL"),
 }
+
+
+def uid_name(uid: str) -> str:
+    """Return the name of a UID that the standard defines."""
+    entry = UID_dictionary[uid]
+    return f"{entry[0]} (Retired)" if entry[3] else entry[0]
+
+
 _BY_KEYWORD = {
-    entry[4]: (uid, f"{entry[0]} (Retired)" if entry[3] else entry[0])
-    for uid, entry in UID_dictionary.items()
-    if entry[1] == "Transfer Syntax"
+    entry[4]: (uid, uid_name(uid)) for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax"
 } | _NEWER
-
-
-def _syntaxes(kind: SyntaxKind, keywords: str) -> Iterable[TransferSyntax]:
-    """Yield the transfer syntaxes with these keywords (separated by spaces) as members of one kind."""
-    return (TransferSyntax(*_BY_KEYWORD[keyword], kind) for keyword in keywords.split())
-
-
-TRANSFER_SYNTAXES: tuple[TransferSyntax, ...] = (
-    *_syntaxes(SyntaxKind.EXPLICIT, "ExplicitVRLittleEndian"),
-    *_syntaxes(
-        SyntaxKind.LOSSLESS,
-        "JPEGLosslessSV1 JPEGLSLossless JPEG2000Lossless HTJ2KLossless HTJ2KLosslessRPCL RLELossless "
-        "JPEGLossless",
-    ),
-    *_syntaxes(SyntaxKind.IMPLICIT, "ImplicitVRLittleEndian"),
-    *_syntaxes(SyntaxKind.DEFLATED, "DeflatedExplicitVRLittleEndian"),
-    *_syntaxes(SyntaxKind.BIG_ENDIAN, "ExplicitVRBigEndian"),
+_KEYWORDS = {
+    SyntaxKind.EXPLICIT: "ExplicitVRLittleEndian",
+    SyntaxKind.LOSSLESS: """
+        JPEGLosslessSV1 JPEGLSLossless JPEG2000Lossless HTJ2KLossless HTJ2KLosslessRPCL RLELossless
+        JPEGLossless
+    """,
+    SyntaxKind.IMPLICIT: "ImplicitVRLittleEndian",
+    SyntaxKind.DEFLATED: "DeflatedExplicitVRLittleEndian",
+    SyntaxKind.BIG_ENDIAN: "ExplicitVRBigEndian",
     # Behind what we can decode, before what has lost something already.
-    *_syntaxes(
-        SyntaxKind.LOSSLESS_KEPT,
-        """
+    SyntaxKind.LOSSLESS_KEPT: """
         EncapsulatedUncompressedExplicitVRLittleEndian DeflatedImageFrameCompression JPEGXLLossless
         JPEG2000MCLossless JPEGLosslessNonHierarchical15 JPEGLosslessHierarchical28
         JPEGLosslessHierarchical29
-        """,
-    ),
-    *_syntaxes(SyntaxKind.LOSSY, "JPEG2000 HTJ2K JPEGLSNearLossless JPEGExtended12Bit JPEGBaseline8Bit"),
-    *_syntaxes(
-        SyntaxKind.LOSSY_KEPT,
-        """
+    """,
+    SyntaxKind.LOSSY: "JPEG2000 HTJ2K JPEGLSNearLossless JPEGExtended12Bit JPEGBaseline8Bit",
+    SyntaxKind.LOSSY_KEPT: """
         JPEGXLJPEGRecompression JPEGXL JPEG2000MC
         JPEGExtended35 JPEGSpectralSelectionNonHierarchical68 JPEGSpectralSelectionNonHierarchical79
         JPEGFullProgressionNonHierarchical1012 JPEGFullProgressionNonHierarchical1113
@@ -212,8 +204,12 @@ TRANSFER_SYNTAXES: tuple[TransferSyntax, ...] = (
         MPEG4HP41 MPEG4HP41F MPEG4HP41BD MPEG4HP41BDF MPEG4HP422D MPEG4HP422DF
         MPEG4HP423D MPEG4HP423DF MPEG4HP42STEREO MPEG4HP42STEREOF
         MPEG2MPML MPEG2MPMLF MPEG2MPHL MPEG2MPHLF
-        """,
-    ),
+    """,
+}
+TRANSFER_SYNTAXES = tuple(
+    TransferSyntax(*_BY_KEYWORD[keyword], kind)
+    for kind, keywords in _KEYWORDS.items()
+    for keyword in keywords.split()
 )
 """Best first. Not here: syntaxes whose pixel data lies elsewhere (JPIP), real-time video (SMPTE ST 2110),
 and what PS3.5 never gave to the network (XML, MIME, Papyrus)."""

@@ -99,8 +99,6 @@ def add(
         destination=destination,
         state=_S.UNASSESSED if unassessed else _S.UNCONFIRMED if query_first else _S.PENDING,
         next_at=utc_now(),
-        reason="",
-        status="",
         by_hand=by_hand,
     )
     session.add(delivery)
@@ -153,7 +151,7 @@ def replace_unassessed(session: Session, study_id: int, rule: str, by: Collectio
     for delivery in session.scalars(
         select(Delivery)
         .join(Delivery.result)
-        .join(Job, Job.id == Result.job_id)
+        .join(Result.job)
         .where(
             Job.study_id == study_id, Job.rule == rule, Delivery.state == _S.UNASSESSED, Result.id.not_in(by)
         )
@@ -169,7 +167,7 @@ def left_by_hand(session: Session, study_id: int, rule: str) -> list[Delivery]:
         session.scalars(
             select(Delivery)
             .join(Delivery.result)
-            .join(Job, Job.id == Result.job_id)
+            .join(Result.job)
             .where(Job.study_id == study_id, Job.rule == rule, Delivery.withdrawn, Delivery.by_hand)
             .options(contains_eager(Delivery.result))
         )
@@ -227,7 +225,7 @@ def due_destinations(session: Session, now: datetime, owners: Collection[str] = 
     sent.
     """
     held = select(Lease.name, Lease.owner).where(~has_come(Lease.until, now, _LONGEST_LEASE))
-    owner_of = {name: owner for name, owner in session.execute(held)}  # noqa: C416
+    owner_of = dict(session.execute(held).all())
     due = select(Delivery.destination, Delivery.state).where(_due(now)).distinct()
     found = dict[str, None]()
     for destination, state in session.execute(due):

@@ -105,8 +105,11 @@ def add_prior_query(session: Session, study: Study, rule: str, peer: str) -> Non
     revision of the study, unless it is queued already.
     """
     if prior_query_of(session, study, rule) is None:
-        mine = {"study_id": study.id, "revision": study.revision, "rule": rule}
-        session.add(ArchiveQuestion(**mine, peer=peer, next_at=utc_now()))
+        session.add(
+            ArchiveQuestion(
+                study_id=study.id, revision=study.revision, rule=rule, peer=peer, next_at=utc_now()
+            )
+        )
         session.flush()
 
 

@@ -40,29 +40,20 @@ def received_object(session: Session, spool_name: str) -> ReceivedObject | None:
 
 def indexed(session: Session, spool_names: Collection[str]) -> dict[str, bool]:
     """Return, for each of ``spool_names`` that was indexed, whether its file has been deleted since."""
-    return {
-        row.spool_name: row.purged
-        for row in session.execute(
-            select(ReceivedObject.spool_name, ReceivedObject.purged).where(
-                ReceivedObject.spool_name.in_(spool_names)
-            )
-        )
-    }
+    chosen = select(ReceivedObject.spool_name, ReceivedObject.purged)
+    return dict(session.execute(chosen.where(ReceivedObject.spool_name.in_(spool_names))).all())
 
 
 def paths_after(session: Session, number: int, limit: int) -> Sequence[tuple[int, str]]:
     """Return id and path of at most ``limit`` received objects whose files exist, with ids above
     ``number``.
     """
-    return [
-        (row.id, row.path)
-        for row in session.execute(
-            select(ReceivedObject.id, ReceivedObject.path)
-            .where(ReceivedObject.id > number, _HAS_FILE)
-            .order_by(ReceivedObject.id)
-            .limit(limit)
-        )
-    ]
+    return session.execute(
+        select(ReceivedObject.id, ReceivedObject.path)
+        .where(ReceivedObject.id > number, _HAS_FILE)
+        .order_by(ReceivedObject.id)
+        .limit(limit)
+    ).all()
 
 
 def stored_copies(session: Session, sop_instance_uid: str, limit: int) -> Sequence[ReceivedObject]:
@@ -181,12 +172,7 @@ def unread_beside(session: Session, study_id: int) -> int:
         ~exists().where(Instance.sop_instance_uid == ReceivedObject.sop_instance_uid),
     )
     return (
-        session.scalar(
-            select(func.count(func.distinct(ReceivedObject.path)))
-            .join(Study, Study.id == ReceivedObject.study_id)
-            .where(*unread)
-        )
-        or 0
+        session.scalar(select(func.count(func.distinct(ReceivedObject.path))).join(Study).where(*unread)) or 0
     )
 
 
@@ -225,37 +211,24 @@ def came_from_none_of(senders: Collection[str]) -> ColumnElement[bool]:
     )
 
 
-def next_due(
-    session: Session,
-    now: datetime,
-    silent_since: datetime,
-    *also: ColumnElement[bool],
-    at_once: ColumnElement[bool] | None = None,
-) -> Study | None:
-    """Return the next study to be assembled, locked: its quiet time has passed and no association that brings
-    it objects is open; None if there is none.
+def next_due(session: Session, due: ColumnElement[bool]) -> Study | None:
+    """Return the next study to be assembled, locked; None if there is none. ``due``: :func:`is_due`, and
+    further SQL conditions.
 
-    STAT studies come first. An open association does not delay a study that received nothing since
-    ``silent_since``. ``also``: further SQL conditions. A study that fulfils ``at_once`` is due in any case.
+    STAT studies come first.
     """
     return session.scalar(
         select(Study)
-        .where(_is_quiet(now, silent_since, at_once), *also)
+        .where(due)
         .order_by(Study.priority.desc(), Study.due_at, Study.id)
         .limit(1)
         .with_for_update(key_share=True, skip_locked=True)
     )
 
 
-def any_due(
-    session: Session,
-    now: datetime,
-    silent_since: datetime,
-    *also: ColumnElement[bool],
-    at_once: ColumnElement[bool] | None = None,
-) -> bool:
+def any_due(session: Session, due: ColumnElement[bool]) -> bool:
     """Return whether ``next_due`` would find a study, which makes a writing transaction worthwhile."""
-    return bool(session.scalar(select(exists().where(_is_quiet(now, silent_since, at_once), *also))))
+    return bool(session.scalar(select(exists().where(due))))
 
 
 def lose_associations(session: Session, of: ColumnElement[bool], at: datetime) -> None:
@@ -358,11 +331,11 @@ def mark_purged(session: Session, study_id: int) -> list[str]:
     return sorted(set(rows.values()))
 
 
-def _is_quiet(
-    now: datetime, silent_since: datetime, at_once: ColumnElement[bool] | None
-) -> ColumnElement[bool]:
+def is_due(now: datetime, silent_since: datetime, at_once: ColumnElement[bool]) -> ColumnElement[bool]:
     """SQL: whether a study's quiet time has passed and no open association brings it objects, or ``at_once``
     holds.
+
+    An open association does not delay a study that received nothing since ``silent_since``.
     """
     is_held = exists().where(
         ReceivedObject.study_id == Study.id,
@@ -370,4 +343,4 @@ def _is_quiet(
         Association.closed_at.is_(None),
     ) & (Study.due_at > silent_since)  # set anew by each object, by the steady clock
     quiet = (Study.state == StudyState.RECEIVING) & (Study.due_at <= now) & ~is_held
-    return quiet if at_once is None else quiet | at_once
+    return quiet | at_once

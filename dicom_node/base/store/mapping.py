@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 from sqlalchemy import (
     JSON,
@@ -29,31 +29,20 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 
-from dicom_node.base.lifecycle import (
-    AssociationOutcome,
-    AuditAction,
-    CommitmentState,
-    DeliveryState,
-    FetchPurpose,
-    FetchState,
-    HeldState,
-    JobState,
-    NotificationState,
-    ObjectRole,
-    Outcome,
-    QuestionState,
-    ReaderVerdict,
-    RejectionReason,
-    RemovalState,
-    RequestedState,
-    ResultKind,
-    ReviewCause,
-    ReviewVerdict,
-    StepStatus,
-    StudyState,
-    UserRole,
-    WorkitemState,
-)
+Uid = Annotated[str, mapped_column(String(64))]
+"""A UID (PS3.5 9.1)."""
+Sha256 = Annotated[str, mapped_column(String(64))]
+"""A SHA-256 in hexadecimal."""
+ShortText = Annotated[str, mapped_column(String(64))]
+"""A name, or another text of at most 64 characters."""
+LongText = Annotated[str, mapped_column(Text)]
+"""A text of any length."""
+Flag = Annotated[bool, mapped_column(default=False)]
+"""False until it is set."""
+Count = Annotated[int, mapped_column(default=0)]
+"""A number that begins at 0."""
+AeTitle = Annotated[str, mapped_column(String(16))]
+"""An AE title (PS3.5 6.2)."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -73,13 +62,6 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         """Convert the naive UTC of the database to an aware time."""
         return None if value is None else value.replace(tzinfo=UTC)
-
-
-def _words(words: type[StrEnum]) -> Enum:
-    """Return a column type for the values of an enum, stored as text without database enums: a new word needs
-    no migration.
-    """
-    return Enum(words, native_enum=False, length=16, values_callable=lambda e: [member.value for member in e])
 
 
 class Base(DeclarativeBase):
@@ -106,29 +88,13 @@ class Base(DeclarativeBase):
         list[str]: JSON,
         list[int]: JSON,
         list[list[int]]: JSON,
-        StudyState: _words(StudyState),
-        JobState: _words(JobState),
-        DeliveryState: _words(DeliveryState),
-        CommitmentState: _words(CommitmentState),
-        RequestedState: _words(RequestedState),
-        WorkitemState: _words(WorkitemState),
-        HeldState: _words(HeldState),
-        FetchState: _words(FetchState),
-        FetchPurpose: _words(FetchPurpose),
-        QuestionState: _words(QuestionState),
-        ObjectRole: _words(ObjectRole),
-        Outcome: _words(Outcome),
-        ResultKind: _words(ResultKind),
-        AssociationOutcome: _words(AssociationOutcome),
-        StepStatus: _words(StepStatus),
-        UserRole: _words(UserRole),
-        AuditAction: _words(AuditAction),
-        RejectionReason: _words(RejectionReason),
-        RemovalState: _words(RemovalState),
-        ReaderVerdict: _words(ReaderVerdict),
-        ReviewCause: _words(ReviewCause),
-        ReviewVerdict: _words(ReviewVerdict),
-        NotificationState: _words(NotificationState),
+        # The values of an enum as text without database enums: a new word needs no migration.
+        StrEnum: Enum(
+            StrEnum,
+            native_enum=False,
+            length=16,
+            values_callable=lambda words: [word.value for word in words],
+        ),
         str: String(255),
     }
 
@@ -150,7 +116,7 @@ class Tried(Numbered):
     __abstract__ = True
 
     reason: Mapped[str] = mapped_column(default="", sort_order=1)  # why the last try brought nothing
-    attempts: Mapped[int] = mapped_column(default=0, sort_order=1)
+    attempts: Mapped[Count] = mapped_column(sort_order=1)
     next_at: Mapped[datetime] = mapped_column(sort_order=1)  # not before
 
 
@@ -164,29 +130,29 @@ class PersonActionMixin:
     """Mixin for tables that record what a person did, when and who."""
 
     at: Mapped[datetime]
-    actor: Mapped[str] = mapped_column(String(64))  # a user's name, as it was then
+    actor: Mapped[ShortText]  # a user's name, as it was then
 
 
 class DicomObjectMixin:
     """Mixin for tables whose rows are DICOM objects: class and series."""
 
-    sop_class_uid: Mapped[str] = mapped_column(String(64))
-    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    sop_class_uid: Mapped[Uid]
+    series_instance_uid: Mapped[Uid]
 
 
 class FileMixin:
     """Mixin for tables in which each row has a file in ``node.data_dir``."""
 
-    path: Mapped[str] = mapped_column(Text)
-    purged: Mapped[bool] = mapped_column(default=False)  # the file is deleted
+    path: Mapped[LongText]
+    purged: Mapped[Flag]  # the file is deleted
     bytes: Mapped[int] = mapped_column(BigInteger)
 
 
 class ReceivedFileMixin(FileMixin):
     """Mixin for tables whose rows are objects received from a peer, with their files."""
 
-    calling_ae: Mapped[str] = mapped_column(String(16))
-    called_ae: Mapped[str] = mapped_column(String(16))
+    calling_ae: Mapped[AeTitle]
+    called_ae: Mapped[AeTitle]
     received_at: Mapped[datetime]
 
 

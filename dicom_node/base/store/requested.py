@@ -153,7 +153,7 @@ def archived(session: Session, calling_ae: str, uids: Sequence[str], archives: C
 def left_out(session: Session, uids: Sequence[str]) -> set[str]:
     """Return those of ``uids`` that belong to complete studies and that no rule forwards."""
     forwarded = exists().where(Original.sop_instance_uid == Instance.sop_instance_uid)
-    of_study = select(Instance.sop_instance_uid).join(Study, Study.id == Instance.study_id)
+    of_study = select(Instance.sop_instance_uid).join(Study)
     complete = of_study.where(Study.state.in_(READ_FROM_WORK), ~forwarded)
     return {uid for (uid,) in _among(session, uids, Instance.sop_instance_uid, complete)}
 
@@ -170,11 +170,12 @@ def keep_step(session: Session, report: Mapping[str, Any], at: datetime) -> None
 
     ``report``: the fields of the entry, the whole step after that request.
     """
-    uid, number, status = str(report["step"]), int(report["number"]), StepStatus(report["status"])
+    uid, number, status = report["step"], report["number"], StepStatus(report["status"])
     step = session.scalar(select(PerformedStep).where(PerformedStep.sop_instance_uid == uid))
     if step is None:
-        peer, calling = str(report["peer"]), str(report["calling"])
-        step = PerformedStep(sop_instance_uid=uid, peer=peer, calling_ae=calling, begun_at=at)
+        step = PerformedStep(
+            sop_instance_uid=uid, peer=report["peer"], calling_ae=report["calling"], begun_at=at
+        )
         session.add(step)
     elif number < step.number:
         step.begun_at = min(step.begun_at, at)
@@ -197,7 +198,7 @@ def steps_of(
     """Return the MPPS steps (performed procedure steps) of a study by their beginning; only of ``peers``
     unless empty.
     """
-    chosen = select(PerformedStep).join(StepStudy, StepStudy.step_id == PerformedStep.id)
+    chosen = select(PerformedStep).join(StepStudy)
     chosen = chosen.where(StepStudy.study_instance_uid == study_instance_uid)
     if peers:
         chosen = chosen.where(PerformedStep.peer.in_(peers))
@@ -305,7 +306,7 @@ def delivered_series(session: Session, study_id: int) -> Mapping[str, DeliveredS
     replaced = select(Result.supersedes).where(Result.study_id == study_id, Result.supersedes != "")
     chosen = (
         select(Result, Delivery.destination)
-        .join(Delivery, Delivery.result_id == Result.id)
+        .join(Result.deliveries)
         .where(
             Result.study_id == study_id,
             Result.deidentified.is_(False),

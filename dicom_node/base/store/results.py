@@ -61,7 +61,7 @@ def note_findings(session: Session, report: Result, present: Collection[str]) ->
     job = session.get_one(Job, report.job_id)
     earlier = (
         select(Result.id, Result.sop_instance_uid, Job.source_uids)
-        .join(Job, Job.id == Result.job_id)
+        .join(Result.job)
         .where(Result.study_id == report.study_id, Job.rule == job.rule, Result.kind == ResultKind.SR)
         .where(Result.deidentified.is_(False), Result.id < report.id)
     )
@@ -81,8 +81,8 @@ def suspected(session: Session, study_id: int, pipeline: str) -> set[str]:
     return set(
         session.scalars(
             select(ReportedFinding.finding)
-            .join(Result, Result.id == ReportedFinding.result_id)
-            .join(Job, Job.id == Result.job_id)
+            .join(Result)
+            .join(Result.job)
             .where(Result.study_id == study_id, Job.pipeline == pipeline)
         )
     )
@@ -112,7 +112,7 @@ def series_began(session: Session, study_id: int, series_instance_uid: str) -> d
     """
     return session.scalar(
         select(func.min(Job.analysed_at))
-        .join(Result, Result.job_id == Job.id)
+        .join(Result)
         .where(Result.study_id == study_id, Result.series_instance_uid == series_instance_uid)
     )
 
@@ -156,7 +156,7 @@ def newest_report(
     )
     chosen = (
         select(Result.sop_instance_uid, Result.series_instance_uid, Job.source_uids)
-        .join(Job, Job.id == Result.job_id)
+        .join(Result.job)
         .where(Result.study_id == study_id, Result.kind == ResultKind.SR, Job.rule == rule, sent)
         .where(Result.deidentified.is_(domain is not None), Result.pseudonym_domain == (domain or ""))
         .order_by(Result.id.desc())
@@ -172,7 +172,7 @@ def receivers(session: Session, study_id: int, rule: str) -> set[str]:
         session.scalars(
             select(Delivery.destination)
             .join(Delivery.result)
-            .join(Job, Job.id == Result.job_id)
+            .join(Result.job)
             .where(Result.study_id == study_id, Job.rule == rule, Delivery.state.not_in(_NEVER_LEFT))
             .distinct()
         )
@@ -271,12 +271,11 @@ def queue_reviews(
     ``seen``: SOP Instance UIDs of all images that the job analysed. ``asked``: the reviews to queue.
     """
     job = session.get_one(Job, job_id)
-    numbers = {  # noqa: C416
-        uid: number
-        for uid, number in session.execute(
+    numbers = dict(
+        session.execute(
             select(Instance.sop_instance_uid, Instance.id).where(Instance.sop_instance_uid.in_(seen))
-        )
-    }
+        ).all()
+    )
     kept = {(numbers[one.image], one.analysis_sha256) for one in asked if one.image in numbers}
     known = session.scalars(
         select(CleaningReview).where(

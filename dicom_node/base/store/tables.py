@@ -24,7 +24,6 @@ from sqlalchemy import (
     Index,
     LargeBinary,
     String,
-    Text,
     UniqueConstraint,
     text,
 )
@@ -57,14 +56,21 @@ from dicom_node.base.lifecycle import (
     WorkitemState,
 )
 from dicom_node.base.store.mapping import (
+    AeTitle,
     Base,
+    Count,
     DicomObjectMixin,
     FileMixin,
+    Flag,
+    LongText,
     Numbered,
     PersonActionMixin,
     ReceivedFileMixin,
+    Sha256,
+    ShortText,
     StudyMixin,
     Tried,
+    Uid,
 )
 
 
@@ -75,25 +81,25 @@ class UserAccount(Numbered):
 
     __table_args__ = (UniqueConstraint("issuer", "subject", name="uq_user_account_issuer"),)
 
-    name: Mapped[str] = mapped_column(String(64), unique=True)
+    name: Mapped[ShortText] = mapped_column(unique=True)
     role: Mapped[UserRole]
     password_hash: Mapped[str]  # argon2id, with its salt and parameters; "": none fits
     created_at: Mapped[datetime]
-    disabled: Mapped[bool] = mapped_column(default=False)  # signs in nowhere, and its tokens open nothing
+    disabled: Mapped[Flag]  # signs in nowhere, and its tokens open nothing
     senders: Mapped[list[str]] = mapped_column(default=list)  # AE titles of those it sees; []: all
-    issuer: Mapped[str | None] = mapped_column(String(255))  # the provider, which has the password
-    subject: Mapped[str | None] = mapped_column(String(255))  # whom it means: names are given again, this not
+    issuer: Mapped[str | None]  # the provider, which has the password
+    subject: Mapped[str | None]  # whom it means: names are given again, this not
 
 
 class UserSession(Numbered):
     """Table: a browser that is signed in to the console; only the hash of its cookie is stored."""
 
-    token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    token_sha256: Mapped[Sha256] = mapped_column(unique=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"), index=True)
     created_at: Mapped[datetime]
     seen_at: Mapped[datetime]
-    address: Mapped[str] = mapped_column(String(64))
-    browser: Mapped[str] = mapped_column(String(64))  # in words
+    address: Mapped[ShortText]
+    browser: Mapped[ShortText]  # in words
     search: Mapped[dict[str, Any]] = mapped_column(default=dict)  # what no address may hold: a patient's ID
 
 
@@ -123,9 +129,9 @@ class ApiToken(Numbered):
     is stored.
     """
 
-    token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    token_sha256: Mapped[Sha256] = mapped_column(unique=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"), index=True)
-    purpose: Mapped[str] = mapped_column(String(64))
+    purpose: Mapped[ShortText]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
@@ -142,11 +148,11 @@ class AuditRow(PersonActionMixin, Numbered):
         Index("ix_audit_reported", "reported", "id"),
     )
 
-    address: Mapped[str] = mapped_column(String(64), default="")
+    address: Mapped[ShortText] = mapped_column(default="")
     action: Mapped[AuditAction]
     study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
     fields: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    reported: Mapped[bool] = mapped_column(default=False)  # the audit record repository has it
+    reported: Mapped[Flag]  # the audit record repository has it
 
 
 class Feedback(StudyMixin, Numbered):
@@ -162,18 +168,16 @@ class Feedback(StudyMixin, Numbered):
     )
 
     at: Mapped[datetime] = mapped_column(index=True)
-    actor: Mapped[str] = mapped_column(String(64))
-    finding: Mapped[str] = mapped_column(String(64))  # the meaning of its code
-    tracking_uid: Mapped[str] = mapped_column(String(64), default="")  # "": of no single place
+    actor: Mapped[ShortText]
+    finding: Mapped[ShortText]  # the meaning of its code
+    tracking_uid: Mapped[Uid] = mapped_column(default="")  # "": of no single place
     decision: Mapped[str] = mapped_column(String(16), default="")  # the AI's decision, "" if it reported none
     verdict: Mapped[ReaderVerdict]
     because: Mapped[str] = mapped_column(default="")  # a person's words: in no log and no event
-    report_uid: Mapped[str] = mapped_column(String(64), default="")  # the report that was assessed
-    sent_in: Mapped[str] = mapped_column(
-        String(64), default=""
-    )  # SOP Instance UID of the last object with it
-    model: Mapped[str] = mapped_column(String(64))
-    version: Mapped[str] = mapped_column(String(64))
+    report_uid: Mapped[Uid] = mapped_column(default="")  # the report that was assessed
+    sent_in: Mapped[Uid] = mapped_column(default="")  # SOP Instance UID of the last object with it
+    model: Mapped[ShortText]
+    version: Mapped[ShortText]
 
 
 class EventRow(Numbered):
@@ -195,7 +199,7 @@ class StudyTrace(Base):
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), primary_key=True)
     trace_id: Mapped[str] = mapped_column(String(32))  # drawn at random, hexadecimal
     until: Mapped[datetime | None]
-    dropped: Mapped[int] = mapped_column(default=0, index=True)  # times that no collector took it
+    dropped: Mapped[Count] = mapped_column(index=True)  # times that no collector took it
 
 
 class DiskSample(Base):
@@ -209,7 +213,7 @@ class Lease(Base):
     """Table: a named right that one process at a time has, such as ``scheduler``."""
 
     name: Mapped[str] = mapped_column(String(80), primary_key=True)
-    owner: Mapped[str] = mapped_column(String(64))
+    owner: Mapped[ShortText]
     until: Mapped[datetime]
 
 
@@ -224,7 +228,7 @@ class InstallationRow(Base):
 class SiteProcess(Base):
     """Table: one process of a node of the site, with the time of its last sign of life."""
 
-    machine: Mapped[str] = mapped_column(String(64), primary_key=True)  # its host name
+    machine: Mapped[ShortText] = mapped_column(primary_key=True)  # its host name
     place: Mapped[str] = mapped_column(String(16), primary_key=True)  # "all", "listener-1", "worker-2"
     name: Mapped[str] = mapped_column(String(32), primary_key=True)  # "main", "listener", "worker-1"
     pid: Mapped[int]
@@ -250,12 +254,12 @@ class Notification(Tried):
     )
 
     key: Mapped[str] = mapped_column(String(36), unique=True)  # UUID: Message-ID, Idempotency-Key
-    rule: Mapped[str] = mapped_column(String(64))  # a [[notifications]] of the settings, by name
+    rule: Mapped[ShortText]  # a [[notifications]] of the settings, by name
     subject: Mapped[str]
-    text: Mapped[str] = mapped_column(Text)
+    text: Mapped[LongText]
     content: Mapped[dict[str, Any]]  # what templates got: of a webhook
     state: Mapped[NotificationState] = mapped_column(default=NotificationState.PENDING)
-    refusals: Mapped[int] = mapped_column(default=0)
+    refusals: Mapped[Count]
     created_at: Mapped[datetime]
     sent_at: Mapped[datetime | None]
 
@@ -265,7 +269,7 @@ class NotifiedEvent(Base):
     cursor are deleted.
     """
 
-    rule: Mapped[str] = mapped_column(String(64), primary_key=True)
+    rule: Mapped[ShortText] = mapped_column(primary_key=True)
     event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), primary_key=True)
 
 
@@ -286,14 +290,14 @@ class DecisionRow(Base):
         Index("ix_decision_not_copied", "at", sqlite_where=_NOT_COPIED, postgresql_where=_NOT_COPIED),
     )
 
-    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    id: Mapped[ShortText] = mapped_column(primary_key=True)
     at: Mapped[datetime]
-    machine: Mapped[str] = mapped_column(String(64))  # that writes the copy
+    machine: Mapped[ShortText]  # that writes the copy
     action: Mapped[str] = mapped_column(String(16))  # an AuditAction, or FAULT
-    study_uid: Mapped[str] = mapped_column(String(64), default="")
+    study_uid: Mapped[Uid] = mapped_column(default="")
     record: Mapped[dict[str, Any]]  # actor, address, fields of the audit; "what": by UIDs; "words": a reason
-    copied: Mapped[bool] = mapped_column(default=False)
-    holds: Mapped[bool] = mapped_column(default=False)
+    copied: Mapped[Flag]
+    holds: Mapped[Flag]
     applied_at: Mapped[datetime | None]
     waits_for: Mapped[str] = mapped_column(default="")
 
@@ -309,7 +313,7 @@ class HeldResult(StudyMixin, Base):
     since: Mapped[datetime]
     state: Mapped[HeldState] = mapped_column(default=HeldState.WAITING)
     decided_at: Mapped[datetime | None]
-    decided_by: Mapped[str] = mapped_column(String(64), default="")
+    decided_by: Mapped[ShortText] = mapped_column(default="")
     because: Mapped[str] = mapped_column(default="")  # a person's words: in no log and no event
 
 
@@ -318,8 +322,8 @@ class Commitment(Numbered):
     every report finds it.
     """
 
-    transaction_uid: Mapped[str] = mapped_column(String(64), unique=True)
-    destination: Mapped[str] = mapped_column(String(64))
+    transaction_uid: Mapped[Uid] = mapped_column(unique=True)
+    destination: Mapped[ShortText]
     deliveries: Mapped[list[int]]
     asked_at: Mapped[datetime] = mapped_column(index=True)
     state: Mapped[CommitmentState] = mapped_column(default=CommitmentState.ASKED)
@@ -330,8 +334,8 @@ class WaitingReport(Numbered):
     deletes the row.
     """
 
-    transaction_uid: Mapped[str] = mapped_column(String(64))
-    calling_ae: Mapped[str] = mapped_column(String(16))
+    transaction_uid: Mapped[Uid]
+    calling_ae: Mapped[AeTitle]
     committed: Mapped[list[str]]  # "instance class": UIDs
     failed: Mapped[list[str]]  # "UID reason", the Failure Reason (0008,1197) in hexadecimal
     received_at: Mapped[datetime]
@@ -347,9 +351,9 @@ class RequestedCommitment(Tried):
         Index("ix_requested_commitment_due", "peer", "state", "next_at"),
     )
 
-    peer: Mapped[str] = mapped_column(String(64))
-    calling_ae: Mapped[str] = mapped_column(String(16))
-    transaction_uid: Mapped[str] = mapped_column(String(64))
+    peer: Mapped[ShortText]
+    calling_ae: Mapped[AeTitle]
+    transaction_uid: Mapped[Uid]
     objects: Mapped[list[str]]  # "instance class": UIDs
     failed: Mapped[list[str]] = mapped_column(default=list)  # "UID reason", in hexadecimal; once decided
     state: Mapped[RequestedState] = mapped_column(default=RequestedState.WAITING)
@@ -360,9 +364,9 @@ class RequestedCommitment(Tried):
 class PerformedStep(Numbered):
     """Table: one MPPS step (performed procedure step), as last reported. It contains no patient data."""
 
-    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
-    peer: Mapped[str] = mapped_column(String(64))
-    calling_ae: Mapped[str] = mapped_column(String(16))
+    sop_instance_uid: Mapped[Uid] = mapped_column(unique=True)
+    peer: Mapped[ShortText]
+    calling_ae: Mapped[AeTitle]
     status: Mapped[StepStatus]
     number: Mapped[int]  # of its last report: journals of several listeners are read in any order
     begun_at: Mapped[datetime]  # when its first report came
@@ -376,7 +380,7 @@ class StepStudy(Base):
     step_id: Mapped[int] = mapped_column(
         ForeignKey("performed_step.id", ondelete="CASCADE"), primary_key=True
     )
-    study_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+    study_instance_uid: Mapped[Uid] = mapped_column(primary_key=True, index=True)
 
 
 class StepObject(Base):
@@ -385,7 +389,7 @@ class StepObject(Base):
     step_id: Mapped[int] = mapped_column(
         ForeignKey("performed_step.id", ondelete="CASCADE"), primary_key=True
     )
-    sop_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sop_instance_uid: Mapped[Uid] = mapped_column(primary_key=True)
 
 
 class ClaimedWorkitem(Tried):
@@ -399,17 +403,17 @@ class ClaimedWorkitem(Tried):
         Index("ix_claimed_workitem_due", "peer", "state", "next_at"),
     )
 
-    peer: Mapped[str] = mapped_column(String(64))
-    workitem_uid: Mapped[str] = mapped_column(String(64))
-    transaction_uid: Mapped[str] = mapped_column(String(64))  # the lock of the item: in no event
-    study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    peer: Mapped[ShortText]
+    workitem_uid: Mapped[Uid]
+    transaction_uid: Mapped[Uid]  # the lock of the item: in no event
+    study_instance_uid: Mapped[Uid] = mapped_column(index=True)
     work: Mapped[list[str]] = mapped_column(default=list)  # scheduled codes: "value^scheme^meaning"
     state: Mapped[WorkitemState] = mapped_column(default=WorkitemState.CLAIMING)
     outcome: Mapped[str] = mapped_column(String(16), default="")  # COMPLETED or CANCELED, once decided
-    percent: Mapped[int] = mapped_column(default=0)  # as last reported
+    percent: Mapped[Count]  # as last reported
     doing: Mapped[str] = mapped_column(default="")  # the same
-    fetch_asked: Mapped[bool] = mapped_column(default=False)  # for this item
-    cancel_asked: Mapped[bool] = mapped_column(default=False)  # by the manager, for somebody
+    fetch_asked: Mapped[Flag]  # for this item
+    cancel_asked: Mapped[Flag]  # by the manager, for somebody
     began_at: Mapped[datetime]
     checked_at: Mapped[datetime]  # when the manager last said that it is ours
     decided_at: Mapped[datetime | None]
@@ -432,13 +436,13 @@ class Study(Numbered):
         Index("ix_study_accession", "accession_number", postgresql_ops={"accession_number": _BEGINS}),
     )
 
-    study_instance_uid: Mapped[str | None] = mapped_column(String(64), unique=True)
+    study_instance_uid: Mapped[Uid | None] = mapped_column(unique=True)
     patient_id: Mapped[str] = mapped_column(default="")
     issuer_of_patient_id: Mapped[str] = mapped_column(default="")
     accession_number: Mapped[str] = mapped_column(String(16), default="")
     study_date: Mapped[str] = mapped_column(String(8), default="")
     state: Mapped[StudyState] = mapped_column(default=StudyState.RECEIVING, index=True)
-    reason: Mapped[str] = mapped_column(Text, default="")
+    reason: Mapped[LongText] = mapped_column(default="")
     revision: Mapped[int] = mapped_column(default=1)  # raised by late objects and changed demographics
     first_received_at: Mapped[datetime]
     last_received_at: Mapped[datetime]
@@ -466,14 +470,14 @@ class Instance(DicomObjectMixin, ReceivedFileMixin, StudyMixin, Numbered):
         Index("ix_instance_sender", "calling_ae", "study_id", "role"),
     )
 
-    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
-    transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
+    sop_instance_uid: Mapped[Uid] = mapped_column(unique=True)
+    transfer_syntax_uid: Mapped[Uid]
     modality: Mapped[str] = mapped_column(String(16), default="")
     role: Mapped[ObjectRole]
-    pixels_sha256: Mapped[str] = mapped_column(String(64), default="")  # of the Pixel Data value as received
-    identity_sha256: Mapped[str] = mapped_column(String(64))  # of patient and study attributes
-    header_sha256: Mapped[str] = mapped_column(String(64), default="")  # receive.inspection
-    patient: Mapped[str] = mapped_column(Text, default="")  # model.identity.Patient: hashes of what it says
+    pixels_sha256: Mapped[Sha256] = mapped_column(default="")  # of the Pixel Data value as received
+    identity_sha256: Mapped[Sha256]  # of patient and study attributes
+    header_sha256: Mapped[Sha256] = mapped_column(default="")  # receive.inspection
+    patient: Mapped[LongText] = mapped_column(default="")  # model.identity.Patient: hashes of what it says
     attributes: Mapped[dict[str, Any]]  # keyword -> text of what rules may ask for; no name, no ID
     assumed_charset: Mapped[str] = mapped_column(default="")  # of its texts, where it names none itself
     revision: Mapped[int] = mapped_column(default=1)  # the study revision in which it came
@@ -489,13 +493,13 @@ class ReceivedObject(ReceivedFileMixin, Numbered):
     )
 
     spool_name: Mapped[str] = mapped_column(unique=True)  # indexed once, also after a crash
-    sha256: Mapped[str | None] = mapped_column(String(64))  # of a file in the object store; "": it waits
-    dataset_sha256: Mapped[str] = mapped_column(String(64), default="")  # as received; "": not readable
+    sha256: Mapped[Sha256 | None]  # of a file in the object store; "": it waits
+    dataset_sha256: Mapped[Sha256] = mapped_column(default="")  # as received; "": not readable
     study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
-    sop_instance_uid: Mapped[str] = mapped_column(String(64), default="", index=True)
+    sop_instance_uid: Mapped[Uid] = mapped_column(default="", index=True)
     outcome: Mapped[Outcome]
-    reason: Mapped[str] = mapped_column(Text, default="")
-    association: Mapped[str] = mapped_column(String(64), index=True)
+    reason: Mapped[LongText] = mapped_column(default="")
+    association: Mapped[ShortText] = mapped_column(index=True)
 
 
 class Association(Base):
@@ -503,18 +507,18 @@ class Association(Base):
     not complete.
     """
 
-    id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    listener: Mapped[str] = mapped_column(String(64), index=True)
-    calling_ae: Mapped[str] = mapped_column(String(16))
-    called_ae: Mapped[str] = mapped_column(String(16))
+    id: Mapped[ShortText] = mapped_column(primary_key=True)
+    listener: Mapped[ShortText] = mapped_column(index=True)
+    calling_ae: Mapped[AeTitle]
+    called_ae: Mapped[AeTitle]
     address: Mapped[str]
     opened_at: Mapped[datetime] = mapped_column(index=True)
     closed_at: Mapped[datetime | None] = mapped_column(index=True)
     outcome: Mapped[AssociationOutcome] = mapped_column(default=AssociationOutcome.OPEN)
-    objects: Mapped[int] = mapped_column(default=0)
+    objects: Mapped[Count]
     refused: Mapped[list[str]] = mapped_column(default=list)  # presentation contexts, in words
-    refused_count: Mapped[int] = mapped_column(default=0)  # also of those that are not named
-    reason: Mapped[str] = mapped_column(Text, default="")  # why it was not released
+    refused_count: Mapped[Count]  # also of those that are not named
+    reason: Mapped[LongText] = mapped_column(default="")  # why it was not released
 
 
 class Job(StudyMixin, Numbered):
@@ -526,25 +530,25 @@ class Job(StudyMixin, Numbered):
     )
 
     study_revision: Mapped[int]
-    rule: Mapped[str] = mapped_column(String(64))
-    pipeline: Mapped[str] = mapped_column(String(64))
+    rule: Mapped[ShortText]
+    pipeline: Mapped[ShortText]
     options: Mapped[dict[str, Any]] = mapped_column(default=dict)
     destinations: Mapped[list[str]]
     source_uids: Mapped[list[str]]  # SOP Instance UIDs that the rule matched, ordered
     priority: Mapped[int] = mapped_column(default=0)
-    assess_first: Mapped[bool] = mapped_column(default=False)  # of its rule: results wait for a person
+    assess_first: Mapped[Flag]  # of its rule: results wait for a person
     state: Mapped[JobState] = mapped_column(default=JobState.QUEUED)
-    reason: Mapped[str] = mapped_column(Text, default="")
-    attempts: Mapped[int] = mapped_column(default=0)  # the fence: only the newest attempt may finish it
-    tries: Mapped[int] = mapped_column(default=0)  # attempts that count: not those handed back; 0 by hand
+    reason: Mapped[LongText] = mapped_column(default="")
+    attempts: Mapped[Count]  # the fence: only the newest attempt may finish it
+    tries: Mapped[Count]  # attempts that count: not those handed back; 0 by hand
     run_at: Mapped[datetime]  # not before: set after a failed try, and while earlier studies are awaited
     # The earliest goes first (jobs/queue.py); without estimated work when it is due.
     turn_at: Mapped[datetime] = mapped_column(default=lambda made: made.get_current_parameters()["run_at"])
     cost_seconds: Mapped[float] = mapped_column(default=1.0)  # estimated work
     ticket: Mapped[int | None] = mapped_column(BigInteger)  # its number in procrastinate_jobs (PostgreSQL)
-    lease_owner: Mapped[str] = mapped_column(String(64), default="")
+    lease_owner: Mapped[ShortText] = mapped_column(default="")
     lease_until: Mapped[datetime | None] = mapped_column(index=True)
-    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    cancel_requested: Mapped[Flag]
     share_done: Mapped[float] = mapped_column(default=0.0)  # 0 to 1
     doing: Mapped[str] = mapped_column(default="")
     created_at: Mapped[datetime]
@@ -563,15 +567,15 @@ class Result(DicomObjectMixin, FileMixin, StudyMixin, Numbered):
 
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)
     kind: Mapped[ResultKind]
-    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
-    sha256: Mapped[str] = mapped_column(String(64))
-    supersedes: Mapped[str] = mapped_column(String(64), default="")
-    short_result: Mapped[str] = mapped_column(Text, default="")  # the lines of a report, for lists
-    deidentified: Mapped[bool] = mapped_column(default=False)  # for de-identified destinations only
-    pseudonym_domain: Mapped[str] = mapped_column(String(64), default="")  # and of these for this one only
+    sop_instance_uid: Mapped[Uid] = mapped_column(unique=True)
+    sha256: Mapped[Sha256]
+    supersedes: Mapped[Uid] = mapped_column(default="")
+    short_result: Mapped[LongText] = mapped_column(default="")  # the lines of a report, for lists
+    deidentified: Mapped[Flag]  # for de-identified destinations only
+    pseudonym_domain: Mapped[ShortText] = mapped_column(default="")  # and of these for this one only
     created_at: Mapped[datetime]
     # Its study was corrected or in quarantine since a job wanted it: it leaves when a job wants it again.
-    outdated: Mapped[bool] = mapped_column(default=False)
+    outdated: Mapped[Flag]
 
     study: Mapped[Study] = relationship()
     job: Mapped[Job] = relationship()
@@ -584,14 +588,14 @@ class ReportedFinding(StudyMixin, Base):
     __table_args__ = (Index("ix_reported_finding_name", "finding", "study_id"),)
 
     result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
-    finding: Mapped[str] = mapped_column(String(64), primary_key=True)  # the meaning of its code
+    finding: Mapped[ShortText] = mapped_column(primary_key=True)  # the meaning of its code
 
 
 class Original(DicomObjectMixin, StudyMixin, Numbered):
     """Table: a version of a received object that rules forward with its bytes unchanged."""
 
     received_id: Mapped[int] = mapped_column(ForeignKey("received_object.id"), index=True)  # its file
-    sop_instance_uid: Mapped[str] = mapped_column(String(64), index=True)  # several versions may have it
+    sop_instance_uid: Mapped[Uid] = mapped_column(index=True)  # several versions may have it
 
     study: Mapped[Study] = relationship()
     received: Mapped[ReceivedObject] = relationship()
@@ -613,17 +617,17 @@ class Delivery(Numbered):
 
     result_id: Mapped[int | None] = mapped_column(ForeignKey("result.id"), index=True)
     original_id: Mapped[int | None] = mapped_column(ForeignKey("original.id"))
-    destination: Mapped[str] = mapped_column(String(64), index=True)
+    destination: Mapped[ShortText] = mapped_column(index=True)
     state: Mapped[DeliveryState] = mapped_column(default=DeliveryState.PENDING)
-    reason: Mapped[str] = mapped_column(Text, default="")
-    withdrawn: Mapped[bool] = mapped_column(default=False)  # cancelled only until a job wants it again
-    by_hand: Mapped[bool] = mapped_column(default=False)  # a person added it: no rule wants it there
+    reason: Mapped[LongText] = mapped_column(default="")
+    withdrawn: Mapped[Flag]  # cancelled only until a job wants it again
+    by_hand: Mapped[Flag]  # a person added it: no rule wants it there
     discarded_because: Mapped[str] = mapped_column(default="")  # a person's words: in no log and no event
     status: Mapped[str] = mapped_column(String(32), default="")  # last DIMSE or HTTP status, as text
-    attempts: Mapped[int] = mapped_column(default=0)
-    refusals: Mapped[int] = mapped_column(default=0)  # refused for reasons that waiting does not cure
-    queries: Mapped[int] = mapped_column(default=0)  # how often confirmation was asked for
-    transaction_uid: Mapped[str] = mapped_column(String(64), default="")  # of the Commitment it waits for
+    attempts: Mapped[Count]
+    refusals: Mapped[Count]  # refused for reasons that waiting does not cure
+    queries: Mapped[Count]  # how often confirmation was asked for
+    transaction_uid: Mapped[Uid] = mapped_column(default="")  # of the Commitment it waits for
     next_at: Mapped[datetime]
     sent_at: Mapped[datetime | None]
     confirmed_at: Mapped[datetime | None]
@@ -644,7 +648,7 @@ class CountedImage(Base):
     is analysed.
     """
 
-    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    card_sha256: Mapped[Sha256] = mapped_column(primary_key=True)
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True, index=True)
     day: Mapped[date] = mapped_column(index=True)
 
@@ -656,8 +660,8 @@ class ModelCount(Base):
     """
 
     day: Mapped[date] = mapped_column(primary_key=True)
-    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)  # "": no configured peer
+    card_sha256: Mapped[Sha256] = mapped_column(primary_key=True)
+    calling_ae: Mapped[AeTitle] = mapped_column(primary_key=True)  # "": no configured peer
     what: Mapped[str] = mapped_column(primary_key=True)  # the label, or the outcome (bin -1)
     bin: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 0 to 9
     model: Mapped[str]
@@ -681,15 +685,15 @@ class CleaningReview(StudyMixin, Numbered):
 
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)
-    rule: Mapped[str] = mapped_column(String(64))
-    analysis_sha256: Mapped[str] = mapped_column(String(64))
+    rule: Mapped[ShortText]
+    analysis_sha256: Mapped[Sha256]
     cause: Mapped[ReviewCause]
-    note: Mapped[str] = mapped_column(Text)
+    note: Mapped[LongText]
     places: Mapped[list[list[int]]]
     created_at: Mapped[datetime]
     verdict: Mapped[ReviewVerdict | None]
     decided_at: Mapped[datetime | None]
-    decided_by: Mapped[str] = mapped_column(String(64), default="")
+    decided_by: Mapped[ShortText] = mapped_column(default="")
 
 
 class DrawnByHand(PersonActionMixin, Base):
@@ -701,7 +705,7 @@ class DrawnByHand(PersonActionMixin, Base):
     """
 
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True)
-    pixels_sha256: Mapped[str] = mapped_column(String(64))
+    pixels_sha256: Mapped[Sha256]
     boxes: Mapped[list[list[int]]]
     role: Mapped[UserRole]
 
@@ -712,18 +716,18 @@ class Fetch(Tried):
     __tablename__ = "study_fetch"
     __table_args__ = (Index("ix_study_fetch_due", "state", "peer", "next_at"),)
 
-    peer: Mapped[str] = mapped_column(String(64))
-    study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
-    rule: Mapped[str] = mapped_column(String(64), default="")  # the only rule that may take it; "": all
+    peer: Mapped[ShortText]
+    study_instance_uid: Mapped[Uid] = mapped_column(unique=True)
+    rule: Mapped[ShortText] = mapped_column(default="")  # the only rule that may take it; "": all
     per_minute: Mapped[float] = mapped_column(default=0.0)  # studies a minute that were allowed; 0: no wish
     purpose: Mapped[FetchPurpose] = mapped_column(default=FetchPurpose.ASKED)
-    urgent: Mapped[bool] = mapped_column(default=False)  # a study waits for it: before others
+    urgent: Mapped[Flag]  # a study waits for it: before others
     patient_id: Mapped[str] = mapped_column(default="")  # of the answer that named the study
     issuer_of_patient_id: Mapped[str] = mapped_column(default="")  # the same
-    patient: Mapped[str] = mapped_column(Text, default="")  # the same: hashes of name, birth date and sex
+    patient: Mapped[LongText] = mapped_column(default="")  # the same: hashes of name, birth date and sex
     state: Mapped[FetchState] = mapped_column(default=FetchState.WAITING)
-    reason: Mapped[str] = mapped_column(Text, default="")
-    objects: Mapped[int] = mapped_column(default=0)  # that the last try brought
+    reason: Mapped[LongText] = mapped_column(default="")
+    objects: Mapped[Count]  # that the last try brought
     asked_at: Mapped[datetime]
     started_at: Mapped[datetime | None] = mapped_column(index=True)  # of the last try
     ended_at: Mapped[datetime | None]
@@ -741,8 +745,8 @@ class ArchiveQuestion(Tried):
 
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
     revision: Mapped[int]
-    rule: Mapped[str] = mapped_column(String(64))
-    peer: Mapped[str] = mapped_column(String(64))
+    rule: Mapped[ShortText]
+    peer: Mapped[ShortText]
     state: Mapped[QuestionState] = mapped_column(default=QuestionState.WAITING)
     until: Mapped[datetime | None]  # a job waits so long; NULL: none waits yet
     priors: Mapped[list[str]] = mapped_column(default=list)  # Study Instance UIDs that are waited for

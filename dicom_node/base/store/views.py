@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from dicom_node.base import events
 from dicom_node.base.actions.action import Action, Input
-from dicom_node.base.actions.columns import STUDY_UID, Column, details, fields, local, times, uid
+from dicom_node.base.actions.columns import STUDY_UID, Column, Time, details, fields, times, uid
 from dicom_node.base.actions.in_words import (
     job_details,
     results_in_words,
@@ -25,7 +25,7 @@ from dicom_node.base.actions.in_words import (
     study_details,
     withdrawal_in_words,
 )
-from dicom_node.base.actions.inputs import OF_STUDY, SINCE, STUDY, limit, moment, states
+from dicom_node.base.actions.inputs import OfStudy, Since, StudyUid, limit, moment, states
 from dicom_node.base.actions.nouns import ASSOCIATIONS, EVENTS, JOBS, OUTBOX, STUDIES
 from dicom_node.base.errors import NotFound
 from dicom_node.base.lifecycle import (
@@ -89,7 +89,7 @@ def list_studies(
     session: Session,
     *,
     states: Annotated[Iterable[StudyState | str], states(*StudyState, "held")] = (),
-    since: Annotated[datetime | None, SINCE] = None,
+    since: Since = None,
     limit: Annotated[int | None, limit(100)] = None,
 ) -> list[View]:
     """Return studies as JSON objects, the most recently received first. ``since``: only those with an object
@@ -165,7 +165,7 @@ def find_study(session: Session, uid: str) -> Study:
         "events": (*times("at"), *fields("number", "event: text"), Column("details", details)),
     },
 )
-def show_study(session: Session, uid: Annotated[str, STUDY]) -> View:
+def show_study(session: Session, uid: StudyUid) -> View:
     """Return one study (by UID or its ending) as a JSON object with its jobs, received objects, MPPS steps
     and events. Raises NotFound.
     """
@@ -221,7 +221,7 @@ def list_jobs(
     session: Session,
     *,
     states: Annotated[Iterable[JobState], states(*JobState)] = (),
-    study_instance_uid: Annotated[str, OF_STUDY] = "",
+    study_instance_uid: OfStudy = "",
     limit: Annotated[int | None, limit(100)] = None,
     before: int | None = None,
 ) -> list[View]:
@@ -272,7 +272,7 @@ def show_job(
         *fields("kind"),
         uid("sop instance", "sop_instance_uid"),
         *fields("tries: attempts"),
-        Column("next try", lambda row: "" if row["confirmed_at"] else local(row["next_at"])),
+        Column("next try", lambda row: "" if row["confirmed_at"] else Time(row["next_at"])),
         *fields("status"),
         Column("reason", lambda row: row["discarded_because"] or row["reason"]),
     ),
@@ -283,7 +283,7 @@ def list_deliveries(
     *,
     states: Annotated[Iterable[DeliveryState | str], states(*DeliveryState, "open")] = (),
     destination: Annotated[str, Input("Only to this peer.", "--to", "PEER")] = "",
-    study_instance_uid: Annotated[str, OF_STUDY] = "",
+    study_instance_uid: OfStudy = "",
     limit: Annotated[int | None, limit(100)] = None,
     before: int | None = None,
 ) -> list[View]:
@@ -349,8 +349,8 @@ def list_deliveries(
 def list_events(
     session: Session,
     *,
-    study_instance_uid: Annotated[str, OF_STUDY] = "",
-    since: Annotated[datetime | None, SINCE] = None,
+    study_instance_uid: OfStudy = "",
+    since: Since = None,
     until: Annotated[
         datetime | None,
         Input("Only before this time, written as in --since.", "--until", "WHEN", reads=moment),
@@ -404,7 +404,7 @@ def list_events(
 def list_associations(
     session: Session,
     *,
-    since: Annotated[datetime | None, SINCE] = None,
+    since: Since = None,
     until: datetime | None = None,
     limit: Annotated[int | None, limit(100)] = None,
 ) -> list[View]:

@@ -175,7 +175,7 @@ class Retrieved:
 
 
 # PS3.4 C.4.2.1.5 and C.4.3.1.4. The first range that holds a code counts.
-RETRIEVE_STATUSES: tuple[tuple[int, int, RetrieveStatus, str], ...] = (
+RETRIEVE_STATUSES: Final = (
     (0x0000, 0x0000, RetrieveStatus.RETRIEVED, ""),
     (0xB000, 0xB000, RetrieveStatus.INCOMPLETE, "some objects did not come"),
     (
@@ -457,7 +457,7 @@ def query_outcome(item: Outgoing, sop_class: str) -> Confirmation:
 
 
 # The first range that holds a code counts. A7xx, 0110 and 0122 … stand before the classes that contain them.
-STORE_STATUSES: tuple[tuple[int, int, SendStatus, str], ...] = (
+STORE_STATUSES: Final = (
     (0x0000, 0x0000, SendStatus.STORED, "stored"),
     (0xB000, 0xB000, SendStatus.WARNED, "stored, data elements coerced"),
     (0xB006, 0xB006, SendStatus.WARNED, "stored, elements discarded"),

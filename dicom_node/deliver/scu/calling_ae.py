@@ -116,10 +116,10 @@ class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom sh
         """
         if not block:
             return None, None
-        message: tuple[int, Any] | tuple[None, None] = super().get_msg(block=True)
-        if isinstance(message[1], C_STORE) and message[1].DataSet is not None:
-            self._received -= len(message[1].DataSet.getbuffer())
-        return message
+        context_id, message = super().get_msg(block=True)
+        if isinstance(message, C_STORE) and message.DataSet is not None:
+            self._received -= len(message.DataSet.getbuffer())
+        return context_id, message
 
 
 class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ships no types

@@ -216,17 +216,14 @@ class HttpDestination(HttpCaller, ABC):
     @abstractmethod
     def _store(self, item: Outgoing) -> SendReport:
         """Upload one object; returns the peer's answer."""
-        ...
 
     @abstractmethod
     def _delete(self, item: Outgoing) -> None:
         """Delete one object at the peer."""
-        ...
 
     @abstractmethod
     def _query(self, item: Outgoing) -> Confirmation:
         """Query whether the peer has this object."""
-        ...
 
     def _remains(self, item: Outgoing) -> Confirmation:
         """Query whether the peer still has the object that is to be deleted."""

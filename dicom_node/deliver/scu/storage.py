@@ -73,7 +73,7 @@ class DimseDestination(DimseCaller):
             if isinstance(association, NoAssociation):
                 return [Confirmation(Presence.UNKNOWN, f"query: {association.text}")] * len(objects)
             found: dict[str, str] = {}
-            missing: dict[str, Confirmation] = {}
+            missing = {}
             for series in dict.fromkeys(item.series_instance_uid for item in objects):
                 group = [item for item in objects if item.series_instance_uid == series]
                 question = query_identifier(
@@ -175,7 +175,7 @@ def send_files(
     Used by ``dicom-node send`` and the demonstration, where a person looks at every status. Raises
     Unavailable if the peer is unreachable. A file that cannot be sent is reported, not raised.
     """
-    objects: list[Outgoing] = []
+    objects = []
     for path in files:
         try:
             meta = read_file_meta_info(path)

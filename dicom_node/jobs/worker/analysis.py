@@ -96,7 +96,7 @@ class ImageAnalysis:
         """Call ``analyse`` with index and image for each image; return the results, and the faults of the
         images without a result, by UID.
         """
-        done: dict[str, T] = {}
+        done = {}
         faults: dict[str, _Fault] = {}
         for number, source in enumerate(sources):
             if report:  # a job that is to stop stops here, which is not this image's fault

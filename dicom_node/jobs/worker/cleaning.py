@@ -16,7 +16,7 @@ from dicom_node.base.events import CLEANING_WITHHELD, IMAGES_CLEANED
 from dicom_node.base.lifecycle import ReviewCause
 from dicom_node.base.store import results
 from dicom_node.base.store.tables import Job
-from dicom_node.base.store.transitions import record
+from dicom_node.jobs.queue import record_of_job
 from dicom_node.results.source import SourceObject
 
 WITHHELD: Final = "cleaning_failed"
@@ -45,17 +45,16 @@ def record_cleaning(
     """
     noted = Counter(note.name for note in result.quality)
     if cleaned := sum(image.kind is ImageKind.CLEANED for image in result.images):
-        record(
+        record_of_job(
             session,
+            job,
             IMAGES_CLEANED,
-            job.study_id,
-            job=job.id,
             images=cleaned,
             widened=noted["widened"],
             blacked_out=noted["blacked_out"],
         )
     if noted[WITHHELD]:
-        record(session, CLEANING_WITHHELD, job.study_id, job=job.id, images=noted[WITHHELD])
+        record_of_job(session, job, CLEANING_WITHHELD, images=noted[WITHHELD])
     if sources:
         asked = []
         for source in sources:  # one for each image, with the most urgent cause
@@ -64,8 +63,12 @@ def record_cleaning(
                 card = pipeline.card
                 shaped_by = [card.name, card.version, dict(job.options), source.pixels_sha256]
                 analysis = hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode())
-                note, of_image = own[name], (source.image.uid, _REVIEWS[name])
-                asked.append(results.ReviewRequest(*of_image, note.text, note.places, analysis.hexdigest()))
+                note, cause = own[name], _REVIEWS[name]
+                asked.append(
+                    results.ReviewRequest(
+                        source.image.uid, cause, note.text, note.places, analysis.hexdigest()
+                    )
+                )
         results.queue_reviews(session, job.id, [source.image.uid for source in sources], asked)
 
 

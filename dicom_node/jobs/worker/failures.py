@@ -69,9 +69,9 @@ def cause_of(error: BaseException) -> Cause:
     return next((cause for kinds, cause in _CAUSES if isinstance(error, kinds)), Cause.UNKNOWN)
 
 
-_CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Cause], ...] = (
+_CAUSES = (
     ((PixelError, DecodedDifferently), Cause.FORMAT),
-    (CleaningFailed, Cause.QUALITY),
+    ((CleaningFailed,), Cause.QUALITY),
     ((TimeLimitReached, ProgramStopped), Cause.RESOURCES),
     ((CardError, NoNumber), Cause.EQUIPMENT),
 )

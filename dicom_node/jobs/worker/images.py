@@ -118,9 +118,9 @@ def open_images(database: Database, settings: Settings, job: Job) -> JobImages:
         here = {row.path: files.here(session, row.path) for row in rows if not row.purged}
     rules = device_rules_of(settings)
     known = {row.sop_instance_uid: row for row in rows}
-    sources: list[SourceObject] = []
-    faults: dict[str, str] = {}
-    unopened: list[SourceObject] = []
+    sources = []
+    faults = {}
+    unopened = []
     for row in [known[uid] for uid in job.source_uids if uid in known]:
         uid = row.sop_instance_uid
         if row.purged:

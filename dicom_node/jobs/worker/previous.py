@@ -80,8 +80,8 @@ def previous_images(
     found: dict[str, PreviousImage] = {}
     if on is None or not study.patient_id.strip():
         return found, on
-    kinds = {row.sop_instance_uid: _kind(row) for row in _instances(session, study.id, uids)}
-    wanted = {uid: kind for uid, kind in kinds.items() if kind is not None}
+    rows = _instances(session, study.id, uids)
+    wanted = {row.sop_instance_uid: kind for row in rows if (kind := _kind(row))}
     if not wanted:
         return found, on
     for report in _earlier_reports(session, files, study, on, job.pipeline):
@@ -130,9 +130,9 @@ def _report_rows(study: Study, pipeline: str) -> Select[Result, Study, Job]:
             Job.pipeline == pipeline,
             Job.state == JobState.SUCCEEDED,
             Result.kind == ResultKind.SR,
-            Result.deidentified.is_(False),
-            Result.purged.is_(False),
-            Result.outdated.is_(False),
+            ~Result.deidentified,
+            ~Result.purged,
+            ~Result.outdated,
             ~exists().where(Withdrawal.result_id == Result.id),
             ~not_released,
         )
@@ -141,13 +141,10 @@ def _report_rows(study: Study, pipeline: str) -> Select[Result, Study, Job]:
     )
 
 
-def _instances(session: Session, study: int, uids: Sequence[str]) -> list[Instance]:
+def _instances(session: Session, study: int, uids: Sequence[str]) -> Sequence[Instance]:
     """Return the current versions of these images in the study with this id."""
-    return list(
-        session.scalars(
-            select(Instance).where(Instance.study_id == study, Instance.sop_instance_uid.in_(uids))
-        )
-    )
+    chosen = select(Instance).where(Instance.study_id == study, Instance.sop_instance_uid.in_(uids))
+    return session.scalars(chosen).all()
 
 
 def _kind(row: Instance) -> _Kind | None:

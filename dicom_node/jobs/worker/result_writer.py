@@ -29,7 +29,7 @@ from dicom_node.base.store.tables import Delivery, Job, Result, Study
 from dicom_node.base.store.transitions import record, settle_study, utc_now
 from dicom_node.deliver import outbox
 from dicom_node.jobs.drift import count_images
-from dicom_node.jobs.queue import JobQueue
+from dicom_node.jobs.queue import JobQueue, record_of_job
 from dicom_node.jobs.worker.cleaning import record_cleaning
 from dicom_node.jobs.worker.images import JobImages
 from dicom_node.jobs.worker.previous import previous_images
@@ -202,7 +202,7 @@ class ResultWriter:
             if fetches.is_prior(session, job.study_id):  # its results are sent nowhere
                 return job.destinations, False
             had = results.receivers(session, job.study_id, job.rule)
-        further = {name for one in holding for name in one.send_to} | (had & set(rule.receivers))
+        further = {name for one in holding for name in one.send_to} | had
         known = {peer.name for peer in self._settings.peers if "receive" in peer.may}
         names = [name for name in rule.receivers if name in further & known - set(job.destinations)]
         return [*job.destinations, *names], any(one.priority == "stat" for one in holding)
@@ -214,7 +214,7 @@ class ResultWriter:
         job, waiting = end.job, 0
         is_prior = fetches.is_prior(session, job.study_id)  # analysed for a comparison only
         rows = results.existing(session, [item.sop_instance_uid for item in end.built])
-        new: list[ResultFile] = []
+        new = []
         for item in end.built:
             uid = item.sop_instance_uid
             if uid not in rows:
@@ -235,7 +235,7 @@ class ResultWriter:
         if end.state is JobState.SUCCEEDED:
             deliveries.replace_unassessed(session, job.study_id, job.rule, [row.id for row in rows.values()])
         if waiting:
-            record(session, RESULTS_HELD, job.study_id, job=job.id, rule=job.rule, results=waiting)
+            record_of_job(session, job, RESULTS_HELD, rule=job.rule, results=waiting)
         self._replace_sent_by_hand(session, end, rows)
         self._deliver_assessments(session, rows.values())
         return [file for file in new if not file.was_there]
@@ -257,43 +257,35 @@ class ResultWriter:
         left = deliveries.left_by_hand(session, end.job.study_id, end.job.rule)
         by_hand = {delivery.destination for delivery in left} - set(end.names)
         for peer in (peer for peer in self._settings.peers if peer.name in by_hand):
-            accepted = [item for item in end.built if _accepts_object(peer, item)]
-            taken = [rows[item.sop_instance_uid] for item in accepted]
+            taken = [rows[item.sop_instance_uid] for item in end.built if _accepts_object(peer, item)]
             here = [row for row in taken if not row.purged]
             for row in here:
                 outbox.enqueue(session, row, [peer], by_hand=True, assess_first=end.assess_first)
-            replaced = [
-                delivery
-                for delivery in left
-                if delivery.destination == peer.name and delivery.result not in here
-            ]
-            for delivery in replaced if here else ():
-                delivery.withdrawn = False
+            for delivery in left if here else ():
+                if delivery.destination == peer.name and delivery.result not in here:
+                    delivery.withdrawn = False
 
     def _deliver_assessments(self, session: Session, rows: Collection[Result]) -> None:
         """Queue withdrawn assessments of reports that did not change after all."""
         jobs = {row.job_id for row in rows if row.kind is ResultKind.SR and not row.deidentified}
         withdrawn = (
-            select(Delivery)
-            .join(Delivery.result)
+            select(Result, Delivery.destination)
+            .join(Result.deliveries)
             .where(Result.kind == ResultKind.ASSESSMENT, Result.job_id.in_(jobs), Delivery.withdrawn)
         )
-        takers = [peer for peer in self._settings.peers if peer.assessments]
-        for delivery in session.scalars(withdrawn).all():
-            if delivery.result is not None:
-                peers = [peer for peer in takers if peer.name == delivery.destination]
-                outbox.enqueue(session, delivery.result, peers)
+        for result, destination in session.execute(withdrawn).all():
+            takers = [peer for peer in self._settings.peers if peer.assessments and peer.name == destination]
+            outbox.enqueue(session, result, takers)
 
     def _record_repairs(self, job: Job, images: Sequence[SourceObject]) -> None:
         """Record an event for each image with invalid attributes, naming the attributes without values."""
         if faulty := repairs_of(images):
             with self._database.write() as session:
                 for uid, repairs in faulty.items():
-                    record(
+                    record_of_job(
                         session,
+                        job,
                         SOURCE_REPAIRED,
-                        job.study_id,
-                        job=job.id,
                         instance=uid,
                         repaired=",".join(sorted(repairs.repaired)),
                         left_out=",".join(sorted(repairs.left_out)),
@@ -333,7 +325,7 @@ class ResultWriter:
         if withheld := list(dict.fromkeys(reasons)):
             with self._database.write() as session:
                 for reason in withheld:
-                    record(session, RESULT_WITHHELD, job.study_id, job=job.id, reason=reason)
+                    record_of_job(session, job, RESULT_WITHHELD, reason=reason)
         if withheld and not objects and not self._peers(names, deidentified=False):
             raise ResultRefused("; ".join(withheld))
         return objects
@@ -420,11 +412,10 @@ def _record_routing(session: Session, end: _JobEnd, row: Job) -> None:
     if end.stat:  # its deliveries and later jobs go before those of other studies
         session.execute(update(Study).where(Study.id == job.study_id, Study.priority < 1).values(priority=1))
     if further or end.stat:
-        record(
+        record_of_job(
             session,
+            job,
             RESULTS_ROUTED,
-            job.study_id,
-            job=job.id,
             rule=job.rule,
             destinations=",".join(further),
             stat=end.stat,

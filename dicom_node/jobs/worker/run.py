@@ -44,7 +44,7 @@ from dicom_node.base.processes import show_life
 from dicom_node.base.store.database import SHORTEST, Database, is_outage, is_undone
 from dicom_node.base.store.tables import Job
 from dicom_node.base.store.transitions import record, utc_now
-from dicom_node.jobs.queue import JobQueue, new_owner
+from dicom_node.jobs.queue import JobQueue, new_owner, record_of_job
 from dicom_node.jobs.worker.analysis import ImageAnalysis
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning import not_cleaned, record_cleaning
@@ -283,7 +283,7 @@ class Worker:
             self._fail(attempt, sentence_of(failure), cause_of(failure))
         except ResultRefused as refused:
             with self._database.write() as session:
-                record(session, RESULT_REFUSED, job.study_id, job=job.id, reason=str(refused))
+                record_of_job(session, job, RESULT_REFUSED, reason=str(refused))
             self._fail(attempt, f"a result was refused: {refused}", cause_of(refused))
         except Exception as error:
             if is_outage(error):
@@ -292,9 +292,7 @@ class Worker:
             self._at_work.spent |= lacks_memory(error)
             if self._at_work.spent:
                 with self._database.write() as session:
-                    record(
-                        session, WORKER_SPENT, job.study_id, job=job.id, memory_mib=self._at_work.memory_mib
-                    )
+                    record_of_job(session, job, WORKER_SPENT, memory_mib=self._at_work.memory_mib)
             _LOGGER.error("job %s, attempt %s: %s", job.id, job.attempts, place_of(error))
             if self._queue.is_last_try(job):
                 self._fail(attempt, reason, cause_of(error))
@@ -359,7 +357,7 @@ class Worker:
             job, attempt.images = attempt.job, attempt.images.without(faults)
             with self._database.write() as session:
                 for uid, reason in faults.items():
-                    record(session, IMAGE_LEFT_OUT, job.study_id, job=job.id, instance=uid, reason=reason)
+                    record_of_job(session, job, IMAGE_LEFT_OUT, instance=uid, reason=reason)
 
     def _fail(self, attempt: _Attempt, reason: str, cause: Cause) -> None:
         """End the job as failed; the PACS gets a report that says so, unless the job had results before."""

@@ -24,9 +24,8 @@ from dicom_node.base.lifecycle import ResultKind, Retained
 from dicom_node.results import gate
 from dicom_node.results.build import ResultBuilder
 from dicom_node.results.built_object import BuiltObject, encode
-from dicom_node.results.cleaned import build_cleaned, cleaned_class, frames_of, modality_of
 from dicom_node.results.context import ResultContext
-from dicom_node.results.dataset import set_values
+from dicom_node.results.dataset import set_values, text_of
 from dicom_node.results.deidentified.identity import KnownIdentity
 from dicom_node.results.deidentified.profile import OUR_WORDS, apply, faults
 from dicom_node.results.deidentified.pseudonyms import Pseudonyms, pseudonymised
@@ -96,24 +95,23 @@ class _Builder(ResultBuilder):
             )
         )
         self.withheld: list[str] = []
-        self._wanted, self._sources = context.kinds, sources
-        self._pseudonyms, self._options = pseudonyms, options
+        self._sources, self._pseudonyms, self._options = sources, pseudonyms, options
         self._identity = KnownIdentity.from_sources(sources, retained_keywords(options))
 
     def add_all(self, result: PipelineResult) -> None:
         """Add the cleaned images with their masks, and the report on them."""
-        known: dict[str, Source] = {}
+        known = {}
         for source in self._sources:
             of_image = [image for image in result.images if image.source_uid == source.uid]
             masks = [image for image in of_image if image.kind is ImageKind.MASK]
             for image in of_image:
                 if image.kind is ImageKind.CLEANED:
                     with self._withholding():
-                        known[source.uid] = cleaned = self._add_cleaned(
+                        known[source.uid] = cleaned = self._add_pseudonymised(
                             source, image, next(iter(masks), None)
                         )
                         for mask in masks:
-                            if ResultKind.SEG in self._wanted and not is_empty(mask):
+                            if ResultKind.SEG in self.kinds and not is_empty(mask):
                                 make = partial(build_segmentation, self.context, cleaned, in_boxes(mask))
                                 self.add(ResultKind.SEG, [cleaned], make)
         if known:
@@ -137,16 +135,14 @@ class _Builder(ResultBuilder):
         except ResultRefused as refused:
             self.withheld.append(str(refused))
 
-    def _add_cleaned(self, source: Source, image: DerivedImage, mask: DerivedImage | None) -> Source:
+    def _add_pseudonymised(self, source: Source, image: DerivedImage, mask: DerivedImage | None) -> Source:
         """Add the cleaned image of ``source``; return a pseudonymised source that refers to the cleaned image
         instead.
 
         ``mask``: the pixels that were filled; None if that is not known.
         """
         source = pseudonymised(source, self._pseudonyms, self._options)
-        make = partial(build_cleaned, self.context, source, image, mask)
-        sop_class, series = cleaned_class(frames_of(source, image)), (modality_of(source),)
-        self.add(ResultKind.CLEANED, [source], make, of_series=series, sop_class_uid=sop_class)
+        self.add_cleaned(source, image, mask)
         header, made = deepcopy(source.header), self.built[-1]  # of the same size and frames
         set_values(
             header,
@@ -163,7 +159,7 @@ class _Builder(ResultBuilder):
         ours = {keyword: dataset[keyword].value for keyword in OUR_WORDS if keyword in dataset}
         what = "AI node: applied the confidentiality profile"
         dataset.ContributingEquipmentSequence.append(
-            node_equipment(self.context, "", what, codes.DCM.DeIdentifyingEquipment)
+            node_equipment(self.context, what, codes.DCM.DeIdentifyingEquipment)
         )
         apply(dataset, kind, self._options)
         set_values(dataset, **ours)
@@ -193,7 +189,7 @@ def profile_violations(
     ``options``: what is retained. ``read``: the object; ``header``: its bytes before Pixel Data.
     """
     ours = (series_description(context, kind), disclaimer(context), context.pipeline)
-    scanner = [str(source.get(word) or "") for word in ("Manufacturer", "ManufacturerModelName")]
+    scanner = [text_of(source, word) for word in ("Manufacturer", "ManufacturerModelName")]
     yield from faults(read, options)
     yield from identity.found_in(read, header, ours, scanner)
 

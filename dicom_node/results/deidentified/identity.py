@@ -20,17 +20,6 @@ from dicom_node.base.dicom.uids import NO_INSTALLATION
 from dicom_node.results.deidentified.profile import DUMMY_DATE
 from dicom_node.results.source import Source
 
-_IDENTIFYING: Final = frozenset(
-    {
-        "AccessionNumber", "AdmissionID", "DeviceSerialNumber", "FillerOrderNumberImagingServiceRequest",
-        "GantryID", "InstitutionAddress", "InstitutionName", "InstitutionalDepartmentName",
-        "InsurancePlanIdentification", "IssuerOfPatientID", "MedicalRecordLocator", "OtherPatientIDs",
-        "PatientAddress", "PatientID", "PatientTelephoneNumbers", "PerformedProcedureStepID",
-        "PerformedStationAETitle", "PerformedStationName", "PlacerOrderNumberImagingServiceRequest",
-        "RequestedProcedureID", "ScheduledProcedureStepID", "ScheduledStationAETitle", "ScheduledStationName",
-        "ServiceEpisodeID", "StationAETitle", "StationName", "StudyID",
-    }
-)  # fmt: skip
 # Named after what stands there: a station is often called like its scanner.
 _PLACES: Final = frozenset(
     {
@@ -39,6 +28,13 @@ _PLACES: Final = frozenset(
         "StationName",
     }
 )  # fmt: skip
+_IDENTIFYING: Final = _PLACES | {
+    "AccessionNumber", "AdmissionID", "DeviceSerialNumber", "FillerOrderNumberImagingServiceRequest",
+    "InstitutionAddress", "InsurancePlanIdentification", "IssuerOfPatientID", "MedicalRecordLocator",
+    "OtherPatientIDs", "PatientAddress", "PatientID", "PatientTelephoneNumbers", "PerformedProcedureStepID",
+    "PlacerOrderNumberImagingServiceRequest", "RequestedProcedureID", "ScheduledProcedureStepID",
+    "ServiceEpisodeID", "StudyID",
+}  # fmt: skip
 _OF_STANDARDS: Final = frozenset(
     {"CodingSchemeUID", "ContextUID", "MappingResourceUID", "ReferencedSOPClassUID", "SOPClassUID"}
 )
@@ -53,14 +49,14 @@ _DIGITS_IN_BYTES: Final = 10  # digits: UIDs and hashes are full of shorter numb
 _NAME_PART: Final = 4  # letters of a single part of a name that is looked for alone; in other scripts 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class KnownIdentity:
     """Identifying values of the source images, none of which may occur in a de-identified object."""
 
-    _phrases: set[str] = field(repr=False, default_factory=set)
-    _places: set[str] = field(repr=False, default_factory=set)
-    _name_parts: set[str] = field(repr=False, default_factory=set)
-    _uids: set[str] = field(repr=False, default_factory=set)
+    _phrases: set[str] = field(default_factory=set)
+    _places: set[str] = field(default_factory=set)
+    _name_parts: set[str] = field(default_factory=set)
+    _uids: set[str] = field(default_factory=set)
 
     @classmethod
     def from_sources(cls, sources: Sequence[Source], retained: Collection[str] = ()) -> "KnownIdentity":

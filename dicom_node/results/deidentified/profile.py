@@ -6,7 +6,7 @@ our own: the library's acts only on the root of a data set and draws new UIDs at
 not changed by it: the sources have other UIDs already.
 """
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Set
 from functools import cache
 from typing import Final
 
@@ -22,7 +22,7 @@ from dicom_node.base.dicom.header import items
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.lifecycle import OPTIONS, ResultKind, Retained, is_deidentified, retained_by
 from dicom_node.results.concepts import name_of
-from dicom_node.results.dataset import set_values
+from dicom_node.results.dataset import set_values, text_of
 from dicom_node.results.deidentified.retained import retained_keywords
 from dicom_node.results.standard import attributes_of, mandatory_modules
 
@@ -38,11 +38,14 @@ _OPTIONS: Final = {
 }
 
 # A non-zero value for where an IOD wants one (action D), by value representation.
-_DUMMIES: Final = {
-    "AE": "REMOVED", "AS": "000Y", "CS": "REMOVED", "DA": DUMMY_DATE, "DS": "0", "DT": DUMMY_DATE, "IS": "0",
-    "LO": "REMOVED", "LT": "REMOVED", "PN": "REMOVED", "SH": "REMOVED", "ST": "REMOVED", "TM": "000000",
-    "UC": "REMOVED", "UT": "REMOVED",
-}  # fmt: skip
+_DUMMIES: Final = dict.fromkeys(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UT"), "REMOVED") | {
+    "AS": "000Y",
+    "DA": DUMMY_DATE,
+    "DS": "0",
+    "DT": DUMMY_DATE,
+    "IS": "0",
+    "TM": "000000",
+}
 _CURVES, _OVERLAYS, _REPEATED = 0x5000, 0x6000, 0xFF00
 
 # What may stand in a de-identified report; its texts: algorithm, orientation, tracker, observer, which fetus,
@@ -61,7 +64,7 @@ _REMOVE, _REPLACE, _UID = "X", "D", "U"
 """Actions for an attribute in Table E.1-1 (PS3.15 E.1.1); the others stand in ``_actions``."""
 
 
-def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained] = frozenset()) -> None:
+def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained]) -> None:
     """De-identify a result in place, items of sequences too, and mark it (PS3.15 E.1.1, PS3.3 C.7.1.1).
 
     The Content Sequence of a report stays, by the Clean Structured Content Option (E.3.4): the check before
@@ -80,22 +83,22 @@ def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained] = frozenset
     )
 
 
-def faults(read: Dataset, options: Set[Retained] = frozenset()) -> Iterator[str]:
+def faults(read: Dataset, options: Set[Retained]) -> Iterator[str]:
     """Yield one sentence, without values, for each attribute that violates the profile by being present or
     missing.
 
     ``read``: the object. ``options``: what is retained.
     """
     kept = retained_keywords(options)
-    wanted = {
-        "PatientIdentityRemoved is not YES": read.get("PatientIdentityRemoved") == "YES",
-        f"LongitudinalTemporalInformationModified is not {_temporal_information(options)}": (
-            read.get("LongitudinalTemporalInformationModified") == _temporal_information(options)
-        ),
-        "the codes of what is retained are not those of the options": retained_by(read) == options,
-        "the code of the basic confidentiality profile is missing": is_deidentified(read),
-    }
-    yield from (fault for fault, holds in wanted.items() if not holds)
+    temporal = _temporal_information(options)
+    if read.get("PatientIdentityRemoved") != "YES":
+        yield "PatientIdentityRemoved is not YES"
+    if read.get("LongitudinalTemporalInformationModified") != temporal:
+        yield f"LongitudinalTemporalInformationModified is not {temporal}"
+    if retained_by(read) != options:
+        yield "the codes of what is retained are not those of the options"
+    if not is_deidentified(read):
+        yield "the code of the basic confidentiality profile is missing"
     yield from _structured_content(read)
     for item in items(read):
         for element in item:
@@ -125,7 +128,7 @@ def _structured_content(read: Dataset) -> Iterator[str]:
     not write.
     """
     for item in items(read):
-        value_type = str(item.get("ValueType") or "")
+        value_type = text_of(item, "ValueType")
         if value_type and value_type not in _CONTENT_OF_OURS:
             yield f"a content item is of type {value_type}"
         elif value_type == "TEXT" and name_of(item) not in _TEXTS_OF_OURS:
@@ -158,7 +161,7 @@ def _apply_action(dataset: Dataset, element: DataElement, action: str, kind: str
     ``kind``: that Type; 3 is removed, 2 emptied, 1 replaced. Raises ResultRefused if there is no dummy value.
     """
     allowed = action.rstrip("*").split("/")
-    wanted = {"1": ("D", "U", "Z", "X"), "2": ("U", "Z", "D", "X")}.get(kind[:1], ("X", "Z", "D", "U"))
+    wanted = {"1": "DUZX", "2": "UZDX"}.get(kind[:1], "XZDU")
     chosen = next(letter for letter in wanted if letter in allowed)
     if chosen == "X":
         del dataset[element.tag]
@@ -173,7 +176,7 @@ def _apply_action(dataset: Dataset, element: DataElement, action: str, kind: str
 @cache
 def _actions() -> dict[int, str]:
     """The action codes of PS3.15 Table E.1-1, by attribute tag."""
-    groups: dict[str, Sequence[tuple[int, ...]]] = {
+    groups = {
         _REMOVE: table.X_TAGS,
         "Z": table.Z_TAGS,
         _REPLACE: table.D_TAGS,

@@ -21,10 +21,11 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 
+from dicom_node.base.dicom.header import listed
 from dicom_node.base.dicom.identity import patient_sha256
 from dicom_node.base.lifecycle import Retained
 from dicom_node.base.sitekey import SiteKey
-from dicom_node.results.dataset import UTF8, set_values
+from dicom_node.results.dataset import UTF8, set_values, text_of
 from dicom_node.results.deidentified.retained import retained
 from dicom_node.results.source import Source, source_of
 from dicom_node.results.standard import region_code
@@ -66,14 +67,14 @@ _KEPT_IN_ITEMS: Final = frozenset(
 )  # fmt: skip
 # Code strings, kept where they are what the standard lets them be: a console may let people type.
 _TERMS: Final = {
-    "Modality": re.compile(r"US|IVUS|CR|DX|MG|XA|RF|OT"),
-    "PatientOrientation": re.compile(r"[RLAPHF]{1,3}"),
-    "Laterality": re.compile(r"[RLBU]"),
-    "ImageLaterality": re.compile(r"[RLBU]"),
-    "VOILUTFunction": re.compile(r"LINEAR|LINEAR_EXACT|SIGMOID"),
-    "LossyImageCompression": re.compile(r"0[01]"),
-    "SyntheticData": re.compile(r"YES|NO"),
-    "LossyImageCompressionMethod": re.compile(r"ISO_\d{5}_\d{1,2}"),
+    "Modality": r"US|IVUS|CR|DX|MG|XA|RF|OT",
+    "PatientOrientation": r"[RLAPHF]{1,3}",
+    "Laterality": r"[RLBU]",
+    "ImageLaterality": r"[RLBU]",
+    "VOILUTFunction": r"LINEAR|LINEAR_EXACT|SIGMOID",
+    "LossyImageCompression": r"0[01]",
+    "SyntheticData": r"YES|NO",
+    "LossyImageCompressionMethod": r"ISO_\d{5}_\d{1,2}",
 }
 PREFIX: Final = "AI-"  # a reader sees that it is no Patient ID of a hospital
 
@@ -142,7 +143,7 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
     """
     given = source.header
     patient = pseudonyms.patient(
-        str(given.get("PatientID") or ""), str(given.get("IssuerOfPatientID") or ""), source.study_uid
+        text_of(given, "PatientID"), text_of(given, "IssuerOfPatientID"), source.study_uid
     )
     header = Dataset()
     set_values(
@@ -160,15 +161,14 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
         if keyword in given and (kept := _harmless_copy(given[keyword])) is not None:
             header[keyword] = kept
     for keyword, allowed in _TERMS.items():
-        if keyword in given:
-            values = given[keyword].value if given[keyword].VM > 1 else [given[keyword].value]
-            if all(allowed.fullmatch(str(value)) for value in values):
-                header[keyword] = deepcopy(given[keyword])
+        values = listed(given.get(keyword))
+        if values and all(re.fullmatch(allowed, str(value)) for value in values):
+            header[keyword] = deepcopy(given[keyword])
     if region_code(given.get("BodyPartExamined")):
         header.BodyPartExamined = str(given.BodyPartExamined).upper()
     header.update(retained(given, options, pseudonyms.days_earlier(patient)))
     header.file_meta = FileMetaDataset()
-    header.file_meta.TransferSyntaxUID = str(given.file_meta.get("TransferSyntaxUID") or "")
+    header.file_meta.TransferSyntaxUID = text_of(given.file_meta, "TransferSyntaxUID")
     keeps = "".join(f" {option}" for option in sorted(options))
     return source_of(
         replace(

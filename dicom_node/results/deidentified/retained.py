@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from ai_pipeline.images.dates import date_of
 from ai_pipeline.images.numbers import decimal
 from dicom_node.base.lifecycle import Retained
+from dicom_node.results.dataset import text_of
 
 KEYWORDS: Final[Mapping[Retained, tuple[str, ...]]] = {
     Retained.MODIFIED_DATES: ("StudyDate",),
@@ -39,7 +40,7 @@ def retained(given: Dataset, options: Set[Retained], days: int) -> Dataset:
     found = Dataset()
     for keyword in retained_keywords(options):
         # Of several values none passes: which is meant is not known.
-        if value := clean[keyword](str(given.get(keyword) or "").strip()):
+        if value := clean[keyword](text_of(given, keyword).strip()):
             setattr(found, keyword, value)
     return found
 

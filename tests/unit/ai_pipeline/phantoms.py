@@ -13,13 +13,14 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLSLossless, generate_uid
 from pylopdf_fonts_ko import sans_path
 
-from ai_pipeline.burnin.cleaning import CleaningResult
+from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.contract import ImageHeader, ModelRef, PixelArray
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.images.display import GreyDisplay, colour_display
 from tests.modality import assign
 
 Picture = np.ndarray
+Colour = tuple[int, int, int]
 KOREAN_FONT = sans_path()
 NAME = "KIM^MINJUN 1970-01-02"
 
@@ -46,7 +47,7 @@ CHEST = image_header(
 
 class ArrayImage:
     """A source image of samples in memory, ``[frames, rows, columns(, 3)]``; its header is as ``like`` but
-    for its size and what is given.
+    for its size, its colours and what is given.
     """
 
     def __init__(
@@ -55,12 +56,13 @@ class ArrayImage:
         *,
         like: ImageHeader = GREY,
         uid: str = "1.2.3",
-        series_uid: str = "1.2",
         **header: Any,
     ) -> None:
-        self.frames, self.uid, self.series_uid = frames, uid, series_uid
-        size = dict(zip(("frames", "rows", "columns"), frames.shape, strict=False))
-        self.header = replace(like, **size | header)
+        self.frames, self.uid, self.series_uid = frames, uid, "1.2"
+        known = dict(zip(("frames", "rows", "columns"), frames.shape, strict=False))
+        if frames.ndim == 4:
+            known["photometric"] = "RGB"
+        self.header = replace(like, **known | header)
 
     def stored(self, frame: int = 0) -> PixelArray:
         return self.frames[frame]
@@ -103,7 +105,7 @@ def echo(seed: int = 1, size: tuple[int, int] = (360, 480)) -> Picture:
 def linear_echo(seed: int = 1, size: tuple[int, int] = (360, 480)) -> Picture:
     """The rectangle of a linear array, speckle on black, ``[rows, columns]``, without any mark."""
     rows, columns = size
-    picture: Picture = np.zeros(size, np.uint8)
+    picture = np.zeros(size, np.uint8)
     tissue = picture[rows // 5 : rows - rows // 10, columns // 5 : columns - columns // 5]
     speckle = np.random.default_rng(seed).rayleigh(30.0, tissue.shape).astype(np.float32)
     half = tissue.shape[1] // 2, tissue.shape[0] // 2
@@ -112,9 +114,18 @@ def linear_echo(seed: int = 1, size: tuple[int, int] = (360, 480)) -> Picture:
     return picture
 
 
+def noise(shape: tuple[int, ...], low: int = 0, high: int = 256) -> Picture:
+    return np.random.default_rng(1).integers(low, high, shape).astype(np.uint8)
+
+
+def rgb(grey: Picture) -> Picture:
+    """The same greys in three channels."""
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
 def flow(picture: Picture) -> tuple[Picture, np.ndarray]:
     """The picture in RGB with a vessel of colour flow in it, and where the flow is."""
-    colour = np.repeat(picture[:, :, None], 3, axis=2)
+    colour = rgb(picture)
     rows, columns = picture.shape
     y, x = np.mgrid[0:rows, 0:columns]
     vessel = ((x - columns * 0.5) / 70) ** 2 + ((y - rows * 0.55) / 22) ** 2 < 1
@@ -128,7 +139,7 @@ def burn(
     picture: Picture,
     text: str = NAME,
     place: tuple[int, int] = (12, 10),
-    colour: int | tuple[int, int, int] = 255,
+    colour: int | Colour = 255,
     size: int = 18,
     *,
     upside_down: bool = False,
@@ -151,6 +162,11 @@ def burned_box(picture: Picture, burned: Picture) -> tuple[slice, slice]:
 def parts(result: CleaningResult) -> tuple[Picture, np.ndarray]:
     """The first frame of what was cleaned, and its mask."""
     return np.asarray(result.image.frames[0]), np.asarray(result.mask.frames[0]) > 0
+
+
+def cleaned(picture: Picture, **header: Any) -> tuple[Picture, np.ndarray]:
+    """What cleaning leaves of a still, and the mask of what was filled."""
+    return parts(clean(ArrayImage(picture[None], **header), silent))
 
 
 def silent(share: float, what: str) -> None:

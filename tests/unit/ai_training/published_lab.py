@@ -80,16 +80,14 @@ NIH_AGES = {1: "058Y", 2: "414", 3: "009Y", 4: "006M"}
 """What the table really holds: letters, ages above 400, children."""
 
 
-def nih_download(
-    folder: Path, patients: int = 40, films: int = 2, side: int = 128, archives: bool = True
-) -> Path:
+def nih_download(folder: Path, patients: int = 40, side: int = 128, archives: bool = True) -> Path:
     """NIH ChestX-ray14: table, lists, boxes, images (in two archives' folders, or in one ``images/``).
 
     The last quarter of the patients is the official test list. Effusions are drawn: white bases.
     """
     random, rows = np.random.default_rng(7), []
-    lists: dict[str, list[str]] = {"train_val": [], "test": []}
-    for number, film in product(range(1, patients + 1), range(films)):
+    lists = {"train_val": [], "test": []}
+    for number, film in product(range(1, patients + 1), range(2)):
         name, found = f"{number:08d}_{film:03d}.png", NIH_FINDINGS[(number + film) % len(NIH_FINDINGS)]
         person = (number, NIH_AGES.get(number, 30 + number % 50), "MF"[number % 2])
         rows.append((name, found, film, *person, "PA" if number % 3 else "AP", 2682, 2749, 0.143, 0.143, ""))
@@ -127,9 +125,9 @@ def drawn_chest_set(folder: Path, patients: int = 36, side: int = 64) -> Path:
     return table(folder / "manifest.csv", ("file", "patient_id", "age", "split", *LABELS), rows)
 
 
-def hc18(folder: Path, examinations: int = 12) -> Path:
+def hc18(folder: Path) -> Path:
     """HC18: line drawings of ellipses, 010_HC.png and 010_2HC.png of one examination, a test set without."""
-    names = [f"{number:03d}_HC" for number in range(examinations)] + ["010_2HC", "010_3HC", "004_2HC"]
+    names = [f"{number:03d}_HC" for number in range(12)] + ["010_2HC", "010_3HC", "004_2HC"]
     pixels, mask = drawn_head()
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     line = cv2.drawContours(np.zeros_like(pixels), outlines, -1, 255, 1)
@@ -144,13 +142,13 @@ def hc18(folder: Path, examinations: int = 12) -> Path:
     return folder
 
 
-def otu(folder: Path, of_each: int = 7, val: int = 1) -> Path:
+def otu(folder: Path, of_each: int = 7) -> Path:
     """MMOTU's OTU_2d: coloured, binary and doubly binary masks, two blanks before the class, CRLF.
 
     Frame 2 is nearly frame 1; the first frame of val is nearly the first of train.
     """
     root, lists = folder / "OTU_2d", {"train": range(1, 8 * of_each + 1)}
-    lists["val"] = range(8 * of_each + 1, 8 * (of_each + val) + 1)
+    lists["val"] = range(8 * of_each + 1, 8 * of_each + 9)
     for number in (*lists["train"], *lists["val"]):
         pixels, mask = frame(1 if number in {2, lists["val"].start} else number)
         picture(root / f"images/{number}.JPG", cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR))

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import despeckle
@@ -29,6 +29,7 @@ from arms import (
     run_study,
 )
 from completeness import CutFilm, fit, measured
+from despeckle import DespeckleLoss
 from figures import compare
 from safetensors.torch import save_file
 from stamps import TURNED, StampCase, StampModels, figures, measure
@@ -38,7 +39,7 @@ from typer.testing import CliRunner
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.chest.anatomy import Anatomy, Completeness, Edge, Judge
-from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose
+from ai_pipeline.images.coordinates import UPRIGHT, Pose
 from ai_pipeline.models import registry
 from ai_training.base import DataMissing, ExperimentError
 from ai_training.fetal import HEADS
@@ -56,7 +57,9 @@ from ai_training.ultrasound.speckle import (
     scattered,
     texture,
 )
+from tests.unit.ai_pipeline.chest.chest_lab import SAME
 from tests.unit.ai_pipeline.models.store_lab import ended
+from tests.unit.ai_pipeline.phantoms import noise
 from tests.unit.ai_training import published_lab as lab
 from tests.unit.chests import drawn_chest
 from tests.unit.heads import drawn_head
@@ -152,7 +155,7 @@ def test_patients_are_shared_by_training_and_test_only_where_an_arm_says_so(data
 
 @pytest.mark.parametrize("name", list(Alteration.model_fields))
 def test_each_alteration_alters_and_none_does_not(name: str) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    image = noise((64, 64))
     how = {"rotation": 5.0, "blur": 2.0, "noise": 20.0}.get(name, 0.2 if "flip" not in name else True)
     many = [altered(image, Alteration(**{name: how}), np.random.default_rng(k)) for k in range(8)]
     assert any((one != image).any() for one in many)
@@ -272,8 +275,8 @@ def test_filters_bring_a_picture_nearer_to_the_one_below_the_noise() -> None:
         assert np.abs(made(noisy) - below).mean() < np.abs(noisy - below).mean(), name
 
 
-@pytest.mark.parametrize("loss", list(despeckle.DespeckleLoss))
-def test_every_loss_is_least_at_the_truth(loss: despeckle.DespeckleLoss) -> None:
+@pytest.mark.parametrize("loss", list(DespeckleLoss))
+def test_every_loss_is_least_at_the_truth(loss: DespeckleLoss) -> None:
     truth, perception = torch.rand(1, 1, 192, 192), Perception() if "perceptual" in loss else None
     right, wrong = (despeckle.loss_of(made, truth, loss, perception) for made in (truth, truth.flip(-1)))
     assert right.item() == pytest.approx(0, abs=1e-3)
@@ -289,9 +292,9 @@ def test_a_blur_raises_the_looks_and_loses_edges() -> None:
     assert blur["enl"] > 2 * same["enl"]
 
 
-@pytest.mark.parametrize("loss", [despeckle.DespeckleLoss.L1_MS_SSIM, despeckle.DespeckleLoss.TASK])
+@pytest.mark.parametrize("loss", [DespeckleLoss.L1_MS_SSIM, DespeckleLoss.TASK])
 def test_a_run_trains_and_its_network_runs_in_the_node(
-    heads: Path, tmp_path: Path, loss: despeckle.DespeckleLoss
+    heads: Path, tmp_path: Path, loss: DespeckleLoss
 ) -> None:
     torch.save(HeadNetwork().state_dict(), tmp_path / "segmenter.pt")
     whole = despeckle.recipe_of(loss, iterations=1, seed=1, threads=1, workers=0)
@@ -310,7 +313,7 @@ def test_a_run_trains_and_its_network_runs_in_the_node(
 
 
 def test_the_task_needs_its_segmenter(heads: Path, tmp_path: Path) -> None:
-    recipe = despeckle.recipe_of(despeckle.DespeckleLoss.TASK, iterations=1, seed=1, threads=1, workers=0)
+    recipe = despeckle.recipe_of(DespeckleLoss.TASK, iterations=1, seed=1, threads=1, workers=0)
 
     with pytest.raises(ExperimentError, match="segmenter"):
         despeckle.train(heads, tmp_path, recipe)
@@ -344,9 +347,7 @@ def outlined_with_the_heart_on_its_side(picture: np.ndarray, pose: Pose = UPRIGH
     heart, *lungs = drawn_chest(SIDE)[1]
     as_it_is = picture[0, 0] == 255
     moved = np.roll(heart, SIDE // (8 if as_it_is else -8), axis=1)
-    return Anatomy(
-        np.stack([moved, *lungs]), Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None, turn=-0.2 if as_it_is else 0.2
-    )
+    return Anatomy(np.stack([moved, *lungs]), SAME, None, turn=-0.2 if as_it_is else 0.2)
 
 
 def test_a_film_is_measured_as_it_is_mirrored_turned_over_and_turned(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,8 +356,8 @@ def test_a_film_is_measured_as_it_is_mirrored_turned_over_and_turned(monkeypatch
     picture = drawn_chest(SIDE)[0]
     picture[0, 0] = 255
     models = StampModels(
-        cast(Any, SimpleNamespace(analyse=turned_without_a_bright_corner)),
-        cast(Any, SimpleNamespace(outline=outlined_with_the_heart_on_its_side)),
+        SimpleNamespace(analyse=turned_without_a_bright_corner),
+        SimpleNamespace(outline=outlined_with_the_heart_on_its_side),
         Reads(picture),
     )
     image = SetImage("", Path("film.jpg"), "p1", "val", age=50.0, sex="F", view="AP")

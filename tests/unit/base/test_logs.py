@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+from tests.forked import run_python
+
 
 def say(lines: str, level: str = "info", **tables: object) -> subprocess.CompletedProcess[str]:
     """Run lines in a process of its own, whose log is configured by these settings."""
@@ -46,7 +48,7 @@ logging.getLogger("pydicom").warning("Invalid value for VR PN: 'Doe^Jane'")
 logging.getLogger("pynetdicom.events").error("(0010,0010) Doe^Jane")
 logging.getLogger("dicom_node.base.events").info("[6002] ready")
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = run_python(program)
     assert "Doe" not in done.stderr
     [line] = [line for line in done.stderr.splitlines() if "ready" in line]
     assert line.split()[0].endswith("Z"), "UTC"
@@ -65,7 +67,7 @@ try:
 except ValueError as error:
     logging.getLogger("dicom_node").error("association failed", exc_info=error)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = run_python(program)
     first, second, *trace = done.stderr.splitlines()
     assert r"EVIL\n2026-01-01T00:00:00.000Z INFO node: [6002] ready\x9b31m\u202e" in first
     assert second.endswith("association failed")

@@ -17,10 +17,9 @@ import pytest
 
 from dicom_node.base import processes
 from dicom_node.receive.inspection import Inspector
+from tests import ROOT
 from tests.unit.receive.objects import small_xray
 from tests.waiting import wait_until
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

@@ -14,21 +14,16 @@ from sqlalchemy.orm import Session
 from dicom_node.base import events
 from dicom_node.base.lifecycle import DeliveryState
 from dicom_node.base.store import requested
-from dicom_node.base.store.tables import Delivery, RequestedCommitment
+from dicom_node.base.store.tables import Delivery, EventRow, RequestedCommitment
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.commitment_answers import CommitmentAnswers
 from dicom_node.studies.journal import JournalIngest
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import DIGITAL_XRAY, ULTRASOUND, ultrasound
+from tests.peers import a_receiver
 from tests.unit.receive.objects import changed
 
-ASKING = {"name": "modality", "ae_title": "MODALITY", "host": "127.0.0.1", "port": 104, "may": ["send"],
-          "commit_after": "delivered", "commit_hours": 12}  # fmt: skip
-
-
-ARCHIVE = {"name": "archive", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": 4243, "may": ["receive"]}
-
-
+ASKING = a_receiver("modality", 104, may=["send"], commit_after="delivered", commit_hours=12)
 NO_SUCH, CONFLICT, FAILED = "0112", "0119", "0110"
 
 
@@ -50,21 +45,20 @@ def inbox(open_inbox: Callable[..., Inbox]) -> Inbox:
     return open_inbox(
         {
             **CONFIG,
-            "peers": [ASKING, *CONFIG["peers"][1:], ARCHIVE],
+            "peers": [ASKING, *CONFIG["peers"][1:], a_receiver("archive", 4243)],
             "rules": [CONFIG["rules"][0] | {"forward": ["archive"]}],
         }
     )
 
 
-def ask(inbox: Inbox, *lines: str, transaction: str = "2.25.1") -> None:
-    """As the listener journals it."""
-    inbox.tell(
-        events.COMMITMENT_ASKED,
-        transaction=transaction,
-        calling="MODALITY",
-        peer="modality",
-        objects=list(lines),
-    )
+def journal(inbox: Inbox, *lines: str, transaction: str = "2.25.1") -> None:
+    """What the listener journals of a request."""
+    asked = {"transaction": transaction, "peer": "modality", "objects": list(lines)}
+    inbox.tell(events.COMMITMENT_ASKED, calling="MODALITY", **asked)
+
+
+def ask(inbox: Inbox, *lines: str, **transaction: str) -> None:
+    journal(inbox, *lines, **transaction)
     inbox.index()
 
 
@@ -98,14 +92,11 @@ def hours_pass(inbox: Inbox, hours: float) -> None:
             row.next_at = utc_now() - timedelta(seconds=1)
 
 
-def answers(inbox: Inbox, takes: Takes) -> CommitmentAnswers:
-    return CommitmentAnswers(
-        inbox.database,
-        inbox.settings,
-        inbox.settings.peer("modality"),
-        "me",
-        open_reporter=lambda *_: Mock(report=takes),
-    )
+def answered(inbox: Inbox, takes: Takes) -> int:
+    """How many requests of the modality are reported on now."""
+    peer, open_reporter = inbox.settings.peer("modality"), lambda *_: Mock(report=takes)
+    lane = CommitmentAnswers(inbox.database, inbox.settings, peer, "me", open_reporter=open_reporter)
+    return lane.run_once()
 
 
 def state(inbox: Inbox) -> tuple[str, list[str]]:
@@ -115,12 +106,12 @@ def state(inbox: Inbox) -> tuple[str, list[str]]:
 
 def judged(inbox: Inbox) -> tuple[str, list[str]]:
     """The state once a modality that takes all has been reported to."""
-    answers(inbox, Takes()).run_once()
+    answered(inbox, Takes())
     return state(inbox)
 
 
 def number(inbox: Inbox, kind: events.EventType) -> int:
-    return [event.number for event in inbox.events()].count(kind.number)
+    return inbox.column(EventRow.number).count(kind.number)
 
 
 def test_success_is_reported_when_the_archive_has_confirmed_and_once(inbox: Inbox) -> None:
@@ -128,20 +119,20 @@ def test_success_is_reported_when_the_archive_has_confirmed_and_once(inbox: Inbo
     inbox.receive(image)
     ask(inbox, of(image))
     inbox.settle()
-    assert answers(inbox, takes).run_once() == 0
+    assert answered(inbox, takes) == 0
     hours_pass(inbox, 1)
-    assert answers(inbox, takes).run_once() == 0
+    assert answered(inbox, takes) == 0
     assert (state(inbox), takes.reports) == (("waiting", []), [])
     archive_confirms(inbox)
     hours_pass(inbox, 0)
-    assert answers(inbox, takes).run_once() == 1
+    assert answered(inbox, takes) == 1
     ((report, event_type),) = takes.reports
     assert (report.TransactionUID, event_type) == ("2.25.1", 1)
     (item,) = report.ReferencedSOPSequence
     assert (item.ReferencedSOPInstanceUID, item.ReferencedSOPClassUID) == (image.SOPInstanceUID, ULTRASOUND)
     assert "FailedSOPSequence" not in report
     hours_pass(inbox, 1)
-    assert answers(inbox, takes).run_once() == 0
+    assert answered(inbox, takes) == 0
     assert state(inbox) == ("reported", [])
     for kind in (events.COMMITMENT_ASKED, events.COMMITMENT_DECIDED, events.COMMITMENT_ANSWERED):
         assert number(inbox, kind) == 1
@@ -150,9 +141,9 @@ def test_success_is_reported_when_the_archive_has_confirmed_and_once(inbox: Inbo
 def test_all_objects_of_a_request_are_reported_together(inbox: Inbox) -> None:
     image, takes = there("known", inbox), Takes()
     ask(inbox, of(image), f"1.2.3 {ULTRASOUND}")
-    assert answers(inbox, takes).run_once() == 0, "it may not be indexed yet"
+    assert answered(inbox, takes) == 0, "it may not be indexed yet"
     hours_pass(inbox, 0.1)
-    assert answers(inbox, takes).run_once() == 1
+    assert answered(inbox, takes) == 1
     ((report, event_type),) = takes.reports
     assert event_type == 2
     assert [item.ReferencedSOPInstanceUID for item in report.ReferencedSOPSequence] == [image.SOPInstanceUID]
@@ -228,12 +219,12 @@ def test_a_report_is_tried_until_the_modality_takes_it(inbox: Inbox) -> None:
     ask(inbox, of(image))
     ask(inbox, of(image), transaction="2.25.2")
     takes = Takes(says=lambda times: "nobody answers" if times < 3 else "")
-    assert answers(inbox, takes).run_once() == 0
+    assert answered(inbox, takes) == 0
     assert len(takes.reports) == 1, "who is away is not called for the next report too"
-    assert answers(inbox, takes).run_once() == 0
+    assert answered(inbox, takes) == 0
     hours_pass(inbox, 1)
-    assert answers(inbox, takes).run_once() == 2
-    assert [row.state for row in inbox.rows(RequestedCommitment)] == ["reported"] * 2
+    assert answered(inbox, takes) == 2
+    assert inbox.column(RequestedCommitment.state) == ["reported"] * 2
 
 
 @pytest.mark.parametrize("ended", ["released", "open", "lost with its listener"])
@@ -245,13 +236,7 @@ def test_nothing_is_committed_while_a_newer_version_may_wait_to_be_indexed(inbox
         inbox.released("newer")
     elif ended != "open":
         inbox.listener_restarted()
-    inbox.tell(
-        events.COMMITMENT_ASKED,
-        transaction="2.25.1",
-        calling="MODALITY",
-        peer="modality",
-        objects=[of(image)],
-    )
+    journal(inbox, of(image))
     JournalIngest(inbox.database, inbox.folder / "journal").run_once()
     assert judged(inbox) == ("waiting", [])
     inbox.released("newer")
@@ -266,8 +251,8 @@ def test_a_kill_between_the_report_and_its_note_costs_the_same_report_again(inbo
     hours_pass(inbox, 0.1)
     takes = Takes(says=Mock(side_effect=[KeyboardInterrupt, ""]))
     with pytest.raises(KeyboardInterrupt):
-        answers(inbox, takes).run_once()
-    assert [answers(inbox, takes).run_once() for _ in range(2)] == [1, 0]
+        answered(inbox, takes)
+    assert [answered(inbox, takes) for _ in range(2)] == [1, 0]
     (first, _), (second, _) = takes.reports
     assert first == second
 
@@ -278,8 +263,8 @@ def test_the_same_transaction_is_taken_once_and_not_too_many_wait(
     monkeypatch.setattr(requested, "MOST_OPEN", 2)
     for transaction in ("2.25.1", "2.25.1", "2.25.2", "2.25.3"):
         ask(inbox, f"1.2.3 {ULTRASOUND}", transaction=transaction)
-    assert [row.transaction_uid for row in inbox.rows(RequestedCommitment)] == ["2.25.1", "2.25.2"]
-    assert [event.fields["reason"] for event in inbox.events() if event.number == 1071] == [
+    assert inbox.column(RequestedCommitment.transaction_uid) == ["2.25.1", "2.25.2"]
+    assert [event.fields["reason"] for event in inbox.events(1071)] == [
         "its Transaction UID was used before",
         "too many requests of this peer wait for a report",
     ]

@@ -14,7 +14,6 @@ from dicom_node.base.store.tables import Delivery, Result
 from tests.modality import assign
 from tests.outbox_lab import Outbox
 from tests.pacs_lab import Pacs, run_pacs
-from tests.ports import free_port
 from tests.result_reading import coded
 
 
@@ -59,7 +58,7 @@ SEALED = {"deidentify": True, "results": ("cleaned", "seg", "sr")}
 def test_a_deidentified_object_goes_to_the_peer_that_it_was_made_for_and_nothing_else_does(
     tmp_path: Path, peer: dict[str, Any], make: Callable[[Outbox, Path, str], object], refused: str | None
 ) -> None:
-    with run_pacs(Pacs(free_port())) as pacs:
+    with run_pacs(Pacs()) as pacs:
         outbox = Outbox(tmp_path, [pacs.peer("archive", **peer)])
         (uid,) = outbox.add_study(["archive"], [ResultKind.SR])
         make(outbox, tmp_path, uid)

@@ -95,7 +95,7 @@ def test_a_person_cannot_retry_what_is_on_its_way_or_there(outbox: Outbox, state
 
 def test_nothing_of_a_quarantined_study_leaves_before_a_person_released_it(outbox: Outbox) -> None:
     outbox.put(Study, 1, state=StudyState.QUARANTINED)
-    outbox.worker().run_once()
+    outbox.run_once()
     [row] = outbox.rows(Delivery)
     assert (row.state, row.withdrawn) == (S.CANCELLED, True)
     assert row.reason == "not sent: the study is in quarantine"

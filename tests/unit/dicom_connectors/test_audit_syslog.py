@@ -16,7 +16,6 @@ from xml.etree.ElementTree import Element, fromstring
 import pytest
 from hypothesis import example, given, settings, strategies
 from pydicom.sr.codedict import codes
-from sqlalchemy import select
 
 from dicom_connectors.audit_syslog import sender as syslog
 from dicom_connectors.audit_syslog.message import KINDS, AuditSource, audit_message, check_message
@@ -36,7 +35,7 @@ from dicom_node.base.events import (
 )
 from dicom_node.base.lifecycle import AuditAction, Role
 from dicom_node.base.logs import printable
-from dicom_node.base.store.tables import AuditRow
+from dicom_node.base.store.tables import AuditRow, EventRow
 from dicom_node.base.store.transitions import record
 from dicom_node.people import audit
 from dicom_node.serve.background import Background
@@ -60,19 +59,19 @@ def row(action: AuditAction, **fields: object) -> AuditRow:
 
 
 @pytest.mark.parametrize("study", ["1.2.3", ""])
-def test_each_action_is_a_message_of_the_schema(study: str) -> None:
-    for action in AuditAction:
-        text = audit_message(row(action, peer="pacs", empty=[]), study, "P-1" if study else "", SOURCE)
-        check_message(text)
-        root = fromstring(text)
-        event = root[0]
-        assert event.get("EventDateTime") == "2026-01-02T03:04:05.678+00:00"
-        assert event.get("EventActionCode") in set("CRUDE")
-        assert event[0].get("csd-code") == KINDS[action].event.value
-        ids = [found.get("ParticipantObjectID") for found in root.iter("ParticipantObjectIdentification")]
-        alerted = [one for one in ids if str(one).startswith("dicom-node://") or one == "192.0.2.7"]
-        assert bool(alerted) is (KINDS[action].event == codes.DCM.SecurityAlert)
-        assert ids == (["1.2.3", "P-1"] if study else [] if alerted else [action.value]) + alerted
+@pytest.mark.parametrize("action", AuditAction)
+def test_each_action_is_a_message_of_the_schema(action: AuditAction, study: str) -> None:
+    text = audit_message(row(action, peer="pacs", empty=[]), study, "P-1" if study else "", SOURCE)
+    check_message(text)
+    root = fromstring(text)
+    event = root[0]
+    assert event.get("EventDateTime") == "2026-01-02T03:04:05.678+00:00"
+    assert event.get("EventActionCode") in set("CRUDE")
+    assert event[0].get("csd-code") == KINDS[action].event.value
+    ids = [found.get("ParticipantObjectID") for found in root.iter("ParticipantObjectIdentification")]
+    alerted = [one for one in ids if str(one).startswith("dicom-node://") or one == "192.0.2.7"]
+    assert bool(alerted) is (KINDS[action].event == codes.DCM.SecurityAlert)
+    assert ids == (["1.2.3", "P-1"] if study else [] if alerted else [action.value]) + alerted
 
 
 @pytest.mark.parametrize(
@@ -196,13 +195,24 @@ def auditing_node(folder: Path, port: int, **other: Any) -> Inbox:
     return Inbox(folder / "var", {**CONFIG, "outbox": {"retry_seconds": 0.01}, "audit": given})
 
 
+@pytest.fixture
+def repository(certificate: Path) -> Iterator[Repository]:
+    with Repository(certificate).running() as repository:
+        yield repository
+
+
+@pytest.fixture
+def inbox(tmp_path: Path, certificate: Path, repository: Repository) -> Inbox:
+    """A node that sends its records to the repository."""
+    return auditing_node(tmp_path, repository.port, authorities=certificate / "cert.pem")
+
+
 def note(inbox: Inbox, action: AuditAction, study: int | None = None) -> None:
     inbox.write(audit.note, audit.Person("anna", "192.0.2.7"), action, study_id=study)
 
 
-def send(inbox: Inbox) -> int:
-    """How many a sender that begins now sends."""
-    return AuditSender(inbox.database, inbox.settings, "a test").run_once()
+def sender_of(inbox: Inbox) -> AuditSender:
+    return AuditSender(inbox.database, inbox.settings, "a test")
 
 
 def actions(messages: list[bytes]) -> list[str | None]:
@@ -210,17 +220,17 @@ def actions(messages: list[bytes]) -> list[str | None]:
     return [root[0].findtext("EventOutcomeDescription") for root in roots]
 
 
-def test_each_record_is_sent_once_in_order_and_names_its_patient(tmp_path: Path, certificate: Path) -> None:
-    with Repository(certificate).running() as repository:
-        inbox = auditing_node(tmp_path, repository.port, authorities=certificate / "cert.pem")
-        inbox.settle(changed(ultrasound("one"), PatientID="P-1"))
-        sender = AuditSender(inbox.database, inbox.settings, "a test")
-        note(inbox, AuditAction.SIGNED_IN)
-        note(inbox, AuditAction.STUDY_SEEN, 1)
-        assert sender.run_once() == 2
-        note(inbox, AuditAction.SIGNED_OUT)
-        assert AuditSender(inbox.database, inbox.settings, "a test").run_once() == 1
-        assert sender.run_once() == 0
+def test_each_record_is_sent_once_in_order_and_names_its_patient(
+    repository: Repository, inbox: Inbox
+) -> None:
+    inbox.settle(changed(ultrasound("one"), PatientID="P-1"))
+    sender = sender_of(inbox)
+    note(inbox, AuditAction.SIGNED_IN)
+    note(inbox, AuditAction.STUDY_SEEN, 1)
+    assert sender.run_once() == 2
+    note(inbox, AuditAction.SIGNED_OUT)
+    assert sender_of(inbox).run_once() == 1
+    assert sender.run_once() == 0
     messages = repository.messages()
     assert actions(messages) == ["signed_in", "study_seen", "signed_out"]
     assert messages[0].startswith(b"<85>1 20")
@@ -229,28 +239,26 @@ def test_each_record_is_sent_once_in_order_and_names_its_patient(tmp_path: Path,
 
 
 def test_starts_transfers_queries_and_refused_callers_are_audited_too(
-    tmp_path: Path, certificate: Path
+    repository: Repository, inbox: Inbox
 ) -> None:
     """PS3.15 A.5.3.1, A.5.3.7, A.5.3.10, A.5.3.11: what no person did."""
-    with Repository(certificate).running() as repository:
-        inbox = auditing_node(tmp_path, repository.port, authorities=certificate / "cert.pem")
-        inbox.write(record, NODE_STARTED)
-        inbox.opened("a1")
-        inbox.receive(changed(ultrasound("one"), PatientID="P-1"), association="a1")
-        inbox.released("a1")
-        inbox.tell(ASSOCIATION_REJECTED, calling="STRANGER", meaning="calling AE title not recognized")
-        inbox.settle()
-        with inbox.database.write() as session:  # at one time: they go in one message
-            for uid in ("1.2.1", "1.2.2"):
-                record(session, DELIVERY_SENT, 1, destination="pacs", instance=uid)
-        inbox.write(record, STUDY_RERUN, 1)
-        inbox.write(record, STUDY_COMPLETE, 1)  # the rules again: nothing was received
-        inbox.write(record, ARCHIVE_ANSWERED, 1, peer="pacs", asked="prior", found=2, fetched=1)
-        inbox.write(record, NODE_STOPPING)
-        sender = AuditSender(inbox.database, inbox.settings, "a test")
-        sent: list[int] = []
-        wait_until(lambda: sent.append(sender.run_once()) or sum(sent) >= 6, 60, "sent")
-        assert sender.run_once() == 0
+    inbox.write(record, NODE_STARTED)
+    inbox.opened("a1")
+    inbox.receive(changed(ultrasound("one"), PatientID="P-1"), association="a1")
+    inbox.released("a1")
+    inbox.tell(ASSOCIATION_REJECTED, calling="STRANGER", meaning="calling AE title not recognized")
+    inbox.settle()
+    with inbox.database.write() as session:  # at one time: they go in one message
+        for uid in ("1.2.1", "1.2.2"):
+            record(session, DELIVERY_SENT, 1, destination="pacs", instance=uid)
+    inbox.write(record, STUDY_RERUN, 1)
+    inbox.write(record, STUDY_COMPLETE, 1)  # the rules again: nothing was received
+    inbox.write(record, ARCHIVE_ANSWERED, 1, peer="pacs", asked="prior", found=2, fetched=1)
+    inbox.write(record, NODE_STOPPING)
+    sender = sender_of(inbox)
+    sent: list[int] = []
+    wait_until(lambda: sent.append(sender.run_once()) or sum(sent) >= 6, 60, "sent")
+    assert sender.run_once() == 0
     messages = {text["what"]: text for text in map(_read, repository.messages())}
     assert {what: text["codes"] for what, text in messages.items()} == {
         "node_started": ["110100", "110120"],
@@ -269,21 +277,19 @@ def test_starts_transfers_queries_and_refused_callers_are_audited_too(
     assert "STRANGER" in messages["caller_refused"]["participants"]
 
 
-def test_the_stop_is_sent_at_the_stop(tmp_path: Path, certificate: Path) -> None:
-    with Repository(certificate).running() as repository:
-        inbox = auditing_node(tmp_path, repository.port, authorities=certificate / "cert.pem")
-        background = Background(
-            inbox.database, inbox.settings, Role.CONSOLE, "all", say=lambda *_, **__: None, database_file=0
-        )
-        background.start()
-        inbox.write(record, NODE_STARTED)
-        for _ in range(120):  # more than are read at once wait before it
-            inbox.write(record, ASSOCIATION_REJECTED, calling="STRANGER")
-        inbox.write(record, NODE_STOPPING)
-        background.stop()
-        [service] = background._services
-        service.at_stop.__self__._next_at = inf  # as after a failure
-        background.leave()
+def test_the_stop_is_sent_at_the_stop(repository: Repository, inbox: Inbox) -> None:
+    background = Background(
+        inbox.database, inbox.settings, Role.CONSOLE, "all", say=lambda *_, **__: None, database_file=0
+    )
+    background.start()
+    inbox.write(record, NODE_STARTED)
+    for _ in range(120):  # more than are read at once wait before it
+        inbox.write(record, ASSOCIATION_REJECTED, calling="STRANGER")
+    inbox.write(record, NODE_STOPPING)
+    background.stop()
+    [service] = background._services
+    service.at_stop.__self__._next_at = inf  # as after a failure
+    background.leave()
     sent = actions(repository.messages())
     assert (sent[0], sent[-1], len(sent)) == ("node_started", "node_stopping", 122)
 
@@ -303,18 +309,16 @@ def _read(message: bytes) -> dict[str, Any]:
     }
 
 
-def test_what_a_repository_did_not_read_is_sent_again(tmp_path: Path, certificate: Path) -> None:
-    with Repository(certificate).running() as repository:
-        inbox = auditing_node(tmp_path, repository.port, authorities=certificate / "cert.pem")
-        sender = AuditSender(inbox.database, inbox.settings, "a test")
-        for _ in range(150):
-            note(inbox, AuditAction.STUDY_SEARCHED)
-        repository.reset = True
-        assert sender.run_once() == 0
-        repository.reset = False
-        wait_until(lambda: sender.run_once() == 150, 60, "sent")
+def test_what_a_repository_did_not_read_is_sent_again(repository: Repository, inbox: Inbox) -> None:
+    sender = sender_of(inbox)
+    for _ in range(150):
+        note(inbox, AuditAction.STUDY_SEARCHED)
+    repository.reset = True
+    assert sender.run_once() == 0
+    repository.reset = False
+    wait_until(lambda: sender.run_once() == 150, 60, "sent")
     assert len(repository.messages()) == 150
-    assert [row.number for row in inbox.events()] == [AUDIT_NOT_SENT.number, AUDIT_SENT_AGAIN.number]
+    assert inbox.column(EventRow.number) == [AUDIT_NOT_SENT.number, AUDIT_SENT_AGAIN.number]
 
 
 def test_a_repository_that_is_not_there_or_hangs_holds_up_nothing_else(
@@ -325,8 +329,8 @@ def test_a_repository_that_is_not_there_or_hangs_holds_up_nothing_else(
     with repository.running():
         inbox = auditing_node(tmp_path, repository.port, authorities=certificate / "cert.pem", seconds=0.5)
         note(inbox, AuditAction.SIGNED_IN)
-        assert send(inbox) == 0
-    assert send(inbox) == 0
+        assert sender_of(inbox).run_once() == 0
+    assert sender_of(inbox).run_once() == 0
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -337,7 +341,7 @@ def test_a_certificate_is_checked_on_both_sides(tmp_path: Path, certificate: Pat
         for name, given, sent in (("ours", ours, int(known)), ("other", {"authorities": wants}, 0)):
             inbox = auditing_node(tmp_path / name, repository.port, **given)
             note(inbox, AuditAction.SIGNED_IN)
-            assert send(inbox) == sent
+            assert sender_of(inbox).run_once() == sent
     assert len(repository.messages()) == int(known)
 
 
@@ -407,10 +411,10 @@ def test_a_record_without_a_valid_message_is_an_event_and_holds_up_no_others(
     inbox = auditing_node(tmp_path, receiver.getsockname()[1], transport="udp")
     inbox.write(audit.note, audit.Person("anna"), AuditAction.CONFIG_RELOADED, files="x" * 70_000)
     note(inbox, AuditAction.SIGNED_OUT)
-    sender = AuditSender(inbox.database, inbox.settings, "a test")
+    sender = sender_of(inbox)
     assert sender.run_once() == 1
     assert sender.run_once() == 0
     assert actions([receiver.recv(65535)]) == ["signed_out"]
     [event] = inbox.events()
     assert (event.number, event.fields["record"]) == (AUDIT_NOT_MADE.number, 1)
-    assert inbox.scalars(select(AuditRow.reported).order_by(AuditRow.id)) == [False, True]
+    assert inbox.column(AuditRow.reported) == [False, True]

@@ -22,7 +22,7 @@ from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.jobs.worker.run import Worker
 from dicom_node.people.preflight import Tried
 from dicom_node.studies.purging import purge
-from dicom_node.studies.reconciliation import compare, reindex
+from dicom_node.studies.reconciliation import compare
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.pacs_lab import Pacs
@@ -82,7 +82,7 @@ def fetched(node: Inbox, path: str) -> Path:
 
 
 def path_of(node: Inbox) -> str:
-    return node.instance(IMAGE.SOPInstanceUID).path
+    return node.instance(IMAGE).path
 
 
 def test_a_study_is_worked_on_when_another_machine_can_have_it(site: Site) -> None:
@@ -115,7 +115,7 @@ def test_a_store_that_is_away_is_told_once_and_gets_all_when_it_is_back(site: Si
         assert [handing_over.run_once() for _ in range(2)] == [0, 0]
         assert waiting(site.a) == 2
     wait_until(lambda: handing_over.run_once() >= 0 and not waiting(site.a), 60, "the store is back")
-    told = [row.number for row in site.a.rows(EventRow)]
+    told = site.a.column(EventRow.number)
     assert [told.count(event.number) for event in (STORE_AWAY, STORE_BACK)] == [1, 1]
 
 
@@ -155,14 +155,14 @@ def test_a_database_of_yesterday_and_the_bucket_give_the_same_content(site: Site
     site.a.index(IMAGE)
     handing(site.a, site).run_once()
     later = site.machine("later", database="restored.db")
-    assert len(compare(later.database, later.spool, later.files).unknown) == 1
-    assert reindex(later.database, later.spool, later.files, lambda *_: None) == 1
+    assert len(compare(*later.stores).unknown) == 1
+    assert later.reindex() == 1
     later.index()
     handing(later, site).run_once()
-    assert not str(compare(later.database, later.spool, later.files))
+    assert not str(compare(*later.stores))
     site.bucket().delete(path_of(later))
     (later.folder / path_of(later)).unlink()
-    assert "without a file" in str(compare(later.database, later.spool, later.files))
+    assert "without a file" in str(compare(*later.stores))
 
 
 def test_a_job_waits_for_the_store_and_loses_no_try(site: Site) -> None:

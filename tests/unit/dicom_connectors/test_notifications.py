@@ -119,7 +119,7 @@ def test_what_is_refused_for_good_is_given_up_and_can_be_sent_again(tmp_path: Pa
         lambda: made.run_once() == 0 and inbox.rows(Notification)[-1].state == "failed", 60, "given up"
     )
     assert len(web.calls) == 3
-    [told] = [row for row in inbox.events() if row.number == events.NOTIFICATION_GIVEN_UP.number]
+    [told] = inbox.events(events.NOTIFICATION_GIVEN_UP.number)
     assert told.fields["notification"] == "hook"
     made.run_once()
     assert len(inbox.rows(Notification)) == 1, "that it cannot be sent is not sent"
@@ -206,7 +206,7 @@ def test_a_peer_that_is_silent_is_told_once_for_each_silence(tmp_path: Path) -> 
         inbox.index(*came)
         for _ in range(2):
             report_silence(inbox.database, inbox.settings)
-    told = [row.fields["peer"] for row in inbox.events() if row.number == events.PEER_SILENT.number]
+    told = [row.fields["peer"] for row in inbox.events(events.PEER_SILENT.number)]
     assert told == ["modality", "modality"]
 
 

@@ -109,7 +109,7 @@ def test_a_dead_letter_is_a_failed_span_of_a_failed_study(node: Inbox, collector
     work(node)
     node.put(Delivery, state=DeliveryState.DEAD, reason="refused")
     node.write(settle_study, 1)
-    assert [row.state for row in node.rows(Study)] == [StudyState.FAILED]
+    assert node.column(Study.state) == [StudyState.FAILED]
     assert traces(node).run_once() == 1
     failed = {span.name for span in collector.spans() if span.status.code == Status.STATUS_CODE_ERROR}
     assert failed == {"study", "deliver pacs"}

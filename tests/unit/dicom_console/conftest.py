@@ -9,7 +9,7 @@ import pytest
 
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import users
-from tests.console_lab import Browser, ConsoleLab, add_users, quick_hasher
+from tests.console_lab import Browser, ConsoleLab, add_users, console_of, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.unit.dicom_console.illustrated import analysed, illustrated
 
@@ -51,7 +51,7 @@ def inbox(open_with_users: Callable[..., Inbox]) -> Inbox:
 
 @pytest.fixture
 def console(inbox: Inbox) -> ConsoleLab:
-    return ConsoleLab(inbox.settings, inbox.database)
+    return console_of(inbox)
 
 
 @pytest.fixture(scope="session")
@@ -73,9 +73,19 @@ def node(open_inbox: Callable[..., Inbox], tmp_path: Path, analysed_once: Path) 
 
 @pytest.fixture
 def console_of_node(node: Inbox) -> ConsoleLab:
-    return ConsoleLab(node.settings, node.database)
+    return console_of(node)
 
 
 @pytest.fixture
-def uploader(console: ConsoleLab) -> Browser:
+def viewer(console: ConsoleLab) -> Browser:
+    return console.browser(UserRole.VIEWER)
+
+
+@pytest.fixture
+def admin(console: ConsoleLab) -> Browser:
+    return console.browser(UserRole.ADMIN)
+
+
+@pytest.fixture
+def operator(console: ConsoleLab) -> Browser:
     return console.browser(UserRole.OPERATOR)

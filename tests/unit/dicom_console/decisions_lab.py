@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from dicom_node.base.lifecycle import ReaderVerdict, ResultKind
+from dicom_node.base.lifecycle import ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.base.store.tables import Result
-from dicom_node.people import assessments, audit, verdicts
+from dicom_node.people import assessments, audit, verdicts, withdrawal
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.dicom_console.illustrated import illustrated
@@ -38,6 +38,13 @@ def send(node: Inbox, by: audit.Person = READER) -> list[str]:
     return assessments.send_assessments(node.settings, UID, by)
 
 
+def withdraw(node: Inbox, *results: int) -> None:
+    """These results, or all of the study."""
+    withdrawal.withdraw_results(
+        node.settings, UID, results or None, reason=RejectionReason.QUALITY, because="other patient"
+    )
+
+
 UID = str(ultrasound("one").StudyInstanceUID)
 
 
@@ -47,9 +54,13 @@ def another(row: Result, **values: str) -> Result:
     return Result(**same | {"id": None} | values)
 
 
+def results(node: Inbox, kind: ResultKind) -> list[Result]:
+    return [row for row in node.rows(Result) if row.kind is kind]
+
+
 def objects(node: Inbox, kind: ResultKind) -> list[Path]:
-    return [node.folder / row.path for row in node.rows(Result) if row.kind is kind]
+    return [node.folder / row.path for row in results(node, kind)]
 
 
 def result(node: Inbox, kind: ResultKind) -> Result:
-    return next(row for row in node.rows(Result) if row.kind is kind)
+    return results(node, kind)[0]

@@ -20,7 +20,7 @@ def add_study(database: Database, name: str = "1") -> int:
 
 def add_job(
     database: Database,
-    study_id: int,
+    study_id: int | None = None,
     rule: str = "rule",
     *,
     pipeline: str = "ultrasound",
@@ -30,10 +30,10 @@ def add_job(
     state: JobState = JobState.QUEUED,
     revision: int = 1,
 ) -> int:
-    """Enqueue a job of so many ``seconds`` of work that is due ``late`` seconds from now."""
+    """Enqueue a job of so many ``seconds``, due in ``late`` seconds; without a study, of a new one."""
     now = utc_now()
     job = Job(
-        study_id=study_id,
+        study_id=study_id or add_study(database),
         study_revision=revision,
         rule=rule,
         pipeline=pipeline,

@@ -46,7 +46,8 @@ from dicom_node.jobs.queue import JobQueue, cancel, enqueue, estimated_seconds, 
 from dicom_node.jobs.worker import heartbeat
 from dicom_node.jobs.worker import run as worker_module
 from tests.inbox_lab import Inbox
-from tests.modality import ultrasound
+from tests.modality import ultrasound, ultrasounds
+from tests.postgres_lab import POSTGRESQL
 from tests.rows import Stored, a_job
 from tests.unit.jobs.queue_lab import (
     WORKERS,
@@ -115,7 +116,7 @@ def test_a_job_of_a_study_that_has_a_newer_revision_is_not_put_back(
 
 
 def test_heartbeats_keep_the_lease_and_show_progress(database: Database, queue: JobQueue) -> None:
-    number = add_job(database, add_study(database))
+    number = add_job(database)
     job = claimed(queue)
     before = job_row(database, number).lease_until
     time.sleep(0.02)
@@ -154,7 +155,7 @@ def test_of_a_worker_that_computes_the_time_counts_that_a_slow_machine_gave_it(
 def test_a_job_whose_lease_ended_is_taken_over_and_its_former_owner_can_end_it_no_more(
     database: Database, queue: JobQueue
 ) -> None:
-    number = add_job(database, add_study(database))
+    number = add_job(database)
     lost = claimed(queue, "elsewhere/1/1/a")
     lose(database, number)
     taken = claimed(queue, "elsewhere/2/1/b")
@@ -173,7 +174,7 @@ def test_a_job_whose_lease_ended_is_taken_over_and_its_former_owner_can_end_it_n
 
 def test_a_clock_put_back_a_day_holds_no_job_and_no_lease(database: Database, queue: JobQueue) -> None:
     a_day_ahead = utc_now() + timedelta(days=1)
-    number = add_job(database, add_study(database))
+    number = add_job(database)
     claimed(queue, "elsewhere/1/1/a")
     lose(database, number, shown_ahead=True)
     queue.retry_at(claimed(queue, "elsewhere/2/1/b"), a_day_ahead, "the disk was full")
@@ -185,7 +186,7 @@ def test_a_clock_put_back_a_day_holds_no_job_and_no_lease(database: Database, qu
 def test_the_job_of_a_killed_worker_of_this_machine_is_taken_over_at_once(
     database: Database, queue: JobQueue
 ) -> None:
-    add_job(database, add_study(database))
+    add_job(database)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         owner = f"{new_owner().partition('/')[0]}/{process.pid}/{os.getpid()}/abc"
         claimed(queue, owner)
@@ -232,7 +233,7 @@ def test_a_worker_that_its_node_ends_for_silence_uses_up_no_try(database: Databa
 
 
 def test_a_job_that_was_lost_with_its_whole_node_is_not_blamed(database: Database, queue: JobQueue) -> None:
-    add_job(database, add_study(database))
+    add_job(database)
     processes = [subprocess.Popen([sys.executable, "-c", ""]) for _ in range(2)]
     for process in processes:
         process.wait()
@@ -287,7 +288,7 @@ def test_what_waits_is_cancelled_at_once(database: Database, queue: JobQueue) ->
 
 
 def test_what_runs_learns_at_its_heartbeat_that_it_is_cancelled(database: Database, queue: JobQueue) -> None:
-    number = add_job(database, add_study(database))
+    number = add_job(database)
     job = claimed(queue)
     Stored(database).write(cancel, number)
     for call in (lambda: queue.heartbeat(job, 0.1, ""), lambda: complete(database, queue, job)):
@@ -323,7 +324,7 @@ def test_a_lease_has_one_holder_until_it_ends_or_is_given_back(database: Databas
 
 
 POSTGRESQL_ONLY = pytest.mark.parametrize(
-    "database", [pytest.param("postgresql", marks=pytest.mark.debian("postgresql"))], indirect=True
+    "database", [pytest.param("postgresql", marks=POSTGRESQL)], indirect=True
 )
 
 
@@ -348,7 +349,7 @@ async def by_procrastinate(database: Database, call: str, *words: Any, **named: 
 
 @POSTGRESQL_ONLY
 def test_a_job_and_its_ticket_come_and_go_in_one_transaction(database: Database, queue: JobQueue) -> None:
-    number = add_job(database, add_study(database))
+    number = add_job(database)
     assert in_procrastinate(database) == [(str(number), "todo")]
     job = claimed(queue)
     assert in_procrastinate(database) == [(str(number), "doing")]
@@ -377,7 +378,7 @@ def test_procrastinate_alone_would_let_a_former_holder_end_a_job_and_the_fence_d
     database: Database, queue: JobQueue
 ) -> None:
     """Its jobs have no number of an attempt: whoever knows the job may finish it. Ours have."""
-    number = add_job(database, add_study(database))
+    number = add_job(database)
     former = claimed(queue)
     lose(database, number)
     claimed(queue, "elsewhere/2/1/b")
@@ -397,7 +398,7 @@ def test_procrastinate_alone_would_let_a_former_holder_end_a_job_and_the_fence_d
 def test_a_process_that_is_killed_between_its_ticket_and_its_job_loses_no_job(
     database: Database, queue: JobQueue
 ) -> None:
-    number = add_job(database, add_study(database))
+    number = add_job(database)
     asyncio.run(by_procrastinate(database, "fetch_job", None, None))
     assert queue.claim("elsewhere/1/1/a") is None
     queue.reap()
@@ -431,7 +432,7 @@ def test_a_ticket_waits_only_once_its_job_is_committed(database: Database, queue
 
 @POSTGRESQL_ONLY
 def test_a_job_that_somebody_else_changes_is_not_waited_for(database: Database, queue: JobQueue) -> None:
-    number, started = add_job(database, add_study(database)), time.monotonic()
+    number, started = add_job(database), time.monotonic()
     with database.write() as session:
         session.get_one(Job, number, with_for_update=True)
         assert queue.claim("elsewhere/1/1/a") is None
@@ -516,13 +517,13 @@ def test_a_job_that_is_running_lets_a_short_one_pass_between_its_steps(
 ) -> None:
     monkeypatch.setattr(worker_module, "_LOOK_SECONDS", -1.0)
     node = open_inbox(configuration())
-    node.settle(*(ultrasound("long", number=number) for number in range(1, 7)))
+    node.settle(*ultrasounds("long", 6))
     node.settle(changed(ultrasound("short"), BodyPartExamined="BREAST"))
     long, short = node.jobs()
     assert long.cost_seconds > 4 * short.cost_seconds > 4
     node.put(Job, long.id, turn_at=long.turn_at - timedelta(days=1))
     assert worker_module.Worker(node.settings, node.database).run_once()
-    assert [event.fields["job"] for event in node.events() if event.number == 3003] == [short.id, long.id]
+    assert [event.fields["job"] for event in node.events(3003)] == [short.id, long.id]
     assert {(job.tries, job.state) for job in node.jobs()} == {(1, JobState.SUCCEEDED)}
 
 

@@ -51,7 +51,16 @@ from dicom_node.base.lifecycle import (
     is_deidentified,
 )
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Delivery, HeldResult, Instance, Notification, Result, Study
+from dicom_node.base.store.tables import (
+    Delivery,
+    EventRow,
+    HeldResult,
+    Instance,
+    Job,
+    Notification,
+    Result,
+    Study,
+)
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver import holding
 from dicom_node.deliver.delivery_worker import DeliveryWorker
@@ -60,9 +69,9 @@ from dicom_node.people.outbox import discard_deliveries, send_again, send_study
 from dicom_node.results import stated_report
 from dicom_node.studies.purging import purge_results
 from tests.inbox_lab import Inbox
-from tests.modality import quick_ultrasound, ultrasound
+from tests.modality import quick_ultrasound, ultrasound, ultrasounds
 from tests.pacs_lab import Pacs, run_pacs
-from tests.ports import free_port
+from tests.peers import a_peer
 from tests.result_images import CR, EFFUSION, grey_image, without_text, write_image
 from tests.unit.dicom_console.illustrated import illustrated
 from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration, confirm, states, work
@@ -137,8 +146,28 @@ def mark(node: Inbox, uid: str) -> str:
     return str(node.read(held_results.held_results, node.settings, node.study(uid).id)["as_of"])
 
 
+def accept(node: Inbox, uid: str, **how: Any) -> int:
+    return held_results.accept_results(node.settings, uid, ANNA, **how)
+
+
+def reject(node: Inbox, uid: str, because: str = "wrong side") -> int:
+    return held_results.reject_results(node.settings, uid, ANNA, because=because)
+
+
+def withdraw(node: Inbox, uid: str) -> dict[str, list[str]]:
+    return withdrawal.withdraw_results(
+        node.settings, uid, None, reason=RejectionReason.QUALITY, because="wrong film"
+    )
+
+
+def rerun(node: Inbox, uid: str) -> None:
+    """Apply the rules to the study again, and run what comes of it."""
+    studies.rerun_rules(node.settings, [uid])
+    work(node)
+
+
 def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
-    with run_pacs(Pacs(free_port())) as pacs:
+    with run_pacs(Pacs()) as pacs:
         peer = pacs.peer()
         node.settings = settings(node, host=peer.host, port=peer.port, ae_title=peer.ae_title)
         uid = analysed(node)
@@ -149,7 +178,7 @@ def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
         sender = DeliveryWorker(other, node.settings)
         assert [sender.run_once() for _ in range(3)] == [0, 0, 0]
         assert pacs.received == []
-        assert held_results.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
+        assert accept(node, uid, as_of=mark(node, uid)) == 2
         assert node.study(uid).state is StudyState.DELIVERING
         wait_until(lambda: sender.run_once() == 0 and set(states(node)) == {D.CONFIRMED})
         other.dispose()
@@ -159,44 +188,41 @@ def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
     [said] = node.read(verdicts.all_assessments)
     assert (row["actor"], row["fields"]) == ("anna", {"verdict": "accepted", "results": 2})
     assert (said["verdict"], said["actor"], said["version"]) == ("accepted", "anna", "1")
-    assert {RESULTS_HELD.number, RESULTS_ACCEPTED.number} <= {event.number for event in node.events()}
+    assert {RESULTS_HELD.number, RESULTS_ACCEPTED.number} <= set(node.column(EventRow.number))
 
 
 def test_what_was_rejected_leaves_by_no_way_until_a_person_thinks_again(node: Inbox) -> None:
     uid = analysed(node)
     with pytest.raises(FaultyInput):
-        held_results.reject_results(node.settings, uid, ANNA, because=" ")
-    assert held_results.reject_results(node.settings, uid, ANNA, because="wrong side") == 2
+        reject(node, uid, " ")
+    assert reject(node, uid) == 2
     assert node.study(uid).state is StudyState.CANCELLED
-    studies.rerun_rules(node.settings, [uid])
-    work(node)
+    rerun(node, uid)
     assert states(node) == [D.DISCARDED] * 2, "the same results stay rejected"
     for way, says in (
         (lambda: send_again(node.settings, [1]), "rejected"),
         (lambda: send_study(node.settings, uid, "pacs"), ""),
-        (lambda: held_results.reject_results(node.settings, uid, ANNA, because="again"), "rejected already"),
-        (lambda: held_results.accept_results(node.settings, uid, ANNA), "--rejected"),
+        (lambda: reject(node, uid, "again"), "rejected already"),
+        (lambda: accept(node, uid), "--rejected"),
     ):
         with pytest.raises(NotAllowedNow, match=says or None):
             way()
-    assert held_results.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
+    assert accept(node, uid, as_of=mark(node, uid)) == 2
     assert states(node) == [D.PENDING] * 2
     with pytest.raises(NotAllowedNow, match="waits for"):
-        held_results.accept_results(node.settings, uid, ANNA)
+        accept(node, uid)
 
 
 def test_what_was_discarded_or_withdrawn_is_not_accepted_with_the_others(node: Inbox) -> None:
     uid = analysed(node)
     discard_deliveries(node.settings, [1], because="wrong destination")
-    held_results.reject_results(node.settings, uid, ANNA, because="wrong side")
-    held_results.accept_results(node.settings, uid, ANNA, rejected=True)
+    reject(node, uid)
+    accept(node, uid, rejected=True)
     assert states(node) == [D.DISCARDED, D.PENDING]
-    held_results.reject_results(node.settings, analysed(node, 2), ANNA, because="wrong side")
-    withdrawal.withdraw_results(
-        node.settings, uid, None, reason=RejectionReason.QUALITY, because="other patient"
-    )
+    reject(node, analysed(node, 2))
+    withdraw(node, uid)
     with pytest.raises(NotAllowedNow, match="waits for"):
-        held_results.accept_results(node.settings, uid, ANNA, rejected=True)
+        accept(node, uid, rejected=True)
 
 
 def test_a_rule_without_assessment_frees_nothing_of_another_rule(fresh: Inbox) -> None:
@@ -209,9 +235,8 @@ def test_a_rule_without_assessment_frees_nothing_of_another_rule(fresh: Inbox) -
     node.write(Session.execute, delete(HeldResult))  # as an earlier version left it
     with pytest.raises(NotAllowedNow, match="studies accept"):
         send_again(node.settings, [1])
-    studies.rerun_rules(node.settings, [uid])
-    work(node)
-    assert held_results.accept_results(node.settings, uid, ANNA) == 2
+    rerun(node, uid)
+    assert accept(node, uid) == 2
     assert states(node) == [D.PENDING] * 4
 
 
@@ -246,35 +271,33 @@ def test_a_late_image_makes_results_that_wait_anew(node: Inbox) -> None:
     seen = mark(node, uid)
     node.index(changed(ultrasound("one", number=2), StudyInstanceUID=uid))
     with pytest.raises(NotAllowedNow, match="receiving"):
-        held_results.accept_results(node.settings, uid, ANNA, as_of=seen)
+        accept(node, uid, as_of=seen)
     node.settle()
     work(node)
     assert states(node).count(D.UNASSESSED) == 3, "the new report, and both pictures"
     with pytest.raises(NotAllowedNow, match="changed since you saw them"):
-        held_results.accept_results(node.settings, uid, ANNA, as_of=seen)
-    assert held_results.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 3
+        accept(node, uid, as_of=seen)
+    assert accept(node, uid, as_of=mark(node, uid)) == 3
     assert sorted(states(node)) == [D.CANCELLED, D.PENDING, D.PENDING, D.PENDING]
-    assert {row.supersedes for row in node.rows(Result)} == {""}, "the first never left"
+    assert set(node.column(Result.supersedes)) == {""}, "the first never left"
 
 
 def test_a_rule_that_wants_no_assessment_any_more_lets_its_results_go(node: Inbox) -> None:
     uid = analysed(node)
     node.settings = settings(node, assess_first=False)
     assert states(node) == [D.UNASSESSED] * 2, "not by the change alone"
-    studies.rerun_rules(node.settings, [uid])
-    work(node)
+    rerun(node, uid)
     assert states(node) == [D.PENDING] * 2
     assert node.rows(HeldResult) == []
 
 
 def test_a_failure_is_told_at_once_to_whom_a_person_sent_the_results(node: Inbox) -> None:
     uid, peers = analysed(node), second_peer(node)
-    held_results.accept_results(node.settings, uid, ANNA)
+    accept(node, uid)
     go_on(node, peers=peers)
     assert send_study(node.settings, uid, "second") == 2
     go_on(node, settings(node, do="stumble"), peers=peers)
-    studies.rerun_rules(node.settings, [uid])
-    work(node)
+    rerun(node, uid)
     assert sorted(states(node)) == [D.CANCELLED] * 4 + [D.PENDING] * 4
 
 
@@ -292,11 +315,11 @@ def test_results_with_a_finding_that_was_not_accepted_stay_here(node: Inbox) -> 
             assess(verdict, ANNA)
         assess(verdict, ANNA, "a rib")
         with pytest.raises(NotAllowedNow, match="Mark: not accepted"):
-            held_results.accept_results(node.settings, uid, ANNA)
+            accept(node, uid)
         assert states(node) == [D.UNASSESSED] * 2
         assert node.study(uid).state is StudyState.UNASSESSED
     assess(ReaderVerdict.ACCEPTED, audit.Person("eva"))
-    assert held_results.accept_results(node.settings, uid, ANNA) == 2
+    assert accept(node, uid) == 2
     rows = node.read(verdicts.all_assessments)
     assert [(row["verdict"], row["because"]) for row in rows] == [("modified", "a rib"), ("accepted", "")]
     assert {row["report_uid"] for row in rows} == {about["report_uid"]} != {""}
@@ -308,14 +331,12 @@ def test_an_acceptance_that_is_cut_off_has_done_nothing(node: Inbox) -> None:
         patch.object(holding, "settle_study", side_effect=RuntimeError("killed")),
         pytest.raises(RuntimeError, match="killed"),
     ):
-        held_results.accept_results(node.settings, uid, ANNA)
+        accept(node, uid)
     assert states(node) == [D.UNASSESSED] * 2
-    assert [row.state for row in node.rows(HeldResult)] == [HeldState.WAITING] * 2
+    assert node.column(HeldResult.state) == [HeldState.WAITING] * 2
 
 
-@pytest.mark.parametrize(
-    ("assess", "told"), [(held_results.accept_results, 1), (held_results.reject_results, 0)]
-)
+@pytest.mark.parametrize(("assess", "told"), [(accept, 1), (reject, 0)])
 def test_findings_are_told_once_they_were_accepted(
     fresh: Inbox, assess: Callable[..., int], told: int
 ) -> None:
@@ -325,7 +346,7 @@ def test_findings_are_told_once_they_were_accepted(
     gatherer.run_once()
     uid = analysed(fresh)
     assert gatherer.run_once() == 0
-    assess(fresh.settings, uid, ANNA, **{} if told else {"because": "wrong side"})
+    assess(fresh, uid)
     assert gatherer.run_once() == told
     rows = [row.content["groups"][0]["events"][0] for row in fresh.rows(Notification)]
     assert [row["findings"] for row in rows] == [["Mark"]] * told
@@ -385,14 +406,13 @@ def test_a_result_that_was_deleted_is_sent_nowhere_and_its_delivery_says_why(pur
     files = purged(purging)
     wanted_by_another(purging)
     analysed(purging)
-    studies.rerun_rules(purging.settings, [uid])
-    work(purging)
+    rerun(purging, uid)
     second = states_at(purging, "second")
     assert len(second) == len(files)
     assert all(state is DeliveryState.CANCELLED and "result_days" in reason for state, reason in second)
-    assert [event.number for event in purging.events()].count(4006) == len(files)
+    assert purging.column(EventRow.number).count(4006) == len(files)
     assert not any(file.exists() for file in files)
-    assert {job.state for job in purging.jobs()} <= {JobState.SUCCEEDED, JobState.CANCELLED}
+    assert set(purging.column(Job.state)) <= {JobState.SUCCEEDED, JobState.CANCELLED}
     assert purging.study(uid).state is StudyState.DELIVERED
 
 
@@ -464,7 +484,7 @@ def take(comparing: Inbox, day: str, words: str, **given: Any) -> Path:
     image = dcmread(write_image(file, CR, grey_image(), **about))
     comparing.settle(image)
     work(comparing)
-    study = comparing.study(image.StudyInstanceUID).id
+    study = comparing.study_of(image).id
     [report] = [row for row in comparing.rows(Result) if (row.study_id, row.kind) == (study, ResultKind.SR)]
     return comparing.folder / report.path
 
@@ -558,8 +578,11 @@ def test_a_hostile_header_gives_no_comparison(comparing: Inbox) -> None:
     comparing.put(Study, study_date="2024'); "[:8])
     comparing.put(Instance, attributes={**image.attributes, "ViewPosition": "PA\\AP" * 1000})
     assert compared(take(comparing, "20250102", "0.60")) == []
-    for text in ("20240230", "2024", "99999999", "２０２４０１０１", "2024 1 1"):
-        assert date_of(text) is None
+
+
+@pytest.mark.parametrize("text", ["20240230", "2024", "99999999", "２０２４０１０１", "2024 1 1"])
+def test_what_names_no_day_is_no_date(text: str) -> None:
+    assert date_of(text) is None
 
 
 def test_a_report_whose_file_is_lost_is_not_compared_with(comparing: Inbox) -> None:
@@ -597,16 +620,9 @@ def make(open_inbox: Make) -> Make:
         config = configuration(do)
         config["rules"][0].update(pipeline="scrubber", send_to=list(send_to))
         config["peers"][1].update(pacs)
-        config["peers"].append(
-            {
-                **config["peers"][1],
-                "name": "archive",
-                "ae_title": "ARCHIVE",
-                "deidentify": True,
-                "results": ["cleaned", "seg", "sr"],
-            }
-        )
-        config["peers"].append({**config["peers"][2], "name": "registry", "ae_title": "REGISTRY", **registry})
+        hidden = {"deidentify": True, "results": ["cleaned", "seg", "sr"]}
+        config["peers"].append(config["peers"][1] | a_peer("archive", **hidden))
+        config["peers"].append(config["peers"][2] | a_peer("registry", **registry))
         return open_inbox(config)
 
     return make
@@ -639,7 +655,7 @@ def test_each_destination_gets_its_own_objects_and_only_those(make: Make) -> Non
 
 def test_a_late_image_replaces_the_report_of_each_side_by_one_of_its_own(make: Make) -> None:
     node = make(results=["sr"])
-    first, late = (ultrasound("one", number=number) for number in (1, 2))
+    first, late = ultrasounds("one", 2)
     analysed_deidentified(node, first)
     waiting = analysed_deidentified(node, late)
     for rows in waiting.values():
@@ -652,7 +668,7 @@ def test_a_late_image_replaces_the_report_of_each_side_by_one_of_its_own(make: M
 
 def test_a_report_on_an_image_that_came_after_the_purge_replaces_none_on_either_side(make: Make) -> None:
     node = make(results=["sr"])
-    first, late = (ultrasound("one", number=number) for number in (1, 2))
+    first, late = ultrasounds("one", 2)
     analysed_deidentified(node, first)
     confirm(node)
     spool.delete_by_uid(node.settings, [first.StudyInstanceUID])
@@ -679,8 +695,8 @@ def test_what_may_not_leave_holds_nobody_else_up(make: Make) -> None:
     waiting = analysed_deidentified(node, ultrasound("one"))
     assert [row.kind for row in waiting["pacs"]] == ["sr"]
     assert "archive" not in waiting
-    assert [job.state for job in node.jobs()] == [JobState.SUCCEEDED]
-    assert 4004 in {event.number for event in node.events()}
+    assert node.column(Job.state) == [JobState.SUCCEEDED]
+    assert 4004 in set(node.column(EventRow.number))
 
 
 def test_a_job_for_the_archive_alone_builds_nothing_that_names_the_patient(make: Make) -> None:
@@ -702,7 +718,7 @@ def sets(node: Inbox, name: str) -> set[tuple[str, str]]:
 def test_an_old_destination_changes_no_other_ones_results(do: str, open_inbox: Make) -> None:
     config = configuration(do)
     config["peers"][1] |= {"iocm": True, "results": ["sr"]}
-    config["peers"].append({**config["peers"][1], "name": "old", "ae_title": "OLD", "charset": "source"})
+    config["peers"].append(config["peers"][1] | a_peer("old", charset="source"))
     config["rules"][0]["send_to"] = ["pacs", "old"]
     node, image = open_inbox(config), quick_ultrasound("one")
     image.SpecificCharacterSet, image.PatientName = JAPANESE, "Yamada^Tarou=山田^太郎"
@@ -711,15 +727,6 @@ def test_an_old_destination_changes_no_other_ones_results(do: str, open_inbox: M
     for name, charset in charsets.items():
         assert sets(node, name) == {("sr", charset)}
     confirm(node)
-    assert (
-        withdrawal.withdraw_results(
-            node.settings,
-            str(image.StudyInstanceUID),
-            None,
-            reason=RejectionReason.QUALITY,
-            because="wrong film",
-        )
-        == {}
-    )
+    assert withdraw(node, str(image.StudyInstanceUID)) == {}
     for name, charset in charsets.items():
         assert sets(node, name) == {("sr", charset), ("rejection", charset)}

@@ -33,7 +33,16 @@ from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.uids import derived_uid
 from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.lifecycle import DeliveryState, JobState, ObjectRole, ResultKind, StudyState
-from dicom_node.base.store.tables import Delivery, Instance, Job, Notification, Original, Result, Study
+from dicom_node.base.store.tables import (
+    Delivery,
+    EventRow,
+    Instance,
+    Job,
+    Notification,
+    Original,
+    Result,
+    Study,
+)
 from dicom_node.base.store.transitions import settle_study, utc_now
 from dicom_node.deliver import inspection, outbox
 from dicom_node.jobs.queue import decide, explain, retry, why_none
@@ -44,12 +53,13 @@ from dicom_node.people.audit import Person
 from dicom_node.receive.inspection import inspect
 from dicom_node.studies import quarantine
 from dicom_node.studies.purging import purge
-from dicom_node.studies.reconciliation import reindex
 from dicom_node.studies.reruns import rerun
+from tests import ROOT
 from tests.forked import Forked
 from tests.inbox_lab import CONFIG, Inbox
-from tests.modality import ultrasound
+from tests.modality import ultrasound, ultrasounds
 from tests.outbox_lab import outgoing
+from tests.peers import a_peer, a_receiver
 from tests.result_images import still
 from tests.unit.jobs.worker_lab import Obedient, configuration, confirm, states, work
 from tests.unit.receive.objects import changed, report
@@ -79,7 +89,7 @@ def received(node: Inbox, *images: Dataset) -> Inbox:
 def analysed(node: Inbox, *images: Dataset) -> Study:
     """Receive, assemble, run."""
     work(received(node, *images))
-    return node.study(images[0].StudyInstanceUID)
+    return node.study_of(images[0])
 
 
 def reports(node: Inbox) -> list[Dataset]:
@@ -116,7 +126,7 @@ def test_what_had_to_be_repaired_of_a_source_is_told_by_attribute_and_not_by_val
         faulty["StudyTime"] = DataElement("StudyTime", "TM", "11:20:00", validation_mode=config.IGNORE)
         study = analysed(node, faulty)
     assert study.state is StudyState.DELIVERING
-    [event] = [event for event in node.events() if event.number == events.SOURCE_REPAIRED.number]
+    [event] = node.events(events.SOURCE_REPAIRED.number)
     assert event.study_id == study.id
     assert (event.fields["instance"], event.fields["repaired"]) == (faulty.SOPInstanceUID, "StudyTime")
     assert "11:20" not in str(event.fields)
@@ -153,7 +163,7 @@ def test_what_fails_for_good_is_told_to_the_pacs_once_and_not_between_tries(
     [job] = node.jobs()
     assert job.state is JobState.FAILED
     assert reason in job.reason
-    assert node.study(image.StudyInstanceUID).state is StudyState.DELIVERING
+    assert node.study_of(image).state is StudyState.DELIVERING
     [report] = reports(node)
     assert f"AI did not run: {job.reason}" in text_of(report)
     assert "Secret" not in job.reason + text_of(report)
@@ -229,14 +239,14 @@ def test_a_name_corrected_while_the_job_runs_releases_nothing_with_the_old_name(
 
 def test_one_image_that_does_not_decode_does_not_spoil_the_others(make: Make) -> None:
     node = make()
-    good, bad = (ultrasound("spoilt", number=number) for number in (1, 2))
+    good, bad = ultrasounds("spoilt", 2)
     bad.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.90"
     bad.PixelData = encapsulate([b"this is no JPEG 2000"])
     bad["PixelData"].is_undefined_length = True
     assert analysed(node, good, bad).state is StudyState.DELIVERING
     [report] = reports(node)
     assert "decode" in text_of(report)
-    assert [row.kind for row in node.rows(Result)].count(ResultKind.SC) == 1
+    assert node.column(Result.kind).count(ResultKind.SC) == 1
 
 
 def test_a_destination_that_is_no_longer_configured_fails_the_job_with_that_reason(
@@ -277,14 +287,11 @@ def test_results_of_a_lost_database_are_asked_for_and_not_built_again(make: Make
     for path in node.folder.glob("node.db*"):
         path.unlink()
     node = make()
-    reindex(node.database, node.spool, node.files, lambda _done, _of: None)
+    node.reindex()
     node.settle()
     work(node)
     assert {row.sop_instance_uid: row.sha256 for row in node.rows(Result)} == built
     assert states(node) == [DeliveryState.UNCONFIRMED] * len(built)
-
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @contextmanager
@@ -325,8 +332,8 @@ def test_a_job_that_takes_its_worker_with_it_fails_and_the_pacs_is_told(make: Ma
     [job] = node.jobs()
     assert "workers lost with this image" in job.reason
     assert (tmp_path / "runs").read_text().count("run") == 1
-    assert node.study(ultrasound("hangs").StudyInstanceUID).state is StudyState.DELIVERING
-    assert ResultKind.SR in {row.kind for row in node.rows(Result)}
+    assert node.study_of(ultrasound("hangs")).state is StudyState.DELIVERING
+    assert ResultKind.SR in set(node.column(Result.kind))
 
 
 class Says(Obedient):
@@ -434,15 +441,21 @@ def test_when_no_rule_applies_the_closest_one_is_named_with_all_that_failed() ->
     assert why_none([chest], [], {}) == "no rule applies: the study has no images"
 
 
-def test_companions_and_own_results_are_never_taken() -> None:
+@pytest.mark.parametrize(
+    ("chosen", "taken"),
+    [(rule(), []), (rule(secondary_captures_from=["grabber"]), [("3",)])],
+    ids=["without secondary captures", "with those of the grabber"],
+)
+def test_companions_and_own_results_are_never_taken(
+    chosen: RuleSettings, taken: list[tuple[str, ...]]
+) -> None:
     objects = [
         an_image("1", "1.2.840.10008.5.1.4.1.1.6.1", "US", ObjectRole.OWN),
         an_image("2", "1.2.840.10008.5.1.4.1.1.88.33", "SR", ObjectRole.NON_SOURCE),
         an_image("3", "1.2.840.10008.5.1.4.1.1.7", "US"),
     ]
-    for one, taken in ((rule(), []), (rule(secondary_captures_from=["grabber"]), [("3",)])):
-        decided = decide([one], "", objects, TODAY, {"ROOM1": "grabber"})
-        assert [decision.source_uids for decision in decided] == taken
+    decided = decide([chosen], "", objects, TODAY, {"ROOM1": "grabber"})
+    assert [decision.source_uids for decision in decided] == taken
 
 
 @pytest.mark.parametrize(
@@ -490,7 +503,7 @@ def test_stat_comes_from_the_sender_or_the_rule(
 ) -> None:
     ruled = configured(priority=priority, max_study_age_days=0)
     ruled.settle(ultrasound("priority"), priority=store)
-    assert [row.priority for row in ruled.jobs()] == [job]
+    assert ruled.column(Job.priority) == [job]
 
 
 def test_the_first_studies_of_a_node_may_be_old(configured: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -498,7 +511,7 @@ def test_the_first_studies_of_a_node_may_be_old(configured: Make, monkeypatch: p
     ruled = configured()
     for name in ("first", "second"):
         ruled.settle(ultrasound(name))
-    assert [row.state for row in ruled.jobs()] == [JobState.QUEUED, JobState.HELD]
+    assert ruled.column(Job.state) == [JobState.QUEUED, JobState.HELD]
 
 
 ANNA = Person("anna", "10.0.0.1")
@@ -509,7 +522,7 @@ MARK = {"when": "mark suspected", "send_to": ["er"], "notify": ["on-call"], "pri
 
 def made(ruled: Inbox, *then: dict[str, Any], do: str = "find", **rule: Any) -> Settings:
     content = configuration(do)
-    content["peers"].append({**content["peers"][1], "name": "er", "ae_title": "ER"})
+    content["peers"].append(content["peers"][1] | a_peer("er"))
     content["rules"][0] |= {"then": list(then), **rule}
     content["notifications"] = [{"name": "on-call", "url": "https://127.0.0.1:9/x", "every_minutes": 0}]
     content["console"] = {"url": "https://ai-ruled.example.org"}
@@ -537,7 +550,7 @@ def analysed_by_rules(ruled: Inbox, settings: Settings, number: int = 1) -> str:
 
 def notified(ruled: Inbox) -> list[str]:
     Gatherer(ruled.database, ruled.settings).run_once()
-    return [row.text for row in ruled.rows(Notification)]
+    return ruled.column(Notification.text)
 
 
 def test_a_suspected_finding_goes_further_and_first_and_says_so_once(ruled: Inbox) -> None:
@@ -550,7 +563,7 @@ def test_a_suspected_finding_goes_further_and_first_and_says_so_once(ruled: Inbo
     assert "AI: " in text
     assert "job=" not in text
     assert uid not in text
-    [event] = [row for row in ruled.events() if row.number == events.RESULTS_ROUTED.number]
+    [event] = ruled.events(events.RESULTS_ROUTED.number)
     assert event.fields["destinations"] == "er"
     assert "mark" not in str(event.fields).lower()
     studies.rerun_rules(ruled.settings, [uid])
@@ -580,7 +593,7 @@ def test_a_rejected_result_is_withheld_and_not_a_finding(ruled: Inbox) -> None:
     [text] = notified(ruled)
     assert text.startswith("Results of this study are withheld")
     assert "Secret" not in text
-    assert {row.state for row in ruled.rows(Delivery)} == {S.DISCARDED}
+    assert set(ruled.column(Delivery.state)) == {S.DISCARDED}
 
 
 @pytest.mark.parametrize("do", ["stumble", "not-clean"])
@@ -633,8 +646,8 @@ S = DeliveryState
 def inbox_that_forwards(open_inbox: Make, *forward: str) -> Inbox:
     peers = [
         *CONFIG["peers"],
-        {"name": "archive", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": 4243, "may": ["receive"]},
-        {"name": "both", "ae_title": "BOTH", "host": "127.0.0.1", "port": 4244, "may": ["send", "receive"]},
+        a_receiver("archive", 4243),
+        a_receiver("both", 4244, may=["send", "receive"]),
     ]
     return open_inbox({**CONFIG, "peers": peers, "rules": [CONFIG["rules"][0] | {"forward": forward}]})
 
@@ -668,13 +681,13 @@ def all_become(inbox: Inbox, state: DeliveryState) -> None:
 
 
 def test_each_image_that_the_rule_takes_is_forwarded_once(inbox: Inbox) -> None:
-    first, second, late = (ultrasound("one", number=number) for number in (1, 2, 3))
+    first, second, late = ultrasounds("one", 3)
     inbox.index(first, second)
     assert rows(inbox) == [], "not before the study is complete"
     inbox.settle()
     wanted = [(first.SOPInstanceUID, "archive", "pending"), (second.SOPInstanceUID, "archive", "pending")]
     assert rows(inbox) == wanted
-    assert [event.number for event in inbox.events()].count(events.ORIGINALS_FORWARDED.number) == 1
+    assert inbox.column(EventRow.number).count(events.ORIGINALS_FORWARDED.number) == 1
     inbox.write(rerun, 1, inbox.settings)
     assert rows(inbox) == wanted, "a rerun neither withdraws nor repeats it"
     all_become(inbox, S.CONFIRMED)
@@ -690,7 +703,7 @@ def test_a_corrected_version_is_forwarded_too_and_an_unsent_one_before_it_is_not
     inbox.settle()
     assert states_of(inbox) == ["cancelled", "pending"]
     paths = inbox.read(lambda session: [row.path for row in session.scalars(select(Original))])
-    assert paths[-1] == inbox.instance(image.SOPInstanceUID).path
+    assert paths[-1] == inbox.instance(image).path
 
 
 def test_a_duplicate_is_not_forwarded_again_nor_a_purged_image_that_comes_again(inbox: Inbox) -> None:
@@ -724,7 +737,7 @@ def test_nothing_goes_back_to_who_sent_it(open_inbox: Make, calling: str) -> Non
 
 
 def test_nothing_of_a_study_in_quarantine_is_forwarded_until_it_is_released(inbox: Inbox) -> None:
-    first, second = (ultrasound("one", number=number) for number in (1, 2))
+    first, second = ultrasounds("one", 2)
     inbox.settle(first)
     inbox.settle(changed(second, PatientID="SOMEBODY-ELSE"))
     assert states_of(inbox) == ["cancelled"]
@@ -766,7 +779,7 @@ def test_a_late_report_of_the_device_is_forwarded_and_starts_no_job(inbox: Inbox
     inbox.index(other, calling="QUICK")
     assert states_of(inbox) == ["confirmed", "pending"]
     assert rows(inbox)[1][0] == late.SOPInstanceUID
-    assert (len(inbox.jobs()), inbox.study(image.StudyInstanceUID).state) == (1, StudyState.DELIVERING)
+    assert (len(inbox.jobs()), inbox.study_of(image).state) == (1, StudyState.DELIVERING)
 
 
 def test_the_last_check_keeps_it_from_a_destination_that_is_de_identified_by_now(inbox: Inbox) -> None:

@@ -39,6 +39,7 @@ from dicom_node.base.store.tables import Delivery, Study
 from dicom_node.base.store.transitions import settle_study, utc_now
 from dicom_node.jobs.worker import run as worker_module
 from tests.inbox_lab import Inbox
+from tests.peers import a_peer, a_receiver
 from tests.unit.ai_training import small_models
 
 MODEL = ModelRef("obedient", "1", "0" * 64, "1" * 64)
@@ -64,7 +65,7 @@ def confirm(node: Inbox) -> None:
 
 def states(node: Inbox) -> list[DeliveryState]:
     """Of each delivery."""
-    return [row.state for row in node.rows(Delivery)]
+    return node.column(Delivery.state)
 
 
 class ObedientOptions(PipelineOptions):
@@ -157,15 +158,8 @@ def configuration(do: str = "find", log: Path | None = None, **workers: Any) -> 
         "assembly": {"quiet_seconds": 0, "quiet_seconds_us": 0},
         "workers": {"retry_seconds": 0, **workers},
         "peers": [
-            {"name": "modality", "ae_title": "MODALITY", "may": ["send"]},
-            {
-                "name": "pacs",
-                "ae_title": "PACS",
-                "host": "127.0.0.1",
-                "port": 4242,
-                "may": ["receive"],
-                "results": ["sr", "sc"],
-            },
+            a_peer("modality", may=["send"]),
+            a_receiver("pacs", results=["sr", "sc"]),
         ],
         "rules": [
             {

@@ -13,6 +13,7 @@ from dicom_node.deliver.scu.storage import send_files
 from dicom_node.people import demo
 from tests.drawn_chest import drawn_film
 from tests.forked import run_forked
+from tests.peers import a_receiver
 
 
 def test_the_film_is_a_drawing_that_says_so_and_the_one_that_our_program_draws() -> None:
@@ -33,9 +34,7 @@ def test_own_files_are_sent_by_study_and_the_rest_is_passed_over(tmp_path: Path)
 def test_a_modality_keeps_each_file_as_it_is(tmp_path: Path) -> None:
     pacs = demo.EmbeddedPacs(tmp_path)
     try:
-        settings = Settings.model_validate(
-            {"peers": [{"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port}]}
-        )
+        settings = Settings.model_validate({"peers": [a_receiver("pacs", pacs.port)]})
         [(_, report)] = send_files(settings.peers[0], settings, [demo.DRAWN_FILM])
     finally:
         pacs.stop()

@@ -6,12 +6,8 @@ import pytest
 
 from dicom_node.results.source import SourceObject
 from tests.result_images import (
-    CR,
     film,
-    grey_image,
-    source,
     still,
-    write_image,
 )
 
 
@@ -27,4 +23,4 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> SourceObject:
 
 @pytest.fixture
 def image(tmp_path: Path) -> SourceObject:
-    return source(write_image(tmp_path / "cr.dcm", CR, grey_image()))
+    return film(tmp_path)

@@ -38,19 +38,30 @@ BOX = (50.5, 60.25, 150.0, 170.0)
 TEXT = (10.0, 20.0, 60.0, 30.0)
 
 
-def built(ctx: ResultContext, one: SourceObject, result: PipelineResult) -> dict[ResultKind, Dataset]:
+Faces = dict[ResultKind, Dataset]
+"""What is built of one image, by kind."""
+
+
+def built(ctx: ResultContext, one: SourceObject, result: PipelineResult) -> Faces:
     return {item.kind: read_result(item) for item in build(ctx, [one], result)}
 
 
 def report(one: SourceObject, *findings: Finding, **given: Any) -> Dataset:
-    return built(context(kinds=[ResultKind.SR]), one, PipelineResult(findings=findings, **given))[
-        ResultKind.SR
-    ]
+    return built(ONLY_REPORT, one, PipelineResult(findings=findings, **given))[ResultKind.SR]
+
+
+def faces_of(one: SourceObject, *findings: Finding, **given: Any) -> Faces:
+    """Report, presentation state and picture."""
+    return built(CTX, one, PipelineResult(findings=findings, **given))
 
 
 def value(item: Dataset, name: str) -> str:
     (found,) = named(item, name)
     return str(found.ConceptCodeSequence[0].CodeValue)
+
+
+def remarks(read: Dataset) -> list[str]:
+    return [str(item.TextValue) for item in named(read, "121106")]
 
 
 def conclusion(read: Dataset) -> str:
@@ -69,6 +80,7 @@ def lines_of(state: Dataset) -> list[str]:
     return str(state.GraphicAnnotationSequence[-1].TextObjectSequence[0].UnformattedTextValue).split("\r\n")
 
 
+ONLY_REPORT = context(kinds=[ResultKind.SR])
 CTX = context(CALIBRATED, kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC])
 
 

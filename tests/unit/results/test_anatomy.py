@@ -39,6 +39,7 @@ from tests.unit.results.report_lab import (
     CTX,
     TEXT,
     built,
+    faces_of,
     report,
     value,
 )
@@ -95,7 +96,7 @@ def test_all_faces_state_the_view_as_which_the_image_was_judged(tmp_path: Path) 
 )
 def test_all_faces_state_one_side(tmp_path: Path, image: str, series: str, said: str) -> None:
     one = still(tmp_path, BodyPartExamined="BREAST", Laterality=series, ImageLaterality=image)
-    faces = built(CTX, one, PipelineResult(findings=(finding(NODULE, 0.8, one.image.uid, BOX, site=LUNG),)))
+    faces = faces_of(one, finding(NODULE, 0.8, one.image.uid, BOX, site=LUNG))
     stated = named(faces[ResultKind.SR], "272741003")
     assert [str(item.ConceptCodeSequence[0].CodeMeaning)[:1] for item in stated] == [said] * bool(said)
     assert faces[ResultKind.GSPS].Laterality == said
@@ -123,7 +124,7 @@ def region(value: str, scheme: str, meaning: str, part: str | None = None) -> di
 
 
 # Attributes of a header, and what the report says; None: what the pipeline is made for.
-HEADERS: dict[str, tuple[dict[str, Any], str | None]] = {
+HEADERS = {
     "body part": ({"BodyPartExamined": "CHEST"}, CHEST),
     "body part in small letters": ({"BodyPartExamined": "chest"}, CHEST),
     "breast": ({"BodyPartExamined": "BREAST"}, BREAST),
@@ -184,9 +185,7 @@ def test_a_report_says_its_target_region(images: dict[tuple[str, str], SourceObj
 )
 def test_an_organ_is_no_endoscopy_of_it(tmp_path: Path, code: str, part: str) -> None:
     one = still(tmp_path, Laterality="L", **region(code, "SCT", "Organ"))
-    state = built(CTX, one, PipelineResult(findings=(finding(NODULE, 0.8, one.image.uid, BOX),)))[
-        ResultKind.GSPS
-    ]
+    state = faces_of(one, finding(NODULE, 0.8, one.image.uid, BOX))[ResultKind.GSPS]
     assert standard.body_part_word(code) == state.BodyPartExamined == part
     assert ("Laterality" in state) is (part == "KIDNEY")
 

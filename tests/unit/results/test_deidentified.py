@@ -45,6 +45,7 @@ from tests.deidentified_lab import (
 from tests.modality import assign, data_set
 from tests.result_images import context, source
 from tests.result_reading import read_result
+from tests.unit.results.report_lab import Faces
 
 KINDS = sorted(DEIDENTIFIED_KINDS)
 
@@ -77,7 +78,7 @@ def once(path: Path) -> Deidentified:
 
 
 @pytest.fixture(scope="module")
-def built(once: Deidentified) -> dict[ResultKind, Dataset]:
+def built(once: Deidentified) -> Faces:
     """The three objects of the image."""
     found = _objects(once)
     assert sorted(found) == KINDS
@@ -86,7 +87,7 @@ def built(once: Deidentified) -> dict[ResultKind, Dataset]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_that_the_profile_names_is_left_in_the_bytes(
-    once: Deidentified, built: dict[ResultKind, Dataset], kind: ResultKind
+    once: Deidentified, built: Faces, kind: ResultKind
 ) -> None:
     [data] = [item.data for item in once.objects if item.kind is kind]
     for value in (SECRET, BIRTH_DATE, EXAMINED, OTHER_DATE, UID_ROOT, "12345678", "085Y"):
@@ -95,7 +96,7 @@ def test_nothing_that_the_profile_names_is_left_in_the_bytes(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_done_stands_in_the_object(built: dict[ResultKind, Dataset], kind: ResultKind) -> None:
+def test_what_was_done_stands_in_the_object(built: Faces, kind: ResultKind) -> None:
     ds = built[kind]
     assert is_deidentified(ds)
     assert is_own_result(ds)  # so that it starts nothing when it comes back
@@ -111,7 +112,7 @@ def test_what_was_done_stands_in_the_object(built: dict[ResultKind, Dataset], ki
 
 
 def test_mask_and_report_refer_to_the_cleaned_image_and_nothing_dangles(
-    built: dict[ResultKind, Dataset],
+    built: Faces,
 ) -> None:
     cleaned, mask, report = (built[kind] for kind in (ResultKind.CLEANED, ResultKind.SEG, ResultKind.SR))
     there = (cleaned.SOPClassUID, cleaned.SOPInstanceUID)
@@ -204,14 +205,14 @@ def test_a_mask_does_not_spell_what_was_removed(image: SourceObject) -> None:
     mask = next(one for one in result_of(image).images if one.kind is ImageKind.MASK)
     boxes, far = in_boxes(mask).frames[0], np.array(mask.frames)
     assert boxes[6:20, 10:87].all()
-    assert int(boxes.sum()) == 14 * 77
+    assert boxes.sum() == 14 * 77
     far[0, 100, 150] = 1
     assert int(in_boxes(replace(mask, frames=far)).frames[0].sum()) == 14 * 77 + 1
     sent = read_result(next(item for item in deidentified(image.path).objects if item.kind is ResultKind.SEG))
     assert np.array_equal(sent.pixel_array != 0, boxes)
 
 
-def test_no_text_that_was_read_in_the_pixels_goes_into_the_report(built: dict[ResultKind, Dataset]) -> None:
+def test_no_text_that_was_read_in_the_pixels_goes_into_the_report(built: Faces) -> None:
     algorithm = {"Algorithm Name", "Algorithm Version", "Algorithm Parameters"}
     observer = {f"Device Observer {what}" for what in ("Name", "Manufacturer", "Model Name", "Serial Number")}
     texts = {
@@ -339,7 +340,7 @@ def _named(folder: Path, name: str = "us.dcm", **more: str) -> Path:
     return path
 
 
-def _objects(made: Deidentified) -> dict[ResultKind, Dataset]:
+def _objects(made: Deidentified) -> Faces:
     assert made.withheld == ()
     return {item.kind: read_result(item) for item in made.objects}
 

@@ -69,11 +69,6 @@ BOX = (50.5, 60.25, 150.0, 170.0)
 
 
 @pytest.fixture
-def cr(tmp_path: Path) -> SourceObject:
-    return source(write_image(tmp_path / "cr.dcm", CR, grey_image()))
-
-
-@pytest.fixture
 def cine(tmp_path: Path) -> SourceObject:
     return source(write_image(tmp_path / "us.dcm", US_MULTI_FRAME, speckle(frames=5), CineRate=25))
 
@@ -94,13 +89,13 @@ def values(item: Dataset, value_type: str) -> dict[str, Dataset]:
 
 
 def test_report_and_presentation_state_hold_the_same_boxes_under_the_same_tracking_uids(
-    cr: SourceObject,
+    image: SourceObject,
 ) -> None:
-    uid = cr.image.uid
+    uid = image.image.uid
     result = saying(
         finding(NODULE, 0.6, uid, (10, 10, 40, 40), (60, 60, 90, 90)), finding(CARDIOMEGALY, 0.8, uid, BOX)
     )
-    report, state = (one(kind, cr, result) for kind in (ResultKind.SR, ResultKind.GSPS))
+    report, state = (one(kind, image, result) for kind in (ResultKind.SR, ResultKind.GSPS))
     in_report = {
         str(values(group, "UIDREF")["Tracking Unique Identifier"].UID): list(region.GraphicData)
         for group in groups_of(report)
@@ -115,13 +110,13 @@ def test_report_and_presentation_state_hold_the_same_boxes_under_the_same_tracki
     assert [50.5, 60.25, 150.0, 60.25, 150.0, 170.0, 50.5, 170.0, 50.5, 60.25] in in_report.values()
 
 
-def test_what_is_found_comes_first_and_what_is_not_is_said_too(cr: SourceObject) -> None:
+def test_what_is_found_comes_first_and_what_is_not_is_said_too(image: SourceObject) -> None:
     found = (
-        finding(EFFUSION, 0.02, cr.image.uid, decision=Decision.ABSENT),
-        finding(NODULE, 0.5, cr.image.uid, (1, 1, 9, 9), decision=Decision.INDETERMINATE),
-        finding(CARDIOMEGALY, 0.6, cr.image.uid, BOX),
+        finding(EFFUSION, 0.02, image.image.uid, decision=Decision.ABSENT),
+        finding(NODULE, 0.5, image.image.uid, (1, 1, 9, 9), decision=Decision.INDETERMINATE),
+        finding(CARDIOMEGALY, 0.6, image.image.uid, BOX),
     )
-    report = one(ResultKind.SR, cr, saying(*found))
+    report = one(ResultKind.SR, image, saying(*found))
     said = [
         [values(group, "CODE")[name].ConceptCodeSequence[0].CodeMeaning for name in ("Finding", "Presence")]
         for group in groups_of(report)
@@ -133,14 +128,14 @@ def test_what_is_found_comes_first_and_what_is_not_is_said_too(cr: SourceObject)
     assert "111012" not in str(absent), "a low certainty of absence is not what the number says"
 
 
-def test_beside_a_box_no_group_is_without_one(cr: SourceObject) -> None:
+def test_beside_a_box_no_group_is_without_one(image: SourceObject) -> None:
     """OHIF 3.13 stops loading a report at a measurement group without coordinates and draws no box."""
-    nowhere = finding(CARDIOMEGALY, 0.6, cr.image.uid)
-    boxed = one(ResultKind.SR, cr, saying(nowhere, finding(NODULE, 0.7, cr.image.uid, BOX)))
+    nowhere = finding(CARDIOMEGALY, 0.6, image.image.uid)
+    boxed = one(ResultKind.SR, image, saying(nowhere, finding(NODULE, 0.7, image.image.uid, BOX)))
     assert [list(values(group, "SCOORD")) for group in groups_of(boxed)] == [["Image Region"]]
     (said,) = (item for item in content(boxed) if meaning_of(item) == "Cardiomegaly")
     assert "AI estimated probability of Cardiomegaly" in values(said, "NUM")
-    alone = groups_of(one(ResultKind.SR, cr, saying(nowhere)))
+    alone = groups_of(one(ResultKind.SR, image, saying(nowhere)))
     assert [one.ContentTemplateSequence[0].TemplateIdentifier for one in alone] == ["1501", "1501"]
 
 
@@ -197,10 +192,10 @@ def test_a_presentation_state_keeps_shutter_and_overlays_of_the_image(tmp_path: 
         assert image is plain or kept == shutter | {"ShutterShape": "CIRCULAR"}
 
 
-def test_what_is_drawn_on_made_up_pixels_says_so(tmp_path: Path) -> None:
-    for given in ({"SyntheticData": "YES"}, {}):
-        image = still(tmp_path, **given)
-        assert one(ResultKind.SC, image, saying()).get("SyntheticData") == given.get("SyntheticData")
+@pytest.mark.parametrize("given", [{"SyntheticData": "YES"}, {}], ids=["made up", "real"])
+def test_what_is_drawn_on_made_up_pixels_says_so(tmp_path: Path, given: dict[str, str]) -> None:
+    picture = one(ResultKind.SC, still(tmp_path, **given), saying())
+    assert picture.get("SyntheticData") == given.get("SyntheticData")
 
 
 def test_a_voi_lut_keeps_its_depth(tmp_path: Path) -> None:
@@ -257,11 +252,9 @@ def cleaning(
     of: SourceObject,
     pixels: npt.NDArray[Any],
     mask: npt.NDArray[np.uint8] | None = None,
-    *,
-    grey: bool = False,
 ) -> PipelineResult:
     """The pixels as its cleaned image, and the mask of what was filled."""
-    photometric: Any = "MONOCHROME2" if grey else "RGB"
+    photometric = "RGB" if pixels.shape[-1] == 3 else "MONOCHROME2"
     image = DerivedImage(ImageKind.CLEANED, of.image.uid, pixels, photometric, "x", verified=True)
     if mask is None:
         return PipelineResult(images=(image,))
@@ -272,7 +265,7 @@ def cleaning(
 def test_a_cleaned_grey_image_stays_grey_with_its_depth_and_sign(tmp_path: Path) -> None:
     pixels = (grey_image().astype(np.int16) - 2048).astype(np.int16)
     dx = source(write_image(tmp_path / "dx.dcm", DX, pixels, PixelSpacing=[0.14, 0.14], RescaleSlope=0.5))
-    cleaned = one(ResultKind.CLEANED, dx, cleaning(dx, pixels, np.zeros((256, 224), np.uint8), grey=True))
+    cleaned = one(ResultKind.CLEANED, dx, cleaning(dx, pixels, np.zeros((256, 224), np.uint8)))
     assert np.array_equal(cleaned.pixel_array, pixels)
     assert (cleaned.BitsStored, cleaned.PixelRepresentation, cleaned.RescaleSlope) == (12, 1, 0.5)
     assert (cleaned.WindowCenter, list(cleaned.PixelSpacing)) == (2048, [0.14, 0.14])
@@ -336,20 +329,22 @@ def test_a_mask_becomes_a_segmentation_and_an_empty_one_nothing(cine: SourceObje
 HEART = Code("80891009", "SCT", "Heart")
 
 
-def test_outlined_organs_become_segments_with_their_codes_in_a_series_of_their_own(cr: SourceObject) -> None:
-    masks = np.zeros((3, cr.image.header.rows, cr.image.header.columns), np.uint8)
+def test_outlined_organs_become_segments_with_their_codes_in_a_series_of_their_own(
+    image: SourceObject,
+) -> None:
+    masks = np.zeros((3, image.image.header.rows, image.image.header.columns), np.uint8)
     masks[0, 50:90, 60:120], masks[1, 20:100, 110:200], masks[2, 100:, :50] = 255, 255, 255
     lung, lesion = Code("44029006", "SCT", "Left lung"), Code("52988006", "SCT", "Lesion")
-    result = outlined(cr, masks, HEART, lung, lesion)
-    seg = one(ResultKind.SEG, cr, result)
+    result = outlined(image, masks, HEART, lung, lesion)
+    seg = one(ResultKind.SEG, image, result)
     assert np.array_equal(seg.pixel_array, masks > 0)
     sequences = ("SegmentedPropertyCategoryCodeSequence", "SegmentedPropertyTypeCodeSequence")
     codes = [tuple(item[name][0].CodeValue for name in sequences) for item in seg.SegmentSequence]
     organ, altered = "91723000", "49755003"  # a lesion is no anatomical structure
     assert codes == [(organ, HEART.value), (organ, lung.value), (altered, lesion.value)]
     assert len({item.TrackingUID for item in seg.SegmentSequence}) == 3
-    removed = DerivedImage(ImageKind.MASK, cr.image.uid, masks[:1], "MONOCHROME2", "mask")
-    both = build(context(kinds=[ResultKind.SEG]), [cr], PipelineResult(images=(*result.images, removed)))
+    removed = DerivedImage(ImageKind.MASK, image.image.uid, masks[:1], "MONOCHROME2", "mask")
+    both = build(context(kinds=[ResultKind.SEG]), [image], PipelineResult(images=(*result.images, removed)))
     assert len({item.series_instance_uid for item in both}) == len(both) == 2
 
 
@@ -361,9 +356,9 @@ def outlined(image: SourceObject, masks: npt.NDArray[np.uint8], *organs: Code) -
     return PipelineResult(images=(outlines,))
 
 
-def test_outlines_of_another_size_are_refused(cr: SourceObject) -> None:
+def test_outlines_of_another_size_are_refused(image: SourceObject) -> None:
     with pytest.raises(ResultRefused, match="size of their image"):
-        build(context(), [cr], outlined(cr, np.full((1, 8, 8), 255, np.uint8), HEART))
+        build(context(), [image], outlined(image, np.full((1, 8, 8), 255, np.uint8), HEART))
 
 
 def request() -> Dataset:
@@ -506,7 +501,7 @@ def built(
 
 
 def shows_scan(one: BuiltObject) -> bool:
-    pixels: npt.NDArray[np.uint8] = read_result(one).pixel_array
+    pixels = read_result(one).pixel_array
     return bool((pixels == BLUE).all(axis=-1).any())
 
 

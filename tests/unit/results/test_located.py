@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,8 +43,11 @@ from tests.unit.heads import HEAD, drawn_head
 from tests.unit.results.report_lab import (
     CTX,
     HEART,
+    ONLY_REPORT,
     THORAX,
+    Faces,
     built,
+    faces_of,
     length,
     lines_of,
     measured,
@@ -52,11 +56,11 @@ from tests.unit.results.report_lab import (
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> dict[ResultKind, Dataset]:
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Faces:
     """Report, presentation state and picture, with a box beside the lines."""
     one = source(write_image(tmp_path_factory.mktemp("measured") / "dx.dcm", DX, grey_image()))
     box = finding(NODULE, 0.8, one.image.uid, (5, 5, 25, 25))
-    return built(CTX, one, PipelineResult(findings=(box,), measurements=measured(one.image.uid)))
+    return faces_of(one, box, measurements=measured(one.image.uid))
 
 
 def pairs(data: list[float]) -> tuple[tuple[float, float], ...]:
@@ -64,7 +68,7 @@ def pairs(data: list[float]) -> tuple[tuple[float, float], ...]:
 
 
 def test_the_presentation_state_has_the_same_lines_under_the_same_tracking_uids(
-    faces: dict[ResultKind, Dataset],
+    faces: Faces,
 ) -> None:
     tracked = {
         str(named(group, "112039")[0].TextValue): str(named(group, "112040")[0].UID)
@@ -84,7 +88,7 @@ def test_the_presentation_state_has_the_same_lines_under_the_same_tracking_uids(
     ]
 
 
-def test_the_picture_shows_the_lines(faces: dict[ResultKind, Dataset]) -> None:
+def test_the_picture_shows_the_lines(faces: Faces) -> None:
     yellow = (faces[ResultKind.SC].pixel_array == YELLOW).all(axis=-1)
     for line in (HEART, THORAX):
         rows, columns = (np.array([point[axis] for point in line], int) for axis in (1, 0))
@@ -108,16 +112,19 @@ def test_a_measurement_is_a_group_with_its_number_and_its_line_and_claims_no_pro
     assert not named(group, "111012")
 
 
-def test_impossible_measurements_do_not_leave(scan: SourceObject) -> None:
-    good = length(scan)
-    for wrong in (
-        replace(good, source_uid="1.2.3"),
-        replace(good, frame=2),
-        replace(good, lines=(((10.0, 10.0), (9000.0, 10.0)),)),
-        replace(good, lines=(((10.0, 10.0), (10.0 + 1e-9, 10.0)),)),
-    ):
-        with pytest.raises(ResultRefused):
-            report(scan, measurements=(wrong,))
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"source_uid": "1.2.3"},
+        {"frame": 2},
+        {"lines": (((10.0, 10.0), (9000.0, 10.0)),)},
+        {"lines": (((10.0, 10.0), (10.0 + 1e-9, 10.0)),)},
+    ],
+    ids=["of another image", "in no frame", "beyond the image", "without length"],
+)
+def test_impossible_measurements_do_not_leave(scan: SourceObject, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ResultRefused):
+        report(scan, measurements=(replace(length(scan), **wrong),))
 
 
 @pytest.mark.parametrize("graphic", [[1, 1, 1, 1], [1, 1, 5, 5, 1, 1], [1, 1, 5], [1, 1, 9000, 5]])
@@ -128,15 +135,11 @@ def test_the_gate_takes_no_other_graphic_for_a_length(scan: SourceObject, graphi
     buffer = io.BytesIO()
     with quiet_pydicom():
         read.save_as(buffer)
-    ctx = context(kinds=[ResultKind.SR])
     with pytest.raises(ResultRefused, match=r"an open line|reaches out of its image"):
-        gate.check(buffer.getvalue(), read, ctx, ResultKind.SR, read_sources([scan]))
+        gate.check(buffer.getvalue(), read, ONLY_REPORT, ResultKind.SR, read_sources([scan]))
 
 
-OUTLINED = context(UNCALIBRATED, kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC])
-
-
-ONLY_REPORT = context(UNCALIBRATED, kinds=[ResultKind.SR])
+OUTLINED = replace(CTX, models=(UNCALIBRATED,))
 
 
 NAME = (slice(300, 330), slice(20, 120))
@@ -162,13 +165,13 @@ def result_of(frame: SourceObject, *, cleaned: bool) -> PipelineResult:
 
 
 @pytest.fixture(scope="module")
-def outlined(frame: SourceObject) -> dict[ResultKind, Dataset]:
+def outlined(frame: SourceObject) -> Faces:
     """Report, presentation state and picture."""
     return built(OUTLINED, frame, result_of(frame, cleaned=True))
 
 
 def test_the_picture_shows_the_outline_on_cleaned_pixels_and_no_name(
-    frame: SourceObject, outlined: dict[ResultKind, Dataset]
+    frame: SourceObject, outlined: Faces
 ) -> None:
     pixels = outlined[ResultKind.SC].pixel_array
     yellow = (pixels == YELLOW).all(axis=-1)
@@ -212,6 +215,10 @@ def test_the_codes_are_those_of_fetal_biometry() -> None:
     assert {one.quantity.value for one in taken} <= known
 
 
+def report_on(frame: SourceObject, result: PipelineResult) -> Dataset:
+    return built(replace(ONLY_REPORT, models=(UNCALIBRATED,)), frame, result)[ResultKind.SR]
+
+
 def subjects(dataset: Dataset) -> list[list[str]]:
     """Subject context of the document, then of each measurement group: class and ID."""
     return [
@@ -228,11 +235,11 @@ def test_of_several_fetuses_each_group_names_its_own_and_the_document_none(frame
     result = result_of(frame, cleaned=False)
     first, second, third = result.measurements
     both = replace(result, measurements=(replace(first, fetus="A"), replace(second, fetus="B")))
-    assert subjects(built(ONLY_REPORT, frame, both)[ResultKind.SR]) == [[], ["121026", "A"], ["121026", "B"]]
+    assert subjects(report_on(frame, both)) == [[], ["121026", "A"], ["121026", "B"]]
     twins = replace(result, measurements=(replace(first, fetus="A"), replace(first, fetus="B")))
-    assert subjects(built(ONLY_REPORT, frame, twins)[ResultKind.SR]) == [[], ["121026", "A"], ["121026", "B"]]
+    assert subjects(report_on(frame, twins)) == [[], ["121026", "A"], ["121026", "B"]]
     beside = replace(result, measurements=(first, replace(third, fetus="")))
-    assert subjects(built(ONLY_REPORT, frame, beside)[ResultKind.SR]) == [[], ["121026", "1"], []]
+    assert subjects(report_on(frame, beside)) == [[], ["121026", "1"], []]
 
 
 def test_the_note_that_withdraws_a_report_on_a_fetus_has_the_fetus_as_subject(
@@ -242,7 +249,7 @@ def test_the_note_that_withdraws_a_report_on_a_fetus_has_the_fetus_as_subject(
     for fetus, wanted in (("B", ["121026", "B"]), ("", [])):
         result = result_of(frame, cleaned=False)
         of_it = replace(result, measurements=tuple(replace(one, fetus=fetus) for one in result.measurements))
-        built(ONLY_REPORT, frame, of_it)[ResultKind.SR].save_as(path)
+        report_on(frame, of_it).save_as(path)
         note = build_rejection(
             [path], RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", INSTALLATION
         )

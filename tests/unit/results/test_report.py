@@ -26,7 +26,6 @@ from tests.result_images import (
     EFFUSION,
     NODULE,
     US_MULTI_FRAME,
-    context,
     finding,
     source,
     speckle,
@@ -39,13 +38,15 @@ from tests.unit.results.report_lab import (
     CENTIMETRES,
     CTX,
     LENGTH,
+    ONLY_REPORT,
     TEXT,
-    built,
     burned,
     conclusion,
+    faces_of,
     length,
     lines_of,
     measured,
+    remarks,
     report,
     value,
 )
@@ -56,7 +57,7 @@ def test_the_conclusion_comes_first_and_names_all_findings_and_no_number(one: So
     found = [
         finding(CARDIOMEGALY, 0.83, uid, BOX),
         finding(NODULE, 0.4, uid, decision=Decision.INDETERMINATE),
-        finding(EFFUSION, 0.07, uid, decision=Decision.ABSENT),
+        absent(uid),
     ]
     read = report(one, *found)
     contained = [item for item in read.ContentSequence if item.RelationshipType == "CONTAINS"]
@@ -82,18 +83,19 @@ def test_the_short_result_and_what_must_be_read_beside_it_stand_in_the_conclusio
         QualityNote("not assessed", "Pneumonia, and bones.", names=("pneumonia",)),
     )
     found = finding(CARDIOMEGALY, 0.83, one.image.uid, BOX, certainty="low certainty")
-    none = finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT)
-    faces = built(CTX, one, PipelineResult(findings=(found, none), quality=notes))
+    none = absent(one.image.uid)
+    faces = faces_of(one, found, none, quality=notes)
     lines = [
         "AI: This AI is unsure about the image as a whole.",
         "Suspected, low certainty: cardiomegaly.",
         "Not assessed: all else.",
     ]
     assert conclusion(faces[ResultKind.SR]) == "\r\n".join(lines)
-    remarks = [str(item.TextValue) for item in named(faces[ResultKind.SR], "121106")]
-    assert "operating point: specific: few false alarms." in remarks
-    assert "not assessed: Pneumonia, and bones." in remarks
-    assert not any("unsure about" in remark for remark in remarks)
+    beside = remarks(faces[ResultKind.SR])
+    assert {"operating point: specific: few false alarms.", "not assessed: Pneumonia, and bones."} <= {
+        *beside
+    }
+    assert "unsure about" not in "".join(beside)
     assert lines_of(faces[ResultKind.GSPS]) == [
         "AI, not for diagnostic use: This AI is unsure about the image as a whole.",
         "Suspected, low certainty: cardiomegaly.",
@@ -109,22 +111,21 @@ def test_nothing_is_called_not_found_where_the_model_is_unsure(
     notes = (QualityNote("unsure", "A lung is white.", one.image.uid, on_faces=True),) * unsure
     rate = "of 100 such films, about 2 have it all the same"
     none = finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT, reliability=rate)
-    faces = built(CTX, one, PipelineResult(findings=(none,), quality=notes))
+    faces = faces_of(one, none, quality=notes)
     read = faces[ResultKind.SR]
     assert value(read, "RESULT") == ("NOCALL" if unsure else "NONEFOUND")
     assert conclusion(read) == f"AI: {said}"
     assert said in " ".join(lines_of(faces[ResultKind.GSPS]))
     undetermined, absent = ("373068000" in str(read), "272519000" in str(read))
     assert (undetermined, absent) == (unsure, not unsure)
-    remarks = "".join(str(item.TextValue) for item in named(read, "121106"))
-    assert ("of 100 such films" in remarks) is not unsure
+    assert ("of 100 such films" in "".join(remarks(read))) is not unsure
 
 
 @pytest.mark.parametrize("looked_for", [True, False])
 def test_a_number_does_not_hide_what_was_looked_for_in_vain(one: SourceObject, looked_for: bool) -> None:
-    none = finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT)
-    found = PipelineResult(findings=(none,) * looked_for, measurements=measured(one.image.uid)[1:2])
-    said = " ".join(lines_of(built(CTX, one, found)[ResultKind.GSPS]))
+    none = absent(one.image.uid)
+    faces = faces_of(one, *[none] * looked_for, measurements=measured(one.image.uid)[1:2])
+    said = " ".join(lines_of(faces[ResultKind.GSPS]))
     assert "Heart width" in said
     assert ("Not found: pleural effusion" in said) is looked_for
     assert "states nothing" not in said
@@ -136,11 +137,10 @@ def test_how_many_such_calls_are_right_is_one_remark_on_the_image(one: SourceObj
         finding(EFFUSION, 0.01, one.image.uid, decision=Decision.ABSENT, reliability="of 100 such films, 2"),
         finding(NODULE, 0.3, one.image.uid, decision=Decision.INDETERMINATE),
     ]
-    remarks = [str(item.TextValue) for item in named(report(one, *found), "121106")]
     assert (
         "reliability: cardiomegaly suspected: of 10 such calls, about 3 are right. "
         "pleural effusion not found: of 100 such films, 2."
-    ) in remarks
+    ) in remarks(report(one, *found))
 
 
 def test_nothing_found_is_said_only_of_what_was_looked_for(one: SourceObject) -> None:
@@ -154,7 +154,7 @@ def test_nothing_found_is_said_only_of_what_was_looked_for(one: SourceObject) ->
         "AI: this analysis states nothing about this image.": ("ONLYCLEANED", ()),
     }
     for words, (answer, found) in said.items():
-        faces = built(CTX, one, PipelineResult(findings=found))
+        faces = faces_of(one, *found)
         assert conclusion(faces[ResultKind.SR]).startswith(words)
         shown = " ".join(lines_of(faces[ResultKind.GSPS])).replace(", not for diagnostic use", "")
         assert (value(faces[ResultKind.SR], "RESULT"), shown) == (answer, words)
@@ -176,7 +176,7 @@ def test_the_report_of_a_cleaning_is_two_lines_with_its_measurements_behind_them
     )
     (group,) = named(read, "125007")
     assert value(group, "121071") == "BURNEDINLENGTH"
-    assert "removed: 1 text" not in "".join(str(item.TextValue) for item in named(read, "121106"))
+    assert "removed: 1 text" not in "".join(remarks(read))
 
 
 def test_images_of_which_the_same_is_said_are_named_together(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_images_of_which_the_same_is_said_are_named_together(tmp_path: Path) -> 
     notes = [QualityNote("burned_in", text, one.image.uid) for one, text in zip(several, said, strict=True)]
     found = tuple(burned(one.image.uid, TEXT) for one in several)
     result = PipelineResult(findings=found, quality=tuple(notes))
-    [made] = build(context(kinds=[ResultKind.SR]), several, result)
+    [made] = build(ONLY_REPORT, several, result)
     assert conclusion(read_result(made)) == (
         "images 1, 2, 3: AI: burned-in annotation found; nothing else was looked for here.\r\n"
         "Burned-in annotation: image 1: no burned-in annotation found. images 2, 3: removed: 1 text."
@@ -275,8 +275,9 @@ def test_without_a_call_only_what_the_rule_names_is_sent(
     notes = tuple(note for note in said if isinstance(note, QualityNote))
     image = DerivedImage(ImageKind.CLEANED, uid, one.image.stored(), "MONOCHROME2", "x", verified=True)
     result = PipelineResult(tuple(one for one in said if one not in notes), (image,), notes)
-    quiet = context(
-        kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC, ResultKind.CLEANED],
+    quiet = replace(
+        CTX,
+        kinds=CTX.kinds | {ResultKind.CLEANED},
         no_call=None if no_call is None else frozenset(map(ResultKind, no_call)),
     )
     made = build(quiet, [one], result)

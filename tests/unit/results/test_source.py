@@ -35,7 +35,7 @@ from tests.result_images import (
     write_image,
 )
 from tests.result_reading import read_result
-from tests.unit.results.report_lab import made_from
+from tests.unit.results.report_lab import CTX, made_from
 
 # What says which object it is, or what its pixels are: a fault of these is one of the image.
 OF_OBJECT = {
@@ -59,15 +59,16 @@ CODE = {
 }
 
 
-def element(tag: BaseTag, vr: bytes, value: bytes) -> bytes:
+def element(word: str, vr: bytes, value: bytes) -> bytes:
     """The attribute in Explicit VR Little Endian."""
+    tag = Tag(word)
     value += (b"\0" if vr in (b"OB", b"UI", b"UN") else b" ") * (len(value) % 2)
     length = b"\0\0" + struct.pack("<L", len(value)) if vr in LONG else struct.pack("<H", len(value))
     return struct.pack("<HH", tag.group, tag.element) + vr + length + value
 
 
 def encoded_item(parts: dict[str, tuple[bytes, bytes]]) -> bytes:
-    content = b"".join(element(Tag(word), *parts[word]) for word in sorted(parts, key=Tag))
+    content = b"".join(element(word, *parts[word]) for word in sorted(parts, key=Tag))
     return b"\xfe\xff\x00\xe0" + struct.pack("<L", len(content)) + content
 
 
@@ -116,9 +117,10 @@ def texts() -> dict[str, tuple[bytes, bytes]]:
     }
 
 
-def written(path: Path, attributes: dict[str, bytes]) -> Path:
+def written(folder: Path, attributes: dict[str, bytes]) -> Path:
     """A film with these encoded attributes in place of its own."""
-    film = write_image(path, CR, grey_image(32, 32), SpecificCharacterSet="ISO_IR 6").read_bytes()
+    path = write_image(folder / "film.dcm", CR, grey_image(32, 32), SpecificCharacterSet="ISO_IR 6")
+    film = path.read_bytes()
     start = 144 + struct.unpack_from("<L", film, 140)[0]
     given = dict(elements(film[start:])) | {Tag(word): raw for word, raw in attributes.items()}
     path.write_bytes(film[:start] + b"".join(given[tag] for tag in sorted(given)))
@@ -141,32 +143,31 @@ def built(path: Path) -> list[Dataset]:
     assert inspect(path).fault == ""
     with quiet_pydicom():
         image = source(path)
-    copying = context(kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC])
-    return [read_result(one) for one in build(copying, [image], PipelineResult())]
+    return [read_result(one) for one in build(CTX, [image], PipelineResult())]
 
 
 def copied(*, sequences: bool) -> list[str]:
     words = {*COPIED, *_IMAGE_KEYWORDS} - OF_OBJECT - IDENTIFYING
-    return sorted(word for word in words if (dictionary_VR(Tag(word)) == "SQ") is sequences)
+    return sorted(word for word in words if (dictionary_VR(word) == "SQ") is sequences)
 
 
 @pytest.mark.parametrize("fault", codes())
 def test_every_sequence_that_results_copy_may_be_faulty(tmp_path: Path, fault: str) -> None:
-    raw = {word: element(Tag(word), b"SQ", codes()[fault]) for word in copied(sequences=True)}
-    assert built(written(tmp_path / "film.dcm", raw))
+    raw = {word: element(word, b"SQ", codes()[fault]) for word in copied(sequences=True)}
+    assert built(written(tmp_path, raw))
 
 
 @pytest.mark.parametrize("fault", texts())
 def test_every_attribute_that_results_copy_may_be_faulty(tmp_path: Path, fault: str) -> None:
     vr, value = texts()[fault]
-    own = {word: dictionary_VR(Tag(word)).split(" or ")[0].encode() for word in copied(sequences=False)}
-    raw = {word: element(Tag(word), vr or own[word], value) for word in own}
-    assert built(written(tmp_path / "film.dcm", raw))
+    own = {word: dictionary_VR(word).split(" or ")[0].encode() for word in copied(sequences=False)}
+    raw = {word: element(word, vr or own[word], value) for word in own}
+    assert built(written(tmp_path, raw))
 
 
 def test_text_in_place_of_sequences_is_left_out(tmp_path: Path) -> None:
     words = copied(sequences=True)
-    path = written(tmp_path / "film.dcm", {word: element(Tag(word), b"LO", b"CHEST") for word in words})
+    path = written(tmp_path, {word: element(word, b"LO", b"CHEST") for word in words})
     assert built(path)
     (repairs,) = repairs_of([source(path)]).values()
     assert {*words} - {*repairs.left_out} == set()
@@ -174,8 +175,8 @@ def test_text_in_place_of_sequences_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["InstitutionName", "StationName", "Manufacturer", "StudyDescription"])
 def test_text_that_names_nobody_is_left_out_where_it_cannot_be_decoded(tmp_path: Path, word: str) -> None:
-    vr = dictionary_VR(Tag(word)).encode()
-    path = written(tmp_path / "film.dcm", {word: element(Tag(word), vr, UNDECODABLE)})
+    vr = dictionary_VR(word).encode()
+    path = written(tmp_path, {word: element(word, vr, UNDECODABLE)})
     for one in built(path):
         assert "rnberg" not in str(one)
         assert one.PatientName == "Test^CR"
@@ -184,17 +185,17 @@ def test_text_that_names_nobody_is_left_out_where_it_cannot_be_decoded(tmp_path:
 
 @pytest.mark.parametrize("word", ["PatientName", "PatientID", "AccessionNumber", "ReferringPhysicianName"])
 def test_identity_that_cannot_be_read_is_refused(tmp_path: Path, word: str) -> None:
-    vr = dictionary_VR(Tag(word)).encode()
-    for raw in (element(Tag(word), vr, UNDECODABLE), element(Tag(word), b"SQ", encoded_item(CODE))):
-        path = written(tmp_path / "film.dcm", {word: raw})
+    vr = dictionary_VR(word).encode()
+    for raw in (element(word, vr, UNDECODABLE), element(word, b"SQ", encoded_item(CODE))):
+        path = written(tmp_path, {word: raw})
         assert word in inspect(path).fault
         with pytest.raises((DecodedDifferently, FaultyObject)):
             read_sources([source(path)])
 
 
 def test_an_assumed_character_set_is_used_before_text_is_left_out(tmp_path: Path) -> None:
-    raw = element(Tag("StudyDescription"), b"LO", UNDECODABLE)
-    path = written(tmp_path / "film.dcm", {"StudyDescription": raw})
+    raw = element("StudyDescription", b"LO", UNDECODABLE)
+    path = written(tmp_path, {"StudyDescription": raw})
     found = inspect(path, "ISO_IR 100")
     assert (found.assumed_charset, found.identity["StudyDescription"]) == ("ISO_IR 100", "Nürnberg")
     (read,) = read_sources([source(path, assume_charset=found.assumed_charset)])
@@ -203,8 +204,8 @@ def test_an_assumed_character_set_is_used_before_text_is_left_out(tmp_path: Path
 
 def test_identity_that_is_too_long_stands_in_results_to_the_letter(tmp_path: Path) -> None:
     accession = b"2026-11-27-RADIOLOGY-4711"
-    raw = {"AccessionNumber": element(Tag("AccessionNumber"), b"SH", accession)}
-    path = written(tmp_path / "film.dcm", raw)
+    raw = {"AccessionNumber": element("AccessionNumber", b"SH", accession)}
+    path = written(tmp_path, raw)
     with quiet_pydicom():
         assert {str(one.AccessionNumber) for one in built(path)} == {accession.decode()}
     assert set(repairs_of([source(path)])[source(path).image.uid].kept) == {"AccessionNumber"}

@@ -8,19 +8,18 @@ from ai_pipeline.contract import (
     Decision,
     PipelineResult,
 )
-from dicom_node.base.lifecycle import ResultKind
 from dicom_node.results import stated_report
 from dicom_node.results.build import build
 from tests.result_images import (
     CARDIOMEGALY,
     EFFUSION,
     NODULE,
-    context,
     film,
     finding,
 )
 from tests.unit.results.report_lab import (
     BOX,
+    ONLY_REPORT,
     measured,
 )
 
@@ -34,7 +33,7 @@ def test_findings_are_read_back_with_numbers_and_model(tmp_path: Path, beside: b
         finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT),
     )
     given = PipelineResult(findings=found, measurements=measured(one.image.uid)[:beside])
-    [made] = build(context(kinds=[ResultKind.SR]), [one], given)
+    [made] = build(ONLY_REPORT, [one], given)
     path.write_bytes(made.data or b"")
     numbers = lambda row: sorted(value.split()[0] for value in row["numbers"].values())
     rows = [

@@ -90,3 +90,9 @@ def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
     running = EmbeddedPacs(tmp_path / "pacs")
     yield running
     running.stop()
+
+
+@pytest.fixture
+def ask(run: Run, filled: Path) -> Run:
+    """Run a verb on the filled site."""
+    return lambda *words: run(*words, "--config", filled)

@@ -24,7 +24,7 @@ from dicom_node.base.events import (
     EventType,
 )
 from dicom_node.base.lifecycle import Role, StudyState
-from dicom_node.base.store.tables import Study
+from dicom_node.base.store.tables import EventRow, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.people.disk import disk_fault
 from dicom_node.serve.background import Background, inode
@@ -66,7 +66,7 @@ def test_what_a_listener_does_once_for_a_site_is_done_where_a_worker_started_fir
     with _running(
         _background(inbox, Role.WORKER, "worker-1", say), _background(inbox, Role.LISTENER, "listener-1", say)
     ):
-        wait_until(lambda: SPOOL_DIFFERS.number in [row.number for row in inbox.events()], 60, "comparison")
+        wait_until(lambda: SPOOL_DIFFERS.number in inbox.column(EventRow.number), 60, "comparison")
     taken = [call.kwargs["lease"] for call in say.call_args_list if call.args[0] is SCHEDULER_TAKEN]
     assert taken == ["job scheduler", "scheduler"]
 

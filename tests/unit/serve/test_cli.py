@@ -22,8 +22,9 @@ from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Study
 from dicom_node.people import users
 from dicom_node.people.demo import EmbeddedPacs
+from tests import ROOT
 from tests.inbox_lab import Inbox
-from tests.modality import ultrasound
+from tests.modality import ultrasounds
 from tests.rows import NOW
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
 from tests.unit.serve.cli_lab import (
@@ -41,7 +42,7 @@ from tests.unit.serve.cli_lab import (
 def test_objects_of_a_lost_database_are_told_put_back_and_told_no_more(run: Run, site: Path) -> None:
     spool = lambda verb: run("spool", verb, "--config", site)
     node = Inbox(site.parent / "var")
-    node.settle(*(ultrasound("one", number=number) for number in (1, 2)))
+    node.settle(*ultrasounds("one", 2))
     node.close()
     assert spool("compare").out == "Spool and database agree.\n"
     assert spool("reindex").out == "Nothing to put back.\n"
@@ -97,7 +98,7 @@ def test_check_says_when_a_database_is_missing_whose_objects_are_there(run: Run,
 
 
 def test_config_sample_prints_the_files_of_the_repository(run: Run) -> None:
-    folder = Path(__file__).resolve().parents[3] / "config"
+    folder = ROOT / "config"
     for name in sample.FILES:
         assert run("config", "sample", name).out == (folder / f"{name}.toml").read_text(encoding="utf-8")
 
@@ -121,7 +122,7 @@ OBJECTS = ("spool/objects/ab/1.dcm", "results/cd/2.dcm", "deidentified/ef/3.dcm"
 
 
 @pytest.fixture
-def saved(run: Run, filled: Path, tmp_path: Path) -> Path:
+def saved(ask: Run, filled: Path, tmp_path: Path) -> Path:
     """A backup, made while somebody writes."""
     key = filled.parent / "var" / "keys" / "site.key"
     key.parent.mkdir()
@@ -132,76 +133,76 @@ def saved(run: Run, filled: Path, tmp_path: Path) -> Path:
         image.parent.mkdir(parents=True, exist_ok=True)
         image.write_bytes(b"image")
     with Database(f"sqlite:///{filled.parent / 'var' / 'node.db'}").write():
-        done = run("backup", tmp_path / "saved", "--objects", "--config", filled)
+        done = ask("backup", tmp_path / "saved", "--objects")
     assert (done.status, "verified" in done.out) == (0, True), done.err
     return tmp_path / "saved"
 
 
 def test_a_lost_node_is_back_with_its_studies_its_key_and_its_objects(
-    run: Run, filled: Path, saved: Path
+    ask: Run, filled: Path, saved: Path
 ) -> None:
     var = filled.parent / "var"
     var.rename(filled.parent / "lost")
-    assert run("restore", saved, "--config", filled).status == 0
-    assert DELIVERED in run("studies", "list", "--config", filled).out
+    assert ask("restore", saved).status == 0
+    assert DELIVERED in ask("studies", "list").out
     assert (var / "keys" / "site.key").read_text() == "ab" * 32
     assert (var / "keys" / "site.key").stat().st_mode & 0o777 == 0o600
     assert [(var / place).read_bytes() for place in OBJECTS] == [b"image"] * 3
 
 
 def test_a_backup_without_the_key_is_whole_and_leaves_the_present_key(
-    run: Run, filled: Path, saved: Path, tmp_path: Path
+    ask: Run, filled: Path, saved: Path, tmp_path: Path
 ) -> None:
     apart = tmp_path / "apart"
-    assert run("backup", apart, "--without-key", "--config", filled).status == 0
+    assert ask("backup", apart, "--without-key").status == 0
     assert b"ab" * 32 not in b"".join(file.read_bytes() for file in apart.rglob("*") if file.is_file())
-    assert run("restore", apart, "--config", filled).status == 0
+    assert ask("restore", apart).status == 0
     assert (filled.parent / "var" / "keys" / "site.key").read_text() == "ab" * 32
 
 
-def test_device_rules_come_back_and_those_made_since_stay(run: Run, filled: Path, tmp_path: Path) -> None:
+def test_device_rules_come_back_and_those_made_since_stay(ask: Run, filled: Path, tmp_path: Path) -> None:
     drawn, own = filled.parent / "var" / "device_rules", tmp_path / "own"
     for folder in (drawn, own):
         folder.mkdir()
         (folder / "room3.toml").write_text("first", encoding="utf-8")
-    assert run("backup", tmp_path / "saved", "--config", filled).status == 0
+    assert ask("backup", tmp_path / "saved").status == 0
     for name, text in (("room3.toml", "second"), ("since.toml", "new")):
         (drawn / name).write_text(text, encoding="utf-8")
-    assert run("restore", tmp_path / "saved", "--config", filled).status == 0
+    assert ask("restore", tmp_path / "saved").status == 0
     assert (drawn / "room3.toml").read_text() == "first"
     assert [kept.read_text() for kept in drawn.glob("room3.toml.before-*")] == ["second"]
     assert sorted(path.name for path in drawn.glob("*.toml")) == ["room3.toml", "since.toml"]
     rewrite(filled, {}, f'[workers]\ndevice_rules_dir = "{own}"\n')
-    assert run("backup", tmp_path / "other", "--config", filled).status == 0
+    assert ask("backup", tmp_path / "other").status == 0
     (own / "room3.toml").unlink()
-    assert run("restore", tmp_path / "other", "--config", filled).status == 0
+    assert ask("restore", tmp_path / "other").status == 0
     assert (own / "room3.toml").read_text() == "first"
 
 
-def test_nothing_is_restored_under_a_node_that_runs(run: Run, filled: Path, saved: Path) -> None:
+def test_nothing_is_restored_under_a_node_that_runs(ask: Run, filled: Path, saved: Path) -> None:
     with (filled.parent / "var" / "worker-1.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        refused = run("restore", saved, "--config", filled)
+        refused = ask("restore", saved)
     assert refused.status == ExitCode.FAILED
     assert "stop it first" in refused.err
 
 
-def test_a_backup_that_is_not_whole_is_refused_and_named(run: Run, filled: Path, saved: Path) -> None:
-    assert run("restore", saved, "--verify", "--config", filled).status == 0
+def test_a_backup_that_is_not_whole_is_refused_and_named(ask: Run, saved: Path) -> None:
+    assert ask("restore", saved, "--verify").status == 0
     (saved / "site.key").write_text("cd" * 32, encoding="ascii")
     for words in (["--verify"], []):
-        refused = run("restore", saved, *words, "--config", filled)
+        refused = ask("restore", saved, *words)
         assert refused.status == ExitCode.DATA
         assert "site.key differs from the saved file" in refused.err
     manifest = saved / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"site.key"', '"../site.key"'), encoding="utf-8")
-    assert "differs" not in run("restore", saved, "--verify", "--config", filled).err, "a file elsewhere"
+    assert "differs" not in ask("restore", saved, "--verify").err, "a file elsewhere"
 
 
-def test_a_database_of_a_newer_program_is_refused(run: Run, filled: Path, tmp_path: Path) -> None:
+def test_a_database_of_a_newer_program_is_refused(ask: Run, filled: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(filled.parent / "var" / "node.db", isolation_level=None)) as database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
-    refused = run("backup", tmp_path / "saved", "--config", filled)
+    refused = ask("backup", tmp_path / "saved")
     assert refused.status == ExitCode.DATA
     assert "newer" in refused.err
 
@@ -456,7 +457,7 @@ def test_check_says_when_the_model_that_was_activated_is_gone(run: Run, site: Pa
     assert "chest_xray is to use gone@2" in printed.err
 
 
-def test_no_canary_is_in_a_support_bundle(run: Run, filled: Path, tmp_path: Path) -> None:
+def test_no_canary_is_in_a_support_bundle(ask: Run, filled: Path, tmp_path: Path) -> None:
     further = (
         '\n[[peers]]\nname = "web"\nae_title = "WEB"\nmay = ["receive"]\ntransport = "dicomweb"\n'
         'url = "https://127.0.0.1:9/CANARY"\nusername = "tweety"\npassword = "hunter2"\n'
@@ -477,7 +478,7 @@ def test_no_canary_is_in_a_support_bundle(run: Run, filled: Path, tmp_path: Path
     with in_database(filled) as session:
         session.execute(update(Study).values(patient_id="4711-PID", reason="Canary^Jane"))
         session.add_all(event(number, NOW, **fields) for number in (1004, 2005, 3006, 5004, 5020, 9999))
-    done = run("support-bundle", tmp_path / "bundle.zip", "--config", filled)
+    done = ask("support-bundle", tmp_path / "bundle.zip")
     assert done.status == 0, done.err
     assert (tmp_path / "bundle.zip").stat().st_mode & 0o077 == 0
     with zipfile.ZipFile(tmp_path / "bundle.zip") as bundle:

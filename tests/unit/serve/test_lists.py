@@ -24,6 +24,7 @@ from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Study
 from dicom_node.people import audit, outbox
 from dicom_node.people.demo import DRAWN_FILM, EmbeddedPacs
+from tests import ROOT
 from tests.rows import NOW, an_association
 from tests.unit.jobs import scoring_lab
 from tests.unit.jobs.scoring_lab import write_card
@@ -40,8 +41,8 @@ from tests.unit.serve.cli_lab import (
 )
 
 
-def test_studies_list_has_the_keys_that_others_build_on(run: Run, filled: Path) -> None:
-    rows = run("studies", "list", "--config", filled, "--json").json
+def test_studies_list_has_the_keys_that_others_build_on(ask: Run) -> None:
+    rows = ask("studies", "list", "--json").json
     assert [row["study_instance_uid"] for row in rows] == [DELIVERED, BROKEN, CONFLICT]
     expected = {
         "state": "delivered",
@@ -59,14 +60,13 @@ def test_studies_list_has_the_keys_that_others_build_on(run: Run, filled: Path) 
     ]
 
 
-def test_withdrawn_results_are_told_with_who_and_why(run: Run, filled: Path) -> None:
-    config = ("--config", filled)
-    withdraw = ("studies", "withdraw", *config, "--reason", "quality", "--because")
-    done = run(*withdraw, "wrong side", "9.9.9", DELIVERED)
+def test_withdrawn_results_are_told_with_who_and_why(ask: Run, filled: Path) -> None:
+    withdraw = ("studies", "withdraw", "--reason", "quality", "--because")
+    done = ask(*withdraw, "wrong side", "9.9.9", DELIVERED)
     assert (done.status, "9.9.9" in done.out, DELIVERED in done.out) == (1, True, True), "one stops no other"
-    assert run("studies", "show", DELIVERED, *config).out.count("by command line: wrong side (quality)") == 2
-    assert run("studies", "list", *config).out.count("2 withdrawn") == 1
-    [row] = [one for one in run("studies", "list", *config, "--json").json if one["study"] == DELIVERED]
+    assert ask("studies", "show", DELIVERED).out.count("by command line: wrong side (quality)") == 2
+    assert ask("studies", "list").out.count("2 withdrawn") == 1
+    [row] = [one for one in ask("studies", "list", "--json").json if one["study"] == DELIVERED]
     assert [result["withdrawn"]["because"] for result in row["results"]] == ["wrong side"] * 2
     assert "because" not in audited(filled)[0][1], "what is sent to other systems has no words of a person"
 
@@ -77,10 +77,10 @@ def test_withdrawn_results_are_told_with_who_and_why(run: Run, filled: Path) -> 
      "associations list",
      "peers list", "models list"],
 )  # fmt: skip
-def test_every_key_is_in_the_reference(run: Run, filled: Path, verb: str) -> None:
-    reference = Path(__file__).resolve().parents[3] / "docs" / "reference"
+def test_every_key_is_in_the_reference(ask: Run, verb: str) -> None:
+    reference = ROOT / "docs" / "reference"
     listed = "".join((reference / f"{name}.md").read_text(encoding="utf-8") for name in ("lists", "settings"))
-    printed = run(*verb.split(), "--config", filled, "--json").json
+    printed = ask(*verb.split(), "--json").json
     keys = set().union(*printed) if isinstance(printed, list) else set(printed)
     assert keys, verb
     assert [key for key in sorted(keys) if f"`{key}`" not in listed] == []
@@ -93,70 +93,68 @@ def test_an_empty_list_is_an_empty_array(run: Run, site: Path, group: str) -> No
     assert run(group, "list", "--config", site).out == ""
 
 
-def test_a_study_is_shown_with_all_that_happened(run: Run, filled: Path) -> None:
-    row = run("studies", "show", BROKEN, "--config", filled, "--json").json
+def test_a_study_is_shown_with_all_that_happened(ask: Run) -> None:
+    row = ask("studies", "show", BROKEN, "--json").json
     assert [job["rule"] for job in row["jobs"]] == ["chest", "ultrasound"]
     assert {item["outcome"] for item in row["received"]} == {"new"}
     assert [event["number"] for event in row["events"]] == [3006]
-    text = run("studies", "show", BROKEN, "--config", filled).out
+    text = ask("studies", "show", BROKEN).out
     for expected in ("decoder: truncated", "the PACS refuses it", "2.25.2.sr", "job failed for good"):
         assert expected in text
 
 
-def test_a_study_is_run_again_and_a_rule_is_replayed(run: Run, filled: Path) -> None:
-    config = ("--config", filled)
-    replay = ("rules", "replay", "--since", "2026-01-02T03:00Z", *config)
-    [row] = run(*replay, "--dry-run", "--json").json
+def test_a_study_is_run_again_and_a_rule_is_replayed(ask: Run) -> None:
+    replay = ("rules", "replay", "--since", "2026-01-02T03:00Z")
+    [row] = ask(*replay, "--dry-run", "--json").json
     assert (row["study_instance_uid"], row["rule"], row["queued"]) == (DELIVERED, "ultrasound", False)
-    assert run(*replay, "--json").json == [row | {"queued": True, "reason": ""}]
-    assert BROKEN in run("studies", "rerun", "99.1", "99.2", *config).out
-    refused = run("studies", "rerun", BROKEN, CONFLICT, *config)
+    assert ask(*replay, "--json").json == [row | {"queued": True, "reason": ""}]
+    assert BROKEN in ask("studies", "rerun", "99.1", "99.2").out
+    refused = ask("studies", "rerun", BROKEN, CONFLICT)
     assert (refused.status, refused.out) == (1, "")
     assert "is in quarantine: `dicom-node studies release` releases it" in refused.err
-    assert run("studies", "rerun", "1.2.3.4", *config).status == 66
+    assert ask("studies", "rerun", "1.2.3.4").status == 66
 
 
-def test_a_failed_job_is_retried_put_first_and_cancelled_by_hand(run: Run, filled: Path) -> None:
-    config = ("--config", filled)
-    assert run("jobs", "retry", 3, *config).status == 0
-    shown = run("jobs", "show", 3, *config, "--json").json
+def test_a_failed_job_is_retried_put_first_and_cancelled_by_hand(ask: Run) -> None:
+    assert ask("jobs", "retry", 3).status == 0
+    shown = ask("jobs", "show", 3, "--json").json
     assert (shown["state"], shown["reason"]) == ("queued", "")
-    assert run("studies", "show", BROKEN, *config, "--json").json["state"] == "queued"
-    again = run("jobs", "retry", 3, *config)
+    assert ask("studies", "show", BROKEN, "--json").json["state"] == "queued"
+    again = ask("jobs", "retry", 3)
     assert (again.status, again.err) == (1, "dicom-node: job 3 is queued: it cannot be queued again\n")
-    assert run("jobs", "first", 3, *config).status == 0
-    assert run("jobs", "cancel", 3, *config).status == 0
-    assert run("jobs", "retry", 3, 99, *config).status == 66, "several by one command"
-    assert run("jobs", "list", "--state", "cancelled", *config, "--json").json[0]["job"] == 3
+    assert ask("jobs", "first", 3).status == 0
+    assert ask("jobs", "cancel", 3).status == 0
+    assert ask("jobs", "retry", 3, 99).status == 66, "several by one command"
+    assert ask("jobs", "list", "--state", "cancelled", "--json").json[0]["job"] == 3
 
 
-def test_dead_letters_are_sent_again_by_hand(run: Run, filled: Path) -> None:
-    dead = run("outbox", "list", "--state", "dead", "--config", filled, "--json").json
+def test_dead_letters_are_sent_again_by_hand(ask: Run) -> None:
+    dead = ask("outbox", "list", "--state", "dead", "--json").json
     assert [row["destination"] for row in dead] == ["pacs", "pacs"]
-    assert run("outbox", "retry", dead[0]["delivery"], "--config", filled).status == 0
-    assert "again: 1." in run("outbox", "retry", "--dead", "--config", filled).out
-    assert run("outbox", "list", "--state", "dead", "--config", filled, "--json").json == []
-    assert [run("outbox", "retry", *words, "--config", filled).status for words in ((), (999,))] == [64, 66]
+    assert ask("outbox", "retry", dead[0]["delivery"]).status == 0
+    assert "again: 1." in ask("outbox", "retry", "--dead").out
+    assert ask("outbox", "list", "--state", "dead", "--json").json == []
+    assert [ask("outbox", "retry", *words).status for words in ((), (999,))] == [64, 66]
 
 
-def test_deliveries_are_discarded_with_a_reason_and_sent_to_a_further_peer(run: Run, filled: Path) -> None:
-    [dead, *_] = run("outbox", "list", "--state", "dead", "--json", "--config", filled).json
-    discard = ("outbox", "discard", dead["delivery"], "--config", filled, "--because")
+def test_deliveries_are_discarded_with_a_reason_and_sent_to_a_further_peer(ask: Run) -> None:
+    [dead, *_] = ask("outbox", "list", "--state", "dead", "--json").json
+    discard = ("outbox", "discard", dead["delivery"], "--because")
     for words, status in (("x", 65), ("the PACS was replaced", 0), ("once more", 1)):
-        assert run(*discard, words).status == status, words
-    [row] = run("outbox", "list", "--state", "discarded", "--json", "--config", filled).json
+        assert ask(*discard, words).status == status, words
+    [row] = ask("outbox", "list", "--state", "discarded", "--json").json
     assert (row["delivery"], row["discarded_because"]) == (dead["delivery"], "the PACS was replaced")
-    assert run("outbox", "discard", "--because", "why", "--config", filled).status == 64
+    assert ask("outbox", "discard", "--because", "why").status == 64
     for peer, status in (("pacs", 1), ("nobody", 66)):
-        assert run("studies", "send", BROKEN, "--to", peer, "--config", filled).status == status
+        assert ask("studies", "send", BROKEN, "--to", peer).status == status
 
 
-def test_a_study_in_quarantine_is_not_deleted_and_can_be_released(run: Run, filled: Path) -> None:
-    done = run("studies", "delete", CONFLICT, "--json", "--config", filled)
+def test_a_study_in_quarantine_is_not_deleted_and_can_be_released(ask: Run) -> None:
+    done = ask("studies", "delete", CONFLICT, "--json")
     assert (done.status, [row["deleted"] for row in done.json]) == (1, [False])
-    assert run("studies", "delete", "9.9.9", "--config", filled).status == 66
-    assert [run("studies", "release", CONFLICT, "--config", filled).status for _ in range(2)] == [0, 1]
-    assert run("studies", "show", CONFLICT, "--config", filled, "--json").json["state"] == "receiving"
+    assert ask("studies", "delete", "9.9.9").status == 66
+    assert [ask("studies", "release", CONFLICT).status for _ in range(2)] == [0, 1]
+    assert ask("studies", "show", CONFLICT, "--json").json["state"] == "receiving"
 
 
 NOON = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
@@ -180,28 +178,28 @@ def test_times_are_understood_as_people_write_them(text: str, expected: datetime
     assert moment(text, NOON) == expected
 
 
-def test_associations_are_listed_with_what_came_of_them(run: Run, filled: Path) -> None:
-    rows = run("associations", "list", "--config", filled, "--json").json
+def test_associations_are_listed_with_what_came_of_them(ask: Run) -> None:
+    rows = ask("associations", "list", "--json").json
     shown = [(row["association"], row["outcome"], row["objects"], bool(row["closed_at"])) for row in rows]
     assert shown == [("a-2", "open", 0, False), ("a-1", "released", 2, True)]
-    since = run("associations", "list", "--since", "2026-01-02T03:12:00Z", "--config", filled, "--json").json
+    since = ask("associations", "list", "--since", "2026-01-02T03:12:00Z", "--json").json
     assert [row["association"] for row in since] == ["a-2"]
 
 
 @pytest.mark.parametrize("group", ["studies", "jobs", "outbox", "events", "associations"])
 def test_a_list_goes_on_with_a_mistake_that_does_not_concern_the_database(
-    run: Run, filled: Path, group: str
+    ask: Run, filled: Path, group: str
 ) -> None:
-    wanted = run(group, "list", "--json", "--config", filled).json
+    wanted = ask(group, "list", "--json").json
     rewrite(filled, {'may = ["receive"]': 'may = ["recieve"]'})
-    ran = run(group, "list", "--json", "--config", filled)
+    ran = ask(group, "list", "--json")
     assert (ran.status, ran.json) == (0, wanted)
     assert "mistakes (1): dicom-node check" in ran.err
 
 
-def test_a_list_refuses_a_mistake_about_the_database(run: Run, filled: Path) -> None:
+def test_a_list_refuses_a_mistake_about_the_database(ask: Run, filled: Path) -> None:
     rewrite(filled, {"data_dir =": "data_folder ="})
-    ran = run("studies", "list", "--config", filled)
+    ran = ask("studies", "list")
     assert (ran.status, ran.out, "node.data_folder" in ran.err) == (78, "", True)
 
 
@@ -308,12 +306,10 @@ def test_each_model_and_sender_is_one_row(run: Run, counted: Path) -> None:
     assert old["scores"][0]["bins"] is None, "few images would nearly tell single scores"
 
 
-def test_users_are_added_listed_changed_and_removed(run: Run, filled: Path, typed: None) -> None:
+def test_users_are_added_listed_changed_and_removed(ask: Run, filled: Path, typed: None) -> None:
     def of_anna(*words: str) -> dict[str, object]:
-        assert run("users", *words, "--config", filled).status == 0
-        [row] = [
-            row for row in run("users", "list", "--json", "--config", filled).json if row["name"] == "anna"
-        ]
+        assert ask("users", *words).status == 0
+        [row] = [row for row in ask("users", "list", "--json").json if row["name"] == "anna"]
         return {key: row[key] for key in ("role", "disabled", "sessions")}
 
     assert of_anna("add", "anna", "--role", "viewer")["role"] == "viewer"
@@ -322,25 +318,25 @@ def test_users_are_added_listed_changed_and_removed(run: Run, filled: Path, type
         "disabled": True,
         "sessions": 0,
     }
-    assert "disabled" in run("users", "list", "--config", filled).out
+    assert "disabled" in ask("users", "list").out
     assert not of_anna("change", "anna", "--enable")["disabled"]
-    assert run("users", "change", "anna", "--config", filled).status == ExitCode.USAGE
+    assert ask("users", "change", "anna").status == ExitCode.USAGE
     of_anna("password", "anna")
-    assert run("users", "remove", "anna", "--config", filled).status == 0
-    assert run("users", "list", "--json", "--config", filled).json == []
+    assert ask("users", "remove", "anna").status == 0
+    assert ask("users", "list", "--json").json == []
     with in_database(filled) as session:
         rows = [(row["actor"], row["action"]) for row in audit.rows(session)]
     assert {("command line", word) for word in ("user_removed", "password_set", "user_added")} <= set(rows)
 
 
-def test_tokens_are_made_listed_and_taken_back(run: Run, filled: Path, typed: None) -> None:
-    assert run("users", "add", "anna", "--role", "viewer", "--config", filled).status == 0
-    made = run("tokens", "add", "anna", "--for", "the dashboard", "--days", 30, "--config", filled)
+def test_tokens_are_made_listed_and_taken_back(ask: Run, typed: None) -> None:
+    assert ask("users", "add", "anna", "--role", "viewer").status == 0
+    made = ask("tokens", "add", "anna", "--for", "the dashboard", "--days", 30)
     assert (made.status, made.out.strip().startswith("dn_")) == (0, True)
-    [row] = run("tokens", "list", "--json", "--config", filled).json
+    [row] = ask("tokens", "list", "--json").json
     assert (row["user"], row["purpose"], row["used_at"]) == ("anna", "the dashboard", None)
-    assert [run("tokens", "remove", row["token"], "--config", filled).status for _ in range(2)] == [0, 66]
-    assert run("tokens", "add", "ben", "--for", "nothing", "--config", filled).status == 66
+    assert [ask("tokens", "remove", row["token"]).status for _ in range(2)] == [0, 66]
+    assert ask("tokens", "add", "ben", "--for", "nothing").status == 66
 
 
 US = examples.get_path("rgb_color")

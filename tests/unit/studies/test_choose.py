@@ -14,7 +14,7 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.people import studies
 from tests.inbox_lab import Inbox
-from tests.modality import ultrasound
+from tests.modality import ultrasound, ultrasounds
 from tests.unit.jobs.worker_lab import confirm, work
 from tests.unit.receive.objects import (
     changed,
@@ -46,7 +46,7 @@ def test_a_study_with_a_choice_is_released_only_with_one_among_what_is_there_now
             inbox.settle(changed(ultrasound("choose", number=2), PatientName="Else^Some", PatientID="P-2"))
         with pytest.raises(NotAllowedNow, match=says):
             studies.release(inbox.settings, image.StudyInstanceUID, take, as_of=shown)
-    assert inbox.study(image.StudyInstanceUID).state is StudyState.QUARANTINED
+    assert inbox.study_of(image).state is StudyState.QUARANTINED
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -61,7 +61,7 @@ def test_the_version_that_is_taken_counts(inbox: Inbox, number: int) -> None:
     assert set(rows[1]["differs"]) == {"Manufacturer", "PixelData"}
     release(inbox, image.StudyInstanceUID, number)
     assert analysed(inbox, image.StudyInstanceUID) == [image.SOPInstanceUID]
-    assert inbox.file_of(image.SOPInstanceUID).PixelData == (image, other)[number - 1].PixelData
+    assert inbox.file_of(image).PixelData == (image, other)[number - 1].PixelData
     for as_of in (None, rows[0]["as_of"]):  # nothing came since: the choice itself was the last
         with pytest.raises(NotAllowedNow, match="only one in quarantine"):
             studies.release(inbox.settings, image.StudyInstanceUID, as_of=as_of)
@@ -99,7 +99,7 @@ def test_a_study_corrected_in_part_can_go_back_to_the_patient_who_came_first(
     [first] = [row["number"] for row in rows if row["differs"]["PatientID"] == before]
     release(inbox, uid, first if number == 1 else 3 - first)
     assert analysed(inbox, uid) == [image.SOPInstanceUID for image in (sent if number == 1 else sent[:1])]
-    assert inbox.file_of(sent[0].SOPInstanceUID).PatientID == (before if number == 1 else right)
+    assert inbox.file_of(sent[0]).PatientID == (before if number == 1 else right)
     assert before not in str([row.fields for row in inbox.events()])
 
 
@@ -126,7 +126,7 @@ def test_an_image_of_two_studies_stays_or_moves(inbox: Inbox) -> None:
     release(inbox, "1.2.3.4", here)
     assert analysed(inbox, "1.2.3.4") == [image.SOPInstanceUID]
     release(inbox, image.StudyInstanceUID)
-    assert inbox.study(image.StudyInstanceUID).state is StudyState.NOT_APPLICABLE
+    assert inbox.study_of(image).state is StudyState.NOT_APPLICABLE
 
 
 def test_a_study_with_a_faulty_object_is_released_without_it(inbox: Inbox) -> None:
@@ -136,11 +136,11 @@ def test_a_study_with_a_faulty_object_is_released_without_it(inbox: Inbox) -> No
     release(inbox, image.StudyInstanceUID)
     assert analysed(inbox, image.StudyInstanceUID) == [image.SOPInstanceUID]
     inbox.index(faulty)
-    assert inbox.study(image.StudyInstanceUID).state is StudyState.QUEUED
+    assert inbox.study_of(image).state is StudyState.QUEUED
 
 
 def test_a_copy_that_says_less_is_no_version_to_choose_or_to_fall_back_to(inbox: Inbox) -> None:
-    images = [ultrasound("part", number=number) for number in (1, 2)]
+    images = ultrasounds("part", 2)
     inbox.receive(*images)
     inbox.settle(changed(images[0], PatientName=""), calling="QUICK")
     inbox.settle(changed(images[0], PatientID="THE-RIGHT-ONE"))
@@ -148,4 +148,4 @@ def test_a_copy_that_says_less_is_no_version_to_choose_or_to_fall_back_to(inbox:
     assert [row["choose"] for row in rows] == ["patient", "patient"]
     [first] = [row["number"] for row in rows if row["differs"]["PatientID"] == images[0].PatientID]
     release(inbox, images[0].StudyInstanceUID, first)
-    assert inbox.file_of(images[0].SOPInstanceUID).PatientName == images[0].PatientName
+    assert inbox.file_of(images[0]).PatientName == images[0].PatientName

@@ -30,7 +30,9 @@ from dicom_node.base.lifecycle import (
 )
 from dicom_node.base.store import requested
 from dicom_node.base.store.tables import (
+    EventRow,
     Instance,
+    Job,
     PerformedStep,
     StepObject,
 )
@@ -38,10 +40,10 @@ from dicom_node.base.store.transitions import steady_now, utc_now
 from dicom_node.people import disk
 from dicom_node.receive.messages import N_CREATE_RQ, N_SET_RQ, Command
 from dicom_node.receive.steps import PerformedSteps
-from dicom_node.studies.reconciliation import reindex
 from tests.inbox_lab import Inbox
-from tests.modality import chest, ultrasound
+from tests.modality import chest, ultrasound, ultrasounds
 from tests.mpps_lab import COMPLETED, DISCONTINUED, IN_PROGRESS, WITH_STEPS, begun, ended
+from tests.postgres_lab import POSTGRESQL
 from tests.unit.receive.objects import (
     changed,
     secondary_capture,
@@ -63,12 +65,12 @@ def test_an_ultrasound_waits_for_its_quiet_time_or_that_of_the_peer(
     image, began = ultrasound("quiet"), steady_now()
     inbox.index(image, calling=calling)
     assert waits(inbox, image.StudyInstanceUID, seconds, began)
-    moment, second = inbox.study(image.StudyInstanceUID).due_at, timedelta(seconds=1)
+    moment, second = inbox.study_of(image).due_at, timedelta(seconds=1)
     assert inbox.assembler.run_once(moment - second) == 0
-    assert inbox.study(image.StudyInstanceUID).state is StudyState.RECEIVING
+    assert inbox.study_of(image).state is StudyState.RECEIVING
     assert inbox.assembler.run_once(moment + second) == 1
-    assert inbox.study(image.StudyInstanceUID).state is StudyState.QUEUED
-    assert [job.state for job in inbox.jobs()] == [JobState.QUEUED]
+    assert inbox.study_of(image).state is StudyState.QUEUED
+    assert inbox.column(Job.state) == [JobState.QUEUED]
 
 
 def test_each_further_image_begins_the_quiet_time_anew(inbox: Inbox) -> None:
@@ -87,13 +89,13 @@ def test_an_open_association_holds_its_studies_until_it_is_released_or_the_node_
     inbox.receive(one, association="a1")
     inbox.index(other, association="a2")
     assert inbox.assemble(600) == 1
-    assert [inbox.study(image.StudyInstanceUID).state for image in (one, other)] == [
+    assert [inbox.study_of(image).state for image in (one, other)] == [
         StudyState.RECEIVING,
         StudyState.QUEUED,
     ]
     if restored:  # its listener ended after the backup, and its journal was read to the end
         shutil.rmtree(inbox.folder / "journal")
-        reindex(inbox.database, inbox.spool, inbox.files, lambda *_: None)
+        inbox.reindex()
     else:
         inbox.released("a1")
     inbox.index()
@@ -130,27 +132,27 @@ def test_a_journal_line_is_ingested_once_over_restarts(inbox: Inbox) -> None:
     inbox.reopen()
     inbox.released("a1")
     inbox.index()
-    assert [row.number for row in inbox.events()] == [1001, 1002]
+    assert inbox.column(EventRow.number) == [1001, 1002]
 
 
 def test_a_companion_prolongs_the_wait_but_its_study_alone_starts_nothing(inbox: Inbox) -> None:
     capture = secondary_capture(ultrasound("companion"))
     inbox.settle(capture)
-    study = inbox.study(capture.StudyInstanceUID)
+    study = inbox.study_of(capture)
     assert study.state is StudyState.NOT_APPLICABLE
     assert "secondary_captures_from does not name its sender" in study.reason
     inbox.settle(ultrasound("companion"))
-    study = inbox.study(capture.StudyInstanceUID)
+    study = inbox.study_of(capture)
     assert (study.state, study.revision) == (StudyState.QUEUED, 2)
 
 
 def test_a_study_that_no_rule_takes_is_not_applicable(inbox: Inbox) -> None:
     image = chest("no rule", np.zeros((32, 32), np.uint16))
     inbox.settle(image)
-    study = inbox.study(image.StudyInstanceUID)
+    study = inbox.study_of(image)
     closest = "no rule applies; closest is ultrasound: modality DX does not match US"
     assert (study.state, study.reason) == (StudyState.NOT_APPLICABLE, closest)
-    [told] = [event for event in inbox.events() if event.number == NO_RULE.number]
+    [told] = inbox.events(NO_RULE.number)
     assert told.fields["reason"] == closest
 
 
@@ -163,7 +165,7 @@ def test_a_clock_that_is_set_a_day_on_or_back_moves_no_quiet_time(
         def now(cls, tz: tzinfo | None = None) -> datetime:
             return datetime.now(tz) + moved
 
-    first, second = (ultrasound("clock", number=number) for number in (1, 2))
+    first, second = ultrasounds("clock", 2)
     inbox.index(first)
     monkeypatch.setattr("dicom_node.receive.spool.datetime", Moved)
     monkeypatch.setattr("dicom_node.base.store.transitions.utc_now", lambda: Moved.now(UTC))
@@ -174,19 +176,19 @@ def test_a_clock_that_is_set_a_day_on_or_back_moves_no_quiet_time(
     inbox.index()
     assert inbox.assemble(0) == 0
     assert inbox.assemble(70) == 1
-    study = inbox.study(first.StudyInstanceUID)
+    study = inbox.study_of(first)
     assert (study.state, study.revision) == (StudyState.QUEUED, 1)
 
 
 def test_two_patients_that_stood_in_a_study_unseen_stop_it_and_keep_no_other_waiting(inbox: Inbox) -> None:
-    one, other = (ultrasound("mixed", number=number) for number in (1, 2))
+    one, other = ultrasounds("mixed", 2)
     good = ultrasound("good")
     inbox.index(one, other, good)
-    row = inbox.instance(other.SOPInstanceUID)
+    row = inbox.instance(other)
     inbox.put(Instance, row.id, patient="another" + row.patient)  # as if indexing had not looked
     assert inbox.assemble(seconds=1000) == 2
-    assert inbox.study(one.StudyInstanceUID).state is StudyState.QUARANTINED
-    assert inbox.study(good.StudyInstanceUID).state is not StudyState.RECEIVING
+    assert inbox.study_of(one).state is StudyState.QUARANTINED
+    assert inbox.study_of(good).state is not StudyState.RECEIVING
 
 
 @pytest.fixture
@@ -214,7 +216,7 @@ class Modality:
         command = Command(field, 1, STEP_CLASS, uid, True)
         fields = {"association": "m1", "calling": "MODALITY", "peer": peer}
         return self.steps.handle(
-            command, encode(step, False, True), ExplicitVRLittleEndian, peer, fields
+            command, encode(step, False, True), ExplicitVRLittleEndian, fields
         ).status.code
 
 
@@ -224,18 +226,18 @@ def modality(with_steps: Inbox) -> Modality:
 
 
 def images(name: str, number: int = 3) -> list[Dataset]:
-    return [ultrasound(name, number=one) for one in range(1, number + 1)]
+    return ultrasounds(name, number)
 
 
 def is_complete(with_steps: Inbox, image: Dataset, seconds: float = 0) -> bool:
     """Index, assemble as if so many seconds had passed, and look."""
     with_steps.index()
     with_steps.assembler.run_once(steady_now() + timedelta(seconds=seconds))
-    return with_steps.study(image.StudyInstanceUID).state is not StudyState.RECEIVING
+    return with_steps.study_of(image).state is not StudyState.RECEIVING
 
 
 def told(with_steps: Inbox, event: EventType) -> list[dict[str, Any]]:
-    return [dict(row.fields) for row in with_steps.events() if row.number == event.number]
+    return [dict(row.fields) for row in with_steps.events(event.number)]
 
 
 def test_the_last_image_before_the_end(with_steps: Inbox, modality: Modality) -> None:
@@ -285,9 +287,9 @@ def test_a_correction_of_a_complete_study_has_its_quiet_time(with_steps: Inbox, 
     for image in sent:
         with_steps.index(changed(image, PatientName="Corrected^Name"))
         with_steps.assembler.run_once()
-    assert with_steps.study(sent[0].StudyInstanceUID).state is StudyState.RECEIVING
+    assert with_steps.study_of(sent[0]).state is StudyState.RECEIVING
     assert is_complete(with_steps, sent[0], 100)
-    assert with_steps.study(sent[0].StudyInstanceUID).state is StudyState.QUEUED
+    assert with_steps.study_of(sent[0]).state is StudyState.QUEUED
 
 
 def test_reports_of_two_listeners_are_read_in_any_order(with_steps: Inbox) -> None:
@@ -318,7 +320,7 @@ def test_a_restart_of_the_indexer_reads_no_report_twice_and_leaves_none_out(
     assert len(told(with_steps, STEP_REPORTED)) == 2
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 def test_the_same_in_postgresql(open_inbox: Callable[..., Inbox], postgres_url: str) -> None:
     with_steps = open_inbox(WITH_STEPS, url=postgres_url)
     modality, sent = Modality(with_steps), images("postgres")
@@ -328,6 +330,6 @@ def test_the_same_in_postgresql(open_inbox: Callable[..., Inbox], postgres_url: 
     assert not is_complete(with_steps, sent[0], 300)
     modality.set(step, sent)
     assert is_complete(with_steps, sent[0])
-    assert any(row.study_id for row in with_steps.events() if row.number == 1081)
+    assert any(row.study_id for row in with_steps.events(1081))
     disk.forget_past(with_steps.database, with_steps.settings, utc_now() + timedelta(days=401))
     assert with_steps.rows(StepObject) == []

@@ -16,12 +16,12 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
 )
-from sqlalchemy import select
 
 from dicom_node.base.lifecycle import (
     StudyState,
 )
 from dicom_node.base.store.tables import (
+    Instance,
     ReceivedObject,
     Study,
 )
@@ -99,7 +99,7 @@ def test_a_tag_that_stands_twice_is_quarantined_under_its_first_value(
         data = deflate.compress(data) + deflate.flush()
     inbox.receive_bytes(data, image.SOPClassUID, image.SOPInstanceUID, syntax)
     inbox.settle()
-    study = inbox.study(image.StudyInstanceUID)
+    study = inbox.study_of(image)
     assert (study.state, study.patient_id) == (StudyState.QUARANTINED, image.PatientID)
     assert f"{Tag(keyword)} is given twice".upper() in study.reason.upper()
     assert inbox.outcomes() == ["quarantined"]
@@ -118,10 +118,10 @@ def test_a_data_set_does_not_replace_what_the_listener_wrote_of_its_arrival(inbo
         forged[132:] + encoded(image), image.SOPClassUID, image.SOPInstanceUID, "1.2.840.10008.1.2.1"
     )
     inbox.settle()
-    study = inbox.study(image.StudyInstanceUID)
+    study = inbox.study_of(image)
     assert study.state is StudyState.QUARANTINED
     assert "(0002,0000) is in the data set" in study.reason
-    assert inbox.scalars(select(ReceivedObject.calling_ae)) == ["MODALITY"]
+    assert inbox.column(ReceivedObject.calling_ae) == ["MODALITY"]
 
 
 def test_an_object_of_another_class_than_its_request_is_quarantined(inbox: Inbox) -> None:
@@ -129,7 +129,7 @@ def test_an_object_of_another_class_than_its_request_is_quarantined(inbox: Inbox
         encoded(IMAGE), "1.2.840.10008.5.1.4.1.1.7", IMAGE.SOPInstanceUID, ExplicitVRLittleEndian
     )
     inbox.settle()
-    study = inbox.study(IMAGE.StudyInstanceUID)
+    study = inbox.study_of(IMAGE)
     assert study.state is StudyState.QUARANTINED
     assert "SOP Class UID differs from the one in the C-STORE request" in study.reason
 
@@ -156,7 +156,7 @@ def test_an_identifier_that_others_may_read_as_another_one_is_none(
     image[Tag(keyword)] = DataElement(Tag(keyword), vr, value)
     inbox.receive_bytes(encoded(image), image.SOPClassUID, "1.2.3.4", ExplicitVRLittleEndian)
     inbox.settle()
-    assert said in inbox.study(image.StudyInstanceUID).reason
+    assert said in inbox.study_of(image).reason
 
 
 def test_noise_and_what_is_cut_off_are_quarantined_and_stop_no_other_file(inbox: Inbox) -> None:
@@ -169,17 +169,17 @@ def test_noise_and_what_is_cut_off_are_quarantined_and_stop_no_other_file(inbox:
     (inbox.folder / "spool" / "incoming" / "stray.dcm").write_bytes(b"no DICOM at all")
     inbox.settle(image)
     assert sorted(inbox.outcomes()) == ["new", *["quarantined"] * 11]
-    assert inbox.study(image.StudyInstanceUID).state is StudyState.QUEUED
+    assert inbox.study_of(image).state is StudyState.QUEUED
 
 
 def test_a_name_that_its_character_set_does_not_decode_is_quarantined_but_for_a_peer_that_is_known_to_use_it(
     inbox: Inbox,
 ) -> None:
     inbox.receive_bytes(*latin_name_without_character_set("plain"))
-    data, sop_class, uid, syntax = latin_name_without_character_set("known")
-    inbox.receive_bytes(data, sop_class, uid, syntax, calling="LATIN")
+    inbox.receive_bytes(*latin_name_without_character_set("known"), calling="LATIN")
     inbox.index()
-    assert (inbox.outcomes(), inbox.instance(uid).assumed_charset) == (["quarantined", "new"], "ISO_IR 100")
+    assert inbox.outcomes() == ["quarantined", "new"]
+    assert inbox.column(Instance.assumed_charset) == ["ISO_IR 100"]
 
 
 def latin_name_without_character_set(name: str) -> tuple[bytes, str, str, str]:

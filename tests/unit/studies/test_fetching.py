@@ -36,7 +36,7 @@ from dicom_node.base.lifecycle import (
     StudyState,
     WorkitemState,
 )
-from dicom_node.base.store.tables import ClaimedWorkitem, Delivery, Fetch, Job, Study
+from dicom_node.base.store.tables import ClaimedWorkitem, Delivery, EventRow, Fetch, Job, Study
 from dicom_node.base.store.transitions import move, settle_study, utc_now
 from dicom_node.deliver.scu import open_archive
 from dicom_node.studies import fetch, fetch_queue, missing_studies, priors
@@ -64,6 +64,8 @@ from tests.pacs_lab import (
     ups_rs,
     work_item,
 )
+from tests.peers import a_receiver
+from tests.postgres_lab import POSTGRESQL
 from tests.result_reading import coded
 from tests.rows import a_job, a_study
 from tests.waiting import wait_until
@@ -85,7 +87,16 @@ def asked(inbox: Inbox) -> None:
     """Ask, and fetch what is to be fetched."""
     archive = inbox.settings.peer("archive")
     priors.PriorQueries(inbox.database, inbox.settings, archive, "tests").run_once(threading.Event())
-    fetch.Fetcher(inbox.database, inbox.settings, archive, "tests").run_once(threading.Event())
+    fetcher(inbox).run_once(threading.Event())
+
+
+def fetcher(inbox: Inbox) -> fetch.Fetcher:
+    return fetch.Fetcher(inbox.database, inbox.settings, inbox.settings.peer("archive"), "tests")
+
+
+def seconds_until(job: Job) -> float:
+    """How long the job is to wait yet."""
+    return (job.run_at - utc_now()).total_seconds()
 
 
 def numbers(inbox: Inbox) -> list[tuple[int, str]]:
@@ -108,16 +119,16 @@ def test_a_peer_that_does_not_answer_holds_a_job_no_longer_than_set(
 ) -> None:
     monkeypatch.setattr("dicom_node.deliver.scu.association._NEGOTIATE_SECONDS", 0.3)
     monkeypatch.setattr("dicom_node.deliver.scu.association._ASSOCIATE_SECONDS", 0.6)
-    with run_pacs(FakeArchive(free_port()), classes=()) as pacs, valve_before(pacs.port) as valve:
+    with run_pacs(FakeArchive(), classes=()) as pacs, valve_before(pacs.port) as valve:
         valve.from_peer = 0
         inbox = inbox_beside(tmp_path, valve.port if hangs else free_port(), PRIORS)
         priors_come(inbox, today(film("whole")))
-        assert 50 < (inbox.jobs()[0].run_at - utc_now()).total_seconds() <= 60
+        assert 50 < seconds_until(inbox.jobs()[0]) <= 60
         past, row = "'2026-01-01 00:00:00'", "archive_question"
         with inbox.database.write() as session:
             session.connection().exec_driver_sql(f"UPDATE {row} SET until = {past}, next_at = {past}")
         asked(inbox)
-    assert (inbox.jobs()[0].run_at - utc_now()).total_seconds() < 1
+    assert seconds_until(inbox.jobs()[0]) < 1
     assert numbers(inbox) == [(2060, "no answer in time")]
 
 
@@ -135,8 +146,8 @@ def test_priors_are_fetched_and_the_job_waits_for_them_a_set_time(tmp_path: Path
         asked(inbox)
     jobs = {job.source_uids[0]: job for job in inbox.jobs()}
     assert set(jobs) == {new.SOPInstanceUID, prior.SOPInstanceUID}  # the prior is old, and wanted
-    assert 50 < (jobs[new.SOPInstanceUID].run_at - utc_now()).total_seconds() <= 60
-    assert (jobs[prior.SOPInstanceUID].run_at - utc_now()).total_seconds() < 1
+    assert 50 < seconds_until(jobs[new.SOPInstanceUID]) <= 60
+    assert seconds_until(jobs[prior.SOPInstanceUID]) < 1
     [row] = inbox.rows(Fetch)
     assert (row.purpose, row.state, row.urgent, row.rule) == (
         FetchPurpose.PRIOR,
@@ -144,17 +155,17 @@ def test_priors_are_fetched_and_the_job_waits_for_them_a_set_time(tmp_path: Path
         True,
         "films",
     )
-    inbox.put(Study, inbox.study(prior.StudyInstanceUID).id, state=StudyState.DELIVERED)
+    inbox.put(Study, inbox.study_of(prior).id, state=StudyState.DELIVERED)
     asked(inbox)
     jobs = {job.source_uids[0]: job for job in inbox.jobs()}
-    assert (jobs[new.SOPInstanceUID].run_at - utc_now()).total_seconds() < 1
+    assert seconds_until(jobs[new.SOPInstanceUID]) < 1
     assert [number for number, _ in numbers(inbox)] == [2058, 2059]  # and no priors of the prior
 
 
 def test_a_kill_between_answer_and_fetch_has_nothing_fetched_twice(tmp_path: Path) -> None:
     new = today(film("new"))
     prior = prior_of(new, "prior")
-    archive = FakeArchive(free_port(), answers=[answer_for(prior, StudyDate="20250101")], gives=[prior])
+    archive = FakeArchive(answers=[answer_for(prior, StudyDate="20250101")], gives=[prior])
     with run_pacs(archive, classes=()) as pacs:
         inbox = inbox_beside(tmp_path, pacs.port, PRIORS)
         priors_come(inbox, new)
@@ -177,7 +188,7 @@ def test_answers_for_another_patient_are_not_fetched(tmp_path: Path, wrong: dict
     ) as inbox:
         priors_come(inbox, new)
     assert inbox.rows(Fetch) == []
-    assert (inbox.jobs()[0].run_at - utc_now()).total_seconds() < 1  # nothing to wait for
+    assert seconds_until(inbox.jobs()[0]) < 1  # nothing to wait for
 
 
 def test_a_prior_whose_images_name_another_patient_goes_to_quarantine(tmp_path: Path) -> None:
@@ -188,13 +199,16 @@ def test_a_prior_whose_images_name_another_patient_goes_to_quarantine(tmp_path: 
     with beside(tmp_path, PRIORS, answers=[answer], gives=[prior]) as inbox:
         priors_come(inbox, new)
         inbox.settle()
-    study = inbox.study(prior.StudyInstanceUID)
+    study = inbox.study_of(prior)
     assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT)
 
 
-def why(inbox: Inbox, days: int = 1) -> dict[str, str]:
-    found = missing_studies.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), days)
-    return {one.found.study_instance_uid: one.why for one in found}
+def missing(inbox: Inbox) -> list[missing_studies.MissingStudy]:
+    return missing_studies.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), 1)
+
+
+def why(inbox: Inbox) -> dict[str, str]:
+    return {study.found.study_instance_uid: study.why for study in missing(inbox)}
 
 
 def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) -> None:
@@ -213,16 +227,16 @@ def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) 
             (whole, StudyState.DELIVERED),
             (failed, StudyState.FAILED),
         ):
-            inbox.put(Study, inbox.study(image.StudyInstanceUID).id, state=state, reason="a reason")
+            inbox.put(Study, inbox.study_of(image).id, state=state, reason="a reason")
         assert why(inbox) == {
             never.StudyInstanceUID: "it never came",
             part.StudyInstanceUID: "incomplete: 1 of 2 objects came",
             failed.StudyInstanceUID: "failed: a reason",
         }
         assert missing_studies.report_missing(inbox.database, inbox.settings) == 3
-        [event] = [row for row in inbox.events() if row.number == STUDIES_MISSING.number]
+        [event] = inbox.events(STUDIES_MISSING.number)
         assert (event.fields["peer"], event.fields["number"]) == ("archive", 3)
-        for row in missing_studies.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), 1):
+        for row in missing(inbox):
             if row.fetchable:
                 inbox.write(missing_studies.fetch_missing, "archive", row)
         assert set(why(inbox)) == {failed.StudyInstanceUID}  # the others are on their way
@@ -238,12 +252,12 @@ def test_a_study_is_asked_for_once_again_and_cancelled(tmp_path: Path) -> None:
             assert (found["wanted"], found["first"]) == (1, 1)
     assert [inbox.write(fetch_queue.cancel, "archive") for _ in range(2)] == [1, 0]
     assert inbox.write(fetch_queue.fetch_again, "archive") == 1
-    assert [row.state for row in inbox.rows(Fetch)] == [FetchState.WAITING]
+    assert inbox.column(Fetch.state) == [FetchState.WAITING]
 
 
 def test_the_pace_is_that_of_the_peer_or_slower_and_a_clock_put_back_stops_nothing(tmp_path: Path) -> None:
     inbox = inbox_beside(tmp_path, free_port(), fetch_per_minute=60)
-    paced = fetch.Fetcher(inbox.database, inbox.settings, inbox.settings.peer("archive"), "test")
+    paced = fetcher(inbox)
     for per_minute, seconds_ago, pause in (
         (0, None, 0), (0, 0, 1), (600, 0, 1), (6, 4, 6), (0, 5, -4), (0, -10_800, 1),
     ):  # fmt: skip
@@ -254,16 +268,15 @@ def test_the_pace_is_that_of_the_peer_or_slower_and_a_clock_put_back_stops_nothi
 
 def test_what_a_killed_node_left_is_fetched_again_and_not_for_ever(tmp_path: Path) -> None:
     inbox, now = inbox_beside(tmp_path, free_port()), utc_now()
-    lane = fetch.Fetcher(inbox.database, inbox.settings, inbox.settings.peer("archive"), "test")
     for uid, attempts in (("1.2.1", 1), ("1.2.2", fetch.ATTEMPTS_OF_KILLED)):
         killed = {"state": FetchState.FETCHING, "attempts": attempts, "next_at": now, "started_at": now}
         inbox.add(Fetch(peer="archive", study_instance_uid=uid, asked_at=now, **killed))
-    assert lane.run_once() == 0
+    assert fetcher(inbox).run_once() == 0
     found = [(row.state, row.attempts) for row in inbox.rows(Fetch)]
     assert found == [(FetchState.WAITING, 2), (FetchState.FAILED, 10)]
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 def test_a_study_of_another_patient_is_quarantined_though_its_fetch_moves_at_that_moment(
     tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,14 +303,13 @@ def test_a_study_of_another_patient_is_quarantined_though_its_fetch_moves_at_tha
 
     monkeypatch.setattr("dicom_node.studies.fetched.intake.patients", patients_while_the_retrieval_starts)
     inbox.assemble(300)
-    study = inbox.study(image.StudyInstanceUID)
+    study = inbox.study_of(image)
     assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT)
-    assert [row.state for row in inbox.rows(Fetch)] == [FetchState.OTHER_PATIENT]
+    assert inbox.column(Fetch.state) == [FetchState.OTHER_PATIENT]
     inbox.close()
 
 
-ARCHIVE = {"name": "archive", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": 1, "may": ["query"],
-           "retrieve": "get"}  # fmt: skip
+ARCHIVE = a_receiver("archive", may=["query"], retrieve="get")
 
 
 class Site:
@@ -356,7 +368,7 @@ class Site:
         return row
 
     def events(self) -> list[int]:
-        return [event.number for event in self.inbox.events()]
+        return self.inbox.column(EventRow.number)
 
 
 @contextmanager
@@ -584,6 +596,4 @@ def test_an_item_is_cancelled_with_its_fetch_when_the_manager_asks(web: Site, fe
     states = sorted(job.state for job in web.inbox.jobs())
     # What came for the item alone is not analysed; a study that somebody sent is.
     assert states == ([JobState.CANCELLED, JobState.QUEUED] if fetched else [JobState.QUEUED] * 2)
-    assert [row.state for row in web.inbox.rows(Fetch)] == [
-        FetchState.CANCELLED if fetched else FetchState.WAITING
-    ]
+    assert web.inbox.column(Fetch.state) == [FetchState.CANCELLED if fetched else FetchState.WAITING]

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -31,14 +30,16 @@ from dicom_node.base.lifecycle import (
 )
 from dicom_node.base.store import views
 from dicom_node.base.store.tables import (
+    EventRow,
     Instance,
     ReceivedObject,
 )
 from dicom_node.base.store.transitions import steady_now
 from dicom_node.receive.inspection import Inspected, Inspector, ReaderLost
 from dicom_node.studies import indexing
+from tests import ROOT
 from tests.inbox_lab import INSPECTOR, Inbox
-from tests.modality import ULTRASOUND, assign, ultrasound
+from tests.modality import ULTRASOUND, assign, ultrasound, ultrasounds
 
 
 def test_an_acknowledged_object_is_indexed_once_and_its_bytes_are_kept(inbox: Inbox) -> None:
@@ -46,12 +47,12 @@ def test_an_acknowledged_object_is_indexed_once_and_its_bytes_are_kept(inbox: In
     [name] = inbox.receive(image)
     sent = (inbox.folder / "spool" / "incoming" / f"{name}.dcm").read_bytes()
     assert [inbox.index(), inbox.index()] == [1, 0]
-    row = inbox.instance(image.SOPInstanceUID)
+    row = inbox.instance(image)
     assert (inbox.folder / row.path).read_bytes() == sent
     assert row.role is ObjectRole.SOURCE
     assert row.pixels_sha256 == hashlib.sha256(image.PixelData).hexdigest()
     assert inbox.spool.pending() == []
-    study = inbox.study(image.StudyInstanceUID)
+    study = inbox.study_of(image)
     assert (study.state, study.patient_id, study.revision) == (StudyState.RECEIVING, image.PatientID, 1)
 
 
@@ -60,15 +61,12 @@ def test_the_same_bytes_again_are_a_duplicate_and_kept_once_while_they_are_there
     inbox.settle(image, image)
     inbox.settle(image)
     assert inbox.outcomes() == ["new", "duplicate", "duplicate"]
-    assert len({row.path for row in inbox.rows(ReceivedObject)}) == inbox.spool_files() == 1
-    study = inbox.study(image.StudyInstanceUID)
+    assert len(set(inbox.column(ReceivedObject.path))) == inbox.spool_files() == 1
+    study = inbox.study_of(image)
     assert (study.state, study.revision, len(inbox.jobs())) == (StudyState.QUEUED, 1, 1)
-    (inbox.folder / inbox.instance(image.SOPInstanceUID).path).unlink()
+    (inbox.folder / inbox.instance(image).path).unlink()
     inbox.index(image)
     assert inbox.spool_files() == 1, "a lost file is made good"
-
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 OBJECTS = 80
@@ -143,7 +141,7 @@ def test_faulty_objects_of_one_sender_are_one_entry_with_a_count(inbox: Inbox) -
         f"2 {more}",
         f"39 {more}",
     ]
-    numbers = [event.number for event in inbox.events()]
+    numbers = inbox.column(EventRow.number)
     assert [numbers.count(one.number) for one in (OBJECT_QUARANTINED, STUDY_QUARANTINED)] == [2, 2]
 
 
@@ -160,12 +158,12 @@ def test_a_round_of_indexing_ends_and_studies_of_who_is_behind_wait(
     in_an_hour = steady_now() + timedelta(seconds=50)
     inbox.assembler.run_once(in_an_hour, behind=inbox.indexer.behind)
     assert inbox.indexer.behind
-    assert inbox.study(ultrasound("good").StudyInstanceUID).state is not StudyState.RECEIVING
-    assert inbox.study(late.StudyInstanceUID).state is StudyState.RECEIVING, "an image of it waits"
+    assert inbox.study_of(ultrasound("good")).state is not StudyState.RECEIVING
+    assert inbox.study_of(late).state is StudyState.RECEIVING, "an image of it waits"
     while inbox.indexer.behind:
         inbox.indexer.run_once(seconds=0)
     inbox.assembler.run_once(in_an_hour + timedelta(seconds=50), behind=inbox.indexer.behind)
-    study = inbox.study(late.StudyInstanceUID)
+    study = inbox.study_of(late)
     assert (study.state is not StudyState.RECEIVING, study.revision) == (True, 1)
 
 
@@ -202,7 +200,7 @@ class Standing(Inspector):
 def test_an_object_is_faulty_only_when_a_second_reader_fails_too(
     open_inbox: Callable[..., Inbox], tries: tuple[int, int], outcomes: list[str]
 ) -> None:
-    images = [ultrasound("stalled", number=number) for number in (1, 2)]
+    images = ultrasounds("stalled", 2)
     with closing(Standing(*tries)) as inspector:
         inbox = open_inbox(inspector=inspector)
         inbox.opened("a1")
@@ -218,15 +216,15 @@ def test_an_object_is_faulty_only_when_a_second_reader_fails_too(
         inbox.settle()
         inbox.indexer.leave()
     assert sorted(inbox.outcomes()) == ["new", *outcomes]
-    assert inbox.study(images[0].StudyInstanceUID).state is StudyState.QUEUED
-    told = [row.fields for row in inbox.events() if row.number == STUDY_MAY_BE_INCOMPLETE.number]
+    assert inbox.study_of(images[0]).state is StudyState.QUEUED
+    told = [row.fields for row in inbox.events(STUDY_MAY_BE_INCOMPLETE.number)]
     assert [row["objects"] for row in told] == [1] * outcomes.count("quarantined")
 
 
 def test_an_object_that_the_disk_cannot_read_is_tried_again_and_its_study_waits(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inbox.receive(*(ultrasound("stalled", number=number) for number in (1, 2)))
+    inbox.receive(*ultrasounds("stalled", 2))
     path = inbox.spool.pending()[0]
     kept = path.rename(inbox.folder / "kept")
     path.symlink_to("/proc/self/mem")  # EIO

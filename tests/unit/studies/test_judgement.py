@@ -23,11 +23,12 @@ from dicom_node.base.lifecycle import (
 from dicom_node.base.store.tables import (
     Delivery,
     Instance,
+    Job,
     ReceivedObject,
     Study,
 )
 from tests.inbox_lab import Inbox, encoded
-from tests.modality import ultrasound
+from tests.modality import ultrasound, ultrasounds
 from tests.result_reading import coded
 from tests.unit.receive.objects import (
     changed,
@@ -110,7 +111,7 @@ def test_what_is_made_of_a_further_object_under_one_uid(
 ) -> None:
     inbox.index(first, *further)
     assert inbox.outcomes()[1:] == outcomes
-    assert {row.state for row in inbox.rows(Study)} == {
+    assert set(inbox.column(Study.state)) == {
         StudyState.QUARANTINED
         if {"conflict", "quarantined"} & set(inbox.outcomes())
         else StudyState.RECEIVING
@@ -124,17 +125,17 @@ def test_other_pixels_under_the_same_uid_are_a_conflict_and_nothing_is_overwritt
     [name] = inbox.receive(changed(image, PixelData=bytes(len(image.PixelData))))
     inbox.index()
     assert inbox.outcomes() == ["new", "conflict"]
-    study = inbox.study(image.StudyInstanceUID)
+    study = inbox.study_of(image)
     assert study.state is StudyState.QUARANTINED
     assert "other pixels" in study.reason
-    assert inbox.file_of(image.SOPInstanceUID).PixelData == image.PixelData
+    assert inbox.file_of(image).PixelData == image.PixelData
     assert (inbox.folder / "spool" / "quarantine" / f"{name}.dcm").exists()
-    assert [job.state for job in inbox.jobs()] == [JobState.CANCELLED]
+    assert inbox.column(Job.state) == [JobState.CANCELLED]
 
 
 def test_a_truncated_copy_of_an_intact_image_is_set_aside_and_its_study_goes_on(inbox: Inbox) -> None:
     inbox.settle(IMAGE)
-    before = inbox.instance(IMAGE.SOPInstanceUID)
+    before = inbox.instance(IMAGE)
     for _ in range(2):
         inbox.receive_bytes(
             encoded(IMAGE)[:-1000],
@@ -145,10 +146,10 @@ def test_a_truncated_copy_of_an_intact_image_is_set_aside_and_its_study_goes_on(
         )
     inbox.settle()
     assert inbox.outcomes() == ["new", "quarantined", "quarantined"]
-    assert inbox.study(IMAGE.StudyInstanceUID).state is StudyState.QUEUED
-    after = inbox.instance(IMAGE.SOPInstanceUID)
+    assert inbox.study_of(IMAGE).state is StudyState.QUEUED
+    after = inbox.instance(IMAGE)
     assert (after.path, after.received_at) == (before.path, before.received_at)
-    [told] = [row.fields for row in inbox.events() if row.number == 2034]
+    [told] = [row.fields for row in inbox.events(2034)]
     assert told["calling"] == "STRANGER"
     assert told["reason"]
     assert len(list((inbox.folder / "spool" / "quarantine").glob("*.dcm"))) == 1
@@ -160,7 +161,7 @@ def test_a_faulty_copy_that_says_another_identity_stops_the_study(inbox: Inbox, 
     image = ultrasound("good")
     inbox.settle(image)
     inbox.settle(changed(changed(image, **{keyword: "OTHER"}), Rows=0))
-    assert inbox.study(image.StudyInstanceUID).state is StudyState.QUARANTINED
+    assert inbox.study_of(image).state is StudyState.QUARANTINED
 
 
 @pytest.mark.parametrize("state", sorted(OPEN_DELIVERIES | {DeliveryState.DEAD}))
@@ -171,7 +172,7 @@ def test_a_corrected_name_is_a_revision_that_withdraws_results_and_has_them_issu
     inbox.delivery(inbox.jobs()[0], state)
     inbox.settle(changed(IMAGE, PatientName="Corrected^Name"))
     assert inbox.outcomes() == ["new", "revision"]
-    assert inbox.file_of(IMAGE.SOPInstanceUID).PatientName == "Corrected^Name"
+    assert inbox.file_of(IMAGE).PatientName == "Corrected^Name"
     [row] = inbox.rows(Delivery)
     under_way = state in (DeliveryState.SENDING, DeliveryState.UNCONFIRMED)
     assert row.withdrawn
@@ -184,10 +185,10 @@ def test_a_corrected_name_is_a_revision_that_withdraws_results_and_has_them_issu
 
 
 def test_a_whole_study_sent_again_under_the_right_patient_id_is_no_conflict(inbox: Inbox) -> None:
-    images = [ultrasound("merged", number=number) for number in (1, 2)]
+    images = ultrasounds("merged", 2)
     inbox.settle(*images)
     inbox.settle(*(changed(image, PatientID="THE-RIGHT-ONE") for image in images))
-    study = inbox.study(images[0].StudyInstanceUID)
+    study = inbox.study_of(images[0])
     assert (study.state, study.patient_id, study.revision) == (StudyState.QUEUED, "THE-RIGHT-ONE", 2)
 
 
@@ -195,10 +196,10 @@ def test_a_whole_study_sent_again_under_the_right_patient_id_is_no_conflict(inbo
 def test_a_study_sent_again_in_part_under_another_patient_is_quarantined_when_quiet(
     inbox: Inbox, values: dict[str, str]
 ) -> None:
-    images = [ultrasound("merged", number=number) for number in (1, 2)]
+    images = ultrasounds("merged", 2)
     inbox.settle(*images)
     inbox.settle(changed(images[0], **values))
-    assert inbox.study(images[0].StudyInstanceUID).state is StudyState.QUARANTINED
+    assert inbox.study_of(images[0]).state is StudyState.QUARANTINED
 
 
 @pytest.mark.parametrize(
@@ -234,7 +235,7 @@ def test_images_that_contradict_each_other_on_the_patient_are_a_conflict_and_no_
     said = {"PatientID": patient_id, "PatientSex": "F", "PatientBirthDate": "19700101"}
     one, other = (changed(ultrasound("mixed", number=number), **said) for number in (1, 2))
     inbox.settle(one, changed(other, SpecificCharacterSet="ISO_IR 192", **values))
-    study = inbox.study(one.StudyInstanceUID)
+    study = inbox.study_of(one)
     assert study.state is (StudyState.QUEUED if alike else StudyState.QUARANTINED)
     assert alike or ("two patients" in study.reason and inbox.jobs() == [])
 
@@ -306,15 +307,10 @@ def test_what_a_copy_with_another_identity_is_depends_on_its_sender(inbox: Inbox
     wanted = [its if sender == "MODALITY" else others for _, _, its, others in COPIES]
     assert inbox.outcomes()[len(COPIES) :] == wanted
     for before, copy, outcome in zip(first, copies, wanted, strict=True):
-        assert (
-            inbox.file_of(before.SOPInstanceUID).PatientID
-            == (copy if outcome == "revision" else before).PatientID
-        )
-        assert (inbox.study(before.StudyInstanceUID).state is StudyState.QUARANTINED) is (
-            outcome == "conflict"
-        )
+        assert inbox.file_of(before).PatientID == (copy if outcome == "revision" else before).PatientID
+        assert (inbox.study_of(before).state is StudyState.QUARANTINED) is (outcome == "conflict")
     aside = [ds.SOPInstanceUID for ds, outcome in zip(first, wanted, strict=True) if outcome == "set_aside"]
-    assert [row.fields["instance"] for row in inbox.events() if row.number == 2034] == aside
+    assert [row.fields["instance"] for row in inbox.events(2034)] == aside
     inbox.index(*copies, calling=sender)  # what was decided is not decided again
     assert inbox.outcomes()[2 * len(COPIES) :] == [
         "duplicate" if outcome == "revision" else outcome for outcome in wanted
@@ -326,12 +322,12 @@ def test_a_copy_without_identity_takes_neither_the_job_nor_the_place_of_a_purged
     inbox.settle(image)
     inbox.put(Instance, purged=True)
     inbox.put(ReceivedObject, purged=True)
-    before = inbox.instance(image.SOPInstanceUID)
+    before = inbox.instance(image)
     for _ in range(2):
         inbox.settle(changed(image, **NOBODY), calling="QUICK")
-        after = inbox.instance(image.SOPInstanceUID)
+        after = inbox.instance(image)
         assert (after.path, after.purged, after.patient) == (before.path, True, before.patient)
-    study = inbox.study(image.StudyInstanceUID)
+    study = inbox.study_of(image)
     assert (study.revision, study.patient_id) == (1, image.PatientID)
-    assert [job.state for job in inbox.jobs()] == [JobState.QUEUED]
+    assert inbox.column(Job.state) == [JobState.QUEUED]
     assert inbox.outcomes() == ["new", "set_aside", "set_aside"]

@@ -30,6 +30,7 @@ from dicom_node.people import spool
 from dicom_node.studies.purging import purge, purge_results
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
+from tests.postgres_lab import POSTGRESQL
 from tests.unit.dicom_console.illustrated import illustrated
 from tests.unit.jobs.worker_lab import confirm, work
 from tests.unit.receive.objects import (
@@ -54,25 +55,30 @@ def ended_study(inbox: Inbox, name: str, state: StudyState, delivery: DeliverySt
     return sent
 
 
+def purged_images(inbox: Inbox, days: int) -> int:
+    """How many go so many days from now."""
+    return purge(inbox.database, inbox.settings, utc_now() + days * DAY)
+
+
 def test_a_confirmed_study_is_purged_after_its_days_and_no_other_ever(inbox: Inbox) -> None:
     ended_study(inbox, "dead", StudyState.FAILED, DeliveryState.DEAD)
     ended_study(inbox, "way", StudyState.DELIVERING, DeliveryState.UNCONFIRMED)
     ended_study(inbox, "done", StudyState.DELIVERED, DeliveryState.CONFIRMED)
-    assert purge(inbox.database, inbox.settings, utc_now() + 13 * DAY) == 0
+    assert purged_images(inbox, 13) == 0
     assert inbox.spool_files() == 6
-    assert purge(inbox.database, inbox.settings, utc_now() + 15 * DAY) == 2
+    assert purged_images(inbox, 15) == 2
     assert inbox.spool_files() == 4
-    assert purge(inbox.database, inbox.settings, utc_now() + 1000 * DAY) == 0
+    assert purged_images(inbox, 1000) == 0
     assert inbox.events()[-1].number == 2021
 
 
 def test_a_purged_object_that_comes_again_is_a_duplicate_whose_file_is_used(inbox: Inbox) -> None:
     ended_study(inbox, "again", StudyState.DELIVERED, DeliveryState.CONFIRMED)
-    purge(inbox.database, inbox.settings, utc_now() + 15 * DAY)
+    purged_images(inbox, 15)
     image = ultrasound("again")
     inbox.index(image)
     assert inbox.outcomes()[-1] == "duplicate"
-    assert inbox.file_of(image.SOPInstanceUID).PixelData == image.PixelData
+    assert inbox.file_of(image).PixelData == image.PixelData
 
 
 STUDY = 1
@@ -95,7 +101,7 @@ def purged(delivered: Inbox) -> list[bool]:
     return [row.purged for row in rows]
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 @pytest.mark.parametrize(
     ("look", "image", "left"),
     [
@@ -128,7 +134,7 @@ def test_an_image_that_comes_while_its_study_is_purged_is_kept(
     assert purged(delivered) == left
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 def test_a_result_that_a_person_sends_again_while_its_study_is_purged_keeps_its_file(
     delivered: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,9 +161,6 @@ def test_a_result_that_a_person_sends_again_while_its_study_is_purged_keeps_its_
     assert (delivered.get(Result, sent.result_id).purged, file.is_file()) == (False, True)
 
 
-LATER = 401 * DAY
-
-
 def with_file(inbox: Inbox, name: str, state: StudyState, delivery: DeliveryState) -> tuple[int, Path]:
     """As ``ended_study``, and the file of its result."""
     number = ended_study(inbox, name, state, delivery)
@@ -173,16 +176,20 @@ def keeping(inbox: Inbox, days: float = 400) -> Settings:
     return settings.model_copy(update={"spool": settings.spool.model_copy(update={"result_days": days})})
 
 
+def purged_results(inbox: Inbox, days: int = 401) -> int:
+    return purge_results(inbox.database, keeping(inbox), utc_now() + days * DAY)
+
+
 def test_the_file_of_a_confirmed_result_goes_after_its_days_and_after_the_images(inbox: Inbox) -> None:
     _, file = with_file(inbox, "done", StudyState.DELIVERED, DeliveryState.CONFIRMED)
-    assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 0  # its images are here
-    purge(inbox.database, inbox.settings, utc_now() + LATER)
-    assert purge_results(inbox.database, keeping(inbox), utc_now() + 399 * DAY) == 0
+    assert purged_results(inbox) == 0  # its images are here
+    purged_images(inbox, 401)
+    assert purged_results(inbox, 399) == 0
     assert file.is_file()
-    assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 1
-    assert (file.exists(), [row.purged for row in inbox.rows(Result)]) == (False, [True])
+    assert purged_results(inbox) == 1
+    assert (file.exists(), inbox.column(Result.purged)) == (False, [True])
     assert inbox.events()[-1].number == 2021
-    assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 0
+    assert purged_results(inbox) == 0
 
 
 @pytest.mark.parametrize(
@@ -199,14 +206,14 @@ def test_what_is_not_confirmed_or_stands_in_quarantine_stays(
     _, file = with_file(inbox, "stays", state, delivery)
     inbox.put(Instance, purged=True)
     inbox.put(Job, state=JobState.SUCCEEDED)
-    purge(inbox.database, inbox.settings, utc_now() + LATER)
-    assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 0
-    assert (file.is_file(), [row.purged for row in inbox.rows(Result)]) == (True, [False])
+    purged_images(inbox, 401)
+    assert purged_results(inbox) == 0
+    assert (file.is_file(), inbox.column(Result.purged)) == (True, [False])
 
 
 def test_what_has_no_file_any_more_is_sent_nowhere_again(inbox: Inbox) -> None:
     number, _ = with_file(inbox, "gone", StudyState.CANCELLED, DeliveryState.CANCELLED)
-    purge(inbox.database, inbox.settings, utc_now() + LATER)
-    assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 1
+    purged_images(inbox, 401)
+    assert purged_results(inbox) == 1
     with pytest.raises(NotAllowedNow, match="result_days"):
         inbox.write(outbox.retry, number)

@@ -18,7 +18,7 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.studies.purging import purge
 from dicom_node.studies.reconciliation import compare, reconcile, reindex
 from tests.inbox_lab import Inbox
-from tests.modality import ultrasound
+from tests.modality import ultrasound, ultrasounds
 from tests.unit.receive.objects import (
     changed,
 )
@@ -37,7 +37,7 @@ def test_a_lost_database_is_named_and_its_studies_come_back(inbox: Inbox) -> Non
     faulty = changed(ultrasound("faulty"), Rows=0)
     inbox.settle(*images, faulty)
     again = lose_database(inbox)
-    stores = again.database, again.spool, again.files
+    stores = again.stores
     reconcile(*stores)
     [event] = again.events()
     assert (event.number, event.fields["unknown"], event.fields["missing"]) == (2030, 5, 0)
@@ -47,11 +47,11 @@ def test_a_lost_database_is_named_and_its_studies_come_back(inbox: Inbox) -> Non
     assert told[-1] == (5, 5)
     again.settle()
     for image in images:
-        study = again.study(image.StudyInstanceUID)
+        study = again.study_of(image)
         assert (study.state, study.revision) == (StudyState.QUEUED, 1)
-    assert again.study(faulty.StudyInstanceUID).state is StudyState.QUARANTINED
+    assert again.study_of(faulty).state is StudyState.QUARANTINED
     assert not str(compare(*stores))
-    assert reindex(*stores, lambda _done, _of: None) == 0
+    assert again.reindex() == 0
     assert len(again.outcomes()) == 5
     assert [e.number for e in again.events() if e.number in (2030, 2036)] == [
         2030,
@@ -62,23 +62,23 @@ def test_a_lost_database_is_named_and_its_studies_come_back(inbox: Inbox) -> Non
 
 def test_a_reindexed_study_waits_for_its_other_objects(inbox: Inbox) -> None:
     """Its objects came long ago, but they are still being put back: no revision for each of them."""
-    images = [ultrasound("slow", number=number) for number in (1, 2)]
+    images = ultrasounds("slow", 2)
     inbox.settle(*images)
     again = lose_database(inbox)
-    for path in compare(again.database, again.spool, again.files).unknown:
+    for path in compare(*again.stores).unknown:
         again.spool.put_back(path)
         again.index()
         assert again.assemble(seconds=0) == 0
     again.settle()
-    assert again.study(images[0].StudyInstanceUID).revision == 1
+    assert again.study_of(images[0]).revision == 1
     again.close()
 
 
 def test_a_row_whose_file_is_gone_is_named(inbox: Inbox) -> None:
     image = ultrasound("gone")
     inbox.index(image)
-    (inbox.folder / inbox.instance(image.SOPInstanceUID).path).unlink()
-    reconcile(inbox.database, inbox.spool, inbox.files)
+    (inbox.folder / inbox.instance(image).path).unlink()
+    reconcile(*inbox.stores)
     assert inbox.events()[-1].fields["missing"] == 1
 
 
@@ -86,19 +86,19 @@ def test_the_purge_reaches_what_outlived_it_and_never_what_was_never_indexed(inb
     known, unknown = ultrasound("known"), ultrasound("unknown")
     inbox.settle(known, unknown)
     inbox.write(Session.execute, delete(Job))
-    inbox.put(Study, inbox.study(known.StudyInstanceUID).id, state=StudyState.NOT_APPLICABLE)
-    lost = inbox.study(unknown.StudyInstanceUID).id
+    inbox.put(Study, inbox.study_of(known).id, state=StudyState.NOT_APPLICABLE)
+    lost = inbox.study_of(unknown).id
     for table in (Instance, ReceivedObject):
         inbox.write(Session.execute, delete(table).where(table.study_id == lost))
-    path = inbox.folder / inbox.instance(known.SOPInstanceUID).path
+    path = inbox.folder / inbox.instance(known).path
     held = path.read_bytes()
     assert purge(inbox.database, inbox.settings, utc_now() + timedelta(days=1000)) == 1
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(held)  # a crash between the commit and the deletion
     assert inbox.spool_files() == 2
-    reconcile(inbox.database, inbox.spool, inbox.files)
+    reconcile(*inbox.stores)
     assert inbox.spool_files() == 1
     assert (inbox.events()[-1].number, inbox.events()[-1].fields["unknown"]) == (2030, 1)
-    reindex(inbox.database, inbox.spool, inbox.files, lambda _done, _of: None)
+    inbox.reindex()
     inbox.index()
-    assert inbox.study(unknown.StudyInstanceUID).state is StudyState.RECEIVING
+    assert inbox.study_of(unknown).state is StudyState.RECEIVING

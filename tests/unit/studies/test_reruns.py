@@ -18,6 +18,8 @@ from dicom_node.base.lifecycle import (
 from dicom_node.base.store import intake
 from dicom_node.base.store.tables import (
     Delivery,
+    EventRow,
+    Job,
     Result,
 )
 from dicom_node.base.store.transitions import settle_study, utc_now
@@ -25,6 +27,7 @@ from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import audit, held_results, outbox, rule_trial, studies
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
+from tests.peers import a_peer
 from tests.unit.jobs.worker_lab import configuration, confirm, work
 from tests.unit.receive.objects import (
     changed,
@@ -35,7 +38,7 @@ from tests.unit.studies.studies_lab import analysed_rerun
 def with_rule(node: Inbox, **values: Any) -> Settings:
     """The configuration with a changed rule, and a second PACS."""
     config = configuration()
-    config["peers"].append({**config["peers"][1], "name": "second", "ae_title": "SECOND", "port": 4243})
+    config["peers"].append(config["peers"][1] | a_peer("second", port=4243))
     config["rules"][0] |= values
     return Settings.model_validate(config | {"node": {"data_dir": node.folder}})
 
@@ -46,7 +49,7 @@ def sent(node: Inbox) -> list[tuple[str, str]]:
 
 
 def numbers(node: Inbox) -> list[int]:
-    return [event.number for event in node.events()]
+    return node.column(EventRow.number)
 
 
 def test_a_delivered_study_is_analysed_again_and_nothing_is_sent_twice(node: Inbox) -> None:
@@ -62,7 +65,7 @@ def test_a_delivered_study_is_analysed_again_and_nothing_is_sent_twice(node: Inb
     work(node)
     assert sent(node) == before
     assert node.study(uid).state is StudyState.DELIVERED
-    assert [job.state for job in node.jobs()] == [JobState.SUCCEEDED] * 2
+    assert node.column(Job.state) == [JobState.SUCCEEDED] * 2
 
 
 def test_what_waits_for_another_destination_is_withdrawn_when_the_rule_names_a_new_one(node: Inbox) -> None:
@@ -121,9 +124,9 @@ def test_a_job_that_runs_is_stopped_and_the_new_one_waits_for_it(node: Inbox) ->
         queue.heartbeat(running, 0.5, "analysing")
     node.write(queue.complete_if_owner, running, JobState.CANCELLED)
     node.write(settle_study, running.study_id)
-    assert node.study(image.StudyInstanceUID).state is StudyState.QUEUED
+    assert node.study_of(image).state is StudyState.QUEUED
     work(node)
-    assert [job.state for job in node.jobs()] == [JobState.CANCELLED, JobState.SUCCEEDED]
+    assert node.column(Job.state) == [JobState.CANCELLED, JobState.SUCCEEDED]
 
 
 def test_what_may_not_be_run_again_is_refused_with_a_sentence_and_nothing_is_queued(node: Inbox) -> None:

@@ -8,8 +8,9 @@ from dicom_node.base.lifecycle import (
     ObjectRole,
     StudyState,
 )
+from dicom_node.base.store.tables import EventRow, Job
 from tests.inbox_lab import Inbox
-from tests.modality import ultrasound
+from tests.modality import ultrasound, ultrasounds
 from tests.rows import a_result
 from tests.unit.receive.objects import (
     changed,
@@ -23,15 +24,15 @@ from tests.unit.receive.objects import (
 def test_own_results_reports_and_captures_start_no_job_and_reopen_nothing(inbox: Inbox) -> None:
     image = ultrasound("one")
     inbox.settle(image)
-    before = inbox.study(image.StudyInstanceUID)
+    before = inbox.study_of(image)
     inbox.settle(own_result(image), report(image), key_object(image), secondary_capture(image))
-    after = inbox.study(image.StudyInstanceUID)
+    after = inbox.study_of(image)
     assert inbox.outcomes() == ["new"] * 5
     assert (after.state, after.revision) == (before.state, 1)
     assert len(inbox.jobs()) == 1
-    roles = [inbox.instance(ds.SOPInstanceUID).role for ds in (own_result(image), report(image))]
+    roles = [inbox.instance(ds).role for ds in (own_result(image), report(image))]
     assert roles == [ObjectRole.OWN, ObjectRole.NON_SOURCE]
-    assert 2007 in {row.number for row in inbox.events()}
+    assert 2007 in set(inbox.column(EventRow.number))
 
 
 def test_a_result_of_this_node_is_told_from_what_only_bears_its_mark(inbox: Inbox) -> None:
@@ -50,19 +51,19 @@ def test_a_result_of_this_node_is_told_from_what_only_bears_its_mark(inbox: Inbo
 
 def test_secondary_captures_of_a_named_peer_start_the_rule_that_names_it(inbox: Inbox) -> None:
     inbox.settle(secondary_capture(ultrasound("one")), calling="GRABBER")
-    assert [job.rule for job in inbox.jobs()] == ["grabbed"]
+    assert inbox.column(Job.rule) == ["grabbed"]
 
 
 def test_a_late_image_makes_one_new_revision(inbox: Inbox) -> None:
-    images = [ultrasound("late", number=number) for number in (1, 2, 3)]
+    images = ultrasounds("late", 3)
     inbox.settle(images[0])
     inbox.settle(*images[1:])
-    study = inbox.study(images[0].StudyInstanceUID)
+    study = inbox.study_of(images[0])
     assert (study.state, study.revision) == (StudyState.QUEUED, 2)
     newest = inbox.jobs()[-1]
     assert newest.study_revision == 2
     assert newest.source_uids == [image.SOPInstanceUID for image in images]
-    assert [job.state for job in inbox.jobs()] == [JobState.CANCELLED, JobState.QUEUED]
+    assert inbox.column(Job.state) == [JobState.CANCELLED, JobState.QUEUED]
 
 
 def test_no_event_holds_what_identifies_a_patient(inbox: Inbox) -> None:
@@ -79,5 +80,5 @@ def test_an_own_result_that_a_pacs_changed_on_its_way_back_is_no_conflict(inbox:
     result = own_result(image)
     inbox.settle(image, result)
     inbox.settle(changed(result, PixelData=bytes(len(result.PixelData)), PatientID="COERCED"))
-    study = inbox.study(image.StudyInstanceUID)
+    study = inbox.study_of(image)
     assert (study.state, study.revision, study.patient_id) == (StudyState.QUEUED, 1, image.PatientID)

@@ -15,18 +15,17 @@ from dicom_node import people
 from dicom_node.base import events
 from dicom_node.base.lifecycle import ResultKind, UserRole
 from dicom_node.base.store import database
-from dicom_node.base.store.tables import DecisionRow, UserSession
+from dicom_node.base.store.tables import DecisionRow, Job, UserSession
 from dicom_node.base.store.transitions import record, utc_now
 from tests.browser_lab import IN_A_BROWSER, served, served_app, signed_in
-from tests.console_lab import ConsoleLab
+from tests.console_lab import console_of
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.oidc_lab import PASSWORD as HOSPITAL_PASSWORD
 from tests.oidc_lab import hospital
 from tests.outbox_lab import Outbox
 from tests.pacs_lab import Pacs
-from tests.ports import free_port
-from tests.postgres_lab import Postgres, start_postgres
+from tests.postgres_lab import POSTGRESQL, Postgres, start_postgres
 from tests.waiting import wait_until
 
 pytestmark = IN_A_BROWSER
@@ -48,7 +47,7 @@ def stopped(server: Postgres) -> Iterator[None]:
     server.start()
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_pages_say_that_the_database_is_away_and_come_back(
     tmp_path: Path, chromium: Chromium, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -82,7 +81,7 @@ def test_pages_say_that_the_database_is_away_and_come_back(
             assert "127.0.0.1" not in page.inner_text("main")
             inbox.receive(ultrasound("two"))
         expect(page.locator("h1")).to_have_text("Studies")
-        assert [job.state.value for job in inbox.jobs()] == ["queued"]
+        assert inbox.column(Job.state) == ["queued"]
         inbox.settle()
         page.wait_for_selector("text=ID-two")
         page.context.close()
@@ -130,7 +129,7 @@ def test_a_person_signs_in_with_the_hospitals_account_and_out_of_both(
 ) -> None:
     """A real browser, a real provider of accounts, HTTP between all three."""
     inbox = Inbox(tmp_path / "var")
-    lab = ConsoleLab(inbox.settings, inbox.database)
+    lab = console_of(inbox)
     complaints: list[str] = []
     with served_app(lab) as address, hospital(tmp_path, address) as one:
         lab.change("console", url=address, oidc=one.settings())
@@ -163,13 +162,13 @@ def test_a_person_signs_in_with_the_hospitals_account_and_out_of_both(
 
 def test_what_is_bad_is_red_and_first_on_the_overview(tmp_path: Path, chromium: Chromium) -> None:
     """A full disk, a decision from before a restore, a PACS that is away, a machine that was refused."""
-    outbox = Outbox(tmp_path, [Pacs(free_port()).peer()])
+    outbox = Outbox(tmp_path, [Pacs().peer()])
     outbox.add_study(["pacs"], [ResultKind.SC])
-    outbox.worker().run_once()
+    outbox.run_once()
     outbox.write(record, events.ASSOCIATION_REJECTED, calling="US9", meaning="not recognized")
     lost = DecisionRow(id="d1", at=utc_now(), machine="m", action="result_withdrawn", record={}, copied=True)
     outbox.add(lost)
-    lab = ConsoleLab(outbox.settings, outbox.database)
+    lab = console_of(outbox)
     lab.change("spool", minimum_free_mib=10**9)
     with served_app(lab) as address:
         page, complaints = signed_in(chromium, address, UserRole.VIEWER, base_url=address)

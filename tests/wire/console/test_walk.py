@@ -31,11 +31,10 @@ from dicom_node.people.audit import Person
 from dicom_node.people.demo import DRAWN_FILM
 from dicom_node.people.stow import take_files
 from tests.browser_lab import IN_A_BROWSER, because, press, served_app, signed_in
-from tests.console_lab import ConsoleLab, own_model, routes
+from tests.console_lab import ConsoleLab, console_of, own_model, routes
 from tests.modality import part_10, ultrasound, ultrasound_from
 from tests.node_lab import Node, running, store
 from tests.pacs_lab import Pacs, run_pacs
-from tests.ports import free_port
 from tests.rows import Stored
 from tests.smtp_lab import WebServer
 from tests.ultrasound_lab import picture
@@ -162,7 +161,7 @@ def walked(folder: Path) -> Iterator[Walked]:
     rules = folder / "var" / "device_rules"
     rules.mkdir(parents=True)
     (rules / "room9.toml").write_text(_DEVICE_RULE, encoding="utf-8")
-    pacs, strict = Pacs(free_port()), Pacs(free_port(), "STRICT", answer=lambda uid, times: 0xA900)
+    pacs, strict = Pacs(), Pacs(ae_title="STRICT", answer=lambda uid, times: 0xA900)
     web = WebServer(status=404)
     with run_pacs(pacs), run_pacs(strict), web.running():
         config = WALKED.format(pacs=pacs.port, strict=strict.port, hook=web.url, models=folder / "models")
@@ -258,7 +257,7 @@ class Walk:
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory: pytest.TempPathFactory, chromium: Chromium) -> Iterator[Walk]:
     with walked(tmp_path_factory.mktemp("walked")) as site, pytest.MonkeyPatch.context() as patch:
-        lab = ConsoleLab(site.settings, site.database)
+        lab = console_of(site)
         patch.setattr(entered, "apply_now", lambda _: site.taken_over(lab.app))
         with served_app(lab) as address:
             yield Walk(site, address, lab, chromium)

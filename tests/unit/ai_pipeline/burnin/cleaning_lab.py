@@ -12,13 +12,13 @@ from ai_pipeline.burnin.find.annotation import AnnotationKind, Box, CleaningPoli
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, shared_reader
 from ai_pipeline.cli import app
-from ai_pipeline.contract import ImageHeader, SourceImage
+from ai_pipeline.contract import ImageHeader, Meaning, SourceImage
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_dicom
 from tests.ultrasound_lab import told
 from tests.unit.ai_pipeline.phantoms import ArrayImage, echo, silent, write_dicom
 
-WHITE = (255, 255, 255)
+WHITE, YELLOW = (255, 255, 255), (255, 230, 0)
 LITTLE = (120, 200)  # hardly more than the text takes: most of the time is the search for it
 
 
@@ -90,4 +90,5 @@ def header(path: Path, **attributes: object) -> ImageHeader:
 
 
 CLINICAL, RESEARCH = CleaningPolicy.CLINICAL, CleaningPolicy.RESEARCH
+IDENTITY, ACOUSTIC = Meaning.IDENTITY, Meaning.ACOUSTIC
 TEXT, CALIPER, LOGO = AnnotationKind.TEXT, AnnotationKind.CALIPER, AnnotationKind.LOGO

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 
 from ai_pipeline.burnin.cleaning import clean
-from ai_pipeline.burnin.find.annotation import Mask, Picture, dilated
+from ai_pipeline.burnin.find.annotation import Box, Mask, Picture, dilated
 from ai_pipeline.burnin.find.area import find_area, strokes, without_panels
 from ai_pipeline.burnin.tools import with_background
 from ai_pipeline.contract import UltrasoundRegion
 from tests.unit.ai_pipeline.burnin.area_lab import BACKGROUNDS, MOST_IN_RIM, PICTURES, RIM_ROWS, nothing
 from tests.unit.ai_pipeline.burnin.texts_lab import WHITE
-from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, linear_echo, parts, silent
+from tests.unit.ai_pipeline.phantoms import ArrayImage, Colour, burn, cleaned, linear_echo, noise, silent
+
+pytestmark = pytest.mark.usefixtures("less_enlarged")
 
 
 def shown(picture: Picture) -> Mask:
@@ -18,11 +20,10 @@ def shown(picture: Picture) -> Mask:
     return np.asarray(picture > 0, np.bool_)
 
 
-def on(background: tuple[int, int, int], picture: Picture) -> Picture:
+def on(background: Colour, picture: Picture) -> Picture:
     return np.where(shown(picture)[..., None], picture[..., None], np.array(background)).astype(np.uint8)
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("form", PICTURES)
 @pytest.mark.parametrize("background", BACKGROUNDS)
 def test_the_area_is_where_tissue_is(form: str, background: str) -> None:
@@ -32,7 +33,6 @@ def test_the_area_is_where_tissue_is(form: str, background: str) -> None:
     assert not (area & ~dilated(truth, 7)).any()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(
     ("form", "place"),
     [("convex", (60, 150)), ("linear", (20, 335))],
@@ -40,7 +40,7 @@ def test_the_area_is_where_tissue_is(form: str, background: str) -> None:
 def test_outside_the_area_the_colour_is_the_background_exactly(form: str, place: tuple[int, int]) -> None:
     background = BACKGROUNDS["blue"]
     burned = burn(on(background, PICTURES[form]), "KIM MINJUN", place, WHITE, 18)
-    after, mask = parts(clean(ArrayImage(burned[None], photometric="RGB"), silent))
+    after, mask = cleaned(burned)
     rim, outside = (~dilated(shown(PICTURES[form]), side) for side in (7, 7 + 2 * RIM_ROWS))
     assert mask.any()
     assert np.array_equal(after[~mask], burned[~mask])
@@ -48,11 +48,8 @@ def test_outside_the_area_the_colour_is_the_background_exactly(form: str, place:
     assert (np.abs(after[rim].astype(int) - background) <= MOST_IN_RIM).all()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_text_across_the_border_leaves_the_border_where_it_was() -> None:
-    after, mask = parts(
-        clean(ArrayImage(burn(linear_echo(), "KIM MINJUN", (60, 150), 255, 18)[None]), silent)
-    )
+    after, mask = cleaned(burn(linear_echo(), "KIM MINJUN", (60, 150), 255, 18))
     left = 480 // 5
     assert mask[:, : left - 3].any()
     assert mask[:, left + 3 :].any()
@@ -61,40 +58,33 @@ def test_text_across_the_border_leaves_the_border_where_it_was() -> None:
     assert (after[:, left + 3 :][mask[:, left + 3 :]] > 0).mean() > 0.95
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_full_bladder_is_of_the_area_and_a_panel_is_not() -> None:
     picture = linear_echo()
     picture[150:220, 200:280] = 0
-    picture[:40] = np.random.default_rng(1).integers(56, 65, (40, 480))  # the noise of compression
+    picture[:40] = noise((40, 480), 56, 65)  # the noise of compression
     area = without_panels(find_area(picture, nothing(picture)), picture, nothing(picture))
     assert area[150:220, 200:280].all()
     assert not area[:40].any()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_picture_without_background_is_all_area() -> None:
     tissue = linear_echo(1, (720, 960))[200:600, 240:720]
     assert find_area(tissue, nothing(tissue)).all()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_where_no_area_is_found_nothing_is_made_up() -> None:
     dark = burn(np.zeros((200, 300), np.uint8), "KIM MINJUN", (60, 80), 255, 18)
     assert not find_area(dark, strokes(dark)).any()
     assert not clean(ArrayImage(dark[None]), silent).image.frames.any()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_tissue_shows_between_the_strokes_of_letters() -> None:
     burned = burn(linear_echo(), "KIM MINJUN", (110, 150), 255, 18)
     assert find_area(burned, strokes(burned))[150:170, 110:200].all()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(("region", "bounds"), [((90, 70, 390, 330), True), ((0, 0, 200, 200), False)])
-def test_regions_bound_the_area_where_they_hold_the_tissue(
-    region: tuple[int, int, int, int], bounds: bool
-) -> None:
+def test_regions_bound_the_area_where_they_hold_the_tissue(region: Box, bounds: bool) -> None:
     picture = linear_echo()
     picture[0:60, 0:60] = linear_echo(2, (720, 960))[300:360, 450:510]  # a thumbnail
     free = find_area(picture, nothing(picture))
@@ -104,7 +94,6 @@ def test_regions_bound_the_area_where_they_hold_the_tissue(
     assert area[150, 240]
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_the_background_beside_a_hole_is_a_panels_or_the_pictures() -> None:
     source = np.zeros((100, 200), np.uint16)
     source[:60], source[60:, 100:] = 900, np.arange(4000).reshape(100, 40).T

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from ai_pipeline.burnin.decide.axes import as_scales, beside_velocities
-from ai_pipeline.burnin.find.annotation import Box, mask_of
+from ai_pipeline.burnin.find.annotation import mask_of
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.contract import Meaning
+from tests.unit.ai_pipeline.burnin.cleaning_lab import IDENTITY
 from tests.unit.ai_pipeline.burnin.texts_lab import meanings, text
 
 
@@ -30,7 +31,7 @@ def test_rows_beside_an_axis_of_velocities_are_a_spectrum(
 
 def test_numbers_of_an_axis_and_of_a_bar_are_a_scale_where_their_values_put_them() -> None:
     rows = (("-20", 40), ("10·", 100), ("cm/s", 160), ("-10", 220), ("95", 250), ("410", 222))
-    named = [replace(text(one, (300, top, 324, top + 18)), meaning=Meaning.IDENTITY) for one, top in rows]
+    named = [replace(text(one, (300, top, 324, top + 18)), meaning=IDENTITY) for one, top in rows]
     no_bar, bar, half = (mask_of([(305, 60, 318, end)], (400, 400)) for end in (0, 216, 150))
     assert [one.meaning is Meaning.SCALE for one in as_scales(named, no_bar)] == [
         True,
@@ -63,9 +64,7 @@ def test_a_misread_number_between_two_of_an_axis_is_one_and_no_age_or_name_is(
 ) -> None:
     rows = (("60", 1.0, 40), ("50", 1.0, 100), (words, sure, 160), ("30", 1.0, 220), ("LEE", 1.0, 310))
     column = [
-        replace(
-            text(one, (300, top, 324, top + 18)), meaning=Meaning.IDENTITY, line=Line(one, how, legible=True)
-        )
+        replace(text(one, (300, top, 324, top + 18)), meaning=IDENTITY, line=Line(one, how, legible=True))
         for one, how, top in rows
     ]
     assert [one.meaning is Meaning.SCALE for one in as_scales(column, mask_of([], (400, 400)))] == [
@@ -84,9 +83,6 @@ def test_numbers_at_both_ends_of_a_bar_are_its_limits_if_they_are_equal_or_one_i
     limits: tuple[str, str], stay: bool
 ) -> None:
     bar = mask_of([(305, 60, 318, 216)], (400, 400))
-    boxes: list[Box] = [(300, 40, 324, 58), (300, 220, 324, 238)]
-    ends = [
-        replace(text(number, box), meaning=Meaning.IDENTITY)
-        for number, box in zip(limits, boxes, strict=True)
-    ]
+    boxes = [(300, 40, 324, 58), (300, 220, 324, 238)]
+    ends = [replace(text(number, box), meaning=IDENTITY) for number, box in zip(limits, boxes, strict=True)]
     assert (Meaning.SCALE in meanings(as_scales(ends, bar))) is stay

@@ -1,7 +1,6 @@
 """How a place that may hold text is read."""
 
 from dataclasses import replace
-from typing import cast
 from unittest.mock import Mock
 
 import numpy as np
@@ -11,12 +10,13 @@ from ai_pipeline.burnin.decide.candidates import Candidate
 from ai_pipeline.burnin.decide.texts import NOTHING_READ
 from ai_pipeline.burnin.decide.writing import find_texts
 from ai_pipeline.burnin.find.annotation import Box, Picture
-from ai_pipeline.burnin.find.networks import Line, LineReader
-from ai_pipeline.burnin.find.text import TextBox, TextReader, shared_reader
+from ai_pipeline.burnin.find.networks import Line
+from ai_pipeline.burnin.find.text import TextBox, shared_reader
 from ai_pipeline.burnin.find.traces import no_waves
 from ai_pipeline.contract import Meaning
+from tests.unit.ai_pipeline.burnin.cleaning_lab import ACOUSTIC, IDENTITY
 from tests.unit.ai_pipeline.burnin.texts_lab import box, line
-from tests.unit.ai_pipeline.phantoms import burn
+from tests.unit.ai_pipeline.phantoms import burn, noise
 
 PICTURE = np.zeros((100, 120), np.uint8)
 
@@ -36,21 +36,19 @@ class Reader:
 
 
 def judged(reader: Reader, flow: float = 0.0) -> tuple[str, str, Meaning]:
-    text = Candidate(PICTURE, box(20, 30, 80, 39), flow).text(cast(TextReader, reader))
+    text = Candidate(PICTURE, box(20, 30, 80, 39), flow).text(reader)
     return text.line.text, text.small.text, text.meaning
 
 
 def test_what_the_reader_of_small_letters_proves_is_read_once_but_in_a_spectrum_it_proves_nothing() -> None:
     reader = Reader(line("Gn -1.4"), line("Kim"))
-    assert judged(reader) == ("Gn -1.4", "Gn -1.4", Meaning.ACOUSTIC)
+    assert judged(reader) == ("Gn -1.4", "Gn -1.4", ACOUSTIC)
     assert reader.asked == 0
-    assert judged(reader, flow=1.0)[2] is Meaning.IDENTITY
+    assert judged(reader, flow=1.0)[2] is IDENTITY
 
 
 @pytest.mark.parametrize("small", [line("Kim"), line("Gn -1.4", 0.4), line("On -1.4"), NOTHING_READ])
-@pytest.mark.parametrize(
-    ("large", "meaning"), [(line("Gn -1.4"), Meaning.ACOUSTIC), (line("Kim"), Meaning.IDENTITY)]
-)
+@pytest.mark.parametrize(("large", "meaning"), [(line("Gn -1.4"), ACOUSTIC), (line("Kim"), IDENTITY)])
 def test_what_it_does_not_prove_is_judged_by_rapidocr(small: Line, large: Line, meaning: Meaning) -> None:
     reader = Reader(small, large)
     assert judged(reader) == (large.text, small.text, meaning)
@@ -60,8 +58,8 @@ def test_what_it_does_not_prove_is_judged_by_rapidocr(small: Line, large: Line, 
 def test_a_reader_of_small_letters_is_given_rows_and_columns_of_pixels_of_a_nearly_level_line() -> None:
     small = Mock()
     small.read.return_value = line("Gn")
-    reader = shared_reader().beside(cast(LineReader, small))
-    picture = np.random.default_rng(1).integers(0, 255, PICTURE.shape).astype(np.uint8)
+    reader = shared_reader().beside(small)
+    picture = noise(PICTURE.shape)
     assert {
         reader.read_small(picture, place).text
         for place in (box(20, 30, 80, 40, slope=1.0), box(20, 30, 80, 40, slope=20.0), box(20, 10, 30, 70))
@@ -85,13 +83,13 @@ def test_a_name_in_a_box_of_two_lines_is_read_by_itself_and_a_setting_where_all_
         def read(self, _view: Picture, box: TextBox, _least: int) -> Line:
             return line("Gn -1.4" if box.height > 15 else "Kim")
 
-    reader = cast(TextReader, Page(NOTHING_READ, NOTHING_READ))
+    reader = Page(NOTHING_READ, NOTHING_READ)
     assert [
         (text.line.text, text.meaning)
         for text in find_texts(PICTURE, reader, np.full(PICTURE.shape, known), no_waves(PICTURE.shape))
     ] == [
-        ("Gn -1.4", Meaning.ACOUSTIC),
-        ("Kim", Meaning.IDENTITY),
+        ("Gn -1.4", ACOUSTIC),
+        ("Kim", IDENTITY),
     ]
 
 
@@ -111,7 +109,7 @@ def test_an_upright_line_is_followed_to_both_of_its_ends(found: tuple[int, int],
         TextBox(np.array([(40, rows[0]), (40, rows[1]), (30, rows[1]), (30, rows[0])], np.float32), 0.9),
         0.0,
     )
-    left, top, right, bottom = place.followed(cast(TextReader, Letters(NOTHING_READ, NOTHING_READ))).box.box
+    left, top, right, bottom = place.followed(Letters(NOTHING_READ, NOTHING_READ)).box.box
     assert (left, right) == (30, 40)
     assert top <= 30
     assert 110 <= bottom <= 150

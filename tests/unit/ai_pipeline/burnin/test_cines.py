@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 
 from ai_pipeline.burnin.cleaning import clean
-from ai_pipeline.burnin.find.annotation import AnnotationKind, CleaningPolicy, Picture
+from ai_pipeline.burnin.find.annotation import AnnotationKind, Picture
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom
@@ -32,6 +32,7 @@ from tests.unit.ai_pipeline.phantoms import (
     ArrayImage,
     burn,
     cine,
+    cleaned,
     echo,
     flow,
     linear_echo,
@@ -41,18 +42,19 @@ from tests.unit.ai_pipeline.phantoms import (
 )
 from tests.unit.receive.objects import changed
 
+pytestmark = pytest.mark.usefixtures("less_enlarged")
 
-@pytest.mark.usefixtures("less_enlarged", "short_windows")
+
+@pytest.mark.usefixtures("short_windows")
 @pytest.mark.parametrize(("shown_in", "colour"), [(3, True), (5, False)])
 def test_a_name_in_one_frame_goes_whichever_it_is(shown_in: int, colour: bool, quick: Reader) -> None:
     frames = [flow(frame)[0] if colour else frame for frame in cine(6, size=LITTLE)]
     frames[shown_in] = burn(frames[shown_in], NAME, (30, 70), WHITE if colour else 255, 16)
-    image = ArrayImage(np.stack(frames), photometric="RGB" if colour else "MONOCHROME2")
+    image = ArrayImage(np.stack(frames))
     assert frames_with_secrets(image.frames, [shown_in], quick) == [shown_in]
     assert left_over(image, [shown_in], quick) == []
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(
     "written",
     [
@@ -97,7 +99,6 @@ def frames_with_secrets(frames: np.ndarray, numbers: Sequence[int], reader: Read
     return [number for number in numbers if reader.secrets(np.asarray(frames[number]))]
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(
     "left", [0.02, 0.5, 0.97], ids=["its header", "half of it", "all but its last bytes"]
 )
@@ -111,7 +112,7 @@ def test_of_a_cine_with_a_damaged_frame_nothing_leaves(left: float, tmp_path: Pa
         create("ultrasound").run([open_dicom(path)], silent, {})
 
 
-@pytest.mark.usefixtures("less_enlarged", "short_windows")
+@pytest.mark.usefixtures("short_windows")
 def test_a_long_cine_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
     """What frames and arrays take; the pages of the temporary file can be given back, and are not counted."""
     base = np.stack([burn(flow(echo(seed, LITTLE))[0], NAME, (12, 10), WHITE, 16) for seed in range(4)])
@@ -131,13 +132,12 @@ def test_a_long_cine_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> No
     assert peaks[2] - peaks[1] < 0.4 * LONG * base[0].nbytes
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.usefixtures("short_windows")
 def test_standing_marks_and_a_name_in_one_frame_are_removed_and_nothing_else() -> None:
     frames = [burn(frame, "HOSPITAL 12:34", (8, 6), 255, 14) for frame in cine(5, size=TINY)]
     frames[1] = burn(frames[1], "KIM MINJUN", (8, 130), 255, 16)
     image = ArrayImage(np.stack(frames))
-    result = clean(image, silent, policy=CleaningPolicy.RESEARCH)
+    result = clean(image, silent, policy=RESEARCH)
     after, mask = np.asarray(result.image.frames), np.asarray(result.mask.frames) > 0
     assert [legible(after[index]) for index in (1, 4)] == [[], []]
     assert np.array_equal(after[~mask], image.frames[~mask])
@@ -145,21 +145,18 @@ def test_standing_marks_and_a_name_in_one_frame_are_removed_and_nothing_else() -
     assert {(mark.frame, mark.box[1] > 110) for mark in texts} == {(1, False), (1, True)}
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_cine_without_marks_is_unchanged() -> None:
     image = ArrayImage(np.stack(cine(3, size=TINY)))
-    result = clean(image, silent, policy=CleaningPolicy.RESEARCH)
+    result = clean(image, silent, policy=RESEARCH)
     assert np.array_equal(result.image.frames, image.frames)
     assert isinstance(result.image.frames, np.memmap)
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_cancelled_cine_stops() -> None:
     with pytest.raises(InterruptedError):
         clean(ArrayImage(np.stack(cine(2, size=TINY))), Mock(side_effect=InterruptedError), policy=RESEARCH)
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.usefixtures("short_windows")
 def test_a_setting_that_stays_in_a_cine_stays_only_while_it_says_the_same() -> None:
     frames = [burn(frame, "MI 0.9", (8, 6), 255, 18) for frame in cine(6, size=TINY)]
@@ -169,7 +166,6 @@ def test_a_setting_that_stays_in_a_cine_stays_only_while_it_says_the_same() -> N
     assert "MI" in " ".join(legible(np.asarray(after[2])))
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_what_nobody_can_read_stays_and_is_listed_once_for_a_cine(unsure: Tools) -> None:
     frames = np.stack([linear_echo(seed) for seed in (1, 2, 3)])
     for shown in (frames[:1], frames):
@@ -184,25 +180,23 @@ def test_what_nobody_can_read_stays_and_is_listed_once_for_a_cine(unsure: Tools)
         assert right - left < 90
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_box_of_a_person_is_black_in_every_frame_and_the_rest_is_as_without_it() -> None:
     burned = np.stack([burn(frame, size=16) for frame in cine(2, 3, TINY)])
     for frames in (burned[:1], burned):
         drawn = clean(ArrayImage(frames, removed_by_hand=((100, 80, 160, 120),)), silent)
-        cleaned, mask = np.asarray(drawn.image.frames), np.asarray(drawn.mask.frames) > 0
+        after, mask = np.asarray(drawn.image.frames), np.asarray(drawn.mask.frames) > 0
         assert drawn.image.verified
         assert "by_hand" in {note.name for note in drawn.notes}
-        assert not cleaned[:, 80:120, 100:160].any()
+        assert not after[:, 80:120, 100:160].any()
         assert mask[:, 80:120, 100:160].all()
-        assert np.array_equal(cleaned[~mask], frames[~mask])
-    _, plain = parts(clean(ArrayImage(burned[:1]), silent))
+        assert np.array_equal(after[~mask], frames[~mask])
+    _, plain = cleaned(burned[0])
     assert (mask[0] | ~plain).all(), "what is found without a person goes as well"
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.usefixtures("short_windows")
 @pytest.mark.parametrize("frames", [np.stack([burn(f) for f in cine(count, size=TINY)]) for count in (1, 5)])
 def test_source_and_segmentation_give_the_hash_again(frames: np.ndarray) -> None:
-    result = clean(ArrayImage(frames), silent, policy=CleaningPolicy.RESEARCH)
+    result = clean(ArrayImage(frames), silent, policy=RESEARCH)
     outside = np.where(np.asarray(result.mask.frames) > 0, 0, frames).astype(np.uint8)
     assert result.image.outside_sha256 == hashlib.sha256(outside.tobytes()).hexdigest()

@@ -11,14 +11,16 @@ from ai_pipeline.burnin.decide.outline import blocks
 from ai_pipeline.burnin.find.annotation import Mask, Picture, dilated
 from ai_pipeline.burnin.find.area import faint_writing
 from tests.unit.ai_pipeline.burnin.area_lab import BACKGROUNDS, PICTURES, RIM_ROWS
-from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, echo, linear_echo, parts, silent
+from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cleaned, echo, linear_echo, noise, parts, silent
+
+pytestmark = pytest.mark.usefixtures("less_enlarged")
 
 LINES = (("Name: KIM MINJUN", (8, 4), 18), ("ID 48271935", (374, 4), 14), ("1957-08-23", (8, 30), 12))
 
 
 def inked(shape: tuple[int, ...]) -> Picture:
     """How much of each pixel the letters of the lines take, 0 to 255."""
-    ink: Picture = np.zeros(shape[:2], np.uint8)
+    ink = np.zeros(shape[:2], np.uint8)
     for text, place, size in LINES:
         ink = np.maximum(ink, burn(np.zeros_like(ink), text, place, 255, size))
     return ink
@@ -43,7 +45,6 @@ def found(picture: Picture, shown: Mask) -> Mask:
     return blocks(writing) & ~strong
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("form", PICTURES)
 @pytest.mark.parametrize(
     ("background", "level"),
@@ -61,14 +62,12 @@ def test_letters_of_any_faint_level_are_found(form: str, background: str, level:
     assert not (mask & dilated(shown, 5)).any()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("contrast", [(0, 0, 6), (5, 0, 0), (4, 4, 0), (-6, 6, 0)])
 def test_coloured_letters_are_found_in_any_channel(contrast: tuple[int, ...]) -> None:
     picture, shown = written("convex", BACKGROUNDS["blue"], contrast)
     assert found(picture, shown)[((picture != BACKGROUNDS["blue"]).any(axis=2) & ~shown)].all()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("quality", [75, 92])
 @pytest.mark.parametrize("level", [3, 6, 12])
 def test_letters_that_were_compressed_are_found(quality: int, level: int) -> None:
@@ -76,7 +75,6 @@ def test_letters_that_were_compressed_are_found(quality: int, level: int) -> Non
     assert found(compressed(picture, quality), shown)[(inked(shown.shape) >= 128) & ~shown].mean() >= 0.95
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16])
 def test_letters_that_8_bits_do_not_show_are_found_in_the_stored_levels(dtype: type) -> None:
     tissue = PICTURES["convex"]
@@ -84,16 +82,14 @@ def test_letters_that_8_bits_do_not_show_are_found_in_the_stored_levels(dtype: t
     assert found(tissue.astype(dtype) * 128 + letters.astype(dtype) * 3, tissue > 0)[letters].all()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_dim_tissue_beside_the_area_and_noise_are_no_letters() -> None:
     tissue = PICTURES["linear"]
-    shown, noise = tissue > 0, np.random.default_rng(4).integers(0, 6, tissue.shape).astype(np.uint8)
+    shown, around = tissue > 0, noise(tissue.shape, 0, 6)
     assert not found(tissue, shown).any()
-    assert not found(np.where(dilated(shown, 61) & ~shown, noise, tissue), shown).any()
-    assert found(np.where(shown, tissue, noise), shown).mean() < 0.02
+    assert not found(np.where(dilated(shown, 61) & ~shown, around, tissue), shown).any()
+    assert found(np.where(shown, tissue, around), shown).mean() < 0.02
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_what_compression_leaves_around_a_known_line_is_no_writing_unless_it_continues_one() -> None:
     tissue = PICTURES["linear"]
     shown, faint = tissue > 0, inked(tissue.shape) // 32
@@ -106,7 +102,6 @@ def test_what_compression_leaves_around_a_known_line_is_no_writing_unless_it_con
     assert not (mask & rule).any()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_strong_curve_among_faint_letters_stays() -> None:
     picture, shown = written("convex", BACKGROUNDS["black"], (4, 4, 4))
     curve = np.zeros(shown.shape, np.bool_)
@@ -116,26 +111,23 @@ def test_a_strong_curve_among_faint_letters_stays() -> None:
     assert not (mask & curve).any()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_many_faint_lines_are_no_tissue_where_the_image_area_is_found() -> None:
     tissue, ink = PICTURES["linear"], np.zeros_like(PICTURES["linear"])
     for place in ((x, y) for y in (2, 22, 336) for x in (4, 240)):
         ink = burn(ink, "Name: KIM MINJUN", place, 255, 18)
     letters = (ink >= 128) & (tissue == 0)
-    after, _ = parts(clean(ArrayImage(np.where(letters, 4, tissue).astype(np.uint8)[None]), silent))
+    after, _ = cleaned(np.where(letters, 4, tissue).astype(np.uint8))
     assert not after[letters].any()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_tissue_too_dim_for_its_area_to_be_found_is_not_removed_as_writing() -> None:
     picture = echo() // 16
-    assert np.mean(parts(clean(ArrayImage(picture[None]), silent))[0] != picture) < 0.06
+    assert np.mean(cleaned(picture)[0] != picture) < 0.06
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_still_leaves_nothing_of_faint_lines_but_the_background() -> None:
     picture, tissue = written("linear", BACKGROUNDS["blue"], (4, 4, 4))
-    result = clean(ArrayImage(picture[None], photometric="RGB"), silent)
+    result = clean(ArrayImage(picture[None]), silent)
     after, _ = parts(result)
     rim, levels = dilated(tissue, 2 * RIM_ROWS + 3), BACKGROUNDS["blue"]
     assert (after[~rim] == levels).all()
@@ -144,7 +136,6 @@ def test_a_still_leaves_nothing_of_faint_lines_but_the_background() -> None:
     assert any(note.name == "burned_in" and "banner" in note.text for note in result.notes)
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("shown_in", [(0, 1, 2, 3), (1,)], ids=["all", "one that is not sampled"])
 def test_a_cine_leaves_nothing_of_faint_lines(shown_in: tuple[int, ...]) -> None:
     tissue = PICTURES["linear"] > 0

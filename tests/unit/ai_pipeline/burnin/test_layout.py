@@ -11,7 +11,7 @@ from tests.unit.ai_pipeline.burnin.texts_lab import SHAPE, block, text
 
 
 def mask_around(residue: Box, *, spare: bool, stays: Mask | None = None) -> Mask:
-    line: Box = (100, 40, 180, 56)
+    line = (100, 40, 180, 56)
     stays = paint([text("Gn 50", line).box], SHAPE, 0.15) if stays is None else stays
     return around([text("KIM", residue).box], [line], stays, 0.6, spare=spare)
 

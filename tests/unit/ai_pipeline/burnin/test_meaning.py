@@ -19,11 +19,12 @@ from ai_pipeline.burnin.decide.meaning import (
 )
 from ai_pipeline.burnin.decide.vocabulary import ALSO_NAMES
 from ai_pipeline.contract import Meaning
+from tests.unit.ai_pipeline.burnin.cleaning_lab import ACOUSTIC, IDENTITY
 from tests.unit.ai_pipeline.burnin.names_lab import NAMES, UNSAFE_LABELS
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, echo, image_header, silent
 
 HARMLESS = {
-    Meaning.ACOUSTIC: (
+    ACOUSTIC: (
         "MI 0.9", "MI0.9", "Ml 0.9", "TIs 0.3", "TIB 0.5", "TIS0.1 MI 1.2", "MI0.9TIs0.3", "Gn 50",
         "Gn50", "DR 70", "Frq 5.0 MHz", "Frq5.0MHz", "FR 32Hz", "FR 32 fps", "PRF 1.3kHz", "PRF 4000Hz",
         "WF 88Hz", "2D", "THI", "70dB", "AO% 100", "AO 100%", "P90%", "S/A 1/2", "Map F/0", "C5-1",
@@ -124,6 +125,7 @@ OTHERS = (
 )  # fmt: skip
 
 
+MANY = settings(max_examples=100)
 harmless = st.sampled_from([text for texts in HARMLESS.values() for text in texts])
 
 
@@ -135,14 +137,14 @@ def test_what_machines_write_is_known_for_what_it_is(meaning: Meaning) -> None:
 @pytest.mark.parametrize("meaning", HARMLESS)
 def test_what_is_not_read_with_confidence_is_identity(meaning: Meaning) -> None:
     def is_long_setting(text: str) -> bool:
-        return meaning is Meaning.ACOUSTIC and sum(map(str.isalnum, text)) >= SETTING_CHARACTERS
+        return meaning is ACOUSTIC and sum(map(str.isalnum, text)) >= SETTING_CHARACTERS
 
     for text in HARMLESS[meaning]:
         assert meaning_of(text, LEAST_CONFIDENCE - 0.001) is (
-            meaning if is_long_setting(text) else Meaning.IDENTITY
+            meaning if is_long_setting(text) else IDENTITY
         ), text
-        assert meaning_of(text, LEAST_OF_SETTING - 0.001) is Meaning.IDENTITY, text
-        assert meaning_of(text, float("nan")) is Meaning.IDENTITY, text
+        assert meaning_of(text, LEAST_OF_SETTING - 0.001) is IDENTITY, text
+        assert meaning_of(text, float("nan")) is IDENTITY, text
 
 
 def test_a_name_alone_is_identity() -> None:
@@ -154,10 +156,10 @@ def test_a_name_alone_is_identity() -> None:
             *(f"{name},", f"{name}^{name}", f"1 {name}"),
         )
     }
-    assert [name for name in sorted(written) if meaning_of(name, 1.0) is not Meaning.IDENTITY] == []
+    assert [name for name in sorted(written) if meaning_of(name, 1.0) is not IDENTITY] == []
 
 
-@settings(max_examples=100)
+@MANY
 @given(
     name=st.sampled_from(NAMES).filter(lambda name: name.upper() not in UNSAFE_LABELS),
     known=harmless,
@@ -171,10 +173,10 @@ def test_a_name_beside_harmless_text_makes_all_of_it_identity(
     text = joint.join((write(name), known) if first else (known, write(name)))
     # "LIVER LONG": the noun says what the word is
     a_word = name.upper() in ALSO_NAMES and meaning_of(known, 1.0) is Meaning.ORIENTATION
-    assert a_word or meaning_of(text, 1.0) is Meaning.IDENTITY
+    assert a_word or meaning_of(text, 1.0) is IDENTITY
 
 
-@settings(max_examples=100)
+@MANY
 @given(
     day=st.dates(date(1900, 1, 1), date(2035, 12, 31)),
     form=st.sampled_from(DATE_FORMATS),
@@ -187,10 +189,10 @@ def test_a_date_or_time_is_identity_alone_and_beside_harmless_text(
 ) -> None:
     written = day.strftime(form)
     text = f"{written} {known}" if first else f"{known} {written}"
-    assert meaning_of(text.strip(), 1.0) is Meaning.IDENTITY
+    assert meaning_of(text.strip(), 1.0) is IDENTITY
 
 
-@settings(max_examples=100)
+@MANY
 @given(
     number=st.from_regex(r"[A-Z]{0,3}[-_ ]?\d{5,14}", fullmatch=True)
     | st.from_regex(r"\d{1,4}[-/.]\d{4,8}", fullmatch=True)
@@ -202,16 +204,16 @@ def test_a_date_or_time_is_identity_alone_and_beside_harmless_text(
 def test_a_number_of_a_person_is_identity(number: str, known: str, first: bool) -> None:
     shown = meaning_of((f"{number} {known}" if first else f"{known} {number}").strip(), 1.0)
     setting = number[:2] in {"DR", "FR", "AO", "GN"} and len(number.strip("ADFGNOR ")) <= 3
-    assert shown is Meaning.IDENTITY or setting
+    assert shown is IDENTITY or setting
 
 
-@settings(max_examples=100)
+@MANY
 @given(text=st.text(max_size=40), confidence=st.floats(allow_nan=True))
 @example(text="MI 0.9 " * 40, confidence=1.0)
 def test_any_text_has_a_meaning_and_takes_no_time(text: str, confidence: float) -> None:
     found = meaning_of(text, confidence)
     assert found in Meaning
-    assert len(text) < 200 or found is Meaning.IDENTITY  # so long: prose
+    assert len(text) < 200 or found is IDENTITY  # so long: prose
 
 
 HEADER = image_header(
@@ -239,12 +241,10 @@ GOES = (
 
 
 def test_what_is_allowed_stays_where_it_is_surely_read_and_nothing_beside_it_or_like_it() -> None:
-    stays = [text for text in STAYS + GOES if meaning_of(text, 0.99, ALLOWED) is not Meaning.IDENTITY]
+    stays = [text for text in STAYS + GOES if meaning_of(text, 0.99, ALLOWED) is not IDENTITY]
     assert stays == list(STAYS)
-    assert meaning_of("R-CY", 0.8, ALLOWED) is Meaning.IDENTITY
-    assert {meaning_of(text, 0.99) for text in ("07.01.2026", "10:32:11", "R-CY", "RT3")} == {
-        Meaning.IDENTITY
-    }
+    assert meaning_of("R-CY", 0.8, ALLOWED) is IDENTITY
+    assert {meaning_of(text, 0.99) for text in ("07.01.2026", "10:32:11", "R-CY", "RT3")} == {IDENTITY}
 
 
 def test_dates_are_those_of_the_header_and_none_of_a_newborn() -> None:

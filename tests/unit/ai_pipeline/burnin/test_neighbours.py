@@ -6,6 +6,7 @@ from ai_pipeline.burnin.decide.meaning import NOTHING_MORE, meaning_of
 from ai_pipeline.burnin.decide.neighbours import by_best_reading, by_their_pair, judged_in_its_line
 from ai_pipeline.burnin.find.annotation import Box
 from ai_pipeline.contract import Meaning
+from tests.unit.ai_pipeline.burnin.cleaning_lab import IDENTITY
 from tests.unit.ai_pipeline.burnin.texts_lab import LINE, meanings, text
 
 
@@ -28,7 +29,7 @@ def test_a_worse_reading_of_a_setting_is_a_setting() -> None:
     ],
 )
 def test_a_reading_that_says_more_or_else_is_no_second_reading(proven: str, other: str, place: Box) -> None:
-    assert by_best_reading([text(proven), text(other, place)])[1].meaning is Meaning.IDENTITY
+    assert by_best_reading([text(proven), text(other, place)])[1].meaning is IDENTITY
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_a_whole_setting_or_result_beside_a_letter_makes_no_initials_of_it(
     word: str, beside: str, stays: bool
 ) -> None:
     texts = [text(word, (180, 40, 200, 58)), text(beside, (100, 40, 165, 58))]
-    assert (judged_in_its_line(texts[0], texts, NOTHING_MORE).meaning is not Meaning.IDENTITY) == stays
+    assert (judged_in_its_line(texts[0], texts, NOTHING_MORE).meaning is not IDENTITY) == stays
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_a_label_and_its_value_or_a_place_and_its_plane_stay_together(
 ) -> None:
     place = (100, 60, 150, 78) if below else (160, 40, 200, 58)
     found = meanings(by_their_pair([text(first, (100, 40, 150, 58)), text(second, place)]))
-    assert (Meaning.IDENTITY not in found) == stays
+    assert (IDENTITY not in found) == stays
 
 
 @pytest.mark.parametrize(

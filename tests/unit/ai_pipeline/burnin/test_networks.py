@@ -20,6 +20,7 @@ from ai_pipeline.burnin.find.networks import (
     known,
     prepared,
 )
+from tests.unit.ai_pipeline.phantoms import noise
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_the_confidence_is_that_of_the_symbols_and_not_of_the_blanks() -> None:
     [(10, 50, 160), (10, 51, 164), (32, 3, NARROWEST), (3, 4000, WIDEST), (200, 400, 64)],
 )
 def test_a_line_is_made_32_high_and_no_wider_than_the_limit(rows: int, columns: int, wide: int) -> None:
-    line = prepared(np.random.default_rng(1).integers(0, 255, (rows, columns)).astype(np.uint8))
+    line = prepared(noise((rows, columns)))
     assert line.shape == (HEIGHT, wide)
     assert line.dtype == np.float32
     assert wide % STEP == 0

@@ -19,15 +19,15 @@ from ai_pipeline.pipelines import create
 from tests.unit.ai_pipeline.burnin.cleaning_lab import SMALL, run
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, silent, write_dicom
 
+pytestmark = pytest.mark.usefixtures("less_enlarged")
 
-@pytest.mark.usefixtures("less_enlarged")
+
 @pytest.mark.parametrize("dtype", ["<u2", ">u2"])
 def test_byte_order_does_not_matter(dtype: str) -> None:
     samples = np.arange(16, dtype=np.uint16).reshape(4, 4)
     assert outside_bytes(samples.astype(dtype), np.zeros((4, 4), np.bool_)) == samples.astype("<u2").data
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_marked_image_gives_a_cleaned_one_its_mask_and_a_finding_per_mark() -> None:
     image, pipeline = ArrayImage(burn(echo(size=SMALL))[None]), create("ultrasound")
     assert pipeline.accepts([image]) == Accept(("1.2.3",))
@@ -43,7 +43,6 @@ def test_a_marked_image_gives_a_cleaned_one_its_mask_and_a_finding_per_mark() ->
     assert alone.findings
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_one_image_that_cannot_be_cleaned_does_not_hold_up_the_others() -> None:
     page = np.full((160, 240), 255, np.uint8)
     for line in range(0, 160, 20):
@@ -57,7 +56,6 @@ def test_one_image_that_cannot_be_cleaned_does_not_hold_up_the_others() -> None:
     ]
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_every_mark_is_explained_without_its_words(tmp_path: Path) -> None:
     """What goes, what stays, and what only looks like text, each with the rule's reason."""
     picture = burn(burn(echo(size=SMALL), "KIM MINJUN", (8, 8), 255, 14), "MI 0.9", (8, 220), 255, 12)
@@ -73,14 +71,12 @@ def test_every_mark_is_explained_without_its_words(tmp_path: Path) -> None:
     assert "no marks to explain" in refused.output
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_other_modalities_are_refused_unless_asked_for() -> None:
     pipeline, image = create("ultrasound"), ArrayImage(echo()[None], modality="CT")
     assert pipeline.accepts([image]) == Refuse("modality CT is not ultrasound")
     assert isinstance(pipeline.accepts([image], {"any_modality": True}), Accept)
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("name", ["ultrasound", "fetal_head", "ovarian"])
 def test_models_are_named_without_loading_them(name: str, tmp_path: Path) -> None:
     """``check`` and a node's main process only name them."""
@@ -88,7 +84,6 @@ def test_models_are_named_without_loading_them(name: str, tmp_path: Path) -> Non
     assert (None, tmp_path) not in tools._LOADED
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("name", ["ultrasound", "fetal_head", "ovarian", "chest_xray"])
 def test_what_is_installed_later_is_not_named_as_what_runs(name: str, tmp_path: Path) -> None:
     pipeline = create(name, models_dir=tmp_path)
@@ -101,14 +96,12 @@ def test_what_is_installed_later_is_not_named_as_what_runs(name: str, tmp_path: 
     assert pipeline.models() == run
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_misspelt_policy_is_a_fault_and_not_the_mild_one() -> None:
     pipeline = create("ultrasound")
     assert pipeline.card.options.faults({"policy": "reserach"}) == {"policy": "must be clinical or research"}
     assert pipeline.card.options.faults({"policy": "research"}) == {} == pipeline.card.options.faults({})
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_the_command_prints_one_record_per_input_writes_pictures_and_ends_with_65_for_an_unreadable_one(
     tmp_path: Path,
 ) -> None:
@@ -136,7 +129,6 @@ def test_the_command_prints_one_record_per_input_writes_pictures_and_ends_with_6
     assert [name for name in ("Secret", "KIM") if name in result.output + paths] == []
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(
     "arguments", [["--pipeline", "none"], ["--option", "speed=1"], ["--option", "clean=="]]
 )
@@ -144,7 +136,6 @@ def test_wrong_usage_is_exit_2(tmp_path: Path, arguments: list[str]) -> None:
     assert run(write_dicom(tmp_path / "still.dcm", echo(3, SMALL)[None]), *arguments).exit_code == 2
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_the_command_prints_a_table_for_people(tmp_path: Path) -> None:
     result = run(write_dicom(tmp_path / "still.dcm", burn(echo(size=SMALL))[None]), "--out", tmp_path / "out")
     assert result.exit_code == 0
@@ -152,7 +143,6 @@ def test_the_command_prints_a_table_for_people(tmp_path: Path) -> None:
     assert "Not for diagnostic use" in result.output
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from ai_pipeline import cli\n"

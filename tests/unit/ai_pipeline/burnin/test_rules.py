@@ -17,10 +17,11 @@ from ai_pipeline.burnin.devices.rules import (
     matching_rules,
     read_rules,
 )
-from ai_pipeline.contract import ImageHeader, Meaning, UltrasoundRegion
+from ai_pipeline.burnin.find.annotation import Box
+from ai_pipeline.contract import ImageHeader, UltrasoundRegion
 from ai_pipeline.errors import CleaningFailed, DeviceRuleError
 from ai_pipeline.images.decode import open_dicom
-from tests.unit.ai_pipeline.burnin.cleaning_lab import SMALL, header
+from tests.unit.ai_pipeline.burnin.cleaning_lab import IDENTITY, SMALL, header
 from tests.unit.ai_pipeline.pasted import pasted
 from tests.unit.ai_pipeline.phantoms import ArrayImage, echo, write_dicom
 
@@ -50,7 +51,6 @@ def matched(header: ImageHeader, folder: Path | None = None) -> list[str]:
     return [rule.name for rule in matching_rules(header, folder)]
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(
     ("device", "condition", "holds"),
     [
@@ -78,7 +78,6 @@ def test_a_rule_is_for_its_device_and_no_other_and_every_condition_must_hold(
     )
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(
     ("rectangles", "box"),
     [
@@ -92,21 +91,18 @@ def test_a_rule_is_for_its_device_and_no_other_and_every_condition_must_hold(
     ],
     ids=["whole numbers are pixels, others shares", "cut to the picture, left out beside it"],
 )
-def test_rectangles_are_places_in_the_picture(
-    tmp_path: Path, rectangles: str, box: tuple[int, int, int, int]
-) -> None:
+def test_rectangles_are_places_in_the_picture(tmp_path: Path, rectangles: str, box: Box) -> None:
     text = RULE.replace("{ left = 0, top = 0, right = 1.0, bottom = 20 }", rectangles)
     [(_, found)] = device_boxes(header(tmp_path), (240, 320, 3), folder_with(tmp_path, text))
     assert found == box
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_rectangle_goes_whole_if_something_is_written_in_it_in_whatever_colour(tmp_path: Path) -> None:
     given, rules = header(tmp_path), folder_with(tmp_path, RULE)
     mask, marks = find_device_banner(given, bar(20), rules)
     assert mask[:20].all()
     assert not mask[20:].any()
-    assert [(mark.box, mark.meaning) for mark in marks] == [((0, 0, 320, 20), Meaning.IDENTITY)]
+    assert [(mark.box, mark.meaning) for mark in marks] == [((0, 0, 320, 20), IDENTITY)]
     empty, red = np.full((240, 320), 60, np.uint8), np.full((240, 320, 3), (200, 0, 0), np.uint8)
     mask, marks = find_device_banner(given, empty, rules)
     assert (mask.any(), marks) == (False, ())
@@ -114,7 +110,6 @@ def test_a_rectangle_goes_whole_if_something_is_written_in_it_in_whatever_colour
     assert find_device_banner(given, red, rules)[0][:20].all()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_only_the_meanings_that_are_asked_for_are_told(tmp_path: Path) -> None:
     scale = RULE.replace('name = "ours"', 'name = "mi"\nmeaning = "acoustic"').replace(
         "left = 0", "left = 200"
@@ -123,19 +118,17 @@ def test_only_the_meanings_that_are_asked_for_are_told(tmp_path: Path) -> None:
     folder_with(tmp_path, f"{name}[[rule]]{scale.partition('[[rule]]')[2]}")
     picture, given = bar(20), header(tmp_path)
     picture[5:12, 210:300:2] = 250
-    mask, marks = find_device_banner(given, picture, tmp_path, {Meaning.IDENTITY})
+    mask, marks = find_device_banner(given, picture, tmp_path, {IDENTITY})
     assert (mask[:20, :200].all(), mask[:, 200:].any(), len(marks)) == (True, False, 1)
     assert len(find_device_banner(given, picture, tmp_path)[1]) == 2
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_rules_that_would_leave_nothing_fail(tmp_path: Path) -> None:
     rules = folder_with(tmp_path, RULE.replace("bottom = 20", "bottom = 0.9"))
     with pytest.raises(CleaningFailed, match=r"cover 90% of the picture: ours"):
         find_device_banner(header(tmp_path), bar(20), rules)
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_the_note_names_the_rules(tmp_path: Path) -> None:
     note = device_note(header(tmp_path), folder_with(tmp_path, RULE), "1.2.3")
     assert note is not None
@@ -144,7 +137,6 @@ def test_the_note_names_the_rules(tmp_path: Path) -> None:
     assert device_note(header(tmp_path, Manufacturer="Other"), tmp_path) is None
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_rule_of_the_site_replaces_the_shipped_one_and_can_switch_it_off(tmp_path: Path) -> None:
     epiq = {"Manufacturer": "Philips Medical Systems", "ManufacturerModelName": "EPIQ 5G"}
     name = open_dicom(write_dicom(tmp_path / "epiq.dcm", np.zeros((1, 768, 1024), np.uint8), **epiq)).header
@@ -153,7 +145,6 @@ def test_a_rule_of_the_site_replaces_the_shipped_one_and_can_switch_it_off(tmp_p
     assert device_boxes(name, (768, 1024), folder_with(tmp_path, off)) == ()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_the_environment_names_a_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = header(tmp_path)
     assert matched(given) == []
@@ -161,7 +152,6 @@ def test_the_environment_names_a_folder_too(tmp_path: Path, monkeypatch: pytest.
     assert matched(given) == ["ours"]
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(
     ("wrong", "right", "key", "remedy"),
     [
@@ -192,7 +182,6 @@ def test_a_mistake_is_told_with_file_key_and_remedy(
     assert (tmp_path / "site.toml", key) in faults, str(told.value)
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_all_mistakes_are_told_together(tmp_path: Path) -> None:
     folder_with(tmp_path, RULE.replace("rows = 240", "rows = 0"))
     (tmp_path / "other.toml").write_text("", encoding="utf-8")
@@ -201,7 +190,6 @@ def test_all_mistakes_are_told_together(tmp_path: Path) -> None:
     assert {fault.file.name for fault in told.value.faults} == {"site.toml", "other.toml"}
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_name_used_twice_is_a_mistake(tmp_path: Path) -> None:
     folder_with(tmp_path, RULE + RULE.partition('room 3"')[2])
     with pytest.raises(DeviceRuleError, match="ours is there twice"):
@@ -212,14 +200,12 @@ def test_a_name_used_twice_is_a_mistake(tmp_path: Path) -> None:
         read_rules(tmp_path)
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_shipped_rules_say_where_they_come_from_and_under_which_licence() -> None:
     files = [tomllib.loads(path.read_text(encoding="utf-8")) for path in SHIPPED.glob("*.toml")]
     assert files
     assert all(file["source"] and file["licence"] for file in files)
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_shipped_rules_name_a_bar_at_the_top_of_a_usual_picture() -> None:
     for rule in read_rules(None):
         rows, columns = rule.match.rows or 768, rule.match.columns or 1024
@@ -228,14 +214,12 @@ def test_shipped_rules_name_a_bar_at_the_top_of_a_usual_picture() -> None:
         assert all(top == 0 and bottom <= 0.15 * rows for _, top, _, bottom in boxes), rule.name
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_the_example_of_the_guide_is_a_file_of_rules(tmp_path: Path) -> None:
     folder_with(tmp_path, pasted("docs/operate/cleaning.md", "toml", "# device-rules/"))
     added = {rule.name for rule in read_rules(tmp_path)} - {rule.name for rule in read_rules(None)}
     assert added == {"room3-scanner", "room3-scanner-acoustic"}
 
 
-@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("file", "rule"),
@@ -253,12 +237,11 @@ def test_a_measured_bar_ends_where_the_rule_says(data: Path, file: str, rule: st
     [bottom] = {box[3] for box in boxes}
     grey = picture if picture.ndim == 2 else picture.max(axis=2)
     assert np.median(grey[bottom - 2]) > 30 > np.median(grey[bottom + 1])
-    mask, marks = find_device_banner(image.header, picture, meanings={Meaning.IDENTITY})
+    mask, marks = find_device_banner(image.header, picture, meanings={IDENTITY})
     assert len(marks) == len(boxes)
     assert mask[:bottom, :500].all()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_a_coloured_surrounding_goes_whole() -> None:
     """Blacked out letter by letter its text would stay legible."""
     picture = bar(240)
@@ -271,7 +254,6 @@ def test_a_coloured_surrounding_goes_whole() -> None:
     assert mask.all()
 
 
-@pytest.mark.usefixtures("less_enlarged")
 def test_the_conditions_of_an_image_are_those_of_a_rule_that_fits(tmp_path: Path) -> None:
     given = header(tmp_path, Manufacturer="Maker [EU]", SoftwareVersions=["V6"])
     match = ", ".join(f"{key} = {json.dumps(value)}" for key, value in conditions_of(given).items())

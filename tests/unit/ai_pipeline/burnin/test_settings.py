@@ -11,6 +11,7 @@ from ai_pipeline.burnin.decide.texts import Text
 from ai_pipeline.burnin.decide.vocabulary import LABELS_ALSO_NAMES
 from ai_pipeline.burnin.find.annotation import Box
 from ai_pipeline.contract import Meaning
+from tests.unit.ai_pipeline.burnin.cleaning_lab import ACOUSTIC, IDENTITY
 from tests.unit.ai_pipeline.burnin.names_lab import NAMES, UNSAFE_LABELS
 from tests.unit.ai_pipeline.burnin.texts_lab import block, meanings, text
 
@@ -18,9 +19,9 @@ from tests.unit.ai_pipeline.burnin.texts_lab import block, meanings, text
 @pytest.mark.parametrize(
     ("above", "below", "meaning"),
     [
-        ("Har-mid", "Gn -2", Meaning.ACOUSTIC),
-        ("KIM", "Gn -2", Meaning.IDENTITY),
-        ("Har-mid", "", Meaning.IDENTITY),
+        ("Har-mid", "Gn -2", ACOUSTIC),
+        ("KIM", "Gn -2", IDENTITY),
+        ("Har-mid", "", IDENTITY),
     ],
 )
 @pytest.mark.parametrize("between", ["97", "Nr 32", "B Max", "CHI", "Gain", "L/B"])
@@ -63,7 +64,7 @@ def test_no_name_is_a_label_or_a_value(front: str) -> None:
         for write in (str, str.upper, str.title)
         for tail in TAILS
     }
-    assert [text for text in texts if meaning_of(text, 1.0) is not Meaning.IDENTITY] == []
+    assert [text for text in texts if meaning_of(text, 1.0) is not IDENTITY] == []
 
 
 def test_a_misread_setting_between_two_settings_is_one_and_no_name_initials_age_or_number_is() -> None:
@@ -71,7 +72,7 @@ def test_a_misread_setting_between_two_settings_is_one_and_no_name_initials_age_
         between: by_their_block(block(("MI 0.9", 20), (between, 40), ("TIS 0.2", 60)))[1].meaning
         for between in (*NO_SETTINGS, *(name + tail for name in SURNAMES for tail in TAILS), *MISREAD)
     }
-    assert [between for between, found in meanings.items() if found is not Meaning.IDENTITY] == list(MISREAD)
+    assert [between for between, found in meanings.items() if found is not IDENTITY] == list(MISREAD)
 
 
 def columns(*rows: tuple[str, str]) -> list[Text]:
@@ -85,7 +86,7 @@ def columns(*rows: tuple[str, str]) -> list[Text]:
 
 def test_label_and_value_in_two_columns_stay_or_go_together_and_no_name_is_a_label() -> None:
     rows = (("FR", "27"), ("AO%", "100"), ("Frq", "12.0"), ("Map", "D/0"), ("D", "3.5"), ("DR", "75"))
-    assert meanings(by_their_rows(columns(*rows))) == [Meaning.ACOUSTIC] * 12
+    assert meanings(by_their_rows(columns(*rows))) == [ACOUSTIC] * 12
     for setting in (
         "F 8.5M",
         "D 7.4",
@@ -97,11 +98,11 @@ def test_label_and_value_in_two_columns_stay_or_go_together_and_no_name_is_a_lab
         "WMF 60 Hz",
     ):
         beside_a_name = by_their_block(block(("DR 60", 20), (setting, 40), ("KIM 45", 60)))
-        assert [one.meaning is Meaning.IDENTITY for one in beside_a_name] == [False, False, True]
+        assert [one.meaning is IDENTITY for one in beside_a_name] == [False, False, True]
     for name, value in product(SURNAMES, ("4", "45", "102", "3.5", "0.80", "D/0", "3/4", "Off", "50%")):
         assert (
             meanings(as_scales(by_their_rows(columns(*rows[:2], (name, value), *rows[4:])), []))[4:6]
-            == [Meaning.IDENTITY] * 2
+            == [IDENTITY] * 2
         )
 
 
@@ -109,8 +110,8 @@ def test_label_and_value_in_two_columns_stay_or_go_together_and_no_name_is_a_lab
 @pytest.mark.parametrize("place", [(80, 40, 146, 58), (80, 75, 300, 93)])
 def test_a_name_beside_an_age_or_in_another_column_proves_the_contrary(name: str, place: Box) -> None:
     lines = block(("Gn -3", 20), ("95", 40), ("DR 60", 60), left=150)
-    assert by_their_block(lines)[1].meaning is Meaning.ACOUSTIC
-    assert by_their_block([*lines, text(name, place)])[1].meaning is Meaning.IDENTITY
+    assert by_their_block(lines)[1].meaning is ACOUSTIC
+    assert by_their_block([*lines, text(name, place)])[1].meaning is IDENTITY
 
 
 @pytest.mark.parametrize("between", ["95", "Edge 92", "B Low"])
@@ -127,11 +128,11 @@ def test_a_name_beside_an_age_or_in_another_column_proves_the_contrary(name: str
 def test_presets_frame_counters_and_results_prove_no_setting(between: str, lines: tuple[str, ...]) -> None:
     assert (
         by_their_block(block(*((words.format(between), 20 * n) for n, words in enumerate(lines))))[1].meaning
-        is Meaning.IDENTITY
+        is IDENTITY
     )
 
 
-@pytest.mark.parametrize(("name", "meaning"), [([("KIM", 50)], Meaning.IDENTITY), ([], Meaning.ACOUSTIC)])
+@pytest.mark.parametrize(("name", "meaning"), [([("KIM", 50)], IDENTITY), ([], ACOUSTIC)])
 def test_a_name_within_reach_proves_the_contrary(name: list[tuple[str, int]], meaning: Meaning) -> None:
     # Boxes of close lines overlap.
     assert (
@@ -142,6 +143,6 @@ def test_a_name_within_reach_proves_the_contrary(name: list[tuple[str, int]], me
 def test_settings_below_settings_prove_what_is_a_setting_only_there() -> None:
     settings = ("Gn 60", "C 61", "FR 71", "E3/P3", "VPS 1.6", "3/3/4")
     _, *rest = lines = block(*zip(settings, range(40, 172, 22), strict=True), right=150, high=20)
-    assert meanings(by_their_block(lines)) == [Meaning.ACOUSTIC] * 6
-    assert meanings(by_their_block(rest)) == [Meaning.IDENTITY] * 5
-    assert meanings(by_their_block([text("KIM MINJUN", (100, 40, 150, 60)), *rest])) == [Meaning.IDENTITY] * 6
+    assert meanings(by_their_block(lines)) == [ACOUSTIC] * 6
+    assert meanings(by_their_block(rest)) == [IDENTITY] * 5
+    assert meanings(by_their_block([text("KIM MINJUN", (100, 40, 150, 60)), *rest])) == [IDENTITY] * 6

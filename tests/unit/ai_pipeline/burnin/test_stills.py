@@ -2,7 +2,6 @@
 
 import contextlib
 import resource
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,27 @@ from ai_pipeline.errors import CleaningFailed, PixelError
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.pipelines import create
 from tests.ultrasound_lab import BORN, NAME, NUMBER, Reader
-from tests.unit.ai_pipeline.burnin.cleaning_lab import LITTLE, WHITE, cleaned_or_nothing, covered, shown
+from tests.unit.ai_pipeline.burnin.cleaning_lab import (
+    CLINICAL,
+    LITTLE,
+    RESEARCH,
+    WHITE,
+    cleaned_or_nothing,
+    covered,
+    shown,
+)
 from tests.unit.ai_pipeline.phantoms import (
     KOREAN_FONT,
     ArrayImage,
+    Colour,
     burn,
     burned_box,
     cine,
+    cleaned,
     echo,
     flow,
-    parts,
+    noise,
+    rgb,
     silent,
     write_dicom,
 )
@@ -54,7 +64,7 @@ def spectrum() -> tuple[Picture, np.ndarray, list[tuple[slice, slice]]]:
 @pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(("paper", "ink"), [(255, 0), (0, 255), (0, 90)], ids=["paper", "screen", "faint"])
 def test_of_a_frame_that_is_all_text_nothing_legible_leaves(paper: int, ink: int, quick: Reader) -> None:
-    made: Picture = np.full((160, 300), paper, np.uint8)
+    made = np.full((160, 300), paper, np.uint8)
     for line, text in enumerate(((NAME, "BORN " + BORN, "ID " + NUMBER) * 3)[:8]):
         made = burn(made, f"{text}   {text}", (2, 20 * line), ink, 17)  # from edge to edge
     image = ArrayImage(made[None])
@@ -62,12 +72,12 @@ def test_of_a_frame_that_is_all_text_nothing_legible_leaves(paper: int, ink: int
     assert result is None or (paper == 0 and quick.secrets(shown(image, result)) == [])
 
 
-CLEAN_PICTURES: dict[str, Callable[[], ArrayImage]] = {
+CLEAN_PICTURES = {
     "grey": lambda: ArrayImage(echo(11, LITTLE)[None]),
-    "colour flow": lambda: ArrayImage(flow(echo(12, LITTLE))[0][None], photometric="RGB"),
+    "colour flow": lambda: ArrayImage(flow(echo(12, LITTLE))[0][None]),
     "16 bit": lambda: ArrayImage((echo(13, LITTLE).astype(np.uint16) * 257)[None], bits_stored=16),
     "black": lambda: ArrayImage(np.zeros((1, *LITTLE), np.uint8)),
-    "white": lambda: ArrayImage(np.full((1, *LITTLE, 3), 255, np.uint8), photometric="RGB"),
+    "white": lambda: ArrayImage(np.full((1, *LITTLE, 3), 255, np.uint8)),
 }
 
 
@@ -82,24 +92,20 @@ def test_a_picture_without_text_comes_back_as_it_was(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["colour flow", "16 bit"])
 def test_research_takes_hardly_anything_from_a_clean_picture(kind: str) -> None:
-    result = cleaned_or_nothing(CLEAN_PICTURES[kind](), CleaningPolicy.RESEARCH)
+    result = cleaned_or_nothing(CLEAN_PICTURES[kind](), RESEARCH)
     assert result is not None
     assert (result.mask.frames > 0).mean() <= 0.002
 
 
 def test_noise_is_left_alone_or_refused() -> None:
-    result = cleaned_or_nothing(
-        ArrayImage(np.random.default_rng(1).integers(0, 255, (1, 240, 320), np.uint8))
-    )
+    result = cleaned_or_nothing(ArrayImage(noise((1, 240, 320))))
     assert result is None or (result.mask.frames > 0).mean() < 0.02
 
 
-@pytest.mark.parametrize("policy", [CleaningPolicy.CLINICAL, CleaningPolicy.RESEARCH])
+@pytest.mark.parametrize("policy", [CLINICAL, RESEARCH])
 def test_flow_and_spectrum_are_not_eaten_and_an_axis_label_is_whole_or_gone(policy: CleaningPolicy) -> None:
     made, flows, labels = spectrum()
-    result = cleaned_or_nothing(
-        ArrayImage(burn(made, NAME, (8, 4), WHITE, 16)[None], photometric="RGB"), policy
-    )
+    result = cleaned_or_nothing(ArrayImage(burn(made, NAME, (8, 4), WHITE, 16)[None]), policy)
     assert result is not None
     mask = result.mask.frames[0] > 0
     assert mask[flows].mean() <= 0.02
@@ -146,7 +152,7 @@ def written_by_hand_and_along_the_sides() -> Picture:
 
 BRIGHT = np.asarray(170 + echo() * 0.3, np.uint8)  # tissue of 170 to 230
 DARK = 255 - echo(size=LITTLE)
-HARD_PLACES: dict[str, Callable[[], tuple[Picture, Picture]]] = {
+HARD_PLACES = {
     "small, faint, upside down and on edges": lambda: (echo(), written_often()),
     "white and grey on bright tissue": lambda: (
         BRIGHT,
@@ -161,7 +167,7 @@ HARD_PLACES: dict[str, Callable[[], tuple[Picture, Picture]]] = {
 
 
 def in_a_strip(shape: tuple[int, int]) -> tuple[Picture, Picture]:
-    before = np.random.default_rng(4).integers(0, 60, shape).astype(np.uint8)
+    before = noise(shape, 0, 60)
     return before, burn(before, NAME, (20, 3), 255, 16)
 
 
@@ -213,14 +219,12 @@ def test_a_name_in_a_chest_x_ray_goes_when_asked_for(quick: Reader) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 300), (16, 16), (1, 1, 3)])
 def test_tiny_pictures_are_left_alone_or_refused(shape: tuple[int, ...]) -> None:
-    samples = np.random.default_rng(4).integers(0, 60, shape).astype(np.uint8)
-    result = cleaned_or_nothing(
-        ArrayImage(samples[None], photometric="RGB" if len(shape) == 3 else "MONOCHROME2")
-    )
+    samples = noise(shape, 0, 60)
+    result = cleaned_or_nothing(ArrayImage(samples[None]))
     assert result is None or not result.mask.frames.any()
 
 
-WINDOWS: dict[str, dict[str, Any]] = {
+WINDOWS = {
     "no width": {"WindowCenter": 128, "WindowWidth": 0},
     "not a number": {"WindowCenter": float("nan"), "WindowWidth": float("nan")},
     "far away": {"WindowCenter": 1e9, "WindowWidth": 1},
@@ -252,25 +256,22 @@ def test_no_window_hides_a_name_that_another_window_shows(window: str, tmp_path:
     ids=["red on green", "blue on red", "magenta on blue"],
 )
 def test_a_name_that_only_its_colour_shows_goes_or_nothing_leaves(
-    letters: tuple[int, int, int], ground: tuple[int, int, int], quick: Reader
+    letters: Colour, ground: Colour, quick: Reader
 ) -> None:
     result = cleaned_or_nothing(
         ArrayImage(
             np.where(
                 burn(np.zeros(LITTLE, np.uint8), NAME, (10, 50))[..., None] > 127, letters, ground
             ).astype(np.uint8)[None],
-            photometric="RGB",
         )
     )
     assert result is None or quick.secrets(np.asarray(result.image.frames[0])) == []
 
 
 @pytest.mark.parametrize("ink", [(230, 80, 70), (255, 160, 20), (240, 30, 30)])
-def test_a_name_upside_down_in_the_colours_of_flow_goes(ink: tuple[int, int, int], quick: Reader) -> None:
+def test_a_name_upside_down_in_the_colours_of_flow_goes(ink: Colour, quick: Reader) -> None:
     written = burn(flow(echo(size=(300, 480)))[0], NAME, (150, 150), ink, 20, upside_down=True)
-    assert not quick.secrets(
-        parts(clean(ArrayImage(written[None], photometric="RGB"), silent))[0][::-1, ::-1]
-    )
+    assert not quick.secrets(cleaned(written)[0][::-1, ::-1])
 
 
 def test_where_filling_makes_up_a_colour_it_is_grey_and_shows_no_letters() -> None:
@@ -278,24 +279,23 @@ def test_where_filling_makes_up_a_colour_it_is_grey_and_shows_no_letters() -> No
     picture[80:] = echo(size=(220, 480))[..., None]
     picture[6:26, :200] = picture[30:50, :470] = (245, 235, 10)
     written = burn(picture, NAME, (206, 6), WHITE, 20)
-    cleaned, mask = parts(clean(ArrayImage(written[None], photometric="RGB"), silent))
+    after, mask = cleaned(written)
     assert mask[(written != picture).any(axis=2)].all()
-    (colour,) = np.unique(cleaned[:30, 206:][mask[:30, 206:]], axis=0)
+    (colour,) = np.unique(after[:30, 206:][mask[:30, 206:]], axis=0)
     assert np.ptp(colour) == 0
 
 
 def test_a_name_in_a_coloured_box_goes_and_the_box_is_no_bar_that_is_put_back(quick: Reader) -> None:
     below = np.full((40, 480, 3), (40, 60, 110), np.uint8)
     written = burn(np.concatenate([flow(echo(size=(300, 480)))[0], below]), NAME, (4, 304), WHITE, 28)
-    cleaned, _ = parts(clean(ArrayImage(written[None], photometric="RGB"), silent))
     assert quick.secrets(written)
-    assert not quick.secrets(cleaned)
+    assert not quick.secrets(cleaned(written)[0])
 
 
 @pytest.mark.parametrize(("bits", "stored_as"), [(4, np.uint8), (8, np.uint8), (12, np.uint16)])
 def test_colour_is_read_as_a_viewer_shows_it(bits: int, stored_as: type[np.integer[Any]]) -> None:
     samples = (np.random.default_rng(1).random((1, 20, 30, 3)) * 2**bits).astype(stored_as)
-    image = ArrayImage(samples, photometric="RGB", bits_stored=bits)
+    image = ArrayImage(samples, bits_stored=bits)
     tables = DisplayTables.from_frame(image.stored(), image.display())
     assert np.array_equal(tables.views(image.stored())[0], image.display())
 
@@ -308,12 +308,12 @@ def test_colour_is_read_as_a_viewer_shows_it(bits: int, stored_as: type[np.integ
     ids=["black", "as bright as its ground"],
 )
 def test_a_code_for_machines_goes_as_a_name_does_or_nothing_leaves(
-    form: zxingcpp.BarcodeFormat, frames: int, light: tuple[int, int, int], dark: tuple[int, int, int]
+    form: zxingcpp.BarcodeFormat, frames: int, light: Colour, dark: Colour
 ) -> None:
     code = np.asarray(zxingcpp.create_barcode(f"{NAME} {BORN}", form).to_image())
-    burned = np.repeat(np.stack(cine(frames, size=(260, 640)))[..., None], 3, axis=3)
+    burned = rgb(np.stack(cine(frames, size=(260, 640))))
     burned[:, 100 : 100 + code.shape[0], 20 : 20 + code.shape[1]] = np.where(code[..., None] > 0, light, dark)
-    result = cleaned_or_nothing(ArrayImage(burned, photometric="RGB"))
+    result = cleaned_or_nothing(ArrayImage(burned))
     assert all(map(zxingcpp.read_barcodes, burned)), "a black one goes"
     assert result or any(dark), "a black one goes"
     assert not any(map(zxingcpp.read_barcodes, np.array(result.image.frames) if result else ()))

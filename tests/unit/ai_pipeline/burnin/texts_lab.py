@@ -46,7 +46,7 @@ def spectrum(seed: int = 4) -> Picture:
 SHAPE = (200, 300)
 
 
-LINE: Box = (100, 40, 180, 60)
+LINE = (100, 40, 180, 60)
 
 
 def text(words: str, box: Box = LINE, *, confidence: float = 0.95, legible: bool = True) -> Text:

@@ -1,5 +1,6 @@
 """Drawn organs of a chest, and what is said of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,10 +11,11 @@ from ai_pipeline.chest.anatomy import Anatomy, AnatomyModel, anatomy_of
 from ai_pipeline.chest.pipeline import ChestXray
 from ai_pipeline.contract import ModelRef, PipelineResult
 from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.models.registry import Chain, Input
-from tests.unit.ai_pipeline.phantoms import film, silent
+from ai_pipeline.models.registry import Card, Chain, Input
+from tests.unit.ai_pipeline.phantoms import film, noise, silent
 
-NOISE = np.random.default_rng(3).integers(0, 256, (512, 512)).astype(np.uint8)
+SAME = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+NOISE = noise((512, 512))
 
 
 def result_of(chest: ChestXray, pixels: np.ndarray, view: str) -> PipelineResult:
@@ -31,7 +33,11 @@ def anatomy(share: float = 0.7) -> Anatomy:
     masks[1, 20:80, 10:40] = masks[2, 20:80, 60:90] = True
     right = round(40 * share)
     masks[0, 50:75, 10 + right : 50 + right] = True
-    return Anatomy(masks, Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None, turn=1 - 2 * share)
+    return Anatomy(masks, SAME, None, turn=1 - 2 * share)
+
+
+def with_details(card: Card, **details: object) -> Card:
+    return replace(card, details={**card.details, **details})
 
 
 SPECIFIC, BALANCED, SENSITIVE = calls.OperatingPoint
@@ -52,9 +58,6 @@ def by_darkness(values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 MODEL = AnatomyModel(INPUT, by_darkness, 0.05, ModelRef("anatomy", "1", "a" * 64, "b" * 64), (-0.03, 0.03))
-
-
-SAME = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 TOLERANCE = 0.03

@@ -1,24 +1,24 @@
 """Operating points, prevalence, and the words of a call."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from ai_pipeline.chest import calls
+from ai_pipeline.chest.calls import OperatingPoint, Words
 from ai_pipeline.chest.classifier import decide, probability
 from ai_pipeline.contract import Decision
 from ai_pipeline.models.registry import Card, Label
-from tests.unit.ai_pipeline.chest.chest_lab import BALANCED, SENSITIVE, SPECIFIC
+from tests.unit.ai_pipeline.chest.chest_lab import BALANCED, SENSITIVE, SPECIFIC, with_details
 
-CHOSEN: dict[str, Any] = {
+CHOSEN = {
     "specific": {"labels": {"Effusion": {"threshold": [0.5, 0.4, 0.6], "absent_below": 0.1}}},
     "sensitive": {"labels": {"Effusion": {"threshold": [0.05, 0.04, 0.06], "absent_below": 0.05}}},
 }
 
 
-MEASURED: dict[str, Any] = {
+MEASURED = {
     "specific": {
         "without_finding_called": [0.094, 0.07, 0.12],
         "labels": {"Effusion": {"present_ratio": [9.0, 4.0, 16.0], "absent_ratio": [0.5, 0.4, 0.6]}},
@@ -40,7 +40,7 @@ def test_few_false_alarms_are_the_default_where_the_card_has_them(card: Card, wi
 def test_a_point_moves_the_thresholds_of_the_labels_that_it_has(card: Card) -> None:
     at = {
         point: {one.name: (one.threshold, one.absent_below) for one in calls.labels_at(card, point)}
-        for point in calls.OperatingPoint
+        for point in OperatingPoint
     }
     assert (at[SPECIFIC]["Effusion"], at[SENSITIVE]["Effusion"]) == ((0.5, 0.1), (0.05, 0.05))
     assert at[BALANCED] == {one.name: (one.threshold, one.absent_below) for one in card.labels}
@@ -82,7 +82,7 @@ def test_nothing_is_said_of_what_was_not_measured_or_not_decided(card: Card, wit
 @pytest.fixture(scope="module")
 def calibrated_card(shipped: Card) -> Card:
     calibration = {"prevalence": {"Effusion": 0.104, "Mass": 0.064}}
-    return replace(shipped, details={**shipped.details, "calibration": calibration})
+    return with_details(shipped, calibration=calibration)
 
 
 @pytest.mark.parametrize("site", [0.001, 0.05, 0.104, 0.6])
@@ -120,46 +120,44 @@ def _label(card: Card, wanted: dict[str, float]) -> Label:
 @pytest.mark.parametrize(
     ("ratio", "sensitivity", "words"),
     [
-        ([9.0, 5.0, 16.0], [0.8, 0.6, 0.9], calls.Words(suspected=True, not_found=True)),
-        ([9.0, 5.0, 16.0], [0.8, 0.4, 0.9], calls.Words(suspected=True, not_found=False)),
+        ([9.0, 5.0, 16.0], [0.8, 0.6, 0.9], Words(suspected=True, not_found=True)),
+        ([9.0, 5.0, 16.0], [0.8, 0.4, 0.9], Words(suspected=True, not_found=False)),
         (
             [9.0, 1.5, 16.0],
             [0.8, 0.6, 0.9],
-            calls.Words(suspected=False, not_found=True),
+            Words(suspected=False, not_found=True),
         ),  # few calls measured
         (
             [3.0, 2.5, 4.0],
             [0.8, 0.6, 0.9],
-            calls.Words(suspected=False, not_found=True),
+            Words(suspected=False, not_found=True),
         ),  # one in four is right
-        ([3.0, 2.5, 4.0], [0.3, 0.2, 0.4], calls.Words(suspected=False, not_found=False)),
+        ([3.0, 2.5, 4.0], [0.3, 0.2, 0.4], Words(suspected=False, not_found=False)),
     ],
 )
 def test_words_follow_from_sensitivity_and_from_how_many_calls_are_right(
-    shipped: Card, ratio: list[float], sensitivity: list[float], words: calls.Words
+    shipped: Card, ratio: list[float], sensitivity: list[float], words: Words
 ) -> None:
     figures = {"specific": {"labels": {"Effusion": {"present_ratio": ratio, "sensitivity": sensitivity}}}}
-    card = replace(shipped, details={**shipped.details, "metrics": {"operating_points": figures}})
-    assert calls.words_of(card, calls.OperatingPoint.SPECIFIC, "Effusion", 0.1) == words
+    card = with_details(shipped, metrics={"operating_points": figures})
+    assert calls.words_of(card, OperatingPoint.SPECIFIC, "Effusion", 0.1) == words
 
 
 def test_a_label_without_figures_gets_no_word(shipped: Card) -> None:
-    words = calls.words_of(replace(shipped, details={}), calls.OperatingPoint.BALANCED, "Effusion", None)
-    assert words == calls.Words(suspected=False, not_found=False)
+    words = calls.words_of(replace(shipped, details={}), OperatingPoint.BALANCED, "Effusion", None)
+    assert words == Words(suspected=False, not_found=False)
 
 
 def test_what_no_word_allows_cannot_be_excluded() -> None:
-    words = calls.Words(suspected=False, not_found=False)
+    words = Words(suspected=False, not_found=False)
     assert {words.limited(decision) for decision in Decision} == {Decision.INDETERMINATE}
-    assert [calls.Words(suspected=True, not_found=True).limited(one) for one in Decision] == list(Decision)
+    assert [Words(suspected=True, not_found=True).limited(one) for one in Decision] == list(Decision)
 
 
 def test_the_shipped_model_is_silent_on_what_it_misses_or_mostly_calls_wrongly(shipped: Card) -> None:
     rates = shipped.details["calibration"]["prevalence"]
     names = [label.name for label in shipped.labels if label.supported]
-    words = {
-        name: calls.words_of(shipped, calls.OperatingPoint.SPECIFIC, name, rates[name]) for name in names
-    }
+    words = {name: calls.words_of(shipped, OperatingPoint.SPECIFIC, name, rates[name]) for name in names}
     assert {name for name, one in words.items() if one.suspected} == {"Atelectasis", "Effusion"}
     assert not any(one.not_found for one in words.values())
 
@@ -167,4 +165,4 @@ def test_the_shipped_model_is_silent_on_what_it_misses_or_mostly_calls_wrongly(s
 @pytest.fixture(scope="module")
 def card(shipped: Card) -> Card:
     metrics = {**shipped.details["metrics"], "operating_points": MEASURED}
-    return replace(shipped, details={**shipped.details, "operating_points": CHOSEN, "metrics": metrics})
+    return with_details(shipped, operating_points=CHOSEN, metrics=metrics)

@@ -10,7 +10,7 @@ from ai_pipeline.chest.intended_use import notes, refused_by_header, refused_by_
 from ai_pipeline.images.coordinates import UPRIGHT, Pose
 from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.networks.gate import CHILD, UNKNOWN, Kind
-from tests.unit.ai_pipeline.phantoms import CHEST, film
+from tests.unit.ai_pipeline.phantoms import CHEST, film, noise
 
 READABLE = Exposure(0.0, 120.0)
 
@@ -63,7 +63,7 @@ def test_other_attributes_refuse_with_a_reason(change: dict[str, Any], reason: s
     [(0.0, False, False), (0.12, False, True), (0.3, True, True), (1.0, True, True)],
 )
 def test_grey_levels_that_are_cut_off_are_told_or_refused(share: float, refused: bool, noted: bool) -> None:
-    picture = np.random.default_rng(1).integers(20, 230, (200, 200)).astype(np.uint8)
+    picture = noise((200, 200), 20, 230)
     picture[np.random.default_rng(2).random(picture.shape) < share] = 255
     found = Exposure.from_image(picture)
     assert found.clipped == pytest.approx(share, abs=0.02)

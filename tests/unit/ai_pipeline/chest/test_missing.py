@@ -6,9 +6,12 @@ import pytest
 from ai_pipeline.chest import ratio
 from ai_pipeline.chest.anatomy import Anatomy, Completeness, Edge, missing_notes, without_missing
 from ai_pipeline.contract import Code, Decision, Finding, ModelRef
-from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.registry import find
 from ai_pipeline.summary import short_result
+from tests.unit.ai_pipeline.chest.chest_lab import SAME
+from tests.unit.ai_pipeline.phantoms import noise
+
+pytestmark = pytest.mark.data
 
 DRAWN_SIDE = 400
 CHEST_MODEL = ModelRef("chest", "1", sha256="0" * 64, card_sha256="0" * 64)
@@ -26,16 +29,15 @@ def drawn_organs() -> np.ndarray:
 def missing(top: int, bottom: int, left: int, right: int, border: int = 0) -> tuple[Edge, ...]:
     """The edges at which the part of the drawn chest within these limits is cut off."""
     masks = drawn_organs()[:, top:bottom, left:right]
-    picture = np.random.default_rng(1).integers(60, 200, masks.shape[1:]).astype(np.uint8)
+    picture = noise(masks.shape[1:], 60, 200)
     wide = np.pad(masks, ((0, 0), (border, border), (border, border)))
-    anatomy = Anatomy(wide, Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None)
+    anatomy = Anatomy(wide, SAME, None)
     return Completeness.from_card(find(ratio.MODEL)).missing(np.pad(picture, border), anatomy)
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("border", [0, 40])
 def test_each_end_of_the_lungs_that_lies_outside_is_named(border: int) -> None:
-    cut: dict[tuple[int, int, int, int], tuple[Edge, ...]] = {
+    cut = {
         (0, DRAWN_SIDE, 0, DRAWN_SIDE): (),
         (0, 270, 0, DRAWN_SIDE): (Edge.BOTTOM,),
         (135, DRAWN_SIDE, 0, DRAWN_SIDE): (Edge.TOP,),
@@ -49,7 +51,6 @@ def finding(label: str, meaning: str, decision: Decision) -> Finding:
     return Finding(label, Code("1", "SCT", meaning), 0.2, 0.3, decision, "1.2", CHEST_MODEL)
 
 
-@pytest.mark.data
 def test_of_a_film_without_bases_no_effusion_is_excluded_and_nothing_is_not_found() -> None:
     found = [
         finding("Effusion", "Pleural effusion", Decision.ABSENT),
@@ -64,7 +65,6 @@ def test_of_a_film_without_bases_no_effusion_is_excluded_and_nothing_is_not_foun
     )
 
 
-@pytest.mark.data
 def test_what_is_suspected_stays() -> None:
     seen = finding("Effusion", "Pleural effusion", Decision.PRESENT)
     assert without_missing([seen], [Edge.BOTTOM]) == [seen]

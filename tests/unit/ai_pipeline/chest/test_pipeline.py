@@ -1,6 +1,5 @@
 """The chest pipeline on films."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,8 +15,18 @@ from ai_pipeline.images.coordinates import POSES, Pose, shown, upright
 from ai_pipeline.images.decode import open_dicom, open_image
 from ai_pipeline.models.registry import find
 from ai_pipeline.summary import short_result
-from tests.unit.ai_pipeline.chest.chest_lab import EVERYTHING, LYING, NOISE, nih_film, result_of, texts
+from tests.unit.ai_pipeline.chest.chest_lab import (
+    EVERYTHING,
+    LYING,
+    NOISE,
+    nih_film,
+    result_of,
+    texts,
+    with_details,
+)
 from tests.unit.ai_pipeline.phantoms import film, silent
+
+pytestmark = pytest.mark.data
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +42,6 @@ def plain(chest: ChestXray, data: Path) -> PipelineResult:
     return chest.run([film(nih_film(data)[:480])], silent, EVERYTHING)
 
 
-@pytest.mark.data
 @pytest.mark.parametrize(
     ("picture", "reason"),
     [
@@ -52,7 +60,6 @@ def test_what_is_no_chest_is_refused_by_its_pixels(
     assert reason in answer.reason
 
 
-@pytest.mark.data
 def test_for_presentation_is_taken_and_for_processing_of_the_same_exposure_passed_over(
     chest: ChestXray, data: Path
 ) -> None:
@@ -61,7 +68,6 @@ def test_for_presentation_is_taken_and_for_processing_of_the_same_exposure_passe
     assert chest.accepts([raw, film(pixels, uid="1.2.3.2")]) == Accept(("1.2.3.2",))
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("name", ["pydicom-data__RG1_J2KI", "presidio__0_ORIGINAL_compressed"])
 def test_real_chest_radiographs_are_analysed(chest: ChestXray, data: Path, name: str) -> None:
     image = open_dicom(data / "dicom" / "files" / f"{name}.dcm")
@@ -77,7 +83,6 @@ def test_real_chest_radiographs_are_analysed(chest: ChestXray, data: Path, name:
     assert bool(texts(result, "box")) is bool(regions)
 
 
-@pytest.mark.data
 def test_legs_teeth_necks_and_dogs_are_refused(chest: ChestXray, data: Path) -> None:
     names = (
         *("pydicom-data__RG3_J2KI", "fo-dicom__CR-ModalitySequenceLUT", "highdicom__dx_image"),
@@ -87,7 +92,6 @@ def test_legs_teeth_necks_and_dogs_are_refused(chest: ChestXray, data: Path) -> 
     assert [name for name, answer in answers.items() if isinstance(answer, Accept)] == []
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("folder", ["us_ovarian", "us_fetal_head", "us_breast"])
 def test_ultrasound_is_refused_by_its_pixels(chest: ChestXray, data: Path, folder: str) -> None:
     paths = sorted((data / folder / "images").iterdir())[::80]
@@ -95,7 +99,6 @@ def test_ultrasound_is_refused_by_its_pixels(chest: ChestXray, data: Path, folde
     assert np.mean(refused) >= 0.95
 
 
-@pytest.mark.data
 def test_a_finding_is_the_same_whatever_the_size_of_the_picture(
     chest: ChestXray, data: Path, plain: PipelineResult
 ) -> None:
@@ -105,7 +108,6 @@ def test_a_finding_is_the_same_whatever_the_size_of_the_picture(
     assert ours == pytest.approx(theirs, abs=0.05)
 
 
-@pytest.mark.data
 def test_labels_that_know_too_little_are_not_assessed_but_on_request(
     chest: ChestXray, data: Path, plain: PipelineResult
 ) -> None:
@@ -124,7 +126,6 @@ def test_labels_that_know_too_little_are_not_assessed_but_on_request(
     assert {label: scores.values[label] for label in found} == pytest.approx(found)
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("pose", [POSES[1], POSES[-1]], ids=lambda pose: pose.name)
 def test_a_chest_in_another_pose_is_mended_and_its_places_land_in_the_picture_as_shown(
     chest: ChestXray, data: Path, plain: PipelineResult, pose: Pose
@@ -147,7 +148,6 @@ def test_a_chest_in_another_pose_is_mended_and_its_places_land_in_the_picture_as
     assert any(finding.regions for finding in after.findings)
 
 
-@pytest.mark.data
 def test_a_chest_that_is_cut_off_or_clipped_is_refused(chest: ChestXray, data: Path) -> None:
     pixels = nih_film(data)
     clipped = np.asarray(np.clip((pixels.astype(np.float64) - 110) * 8, 0, 255), np.uint8)
@@ -155,14 +155,12 @@ def test_a_chest_that_is_cut_off_or_clipped_is_refused(chest: ChestXray, data: P
         assert isinstance(chest.accepts([film(np.ascontiguousarray(wrong))]), Refuse)
 
 
-@pytest.mark.data
 def test_a_rule_s_prevalence_moves_probability_and_threshold_and_is_told(
     chest: ChestXray, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = find(CLASSIFIER.shipped)
     calibration = {**card.details["calibration"], "prevalence": {"Effusion": 0.104}}
-    said = replace(card, details={**card.details, "calibration": calibration})
-    monkeypatch.setattr(chest._model(), "card", said)
+    monkeypatch.setattr(chest._model(), "card", with_details(card, calibration=calibration))
     here, moved = (
         chest.run([film(nih_film(data))], silent, {"all_labels": True, **options})
         for options in ({}, {"prevalence": {"Effusion": 0.02}})
@@ -177,7 +175,6 @@ def test_a_rule_s_prevalence_moves_probability_and_threshold_and_is_told(
     assert here.scores == moved.scores, "drift is watched at the card's own prevalence"
 
 
-@pytest.mark.data
 @pytest.mark.parametrize(("name", "warned"), [("00020000_000.jpg", True), ("00026402_000.jpg", False)])
 def test_an_effusion_beside_the_heart_casts_doubt_on_the_ratio(
     chest: ChestXray, data: Path, name: str, warned: bool
@@ -187,7 +184,6 @@ def test_an_effusion_beside_the_heart_casts_doubt_on_the_ratio(
     assert "ratio 0." in short_result(result.findings, result.measurements, result.quality)[0]
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("point", list(calls.OperatingPoint))
 def test_a_white_lung_is_said_first_and_nothing_else_is(
     chest: ChestXray, data: Path, point: calls.OperatingPoint
@@ -201,7 +197,6 @@ def test_a_white_lung_is_said_first_and_nothing_else_is(
     assert not any("No call" in line or "Not found" in line for line in further)
 
 
-@pytest.mark.data
 def test_a_clouded_lung_is_said_before_why_there_is_no_ratio(chest: ChestXray, data: Path) -> None:
     result = result_of(chest, nih_film(data, "00026050_000.jpg")[:380], "PA")
     assert texts(result, "unsure") == [
@@ -209,7 +204,6 @@ def test_a_clouded_lung_is_said_before_why_there_is_no_ratio(chest: ChestXray, d
     ]
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("step", [1, -1], ids=["as it is", "mirrored"])
 def test_a_heart_whose_border_is_hidden_says_nothing_of_sides(
     chest: ChestXray, data: Path, step: int
@@ -220,7 +214,6 @@ def test_a_heart_whose_border_is_hidden_says_nothing_of_sides(
     assert not any(one.side for one in result.findings)
 
 
-@pytest.mark.data
 def test_a_film_and_its_mirrored_copy_have_the_same_ratio(chest: ChestXray, data: Path) -> None:
     pixels = nih_film(data, "00026402_000.jpg")
     films = [film(np.ascontiguousarray(one), view_position="PA") for one in (pixels, pixels[:, ::-1])]
@@ -237,7 +230,6 @@ def sick(chest: ChestXray, data: Path) -> PipelineResult:
     return chest.run(films, silent, {"heatmaps": True})
 
 
-@pytest.mark.data
 def test_only_labels_that_passed_get_a_box_and_a_detector_drew_it(sick: PipelineResult) -> None:
     passed = {label.name for label in find("chest-efficientnet-lite0").labels if label.detector}
     present = [one for one in sick.findings if one.decision is Decision.PRESENT]
@@ -252,7 +244,6 @@ def test_only_labels_that_passed_get_a_box_and_a_detector_drew_it(sick: Pipeline
     assert all(one.evidence is not None for one in present)  # the heat map stays
 
 
-@pytest.mark.data
 def test_a_refusal_names_the_gate_and_the_model(chest: ChestXray, data: Path) -> None:
     lateral, noise = film(NOISE, view_position="LL", uid="1"), film(NOISE, uid="2")
     answer = chest.accepts([lateral, noise])
@@ -265,7 +256,6 @@ def test_a_refusal_names_the_gate_and_the_model(chest: ChestXray, data: Path) ->
     assert [refusal.source_uid for refusal in beside.refused] == ["2"]
 
 
-@pytest.mark.data
 def test_a_film_stamped_ap_is_not_measured_against_the_limit_of_pa_films(
     chest: ChestXray, data: Path
 ) -> None:
@@ -280,7 +270,6 @@ def test_a_film_stamped_ap_is_not_measured_against_the_limit_of_pa_films(
     assert result.timings["stamps"] > 0
 
 
-@pytest.mark.data
 def test_a_mirrored_film_has_no_sides(chest: ChestXray, data: Path) -> None:
     result = result_of(chest, nih_film(data, "00026402_000.jpg")[:, ::-1], "AP")
     [note] = texts(result, "sides")

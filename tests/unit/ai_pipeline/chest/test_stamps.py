@@ -11,8 +11,9 @@ from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import shared_reader
 from ai_pipeline.chest import stamps
 from ai_pipeline.chest.anatomy import Anatomy, heart_on_left
-from ai_pipeline.images.coordinates import UPRIGHT, Affine
-from tests.unit.ai_pipeline.chest.chest_lab import anatomy
+from ai_pipeline.chest.stamps import Marker, Stamps
+from ai_pipeline.images.coordinates import UPRIGHT
+from tests.unit.ai_pipeline.chest.chest_lab import SAME, anatomy
 from tests.unit.ai_pipeline.phantoms import film
 from tests.unit.chests import drawn_chest
 
@@ -29,8 +30,8 @@ def stamped(*texts: tuple[str, float, float], size: int = 26) -> np.ndarray:
     return np.array(image)
 
 
-def read(picture: np.ndarray) -> stamps.Stamps:
-    outlined = Anatomy(drawn_chest(FILM_SIDE)[1], Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None)
+def read(picture: np.ndarray) -> Stamps:
+    outlined = Anatomy(drawn_chest(FILM_SIDE)[1], SAME, None)
     return stamps.stamps_in(picture, outlined, shared_reader())
 
 
@@ -70,23 +71,23 @@ def test_projection_position_and_side_are_read_from_the_margins() -> None:
 def test_words_between_the_lungs_and_names_are_not_read() -> None:
     picture = stamped(("PORTABLE", 0.4, 0.35))
     found = read(picture), read(stamped(("SMITH JOHN", 0.03, 0.03), ("L SMITH", 0.75, 0.92)))
-    assert found == (stamps.Stamps(),) * 2
+    assert found == (Stamps(),) * 2
     assert stamps.stamps_in(picture, None, shared_reader()).portable
 
 
 @pytest.mark.parametrize(
     ("said", "is_ap"),
     [
-        (stamps.Stamps(projection="AP"), True),
-        (stamps.Stamps(portable=True), True),
-        (stamps.Stamps(position="supine"), True),
-        (stamps.Stamps(position="semi-erect"), True),
-        (stamps.Stamps(position="erect"), False),
-        (stamps.Stamps(projection="PA"), False),
-        (stamps.Stamps(), False),
+        (Stamps(projection="AP"), True),
+        (Stamps(portable=True), True),
+        (Stamps(position="supine"), True),
+        (Stamps(position="semi-erect"), True),
+        (Stamps(position="erect"), False),
+        (Stamps(projection="PA"), False),
+        (Stamps(), False),
     ],
 )
-def test_what_was_taken_in_bed_counts_as_ap(said: stamps.Stamps, is_ap: bool) -> None:
+def test_what_was_taken_in_bed_counts_as_ap(said: Stamps, is_ap: bool) -> None:
     assert said.is_ap is is_ap
 
 
@@ -98,11 +99,11 @@ def test_a_failing_reader_stops_nothing(
     assert capfd.readouterr() == ("", "")
 
 
-L_ON_RIGHT, L_ON_LEFT = stamps.Marker("L", 0.9, 0.1), stamps.Marker("L", 0.1, 0.1)
+L_ON_RIGHT, L_ON_LEFT = Marker("L", 0.9, 0.1), Marker("L", 0.1, 0.1)
 
 
 def rules(
-    seen: stamps.Stamps | None, view: str = "PA", orientation: str = "", heart: float = 0.7
+    seen: Stamps | None, view: str = "PA", orientation: str = "", heart: float = 0.7
 ) -> stamps.StampConclusions:
     attributes, picture = {"PatientOrientation": orientation}, np.zeros((100, 100), np.uint8)
     image = film(picture, attributes=attributes, view_position=view)
@@ -112,35 +113,35 @@ def rules(
 @pytest.mark.parametrize(
     ("view", "seen", "projection", "note"),
     [
-        ("PA", stamps.Stamps("AP"), "AP", "Stamped AP, while the header says PA: judged as AP."),
+        ("PA", Stamps("AP"), "AP", "Stamped AP, while the header says PA: judged as AP."),
         (
             "PA",
-            stamps.Stamps(portable=True),
+            Stamps(portable=True),
             "AP",
             "Stamped PORTABLE, while the header says PA: judged as AP.",
         ),
         (
             "PA",
-            stamps.Stamps("PA", portable=True),
+            Stamps("PA", portable=True),
             "AP",
             "Stamped PORTABLE, while the header says PA: judged as AP.",
         ),
-        ("", stamps.Stamps("PA"), "PA", "The header gives no View Position; stamped PA: judged as PA."),
+        ("", Stamps("PA"), "PA", "The header gives no View Position; stamped PA: judged as PA."),
         (
             "",
-            stamps.Stamps(portable=True),
+            Stamps(portable=True),
             "AP",
             "The header gives no View Position; stamped PORTABLE: judged as AP.",
         ),
-        ("", stamps.Stamps(position="erect"), "", None),
-        ("AP", stamps.Stamps("PA"), "AP", None),
-        ("PA", stamps.Stamps("PA"), "PA", None),
-        ("PA", stamps.Stamps(), "PA", None),
+        ("", Stamps(position="erect"), "", None),
+        ("AP", Stamps("PA"), "AP", None),
+        ("PA", Stamps("PA"), "PA", None),
+        ("PA", Stamps(), "PA", None),
         ("PA", None, "PA", stamps.NOT_READ),
     ],
 )
 def test_the_projection_is_the_stamped_one_where_the_header_has_none_or_says_pa(
-    view: str, seen: stamps.Stamps | None, projection: str, note: str | None
+    view: str, seen: Stamps | None, projection: str, note: str | None
 ) -> None:
     found = rules(seen, view)
 
@@ -151,25 +152,25 @@ def test_the_projection_is_the_stamped_one_where_the_header_has_none_or_says_pa(
 @pytest.mark.parametrize(
     ("seen", "heart", "orientation", "words"),
     [
-        (stamps.Stamps(marker=L_ON_RIGHT), 0.7, "L\\F", None),
-        (stamps.Stamps(marker=L_ON_RIGHT), 0.45, "L\\F", None),
-        (stamps.Stamps(), 0.7, "R\\F", None),
-        (stamps.Stamps(marker=stamps.Marker("L", 0.45, 0.1)), 0.7, "L\\F", None),
-        (stamps.Stamps(marker=L_ON_LEFT), 0.7, "L\\F", "Side marker and heart disagree"),
-        (stamps.Stamps(marker=L_ON_RIGHT), 0.3, "L\\F", "Side marker and heart disagree"),
-        (stamps.Stamps(marker=L_ON_LEFT), 0.3, "L\\F", "Side marker and heart lie on the wrong side"),
+        (Stamps(marker=L_ON_RIGHT), 0.7, "L\\F", None),
+        (Stamps(marker=L_ON_RIGHT), 0.45, "L\\F", None),
+        (Stamps(), 0.7, "R\\F", None),
+        (Stamps(marker=Marker("L", 0.45, 0.1)), 0.7, "L\\F", None),
+        (Stamps(marker=L_ON_LEFT), 0.7, "L\\F", "Side marker and heart disagree"),
+        (Stamps(marker=L_ON_RIGHT), 0.3, "L\\F", "Side marker and heart disagree"),
+        (Stamps(marker=L_ON_LEFT), 0.3, "L\\F", "Side marker and heart lie on the wrong side"),
         (
-            stamps.Stamps(marker=stamps.Marker("R", 0.9, 0.1)),
+            Stamps(marker=Marker("R", 0.9, 0.1)),
             0.45,
             "",
             "The side marker lies on the wrong side",
         ),
-        (stamps.Stamps(marker=L_ON_RIGHT), 0.7, "R\\F", "Side marker and Patient Orientation disagree"),
-        (stamps.Stamps(), 0.3, "L\\F", "The heart lies on the wrong side"),
+        (Stamps(marker=L_ON_RIGHT), 0.7, "R\\F", "Side marker and Patient Orientation disagree"),
+        (Stamps(), 0.3, "L\\F", "The heart lies on the wrong side"),
     ],
 )
 def test_no_side_is_given_where_the_film_may_be_mirrored(
-    seen: stamps.Stamps, heart: float, orientation: str, words: str | None
+    seen: Stamps, heart: float, orientation: str, words: str | None
 ) -> None:
     found = rules(seen, "AP", orientation, heart)
     notes = [note.text for note in found.notes if note.on_faces]

@@ -17,10 +17,12 @@ from ai_pipeline.contract import Accept, ImageHeader, PipelineResult, Refuse, Ul
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.fetal_head import biometry, pipeline
 from ai_pipeline.fetal_head.intended_use import fetus_of_each, names_in, refused_by_header, tells_of_several
+from ai_pipeline.fetal_head.pipeline import FetalHead
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.networks import heads
 from ai_pipeline.networks.heads import HeadModel
 from ai_training.sets.files import rows
+from tests.unit.ai_pipeline.chest.chest_lab import SAME
 from tests.unit.ai_pipeline.fetal_head.heads_lab import LIMITS, REF, by_brightness
 from tests.unit.ai_pipeline.phantoms import ArrayImage, silent
 from tests.unit.heads import HEAD, drawn_head
@@ -29,9 +31,9 @@ HEADER = ImageHeader("US", "", 345, 512, 1, "MONOCHROME2", 8)
 
 
 @pytest.fixture
-def fetal(monkeypatch: pytest.MonkeyPatch) -> pipeline.FetalHead:
+def fetal(monkeypatch: pytest.MonkeyPatch) -> FetalHead:
     """The pipeline with an engine that knows drawn heads."""
-    made = pipeline.FetalHead()
+    made = FetalHead()
     monkeypatch.setattr(made, "_loaded", model())
     return made
 
@@ -77,7 +79,7 @@ def test_the_header_refuses_what_is_no_still_of_a_pregnancy(changed: dict[str, A
     ],
 )
 def test_lengths_are_millimetres_only_where_the_image_says_how_large_its_pixels_are(
-    fetal: pipeline.FetalHead, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], unit: str, factor: float
+    fetal: FetalHead, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], unit: str, factor: float
 ) -> None:
     # cleaning takes seconds, and is of no matter here
     monkeypatch.setattr(pipeline, "clean", Mock(side_effect=CleaningFailed("too much text")))
@@ -100,14 +102,14 @@ def test_pixels_that_are_not_square_are_measured_in_millimetres() -> None:
 
 
 @pytest.mark.parametrize("spacing", ["0.01\\0.01", "2\\2", str(0.39 / HEAD.circumference * 1000)])
-def test_a_head_of_an_impossible_size_is_refused(fetal: pipeline.FetalHead, spacing: str) -> None:
+def test_a_head_of_an_impossible_size_is_refused(fetal: FetalHead, spacing: str) -> None:
     spacing = spacing if "\\" in spacing else f"{spacing}\\{spacing}"
     verdict = fetal.accepts([ArrayImage(drawn_head()[0][None], attributes={"PixelSpacing": spacing})])
     assert isinstance(verdict, Refuse)
     assert "is implausible: heads of 40 to 380 mm" in verdict.reason
 
 
-def test_pictures_without_a_head_are_refused_and_counted(fetal: pipeline.FetalHead) -> None:
+def test_pictures_without_a_head_are_refused_and_counted(fetal: FetalHead) -> None:
     with_head = ArrayImage(drawn_head()[0][None])
     without = ArrayImage(np.full((1, 345, 512), 60, np.uint8), uid="1.2.4")
     verdict = fetal.accepts([with_head, without])
@@ -117,7 +119,7 @@ def test_pictures_without_a_head_are_refused_and_counted(fetal: pipeline.FetalHe
     assert isinstance(fetal.accepts([without]), Refuse)
 
 
-def test_the_result_has_the_head_as_a_mask_and_is_drawn_on_cleaned_pixels(fetal: pipeline.FetalHead) -> None:
+def test_the_result_has_the_head_as_a_mask_and_is_drawn_on_cleaned_pixels(fetal: FetalHead) -> None:
     picture, mask = drawn_head()
     result = fetal.run([ArrayImage(picture[None])], silent, {})
     kinds = {image.kind.value: image for image in result.images}
@@ -146,14 +148,11 @@ def test_a_real_head_on_the_command_line_and_what_is_none(data: Path, tmp_path: 
     assert "no fetal head" in breast["reason"]
 
 
-HERE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-
-
 @pytest.mark.parametrize("turn", [0.0, 0.3, 1.2, 2.0, 3.0])
 @pytest.mark.parametrize("short", [120.0, 170.0, 215.0])
 def test_the_ellipse_of_a_mask_is_the_one_it_was_drawn_by(turn: float, short: float) -> None:
     drawn = replace(HEAD, turn=turn, short=short)
-    found = heads.ellipse_of(drawn.mask(345, 512), HERE)
+    found = heads.ellipse_of(drawn.mask(345, 512), SAME)
     assert found is not None
     assert abs(math.sin(found.turn - turn)) < 0.05
     assert (found.x, found.y) == pytest.approx((drawn.x, drawn.y), abs=0.2)
@@ -163,7 +162,7 @@ def test_the_ellipse_of_a_mask_is_the_one_it_was_drawn_by(turn: float, short: fl
 
 def test_a_head_that_leaves_the_picture_is_continued_and_not_cut_off() -> None:
     drawn = replace(HEAD, y=70.0)
-    found = heads.ellipse_of(drawn.mask(345, 512), HERE)
+    found = heads.ellipse_of(drawn.mask(345, 512), SAME)
     assert found is not None
     assert min(y for _, y in drawn.polygon()) < -5
     assert found.circumference == pytest.approx(drawn.circumference, rel=0.01)
@@ -178,7 +177,7 @@ def test_the_ellipse_lies_in_the_coordinates_of_the_source() -> None:
 
 @pytest.mark.parametrize("mask", [np.zeros((50, 50), bool), np.eye(50, dtype=bool), np.ones((50, 50), bool)])
 def test_what_has_no_outline_has_no_ellipse(mask: np.ndarray) -> None:
-    found = heads.ellipse_of(mask, HERE)
+    found = heads.ellipse_of(mask, SAME)
 
     assert found is None or found.short < 3
 
@@ -237,7 +236,7 @@ Study = Callable[..., PipelineResult]
 
 
 @pytest.fixture
-def study(fetal: pipeline.FetalHead, monkeypatch: pytest.MonkeyPatch) -> Study:
+def study(fetal: FetalHead, monkeypatch: pytest.MonkeyPatch) -> Study:
     """What is measured in pictures of drawn heads, in each of which a text is read."""
 
     def run(*texts: str, picture: np.ndarray | None = None, **attributes: str) -> PipelineResult:
@@ -273,7 +272,7 @@ def test_twins_are_measured_where_the_picture_says_which_also_if_only_the_header
     assert measured(study("TWIN B", StudyDescription="OB Twin follow-up")) == {"1.2.1": "B"}
 
 
-def test_two_heads_in_one_picture_are_not_measured(study: Study, fetal: pipeline.FetalHead) -> None:
+def test_two_heads_in_one_picture_are_not_measured(study: Study, fetal: FetalHead) -> None:
     left, right = (drawn_head(head=heads.Ellipse(x, 170.0, 150.0, 120.0, 0.0))[0] for x in (130.0, 380.0))
     fetal._loaded = model(of_columns_apart, spread=1.0)
     result = study("TWIN A", picture=np.maximum(left, right))

@@ -16,14 +16,14 @@ from pydicom.uid import JPEGBaseline8Bit
 
 from ai_pipeline.contract import PixelArray
 from ai_pipeline.images.decode import DicomImage, open_dicom
-from tests.unit.ai_pipeline.phantoms import Picture, burn, cine, echo, encapsulated, write_dicom
+from tests.unit.ai_pipeline.phantoms import Picture, burn, cine, echo, encapsulated, rgb, write_dicom
 from tests.unit.receive.objects import changed
 
 # Samples of 12 bits with noise and edges.
 RAMP = np.random.default_rng(3).integers(0, 40, (403, 310)) + 13 * np.arange(310)[None]
 
 
-SOURCE = np.stack([echo(3, (240, 320))] * 3, axis=-1)
+SOURCE = rgb(echo(3, (240, 320)))
 SOURCE[100:150, 120:160], SOURCE[100:150, 160:200] = (200, 30, 20), (20, 60, 210)
 SOURCE = burn(SOURCE, "MUSTER^PROBE 4711", (8, 8), (255, 255, 255), 16)
 
@@ -107,7 +107,7 @@ def writing() -> PixelArray:
 
 def add_plane(dataset: Dataset, group: int, drawn: PixelArray | None, position: int = 0) -> None:
     """An overlay plane: with its own data, or in bit ``position`` of the pixel data (retired)."""
-    elements: list[tuple[int, str, Any]] = [
+    elements = [
         *((0x0010, "US", ROWS), (0x0011, "US", COLUMNS), (0x0040, "CS", "G"), (0x0050, "SS", [1, 1])),
         *((0x0100, "US", 1 if drawn is not None else 16), (0x0102, "US", position)),
         *([] if drawn is None else [(0x3000, "OW", pack_bits(drawn.ravel()))]),

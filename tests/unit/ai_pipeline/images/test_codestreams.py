@@ -14,8 +14,10 @@ from pydicom.uid import JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom
 from tests.unit.ai_pipeline.images.images_lab import DEEP, FRAMES, STREAMS, close_to, split, still
-from tests.unit.ai_pipeline.phantoms import encapsulated, write_dicom
+from tests.unit.ai_pipeline.phantoms import encapsulated, rgb, write_dicom
 from tests.unit.receive.objects import changed
+
+IN_HALVES = [*chain.from_iterable(map(split, STREAMS))]
 
 
 @pytest.mark.parametrize(
@@ -27,8 +29,8 @@ from tests.unit.receive.objects import changed
         (STREAMS, [0] * 4),
         ([*chain.from_iterable((frame, b"") for frame in STREAMS)], []),
         ([b"", *STREAMS], [0, 8, 16, 24]),
-        ([*chain.from_iterable(map(split, STREAMS))], []),
-        ([*chain.from_iterable(map(split, STREAMS))], [0, 10, 20, 30]),
+        (IN_HALVES, []),
+        (IN_HALVES, [0, 10, 20, 30]),
         ([*split(STREAMS[0]), *STREAMS[1:]], []),
         ([frame + b"\0" * 5000 for frame in STREAMS], []),
     ],
@@ -125,7 +127,7 @@ def test_zeros_before_the_end_of_a_jpeg_ls_are_passed_over(tmp_path: Path, zeros
 def test_what_the_pixel_module_lacks_is_named(
     tmp_path: Path, keyword: str, named: str, compressed: bool
 ) -> None:
-    colour = np.stack([FRAMES[:1]] * 3, axis=-1)
+    colour = rgb(FRAMES[:1])
     path = write_dicom(tmp_path / "x.dcm", colour, RLELossless if compressed else "1.2.840.10008.1.2.1")
     dataset = dcmread(path)
     del dataset[keyword]

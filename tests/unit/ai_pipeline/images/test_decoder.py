@@ -21,6 +21,7 @@ from ai_pipeline.confinement import landlock
 from ai_pipeline.errors import NoDecoder, PixelError
 from ai_pipeline.images import codestreams, decoder
 from ai_pipeline.images.decode import DicomImage, open_dicom
+from ai_pipeline.images.decoder import Decoder
 from tests.unit.ai_pipeline.images.images_lab import small_picture
 from tests.unit.ai_pipeline.phantoms import decodes, echo, write_dicom
 from tests.waiting import wait_until
@@ -110,10 +111,10 @@ decoder_process.main({"openjpeg": HOW, "charls": decoder_process.DECODERS["charl
 
 
 @pytest.fixture
-def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[decoder.Decoder]:
+def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Decoder]:
     """The image's decoder, of which JPEG 2000 has been taken over as :func:`taken_over` says."""
     monkeypatch.setenv("SECRET_TOKEN", "geheim")
-    one = decoder.Decoder([str(tmp_path / "hostile.py")])
+    one = Decoder([str(tmp_path / "hostile.py")])
     monkeypatch.setattr(codestreams, "DECODER", one)
     yield one
     one.close()
@@ -128,7 +129,7 @@ def taken_over(folder: Path, how: str, port: int = 0, first: str = "") -> DicomI
     return open_dicom(write_dicom(folder / "hostile.dcm", echo()[None], JPEG2000Lossless))
 
 
-def test_a_decoder_that_is_broken_into_reaches_nothing(tmp_path: Path, hostile: decoder.Decoder) -> None:
+def test_a_decoder_that_is_broken_into_reaches_nothing(tmp_path: Path, hostile: Decoder) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         image = taken_over(tmp_path, "tries", listener.getsockname()[1])
         if lacking := hostile.lacks():
@@ -145,7 +146,7 @@ NO_SECCOMP = "decoder_process.seccomp.only_compute = lambda: False\n"
 
 @pytest.mark.parametrize("files", [False, True], ids=["limits alone", "and Landlock"])
 def test_without_seccomp_a_decoder_still_has_no_file_network_or_process(
-    tmp_path: Path, hostile: decoder.Decoder, files: bool
+    tmp_path: Path, hostile: Decoder, files: bool
 ) -> None:
     if files and landlock.version() < landlock.LEAST:
         pytest.skip("this kernel has no Landlock")
@@ -175,9 +176,7 @@ def test_without_seccomp_a_decoder_still_has_no_file_network_or_process(
         ("talks", r"decode\?\[31mx+$"),
     ],
 )
-def test_what_ends_a_decoder_costs_one_image(
-    tmp_path: Path, hostile: decoder.Decoder, how: str, reason: str
-) -> None:
+def test_what_ends_a_decoder_costs_one_image(tmp_path: Path, hostile: Decoder, how: str, reason: str) -> None:
     lower = {"spins": "decoder_process.SECONDS = 0.5\n", "hoards": "decoder_process.MEMORY = 1 << 30\n"}
     with pytest.raises(PixelError, match=reason) as failure:
         taken_over(tmp_path, how, first=lower.get(how, "")).stored()
@@ -192,7 +191,7 @@ def test_what_ends_a_decoder_costs_one_image(
     ids=["in the process", "in its memory"],
 )
 def test_nothing_of_a_frame_is_left_for_the_next_one(
-    tmp_path: Path, hostile: decoder.Decoder, how: str, sample: int, keeps_memory: bool
+    tmp_path: Path, hostile: Decoder, how: str, sample: int, keeps_memory: bool
 ) -> None:
     image = taken_over(tmp_path, how)
     if keeps_memory and hostile.lacks():
@@ -214,7 +213,7 @@ def gone(pid: int) -> bool:
     return True
 
 
-def test_a_worker_that_is_killed_leaves_no_decoder(tmp_path: Path, hostile: decoder.Decoder) -> None:
+def test_a_worker_that_is_killed_leaves_no_decoder(tmp_path: Path, hostile: Decoder) -> None:
     path = taken_over(tmp_path, "spins").path
     code = (
         "import sys\n"
@@ -235,7 +234,7 @@ def test_a_worker_that_is_killed_leaves_no_decoder(tmp_path: Path, hostile: deco
 
 @pytest.mark.parametrize("which", ["the frame's", "the one that makes it", "that one, stopped"])
 def test_a_decoder_that_was_killed_or_stands_still_is_not_the_image_s_fault(
-    tmp_path: Path, hostile: decoder.Decoder, monkeypatch: pytest.MonkeyPatch, which: str
+    tmp_path: Path, hostile: Decoder, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
     image = taken_over(tmp_path, "spins")
     with monkeypatch.context() as brief:
@@ -256,9 +255,7 @@ def test_a_decoder_that_was_killed_or_stands_still_is_not_the_image_s_fault(
     assert decodes(tmp_path)
 
 
-def test_a_decoder_whose_maker_is_gone_before_it_could_ask_is_ended(
-    tmp_path: Path, hostile: decoder.Decoder
-) -> None:
+def test_a_decoder_whose_maker_is_gone_before_it_could_ask_is_ended(tmp_path: Path, hostile: Decoder) -> None:
     orphan = (
         "asks, answers = decoder_process.die_with_parent, decoder_process._answer\n"
         "def late(parent):\n"
@@ -278,9 +275,7 @@ def test_a_decoder_whose_maker_is_gone_before_it_could_ask_is_ended(
     assert gone(int((tmp_path / "orphan").read_text()))
 
 
-def test_the_process_serves_on_when_its_service_is_asked_to_stop(
-    tmp_path: Path, hostile: decoder.Decoder
-) -> None:
+def test_the_process_serves_on_when_its_service_is_asked_to_stop(tmp_path: Path, hostile: Decoder) -> None:
     taken_over(tmp_path, "lies")
     hostile.start()
     process = hostile._process
@@ -294,14 +289,14 @@ def test_where_it_cannot_start_the_image_is_not_blamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = open_dicom(write_dicom(tmp_path / "good.dcm", echo()[None], JPEGLSLossless))
-    monkeypatch.setattr(codestreams, "DECODER", decoder.Decoder(["-c", "import not_installed"]))
+    monkeypatch.setattr(codestreams, "DECODER", Decoder(["-c", "import not_installed"]))
 
     with pytest.raises(NoDecoder, match=r"cannot start: try .* -I -c import not_installed"):
         image.stored()
 
 
 def test_the_memory_of_a_frame_serves_the_next_one_when_nobody_looks_at_it() -> None:
-    one = decoder.Decoder()
+    one = Decoder()
     if one.lacks():
         pytest.skip("this machine cannot take all system calls from a decoder")
     (first, first_samples), (second, second_samples) = small_picture(1), small_picture(2)
@@ -317,7 +312,7 @@ def test_the_memory_of_a_frame_serves_the_next_one_when_nobody_looks_at_it() -> 
 
 
 def test_where_a_process_could_outlive_its_frame_no_memory_is_used_again(
-    tmp_path: Path, hostile: decoder.Decoder
+    tmp_path: Path, hostile: Decoder
 ) -> None:
     taken_over(tmp_path, "lies", first=NO_SECCOMP)
     assert decodes(tmp_path)
@@ -331,7 +326,7 @@ INTERRUPTED = Mock(side_effect=KeyboardInterrupt)
 def test_memory_that_is_not_for_the_next_frame_is_given_back(
     ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, files = decoder.Decoder(), lambda: len(list(Path("/proc/self/fd").iterdir()))
+    one, files = Decoder(), lambda: len(list(Path("/proc/self/fd").iterdir()))
     one.start()
     before = files() - (ends == "interrupted")  # its socket
     patched = {"too large": ("_MOST_KEPT", 1000), "interrupted": ("_received", INTERRUPTED)}

@@ -7,7 +7,7 @@ from pydicom.dataset import Dataset
 from ai_pipeline.images.coordinates import POSES, Pose, shown, upright
 from ai_pipeline.images.display import BAND_ROWS, GreyDisplay
 from tests.unit.ai_pipeline.images.images_lab import lut
-from tests.unit.ai_pipeline.phantoms import data_set
+from tests.unit.ai_pipeline.phantoms import data_set, noise
 from tests.unit.receive.objects import changed
 
 
@@ -66,7 +66,7 @@ def test_a_lut_of_bytes_is_read() -> None:
     assert np.array_equal(GreyDisplay.from_dataset(attributes).show(stored), stored)
 
 
-PICTURE = np.random.default_rng(5).integers(0, 256, (30, 50)).astype(np.uint8)
+PICTURE = noise((30, 50))
 
 
 @pytest.mark.parametrize(

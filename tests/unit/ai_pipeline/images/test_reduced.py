@@ -1,6 +1,5 @@
 """Pictures that are decoded smaller than they are."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +116,7 @@ def test_what_halving_would_mix_up_is_decoded_in_full(
 
 
 # What becomes of a code stream and the place of its marker COD.
-DAMAGE: dict[str, Callable[[bytes, int], bytes]] = {
+DAMAGE = {
     "cut": lambda stream, _: stream[: len(stream) // 2],
     "without style": lambda stream, cod: stream[:cod] + b"\xff\x64" + stream[cod + 2 :],  # a comment
     "all levels": lambda stream, cod: stream[: cod + 9] + b"\x20" + stream[cod + 10 :],

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 
-from ai_pipeline.contract import ImageHeader, Meaning, Reading
 from ai_pipeline.images.header import calibrated_regions, read_header
 from tests.unit.ai_pipeline.phantoms import data_set
 
@@ -21,14 +20,6 @@ def test_regions_are_calibrated_by_their_deltas() -> None:
 def test_pixel_spacing_counts_where_there_are_no_regions(regions: bool) -> None:
     given = image([region((0, 0, 799, 599), units=4)] * regions, PixelSpacing=[0.2, 0.2])
     assert bool(calibrated_regions(read_header(given))) is not regions
-
-
-def caliper(x: float, y: float) -> Reading:
-    return Reading("1.2.3", None, "caliper", Meaning.MEASUREMENT, (x - 5, y - 5, x + 5, y + 5), 0.9, False)
-
-
-def header() -> ImageHeader:
-    return read_header(image([region((0, 0, 799, 599))]))
 
 
 def region(

@@ -32,7 +32,7 @@ from ai_pipeline.images.render import (
     legend_of,
     place_lines,
 )
-from tests.unit.ai_pipeline.phantoms import Picture
+from tests.unit.ai_pipeline.phantoms import Picture, noise
 
 MODEL = ModelRef("model", "1", "0" * 64, "1" * 64, calibrated=True)
 
@@ -49,7 +49,7 @@ def with_heatmap(values: np.ndarray) -> Finding:
 
 @pytest.mark.parametrize("shape", [(60, 80), (240, 320, 3), (1760, 2140), (3, 3), (40, 3000), (2000, 90)])
 def test_words_stand_below_the_picture_and_cover_nothing_of_it(shape: tuple[int, ...]) -> None:
-    display = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+    display = noise(shape)
     rows, columns = shape[:2]
     expected = np.broadcast_to(display.reshape(rows, columns, -1), (rows, columns, 3))
     for drawn in (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ai_pipeline.models.registry import MODELS_DIR
-from tests.unit.ai_pipeline.models.store_lab import add, models
+from tests.unit.ai_pipeline.models.store_lab import Model, add, models
 from tests.unit.ai_training import small_models
 
 
@@ -20,7 +20,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> tuple[Path, Path]:
+def model(tmp_path: Path) -> Model:
     """A model and its card, not yet in the store."""
     return small_models.write(tmp_path / "made")
 

@@ -10,6 +10,9 @@ from typer.testing import CliRunner, Result
 
 from ai_pipeline.cli import app
 
+Model = tuple[Path, Path]
+"""A file and its card."""
+
 ROOT = Path(__file__).parents[4]
 SHIPPED = "chest-efficientnet-lite0"
 

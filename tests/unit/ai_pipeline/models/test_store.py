@@ -35,14 +35,12 @@ from tests.unit.ai_pipeline.models.hostile_models import (
     unknown_field,
     without_number,
 )
-from tests.unit.ai_pipeline.models.store_lab import SHIPPED, add, contents, ended, models, sha256
+from tests.unit.ai_pipeline.models.store_lab import SHIPPED, Model, add, contents, ended, models, sha256
 from tests.unit.ai_pipeline.phantoms import film, silent
 from tests.unit.ai_training import small_models
 
 
-def test_a_model_is_added_beside_its_card_and_nothing_uses_it_yet(
-    store: Path, model: tuple[Path, Path]
-) -> None:
+def test_a_model_is_added_beside_its_card_and_nothing_uses_it_yet(store: Path, model: Model) -> None:
     assert "Licence: Apache-2.0" in ended(0, add(*model))
     files = {f"small/1/{name}" for name in ("card.toml", "small.onnx", "origin.json")}
     assert contents(store) == {"small", "small/1", *files}
@@ -100,7 +98,7 @@ def test_a_model_that_is_set_but_gone_is_an_error_and_never_another_model(active
         create("chest_xray").warm_up()
 
 
-def test_altered_weights_are_found_and_cannot_be_activated(store: Path, model: tuple[Path, Path]) -> None:
+def test_altered_weights_are_found_and_cannot_be_activated(store: Path, model: Model) -> None:
     add(*model)
     file = store / "small" / "1" / "small.onnx"
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
@@ -112,7 +110,7 @@ def not_activated(store: Path, told: str, *words: str) -> None:
     assert not (store / "active.json").exists()
 
 
-def test_a_model_that_cannot_run_is_not_activated(store: Path, model: tuple[Path, Path]) -> None:
+def test_a_model_that_cannot_run_is_not_activated(store: Path, model: Model) -> None:
     file, card = model
     card.write_text(card.read_text().replace("size = 64", "size = 32"))
     add(file, card)
@@ -141,7 +139,7 @@ def test_a_model_with_weights_elsewhere_that_lies_in_the_folder_already_is_not_a
     not_activated(store, "in other files")
 
 
-def test_the_same_version_cannot_be_added_twice(store: Path, model: tuple[Path, Path]) -> None:
+def test_the_same_version_cannot_be_added_twice(store: Path, model: Model) -> None:
     add(*model)
     before = (store / "small" / "1" / "card.toml").read_bytes()
     assert "another version" in ended(65, add(*model))
@@ -149,7 +147,7 @@ def test_the_same_version_cannot_be_added_twice(store: Path, model: tuple[Path, 
 
 
 def test_without_a_card_or_agreement_to_the_licence_or_the_file_meant_nothing_is_added(
-    store: Path, model: tuple[Path, Path]
+    store: Path, model: Model
 ) -> None:
     file, card = model
     for status, done, told in (
@@ -171,7 +169,7 @@ def test_without_a_card_or_agreement_to_the_licence_or_the_file_meant_nothing_is
     ],
 )
 def test_no_id_and_no_name_of_a_file_leaves_the_folder(
-    store: Path, model: tuple[Path, Path], right: str, wrong: str, told: str
+    store: Path, model: Model, right: str, wrong: str, told: str
 ) -> None:
     file, card = model
     card.write_text(card.read_text().replace(right, wrong))

@@ -18,7 +18,7 @@ from ai_pipeline.ovarian import card as ovarian_card
 from ai_pipeline.ovarian import pipeline as ovaries
 from ai_pipeline.ovarian.pipeline import NORMAL, NOT_LIKE, decisions, dice, of_mask, probabilities
 from ai_pipeline.summary import without_research
-from tests.unit.ai_pipeline.phantoms import ArrayImage, image_header, silent
+from tests.unit.ai_pipeline.phantoms import ArrayImage, image_header, noise, rgb, silent
 
 PELVIS = image_header(body_part="PELVIS")
 
@@ -44,8 +44,7 @@ AS_PELVIS = StatedAttributes(body_part="PELVIS")
 
 @pytest.mark.parametrize("highest", [256, 1], ids=["noise", "black"])
 def test_what_looks_like_no_frame_is_refused_by_its_pixels(ovarian: ovaries.Ovarian, highest: int) -> None:
-    grey = np.random.default_rng(0).integers(0, highest, (480, 640, 1), np.uint8)
-    answer = ovarian.accepts([ArrayImage(grey.repeat(3, axis=2)[None], like=PELVIS)])
+    answer = ovarian.accepts([ArrayImage(rgb(noise((1, 480, 640), 0, highest)), like=PELVIS)])
     assert isinstance(answer, Refuse)
     assert answer.reason == NOT_LIKE
     assert [one.by.value for one in answer.refused] == ["pixels"]
@@ -198,10 +197,13 @@ def test_a_cyst_is_simple_only_where_it_is_black_inside(inside: int, simple: boo
         ({"attributes": {"PatientSex": "M"}}, "male"),
         ({"attributes": {"PatientSex": "male"}}, "male"),
         ({"age_years": 3.0}, "younger than 12"),
-        ({"attributes": {"StudyDescription": "Fetal biometry"}}, "pregnancy"),
-        ({"attributes": {"StudyDescription": "US OB TRANSVAGINAL"}}, "pregnancy"),
-        ({"attributes": {"StudyDescription": "OB/GYN early preg"}}, "pregnancy"),
-        ({"attributes": {"StudyDescription": "Échographie obstétrique"}}, "pregnancy"),
+        *(
+            ({"attributes": {"StudyDescription": examination}}, "pregnancy")
+            for examination in (
+                *("Fetal biometry", "US OB TRANSVAGINAL", "OB/GYN early preg"),
+                "Échographie obstétrique",
+            )
+        ),
         ({"attributes": {"SeriesDescription": "1. Trimester"}}, "pregnancy"),
         ({"attributes": {"PregnancyStatus": "3"}}, "pregnancy"),
         ({"attributes": {"StudyDescription": "US BREAST LEFT"}}, "another organ"),
@@ -209,9 +211,13 @@ def test_a_cyst_is_simple_only_where_it_is_black_inside(inside: int, simple: boo
         ({"attributes": {"AnatomicRegionSequence": "76752008 SCT Breast"}}, "Anatomic Region is neither"),
         ({"body_part": "UTERUS"}, "nothing says that this is a pelvis"),
         ({"body_part": "ABDOMENPELVIS"}, "nothing says that this is a pelvis"),
-        ({"ultrasound_regions": (UltrasoundRegion((0, 0, 9, 9), None, 3, 3),)}, "a Doppler spectrum"),
-        ({"ultrasound_regions": (UltrasoundRegion((0, 0, 9, 9), None, 1, 3),)}, "a Doppler spectrum"),
-        ({"ultrasound_regions": (UltrasoundRegion((0, 0, 9, 9), None, 2, 1),)}, "an M-mode trace"),
+        *(
+            ({"ultrasound_regions": (UltrasoundRegion((0, 0, 9, 9), None, *kind),)}, reason)
+            for kind, reason in (
+                *(((3, 3), "a Doppler spectrum"), ((1, 3), "a Doppler spectrum")),
+                ((2, 1), "an M-mode trace"),
+            )
+        ),
     ],
 )
 def test_the_header_alone_refuses_with_a_reason(change: dict[str, Any], reason: str) -> None:

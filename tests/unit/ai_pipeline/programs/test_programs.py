@@ -22,6 +22,8 @@ from ai_pipeline.programs.pipeline import findings_in
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("scratch")
+
 FINDING = {
     "label": "Bright image",
     "code": {"value": "BRIGHT", "scheme": "99OURS", "meaning": "Bright image"},
@@ -30,6 +32,7 @@ FINDING = {
     "threshold": 0.5,
     "regions": [{"type": "box", "points": [[10, 10], [40, 30]]}],
 }
+NAMED = {"model": "m", "version": "1"}
 PROGRAM = """
 import json, os, subprocess, sys, time
 from pathlib import Path
@@ -81,7 +84,6 @@ def alive(mark: str) -> list[str]:
     return subprocess.run(["pgrep", "-f", mark], capture_output=True, text=True, check=False).stdout.split()
 
 
-@pytest.mark.usefixtures("scratch")
 def test_a_finding_of_a_program_is_one_of_ours(run: Run, image: DicomImage) -> None:
     result = run(
         "from pydicom import dcmread\n"
@@ -94,7 +96,6 @@ def test_a_finding_of_a_program_is_one_of_ours(run: Run, image: DicomImage) -> N
     assert (model.id, model.version, model.calibrated, result.quality) == ("bright", "2", False, ())
 
 
-@pytest.mark.usefixtures("scratch")
 def test_another_program_or_another_option_is_another_model(run: Run) -> None:
     asked = (("write()", 60.0), ("write()", 60.0), ("write() ", 60.0), ("write()", 61.0))
     models = [run(code, seconds=seconds).models[0] for code, seconds in asked]
@@ -102,7 +103,6 @@ def test_another_program_or_another_option_is_another_model(run: Run) -> None:
     assert len({(one.sha256, one.card_sha256) for one in models}) == 3
 
 
-@pytest.mark.usefixtures("scratch")
 def test_a_program_gets_copies_and_no_secret(run: Run, image: DicomImage, monkeypatch: Any) -> None:
     before = image.path.read_bytes()
     monkeypatch.setenv("PACS_PASSWORD", "secret")
@@ -116,14 +116,12 @@ def test_a_program_gets_copies_and_no_secret(run: Run, image: DicomImage, monkey
     assert image.path.read_bytes() == before
 
 
-@pytest.mark.usefixtures("scratch")
 def test_a_program_has_no_network(run: Run) -> None:
     code = "import socket\ntry: socket.create_connection(('127.0.0.1', {port}), 2)\nexcept OSError: write()"
     with socket.create_server(("127.0.0.1", 0)) as server:
         assert run(code.format(port=server.getsockname()[1])).models, "it wrote its answer"
 
 
-@pytest.mark.usefixtures("scratch")
 def test_a_program_sees_its_own_processes_and_no_others(run: Run) -> None:
     """Where the kernel lets a namespace have a ``/proc`` of its own: else its numbers would be of others."""
     code = (
@@ -133,7 +131,6 @@ def test_a_program_sees_its_own_processes_and_no_others(run: Run) -> None:
     assert run(code).models, "it wrote its answer"
 
 
-@pytest.mark.usefixtures("scratch")
 def test_what_else_a_program_writes_is_not_taken(run: Run) -> None:
     result = run(
         "write(finding())\n(target / 'a' / 'b').mkdir(parents=True)\n"
@@ -160,7 +157,6 @@ BAD = {
 }
 
 
-@pytest.mark.usefixtures("scratch")
 @pytest.mark.parametrize("case", BAD)
 def test_an_answer_that_is_none_is_refused_without_repeating_it(run: Run, case: str) -> None:
     code, told = BAD[case]
@@ -171,7 +167,7 @@ def test_an_answer_that_is_none_is_refused_without_repeating_it(run: Run, case: 
     assert len(str(failure.value)) < 200
 
 
-WRONG: dict[str, tuple[dict[str, Any], str]] = {
+WRONG = {
     "in another frame": ({"frame": 2}, "findings.0: frame is beyond the image's 1"),
     "an unknown key": ({"Doe^John": 1}, "findings.0: Extra inputs are not permitted"),
     "a label on two lines": ({"label": "a\nDoe^John"}, "findings.0.label: String should match"),
@@ -196,14 +192,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.usefixtures("scratch")
 @pytest.mark.parametrize("case", WRONG)
 def test_a_finding_with_this_fault_is_refused_without_repeating_it(image: DicomImage, case: str) -> None:
     change, told = WRONG[case]
     refused(json.dumps({"findings": [{"source_uid": image.uid, **FINDING, **change}]}), image, told)
 
 
-@pytest.mark.usefixtures("scratch")
 def test_too_many_findings_and_very_deep_ones_are_refused(image: DicomImage) -> None:
     many = [{"source_uid": image.uid, **FINDING}] * 201
     refused(json.dumps({"findings": many}), image, "findings: List should have at most 200 items")
@@ -219,7 +213,6 @@ def refused(answer: str, image: DicomImage, told: str) -> None:
     assert len(said) < 200
 
 
-@pytest.mark.usefixtures("scratch")
 def test_a_program_that_takes_too_long_is_ended_with_all_it_started(run: Run) -> None:
     """Also what left its process group and its session."""
     mark = f"outlives-{os.getpid()}-{time.monotonic_ns()}"
@@ -238,14 +231,46 @@ def test_a_program_that_takes_too_long_is_ended_with_all_it_started(run: Run) ->
 FILLS = "b = bytearray(os.urandom({mib} * 2**20)); write(); time.sleep(60)"
 
 
-@pytest.mark.usefixtures("scratch")
 @pytest.mark.parametrize("code", [FILLS.format(mib=300), f"os.fork(); os.fork(); {FILLS.format(mib=80)}"])
 def test_a_program_has_no_more_memory_than_it_may(run: Run, code: str) -> None:
     with pytest.raises(ProgramFailed):
         run(code, memory_mib=256)
 
 
-@pytest.mark.usefixtures("scratch")
+NAMELESS = """
+for _ in range(6):
+    file = os.memfd_create("hidden")
+    os.write(file, bytes(50 * 2**20))
+write(); time.sleep(60)
+"""
+UNMAPPED = """
+import mmap
+kept = []
+for _ in range(6):
+    file = os.memfd_create("hidden")
+    os.write(file, bytes(50 * 2**20))
+    kept.append(mmap.mmap(file, 0, flags=mmap.MAP_SHARED))
+    kept[-1].read()
+    os.close(file)
+write(); time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("code", [NAMELESS, UNMAPPED], ids=["memfd", "memfd closed and mapped"])
+def test_memory_without_a_process_counts(run: Run, code: str) -> None:
+    with pytest.raises(ProgramStopped, match="took more than its 256 MiB"):
+        run(code, memory_mib=256)
+
+
+@pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
+def test_temporary_files_of_a_program_are_within_its_memory_and_vanish_with_it(run: Run, folder: str) -> None:
+    name = f"{folder}/of-a-program-{os.getpid()}"
+    run(f"Path({name!r}).write_bytes(bytes(2**20)); write()", memory_mib=256)
+    assert not Path(name).exists()
+    with pytest.raises(ProgramFailed):
+        run(f"with open({name!r}, 'wb') as file:\n    while True: file.write(bytes(2**20))", memory_mib=256)
+
+
 def test_a_program_that_writes_without_end_is_ended(run: Run) -> None:
     with pytest.raises(ProgramStopped, match="wrote more than it may"):
         run(
@@ -254,7 +279,6 @@ def test_a_program_that_writes_without_end_is_ended(run: Run) -> None:
         )
 
 
-@pytest.mark.usefixtures("scratch")
 def test_a_program_ends_when_the_job_is_cancelled(run: Run) -> None:
     def report(share: float, _what: str) -> None:
         if share > 0:
@@ -272,7 +296,7 @@ def test_a_program_ends_with_a_worker_that_is_killed_and_its_folder_goes_later(
 ) -> None:
     mark = f"orphan-{os.getpid()}-{time.monotonic_ns()}"
     command = [sys.executable, "-c", "import time; time.sleep(300)", mark]
-    options = {"command": command, "model": "m", "version": "1"}
+    options = {"command": command, **NAMED}
     code = (
         f"import tempfile; tempfile.tempdir = {str(scratch)!r}\n"
         "from ai_pipeline.pipelines import create; from ai_pipeline.images.decode import open_dicom\n"
@@ -290,7 +314,6 @@ def test_a_program_ends_with_a_worker_that_is_killed_and_its_folder_goes_later(
     create("command").warm_up()
 
 
-@pytest.mark.usefixtures("scratch")
 @pytest.mark.parametrize(
     ("options", "faults"),
     [
@@ -306,25 +329,22 @@ def test_a_program_ends_with_a_worker_that_is_killed_and_its_folder_goes_later(
 def test_what_is_wrong_with_the_options_of_a_command_is_said(
     options: dict[str, Any], faults: set[str]
 ) -> None:
-    given = {"model": "m", "version": "1", **options} if options else {}
+    given = {**NAMED, **options} if options else {}
     assert option_faults(create("command"), given).keys() == faults
 
 
-@pytest.mark.usefixtures("scratch")
 def test_where_the_network_cannot_be_taken_away_the_rule_must_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ai_pipeline.programs.pipeline.can_leave_network", lambda: False)
-    options: dict[str, object] = {"command": ["sh"], "model": "m", "version": "1"}
-    for network, faults in ((False, {"network"}), (True, set[str]())):
+    options = {"command": ["sh"], **NAMED}
+    for network, faults in ((False, {"network"}), (True, set())):
         assert option_faults(create("command"), {**options, "network": network}).keys() == faults
 
 
-@pytest.mark.usefixtures("scratch")
 @pytest.mark.parametrize("image", ["", "-v", "--privileged", "a b", "a;b", "a$b"])
 def test_the_name_of_an_image_is_never_an_option(image: str) -> None:
-    assert "image" in option_faults(create("container"), {"model": "m", "version": "1", "image": image})
+    assert "image" in option_faults(create("container"), {**NAMED, "image": image})
 
 
-@pytest.mark.usefixtures("scratch")
 @pytest.mark.parametrize("engine", container.ENGINES)
 def test_a_container_gets_no_network_no_rights_and_nothing_to_write_but_its_folder(engine: str) -> None:
     line = container.command_line(
@@ -354,7 +374,6 @@ def test_a_container_gets_no_network_no_rights_and_nothing_to_write_but_its_fold
     assert not {"--privileged", "-v", "--volume"} & set(line)
 
 
-@pytest.mark.usefixtures("scratch")
 def test_a_container_runs(image: DicomImage) -> None:
     engine = container.engine()
     needed = ["info"], ["image", "inspect", "busybox"]
@@ -364,5 +383,5 @@ def test_a_container_runs(image: DicomImage) -> None:
         pytest.skip("needs podman or docker that can run containers, and the image busybox")
     answer = json.dumps({"findings": [{"source_uid": image.uid, **FINDING}]})
     script = f"test -r /input/1.dcm && ! touch /input/x && echo '{answer}' > /output/findings.json"
-    options = {"image": "busybox", "command": ["sh", "-c", script], "model": "test", "version": "1"}
+    options = {"image": "busybox", "command": ["sh", "-c", script], **NAMED}
     assert len(create("container").run([image], lambda *_: None, options).findings) == 1

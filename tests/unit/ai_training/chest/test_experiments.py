@@ -11,6 +11,7 @@ from ai_training.base import ExperimentError
 from ai_training.chest import experiment, training
 from ai_training.networks import PlacedClassifier
 from ai_training.sets.images import LABELS, SetImage
+from tests.unit.ai_pipeline.phantoms import noise
 
 SMALL = experiment.Experiment.model_validate(
     {
@@ -60,7 +61,7 @@ def test_the_batches_are_the_same_whoever_prepares_them(tmp_path: Path) -> None:
         )
         for number in range(12)
     )
-    pixels = np.random.default_rng(0).integers(0, 256, (12, 64, 64)).astype(np.uint8)
+    pixels = noise((12, 64, 64))
     run, prepared = training.ClassifierRun(SMALL, training.Material(films, pixels), tmp_path), []
     for run.workers in (0, 1):
         prepared.append(list(run.batches(range(1, 4))))

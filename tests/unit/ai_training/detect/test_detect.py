@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -132,7 +132,7 @@ def fitted() -> tuple[list[TruthBox], detect.FittedHead]:
 
 
 def placed(head: Any, row: int) -> ScoredBox:
-    return cast(ScoredBox, head.place(row, "Mass"))
+    return head.place(row, "Mass")
 
 
 def test_boxes_lie_where_unseen_images_light_up_and_the_head_as_one_convolution_says_the_same(

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from ai_pipeline.models import registry
 from ai_pipeline.models.reference import BINS
+from ai_pipeline.models.registry import Card
 from ai_training import metrics, pages
 from ai_training.base import DataMissing
 from ai_training.chest import gate
@@ -36,6 +37,7 @@ from ai_training.metrics import calibrated, calibration, deciles, platt, slope_a
 from ai_training.sets.chest import chest_set
 from ai_training.sets.images import LABELS, SetImage
 from ai_training.text import figures_text
+from tests.unit.ai_pipeline.chest.chest_lab import with_details
 from tests.unit.ai_training.published_lab import nih_download
 
 
@@ -174,28 +176,30 @@ def test_deciles_of_one_value_still_rise(value: float) -> None:
     assert edges[-1] <= 1
 
 
+ADULT = {"age": 50.0, "sex": "F", "view": "PA"}
 SHOWN = ("Cardiomegaly", "Effusion", "Pneumothorax")
 IMAGES = 600
 
 
 @pytest.fixture(scope="module")
-def card() -> registry.Card:
+def card() -> Card:
     return replace(registry.find("chest-efficientnet-lite0"), details={"metrics": {}})
 
 
-def images(card: registry.Card, seed: int, count: int = IMAGES) -> Scored:
+def images(card: Card, seed: int, count: int = IMAGES) -> Scored:
     """Two images a patient, half of them without any finding, and a classifier that is better than chance."""
     random = np.random.default_rng(seed)
     truth = ((random.random((count, 1)) < 0.5) & (random.random((count, 14)) < 0.25)).astype(np.float32)
-    rest: dict[str, Any] = {"age": 50.0, "sex": "F", "view": "PA", "source": "a", "repository": "b"}
     made = [
-        SetImage("", Path(f"{n}.png"), str(n // 2), "val", marks=tuple(row), **rest)
+        SetImage(
+            "", Path(f"{n}.png"), str(n // 2), "val", marks=tuple(row), source="a", repository="b", **ADULT
+        )
         for n, row in enumerate(truth)
     ]
     return scored(made, random.normal(size=(count, 14)) * 4 + 5 * truth, card.labels, LABELS)
 
 
-def test_at_specific_one_in_ten_healthy_images_gets_a_finding_at_most(card: registry.Card) -> None:
+def test_at_specific_one_in_ten_healthy_images_gets_a_finding_at_most(card: Card) -> None:
     value, low, high = choose_points(images(card, 1), SHOWN)["specific"]["without_finding_called"]
     assert low <= value <= FALSE_ALARMS
     assert low < value < high
@@ -203,7 +207,7 @@ def test_at_specific_one_in_ten_healthy_images_gets_a_finding_at_most(card: regi
 
 
 def test_at_sensitive_nine_in_ten_are_found_unless_half_of_the_others_were_called(
-    card: registry.Card,
+    card: Card,
 ) -> None:
     table = choose_points(images(card, 2), SHOWN)["sensitive"]["labels"]
     for row in (table[name] for name in SHOWN):
@@ -211,7 +215,7 @@ def test_at_sensitive_nine_in_ten_are_found_unless_half_of_the_others_were_calle
         assert row["absent_below"] == row["threshold"][0], "nothing is undetermined"
 
 
-def test_thresholds_have_intervals_and_lie_in_order(card: registry.Card) -> None:
+def test_thresholds_have_intervals_and_lie_in_order(card: Card) -> None:
     found = images(card, 3)
     points = choose_points(found, SHOWN)
     for label in found.labels:
@@ -220,14 +224,15 @@ def test_thresholds_have_intervals_and_lie_in_order(card: registry.Card) -> None
         assert all(low <= value <= high for value, low, high in (row["threshold"] for row in rows))
 
 
-def test_of_too_few_images_without_a_finding_nothing_is_made(card: registry.Card) -> None:
+def test_of_too_few_images_without_a_finding_nothing_is_made(card: Card) -> None:
     found = images(card, 4)
     few = found.where(number < 120 for number in range(IMAGES))
     assert choose_points(few, SHOWN) == choose_points(found, ()) == {}
 
 
-def test_other_images_are_judged_by_the_card_s_thresholds_and_by_source(card: registry.Card) -> None:
-    result = measured_points(images(card, 6), with_points(card, choose_points(images(card, 5), SHOWN)), SHOWN)
+def test_other_images_are_judged_by_the_card_s_thresholds_and_by_source(card: Card) -> None:
+    chosen = with_details(card, operating_points=choose_points(images(card, 5), SHOWN))
+    result = measured_points(images(card, 6), chosen, SHOWN)
     specific, balanced, sensitive = (result[point] for point in ("specific", "balanced", "sensitive"))
     called = [point["without_finding_called"][0] for point in (specific, balanced, sensitive)]
     assert called == sorted(set(called))
@@ -235,10 +240,6 @@ def test_other_images_are_judged_by_the_card_s_thresholds_and_by_source(card: re
     assert specific["sources"] == {"a": specific["without_finding_called"]}
     for rare, often in ((specific["labels"][name], sensitive["labels"][name]) for name in SHOWN):
         assert rare["present_ratio"][0] > often["present_ratio"][0] > 1 > often["absent_ratio"][0]
-
-
-def with_points(card: registry.Card, points: dict[str, Any]) -> registry.Card:
-    return replace(card, details={**card.details, "operating_points": points})
 
 
 def test_a_likelihood_ratio_is_a_number_where_nobody_was_called() -> None:
@@ -249,7 +250,7 @@ def test_a_likelihood_ratio_is_a_number_where_nobody_was_called() -> None:
 
 
 def test_a_sensitive_cut_is_the_highest_that_finds_nine_of_ten() -> None:
-    truth: metrics.Floats = np.repeat([1.0, 0.0], [30, 300])
+    truth = np.repeat([1.0, 0.0], [30, 300])
     chance = np.concatenate([np.linspace(0.6, 1.0, 30), np.linspace(0.0, 0.59, 300)])
 
     (cut,) = sensitive_cuts(truth, chance, np.ones((1, 330)))
@@ -259,6 +260,7 @@ def test_a_sensitive_cut_is_the_highest_that_finds_nine_of_ten() -> None:
 
 # ``ai-pipeline evaluate chest``: figures are of adults, by source, repeatable, and on cards and pages
 
+Figures = dict[str, Any]
 MODEL = "chest-efficientnet-lite0"
 EFFUSION = LABELS.index("Effusion")
 
@@ -291,11 +293,11 @@ def few_pictures() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def result(download: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def result(download: Path, tmp_path_factory: pytest.TempPathFactory) -> Figures:
     return classifier.evaluate_chest(download, "test", cache=tmp_path_factory.mktemp("cache"))
 
 
-def test_a_full_download_is_measured_without_being_told_what_it_is(result: dict[str, Any]) -> None:
+def test_a_full_download_is_measured_without_being_told_what_it_is(result: Figures) -> None:
     assert result["data"]["set"] == "NIH ChestX-ray14"
     assert (result["main"]["images"], result["main"]["patients"]) == (80, 40)
     assert "Effusion" in result["main"]["labels_counted"]
@@ -306,7 +308,7 @@ def test_a_full_download_is_measured_without_being_told_what_it_is(result: dict[
     assert tuple(label.name for label in registry.find(MODEL).labels) == LABELS
 
 
-def test_what_it_returns_is_json_and_text(result: dict[str, Any]) -> None:
+def test_what_it_returns_is_json_and_text(result: Figures) -> None:
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     text = figures_text(result)
     assert text.endswith("Not for diagnostic use.")
@@ -314,12 +316,12 @@ def test_what_it_returns_is_json_and_text(result: dict[str, Any]) -> None:
     assert "nan" not in text
 
 
-def test_labels_without_images_have_no_figures_and_no_support(result: dict[str, Any]) -> None:
+def test_labels_without_images_have_no_figures_and_no_support(result: Figures) -> None:
     hernia = next(row for row in result["main"]["labels"] if row["label"] == "Hernia")
     assert (hernia["positives"], hernia["auc"], hernia["supported"]) == (0, [None, None, None], False)
 
 
-def test_subgroups_have_enough_positives(result: dict[str, Any]) -> None:
+def test_subgroups_have_enough_positives(result: Figures) -> None:
     rows = result["subgroups"]["nih"]
 
     assert {row["attribute"] for row in rows} == {"sex", "view", "age"}
@@ -372,7 +374,7 @@ def test_the_source_alone_is_a_classifier_where_sources_differ() -> None:
     assert scores[2] == pytest.approx(0.5)
 
 
-def test_the_figures_fit_into_a_card_and_onto_its_page(result: dict[str, Any], tmp_path: Path) -> None:
+def test_the_figures_fit_into_a_card_and_onto_its_page(result: Figures, tmp_path: Path) -> None:
     text = tomlkit.parse((registry.SHIPPED / f"{MODEL}.toml").read_text())
     text["metrics"] = card_metrics(result)
     (tmp_path / "card.toml").write_text(tomlkit.dumps(text))
@@ -388,7 +390,7 @@ def test_the_figures_fit_into_a_card_and_onto_its_page(result: dict[str, Any], t
     assert "None" not in page
 
 
-def test_the_verb_prints_the_same_as_json(result: dict[str, Any], download: Path) -> None:
+def test_the_verb_prints_the_same_as_json(result: Figures, download: Path) -> None:
     done = run("--data", download, "--json")  # without the cache of the first
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout.splitlines()[-1]) == result
@@ -409,9 +411,7 @@ def _image(source: str, effusion: int) -> SetImage:
         marks=tuple(int(label == "Effusion") * effusion for label in LABELS),
         source=source,
         repository=source,
-        age=50.0,
-        sex="F",
-        view="PA",
+        **ADULT,
     )
 
 

@@ -219,7 +219,7 @@ def _run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-SETS: dict[str, tuple[Callable[[Path], Path], str]] = {
+SETS = {
     "nih": (lab.nih_download, CHEST),
     "hc18": (lab.hc18, FETAL),
     "otu-2d": (lab.otu, OVARY),
@@ -227,8 +227,12 @@ SETS: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
+EACH_SET = pytest.mark.parametrize("name", SETS)
+Sets = Callable[[str], Path]
+
+
 @pytest.fixture(scope="module")
-def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Sets:
     return cache(lambda name: SETS[name][0](tmp_path_factory.mktemp(name)))
 
 
@@ -240,8 +244,8 @@ def test_every_layout_has_a_miniature_here() -> None:
     assert {layout.name for layout in LAYOUTS} == {*SETS, "public"}
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_a_set_is_recognised_and_every_file_of_it_is_read(laid_out: Callable[[str], Path], name: str) -> None:
+@EACH_SET
+def test_a_set_is_recognised_and_every_file_of_it_is_read(laid_out: Sets, name: str) -> None:
     found = read(laid_out(name), name)
     assert [layout.name for layout in LAYOUTS if layout.lies_in(laid_out(name))] == [name]
     for image in found.images:
@@ -252,8 +256,8 @@ def test_a_set_is_recognised_and_every_file_of_it_is_read(laid_out: Callable[[st
         assert all(mask.read(grey.shape).shape == grey.shape for mask in image.masks.values())
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_no_patient_is_in_two_splits_and_none_is_empty(laid_out: Callable[[str], Path], name: str) -> None:
+@EACH_SET
+def test_no_patient_is_in_two_splits_and_none_is_empty(laid_out: Sets, name: str) -> None:
     first, again = (read(laid_out(name), name).images for _ in range(2))
     homes = {(image.patient, image.split) for image in first if image.split != BESIDE}
     assert len(homes) == len({patient for patient, _ in homes})
@@ -261,16 +265,16 @@ def test_no_patient_is_in_two_splits_and_none_is_empty(laid_out: Callable[[str],
     assert [image.split for image in again] == [image.split for image in first]
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_the_folder_around_a_set_will_do(laid_out: Callable[[str], Path], tmp_path: Path, name: str) -> None:
+@EACH_SET
+def test_the_folder_around_a_set_will_do(laid_out: Sets, tmp_path: Path, name: str) -> None:
     (tmp_path / "inside").symlink_to(laid_out(name))
 
     assert len(read(tmp_path, name).images) == len(read(laid_out(name), name).images)
 
 
-@pytest.mark.parametrize("name", SETS)
+@EACH_SET
 def test_a_picture_that_cannot_be_read_is_named_with_what_was_expected(
-    laid_out: Callable[[str], Path], tmp_path: Path, name: str
+    laid_out: Sets, tmp_path: Path, name: str
 ) -> None:
     folder = shutil.copytree(laid_out(name), tmp_path / "set")
     path = read(folder, name).images[0].path
@@ -303,7 +307,7 @@ def test_a_film_in_dicom_is_shown_as_its_header_says(tmp_path: Path, inverted: b
 
 
 def test_hc18_fills_its_outlines_and_joins_what_is_of_one_examination(
-    laid_out: Callable[[str], Path],
+    laid_out: Sets,
 ) -> None:
     found = read(laid_out("hc18"), "hc18")
     joined = {image.name for image in found.images if image.patient in {"010", "004"}}
@@ -314,7 +318,7 @@ def test_hc18_fills_its_outlines_and_joins_what_is_of_one_examination(
     assert (first.pixel_mm, first.circumference) == (0.2, pytest.approx(HEAD.circumference * 0.2, abs=0.01))
 
 
-def test_hc18_closes_an_ellipse_that_the_frame_cuts(laid_out: Callable[[str], Path], tmp_path: Path) -> None:
+def test_hc18_closes_an_ellipse_that_the_frame_cuts(laid_out: Sets, tmp_path: Path) -> None:
     folder = shutil.copytree(laid_out("hc18"), tmp_path / "set")
     outline, whole = (
         cv2.ellipse(np.zeros((345, 512), np.uint8), (480, 170), (110, 85), 0, 0, 360, 255, width)
@@ -356,7 +360,7 @@ HC18 = "training_set_pixel_size_and_HC.csv"
     ],
 )
 def test_what_is_wrong_with_a_set_is_told(
-    laid_out: Callable[[str], Path], tmp_path: Path, name: str, broken: Callable[[Path], object], told: str
+    laid_out: Sets, tmp_path: Path, name: str, broken: Callable[[Path], object], told: str
 ) -> None:
     folder = shutil.copytree(laid_out(name), tmp_path / "set")
     broken(folder)
@@ -365,7 +369,7 @@ def test_what_is_wrong_with_a_set_is_told(
 
 
 def test_otu_keeps_its_official_part_for_measuring_and_near_duplicates_out_of_it(
-    laid_out: Callable[[str], Path],
+    laid_out: Sets,
 ) -> None:
     by_name = {Path(image.name).stem: image for image in read(laid_out("otu-2d"), "otu-2d").images}
 

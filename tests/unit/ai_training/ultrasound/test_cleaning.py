@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 from unittest.mock import Mock
 
 import cv2
@@ -21,10 +21,13 @@ from ai_training.cards import add_figures
 from ai_training.pages import PAGES, figure_lines
 from ai_training.sets.files import rows
 from ai_training.ultrasound import cleaning, legible, removal
+from ai_training.ultrasound.cleaning import Content
+from ai_training.ultrasound.legible import LegibleOutcome, RapidOcr
 from ai_training.ultrasound.overlays.burning import BurnIn, burn_in
 from ai_training.ultrasound.overlays.canvas import MarkClass
 from ai_training.ultrasound.overlays.hands import HELD_OUT
 from ai_training.ultrasound.overlays.scenes import CleanFrame, clean_frames
+from tests.unit.ai_pipeline.phantoms import noise
 from tests.unit.ai_training.ultrasound.speckle_lab import speckle
 
 DATA = Path(__file__).resolve().parents[3] / "data"
@@ -109,9 +112,7 @@ def test_the_page_about_the_models_shows_what_the_evaluations_wrote_into_the_car
     ways = {removal.NETWORK: half_of_the_text, removal.NODE: half_of_the_text}
     drawn = removal.mark_figures([frame("a"), frame("b")], ways)
     clean = removal.clean_areas(CLEAN, [PICTURE] * 2, ways)
-    outcome = legible.LegibleOutcome(
-        0, "a", 4, released=True, counts={"rapidocr": legible.EngineCount(4)}, texts=3
-    )
+    outcome = LegibleOutcome(0, "a", 4, released=True, counts={"rapidocr": legible.EngineCount(4)}, texts=3)
     read = legible.legibility_figures([outcome], "test", "clinical")
     card = tmp_path / "card.toml"
     card.write_text('id = "x"\n')
@@ -168,10 +169,10 @@ def test_masks_and_list_are_what_the_shapes_give(
         assert np.array_equal(*pictures), made.name
 
 
-TOOLS: Any = SimpleNamespace(models=())
+TOOLS = SimpleNamespace(models=())
 
 
-def outcome(name: str, *objects: tuple[cleaning.Content, int, int], **more: Any) -> cleaning.FrameOutcome:
+def outcome(name: str, *objects: tuple[Content, int, int], **more: Any) -> cleaning.FrameOutcome:
     return cleaning.FrameOutcome(name, tuple(cleaning.ObjectOutcome(*one) for one in objects), **more)
 
 
@@ -180,7 +181,7 @@ def test_every_marked_object_lies_in_a_listed_frame_and_has_a_class() -> None:
     frames = {(row["set"], row["file"]) for row in rows(DATA / "content" / "frames.csv")}
     objects = list(rows(DATA / "content" / "objects.csv"))
     assert len(frames) >= 120
-    assert {cleaning.Content(row["class"]) for row in objects} == set(cleaning.Content)
+    assert {Content(row["class"]) for row in objects} == set(Content)
     for row in objects:
         left, top, right, bottom = (int(row[side]) for side in ("left", "top", "right", "bottom"))
         assert (row["set"], row["file"]) in frames, row
@@ -191,12 +192,12 @@ def test_every_marked_object_lies_in_a_listed_frame_and_has_a_class() -> None:
 def test_shares_cut_lines_and_identity_are_counted() -> None:
     """A line of which half went is cut; identity that is covered is neither cut nor lost."""
     frames = [
-        outcome("set__A_Plane3_1", (cleaning.Content.WAVEFORM, 100, 0), (cleaning.Content.SETTING, 40, 20)),
-        outcome("set__A_Plane3_2", (cleaning.Content.WAVEFORM, 100, 10), (cleaning.Content.IDENTITY, 50, 50)),
+        outcome("set__A_Plane3_1", (Content.WAVEFORM, 100, 0), (Content.SETTING, 40, 20)),
+        outcome("set__A_Plane3_2", (Content.WAVEFORM, 100, 10), (Content.IDENTITY, 50, 50)),
         outcome(
             "set__b",
-            (cleaning.Content.SETTING, 40, 40),
-            (cleaning.Content.IDENTITY, 50, 30),
+            (Content.SETTING, 40, 40),
+            (Content.IDENTITY, 50, 30),
             made_up=3,
             background=9,
         ),
@@ -221,12 +222,12 @@ def test_shares_cut_lines_and_identity_are_counted() -> None:
 def test_what_is_made_up_beside_plain_background_is_seen() -> None:
     """Grey where the source is flat black counts; the same hole in speckle does not."""
     picture, mask = np.zeros((120, 240, 3), np.uint8), np.zeros((120, 240), np.bool_)
-    picture[:, 120:] = np.random.default_rng(1).integers(40, 200, (120, 120, 1))
+    picture[:, 120:] = noise((120, 120, 1), 40, 200)
     mask[50:60, 40:60] = mask[50:60, 180:200] = True
     frame = cleaning.MarkedContent("x", source=None, frame=1, picture=picture, objects=())  # type: ignore[arg-type]
     grey, black = (np.where(mask[..., None], level, picture).astype(np.uint8) for level in (90, 0))
     background, made_up = cleaning._filled_background(frame, grey, mask)
-    assert int(background.sum()) == int(made_up.sum()) == 200
+    assert background.sum() == made_up.sum() == 200
     assert not cleaning._filled_background(frame, black, mask)[1].any()
 
 
@@ -235,13 +236,13 @@ def test_ink_is_what_the_class_says() -> None:
     picture, within = np.zeros((60, 60, 3), np.uint8), np.ones((60, 60), np.bool_)
     picture[10:20, 10:12] = 200  # a stroke
     picture[30:50, 30:50, 0] = 200  # a coloured patch
-    letters = cleaning.ink(cleaning.Content.SETTING, picture, within)
+    letters = cleaning.ink(Content.SETTING, picture, within)
     assert letters[15, 10]
     assert not letters[40, 40]
-    assert int(cleaning.ink(cleaning.Content.FLOW, picture, within).sum()) == 400
-    assert cleaning.ink(cleaning.Content.GREY_BAR, picture, within).all()
+    assert cleaning.ink(Content.FLOW, picture, within).sum() == 400
+    assert cleaning.ink(Content.GREY_BAR, picture, within).all()
     picture[:, 55:57] = 200
-    ticks = cleaning.ink(cleaning.Content.RULER, picture, within)
+    ticks = cleaning.ink(Content.RULER, picture, within)
     assert ticks[15, 10]
     assert not ticks[30, 55]
 
@@ -252,7 +253,7 @@ def test_a_frame_that_is_withheld_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         cleaning, "clean", Mock(side_effect=cleaning.CleaningFailed("too much would be filled"))
     )
     picture = np.zeros((20, 20, 3), np.uint8)
-    objects = (cleaning.MarkedObject(cleaning.Content.PLACE, (0, 0, 5, 5), np.ones((20, 20), np.bool_)),)
+    objects = (cleaning.MarkedObject(Content.PLACE, (0, 0, 5, 5), np.ones((20, 20), np.bool_)),)
     frame = cleaning.MarkedContent("x", source=None, frame=1, picture=picture, objects=objects)  # type: ignore[arg-type]
     found = cleaning._outcome(frame, TOOLS, CleaningPolicy.CLINICAL)
     assert (found.withheld, found.objects) == ("too much would be filled", ())
@@ -267,36 +268,34 @@ def burned() -> BurnIn:
 
 
 @pytest.fixture(scope="module")
-def reader() -> legible.RapidOcr:
-    return legible.RapidOcr()
+def reader() -> RapidOcr:
+    return RapidOcr()
 
 
 def result_of(picture: Picture, mask: np.ndarray) -> CleaningResult:
     def image(kind: ImageKind, frames: np.ndarray, photometric: str) -> DerivedImage:
-        return DerivedImage(kind, "2.25.1", frames[None], cast(str, photometric), "test")  # type: ignore[arg-type]
+        return DerivedImage(kind, "2.25.1", frames[None], photometric, "test")  # type: ignore[arg-type]
 
     shown = image(ImageKind.MASK, mask.astype(np.uint8) * 255, "MONOCHROME2")
     return CleaningResult(image(ImageKind.CLEANED, picture, "RGB"), shown, (), (), {})
 
 
-def outcome_of(
-    burned: BurnIn, cleaned: CleaningResult, readers: list[legible.OcrEngine]
-) -> legible.LegibleOutcome:
+def outcome_of(burned: BurnIn, cleaned: CleaningResult, readers: list[legible.OcrEngine]) -> LegibleOutcome:
     test, tokens = (
         legible.LegibilityTest(Path(), "test", CleaningPolicy.RESEARCH, None),
         legible.identity_tokens(burned),
     )
-    begun = legible.LegibleOutcome(0, "speckle", len(tokens), released=False)
+    begun = LegibleOutcome(0, "speckle", len(tokens), released=False)
     return test.outcome(begun, burned, tokens, cleaned, readers)
 
 
-def test_a_picture_that_was_not_cleaned_is_found_out(burned: BurnIn, reader: legible.RapidOcr) -> None:
+def test_a_picture_that_was_not_cleaned_is_found_out(burned: BurnIn, reader: RapidOcr) -> None:
     count = outcome_of(burned, result_of(burned.image, burned.mask > 0), [reader]).counts["rapidocr"]
     assert len(count.left) == count.before > 2
     assert count.elsewhere
 
 
-def test_a_picture_without_the_overlay_holds_nothing_of_it(burned: BurnIn, reader: legible.RapidOcr) -> None:
+def test_a_picture_without_the_overlay_holds_nothing_of_it(burned: BurnIn, reader: RapidOcr) -> None:
     outcome = outcome_of(burned, result_of(burned.clean, np.ones(burned.owners.shape, np.bool_)), [reader])
     count = outcome.counts["rapidocr"]
     assert ((count.left, count.elsewhere), (outcome.changed_outside, outcome.uncovered)) == (((), ()), (0, 0))
@@ -347,7 +346,7 @@ def test_a_surname_alone_is_a_leak_but_not_a_legible_token_and_keys_are_not_look
 
 
 @pytest.mark.parametrize("angle", [0, 25, 90, 180])
-def test_a_line_is_turned_level_before_it_is_read(angle: float, reader: legible.RapidOcr) -> None:
+def test_a_line_is_turned_level_before_it_is_read(angle: float, reader: RapidOcr) -> None:
     ink, turn = np.zeros((300, 300), np.uint8), cv2.getRotationMatrix2D((150, 150), angle, 1.0)
     cv2.putText(ink, "NOWAK 471193", (60, 155), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, 1, cv2.LINE_AA)
     written = cv2.warpAffine(ink, turn, (300, 300)) > 60
@@ -364,7 +363,7 @@ def test_nothing_left_of_five_hundred_means_at_most_six_in_a_thousand() -> None:
 def test_a_missing_engine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _program: None)
     result = legible.legibility_figures(
-        [legible.LegibleOutcome(0, "a", 1, released=False, reason="too much")], "test", "research"
+        [LegibleOutcome(0, "a", 1, released=False, reason="too much")], "test", "research"
     )
     assert [engine.name for engine in legible.engines()] == ["rapidocr"]
     assert "not installed" in result["tesseract"]

@@ -79,7 +79,7 @@ def test_lines_are_drawn_alike_by_one_seed_and_every_symbol_has_an_output() -> N
     lines, symbols, lengths = drawn_lines.batch_of(drawn(2))
     assert lines.shape[:3] == (40, 1, HEIGHT)
     assert lines.shape[3] % 64 == 0
-    assert int(lengths.sum()) == len(symbols)
+    assert lengths.sum() == len(symbols)
     assert 0 < int(symbols.min()) <= int(symbols.max()) <= len(SYMBOLS)
     assert lines.shape[3] // 4 >= 2 * int(lengths.max()) + 1  # CTC parts equal letters by a blank
     assert 0 in lengths  # pictures without letters

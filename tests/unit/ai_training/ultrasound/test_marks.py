@@ -13,6 +13,7 @@ from ai_pipeline.models.engine import OnnxRuntime
 from ai_training.ultrasound import marks
 from ai_training.ultrasound.overlays.burning import burn_in
 from ai_training.ultrasound.overlays.hands import TRAIN
+from tests.unit.ai_pipeline.phantoms import noise
 from tests.unit.ai_training.ultrasound.speckle_lab import speckle
 
 # Mark detector and inpainters: what is trained is what is exported; outside a hole nothing changes
@@ -41,7 +42,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[marks.MarkNetwor
 def test_the_exported_detector_says_what_the_trained_one_says(
     exported: tuple[marks.MarkNetwork, Path], shape: tuple[int, int]
 ) -> None:
-    picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+    picture = noise((*shape, 3))
     ours = marks.torch_finder(exported[0]).find(picture)
     theirs = MarkFinder(OnnxRuntime((exported[1] / f"{marks.ID}.onnx").read_bytes(), 1)).find(picture)
     assert theirs.marked.shape == theirs.classes.shape == shape

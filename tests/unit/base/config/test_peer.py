@@ -6,13 +6,14 @@ import pytest
 from pydantic import ValidationError
 
 from dicom_node.base.config.peer import PeerSettings
+from tests.peers import a_peer
 
 ADDRESS: dict[str, Any] = {"host": "pacs.example.org", "port": 104}
 URL: dict[str, Any] = {"url": "https://pacs.example.org", "host": "", "port": None}
 
 
 def peer(*may: str, **keys: Any) -> PeerSettings:
-    return PeerSettings.model_validate({"name": "pacs", "ae_title": "PACS", "may": may, **keys})
+    return PeerSettings.model_validate(a_peer("pacs", may=may, **keys))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from dicom_node.base.config.section import did_you_mean
 from dicom_node.base.config.settings import Settings, TlsSettings
 from dicom_node.base.errors import ConfigurationError, ExitCode
 from dicom_node.people import preflight
+from tests.peers import a_receiver
 
 SITE = """
 [node]
@@ -163,10 +164,10 @@ deidentify = true
 """
 
 
-def test_a_deidentified_peer_gets_images_masks_and_reports(tmp_path: Path) -> None:
-    for results in (["cleaned"], ["cleaned", "seg"], ["sr", "cleaned", "seg"]):
-        text = f"{ARCHIVE}results = {results}"
-        assert load([write(tmp_path / "node.toml", text)]).peer("archive").deidentify
+@pytest.mark.parametrize("results", [["cleaned"], ["cleaned", "seg"], ["sr", "cleaned", "seg"]])
+def test_a_deidentified_peer_gets_images_masks_and_reports(tmp_path: Path, results: list[str]) -> None:
+    text = f"{ARCHIVE}results = {results}"
+    assert load([write(tmp_path / "node.toml", text)]).peer("archive").deidentify
 
 
 @pytest.mark.parametrize(
@@ -746,10 +747,7 @@ def test_a_proxy_of_the_environment_that_would_get_patients_objects_is_told(
 
 
 def peer(**more: Any) -> PeerSettings:
-    return PeerSettings.model_validate(
-        {"name": "ris", "ae_title": "RIS", "host": "h", "port": 2575, "may": ["receive"], "transport": "hl7"}
-        | more
-    )
+    return PeerSettings.model_validate(a_receiver("ris", transport="hl7") | more)
 
 
 @pytest.mark.parametrize(

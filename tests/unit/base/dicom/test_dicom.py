@@ -5,6 +5,7 @@ import random
 import struct
 import zlib
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -237,24 +238,33 @@ def encoded(syntax: TransferSyntax, dataset: Dataset | None = None) -> bytes:
     return deflate.compress(found) + deflate.flush()
 
 
-def test_both_are_found_in_every_transfer_syntax() -> None:
-    for syntax in TRANSFER_SYNTAXES:
-        assert read_uids(encoded(syntax)[:1024], syntax)[:2] == (US, INSTANCE), syntax.uid
+in_every_syntax = pytest.mark.parametrize("syntax", TRANSFER_SYNTAXES, ids=attrgetter("uid"))
 
 
-def test_what_is_cut_off_is_not_guessed() -> None:
-    for syntax in map(transfer_syntax, ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")):
-        whole = encoded(syntax)
-        for length in range(300):
-            found = read_uids(whole[:length], syntax)[:2]
-            assert found[0] in ("", US)
-            assert found[1] in ("", INSTANCE)
+@in_every_syntax
+def test_both_are_found_in_every_transfer_syntax(syntax: TransferSyntax) -> None:
+    assert read_uids(encoded(syntax)[:1024], syntax)[:2] == (US, INSTANCE)
 
 
-def test_a_data_set_in_another_syntax_than_negotiated_is_read_as_the_inspection_reads_it() -> None:
-    implicit, explicit = transfer_syntax("1.2.840.10008.1.2"), transfer_syntax("1.2.840.10008.1.2.1")
-    for real, said in ((implicit, explicit), (explicit, implicit)):
-        assert read_uids(encoded(real), said)[:2] == (US, INSTANCE)
+IMPLICIT, EXPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+
+
+@pytest.mark.parametrize("uid", [IMPLICIT, EXPLICIT, BIG])
+def test_what_is_cut_off_is_not_guessed(uid: str) -> None:
+    syntax = transfer_syntax(uid)
+    whole = encoded(syntax)
+    for length in range(300):
+        found = read_uids(whole[:length], syntax)[:2]
+        assert found[0] in ("", US)
+        assert found[1] in ("", INSTANCE)
+
+
+@pytest.mark.parametrize(("real", "said"), [(IMPLICIT, EXPLICIT), (EXPLICIT, IMPLICIT)])
+def test_a_data_set_in_another_syntax_than_negotiated_is_read_as_the_inspection_reads_it(
+    real: str, said: str
+) -> None:
+    whole = encoded(transfer_syntax(real))
+    assert read_uids(whole, transfer_syntax(said))[:2] == (US, INSTANCE)
 
 
 def test_random_bytes_show_nothing_and_raise_nothing() -> None:
@@ -277,14 +287,16 @@ def nested(depth: int, *, undefined: bool) -> Dataset:
 
 
 @pytest.mark.parametrize("undefined", [True, False])
-def test_the_study_is_found_behind_sequences_and_never_in_one(undefined: bool) -> None:
-    for syntax in TRANSFER_SYNTAXES:
-        whole = encoded(syntax, nested(5, undefined=undefined))
-        assert read_uids(whole, syntax, 2**20)[2:] == ("1.2.3", "1.2.4"), syntax.uid
+@in_every_syntax
+def test_the_study_is_found_behind_sequences_and_never_in_one(
+    syntax: TransferSyntax, undefined: bool
+) -> None:
+    whole = encoded(syntax, nested(5, undefined=undefined))
+    assert read_uids(whole, syntax, 2**20)[2:] == ("1.2.3", "1.2.4")
 
 
 @pytest.mark.parametrize("undefined", [True, False])
-@pytest.mark.parametrize("uid", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"])
+@pytest.mark.parametrize("uid", [IMPLICIT, EXPLICIT, BIG])
 def test_what_is_cut_off_behind_sequences_is_not_guessed(uid: str, undefined: bool) -> None:
     syntax = transfer_syntax(uid)
     whole = encoded(syntax, nested(5, undefined=undefined))
@@ -294,14 +306,11 @@ def test_what_is_cut_off_behind_sequences_is_not_guessed(uid: str, undefined: bo
 
 
 def test_hostile_nesting_shows_nothing() -> None:
-    syntax = transfer_syntax("1.2.840.10008.1.2.1")
+    syntax = transfer_syntax(EXPLICIT)
     opened = b"\x08\x00\x10\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
     study = b"\x20\x00\x0d\x00UI\x06\x00" + b"9.9.9\0" + b"\x20\x00\x0e\x00UI\x02\x00" + b"1\0"
-    for before in (opened * 50_000, SEQUENCE_END, b"\x08\x00\x10\x11UN\0\0\xff\xff\xff\xff"):
+    for before in (opened * 50_000, SEQUENCE_END):
         assert read_uids(before + study, syntax, 2**20)[2:] == ("", "")
-
-
-IMPLICIT, EXPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 
 
 UNDEFINED = 0xFFFFFFFF
@@ -332,6 +341,9 @@ def item(value: bytes, length: int | None = None) -> bytes:
 REAL, OTHER, UID = explicit(ID, b"LO", b"REAL"), explicit(ID, b"LO", b"B2B2"), explicit(STUDY, b"UI", b"1.25")
 
 
+IN_IMPLICIT = implicit(ID, b"REAL") + implicit(STUDY, b"1.25")
+
+
 IMAGE = explicit(PIXELS, b"OB", bytes(4))
 
 
@@ -339,6 +351,7 @@ REFERENCE = explicit(0x00081155, b"UI", b"1.30")
 
 
 IN_PRIVATE = explicit(PRIVATE, b"LO", b"abcd")
+META = explicit(0x00020010, b"UI", b"1.20")
 
 
 def walked(data: bytes, syntax: str = EXPLICIT) -> tuple[dict[int, bytes], str]:
@@ -356,13 +369,17 @@ def walked(data: bytes, syntax: str = EXPLICIT) -> tuple[dict[int, bytes], str]:
     ],
 )
 @pytest.mark.parametrize("first", [b"REAL", b""])
-def test_of_a_tag_that_stands_twice_the_first_counts(syntax: str, encode, first: bytes) -> None:  # type: ignore[no-untyped-def]
-    found, fault = walked(encode(ID, first) + encode(ID, b"B2B2") + encode(STUDY, b"1.25"), syntax)
-    assert found == {ID: first, STUDY: b"1.25"}
-    assert fault == "Patient ID (0010,0020) is given twice"
-    found, fault = walked(encode(ID, first) + encode(STUDY, b"1.25") + encode(ID, b"B2B2"), syntax)
-    assert found == {ID: first, STUDY: b"1.25"}
-    assert fault == "Patient ID (0010,0020) is given twice"
+@pytest.mark.parametrize(
+    "later",
+    [((ID, b"B2B2"), (STUDY, b"1.25")), ((STUDY, b"1.25"), (ID, b"B2B2"))],
+    ids=["at once", "behind another"],
+)
+def test_of_a_tag_that_stands_twice_the_first_counts(syntax: str, encode, first: bytes, later) -> None:  # type: ignore[no-untyped-def]
+    data = encode(ID, first) + b"".join(encode(*element) for element in later)
+    assert walked(data, syntax) == (
+        {ID: first, STUDY: b"1.25"},
+        "Patient ID (0010,0020) is given twice",
+    )
 
 
 @pytest.mark.parametrize(
@@ -390,11 +407,17 @@ def test_of_a_tag_that_stands_twice_the_first_counts(syntax: str, encode, first:
             EXPLICIT,
             "(0008,1150) is given after",
         ),
-        (explicit(0x00020010, b"UI", b"1.20") + REAL + UID, EXPLICIT, "(0002,0010) is in the data set"),
+        (REAL + UID + META, EXPLICIT, "Transfer Syntax UID (0002,0010) is given after"),
+        (explicit(REFERENCES, b"SQ", b"", UNDEFINED) + REAL + UID, EXPLICIT, "(0008,1140) never ends"),
         (
-            explicit(0x00020010, b"UI", b"1.20") + implicit(ID, b"REAL") + implicit(STUDY, b"1.25"),
+            explicit(REFERENCES, b"SQ", item(REFERENCE), UNDEFINED) + REAL + UID,
+            EXPLICIT,
+            "never ends: Patient ID (0010,0020) is where its next item would begin",
+        ),
+        (
+            implicit(REFERENCES, b"", UNDEFINED) + IN_IMPLICIT,
             IMPLICIT,
-            "(0002,0010) is in the data set",
+            "(0008,1140) never ends",
         ),
         (
             b"II*\0" + bytes(124) + b"DICM" + explicit(0x00020001, b"OB", b"\0\1") + REAL + UID,
@@ -404,12 +427,12 @@ def test_of_a_tag_that_stands_twice_the_first_counts(syntax: str, encode, first:
         (explicit(REFERENCES, b"SQ", b"US ABDOMEN") + REAL + UID, EXPLICIT, "text where a sequence belongs"),
         (explicit(REFERENCES, b"UN", b"ABC") + REAL + UID, EXPLICIT, "(0008,1140) has text where a sequence"),
         (
-            implicit(REFERENCES, b"US ABDOMEN") + implicit(ID, b"REAL") + implicit(STUDY, b"1.25"),
+            implicit(REFERENCES, b"US ABDOMEN") + IN_IMPLICIT,
             IMPLICIT,
             "Referenced Image Sequence (0008,1140) has text where a sequence belongs",
         ),
         (REAL + UID, IMPLICIT, "is in Explicit VR, its transfer syntax says Implicit VR"),
-        (implicit(ID, b"REAL") + implicit(STUDY, b"1.25"), EXPLICIT, "is in Implicit VR"),
+        (IN_IMPLICIT, EXPLICIT, "is in Implicit VR"),
         (  # DCMTK reads the item to its end: the second ID would be the first outside
             explicit(PRIVATE, b"SQ", item(IN_PRIVATE, len(IN_PRIVATE + OTHER)), 8 + len(IN_PRIVATE))
             + REAL
@@ -418,9 +441,7 @@ def test_of_a_tag_that_stands_twice_the_first_counts(syntax: str, encode, first:
             "an item of the private attribute (0009,1001) is longer than its sequence",
         ),
         (
-            implicit(PRIVATE, item(implicit(PRIVATE, b"ab"), 40))
-            + implicit(ID, b"REAL")
-            + implicit(STUDY, b"1.25"),
+            implicit(PRIVATE, item(implicit(PRIVATE, b"ab"), 40)) + IN_IMPLICIT,
             IMPLICIT,
             "an item of the private attribute (0009,1001) is longer",
         ),
@@ -489,7 +510,12 @@ def test_behind_what_nobody_can_read_no_element_counts(after: bytes, fault: str)
             EXPLICIT,
         ),
         (explicit(PRIVATE, b"SQ", item(IN_PRIVATE * 2)) + REAL + UID, EXPLICIT),  # read by nobody here
-        (implicit(PRIVATE, b"ab") + implicit(ID, b"REAL") + implicit(STUDY, b"1.25") + bytes(16), IMPLICIT),
+        (implicit(PRIVATE, b"ab") + IN_IMPLICIT + bytes(16), IMPLICIT),
+        (IN_PRIVATE + explicit(PRIVATE, b"LO", b"other") + REAL + UID, EXPLICIT),
+        (META + REAL + UID, EXPLICIT),
+        (META + explicit(0x00020003, b"UI", b"1.21") + REAL + UID, EXPLICIT),
+        (META + IN_IMPLICIT, IMPLICIT),
+        (implicit(0x00020010, b"1.20") + IN_IMPLICIT, IMPLICIT),
     ],
 )
 def test_what_is_only_unusual_is_sound(data: bytes, syntax: str) -> None:

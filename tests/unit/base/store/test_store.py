@@ -30,7 +30,6 @@ from sqlalchemy.orm import Session
 from dicom_connectors.notifications.gather import forget_removed
 from dicom_connectors.traces.settings import TelemetrySettings
 from dicom_node.base import events
-from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import WorkerSettings
 from dicom_node.base.errors import CannotRun, NodeError, NotAllowedNow, SchemaOutdated
 from dicom_node.base.lifecycle import (
@@ -88,18 +87,19 @@ from dicom_node.people.outbox import send_again
 from dicom_node.people.processes import Sign, SignsOfLife, forget_lost
 from dicom_node.serve.background import Background, inode
 from dicom_node.studies.purging import purge, purge_results
-from tests.console_lab import ConsoleLab, add_users, quick_hasher
+from tests import ROOT
+from tests.console_lab import add_users, console_of, quick_hasher
 from tests.inbox_lab import Inbox
-from tests.modality import ultrasound
-from tests.outbox_lab import Outbox
-from tests.pacs_lab import Pacs, free_port, run_pacs
+from tests.modality import ultrasound, ultrasounds
+from tests.outbox_lab import PEER, Outbox
+from tests.pacs_lab import Pacs, run_pacs
+from tests.postgres_lab import POSTGRESQL
 from tests.rows import Stored, a_job, a_result, a_study, an_association
 from tests.unit.jobs.worker_lab import configuration
 from tests.unit.receive.objects import changed
 from tests.waiting import wait_until
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
-POSTGRESQL = pytest.mark.debian("postgresql")
 
 
 def test_the_migrations_make_just_the_tables_of_the_program(filled_database: Database) -> None:
@@ -129,16 +129,20 @@ def test_an_empty_database_is_brought_up_to_date_once_and_a_foreign_one_is_refus
     database.dispose()
 
 
-def test_sqlite_keeps_an_acknowledged_commit_through_a_power_cut(filled_database: Database) -> None:
+@pytest.mark.parametrize(
+    ("pragma", "value"), [("journal_mode", "wal"), ("synchronous", 2), ("busy_timeout", 10_000)]
+)
+def test_sqlite_keeps_an_acknowledged_commit_through_a_power_cut(
+    filled_database: Database, pragma: str, value: object
+) -> None:
     with filled_database.read() as session:
-        for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("busy_timeout", 10_000)):
-            assert session.execute(text(f"PRAGMA {pragma}")).scalar_one() == value
+        assert session.execute(text(f"PRAGMA {pragma}")).scalar_one() == value
 
 
 def test_times_come_back_aware_and_naive_ones_are_refused(database: Database) -> None:
     stored = Stored(database)
     stored.add(a_study("1.2.3", at=NOW))
-    assert [row.first_received_at for row in stored.rows(Study)] == [NOW]
+    assert stored.column(Study.first_received_at) == [NOW]
     with pytest.raises(Exception, match="without zone"):
         stored.add(a_study("1.9", at=NOW.replace(tzinfo=None)))
 
@@ -377,8 +381,7 @@ def test_pauses_grow_while_nothing_is_found_and_stay_short_where_nobody_announce
 
 def filled(folder: Path, database_url: str = "") -> Outbox:
     """A study of one association, whose results wait for a peer that was tried."""
-    pacs = PeerSettings(name="pacs", ae_title="PACS", host="127.0.0.1", port=1, may=("receive",))
-    outbox = Outbox(folder, [pacs], database_url=database_url)
+    outbox = Outbox(folder, [PEER], database_url=database_url)
     outbox.add_study(["pacs"])
     peer = Mock(**{"send.return_value": [SendReport(SendStatus.UNREACHABLE, "", "away")] * 3})
     outbox.worker(open_destination=lambda *_: peer).run_once()
@@ -477,7 +480,7 @@ def test_without_the_key_no_name_is_stored_and_studies_come_all_the_same(
     path.write_text("no key", encoding="utf-8")
     inbox = open_inbox()
     inbox.settle(ultrasound("one"))
-    assert [row.sealed_name for row in inbox.rows(Study)] == [b""]
+    assert inbox.column(Study.sealed_name) == [b""]
     assert found(inbox, "one") == set()
 
 
@@ -583,7 +586,7 @@ def test_silence_is_noticed_before_a_lease_ends_and_the_url_may_say_otherwise(po
     assert options_of(str(patient)) == (42000, idle, interval, 9)
 
 
-SQL = (Path(__file__).resolve().parents[4] / "config" / "postgres" / "roles.sql").read_text(encoding="utf-8")
+SQL = (ROOT / "config" / "postgres" / "roles.sql").read_text(encoding="utf-8")
 
 
 ROLES = ("receives", "works", "console")
@@ -622,20 +625,20 @@ def send_traces(node: Inbox) -> None:
 def receive_one_and_a_mixed_study(listener: Inbox) -> None:
     """A study of which an image comes late, and one of two patients, which goes into quarantine."""
     listener.opened("1")
-    listener.receive(*(ultrasound("one", number=n, size=(48, 40)) for n in (1, 2)), association="1")
+    listener.receive(*ultrasounds("one", 2, size=(48, 40)), association="1")
     other = ultrasound("mixed", number=2, size=(48, 40))
     listener.receive(ultrasound("mixed", size=(48, 40)), changed(other, PatientID="SOMEBODY-ELSE"))
     listener.released("1")
     listener.settle()
     listener.settle(ultrasound("one", number=3, size=(48, 40)))
-    assert listener.study(other.StudyInstanceUID).state is StudyState.QUARANTINED
+    assert listener.study_of(other).state is StudyState.QUARANTINED
 
 
 @POSTGRESQL
 def test_a_study_goes_its_way_under_these_rights(
     tmp_path: Path, urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with run_pacs(Pacs(free_port())) as pacs:
+    with run_pacs(Pacs()) as pacs:
         config = configuration()
         config["peers"][1]["port"] = pacs.port
         config["outbox"] = {"retry_seconds": 0.05, "retry_limit_seconds": 0.2}
@@ -665,7 +668,7 @@ def test_a_study_goes_its_way_under_these_rights(
 
     monkeypatch.setattr(users, "hasher", quick_hasher)
     add_users(console.settings)
-    browser = ConsoleLab(console.settings, console.database).browser(UserRole.ADMIN)
+    browser = console_of(console).browser(UserRole.ADMIN)
     [number] = [row.id for row in console.rows(Study) if row.state is StudyState.DELIVERED]
     for page in (
         "/",
@@ -698,12 +701,17 @@ def test_a_study_goes_its_way_under_these_rights(
 @pytest.mark.parametrize(
     ("role", "statement"),
     [
-        *((role, "CREATE TABLE other (id int)") for role in ROLES),
-        *((role, "DROP TABLE job") for role in ROLES),
-        *((role, "TRUNCATE event") for role in ROLES),
-        *((role, "DELETE FROM audit") for role in ROLES),
-        *((role, "UPDATE audit SET actor = 'nobody'") for role in ROLES),
-        *((role, "UPDATE alembic_version SET version_num = '0001'") for role in ROLES),
+        *product(
+            ROLES,
+            (
+                "CREATE TABLE other (id int)",
+                "DROP TABLE job",
+                "TRUNCATE event",
+                "DELETE FROM audit",
+                "UPDATE audit SET actor = 'nobody'",
+                "UPDATE alembic_version SET version_num = '0001'",
+            ),
+        ),
         ("receives", "SELECT * FROM user_account"),
         ("receives", "SELECT * FROM api_token"),
         ("receives", "INSERT INTO withdrawal (result_id) VALUES (1)"),

@@ -11,6 +11,7 @@ from dicom_node.base.config import loading
 from dicom_node.base.config.rule import Conditions, RuleSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.lifecycle import UserRole
+from dicom_node.base.store.tables import Job
 from dicom_node.people import entered
 from tests.console_lab import Browser, ConsoleLab, entered_in
 from tests.inbox_lab import Inbox
@@ -21,7 +22,7 @@ from tests.unit.receive.objects import small_xray
 def test_rules_say_what_they_make_of_recent_studies(console: ConsoleLab, inbox: Inbox) -> None:
     inbox.settle(ultrasound("one"), small_xray("two"))
     assert "no rule applies; closest is ultrasound" in console.browser(UserRole.VIEWER).page("/rules")
-    assert [job.rule for job in inbox.jobs()] == ["ultrasound"]
+    assert inbox.column(Job.rule) == ["ultrasound"]
 
 
 OFFERED = [card for card in cards() if card.name not in entered.PROGRAMS]

@@ -10,11 +10,11 @@ from sqlalchemy import select
 from ai_pipeline.models import registry
 from dicom_node.base.dicom.uids import is_own_result
 from dicom_node.base.errors import NotAllowedNow
-from dicom_node.base.lifecycle import DeliveryState, ReaderVerdict, RejectionReason, ResultKind, UserRole
+from dicom_node.base.lifecycle import DeliveryState, ReaderVerdict, ResultKind, UserRole
 from dicom_node.base.store.tables import Delivery, Feedback, Result, Withdrawal
-from dicom_node.people import studies, verdicts, withdrawal
+from dicom_node.people import studies, verdicts
 from dicom_node.results import stated_report
-from tests.console_lab import Browser, ConsoleLab, Program
+from tests.console_lab import Browser, ConsoleLab, Program, console_of
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.result_reading import content, groups_of, named, of_type
@@ -25,8 +25,10 @@ from tests.unit.dicom_console.decisions_lab import (
     assess_first,
     instead_of_pacs,
     objects,
+    results,
     say,
     send,
+    withdraw,
 )
 from tests.unit.jobs.worker_lab import work
 from tests.validators import dciodvfy_errors
@@ -37,7 +39,7 @@ def assessing(open_with_users: Callable[..., Inbox]) -> ConsoleLab:
     node = open_with_users(assess_first())
     node.settle(ultrasound("one"))
     work(node)
-    return ConsoleLab(node.settings, node.database)
+    return console_of(node)
 
 
 def test_a_reader_accepts_what_he_saw(assessing: ConsoleLab) -> None:
@@ -48,7 +50,7 @@ def test_a_reader_accepts_what_he_saw(assessing: ConsoleLab) -> None:
     reader.get("/studies/1")
     for seen, status, state in (("0" * 16, 409, "unassessed"), (reader.field("as_of"), 303, "pending")):
         assert reader.post("/studies/1/accept", as_of=seen) == status
-        assert {row.state.value for row in assessing.rows(Delivery)} == {state}
+        assert set(assessing.column(Delivery.state)) == {state}
     assert "wait for an assessment" not in reader.page("/studies/1")
     assert "a person accepted results: they are delivered" in reader.text
     assert re.search(r'class="state confirmed">accepted</span> <small>reader', reader.text)
@@ -72,7 +74,7 @@ def test_programs_assess_accept_and_reject(assessing: ConsoleLab) -> None:
         ("reject", {**why, "as_of": found["as_of"]}, 200),
     ):
         assert reader.ask("POST", f"/studies/1/assessment/{path}", json=said)[0] == answer, (path, said)
-    assert {row.state for row in assessing.rows(Delivery)} == {DeliveryState.DISCARDED}
+    assert set(assessing.column(Delivery.state)) == {DeliveryState.DISCARDED}
     _, [one] = reader.ask("GET", "/assessments")
     assert (one["verdict"], one["because"], one["actor"]) == ("rejected", "a rib", "reader")
     assert viewer.ask("GET", "/assessments")[0] == 403
@@ -167,24 +169,20 @@ def test_peers_without_the_report_get_none_and_a_rerun_takes_none_back(site: Inb
 def test_what_was_said_of_a_report_is_withdrawn_with_it(site: Inbox) -> None:
     say(site, ReaderVerdict.ACCEPTED)
     send(site)
-    [report] = [row.id for row in site.rows(Result) if row.kind is ResultKind.SR]
-    withdrawal.withdraw_results(
-        site.settings, UID, [report], reason=RejectionReason.QUALITY, because="other patient"
-    )
+    [report] = results(site, ResultKind.SR)
+    withdraw(site, report.id)
     assert sent_to(site) == [("pacs", "discarded")]
 
 
 def test_what_was_said_of_the_other_report_of_an_analysis_stays(site: Inbox) -> None:
     say(site, ReaderVerdict.ACCEPTED)
     send(site)
-    [report] = [row for row in site.rows(Result) if row.kind is ResultKind.SR]
+    [report] = results(site, ResultKind.SR)
     site.add(another(report, sop_instance_uid="2.25.7"))  # for another character set
     site.put(Feedback, report_uid="2.25.7")
-    withdrawal.withdraw_results(
-        site.settings, UID, [report.id], reason=RejectionReason.QUALITY, because="other patient"
-    )
+    withdraw(site, report.id)
     assert sent_to(site) == [("pacs", "pending")]
-    assert [row.result_id for row in site.rows(Withdrawal)] == [report.id]
+    assert site.column(Withdrawal.result_id) == [report.id]
 
 
 @pytest.fixture
@@ -194,7 +192,7 @@ def judging(node: Inbox, monkeypatch: pytest.MonkeyPatch) -> ConsoleLab:
     monkeypatch.setattr(
         registry, "find", lambda name, *of: chest if name == "obedient@1" else known(name, *of)
     )
-    return ConsoleLab(node.settings, node.database)
+    return console_of(node)
 
 
 def forms(browser: Browser) -> list[dict[str, str]]:
@@ -276,7 +274,7 @@ def test_the_page_shows_the_three_highest_scores_with_their_cut_offs(
         for name, word, values in SCORES
     ]
     monkeypatch.setattr(stated_report, "findings", lambda _: rows)
-    text = ConsoleLab(node.settings, node.database).browser(UserRole.VIEWER).page("/studies/1")
+    text = console_of(node).browser(UserRole.VIEWER).page("/studies/1")
     [shown] = re.findall(r"<p>Highest scores of (.*?)</p>", text, re.DOTALL)
     assert re.sub(r"</?(?:b|small)>", "", shown) == (
         "obedient 1: Nodule 0.9 suspected, cut-off 0.5 · Mass 0.62 suspected, cut-off 0.5 · "

@@ -13,7 +13,7 @@ from dicom_node.base.errors import FaultyInput, NotAllowedNow
 from dicom_node.base.lifecycle import JobState, UserRole
 from dicom_node.base.store.tables import Delivery
 from dicom_node.people import entered
-from tests.console_lab import ConsoleLab, config_file, entered_in
+from tests.console_lab import Browser, ConsoleLab, config_file, entered_in
 from tests.inbox_lab import Inbox
 from tests.rows import NOW, a_job, a_result, a_study
 
@@ -34,34 +34,34 @@ def config(inbox: Inbox) -> Path:
     return config_file(inbox.settings, "[console]\nlocal_peers = true\n")
 
 
-def test_a_peer_is_added_changed_and_removed_by_an_admin(console: ConsoleLab, config: Path) -> None:
-    browser = console.browser(UserRole.ADMIN)
-    assert 'maxlength="16"' not in browser.page("/peers/new"), "a title that is too long is refused, not cut"
+def test_a_peer_is_added_changed_and_removed_by_an_admin(
+    console: ConsoleLab, admin: Browser, config: Path
+) -> None:
+    assert 'maxlength="16"' not in admin.page("/peers/new"), "a title that is too long is refused, not cut"
     rest = "quiet_seconds = 7\nsilent_hours = 24"
-    assert browser.post("/peers/new", **FORM, version="0", rest=rest) == 200, browser.text
-    assert "us2 is saved" in browser.text
+    assert admin.post("/peers/new", **FORM, version="0", rest=rest) == 200, admin.text
+    assert "us2 is saved" in admin.text
     settings = loading.load([config])
     assert (settings.peer("us2").quiet_seconds, settings.peer("us2").may) == (7, ("send",))
-    assert "silent_hours = 24" in browser.page("/peers/us2/change")
-    assert browser.post("/peers/us2/change", **FORM, version=browser.field("version"), rest="") == 200
+    assert "silent_hours = 24" in admin.page("/peers/us2/change")
+    assert admin.post("/peers/us2/change", **FORM, version=admin.field("version"), rest="") == 200
     assert loading.load([config]).peer("us2").quiet_seconds is None
     console.add(study := a_study("1.2.3"))
     console.add(job := a_job(study, JobState.SUCCEEDED))
     console.add(result := a_result(job))
     console.add(Delivery(result_id=result.id, destination="us2", next_at=NOW))
     console.take(loading.load([config]))
-    assert "1 result waits for it, and will be given up" in browser.page("/peers/us2")
-    browser.page("/peers/us2/change")
-    assert browser.post("/peers/us2/remove", version=browser.field("version")) == 200
+    assert "1 result waits for it, and will be given up" in admin.page("/peers/us2")
+    admin.page("/peers/us2/change")
+    assert admin.post("/peers/us2/remove", version=admin.field("version")) == 200
     assert [peer.name for peer in loading.load([config]).peers] == ["pacs"]
     assert [row["action"] for row in console.audit_rows()[:3]] == ["peer_removed", "peer_saved", "peer_saved"]
-    assert "peer us2 removed" in browser.page("/entered")
-    assert browser.post("/entered/1/undo") == 200
+    assert "peer us2 removed" in admin.page("/entered")
+    assert admin.post("/entered/1/undo") == 200
     assert loading.load([config]).peer("us2").quiet_seconds == 7
 
 
-def test_mistakes_of_a_peer_stand_beside_their_fields_all_at_once(console: ConsoleLab) -> None:
-    browser = console.browser(UserRole.ADMIN)
+def test_mistakes_of_a_peer_stand_beside_their_fields_all_at_once(admin: Browser) -> None:
     wrong = {
         "ae_title": "x" * 17,
         "port": "many",
@@ -69,17 +69,17 @@ def test_mistakes_of_a_peer_stand_beside_their_fields_all_at_once(console: Conso
         "host": "h",
         "rest": "colour = 1\ncharset = 2",
     }
-    assert browser.post("/peers/new", **FORM | wrong, version="0") == 400
-    assert "more than 16 characters" in browser.fault("ae_title")
-    assert browser.fault("port") == "must be a number"
-    assert "choose at least one" in browser.fault("results")
-    assert "colour: unknown key" in browser.fault("rest")
-    assert "charset: 2" in browser.fault("rest")
-    assert "peers." not in browser.text
-    assert browser.post("/peers/new", **FORM | {"may": "receive", "results": "sr"}, version="0") == 400
-    assert "host and port are missing" in browser.fault("host")
-    assert browser.post("/peers/new", **FORM | {"name": "pacs"}, version="0") == 409
-    assert "is in the configuration files" in browser.fault("name")
+    assert admin.post("/peers/new", **FORM | wrong, version="0") == 400
+    assert "more than 16 characters" in admin.fault("ae_title")
+    assert admin.fault("port") == "must be a number"
+    assert "choose at least one" in admin.fault("results")
+    assert "colour: unknown key" in admin.fault("rest")
+    assert "charset: 2" in admin.fault("rest")
+    assert "peers." not in admin.text
+    assert admin.post("/peers/new", **FORM | {"may": "receive", "results": "sr"}, version="0") == 400
+    assert "host and port are missing" in admin.fault("host")
+    assert admin.post("/peers/new", **FORM | {"name": "pacs"}, version="0") == 409
+    assert "is in the configuration files" in admin.fault("name")
 
 
 def test_the_second_of_two_admins_is_told_and_nothing_is_lost(console: ConsoleLab, config: Path) -> None:
@@ -100,8 +100,7 @@ def test_the_second_of_two_admins_is_told_and_nothing_is_lost(console: ConsoleLa
     assert "removed" in second.text
 
 
-def test_what_check_refuses_or_a_browser_must_not_do_is_not_saved(console: ConsoleLab, inbox: Inbox) -> None:
-    browser = console.browser(UserRole.ADMIN)
+def test_what_check_refuses_or_a_browser_must_not_do_is_not_saved(admin: Browser, inbox: Inbox) -> None:
     for typed, said in (
         ({"ae_title": "MODALITY"}, "the same AE title"),
         ({"ae_title": "x" * 17}, "ae_title"),
@@ -121,8 +120,8 @@ def test_what_check_refuses_or_a_browser_must_not_do_is_not_saved(console: Conso
         ({"rest": 'url = "http://u:p@h"'}, "belongs in the configuration files"),
         ({"rest": "entered = false"}, "entered"),
     ):
-        assert browser.post("/peers/new", **{**FORM, **typed}, version="0") == 400, typed
-        assert said in browser.text.replace("&#39;", "'"), typed
+        assert admin.post("/peers/new", **{**FORM, **typed}, version="0") == 400, typed
+        assert said in admin.text.replace("&#39;", "'"), typed
     assert entered_in(inbox) == ""
 
 

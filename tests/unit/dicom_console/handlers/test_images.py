@@ -12,7 +12,7 @@ from PIL import Image
 
 from dicom_node.base.lifecycle import ResultKind, UserRole
 from dicom_node.base.store.tables import Instance
-from tests.console_lab import Browser, ConsoleLab
+from tests.console_lab import Browser, ConsoleLab, console_of
 from tests.inbox_lab import Inbox
 from tests.modality import chest, ultrasound
 from tests.unit.dicom_console.decisions_lab import result
@@ -29,7 +29,7 @@ def test_each_organ_is_a_picture_of_its_own_and_may_be_switched_on(
     node = open_with_users(made)
     node.settle(ultrasound("one"))
     work(node)
-    browser = ConsoleLab(node.settings, node.database).browser(UserRole.VIEWER)
+    browser = console_of(node).browser(UserRole.VIEWER)
     assert 'data-shows="AI Heart"' in browser.page("/studies/images/1")
     assert 'data-shows="AI Left lung"' in browser.text
     number = result(node, ResultKind.SEG).id

@@ -6,9 +6,8 @@ from unittest.mock import Mock
 import pytest
 
 from ai_pipeline.chest import trial
-from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import audit, site_models
-from tests.console_lab import OWN_MODEL, ConsoleLab, own_model
+from tests.console_lab import OWN_MODEL, Browser, ConsoleLab, own_model
 
 
 def model_in(console: ConsoleLab, slot: str) -> str:
@@ -16,8 +15,9 @@ def model_in(console: ConsoleLab, slot: str) -> str:
     return site_models.models_in_use(console.settings)[slot]
 
 
-def test_a_model_of_the_sites_own_is_put_into_use_and_back(console: ConsoleLab, tmp_path: Path) -> None:
-    admin = console.browser(UserRole.ADMIN)
+def test_a_model_of_the_sites_own_is_put_into_use_and_back(
+    console: ConsoleLab, admin: Browser, tmp_path: Path
+) -> None:
     place = f"/models/{OWN_MODEL}"
     assert admin.post(f"{place}/activate", pipeline="chest_xray") == 409
     assert "workers.models_dir" in admin.text

@@ -63,7 +63,10 @@ class Forger:
 
     def sign_in(self, browser: Browser) -> int:
         """The whole way: the status with which the console answers."""
-        asked = self.begin(browser)
+        return self.finish(browser, self.begin(browser))
+
+    def finish(self, browser: Browser, asked: dict[str, str]) -> int:
+        """The way back, with what the provider answers to this request."""
         return self.come_back(browser, self.code(asked), asked["state"])
 
     def code(self, asked: dict[str, str]) -> str:
@@ -162,7 +165,7 @@ def test_what_is_right_is_let_in_and_asked_for_as_the_standard_has_it(
     assert (asked["client_id"], asked["code_challenge_method"]) == (CLIENT, "S256")
     assert len({asked["state"], asked["nonce"], asked["code_challenge"]}) == 3
     assert {"HttpOnly", "SameSite=lax", "Max-Age=600"} <= set(browser.headers["set-cookie"].split("; "))
-    assert provider.come_back(browser, provider.code(asked), asked["state"]) == 200
+    assert provider.finish(browser, asked) == 200
     assert browser.get("/") == 200
     assert "anna@127.0.0.1" in browser.text
     assert accounts(console) == {"anna@127.0.0.1": "reader"}
@@ -426,7 +429,7 @@ def test_a_provider_that_answers_badly_is_named_and_holds_up_nobody(
     provider.answers[path] = BAD_ANSWERS[answer]
     with caplog.at_level(logging.DEBUG):
         began = time.monotonic()
-        status = provider.come_back(browser, provider.code(asked), asked["state"])
+        status = provider.finish(browser, asked)
     assert time.monotonic() - began < 5
     assert status in (403, 503)
     assert browser.get("/") == 303
@@ -456,7 +459,7 @@ def test_a_provider_that_leads_elsewhere_is_not_followed(
     browser = console.browser()
     asked = provider.begin(browser)
     provider.described = described
-    assert provider.come_back(browser, provider.code(asked), asked["state"]) == 503
+    assert provider.finish(browser, asked) == 503
     assert browser.get("/") == 303
 
 

@@ -9,11 +9,11 @@ from pydicom import dcmread
 from ai_pipeline.burnin.devices.rules import read_rules
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER
 from dicom_node.base.lifecycle import JobState, ResultKind, ReviewVerdict, UserRole
-from dicom_node.base.store.tables import CleaningReview, Result
+from dicom_node.base.store.tables import CleaningReview, Job, Result
 from dicom_node.people import studies
-from tests.console_lab import Browser, ConsoleLab
+from tests.console_lab import Browser, ConsoleLab, console_of
 from tests.inbox_lab import Inbox
-from tests.unit.dicom_console.decisions_lab import another, objects
+from tests.unit.dicom_console.decisions_lab import another, objects, results
 from tests.unit.dicom_console.illustrated import PLACE, image, scrubbing
 from tests.unit.jobs.worker_lab import work
 
@@ -27,7 +27,7 @@ def desk(open_with_users: Callable[..., Inbox]) -> Inbox:
 
 @pytest.fixture
 def desk_console(desk: Inbox) -> ConsoleLab:
-    return ConsoleLab(desk.settings, desk.database)
+    return console_of(desk)
 
 
 def waiting(desk: Inbox) -> list[tuple[int, str]]:
@@ -45,7 +45,7 @@ def test_images_that_are_withheld_widened_or_in_doubt_wait_with_their_places(
 ) -> None:
     scrubbed(desk, "WIDE", "CLEAN", "NAME", "DOUBT")
     assert [cause for _, cause in waiting(desk)] == ["widened", "withheld", "in_doubt"]
-    assert [row.places for row in desk.rows(CleaningReview)] == [[list(PLACE)]] * 3
+    assert desk.column(CleaningReview.places) == [[list(PLACE)]] * 3
     assert len(objects(desk, ResultKind.CLEANED)) == 3, "all but what is withheld are sent"
     browser = desk_console.at("/reviews", UserRole.OPERATOR)
     assert "text is still found" in browser.text
@@ -58,7 +58,7 @@ def test_a_cleaned_image_that_left_is_told_though_another_rule_made_one_that_sta
     desk_console: ConsoleLab, desk: Inbox
 ) -> None:
     scrubbed(desk, "WIDE")
-    [left] = [row for row in desk.rows(Result) if row.kind is ResultKind.CLEANED]
+    [left] = results(desk, ResultKind.CLEANED)
     desk.add(another(left, sop_instance_uid="2.25.9"))
     assert "A cleaned image of it went to pacs" in desk_console.at("/reviews/1", UserRole.OPERATOR).text
 
@@ -70,7 +70,7 @@ def test_what_was_accepted_is_not_asked_again(desk_console: ConsoleLab, desk: In
         assert browser.post(f"/reviews/{number}/accept") == 303
         assert browser.post(f"/reviews/{number}/accept") == 409
     assert [row["verdict"] for row in desk_console.audited("cleaning_judged")] == ["accepted", "accepted"]
-    studies.rerun_rules(desk.settings, [str(desk.study(image("WIDE").StudyInstanceUID).study_instance_uid)])
+    studies.rerun_rules(desk.settings, [str(desk.study_of(image("WIDE")).study_instance_uid)])
     work(desk)
     assert waiting(desk) == []
     assert len(desk.rows(CleaningReview)) == 2
@@ -82,7 +82,7 @@ def test_an_image_leaves_once_a_box_covers_what_was_left(desk_console: ConsoleLa
     [(number, _)] = waiting(desk)
     before = objects(desk, ResultKind.CLEANED)
     assert desk_console.browser(UserRole.OPERATOR).post(f"/reviews/{number}/boxes", act="clean", **BOX) == 303
-    assert [row.state for row in desk.jobs()] == [JobState.SUCCEEDED, JobState.QUEUED]
+    assert desk.column(Job.state) == [JobState.SUCCEEDED, JobState.QUEUED]
     work(desk)
     first, new = objects(desk, ResultKind.CLEANED)
     assert waiting(desk) == [], "the other image is the same object as before"
@@ -105,7 +105,7 @@ def test_an_image_that_fails_the_proof_with_its_boxes_stays_here_and_waits_again
     assert browser.post("/reviews/1/boxes", act="clean", **{**BOX, "right": "40"}) == 303
     work(desk)
     assert objects(desk, ResultKind.CLEANED) == []
-    assert [row.verdict for row in desk.rows(CleaningReview)] == [ReviewVerdict.DRAWN, None]
+    assert desk.column(CleaningReview.verdict) == [ReviewVerdict.DRAWN, None]
     assert 'name="right" min="0" max="240" value="40"' in browser.page("/reviews/2"), (
         "what was drawn is still there"
     )
@@ -171,10 +171,10 @@ def test_a_device_rule_makes_new_objects_of_its_images_only(desk_console: Consol
     scrubbed(desk, "CLEAN")
     desk.settle(image("NAME", 2, ManufacturerModelName="Scan 8"))
     work(desk)
-    before = {row.sop_instance_uid for row in desk.rows(Result)}
+    before = set(desk.column(Result.sop_instance_uid))
     [(number, _)] = waiting(desk)
     desk_console.browser(UserRole.ADMIN).post(f"/reviews/{number}/boxes", act="save", name="eight", **BOX)
     work(desk)
-    after = {row.sop_instance_uid for row in desk.rows(Result)}
+    after = set(desk.column(Result.sop_instance_uid))
     assert before < after
     assert len(after - before) == 1

@@ -123,13 +123,14 @@ def test_a_name_that_is_no_user_s_is_refused_like_one_that_is(console: ConsoleLa
     ("seen", "created", "signed_in"),
     [(14, 14, True), (16, 16, False), (1, 11 * 60, True), (1, 12 * 60 + 1, False)],
 )
-def test_a_session_ends_by_itself(console: ConsoleLab, seen: float, created: float, signed_in: bool) -> None:
-    browser = console.browser(UserRole.VIEWER)
+def test_a_session_ends_by_itself(
+    console: ConsoleLab, viewer: Browser, seen: float, created: float, signed_in: bool
+) -> None:
     now = datetime.now(UTC)
     console.put(
         UserSession, seen_at=now - timedelta(minutes=seen), created_at=now - timedelta(minutes=created)
     )
-    assert (browser.get("/") == 200) is signed_in
+    assert (viewer.get("/") == 200) is signed_in
 
 
 @pytest.mark.parametrize(
@@ -195,8 +196,7 @@ def of(console: ConsoleLab, name: str) -> dict[str, object]:
     return next(row for row in users.list_users(console.settings) if row["name"] == name)
 
 
-def test_a_user_is_added_and_signs_in(console: ConsoleLab) -> None:
-    admin = console.browser(UserRole.ADMIN)
+def test_a_user_is_added_and_signs_in(console: ConsoleLab, admin: Browser) -> None:
     assert admin.post("/users", name="anna", role="reader", password=WORDS, again=WORDS) == 303
     assert of(console, "anna")["role"] == "reader"
     assert console.browser().sign_in("anna", WORDS) == 303
@@ -207,8 +207,7 @@ def test_a_user_is_added_and_signs_in(console: ConsoleLab) -> None:
     assert "last seen" in admin.text
 
 
-def test_what_cannot_be_is_said_and_the_form_stays(console: ConsoleLab) -> None:
-    admin = console.browser(UserRole.ADMIN)
+def test_what_cannot_be_is_said_and_the_form_stays(console: ConsoleLab, admin: Browser) -> None:
     for fields, problem in (
         ({"again": "another of four words"}, "the two passwords differ"),
         *(({"password": word, "again": word}, "a password has 12") for word in ("elevenchars", "x" * 257)),
@@ -224,8 +223,7 @@ def test_what_cannot_be_is_said_and_the_form_stays(console: ConsoleLab) -> None:
         assert [row["name"] for row in users.list_users(console.settings)].count("anna") == 0
 
 
-def test_nobody_shuts_the_own_account(console: ConsoleLab) -> None:
-    admin = console.browser(UserRole.ADMIN)
+def test_nobody_shuts_the_own_account(console: ConsoleLab, admin: Browser) -> None:
     for change in ("role", "disable", "remove"):
         assert admin.post(f"/users/admin/{change}", role="viewer") == 400
         assert "another admin" in admin.text

@@ -163,8 +163,8 @@ def test_a_person_chooses_between_two_versions_of_an_image(console: ConsoleLab, 
     assert "choose first" in browser.text
     assert browser.post("/studies/1/release", take1="2") == 409  # nobody says what was looked at
     assert browser.post("/studies/1/release", take1="2", as_of=seen) == 303
-    assert inbox.study(image.StudyInstanceUID).state is StudyState.RECEIVING
-    assert inbox.file_of(image.SOPInstanceUID).PixelData != image.PixelData
+    assert inbox.study_of(image).state is StudyState.RECEIVING
+    assert inbox.file_of(image).PixelData != image.PixelData
     assert console.audited("study_released") == [{"taken": [2]}]
     assert browser.post("/studies/1/release", take1="2", as_of=seen) == 409
 
@@ -188,7 +188,7 @@ def test_what_is_discarded_says_why_on_the_page_and_nowhere_else(
     words = "Nowak was sent by mail"
     assert browser.post("/outbox/1/discard", because=words, state="dead") == 303
     assert browser.headers["location"] == "/outbox?state=dead"
-    assert ([row.state for row in console.rows(Delivery)], console.get(Study, 1).state) == (
+    assert (console.column(Delivery.state), console.get(Study, 1).state) == (
         [DeliveryState.DISCARDED, DeliveryState.DEAD],
         StudyState.FAILED,
     )

@@ -14,24 +14,24 @@ from tests.modality import data_set, part_10, ultrasound
 from tests.unit.receive.objects import changed
 
 
-def outcomes(uploader: Browser) -> list[str]:
+def outcomes(operator: Browser) -> list[str]:
     """Why files were refused, in order, then "taken" for each object that was not."""
-    assert uploader.status == 200, uploader.text
-    why = re.findall(r'<td class="reason">[^<]*</td><td class="reason problem">([^<]*)</td>', uploader.text)
-    taken = re.search(r"(\d+) objects? taken", uploader.text)
+    assert operator.status == 200, operator.text
+    why = re.findall(r'<td class="reason">[^<]*</td><td class="reason problem">([^<]*)</td>', operator.text)
+    taken = re.search(r"(\d+) objects? taken", operator.text)
     assert taken
     return why + ["taken"] * int(taken[1])
 
 
-def test_an_object_is_received_as_from_a_modality(uploader: Browser, inbox: Inbox) -> None:
+def test_an_object_is_received_as_from_a_modality(operator: Browser, inbox: Inbox) -> None:
     sent = ultrasound("one")
-    uploader.upload(("IMG0001", part_10(sent)))
-    assert outcomes(uploader) == ["taken"]
+    operator.upload(("IMG0001", part_10(sent)))
+    assert outcomes(operator) == ["taken"]
     inbox.settle()
-    row = inbox.instance(str(sent.SOPInstanceUID))
+    row = inbox.instance(sent)
     assert (row.calling_ae, row.called_ae, row.role) == ("CONSOLE", "AINODE", ObjectRole.SOURCE)
-    assert inbox.file_of(str(sent.SOPInstanceUID)).PixelData == sent.PixelData
-    assert [job.rule for job in inbox.jobs()] == ["ultrasound"]
+    assert inbox.file_of(sent).PixelData == sent.PixelData
+    assert inbox.column(Job.rule) == ["ultrasound"]
     [noted] = audited(inbox.database, "uploaded")
     assert noted | {"association": ""} == {"objects": 1, "refused": 0, "association": ""}
 
@@ -53,31 +53,31 @@ def test_who_sees_some_senders_only_adds_to_no_other_study(console: ConsoleLab, 
     for name, senders in (("elsewhere", ["ROOM1"]), ("limited", ["CONSOLE"])):
         users.add_user(console.settings, name, UserRole.OPERATOR, PASSWORD, senders=senders)
     assert console.browser("elsewhere").upload(("new", files[1])) == 403
-    uploader = console.browser("limited")
-    uploader.upload(*((f"{n}", file) for n, file in enumerate(files)))
+    operator = console.browser("limited")
+    operator.upload(*((f"{n}", file) for n, file in enumerate(files)))
     hidden, no_study = stow.NOT_ITS_STUDY.when, stow.NO_OBJECT.when
-    assert outcomes(uploader) == [hidden, no_study, hidden, "taken", "taken", "taken"]
-    before = inbox.study(secret.StudyInstanceUID)
+    assert outcomes(operator) == [hidden, no_study, hidden, "taken", "taken", "taken"]
+    before = inbox.study_of(secret)
     while inbox.spool.pending():
         inbox.settle()
     assert inbox.outcomes() == ["new", "new", "new", "quarantined", "quarantined"]
-    assert inbox.study(waiting.StudyInstanceUID).state is not StudyState.QUARANTINED
-    assert inbox.study(secret.StudyInstanceUID).state is before.state is not StudyState.QUARANTINED
-    assert inbox.study(new.StudyInstanceUID).state is StudyState.QUARANTINED
+    assert inbox.study_of(waiting).state is not StudyState.QUARANTINED
+    assert inbox.study_of(secret).state is before.state is not StudyState.QUARANTINED
+    assert inbox.study_of(new).state is StudyState.QUARANTINED
 
 
 def test_what_the_listener_refuses_is_refused_here(
-    uploader: Browser, console: ConsoleLab, inbox: Inbox
+    operator: Browser, console: ConsoleLab, inbox: Inbox
 ) -> None:
     other_class = ultrasound("one")
     other_class.SOPClassUID = other_class.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
     data = part_10(ultrasound("two"))
     unknown_syntax = data.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0", 1)
-    uploader.upload(("a", part_10(other_class)), ("b", unknown_syntax))
-    assert ["SOP class" in outcomes(uploader)[0], "transfer syntax" in outcomes(uploader)[1]] == [True, True]
+    operator.upload(("a", part_10(other_class)), ("b", unknown_syntax))
+    assert ["SOP class" in outcomes(operator)[0], "transfer syntax" in outcomes(operator)[1]] == [True, True]
     console.change("listener", maximum_object_mib=0)
-    uploader.upload(("c", data))
-    assert "maximum_object_mib" in outcomes(uploader)[0]
+    operator.upload(("c", data))
+    assert "maximum_object_mib" in outcomes(operator)[0]
     assert inbox.spool.pending() == []
 
 
@@ -89,10 +89,10 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
-def test_what_is_no_object_is_refused_in_words(uploader: Browser, inbox: Inbox) -> None:
+def test_what_is_no_object_is_refused_in_words(operator: Browser, inbox: Inbox) -> None:
     for data, why in REFUSED.values():
-        uploader.upload(("file.dcm", data()))
-        assert why in outcomes(uploader)[0], why
+        operator.upload(("file.dcm", data()))
+        assert why in outcomes(operator)[0], why
         assert inbox.spool.pending() == [], why
 
 
@@ -102,43 +102,43 @@ def test_a_body_that_is_too_large_is_cut_off(inbox: Inbox, console: ConsoleLab) 
     assert console.browser(UserRole.OPERATOR).upload(("a", bytes(2**20 + 1))) == 413
 
 
-def test_uploads_need_the_token_of_their_form(uploader: Browser, inbox: Inbox) -> None:
+def test_uploads_need_the_token_of_their_form(operator: Browser, inbox: Inbox) -> None:
     files = [("files", ("a", part_10(ultrasound("one"))))]
     for sent in ({"data": {"csrf": "0"}}, {"headers": {"Sec-Fetch-Site": "cross-site"}}):
-        assert uploader.client.post("/upload", files=files, **sent).status_code == 403
+        assert operator.client.post("/upload", files=files, **sent).status_code == 403
     assert inbox.spool.pending() == []
 
 
-def test_a_study_is_followed_from_the_spool_to_its_end(uploader: Browser, inbox: Inbox) -> None:
+def test_a_study_is_followed_from_the_spool_to_its_end(operator: Browser, inbox: Inbox) -> None:
     sent = ultrasound("one")
-    uploader.upload(("Mueller.dcm", part_10(sent)))
-    [address] = re.findall(r'data-from="(/upload/\d+)"', uploader.text)
-    assert "Objects still being read: 1 of 1" in uploader.text
+    operator.upload(("Mueller.dcm", part_10(sent)))
+    [address] = re.findall(r'data-from="(/upload/\d+)"', operator.text)
+    assert "Objects still being read: 1 of 1" in operator.text
     inbox.settle()
-    assert "still being read" not in uploader.page(address)
-    assert f'href="/studies/{inbox.study(sent.StudyInstanceUID).id}"' in uploader.text
-    assert "0 of 1 jobs" in uploader.text
-    assert "All of it came to its end" not in uploader.text
+    assert "still being read" not in operator.page(address)
+    assert f'href="/studies/{inbox.study_of(sent).id}"' in operator.text
+    assert "0 of 1 jobs" in operator.text
+    assert "All of it came to its end" not in operator.text
     inbox.put(Job, state=JobState.NOT_APPLICABLE)
     inbox.put(Study, state=StudyState.NOT_APPLICABLE, reason="it is a leg")
-    assert "it is a leg" in uploader.page(address)
-    assert "All of it came to its end" in uploader.text
-    assert "Mueller" not in uploader.text
-    assert f'href="{address}"' in uploader.page("/upload")
+    assert "it is a leg" in operator.page(address)
+    assert "All of it came to its end" in operator.text
+    assert "Mueller" not in operator.text
+    assert f'href="{address}"' in operator.page("/upload")
     assert all(
-        "Nothing was assessed, so nothing is excluded." in uploader.page(page)
-        for page in ("/studies", f"/studies/{inbox.study(sent.StudyInstanceUID).id}", "/patients/1")
+        "Nothing was assessed, so nothing is excluded." in operator.page(page)
+        for page in ("/studies", f"/studies/{inbox.study_of(sent).id}", "/patients/1")
     )
 
 
-def test_a_held_study_is_found_and_called_so(uploader: Browser, inbox: Inbox) -> None:
+def test_a_held_study_is_found_and_called_so(operator: Browser, inbox: Inbox) -> None:
     inbox.settle(ultrasound("one"), ultrasound("two"))
     first = inbox.jobs()[0]
     inbox.put(Job, first.id, state=JobState.HELD)
     inbox.put(Study, first.study_id, state=StudyState.NOT_APPLICABLE)
-    assert uploader.page("/studies").count('class="state held"') == 1
-    assert uploader.page("/studies?state=held").count("<tr>") == 2, "the heading and one study"
-    assert f'href="/studies/{first.study_id}"' in uploader.text
-    assert "Nothing was" not in uploader.text
-    assert 'class="state held"' in uploader.page(f"/studies/{first.study_id}")
-    assert uploader.get("/studies?state=nonsense") == 400
+    assert operator.page("/studies").count('class="state held"') == 1
+    assert operator.page("/studies?state=held").count("<tr>") == 2, "the heading and one study"
+    assert f'href="/studies/{first.study_id}"' in operator.text
+    assert "Nothing was" not in operator.text
+    assert 'class="state held"' in operator.page(f"/studies/{first.study_id}")
+    assert operator.get("/studies?state=nonsense") == 400

@@ -27,9 +27,10 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.deliver.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
 from dicom_node.people import audit, held_results, outbox, studies, verdicts, withdrawal
-from tests.console_lab import ConsoleLab
+from tests.console_lab import ConsoleLab, console_of
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
+from tests.postgres_lab import POSTGRESQL
 from tests.unit.dicom_console.decisions_lab import (
     EVA,
     READER,
@@ -37,6 +38,7 @@ from tests.unit.dicom_console.decisions_lab import (
     another,
     assess_first,
     instead_of_pacs,
+    results,
     say,
 )
 from tests.unit.dicom_console.illustrated import illustrated
@@ -55,11 +57,11 @@ def retracted(node: Inbox) -> ConsoleLab:
     node.put(Delivery, state=S.CONFIRMED, confirmed_at=utc_now())
     for result in node.rows(Result)[:2]:
         node.add(Delivery(result_id=result.id, destination="archive", state=S.CONFIRMED, next_at=utc_now()))
-    return ConsoleLab(node.settings, node.database)
+    return console_of(node)
 
 
 def note(retracted: ConsoleLab) -> Path:
-    [row] = [row for row in retracted.rows(Result) if row.kind is ResultKind.REJECTION]
+    [row] = results(retracted, ResultKind.REJECTION)
     return retracted.settings.node.data_dir / row.path
 
 
@@ -106,7 +108,7 @@ def test_what_has_no_file_any_more_is_named_for_removal_by_hand(retracted: Conso
         (retracted.settings.node.data_dir / row.path).unlink()
     retracted.put(Result, purged=True)
     assert set(withdraw(retracted)["pacs"]) == {row.sop_instance_uid for row in before}
-    assert ResultKind.REJECTION not in {row.kind for row in retracted.rows(Result)}
+    assert ResultKind.REJECTION not in set(retracted.column(Result.kind))
 
 
 def test_nothing_that_was_withdrawn_leaves_again(retracted: ConsoleLab, node: Inbox) -> None:
@@ -132,7 +134,7 @@ def test_what_is_being_sent_is_waited_for(retracted: ConsoleLab) -> None:
     retracted.put(Delivery, 1, state=S.SENDING)
     with pytest.raises(NotAllowedNow, match="being sent"):
         withdraw(retracted)
-    assert not [row for row in retracted.rows(Result) if row.kind is ResultKind.REJECTION]
+    assert not results(retracted, ResultKind.REJECTION)
 
 
 def delivered(retracted: ConsoleLab) -> list[str]:
@@ -198,7 +200,7 @@ def test_a_withdrawal_that_was_killed_half_way_is_made_again(
 
 
 def test_a_replaced_report_does_not_come_back_when_the_newest_is_withdrawn(retracted: ConsoleLab) -> None:
-    [old, *_] = [row for row in retracted.rows(Result) if row.kind is ResultKind.SR]
+    [old, *_] = results(retracted, ResultKind.SR)
     retracted.add(newest := another(old, sop_instance_uid="2.25.99", supersedes=old.sop_instance_uid))
     withdraw(retracted, newest.id)
     assert "No report yet" in retracted.at("/studies/1", UserRole.VIEWER).text
@@ -234,7 +236,7 @@ def test_an_operator_withdraws_by_page_and_the_audit_says_who(retracted: Console
     assert [(row["actor"], row["fields"]) for row in noted] == [("operator", kept[0])]
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 def test_a_sender_that_comes_in_between_gets_nothing(
     open_inbox: Callable[..., Inbox], postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,12 +256,12 @@ def test_a_sender_that_comes_in_between_gets_nothing(
         return found
 
     monkeypatch.setattr(withdrawal, "_chosen", chosen)
-    assert {row.state for row in node.rows(Delivery)} == {S.PENDING}
+    assert set(node.column(Delivery.state)) == {S.PENDING}
     withdrawal.withdraw_results(node.settings, UID, None, reason=RejectionReason.SAFETY, because="of another")
-    assert {row.state for row in node.rows(Delivery)} == {S.DISCARDED}
+    assert set(node.column(Delivery.state)) == {S.DISCARDED}
 
 
-@pytest.mark.debian("postgresql")
+@POSTGRESQL
 def test_a_finding_is_not_rejected_while_its_results_are_accepted(
     open_inbox: Callable[..., Inbox], postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

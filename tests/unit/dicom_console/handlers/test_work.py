@@ -15,12 +15,12 @@ from dicom_node.people import fetches, preflight, users
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, config_file, happened
 from tests.forked import run_forked
 from tests.inbox_lab import CONFIG, Inbox
-from tests.modality import ultrasound
+from tests.modality import ultrasound, ultrasounds
 from tests.pacs_lab import FakeArchive, answer_for, film, free_port, peer, run_pacs
 from tests.rows import NOW, a_job, a_result, a_study
 from tests.smtp_lab import WebServer
 
-IMAGES = [ultrasound("stepped", number=number) for number in (1, 2, 3)]
+IMAGES = ultrasounds("stepped", 3)
 
 
 STUDY = str(IMAGES[0].StudyInstanceUID)
@@ -37,12 +37,11 @@ def report(inbox: Inbox) -> None:
         inbox.write(requested.keep_step, report | {"studies": [STUDY], "objects": named}, utc_now())
 
 
-def test_the_page_of_a_study_has_its_steps(console: ConsoleLab, inbox: Inbox) -> None:
-    browser = console.browser(UserRole.VIEWER)
+def test_the_page_of_a_study_has_its_steps(viewer: Browser, inbox: Inbox) -> None:
     inbox.settle(ultrasound("without"))
     report(inbox)
-    assert "Performed procedure steps" not in browser.page("/studies/1")
-    table = browser.page("/studies/2").partition("Performed procedure steps")[2].partition("</section>")[0]
+    assert "Performed procedure steps" not in viewer.page("/studies/1")
+    table = viewer.page("/studies/2").partition("Performed procedure steps")[2].partition("</section>")[0]
     rows = [row for row in table.split("<tr>") if "MODALITY" in row]
     assert ["COMPLETED" in row for row in rows] == [True, False]
     assert '<td data-label="objects">3</td><td data-label="missing">1</td>' in rows[0]
@@ -149,44 +148,44 @@ def test_an_operator_has_studies_fetched(console: ConsoleLab) -> None:
     answers = [
         answer_for(film("wanted")), answer_for(film("lost"), StudyDate=today, ModalitiesInStudy="US"),
     ]  # fmt: skip
-    with run_pacs(FakeArchive(free_port(), "ARCHIVE", answers=answers), classes=()) as pacs:
+    with run_pacs(FakeArchive(ae_title="ARCHIVE", answers=answers), classes=()) as pacs:
         with_archive(console, pacs.port)
-        uploader, viewer = console.browser(UserRole.OPERATOR), console.browser(UserRole.VIEWER)
-        assert "/fetches/archive/missing" in uploader.page("/fetches")
-        assert uploader.post("/fetches/archive/missing") == 200
-        assert "it never came" in uploader.text
+        operator, viewer = console.browser(UserRole.OPERATOR), console.browser(UserRole.VIEWER)
+        assert "/fetches/archive/missing" in operator.page("/fetches")
+        assert operator.post("/fetches/archive/missing") == 200
+        assert "it never came" in operator.text
         assert not fetched(console)
         for path, given in (("/fetches", FORM), ("/fetches/archive/missing", {"fetch": "true"})):
-            assert uploader.post(path, **given) == 303
+            assert operator.post(path, **given) == 303
             assert viewer.post(path, **given) == 403
-        uploader.get("/fetches")
-        assert "archive" in uploader.text
-        assert "waiting" in uploader.text
-    assert uploader.post("/fetches/archive/cancel") == uploader.post("/fetches/archive/again") == 303
+        operator.get("/fetches")
+        assert "archive" in operator.text
+        assert "waiting" in operator.text
+    assert operator.post("/fetches/archive/cancel") == operator.post("/fetches/archive/again") == 303
     assert [row["state"] for row in fetched(console)] == ["waiting"] * 2
     assert console.audited("studies_fetched")[-1]["studies"] == 1
-    assert "/fetches" in uploader.page("/peers")
+    assert "/fetches" in operator.page("/peers")
 
 
 def test_too_many_days_are_for_the_command_and_what_is_no_date_is_refused(
-    uploader: Browser, console: ConsoleLab
+    operator: Browser, console: ConsoleLab
 ) -> None:
     with_archive(console, free_port())
     for given, status in (
         ({"first": "2020-01-01"}, 409), ({"first": "yesterday"}, 400), ({"modalities": "../.."}, 400),
         ({"peer": "pacs"}, 409), ({}, 503),  # it does not answer
     ):  # fmt: skip
-        assert uploader.post("/fetches", **FORM | given) == status, given
+        assert operator.post("/fetches", **FORM | given) == status, given
     assert not fetched(console)
 
 
 def test_what_is_of_all_senders_is_refused(console: ConsoleLab) -> None:
     with_archive(console, 1)
     users.add_user(console.settings, "limited", UserRole.OPERATOR, PASSWORD, senders=["CONSOLE"])
-    uploader = console.browser("limited")
+    operator = console.browser("limited")
     for path, fields, said in (
         ("/fetches", FORM, "sees some only"),
         ("/fetches/archive/missing", {"fetch": "true"}, "sees some only"),
     ):
-        assert uploader.post(path, **fields) in (400, 409), path
-        assert said in uploader.text, path
+        assert operator.post(path, **fields) in (400, 409), path
+        assert said in operator.text, path

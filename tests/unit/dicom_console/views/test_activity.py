@@ -10,7 +10,7 @@ from dicom_node.base import events
 from dicom_node.base.lifecycle import DeliveryState, ReaderVerdict, UserRole
 from dicom_node.base.store.tables import Delivery, EventRow, Feedback, Job, ReportedFinding, Study
 from dicom_node.base.store.transitions import utc_now
-from tests.console_lab import ConsoleLab, Program, numbers
+from tests.console_lab import Program, console_of, numbers
 from tests.inbox_lab import Inbox
 
 
@@ -35,7 +35,7 @@ def total(series: activity.Series) -> float:
 @pytest.mark.parametrize("days", activity.SPANS)
 def test_each_span_counts_the_same_study_once(busy: Inbox, days: int) -> None:
     found = busy.read(activity.activity, days)
-    reports = {row.result_id for row in busy.rows(ReportedFinding)}
+    reports = set(busy.column(ReportedFinding.result_id))
     assert total(found.received) == 1
     assert len(found.hours) == len(found.received.values)
     assert found.times == sorted(found.times)
@@ -48,7 +48,7 @@ def test_each_span_counts_the_same_study_once(busy: Inbox, days: int) -> None:
 
 
 def test_the_page_draws_them_and_programs_get_numbers(busy: Inbox) -> None:
-    console = ConsoleLab(busy.settings, busy.database)
+    console = console_of(busy)
     browser = console.browser(UserRole.VIEWER)
     for days in TREND_SPANS:
         assert browser.page(f"/trends?days={days}").count("<svg") == 4
@@ -60,7 +60,7 @@ def test_the_page_draws_them_and_programs_get_numbers(busy: Inbox) -> None:
 
 def test_histograms_count_each_delivery_and_job_once(busy: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "_SETTLED", timedelta(0))
-    console = ConsoleLab(busy.settings, busy.database)
+    console = console_of(busy)
 
     def counted() -> dict[str, float]:
         _, text = numbers(console)

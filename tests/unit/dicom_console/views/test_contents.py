@@ -7,7 +7,7 @@ from pathlib import Path
 from dicom_console.views import contents
 from dicom_node.base.lifecycle import ResultKind, UserRole
 from dicom_node.people import pictures
-from tests.console_lab import ConsoleLab
+from tests.console_lab import console_of
 from tests.inbox_lab import Inbox
 from tests.modality import data_set, ultrasound
 from tests.unit.dicom_console.decisions_lab import result
@@ -29,7 +29,7 @@ def test_an_image_has_its_layers_and_marks(node: Inbox) -> None:
 
 
 def test_every_page_of_a_study_says_whose_it_is_and_a_heat_map_what_it_is_of(node: Inbox) -> None:
-    browser = ConsoleLab(node.settings, node.database).browser(UserRole.OPERATOR)
+    browser = console_of(node).browser(UserRole.OPERATOR)
     heatmap = result(node, ResultKind.HEATMAP).id
     for page in [
         "images/1",

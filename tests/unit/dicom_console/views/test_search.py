@@ -14,7 +14,6 @@ from dicom_node.base.lifecycle import (
     DeliveryState,
     JobState,
     ObjectRole,
-    RejectionReason,
     ResultKind,
     StudyState,
     UserRole,
@@ -22,12 +21,12 @@ from dicom_node.base.lifecycle import (
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, Instance, Study, StudyName
 from dicom_node.base.store.transitions import utc_now
-from dicom_node.people import audit, withdrawal
+from dicom_node.people import audit
 from tests.console_lab import Browser, ConsoleLab, Program
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import NOW, Stored, a_job, a_study
-from tests.unit.dicom_console.decisions_lab import UID
+from tests.unit.dicom_console.decisions_lab import withdraw
 from tests.unit.receive.objects import changed
 
 
@@ -104,9 +103,7 @@ def test_a_row_shows_picture_description_result_and_time_to_result(node: Inbox) 
     assert row["description"] == first.attributes.get("StudyDescription", "")
     assert row["short_result"]
     assert all(line.strip() for line in row["short_result"])
-    withdrawal.withdraw_results(
-        node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side"
-    )
+    withdraw(node)
     assert node.read(search.search, search.Search())[0][0]["short_result"] == []
 
 
@@ -205,7 +202,5 @@ def test_studies_are_found_by_what_their_newest_report_calls_present(node: Inbox
         return [list(row["findings"]) for row in node.read(search.search, search.Search(finding=name))[0]]
 
     assert (found("Mark"), found("mark"), found("Cardiomegaly")) == ([["Mark"]], [], [])
-    withdrawal.withdraw_results(
-        node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side"
-    )
+    withdraw(node)
     assert (found("Mark"), found("")) == ([], [[]])

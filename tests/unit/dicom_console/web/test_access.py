@@ -15,7 +15,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.lifecycle import Role, UserRole
 from dicom_node.people import preflight, users
 from dicom_node.people.preflight import Tried
-from tests.console_lab import Browser, ConsoleLab, client_of, routes
+from tests.console_lab import Browser, ConsoleLab, client_of, console_of, routes
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.ports import free_port
@@ -75,7 +75,7 @@ def test_every_page_is_for_its_role_and_those_above(console: ConsoleLab, inbox: 
 def test_programs_are_let_in_by_the_role_of_their_tokens_user(console: ConsoleLab) -> None:
     """Those of the REST API and, where the settings serve it, of DICOMweb."""
     console.change("console", dicomweb_store=True)
-    console = ConsoleLab(console.settings, console.database)
+    console = console_of(console)
     tokens = {role: users.add_token(console.settings, role.value, "a test", 1) for role in UserRole}
     asked = list(visits(console, api=True))
     assert len(asked) > 36
@@ -103,8 +103,7 @@ def test_an_endpoint_without_a_role_is_refused_to_all(console: ConsoleLab) -> No
     assert "secret" not in browser.text
 
 
-def test_a_change_needs_the_token_of_its_form_on_a_page_of_this_site(console: ConsoleLab) -> None:
-    browser = console.browser(UserRole.OPERATOR)
+def test_a_change_needs_the_token_of_its_form_on_a_page_of_this_site(operator: Browser) -> None:
     for csrf, origin, status in (
         ("", "same-origin", 403),
         ("0" * 64, "same-origin", 403),
@@ -113,21 +112,19 @@ def test_a_change_needs_the_token_of_its_form_on_a_page_of_this_site(console: Co
         (None, "same-site", 403),
         (None, "same-origin", 303),
     ):
-        assert browser.post("/outbox/retry-dead", csrf, headers={"Sec-Fetch-Site": origin}) == status
+        assert operator.post("/outbox/retry-dead", csrf, headers={"Sec-Fetch-Site": origin}) == status
 
 
-def test_every_answer_has_the_headers(console: ConsoleLab) -> None:
-    browser = console.browser(UserRole.VIEWER)
+def test_every_answer_has_the_headers(viewer: Browser) -> None:
     for path in ("/", "/sign-in", "/no-such-page", "/studies/99", "/studies?after=x", "/audit"):
-        browser.get(path)
-        assert {name: browser.headers.get(name) for name in limits.HEADERS} == limits.HEADERS, path
-        assert "Strict-Transport-Security" not in browser.headers
+        viewer.get(path)
+        assert {name: viewer.headers.get(name) for name in limits.HEADERS} == limits.HEADERS, path
+        assert "Strict-Transport-Security" not in viewer.headers
 
 
-def test_a_nul_that_postgresql_cannot_hold_is_no_address(console: ConsoleLab) -> None:
-    browser = console.browser(UserRole.VIEWER)
+def test_a_nul_that_postgresql_cannot_hold_is_no_address(viewer: Browser) -> None:
     for path in ("/outbox?to=%00", "/peers/%00", "/models/%00/1", "/studies?%00=1"):
-        assert browser.get(path) == 400, path
+        assert viewer.get(path) == 400, path
 
 
 def test_an_application_of_a_node_with_tls_tells_browsers_to_stay_with_it(console: ConsoleLab) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,11 +10,10 @@ from select import poll
 from typing import Any
 
 import pytest
-import uvicorn
 
 from dicom_console.web import limits
 from dicom_node.base.lifecycle import UserRole
-from tests.console_lab import ConsoleLab
+from tests.console_lab import Browser, ConsoleLab, serving
 from tests.waiting import wait_until
 
 
@@ -24,17 +22,8 @@ def port(console: ConsoleLab, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The console at a real port, with little patience."""
     monkeypatch.setattr(limits, "HEAD_SECONDS", 0.3)
     monkeypatch.setattr(limits, "BODY_SECONDS", 0.3)
-    listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        console.app, http=limits.TimedProtocol, ws="none", lifespan="off", log_config=None, access_log=False
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    wait_until(lambda: server.started, 60, "started")
-    yield listening.getsockname()[1]
-    server.should_exit = True
-    thread.join(20)
+    with serving(console.app) as (_, port):
+        yield port
 
 
 POST = b"POST /sign-in HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nCookie: a=x\r\nContent-Type: "
@@ -63,10 +52,9 @@ def test_a_request_that_does_not_come_is_cut_off(port: int, pieces: tuple[bytes,
     assert time.monotonic() - began < 20
 
 
-def test_a_form_that_is_too_large_is_refused(console: ConsoleLab) -> None:
-    browser = console.browser(UserRole.OPERATOR)
-    assert browser.post("/studies/search", patient="x" * (limits.FORM_BYTES - 200)) == 303
-    assert browser.post("/studies/search", patient="x" * limits.FORM_BYTES) == 413
+def test_a_form_that_is_too_large_is_refused(operator: Browser) -> None:
+    assert operator.post("/studies/search", patient="x" * (limits.FORM_BYTES - 200)) == 303
+    assert operator.post("/studies/search", patient="x" * limits.FORM_BYTES) == 413
 
 
 MORE_THAN_FITS = 100  # answers of 17 KB: more than system and console keep for a connection

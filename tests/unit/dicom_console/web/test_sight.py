@@ -74,14 +74,14 @@ def test_each_table_belongs_to_studies_or_to_the_node() -> None:
 
 def test_no_address_shows_a_study_of_another_sender(limited: ConsoleLab, node: Inbox) -> None:
     study = node.rows(Study)[0]
-    secrets = [study.study_instance_uid, study.patient_id, study.accession_number, "an uploader"]
+    secrets = [study.study_instance_uid, study.patient_id, study.accession_number, "an operator"]
     secrets += [row.sop_instance_uid for row in (*node.rows(Instance), *node.rows(Result))]
     sender = node.rows(Instance)[0].calling_ae
     # Of no study here: a fetch, a list, a refused object.
     node.write(record, FETCH_ASKED, study=secrets[0], peer="pacs")
     node.write(record, STUDIES_MISSING, peer="pacs", studies=secrets[:1])
     node.write(record, STORE_REFUSED, calling=sender, instance=secrets[-1], reason="")
-    node.write(audit.note, audit.Person("an uploader"), AuditAction.UPLOADED, association="", objects=1)
+    node.write(audit.note, audit.Person("an operator"), AuditAction.UPLOADED, association="", objects=1)
     tokens = {name: users.add_token(limited.settings, name, "a test", 1) for name in ("here", "elsewhere")}
     shown: dict[str, set[str]] = {}
     for name, token in tokens.items():

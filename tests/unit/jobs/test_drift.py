@@ -1,6 +1,5 @@
-"""Disk, machines and counts of what models made of images: what is told, once."""
+"""Counts of what models made of images, and how far they are from the reference."""
 
-import shutil
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,25 +10,18 @@ from unittest.mock import DEFAULT, Mock
 
 import pytest
 from pydicom.dataset import Dataset
-from sqlalchemy import select
 
 from ai_pipeline.contract import ModelRef, Scores
 from ai_pipeline.models.reference import Verdict
-from dicom_console.views.metrics import gauges
-from dicom_node.base.events import DELIVERY_DEAD, PROCESS_BACK, PROCESS_LOST, SCORES_DRIFTED, Event
+from dicom_node.base.events import SCORES_DRIFTED
 from dicom_node.base.lifecycle import Counted, JobState, StudyState
-from dicom_node.base.store.database import Database
 from dicom_node.base.store.mapping import Base
 from dicom_node.base.store.tables import (
-    Association,
-    DiskSample,
-    EventRow,
+    Job,
     ModelCount,
-    NotifiedEvent,
     Result,
     Study,
 )
-from dicom_node.base.store.transitions import append, utc_now
 from dicom_node.jobs.drift import (
     OUTCOME_BIN,
     count_images,
@@ -40,44 +32,12 @@ from dicom_node.jobs.drift import (
 )
 from dicom_node.jobs.queue import retry
 from dicom_node.jobs.worker import result_writer
-from dicom_node.people import audit, processes
-from dicom_node.people.disk import days_left, forget_past, note_free_space
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.rows import Stored, an_association
+from tests.postgres_lab import POSTGRESQL
 from tests.unit.jobs.scoring_lab import Scoring, counted, scoring, write_card
 from tests.unit.jobs.worker_lab import work
 from tests.unit.receive.objects import changed
-
-DAY = timedelta(days=1)
-NOW = utc_now()
-
-
-def test_a_disk_that_fills_says_for_how_many_days_it_will_do(
-    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    minimum = inbox.settings.spool.minimum_free_mib / 1024
-    for days, gib in ((40, 900.0), (6, 100 + minimum), (1, 60 + minimum), (0, 40 + minimum)):
-        usage = shutil._ntuple_diskusage(0, 0, int(gib * 2**30))
-        monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
-        if days:
-            note_free_space(inbox.database, inbox.settings, NOW - days * DAY)
-    assert inbox.read(days_left, inbox.settings, NOW) == pytest.approx(4)
-    shown = {gauge.name: gauge.value for gauge in inbox.read(gauges, inbox.settings)}
-    assert shown["disk_days_left"] == pytest.approx(4, rel=0.01)
-    assert len(inbox.rows(DiskSample)) == 2, "that of 40 days ago is none"
-
-
-def test_old_events_and_ended_associations_go_and_the_rest_stays(inbox: Inbox) -> None:
-    old, new = NOW - 401 * DAY, NOW - 399 * DAY
-    for at in (old, old, new):
-        inbox.write(append, Event(DELIVERY_DEAD, at))
-    inbox.add(*(an_association(name, old, end) for name, end in (("a", old), ("b", new), ("c", None))))
-    inbox.add(NotifiedEvent(rule="somebody", event_id=inbox.events()[0].id))
-    assert forget_past(inbox.database, inbox.settings, NOW) == 2
-    assert [row.at for row in inbox.events()] == [old, new]
-    assert [row.id for row in inbox.rows(Association)] == ["b", "c"]
-
 
 EVEN = [30] * 10
 SHIFTED = [0, 0, 0, 0, 10, 20, 40, 60, 80, 90]
@@ -128,7 +88,7 @@ def test_drift_is_told_once_a_day_for_each_sender(node: Inbox) -> None:
     count(node, EVEN, sender="PACS")
     assert report_drift(node.database, node.settings, today()) == 2
     assert report_drift(node.database, node.settings, today()) == 0
-    first, second = (row.fields for row in node.events() if row.number == SCORES_DRIFTED.number)
+    first, second = (row.fields for row in node.events(SCORES_DRIFTED.number))
     assert {first["calling"], second["calling"]} == {"MODALITY", "other"}
     assert (first["labels"], first["images"], first["model"]) == ("Shown", 300, "scoring")
     assert report_drift(node.database, node.settings, today() + timedelta(days=1)) == 2
@@ -145,100 +105,6 @@ def test_drift_is_told_once_a_day_for_each_sender(node: Inbox) -> None:
 )
 def test_a_share_has_its_wilson_interval(part: int, whole: int, expected: tuple[float, ...] | None) -> None:
     assert wilson(part, whole) == pytest.approx(expected, abs=1e-4)
-
-
-LISTENER = [processes.Sign("main", 11), processes.Sign("listener", 12, 2.0)]
-
-
-class SiteOfTwo(Stored):
-    """``a`` and ``b`` tell of their processes when time passes; ``now`` is the database's time."""
-
-    def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.database, self._patch = database, monkeypatch
-        self.now: datetime = utc_now()
-        monkeypatch.setattr(processes, "database_time", lambda _session: self.now)
-        self.a, self.b = self.node("A", "listener-1"), self.node("B", "listener-2")
-
-    def node(self, machine: str, place: str) -> processes.SignsOfLife:
-        """A node that has just started there."""
-        self._patch.setattr(audit, "machine_name", lambda: machine)
-        return processes.SignsOfLife(self.database, place, f"{machine}/{place}")
-
-    def pass_time(
-        self, seconds: float, *living: processes.SignsOfLife, signs: list[processes.Sign] = LISTENER
-    ) -> None:
-        """So much time, in which these nodes tell of themselves every ten seconds."""
-        end = self.now + timedelta(seconds=seconds)
-        while self.now < end:
-            self.now += timedelta(seconds=min(processes.SIGN_SECONDS, (end - self.now).total_seconds()))
-            for node in living:
-                node.report(signs, ["listener-1", "listener-2"])
-
-
-@pytest.fixture
-def site(database: Database, monkeypatch: pytest.MonkeyPatch) -> SiteOfTwo:
-    """Two nodes on machines A and B with one database, and the clock of that database."""
-    return SiteOfTwo(database, monkeypatch)
-
-
-def lost_and_back(site: SiteOfTwo) -> list[tuple[int, str, str]]:
-    rows = site.scalars(select(EventRow).order_by(EventRow.id))
-    return sorted((row.number, row.fields["machine"], row.fields["process"]) for row in rows)
-
-
-def shown(site: SiteOfTwo) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(row["machine"], row["process"]): row for row in site.read(processes.list_processes)}
-
-
-def test_a_silent_machine_is_told_once_and_its_return_too(site: SiteOfTwo) -> None:
-    site.pass_time(60, site.a, site.b)
-    assert {row["state"] for row in shown(site).values()} == {"alive"}
-    site.pass_time(60, site.a)
-    found = shown(site)
-    assert found["B", "main"]["state"] == found["B", "listener"]["state"] == "lost"
-    assert (found["B", "listener"]["silent_seconds"], found["A", "listener"]["state"]) == (62, "alive")
-    lost = [(PROCESS_LOST.number, "B", "listener"), (PROCESS_LOST.number, "B", "main")]
-    assert lost_and_back(site) == lost
-    site.pass_time(20, site.a, site.node("B", "listener-2"))
-    assert lost_and_back(site) == [*lost, *((PROCESS_BACK.number, *names) for _, *names in lost)]
-    assert {row["state"] for row in shown(site).values()} == {"alive"}
-
-
-def test_a_process_that_hangs_or_died_is_lost_though_its_node_lives(site: SiteOfTwo) -> None:
-    site.pass_time(30, site.a)
-    since = shown(site)["A", "listener"]["since"]
-    for hangs in (processes.Sign("listener", 12, 45.0), processes.Sign("listener", None, 0.0)):
-        site.pass_time(60, site.a, signs=[processes.Sign("main", 11), hangs])
-        assert shown(site)["A", "listener"]["state"] == "lost"
-    assert lost_and_back(site) == [(PROCESS_LOST.number, "A", "listener")]
-    site.pass_time(10, site.a, signs=[processes.Sign("main", 11), processes.Sign("listener", 13)])
-    assert shown(site)["A", "listener"]["pid"] == 13
-    assert shown(site)["A", "listener"]["since"] > since
-
-
-def test_nobody_is_missed_who_left_in_good_order_or_was_taken_out_of_the_settings(site: SiteOfTwo) -> None:
-    site.pass_time(30, site.a, site.b, signs=[*LISTENER, processes.Sign("worker-2", 14)])
-    site.b.leave()
-    site.b.report(LISTENER, [])  # of a timer that had begun before
-    site.pass_time(60, site.a)
-    assert set(shown(site)) == {("A", "main"), ("A", "listener")}
-    assert lost_and_back(site) == []
-
-
-def test_after_a_time_without_database_nobody_counts_as_lost(site: SiteOfTwo) -> None:
-    site.pass_time(30, site.a, site.b)
-    site.pass_time(600)
-    site.pass_time(10, site.a)  # the first one that the database has again
-    site.pass_time(30, site.a, site.b)
-    assert lost_and_back(site) == []
-
-
-def test_a_clock_that_was_an_hour_ahead_hides_no_loss(site: SiteOfTwo) -> None:
-    site.pass_time(30, site.a, site.b)
-    site.now -= timedelta(hours=1)
-    site.pass_time(90, site.a)
-    assert {machine for _, machine, _ in lost_and_back(site)} == {"B"}
-    assert shown(site)["A", "main"]["state"] == "alive"
 
 
 def aged(name: str, years: int, number: int = 1, **values: Any) -> Dataset:
@@ -286,7 +152,7 @@ def test_two_rules_that_ask_the_same_model_count_an_image_once(node: Inbox) -> N
     node.settings = node.settings.model_copy(update={"rules": (rule, again)})
     node.reopen()
     analysed(node, aged("two", 55))
-    assert [job.state for job in node.jobs()] == [JobState.SUCCEEDED] * 2
+    assert node.column(Job.state) == [JobState.SUCCEEDED] * 2
     assert images(node) == {(MODALITY, "analysed"): 1}
 
 
@@ -301,7 +167,7 @@ def test_a_worker_that_is_lost_before_its_commit_has_counted_nothing(
     assert (images(node), scores(node)) == ({(MODALITY, "analysed"): 1}, {5: 1})
 
 
-@pytest.mark.parametrize("url", ["", pytest.param("postgres_url", marks=pytest.mark.debian("postgresql"))])
+@pytest.mark.parametrize("url", ["", pytest.param("postgres_url", marks=POSTGRESQL)])
 def test_the_same_image_in_many_workers_at_the_same_moment_counts_once(
     tmp_path: Path, open_inbox: Callable[..., Inbox], request: pytest.FixtureRequest, url: str
 ) -> None:
@@ -333,7 +199,7 @@ def test_a_reference_that_is_missing_or_faulty_fails_no_job(
     else:
         write_card(node.folder.parent / "models", reference=reference)
     analysed(node, aged("faulty", 55))
-    assert [study.state for study in node.rows(Study)] == [StudyState.DELIVERING]
+    assert node.column(Study.state) == [StudyState.DELIVERING]
     assert (images(node), scores(node)) == ({(MODALITY, "analysed"): 1}, {})
 
 
