@@ -99,9 +99,7 @@ TYPES: Final[Mapping[str, EventType]] = {
     "SPOOL_DIFFERS": EventType(2030, "spool and index differ: database or disk lost objects", _ERROR),
     "SPOOL_AGREES": EventType(2036, "spool and index agree again"),
     "OBJECTS_REINDEXED": EventType(2031, "objects were put back that the database did not know", _WARNING),
-    "DATABASE_REPLACED": EventType(
-        2032, "the database's file is missing: restart the node, then run spool reindex", _ERROR
-    ),
+    "DATABASE_REPLACED": EventType(2032, "the database's file is missing: restart the node", _ERROR),
     "VERSION_CHOSEN": EventType(2033, "a person chose between versions or patients of a study", _WARNING),
     "IDENTITY_NOT_TAKEN": EventType(
         2034,

@@ -138,7 +138,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before a child that died is st
 _STARTING = 90.0  # seconds in which a process that imports and loads need not show life, on a busy machine
 _MAXIMUM_NODES = 64  # of one role on one data folder
 _MOST_MISSED = 12  # signs of life in a row: a process that shows none is ended and started again
-_LEAST_COUNTED = 0.05  # of a missed sign, where a process got a little of a processor meanwhile
+_COMPUTES = 0.01  # share of a processor; a process that hangs gets less
+_LEAST_COUNTED = 0.05  # of a missed sign of a process that computes
 _MOST_PATIENCE = 64.0  # times the usual
 _OURS = {"alive", "ready", "listening", "console", "cannot_start"}  # keys, of which a message has one
 _STEADY = 60.0  # seconds after which a child counts as healthy and the wait starts anew
@@ -266,22 +267,22 @@ class Child:
         """Kill the process if it gives no sign of life for too long, because it was suspended or hangs.
 
         Missed signs are counted, not seconds, because a suspended machine has missed none. A process that got
-        some of a processor is slow, not dead: its sign counts by the processor time that it got. One that is
+        some of a processor is slow, not dead: its signs count by the share that it got. One that is
         busy with a job gets the time that it announced. After each end it gets twice as long: a start may
         wait for a slow disk.
         """
-        missed, heard_at, computed = 0.0, self._heard_at, 0.0
+        missed, heard_at, computed = 0, self._heard_at, 0.0
         while True:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(ALIVE_SECONDS)
                 return
             if self._heard_at != heard_at or time.monotonic() < heard_at:
-                missed, heard_at = 0.0, self._heard_at
+                missed, heard_at, computed = 0, self._heard_at, _processor_seconds(process.pid)
                 continue
-            before, computed = computed, _processor_seconds(process.pid)
-            share = (computed - before) / ALIVE_SECONDS
-            missed += min(max(share, _LEAST_COUNTED), 1.0) if share > 0 else 1.0
-            if missed > self._patience * max(_MOST_MISSED, self._busy_seconds / ALIVE_SECONDS):
+            missed += 1
+            share = (_processor_seconds(process.pid) - computed) / (missed * ALIVE_SECONDS)
+            counted = missed * (1.0 if share < _COMPUTES else min(max(share, _LEAST_COUNTED), 1.0))
+            if counted > self._patience * max(_MOST_MISSED, self._busy_seconds / ALIVE_SECONDS):
                 _LOGGER.error("%s shows no life for %.0f s: it is ended", self.name, self.silent_seconds)
                 self._patience = min(2 * self._patience, _MOST_PATIENCE)
                 if self._on_silence:

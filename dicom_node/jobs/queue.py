@@ -69,11 +69,9 @@ def is_dead(owner: str) -> bool:
 
 
 def is_alive(owner: str) -> bool:
-    """Return whether the process named ``owner`` runs on this machine, as a child of its node; False if this
-    is unknown.
-    """
-    about = _process(owner, 1)
-    return about is not None and about[0] != "Z" and about[1] == owner.split("/")[2]
+    """Return whether the process named ``owner`` is known to run on this machine, as a child of its node."""
+    state, parent = _process(owner, 1)
+    return state not in ("", "Z") and parent == owner.split("/")[2]
 
 
 def is_dead_with_its_node(owner: str) -> bool:
@@ -88,17 +86,16 @@ def _has_process_ended(owner: str, place: int) -> bool:
 
     ``place``: 1 for the owner itself, 2 for its parent.
     """
-    about = _process(owner, place)
-    return about is not None and about[0] == "Z"
+    return _process(owner, place)[0] == "Z"
 
 
-def _process(owner: str, place: int) -> Sequence[str] | None:
+def _process(owner: str, place: int) -> Sequence[str]:
     """Return the state (proc(5); "Z" if it has ended) of a process in an owner's name and the number of its
-    parent; None if this is unknown. ``place`` as above.
+    parent; "" for what is unknown. ``place`` as above.
     """
     parts = owner.split("/")
     if len(parts) != 4 or parts[0] != _machine() or not parts[place].isdigit():
-        return None
+        return "", ""
     pid = int(parts[place])
     try:
         os.kill(pid, 0)
@@ -106,7 +103,7 @@ def _process(owner: str, place: int) -> Sequence[str] | None:
     except ProcessLookupError:
         return "Z", ""
     except OSError:  # another user's, or no /proc
-        return None
+        return "", ""
     return about.rpartition(")")[2].split()[:2]
 
 
@@ -507,14 +504,11 @@ class JobQueue:
         return [job for job in queue.running(session, lock=lock) if self._is_lost(job, now)]
 
     def _is_lost(self, job: Job, now: datetime) -> bool:
-        """Return whether the worker of a running job has ended, or shows no life at the time ``now``.
-
-        One that runs on this machine may be slow: its node ends it if it hangs.
-        """
-        if is_dead(job.lease_owner) or not has_ended(job.lease_until, now):
-            return is_dead(job.lease_owner)
-        until = job.lease_until and job.lease_until + (_SLOW - 1) * self._lease
-        return has_ended(until, now) or not is_alive(job.lease_owner)
+        """Return whether the worker of a running job has ended, or shows no life at the time ``now``."""
+        is_over = has_ended(job.lease_until, now)
+        if is_over and job.lease_until and is_alive(job.lease_owner):  # slow, maybe: its node ends what hangs
+            is_over = abs(now - job.lease_until) > (_SLOW - 1) * self._lease
+        return is_over or is_dead(job.lease_owner)
 
     def _take_back(self, session: Session) -> int:
         """Put back or end the jobs of lost workers, in the caller's transaction; return their number."""
