@@ -1,6 +1,8 @@
 """STOW-RS (PS3.18 10.5), enabled by ``console.dicomweb_store``: programs store objects as a modality does.
 
-The body is read as it arrives. Each object is durable before the answer lists it as stored.
+The body is read as it arrives. Each object is durable before the answer lists it as stored. A request has at
+most ``console.upload_mib`` (``dicom_node/base/config/settings.py``), which ``dicom_console/web/limits.py``
+counts, and an object at most ``listener.maximum_object_mib``.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """Objects that come in by HTTP, by STOW-RS (PS3.18 10.5) or uploaded: spooled as those of a modality are.
 
 They are written as they arrive, under the limits of the listener. Of an object only the file meta information
-and the UID of its study are read here: the inspection opens it like any other.
+and the UID of its study are read here: the inspection opens it like any other. The largest request is
+``console.upload_mib`` (``base/config/settings.py``).
 """
 
 import secrets

@@ -170,7 +170,7 @@ def _inspect(file: BinaryIO, assume_charset: str, limits: Limits) -> Inspected:
         digest = hashlib.sha256(f"{meta.transfer_syntax_uid} {pixels_sha256} ".encode())
         hash_bytes(digest, file, start, begin - start)
         hash_bytes(digest, file, end, walk.size - end)
-        remark = f"{walk.stray} stands before the data set: passed over (PS3.10 7.1)" if walk.stray else ""
+        remark = f"{walk.stray} in front of the data set was left out (PS3.10 7.1)" if walk.stray else ""
         return replace(found, pixels_sha256=pixels_sha256, dataset_sha256=digest.hexdigest(), remark=remark)
     except FaultyObject as error:
         return replace(found, fault=str(error))

@@ -77,13 +77,14 @@ class JudgedObject:
 
     @property
     def is_faulty_copy(self) -> bool:
-        """Whether nothing is known of it but the intact object: same study, same patient, as far as read.
+        """Whether nothing is known of it but the intact object: same patient and study, as far as read; both
+        are in the hash of the identity.
 
         It changes nothing, so no sender can replace, hide or stop a good object by it. One whose identity is
         another or unreadable may be a correction: then nothing may leave with the old name.
         """
         found, former = self.item.found, self.former
-        if not found.fault or not found.identity or former is None or former.study_id != self.study.id:
+        if not found.fault or not found.identity or former is None:
             return False
         return former.identity_sha256 == identity_sha256(found.identity)
 
