@@ -66,6 +66,7 @@ from dicom_node.base.store import fetches, requested
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import ClaimedWorkitem, Fetch, Job, Study
 from dicom_node.base.store.transitions import (
+    lock_studies,
     record,
     settle_study,
     try_move,
@@ -520,6 +521,7 @@ class Worklist(Lane[ClaimedWorkitem]):
             )
             if not row.fetch_asked or session.scalar(select(others)):
                 return
+            lock_studies(session, Study.study_instance_uid == row.study_instance_uid)
             fetch = fetches.of_study(session, row.study_instance_uid)
             if fetch is not None and fetch.state is FetchState.WAITING:
                 try_move(session, fetch, FETCH_CANCELLED, ended_at=utc_now())

@@ -4,7 +4,9 @@ The free space is recorded once an hour. Old events, ended associations, procedu
 deleted. Rows of studies, results and deliveries stay.
 """
 
+import os
 import shutil
+import tempfile
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -22,6 +24,23 @@ from dicom_node.base.store.tables import (
     PerformedStep,
 )
 from dicom_node.base.store.transitions import utc_now
+
+
+def disk_fault(settings: Settings) -> str:
+    """Why the disk takes no received objects now, in words; "" if it takes them, or this machine has no
+    spool. A file is written to see it.
+    """
+    folder, incoming = settings.node.data_dir, settings.node.data_dir / "spool" / "incoming"
+    try:
+        if shutil.disk_usage(folder).free < settings.spool.minimum_free_mib * 2**20:
+            return "disk: free space is under spool.minimum_free_mib"
+        if incoming.is_dir():
+            with tempfile.TemporaryFile(dir=incoming, buffering=0) as file:
+                file.write(b"0")
+                os.fsync(file.fileno())
+    except OSError as error:
+        return f"disk: {(error.strerror or '').lower()}"
+    return ""
 
 
 def note_free_space(database: Database, settings: Settings, now: datetime | None = None) -> None:

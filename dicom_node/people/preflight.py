@@ -239,7 +239,7 @@ def _probe_database(settings: Settings) -> Found:
         if file is not None and not file.exists():
             made = f"{shown}: will be made at the next start"
             lost = any((settings.node.data_dir / "spool").rglob("*.dcm"))
-            remedy = "after a loss start the node, then run dicom-node spool reindex"
+            remedy = "after a loss the start indexes what the spool has"
             yield Tried("database", not lost, f"{made}; {remedy}" if lost else made)
             return
         database = Database(settings.database_url)

@@ -181,7 +181,7 @@ def restore(
     for note in (*notes, *lost_decisions.describe_lost(loaded)):
         say(note)
     say(f"Restored. Its configuration, for comparison: {', '.join(str(file) for file in saved)}")
-    say("Start the node, then run dicom-node spool compare: reindex adds objects received after the backup.")
+    say("Start the node: it indexes objects received after the backup before it completes or sends anything.")
 
 
 @database.command(epilog="Example: dicom-node db upgrade --config node.toml")

@@ -102,15 +102,23 @@ def reconcile(database: Database, spool: Spool, files: Files) -> None:
 
 
 def reindex(database: Database, spool: Spool, files: Files) -> int:
-    """Move files without a row back to ``incoming``, where the node indexes them like any other; return their
-    number.
+    """Put unknown objects back as :func:`put_unknown_back` does; return their number.
 
     Associations that were open when the database was saved are closed: their listeners, and the journals with
-    their ends, are gone, and their studies would wait. May be interrupted and run again. Raises SpoolError.
+    their ends, are gone, and their studies would wait.
     """
     writing = set().union(*(listeners_of(folder)[1] for folder in journal_folders(files.data_dir)))
     with database.write() as session:
         intake.lose_associations(session, Association.listener.not_in(writing), utc_now())
+    return put_unknown_back(database, spool, files)
+
+
+def put_unknown_back(database: Database, spool: Spool, files: Files) -> int:
+    """Move files without a row back to ``incoming``, where the node indexes them like any other; return their
+    number.
+
+    May be interrupted and run again. Raises SpoolError, StoreAway.
+    """
     unknown = compare(database, spool, files).unknown
     for path in unknown:
         files.fetch_unknown(path)

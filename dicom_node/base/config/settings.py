@@ -114,9 +114,11 @@ class WorkerSettings(Section):
     """Memory that one worker may take (MiB of data, RLIMIT_DATA; 0: no limit). An image that needs more fails
     by itself. Enough for ultrasound stills of 20 megapixels and X-rays of 40; larger stills are refused."""
     time_limit_seconds: PositiveFloat = 600
-    """A job that takes longer is stopped and counts as failed once."""
+    """A job that takes longer is stopped and counts as failed once. On a machine so slow that it waits for a
+    processor, the processor time that it got is counted, at least a tenth of what passed."""
     lease_seconds: PositiveFloat = Field(15, le=3600)
-    """A worker that shows no life for this long loses its job to another."""
+    """A worker that shows no life for this long loses its job to another; ten times as long while its process
+    runs on the machine that looks."""
     attempts: AtLeastOne = 3
     """How often a job is tried before it fails for good."""
     retry_seconds: NonNegativeFloat = Field(5, le=3600)

@@ -316,7 +316,13 @@ class SendStatus(StrEnum):
     UNREACHABLE = "unreachable"  # nothing was sent: the destination does not answer
     REFUSED = "refused"  # waiting does not cure it
     FAULTY = "faulty"  # not sent: it must not leave, or is damaged
+    NOT_READ = "not read"  # not sent: the disk of this machine did not read it, waiting may cure it
     NARROWED = "narrowed"  # no such objects are taken there: no presentation context accepted
+
+
+_UNSENT: Final = frozenset(
+    {SendStatus.UNREACHABLE, SendStatus.FAULTY, SendStatus.NARROWED, SendStatus.NOT_READ}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +341,7 @@ class SendReport:
         """Whether the peer may have the object although it did not say so: it gave no answer that can be
         read, or a server or proxy in trouble (HTTP 5xx) answered for it.
         """
-        unsent = self.status in (SendStatus.UNREACHABLE, SendStatus.FAULTY, SendStatus.NARROWED)
+        unsent = self.status in _UNSENT
         return self.was_begun or (not unsent and (not self.code or self.code.startswith("HTTP 5")))
 
 
