@@ -14,6 +14,11 @@ def new_owner() -> str:
     return f"{_machine()}/{os.getpid()}/{os.getppid()}/{secrets.token_hex(4)}"
 
 
+def is_of(owner: str, pid: int) -> bool:
+    """Return whether the process named ``owner`` is the one of this machine with this number."""
+    return owner.startswith(f"{_machine()}/{pid}/")
+
+
 def is_dead(owner: str) -> bool:
     """Return whether the process named ``owner`` ran on this machine and has ended; False if this is
     unknown.

@@ -48,7 +48,7 @@ from dicom_node.base.store.transitions import (
     update_queue_place,
     utc_now,
 )
-from dicom_node.jobs.owners import is_alive, is_dead, is_dead_with_its_node
+from dicom_node.jobs.owners import is_alive, is_dead, is_dead_with_its_node, is_of
 
 # A rule's condition → the keyword of the image's attribute; the others are columns of Instance.
 _KEYWORDS = {
@@ -356,9 +356,7 @@ class JobQueue:
     def give_back_jobs_of(self, pid: int) -> None:
         """Hand back the running jobs of the worker with this process id on this machine."""
         with self._database.read() as session:
-            its = [
-                job for job in queue.running(session) if job.lease_owner.startswith(f"{_machine()}/{pid}/")
-            ]
+            its = [job for job in queue.running(session) if is_of(job.lease_owner, pid)]
             session.expunge_all()
         for job in its:
             with suppress(LeaseLost):
