@@ -210,7 +210,7 @@ def test_a_step_from_its_begin_to_its_end(listener: Receiver) -> None:
     assert [line["studies"] for line in lines] == [["1.2.3.1"]] * 3
     kept = "".join(path.read_text() for path in listener.data_dir.rglob("*.json*") if path.is_file())
     assert "Mustermann" not in kept
-    assert "4711" not in kept
+    assert '"4711' not in kept  # times and UIDs may have these digits
 
 
 def test_what_is_known_is_not_begun_again_and_what_has_ended_is_not_changed(
