@@ -341,6 +341,15 @@ class Ovarian:
         """The classifier and the models that clean, as results name them."""
         return self._card().ref, *cleaning_models(self._models_dir, self._device_rules)
 
+    def occasions(self, options: Mapping[str, object]) -> frozenset[str]:
+        """The classes that these ``options`` let the model suggest. May raise CardError."""
+        hidden = not OvarianOptions.of(options).malignancy
+        return frozenset(
+            f"{label.code.meaning[:64]} suspected"
+            for label in self._card().labels
+            if label.name != NORMAL and (label.supported or not hidden)
+        )
+
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
     ) -> Accept | Refuse:
