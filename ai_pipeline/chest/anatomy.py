@@ -485,7 +485,7 @@ LONGEST: Final = 256
 UNSURE_NOTES: Final = (
     "Unsure: the heart's border is hidden.",
     "Unsure: heart and lungs cannot be outlined surely.",
-    "Unsure: a lung may be clouded.",
+    "Unsure: possible consolidation.",
 )
 """What is said of a film with one of the three signs of :meth:`Look.doubt`, in their order: short, so that
 the ratio has room on the same line."""

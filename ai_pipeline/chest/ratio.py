@@ -129,14 +129,15 @@ def _statement(
     number = f"cardiothoracic ratio {ratio:.2f}"
     if look.shallow:
         number += ", shallow breath"
-    low, high = agreement or (0.0, 0.0)
+    high = agreement[1] if agreement else 0.0
     if projection != "PA":
         return f"{number.capitalize()}, not comparable with 0.5: {_projection(projection)}"
     if ratio - high > LIMIT:
         if effusion:
             return f"{number.capitalize()}, perhaps too large beside an effusion"
         return f"{HEART_ENLARGED.meaning}, {number}"
-    return f"Heart {'not enlarged' if ratio - low < LIMIT else 'size borderline'}, {number}"
+    # From the number as it is printed: a narrower word would leave two ratios of five without one.
+    return f"Heart {'not enlarged' if round(ratio, 2) < LIMIT else 'size borderline'}, {number}"
 
 
 def _measurements(

@@ -449,8 +449,8 @@ class Ovarian:
 
     def _findings(self, image: SourceImage, frame: _CleanedFrame, options: OvarianOptions) -> list[Finding]:
         """One finding for each class; none if the cleaned picture does not look like the training frames. The
-        finding of the likeliest class has the outline, unless that is the normal ovary, and has the heat map
-        if it is called present.
+        finding of the likeliest class has the outline and the heat map if it is called present: a class that
+        is not suggested is drawn nowhere.
         """
         analysis, outline = frame.analysis, frame.outline
         if not self._models()[0].in_domain(analysis):
@@ -475,10 +475,10 @@ class Ovarian:
             )
             for label, value, decision in zip(card.labels, analysis.probabilities, decided, strict=True)
         ]
-        if outline.region is not None and frame.lesion_is_there and found[best].label != NORMAL:
-            found[best] = replace(found[best], regions=(outline.region,))
-        if options.heatmaps and found[best].decision is Decision.PRESENT:
-            found[best] = replace(found[best], evidence=heatmap(analysis, best))
+        if found[best].decision is Decision.PRESENT:
+            regions = (outline.region,) if outline.region else ()
+            evidence = heatmap(analysis, best) if options.heatmaps else None
+            found[best] = replace(found[best], regions=regions, evidence=evidence)
         return found
 
     def _outlines(
