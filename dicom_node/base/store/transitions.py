@@ -94,17 +94,6 @@ the names of its fields; of a list its length.
 """
 
 
-def lock_free(session: Session, study_ids: Iterable[int]) -> Sequence[int]:
-    """Lock these studies until the transaction ends, except those that another transaction is changing;
-    return the locked ids.
-
-    Evaluate the conditions of their choice again afterwards: a new statement sees what was committed
-    meanwhile.
-    """
-    chosen = select(Study.id).where(Study.id.in_(study_ids)).order_by(Study.id)
-    return session.scalars(chosen.with_for_update(key_share=True, skip_locked=True)).all()
-
-
 def record(session: Session, event_type: EventType, study_id: int | None = None, **fields: Any) -> Event:
     """Append an event to the event table, with the UID of its study; it is logged when the transaction is
     committed.
