@@ -376,29 +376,23 @@ class SourceImage(Protocol):
     @property
     def uid(self) -> str:
         """The SOP Instance UID; of a PNG or JPEG, a UID derived from its bytes."""
-        ...
 
     @property
     def series_uid(self) -> str:
         """The Series Instance UID; "" if the header lacks it."""
-        ...
 
     @property
     def header(self) -> ImageHeader:
         """The values of the header that pipelines use."""
-        ...
 
     def stored(self, frame: int = 0) -> PixelArray:
         """The samples of a frame after decoding."""
-        ...
 
     def display(self, frame: int = 0, shorter_side: int = 0) -> npt.NDArray[np.uint8]:
         """The picture of a frame as a viewer shows it."""
-        ...
 
     def show(self, samples: PixelArray, frame: int = 0) -> npt.NDArray[np.uint8]:
         """The picture of other samples, as a viewer shows this frame."""
-        ...
 
 
 class ImageKind(StrEnum):
@@ -758,11 +752,9 @@ class Pipeline(Protocol):
 
     def warm_up(self) -> None:
         """Load the models, so that the first image need not wait for them."""
-        ...
 
     def models(self) -> tuple[ModelRef, ...]:
         """The models that the pipeline uses, to be named in its results."""
-        ...
 
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
@@ -770,7 +762,6 @@ class Pipeline(Protocol):
         """Choose the images that the pipeline analyses, or say why it analyses none. ``options`` come from a
         rule.
         """
-        ...
 
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
@@ -778,7 +769,6 @@ class Pipeline(Protocol):
         """Analyse the images that ``accepts`` chose. ``report`` is called with the progress; ``options`` come
         from a rule.
         """
-        ...
 
 
 @runtime_checkable
@@ -787,7 +777,6 @@ class ChecksOptions(Protocol):
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
         """What is wrong with ``options`` beyond the checks of their types, as remedies by option."""
-        ...
 
 
 @runtime_checkable
@@ -798,7 +787,6 @@ class StatesOccasions(Protocol):
         """All occasions for ``then`` of a rule that results can give with ``options`` and the present models:
         "NAME suspected" of a finding, or the name of a call; * stands for names that nobody knows yet.
         """
-        ...
 
 
 @runtime_checkable
@@ -810,4 +798,3 @@ class ExchangesModels(Protocol):
         """Run the model of the card ``card_file`` on test pictures. Raises CardError if it fails or takes
         longer than ``seconds``.
         """
-        ...

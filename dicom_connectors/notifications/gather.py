@@ -234,12 +234,10 @@ class Gatherer:
         if row.fields.get("notification") == rule.name:  # that it could not be sent cannot be sent
             return {}
         conditions = _conditions_about(session, row, known)
-        patterns = [pattern for name in rule.findings for pattern in (name, name + SUSPECTED)]
-        patterns += [one.when for one in conditions if one.when not in QUALITY]
+        patterns = _patterns(rule, conditions)
         if (conditions or patterns) and row.study_id is not None and fetches.is_prior(session, row.study_id):
             conditions, patterns = [], []  # an old study is no news
         occasions, lines = self._occasions(session, patterns, row)
-        found = [one.removesuffix(SUSPECTED) for one in occasions if one.endswith(SUSPECTED)]
         sentences = _quality_in_words(conditions, row.number)
         if not (occasions or sentences or row.number in _wanted_events(rule)):
             return {}
@@ -251,8 +249,7 @@ class Gatherer:
             "accession": session.scalar(select(Study.accession_number).where(Study.id == row.study_id))
             if occasions and rule.study == "accession"
             else "",
-            "findings": found,
-            "calls": [one for one in occasions if not one.endswith(SUSPECTED)],
+            **_by_kind(occasions),
             "result": lines + sentences,
         }
 
@@ -283,6 +280,20 @@ class Gatherer:
             names |= dict.fromkeys(wanted)
             lines |= dict.fromkeys(result if wanted else ())
         return list(names), list(lines)
+
+
+def _patterns(rule: NotificationSettings, conditions: Iterable[ResultSettings]) -> list[str]:
+    """Return the patterns of the occasions that a notification tells, its own and those of ``conditions``."""
+    own = [pattern for name in rule.findings for pattern in (name, name + SUSPECTED)]
+    return own + [one.when for one in conditions if one.when not in QUALITY]
+
+
+def _by_kind(occasions: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names of suspected ``findings``, and of ``calls``."""
+    named: dict[str, list[str]] = {"findings": [], "calls": []}
+    for one in occasions:
+        named["findings" if one.endswith(SUSPECTED) else "calls"].append(one.removesuffix(SUSPECTED))
+    return named
 
 
 def _conditions_about(

@@ -393,7 +393,7 @@ def _check_occasions(settings: Settings) -> Found:
                     f"{rule.pipeline} finds no such thing with these options; "
                     + did_you_mean(name, sorted(known), "it can say"),
                 )
-    if UNKNOWN in found or not settings.rules:  # those of the console are not known everywhere
+    if UNKNOWN in found or not settings.rules:  # a new node has none yet
         return
     names = sorted(one.removesuffix(SUSPECTED) for one in found - {ANY_FINDING})
     for key, watched in settings.watched_findings.items():

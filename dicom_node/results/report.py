@@ -203,11 +203,12 @@ def _image_report(
     unsure = any(note.name == UNSURE for note in own.quality)
     absence = codes.SCT.Undetermined if unsure else codes.SCT.Absent
     absent = [finding for finding in patient_findings(findings) if finding.decision is Decision.ABSENT]
+    answers = [(OURS["RESULT"], answer) for answer in _answers(findings, own, unsure=unsure)]
     return ImageReport(
         source=source,
         name="AI summary",
         lines=result_lines(own.findings, own.measurements, own.quality),
-        answers=[(OURS["RESULT"], answer) for answer in _answers(findings, own, unsure=unsure)],
+        answers=answers,
         findings=findings,
         located=[finding for finding in located if finding.source is source],
         absent=[coded_finding(context, source, finding, absence) for finding in absent],
