@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from itertools import chain
@@ -42,6 +42,8 @@ BURNED_IN = Code("BURNED_IN", "99AINODE", "Burned-in annotation to remove")
 """Code of findings that say nothing of the patient: burned-in annotation that the policy removes."""
 OUTER_TO_OUTER = Code("OUTERTOOUTER", BURNED_IN.scheme, "From outer to outer edge of the skull")
 """Method of a biparietal diameter; the concept of DICOM and LOINC leaves it open."""
+LOOK_FIRST = Code("LOOKFIRST", BURNED_IN.scheme, "Look at it first")
+"""Call on an image of which the model cannot judge more: it may be of a gravely ill patient."""
 
 
 class Decision(StrEnum):
@@ -160,7 +162,7 @@ class QualityNote:
 
     ``text``: one or more whole sentences. ``on_faces``: must be read wherever the findings are. ``places``:
     boxes like UltrasoundRegion.box, for the node alone. ``names``: the subjects of the note, as readers name
-    them.
+    them. ``call``: as in Measurement.
     """
 
     name: str
@@ -169,6 +171,7 @@ class QualityNote:
     on_faces: bool = False
     places: tuple[tuple[int, int, int, int], ...] = ()
     names: tuple[str, ...] = ()
+    call: Code | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +186,8 @@ class Measurement:
     patient. ``statement``: the number in a reader's words, with its meaning; "" if the short result does not
     need it. ``error``: 95 % of two measurements of an unchanged patient differ by less
     (:func:`repeatability`), in the unit; None if it was not measured: then the number is not compared with an
-    earlier one. ``method`` as in :class:`MeasuredQuantity`.
+    earlier one. ``method`` as in :class:`MeasuredQuantity`. ``call``: one of the card's calls if the number
+    is one; None if it asks for nobody's attention.
     """
 
     source_uid: str
@@ -200,6 +204,7 @@ class Measurement:
     statement: str = ""
     error: float | None = None
     method: Code | None = None
+    call: Code | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for a value that is no number, or for lines without length."""
@@ -272,12 +277,14 @@ class RefusedBy(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """An image ``source_uid`` that ``accepts`` refused, and the model that would have analysed it. The node
-    counts refusals and never shows them.
+    counts refusals, and shows only ``look_first``: the sentence, without PHI, that tells a reader to look at
+    an image that may be of a gravely ill patient; "" for one that is merely of another kind.
     """
 
     source_uid: str
     model: ModelRef
     by: RefusedBy
+    look_first: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,29 +376,23 @@ class SourceImage(Protocol):
     @property
     def uid(self) -> str:
         """The SOP Instance UID; of a PNG or JPEG, a UID derived from its bytes."""
-        ...
 
     @property
     def series_uid(self) -> str:
         """The Series Instance UID; "" if the header lacks it."""
-        ...
 
     @property
     def header(self) -> ImageHeader:
         """The values of the header that pipelines use."""
-        ...
 
     def stored(self, frame: int = 0) -> PixelArray:
         """The samples of a frame after decoding."""
-        ...
 
     def display(self, frame: int = 0, shorter_side: int = 0) -> npt.NDArray[np.uint8]:
         """The picture of a frame as a viewer shows it."""
-        ...
 
     def show(self, samples: PixelArray, frame: int = 0) -> npt.NDArray[np.uint8]:
         """The picture of other samples, as a viewer shows this frame."""
-        ...
 
 
 class ImageKind(StrEnum):
@@ -570,8 +571,9 @@ class PipelineCard:
     ``region``: the part of the body (PS3.16 CID 4031), which reports name where an image does not.
 
     ``codes``: of its findings, unless a model's card has them; ``outlines``: structures that it outlines in
-    Segmentations (PS3.16 CID 7151); ``measures``: quantities that it measures; ``scheme``: the coding scheme
-    of its private codes. ``slots``: models that a site may exchange.
+    Segmentations (PS3.16 CID 7151); ``measures``: quantities that it measures; ``calls``: what asks for a
+    person's attention and is no finding; ``scheme``: the coding scheme of its private codes. ``slots``:
+    models that a site may exchange.
     """
 
     name: str
@@ -587,6 +589,7 @@ class PipelineCard:
     codes: tuple[Code, ...] = ()
     outlines: tuple[Code, ...] = ()
     measures: tuple[MeasuredQuantity, ...] = ()
+    calls: tuple[Code, ...] = ()
     scheme: CodingScheme | None = None
     slots: tuple[ModelSlot, ...] = ()
 
@@ -597,7 +600,7 @@ class PipelineCard:
     @property
     def private_codes(self) -> tuple[Code, ...]:
         """The pipeline's codes that belong to no standard (PS3.3 8.2)."""
-        codes = (*self.codes, *self.outlines, *(one.code for one in self.measures))
+        codes = (*self.codes, *self.outlines, *(one.code for one in self.measures), *self.calls)
         return tuple(code for code in codes if code.scheme.startswith("99"))
 
 
@@ -749,11 +752,9 @@ class Pipeline(Protocol):
 
     def warm_up(self) -> None:
         """Load the models, so that the first image need not wait for them."""
-        ...
 
     def models(self) -> tuple[ModelRef, ...]:
         """The models that the pipeline uses, to be named in its results."""
-        ...
 
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
@@ -761,7 +762,6 @@ class Pipeline(Protocol):
         """Choose the images that the pipeline analyses, or say why it analyses none. ``options`` come from a
         rule.
         """
-        ...
 
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
@@ -769,7 +769,6 @@ class Pipeline(Protocol):
         """Analyse the images that ``accepts`` chose. ``report`` is called with the progress; ``options`` come
         from a rule.
         """
-        ...
 
 
 @runtime_checkable
@@ -778,7 +777,16 @@ class ChecksOptions(Protocol):
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
         """What is wrong with ``options`` beyond the checks of their types, as remedies by option."""
-        ...
+
+
+@runtime_checkable
+class StatesOccasions(Protocol):
+    """A pipeline (protocol) that knows what its results can say with a rule's options."""
+
+    def occasions(self, options: Mapping[str, object]) -> Collection[str]:
+        """All occasions for ``then`` of a rule that results can give with ``options`` and the present models:
+        "NAME suspected" of a finding, or the name of a call; * stands for names that nobody knows yet.
+        """
 
 
 @runtime_checkable
@@ -790,4 +798,3 @@ class ExchangesModels(Protocol):
         """Run the model of the card ``card_file`` on test pictures. Raises CardError if it fails or takes
         longer than ``seconds``.
         """
-        ...

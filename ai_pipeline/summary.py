@@ -8,7 +8,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from ai_pipeline.contract import BURNED_IN, Decision, Finding, Measurement, PipelineResult, QualityNote
+from ai_pipeline.contract import (
+    BURNED_IN,
+    Code,
+    Decision,
+    Finding,
+    Measurement,
+    PipelineResult,
+    QualityNote,
+)
 
 MOST: Final = 120
 """Characters of a line."""
@@ -63,6 +71,12 @@ def result_lines(
     notes = list(notes)
     further = [note.text for note in notes if note.on_faces and note.name != UNSURE]
     return [*short_result(findings, measurements, notes), *further]
+
+
+def calls_of(measurements: Iterable[Measurement], notes: Iterable[QualityNote]) -> list[Code]:
+    """What asks for a person's attention beside suspected findings, each once, in the order of the lines."""
+    called = [*(note.call for note in notes), *(one.call for one in measurements)]
+    return list(dict.fromkeys(filter(None, called)))
 
 
 def comparison_line(on: str, numbers: Sequence[str], new: Sequence[str], gone: Sequence[str]) -> str:

@@ -28,7 +28,18 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
-from ai_pipeline.contract import Bools, Code, Decision, Finding, Floats, Grey, ModelRef, Point, QualityNote
+from ai_pipeline.contract import (
+    LOOK_FIRST,
+    Bools,
+    Code,
+    Decision,
+    Finding,
+    Floats,
+    Grey,
+    ModelRef,
+    Point,
+    QualityNote,
+)
 from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.registry import Card, Change, Input, changed, network_input, read
@@ -474,7 +485,7 @@ LONGEST: Final = 256
 UNSURE_NOTES: Final = (
     "Unsure: the heart's border is hidden.",
     "Unsure: heart and lungs cannot be outlined surely.",
-    "Unsure: a lung may be clouded.",
+    "Unsure: possible consolidation.",
 )
 """What is said of a film with one of the three signs of :meth:`Look.doubt`, in their order: short, so that
 the ratio has room on the same line."""
@@ -513,7 +524,7 @@ class Look:
             side = "left" if self.white == "right" else "right"
             name = f"{side} lung" if marked else f"lung on the {self.white} of the picture"
             lung = f"the {name} is opaque or small"
-        return f"This film is not a usual chest: {lung}. Look at it first."
+        return f"This film is not a usual chest: {lung}. {LOOK_FIRST.meaning}."
 
 
 def look_at(picture: Grey, anatomy: Anatomy) -> Look:

@@ -6,8 +6,16 @@ from typing import Final
 from ai_pipeline.chest import intended_use
 from ai_pipeline.chest.anatomy import ORGANS
 from ai_pipeline.chest.calls import OperatingPoint
-from ai_pipeline.chest.ratio import CARDIOTHORACIC_RATIO, WIDTH, Projections
-from ai_pipeline.contract import Code, MeasuredQuantity, ModelSlot, PipelineCard, PipelineOptions, option
+from ai_pipeline.chest.ratio import CARDIOTHORACIC_RATIO, HEART_ENLARGED, WIDTH, Projections
+from ai_pipeline.contract import (
+    LOOK_FIRST,
+    Code,
+    MeasuredQuantity,
+    ModelSlot,
+    PipelineCard,
+    PipelineOptions,
+    option,
+)
 
 
 class ChestOptions(PipelineOptions):
@@ -54,7 +62,7 @@ CLASSIFIER: Final = ModelSlot("chest_xray", "chest-efficientnet-lite0", "classif
 
 CARD: Final = PipelineCard(
     name="chest_xray",
-    version="1.7",
+    version="1.8",
     about="Frontal chest X-rays of adults: findings with boxes, and the cardiothoracic ratio.",
     intended_use=(
         "Frontal chest X-rays of adults (CR, DX), to draw a reader's eye to findings that may be there. It "
@@ -75,5 +83,6 @@ CARD: Final = PipelineCard(
         MeasuredQuantity("Heart width", WIDTH),
         MeasuredQuantity("Thoracic width", WIDTH),
     ),
+    calls=(HEART_ENLARGED, LOOK_FIRST),
     slots=(CLASSIFIER,),
 )

@@ -47,8 +47,7 @@ def refused_by_header(header: ImageHeader) -> str | None:
     """
     region = header.attributes.get("AnatomicRegionSequence", "").upper()
     described = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
-    words = " ".join(header.attributes.get(key, "") for key in ("ViewCodeSequence", *described))
-    words = words.upper().replace("_", " ")
+    words = _words(header, "ViewCodeSequence", *described)
     reasons = (
         (
             header.modality not in MODALITIES,
@@ -101,6 +100,23 @@ def refused_by_pixels(inside: bool, kind: Kind, exposure: Exposure) -> str | Non
         return f"{_NOT_LIKE}: it may be {pose.sentence}, but put upright it does not look like one either"
     sentence = _KIND_SENTENCES.get(kind.name)
     return f"{_NOT_LIKE}: {sentence or 'they show something else, or a lung is white or gone'}"
+
+
+def may_be_ill(header: ImageHeader, kind: Kind, exposure: Exposure) -> bool:
+    """Whether a picture that :func:`refused_by_pixels` refused may be the chest of a gravely ill patient: a
+    lung is white or gone, or grey levels are clipped. What looks like no chest at all may be one only where
+    the header says so: else each hand without a Body Part Examined would be one.
+    """
+    if kind.name in {CHILD, CLIPPED}:
+        return True
+    said = _words(header, "AnatomicRegionSequence", "StudyDescription", "SeriesDescription", "ProtocolName")
+    is_chest = header.body_part in CHEST or bool(_CHEST_WORDS.search(said))
+    return is_chest and (exposure.refusal is not None or kind.name not in _KIND_SENTENCES)
+
+
+def _words(header: ImageHeader, *keywords: str) -> str:
+    """The values of these attributes in capitals, with spaces for underscores."""
+    return " ".join(header.attributes.get(key, "") for key in keywords).upper().replace("_", " ")
 
 
 def projection_of(header: ImageHeader) -> str:

@@ -53,10 +53,11 @@ from ai_pipeline.chest.classifier import (
     decide,
     probability,
 )
-from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
+from ai_pipeline.chest.intended_use import may_be_ill, refused_by_header, refused_by_pixels
 from ai_pipeline.chest.stamps import LARGEST, StampConclusions, Stamps, follow, read_stamps
 from ai_pipeline.chest.stamps import MODEL as TEXT_READER
 from ai_pipeline.contract import (
+    LOOK_FIRST,
     Accept,
     Code,
     Decision,
@@ -192,6 +193,19 @@ class ChestXray:
         }
         return {option: remedy for option, remedy in wrong.items() if remedy}
 
+    def occasions(self, options: Mapping[str, object]) -> frozenset[str]:
+        """The findings that these ``options`` let the active model suspect, and the card's calls: of the
+        heart only where the ratio is measured. May raise CardError.
+        """
+        settings = _RuleOptions.from_card(self._card(), ChestOptions.of(options))
+        silent = {ratio.HEART_ENLARGED} if settings.given.ratio is ratio.Projections.OFF else set()
+        suspected = {
+            f"{label.code.meaning[:64]} suspected"
+            for label in settings.labels
+            if label.name in settings.shown and settings.shown[label.name].suspected and label.threshold < 1
+        }
+        return frozenset(suspected | {call.meaning for call in CARD.calls if call not in silent})
+
     @staticmethod
     def try_out(card_file: Path, seconds: int) -> None:
         """Run the model of the model card ``card_file`` on test pictures. Raises CardError if it fails or
@@ -217,6 +231,7 @@ class ChestXray:
             lambda image: refused_by_header(image.header),
             self._refused_by_pixels,
             lambda: self._model().card.ref,
+            self._look_first,
         )
 
     def run(
@@ -352,7 +367,8 @@ class ChestXray:
         notes = missing_notes(uid, found, analysed.missing)
         found = without_missing(found, analysed.missing)
         if doubt:
-            notes.append(QualityNote(UNSURE, doubt, uid, on_faces=True))
+            call = LOOK_FIRST if doubt.endswith(f"{LOOK_FIRST.meaning}.") else None
+            notes.append(QualityNote(UNSURE, doubt, uid, on_faces=True, call=call))
             found = [
                 replace(one, decision=one.decision if one.decision is PRESENT else UNDECIDED) for one in found
             ]
@@ -383,6 +399,12 @@ class ChestXray:
         analysed = self._analyse(image)
         in_domain = self._model().in_domain(analysed.analysis)
         return refused_by_pixels(in_domain, analysed.analysis.kind, analysed.exposure)
+
+    def _look_first(self, image: SourceImage) -> str:
+        """Refusal.look_first of an image that ``_refused_by_pixels`` refused."""
+        analysed = self._analyse(image)
+        ill = may_be_ill(image.header, analysed.analysis.kind, analysed.exposure)
+        return f"This film could not be read as a chest: {LOOK_FIRST.meaning.lower()}." if ill else ""
 
     def _analyse(self, image: SourceImage) -> _AnalysedImage:
         """Decode and analyse ``image``; the result is remembered because accepts() and run() get the same

@@ -33,6 +33,8 @@ CARDIOMEGALY: Final = "Cardiomegaly"
 LIMIT: Final = 0.5
 """Above it a heart on a PA film is usually called large (C. Danzer, Am J Med Sci 1919)."""
 
+HEART_ENLARGED: Final = Code("HEARTENLARGED", BURNED_IN.scheme, "Heart enlarged")
+"""Call of a ratio by which a reader would surely say so too."""
 # Private: LOINC has those of fetuses only.
 CARDIOTHORACIC_RATIO: Final = Code("CARDIOTHORACIC", BURNED_IN.scheme, "Cardiothoracic ratio")
 RATIO_UNIT: Final = Code("{ratio}", "UCUM", "ratio")  # PS3.16 CID 7181
@@ -127,14 +129,15 @@ def _statement(
     number = f"cardiothoracic ratio {ratio:.2f}"
     if look.shallow:
         number += ", shallow breath"
-    low, high = agreement or (0.0, 0.0)
+    high = agreement[1] if agreement else 0.0
     if projection != "PA":
         return f"{number.capitalize()}, not comparable with 0.5: {_projection(projection)}"
     if ratio - high > LIMIT:
         if effusion:
             return f"{number.capitalize()}, perhaps too large beside an effusion"
-        return f"Heart enlarged, {number}"
-    return f"Heart {'not enlarged' if ratio - low < LIMIT else 'size borderline'}, {number}"
+        return f"{HEART_ENLARGED.meaning}, {number}"
+    # From the number as it is printed: a narrower word would leave two ratios of five without one.
+    return f"Heart {'not enlarged' if round(ratio, 2) < LIMIT else 'size borderline'}, {number}"
 
 
 def _measurements(
@@ -165,6 +168,7 @@ def _measurements(
             THORAX,
             statement=statement,
             error=repeatability(by.agreement, 0.01) if by.agreement else None,
+            call=HEART_ENLARGED if statement.startswith(HEART_ENLARGED.meaning) else None,
         ),
         width_of("Heart width", HEART, found.heart),
         width_of("Thoracic width", THORAX, found.thorax),

@@ -47,7 +47,11 @@ POSITIONS: Final[Mapping[str, Position]] = {
 }
 IN_ORDER: Final[tuple[Position, ...]] = ("supine", "semi-erect", "erect")
 """Of several positions on one film the first counts, as AP counts where both projections are read."""
-SIDES: Final[Mapping[str, Side]] = {"L": "L", "R": "R", "LEFT": "L", "RIGHT": "R"}
+SIDES: Final[Mapping[str, Side]] = {
+    **dict.fromkeys(("L", "LEFT", "I", "IZQUIERDA", "IZQUIERDO", "G", "GAUCHE"), "L"),
+    **dict.fromkeys(("R", "RIGHT", "D", "DERECHA", "DERECHO", "DROITE", "DROIT"), "R"),
+}
+"""English, Spanish and French."""
 WORDS: Final = frozenset({*PROJECTIONS, *PORTABLE, *POSITIONS, *SIDES})
 LARGEST: Final = 1024
 """Shorter side to which larger films are reduced before they are read: cutting lines out of them takes longer
@@ -170,6 +174,8 @@ def _reader(models_dir: Path | None) -> TextReader:
 
 
 NOT_READ: Final = "Stamps were not read."
+USUAL_HEART: Final = 0.5
+"""Cardiothoracic ratio above which a heart is large (C. Danzer, Am J Med Sci 1919)."""
 TURNED: Final = 0.1
 """By how much more of the heart must lie on its own side in the mirror image (``Anatomy.turn``) for the film
 to be called mirrored. Less is enough in an image that was shown turned by 180°: that may be turned over."""
@@ -247,7 +253,9 @@ def _lie_mirrored(stamps: Stamps, anatomy: Anatomy | None, pose: Pose) -> tuple[
         marker = (seen.letter == "L") == (seen.x < 0.5)
     if anatomy is not None and anatomy.is_chest:
         if anatomy.turn > (0.0 if pose.turned == 180 else TURNED):
-            heart = True
+            # A large heart reaches far to the right: a marker on its side is believed before it.
+            large = anatomy.measured is not None and anatomy.measured.ratio > USUAL_HEART
+            heart = None if large and marker is False else True
         elif anatomy.turn <= 0.0 and (heart_on_left(anatomy.masks) or 0.0) >= 0.5:
             heart = False
     return marker, heart

@@ -348,7 +348,8 @@ class _Runner:
             record |= {"pipeline": pipeline.card.name, "version": pipeline.card.version}
             verdict = pipeline.accepts([image], self.options)
             if isinstance(verdict, Refuse):
-                record["reason"] = verdict.reason
+                told = [f"AI: {one.look_first}" for one in verdict.refused if one.look_first]
+                record |= {"reason": verdict.reason, "result": told}
                 return record, True
             record["accepted"] = True
             result = pipeline.run([image], report, self.options)

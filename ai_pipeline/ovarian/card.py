@@ -113,7 +113,7 @@ class OvarianOptions(PipelineOptions):
 LESION = Code("52988006", "SCT", "Lesion")  # PS3.16 CID 7151
 CARD: Final = PipelineCard(
     name="ovarian",
-    version="1.4",
+    version="1.5",
     about="Ultrasound frames of the female pelvis: class and outline of a cyst. For research.",
     intended_use=(
         "Single B-mode frames of the female pelvis with an ovarian cyst or tumour, for research. No answer "

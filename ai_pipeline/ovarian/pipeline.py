@@ -341,6 +341,15 @@ class Ovarian:
         """The classifier and the models that clean, as results name them."""
         return self._card().ref, *cleaning_models(self._models_dir, self._device_rules)
 
+    def occasions(self, options: Mapping[str, object]) -> frozenset[str]:
+        """The classes that these ``options`` let the model suggest. May raise CardError."""
+        hidden = not OvarianOptions.of(options).malignancy
+        return frozenset(
+            f"{label.code.meaning[:64]} suspected"
+            for label in self._card().labels
+            if label.name != NORMAL and (label.supported or not hidden)
+        )
+
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
     ) -> Accept | Refuse:
@@ -440,8 +449,8 @@ class Ovarian:
 
     def _findings(self, image: SourceImage, frame: _CleanedFrame, options: OvarianOptions) -> list[Finding]:
         """One finding for each class; none if the cleaned picture does not look like the training frames. The
-        finding of the likeliest class has the outline, unless that is the normal ovary, and has the heat map
-        if it is called present.
+        finding of the likeliest class has the outline and the heat map if it is called present: a class that
+        is not suggested is drawn nowhere.
         """
         analysis, outline = frame.analysis, frame.outline
         if not self._models()[0].in_domain(analysis):
@@ -466,10 +475,10 @@ class Ovarian:
             )
             for label, value, decision in zip(card.labels, analysis.probabilities, decided, strict=True)
         ]
-        if outline.region is not None and frame.lesion_is_there and found[best].label != NORMAL:
-            found[best] = replace(found[best], regions=(outline.region,))
-        if options.heatmaps and found[best].decision is Decision.PRESENT:
-            found[best] = replace(found[best], evidence=heatmap(analysis, best))
+        if found[best].decision is Decision.PRESENT:
+            regions = (outline.region,) if outline.region else ()
+            evidence = heatmap(analysis, best) if options.heatmaps else None
+            found[best] = replace(found[best], regions=regions, evidence=evidence)
         return found
 
     def _outlines(

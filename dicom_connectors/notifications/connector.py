@@ -10,7 +10,7 @@ from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import Service, typed_section
 from dicom_node.base.store.database import Database
-from dicom_node.people.preflight import Found, Tried
+from dicom_node.people.preflight import Found, Tried, occasions
 
 
 def services(database: Database, settings: Settings, owner: str) -> Iterator[Service]:
@@ -50,20 +50,23 @@ def send_test(settings: Settings, name: str, finding: str = "") -> tuple[bool, s
     """Send a test message to the receiver of the notification ``name``; return (whether it was accepted, the
     reason in words).
 
-    ``finding``: send the message of a study in which this finding is suspected; "": a plain test.
+    ``finding``: send the message of a study in which this finding is suspected, or with the call of this
+    name; "": a plain test.
     """
     from dicom_connectors.notifications import sender
     from dicom_connectors.notifications.gather import Message, message_of
 
     [rule] = [one for one in typed_section(settings, NotificationsPart).notifications if one.name == name]
     node = settings.node.ae_title
+    is_call = any(finding in occasions(one, settings) for one in settings.rules)
     about = {
         "at": "now",
         "fields": {},
-        "findings": [finding],
+        "findings": [] if is_call else [finding],
+        "calls": [finding] if is_call else [],
         "accession": "TEST",
         "link": "",
-        "result": [f"Suspected: {finding}. This is a test: there is no such study."],
+        "result": [f"{'' if is_call else 'Suspected: '}{finding}. This is a test: there is no such study."],
     }
     sample = (
         message_of(name, node, [(events.JOB_SUCCEEDED.number, about)])

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from dicom_connectors.notifications.settings import NotificationSettings, NotificationsPart, Occasion
 from dicom_node.base import events
-from dicom_node.base.config.rule import ResultSettings, matches
+from dicom_node.base.config.rule import QUALITY, SUSPECTED, ResultSettings, matches
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import typed_section
 from dicom_node.base.errors import NotInSpool, StoreAway
@@ -65,7 +65,7 @@ def message_of(name: str, node: str, chosen: Sequence[tuple[int, Mapping[str, An
     """Return the message of the notification ``name``.
 
     ``node``: AE title of the node; ``chosen``: (event number, event) for each event, where the event has the
-    keys ``at``, ``fields``, ``link``, ``accession``, ``findings`` and ``result``.
+    keys ``at``, ``fields``, ``link``, ``accession``, ``findings``, ``calls`` and ``result``.
     """
     by_number: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for number, event in chosen:
@@ -91,7 +91,7 @@ def message_of(name: str, node: str, chosen: Sequence[tuple[int, Mapping[str, An
         times = f", {len(same)} times" if len(same) > 1 else ""
         lines.append(text + ("" if headline else f" ({number})") + times)
         for event in shown:
-            lines += [f"  {line}" for line in event["result"] or event["findings"]]
+            lines += [f"  {line}" for line in event["result"] or [*event["calls"], *event["findings"]]]
             fields = {} if event["result"] else event["fields"]
             lines += [f"  Accession number {event['accession']}"] if event["accession"] else []
             lines += [f"  {event['link']}"] if event["link"] else []
@@ -111,8 +111,11 @@ def _headline(same: Sequence[Mapping[str, Any]]) -> str:
     """Return a headline for ``same``, events of one number that state findings or results, such as
     "Suspected: Pneumothorax"; "" for other events.
     """
-    if named := list(dict.fromkeys(name for event in same for name in event["findings"])):
-        return f"Suspected: {', '.join(named[:_EXAMPLES])}"
+    calls = dict.fromkeys(name for event in same for name in event["calls"])
+    named = dict.fromkeys(name for event in same for name in event["findings"])
+    if calls or named:
+        suspected = f"Suspected: {', '.join([*named][:_EXAMPLES])}" if named else ""
+        return ". ".join(filter(None, [*calls, suspected]))
     return next((event["result"][0] for event in same if event["result"]), "").rstrip(".")
 
 
@@ -231,12 +234,12 @@ class Gatherer:
         if row.fields.get("notification") == rule.name:  # that it could not be sent cannot be sent
             return {}
         conditions = _conditions_about(session, row, known)
-        patterns = [*rule.findings, *(one.finding for one in conditions if one.finding)]
+        patterns = _patterns(rule, conditions)
         if (conditions or patterns) and row.study_id is not None and fetches.is_prior(session, row.study_id):
             conditions, patterns = [], []  # an old study is no news
-        found, lines = self._findings(session, patterns, row)
+        occasions, lines = self._occasions(session, patterns, row)
         sentences = _quality_in_words(conditions, row.number)
-        if not (found or sentences or row.number in _wanted_events(rule)):
+        if not (occasions or sentences or row.number in _wanted_events(rule)):
             return {}
         url = self._settings.console.url
         return {
@@ -244,16 +247,16 @@ class Gatherer:
             "fields": {key: value for key, value in row.fields.items() if value not in (None, "", [])},
             "link": f"{url}/studies/{row.study_id}" if url and row.study_id else "",
             "accession": session.scalar(select(Study.accession_number).where(Study.id == row.study_id))
-            if found and rule.study == "accession"
+            if occasions and rule.study == "accession"
             else "",
-            "findings": found,
+            **_by_kind(occasions),
             "result": lines + sentences,
         }
 
-    def _findings(
+    def _occasions(
         self, session: Session, patterns: Sequence[str], row: EventRow
     ) -> tuple[list[str], list[str]]:
-        """Return (suspected findings that match ``patterns``, lines of the reports that have them) for the
+        """Return (occasions that match ``patterns``, lines of the reports that have them) for the
         reports of an event; none without patterns, or for an event that is about no new report.
 
         These are, after a job, its reports that need no person's acceptance and, after an acceptance, the
@@ -262,7 +265,7 @@ class Gatherer:
         if not patterns or row.number not in WITH_FINDINGS:
             return [], []
         leave: list[ColumnElement[bool]] = [Result.id.in_(row.fields.get("numbers", []))]
-        if row.number == events.JOB_SUCCEEDED.number:
+        if row.number != events.RESULTS_ACCEPTED.number:
             held = select(HeldResult.result_id)
             leave = [Result.job_id == row.fields.get("job"), Result.id.not_in(held)]
         reports = (Result.kind == ResultKind.SR, Result.deidentified.is_(False), *leave)
@@ -271,12 +274,26 @@ class Gatherer:
         for path in session.scalars(select(Result.path).where(*reports)):
             with suppress(NotInSpool):  # lost: it cannot be read either
                 files.here(session, path)
-            suspected, result = _findings_and_lines(files.data_dir / path)
-            patterned = (name for name in suspected if any(matches(one, name) for one in patterns))
-            wanted = [*patterned, *(name for name in suspected if name == _UNREADABLE)]
+            stated, result = _occasions_and_lines(files.data_dir / path)
+            patterned = (name for name in stated if any(matches(one, name) for one in patterns))
+            wanted = [*patterned, *(name for name in stated if name == _UNREADABLE + SUSPECTED)]
             names |= dict.fromkeys(wanted)
             lines |= dict.fromkeys(result if wanted else ())
         return list(names), list(lines)
+
+
+def _patterns(rule: NotificationSettings, conditions: Iterable[ResultSettings]) -> list[str]:
+    """Return the patterns of the occasions that a notification tells, its own and those of ``conditions``."""
+    own = [pattern for name in rule.findings for pattern in (name, name + SUSPECTED)]
+    return own + [one.when for one in conditions if one.when not in QUALITY]
+
+
+def _by_kind(occasions: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names of suspected ``findings``, and of ``calls``."""
+    named: dict[str, list[str]] = {"findings": [], "calls": []}
+    for one in occasions:
+        named["findings" if one.endswith(SUSPECTED) else "calls"].append(one.removesuffix(SUSPECTED))
+    return named
 
 
 def _conditions_about(
@@ -299,7 +316,7 @@ def _conditions_about(
 
 def _quality_in_words(conditions: Iterable[ResultSettings], number: int) -> list[str]:
     """Return a sentence for each condition on quality that an event of this ``number`` meets."""
-    words = {one.when for one in conditions if number in numbers_for([one]) and not one.finding}
+    words = {one.when for one in conditions if one.when in WHEN and number in numbers_for([one])}
     return [_IN_WORDS[word] for word in sorted(words)]
 
 
@@ -309,10 +326,10 @@ def _newest_event(session: Session) -> int:
 
 
 @lru_cache(maxsize=64)
-def _findings_and_lines(report: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return (findings that the SR file ``report`` suspects, lines of its short result).
+def _occasions_and_lines(report: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return (occasions for conditions that the SR file ``report`` states, lines of its short result).
 
-    For a file that cannot be read both are ``_UNREADABLE``, because it may contain a finding that somebody
+    For a file that cannot be read both say ``_UNREADABLE``, because it may contain a finding that somebody
     waits for.
     """
     from dicom_node.results import stated_report  # heavy, and only a rule with findings needs it
@@ -320,8 +337,9 @@ def _findings_and_lines(report: Path) -> tuple[tuple[str, ...], tuple[str, ...]]
     try:
         read = stated_report.read_report(report)
     except Exception:  # noqa: BLE001  (whatever its parser says of a damaged file)
-        return (_UNREADABLE,), (_UNREADABLE,)
-    return tuple(one.meaning for one in read.findings if one.decision == "present"), read.short_result
+        return (_UNREADABLE + SUSPECTED,), (_UNREADABLE,)
+    suspected = [one.meaning + SUSPECTED for one in read.findings if one.decision == "present"]
+    return (*suspected, *read.calls), read.short_result
 
 
 EVENTS: Mapping[Occasion, Sequence[events.EventType]] = {
@@ -366,7 +384,9 @@ EVENTS: Mapping[Occasion, Sequence[events.EventType]] = {
     "assessment": (events.ASSESSMENT_OVERDUE,),
 }
 
-WITH_FINDINGS = frozenset({events.JOB_SUCCEEDED.number, events.RESULTS_ACCEPTED.number})
+WITH_FINDINGS = frozenset(
+    {events.JOB_SUCCEEDED.number, events.JOB_NOT_APPLICABLE.number, events.RESULTS_ACCEPTED.number}
+)
 
 
 WHEN: Mapping[str, Sequence[events.EventType]] = {

@@ -89,8 +89,8 @@ class NotificationSettings(Section):
     """failure, dead_letter, quarantine, withheld, disk, silence, outage, drift, assessment: for events."""
     events: tuple[int, ...] = Field((), examples=[[1004]])
     """Numbers of further events (docs/reference/events.md lists them)."""
-    findings: tuple[str, ...] = Field((), examples=[["Pneumothorax"]])
-    """Findings that a report suspects, as it names them; patterns with * and ?."""
+    findings: tuple[str, ...] = Field((), examples=[["Pleural effusion", "Look at it first"]])
+    """Findings that a report suspects, and its calls, as it names them; patterns with * and ?."""
     study: Literal["accession", "link"] = "accession"
     """How messages on findings name the study: accession (its number, and the link), link (that alone)."""
     to: tuple[MailAddress, ...] = Field((), max_length=50, examples=[["pacs-admins@example.org"]])

@@ -10,6 +10,7 @@ from dicom_node.base.actions.action import Action, Input
 from dicom_node.base.actions.columns import Column, fields, times
 from dicom_node.base.actions.inputs import limit, numbers, states
 from dicom_node.base.actions.nouns import NOTIFICATIONS
+from dicom_node.base.config.rule import SUSPECTED
 from dicom_node.base.config.section import did_you_mean
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import every
@@ -30,6 +31,7 @@ from dicom_node.people import (
     writing,
 )
 from dicom_node.people.audit import COMMAND_LINE, Person
+from dicom_node.people.preflight import can_say, occasions
 
 
 def notifiers(settings: Settings) -> list[View]:
@@ -91,12 +93,18 @@ def test_notifier(
     name: Annotated[str, Input("A [[notifications]] of the configuration.", metavar="NAME")],
     by: Person = COMMAND_LINE,
     *,
-    finding: Annotated[str, Input("Send what a study with this finding would send.", "--finding")] = "",
+    finding: Annotated[
+        str, Input("Send what a study with this finding or call would send.", "--finding")
+    ] = "",
 ) -> View:
-    """Send a test message of the notification ``name`` at once; returns ``ok`` and ``text``. Raises NotFound.
+    """Send a test message of the notification ``name`` at once; returns ``ok`` and ``text``. Raises NotFound,
+    also for a finding that no rule can report.
 
-    ``finding``: send the message for a study in which this finding is suspected; "" for a plain test.
+    ``finding``: send the message for a study in which this finding is suspected, or with this call; "" for a
+    plain test.
     """
+    if finding and not can_say(finding, names := _names_said(settings)):
+        raise NotFound(f"no rule finds {finding!r}; {did_you_mean(finding, names, 'they find')}")
     rows = {row["name"]: (row["kind"], one) for one in every("notifiers") for row in one.configured(settings)}
     if name not in rows:
         raise NotFound(f"no notification is called {name!r}; {did_you_mean(name, rows, 'configured')}")
@@ -105,6 +113,12 @@ def test_notifier(
     with writing(settings) as session:
         audit.note(session, by, AuditAction.NOTIFIER_TESTED, notification=name, ok=int(is_sent))
     return {"name": name, "kind": kind, "ok": is_sent, "text": text or "sent"}
+
+
+def _names_said(settings: Settings) -> list[str]:
+    """The names of all findings and calls that the rules can say; * where one cannot be known."""
+    said = frozenset[str]().union(*(occasions(rule, settings) for rule in settings.rules))
+    return sorted(one.removesuffix(SUSPECTED) for one in said)
 
 
 @Action(

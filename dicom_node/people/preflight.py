@@ -32,7 +32,7 @@ from sqlalchemy.orm import Session
 
 from ai_pipeline import extras
 from ai_pipeline.burnin.devices.rules import read_rules, site_folder
-from ai_pipeline.contract import PipelineCard
+from ai_pipeline.contract import PipelineCard, StatesOccasions
 from ai_pipeline.errors import CardError, DeviceRuleError, NoDecoder, PluginError, first_line
 from ai_pipeline.images.decoder import Decoder
 from ai_pipeline.models import registry
@@ -41,7 +41,7 @@ from ai_pipeline.models.reference import reference_of
 from ai_pipeline.pipelines import PIPELINES, card_of, create, option_faults
 from dicom_node.base.config.loading import Place, TomlFiles, add_unimportable, examine, undercuts, validated
 from dicom_node.base.config.peer import PeerSettings
-from dicom_node.base.config.rule import RuleSettings, matches
+from dicom_node.base.config.rule import QUALITY, SUSPECTED, RuleSettings, matches
 from dicom_node.base.config.section import did_you_mean
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings, TlsSettings
 from dicom_node.base.connectors import can_be_imported, every, installed
@@ -376,50 +376,66 @@ def _check_options(rule: RuleSettings, card: PipelineCard, settings: Settings, *
             )
 
 
-def _check_findings(settings: Settings) -> Found:
-    """Yield findings in rules and notifications that no pipeline can return; such a condition never holds."""
-    found: dict[str, Collection[str] | None] = {}
-    for rule in settings.rules:
-        wanted = [one.finding for one in rule.then if one.finding]
-        if wanted or settings.watched_findings:
-            found[rule.name] = known = _possible_findings(rule, settings)
-            if known is not None:
-                otherwise = f"{rule.pipeline} finds no such thing"
-                yield from _never_found(f"rules.{rule.name}.then", wanted, known, otherwise, "it finds")
-    if found and None not in found.values():
-        every_name = {name for names in found.values() for name in names or ()}
-        for key, watched in settings.watched_findings.items():
-            yield from _never_found(key, watched, every_name, "no rule finds such a thing", "they find")
-
-
-def _never_found(
-    key: str, wanted: Iterable[str], known: Collection[str], otherwise: str, these: str
-) -> Iterator[Problem]:
-    """Yield the patterns (``wanted``, which stand under ``key``) that match none of the known findings.
-
-    ``otherwise``: the mistake in words; ``these``: what comes before the known findings.
+def _check_occasions(settings: Settings) -> Found:
+    """Yield conditions on results in rules and notifications that never hold, as no pipeline says such a
+    thing with the options of its rule.
     """
-    for name in dict.fromkeys(wanted):
-        if not any(matches(name, finding) for finding in known):
-            yield key, repr(name), f"{otherwise}; {did_you_mean(name, sorted(known), these)}"
+    found = set[str]()
+    for rule in settings.rules:
+        wanted = [one.when for one in rule.then if one.when not in QUALITY]
+        if wanted or settings.watched_findings:
+            known = occasions(rule, settings)
+            found |= known
+            for name in _never_met(wanted, known):
+                yield (
+                    f"rules.{rule.name}.then",
+                    repr(name.removesuffix(SUSPECTED)),
+                    f"{rule.pipeline} finds no such thing with these options; "
+                    + did_you_mean(name, sorted(known), "it can say"),
+                )
+    if UNKNOWN in found or not settings.rules:  # a new node has none yet
+        return
+    names = sorted(one.removesuffix(SUSPECTED) for one in found - {ANY_FINDING})
+    for key, watched in settings.watched_findings.items():
+        for name in _never_met(watched, names):
+            remedy = f"no rule finds such a thing; {did_you_mean(name, names, 'they find')}"
+            if ANY_FINDING in found:
+                yield Tried(
+                    key, False, f"{name!r}: only a program, which does not say what it finds: {remedy}"
+                )
+            else:
+                yield key, repr(name), remedy
 
 
-def _possible_findings(rule: RuleSettings, settings: Settings) -> Collection[str] | None:
-    """The names of findings that the rule's pipeline can suspect with its present models; None if that is
-    unknown.
+UNKNOWN, ANY_FINDING = "*", f"*{SUSPECTED}"
+
+
+def occasions(rule: RuleSettings, settings: Settings) -> frozenset[str]:
+    """The occasions for ``then`` that results of the rule can give with its options and the present models;
+    ANY_FINDING of a program, UNKNOWN if this machine cannot say.
     """
     folder = settings.workers.models_dir
     try:
         card = card_of(rule.pipeline)
-        models = create(rule.pipeline, models_dir=folder).models()
-        found = {model.id: registry.find(f"{model.id}@{model.version}", folder) for model in models}
+        pipeline = create(rule.pipeline, models_dir=folder)
+        if isinstance(pipeline, StatesOccasions):
+            return frozenset(pipeline.occasions(rule.options))
+        models = [registry.find(f"{one.id}@{one.version}", folder) for one in pipeline.models()]
     except Exception:  # noqa: BLE001  (_check_rule reports it; or a model of another package, without a card)
-        return None
-    whole = bool(rule.options.get("all_labels")) or "all_labels" not in card.options.model_fields
-    labels = [label for model in found.values() for label in model.labels]
-    names = {code.meaning[:64] for code in card.codes}
-    names |= {label.code.meaning[:64] for label in labels if label.supported or whole}
-    return names if names or card.measures else None
+        return frozenset({UNKNOWN})
+    codes = {*card.codes, *(label.code for one in models for label in one.labels if label.supported)}
+    named = {code.meaning[:64] + SUSPECTED for code in codes} | {call.meaning for call in card.calls}
+    return frozenset(named if named or card.measures else {ANY_FINDING})
+
+
+def can_say(name: str, known: Iterable[str]) -> bool:
+    """Whether the pattern ``name`` matches one of the ``known`` occasions, which may be patterns too."""
+    return any(matches(name, one) or matches(one, name) for one in known)
+
+
+def _never_met(wanted: Iterable[str], known: Collection[str]) -> list[str]:
+    """The patterns among ``wanted`` that match no known occasion."""
+    return [name for name in dict.fromkeys(wanted) if not can_say(name, known)]
 
 
 def _check_conditions(rule: RuleSettings, card: PipelineCard) -> Found:
@@ -580,7 +596,7 @@ def _check_rules(settings: Settings, read: TomlFiles, role: Role) -> Found:
     if runs_models:
         # A rule with a mistake may be left out.
         if len(settings.rules) >= len(read.at(("rules",)) or ()):
-            yield from _check_findings(settings)
+            yield from _check_occasions(settings)
         yield from _check_models(settings)
     for undercut in undercuts(settings):
         subject, _, text = undercut.partition(": ")

@@ -1,8 +1,9 @@
 """Builds the objects to send from a pipeline's result, and checks them by the gate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from types import MappingProxyType
 
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -64,19 +65,25 @@ def build(
 
 
 def build_failure(
-    context: ResultContext, sources: Sequence[SourceObject], reason: str, cause: Cause = Cause.UNKNOWN
+    context: ResultContext,
+    sources: Sequence[SourceObject],
+    reason: str,
+    cause: Cause = Cause.UNKNOWN,
+    look_first: Mapping[str, str] = MappingProxyType({}),
 ) -> list[BuiltObject]:
     """Build objects that report that the AI did not run, so that nobody waits for a result.
 
-    ``reason``: one sentence for the person who reads the images, without PHI. ``cause``: the coded cause. The
-    images may be undecodable.
+    ``reason``: one sentence for the person who reads the images, without PHI. ``cause``: the coded cause.
+    ``look_first``: what is said first of an image, by UID. The images may be undecodable.
     """
-    report = failure_of(context, read_sources(sources), reason, cause)
+    report = failure_of(context, read_sources(sources), reason, cause, look_first)
     builder = ResultBuilder(context)
-    builder.add_report(report, ("failure", cause, reason), ("failure", reason))
-    for source in report.sources:
-        make = partial(build_failure_picture, context, source, reason)
-        builder.add(ResultKind.SC, [source], make, ("failure", reason))
+    builder.add_report(
+        report, ("failure", cause, reason, *look_first.values()), ("failure", reason, *look_first.values())
+    )
+    for image in report.images:
+        make = partial(build_failure_picture, context, image)
+        builder.add(ResultKind.SC, [image.source], make, ("failure", *image.lines))
     return builder.built
 
 

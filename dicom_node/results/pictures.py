@@ -100,14 +100,15 @@ def build_heatmap(
     )
 
 
-def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
-    """Build a black picture of the image's size with the text that the AI did not run, and the reason.
+def build_failure_picture(context: ResultContext, image: ImageReport, uid: str) -> Dataset:
+    """Build a black picture of the image's size with the lines of the report that the AI did not run.
 
     The image is not shown: it may not decode, and its burned-in text was not removed. The picture is small if
     the image's header was refused.
     """
+    source = image.source
     display = np.zeros((source.rows, source.columns) if source.rows > 0 else (512, 512), np.uint8)
-    pixels = annotate(display, [], legend=["AI did not run", reason, disclaimer(context)])
+    pixels = annotate(display, [], legend=[*image.lines, disclaimer(context)])
     return secondary_capture(
         context, [source], uid, ResultKind.SC, pixels, 1, source.number, "AI did not run."
     )

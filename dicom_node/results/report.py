@@ -5,8 +5,9 @@ messages and pages read it back from the SR (``results/stated_report.py``). So o
 the same tracking UID and the same coordinates wherever it is shown.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 from pydicom.sr.codedict import codes
@@ -14,6 +15,8 @@ from pydicom.sr.coding import Code as DicomCode
 
 from ai_pipeline.contract import (
     BURNED_IN,
+    LOOK_FIRST,
+    Code,
     Decision,
     DerivedImage,
     Finding,
@@ -25,6 +28,7 @@ from ai_pipeline.contract import (
 from ai_pipeline.images.render import assesses
 from ai_pipeline.summary import (
     UNSURE,
+    calls_of,
     decided_in_words,
     measurement_text,
     result_lines,
@@ -59,8 +63,6 @@ _OF_CLEANING: Final = frozenset(
     }
 )  # fmt: skip
 
-# Words of a measurement's statement that is a call by itself.
-_CALLS: Final = ("Heart enlarged", "perhaps")
 # Notes on images that are not in the results.
 _MISSING: Final = frozenset({"cleaning_failed", "not_analysed", NOT_HERE, NOT_READ})
 
@@ -175,14 +177,13 @@ def has_call(
     """Whether a person should look at an image, by its findings, measurements and notes: without a call only
     the kinds of ``ResultContext.no_call`` leave.
 
-    Something is suspected, a measurement is a call by its words or stands alone, or the model is in a doubt
-    that people shall see.
+    Something is suspected, a measurement or note is a call or stands alone, or the model is in a doubt that
+    people shall see.
     """
     suspected = any(finding.decision is Decision.PRESENT for finding in patient_findings(findings))
-    called_by_words = any(word in measurement.statement for measurement in measured for word in _CALLS)
     only_measured = assesses((), measured) and not assesses(findings)
     in_doubt = any(note.name == UNSURE and note.on_faces for note in notes)
-    return suspected or called_by_words or only_measured or in_doubt
+    return suspected or bool(calls_of(measured, notes)) or only_measured or in_doubt
 
 
 def _image_report(
@@ -202,11 +203,12 @@ def _image_report(
     unsure = any(note.name == UNSURE for note in own.quality)
     absence = codes.SCT.Undetermined if unsure else codes.SCT.Absent
     absent = [finding for finding in patient_findings(findings) if finding.decision is Decision.ABSENT]
+    answers = [(OURS["RESULT"], answer) for answer in _answers(findings, own, unsure=unsure)]
     return ImageReport(
         source=source,
         name="AI summary",
         lines=result_lines(own.findings, own.measurements, own.quality),
-        answers=[(OURS["RESULT"], _answer(findings, own.measurements, unsure=unsure))],
+        answers=answers,
         findings=findings,
         located=[finding for finding in located if finding.source is source],
         absent=[coded_finding(context, source, finding, absence) for finding in absent],
@@ -252,11 +254,28 @@ def _reliability(findings: Sequence[Finding], *, unsure: bool) -> list[str]:
     return [f"reliability: {' '.join(rated)}"] if rated else []
 
 
-def failure_of(context: ResultContext, sources: Sequence[Source], reason: str, cause: Cause) -> Report:
-    """Make the report that the AI did not run, with the reason in words and the coded cause."""
-    name, words = "AI did not run", f"AI did not run: {reason}"
-    answers = [(OURS["RESULT"], OURS["NOTRUN"]), (OURS["NOTRUNBECAUSE"], CAUSES[cause])]
-    return Report(context, [ImageReport(source, name, [words], answers) for source in sources], words)
+def failure_of(
+    context: ResultContext,
+    sources: Sequence[Source],
+    reason: str,
+    cause: Cause,
+    look_first: Mapping[str, str] = MappingProxyType({}),
+) -> Report:
+    """Make the report that the AI did not run, with the reason in words and the coded cause. ``look_first``:
+    the sentence, by UID, of an image that is to be looked at first: it comes first, and is the image's
+    result.
+    """
+    images = []
+    for source in sources:
+        told = look_first.get(source.uid)
+        answers = [
+            (OURS["RESULT"], _coded(LOOK_FIRST) if told else OURS["NOTRUN"]),
+            (OURS["NOTRUNBECAUSE"], CAUSES[cause]),
+        ]
+        lines = [*([f"AI: {told}"] if told else []), f"AI did not run: {reason}"]
+        images.append(ImageReport(source, "AI did not run", lines, answers))
+    words = in_words(images) if look_first else images[0].lines
+    return Report(context, images, "\r\n".join(words))
 
 
 def not_here(result: PipelineResult) -> tuple[str, ...]:
@@ -309,16 +328,26 @@ def further_numbers(image: ImageReport) -> list[str]:
     return [line for line in numbers if line not in image.lines[0]]
 
 
-def _answer(findings: Sequence[Finding], measured: Sequence[Measurement], *, unsure: bool) -> DicomCode:
-    """The outcome of the analysis of one image as one code; ``findings`` must be ranked.
+def _answers(findings: Sequence[Finding], said: PipelineResult, *, unsure: bool) -> list[DicomCode]:
+    """The outcome of the analysis of one image as codes: its calls, and what else is true beside them.
 
-    ``measured``: its measurements; ``unsure``: the model cannot exclude anything on this image.
+    ``findings``: ranked; ``said``: all that the pipeline said of the image; ``unsure``: the model cannot
+    exclude anything on this image.
     """
+    calls = [_coded(call) for call in calls_of(said.measurements, said.quality)]
+    if assesses(findings) and findings[0].decision is Decision.PRESENT:
+        return [*calls, OURS["FINDINGS"]]
+    if calls:
+        return calls
     if not assesses(findings):
-        return OURS["MEASURED"] if assesses((), measured) else OURS["ONLYCLEANED"]
-    if findings[0].decision is Decision.PRESENT:
-        return OURS["FINDINGS"]
-    return OURS["NOCALL" if unsure or findings[0].decision is Decision.INDETERMINATE else "NONEFOUND"]
+        return [OURS["MEASURED"] if assesses((), said.measurements) else OURS["ONLYCLEANED"]]
+    open_ = unsure or findings[0].decision is Decision.INDETERMINATE
+    return [OURS["NOCALL" if open_ else "NONEFOUND"]]
+
+
+def _coded(call: Code) -> DicomCode:
+    """A call as a value of the concept RESULT."""
+    return DicomCode(call.value, call.scheme, call.meaning[:64])
 
 
 def _remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from ai_pipeline.contract import Decision
 from dicom_node.base.dicom.header import listed
 from dicom_node.results.concepts import (
     DECISIONS,
+    OURS,
     PRESENCE,
     QUALITATIVE_EVALUATIONS,
     name_of,
@@ -90,14 +91,16 @@ _DECISIONS = {code.value: decision for decision, code in DECISIONS.items()} | {
 class StatedReport:
     """The content of a report as it was read back, each finding and number with its image.
 
-    ``conclusion``: "" without one. ``statement``: the sentence that names the models and says that the report
-    is not for diagnostic use; "" without one.
+    ``calls``: names of what asks for a person's attention beside findings. ``conclusion``: "" without one.
+    ``statement``: the sentence that names the models and says that the report is not for diagnostic use; ""
+    without one.
     """
 
     findings: Sequence[StatedFinding]
     numbers: Sequence[StatedNumber]
     conclusion: str
     statement: str
+    calls: tuple[str, ...] = ()
 
     @property
     def short_result(self) -> tuple[str, ...]:
@@ -127,7 +130,9 @@ def read_report(report: Path | BinaryIO | Dataset) -> StatedReport:
         _texts(_children(document)).get(concept.value, "")
         for concept in (codes.DCM.Conclusion, codes.DCM.Comment)
     )
-    return StatedReport(findings, numbers, conclusion, statement)
+    results = [_code(_value(item)) for item in _containers(document, OURS["RESULT"].value)]
+    calls = tuple(dict.fromkeys(meaning for value, _, meaning in results if value not in OURS))
+    return StatedReport(findings, numbers, conclusion, statement, calls)
 
 
 def findings(report: Path) -> list[dict[str, Any]]:

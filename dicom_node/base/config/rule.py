@@ -54,21 +54,19 @@ class Conditions(Section):
 
 
 def _condition(text: str) -> str:
-    """Validator: return ``text`` if it is a condition on results ("FINDING suspected", or a word on quality).
-    Raises ValueError with the remedy.
-    """
-    names_finding = text.endswith(SUSPECTED) and text.removesuffix(SUSPECTED).strip()
+    """Validator: return ``text`` if it may be a condition on results. Raises ValueError with the remedy."""
     refuse(
         (
-            text not in QUALITY and not names_finding,
-            f'write "FINDING{SUSPECTED}", {" or ".join(map(repr, QUALITY))}',
+            not text.strip() or text == SUSPECTED,
+            f'write "FINDING{SUSPECTED}", a call as reports print it, {" or ".join(map(repr, QUALITY))}',
         ),
         (not text.isprintable(), "has signs that no finding has"),
     )
-    return text
+    return " ".join(text.split())
 
 
-QUALITY = ("withheld", "not assessed")
+NOT_ASSESSED = "not assessed"
+QUALITY = ("withheld", NOT_ASSESSED)
 SUSPECTED = " suspected"
 
 
@@ -78,8 +76,9 @@ class ResultSettings(Section):
     """
 
     when: Annotated[str, Field(max_length=80), AfterValidator(_condition)]
-    """ "FINDING suspected", as the report names it, * and ? as above; "not assessed": the AI did not run;
-    "withheld": nothing may be sent, a person rejected it or text may be left."""
+    """ "FINDING suspected", or a call such as "Heart enlarged" and "Look at it first": as the report names
+    them, * and ? as above; "not assessed": the AI did not run; "withheld": nothing may be sent, a person
+    rejected it or text may be left."""
     send_to: tuple[Name, ...] = ()
     """Further peers that get the results of the job."""
     notify: tuple[Name, ...] = ()
@@ -99,20 +98,12 @@ class ResultSettings(Section):
         )
         return self
 
-    @property
-    def finding(self) -> str:
-        """The pattern for the name of the finding in the condition; "" for a condition on image quality."""
-        return "" if self.when in QUALITY else self.when.removesuffix(SUSPECTED).strip()
-
-    def is_met(self, suspected: Iterable[str], *, assessed: bool = True) -> bool:
+    def is_met(self, occasions: Iterable[str]) -> bool:
         """Return whether the results of a job meet the condition.
 
-        ``suspected``: names of the findings that the AI suspects. ``assessed``: whether the AI could assess
-        the images.
+        ``occasions``: "NAME suspected" of each suspected finding, the names of calls, "not assessed".
         """
-        if self.when in QUALITY:
-            return self.when == "not assessed" and not assessed
-        return any(matches(self.finding, name) for name in suspected)
+        return any(matches(self.when, occasion) for occasion in occasions)
 
     def __str__(self) -> str:
         """Return the condition and what follows from it, on one line."""
@@ -146,7 +137,8 @@ class RuleSettings(Section):
     secondary_captures_from: tuple[Name, ...] = ()
     """Peers whose secondary captures count as images (a frame grabber; "console": uploads)."""
     tell_pacs_refusals: bool = False
-    """Send a short report also when the pipeline does not apply."""
+    """Send a short report also when the pipeline does not apply. One is always sent of a film that it refuses
+    and that may be of a gravely ill patient."""
     priors: Name | None = None
     """A peer that may be queried: up to two earlier studies of the patient (the same body part and modality,
     of five years) are fetched from it and analysed by this rule, for comparison. Their results are sent

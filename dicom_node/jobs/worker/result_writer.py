@@ -14,9 +14,18 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from ai_pipeline.contract import Decision, ModelRef, Pipeline, PipelineResult, Refusal, Scores
-from ai_pipeline.summary import without_research
+from ai_pipeline.contract import (
+    LOOK_FIRST,
+    Decision,
+    ModelRef,
+    Pipeline,
+    PipelineResult,
+    Refusal,
+    Scores,
+)
+from ai_pipeline.summary import calls_of, without_research
 from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.rule import NOT_ASSESSED, SUSPECTED
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.events import RESULT_LOST, RESULT_WITHHELD, RESULTS_HELD, RESULTS_ROUTED, SOURCE_REPAIRED
@@ -52,8 +61,9 @@ class _JobEnd:
     """What the transaction that ends a job stores.
 
     ``names``: peers that get the ``built`` results. ``refused``, ``scores``: of images, to be counted.
-    ``models``: used for the results. ``present``: names of suspected findings. ``assess_first``: a person
-    must accept the results before they are sent. ``stat``: a condition of the rule makes the study STAT.
+    ``models``: used for the results. ``present``: names of suspected findings and of calls. ``assess_first``:
+    a person must accept the results before they are sent. ``stat``: a condition of the rule makes the study
+    STAT.
     ``record_cleaning``: records how the removal of burned-in text went.
     """
 
@@ -96,8 +106,9 @@ class ResultWriter:
         """
         analysed_at = job.analysed_at or utc_now()
         findings = without_research(result).findings
-        present = frozenset(one.code.meaning[:64] for one in findings if one.decision is Decision.PRESENT)
-        names, stat = self._receivers(job, present)
+        suspected = {one.code.meaning[:64] for one in findings if one.decision is Decision.PRESENT}
+        calls = {call.meaning[:64] for call in calls_of(result.measurements, result.quality)}
+        names, stat = self._receivers(job, {name + SUSPECTED for name in suspected} | calls)
         models = result.models or pipeline.models()
         rule = self._settings.rule(job.rule)
         uids = [source.image.uid for source in images.readable] if rule and rule.compare else []
@@ -120,7 +131,7 @@ class ResultWriter:
                 scores=result.scores,
                 models=models,
                 analysed_at=analysed_at,
-                present=present,
+                present=frozenset(suspected | calls),
                 # Whether its rule wanted that when it took the study, or wants it now.
                 assess_first=job.assess_first or (rule is not None and rule.assess_first),
                 record_cleaning=lambda session: record_cleaning(
@@ -142,19 +153,35 @@ class ResultWriter:
         """Store a short report that the AI did not analyse the images, with reason and coded cause, and end
         the job in ``state``. Raises as ``write``.
 
-        The report is for people who wait for the study, so de-identified destinations get none. It needs no
-        acceptance by a person, because it says nothing about the patient.
+        It begins with what ``refused`` say of images to be looked at first. It is for people who wait for the
+        study, so de-identified destinations get none, and needs no acceptance by a person, because it says
+        nothing about the patient.
         """
-        names, stat = self._receivers(job, (), assessed=False)
+        look_first = {one.source_uid: one.look_first for one in refused if one.look_first}
+        calls = frozenset({LOOK_FIRST.meaning} if look_first else ())
+        names, stat = self._receivers(job, {NOT_ASSESSED, *calls})
         now, models = utc_now(), pipeline.models() if pipeline else ()
         built: list[BuiltObject] = []
         for peers in _grouped_by_charset(self._peers(names, deidentified=False)):
             built += build_failure(
-                self._context(job, pipeline, models, now, peers, built=built), images, reason, cause
+                self._context(job, pipeline, models, now, peers, built=built),
+                images,
+                reason,
+                cause,
+                look_first,
             )
         self._record_repairs(job, images)
         self._end(
-            _JobEnd(job=job, state=state, names=names, built=built, stat=stat, reason=reason, refused=refused)
+            _JobEnd(
+                job=job,
+                state=state,
+                names=names,
+                built=built,
+                stat=stat,
+                reason=reason,
+                refused=refused,
+                present=calls,
+            )
         )
 
     def end(self, job: Job, state: JobState, reason: str = "", refused: Sequence[Refusal] = ()) -> None:
@@ -185,19 +212,17 @@ class ResultWriter:
                     return
         raise RuntimeError("another worker writes the results of this job again and again")
 
-    def _receivers(
-        self, job: Job, present: Collection[str], *, assessed: bool = True
-    ) -> tuple[Sequence[str], bool]:
+    def _receivers(self, job: Job, occasions: Collection[str]) -> tuple[Sequence[str], bool]:
         """Return the peers that get the job's results, including those that conditions of its rule add, and
         whether a condition makes the study STAT.
 
         A peer that got an earlier report of the rule by a condition also gets the one that replaces it.
-        ``present``: names of suspected findings.
+        ``occasions``: as ResultSettings.is_met takes them.
         """
         rule = self._settings.rule(job.rule)
         if rule is None or not rule.then:
             return job.destinations, False
-        holding = [one for one in rule.then if one.is_met(present, assessed=assessed)]
+        holding = [one for one in rule.then if one.is_met(occasions)]
         with self._database.read() as session:
             if fetches.is_prior(session, job.study_id):  # its results are sent nowhere
                 return job.destinations, False

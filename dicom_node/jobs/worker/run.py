@@ -331,8 +331,13 @@ class Worker:
         if isinstance(verdict, Refuse):
             if attempt.images.faults:  # the pipeline did not see these: the PACS gets a report
                 raise JobFailed(attempt.images.reasons, Cause.FORMAT)
-            # Out of scope: listed in the node; reported to the PACS only where the rule asks for it.
-            if (rule := self._settings.rule(job.rule)) is not None and rule.tell_pacs_refusals:
+            # Out of scope: listed in the node; reported to the PACS only where the rule asks for it, or where
+            # a person should look: then of these images alone.
+            look_first = {one.source_uid for one in verdict.refused if one.look_first}
+            tells = (rule := self._settings.rule(job.rule)) is not None and rule.tell_pacs_refusals
+            if look_first and not tells:
+                attempt.images = attempt.images.only(look_first)
+            if look_first or tells:
                 self._report_failure(attempt, JobState.NOT_APPLICABLE, verdict.reason, Cause.OBJECT_TYPE)
             else:
                 self._results.end(job, JobState.NOT_APPLICABLE, verdict.reason, attempt.refused)

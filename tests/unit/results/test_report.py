@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from ai_pipeline.chest.ratio import HEART_ENLARGED
 from ai_pipeline.contract import (
+    LOOK_FIRST,
     Decision,
     DerivedImage,
     Finding,
@@ -18,7 +20,9 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.summary import UNSURE
 from dicom_node.base.lifecycle import ResultKind
+from dicom_node.results import stated_report
 from dicom_node.results.build import build
+from dicom_node.results.concepts import OURS
 from dicom_node.results.report import has_call
 from dicom_node.results.source import SourceObject
 from tests.result_images import (
@@ -225,7 +229,8 @@ def withheld(uid: str) -> QualityNote:
 
 ABSENT = absent("1")
 SUSPECTED = suspected("1")
-ENLARGED = replace(measured("1")[0], statement="Heart enlarged (0.54)")
+ENLARGED = replace(measured("1")[0], statement="Heart enlarged (0.54)", call=HEART_ENLARGED)
+FIRST = QualityNote(UNSURE, "A lung is white. Look at it first.", "1", on_faces=True, call=LOOK_FIRST)
 DOUBT = QualityNote(UNSURE, "A lung is white.", "1", on_faces=True)
 
 
@@ -240,7 +245,9 @@ DOUBT = QualityNote(UNSURE, "A lung is white.", "1", on_faces=True)
         pytest.param((), measured("1"), (), True, id="measured, nothing else"),
         pytest.param((ABSENT,), measured("1"), (), False, id="measured beside not found"),
         pytest.param((ABSENT,), (ENLARGED,), (), True, id="measured too large"),
-        pytest.param((), (replace(ENLARGED, model=None, statement=""),), (), False, id="read from image"),
+        pytest.param(
+            (), (replace(ENLARGED, model=None, statement="", call=None),), (), False, id="read from image"
+        ),
         pytest.param((ABSENT,), (), (DOUBT,), True, id="doubt that people see"),
         pytest.param((ABSENT,), (), (replace(DOUBT, on_faces=False),), False, id="doubt on record"),
         pytest.param((ABSENT,), (), (replace(DOUBT, name="kept"),), False, id="another note"),
@@ -253,6 +260,34 @@ def test_an_image_has_a_call_where_a_person_should_look(
     called: bool,
 ) -> None:
     assert has_call(findings, measured, notes) is called
+
+
+@pytest.mark.parametrize(
+    ("findings", "measured", "notes", "answers"),
+    [
+        pytest.param((ABSENT,), (ENLARGED,), (), ["HEARTENLARGED"], id="enlarged"),
+        pytest.param((), (), (FIRST,), ["LOOKFIRST"], id="look at it first"),
+        pytest.param((SUSPECTED,), (), (FIRST,), ["LOOKFIRST", "FINDINGS"], id="and suspected"),
+        pytest.param((ABSENT,), (), (DOUBT,), ["NOCALL"], id="doubt"),
+    ],
+)
+def test_a_call_has_a_code_of_its_own(
+    scan: SourceObject,
+    findings: Sequence[Finding],
+    measured: Sequence[Measurement],
+    notes: Sequence[QualityNote],
+    answers: list[str],
+) -> None:
+    uid = scan.image.uid
+    read = report(
+        scan,
+        *(replace(one, source_uid=uid) for one in findings),
+        quality=tuple(replace(one, source_uid=uid) for one in notes),
+        measurements=tuple(replace(one, source_uid=uid) for one in measured),
+    )
+    assert [item.ConceptCodeSequence[0].CodeValue for item in named(read, "RESULT")] == answers
+    calls = [answer for answer in answers if answer not in OURS]
+    assert len(stated_report.read_report(read).calls) == len(calls)
 
 
 @pytest.mark.parametrize(

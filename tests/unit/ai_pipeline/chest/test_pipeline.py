@@ -200,7 +200,7 @@ def test_a_white_lung_is_said_first_and_nothing_else_is(
 def test_a_clouded_lung_is_said_before_why_there_is_no_ratio(chest: ChestXray, data: Path) -> None:
     result = result_of(chest, nih_film(data, "00026050_000.jpg")[:380], "PA")
     assert texts(result, "unsure") == [
-        "Unsure: a lung may be clouded. No ratio: bases of the lungs outside the picture."
+        "Unsure: possible consolidation. No ratio: bases of the lungs outside the picture."
     ]
 
 

@@ -83,6 +83,7 @@ def test_widths_are_in_millimetres_only_where_the_header_can_be_trusted(
     [
         (0.62, "PA", False, "Heart enlarged, cardiothoracic ratio 0.6"),
         (0.51, "PA", False, "Heart size borderline, cardiothoracic ratio 0.5"),
+        (0.485, "PA", False, "Heart not enlarged, cardiothoracic ratio 0.4"),
         (0.42, "PA", False, "Heart not enlarged, cardiothoracic ratio 0.4"),
         (0.62, "PA", True, "Cardiothoracic ratio 0.6"),
         (0.42, "PA", True, "Heart not enlarged, cardiothoracic ratio 0.4"),
@@ -168,7 +169,7 @@ def test_a_white_lung_hides_the_border_of_the_heart() -> None:
     ("seen", "chance", "is_chest", "marked", "said"),
     [
         (Look(), 0.05, True, False, ""),
-        (Look(), 0.5, True, False, "Unsure: a lung may be clouded."),
+        (Look(), 0.5, True, False, "Unsure: possible consolidation."),
         (Look(("right",)), 0.05, True, False, "Unsure: the heart's border is hidden."),
         (
             Look(("right",), "right"),

@@ -1,5 +1,6 @@
 """Stamps on films: projection, position and side."""
 
+from dataclasses import replace
 from unittest.mock import Mock
 
 import cv2
@@ -10,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import shared_reader
 from ai_pipeline.chest import stamps
-from ai_pipeline.chest.anatomy import Anatomy, heart_on_left
+from ai_pipeline.chest.anatomy import Anatomy, Cardiothoracic, heart_on_left
 from ai_pipeline.chest.stamps import Marker, Stamps
 from ai_pipeline.images.coordinates import UPRIGHT
 from tests.unit.ai_pipeline.chest.chest_lab import SAME, anatomy
@@ -176,6 +177,23 @@ def test_no_side_is_given_where_the_film_may_be_mirrored(
     notes = [note.text for note in found.notes if note.on_faces]
     assert (found.sides, len(notes)) == (words is None, words is not None)
     assert all(text.startswith(words or "") and text.endswith("sides are not given.") for text in notes)
+
+
+def test_a_marker_is_believed_before_a_large_heart() -> None:
+    large = Cardiothoracic(Mock(), Mock(), 0.6)
+    seen = [replace(anatomy(0.3), measured=one) for one in (large, replace(large, ratio=0.45))]
+    image = film(np.zeros((100, 100), np.uint8), attributes={"PatientOrientation": "L\\F"})
+    marked, unmarked = Stamps(marker=L_ON_RIGHT), Stamps()
+    assert stamps.doubt(image.header, marked, seen[0], UPRIGHT) == ""
+    assert stamps.doubt(image.header, marked, seen[1], UPRIGHT) == "Side marker and heart disagree"
+    assert stamps.doubt(image.header, unmarked, seen[0], UPRIGHT).startswith("The heart lies on the wrong")
+
+
+@pytest.mark.parametrize(("word", "side"), [("D", "R"), ("I", "L"), ("G", "L"), ("DERECHA", "R")])
+def test_a_marker_may_be_spanish_or_french(word: str, side: str) -> None:
+    line = Line(word, 0.95, True)
+    assert stamps.words_of(line) == (word,)
+    assert stamps.SIDES[word] == side
 
 
 def test_the_heart_is_shared_by_the_middle_of_the_thorax() -> None:

@@ -73,6 +73,8 @@ def test_a_frame_is_cleaned_classified_and_outlined(
     assert sum(one.decision is Decision.PRESENT for one in found.findings) <= 1
     bounds = [region.bounds for one in found.findings for region in one.regions]
     assert len(bounds) == (ImageKind.ORGANS in kinds)
+    drawn = [one for one in found.findings if one.regions or one.evidence]
+    assert all(one.decision is Decision.PRESENT for one in drawn), "a class that is not suggested"
     assert all(0 <= x < right <= image.header.columns for x, _, right, _ in bounds)
     assert "not assessed" in {note.name for note in found.quality}
 

@@ -311,8 +311,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
          "listener.further_storage_classes = '1.2.840.10008.1.1': is no SOP Class UID of storage"),
         ("", '[workers]\npipelines = ["chest"]\n', "workers.pipelines = 'chest': no such pipeline"),
         ('pipeline = "chest_xray"', 'pipeline = "chest"', "no such pipeline; did you mean chest_xray?"),
-        ("", f'{ALARM}findings = ["Pneumothorx"]\n',
-         "notifications.alarm.findings = 'Pneumothorx': no rule finds such a thing; did you mean Pneumo"),
+        ("", f'{ALARM}findings = ["Pleural efusion"]\n',
+         "notifications.alarm.findings = 'Pleural efusion': no rule finds such a thing; did you mean Pleu"),
         ("", f'{ALARM}on = ["quarantin"]\n', "did you mean quarantine?"),
         ("", f"{ALARM}events = [2999]\n", "notifications.alarm.events = 2999: docs/reference/"),
         ('send_to = ["pacs"]',
@@ -523,8 +523,8 @@ def checked(tmp_path: Path, text: str) -> preflight.Checked:
 
 def test_a_mistake_in_a_rule_says_nothing_false_of_the_others(tmp_path: Path) -> None:
     rule = 'pipeline = "chest_xray"'
-    then = f'{rule}\nthen = [{{ when = "Nodule", priority = "stat" }}]'
-    found = checked(tmp_path, f'{SITE}\n{ALARM}findings = ["Pneumothorax"]'.replace(rule, then))
+    then = f'{rule}\nthen = [{{ when = " ", priority = "stat" }}]'
+    found = checked(tmp_path, f'{SITE}\n{ALARM}findings = ["Pleural effusion"]'.replace(rule, then))
     assert [problem.key for problem in found.problems] == ["rules.chest.then[0].when"]
     assert not [line for line in found.tried if line.subject == "rules"]
 

@@ -73,9 +73,15 @@ def test_an_operator_sees_tests_and_repeats(told: ConsoleLab, web: WebServer) ->
     assert "taken by the server" in browser.text
     assert web.calls[-1][1]["test"] is True
     hook = f'[[notifications]]\nname = "hook"\non = ["failure"]\nurl = "{web.url}"\n'
-    words = ("notifications", "test", "hook", "--finding", "Pneumothorax")
-    assert not run_forked("dicom_node", *words, "--config", config_file(told.settings, hook)).returncode
-    assert "Suspected: Pneumothorax" in web.calls[-1][1]["text"]
+    hook += '[[peers]]\nname = "p"\nae_title = "P"\nmay = ["receive"]\nhost = "127.0.0.1"\nport = 4242\n'
+    hook += '[[rules]]\nname = "us"\nwhen = { modality = "US" }\npipeline = "ultrasound"\nsend_to = ["p"]\n'
+    config = "--config", config_file(told.settings, hook)
+    words = ("notifications", "test", "hook", *config, "--finding")
+    assert not run_forked("dicom_node", *words, "Burned-in*").returncode
+    assert "Suspected: Burned-in*" in web.calls[-1][1]["text"]
+    never = run_forked("dicom_node", *words, "Pneumothorax")
+    assert never.returncode
+    assert "no rule finds 'Pneumothorax'" in never.stderr
     assert web.calls[-1][1]["test"] is True
     assert [browser.post("/notifications/1/retry") for _ in range(2)] == [303, 409]
     assert browser.post("/notifications/none/test") == 404
