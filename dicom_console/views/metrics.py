@@ -45,6 +45,7 @@ from dicom_node.base.lifecycle import (
     WorkitemState,
 )
 from dicom_node.base.processes import running
+from dicom_node.base.store import deliveries
 from dicom_node.base.store.tables import (
     Association,
     ClaimedWorkitem,
@@ -67,7 +68,7 @@ from dicom_node.people import audit, cleaning_reviews
 from dicom_node.people.audit import machine_name
 from dicom_node.people.disk import days_left
 from dicom_node.people.happened import repeat_key
-from dicom_node.people.processes import list_processes
+from dicom_node.people.processes import list_processes, working
 from dicom_node.receive.spool import Spool
 
 SHOWN, SOLVED_SHOWN = 12, 8
@@ -252,7 +253,7 @@ def overview(session: Session, settings: Settings) -> View:
     studies = _by_state(
         session, Study.state, (StudyState.RECEIVING, StudyState.QUARANTINED, StudyState.FAILED)
     )
-    deliveries = _by_state(session, Delivery.state, (*OPEN_DELIVERIES, DeliveryState.DEAD))
+    sent = _by_state(session, Delivery.state, (*OPEN_DELIVERIES, DeliveryState.DEAD))
     arrived = EventRow.at >= utc_now() - timedelta(minutes=_RATE_MINUTES), EventRow.number.in_(events.INDEXED)
     space = _disk(settings)
     lost = audit.waiting_decisions(session)
@@ -277,9 +278,11 @@ def overview(session: Session, settings: Settings) -> View:
         "jobs": _by_state(session, Job.state, (JobState.RUNNING, JobState.QUEUED, JobState.HELD))
         | {"oldest": as_json(_oldest_job(session))},
         "deliveries": {
-            "open": sum(deliveries[state] for state in OPEN_DELIVERIES),
-            "dead": deliveries[DeliveryState.DEAD],
+            "open": sum(sent[state] for state in OPEN_DELIVERIES),
+            "dead": sent[DeliveryState.DEAD],
             "oldest": as_json(_oldest_delivery(session)),
+            "stalled": _stalled(session),
+            "why": deliveries.STALLED,
         },
         "outages": [asdict(one) | {"since": as_json(one.since)} for one in outages(session)],
         "studies": studies,
@@ -288,6 +291,7 @@ def overview(session: Session, settings: Settings) -> View:
         "models": _models(settings.workers.models_dir),
         "disk": space,
         "processes": list_processes(session),
+        "undone": [task for task, number in working(session, settings).items() if not number],
         "problems": wrong,
         "undercut": [*undercuts(settings)],
         "decisions": len(lost),
@@ -346,6 +350,11 @@ def _models(folder: Path | None) -> list[View]:
         }
         for card in cards
     ]
+
+
+def _stalled(session: Session) -> int:
+    """Return how many deliveries are due for minutes while nothing is sent to their peers."""
+    return session.scalar(select(func.count(Delivery.id)).where(deliveries.stalled(session))) or 0
 
 
 def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:

@@ -23,6 +23,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import ExitCode, NotFound
 from dicom_node.base.lifecycle import (
     AuditAction,
+    Role,
     UserRole,
 )
 from dicom_node.base.store.database import Database
@@ -243,6 +244,26 @@ def list_processes(session: Session) -> list[View]:
                 "state": "alive" if silent < SILENT_SECONDS and not row.lost else "lost",
             }
         )
+    return found
+
+
+def working(session: Session, settings: Settings) -> dict[str, int]:
+    """The number of processes of the site that show life, for each task that the configuration wants done:
+    "receive", "analyse", "deliver".
+    """
+    found = dict.fromkeys(("receive", "analyse", "deliver"), 0)
+    for row in list_processes(session):
+        name, role = row["process"], Role.at(row["place"])
+        # Of another machine it is not known whether its outbox.deliver is false.
+        sends = settings.outbox.deliver or role is Role.DELIVERY or row["machine"] != audit.machine_name()
+        if row["state"] == "alive":
+            found["receive"] += name == "listener"
+            found["analyse"] += name.startswith("worker-")
+            found["deliver"] += name == "main" and role.may_deliver and sends
+    if not settings.rules:
+        del found["analyse"]
+    if not any("receive" in peer.may for peer in settings.peers):
+        del found["deliver"]
     return found
 
 

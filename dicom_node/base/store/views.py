@@ -300,6 +300,7 @@ def list_deliveries(
                 Result,
                 Study.study_instance_uid,
                 exists().where(Withdrawal.result_id == Delivery.result_id),
+                deliveries.stalled(session),
             ).options(selectinload(Delivery.original))
         )
         .order_by(Delivery.id.desc())
@@ -326,10 +327,13 @@ def list_deliveries(
             **(
                 {"reason": deliveries.WAITS}
                 if row.state in OPEN_DELIVERIES and held_back & {study_uid, ""}
+                else {"reason": deliveries.STALLED}
+                if is_stalled
                 else {}
             ),
+            "stalled": is_stalled,
         }
-        for row, result, study_uid, is_withdrawn in session.execute(chosen)
+        for row, result, study_uid, is_withdrawn, is_stalled in session.execute(chosen)
     ]
 
 
