@@ -25,6 +25,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from ai_pipeline.errors import CardError
 from ai_pipeline.models import registry
 from dicom_console.views import listing
+from dicom_node import __version__
 from dicom_node.base import connectors, events
 from dicom_node.base.config.loading import undercuts
 from dicom_node.base.config.settings import Settings
@@ -40,6 +41,7 @@ from dicom_node.base.lifecycle import (
     JobState,
     ObjectRole,
     RequestedState,
+    ReviewCause,
     Role,
     StudyState,
     WorkitemState,
@@ -49,6 +51,7 @@ from dicom_node.base.store import deliveries
 from dicom_node.base.store.tables import (
     Association,
     ClaimedWorkitem,
+    CleaningReview,
     Delivery,
     EventRow,
     Fetch,
@@ -68,7 +71,7 @@ from dicom_node.people import audit, cleaning_reviews
 from dicom_node.people.audit import machine_name
 from dicom_node.people.disk import days_left
 from dicom_node.people.happened import repeat_key
-from dicom_node.people.processes import list_processes, working
+from dicom_node.people.processes import list_processes, silent_since, working
 from dicom_node.receive.spool import Spool
 
 SHOWN, SOLVED_SHOWN = 12, 8
@@ -206,6 +209,7 @@ def _end_of_problem(
     return None, ""
 
 
+_NOT_CONFIRMED: Final = (DeliveryState.UNASSESSED, *OPEN_DELIVERIES, DeliveryState.DEAD)
 STATES: Final[Mapping[str, tuple[str, InstrumentedAttribute[Any], Sequence[StrEnum]]]] = {
     "studies": (
         "Studies in states that are no good end.",
@@ -219,7 +223,7 @@ STATES: Final[Mapping[str, tuple[str, InstrumentedAttribute[Any], Sequence[StrEn
     "deliveries": (
         "Deliveries not confirmed.",
         Delivery.state,
-        (DeliveryState.UNASSESSED, *OPEN_DELIVERIES, DeliveryState.DEAD),
+        _NOT_CONFIRMED,
     ),
     "fetches": (
         "Studies to be fetched from peers, or given up.",
@@ -359,10 +363,13 @@ def _stalled(session: Session) -> int:
 
 def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     """Yield all metrics of the node; the time for it does not grow with the number of studies."""
+    yield Gauge("build_info", "The version of the console; always 1.", 1, (("version", __version__),))
     yield from _disk_gauges(session, settings)
     yield from _reception_gauges(session)
     yield from _spool_gauges(settings)
-    yield from _process_gauges(session)
+    yield from _process_gauges(session, settings)
+    yield from _peer_gauges(session, settings)
+    yield from _person_gauges(session)
     yield from _waiting_gauges(session)
     for measure in connectors.every("metrics"):
         yield from measure(session)
@@ -405,7 +412,7 @@ def _spool_gauges(settings: Settings) -> Iterator[Gauge]:
     yield Gauge("objects_waiting_oldest_seconds", "Age of the oldest of them.", waits_for)
 
 
-def _process_gauges(session: Session) -> Iterator[Gauge]:
+def _process_gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     """Yield the signs of life of the site's processes; one that stopped as planned does not count."""
     site = list_processes(session)
     for row in site:
@@ -417,6 +424,55 @@ def _process_gauges(session: Session) -> Iterator[Gauge]:
         )
     lost = sum(row["state"] == "lost" for row in site)
     yield Gauge("processes_lost", "Processes of the site that show no life.", lost)
+    for task, number in working(session, settings).items():
+        yield Gauge("task_processes", "Processes that do a task and show life.", number, (("task", task),))
+
+
+def _peer_gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
+    """Yield what waits for each peer, since when it confirms nothing, and whether it is silent."""
+    counted = select(Delivery.destination, Delivery.state, func.count())
+    counted = counted.where(Delivery.state.in_(_NOT_CONFIRMED))
+    rows = session.execute(counted.group_by(Delivery.destination, Delivery.state))
+    numbers = {(peer, state): number for peer, state, number in rows}
+    receivers = {peer.name for peer in settings.peers if "receive" in peer.may}
+    away = {outage.destination: outage.since for outage in outages(session)}
+    for name in sorted(receivers | {name for name, _ in numbers}):
+        peer = ("peer", name)
+        for state in _NOT_CONFIRMED:
+            number = numbers.get((name, state), 0)
+            yield Gauge(
+                "peer_deliveries",
+                "Deliveries that a peer has not confirmed.",
+                number,
+                (peer, ("state", state)),
+            )
+        yield Gauge(
+            "peer_away_seconds",
+            "Since a peer has confirmed nothing; 0: it is no outage.",
+            _age(away.get(name)),
+            (peer,),
+        )
+    for sender in settings.peers:
+        if sender.silent_hours:
+            silent = silent_since(session, sender) is not None
+            yield Gauge(
+                "peer_silent",
+                "1: no object came for longer than its silent_hours.",
+                silent,
+                (("peer", sender.name),),
+            )
+    yield Gauge("deliveries_stalled", "Deliveries that are due, while nothing sends.", _stalled(session))
+
+
+def _person_gauges(session: Session) -> Iterator[Gauge]:
+    """Yield what waits for a person beside jobs and results."""
+    waiting = len(audit.waiting_decisions(session))
+    yield Gauge("decisions_waiting", "Decisions that a restored database lacks.", waiting)
+    counted = select(CleaningReview.cause, func.count()).where(CleaningReview.verdict.is_(None))
+    numbers = dict(session.execute(counted.group_by(CleaningReview.cause)).all())
+    for cause in ReviewCause:
+        number = numbers.get(cause, 0)
+        yield Gauge("cleaning_reviews", "Images to look at, by why.", number, (("cause", cause),))
 
 
 def _waiting_gauges(session: Session) -> Iterator[Gauge]:

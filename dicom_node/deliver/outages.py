@@ -65,7 +65,7 @@ def outages(session: Session) -> list[PeerOutage]:
 
 
 def _asked_in_vain() -> ColumnElement[bool]:
-    """SQL: acknowledged, and the peer has not confirmed it though it was asked, for longer than it may take."""
+    """SQL: acknowledged, and the peer has not confirmed it however often it was asked."""
     return and_(
         Delivery.state == DeliveryState.UNCONFIRMED,
         Delivery.queries > 0,

@@ -25,7 +25,7 @@ from dicom_node.base.actions.in_words import (
     study_details,
     withdrawal_in_words,
 )
-from dicom_node.base.actions.inputs import OfStudy, Since, StudyUid, limit, moment, states
+from dicom_node.base.actions.inputs import OfStudy, Since, StudyUid, Until, limit, states
 from dicom_node.base.actions.nouns import ASSOCIATIONS, EVENTS, JOBS, OUTBOX, STUDIES
 from dicom_node.base.errors import NotFound
 from dicom_node.base.lifecycle import (
@@ -355,10 +355,7 @@ def list_events(
     *,
     study_instance_uid: OfStudy = "",
     since: Since = None,
-    until: Annotated[
-        datetime | None,
-        Input("Only before this time, written as in --since.", "--until", "WHEN", reads=moment),
-    ] = None,
+    until: Until = None,
     numbers: Annotated[
         Iterable[int],
         Input("Only with this number (docs/reference/events.md); repeatable.", "--number", "NUMBER"),

@@ -126,7 +126,9 @@ def test_a_task_is_done_by_a_living_process_of_its_role(
     settings = Settings.model_validate(
         {
             "peers": [a_receiver("pacs")],
-            "rules": [{"name": "us", "when": {"modality": "US"}, "pipeline": "ultrasound", "send_to": ["pacs"]}],
+            "rules": [
+                {"name": "us", "when": {"modality": "US"}, "pipeline": "ultrasound", "send_to": ["pacs"]}
+            ],
         }
     )
     tasks = {"receive": 0, "analyse": 0, "deliver": 0}
