@@ -162,6 +162,8 @@ def test_an_admin_sees_all_and_senders_are_ae_titles(limited: ConsoleLab) -> Non
     for title in ("A" * 17, "US\\1", "US\n1"):
         with pytest.raises(FaultyInput, match="AE titles"):
             users.change_user(limited.settings, "here", senders=[title])
+    with pytest.raises(FaultyInput, match="no machine sends as 'US77'"):
+        users.change_user(limited.settings, "here", senders=["US77"])
     users.change_user(limited.settings, "here", senders=[])
     assert users.list_users(limited.settings)[2]["senders"] == []
 
