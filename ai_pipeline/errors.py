@@ -4,9 +4,33 @@
 the cleaning's, the device rules', or that of a pipeline from another package or program.
 """
 
+import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+_OF_THE_DISK = frozenset(
+    {
+        errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EUCLEAN, errno.EBADMSG,
+        errno.ENXIO, errno.ENODEV, errno.ENOLCK, errno.EMFILE, errno.ENFILE,
+        errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT,  # over a network
+    }
+)  # fmt: skip
+
+
+def disk_fault(error: BaseException | None) -> str:
+    """Return what the disk of the machine did, if ``error`` or one of its causes shows that it failed; else
+    "".
+
+    Such an error says nothing of an image or a job: it is full, read-only or failing, or the process has too
+    many open files. A missing file is none.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            return f"disk: {os.strerror(error.errno).lower()}"
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 class PipelineError(Exception):

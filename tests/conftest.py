@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests import network_answers, schema_once
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from tests.postgres_lab import Postgres
 
 # The same examples in every run: what a change breaks is found by its tests, not by the next one's.
-settings.register_profile("same", derandomize=True)
+# Without limits of time: a slow machine is no fault.
+settings.register_profile(
+    "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("same")
 
 # Debian package -> a program or file by which it is recognised.

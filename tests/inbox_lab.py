@@ -178,7 +178,7 @@ class Inbox(Stored):
 
     def reindex(self) -> int:
         """As into a database that lost its rows; how many objects were read."""
-        return reindex(*self.stores, lambda *_: None)
+        return reindex(*self.stores)
 
     def index(self, *objects: Dataset, **given: Any) -> int:
         """Receive these, if any, and index what is there."""

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 
@@ -92,7 +93,7 @@ def clean(
     text_reach, drawn_reach = (
         max(2, round(reach * max(image.header.rows, image.header.columns))) for reach in (0.015, 0.05)
     )
-    found = that_count(cleaned.marks, cleaned.masks.any(axis=0))
+    found = that_count(cleaned.marks, cast(Mask, cleaned.masks.any(axis=0)))
     texts = [mark for mark in found if mark.kind is AnnotationKind.TEXT]
     graphics = [mark for mark in found if mark.kind is not AnnotationKind.TEXT]
     marks = merged(texts, text_reach) + merged(graphics, drawn_reach)

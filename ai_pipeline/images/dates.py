@@ -1,14 +1,14 @@
 """Read dates and times of a header (VR DA, TM and DT, PS3.5 6.2): one reading for all that use them.
 
 Old scanners and converters write dates with dots (ACR-NEMA 300), dashes, strokes or colons, times with
-colons, and a time behind a date.
+colons, and a time behind a date. A day before its month is read with dots alone: with strokes either may be.
 """
 
 import re
 from datetime import date
 from typing import Final
 
-_DAY: Final = r"\d{8}|\d{4}(?P<mark>[./:-])\d{1,2}(?P=mark)\d{1,2}"
+_DAY: Final = r"\d{8}|\d{4}(?P<mark>[./:-])\d{1,2}(?P=mark)\d{1,2}|\d{1,2}\.\d{1,2}\.\d{4}"
 _TIME: Final = re.compile(r"(\d{2})(?::?(\d{2})(?::?(\d{2})(?:\.(\d+))?)?)?", re.ASCII)
 _YEAR_OR_MONTH: Final = re.compile(r"\d{4}(0[1-9]|1[0-2])?", re.ASCII)
 _DATE_TIME: Final = re.compile(
@@ -21,8 +21,9 @@ def date_of(text: str) -> date | None:
     found = _DATE_TIME.fullmatch(text.strip(" \0"))
     if found is None:
         return None
-    given, mark = found[1], found["mark"]
-    year, month, day = given.split(mark) if mark else (given[:4], given[4:6], given[6:])
+    given = found[1]
+    parts = (given[:4], given[4:6], given[6:]) if given.isdecimal() else re.split(r"\D", given)
+    year, month, day = parts if len(parts[0]) == 4 else reversed(parts)
     try:
         return date(int(year), int(month), int(day))
     except ValueError:

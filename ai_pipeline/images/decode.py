@@ -37,7 +37,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from ai_pipeline.contract import ImageHeader, Picture, PixelArray
-from ai_pipeline.errors import CodestreamFault, HeaderError, PixelError
+from ai_pipeline.errors import CodestreamFault, HeaderError, PixelError, disk_fault
 from ai_pipeline.images import codestreams, colours
 from ai_pipeline.images.codestreams import Fragments
 from ai_pipeline.images.coordinates import Affine
@@ -537,8 +537,8 @@ _DAMAGE = (
 
 @contextmanager
 def _as_pixel_error(what: str) -> Iterator[None]:
-    """A context manager that turns every fault of the image into a PixelError. ``what``: the beginning of its
-    text.
+    """A context manager that turns every fault of the image into a PixelError; faults of the disk pass.
+    ``what``: the beginning of its text.
     """
     try:
         yield
@@ -547,6 +547,8 @@ def _as_pixel_error(what: str) -> Iterator[None]:
     except (HeaderError, CodestreamFault) as error:
         raise PixelError(str(error)) from error
     except _DAMAGE as error:
+        if disk_fault(error):
+            raise
         if lacks_memory(error):
             raise PixelError(f"{what}: there is not enough memory for it") from error
         raise PixelError(f"{what}: {_cause(error)}") from error

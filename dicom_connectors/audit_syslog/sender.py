@@ -23,7 +23,7 @@ from dicom_node.base.runner import wait_before_retry
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import AuditRow, Study
 from dicom_node.base.store.transitions import RenewableLease, record
-from dicom_node.deliver.scu import Connections
+from dicom_node.deliver.scu import Connections, tls_refusal
 
 _T = TypeVar("_T")
 LARGEST_DATAGRAM = 65_000
@@ -259,4 +259,4 @@ class AuditSender:
         self._next_at = time.monotonic() + wait.total_seconds()
         if self._failures == 1:
             with self._database.write() as session:
-                record(session, AUDIT_NOT_SENT, reason=type(error).__name__)
+                record(session, AUDIT_NOT_SENT, reason=tls_refusal(error) or type(error).__name__)

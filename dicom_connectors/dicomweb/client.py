@@ -4,15 +4,16 @@ Part 10 files that are fetched are streamed to the sink: no file is parsed here 
 """
 
 import contextlib
+import secrets
 from collections.abc import Iterator
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
+from xml.etree.ElementTree import fromstring
 
 import requests
 from dicomweb_client import DICOMwebClient
-from pydicom import dcmread
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from python_multipart.exceptions import FormParserError
@@ -21,6 +22,7 @@ from urllib3.exceptions import HTTPError
 
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
+from dicom_node.base.dicom.web import Preamble, from_xml, read_dataset, tag_of, texts
 from dicom_node.base.errors import SpoolError
 from dicom_node.deliver.scu import (
     STUDY_KEYS,
@@ -39,14 +41,23 @@ from dicom_node.deliver.scu import (
     query_outcome,
     store_report,
 )
-from dicom_node.deliver.scu.http import FAULTY_ANSWER, NO_STUDY, UNREADABLE, HttpDestination, status_of
+from dicom_node.deliver.scu.http import (
+    FAULTY_ANSWER,
+    NO_STUDY,
+    UNREADABLE,
+    HttpDestination,
+    paged,
+    status_of,
+)
 
-_NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _RETRIEVED = {
     SendStatus.UNREACHABLE: RetrieveStatus.UNREACHABLE,
     SendStatus.REFUSED: RetrieveStatus.REFUSED,
 }
-_SOP_CLASS, _SOP_INSTANCE = "00080016", "00080018"
+_RESPONSE = (
+    "FailedSOPSequence", "ReferencedSOPSequence", "ReferencedSOPInstanceUID",
+    "FailureReason", "WarningReason",
+)  # fmt: skip
 _UNNAMED = SendReport(SendStatus.VERIFY, "HTTP 200", "the answer does not name the object")
 
 
@@ -74,14 +85,26 @@ class DicomwebDestination(HttpDestination):
             """Search for a UID that no object has, and return one check that says that the search was
             answered.
             """
-            self._search(generate_uid())
+            list(self._search(generate_uid()))
             return [Check("QIDO-RS", True, "search answered")]
 
         return self._checked("QIDO-RS", ask)
 
     def _store(self, item: Outgoing) -> SendReport:
         """Send one object by STOW-RS; return what became of it."""
-        report = _stored(self._client.store_instances([dcmread(item.path)]), item.sop_instance_uid)
+        boundary = secrets.token_hex(16)
+        start = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        answer = self._session.post(
+            f"{self._url}/studies",
+            data=start + item.path.read_bytes() + f"\r\n--{boundary}--\r\n".encode(),
+            headers={
+                "Content-Type": f'multipart/related; type="application/dicom"; boundary="{boundary}"',
+                "Accept": "application/dicom+json, application/dicom+xml;q=0.5, */*;q=0.1",
+            },
+            timeout=self._timeout,
+        )
+        answer.raise_for_status()
+        report = _stored(_response(answer), item.sop_instance_uid)
         return UNREADABLE if report is _UNNAMED and not self._peer.answers_queries else report
 
     def _delete(self, item: Outgoing) -> None:
@@ -90,29 +113,30 @@ class DicomwebDestination(HttpDestination):
 
     def _query(self, item: Outgoing) -> Confirmation:
         """Return whether the server has this object, by a search for it (QIDO-RS)."""
-        answers = self._search(item.sop_instance_uid, item.study_instance_uid, item.series_instance_uid)
-        if answers is None:
+        names_none = False
+        try:
+            for answer in self._search(
+                item.sop_instance_uid, item.study_instance_uid, item.series_instance_uid
+            ):
+                uid = _value(answer, "SOPInstanceUID")
+                names_none |= not uid
+                if uid == item.sop_instance_uid:
+                    return query_outcome(item, _value(answer, "SOPClassUID"))
+        except requests.HTTPError as error:
+            if status_of(error) != 404:  # it has no such study, or no search
+                raise
             return NO_STUDY
-        for answer in answers:
-            if not (uid := _value(answer, _SOP_INSTANCE)):
-                raise ValueError("an answer names no object")
-            if uid == item.sop_instance_uid:
-                return query_outcome(item, _value(answer, _SOP_CLASS))
+        if names_none:
+            raise ValueError("an answer names no object")
         return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
 
-    def _search(self, instance: str, *inside: str) -> list[dict[str, Any]] | None:
-        """Return the server's objects with the SOP Instance UID ``instance``.
+    def _search(self, instance: str, *inside: str) -> Iterator[Any]:
+        """Yield the server's objects with the SOP Instance UID ``instance``, or what else it answers.
 
-        ``inside``: UIDs of the study and the series to search, none for all. None if the server answers 404:
-        it has no such study, or no search.
+        ``inside``: UIDs of the study and the series to search, none for all.
         """
-        try:
-            filters = {"SOPInstanceUID": instance}
-            return list(self._client.search_for_instances(*inside, search_filters=filters))
-        except requests.HTTPError as error:
-            if status_of(error) != 404:
-                raise
-            return None
+        ask = partial(self._client.search_for_instances, *inside, search_filters={"SOPInstanceUID": instance})
+        return paged(ask, _MOST_ROWS, 0)
 
     def _problem(self, error: requests.RequestException) -> SendReport:
         """Return the report for a failed request; after HTTP 409 with the failure reason of the object from
@@ -120,7 +144,7 @@ class DicomwebDestination(HttpDestination):
         """
         if error.response is not None and status_of(error) == 409:
             with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # any idea of a body
-                for failed in Dataset.from_json(error.response.json()).get("FailedSOPSequence") or ():
+                for failed in _response(error.response).get("FailedSOPSequence") or ():
                     return _failure(failed)
         return super()._problem(error)
 
@@ -130,14 +154,27 @@ def _stored(answer: Dataset, uid: str) -> SendReport:
 
     It counts as stored only if the response names it as stored.
     """
+    for stored in answer.get("ReferencedSOPSequence") or ():
+        if stored.get("ReferencedSOPInstanceUID") == uid:
+            warning = stored.get("WarningReason")
+            return store_report(warning) if warning else SendReport(SendStatus.STORED, "HTTP 200", "stored")
     for failed in answer.get("FailedSOPSequence") or ():
         return _failure(failed)
-    for stored in answer.get("ReferencedSOPSequence") or ():
-        if warning := stored.get("WarningReason"):
-            return store_report(int(warning))
-        if stored.get("ReferencedSOPInstanceUID") == uid:
-            return SendReport(SendStatus.STORED, "HTTP 200", "stored")
     return _UNNAMED
+
+
+def _response(answer: requests.Response) -> Dataset:
+    """Return the Store Instances Response in an HTTP answer, empty if there is none.
+
+    Raises the errors in FAULTY_ANSWER.
+    """
+    kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    rows: Any = {}
+    if answer.content and kind.endswith("xml"):
+        rows = from_xml(fromstring(answer.content))
+    elif answer.content and (kind.endswith("json") or not kind):
+        rows = answer.json()
+    return read_dataset(rows[0] if isinstance(rows, list) and rows else rows or {}, _RESPONSE)[0]
 
 
 def _failure(failed: Dataset) -> SendReport:
@@ -147,20 +184,22 @@ def _failure(failed: Dataset) -> SendReport:
     return SendReport(SendStatus.REFUSED, "HTTP 409", "refused without a reason")
 
 
-def _value(answer: dict[str, Any], tag: str) -> str:
-    """Return the first value of the attribute ``tag`` in an object in DICOM JSON; "" if it has none."""
-    return str((answer.get(tag, {}).get("Value") or [""])[0])
+def _value(answer: Any, keyword: str) -> str:
+    """Return the first value of an attribute of an object in DICOM JSON; "" if it has none that can be
+    read.
+    """
+    with contextlib.suppress(TypeError):
+        return next(iter(texts(answer, keyword)), "")
+    return ""
 
 
-_PAGE = 1000
-_PAGES = 100
+_MOST_ROWS = 100_000  # of one search
 _BLOCK = 2**16
 _WADO = {
     "Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*',
     "Accept-Encoding": "identity",  # what is packed has no size that can be limited
 }
-_BODY_PART = f"{tag_for_keyword('BodyPartExamined'):08X}"
-_TAGS = {keyword: f"{tag_for_keyword(keyword):08X}" for keyword in STUDY_KEYS}
+_BODY_PART = "BodyPartExamined"
 
 
 class DicomwebArchive(DicomwebDestination):
@@ -181,8 +220,8 @@ class DicomwebArchive(DicomwebDestination):
 
         def ask() -> frozenset[str]:
             """Search for the series; return their body parts, "" among them if a series has an empty one."""
-            rows = self._client.search_for_series(study_instance_uid, fields=[_BODY_PART], limit=_PAGE)
-            return frozenset(text.strip().upper() for row in rows for text in _json_texts(row, _BODY_PART))
+            ask = partial(self._client.search_for_series, study_instance_uid, fields=[tag_of(_BODY_PART)])
+            return frozenset(_value(row, _BODY_PART).strip().upper() for row in paged(ask, _MOST_ROWS))
 
         return self._answer(ask) - {""}
 
@@ -235,30 +274,13 @@ class DicomwebArchive(DicomwebDestination):
             "PatientID": query.patient_id,
         }
         filters = {key: value for key, value in asked.items() if value}
-        for page in range(_PAGES):
-            rows = self._client.search_for_studies(
-                limit=_PAGE, offset=page * _PAGE, fields=list(_TAGS.values()), search_filters=filters
-            )
-            for row in rows:
-                try:
-                    yield {key: "\\".join(_json_texts(row, tag)) for key, tag in _TAGS.items()}
-                except FAULTY_ANSWER:
-                    yield {}
-            if len(rows) < _PAGE:
-                return
-
-
-def _json_texts(row: Any, tag: str) -> list[str]:
-    """Return the values of the attribute ``tag`` in DICOM JSON (PS3.18 F) as texts; name groups are joined by
-    "=".
-    """
-    values = row.get(tag, {}).get("Value") or []
-    return [
-        "=".join(str(value.get(group, "")) for group in _NAME_GROUPS).rstrip("=")
-        if isinstance(value, dict)
-        else ("" if value is None else str(value))
-        for value in values
-    ]
+        fields = [tag_of(keyword) for keyword in STUDY_KEYS]
+        ask = partial(self._client.search_for_studies, fields=fields, search_filters=filters)
+        for row in paged(ask, _MOST_ROWS):
+            try:
+                yield {keyword: "\\".join(texts(row, keyword)) for keyword in STUDY_KEYS}
+            except TypeError:
+                yield {}
 
 
 def parts_of(answer: requests.Response) -> Iterator[tuple[int, bytes]]:
@@ -270,6 +292,7 @@ def parts_of(answer: requests.Response) -> Iterator[tuple[int, bytes]]:
     kind, options = parse_options_header(answer.headers.get("Content-Type"))
     if not kind.startswith(b"multipart/") or not options.get(b"boundary"):
         raise FormParserError("not a multipart answer")
+    preamble = Preamble(options[b"boundary"])
     read: list[bytes | None] = []  # None: the end of a part
     parser = MultipartParser(
         options[b"boundary"],
@@ -280,7 +303,7 @@ def parts_of(answer: requests.Response) -> Iterator[tuple[int, bytes]]:
     )
     number = 0
     for block in answer.raw.stream(_BLOCK, decode_content=False):
-        parser.write(block)
+        parser.write(preamble.removed(block))
         for piece in read:
             if piece is None:
                 number += 1

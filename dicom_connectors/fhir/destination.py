@@ -3,9 +3,11 @@
 Of a server's OperationOutcome only the codes are read: its texts may name a patient.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
+from urllib.parse import unquote_plus
 
 import requests
 from pydicom.uid import Comprehensive3DSRStorage, generate_uid
@@ -32,6 +34,9 @@ from dicom_node.deliver.scu.http import (
 )
 
 _JSON: Final = "application/fhir+json"
+_PATIENT: Final = re.compile(r"Patient/[A-Za-z0-9.-]{1,64}")
+_MOST_PAGES: Final = 100
+_MOST_HOPS: Final = 5  # from a patient to the one in force
 _CREATED: Final = ("Device", "DiagnosticReport", "ImagingStudy", "Observation")
 _RELEASES: Final = ("4.0", "4.3")  # R4 and R4B, which are the same for these resources
 _UNNAMED: Final = SendReport(SendStatus.VERIFY, "HTTP 200", "the answer does not say what became of it")
@@ -168,7 +173,8 @@ class FhirDestination(HttpDestination):
         return [answer.json()]
 
     def _patient(self, report: ReportTransaction) -> str:
-        """Return ``Patient/ID`` if the server has exactly one patient with the report's Patient ID, else "".
+        """Return ``Patient/ID`` if the server has exactly one active patient with the report's Patient ID, or
+        in place of those with it, else "".
 
         It searches by POST, because the address of a GET would leave the Patient ID in the logs of proxies.
         """
@@ -183,16 +189,59 @@ class FhirDestination(HttpDestination):
         if answer.status_code in (403, 404, 405):  # patients cannot be read: the report goes by identifier
             return ""
         answer.raise_for_status()
-        found = [one for one in _resources(answer.json(), "Patient") if _has_identifier(one, system, value)]
-        return f"Patient/{found[0]['id']}" if len(found) == 1 else ""
+        pages = self._pages(answer.json(), secret=value)
+        if pages is None:
+            return ""
+        found = [one for page in pages for one in _resources(page, "Patient")]
+        mine = [one for one in found if _has_identifier(one, system, value)]
+        places = {self._in_force(one) for one in mine} - {None}
+        return places.pop() or "" if len(places) == 1 else ""
+
+    def _in_force(self, patient: Resource, hops: int = 0) -> str | None:
+        """Return ``Patient/ID`` of this patient, or of the one that replaced it (R4 8.1, Patient.link); "" if
+        the server does not say which one that is, None for a patient that is not active.
+
+        ``hops``: links that were followed.
+        """
+        if not (replaced_by := _replacements(patient)):
+            return f"Patient/{patient['id']}" if patient.get("active", True) is True else None
+        place = replaced_by.pop().removeprefix(f"{self._url}/")
+        if replaced_by or not _PATIENT.fullmatch(place) or hops >= _MOST_HOPS:
+            return ""
+        try:
+            found = [one for one in self._read(place) if one["resourceType"] == "Patient"]
+        except requests.HTTPError:  # it may not be read
+            return ""
+        return (self._in_force(found[0], hops + 1) if found else None) or ""
+
+    def _pages(self, first: Any, secret: str = "") -> list[Any] | None:
+        """Return all pages of a search (R4 3.1.1.4, link "next"), ``first`` among them.
+
+        None if a page is on another server, or its address contains ``secret``, or there are too many. Raises
+        requests.RequestException, and FAULTY_ANSWER for what is no page.
+        """
+        pages = [first]
+        while links := [one["url"] for one in pages[-1].get("link") or () if one["relation"] == "next"]:
+            place = links[0].removeprefix(f"{self._url}/").removeprefix(self._url)
+            leads_on = not re.match(r"[a-z]+:|/", place, re.IGNORECASE)
+            if not leads_on or (secret and secret in unquote_plus(place)) or len(pages) >= _MOST_PAGES:
+                return None
+            joined = "" if place.startswith("?") else "/"
+            answer = self._session.get(f"{self._url}{joined}{place}", timeout=self._timeout)
+            answer.raise_for_status()
+            pages.append(answer.json())
+        return pages
 
     def _resources_by_uid(self, kind: str, *uids: str) -> list[Resource]:
         """Return the server's resources of the type ``kind`` that have one of these UIDs as identifier.
 
         Raises requests.RequestException.
         """
-        answer = self._resource(kind, identifier=identifier_query(*uids))
-        return [one for one in _resources(answer, kind) if not {*uids}.isdisjoint(uids_of(one))]
+        pages = self._pages(self._resource(kind, identifier=identifier_query(*uids)))
+        if pages is None:
+            raise ValueError("a page that cannot be read")
+        found = [one for page in pages for one in _resources(page, kind)]
+        return [one for one in found if not {*uids}.isdisjoint(uids_of(one))]
 
     def _resource(self, place: str, **search: str) -> Any:
         """Return the JSON at ``place`` below the server's base URL, with ``search`` as query parameters.
@@ -279,6 +328,12 @@ def _has_identifier(patient: Resource, system: str, value: str) -> bool:
     """
     identifiers = patient.get("identifier") or ()
     return any((one.get("system"), one.get("value")) == (system, value) for one in identifiers)
+
+
+def _replacements(patient: Resource) -> set[str]:
+    """Return the references to patients that replaced this one."""
+    links = [one for one in patient.get("link") or () if one.get("type") == "replaced-by"]
+    return {str((one.get("other") or {}).get("reference") or "") for one in links}
 
 
 def _is_wholly_withdrawn(filed: FiledReport) -> bool:

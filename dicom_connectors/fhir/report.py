@@ -24,6 +24,7 @@ from pydicom.valuerep import DA, TM
 
 from ai_pipeline.contract import BURNED_IN
 from dicom_node.base.dicom.header import listed
+from dicom_node.base.dicom.identity import patient_id_of
 from dicom_node.base.dicom.uids import MANUFACTURER, derived_uid
 from dicom_node.base.errors import FaultyInput
 from dicom_node.results import stated_report
@@ -102,7 +103,8 @@ def patient_identifier(document: Dataset, by_issuer: Mapping[str, str]) -> Resou
     Its system is the issuer's universal ID (0010,0024), else the entry of ``by_issuer`` for the Issuer of
     Patient ID (0010,0021). Without either it has no system, because nobody knows who assigned the ID.
     """
-    number, issuer = (str(document.get(key) or "").strip() for key in ("PatientID", "IssuerOfPatientID"))
+    number = patient_id_of(document.get("PatientID"))
+    issuer = str(document.get("IssuerOfPatientID") or "").strip()
     if not number:
         return {}
     system = _system_of_issuer(document) or by_issuer.get(issuer, "")

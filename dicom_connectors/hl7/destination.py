@@ -8,8 +8,9 @@ import contextlib
 import socket
 import ssl
 import time
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pydicom.uid import Comprehensive3DSRStorage, KeyObjectSelectionDocumentStorage
@@ -28,10 +29,12 @@ from dicom_node.deliver.scu import (
     SendStatus,
     client_tls,
     send_each,
+    tls_refusal,
 )
 
 MAXIMUM_ANSWER_BYTES = 2**16
 """Of an acknowledgement; usual ones have 200."""
+_MOST_OUTSIDE = 1024  # bytes before the frame
 _START, _END = b"\x0b", b"\x1c\x0d"
 _CONNECT_SECONDS = 10.0
 _STAYS_SECONDS = 0.5  # a server that does not want us (TLS 1.3 says it after the handshake) has ended by then
@@ -47,7 +50,7 @@ _UNREADABLE = SendReport(
 _TOO_LONG = SendReport(
     SendStatus.REFUSED, "", f"its answer is longer than {MAXIMUM_ANSWER_BYTES // 1024} KiB"
 )
-_OTHER_MESSAGE = SendReport(SendStatus.RETRY, "", "it acknowledges another message than was sent (MSA-2)")
+_OTHER_MESSAGE = SendReport(SendStatus.REFUSED, "", "it acknowledges another message than was sent (MSA-2)")
 ACCEPTED: Final = frozenset({"AA", "CA"})
 REFUSED: Final[Mapping[str, str]] = {
     "AE": "the receiver found an error in the message",
@@ -139,8 +142,9 @@ class Hl7Destination(PeerCaller):
             block = _answer(connection)
         except TimeoutError:
             return CUT_OFF
-        except OSError:  # also where the deadline has cut the connection
-            return CUT_OFF if self._connections.timed_out else _LOST
+        except OSError as error:  # also where the deadline has cut the connection
+            lost = replace(_LOST, text=tls_refusal(error) or _LOST.text)
+            return CUT_OFF if self._connections.timed_out else lost
         if isinstance(block, bytes):
             return _acknowledged(block, number)
         return CUT_OFF if self._connections.timed_out else block
@@ -181,7 +185,7 @@ class Hl7Destination(PeerCaller):
         """
         if not self._peer.tls:
             return raw
-        context = client_tls(self._settings)
+        context = client_tls(self._settings, self._connections)
         return context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
 
     def _unreachable(self, error: OSError) -> SendReport:
@@ -191,10 +195,8 @@ class Hl7Destination(PeerCaller):
         whom = f"{self._peer.host}:{self._peer.port}"
         if self._connections.refused:
             why = self._connections.refused
-        elif isinstance(error, ssl.SSLCertVerificationError):
-            why = f"the certificate of {whom} is not accepted: {error.verify_message}"
-        elif isinstance(error, ssl.SSLError):
-            why = f"no TLS with {whom}"
+        elif refusal := tls_refusal(error):
+            why = f"{whom}: {refusal}"
         else:
             why = f"cannot connect to {whom}"
         return SendReport(SendStatus.UNREACHABLE, "", why)
@@ -209,7 +211,7 @@ def _acknowledged(block: bytes, number: str) -> SendReport:
     answer = parsed_acknowledgement(block)
     if answer is None:
         return _UNREADABLE
-    if answer.control_id != number:
+    if answer.control_id not in ("", number):  # this connection has carried one message only
         return _OTHER_MESSAGE
     if answer.code in ACCEPTED:
         return SendReport(SendStatus.STORED, answer.code, "acknowledged")
@@ -217,23 +219,30 @@ def _acknowledged(block: bytes, number: str) -> SendReport:
 
 
 def _answer(connection: socket.socket) -> bytes | SendReport:
-    """Return the receiver's next message without its MLLP frame, or the report why none came.
+    """Return the receiver's next message without its MLLP frame, or the report why none came. What stands
+    outside of the frame means nothing.
 
     Raises OSError.
     """
     data = b""
     while True:
-        piece = connection.recv(4096)
-        data += piece
-        if data and not data.startswith(_START):
+        try:
+            piece = connection.recv(4096)
+        except TimeoutError:
+            if not data or _START in data:
+                raise
             return _UNREADABLE
-        block, end, _ = data[1:].partition(_END[:1])
+        data += piece
+        before, start, rest = data.partition(_START)
+        block, end, _ = rest.partition(_END[:1])
+        if len(before) > _MOST_OUTSIDE:
+            return _UNREADABLE
         if len(block) > MAXIMUM_ANSWER_BYTES:
             return _TOO_LONG
         if end:
             return block
         if not piece:
-            return _LOST
+            return _UNREADABLE if data and not start else _LOST
 
 
 # The acknowledgement of a message (HL7 2.5.1 chapter 2.9). Its texts (MSA-3, ERR-7, ERR-8) are left out on
@@ -265,19 +274,23 @@ class Acknowledgement:
 
 def parsed_acknowledgement(block: bytes) -> Acknowledgement | None:
     """Parse a receiver's answer; return None if it is no HL7 acknowledgement."""
-    text = block.decode("latin-1")  # what is read here is ASCII in each character set of MSH-18
+    text = block.removeprefix(BOM_UTF8).decode(
+        "latin-1"
+    )  # what is read here is ASCII in each character set of MSH-18
     segments = [line.strip() for line in text.replace("\n", "\r").split("\r")]
     header = next((line for line in segments if line.startswith("MSH")), "")
     if len(header) < 5:
         return None
     bar, caret = header[3], header[4]
     rows = [line.split(bar) for line in segments]
-    msa = next((row for row in rows if row[0] == "MSA" and len(row) > 2), None)
-    if msa is None or msa[1] not in {*ACCEPTED, *REFUSED}:
+    msa = next((row for row in rows if row[0] == "MSA" and len(row) > 1), None)
+    code = msa[1].strip().upper() if msa else ""
+    if msa is None or code not in {*ACCEPTED, *REFUSED}:
         return None
     errors = [row for row in rows if row[0] == "ERR"]
     condition = next((code for code in _error_codes(msa, errors, caret) if code in _CONDITIONS), "")
-    return Acknowledgement(msa[1], msa[2].strip(), condition)
+    control_id = msa[2].split(caret)[0].strip() if len(msa) > 2 else ""
+    return Acknowledgement(code, control_id, condition)
 
 
 def _error_codes(msa: Sequence[str], errors: Sequence[Sequence[str]], caret: str) -> list[str]:

@@ -31,6 +31,7 @@ from pydicom.valuerep import PersonName
 from ai_pipeline.contract import BURNED_IN
 from dicom_connectors.hl7.settings import parsed_field
 from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.identity import patient_id_of
 from dicom_node.results import concepts, stated_report
 from dicom_node.results.stated_report import StatedCode, StatedFinding, StatedNumber
 
@@ -109,8 +110,8 @@ def escaped(text: str) -> str:
     The library does not escape what looks like an escape sequence, so the escape character is escaped first
     (2.7.1).
     """
-    plain = _CONTROLS.sub(" ", text).strip()
-    return "" if plain == _NULL else str(_string()(plain.replace("\\", "\\E\\")).to_er7())
+    plain = _CONTROLS.sub(" ", text).rstrip()  # a space before an ID is a part of it
+    return "" if plain.strip() in ("", _NULL) else str(_string()(plain.replace("\\", "\\E\\")).to_er7())
 
 
 @cache
@@ -281,7 +282,7 @@ def _patient(document: Dataset, context: MessageContext) -> list[SegmentFields]:
     with a namesake. OBR-18 still has the accession number.
     """
     patient = SegmentFields("PID")
-    if identifier := _value(document, "PatientID"):
+    if identifier := patient_id_of(document.get("PatientID")):
         # Assigning authority (HD): its name and, where the study has it, its universal ID.
         [qualifiers, *_] = document.get("IssuerOfPatientIDQualifiersSequence") or [Dataset()]
         universal = (_value(qualifiers, f"UniversalEntityID{what}") for what in ("", "Type"))

@@ -7,7 +7,6 @@ or Idempotency-Key, by which its receiver recognizes it.
 
 import smtplib
 import socket
-import ssl
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,14 +30,13 @@ from dicom_node.base.runner import NEVER, Lane
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Notification
 from dicom_node.base.store.transitions import record, utc_now
-from dicom_node.deliver.scu import Connections, tls_context
+from dicom_node.deliver.scu import Connections, tls_context, tls_refusal
 from dicom_node.deliver.scu.http import BoundedSession, status_of
 
 SECONDS = 20.0
 """How long the sending of one e-mail or webhook may take from its connection to the last answer."""
 _GIVE_UP = timedelta(hours=72)  # a server that does not answer
 _CUT_OFF = "cut off: the server was too slow"
-_UNTRUSTED = "the certificate of the server is not trusted"
 _MAXIMUM_ANSWER_BYTES = 2**20
 
 
@@ -157,9 +155,8 @@ def _meaning(settings: MailSettings, error: Exception) -> Answer:
             return Answer(False, f"the server refuses all recipients ({codes[0]})", min(codes) >= 500)
         case smtplib.SMTPNotSupportedError():
             return Answer(False, f"the server does not offer {settings.security}, or takes no password")
-        case ssl.SSLCertVerificationError():
-            return Answer(False, _UNTRUSTED)
-    return Answer(False, f"no connection to {settings.host}:{settings.port} that lasts")
+    why = tls_refusal(error) or f"no connection to {settings.host}:{settings.port} that lasts"
+    return Answer(False, why)
 
 
 class _Client(smtplib.SMTP):
@@ -233,8 +230,7 @@ def call_webhook(rule: NotificationSettings, message: Message, key: str) -> Answ
             return Answer(False, f"redirected ({status}): enter where it leads to", for_good=True)
         if connections.timed_out or isinstance(error, requests.Timeout):
             return Answer(False, _CUT_OFF)
-        is_untrusted = isinstance(error, requests.exceptions.SSLError)
-        return Answer(False, _UNTRUSTED if is_untrusted else "no connection, or its answer ended early")
+        return Answer(False, tls_refusal(error) or "no connection, or its answer ended early")
     if answer.ok:
         return Answer(True)
     for_good = answer.status_code < 500 and answer.status_code not in _LATER

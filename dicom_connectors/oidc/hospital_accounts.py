@@ -59,13 +59,15 @@ def unusable(reason: str) -> Unavailable:
     """Log that an answer of the identity provider is missing or unusable, and return the error for the caller
     to raise.
 
-    ``reason`` goes to the log, so it must not name a person.
+    ``reason`` goes to the log and is a note of the error, so it must not name a person.
     """
     happened(ACCOUNTS_UNUSABLE, reason=reason)
-    return Unavailable(
+    error = Unavailable(
         "The provider of the hospital's accounts does not answer as it should: try again later, or sign in "
         "with a user of this node. The log of the node says more."
     )
+    error.add_note(reason)
+    return error
 
 
 def name_at(local: str, domain: str) -> str:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode, urlsplit
 
@@ -19,14 +20,15 @@ from dicom_connectors.oidc.hospital_accounts import HospitalPerson, unusable
 from dicom_connectors.oidc.settings import OidcConsole, OidcSettings, is_safe
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import typed_section
-from dicom_node.base.errors import NotFound, SignInRefused
+from dicom_node.base.errors import NotFound, SignInRefused, Unavailable
 from dicom_node.base.events import ACCOUNTS_UNUSABLE, happened
 from dicom_node.base.lifecycle import AuditAction
 from dicom_node.base.store.database import Database
-from dicom_node.deliver.scu import Connections
+from dicom_node.deliver.scu import Connections, tls_refusal
 from dicom_node.deliver.scu.http import FAULTY_ANSWER, BoundedSession
 from dicom_node.people import audit, users
 from dicom_node.people.audit import Person
+from dicom_node.people.preflight import Found, Tried
 
 if TYPE_CHECKING:
     from authlib.oauth2.client import OAuth2Client
@@ -67,6 +69,22 @@ class _IdentityProvider:
 def is_configured(settings: Settings) -> bool:
     """Return whether people can sign in with accounts of the hospital."""
     return typed_section(settings.console, OidcConsole).oidc is not None
+
+
+def probe(settings: Settings) -> Found:
+    """Read the metadata and the keys of the identity provider, and yield whether a sign-in can begin."""
+    if not is_configured(settings) or find_spec("authlib") is None:
+        return
+    try:
+        with _provider_with_deadline(settings) as provider:
+            for endpoint in ("authorization_endpoint", "token_endpoint"):
+                provider.address(endpoint)
+            _json(provider.session, provider.settings, provider.address("jwks_uri"))
+    except Unavailable as error:
+        why = "; ".join(getattr(error, "__notes__", ()))
+        yield Tried("console.oidc", False, f"nobody signs in by the provider: {why}")
+    else:
+        yield Tried("console.oidc", True, "the provider answers")
 
 
 def begin(settings: Settings, secret: str) -> str:
@@ -172,13 +190,13 @@ def _provider_with_deadline(settings: Settings) -> Iterator[_IdentityProvider]:
     connections = Connections(oidc.seconds)
     with hospital_accounts.place():
         try:
-            with connections.within(oidc.seconds), BoundedSession(connections) as session:
-                if oidc.authorities:
-                    session.verify = str(oidc.authorities)
+            with connections.within(oidc.seconds), BoundedSession(connections, oidc.authorities) as session:
                 yield _discover_provider(settings, oidc, session)
         except requests.RequestException as error:
             late = connections.timed_out or isinstance(error, requests.Timeout)
-            raise unusable("no answer in time" if late else type(error).__name__) from None
+            raise unusable(
+                "no answer in time" if late else tls_refusal(error) or type(error).__name__
+            ) from None
         except (AuthlibBaseError, JoseError, *FAULTY_ANSWER) as error:
             raise unusable(f"an answer that cannot be read: {type(error).__name__}") from None
 

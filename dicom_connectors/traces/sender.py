@@ -40,7 +40,7 @@ from dicom_node.base.store.tables import (
     StudyTrace,
 )
 from dicom_node.base.store.transitions import RenewableLease, record, utc_now
-from dicom_node.deliver.scu import Connections
+from dicom_node.deliver.scu import Connections, tls_refusal
 from dicom_node.deliver.scu.http import BoundedSession
 
 MAXIMUM_SPANS: Final = 1000
@@ -265,21 +265,22 @@ def send(settings: TelemetrySettings, body: bytes) -> CollectorAnswer:
     connections = Connections(settings.seconds)
     headers = {"Content-Type": "application/x-protobuf"}
     headers |= {name: value.get_secret_value() for name, value in settings.headers.items()}
-    trusted = str(settings.authorities) if settings.authorities else True
     try:
-        with connections.within(settings.seconds), BoundedSession(connections) as session:
+        with (
+            connections.within(settings.seconds),
+            BoundedSession(connections, settings.authorities) as session,
+        ):
             answer = session.post(
                 settings.endpoint,
                 data=body,
                 headers=headers,
                 timeout=settings.seconds,
                 auth=lambda request: request,  # instead of a login that ~/.netrc may have for this host
-                verify=trusted,
             )
     except requests.HTTPError:
         return CollectorAnswer(False, "redirected")
     except (requests.RequestException, OSError, ValueError) as error:  # no such file, no such header or port
-        return CollectorAnswer(False, type(error).__name__, later=True)
+        return CollectorAnswer(False, tls_refusal(error) or type(error).__name__, later=True)
     if answer.ok:
         return CollectorAnswer(True)
     later = answer.status_code in _LATER or answer.status_code >= 500

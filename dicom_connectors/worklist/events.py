@@ -19,7 +19,7 @@ import requests
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import Unavailable
-from dicom_node.deliver.scu import Connections, tls_context
+from dicom_node.deliver.scu import Connections, tls_context, tls_refusal
 from dicom_node.deliver.scu.http import CONNECT_SECONDS, FAULTY_ANSWER, BoundedSession
 
 MAXIMUM_MESSAGE: Final = 2**16
@@ -82,7 +82,8 @@ class UpsEvents:
                     if message and (uid := _uid_to_cancel(message)):
                         yield uid
         except (OSError, ValueError) as error:
-            raise Unavailable(f"{self._peer.name}: event channel: {type(error).__name__}") from None
+            why = tls_refusal(error) or type(error).__name__
+            raise Unavailable(f"{self._peer.name}: event channel: {why}") from None
 
     @contextmanager
     def _channel(self) -> "Iterator[_Channel]":

@@ -3,10 +3,11 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from typing import Any, Final, Protocol
 
 import requests
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
@@ -14,10 +15,11 @@ from pynetdicom import build_context
 
 from dicom_connectors.worklist.workitem import CHANGE_STATE, PULL, PUSH, ProcedureStepState, change_of_state
 from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.web import read_dataset
 from dicom_node.base.errors import Unavailable
 from dicom_node.deliver.scu import Check, SendStatus
 from dicom_node.deliver.scu.association import DimseCaller, NoAssociation
-from dicom_node.deliver.scu.http import FAULTY_ANSWER, HttpCaller, status_of
+from dicom_node.deliver.scu.http import FAULTY_ANSWER, HttpCaller, paged, status_of
 
 MOST_ITEMS: Final = 200
 """Work items of one search that are looked at."""
@@ -79,6 +81,11 @@ KEYS: Final = (
     "PatientSex",
 )  # fmt: skip
 """What is asked of each work item (PS3.4 CC.2.8.1.3)."""
+_NESTED: Final = (
+    "CodeValue", "CodingSchemeDesignator", "CodeMeaning", "StudyInstanceUID", "DICOMRetrievalSequence",
+    "RetrieveAETitle", "WADORSRetrievalSequence", "RetrieveURL",
+)  # fmt: skip
+"""What is read of the items in their sequences."""
 CONFLICTS: Final = (0xC300, 0xC301, 0xC302, 0xC310)
 """Of PS3.4 Table CC.2.1-2 and CC.2.6-1: no longer to be changed, another Transaction UID, or state."""
 ABSENT: Final = (0xC307, 0x0112)
@@ -97,7 +104,7 @@ class DimseManager(DimseCaller):
         if code != 0:
             raise Unavailable(f"{self._peer.name}: {text}")
         # The rest waits for the next search.
-        return [decoded for one in found[:MOST_ITEMS] if (decoded := _decoded(one)) is not None]
+        return [_decoded(one) for one in found[:MOST_ITEMS]]
 
     def read(self, uid: str) -> Dataset | None:
         """Return the attributes of the work item ``uid``, by N-GET; None if the manager has no such item.
@@ -177,13 +184,18 @@ def _search_identifier(**keys: str) -> Dataset:
     return question
 
 
-def _decoded(dataset: Dataset) -> Dataset | None:
-    """Return the data set with its texts decoded; None if they cannot be decoded."""
+def _decoded(dataset: Dataset) -> Dataset:
+    """Return what the node needs of a data set, its texts decoded; only its UID if they cannot be decoded."""
+    for tag in list(dataset.keys()):
+        if keyword_for_tag(tag) not in (*KEYS, "SpecificCharacterSet"):
+            del dataset[tag]
+    uid = Dataset()
     with quiet_pydicom():
         try:
+            uid.SOPInstanceUID = dataset.get("SOPInstanceUID", "")
             dataset.decode()
         except _FAULTY:
-            return None
+            return uid
     return dataset
 
 
@@ -233,8 +245,13 @@ class UpsRsManager(HttpCaller):
 
         Raises requests.RequestException.
         """
-        wanted = {"ProcedureStepState": state.value, **keys, "includefield": "all", "limit": str(MOST_ITEMS)}
-        return _datasets(self._call("GET", "", params=wanted))[:MOST_ITEMS]
+        wanted = {"ProcedureStepState": state.value, **keys, "includefield": "all"}
+
+        def ask(**page: int | None) -> list[Any]:
+            """Return a page of the work items in DICOM JSON."""
+            return _rows(self._call("GET", "", params={**wanted, **page}))
+
+        return [_dataset(row) for row in islice(paged(ask, MOST_ITEMS, MOST_ITEMS), MOST_ITEMS)]
 
     def _read(self, uid: str) -> Dataset | None:
         """Return the attributes of a work item; None if it does not exist.
@@ -242,12 +259,12 @@ class UpsRsManager(HttpCaller):
         Raises requests.RequestException.
         """
         try:
-            found = _datasets(self._call("GET", f"/{uid}"))
+            rows = _rows(self._call("GET", f"/{uid}"))
         except requests.HTTPError as error:
             if status_of(error) in (404, 410):
                 return None
             raise
-        return found[0] if found else None
+        return _dataset(rows[0]) if rows else None
 
     def _change(self, method: str, path: str, changes: Dataset) -> ChangeAnswer:
         """Send a change as HTTP request to ``path`` below /workitems; return the manager's answer."""
@@ -281,8 +298,8 @@ class UpsRsManager(HttpCaller):
         return answer
 
 
-def _datasets(answer: requests.Response) -> list[Dataset]:
-    """Return the data sets of an answer in DICOM JSON, without those that cannot be read.
+def _rows(answer: requests.Response) -> list[Any]:
+    """Return the objects of an answer in DICOM JSON.
 
     Raises requests.JSONDecodeError or TypeError for an answer that is no list.
     """
@@ -291,13 +308,15 @@ def _datasets(answer: requests.Response) -> list[Dataset]:
         rows = [rows]
     if not isinstance(rows, list):
         raise TypeError("no list of work items")
-    return [found for row in rows[:MOST_ITEMS] if (found := _dataset(row)) is not None]
+    return rows
 
 
-def _dataset(row: Any) -> Dataset | None:
-    """Return a data set from DICOM JSON; None if it cannot be read."""
-    with quiet_pydicom():
-        try:
-            return Dataset.from_json(row)
-        except FAULTY_ANSWER:
-            return None
+def _dataset(row: Any) -> Dataset:
+    """Return what the node needs of a work item in DICOM JSON; only its UID if some of that cannot be
+    read.
+    """
+    try:
+        dataset, unread = read_dataset(row, (*KEYS, *_NESTED))
+        return read_dataset(row, ("SOPInstanceUID",))[0] if unread else dataset
+    except FAULTY_ANSWER:
+        return Dataset()

@@ -66,6 +66,7 @@ from dicom_node.base.store import fetches, requested
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import ClaimedWorkitem, Fetch, Job, Study
 from dicom_node.base.store.transitions import (
+    lock_studies,
     record,
     settle_study,
     try_move,
@@ -212,8 +213,10 @@ class Worklist(Lane[ClaimedWorkitem]):
             )
         if room <= 0:
             return
-        found = [item for given in manager.search() if (item := ups.read_workitem(given))]
+        answers = manager.search()
+        found = [item for given in answers if (item := ups.read_workitem(given))]
         self._note_availability(away="")
+        self._note_unread({ups.uid_of(given) for given in answers} - {one.uid for one in found if one.state})
         station = self._settings.node.ae_title
         mine = [item for item in found if item.is_for(self._work.worklist, station)]
         with self._database.read() as session:
@@ -273,7 +276,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         if study is None:
             return "" if self._source(item) else _NOT_AT_HAND
         issuers = {item.issuer_of_patient_id, study.issuer_of_patient_id} - {""}
-        ids = {item.patient_id, study.patient_id.strip()} - {""}
+        ids = {item.patient_id, study.patient_id} - {""}
         if len(ids) > 1 or len(issuers) > 1:
             return "it names another patient than the study that is here"
         ended = study.state in _ENDS or study.state is StudyState.QUARANTINED
@@ -297,6 +300,12 @@ class Worklist(Lane[ClaimedWorkitem]):
             if urls or item.sources & set(peer.titles) or (not item.sources and peer.name == self._peer.name):
                 return peer
         return None
+
+    def _note_unread(self, uids: set[str]) -> None:
+        """Store an event for each work item that cannot be read; "" is of one whose UID cannot be, either."""
+        with self._database.write() as session:
+            for uid in uids - {""}:
+                self._note_not_accepted(session, uid, "what the node needs of it cannot be read")
 
     def _note_not_accepted(self, session: Session, uid: str, why: str) -> None:
         """Store an event that a work item is not accepted, once for the same reason."""
@@ -512,6 +521,7 @@ class Worklist(Lane[ClaimedWorkitem]):
             )
             if not row.fetch_asked or session.scalar(select(others)):
                 return
+            lock_studies(session, Study.study_instance_uid == row.study_instance_uid)
             fetch = fetches.of_study(session, row.study_instance_uid)
             if fetch is not None and fetch.state is FetchState.WAITING:
                 try_move(session, fetch, FETCH_CANCELLED, ended_at=utc_now())

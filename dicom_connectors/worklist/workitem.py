@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from dicom_node.base.dicom.header import quiet_pydicom
-from dicom_node.base.dicom.identity import Patient
+from dicom_node.base.dicom.identity import Patient, patient_id_of
 
 if TYPE_CHECKING:
     from pydicom.sr.coding import Code  # loads all codes of PS3.16: only where work items are handled
@@ -136,6 +136,16 @@ def read_workitem(dataset: Dataset, uid: str = "") -> Workitem | None:
             return None
 
 
+def uid_of(dataset: Dataset) -> str:
+    """Return the UID of a work item's data set; "" if it has no valid one."""
+    with quiet_pydicom():
+        try:
+            uid = _text(dataset.get("SOPInstanceUID"))
+        except _FAULTY:
+            return ""
+    return uid if _is_uid(uid) else ""
+
+
 def state_of(dataset: Dataset) -> str:
     """Return the Procedure Step State in a work item's data set; "" if it cannot be read."""
     with quiet_pydicom():
@@ -229,7 +239,7 @@ def _read(dataset: Dataset, uid: str) -> Workitem | None:
         ),
         study_instance_uid=study if _is_uid(study) else "",
         sources=frozenset(source for item in inputs for source in _sources(item)),
-        patient_id=_text(dataset.get("PatientID"))[:_LONGEST_ID],
+        patient_id=patient_id_of(dataset.get("PatientID"))[:_LONGEST_ID],
         issuer_of_patient_id=_text(dataset.get("IssuerOfPatientID"))[:_LONGEST_ID],
         patient=Patient.from_values("", "", name, birth, sex),
     )

@@ -25,7 +25,7 @@ def list_patients(request: CurrentRequest, after: Since = None, person: bool = F
 @faces.page("POST", "/patients/search", UserRole.VIEWER)
 def search(request: CurrentRequest) -> Response:
     """Store the Patient ID that the person searches for in the session, and redirect to the list."""
-    wanted = request.text("patient")[:64]
+    wanted = request.patient_id()
     users.keep_search(
         request.site.database, request.token, {"patient": wanted} if wanted else {}, request.person
     )

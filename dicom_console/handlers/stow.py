@@ -1,6 +1,8 @@
 """STOW-RS (PS3.18 10.5), enabled by ``console.dicomweb_store``: programs store objects as a modality does.
 
-The body is read as it arrives. Each object is durable before the answer lists it as stored.
+The body is read as it arrives. Each object is durable before the answer lists it as stored. A request has at
+most ``console.upload_mib`` (``dicom_node/base/config/settings.py``), which ``dicom_console/web/limits.py``
+counts, and an object at most ``listener.maximum_object_mib``.
 """
 
 import asyncio
@@ -9,7 +11,6 @@ from typing import Any, Final, Protocol
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
-from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -17,6 +18,7 @@ from starlette.exceptions import HTTPException
 from dicom_console.handlers.uploads import SECONDS, place_for
 from dicom_console.web.access import API, needs, user_of
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest
+from dicom_node.base.dicom.web import Preamble
 from dicom_node.people.stow import NO_ROOM, StowedInstance, StowRequest
 
 router = APIRouter(prefix=f"{API}dicomweb")
@@ -30,6 +32,9 @@ PARTS = 10_000
 HEADERS, HEADER_BYTES = 20, 4096
 """Headers of one part, and bytes of each."""
 _BLOCK = 2**20
+_JSON = "application/dicom+json"
+_ANSWERS = {b"", b"*/*", b"application/*", b"application/json", _JSON.encode()}
+_NONE = re.compile(rb"0(\.0*)?")  # a quality (RFC 9110 12.4.2) by which nothing is taken
 _BOUNDARY = re.compile(r"[!-~]([ -~]{0,68}[!-~])?")  # RFC 2046 5.1.1 has fewer characters
 _places = asyncio.Semaphore(AT_ONCE)
 
@@ -39,6 +44,7 @@ _places = asyncio.Semaphore(AT_ONCE)
 @needs(StowRequest, reads_form=True)
 async def store(request: CurrentRequest, study: str = "") -> Response:
     """Store the objects of a request; if the address names a study, only objects of this study."""
+    _check_codings(request)
     boundary = _boundary(request)  # None: one object alone
     busy = "Other requests to store are under way: try again when they are done."
     async with place_for(request, _places, busy, without_length=0):
@@ -60,6 +66,20 @@ async def store(request: CurrentRequest, study: str = "") -> Response:
 def _so_far(stow: StowRequest) -> str:
     """Return a sentence that says how many objects of the request are stored already."""
     return f"{stow.stored} objects that came before are stored."
+
+
+def _check_codings(request: ConsoleRequest) -> None:
+    """Raise HTTPException for a compressed body, and if the client takes no answer that there is (RFC 9110
+    12.5.1, 15.5.7, 15.5.16).
+    """
+    headers = request.http.headers
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        text = "A compressed body is not taken: send it without Content-Encoding."
+        raise HTTPException(415, text, {"Accept-Encoding": "identity"})
+    taken = [parse_options_header(one.strip()) for one in ",".join(headers.getlist("accept")).split(",")]
+    kinds = {kind for kind, options in taken if not _NONE.fullmatch(options.get(b"q", b"1"))}
+    if kinds.isdisjoint(_ANSWERS):
+        raise HTTPException(406, f"The answer is {_JSON} only: name it in Accept, or leave that out.")
 
 
 def _boundary(request: ConsoleRequest) -> str | None:
@@ -110,6 +130,7 @@ class PartReader:
         self._headers: dict[str, str] = {}
         self._parts = 0
         self._ended = False
+        self._preamble = Preamble(boundary.encode("latin-1"))
         self._parser = MultipartParser(
             boundary.encode("latin-1"),
             {
@@ -132,8 +153,8 @@ class PartReader:
         Raises HTTPException: 400 if they cannot be read, 413 for too many parts.
         """
         try:
-            self._parser.write(data)
-        except FormParserError:
+            self._parser.write(self._preamble.removed(data))
+        except ValueError:  # FormParserError is one
             raise HTTPException(400, "The parts of this request cannot be read.") from None
 
     def finish(self) -> None:
@@ -228,7 +249,7 @@ def _answer(instances: list[StowedInstance]) -> Response:
         status = 503 if all(one is NO_ROOM for one in failures) else 409
     else:
         status = 202 if any(failures) else 200
-    return JSONResponse(module, status, media_type="application/dicom+json")
+    return JSONResponse(module, status, media_type=_JSON)
 
 
 def _value(tag: str, vr: str, value: object) -> dict[str, Any]:

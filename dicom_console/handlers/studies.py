@@ -128,7 +128,8 @@ def keep_search(request: CurrentRequest) -> Response:
     """Store the searched name, Patient ID and accession number in the session, and redirect to the list;
     further filters go into the address.
     """
-    about = {key: value for key in ("name", "patient", "accession") if (value := request.text(key)[:64])}
+    given = {key: request.text(key)[:64] for key in ("name", "accession")} | {"patient": request.patient_id()}
+    about = {key: value for key, value in given.items() if value}
     users.keep_search(request.site.database, request.token, about, request.person)
     rest = {key: request.text(key)[:16] for key in _IN_ADDRESS}
     rest["finding"] = request.text("finding")[:64]

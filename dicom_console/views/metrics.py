@@ -69,7 +69,7 @@ from dicom_node.deliver import holding
 from dicom_node.deliver.outages import outages
 from dicom_node.people import audit, cleaning_reviews
 from dicom_node.people.audit import machine_name
-from dicom_node.people.disk import days_left
+from dicom_node.people.disk import days_left, disk_fault
 from dicom_node.people.happened import repeat_key
 from dicom_node.people.processes import list_processes, silent_since, working
 from dicom_node.receive.spool import Spool
@@ -265,7 +265,7 @@ def overview(session: Session, settings: Settings) -> View:
         session,
         settings,
         {
-            events.DISK_LOW: space["low"],
+            events.DISK_LOW: bool(space["fault"]),
             events.DECISIONS_UNKNOWN: bool(lost),
             events.DECISIONS_CHANGED: bool(lost),
         },
@@ -307,11 +307,13 @@ def overview(session: Session, settings: Settings) -> View:
 
 def _disk(settings: Settings) -> View:
     """Return ``free`` and ``total`` bytes of the data folder's disk, the ``minimum`` below which nothing is
-    accepted, and whether it is ``low``.
+    accepted, whether it is ``low``, and its ``fault`` in words ("" if it takes objects).
     """
     usage = shutil.disk_usage(settings.node.data_dir)
     minimum = settings.spool.minimum_free_mib * 2**20
-    return {"free": usage.free, "total": usage.total, "minimum": minimum, "low": usage.free < minimum}
+    return {"free": usage.free, "total": usage.total, "minimum": minimum, "low": usage.free < minimum} | {
+        "fault": disk_fault(settings)
+    }
 
 
 def _by_state(
@@ -508,9 +510,14 @@ def not_ready(session: Session, settings: Settings) -> str:
     Raises SQLAlchemyError. Listeners on other machines than the console's are not checked: use C-ECHO.
     """
     session.scalar(select(func.count()).where(Study.id == 0))
-    if _disk(settings)["low"]:
-        return "free disk space is under spool.minimum_free_mib"
-    runs = {Role.at(place) for place in running(settings.node.data_dir)}
+    if fault := disk_fault(settings):
+        return fault
+    here = running(settings.node.data_dir)
+    for row in list_processes(session):
+        is_ours = row["machine"] == machine_name() and row["place"] in here
+        if is_ours and row["process"] == "listener" and row["state"] == "lost":
+            return "the listener shows no life"
+    runs = {Role.at(place) for place in here}
     places = session.scalars(select(SiteProcess.place).where(SiteProcess.machine == machine_name()))
     is_lost = any(Role.at(place).receives for place in places)  # where it runs no more
     if not any(role.receives for role in runs) and (is_lost or Role.CONSOLE not in runs):

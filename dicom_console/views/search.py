@@ -12,6 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from ai_pipeline.contract import BURNED_IN
 from dicom_node.base.config.settings import Settings
+from dicom_node.base.dicom.identity import patient_id_of
 from dicom_node.base.lifecycle import ObjectRole, ResultKind, StudyState
 from dicom_node.base.sitekey import PatientNames
 from dicom_node.base.store import views
@@ -188,7 +189,8 @@ def _conditions(session: Session, wanted: Search) -> Iterator[ColumnElement[bool
     """Yield the SQL conditions of a search."""
     # In SQLite LIKE makes no difference of case and so uses no index: there it is a range of code points.
     in_sqlite = session.get_bind().dialect.name == "sqlite"
-    for column, text in ((Study.patient_id, wanted.patient), (Study.accession_number, wanted.accession)):
+    patient_id = patient_id_of(wanted.patient)
+    for column, text in ((Study.patient_id, patient_id), (Study.accession_number, wanted.accession)):
         if text.endswith("*"):
             begin = text.rstrip("*")
             is_in = (

@@ -48,6 +48,7 @@ from dicom_console.web.pages import render
 from dicom_node import __version__
 from dicom_node.base.actions.action import Input, Noun, declared
 from dicom_node.base.config.settings import Settings
+from dicom_node.base.dicom.identity import patient_id_of
 from dicom_node.base.store.views import View
 from dicom_node.people import PRINTABLE, Because, Row, ServiceResult, audit, entered
 from dicom_node.people.audit import Person
@@ -127,6 +128,10 @@ class ConsoleRequest:
         """Return the form field ``name`` without outer blanks; "" if it is missing or a file."""
         value = self.form.get(name, "")
         return value.strip() if isinstance(value, str) else ""
+
+    def patient_id(self) -> str:
+        """Return the Patient ID in the form field ``patient``, at most 64 characters; "" if there is none."""
+        return patient_id_of("".join(self.fields().get("patient", ())[:1]))[:64]
 
     def fields(self) -> dict[str, list[str]]:
         """Return the values of each text field of the form, by its name."""

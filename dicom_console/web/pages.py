@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from dicom_console.web import languages
 from dicom_console.web.languages import decimal
 from dicom_node import __version__
-from dicom_node.base.actions.action import declared
+from dicom_node.base.actions.action import declared, role_of
 from dicom_node.base.actions.columns import Time
 from dicom_node.base.lifecycle import RESULT_KINDS, UserRole
 from dicom_node.base.store.views import (
@@ -29,6 +29,7 @@ from dicom_node.people.fetches import list_fetches, missing_studies
 from dicom_node.people.lost_decisions import waiting_decisions
 from dicom_node.people.notifications import list_notifications
 from dicom_node.people.users import User, list_sessions, list_users
+from dicom_node.people.withdrawal import withdraw_studies
 
 KINDS: Mapping[str, str] = {
     **{kind: result.name for kind, result in RESULT_KINDS.items()},
@@ -54,6 +55,8 @@ LISTS: Mapping[str, Callable[..., Any]] = {
     "sessions": list_sessions,
 }
 """The functions that declare the columns of the pages' lists."""
+_ACTIONS = {"withdraw": withdraw_studies}
+"""What pages ask of a user beside the roles, and the function that declares its role."""
 _HERE = Path(__file__).parents[1]
 
 
@@ -65,7 +68,10 @@ def render(
     ``user``: decides which functions the page offers, None if nobody is signed in; ``language``: code of its
     language.
     """
-    may = {role.value: user is not None and user.role.includes(role) for role in UserRole}
+    needed = {role.value: role for role in UserRole} | {
+        name: role_of(function) for name, function in _ACTIONS.items()
+    }
+    may = {name: user is not None and user.role.includes(role) for name, role in needed.items()}
     page = _environment(language).get_template(template)
     return HTMLResponse(page.render(user=user, may=may, version=__version__, **values), status)
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, create_model
 
 _INSTALLED = entry_points()
+_FAULTS: dict[EntryPoint, str] = {}
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -50,8 +51,32 @@ def installed(group: str) -> dict[str, EntryPoint]:
 
 
 def every(group: str) -> Iterator[Any]:
-    """Import and yield the object that each entry point of the group ``dicom_node.GROUP`` refers to."""
-    return (point.load() for point in installed(group).values())
+    """Import and yield the object that each entry point of the group ``dicom_node.GROUP`` refers to, but for
+    those that ``unimportable`` lists.
+    """
+    return (point.load() for point in installed(group).values() if can_be_imported(point))
+
+
+def can_be_imported(point: EntryPoint) -> bool:
+    """Return whether what an entry point refers to can be imported; if not, ``unimportable`` lists it."""
+    if point not in _FAULTS:
+        try:
+            point.load()
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever code of others raises)
+            _FAULTS[point] = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+    return point not in _FAULTS
+
+
+def unimportable() -> Iterator[tuple[str, str]]:
+    """Yield the name of each connector that cannot be imported, and why, with its package: of others' all, of
+    ours those that were tried.
+    """
+    groups = sorted(group for group in _INSTALLED.groups if group.startswith("dicom_node."))
+    for point in (point for group in groups for point in installed(group[len("dicom_node.") :]).values()):
+        ours = point.value.startswith("dicom_connectors.")
+        if point in _FAULTS or not (ours or can_be_imported(point)):
+            package = f"{point.dist.name} {point.dist.version}" if point.dist else point.module
+            yield point.name, f"{point.value} of the package {package} cannot be imported: {_FAULTS[point]}"
 
 
 def extended(group: str) -> Callable[[type[Model]], type[Model]]:

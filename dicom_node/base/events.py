@@ -98,12 +98,8 @@ TYPES: Final[Mapping[str, EventType]] = {
     "FILES_PURGED": EventType(2021, "files of objects or results deleted after their days"),
     "SPOOL_DIFFERS": EventType(2030, "spool and index differ: database or disk lost objects", _ERROR),
     "SPOOL_AGREES": EventType(2036, "spool and index agree again"),
-    "OBJECTS_REINDEXED": EventType(
-        2031, "a person put objects back that the database did not know", _WARNING
-    ),
-    "DATABASE_REPLACED": EventType(
-        2032, "the database's file is missing: restart the node, then run spool reindex", _ERROR
-    ),
+    "OBJECTS_REINDEXED": EventType(2031, "objects were put back that the database did not know", _WARNING),
+    "DATABASE_REPLACED": EventType(2032, "the database's file is missing: restart the node", _ERROR),
     "VERSION_CHOSEN": EventType(2033, "a person chose between versions or patients of a study", _WARNING),
     "IDENTITY_NOT_TAKEN": EventType(
         2034,
@@ -162,7 +158,8 @@ TYPES: Final[Mapping[str, EventType]] = {
     "JOB_TAKEN_OVER": EventType(3009, "job of a lost worker returned to the queue", _WARNING),
     "NO_RULE": EventType(3010, "no rule applies to the study"),
     "JOB_HANDED_BACK": EventType(
-        3011, "job returned to the queue: its worker stops, or the object store is unreachable"
+        3011,
+        "job returned to the queue: its worker stops, or database, disk or object store fail",
     ),
     "WORKER_READY": EventType(3020, "worker ready, models warm"),
     "SCORES_DRIFTED": EventType(3021, "model scores have drifted", _WARNING),
@@ -190,6 +187,9 @@ TYPES: Final[Mapping[str, EventType]] = {
     "RESULT_REMOVED": EventType(4031, "a withdrawn result is gone from a peer that was asked to delete it"),
     "RESULT_NOT_REMOVED": EventType(
         4032, "a peer does not delete a withdrawn result: a person deletes it there", _ERROR
+    ),
+    "RESULT_APPEARED": EventType(
+        4033, "a withdrawn result came to a peer after its withdrawal: it was deleted there again", _WARNING
     ),
     "RESULTS_HELD": EventType(4040, "results wait until a person has accepted them"),
     "ASSESSMENT_OVERDUE": EventType(
@@ -242,7 +242,7 @@ TYPES: Final[Mapping[str, EventType]] = {
     "NODE_STOPPING": EventType(6003, "node is stopping"),
     "CHILD_DIED": EventType(6004, "a process of the node died and is restarted", _ERROR),
     "SCHEDULER_TAKEN": EventType(6005, "this process runs the timers now"),
-    "DISK_LOW": EventType(6006, "free disk space is under the watermark", _ERROR),
+    "DISK_LOW": EventType(6006, "the disk has too little free space, or takes no files", _ERROR),
     "INDEXING_FAILED": EventType(
         6007, "indexing fails: tried again each second, here or by another node", _ERROR
     ),

@@ -37,7 +37,7 @@ class ResultKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KindOfResult:
-    """What a kind of result is, declared once: all lists of kinds are read from it.
+    """What a kind of result is: all lists of kinds come from it; ``results/gate.py`` has its rules.
 
     ``name``: what pages call it; ``meaning``: what the conformance statement says of it. ``series``: how the
     Series Description (0008,103E) of its series begins, ``series_number``: their Series Number (0020,0011)

@@ -138,6 +138,9 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before a child that died is st
 _STARTING = 90.0  # seconds in which a process that imports and loads need not show life, on a busy machine
 _MAXIMUM_NODES = 64  # of one role on one data folder
 _MOST_MISSED = 12  # signs of life in a row: a process that shows none is ended and started again
+_COMPUTES = 0.01  # share of a processor; a process that hangs gets less
+_LEAST_COUNTED = 0.05  # of a missed sign of a process that computes
+_MOST_PATIENCE = 64.0  # times the usual
 _OURS = {"alive", "ready", "listening", "console", "cannot_start"}  # keys, of which a message has one
 _STEADY = 60.0  # seconds after which a child counts as healthy and the wait starts anew
 
@@ -148,7 +151,8 @@ class Child:
     ``command``: arguments of the Python interpreter. ``on_ready``: called with the message that the process
     prints when it is ready. ``on_death``: called with its exit status and the seconds until it is started
     again. ``input_text``: the first line of its standard input, "" for none. ``environment``: its environment
-    variables; None: those of this process. Output of a child that is being stopped is ignored.
+    variables; None: those of this process. ``on_silence``: called with its process id before it is ended
+    because it showed no life. Output of a child that is being stopped is ignored.
     """
 
     def __init__(
@@ -159,11 +163,13 @@ class Child:
         on_death: Callable[[int, float], None],
         input_text: str = "",
         environment: Mapping[str, str] | None = None,
+        on_silence: Callable[[int], object] | None = None,
     ) -> None:
         """Prepare the child process ``name``, which :meth:`start` starts; parameters as above."""
         self.name = name
         self._command = [sys.executable, "-P", *command]  # -P: nothing is imported from the working directory
-        self._on_ready, self._on_death = on_ready, on_death
+        self._on_ready, self._on_death, self._on_silence = on_ready, on_death, on_silence
+        self._patience = 1.0  # doubles each time when the process was ended for its silence
         self._given, self._environment = input_text, environment
         self._heard_at = time.monotonic()
         self._busy_seconds = 0.0  # for which it may be silent, as it says itself
@@ -260,22 +266,39 @@ class Child:
     def _end_if_silent(self, process: subprocess.Popen[str]) -> None:
         """Kill the process if it gives no sign of life for too long, because it was suspended or hangs.
 
-        Missed signs are counted, not seconds, because a suspended machine has missed none. A process that is
-        busy with a job gets the time that it announced.
+        Missed signs are counted, not seconds, because a suspended machine has missed none. A process that got
+        some of a processor is slow, not dead: its signs count by the share that it got. One that is
+        busy with a job gets the time that it announced. After each end it gets twice as long: a start may
+        wait for a slow disk.
         """
-        missed, heard_at = 0, self._heard_at
+        missed, heard_at, computed = 0, self._heard_at, 0.0
         while True:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(ALIVE_SECONDS)
                 return
             if self._heard_at != heard_at or time.monotonic() < heard_at:
-                missed, heard_at = 0, self._heard_at
+                missed, heard_at, computed = 0, self._heard_at, _processor_seconds(process.pid)
                 continue
             missed += 1
-            if missed > max(_MOST_MISSED, self._busy_seconds / ALIVE_SECONDS):
-                _LOGGER.error("%s shows no life for %.0f s: it is ended", self.name, missed * ALIVE_SECONDS)
+            share = (_processor_seconds(process.pid) - computed) / (missed * ALIVE_SECONDS)
+            counted = missed * (1.0 if share < _COMPUTES else min(max(share, _LEAST_COUNTED), 1.0))
+            if counted > self._patience * max(_MOST_MISSED, self._busy_seconds / ALIVE_SECONDS):
+                _LOGGER.error("%s shows no life for %.0f s: it is ended", self.name, self.silent_seconds)
+                self._patience = min(2 * self._patience, _MOST_PATIENCE)
+                if self._on_silence:
+                    self._on_silence(process.pid)
                 process.kill()
                 return
+
+
+def _processor_seconds(pid: int) -> float:
+    """Return the processor time that a process has used, of all its threads; 0 if that is unknown."""
+    try:
+        about = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0.0
+    user, system = about.rpartition(")")[2].split()[11:13]  # proc(5): utime, stime
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _message_in(line: str) -> Mapping[str, Any]:

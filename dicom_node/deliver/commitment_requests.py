@@ -55,6 +55,8 @@ def _apply_report(session: Session, settings: Settings, report: WaitingReport) -
     """Apply one storage commitment report to the deliveries that it names; a report of an unknown request is
     recorded.
     """
+    named = select(Commitment.deliveries).where(Commitment.transaction_uid == report.transaction_uid)
+    rows = deliveries.of_numbers(session, session.scalar(named) or ())  # before the request, as who asks does
     commitment = locked_request(session, report.transaction_uid)
     asked = commitment.destination if commitment is not None else None
     peer = next((one for one in settings.peers if one.name == asked), None)
@@ -67,7 +69,6 @@ def _apply_report(session: Session, settings: Settings, report: WaitingReport) -
     moves = Moves(session, peer, settings.outbox, utc_now())
     failed = dict(line.split(" ", 1) for line in report.failed)
     committed = {uid: sop_class for uid, _, sop_class in (line.partition(" ") for line in report.committed)}
-    rows = deliveries.of_numbers(session, commitment.deliveries)
     for row in rows:
         uid, sop_class = row.item.sop_instance_uid, row.item.sop_class_uid
         if uid in failed:

@@ -21,7 +21,15 @@ from dicom_node.base.events import DELIVERY_DEAD, DELIVERY_OVERDUE, EventType
 from dicom_node.base.runner import outlast
 from dicom_node.base.store import deliveries
 from dicom_node.base.store.database import SHORTEST, Database
-from dicom_node.base.store.transitions import pass_lease_on, record, settle_studies, try_move, utc_now
+from dicom_node.base.store.tables import Study
+from dicom_node.base.store.transitions import (
+    lock_studies,
+    pass_lease_on,
+    record,
+    settle_studies,
+    try_move,
+    utc_now,
+)
 from dicom_node.deliver import scu
 from dicom_node.deliver.commitment_requests import enter_reports
 from dicom_node.deliver.route import BATCH, OpenDestination, Route
@@ -187,6 +195,7 @@ def give_up_unknown(database: Database, destinations: Sequence[str]) -> None:
     for destination in destinations:
         with database.write() as session:
             study = deliveries.due_study(session, destination, now)
+            lock_studies(session, Study.id == study)
             batch = deliveries.due_batch(session, destination, study or 0, now, BATCH)
             for delivery in batch:
                 try_move(

@@ -4,6 +4,7 @@ Whatever tables or settings say by then, an object that names a patient is not s
 destination.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from pydicom import dcmread
@@ -27,12 +28,15 @@ _READ = [
 
 def study_of(path: Path) -> str:
     """The Study Instance UID in the header of a DICOM file; "" if it cannot be read."""
-    header = _header(path)
-    return "" if header is None else str(header.get("StudyInstanceUID") or "")
+    with suppress(OSError):
+        if header := _header(path):
+            return str(header.get("StudyInstanceUID") or "")
+    return ""
 
 
 def fault(item: scu.Outgoing, peer: PeerSettings) -> str:
-    """The reason why this object must not be sent to this peer; "" if it may be sent.
+    """The reason why this object must not be sent to this peer; "" if it may be sent. Raises OSError if the
+    disk does not read its file, which says nothing of the object.
 
     The data set of a received object is not read: it is forwarded unchanged.
     """
@@ -45,7 +49,7 @@ def fault(item: scu.Outgoing, peer: PeerSettings) -> str:
         return "it bears the pseudonyms of another domain: dicom-node studies rerun makes new objects"
     try:  # only the bytes that were built may leave
         header = _header(item.path) if sha256_of(item.path) == item.sha256 else None
-    except OSError:
+    except FileNotFoundError:
         header = None
     if header is None:
         return "the result file of the node is missing or damaged"
@@ -56,8 +60,10 @@ def fault(item: scu.Outgoing, peer: PeerSettings) -> str:
 
 
 def _header(path: Path) -> Dataset | None:
-    """The attributes of a file that are checked before it is sent; None if it cannot be read."""
+    """The attributes of a file that are checked before it is sent; None if it is no DICOM file. Raises
+    OSError.
+    """
     try:
         return dcmread(path, specific_tags=_READ, stop_before_pixels=True)
-    except (OSError, InvalidDicomError):
+    except InvalidDicomError:
         return None

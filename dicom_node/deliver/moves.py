@@ -18,10 +18,11 @@ from dicom_node.base.config.settings import OutboxSettings
 from dicom_node.base.dicom.dimse_n import failure_text
 from dicom_node.base.lifecycle import DeliveryState, ResultKind
 from dicom_node.base.runner import wait_before_retry
-from dicom_node.base.store import deliveries
+from dicom_node.base.store import deliveries, results
 from dicom_node.base.store.tables import Delivery
 from dicom_node.base.store.transitions import move, record
 from dicom_node.deliver import scu
+from dicom_node.deliver.removals import withdraw_again
 
 NOT_ASKED = "not asked: the peer's profile says confirm = none"
 BY_QUERY = "found by query: the destination gave no storage commitment"
@@ -58,6 +59,8 @@ class Moves:
 
         An answer that the peer does not accept such objects goes to :meth:`narrowed` instead.
         """
+        if report.may_have_arrived:
+            delivery.sent_at = self._now
         if report.status is scu.SendStatus.VERIFY and self._earlier_version_may_be_found(delivery):
             self.give_up(delivery, _KEEPS_EARLIER)
         elif report.status in _ACKNOWLEDGED:
@@ -77,8 +80,7 @@ class Moves:
         elif report.status is scu.SendStatus.REFUSED:
             self._count_refusal(delivery, report.code, report.text)
         else:
-            answered = bool(report.code) or report.status is scu.SendStatus.UNREACHABLE
-            self._schedule_retry(delivery, report.code, report.text, left=not answered)
+            self._schedule_retry(delivery, report.code, report.text)
 
     def narrowed(self, delivery: Delivery, report: scu.SendReport, *, takes_others: bool) -> None:
         """Handle the answer that the destination accepts no such objects: leave the object out, with a
@@ -201,20 +203,21 @@ class Moves:
             withdrawn=False,
             queries=queries,
         )
+        if delivery.result_id and results.withdrawn(self._session, [delivery.result_id]):
+            withdraw_again(self._session, delivery, self._peer)
 
     def _send_again(self, delivery: Delivery, reason: str) -> None:
         """Have an object that may have arrived sent again at once."""
         self._move(delivery, events.DELIVERY_RETRIED, reason, next_at=self._now, sent_at=self._now)
 
-    def _schedule_retry(self, delivery: Delivery, status: str, reason: str, *, left: bool = False) -> None:
-        """Schedule another try. ``left``: the object was sent, but no answer came."""
+    def _schedule_retry(self, delivery: Delivery, status: str, reason: str) -> None:
+        """Schedule another try."""
         self._move(
             delivery,
             events.DELIVERY_RETRIED,
             reason,
             status=status,
             next_at=self._now + wait_before_retry(delivery.attempts, self._settings),
-            sent_at=self._now if left else delivery.sent_at,
         )
 
     def _count_refusal(self, delivery: Delivery, status: str, reason: str) -> None:

@@ -116,6 +116,7 @@ def retry_all(session: Session, destination: str | None = None) -> list[int]:
             .order_by(Delivery.id)
         )
     )
+    deliveries.of_numbers(session, chosen)  # their studies are locked in one order
     for delivery_id in chosen:
         retry(session, delivery_id)
     return chosen
@@ -142,6 +143,7 @@ def discard_all(session: Session, because: str, destination: str | None = None) 
     """
     is_note = func.coalesce(Result.kind == ResultKind.REJECTION, False)
     chosen = list(session.scalars(_given_up_query(destination).where(~is_note).order_by(Delivery.id)))
+    deliveries.of_numbers(session, chosen)  # their studies are locked in one order
     for delivery_id in chosen:
         discard(session, delivery_id, because)
     return chosen
@@ -261,8 +263,8 @@ def _given_up_query(destination: str | None) -> Select[int]:
 
 
 def _locked(session: Session, delivery_id: int) -> Delivery:
-    """The delivery with this number, its row locked. Raises NotFound."""
-    delivery = session.get(Delivery, delivery_id, with_for_update=True)
-    if delivery is None:
+    """The delivery with this number, locked after its study. Raises NotFound."""
+    found = deliveries.of_numbers(session, [delivery_id])
+    if not found:
         raise NotFound(f"no delivery has the number {delivery_id}")
-    return delivery
+    return found[0]

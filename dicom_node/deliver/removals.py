@@ -1,11 +1,14 @@
 """Deletion of withdrawn results at peers with ``withdraw = "delete"``, until each is gone.
 
-A kill between the deletion and its check costs one more query, as a missing object counts as deleted.
+An object that was sent may appear after it was looked for in vain, by an engine that forwards it or an index
+that lags. So it is asked for until ``outbox.confirm_seconds`` after it was sent last, and again when the
+outbox finds it later.
 """
 
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from datetime import timedelta
 
 from pydicom import dcmread
 from sqlalchemy import ColumnElement
@@ -20,11 +23,13 @@ from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
 from dicom_node.base.runner import Lane
 from dicom_node.base.store import deliveries
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Delivery, Original, Removal, Result
+from dicom_node.base.store.tables import Delivery, Original, Removal, Result, Withdrawal
 from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.deliver import scu
 
 _SECONDS = 60.0  # that one deletion may take
+_MAY_APPEAR = Retry("not there now: asked for until what was sent can appear no more")
+_APPEARED = Retry("it came after its withdrawal, and was deleted: asked for again")
 
 
 def queue_removal(session: Session, result: Result, peers: Sequence[PeerSettings]) -> None:
@@ -35,6 +40,27 @@ def queue_removal(session: Session, result: Result, peers: Sequence[PeerSettings
     for delivery in result.deliveries:
         if delivery.destination in deleting and deliveries.may_be_there(delivery):
             session.add(Removal(id=delivery.id, next_at=utc_now()))
+
+
+def withdraw_again(session: Session, delivery: Delivery, peer: PeerSettings) -> None:
+    """Queue another deletion of a withdrawn result that its peer turned out to have (``delivery`` is
+    confirmed); an event calls a person where the node can delete nothing and no rejection note is on its way.
+    """
+    removal = session.get(Removal, delivery.id)
+    if peer.withdraw == "delete" and removal is None:
+        session.add(Removal(id=delivery.id, next_at=utc_now(), reason=_MAY_APPEAR.why))
+    elif removal is not None and removal.state is RemovalState.GONE:
+        removal.state, removal.reason, removal.attempts = RemovalState.ASKED, _MAY_APPEAR.why, 0
+        removal.next_at = utc_now()
+    elif removal is None and not deliveries.note_is_under_way(session, delivery):
+        record(
+            session,
+            events.RESULT_NOT_REMOVED,
+            delivery.item.study_id,
+            destination=delivery.destination,
+            instance=delivery.item.sop_instance_uid,
+            reason="it came after its withdrawal",
+        )
 
 
 class Removals(Lane[Removal]):
@@ -58,13 +84,16 @@ class Removals(Lane[Removal]):
         return (Removal.state == RemovalState.ASKED,)
 
     def work(self, row: Removal, _: threading.Event) -> Outcome:
-        """Request the deletion of one object at its peer, and query whether the object is gone."""
+        """Request the deletion of one object at its peer, and query whether the object is gone, and stays so
+        for the time in which it could appear.
+        """
         with self._database.read() as session:
             delivery = session.get_one(Delivery, row.id)
             peer = next((one for one in self._settings.peers if one.name == delivery.destination), None)
             if peer is None or peer.withdraw != "delete":
                 return Failed('the peer is not configured with withdraw = "delete" any more')
             result = delivery.item
+            sent_at = delivery.sent_at or session.get_one(Withdrawal, delivery.result_id).at
             path = Files(self._settings).if_here(session, result.path)
             if path is None or isinstance(result, Original):  # which nobody withdraws
                 why = "its file is not here: it cannot be compared with the object there"
@@ -82,16 +111,24 @@ class Removals(Lane[Removal]):
                 sha256=result.sha256,
             )
         with closing(self._open(peer, self._settings)) as remover:
-            return remover.remove(item)
+            outcome = remover.remove(item)
+        if outcome == scu.DELETED and row.reason in (_MAY_APPEAR.why, _APPEARED.why):
+            return _APPEARED
+        may_appear = utc_now() < sent_at + timedelta(seconds=self._settings.outbox.confirm_seconds)
+        missing = isinstance(outcome, Done) or outcome == scu.NO_STUDY_THERE
+        return _MAY_APPEAR if missing and may_appear else outcome
 
     def move(self, session: Session, row: Removal, outcome: Outcome) -> None:
         """Record the outcome of a try to delete: the deletion is done, or a person must do it; after a
         failure that may pass, its state does not change.
         """
+        delivery = session.get_one(Delivery, row.id)
+        about = {"destination": delivery.destination, "instance": delivery.item.sop_instance_uid}
+        if outcome == _APPEARED:
+            record(session, events.RESULT_APPEARED, delivery.item.study_id, **about)
         if isinstance(outcome, Retry):
             return
-        row.ended_at, delivery = utc_now(), session.get_one(Delivery, row.id)
-        about = {"destination": delivery.destination, "instance": delivery.item.sop_instance_uid}
+        row.ended_at = utc_now()
         if isinstance(outcome, Done):
             row.state = RemovalState.GONE
             record(session, events.RESULT_REMOVED, delivery.item.study_id, **about)

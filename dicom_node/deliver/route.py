@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from pydicom.uid import generate_uid
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.base.config.peer import PeerSettings
@@ -246,20 +246,24 @@ class Route:
         """Send the objects that may be sent to this peer (``inspection.fault``); returns those that it
         accepted and that are not confirmed yet.
         """
-        faults = {one: inspection.fault(one, self.peer) for one in batch}
-        whole = [one for one in batch if not faults[one]]
+        unsent = {one: report for one in batch if (report := self._why_unsent(one))}
+        whole = [one for one in batch if one not in unsent]
         try:
             sent = destination.send(whole) if whole else []
         except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
             # A defect of ours in a destination is a failed try like any other.
             sent = [scu.SendReport(scu.SendStatus.RETRY, "", _log_defect(error))] * len(whole)
+        return self._enter_reports(unsent | dict(zip(whole, sent, strict=True)))
+
+    def _why_unsent(self, item: scu.Outgoing) -> scu.SendReport | None:
+        """The report on an object that must not be sent, or that the disk does not read now; else None."""
+        try:
+            why = inspection.fault(item, self.peer)
+        except OSError as error:
+            return scu.SendReport(scu.SendStatus.NOT_READ, "", f"disk: {(error.strerror or '').lower()}")
         # An original's file may be on its way to its place: it is tried again.
-        faulty = {
-            one: scu.SendReport(scu.SendStatus.REFUSED if one.is_original else scu.SendStatus.FAULTY, "", why)
-            for one, why in faults.items()
-            if why
-        }
-        return self._enter_reports(faulty | dict(zip(whole, sent, strict=True)))
+        status = scu.SendStatus.REFUSED if item.is_original else scu.SendStatus.FAULTY
+        return scu.SendReport(status, "", why) if why else None
 
     def _claim(self) -> tuple[list[scu.Outgoing], list[scu.Outgoing]]:
         """Take the peer's lease and claim the due deliveries of one study; returns (objects to send, objects
@@ -364,14 +368,12 @@ class Route:
         answered = not _ANSWERED.isdisjoint(statuses)
         if not answered and not _AWAY.isdisjoint(statuses):
             until = utc_now() + wait_before_retry(attempts, self._settings.outbox)
-            session.execute(
-                update(Delivery)
-                .where(
-                    Delivery.destination == self.peer.name,
-                    Delivery.state == DeliveryState.PENDING,
-                    Delivery.next_at < until,
-                )
-                .values(next_at=until)
+            deliveries.reschedule(
+                session,
+                until,
+                Delivery.destination == self.peer.name,
+                Delivery.state == DeliveryState.PENDING,
+                Delivery.next_at < until,
             )
         elif answered and attempts > 1:
             deliveries.hurry(session, utc_now(), self.peer.name)

@@ -88,7 +88,7 @@ def drift(session: Session, models_dir: Path | None, since: date) -> list[dict[s
                 "card_sha256": card_sha256,
                 "calling_ae": calling_ae or OTHER,
                 "since": since.isoformat(),
-                "verdict": next(worst.value for worst in _WORST if worst in verdicts),
+                "verdict": next(worst for worst in _WORST if worst in verdicts),
                 "note": note,
                 **outcomes,
                 "refusal_rate": rate and [round(value, 6) for value in rate],
@@ -122,7 +122,7 @@ def _score(label: str, bins: Sequence[int], reference: Reference | None) -> dict
         "images": images,
         "psi": round(stability_index(bins), 3) if enough else None,
         "by_chance": round(by_chance(images, of_reference), 3) if enough else None,
-        "verdict": verdict(bins, of_reference).value,
+        "verdict": verdict(bins, of_reference),
         # Of few images they would come near to telling single scores.
         "bins": list(bins) if enough else None,
     }

@@ -22,6 +22,7 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cache
@@ -67,11 +68,17 @@ def is_dead(owner: str) -> bool:
     return _has_process_ended(owner, 1)
 
 
+def is_alive(owner: str) -> bool:
+    """Return whether the process named ``owner`` is known to run on this machine, as a child of its node."""
+    state, parent = _process(owner, 1)
+    return state not in ("", "Z") and parent == owner.split("/")[2]
+
+
 def is_dead_with_its_node(owner: str) -> bool:
     """Return whether the process named ``owner`` has ended and so has its parent: the whole node died, not
     only the worker.
     """
-    return _has_process_ended(owner, 1) and _has_process_ended(owner, 2)
+    return is_dead(owner) and _has_process_ended(owner, 2)
 
 
 def _has_process_ended(owner: str, place: int) -> bool:
@@ -79,18 +86,25 @@ def _has_process_ended(owner: str, place: int) -> bool:
 
     ``place``: 1 for the owner itself, 2 for its parent.
     """
+    return _process(owner, place)[0] == "Z"
+
+
+def _process(owner: str, place: int) -> Sequence[str]:
+    """Return the state (proc(5); "Z" if it has ended) of a process in an owner's name and the number of its
+    parent; "" for what is unknown. ``place`` as above.
+    """
     parts = owner.split("/")
     if len(parts) != 4 or parts[0] != _machine() or not parts[place].isdigit():
-        return False
+        return "", ""
     pid = int(parts[place])
     try:
         os.kill(pid, 0)
         about = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except ProcessLookupError:
-        return True
+        return "Z", ""
     except OSError:  # another user's, or no /proc
-        return False
-    return about.rpartition(")")[2].split()[0] == "Z"  # a zombie
+        return "", ""
+    return about.rpartition(")")[2].split()[:2]
 
 
 @cache
@@ -225,6 +239,19 @@ def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) ->
     return f"{name}{shown} does not match {wanted}"
 
 
+def present_day(images: Iterable[Instance]) -> date:
+    """Return the day to which the age of a study with these images is counted: Study Date is local.
+
+    The day of this machine, or of the images' Timezone Offset From UTC (0008,0201) where that is earlier.
+    """
+    now = utc_now().astimezone()
+    days = [now.date()]
+    for offset in {image.attributes.get("TimezoneOffsetFromUTC", "") for image in images}:
+        with suppress(ValueError, OverflowError):
+            days.append(now.astimezone(datetime.strptime(offset, "%z").tzinfo).date())
+    return min(days)
+
+
 def _exceeded_limit(rule: RuleSettings, study_date: str, today: date, images: Sequence[Instance]) -> str:
     """Return the age limit of a rule that stops the job, as a sentence; "" if none does."""
     most, taken = rule.max_study_age_days, date_of(study_date)
@@ -247,7 +274,8 @@ def _order(image: Instance) -> tuple[int, int, str]:
     )
 
 
-_LOSSES = 20  # times workers.attempts: so often a job may be lost with its node before it is counted
+_LOSSES = 20  # times workers.attempts: so often a job may be lost for another reason before it is counted
+_SLOW = 10  # times workers.lease_seconds: as long a worker that runs on this machine may be silent
 _ENDS = {
     JobState.SUCCEEDED: events.JOB_SUCCEEDED,
     JobState.NOT_APPLICABLE: events.JOB_NOT_APPLICABLE,
@@ -396,6 +424,17 @@ class JobQueue:
             tries=job.tries - 1,
         )
 
+    def give_back_jobs_of(self, pid: int) -> None:
+        """Hand back the running jobs of the worker with this process id on this machine."""
+        with self._database.read() as session:
+            its = [
+                job for job in queue.running(session) if job.lease_owner.startswith(f"{_machine()}/{pid}/")
+            ]
+            session.expunge_all()
+        for job in its:
+            with suppress(LeaseLost):
+                self.hand_back(job, reason="its worker showed no life and was ended")
+
     def end(self, job: Job, state: JobState, reason: str = "") -> None:
         """End the job in ``state``, with ``reason`` in words and without results. Raises LeaseLost,
         JobCancelled.
@@ -418,11 +457,15 @@ class JobQueue:
 
     def clock_put_back(self) -> None:
         """Make waiting jobs due now, because the clock was put back."""
-        with self._database.write() as session:
-            for job in queue.waiting_until(session, utc_now()):
-                job.run_at = utc_now()
-                session.flush()
-                update_queue_place(session, job)
+        with self._database.read() as session:
+            waiting = queue.waiting_until(session, utc_now())
+        for number in waiting:
+            with self._database.write() as session:
+                job = queue.locked_job(session, number)
+                if job and job.state is JobState.QUEUED:
+                    job.run_at = utc_now()
+                    session.flush()
+                    update_queue_place(session, job)
 
     def retry_delay(self, tries: int) -> timedelta:
         """Return the wait after the ``tries``-th try; it doubles with each."""
@@ -471,11 +514,14 @@ class JobQueue:
         lock them.
         """
         now = database_time(session)
-        return [
-            job
-            for job in queue.running(session, lock=lock)
-            if has_ended(job.lease_until, now) or is_dead(job.lease_owner)
-        ]
+        return [job for job in queue.running(session, lock=lock) if self._is_lost(job, now)]
+
+    def _is_lost(self, job: Job, now: datetime) -> bool:
+        """Return whether the worker of a running job has ended, or shows no life at the time ``now``."""
+        is_over = has_ended(job.lease_until, now)
+        if is_over and job.lease_until and is_alive(job.lease_owner):  # slow, maybe: its node ends what hangs
+            is_over = abs(now - job.lease_until) > (_SLOW - 1) * self._lease
+        return is_over or is_dead(job.lease_owner)
 
     def _take_back(self, session: Session) -> int:
         """Put back or end the jobs of lost workers, in the caller's transaction; return their number."""
@@ -492,10 +538,11 @@ class JobQueue:
                     finished_at=now,
                 )
             else:
-                # No try for one that ended with the whole node: a power cut is not the job's fault. Within
-                # limits: a job may also be what brings the node down.
-                may_be_free = job.attempts < _LOSSES * self._workers.attempts
-                is_free = may_be_free and is_dead_with_its_node(job.lease_owner)
+                # A try counts where the worker alone ended. That its whole node ended, or is too slow or too
+                # far from the database to renew a lease, is not the job's fault. Within limits: a job may
+                # also be what brings the node down.
+                ended_alone = is_dead(job.lease_owner) and not is_dead_with_its_node(job.lease_owner)
+                is_free = not ended_alone and job.attempts < _LOSSES * self._workers.attempts
                 move(
                     session,
                     job,
@@ -615,7 +662,7 @@ def decide_study(
         rules,
         study.study_date,
         sources,
-        utc_now().date(),
+        present_day(sources),
         settings.sender_names,
         requested=fetch is not None or study.id <= FIRST_STUDIES,
     )
@@ -758,8 +805,8 @@ def put_first(session: Session, job_id: int) -> None:
 
 
 def _locked(session: Session, job_id: int) -> Job:
-    """Return the job with this id, locked. Raises NotFound."""
-    job = session.get(Job, job_id, with_for_update=True)
+    """Return the job with this id, locked after its study. Raises NotFound."""
+    job = queue.locked_job(session, job_id)
     if job is None:
         raise NotFound(f"no job has the number {job_id}")
     return job

@@ -89,6 +89,7 @@ def upgrade_database(settings: Settings) -> str:
 
 
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+ShortText = Annotated[str, Field(max_length=64, pattern=PRINTABLE)]
 
 
 class ServiceResult(BaseModel):

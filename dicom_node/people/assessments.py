@@ -1,7 +1,6 @@
 """Assessments as objects: an SR with a person's verdicts, for the peers that have the report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -55,19 +54,6 @@ def send_assessments(settings: Settings, study_instance_uid: str, by: Person = C
     return names
 
 
-@dataclass(frozen=True, slots=True)
-class _AssessedReport:
-    """A report with the verdicts of one person (``actor``) on its findings.
-
-    ``codes``: code value and coding scheme of each finding, by ``verdict_key``.
-    """
-
-    report: Result
-    verdicts: Sequence[Feedback]
-    codes: Mapping[tuple[str, ...], tuple[str, str]]
-    actor: str
-
-
 def queue_assessments(session: Session, settings: Settings, study: int, by: Person) -> list[str]:
     """Build and queue an assessment object (SR) for each report that this person assessed; returns the peers'
     names.
@@ -75,37 +61,49 @@ def queue_assessments(session: Session, settings: Settings, study: int, by: Pers
     findings = reported_findings(session, settings, study)
     known = (*possibly_missing(settings, findings), *findings)
     codes = {finding_key(row): (row["code"][0], row["code"][1]) for row in known}
-    reached: set[str] = set()
+    reached = set()
     for report in reports_of(session, settings, study):
         peers = takers_of(settings, report)
-        same = {"study_id": study, "actor": by.name, "report_uid": report.sop_instance_uid}
-        given = session.scalars(select(Feedback).filter_by(**same).order_by(Feedback.id))
+        given = session.scalars(
+            select(Feedback)
+            .filter_by(study_id=study, actor=by.name, report_uid=report.sop_instance_uid)
+            .order_by(Feedback.id)
+        )
         verdicts = [verdict for verdict in given if verdict_key(verdict) in codes]
         if not peers or not verdicts:
             continue
-        assessed = _AssessedReport(report, verdicts, codes, by.name)
-        built = _build(session, settings, assessed)
+        built = _build(session, settings, report, verdicts, codes)
         if not results.is_result(session, built.sop_instance_uid):
-            _store(session, settings, assessed, built, peers)
+            _store(session, settings, report, verdicts, built, peers)
             reached |= {peer.name for peer in peers}
     return sorted(reached)
 
 
-def _build(session: Session, settings: Settings, assessed: _AssessedReport) -> "BuiltObject":
-    """Build the assessment object of a report, which replaces the one in which the verdicts were sent."""
+def _build(
+    session: Session,
+    settings: Settings,
+    report: Result,
+    verdicts: Sequence[Feedback],
+    codes: Mapping[tuple[str, ...], tuple[str, str]],
+) -> "BuiltObject":
+    """Build the assessment object of a report from one person's ``verdicts`` on its findings; it replaces the
+    one in which they were sent.
+
+    ``codes``: code value and coding scheme of each finding, by ``verdict_key``.
+    """
     from dicom_node.results.assessment import FindingAssessment, build_assessment
 
     former = session.scalar(
         select(Result.sop_instance_uid)
         .where(Result.kind == ResultKind.ASSESSMENT)
-        .where(Result.sop_instance_uid.in_([verdict.sent_in for verdict in assessed.verdicts]))
+        .where(Result.sop_instance_uid.in_([verdict.sent_in for verdict in verdicts]))
         .order_by(Result.id.desc())
         .limit(1)
     )
     said = [
         FindingAssessment(
             finding=verdict.finding,
-            code=assessed.codes[verdict_key(verdict)],
+            code=codes[verdict_key(verdict)],
             tracking_uid=verdict.tracking_uid,
             model=verdict.model,
             version=verdict.version,
@@ -113,12 +111,12 @@ def _build(session: Session, settings: Settings, assessed: _AssessedReport) -> "
             because=verdict.because,
             at=verdict.at,
         )
-        for verdict in assessed.verdicts
+        for verdict in verdicts
     ]
     return build_assessment(
-        Files(settings).here(session, assessed.report.path),
+        Files(settings).here(session, report.path),
         said,
-        assessed.actor,
+        verdicts[0].actor,
         settings.node.ae_title,
         results.this_installation(session),
         former or "",
@@ -128,34 +126,34 @@ def _build(session: Session, settings: Settings, assessed: _AssessedReport) -> "
 def _store(
     session: Session,
     settings: Settings,
-    assessed: _AssessedReport,
+    report: Result,
+    verdicts: Sequence[Feedback],
     built: "BuiltObject",
     peers: Sequence[PeerSettings],
 ) -> None:
-    """Store a new assessment object, and queue it for these peers."""
+    """Store the new assessment object of a report, note it in its verdicts, and queue it for these peers."""
     from dicom_node.results.files import put_in_place, row_values, temporary_files
 
     door = Files(settings)
     with temporary_files([built], door) as files:
         file = files[built.sop_instance_uid]
         made = Result(
-            study_id=assessed.report.study_id,
-            job_id=assessed.report.job_id,
+            study_id=report.study_id,
+            job_id=report.job_id,
             created_at=utc_now(),
             **row_values(built, file, door),
         )
         outbox.enqueue(session, results.add(session, made), peers)
-        for verdict in assessed.verdicts:
+        for verdict in verdicts:
             verdict.sent_in = built.sop_instance_uid
         session.flush()
         put_in_place([] if file.was_there else [file], door)
 
 
-def reports_of(session: Session, settings: Settings, study: int) -> Sequence[Result]:
+def reports_of(session: Session, settings: Settings, study: int) -> list[Result]:
     """The rows of a study's newest reports that name the patient (not de-identified ones)."""
-    uids = [path.stem for path in pictures.report_files(session, settings, study)]
-    in_force = Result.sop_instance_uid.in_(uids), ~Result.outdated
-    return session.scalars(select(Result).where(*in_force).order_by(Result.id)).all()
+    reports = pictures.report_files(session, settings, study).values()
+    return [report for report in reports if not report.outdated]
 
 
 def takers_of(settings: Settings, report: Result) -> list[PeerSettings]:

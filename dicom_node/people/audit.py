@@ -52,7 +52,7 @@ LOST = "sealed under another site key"
 _OTHERS_HAD = timedelta(hours=1)  # after which a machine copies what another one did not
 _BATCH = 200  # rows that are copied at once
 _PURPOSE = "words of decisions"
-_LETS_GO = (HeldState.ACCEPTED.value, ReviewVerdict.ACCEPTED.value)
+_LETS_GO = (HeldState.ACCEPTED, ReviewVerdict.ACCEPTED)
 _HOLDS = frozenset(
     {
         AuditAction.RESULT_WITHDRAWN,
@@ -127,21 +127,24 @@ def enter_copies(database: Database, settings: Settings) -> Sequence[DecisionRow
     the database but missing in this machine's copies are copied again. Raises OSError, StoreAway, NotInSpool.
     """
     folder, bucket = settings.node.data_dir, bucket_of(settings)
-    in_bucket = set(bucket.keys(FOLDER)) if bucket is not None else set()
-    for key in in_bucket:
-        if bucket is not None and not (folder / key).exists():
-            bucket.get(key, folder / key)
+    if bucket is not None:
+        in_bucket = set(bucket.keys(FOLDER))
+        for key in in_bucket:
+            if not (folder / key).exists():
+                bucket.get(key, folder / key)
     files = {_id_in_name(file): file for file in copied_decisions(folder)}
-    new: list[DecisionRow] = []
+    new = []
     for numbers in batches(files):
         new += _enter_rows(database, settings, {number: files[number] for number in numbers})
     with database.read() as session:  # those that went with a disk
         mine = select(DecisionRow.id).where(DecisionRow.machine == machine_name(), DecisionRow.copied)
         lost = set(session.scalars(mine)) - files.keys()
     mark_copied(database, lost, copied=False)
-    for file in copied_decisions(folder, machine_name()) if bucket is not None else ():
-        if bucket is not None and str(file.relative_to(folder)) not in in_bucket:
-            bucket.put_first(str(file.relative_to(folder)), file)
+    if bucket is not None:
+        for file in copied_decisions(folder, machine_name()):
+            key = str(file.relative_to(folder))
+            if key not in in_bucket:
+                bucket.put_first(key, file)
     return new
 
 
@@ -438,9 +441,7 @@ def rows(
     ``before``: only rows older than the row with this number. ``limit``: how many at most. Raises NotFound
     for an unknown study.
     """
-    chosen = select(AuditRow, Study.study_instance_uid).join(
-        Study, AuditRow.study_id == Study.id, isouter=True
-    )
+    chosen = select(AuditRow, Study.study_instance_uid).join(Study, isouter=True)
     if before is not None:
         chosen = chosen.where(AuditRow.id < before)
     if actor:

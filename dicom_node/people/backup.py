@@ -31,11 +31,9 @@ from dicom_node.people import audit, open_database, writing
 from dicom_node.people.audit import COMMAND_LINE
 
 _MANIFEST = "manifest.json"
-_DATABASE, _KEY, _CONFIG = Path("node.db"), Path("site.key"), Path("config")
-_DEVICE_RULES = Path(DEVICE_RULES_FOLDER)
-_DECISIONS, _ENTERED = Path(audit.FOLDER), Path(FOLDER)
+_DATABASE, _KEY, _CONFIG = "node.db", "site.key", "config"
 _AT_ONCE = 1000  # rows of one statement
-_OBJECTS = (Path("spool/objects"), Path("results"), Path(DEIDENTIFIED_FOLDER))
+_OBJECTS = ("spool/objects", "results", DEIDENTIFIED_FOLDER)
 
 
 def backup(
@@ -60,11 +58,10 @@ def backup(
         for number, file in enumerate(files):
             shutil.copyfile(file, part / _CONFIG / f"{number}-{file.name}")
         for file in sorted(_device_rules(settings).glob("*.toml")):
-            (part / _DEVICE_RULES).mkdir(mode=0o700, exist_ok=True)
-            shutil.copyfile(file, part / _DEVICE_RULES / file.name)
-        for folder in (_DECISIONS, _ENTERED, *(_OBJECTS if objects else ())):
-            if (settings.node.data_dir / folder).is_dir():
-                _copy_tree(settings.node.data_dir / folder, part / folder)
+            (part / DEVICE_RULES_FOLDER).mkdir(mode=0o700, exist_ok=True)
+            shutil.copyfile(file, part / DEVICE_RULES_FOLDER / file.name)
+        for folder in (audit.FOLDER, FOLDER, *(_OBJECTS if objects else ())):
+            _copy_tree(settings.node.data_dir / folder, part / folder)
         manifest = {
             "program": __version__,
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -114,11 +111,10 @@ def restore(settings: Settings, source: Path) -> tuple[list[Path], list[str]]:
     for saved, place in ((_DATABASE, database), (_KEY, sitekey.path_of(data_dir))):
         if (source / saved).exists():
             _replace_file(source / saved, place, stamp)
-    for rules in sorted((source / _DEVICE_RULES).glob("*.toml")):
+    for rules in sorted((source / DEVICE_RULES_FOLDER).glob("*.toml")):
         _replace_file(rules, _device_rules(settings) / rules.name, stamp)
-    for folder in (_DECISIONS, _ENTERED, *_OBJECTS):  # no file that is there is written over
-        if (source / folder).is_dir():
-            _copy_tree(source / folder, data_dir / folder)
+    for folder in (audit.FOLDER, FOLDER, *_OBJECTS):  # no file that is there is written over
+        _copy_tree(source / folder, data_dir / folder)
     notes = _note_in_audit(settings, AuditAction.RESTORED, made=manifest["made"], program=manifest["program"])
     return sorted((source / _CONFIG).iterdir()), notes
 
@@ -235,7 +231,9 @@ def _replace_file(saved: Path, place: Path, stamp: str) -> None:
 
 
 def _copy_tree(source: Path, target: Path) -> None:
-    """Copy a folder, of which files may be deleted meanwhile; existing files are not overwritten."""
+    """Copy a folder, which need not exist and of which files may be deleted meanwhile; existing files are not
+    overwritten.
+    """
     for file in _files(source):
         place = target / file.relative_to(source)
         if not place.exists():

@@ -29,6 +29,8 @@ from dicom_node.receive.policy import addresses, network
 
 _NUMBERS = [kind.number for kind in (ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED, CONNECTIONS_FAILED)]
 _SHOWN = 10
+_Occurrence = tuple[View, int, str]
+"""A row, how often it occurred, and when."""
 _TEXTS = {
     "no_place": "closed at once: too many connections waited",
     "too_late": "no association request within listener.acse_timeout_seconds",
@@ -74,7 +76,7 @@ class Caller:
 
     def made(self, call: Record) -> bool:
         """Whether this call (an association, or the fields of an event) is by the caller."""
-        title = str(call.get("calling", ""))
+        title = _title(call)
         if title and not self.is_address:
             return title.upper() in self.capitals
         return call.get("address") in self.networks
@@ -87,10 +89,9 @@ def why(settings: Settings, caller: str, since: datetime | None = None) -> View:
     are in docs/reference/lists.md. Raises NotFound for a caller that is unknown and did not call.
     """
     with reading(settings) as session:
-        rows = views.list_associations(session, since=since, limit=MOST_READ)
+        associations = views.list_associations(session, since=since, limit=MOST_READ)
         events = views.list_events(session, since=since, numbers=_NUMBERS, limit=MOST_READ)
         lost = outages(session)
-    associations = [{**row, "calling": row["calling_ae"]} for row in rows]
     calls = [*associations, *(event["fields"] for event in events)]
     meant = _caller(settings, caller, calls)
     capitals = meant.capitals
@@ -103,7 +104,7 @@ def why(settings: Settings, caller: str, since: datetime | None = None) -> View:
         "ae_titles": sorted(meant.titles),
         "addresses": sorted(meant.networks),
         "others": sorted(others),
-        "associations": [{k: v for k, v in row.items() if k != "calling"} for row in mine[:_SHOWN]],
+        "associations": mine[:_SHOWN],
         "refused_contexts": _count_equal_rows(_refused_context_rows(mine)),
         "rejections": _rejections(settings, mine, theirs),
         "refused_objects": _refused_objects(mine, theirs),
@@ -116,7 +117,7 @@ def _caller(settings: Settings, asked: str, calls: Sequence[Record]) -> Caller:
     """Find the caller that a person asks about, with the addresses that it called from. Raises NotFound."""
     find = _caller_at if is_address(asked) else _caller_named
     found = find(settings, asked, calls)
-    called_from = {str(call["address"]) for call in calls if call.get("calling") and found.made(call)}
+    called_from = {str(call["address"]) for call in calls if _title(call) and found.made(call)}
     return replace(found, networks=found.networks | called_from)
 
 
@@ -131,7 +132,7 @@ def _caller_at(settings: Settings, address: str, calls: Sequence[Record]) -> Cal
 def _caller_named(settings: Settings, name: str, calls: Sequence[Record]) -> Caller:
     """The caller with this peer's name or AE title. Raises NotFound if it is no peer and did not call."""
     peers = [peer for peer in settings.peers if name in (peer.name, peer.ae_title)]
-    called = {str(call.get("calling", "")) for call in calls}
+    called = set(map(_title, calls))
     if not peers and name not in called:
         known = sorted(called.union(*((peer.name, peer.ae_title) for peer in settings.peers)))
         hint = did_you_mean(name, known, "known")
@@ -145,7 +146,12 @@ def _caller_named(settings: Settings, name: str, calls: Sequence[Record]) -> Cal
 
 def _titles_from(networks: frozenset[str], calls: Iterable[Record]) -> frozenset[str]:
     """The AE titles under which calls came from these networks."""
-    return frozenset(str(call.get("calling", "")) for call in calls if call.get("address") in networks) - {""}
+    return frozenset(_title(call) for call in calls if call.get("address") in networks) - {""}
+
+
+def _title(call: Record) -> str:
+    """The AE title under which a call came: that of an association's row, or of an event's fields."""
+    return str(call.get("calling_ae") or call.get("calling") or "")
 
 
 def _rejections(settings: Settings, mine: Sequence[Record], theirs: Iterable[Record]) -> list[View]:
@@ -154,17 +160,17 @@ def _rejections(settings: Settings, mine: Sequence[Record], theirs: Iterable[Rec
     # Not by an echo alone, which anybody may send: a peer's association, or one that brought objects.
     entitled = {peer.ae_title for peer in settings.peers}
     through = [row for row in mine if row["objects"] or row["calling_ae"] in entitled]
-    return _mark_outdated(_count_equal_rows(_rows_of_kind(ASSOCIATION_REJECTED, theirs, names)), through)
+    return _refusals(ASSOCIATION_REJECTED, theirs, names, through)
 
 
 def _refused_objects(mine: Sequence[Record], theirs: Iterable[Record]) -> list[View]:
     """The objects that were refused; ``mine``: the caller's associations, ``theirs``: its events."""
     names = {"calling_ae": "calling", "status": "status", "reason": "reason"}
     brought = [row for row in mine if row["objects"]]
-    return _mark_outdated(_count_equal_rows(_rows_of_kind(STORE_REFUSED, theirs, names)), brought)
+    return _refusals(STORE_REFUSED, theirs, names, brought)
 
 
-def _refused_context_rows(associations: Iterable[Record]) -> Iterator[tuple[View, int, str]]:
+def _refused_context_rows(associations: Iterable[Record]) -> Iterator[_Occurrence]:
     """Yield (row, count 1, time) for each refused presentation context of these associations."""
     for row in associations:
         if row["refused_count"] > REFUSED_CONTEXTS_NAMED:
@@ -175,18 +181,29 @@ def _refused_context_rows(associations: Iterable[Record]) -> Iterator[tuple[View
                 yield {"context": context, "classes": 1}, 1, row["opened_at"]
 
 
-def _rows_of_kind(
-    kind: EventType, events: Iterable[Record], names: Mapping[str, str]
-) -> Iterator[tuple[View, int, str]]:
-    """Yield (row, count 1, time) for each event of one kind; ``names``: the event's field for each key of a
-    row.
+def _refusals(
+    kind: EventType, events: Iterable[Record], names: Mapping[str, str], successes: Sequence[Record]
+) -> list[View]:
+    """The different events of one kind as counted rows, each marked (``outdated``) if the caller succeeded
+    afterwards.
+
+    ``names``: the event's field for each key of a row. ``successes``: the caller's successful associations.
     """
-    for event in events:
-        if event["number"] == kind.number:
-            yield ({key: str(event["fields"].get(name, "")) for key, name in names.items()}, 1, event["at"])
+    rows = _count_equal_rows(
+        ({key: str(event["fields"].get(name, "")) for key, name in names.items()}, 1, event["at"])
+        for event in events
+        if event["number"] == kind.number
+    )
+    for row in rows:
+        row["outdated"] = any(
+            success["opened_at"] > row["last_at"]
+            and row["calling_ae"].upper() in ("", success["calling_ae"].upper())
+            for success in successes
+        )
+    return rows
 
 
-def _failure_rows(events: Iterable[Record]) -> Iterator[tuple[View, int, str]]:
+def _failure_rows(events: Iterable[Record]) -> Iterator[_Occurrence]:
     """Yield (row, count, time) for failed connections: without TLS, or with faulty messages."""
     for event in events:
         address = str(event["fields"].get("address", ""))
@@ -202,29 +219,11 @@ def _failure_rows(events: Iterable[Record]) -> Iterator[tuple[View, int, str]]:
                     yield {"address": address, "text": text}, count, event["at"]
 
 
-def _count_equal_rows(items: Iterable[tuple[View, int, str]]) -> list[View]:
-    """Each different row once, with its total count and its last time, the most recent first.
-
-    ``items``: tuples of row, count and time.
-    """
+def _count_equal_rows(items: Iterable[_Occurrence]) -> list[View]:
+    """Each different row once, with its total count and its last time, the most recent first."""
     found: dict[tuple[Any, ...], View] = {}
     for item, count, at in items:
         row = found.setdefault(tuple(item.values()), {**item, "count": 0, "last_at": at, "outdated": False})
         row["count"] += count
         row["last_at"] = max(row["last_at"], at)
     return sorted(found.values(), key=lambda row: str(row["last_at"]), reverse=True)
-
-
-def _mark_outdated(rows: list[View], successes: Sequence[Record]) -> list[View]:
-    """Set in each row whether the caller succeeded afterwards (``outdated``), by AE title if the row has one;
-    returns ``rows``.
-
-    ``successes``: the caller's successful associations.
-    """
-    for row in rows:
-        title = str(row.get("calling_ae", "")).upper()
-        row["outdated"] = any(
-            success["opened_at"] > row["last_at"] and title in ("", success["calling_ae"].upper())
-            for success in successes
-        )
-    return rows

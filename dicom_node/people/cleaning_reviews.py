@@ -116,7 +116,7 @@ def show_review(session: Session, settings: Settings, number: int) -> View:
 def _receivers_of(picture: Result) -> set[str]:
     """The peers that have a cleaned image, or to which it is on its way, by whatever rule."""
     never = ("cancelled", "discarded", "dead")
-    return {sent.destination for sent in picture.deliveries if sent.state.value not in never}
+    return {sent.destination for sent in picture.deliveries if sent.state not in never}
 
 
 @allowed_to(UserRole.OPERATOR)
@@ -162,7 +162,7 @@ def draw_boxes(
             instance,
             ReviewVerdict.DRAWN,
             by,
-            {"boxes": drawn, "role": role.value},
+            {"boxes": drawn, "role": role},
             boxes=len(boxes),
         )
         reruns.rerun(session, review.study_id, settings)
@@ -212,12 +212,12 @@ def _decide(
         AuditAction.CLEANING_JUDGED,
         study_id=review.study_id,
         review=review.id,
-        verdict=verdict.value,
-        cause=review.cause.value,
+        verdict=verdict,
+        cause=review.cause,
         what={
             "image": instance.sop_instance_uid,
             "pixels_sha256": instance.pixels_sha256,
-            "verdict": verdict.value,
+            "verdict": verdict,
             **what,
         },
         **fields,

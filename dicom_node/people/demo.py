@@ -274,7 +274,7 @@ class EmbeddedPacs:
         """The attributes by which stored objects are found, by file."""
         with self._lock:
             return {
-                path: Dataset(dcmread(path, specific_tags=list(_QUERY_KEYS), stop_before_pixels=True))
+                path: Dataset(dcmread(path, specific_tags=_QUERY_KEYS, stop_before_pixels=True))
                 for path in sorted(self._folder.glob("*.dcm"))
             }
 

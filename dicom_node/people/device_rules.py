@@ -54,7 +54,7 @@ def try_device_rule(
     door = Files(settings)
     newest = (
         select(Instance.id)
-        .where(Instance.role == ObjectRole.SOURCE, Instance.purged.is_(False))
+        .where(Instance.role == ObjectRole.SOURCE, ~Instance.purged)
         .order_by(Instance.id.desc())
         .limit(_SEARCHED)
         .subquery()

@@ -4,11 +4,13 @@ The free space is recorded once an hour. Old events, ended associations, procedu
 deleted. Rows of studies, results and deliveries stay.
 """
 
+import os
 import shutil
+import tempfile
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Delete, Select, delete, exists, func, select
+from sqlalchemy import ColumnElement, delete, exists, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from dicom_node.base.config.settings import Settings
@@ -22,6 +24,23 @@ from dicom_node.base.store.tables import (
     PerformedStep,
 )
 from dicom_node.base.store.transitions import utc_now
+
+
+def disk_fault(settings: Settings) -> str:
+    """Why the disk takes no received objects now, in words; "" if it takes them, or this machine has no
+    spool. A file is written to see it.
+    """
+    folder, incoming = settings.node.data_dir, settings.node.data_dir / "spool" / "incoming"
+    try:
+        if shutil.disk_usage(folder).free < settings.spool.minimum_free_mib * 2**20:
+            return "disk: free space is under spool.minimum_free_mib"
+        if incoming.is_dir():
+            with tempfile.TemporaryFile(dir=incoming, buffering=0) as file:
+                file.write(b"0")
+                os.fsync(file.fileno())
+    except OSError as error:
+        return f"disk: {(error.strerror or '').lower()}"
+    return ""
 
 
 def note_free_space(database: Database, settings: Settings, now: datetime | None = None) -> None:
@@ -59,30 +78,26 @@ def forget_past(database: Database, settings: Settings, now: datetime | None = N
     before = (now or utc_now()) - timedelta(days=settings.node.event_days)
     named = exists().where(NotifiedEvent.event_id == EventRow.id)
     is_newest = EventRow.id == select(func.max(aliased(EventRow).id)).scalar_subquery()
-    events = select(EventRow.id).where(EventRow.at < before, ~named, ~is_newest).order_by(EventRow.at)
-    associations = select(Association.id).where(Association.closed_at < before)
-    steps = select(PerformedStep.id).where(PerformedStep.changed_at < before)
-    items = select(ClaimedWorkitem.id).where(ClaimedWorkitem.ended_at < before)
     return (
-        _forget(database, events, delete(EventRow).where(~named), EventRow.id)
-        + _forget(database, associations, delete(Association), Association.id)
-        + _forget(database, steps, delete(PerformedStep), PerformedStep.id)
-        + _forget(database, items, delete(ClaimedWorkitem), ClaimedWorkitem.id)
+        _forget(database, EventRow.id, (EventRow.at < before) & ~named & ~is_newest)
+        + _forget(database, Association.id, Association.closed_at < before)
+        + _forget(database, PerformedStep.id, PerformedStep.changed_at < before)
+        + _forget(database, ClaimedWorkitem.id, ClaimedWorkitem.ended_at < before)
     )
 
 
-def _forget(database: Database, old: Select[Any], deletion: Delete, key: InstrumentedAttribute[Any]) -> int:
-    """Delete the rows whose keys the query ``old`` selects, by the statement ``deletion``, a few at a time so
-    that others can write meanwhile; returns how many.
+def _forget(database: Database, key: InstrumentedAttribute[Any], old: ColumnElement[bool]) -> int:
+    """Delete the rows that meet the condition ``old``, a few at a time so that others can write meanwhile;
+    returns how many.
 
     ``key``: the primary key of their table.
     """
     total = 0
     while True:
         with database.read() as session:
-            rows = session.scalars(old.limit(_BATCH)).all()
+            rows = session.scalars(select(key).where(old).limit(_BATCH)).all()
         with database.write() as session:
-            session.execute(deletion.where(key.in_(rows)))
+            session.execute(delete(key.class_).where(key.in_(rows), old))
         total += len(rows)
         if len(rows) < _BATCH:
             return total

@@ -391,15 +391,10 @@ def _checked(settings: Settings, after: _Entries, changed: Kind) -> Warned:
 
     ``changed``: which kind of entry changed. Raises FaultyInput with all mistakes.
     """
-    tables: dict[str, Any] = {}
+    data = settings.model_dump(mode="json", context=REVEALED, exclude_defaults=True)
     for kind in _MODELS:
-        tables[kind] = [
-            one.model_dump(mode="json", context=REVEALED, exclude_defaults=True)
-            for one in getattr(settings, kind)
-            if not one.entered
-        ]
-        tables[kind] += [one for (other, _), one in after.items() if other == kind]
-    data = settings.model_dump(mode="json", context=REVEALED, exclude_defaults=True) | tables
+        data[kind] = [one for one in data.get(kind, ()) if "entered" not in one]
+        data[kind] += [one for (other, _), one in after.items() if other == kind]
     found = preflight.check_data(data, _role_here(settings, changed))
     if found.problems:
         raise FaultyInput("\n".join(map(_in_words, found.problems)), found.problems)

@@ -222,11 +222,9 @@ def missing_studies(
                 audit.note(session, by, AuditAction.STUDIES_FETCHED, peer=peer.name, studies=len(fetched))
     return [
         {
-            "study_instance_uid": one.found.study_instance_uid,
-            "study_date": one.found.study_date,
+            **columns(one.found, "study_instance_uid", "study_date"),
             "modalities": list(one.found.modalities),
-            "rule": one.rule,
-            "why": one.why,
+            **columns(one, "rule", "why"),
             "fetched": one in fetched,
         }
         for one in found

@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -15,11 +14,9 @@ from dicom_node.base.lifecycle import UNDECIDED, AuditAction, HeldState, ReaderV
 from dicom_node.base.store.tables import Result, Study
 from dicom_node.base.store.transitions import FOR_UPDATE
 from dicom_node.base.store.views import View, as_json, columns, find_study
-from dicom_node.people import PRINTABLE, Because, ServiceRequest, audit, writing
+from dicom_node.people import Because, ServiceRequest, ShortText, audit, writing
 from dicom_node.people.audit import COMMAND_LINE, Person
 from dicom_node.people.verdicts import NOT_ACCEPTED, reported_findings, store_verdicts, with_verdicts
-
-AsOf = Annotated[str | None, Field(max_length=64, pattern=PRINTABLE)]
 
 
 class AcceptResults(ServiceRequest):
@@ -29,7 +26,7 @@ class AcceptResults(ServiceRequest):
     refused (409) if other results wait meanwhile.
     """
 
-    as_of: AsOf = None
+    as_of: ShortText | None = None
 
 
 class RejectResults(Because):
@@ -37,7 +34,7 @@ class RejectResults(Because):
     ``AcceptResults``.
     """
 
-    as_of: AsOf = None
+    as_of: ShortText | None = None
 
 
 def held_results(session: Session, settings: Settings, study: int) -> View:
@@ -53,7 +50,7 @@ def held_results(session: Session, settings: Settings, study: int) -> View:
     rows = holding.decidable_results(session, study)
     decisions = {
         (row.decided_at, row.decided_by, row.state): {
-            "verdict": row.state.value,
+            "verdict": row.state,
             **columns(row, "decided_at", "decided_by", "because"),
         }
         for row in holding.decided_results(session, study)
@@ -122,11 +119,19 @@ def accept_results(
         rest = [
             row
             for row in findings
-            if row["decision"] == Decision.PRESENT.value and row["model"] and not row["verdicts"]
+            if row["decision"] == Decision.PRESENT and row["model"] and not row["verdicts"]
         ]
         store_verdicts(session, study, rest, ReaderVerdict.ACCEPTED, by, "")
         queue_assessments(session, settings, study, by)
-        _note_decision(session, by, study, what, number)
+        audit.note(
+            session,
+            by,
+            AuditAction.RESULTS_ASSESSED,
+            study_id=study,
+            what=what,
+            verdict=what["verdict"],
+            results=number,
+        )
     return number
 
 
@@ -158,7 +163,16 @@ def reject_results(
         study = find_study(session, study_instance_uid).id
         what = _decision(session, study, HeldState.REJECTED)
         number = holding.reject(session, study, by.name, words, as_of)
-        _note_decision(session, by, study, what, number, words)
+        audit.note(
+            session,
+            by,
+            AuditAction.RESULTS_ASSESSED,
+            study_id=study,
+            what=what,
+            words=words,
+            verdict=what["verdict"],
+            results=number,
+        )
     return number
 
 
@@ -173,23 +187,5 @@ def _decision(session: Session, study: int, verdict: HeldState) -> View:
     return {
         "results": sorted(session.scalars(uids)),
         "rejected": [row.state for row in held_rows[:1]] == [HeldState.REJECTED],
-        "verdict": verdict.value,
+        "verdict": verdict,
     }
-
-
-def _note_decision(
-    session: Session, by: Person, study: int, what: View, results: int, words: str = ""
-) -> None:
-    """Note a decision on results in the audit; ``what`` as from ``_decision``, ``results``: how many,
-    ``words``: the reason.
-    """
-    audit.note(
-        session,
-        by,
-        AuditAction.RESULTS_ASSESSED,
-        study_id=study,
-        what=what,
-        words=words,
-        verdict=what["verdict"],
-        results=results,
-    )

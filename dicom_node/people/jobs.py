@@ -59,7 +59,7 @@ def stuck_jobs(session: Session) -> list[View]:
         {"state": state, "rule": rule, "jobs": number}
         for state, rule, number in session.execute(
             select(Job.state, Job.rule, func.count())
-            .join(Study, Job.study_id == Study.id)
+            .join(Study)
             .where(_MAY_RUN, Job.state.in_(STUCK))
             .group_by(Job.state, Job.rule)
             .order_by(Job.state, Job.rule)
@@ -94,7 +94,7 @@ def run_jobs_again(
     if numbers:
         _change_jobs(settings, numbers, "retry", by)
         return len(numbers)
-    chosen = select(Job.id).join(Study, Job.study_id == Study.id).where(_MAY_RUN, Job.state.in_(states))
+    chosen = select(Job.id).join(Study).where(_MAY_RUN, Job.state.in_(states))
     if rule:
         chosen = chosen.where(Job.rule == rule)
     if since is not None:

@@ -225,7 +225,8 @@ def _apply_with_audit(settings: Settings, wanted: DecisionRow) -> None:
 
 def _withdraw(settings: Settings, wanted: DecisionRow) -> None:
     """Withdraw results again that a person withdrew. Raises _NotYet."""
-    uids, reason = wanted.record["what"]["results"], RejectionReason(wanted.record["what"]["reason"])
+    what = wanted.record["what"]
+    uids, reason = what["results"], RejectionReason(what["reason"])
     with reading(settings) as session:
         _results(session, uids)
     withdrawal.withdraw_results(
@@ -242,12 +243,8 @@ def _assess(settings: Settings, wanted: DecisionRow) -> None:
         _results(session, what["results"])
         study = views.find_study(session, wanted.study_uid).id
         decided_again = any(
-            {*row.record["what"]["results"]} >= {*what["results"]}
-            for row in session.scalars(
-                select(DecisionRow)
-                .where(DecisionRow.study_uid == wanted.study_uid, DecisionRow.action == wanted.action)
-                .where(DecisionRow.at > wanted.at, DecisionRow.applied_at.is_not(None))
-            )
+            row.applied_at is not None and {*row.record["what"]["results"]} >= {*what["results"]}
+            for row in _later_decisions(session, wanted)
         )
         if not decided_again and {
             session.get_one(Result, row.result_id).sop_instance_uid
@@ -269,19 +266,14 @@ def _release(settings: Settings, wanted: DecisionRow) -> None:
     from dicom_node.studies.choose import Choice
 
     with open_database(settings) as database:
-        study = studies.number_of(database, wanted.study_uid)
-        take = Choice(database, settings).present_numbers(study, wanted.record["what"])
         with database.read() as session:
-            state = views.find_study(session, wanted.study_uid).state
-            later = session.scalar(
-                select(DecisionRow.id)
-                .where(DecisionRow.study_uid == wanted.study_uid, DecisionRow.action == wanted.action)
-                .where(DecisionRow.at > wanted.at)
-                .limit(1)
-            )
+            study = views.find_study(session, wanted.study_uid)
+            number, came_through = study.id, study.state in END_STATES - {StudyState.QUARANTINED}
+            came_through |= bool(_later_decisions(session, wanted))
+        take = Choice(database, settings).present_numbers(number, wanted.record["what"])
     if take is not None:
         studies.release(settings, wanted.study_uid, take, _author(wanted))
-    elif later is not None or state in END_STATES - {StudyState.QUARANTINED}:  # it came through without it
+    elif came_through:  # without this decision
         _apply_with_audit(settings, wanted)
     else:
         raise _NotYet("the study is not in quarantine with the objects that were released")
@@ -321,10 +313,14 @@ def _judge_cleaning(session: Session, settings: Settings, wanted: DecisionRow) -
     verdict = ReviewVerdict(what["verdict"])
     results.end_reviews_of_image(session, instance.id, verdict, actor)
     if verdict is ReviewVerdict.DRAWN:
-        about = {key: what[key] for key in ("pixels_sha256", "boxes")}
         session.merge(
             DrawnByHand(
-                instance_id=instance.id, at=wanted.at, actor=actor, role=UserRole(what["role"]), **about
+                instance_id=instance.id,
+                at=wanted.at,
+                actor=actor,
+                role=UserRole(what["role"]),
+                pixels_sha256=what["pixels_sha256"],
+                boxes=what["boxes"],
             )
         )
         if session.get_one(Study, instance.study_id).state is not StudyState.RECEIVING:
@@ -345,10 +341,7 @@ def _change_job(session: Session, _settings: Settings, wanted: DecisionRow) -> N
         if job.state in (JobState.QUEUED, JobState.HELD, JobState.RUNNING):
             cancel(session, job.id)
         for delivery in session.scalars(
-            select(Delivery)
-            .join(Result, Result.id == Delivery.result_id)
-            .where(Result.job_id == job.id)
-            .order_by(Delivery.id)
+            select(Delivery).join(Delivery.result).where(Result.job_id == job.id).order_by(Delivery.id)
         ).all():
             if (delivery.state, events.DELIVERY_DISCARDED) in DELIVERY:
                 outbox.discard(session, delivery.id, "its job was cancelled by a person")
@@ -356,9 +349,7 @@ def _change_job(session: Session, _settings: Settings, wanted: DecisionRow) -> N
 
 def _delete_received(settings: Settings, wanted: DecisionRow) -> None:
     """Delete the received objects of a study again. Raises _NotYet if they must stay."""
-    with open_database(settings) as database:
-        study = studies.number_of(database, wanted.study_uid)
-    [row] = spool.delete_received(settings, [study], _author(wanted))
+    [row] = spool.delete_by_uid(settings, [wanted.study_uid], _author(wanted))
     if not row["deleted"]:
         raise _NotYet(row["reason"])
 
@@ -376,6 +367,15 @@ _AGAIN_WITH_AUDIT: Mapping[str, Callable[[Session, Settings, DecisionRow], None]
     AuditAction.DELIVERY_RETRIED: _retry,
     AuditAction.JOB_CHANGED: _change_job,
 }
+
+
+def _later_decisions(session: Session, wanted: DecisionRow) -> Sequence[DecisionRow]:
+    """The decisions of the same kind on the same study that were made after this one."""
+    return session.scalars(
+        select(DecisionRow)
+        .filter_by(study_uid=wanted.study_uid, action=wanted.action)
+        .where(DecisionRow.at > wanted.at)
+    ).all()
 
 
 def _results(session: Session, uids: Sequence[str]) -> Sequence[Result]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -20,8 +19,8 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.views import find_study
 from dicom_node.people import (
-    PRINTABLE,
     ServiceRequest,
+    ShortText,
     audit,
     writing,
 )
@@ -35,7 +34,7 @@ _DeadTo = Annotated[str, Input("With --dead: only to this peer.", "--to", "PEER"
 class Receiver(ServiceRequest):
     """A request that names the peer to send to."""
 
-    peer: str = Field(max_length=64, pattern=PRINTABLE)
+    peer: ShortText
 
 
 @Action(

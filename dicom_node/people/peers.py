@@ -79,7 +79,7 @@ def try_peers(
         rows = [
             Row(peer=peer.name, check=check.name, ok=check.ok, text=check.text)
             for peer in chosen
-            for check in _test_peer(peer, settings)
+            for check in test_peer(peer, settings)
         ]
     finally:
         _tests.release()
@@ -95,7 +95,7 @@ def try_peers(
     return rows
 
 
-def _test_peer(peer: PeerSettings, settings: Settings) -> "Iterator[Check]":
+def test_peer(peer: PeerSettings, settings: Settings) -> "Iterator[Check]":
     """Test what the node needs of one peer; yields a result for each test."""
     from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
 

@@ -1,7 +1,8 @@
 """The received images of a study, and the reports and pictures that the node made of them, for pages."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 from pydicom import dcmread
@@ -38,7 +39,6 @@ def image_view(session: Session, settings: Settings, number: int) -> View:
         raise NotFound("there is no such image, or no longer")
     uid = row.sop_instance_uid
     in_order = [image.id for image in images_of(session, row.study_id) if not image.purged]
-    place = in_order.index(number) if number in in_order else None
     marks = list(_marks(report_files(session, settings, row.study_id), uid))
     return {
         "id": number,
@@ -49,8 +49,8 @@ def image_view(session: Session, settings: Settings, number: int) -> View:
         "layers": _layers(session, settings, row),
         "marks": marks,
         "about_lines": _about_lines({mark["finding"] for mark in marks if not mark["decision"]}),
-        "before": in_order[place - 1] if place else None,
-        "after": in_order[place + 1] if place is not None and place + 1 < len(in_order) else None,
+        "before": dict(pairwise(reversed(in_order))).get(number),
+        "after": dict(pairwise(in_order)).get(number),
     }
 
 
@@ -63,7 +63,7 @@ def _layers(session: Session, settings: Settings, image: Instance) -> list[View]
     layers = [(name, made) for name, made in pictures.items() if made.id not in gone]
     layers.sort(key=lambda layer: (_PICTURES.index(layer[1].kind), layer[1].id))
     return [
-        {"id": made.id, "kind": made.kind.value, "name": name, "same_size": made.kind is ResultKind.CLEANED}
+        {"id": made.id, "kind": made.kind, "name": name, "same_size": made.kind is ResultKind.CLEANED}
         for name, made in layers
     ]
 
@@ -97,16 +97,16 @@ def number_in(row: Instance, keyword: str) -> int:
     return whole(row.attributes.get(keyword, "")) or 0
 
 
-def report_files(session: Session, settings: Settings, study: int) -> list[Path]:
-    """The files of the newest reports that name the patient, one for each rule, as far as they exist.
+def report_files(session: Session, settings: Settings, study: int) -> dict[Path, Result]:
+    """The newest reports that name the patient, one for each rule, by their files, as far as these exist.
 
     If the newest was withdrawn there is none: a replaced report does not come back. Reports on images that
     were purged before the newest was made are not replaced by it; they come first.
     """
     rows = session.execute(
         select(Result, Job.rule, Job.source_uids)
-        .join(Job, Result.job_id == Job.id)
-        .where(Result.study_id == study, Result.kind == ResultKind.SR, Result.deidentified.is_(False))
+        .join(Result.job)
+        .where(Result.study_id == study, Result.kind == ResultKind.SR, ~Result.deidentified)
         .order_by(Result.id.desc())
     ).all()
     replaced = {row.supersedes for row, _, _ in rows}
@@ -118,7 +118,7 @@ def report_files(session: Session, settings: Settings, study: int) -> list[Path]
             reported[rule].update(images)
     gone = stored_results.withdrawn(session, [row.id for row in newest])
     door = Files(settings)
-    return [path for row in newest if row.id not in gone and (path := door.if_here(session, row.path))]
+    return {path: row for row in newest if row.id not in gone and (path := door.if_here(session, row.path))}
 
 
 def pictures_of(session: Session, settings: Settings, study: int, uid: str) -> Iterator[tuple[str, Result]]:
@@ -129,7 +129,7 @@ def pictures_of(session: Session, settings: Settings, study: int, uid: str) -> I
     """
     for row in session.scalars(
         select(Result)
-        .where(Result.study_id == study, Result.kind.in_(_PICTURES), Result.deidentified.is_(False))
+        .where(Result.study_id == study, Result.kind.in_(_PICTURES), ~Result.deidentified)
         .order_by(Result.id.desc())
         .limit(_MOST_RESULTS)
     ):
@@ -146,7 +146,7 @@ def person_of(session: Session, settings: Settings, number: int) -> dict[str, st
     """
     row = session.scalar(
         select(Instance)
-        .where(Instance.study_id == number, Instance.purged.is_(False), Instance.role.not_in(_NOT_SHOWN))
+        .where(Instance.study_id == number, ~Instance.purged, Instance.role.not_in(_NOT_SHOWN))
         .order_by(Instance.id.desc())
         .limit(1)
     )
@@ -167,7 +167,7 @@ def heatmap_finding(session: Session, settings: Settings, row: Result) -> str:
     )
 
 
-def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
+def _marks(files: Iterable[Path], uid: str) -> Iterator[View]:
     """Yield the lines and regions that reports (``files``) draw on the image ``uid``, each once; its text
     only once.
     """

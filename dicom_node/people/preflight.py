@@ -39,21 +39,21 @@ from ai_pipeline.models import registry
 from ai_pipeline.models.engine import lacking
 from ai_pipeline.models.reference import reference_of
 from ai_pipeline.pipelines import PIPELINES, card_of, create, option_faults
-from dicom_node.base.config.loading import Place, TomlFiles, examine, undercuts, validated
+from dicom_node.base.config.loading import Place, TomlFiles, add_unimportable, examine, undercuts, validated
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.rule import RuleSettings, matches
 from dicom_node.base.config.section import did_you_mean
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings, TlsSettings
-from dicom_node.base.connectors import every
+from dicom_node.base.connectors import can_be_imported, every, installed
 from dicom_node.base.dicom.header import CharacterSet, terms
 from dicom_node.base.errors import CannotRun, ConfigProblem, SchemaOutdated
 from dicom_node.base.files import bucket_of
 from dicom_node.base.lifecycle import OPEN_DELIVERIES, DeliveryState, Role
 from dicom_node.base.logs import redacted
 from dicom_node.base.processes import console_program, running
-from dicom_node.base.store.database import Database, hosts, meaning_of
+from dicom_node.base.store.database import Database, hosts, meaning_of, sqlite_file
 from dicom_node.base.store.tables import DecisionRow, Delivery
-from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
+from dicom_node.people import peers
 from dicom_node.receive.policy import AEPolicy
 
 
@@ -72,9 +72,12 @@ Found = Iterator[Problem | Tried]
 
 # On these SQLite's locks and shared memory do not work (sqlite.org/wal.html, "all processes … same host").
 NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "glusterfs", "beegfs", "afs", "gfs2", "ocfs2"}
-    | {"fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.davfs", "davfs"}
-)
+    {
+        "nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "glusterfs", "beegfs", "afs", "gfs2",
+        "ocfs2", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone",
+        "fuse.davfs", "davfs",
+    }
+)  # fmt: skip
 
 
 def network_file_system(folder: Path) -> str:
@@ -232,15 +235,15 @@ def _probe_database(settings: Settings, read: TomlFiles) -> Found:
     """
     shown = redacted(settings.database_url)
     try:
-        url = make_url(settings.database_url)
-        if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        file = sqlite_file(settings.database_url)
+        if file is not None and not file.exists():
             made = f"{shown}: will be made at the next start"
             lost = any((settings.node.data_dir / "spool").rglob("*.dcm"))
-            remedy = "after a loss start the node, then run dicom-node spool reindex"
+            remedy = "after a loss the start indexes what the spool has"
             yield Tried("database", not lost, f"{made}; {remedy}" if lost else made)
             return
         database = Database(settings.database_url)
-    except (ArgumentError, ValueError, SQLAlchemyError, ImportError, CannotRun):
+    except (ValueError, SQLAlchemyError, ImportError, CannotRun):
         return  # reported by _check_database
     try:
         database.check()
@@ -332,12 +335,7 @@ def _check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) ->
     ``runs_models``: whether this machine runs the pipeline, so that its models are checked, too.
     """
     key = f"rules.{rule.name}"
-    if rule.pipeline not in PIPELINES:
-        yield (
-            f"{key}.pipeline",
-            repr(rule.pipeline),
-            f"no such pipeline; {did_you_mean(rule.pipeline, sorted(PIPELINES), 'there are')}",
-        )
+    yield from _check_pipeline(f"{key}.pipeline", rule.pipeline)
     if rule.pipeline not in PIPELINES or extras.missing():
         return
     try:
@@ -348,6 +346,12 @@ def _check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) ->
         return
     yield from _check_conditions(rule, card)
     yield from _check_options(rule, card, settings, runs_models=runs_models)
+
+
+def _check_pipeline(key: str, name: str) -> Found:
+    """Yield that there is no pipeline of this name, which stands under ``key``."""
+    if name not in PIPELINES:
+        yield key, repr(name), f"no such pipeline; {did_you_mean(name, sorted(PIPELINES), 'there are')}"
 
 
 def _check_options(rule: RuleSettings, card: PipelineCard, settings: Settings, *, runs_models: bool) -> Found:
@@ -380,30 +384,25 @@ def _check_findings(settings: Settings) -> Found:
         wanted = [one.finding for one in rule.then if one.finding]
         if wanted or settings.watched_findings:
             found[rule.name] = known = _possible_findings(rule, settings)
-            for name in _patterns_never_found(wanted, known):
-                yield (
-                    f"rules.{rule.name}.then",
-                    repr(name),
-                    f"{rule.pipeline} finds no such thing; "
-                    + did_you_mean(name, sorted(known or ()), "it finds"),
-                )
+            if known is not None:
+                otherwise = f"{rule.pipeline} finds no such thing"
+                yield from _never_found(f"rules.{rule.name}.then", wanted, known, otherwise, "it finds")
     if found and None not in found.values():
         every_name = {name for names in found.values() for name in names or ()}
         for key, watched in settings.watched_findings.items():
-            for name in _patterns_never_found(watched, every_name):
-                yield (
-                    key,
-                    repr(name),
-                    f"no rule finds such a thing; {did_you_mean(name, sorted(every_name), 'they find')}",
-                )
+            yield from _never_found(key, watched, every_name, "no rule finds such a thing", "they find")
 
 
-def _patterns_never_found(wanted: Iterable[str], known: Collection[str] | None) -> list[str]:
-    """The patterns (``wanted``) that match no known finding; none if the known findings are unknown
-    (None).
+def _never_found(
+    key: str, wanted: Iterable[str], known: Collection[str], otherwise: str, these: str
+) -> Iterator[Problem]:
+    """Yield the patterns (``wanted``, which stand under ``key``) that match none of the known findings.
+
+    ``otherwise``: the mistake in words; ``these``: what comes before the known findings.
     """
-    names = () if known is None else dict.fromkeys(wanted)
-    return [name for name in names if not any(matches(name, finding) for finding in known or ())]
+    for name in dict.fromkeys(wanted):
+        if not any(matches(name, finding) for finding in known):
+            yield key, repr(name), f"{otherwise}; {did_you_mean(name, sorted(known), these)}"
 
 
 def _possible_findings(rule: RuleSettings, settings: Settings) -> Collection[str] | None:
@@ -566,6 +565,7 @@ def _checked(settings: Settings | None, read: TomlFiles, role: Role, *, tries: b
             tried.append(replace(found, text=read.as_written(found.text)))
         else:
             read.add_named(*found)
+    add_unimportable(read)
     return Checked(settings, read, tried)
 
 
@@ -573,12 +573,7 @@ def _check_rules(settings: Settings, read: TomlFiles, role: Role) -> Found:
     """Yield mistakes in rules, in the pipelines that they name, and in models if this machine runs them."""
     runs_models = role.runs_models and settings.workers.processes > 0
     for name in settings.workers.pipelines:
-        if name not in PIPELINES:
-            yield (
-                "workers.pipelines",
-                repr(name),
-                f"no such pipeline; {did_you_mean(name, sorted(PIPELINES), 'there are')}",
-            )
+        yield from _check_pipeline("workers.pipelines", name)
     for rule in settings.rules:
         yield from _check_rule(
             rule, settings, runs_models=runs_models and settings.workers.takes(rule.pipeline)
@@ -635,6 +630,9 @@ def _check_senders(settings: Settings, read: TomlFiles) -> Found:
 
 def _check_peer(peer: PeerSettings, settings: Settings, read: TomlFiles) -> Found:
     """Yield mistakes in the settings of a peer, and warnings of those that may surprise."""
+    for group in ("destinations", "archives"):
+        if point := installed(group).get(peer.transport):
+            can_be_imported(point)
     yield from _check_http(peer)
     if (peer.pseudonym_domain or peer.retain) and not peer.deidentify:
         yield (
@@ -693,11 +691,7 @@ def _test_peers(settings: Settings) -> Iterator[Tried]:
         try:
             if peer.host:
                 socket.getaddrinfo(peer.host, None)
-            lines = open_destination(peer, settings).test() if "receive" in peer.may else []
-            lines += open_archive(peer, settings).test() if "query" in peer.may else []
-            lines += [open_commitment(peer, settings).check()] if peer.commit_after else []
-            for test in every("peer_tests"):
-                lines += test(peer, settings)
+            lines = list(peers.test_peer(peer, settings)) if peer.is_called else []
         except (socket.gaierror, UnicodeError):
             yield Tried(f"peer {peer.name}", False, f"{peer.host} is no machine that this one knows")
         except OSError:  # certificates that cannot be used: a problem of [listener.tls], reported there

@@ -214,7 +214,7 @@ class SignsOfLife:
     def _mark_lost(self, since: datetime, now: datetime) -> None:
         """Mark processes whose last sign of life is older than ``since`` as lost, each with an event."""
         with self._database.write() as session:
-            lost = select(SiteProcess).where(SiteProcess.seen_at <= since, SiteProcess.lost.is_(False))
+            lost = select(SiteProcess).where(SiteProcess.seen_at <= since, ~SiteProcess.lost)
             for row in session.scalars(lost.with_for_update(skip_locked=True)):
                 row.lost = True
                 record(

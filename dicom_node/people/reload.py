@@ -34,8 +34,12 @@ def reload_node(files: Sequence[Path]) -> list[str]:
         checked = (preflight.check(files, Role.at(place)).problems for place in found)
         raise ConfigurationError(next(checked, read.problems))
     if not found:
-        _refuse_closed(settings.node.data_dir)
-        raise Unavailable(f"no node runs on {settings.node.data_dir} here: dicom-node serve starts one")
+        data_dir = settings.node.data_dir
+        if data_dir.exists() and not os.access(data_dir, os.R_OK | os.X_OK):
+            raise NotAllowedNow(
+                f"{data_dir} is closed to this user: run this as the user that the node runs as"
+            )
+        raise Unavailable(f"no node runs on {data_dir} here: dicom-node serve starts one")
     for place in found:
         _refuse_other_files(settings.node.data_dir, place, files)
     done = []
@@ -51,12 +55,6 @@ def reload_node(files: Sequence[Path]) -> list[str]:
             with writing(settings) as session:
                 audit.note(session, COMMAND_LINE, AuditAction.CONFIG_RELOADED, nodes=done)
     return done
-
-
-def _refuse_closed(data_dir: Path) -> None:
-    """Raise NotAllowedNow if this user may not look into the data folder."""
-    if data_dir.exists() and not os.access(data_dir, os.R_OK | os.X_OK):
-        raise NotAllowedNow(f"{data_dir} is closed to this user: run this as the user that the node runs as")
 
 
 def _refuse_other_files(data_dir: Path, place: str, files: Sequence[Path]) -> None:

@@ -19,10 +19,10 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.uids import role_of
 from dicom_node.base.errors import ExitCode
 from dicom_node.base.lifecycle import AuditAction, ObjectRole, StudyState, UserRole
-from dicom_node.base.store import intake, transitions
+from dicom_node.base.store import intake
 from dicom_node.base.store.tables import Instance, Study
 from dicom_node.base.store.views import View, columns
-from dicom_node.jobs.queue import FIRST_STUDIES, decide, decide_study, explain, why_none
+from dicom_node.jobs.queue import FIRST_STUDIES, decide, decide_study, explain, present_day, why_none
 from dicom_node.people import audit, open_database
 from dicom_node.people.audit import COMMAND_LINE
 from dicom_node.receive.inspection import Inspected, inspect
@@ -112,15 +112,12 @@ def try_files(
     from dicom_node.deliver.scu.storage import dicom_files
 
     peer = settings.sender(sender) if sender else None
-    read = [_read_file(path, settings, peer) for path in dicom_files(files)]
-    today = transitions.utc_now().date()
     rows: list[View] = []
-    for path, image, facts in read:
+    for path in dicom_files(files):
+        image, facts = _read_file(path, settings, peer)
         about = {
             "file": str(path),
-            "study_instance_uid": image.study_instance_uid,
-            "sop_instance_uid": image.sop_instance_uid,
-            "modality": image.modality,
+            **columns(image, "study_instance_uid", "sop_instance_uid", "modality"),
         }
         if image.fault:
             rows.append(
@@ -134,8 +131,9 @@ def try_files(
                 }
             )
             continue
-        decisions = decide(settings.rules, image.study_date, [facts], today, settings.sender_names)
-        held = {decision.rule.name: decision.held_reason for decision in decisions}
+        day = present_day([facts])
+        taken = decide(settings.rules, image.study_date, [facts], day, settings.sender_names)
+        held = {decision.rule.name: decision.held_reason for decision in taken}
         for rule, failed in explain(settings.rules, facts, settings.sender_names):
             limit = held.get(rule.name, "")
             rows.append(
@@ -220,12 +218,8 @@ def _rules_and_actions(decided: View) -> set[tuple[str, ...]]:
     return {(rule["name"], *rule["then"]) for rule in decided["rules"]}
 
 
-def _read_file(
-    path: Path, settings: Settings, sender: PeerSettings | None
-) -> tuple[Path, Inspected, Instance]:
-    """Read a DICOM file as rules see it; returns (path, what the inspection found, the row that it would
-    get).
-    """
+def _read_file(path: Path, settings: Settings, sender: PeerSettings | None) -> tuple[Inspected, Instance]:
+    """Read a DICOM file as rules see it; returns (what the inspection found, the row that it would get)."""
     found = inspect(path, sender.assume_charset if sender else "")
     name = sender.name if sender else ""
     role = role_of(
@@ -233,16 +227,12 @@ def _read_file(
         frozenset(settings.listener.further_storage_classes),
         takes_secondary_captures=any(name in rule.secondary_captures_from for rule in settings.rules),
     )
-    return (
-        path,
-        found,
-        Instance(
-            sop_instance_uid=found.sop_instance_uid,
-            sop_class_uid=found.sop_class_uid,
-            modality=found.modality,
-            role=ObjectRole.OWN if found.own else role,
-            calling_ae=sender.ae_title if sender else "",
-            called_ae=settings.node.ae_title,
-            attributes=dict(found.attributes),
-        ),
+    return found, Instance(
+        sop_instance_uid=found.sop_instance_uid,
+        sop_class_uid=found.sop_class_uid,
+        modality=found.modality,
+        role=ObjectRole.OWN if found.own else role,
+        calling_ae=sender.ae_title if sender else "",
+        called_ae=settings.node.ae_title,
+        attributes=dict(found.attributes),
     )

@@ -18,7 +18,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput, NotFound
 from dicom_node.base.lifecycle import AuditAction, UserRole
 from dicom_node.base.store import transitions
-from dicom_node.base.store.views import View
+from dicom_node.base.store.views import View, columns
 from dicom_node.jobs import drift
 from dicom_node.people import audit, reading, writing
 from dicom_node.people.audit import Person
@@ -38,12 +38,7 @@ def list_models(settings: Settings) -> list[View]:
     """The models' cards (files about a model) as rows. Raises FaultyInput if a card cannot be read."""
     return [
         {
-            "id": card.id,
-            "version": card.version,
-            "task": card.task,
-            "architecture": card.architecture,
-            "licence": card.licence,
-            "intended_use": card.intended_use,
+            **columns(card, "id", "version", "task", "architecture", "licence", "intended_use"),
             "limits": list(card.limits),
             "calibrated": card.calibrated,
             "labels": [label.name for label in card.labels if label.supported],

@@ -1,6 +1,6 @@
 """A person's actions on the spool: delete received objects, compare with the database, index again."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
@@ -19,6 +19,7 @@ from dicom_node.base.store.views import View, find_study
 from dicom_node.people import (
     audit,
     open_database,
+    reading,
 )
 from dicom_node.people.audit import COMMAND_LINE, Person
 
@@ -33,15 +34,17 @@ from dicom_node.people.audit import COMMAND_LINE, Person
     status=all_of("deleted"),
     role=UserRole.ADMIN,
 )
-def delete_by_uid(settings: Settings, study_instance_uids: StudyUids) -> list[View]:
+def delete_by_uid(
+    settings: Settings, study_instance_uids: StudyUids, by: Person = COMMAND_LINE
+) -> list[View]:
     """Delete the received objects of studies, given by Study Instance UID; returns rows as
     ``delete_received``.
 
     Raises NotFound.
     """
-    with open_database(settings) as database, database.read() as session:
+    with reading(settings) as session:
         studies = [find_study(session, uid).id for uid in study_instance_uids]
-    return delete_received(settings, studies)
+    return delete_received(settings, studies, by)
 
 
 def delete_received(settings: Settings, studies: Sequence[int], by: Person = COMMAND_LINE) -> list[View]:
@@ -88,17 +91,16 @@ def compare_spool(settings: Settings) -> str:
         return str(compare(database, spool, Files(settings)))
 
 
-def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> int:
-    """Let the node index spooled objects that its database does not know; returns how many.
-
-    ``progress`` is called with (number done, number of all). Raises SpoolError.
+def reindex_spool(settings: Settings) -> int:
+    """Let the node index spooled objects that its database does not know; returns how many. Raises
+    SpoolError.
     """
     from dicom_node.receive.spool import Spool
     from dicom_node.studies.reconciliation import reindex
 
     spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
     with open_database(settings) as database:
-        done = reindex(database, spool, Files(settings), progress)
+        done = reindex(database, spool, Files(settings))
         if done:
             with database.write() as session:
                 audit.note(session, COMMAND_LINE, AuditAction.SPOOL_REINDEXED, objects=done)

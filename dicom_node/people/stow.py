@@ -1,7 +1,8 @@
 """Objects that come in by HTTP, by STOW-RS (PS3.18 10.5) or uploaded: spooled as those of a modality are.
 
 They are written as they arrive, under the limits of the listener. Of an object only the file meta information
-and the UID of its study are read here: the inspection opens it like any other.
+and the UID of its study are read here: the inspection opens it like any other. The largest request is
+``console.upload_mib`` (``base/config/settings.py``).
 """
 
 import secrets
@@ -171,7 +172,7 @@ class StowRequest:
     @property
     def stored(self) -> int:
         """How many objects of the request have been stored durably."""
-        return sum(1 for one in self.instances if not one.failure)
+        return sum(not one.failure for one in self.instances)
 
     def _drop(self) -> None:
         """Delete the unfinished file of the current part."""

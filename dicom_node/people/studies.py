@@ -4,6 +4,7 @@ Several studies are changed one by one: if one is refused, the others are change
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Final
 
 from pydantic import Field
@@ -29,6 +30,7 @@ from dicom_node.people import (
     Row,
     ServiceRequest,
     ServiceResult,
+    ShortText,
     audit,
     jobs,
     open_database,
@@ -40,6 +42,10 @@ from dicom_node.people.audit import COMMAND_LINE, Person
 
 CHANGED: Final = (*fields("study"), yes_no("done", "done"), *fields("reason"))
 """The columns of what became of each study that was to be changed."""
+
+
+_Change = partial(Action, STUDIES, columns=CHANGED, status=all_of("done"), role=UserRole.OPERATOR)
+"""Declares a change of studies, each on its own."""
 
 
 class Studies(ServiceResult):
@@ -57,8 +63,8 @@ class Wanted(ServiceRequest):
     all.
     """
 
-    patient: str = Field("", max_length=64, pattern=PRINTABLE)
-    name: str = Field("", max_length=64, pattern=PRINTABLE)
+    patient: ShortText = ""
+    name: ShortText = ""
     accession: str = Field("", max_length=16, pattern=PRINTABLE)
 
 
@@ -124,15 +130,11 @@ def release(
         Choice(database, settings).release(study, take, as_of=as_of, also=note)
 
 
-@Action(
-    STUDIES,
+@_Change(
     "release",
     "Release studies from quarantine: each is assembled again; of one study you may choose what "
     "counts.\n\nObjects that you do not choose stay aside.",
     "1.2.840.113619.2.1 --as-of HASH --take 1",
-    columns=CHANGED,
-    status=all_of("done"),
-    role=UserRole.OPERATOR,
 )
 def release_studies(
     settings: Settings,
@@ -193,14 +195,10 @@ def rerun_rules(
         return [row for study in studies for row in reruns.rerun(session, study, settings)]
 
 
-@Action(
-    STUDIES,
+@_Change(
     "retry",
     "Run the stopped jobs of studies again, and send their given-up deliveries again.",
     "1.2.840.113619.2.1 113619.2.7 --config node.toml",
-    columns=CHANGED,
-    status=all_of("done"),
-    role=UserRole.OPERATOR,
 )
 def retry_studies(
     settings: Settings,
@@ -214,14 +212,10 @@ def retry_studies(
     return change_each(study_instance_uids, lambda uid: _retry(settings, uid, by))
 
 
-@Action(
-    STUDIES,
+@_Change(
     "send",
     "Send the newest results of studies to a further peer, as far as it takes their kinds.",
     "1.2.840.113619.2.1 --to teaching --config node.toml",
-    columns=CHANGED,
-    status=all_of("done"),
-    role=UserRole.OPERATOR,
 )
 def send_studies(
     settings: Settings,

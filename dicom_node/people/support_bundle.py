@@ -24,9 +24,9 @@ from dicom_node.base.store.views import View
 from dicom_node.people import preflight, reading
 
 _LIBRARIES = (
-    *("pydicom", "pynetdicom", "highdicom", "numpy", "onnxruntime", "torch", "opencv-python-headless"),
-    *("SQLAlchemy", "alembic", "pydantic", "psycopg", "requests", "urllib3"),
-)
+    "pydicom", "pynetdicom", "highdicom", "numpy", "onnxruntime", "torch", "opencv-python-headless",
+    "SQLAlchemy", "alembic", "pydantic", "psycopg", "requests", "urllib3",
+)  # fmt: skip
 _NUMBERS_OF_IDENTITY = frozenset({"patient", "accession", "birth_date"})
 _SECRET = frozenset({"password", "token", "username", "url", "database_url"})
 

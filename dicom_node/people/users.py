@@ -83,7 +83,9 @@ _SYSTEMS = {
 
 _UserName = Annotated[str, Input("Name of the user.", metavar="NAME")]
 _SENDERS: Final = Input(
-    "Only studies of this sender; repeat it for more. Without: all.", "--sees", "AE_TITLE"
+    "Only studies that this sender alone sent; repeat it for more senders. Without: all.",
+    "--sees",
+    "AE_TITLE",
 )
 _Password = Annotated[str, Input(is_secret=True)]
 
@@ -125,16 +127,19 @@ def add_user(
         session.add(
             UserAccount(name=name, role=role, password_hash=hashed, created_at=utc_now(), senders=sees)
         )
-        audit.note(session, by, AuditAction.USER_ADDED, user=name, role=role.value, senders=sees)
+        audit.note(session, by, AuditAction.USER_ADDED, user=name, role=role, senders=sees)
 
 
 def checked_password(name: str, password: str) -> str:
-    """Return ``password`` if a new user may have it. Raises FaultyInput for an invalid name or a weak
-    password.
+    """Return ``password`` if a user of this name may have it. Raises FaultyInput for an invalid name, and for
+    a password that is too short, too long, or little more than the name.
     """
     if not _NAME.fullmatch(name):
         raise FaultyInput("a user's name has letters of ASCII, figures, dot, dash and underscore, at most 64")
-    _refuse_weak(name, password)
+    if not SHORTEST <= len(password) <= LONGEST:
+        raise FaultyInput(f"a password has {SHORTEST} to {LONGEST} characters: four words are good and easy")
+    if name.casefold() in password.casefold() and len(password) - len(name) < SHORTEST:
+        raise FaultyInput("the password is little more than the name: take another")
     return password
 
 
@@ -213,7 +218,7 @@ def change_user(
             by,
             AuditAction.USER_CHANGED,
             user=user.name,
-            role=user.role.value,
+            role=user.role,
             senders=user.senders,
             disabled=user.disabled,
         )
@@ -269,7 +274,7 @@ def set_password(
     """
     with reading(settings) as session:  # before a new password is asked for its length
         _refuse_of_provider(_account(session, name), "password")
-    _refuse_weak(name, password)
+    checked_password(name, password)
     hashed = hasher().hash(password)
     with writing(settings) as session:
         user = _account(session, name)
@@ -300,7 +305,7 @@ def hasher() -> "PasswordHasher":
 
 
 def new_token() -> str:
-    """A random value for a cookie, 32 bytes as text."""
+    """A random value for a cookie or a token, 32 bytes as text."""
     return secrets.token_urlsafe(32)
 
 
@@ -405,7 +410,7 @@ def list_sessions(
     with reading(settings) as session:
         chosen = (
             select(UserSession, UserAccount.name)
-            .join(UserAccount, UserSession.user_id == UserAccount.id)
+            .join(UserAccount)
             .where(UserSession.created_at > utc_now() - LONGEST_SESSION)
             .where(UserSession.seen_at > utc_now() - timedelta(minutes=settings.console.idle_minutes))
         )
@@ -483,7 +488,7 @@ def _with_user(session: Session, kind: type[UserSession] | type[ApiToken], token
     """Find the session or API token (``kind``) with this token text; returns (its row, its user account),
     or None.
     """
-    found = select(kind, UserAccount).join(UserAccount, kind.user_id == UserAccount.id)
+    found = select(kind, UserAccount).join(UserAccount)
     return session.execute(found.where(kind.token_sha256 == _token_sha256(token))).one_or_none()
 
 
@@ -541,7 +546,7 @@ def add_token(
         raise FaultyInput("describe the use of the token in 1 to 64 characters")
     if not 1 <= days <= LONGEST_DAYS:
         raise FaultyInput(f"a token is good for 1 to {LONGEST_DAYS} days")
-    token, now = _PREFIX + secrets.token_urlsafe(32), utc_now()
+    token, now = _PREFIX + new_token(), utc_now()
     with writing(settings) as session:
         owner = _account(session, user)
         _refuse_of_provider(owner, "token")
@@ -577,13 +582,11 @@ def list_tokens(settings: Settings) -> list[View]:
             {
                 "token": row.id,
                 "user": user.name,
-                "role": user.role.value,
+                "role": user.role,
                 **columns(row, "purpose", "created_at", "expires_at", "used_at"),
             }
             for row, user in session.execute(
-                select(ApiToken, UserAccount)
-                .join(UserAccount, ApiToken.user_id == UserAccount.id)
-                .order_by(ApiToken.id)
+                select(ApiToken, UserAccount).join(UserAccount).order_by(ApiToken.id)
             )
         ]
 
@@ -683,14 +686,6 @@ def _refuse_unknown_senders(settings: Settings, senders: Sequence[str]) -> None:
         raise FaultyInput(f"no machine sends as {title!r}; {did_you_mean(title, sorted(known))}")
 
 
-def _refuse_weak(name: str, password: str) -> None:
-    """Raise FaultyInput for a password that is too short, too long, or little more than the user's name."""
-    if not SHORTEST <= len(password) <= LONGEST:
-        raise FaultyInput(f"a password has {SHORTEST} to {LONGEST} characters: four words are good and easy")
-    if name.casefold() in password.casefold() and len(password) - len(name) < SHORTEST:
-        raise FaultyInput("the password is little more than the name: take another")
-
-
 def refuse_too_many(session: Session, address: str, named: ColumnElement[bool] | None = None) -> None:
     """Raise SignInRefused after too many refused attempts from an address, or for one account.
 
@@ -703,17 +698,18 @@ def refuse_too_many(session: Session, address: str, named: ColumnElement[bool] |
     refused = (AuditRow.action == AuditAction.SIGN_IN_REFUSED) & (
         AuditRow.at >= now - timedelta(minutes=LIMIT_MINUTES)
     )
-    of_address = _by_network(session, refused)[_network(address)]
+    here = _network(address)
+    of_address = _by_network(session, refused)[here]
     if named is None:
         too_many = of_address >= REFUSALS_OF_AN_ADDRESS
     else:
         signed_in = (AuditRow.action == AuditAction.SIGNED_IN) & (
             AuditRow.at >= now - timedelta(days=FAMILIAR_DAYS)
         )
-        is_familiar = _network(address) in _by_network(session, named & signed_in)
+        is_familiar = here in _by_network(session, named & signed_in)
         of_name = _by_network(session, named & refused)
         suspect = of_address >= SUSPECT_REFUSALS and not is_familiar
-        too_many = of_name[_network(address)] >= (1 if suspect else REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS)
+        too_many = of_name[here] >= (1 if suspect else REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS)
         if not is_familiar:
             too_many |= of_address >= REFUSALS_OF_AN_ADDRESS or of_name.total() >= REFUSALS_OF_A_NAME
     if too_many:

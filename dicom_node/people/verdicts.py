@@ -21,7 +21,7 @@ from dicom_node.base.lifecycle import AuditAction, ReaderVerdict, UserRole
 from dicom_node.base.store.tables import Feedback, Study
 from dicom_node.base.store.transitions import FOR_UPDATE
 from dicom_node.base.store.views import View, columns, find_study
-from dicom_node.people import PRINTABLE, ServiceRequest, audit, writing
+from dicom_node.people import PRINTABLE, ServiceRequest, ShortText, audit, writing
 from dicom_node.people.audit import Person
 
 COLUMNS = (
@@ -29,7 +29,7 @@ COLUMNS = (
     "report_uid", "model", "version",
 )  # fmt: skip
 _KEYS = ("finding", "tracking_uid", "model")  # what tells a finding of a study from the others
-NOT_ACCEPTED = (ReaderVerdict.MODIFIED.value, ReaderVerdict.REJECTED.value)
+NOT_ACCEPTED = (ReaderVerdict.MODIFIED, ReaderVerdict.REJECTED)
 
 
 class FindingAssessed(ServiceRequest):
@@ -39,9 +39,9 @@ class FindingAssessed(ServiceRequest):
     "" if it has none.
     """
 
-    finding: str = Field(max_length=64, pattern=PRINTABLE)
+    finding: ShortText
     model: str = Field(max_length=130, pattern=PRINTABLE)
-    tracking_uid: str = Field("", max_length=64, pattern=PRINTABLE)
+    tracking_uid: ShortText = ""
     verdict: ReaderVerdict
     because: str = Field("", max_length=audit.LONGEST_REASON, pattern=PRINTABLE)
 
@@ -60,11 +60,7 @@ def assess(
     does not call present: nobody could tell what was meant.
     """
     verdict = assessment.verdict
-    words = (
-        audit.checked_reason(assessment.because)
-        if assessment.because or verdict.value in NOT_ACCEPTED
-        else ""
-    )
+    words = audit.checked_reason(assessment.because) if assessment.because or verdict in NOT_ACCEPTED else ""
     is_missing = verdict is ReaderVerdict.MISSING
     wanted = (assessment.finding, "" if is_missing else assessment.tracking_uid, assessment.model)
     with writing(settings) as session:
@@ -88,10 +84,10 @@ def assess(
             study_id=study,
             what={
                 "finding": {key: row[key] for key in (*_KEYS, "decision", "report_uid")},
-                "verdict": verdict.value,
+                "verdict": verdict,
             },
             words=words,
-            verdict=verdict.value,
+            verdict=verdict,
             model=wanted[2],
         )
 
@@ -172,7 +168,7 @@ def counts_by_finding(session: Session, model: str, version: str) -> list[View]:
     found: dict[str, Counter[str]] = {}
     for finding, decision, verdict, number in rows:
         found.setdefault(finding, Counter())[f"{decision} {verdict.value}".strip()] += number
-    present, absent = Decision.PRESENT.value, Decision.ABSENT.value
+    present, absent = Decision.PRESENT, Decision.ABSENT
     return [
         {
             "finding": finding,
@@ -207,7 +203,7 @@ def all_assessments(
 
     ``since``: only from then on, None for all. ``model`` and ``version``: only of this model, "" for all.
     """
-    chosen = select(Feedback, Study.study_instance_uid).join(Study, Feedback.study_id == Study.id)
+    chosen = select(Feedback, Study.study_instance_uid).join(Study)
     if since is not None:
         chosen = chosen.where(Feedback.at >= since)
     if model:

@@ -3,7 +3,7 @@
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -82,24 +82,19 @@ def _removals(session: Session, study: int) -> list[View]:
     rows = session.execute(
         select(Removal, Delivery.destination, Result.kind, Result.sop_instance_uid)
         .join(Delivery, Delivery.id == Removal.id)
-        .join(Result, Result.id == Delivery.result_id)
+        .join(Delivery.result)
         .where(Result.study_id == study)
         .order_by(Delivery.destination, Removal.id)
     )
     return [
         {
             "destination": name,
-            "kind": kind.value,
+            "kind": kind,
             "sop_instance_uid": uid,
             **columns(row, "state", "reason", "attempts", "next_at", "ended_at"),
         }
         for row, name, kind, uid in rows
     ]
-
-
-def _left_by_hand(row: Any) -> str:
-    """The results that a person must remove, by peer, as one line."""
-    return "; ".join(f"{peer}: {', '.join(uids)}" for peer, uids in row["by_hand"].items())
 
 
 @Action(
@@ -108,7 +103,13 @@ def _left_by_hand(row: Any) -> str:
     "Withdraw the results of studies: peers with iocm get a rejection note; UIDs are printed for the "
     "others.\n\nEach study is withdrawn alone; exit status 1 if one refuses.",
     '1.2.3 --reason safety --because "other patient"',
-    columns=(*CHANGED, Column("to be removed by hand", _left_by_hand)),
+    columns=(
+        *CHANGED,
+        Column(
+            "to be removed by hand",
+            lambda row: "; ".join(f"{peer}: {', '.join(uids)}" for peer, uids in row["by_hand"].items()),
+        ),
+    ),
     status=all_of("done"),
     role=UserRole.OPERATOR,
 )
@@ -179,9 +180,17 @@ def withdraw_results(
                 reached = set().union(*map(_peers_reached, rows)) & _peers_with_notes(settings)
                 outbox.enqueue(session, note, [peer for peer in settings.peers if peer.name in reached])
                 note_ids |= {row.id: note.id for row in rows}
-            said = {"at": now, "actor": by.name, "reason": reason, "because": words}
             for row in chosen:
-                session.add(Withdrawal(result_id=row.id, note_id=note_ids.get(row.id), **said))
+                session.add(
+                    Withdrawal(
+                        result_id=row.id,
+                        note_id=note_ids.get(row.id),
+                        at=now,
+                        actor=by.name,
+                        reason=reason,
+                        because=words,
+                    )
+                )
                 _withdraw_result(session, settings, row, reason)
             stored_results.forget_findings(session, [row.id for row in chosen])
             audit.note(
@@ -189,10 +198,10 @@ def withdraw_results(
                 by,
                 AuditAction.RESULT_WITHDRAWN,
                 study_id=study.id,
-                reason=reason.value,
+                reason=reason,
                 results=[row.id for row in chosen],
                 words=words,
-                what={"results": [row.sop_instance_uid for row in chosen], "reason": reason.value},
+                what={"results": [row.sop_instance_uid for row in chosen], "reason": reason},
             )
             transitions.settle_study(session, study.id)
             session.flush()
@@ -217,8 +226,8 @@ def _withdraw_result(session: Session, settings: Settings, result: Result, reaso
         RESULT_WITHDRAWN,
         result.study_id,
         instance=result.sop_instance_uid,
-        kind=result.kind.value,
-        reason=reason.value,
+        kind=result.kind,
+        reason=reason,
     )
     removals.queue_removal(session, result, settings.peers)
 
@@ -338,7 +347,7 @@ def _by_hand(session: Session, rows: Sequence[Result]) -> dict[str, list[str]]:
         )
         deleted = (
             select(Delivery.destination)
-            .join(Removal, Removal.id == Delivery.id)
+            .join(Removal)
             .where(Delivery.result_id == row.id, Removal.state != RemovalState.BY_HAND)
         )
         cared_for = {*session.scalars(informed), *session.scalars(deleted)}

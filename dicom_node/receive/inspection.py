@@ -16,6 +16,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import resource
 import select
 import signal
@@ -79,7 +80,15 @@ ATTRIBUTES = (
     "StudyDescription", "SeriesDescription", "StationName", "BodyPartExamined", "ProtocolName",
     "ViewPosition", "ImageLaterality", "Laterality", "PresentationIntentType", "ImageType",
     "PhotometricInterpretation", "Manufacturer", "ManufacturerModelName", "SeriesNumber", "InstanceNumber",
-    "StudyDate",
+    "StudyDate", "TimezoneOffsetFromUTC",
+)  # fmt: skip
+_CONTROL = re.compile(rb"[\0-\x1f\x7f]")
+_IN_ALL_SETS = re.compile(rb"[ -\[\]-}]*")  # in ISO_IR 13 the bytes of ~ and backslash are other signs
+# Values of Specific Character Set (0008,0005), none: ASCII, that Orthanc decodes as this node does.
+_READ_ALIKE: Final = (
+    (), ("ISO_IR 6",), ("ISO_IR 100",), ("ISO_IR 101",), ("ISO_IR 109",), ("ISO_IR 110",), ("ISO_IR 126",),
+    ("ISO_IR 127",), ("ISO_IR 138",), ("ISO_IR 144",), ("ISO_IR 148",), ("ISO_IR 166",), ("ISO_IR 192",),
+    ("GB18030",),
 )  # fmt: skip
 _DEFAULT_LIMITS = Limits()
 # What pydicom raises on damaged headers (its own damaged test files and fuzzing).
@@ -161,7 +170,7 @@ def _inspect(file: BinaryIO, assume_charset: str, limits: Limits) -> Inspected:
                 sop_instance_uid=found.sop_instance_uid or known.sop_instance_uid,
             )
             raise FaultyObject(walk.fault)
-        _check(dataset, known.sop_class_uid, syntax, pixels)
+        _check(dataset, found, known.sop_class_uid, syntax, pixels)
         pixels_sha256, begin, end = "", start, start
         if pixels:
             pixels_sha256 = hash_pixel_data(file, pixels, is_little_endian=walk.is_little_endian)
@@ -170,7 +179,7 @@ def _inspect(file: BinaryIO, assume_charset: str, limits: Limits) -> Inspected:
         digest = hashlib.sha256(f"{meta.transfer_syntax_uid} {pixels_sha256} ".encode())
         hash_bytes(digest, file, start, begin - start)
         hash_bytes(digest, file, end, walk.size - end)
-        remark = f"{walk.stray} stands before the data set: passed over (PS3.10 7.1)" if walk.stray else ""
+        remark = f"{walk.stray} in front of the data set was left out (PS3.10 7.1)" if walk.stray else ""
         return replace(found, pixels_sha256=pixels_sha256, dataset_sha256=digest.hexdigest(), remark=remark)
     except FaultyObject as error:
         return replace(found, fault=str(error))
@@ -207,7 +216,7 @@ def _described(known: Inspected, dataset: Dataset, assume_charset: str) -> Inspe
         study_instance_uid=_uid(dataset, "StudyInstanceUID"),
         series_instance_uid=_uid(dataset, "SeriesInstanceUID"),
         modality=readable_text(dataset, "Modality", charset)[:16],
-        patient_id=patient_id.strip()[:255],
+        patient_id=patient_id[:255],
         issuer_of_patient_id=issuer[:255],
         study_date=study_date,
         patient=Patient.from_values(
@@ -225,10 +234,16 @@ def _described(known: Inspected, dataset: Dataset, assume_charset: str) -> Inspe
     )
 
 
-def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixels: Element | None) -> None:
+def _check(
+    dataset: Dataset,
+    found: Inspected,
+    requested_class: str,
+    syntax: TransferSyntax,
+    pixels: Element | None,
+) -> None:
     """Raise FaultyObject if the object is unusable, naming the simplest cause.
 
-    ``requested_class``: SOP Class UID of the C-STORE request, "" if unknown.
+    ``found``: what was read of it. ``requested_class``: SOP Class UID of the C-STORE request, "" if unknown.
     """
     for tag in UIDS:
         if not _bytes(dataset, tag).strip(b" \0"):
@@ -236,7 +251,7 @@ def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixel
         # Under another value representation a UID is a number, or its padding a part of it, to other readers.
         if not _uid(dataset, tag) or dataset.get_item(tag).VR not in (None, "UI"):
             raise FaultyObject(f"{named(tag)} is no UID")
-    _check_patient_id(dataset)
+    _check_patient_id(dataset, found)
     # Only the class: some senders take the SOP Instance UID of the request from a stale file header.
     if requested_class and requested_class != _uid(dataset, "SOPClassUID"):
         raise FaultyObject("SOP Class UID differs from the one in the C-STORE request")
@@ -246,22 +261,22 @@ def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixel
         check_image(dataset, syntax, pixels)
 
 
-def _check_patient_id(dataset: Dataset) -> None:
+def _check_patient_id(dataset: Dataset, found: Inspected) -> None:
     """Raise FaultyObject if a PACS may read another Patient ID than this node, and so file the image under
     another patient than its results.
 
-    Orthanc removes one kind of padding, ends a text at NUL, and knows neither misspelt character sets nor
-    escape sequences of all sets; in ISO_IR 13 the bytes of ~ and backslash are other signs.
+    The ID is printable without its padding, of which others remove one kind, and only of text. Beyond what
+    all sets have in common it is in a set of its own object that Orthanc decodes alike.
     """
-    value, charset = _bytes(dataset, "PatientID"), character_sets(dataset)
-    text = value.rstrip(b"\0") if value.endswith(b"\0") else value.rstrip(b" ")
-    if (
-        text.endswith(b" ")
-        or {*b"\0\x1b"}.intersection(text)
-        or (text != value and dataset.get_item("PatientID").VR == "UN")
-        or (any(charset) and not text.isascii() and not CharacterSet.from_terms(charset).known)
-        or (charset[:1] in (("ISO_IR 13",), ("ISO 2022 IR 13",)) and {*b"~\\"}.intersection(text))
-    ):
+    value, text = _bytes(dataset, "PatientID"), found.identity.get("PatientID", "")
+    given = value.rstrip(b"\0") if value.endswith(b"\0") else value.rstrip(b" ")
+    is_padded = given.endswith(b" ") or (
+        value.strip(b" \0") != value and dataset.get_item("PatientID").VR not in {None, *TEXT}
+    )
+    is_printable = text.isprintable() and not _CONTROL.search(given)
+    is_assumed = found.assumed_charset and not given.isascii()
+    is_alike = character_sets(dataset) in _READ_ALIKE and not is_assumed
+    if is_padded or not is_printable or not (is_alike or _IN_ALL_SETS.fullmatch(given)):
         raise FaultyObject("Patient ID (0010,0020) is written in a way that others read as another ID")
 
 

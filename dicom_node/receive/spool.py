@@ -215,6 +215,7 @@ class Spool:
                 raise SpoolError(f"{folder} cannot be made: {error.strerror}") from None
         self.crash_record = root / "open"
         """The file in which the index notes which object it has open."""
+        self._last_indexed = root / "indexed"
         self._minimum_free = minimum_free_bytes
         self._free, self._asked_at = 0, float("-inf")
         self.commits = _GroupCommit(self.incoming)
@@ -291,6 +292,19 @@ class Spool:
         elif path.is_file():  # the other one was lost meanwhile
             place.parent.mkdir(parents=True, exist_ok=True)
             path.rename(place)
+
+    def note_indexed(self, name: str) -> None:
+        """Note the spool name of the object that was indexed last; not synced."""
+        with suppress(OSError):  # a full disk: the one before stays
+            self._last_indexed.write_text(name, encoding="ascii")
+
+    def last_indexed(self) -> str | None:
+        """Return the spool name of the object that was indexed last; "" for none, None if nobody noted it.
+        Raises OSError.
+        """
+        with suppress(FileNotFoundError):
+            return self._last_indexed.read_text(encoding="ascii")
+        return None
 
     def place(self, path: Path, study_dir: str | None) -> Path:
         """Return the path to which an indexed object will be moved, which the index stores before the move.

@@ -6,7 +6,7 @@ Every fault names the attribute and the rule; values are not repeated (they may 
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -62,8 +62,10 @@ _OF_REPORTS: Final = (
 _OF_PICTURES: Final = ("ImageType", ["DERIVED", "SECONDARY"], "ImageType is not DERIVED\\SECONDARY")
 _BURNED_IN: Final = "BurnedInAnnotation is NO on cleaned images and YES on all others"
 _DRAWN: Final = (_OF_PICTURES, ("BurnedInAnnotation", "YES", _BURNED_IN))
-# Values that attributes of each kind have, and the fault of any other one.
-_VALUES: Final = {
+# Values that attributes of each kind have, and the fault of any other one. No kind leaves that is not here.
+_VALUES: Final[Mapping[ResultKind, Sequence[tuple[str, Any, str]]]] = {
+    ResultKind.GSPS: (),
+    ResultKind.SEG: (),
     ResultKind.SR: _OF_REPORTS,
     ResultKind.ASSESSMENT: _OF_REPORTS,
     ResultKind.SC: _DRAWN,
@@ -253,9 +255,7 @@ def _marking_faults(read: Dataset, kind: ResultKind) -> Iterator[str]:
     """Yield faults of the attributes that mark the object as made by this product and as unverified."""
     if not is_own_result(read):
         yield "Contributing Equipment does not name this product"
-    yield from (
-        fault for keyword, wanted, fault in _VALUES.get(kind, ()) if not _equal(read.get(keyword), wanted)
-    )
+    yield from (fault for keyword, wanted, fault in _VALUES[kind] if not _equal(read.get(keyword), wanted))
 
 
 def _reference_faults(read: Dataset, context: ResultContext, sources: Sequence[Source]) -> Iterator[str]:

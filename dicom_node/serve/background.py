@@ -111,23 +111,24 @@ class Background:
         """Start the threads; ``first``: at the node's start, where an event says how many received objects
         were waiting.
         """
-        self._unscanned = first
+        self._unscanned = first and self._role.indexes
         threads: list[Any] = [*self._services]
+        given = self._database, self._settings
         if self._role.indexes:
             self._run("indexer", self._index_and_assemble)
         if self._role.may_deliver and self._settings.outbox.deliver:
             self._run("outbox", self._deliver)
-            threads.append(removals.Removals(self._database, self._settings, self._owner))
+            threads.append(removals.Removals(*given, self._owner))
             threads += [
-                commitment_answers.CommitmentAnswers(self._database, self._settings, peer, self._owner)
+                commitment_answers.CommitmentAnswers(*given, peer, self._owner)
                 for peer in self._settings.peers
                 if peer.commit_after
             ]
         for peer in self._settings.peers if self._role.indexes else ():  # into this machine's spool
             if "query" in peer.may:
-                threads.append(Fetcher(self._database, self._settings, peer, self._owner))
+                threads.append(Fetcher(*given, peer, self._owner))
             if peer.name in self._settings.queried_by_rules:
-                threads.append(PriorQueries(self._database, self._settings, peer, self._owner))
+                threads.append(PriorQueries(*given, peer, self._owner))
         for one in threads:
             self._run(one.name, partial(self._repeat, one.run_once))
         self._start_timers()
@@ -137,6 +138,8 @@ class Background:
         acknowledged before are indexed (they may correct waiting results), then deliver until the end.
         """
         audit.enter_copies(self._database, self._settings)
+        while self._unscanned and self._indexer.is_database_older() and not self._stop.wait(0.5):
+            pass
         before, end = {*self._spool.pending()}, time.monotonic() + _CORRECTIONS_SECONDS
         while (
             self._role.indexes
@@ -223,6 +226,7 @@ class Background:
             ending = self._stop.is_set()
             seen, traces = changes.count, self._indexer.change_marks()
             if self._unscanned:
+                self._put_unknown_back()
                 self._unscanned = False
                 self._say(events.RECOVERY_SCANNED, objects=self._indexer.waiting())
             busy = self._indexer.run_once(_INDEX_LAST_SECONDS if ending else _INDEX_TURN_SECONDS)
@@ -242,6 +246,14 @@ class Background:
             while time.monotonic() < end and not self._stop.wait(_ARRIVAL_SECONDS):
                 if changes.count != seen or self._indexer.change_marks() != traces:
                     break
+
+    def _put_unknown_back(self) -> None:
+        """After the database was restored from a backup, index the objects that it does not know before any
+        study is completed: else a report on a part of a study could leave.
+        """
+        if self._indexer.is_database_older():
+            reconciliation.put_unknown_back(self._database, self._spool, Files(self._settings))
+            self._spool.note_indexed("")
 
     def _start_timers(self) -> None:
         """Start the timers that this node's role needs."""
@@ -378,14 +390,15 @@ class Background:
             drift.report_drift(self._database, self._settings)
 
     def _watch_data_folder(self) -> None:
-        """Record an event for low disk space, and for a deleted SQLite file: writes to it succeed, and are
-        lost at a restart.
+        """Record an event for a disk that takes no objects, and for a deleted SQLite file: writes to it
+        succeed, and are lost at a restart.
         """
         if self._database_file != inode(self._database):
             self._say(events.DATABASE_REPLACED)
-        free = shutil.disk_usage(self._settings.node.data_dir).free // 2**20
-        if free < self._settings.spool.minimum_free_mib:
-            self._say(events.DISK_LOW, free_mib=free, minimum_mib=self._settings.spool.minimum_free_mib)
+        if fault := disk.disk_fault(self._settings):
+            free = shutil.disk_usage(self._settings.node.data_dir).free // 2**20
+            minimum = self._settings.spool.minimum_free_mib
+            self._say(events.DISK_LOW, free_mib=free, minimum_mib=minimum, reason=fault)
 
 
 def inode(database: Database) -> int:

@@ -118,8 +118,8 @@ def check(config: Config, role: RoleOption = Role.ALL, as_json: Json = False) ->
     if as_json:
         print_json(
             {
-                "problems": [dataclasses.asdict(problem) for problem in checked.problems],
-                "checks": [dataclasses.asdict(line) for line in checked.tried],
+                "problems": list(map(dataclasses.asdict, checked.problems)),
+                "checks": list(map(dataclasses.asdict, checked.tried)),
             }
         )
         return ExitCode.CONFIG if checked.problems else ExitCode.OK
@@ -181,7 +181,7 @@ def restore(
     for note in (*notes, *lost_decisions.describe_lost(loaded)):
         say(note)
     say(f"Restored. Its configuration, for comparison: {', '.join(str(file) for file in saved)}")
-    say("Start the node, then run dicom-node spool compare: reindex adds objects received after the backup.")
+    say("Start the node: it indexes objects received after the backup before it completes or sends anything.")
 
 
 @database.command(epilog="Example: dicom-node db upgrade --config node.toml")
@@ -245,7 +245,7 @@ def reindex(config: Config) -> None:
     """
     from dicom_node.people.spool import reindex_spool
 
-    done = reindex_spool(load(config), lambda _done, _of: None)
+    done = reindex_spool(load(config))
     say(f"{done} objects are put back: the node takes them in." if done else "Nothing to put back.")
 
 

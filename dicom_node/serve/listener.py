@@ -34,5 +34,5 @@ def listener_child(
     """
     write_policy(settings, place)
     command = ["-m", "dicom_node.receive.listener", "--data-dir", str(settings.node.data_dir)]
-    command += ["--place", _listener_place(place)] if _listener_place(place) else []
+    command += ["--place", _listener_place(place)]
     return Child("listener", command, on_ready, on_death, "", without_secrets())

@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from dicom_node import __version__
 from dicom_node.base import connectors, events, logs, sitekey
 from dicom_node.base.config.loading import FOLDER, is_behind
@@ -26,6 +28,7 @@ from dicom_node.base.lifecycle import Role
 from dicom_node.base.processes import Child, console_program, lock_place, signal_pipe
 from dicom_node.base.store.database import Database, in_words
 from dicom_node.base.store.transitions import OwnEvents
+from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import preflight
 from dicom_node.people.processes import Sign, node_name
 from dicom_node.serve.background import Background, inode
@@ -82,6 +85,7 @@ class _MainProcess:
         folder.
         """
         self._settings, self._files, self._role, self._place = settings, files, role, place
+        self._database = database
         self._address, self._ready_lock = "", threading.Lock()
         self._say = OwnEvents(database).say
         self._answer = partial(self._say, node=node_name(place))  # to who asked this node, of several
@@ -207,6 +211,7 @@ class _MainProcess:
                 partial(self._child_ready, name),
                 partial(self._child_died, name),
                 given,
+                on_silence=self._give_jobs_back,
             )
             for name, command in commands.items()
         }
@@ -252,6 +257,13 @@ class _MainProcess:
                 self._waiting_for.remove(name)
                 if not self._waiting_for:
                     self._say_ready()
+
+    def _give_jobs_back(self, pid: int) -> None:
+        """Put the jobs of a worker back that is about to be ended for its silence; no try is lost by that."""
+        try:
+            JobQueue(self._database, self._settings.workers).give_back_jobs_of(pid)
+        except SQLAlchemyError as error:
+            self._database.outage.note_error(error)
 
     def _say_ready(self) -> None:
         """Record the event that the node is ready."""
@@ -322,11 +334,6 @@ def _prepare_folder(settings: Settings) -> None:
 def _database(settings: Settings) -> Iterator[Database]:
     """Context manager: the database, created or updated first if it is an SQLite file. Raises CannotRun."""
     database = Database(settings.database_url)
-    if network := preflight.network_file_system(settings.node.data_dir) if database.is_sqlite else "":
-        raise CannotRun(
-            f"{settings.node.data_dir} is on {network}: SQLite is not safe there. Use a local disk for "
-            "node.data_dir, or PostgreSQL by node.database_url"
-        )
     try:
         if database.is_sqlite:
             database.upgrade()

@@ -37,6 +37,7 @@ _BATCH = 32  # one commit (4 ms of fsync) for as many objects, while others stil
 _BATCH_SECONDS = 0.1  # of reading, so that slow objects of one peer do not keep the next peer's waiting
 # Until a copy is compared again with an object that another machine has not handed over.
 _STORE_SECONDS, _STORE_LONGEST_SECONDS = 0.5, 30.0
+_QUIET_SECONDS = 600.0  # until the same is logged of other files
 _AGAIN_SECONDS = 10.0  # until a file that the disk would not read is tried again
 _LONGEST_WAIT = timedelta(minutes=10)  # for an unreadable file: a bad sector never gets better
 
@@ -73,11 +74,22 @@ class Indexer:
         self.behind: frozenset[str] = frozenset()
         """Marks of senders of whom more waits than was indexed in the last round, or is to be tried again."""
         self._watched: Sequence[Path] = ()
+        self._quiet_until: dict[str, float] = {}  # by what is not logged again, monotonic seconds
         self._unreadable: dict[Path, float] = {}  # to when they are tried again, monotonic seconds
 
     def waiting(self) -> int:
         """Return the number of spooled files that wait to be indexed."""
         return len(self._spool.pending())
+
+    def is_database_older(self) -> bool:
+        """Return whether the database does not know the object that was indexed last: it was restored from a
+        backup, or is another one. Raises OSError.
+        """
+        name = self._spool.last_indexed()
+        if not name:
+            return name is None  # of an earlier version, or a new node
+        with self._database.read() as session:
+            return intake.received_object(session, name) is None
 
     def change_marks(self) -> Sequence[object]:
         """Return values that change whenever a listener spools a file or writes to its journal; cheaper than
@@ -99,9 +111,17 @@ class Indexer:
             with self._database.write() as session:
                 if self._files.bucket:  # machines that share a folder share its lock
                     lock_indexing(session)
+                found = [item.found for item in arrived]
+                intake.lock_studies_of(
+                    session,
+                    {one.study_instance_uid for one in found},
+                    {one.sop_instance_uid for one in found},
+                )
                 placed = [placed for item in arrived if (placed := self._index_one(session, item))]
             for path, place in placed:  # the rows are committed
                 self._put_in_place(path, place)
+            if placed:
+                self._spool.note_indexed(placed[-1][0].stem)
             done += len(placed)
             if time.monotonic() > end:
                 break
@@ -139,8 +159,15 @@ class Indexer:
             else:
                 self._spool.settle(path, place)
         except (SpoolError, OSError) as error:  # it stays where it is, and the next scan moves it
-            _LOGGER.error("spooled file %s cannot be moved: %s", path.name, error)
-            self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
+            self._postpone(path, f"cannot be moved ({type(error).__name__})")
+
+    def _postpone(self, path: Path, why: str) -> None:
+        """Try a spooled file again later; log the reason once a while, not for each file."""
+        now = time.monotonic()
+        self._unreadable[path] = now + _AGAIN_SECONDS
+        if now >= self._quiet_until.get(why, 0.0):
+            self._quiet_until[why] = now + _QUIET_SECONDS
+            _LOGGER.error("spooled file %s, and maybe more, %s: tried again", path.name, why)
 
     def forget_cursors(self) -> None:
         """Forget the read positions in the journals, so that they are loaded from the database again.
@@ -190,8 +217,7 @@ class Indexer:
             _LOGGER.warning("spooled file %s is read once more, alone: %s", path.name, lost)
             self._again[path] = self._pool.submit(self._read_and_compare, path, again=self._slow)
         except OSError as error:
-            _LOGGER.error("spooled file %s cannot be read: %s", path.name, error.strerror)
-            self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
+            self._postpone(path, f"cannot be read ({error.strerror})")
         else:
             return item
         return None
@@ -248,8 +274,7 @@ class Indexer:
         except IntegrityError:
             _LOGGER.info("spooled file %s is indexed by another process", item.spool_name)
         except (NodeError, DataError) as error:  # a defect of ours; the other files are indexed all the same
-            _LOGGER.error("spooled file %s is not indexed: %s", item.spool_name, type(error).__name__)
-            self._unreadable[item.path] = time.monotonic() + _AGAIN_SECONDS
+            self._postpone(item.path, f"cannot be indexed ({type(error).__name__})")
         return None
 
     def _placed(self, session: Session, path: Path, place: Path | None) -> _Placed:

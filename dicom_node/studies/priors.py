@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from ai_pipeline.images.dates import date_of
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.dicom.identity import Patient, are_one_patient
+from dicom_node.base.dicom.identity import Patient, patient_id_of
 from dicom_node.base.errors import Unavailable
 from dicom_node.base.events import (
     ARCHIVE_ANSWERED,
@@ -54,8 +54,8 @@ _COMES = frozenset({StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUEUED
 
 @dataclass(frozen=True, slots=True)
 class ComparedStudy:
-    """The new study with which earlier ones are compared: its patient without ID, as far as the images agree,
-    and the modalities and body parts of its images.
+    """The new study with which earlier ones are compared: its patient, if the images agree, and the
+    modalities and body parts of its images.
     """
 
     study_instance_uid: str | None
@@ -72,7 +72,7 @@ class ComparedStudy:
         patients = intake.patients(session, study.id, [ObjectRole.SOURCE])
         return cls(
             study.study_instance_uid,
-            replace(patients[0], id="") if patients and are_one_patient(patients) else Patient(),
+            patients[0] if intake.of_one_patient(session, [study.id]) else Patient(),
             modalities | _PROJECTION if modalities & _PROJECTION else modalities,
             parts - {""},
         )
@@ -83,7 +83,8 @@ class ComparedStudy:
             return False
         if found.modalities and not self.modalities & set(found.modalities):
             return False
-        return not found.patient.disagrees(self.patient)
+        # The query named the ID, and issuers are seldom answered.
+        return self.patient.is_surely(replace(found.patient, id=self.patient.id))
 
     def newest(self, fitting: Iterable[scu.FoundStudy], archive: scu.Archive) -> list[scu.FoundStudy]:
         """Return the newest ones of the same body part, as far as the peer names one. Raises Unavailable."""
@@ -145,6 +146,8 @@ class PriorQueries(Lane[ArchiveQuestion]):
             return Failed("without a Patient ID that can be asked for")
         with self._database.read() as session:
             new = ComparedStudy.read(session, study)
+        if not new.patient.is_surely(new.patient):
+            return Failed("its patient has neither a birth date nor a name and a sex")
         archive = scu.open_archive(self._peer, self._settings)
         try:
             with closing_on_stop(stop, archive):
@@ -186,10 +189,10 @@ def query_for(study: Study) -> scu.StudyQuery | None:
     """Return the query for the patient's studies of the years before; None if the Patient ID cannot be asked
     for.
     """
-    patient_id = study.patient_id.strip()
+    patient_id = patient_id_of(study.patient_id)
     if not patient_id or {*patient_id} & {*"*?\\"}:  # wildcards of PS3.4 C.2.2.2.4, PS3.5 6.2
         return None
-    day = date_of(study.study_date) or utc_now().date()
+    day = date_of(study.study_date) or utc_now().astimezone().date()  # Study Date is local
     return scu.StudyQuery(
         first=day - timedelta(days=round(365.25 * _PRIOR_YEARS)),
         last=day - timedelta(days=1),

@@ -90,6 +90,7 @@ def stop_study(session: Session, study: Study, reason: str, *, same_data: bool =
     unsent = session.scalars(
         deliveries.with_objects(select(Delivery))
         .where(is_of_study, is_stopped, Delivery.state.in_(states))
+        .order_by(Delivery.id)
         # Locked, so that one that its sender takes at this moment is seen as being sent.
         .with_for_update(of=Delivery)
         .execution_options(populate_existing=True)

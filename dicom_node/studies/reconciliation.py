@@ -4,7 +4,7 @@ Files are marked as purged before they are deleted. So a file outside ``incoming
 database, and a row without its file a lost disk.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -101,22 +101,28 @@ def reconcile(database: Database, spool: Spool, files: Files) -> None:
             record(session, events.SPOOL_AGREES)
 
 
-def reindex(database: Database, spool: Spool, files: Files, progress: Callable[[int, int], None]) -> int:
-    """Move files without a row back to ``incoming``, where the node indexes them like any other; return their
-    number.
+def reindex(database: Database, spool: Spool, files: Files) -> int:
+    """Put unknown objects back as :func:`put_unknown_back` does; return their number.
 
     Associations that were open when the database was saved are closed: their listeners, and the journals with
-    their ends, are gone, and their studies would wait. ``progress`` is called with (done, all). May be
-    interrupted and run again. Raises SpoolError.
+    their ends, are gone, and their studies would wait.
     """
     writing = set().union(*(listeners_of(folder)[1] for folder in journal_folders(files.data_dir)))
     with database.write() as session:
         intake.lose_associations(session, Association.listener.not_in(writing), utc_now())
+    return put_unknown_back(database, spool, files)
+
+
+def put_unknown_back(database: Database, spool: Spool, files: Files) -> int:
+    """Move files without a row back to ``incoming``, where the node indexes them like any other; return their
+    number.
+
+    May be interrupted and run again. Raises SpoolError, StoreAway.
+    """
     unknown = compare(database, spool, files).unknown
-    for done, path in enumerate(unknown, 1):
+    for path in unknown:
         files.fetch_unknown(path)
         spool.put_back(path)
-        progress(done, len(unknown))
     if unknown:
         with database.write() as session:
             record(session, events.OBJECTS_REINDEXED, objects=len(unknown))

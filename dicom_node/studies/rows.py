@@ -57,6 +57,7 @@ _EVENTS: dict[Outcome, events.EventType] = {
     Outcome.QUARANTINED: events.OBJECT_QUARANTINED,
     Outcome.SET_ASIDE: events.IDENTITY_NOT_TAKEN,
 }
+_OF_OTHERS = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
 _NOT_SEEN = "its study, or the object, is here from senders that the user who stored it does not see"
 
 
@@ -77,13 +78,14 @@ class JudgedObject:
 
     @property
     def is_faulty_copy(self) -> bool:
-        """Whether nothing is known of it but the intact object: same study, same patient, as far as read.
+        """Whether nothing is known of it but the intact object: same patient and study, as far as read; both
+        are in the hash of the identity.
 
         It changes nothing, so no sender can replace, hide or stop a good object by it. One whose identity is
         another or unreadable may be a correction: then nothing may leave with the old name.
         """
         found, former = self.item.found, self.former
-        if not found.fault or not found.identity or former is None or former.study_id != self.study.id:
+        if not found.fault or not found.identity or former is None:
             return False
         return former.identity_sha256 == identity_sha256(found.identity)
 
@@ -106,9 +108,9 @@ class ObjectRows:
         object that another machine has not uploaded yet.
         """
         item = _as_seen(session, item)
-        study = self._study(session, item)  # locked first: what is stored of it cannot be purged from here on
-        kept = self._comparison.stored_copy(session, item)
         role = self._role(session, item)
+        study = self._study(session, item, role)  # locked first: what is stored of it cannot be purged now
+        kept = self._comparison.stored_copy(session, item)
         former = intake.instance(session, item.found.sop_instance_uid)
         judgement = self._judge(session, study, item, role, former)
         bad = judgement.outcome in (Outcome.CONFLICT, Outcome.QUARANTINED)
@@ -151,7 +153,7 @@ class ObjectRows:
         if role is ObjectRole.OWN:  # a PACS may have changed it on its way: we know what we sent
             return Judgement(Outcome.DUPLICATE if former else Outcome.NEW)
         if former is None:
-            others = intake.patients(session, study.id, (ObjectRole.SOURCE, ObjectRole.NON_SOURCE))
+            others = intake.patients(session, study.id, _OF_OTHERS)
             if any(found.patient.contradicts(other) for other in others):
                 return Judgement(Outcome.CONFLICT, TWO_PATIENTS)
             return Judgement(Outcome.NEW, found.remark)
@@ -169,8 +171,8 @@ class ObjectRows:
             takes_secondary_captures=grabber,
         )
 
-    def _study(self, session: Session, item: Arrived) -> Study:
-        """Return the study of the object, created if it is new.
+    def _study(self, session: Session, item: Arrived, role: ObjectRole) -> Study:
+        """Return the study of the object, created if it is new; one of our results names no patient.
 
         All objects of a sender without Study Instance UID within an hour share one entry, so that they do not
         flood the list.
@@ -194,7 +196,8 @@ class ObjectRows:
         )
         session.add(study)
         session.flush()
-        self.describe_study(session, study, found)
+        if role is not ObjectRole.OWN:
+            self.describe_study(session, study, found)
         record(session, events.STUDY_RECEIVING, study.id, study=uid, calling=item.arrival.calling_ae)
         return study
 
@@ -273,7 +276,10 @@ class ObjectRows:
     def _write_instance(
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, place: Path
     ) -> Instance:
-        """Make this version the current one; the study's patient is then that of this version."""
+        """Make this version the current one.
+
+        The study's patient is that of the first object that is not our own, and then of each corrected image.
+        """
         found, arrival = item.found, item.arrival
         former = intake.instance(session, found.sop_instance_uid)
         row = former or Instance(study_id=study.id, sop_instance_uid=found.sop_instance_uid)
@@ -287,8 +293,9 @@ class ObjectRows:
         row.attributes, row.assumed_charset = dict(found.attributes), found.assumed_charset
         row.calling_ae, row.called_ae = arrival.calling_ae, arrival.called_ae
         row.received_at, row.revision = arrival.received_at, study.revision
+        is_first = role is not ObjectRole.OWN and not intake.patients(session, study.id, _OF_OTHERS)
         session.add(row)
-        if former is not None and role is ObjectRole.SOURCE:
+        if is_first or (former is not None and role is ObjectRole.SOURCE):
             self.describe_study(session, study, found)
         session.flush()
         return row

@@ -125,7 +125,8 @@ def test_the_job_of_a_worker_without_network_is_taken_over_and_ends_once(postgre
     number = add_job(here, add_study(here))
     with valve_before(make_url(postgres_url).port) as valve:
         away = Database(make_url(postgres_url).set(port=valve.port).render_as_string(hide_password=False))
-        lonely, other = JobQueue(away, WORKERS), JobQueue(here, WORKERS)
+        workers = WORKERS.model_copy(update={"lease_seconds": 2})
+        lonely, other = JobQueue(away, workers), JobQueue(here, workers)
         job = claimed(lonely, "elsewhere/1/1/a")
         lonely.heartbeat(job, 0.1, "works")
         assert other.claim("elsewhere/2/1/b") is None
@@ -134,7 +135,7 @@ def test_the_job_of_a_worker_without_network_is_taken_over_and_ends_once(postgre
         with pytest.raises(SQLAlchemyError):
             lonely.heartbeat(job, 0.2, "works")
         assert time.monotonic() - begun < 30, "it waits for an answer"
-        wait_until(lambda: other.reap() == 1, 10 * WORKERS.lease_seconds, "its job is taken back")
+        wait_until(lambda: other.reap() == 1, 10 * workers.lease_seconds, "its job is taken back")
         taken = claimed(other, "elsewhere/2/1/b")
         assert (taken.id, taken.attempts) == (number, 2)
 

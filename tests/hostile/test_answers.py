@@ -1,13 +1,14 @@
 """Answers of peers that are none, of another patient, without end, or lead elsewhere."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
+from werkzeug.wrappers import Request, Response
 
 from dicom_connectors.worklist import workitem
 from dicom_connectors.worklist.performer import open_manager as open_worklist
@@ -24,6 +25,7 @@ from dicom_node.deliver.scu import (
     Presence,
     RetrieveStatus,
     SendStatus,
+    StudyQuery,
     calling_ae,
     open_archive,
 )
@@ -251,6 +253,111 @@ def test_no_nonsense_is_a_success_and_its_tries_have_an_end(
 
 
 WORK_ITEM = work_item("1.2.3").to_json_dict()
+ODD: tuple[tuple[str, Any], ...] = (
+    ("00400400", {"vr": "LT", "Value": "no list"}),
+    ("00400400", {"Value": ["no vr"]}),
+    ("00200013", {"vr": "IS", "Value": ["text"]}),
+    ("00091001", {"vr": "FL", "Value": ["text"]}),
+    ("00091001", 7),
+    ("00400400", {"vr": "LT", "Value": None}),
+    ("00081111", {"vr": "SQ", "Value": [{"00080018": 5}, 7]}),
+    ("00080090", {"vr": "PN", "Value": [{"Alphabetic": None}]}),
+    ("00100010", {"vr": "PN", "Value": [{"Alphabetic": "A^B", "Ideographic": None}]}),
+    ("00100020", {"Value": "a value alone"}),
+)
+
+
+@pytest.mark.parametrize(("tag", "value"), ODD)
+def test_an_odd_attribute_that_nobody_needs_loses_no_work_item(tag: str, value: Any) -> None:
+    with manager(200, json.dumps([{**WORK_ITEM, tag: value}]).encode()) as ris:
+        [found] = ris.search()
+    item = workitem.read_workitem(found)
+    assert item is not None
+    assert item.is_for(["*"], "AINODE")
+    assert item.study_instance_uid == "1.2.3"
+    assert item.patient_id == ("a value alone" if tag == "00100020" else item.patient_id)
+
+
+def test_work_items_come_in_pages_as_the_manager_likes() -> None:
+    rows = [{**WORK_ITEM, "00080018": {"vr": "UI", "Value": [f"1.2.{at}"]}} for at in range(150)]
+    with answering(pages_of(rows, 40)) as (url, _):
+        peer = PeerSettings(name="ris", ae_title="RIS", transport="dicomweb", url=url, worklist=["*"], may=[])
+        assert len(open_worklist(peer, Settings()).search()) == 150
+
+
+def pages_of(
+    rows: list[dict[str, Any]], most: int, refuses: int = 10**6, moves: bool = True
+) -> Callable[[Request], Response]:
+    """A search that answers ``most`` rows in a page and refuses limits above ``refuses``; without ``moves``
+    it does not know offset."""
+
+    def answer(request: Request) -> Response:
+        limit, offset = (int(request.args.get(key, 0)) for key in ("limit", "offset"))
+        if limit > refuses:
+            return Response(status=400)
+        page = rows[offset if moves else 0 :][: min(limit or most, most)]
+        return Response(json.dumps(page), 200 if page else 204, content_type="application/dicom+json")
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("most", "refuses", "moves", "found"),
+    [
+        (100, 10**6, True, 450),
+        (7, 10**6, True, 450),
+        (1000, 200, True, 450),
+        (1000, 5, True, 450),
+        (450, 10**6, False, 450),
+    ],
+    ids=["a hundred a page", "few a page", "limit to 200", "no limit", "offset unknown"],
+)
+def test_a_search_finds_all_studies_whatever_the_pages_are(
+    most: int, refuses: int, moves: bool, found: int
+) -> None:
+    rows = [{"0020000D": {"vr": "UI", "Value": [f"1.2.{at}"]}} for at in range(450)]
+    rows[3]["00100010"] = {"vr": "PN", "Value": [{"Alphabetic": None}]}  # type: ignore[dict-item]
+    rows[5]["00081030"] = {"vr": "LO"}  # type: ignore[dict-item]
+    with answering(pages_of(rows, most, refuses, moves)) as (url, _):
+        peer = PeerSettings(name="pacs", ae_title="PACS", transport="dicomweb", url=url, may=["query"])
+        assert len(open_archive(peer, Settings()).find(StudyQuery()).studies) == found
+
+
+STORED = {"00081150": {"vr": "UI", "Value": ["1.2"]}, "00081155": {"vr": "UI", "Value": ["UID"]}}
+ODD_STORED: tuple[Any, ...] = (
+    {"00081199": {"vr": "SQ", "Value": [STORED]}},
+    [{"00081199": {"vr": "SQ", "Value": [STORED]}}],
+    {"00081199": {"vr": "SQ", "Value": [STORED]}, "00091001": {"vr": "FL", "Value": ["x"]}},
+    {"00081199": {"vr": "SQ", "Value": [{**STORED, "00081197": {"vr": "US", "Value": ["?"]}}]}, "x": 1},
+    {"00081199": {"Value": STORED}},
+    {
+        "00081199": {"vr": "SQ", "Value": [{**STORED, "00081155": {"vr": "UI", "Value": ["9"]}}, STORED]},
+        "00081198": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": ["9"]}}]},
+    },
+)
+
+
+@pytest.mark.parametrize("answer", ODD_STORED)
+@pytest.mark.parametrize("kind", ["application/dicom+json", "application/json; charset=utf-8"])
+def test_an_answer_that_names_the_object_as_stored_counts(tmp_path: Path, answer: Any, kind: str) -> None:
+    item = outgoing(ultrasound("stored"), tmp_path)
+    body = json.dumps(answer).replace('"UID"', f'"{item.sop_instance_uid}"').encode()
+    with answering(body=body, Content_Type=kind) as (url, _):
+        [report] = called(peer_at("dicomweb", url, confirm="none")).send([item])
+    assert report.status is SendStatus.STORED
+
+
+def test_an_answer_in_xml_is_read(tmp_path: Path) -> None:
+    item = outgoing(ultrasound("stored"), tmp_path)
+    uid = f'<DicomAttribute tag="00081155" vr="UI"><Value number="1">{item.sop_instance_uid}</Value>'
+    body = (
+        '<NativeDicomModel xmlns="http://dicom.nema.org/PS3.19/models/NativeDICOM">'
+        f'<DicomAttribute tag="00081199" vr="SQ"><Item number="1">{uid}</DicomAttribute></Item>'
+        "</DicomAttribute></NativeDicomModel>"
+    )
+    with answering(body=body.encode(), Content_Type="application/dicom+xml") as (url, _):
+        [report] = called(peer_at("dicomweb", url, confirm="none")).send([item])
+    assert report.status is SendStatus.STORED
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from dicom_node.deliver.scu import (
 )
 from tests.hostile.peers_lab import FHIR_JSON, called
 from tests.hostile.web import answering
-from tests.outbox_lab import Outbox, add_report, fhir_peer, outgoing_report, report_file
+from tests.outbox_lab import SYSTEM, Outbox, add_report, fhir_peer, outgoing_report, report_file
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -57,10 +57,18 @@ class Record:
     bundles: list[Bundle] = field(default_factory=list)
     found: list[dict[str, Any]] = field(default_factory=list)
     patients: list[dict[str, Any]] = field(default_factory=list)
+    links: list[dict[str, str]] = field(default_factory=list)
+    second_page: list[dict[str, Any]] = field(default_factory=list)
 
     def __call__(self, request: Request) -> Response:
         found = self.patients if request.path == "/Patient/_search" else self.found
-        answer = {"type": "searchset", "entry": [{"resource": one} for one in found]}
+        answer: dict[str, Any] = {"type": "searchset", "entry": [{"resource": one} for one in found]}
+        if request.path == "/Patient/_search":
+            answer["link"] = self.links
+        if request.path == "/Patient":
+            answer["entry"] = [{"resource": one} for one in self.second_page]
+        if request.path.startswith("/Patient/p"):
+            return _json(next(one for one in self.second_page if request.path.endswith(one["id"])))
         if request.path.startswith("/Observation/"):
             return _json({"resourceType": "Observation", "status": "final", "code": {"text": "x"}})
         if request.path == "/":
@@ -103,6 +111,55 @@ def test_a_patient_is_taken_only_by_the_identifier_asked_for(tmp_path: Path, rec
     ]
     called(fhir_peer(url)).send([outgoing_report(report_file(tmp_path))])
     assert server.bundles[0].entry[0].resource.subject.reference is None
+
+
+def patient(name: str, *replaced_by: str, own: bool = True, **more: Any) -> dict[str, Any]:
+    identifier = [{"system": SYSTEM if own else "urn:x", "value": "PID-CR"}]
+    links = [{"type": "replaced-by", "other": {"reference": place}} for place in replaced_by]
+    return {"resourceType": "Patient", "id": name, "identifier": identifier, "link": links, **more}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "links_to", "expected"),
+    [
+        ([patient("p1")], [], "", "Patient/p1"),
+        ([patient("p1", active=False)], [], "", None),
+        ([patient("p1", active=False), patient("p2")], [], "", "Patient/p2"),
+        ([patient("p1", "Patient/p2")], [patient("p2")], "", "Patient/p2"),
+        ([patient("p1", "Patient/p2", active=False)], [patient("p2", own=False)], "", "Patient/p2"),
+        ([patient("p1", "Patient/p2"), patient("p2")], [patient("p2")], "", "Patient/p2"),
+        ([patient("p1", "Patient/p2")], [patient("p2", active=False)], "", None),
+        ([patient("p1", "Patient/p2")], [patient("p2", "Patient/p3"), patient("p3")], "", "Patient/p3"),
+        ([patient("p1", "Patient/p2")], [patient("p2", "Patient/p1"), patient("p1", "Patient/p2")], "", None),
+        ([patient("p1", "Patient/p2", "Patient/p3")], [patient("p2"), patient("p3")], "", None),
+        ([patient("p1", "http://elsewhere.example/Patient/p2")], [patient("p2")], "", None),
+        ([patient("p1")], [patient("p2")], "Patient?page=2", None),
+        ([patient("p1")], [patient("p1")], "Patient?page=2", "Patient/p1"),
+        ([patient("p1")], [], "http://elsewhere.example/Patient?page=2", None),
+        ([patient("p1")], [], "Patient?identifier=PID%2DCR&page=2", None),
+    ],
+    ids=[
+        "active", "inactive", "one of two is active", "replaced", "replaced, by one without this ID",
+        "replaced, and the other one found too", "by an inactive one", "by one that was replaced",
+        "in a ring", "by two", "elsewhere", "two on two pages", "one on two pages", "a page elsewhere",
+        "a page with the ID",
+    ],
+)  # fmt: skip
+def test_a_report_is_filed_with_the_one_patient_in_force(
+    tmp_path: Path,
+    record: Recording,
+    first: list[dict[str, Any]],
+    second: list[dict[str, Any]],
+    links_to: str,
+    expected: str | None,
+) -> None:
+    url, server, asked = record
+    server.patients, server.second_page = first, second
+    if links_to:
+        server.links = [{"relation": "self", "url": url}, {"relation": "next", "url": links_to}]
+    called(fhir_peer(url)).send([outgoing_report(report_file(tmp_path))])
+    assert server.bundles[0].entry[0].resource.subject.reference == expected
+    assert not any("PID" in path for path in asked)
 
 
 def test_references_to_elsewhere_are_not_followed(tmp_path: Path, record: Recording) -> None:

@@ -10,8 +10,14 @@ import pytest
 from dicom_node.base.config.settings import (
     Settings,
 )
+from dicom_node.base.events import RESULT_APPEARED
+from dicom_node.base.lifecycle import DeliveryState
 from dicom_node.base.outcomes import Done, Outcome
+from dicom_node.base.store.tables import Delivery, Removal
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.deliver.removals import Removals
 from dicom_node.deliver.scu import (
+    DELETED,
     Destination,
     SendStatus,
     open_destination,
@@ -130,10 +136,26 @@ def test_a_withdrawn_report_is_entered_in_error(tmp_path: Path, server: FhirServ
         {"resourceType": "Observation", "status": "final", "code": {"text": "Seen by a physician"}}
     )
     server.put({**mine, "result": [*mine["result"], {"reference": added}]})
-    assert remove(server, file) == Done()
+    assert remove(server, file) == DELETED
     assert statuses(server, "DiagnosticReport") == {"entered-in-error": 1, "preliminary": 1}
     assert statuses(server, "Observation") == {"entered-in-error": 3, "final": 1, "preliminary": 3}
     assert remove(server, file) == Done()
+
+
+def test_a_report_that_comes_after_its_withdrawal_is_entered_in_error(
+    tmp_path: Path, server: FhirServer
+) -> None:
+    outbox = Outbox(tmp_path, [fhir_peer(server.url, withdraw="delete")])
+    uid = add_report(outbox)
+    outbox.put(Delivery, state=DeliveryState.UNCONFIRMED, sent_at=utc_now())
+    outbox.withdraw()
+    removals = Removals(outbox.database, outbox.settings, "a test")
+    assert removals.run_once() == 0
+    assert send(server, outbox.file_of(uid)) == [SendStatus.STORED]
+    outbox.put(Removal, next_at=utc_now())
+    removals.run_once()
+    assert statuses(server, "DiagnosticReport") == {"entered-in-error": 1}
+    assert outbox.numbers()[RESULT_APPEARED.number] == 1
 
 
 @pytest.mark.parametrize("passes", [0, 20], ids=["nothing", "half a status line"])

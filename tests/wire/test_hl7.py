@@ -157,6 +157,30 @@ def test_a_refusal_is_a_dead_letter_with_its_code_and_without_its_words(
     assert "Canary" not in f"{row}{caplog.text}"
 
 
+@pytest.mark.parametrize("before", [b"\r\n", b"\xef\xbb\xbf", b"220 ready\r\n\x00 "])
+@pytest.mark.parametrize("control_id", ["", "{number}^X"])
+def test_bytes_outside_of_the_block_and_an_odd_control_id_are_no_refusal(
+    tmp_path: Path, ris: Receiver, before: bytes, control_id: str
+) -> None:
+    def acknowledge(message: object, times: int) -> bytes:
+        msa = f"MSA|AA |{control_id.format(number=ris.numbers()[-1])}\r"
+        return before + b"\x0bMSH|^~\\&|RIS||AINODE||2025||ACK|1|P|2.5.1\r" + msa.encode() + b"\x1c\x0d\r\n"
+
+    ris.answer = acknowledge
+    outbox = Outbox(tmp_path, [ris.peer()])
+    outbox.add_study(["ris"], REPORT)
+    outbox.run_until("confirmed")
+    assert len(ris.received) == 1
+
+
+def test_acknowledgements_of_another_message_have_an_end(tmp_path: Path, ris: Receiver) -> None:
+    ris.answer = lambda message, times: WRONG_MESSAGE
+    outbox = Outbox(tmp_path, [ris.peer()])
+    outbox.add_study(["ris"], REPORT)
+    outbox.run_until("dead")
+    assert len(ris.received) == 3
+
+
 @pytest.mark.parametrize("fault", [LOSE, WRONG_MESSAGE, b"\x0bMSH|^~\\&|RIS"])
 def test_a_lost_or_wrong_acknowledgement_is_sent_again_under_the_same_number(
     tmp_path: Path, ris: Receiver, fault: str | bytes

@@ -1,21 +1,24 @@
 """Withdrawn results are deleted at peers, exactly these, or left to a person."""
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from werkzeug.wrappers import Request, Response
 
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.events import (
+    RESULT_APPEARED,
     RESULT_NOT_REMOVED,
     RESULT_REMOVED,
 )
-from dicom_node.base.lifecycle import ResultKind
+from dicom_node.base.lifecycle import DeliveryState, ResultKind
 from dicom_node.base.store.tables import Delivery, Removal, Result
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.removals import Removals
@@ -67,7 +70,7 @@ def test_exactly_the_withdrawn_results_are_gone_and_another_object_is_left(
     tmp_path: Path, orthanc: Orthanc
 ) -> None:
     """What is gone already counts as gone."""
-    outbox = Outbox(tmp_path, [peer(orthanc, "orthanc", name="pacs", **TAKING_BACK)])
+    outbox = Outbox(tmp_path, [peer(orthanc, "orthanc", name="pacs", **TAKING_BACK)], confirm_seconds=2)
     first, gone, replaced = outbox.add_study(["pacs"])
     outbox.run_until("confirmed")
     assert outbox.withdraw([first]) == {}
@@ -78,6 +81,7 @@ def test_exactly_the_withdrawn_results_are_gone_and_another_object_is_left(
     assert {gone, replaced} <= set(orthanc.instances())
     [row] = shown(outbox)["removals"]
     assert (row["destination"], row["sop_instance_uid"], row["reason"]) == ("pacs", first, "")
+    assert outbox.numbers()[RESULT_APPEARED.number] == 0
     assert outbox.numbers()[RESULT_REMOVED.number] == 1
     for uid in (gone, replaced):
         orthanc.call("DELETE", f"/instances/{orthanc.id_of(uid)}")
@@ -103,6 +107,8 @@ class Server:
     body: bytes = b"[]"
 
     def __call__(self, request: Request) -> Response:
+        if not self.body:
+            return Response(status=404)
         if request.method != "DELETE":
             return Response(self.body, content_type="application/dicom+json")
         self.body = b"[]" if self.delete == 200 else self.body
@@ -119,9 +125,9 @@ def dicomweb() -> Iterator[Server]:
 @pytest.fixture
 def at_server(tmp_path: Path, dicomweb: Server) -> Outbox:
     """A result that the DICOMweb dicomweb has, withdrawn."""
-    outbox = Outbox(tmp_path, [dicomweb_of(dicomweb.url)])
+    outbox = Outbox(tmp_path, [dicomweb_of(dicomweb.url)], confirm_seconds=2)
     outbox.add_study(["pacs"], [ResultKind.SC])
-    outbox.put(Delivery, sent_at=utc_now())
+    outbox.put(Delivery, state=DeliveryState.UNCONFIRMED, sent_at=utc_now())
     [result] = outbox.scalars(select(Result))
     uids = {"00080016": result.sop_class_uid, "00080018": result.sop_instance_uid}
     dicomweb.body = json.dumps([{tag: {"vr": "UI", "Value": [uid]} for tag, uid in uids.items()}]).encode()
@@ -144,6 +150,64 @@ def test_a_server_that_refuses_leaves_it_to_a_person_and_one_in_trouble_is_asked
     assert not refuses or str(status) in str(row["reason"])
     dicomweb.delete = 200
     run_until(at_server, "by_hand" if refuses else "gone")
+
+
+@pytest.mark.parametrize("empty", [b"[]", b""], ids=["not there", "no such study"])
+def test_what_appears_after_its_withdrawal_is_deleted_and_reported(
+    at_server: Outbox, dicomweb: Server, empty: bytes
+) -> None:
+    there, dicomweb.body = dicomweb.body, empty
+    removals(at_server).run_once()
+    assert removal_states(at_server) == {"asked"}
+    dicomweb.body = there
+    run_until(at_server, "gone")
+    assert dicomweb.body == b"[]"
+    assert at_server.numbers()[RESULT_APPEARED.number] == 1
+
+
+def test_what_the_outbox_finds_after_it_was_gone_is_deleted_again(
+    at_server: Outbox, dicomweb: Server
+) -> None:
+    there, dicomweb.body = dicomweb.body, b"[]"
+    at_server.put(Delivery, sent_at=utc_now() - timedelta(hours=1))
+    run_until(at_server, "gone")
+    dicomweb.body = there
+    at_server.put(Delivery, sent_at=utc_now(), next_at=utc_now())
+    at_server.run_until("confirmed")
+    run_until(at_server, "gone")
+    assert dicomweb.body == b"[]"
+    assert at_server.numbers()[RESULT_APPEARED.number] == 1
+
+
+@pytest.mark.usefixtures("dicomweb")
+def test_a_person_is_called_where_the_node_can_delete_nothing(at_server: Outbox) -> None:
+    with at_server.database.write() as session:
+        session.execute(delete(Removal))
+    [pacs] = at_server.settings.peers
+    changed = pacs.model_copy(update={"withdraw": ""})
+    at_server.settings = at_server.settings.model_copy(update={"peers": (changed,)})
+    at_server.run_until("confirmed")
+    assert at_server.numbers()[RESULT_NOT_REMOVED.number] == 1
+
+
+def break_off(request: Request) -> Response:
+    request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+    return Response()
+
+
+@pytest.mark.parametrize("answer", ["nothing", 502, 200])
+def test_a_result_whose_upload_has_no_clear_answer_is_asked_for_when_it_is_withdrawn(
+    tmp_path: Path, answer: str | int
+) -> None:
+    """The connection breaks after the upload, a proxy answers for the server, the answer is none of DICOM."""
+    with answering(break_off if answer == "nothing" else int(answer)) as (url, _):
+        server = dicomweb_of(url).model_copy(update={"confirm": "none"})
+        outbox = Outbox(tmp_path, [server], answer_seconds=1)
+        outbox.add_study(["pacs"], [ResultKind.SC])
+        outbox.worker().run_once()
+        assert outbox.states() == {"pending": 1}
+        outbox.withdraw()
+    assert removal_states(outbox) == {"asked"}
 
 
 @needs_orthanc

@@ -179,6 +179,34 @@ def test_hostile_parts_are_refused(gateway: Gateway) -> None:
     assert gateway.leftovers() == [], "one object may be the whole body"
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Accept": "application/dicom+xml;q=0.9, application/dicom+json"}, 200),
+        ({"Accept": "application/json"}, 200),
+        ({"Accept": "application/dicom+xml"}, 406),
+        ({"Accept": "application/dicom+json;q=0, text/html"}, 406),
+        ({"Content-Encoding": "identity"}, 200),
+        ({"Content-Encoding": "gzip"}, 415),
+        ({"Content-Encoding": "br"}, 415),
+    ],
+)
+def test_what_cannot_be_read_or_answered_is_refused_before_anything_is_stored(
+    gateway: Gateway, headers: dict[str, str], status: int
+) -> None:
+    answer = gateway.post(body(part_10(ultrasound("one"))), **headers)
+    assert answer.status_code == status, answer.text
+    assert gateway.waiting() == int(status == 200)
+
+
+def test_text_before_the_first_boundary_means_nothing(gateway: Gateway) -> None:
+    data = body(part_10(ultrasound("one")))
+    for before, status in ((b"This is MIME.\r\n", 200), (b"\r\n", 200), (b"x" * 70_000, 400)):
+        assert gateway.post(before + data).status_code == status
+    assert gateway.post(b"no boundary at all").status_code == 400
+
+
 def test_parts_are_cut_right_wherever_the_pieces_end() -> None:
     taken: list[bytearray] = []
 
@@ -193,7 +221,7 @@ def test_parts_are_cut_right_wherever_the_pieces_end() -> None:
             taken[-1] += b"|"
 
     first, second = b"\r\n--B\r\n--B0x\r\n--B0-x\r\n--B0\rx--B0--", b"\r\n"
-    data = body(first, second)
+    data = b"--B\r\nwhat is before\r\n" + body(first, second)
     for one in range(1, len(data)):
         for two in (one, (one + 1) % len(data), len(data) - 3):
             taken.clear()

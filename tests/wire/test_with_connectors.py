@@ -1,5 +1,6 @@
 """A node without any connector, and with one of the examples."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -69,3 +70,34 @@ def test_the_connector_of_the_examples_copies_to_a_folder(tmp_path: Path) -> Non
     assert [word in done.stdout for word in ("ok=True", "NOT_FOUND", "STORED", "FOUND: 'found'")] == [
         True
     ] * 4
+
+
+@pytest.mark.parametrize(
+    ("group", "module", "why"),
+    [
+        ("settings", None, "ModuleNotFoundError"),
+        ("settings.peers", "import a_library_that_is_missing", "a_library_that_is_missing"),
+        ("destinations", "def (", "SyntaxError"),
+        ("services", "raise SystemExit(3)", "SystemExit"),
+        ("checks", "", "AttributeError"),
+    ],
+    ids=["no module", "a missing library", "no Python", "an end", "another name"],
+)
+def test_a_connector_that_cannot_be_imported_is_a_mistake_with_its_package(
+    tmp_path: Path, group: str, module: str | None, why: str
+) -> None:
+    facts = tmp_path / "strange_connector-2.1.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: strange-connector\nVersion: 2.1\n")
+    (facts / "entry_points.txt").write_text(f"[dicom_node.{group}]\nstrange = strange_connector:Thing\n")
+    if module is not None:
+        (tmp_path / "strange_connector.py").write_text(module)
+    node = Node(tmp_path / "node", site_config(104), alone=True)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    for words, told in ((["check"], ["strange-connector 2.1", why]), (["studies", "list"], ["mistakes (1)"])):
+        command = [sys.executable, "-m", "dicom_node", *words, "--config", str(node.config)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        shown = done.stdout + done.stderr
+        assert done.returncode == 78, shown
+        assert [word for word in told if word not in shown] == []
+        assert "Traceback" not in shown

@@ -29,7 +29,7 @@ from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.rule import Conditions, RuleSettings, matches
 from dicom_node.base.config.section import AE_TITLE, HOST, MODALITY, NAME, did_you_mean
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.connectors import every
+from dicom_node.base.connectors import every, unimportable
 from dicom_node.base.errors import ConfigProblem, ConfigurationError
 from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, CONSOLE_NAME, Retained
 from dicom_node.base.logs import redacted
@@ -130,10 +130,23 @@ def validated(read: "TomlFiles") -> Settings | None:
             with suppress(ValidationError):
                 left = _without(read.data, {found["loc"][:depth] for found in mistakes})
                 settings = settings or Settings.model_validate(left)
+    add_unimportable(read)
     if settings is None or read.unread:
         return None
     _cross_check(settings, read)
     return settings
+
+
+def add_unimportable(read: "TomlFiles") -> None:
+    """Add to ``read`` the connectors that cannot be imported, each once: what they read and do would be left
+    out in silence.
+    """
+    known = {problem.remedy for problem in read.problems}
+    for name, why in unimportable():
+        remedy = f"{why}: install what it needs, or uninstall the package"
+        if remedy not in known:
+            known.add(remedy)
+            read.add_named(f"connector {name}", "", remedy)
 
 
 def _without(data: dict[str, Any], places: set[Place]) -> dict[str, Any]:

@@ -114,9 +114,11 @@ class WorkerSettings(Section):
     """Memory that one worker may take (MiB of data, RLIMIT_DATA; 0: no limit). An image that needs more fails
     by itself. Enough for ultrasound stills of 20 megapixels and X-rays of 40; larger stills are refused."""
     time_limit_seconds: PositiveFloat = 600
-    """A job that takes longer is stopped and counts as failed once."""
+    """A job that takes longer is stopped and counts as failed once. On a machine so slow that it waits for a
+    processor, the processor time that it got is counted, at least a tenth of what passed."""
     lease_seconds: PositiveFloat = Field(15, le=3600)
-    """A worker that shows no life for this long loses its job to another."""
+    """A worker that shows no life for this long loses its job to another; ten times as long while its process
+    runs on the machine that looks."""
     attempts: AtLeastOne = 3
     """How often a job is tried before it fails for good."""
     retry_seconds: NonNegativeFloat = Field(5, le=3600)
@@ -139,7 +141,8 @@ class OutboxSettings(Section):
     retry_limit_seconds: PositiveFloat = Field(300, le=3600)
     """Longest wait between two tries, at most an hour. A peer that is down is tried for ever."""
     confirm_seconds: PositiveFloat = 1800
-    """An object that the peer does not show is asked for again this long, then sent again."""
+    """An object that the peer does not show is asked for again this long, then sent again; a withdrawn one is
+    gone if the peer does not show it so long after it was sent."""
     refusals: AtLeastOne = 3
     """After this many refusals that waiting does not cure (0122, other Axxx and Cxxx) a person must look."""
     answer_seconds: PositiveFloat = 120

@@ -113,7 +113,7 @@ class Patient:
         groups = [_plain_name(group) for group in (*name.split("="), "", "")][:3]
         date = as_da(birth_date) or re.sub(r"\D", "", birth_date)
         texts = (*groups, date if date.strip("0") else "", sex.strip().casefold())
-        known = patient_sha256(patient_id, issuer) if patient_id.strip() else ""
+        known = patient_sha256(patient_id, issuer) if patient_id_of(patient_id) else ""
         return cls(known, *(digest((value,)) if value else "" for value in texts))
 
     @classmethod
@@ -148,6 +148,16 @@ class Patient:
         """
         rest = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
         return any(mine and its and mine != its for mine, its in rest)
+
+    def is_surely(self, other: Patient) -> bool:
+        """Return whether the two are one person beyond doubt: the same ID and issuer, the same birth date or
+        the same name and sex, and nothing that differs.
+
+        An ID alone identifies nobody: emergencies of a hospital share ``UNKNOWN`` or ``0``.
+        """
+        ids, *names, births, sexes = zip(astuple(self), astuple(other), strict=True)
+        is_named = any(mine and mine == its for mine, its in names) and all(sexes)
+        return all(ids) and (is_named or all(births)) and not self.contradicts(other)
 
     def lacks(self, former: Patient) -> bool:
         """Return whether ID, name, birth date or sex is empty here but not in ``former``."""
@@ -191,12 +201,18 @@ def identity_sha256(texts: Mapping[str, str]) -> str:
     return _VERSION + digest(part for item in texts.items() for part in item)[: 64 - len(_VERSION)]
 
 
-def patient_sha256(patient_id: str, issuer_of_patient_id: str) -> str:
-    """Return the hash of Patient ID (0010,0020) and Issuer of Patient ID (0010,0021), without padding.
+def patient_id_of(value: object) -> str:
+    """Return a Patient ID (0010,0020) as all of the node reads it: without padding; "" if nothing is left.
 
-    Other spaces of an ID count, as for a PACS: one with a space before it is another one.
+    A space before it counts, as for a PACS: " 4711" is another patient than "4711".
     """
-    return digest((patient_id.rstrip(" "), issuer_of_patient_id.strip()))
+    text = "" if value is None else str(value).replace("\0", "").rstrip(" ")
+    return text if text.strip(" ") else ""
+
+
+def patient_sha256(patient_id: str, issuer_of_patient_id: str) -> str:
+    """Return the hash of Patient ID (0010,0020) and Issuer of Patient ID (0010,0021), without padding."""
+    return digest((patient_id_of(patient_id), issuer_of_patient_id.strip()))
 
 
 def digest(values: Iterable[str]) -> str:
@@ -216,8 +232,7 @@ def _text(element: DataElement) -> str:
     if read := _READ.get(element.VR):
         values = [read(str(value)) or value for value in values]
     text = "\\".join("" if value is None else str(value) for value in values).replace("\0", "")
-    # A PACS takes any other sign, also a space before it, for a part of the ID.
-    text = text.rstrip(" ") if element.keyword == "PatientID" else text.strip()
+    text = patient_id_of(text) if element.keyword == "PatientID" else text.strip()
     if element.VR == "PN":
         return "=".join(group.rstrip("^ ") for group in text.split("=")).rstrip("=")
     return text

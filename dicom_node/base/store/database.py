@@ -358,6 +358,21 @@ def _begin_sqlite(connection: Connection) -> None:
 
 _LOGGER = logging.getLogger(__name__)
 _DEFECTS = (IntegrityError, DataError, ProgrammingError)
+_UNDONE = {"40P01", "40001"}  # SQLSTATE of a deadlock, of a serialisation failure
+
+
+def is_outage(error: BaseException) -> bool:
+    """Return whether the database is at fault, not the statement: it is away, locked or full, or undid the
+    transaction.
+    """
+    return isinstance(error, DBAPIError | PoolTimeout) and not isinstance(error, _DEFECTS)
+
+
+def is_undone(error: BaseException) -> bool:
+    """Return whether the database undid a transaction because of another one: the same succeeds at once."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) in _UNDONE
+
+
 _QUIET_SECONDS = 20.0
 """Without an error, after which it is back. A full disk, or another program's lock, fails writes only: that
 reads are answered says nothing. Some process writes every five seconds, and waits for a lock for ten."""
@@ -377,7 +392,7 @@ class DatabaseOutage:
 
     def note_error(self, error: SQLAlchemyError) -> None:
         """Note a database error: an outage, or else a defect of this program, which is logged."""
-        if isinstance(error, _DEFECTS) or not isinstance(error, DBAPIError | PoolTimeout):
+        if not is_outage(error):
             # That of one statement not again at once: the outbox tries it twenty times a second.
             which, now = (type(error), (getattr(error, "statement", None) or "")[:200]), time.monotonic()
             with self._lock:

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import Session, contains_eager, selectinload
 
 from dicom_node.base.events import DELIVERY_DISCARDED, DELIVERY_WANTED, DELIVERY_WITHDRAWN
-from dicom_node.base.lifecycle import DeliveryState, ObjectRole
+from dicom_node.base.lifecycle import OPEN_DELIVERIES, DeliveryState, ObjectRole
 from dicom_node.base.store.mapping import has_come
 from dicom_node.base.store.tables import (
     DecisionRow,
@@ -21,7 +21,7 @@ from dicom_node.base.store.tables import (
     Study,
     Withdrawal,
 )
-from dicom_node.base.store.transitions import try_move, utc_now
+from dicom_node.base.store.transitions import lock_studies, try_move, utc_now
 
 WITHDRAWN = "withdrawn"
 """Why a delivery is discarded whose result a person withdrew."""
@@ -204,6 +204,14 @@ def former_of(session: Session, result: Result, destination: str) -> list[Delive
     return [delivery for delivery in found if may_be_there(delivery)]
 
 
+def note_is_under_way(session: Session, delivery: Delivery) -> bool:
+    """Return whether the rejection note of a withdrawn result has yet to be confirmed by the same peer."""
+    note = select(Withdrawal.note_id).where(Withdrawal.result_id == delivery.result_id).scalar_subquery()
+    waits = Delivery.state.in_(OPEN_DELIVERIES)
+    at_peer = Delivery.destination == delivery.destination
+    return bool(session.scalar(select(exists().where(Delivery.result_id == note, at_peer, waits))))
+
+
 def discard_withdrawn(session: Session, deliveries: Iterable[Delivery]) -> None:
     """Of ``deliveries`` that are pending or were given up, discard those whose result a person withdrew
     meanwhile, and cancel those that were withdrawn while they were being sent.
@@ -286,10 +294,7 @@ def of_numbers(session: Session, numbers: Collection[int]) -> Sequence[Delivery]
     """Return the deliveries with these ids, locked, with their objects. Their studies are locked first, as
     whoever stops a study does.
     """
-    studies = with_objects(select(STUDY)).where(Delivery.id.in_(numbers))
-    session.execute(
-        select(Study.id).where(Study.id.in_(studies)).order_by(Study.id).with_for_update(key_share=True)
-    )
+    lock_studies(session, Study.id.in_(with_objects(select(STUDY)).where(Delivery.id.in_(numbers))))
     return session.scalars(
         select(Delivery)
         .where(Delivery.id.in_(numbers))
@@ -308,16 +313,20 @@ def hurry(session: Session, now: datetime, destination: str | None = None) -> No
     waiting = [Delivery.state == _S.PENDING, Delivery.refusals == 0, Delivery.next_at > now]
     if destination is not None:
         waiting.append(Delivery.destination == destination)
-    session.execute(update(Delivery).where(*waiting).values(next_at=now))
+    reschedule(session, now, *waiting)
 
 
 def clock_put_back(session: Session, now: datetime) -> None:
     """Make deliveries due whose next time lies in the future because the clock was put back."""
-    session.execute(
-        update(Delivery)
-        .where(Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)), Delivery.next_at > now)
-        .values(next_at=now)
-    )
+    reschedule(session, now, Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)), Delivery.next_at > now)
+
+
+def reschedule(session: Session, at: datetime, *which: ColumnElement[bool]) -> None:
+    """Set the next time of the deliveries that fulfil these SQL conditions to ``at``, except of those that
+    another transaction changes now: it sets their time itself, and may hold what the caller's would wait for.
+    """
+    chosen = select(Delivery.id).where(*which).with_for_update(skip_locked=True)
+    session.execute(update(Delivery).where(Delivery.id.in_(chosen)).values(next_at=at))
 
 
 def others_of_study(session: Session, study_id: int, destination: str, but: Sequence[int]) -> list[Delivery]:

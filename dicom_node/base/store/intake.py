@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from itertools import combinations_with_replacement
 
 from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.base.dicom.identity import Patient, are_one_patient
+from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.lifecycle import (
     END_STATES,
     OPEN_JOBS,
@@ -28,7 +29,7 @@ from dicom_node.base.store.tables import (
     Study,
     WaitingReport,
 )
-from dicom_node.base.store.transitions import lock_free
+from dicom_node.base.store.transitions import lock_free, lock_studies
 
 _HAS_FILE = ReceivedObject.purged.is_(False)
 
@@ -100,8 +101,16 @@ def instance(session: Session, sop_instance_uid: str) -> Instance | None:
 def study(session: Session, study_instance_uid: str) -> Study | None:
     """Return the study with this UID, locked until the transaction ends; None if the node has none."""
     return session.scalar(
-        select(Study).where(Study.study_instance_uid == study_instance_uid).with_for_update()
+        select(Study).where(Study.study_instance_uid == study_instance_uid).with_for_update(key_share=True)
     )
+
+
+def lock_studies_of(session: Session, studies: Collection[str], instances: Collection[str]) -> None:
+    """Lock the studies with these UIDs, and the studies that have these SOP instances, until the transaction
+    ends.
+    """
+    theirs = select(Instance.study_id).where(Instance.sop_instance_uid.in_(instances))
+    lock_studies(session, or_(Study.study_instance_uid.in_(studies), Study.id.in_(theirs)))
 
 
 def faulty_entry(session: Session, sender: str, since: datetime) -> Study | None:
@@ -124,7 +133,7 @@ def faulty_entry(session: Session, sender: str, since: datetime) -> Study | None
         Study.first_received_at >= since,
         first.endswith(sender),
     )
-    return session.scalar(chosen.order_by(Study.id.desc()).limit(1).with_for_update())
+    return session.scalar(chosen.order_by(Study.id.desc()).limit(1).with_for_update(key_share=True))
 
 
 def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> list[Patient]:
@@ -138,15 +147,13 @@ def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> 
 
 
 def of_one_patient(session: Session, studies: Collection[int]) -> bool:
-    """Return whether all objects of these studies can be of one patient."""
-    return are_one_patient(
-        [
-            Patient.parse(text)
-            for text in session.scalars(
-                select(Instance.patient).where(Instance.study_id.in_(studies)).distinct()
-            )
-        ]
+    """Return whether all images for analysis of these studies are surely of one patient."""
+    chosen = select(Instance.patient).where(
+        Instance.study_id.in_(studies), Instance.role == ObjectRole.SOURCE
     )
+    found = [Patient.parse(text) for text in session.scalars(chosen.distinct())]
+    # Each with itself as well: one that has only an ID is nobody's.
+    return bool(found) and all(one.is_surely(other) for one, other in combinations_with_replacement(found, 2))
 
 
 def unread_beside(session: Session, study_id: int) -> int:
@@ -214,7 +221,7 @@ def next_due(session: Session, due: ColumnElement[bool]) -> Study | None:
         .where(due)
         .order_by(Study.priority.desc(), Study.due_at, Study.id)
         .limit(1)
-        .with_for_update(skip_locked=True)
+        .with_for_update(key_share=True, skip_locked=True)
     )
 
 

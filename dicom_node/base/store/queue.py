@@ -3,13 +3,14 @@
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, exists, select, true, update
+from sqlalchemy import ColumnElement, Select, exists, select, true, update
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.base.config.settings import WorkerSettings
 from dicom_node.base.lifecycle import JobState
 from dicom_node.base.store.mapping import has_come
-from dicom_node.base.store.tables import Job
+from dicom_node.base.store.tables import Job, Study
+from dicom_node.base.store.transitions import FOR_UPDATE, lock_studies
 
 _IN_TURN = ((Job.priority > 0).desc(), Job.turn_at, Job.id)
 
@@ -19,13 +20,11 @@ def of_study(session: Session, study_id: int, states: Collection[JobState]) -> S
     return session.scalars(select(Job).where(Job.study_id == study_id, Job.state.in_(states))).all()
 
 
-def waiting_until(session: Session, later: datetime) -> Sequence[Job]:
-    """Return the queued jobs, locked, that may start only after ``later``, because of a retry or because they
+def waiting_until(session: Session, later: datetime) -> Sequence[int]:
+    """Return the ids of queued jobs that may start only after ``later``, because of a retry or because they
     wait for earlier studies.
     """
-    return session.scalars(
-        select(Job).where(Job.state == JobState.QUEUED, Job.run_at > later).with_for_update()
-    ).all()
+    return session.scalars(select(Job.id).where(Job.state == JobState.QUEUED, Job.run_at > later)).all()
 
 
 def next_free(
@@ -42,7 +41,7 @@ def next_free(
         priority, seconds = passing
         short = (Job.priority == priority) & (Job.cost_seconds <= seconds)
         chosen = chosen.where((Job.priority > priority) | short)
-    return session.scalar(chosen.with_for_update(skip_locked=True))
+    return session.scalar(locked_with_study(chosen))
 
 
 def claimable_and_running(session: Session, now: datetime, workers: WorkerSettings) -> tuple[bool, bool]:
@@ -60,11 +59,17 @@ def claimable_and_running(session: Session, now: datetime, workers: WorkerSettin
 
 
 def running(session: Session, *, lock: bool = False) -> Sequence[Job]:
-    """Return the running jobs. ``lock``: lock them, leaving out jobs that another transaction locks."""
+    """Return the running jobs. ``lock``: locked (``locked_with_study``)."""
     chosen = select(Job).where(Job.state == JobState.RUNNING)
-    if lock:
-        chosen = chosen.with_for_update(skip_locked=True)
-    return session.scalars(chosen).all()
+    return session.scalars(locked_with_study(chosen) if lock else chosen).all()
+
+
+def locked_with_study(chosen: Select[Job]) -> Select[Job]:
+    """Add to a query of jobs that each is locked together with its study; jobs of which another transaction
+    locks either are left out, so that nobody is waited for.
+    """
+    both = chosen.join(Job.study).with_for_update(of=(Study, Job), key_share=True, skip_locked=True)
+    return both.execution_options(populate_existing=True)
 
 
 def renew_lease(
@@ -86,13 +91,18 @@ def renew_lease(
 
 
 def leased_job(session: Session, job_id: int, owner: str, attempt: int) -> Job | None:
-    """Return the job, locked, if ``owner`` still has the lease for this attempt; None otherwise."""
-    return session.scalar(
-        select(Job)
-        .where(_is_leased_by(job_id, owner, attempt))
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    )
+    """Return the job, locked after its study, if ``owner`` still has the lease for this attempt; None
+    otherwise.
+    """
+    job = locked_job(session, job_id)
+    is_mine = job and (job.state, job.attempts, job.lease_owner) == (JobState.RUNNING, attempt, owner)
+    return job if is_mine else None
+
+
+def locked_job(session: Session, job_id: int) -> Job | None:
+    """Return the job with this id, locked after its study; None if there is none."""
+    lock_studies(session, Study.id == select(Job.study_id).where(Job.id == job_id).scalar_subquery())
+    return session.get(Job, job_id, with_for_update=FOR_UPDATE, populate_existing=True)
 
 
 def _is_leased_by(job_id: int, owner: str, attempt: int) -> ColumnElement[bool]:

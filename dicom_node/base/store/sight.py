@@ -1,4 +1,5 @@
-"""The studies that a user sees: all, or the studies of some senders.
+"""The studies that a user sees: all, or those whose every sender the user may see: who stores an object under
+the UID of another one's study sees no more by it.
 
 The condition is added here to every statement on a table that belongs to a study, so no page and no service
 can forget it (SQLAlchemy: "Adding global WHERE / ON criteria").
@@ -12,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Select, and_, event, exists, false, func, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute, ORMExecuteState, Session, with_loader_criteria
 
-from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, AuditAction
+from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, AuditAction, ObjectRole, Outcome
 from dicom_node.base.store.mapping import Base
 from dicom_node.base.store.tables import (
     Association,
@@ -47,10 +48,22 @@ _instance, _received, _result, _original, _delivery, _study, _step_study = (
     one.__table__ for one in (Instance, ReceivedObject, Result, Original, Delivery, Study, StepStudy)
 )
 
+_NOT_TAKEN: Final = (Outcome.CONFLICT, Outcome.QUARANTINED, Outcome.SET_ASIDE)
+
 
 def _studies(senders: Sequence[str]) -> Select[Any]:
-    """SQL: the ids of the studies in which one of these senders (AE titles) sent an object."""
-    return select(_instance.c.study_id).where(_instance.c.calling_ae.in_(senders))
+    """SQL: the ids of the studies with objects of these senders (AE titles), and of no other.
+
+    Copies of what is there, and results of ours that came back, are of nobody.
+    """
+    others, refused = _instance.alias(), _received.c.outcome.in_(_NOT_TAKEN)
+    of_others = others.c.study_id == _instance.c.study_id, others.c.calling_ae.not_in(senders)
+    set_aside = _received.c.study_id == _instance.c.study_id, _received.c.calling_ae.not_in(senders)
+    return select(_instance.c.study_id).where(
+        _instance.c.calling_ae.in_(senders),
+        ~exists().where(*of_others, others.c.role != ObjectRole.OWN),
+        ~exists().where(*set_aside, refused),
+    )
 
 
 def _images(senders: Sequence[str]) -> Select[Any]:

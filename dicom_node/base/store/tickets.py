@@ -27,6 +27,7 @@ from dicom_node.base.config.settings import WorkerSettings
 from dicom_node.base.lifecycle import JobState
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.mapping import LATEST
+from dicom_node.base.store.queue import locked_with_study
 from dicom_node.base.store.tables import Job
 
 Answer = TypeVar("Answer")
@@ -76,9 +77,7 @@ def next_free(
             Job.id == ticket.task_kwargs.get("job"), Job.ticket == ticket.id, Job.state == JobState.QUEUED
         )
         # Never waited for: who holds the job may wait for another one that we hold.
-        job = session.scalar(
-            named.with_for_update(skip_locked=True).execution_options(populate_existing=True)
-        )
+        job = session.scalar(locked_with_study(named))
         if job is not None:
             return job
         if session.scalar(named.with_only_columns(Job.id)) is not None:  # somebody else changes the job

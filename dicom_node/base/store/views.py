@@ -37,7 +37,7 @@ from dicom_node.base.lifecycle import (
     StudyState,
 )
 from dicom_node.base.store import deliveries, requested
-from dicom_node.base.store.mapping import Base, UtcDateTime
+from dicom_node.base.store.mapping import UtcDateTime
 from dicom_node.base.store.tables import (
     Association,
     Delivery,
@@ -595,8 +595,10 @@ _DEBUG_EVENTS = [kind.number for kind in events.all_types() if kind.level < logg
 _LEVELS = {10: "debug", 20: "info", 30: "warning", 40: "error"}
 
 
-def columns(row: Base, *names: str) -> View:
-    """Return these columns of a row as JSON values: times in UTC, states as their words."""
+def columns(row: object, *names: str) -> View:
+    """Return these columns of a row, or fields of a record, as JSON values: times in UTC, states as their
+    words.
+    """
     return {name: as_json(getattr(row, name)) for name in names}
 
 

@@ -18,7 +18,7 @@ import ssl
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from enum import StrEnum
 from importlib.metadata import EntryPoint
@@ -34,9 +34,9 @@ from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import installed
 from dicom_node.base.dicom.dimse_n import CommitmentReport
-from dicom_node.base.dicom.identity import Patient
+from dicom_node.base.dicom.identity import Patient, patient_id_of
 from dicom_node.base.errors import FaultyInput, SpoolError
-from dicom_node.base.outcomes import Outcome
+from dicom_node.base.outcomes import Done, Failed, Outcome
 
 STUDY_KEYS: Final = (
     "StudyInstanceUID",
@@ -54,6 +54,7 @@ STUDY_KEYS: Final = (
 MOST_OBJECTS: Final = 20_000
 """Objects that one retrieval may bring."""
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_LO = 64  # characters, PS3.5 6.2
 _NOBODY = Patient()
 
 
@@ -123,15 +124,10 @@ class FoundStudy:
             modalities=tuple(filter(None, texts.get("ModalitiesInStudy", "").split("\\"))),
             description=texts.get("StudyDescription", "")[:64],
             instances=int(number) if number.isdecimal() and len(number) < 10 else None,
-            patient_id=_identifier(texts, "PatientID"),
-            issuer_of_patient_id=_identifier(texts, "IssuerOfPatientID"),
+            patient_id=patient_id_of(texts.get("PatientID"))[:_LO],
+            issuer_of_patient_id=texts.get("IssuerOfPatientID", "").replace("\0", "").strip()[:_LO],
             patient=Patient.from_values("", "", name, birth, sex),
         )
-
-
-def _identifier(texts: Mapping[str, str], keyword: str) -> str:
-    """The identifier with this keyword, without padding, cut to 64 characters; "" if it is missing."""
-    return texts.get(keyword, "").replace("\0", "").strip()[:64]  # LO, PS3.5 6.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,18 +316,33 @@ class SendStatus(StrEnum):
     UNREACHABLE = "unreachable"  # nothing was sent: the destination does not answer
     REFUSED = "refused"  # waiting does not cure it
     FAULTY = "faulty"  # not sent: it must not leave, or is damaged
+    NOT_READ = "not read"  # not sent: the disk of this machine did not read it, waiting may cure it
     NARROWED = "narrowed"  # no such objects are taken there: no presentation context accepted
+
+
+_UNSENT: Final = frozenset(
+    {SendStatus.UNREACHABLE, SendStatus.FAULTY, SendStatus.NARROWED, SendStatus.NOT_READ}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class SendReport:
     """The peer's answer to one sent object. ``code``: the DIMSE or HTTP status, "" for none; ``text``: the
-    reason.
+    reason; ``was_begun``: the connection ended after something was sent.
     """
 
     status: SendStatus
     code: str = ""
     text: str = ""
+    was_begun: bool = False
+
+    @property
+    def may_have_arrived(self) -> bool:
+        """Whether the peer may have the object although it did not say so: it gave no answer that can be
+        read, or a server or proxy in trouble (HTTP 5xx) answered for it.
+        """
+        unsent = self.status in _UNSENT
+        return self.was_begun or (not unsent and (not self.code or self.code.startswith("HTTP 5")))
 
 
 class Presence(StrEnum):
@@ -352,6 +363,8 @@ class Confirmation:
     text: str = ""
 
 
+DELETED = Done("it was there, and was deleted")
+NO_STUDY_THERE = Failed("the destination does not show its study: look there")
 CUT_OFF = SendReport(SendStatus.HUNG, "", "cut off: it stopped taking or answering, or is too slow")
 NOT_TRIED = SendReport(SendStatus.UNREACHABLE, "", "not tried: two objects before it were cut off")
 
@@ -392,7 +405,8 @@ class Remover(Destination, Protocol):
     def remove(self, item: Outgoing) -> Outcome:
         """Delete this very object, but not another one with its UID, and query whether it is gone.
 
-        Returns Done if it is gone, Failed if a repetition would change nothing, Retry if waiting may help.
+        Returns DELETED, Done if it was not there, NO_STUDY_THERE, Failed if a repetition would change
+        nothing, Retry if waiting may help.
         """
 
 
@@ -439,7 +453,7 @@ def send_each(objects: Sequence[Outgoing], send: Callable[[Outgoing], SendReport
     reports: list[SendReport] = []
     for item in objects:
         if reports and reports[-1].status is SendStatus.UNREACHABLE:
-            reports.append(reports[-1])
+            reports.append(replace(reports[-1], was_begun=False))
         else:
             reports.append(NOT_TRIED if hangs(reports) else send(item))
     return reports
@@ -505,6 +519,10 @@ class Connections:
         self.silence_seconds, self.local = silence_seconds, local
         self.refused = ""
         """Why the last call was not made."""
+        self.has_sent = False
+        """Whether an HTTP request, or a part of it, went out in the present scope."""
+        self.tls_refusal = ""
+        """Why TLS failed in the present scope, for callers whose library hides it."""
         self.timed_out = self.closed = self._is_connected = False
         self._lock = threading.Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -536,7 +554,8 @@ class Connections:
         """Context manager: after ``seconds``, calls inside that wait for the peer fail with a connection
         error.
         """
-        self.timed_out = self._is_connected = False
+        self.timed_out = self._is_connected = self.has_sent = False
+        self.tls_refusal = ""
         timer = threading.Timer(seconds, self.expire)
         timer.daemon = True
         timer.start()
@@ -554,11 +573,22 @@ class Connections:
 
     def without_answer(self, whom: str) -> str:
         """A sentence on how far the last try to reach ``whom`` (the peer in words) got, if it failed."""
+        if self.tls_refusal:
+            return f"{whom}: {self.tls_refusal}"
         return (
             f"connected to {whom}, but it gave no answer"
             if self._is_connected
             else f"cannot connect to {whom}"
         )
+
+    @contextlib.contextmanager
+    def noting_tls(self) -> Iterator[None]:
+        """Context manager: note in ``tls_refusal`` why TLS failed inside."""
+        try:
+            yield
+        except ssl.SSLError as error:
+            self.tls_refusal = tls_refusal(error)
+            raise
 
     def close(self) -> None:
         """Cut all open connections, and all that are opened later. Any thread may call it."""
@@ -597,6 +627,16 @@ class PeerCaller:
         self._connections.close()
 
 
+def tls_refusal(error: BaseException | None) -> str:
+    """Why TLS failed, in the words of OpenSSL, if ``error`` or what led to it is an error of TLS; else ""."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__context__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {error.verify_message}"
+    reason = (error.reason or "handshake failed") if error else ""
+    return f"no TLS: {reason.replace('_', ' ').lower()}" if error else ""
+
+
 def tls_context(authorities: Path | None, connections: Connections) -> ssl.SSLContext:
     """The TLS settings of a client whose connections can be cut through ``connections``, even in the
     handshake.
@@ -606,25 +646,30 @@ def tls_context(authorities: Path | None, connections: Connections) -> ssl.SSLCo
     """
 
     class WatchedSocket(ssl.SSLSocket):
-        """A TLS socket that registers itself with the connections."""
+        """A TLS socket that registers itself with the connections, and notes there why TLS failed."""
 
         def do_handshake(self, block: bool = False) -> None:
             """Register the socket, then do the TLS handshake."""
             connections.opened(self)  # it took the descriptor of the plain one
-            super().do_handshake(block)
+            with connections.noting_tls():
+                super().do_handshake(block)
+
+        def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+            """Read: with TLS 1.3 a peer refuses our certificate only after the handshake."""
+            with connections.noting_tls():
+                return super().recv(buflen, flags)
 
     context = ssl.create_default_context(cafile=authorities)
     context.sslsocket_class = WatchedSocket
     return context
 
 
-def client_tls(settings: Settings) -> ssl.SSLContext:
+def client_tls(settings: Settings, connections: Connections) -> ssl.SSLContext:
     """The TLS settings of a DICOM client by PS3.15 B.12: it checks the peer's certificate and presents
-    ours.
+    ours; ``connections`` as of :func:`tls_context`.
     """
     tls = settings.listener.tls
-    trusted = str(tls.trusted) if tls and tls.trusted else None
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=trusted)
+    context = tls_context(tls.trusted if tls else None, connections)
     if tls:
         context.load_cert_chain(tls.certificate, tls.private_key)
     return context

@@ -13,7 +13,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
 from dicom_node.base.config.peer import PeerService
-from dicom_node.deliver.scu import Check, Connections, PeerCaller, client_tls
+from dicom_node.deliver.scu import Check, Connections, PeerCaller, client_tls, tls_refusal
 from dicom_node.deliver.scu.calling_ae import CallingAE
 from dicom_node.receive.messages import MAXIMUM_PDU_BYTES
 
@@ -73,7 +73,7 @@ class DimseCaller(PeerCaller):
         ae.acse_timeout = _NEGOTIATE_SECONDS
         ae.network_timeout = None
         try:
-            tls = (client_tls(self._settings), host) if peer.tls else None
+            tls = (client_tls(self._settings, self._connections), host) if peer.tls else None
             with self._connections.within(_ASSOCIATE_SECONDS):
                 association = ae.associate(
                     self._connections.address_of(host),
@@ -87,7 +87,8 @@ class DimseCaller(PeerCaller):
                 )
         except OSError as error:  # unknown host name, unreadable certificate
             yield NoAssociation(
-                f"cannot call {called} at {host}:{port}: {error.strerror or 'TLS set-up failed'}"
+                f"cannot call {called} at {host}:{port}: "
+                f"{tls_refusal(error) or error.strerror or 'TLS set-up failed'}"
             )
             return
         if not association.is_established:

@@ -2,9 +2,10 @@
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from io import BytesIO
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import requests
@@ -18,7 +19,9 @@ from dicom_node.base.errors import Unavailable
 from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
 from dicom_node.deliver.scu import (
     CUT_OFF,
+    DELETED,
     MAXIMUM_ANSWER_BYTES,
+    NO_STUDY_THERE,
     Check,
     Confirmation,
     Connections,
@@ -28,16 +31,19 @@ from dicom_node.deliver.scu import (
     SendReport,
     SendStatus,
     send_each,
+    tls_refusal,
 )
 
 _T = TypeVar("_T")
 CONNECT_SECONDS = 10.0
+_SMALLEST_PAGE = 10
+_LIMIT_REFUSED = (400, 413, 416, 422)
 UNREADABLE = SendReport(
     SendStatus.REFUSED, "", "it answers, but not as this kind of server does: correct url or transport"
 )
 NO_STUDY = Confirmation(Presence.NOT_FOUND, "the destination does not show its study")
 _REFUSED = frozenset(
-    f"HTTP {code}" for code in (400, 401, 403, 405, 410, 422, 501)
+    f"HTTP {code}" for code in (400, 401, 403, 405, 422, 501)
 )  # answers to a request to delete that stay
 # What the clients raise on JSON of another shape and on XML that is none (ParseError is a SyntaxError).
 FAULTY_ANSWER = (
@@ -72,10 +78,14 @@ class BoundedSession(requests.Session):
     Streamed answers are read and limited by the caller.
     """
 
-    def __init__(self, connections: Connections) -> None:
-        """Prepare a session whose sockets are registered with ``connections``."""
+    def __init__(self, connections: Connections, authorities: Path | None = None) -> None:
+        """Prepare a session whose sockets are registered with ``connections``.
+
+        ``authorities``: a PEM file of the CAs that it trusts; None for those of the environment
+        (REQUESTS_CA_BUNDLE) or of the system.
+        """
         super().__init__()
-        self._connections = connections
+        self._connections, self._authorities = connections, authorities
         self.adapters.clear()
         for scheme in ("https://", "http://"):
             super().mount(scheme, _Adapter(connections))
@@ -84,6 +94,15 @@ class BoundedSession(requests.Session):
         """Do nothing: adapters of client libraries are ignored, as they would retry, and retries are the
         outbox's task.
         """
+
+    def merge_environment_settings(
+        self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
+    ) -> dict[str, Any]:
+        """Add what the environment says to the options of a request, but no CAs beside those of the
+        configuration.
+        """
+        trusted = str(self._authorities) if self._authorities else verify
+        return super().merge_environment_settings(url, proxies, stream, trusted, cert)
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         """Send a request. Raises requests.ConnectionError if the answer is too long, or was cut off.
@@ -160,7 +179,10 @@ class HttpCaller(PeerCaller):
             return CUT_OFF
         if isinstance(error, requests.JSONDecodeError):
             return UNREADABLE
-        return SendReport(SendStatus.UNREACHABLE, "", self._connections.refused or "no connection")
+        why = self._connections.refused or tls_refusal(error)
+        begun = self._connections.has_sent
+        why = why or ("it gave no complete answer" if begun else "no connection")
+        return SendReport(SendStatus.UNREACHABLE, "", why, begun)
 
 
 class HttpDestination(HttpCaller, ABC):
@@ -181,12 +203,14 @@ class HttpDestination(HttpCaller, ABC):
     def remove(self, item: Outgoing) -> Outcome:
         """Delete this very object, but not another one with its UID, and query whether it is gone.
 
-        Returns Done if it is gone, Failed if a repetition would change nothing, Retry if waiting may help.
+        Returns DELETED, Done if it was not there, NO_STUDY_THERE, Failed if a repetition would change
+        nothing, Retry if waiting may help.
         """
-        seen = self._ask_about(self._remains, item)
+        seen, done = self._ask_about(self._remains, item), Done()
         if seen == NO_STUDY:  # an address that leads elsewhere answers so, too
-            return Failed(f"{seen.text}: look there")
+            return NO_STUDY_THERE
         if seen.presence is Presence.FOUND:
+            done = DELETED
             failed = self._about(self._delete, item)
             if failed is not None:
                 why = f"{failed.code} {failed.text}".strip()
@@ -195,7 +219,7 @@ class HttpDestination(HttpCaller, ABC):
         if seen.presence is Presence.DIFFERENT:
             return Failed(seen.text)
         if seen.presence is Presence.NOT_FOUND and seen != unanswered(UNREADABLE):
-            return Done()
+            return done
         return Retry(seen.text or "it is still there")
 
     def _about(self, ask: Callable[[Outgoing], _T], item: Outgoing) -> _T | SendReport:
@@ -228,6 +252,32 @@ class HttpDestination(HttpCaller, ABC):
     def _remains(self, item: Outgoing) -> Confirmation:
         """Query whether the peer still has the object that is to be deleted."""
         return self._query(item)
+
+
+def paged(ask: Callable[..., Sequence[_T]], most: int, limit: int = 1000) -> Iterator[_T]:
+    """Yield the rows of a search (PS3.18 8.3.4), whatever number a server puts in a page, until a page has
+    nothing new; at most ``most`` and a page.
+
+    ``ask`` returns a page by the keys ``limit`` (None: as many as the server likes) and ``offset``.
+    ``limit``: how many rows are asked for at first, 0: none is named; a limit that the server refuses is made
+    smaller. Raises what ``ask`` raises.
+    """
+    seen = set[int]()
+    while len(seen) < most:
+        try:
+            page = ask(limit=limit or None, offset=len(seen) or None)
+        except requests.HTTPError as error:
+            if status_of(error) not in _LIMIT_REFUSED or not limit:
+                raise
+            limit = limit // 4 if limit > _SMALLEST_PAGE else 0
+            continue
+        known = len(seen)
+        for row in page:
+            if (key := hash(repr(row))) not in seen:
+                seen.add(key)
+                yield row
+        if len(seen) == known:
+            return
 
 
 class _Adapter(HTTPAdapter):
@@ -270,6 +320,11 @@ def _watched(connection: Any, connections: Connections) -> Any:
             """Connect and register the socket."""
             super().connect()
             connections.opened(self.sock)
+
+        def send(self, data: Any) -> None:
+            """Send bytes, and note that the peer may have them."""
+            super().send(data)
+            connections.has_sent = True
 
     return Watched
 

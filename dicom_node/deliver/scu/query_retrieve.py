@@ -189,13 +189,19 @@ def _outcome(code: int, last: Dataset, taken: int | None) -> Retrieved:
 
     ``taken``: number of objects that our sink stored; None if our listener got them.
     """
-    objects = int(last.get("NumberOfCompletedSuboperations") or 0) if taken is None else taken
-    failed = int(last.get("NumberOfFailedSuboperations") or 0)
+    completed, warned, failed, remaining = (
+        int(last.get(f"NumberOf{state}Suboperations") or 0)
+        for state in ("Completed", "Warning", "Failed", "Remaining")
+    )
+    objects, missing = completed + warned if taken is None else taken, failed + remaining
     outcome, text = retrieve_status(code)
-    if outcome is RetrieveStatus.RETRIEVED and failed:
+    if outcome is RetrieveStatus.RETRIEVED and missing:
         outcome = RetrieveStatus.INCOMPLETE
+    # B000 is of failures or warnings, and what came with a warning came (PS3.4 C.4.2.1.5).
+    elif outcome is RetrieveStatus.INCOMPLETE and not missing and "NumberOfFailedSuboperations" in last:
+        outcome, text = RetrieveStatus.RETRIEVED, ""
     if outcome is RetrieveStatus.INCOMPLETE:
-        text = f"{failed} objects did not come: of classes that are not taken here, or see its log"
+        text = f"{missing or 'some'} objects did not come: of classes that are not taken here, or see its log"
     # Counts are optional where all came (PS3.4 C.4.2.1.8): only a 0 that is there says "none".
     if outcome is RetrieveStatus.RETRIEVED and not objects and "NumberOfCompletedSuboperations" in last:
         return Retrieved(RetrieveStatus.ABSENT, 0, "the peer sent nothing of this study")

@@ -55,16 +55,14 @@ class AtWork:
         self._image = file
         try:
             yield
-        except TimeLimitReached:
-            self._remove(file)
-            self._add(file, self._limit_mark())
-            raise
         except Exception as error:
             self._remove(file)
-            if not lacks_memory(error):
+            out_of_memory = lacks_memory(error)
+            if out_of_memory or isinstance(error, TimeLimitReached):
+                self._add(file, self._limit_mark())
+            if not out_of_memory:
                 raise
             self.spent = True
-            self._add(file, self._limit_mark())
             if self.last_try or self._losses(file) >= self.most:
                 raise PixelError(
                     f"the image takes more memory than workers.memory_mib = {self.memory_mib}"
@@ -92,7 +90,7 @@ class AtWork:
 
     def forget_old(self) -> None:
         """Delete records that are older than a day."""
-        for file in self.folder.iterdir() if self.folder.is_dir() else ():
+        for file in self.folder.glob("*"):
             with contextlib.suppress(FileNotFoundError):
                 if file.stat().st_mtime < time.time() - KEEP_SECONDS:
                     file.unlink()

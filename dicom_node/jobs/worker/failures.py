@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from ai_pipeline.errors import CardError, CleaningFailed, NoNumber, PixelError, ProgramFailed, ProgramStopped
+from ai_pipeline.errors import (
+    CardError,
+    CleaningFailed,
+    NoNumber,
+    PixelError,
+    ProgramFailed,
+    ProgramStopped,
+    disk_fault,
+)
 from ai_pipeline.images.limits import lacks_memory
-from dicom_node.base.errors import DecodedDifferently, NodeError, TimeLimitReached
+from dicom_node.base.errors import DecodedDifferently, NodeError, StoreAway, TimeLimitReached, TryEnded
 from dicom_node.results.concepts import Cause
 
 
@@ -20,6 +30,21 @@ class JobFailed(Exception):
 
 
 FINAL = (JobFailed, PixelError, NoNumber, CleaningFailed, DecodedDifferently)
+
+
+@contextmanager
+def disk_apart() -> Iterator[None]:
+    """Context manager: raise StoreAway for what the disk of the machine did, so that it is not held against
+    the job.
+    """
+    try:
+        yield
+    except (TryEnded, StoreAway):
+        raise
+    except Exception as error:
+        if fault := disk_fault(error):
+            raise StoreAway(fault) from error
+        raise
 
 
 def sentence_of(error: BaseException) -> str:

@@ -7,12 +7,10 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-from sqlalchemy import Row, select
+from typing import NoReturn
 
 from ai_pipeline.burnin.devices.rules import matching_rules, site_folder
-from ai_pipeline.contract import ImageHeader, Picture, PixelArray, QualityNote, Refusal, RefusedBy
+from ai_pipeline.contract import ImageHeader, QualityNote, Refusal, RefusedBy
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import DicomImage, read_dicom
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings
@@ -84,49 +82,35 @@ class RefusedImage:
     series_uid: str = ""
     header: ImageHeader = _NO_HEADER
 
-    def stored(self, frame: int = 0) -> PixelArray:  # noqa: ARG002
+    def _no_pixels(self, *_: object, **__: object) -> NoReturn:
         """Raise PixelError, because a refused image has no pixels."""
         raise PixelError(self.fault)
 
-    def display(self, frame: int = 0, shorter_side: int = 0) -> Picture:  # noqa: ARG002
-        """Raise PixelError, because a refused image has no pixels."""
-        raise PixelError(self.fault)
-
-    def show(self, samples: PixelArray, frame: int = 0) -> Picture:  # noqa: ARG002
-        """Raise PixelError, because a refused image has no pixels."""
-        raise PixelError(self.fault)
+    stored = _no_pixels
+    display = _no_pixels
+    show = _no_pixels
 
 
 def open_images(database: Database, settings: Settings, job: Job) -> JobImages:
     """Read the headers of a job's images; pixels are decoded later. Raises NotInSpool, StoreAway."""
     files = Files(settings)
     with database.read() as session:
-        rows = session.execute(
-            select(
-                Instance.sop_instance_uid,
-                Instance.path,
-                Instance.purged,
-                Instance.pixels_sha256,
-                Instance.identity_sha256,
-                Instance.header_sha256,
-                Instance.assumed_charset,
-            ).where(Instance.sop_instance_uid.in_(job.source_uids))
-        ).all()
+        known = intake.instances(session, job.source_uids)
         purged = results.purged_images(session, job.study_id, job.rule)
         unread = intake.unread_beside(session, job.study_id)
         drawn = results.drawn_boxes(session, job.source_uids)
-        here = {row.path: files.here(session, row.path) for row in rows if not row.purged}
+        here = {uid: files.here(session, row.path) for uid, row in known.items() if not row.purged}
+        session.expunge_all()
     rules = device_rules_of(settings)
-    known = {row.sop_instance_uid: row for row in rows}
     sources = []
     faults = {}
     unopened = []
-    for row in [known[uid] for uid in job.source_uids if uid in known]:
-        uid = row.sop_instance_uid
+    for uid in filter(known.__contains__, job.source_uids):
+        row = known[uid]
         if row.purged:
             faults[uid] = "an image was purged from the spool"
             continue
-        path = here[row.path]
+        path = here[uid]
         if not path.is_file():
             raise NotInSpool("an image is not in the spool")
         try:
@@ -157,7 +141,7 @@ def _add_drawn(image: DicomImage, drawn: results.DrawnBoxes) -> str:
 def _source(
     image: DicomImage | RefusedImage,
     path: Path,
-    row: Row[*tuple[Any, ...]],
+    row: Instance,
     rules: Path | None,
     note: str = "",
 ) -> SourceObject:

@@ -1,10 +1,9 @@
 """The images of earlier studies with which a job's images are compared.
 
 A job's images are compared with finished results of earlier studies in the database. They must be of the same
-patient (Patient ID and issuer, and no contradiction by the rule "One patient per study"), pipeline, modality,
-body part and view. The newest earlier study with such an image is used. Results that wait for a person, were
-rejected or withdrawn, are older than a correction, or have lost their file are not used. If an earlier study
-arrives later, nothing is written again.
+patient beyond doubt (``Patient.is_surely``), pipeline, modality, body part and view. The newest earlier study
+with such an image is used. Results that wait for a person, were rejected or withdrawn, are older than a
+correction, or have lost their file are not used. If an earlier study arrives later, nothing is written again.
 """
 
 from __future__ import annotations
@@ -119,8 +118,8 @@ def _report_rows(study: Study, pipeline: str) -> Select[Result, Study, Job]:
     )
     return (
         select(Result, Study, Job)
-        .join(Study, Study.id == Result.study_id)
-        .join(Job, Job.id == Result.job_id)
+        .join(Result.study)
+        .join(Result.job)
         .where(
             Study.patient_id == study.patient_id,
             Study.issuer_of_patient_id == study.issuer_of_patient_id,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import Decision, ModelRef, Pipeline, PipelineResult, Refusal, Scores
@@ -24,7 +24,7 @@ from dicom_node.base.files import Files
 from dicom_node.base.lifecycle import DeliveryState, JobState, ResultKind
 from dicom_node.base.sitekey import load_or_create
 from dicom_node.base.store import deliveries, fetches, results
-from dicom_node.base.store.database import Database
+from dicom_node.base.store.database import Database, is_undone
 from dicom_node.base.store.tables import Delivery, Job, Result, Study
 from dicom_node.base.store.transitions import record, settle_study, utc_now
 from dicom_node.deliver import outbox
@@ -169,7 +169,7 @@ class ResultWriter:
         job = end.job
         with temporary_files(end.built, self._files) as files:
             for _ in range(_ROUNDS):
-                with contextlib.suppress(IntegrityError), self._database.write() as session:
+                with _once_more(), self._database.write() as session:
                     row = self._queue.complete_if_owner(session, job, end.state, end.reason)
                     row.analysed_at = row.analysed_at or end.analysed_at
                     row.models = [f"{model.id}@{model.version}" for model in end.models]
@@ -393,6 +393,16 @@ class ResultWriter:
         """
         known = {peer.name: peer for peer in self._settings.peers}  # the job's start logged who is unknown
         return [known[one] for one in names if one in known and known[one].deidentify is deidentified]
+
+
+@contextlib.contextmanager
+def _once_more() -> Iterator[None]:
+    """Context manager: suppress the errors of a transaction that another one made fail."""
+    try:
+        yield
+    except DBAPIError as error:
+        if not (isinstance(error, IntegrityError) or is_undone(error)):
+            raise
 
 
 def _record_routing(session: Session, end: _JobEnd, row: Job) -> None:

@@ -14,9 +14,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -40,14 +41,14 @@ from dicom_node.base.errors import (
 from dicom_node.base.events import IMAGE_LEFT_OUT, RESULT_REFUSED, WORKER_READY, WORKER_SPENT
 from dicom_node.base.lifecycle import JobState
 from dicom_node.base.processes import show_life
-from dicom_node.base.store.database import SHORTEST, Database
+from dicom_node.base.store.database import SHORTEST, Database, is_outage, is_undone
 from dicom_node.base.store.tables import Job
 from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.jobs.queue import JobQueue, new_owner, record_of_job
 from dicom_node.jobs.worker.analysis import ImageAnalysis
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning import not_cleaned, record_cleaning
-from dicom_node.jobs.worker.failures import FINAL, JobFailed, cause_of, place_of, sentence_of
+from dicom_node.jobs.worker.failures import FINAL, JobFailed, cause_of, disk_apart, place_of, sentence_of
 from dicom_node.jobs.worker.heartbeat import JobHeartbeat
 from dicom_node.jobs.worker.images import JobImages, device_rules_of, missing_notes, open_images
 from dicom_node.jobs.worker.result_writer import ResultWriter
@@ -120,7 +121,7 @@ class Worker:
                     changes.wait(seen, pause, self.stopping)
             except WorkerSpent as spent:
                 _LOGGER.warning("%s: this worker ends", spent)
-            except SQLAlchemyError as error:  # the job's lease ends, and somebody takes it over
+            except SQLAlchemyError as error:
                 show_life(busy_seconds=0)
                 self._database.outage.note_error(error)
                 self.stopping.wait(_PAUSE_SECONDS)
@@ -159,7 +160,7 @@ class Worker:
             if other is not None:
                 with heartbeat.paused(), self._at_work.aside(), self._heartbeat(other) as report:
                     self._run(other, report)
-        except SQLAlchemyError as error:  # the other's lease ends; this job goes on
+        except SQLAlchemyError as error:  # nothing was claimed; this job goes on
             self._database.outage.note_error(error)
 
     def _heartbeat(self, job: Job) -> JobHeartbeat:
@@ -232,26 +233,34 @@ class Worker:
             os._exit(1)
 
     def _run(self, job: Job, report: Progress) -> None:
-        """Run a job until it is finished, put back, or lost to another worker. Raises only database errors.
+        """Run a job until it is finished, put back, or lost to another worker.
 
-        ``report`` stops the job by raising JobCancelled, LeaseLost, HandedBack or TimeLimitReached. After a
-        job that exhausted the memory (``AtWork.spent``) this process must end.
+        ``report`` stops the job by raising JobCancelled, LeaseLost, HandedBack or TimeLimitReached. What
+        database, disk or object store do is not the job's fault: it is handed back, and no try is lost, as
+        soon as the database answers. After a job that exhausted the memory (``AtWork.spent``) this process
+        must end.
         """
-        attempt = _Attempt(job)
         self._at_work.last_try = self._queue.is_last_try(job)
-        try:
+        step: Callable[[], object] | None = partial(self._end, _Attempt(job), report)
+        hand_back = partial(self._queue.hand_back, job)
+        while step:
             try:
-                self._end(attempt, report)
+                step()
+                step = None
+            except LeaseLost as lost:
+                _LOGGER.warning("%s", lost)
+                step = None
             except JobCancelled:
-                self._results.end(job, JobState.CANCELLED)
-            except (StoreAway, NotTakenOverYet) as away:  # not the job's fault: no try is lost
-                self._queue.hand_back(
-                    job, min(_AWAY_SECONDS * job.attempts, _LONGEST_AWAY_SECONDS), str(away)
-                )
-        except LeaseLost as lost:
-            _LOGGER.warning("%s", lost)
-        finally:
-            self._at_work.last_try = False
+                step = partial(self._results.end, job, JobState.CANCELLED)
+            except (StoreAway, NotTakenOverYet) as away:
+                step = partial(hand_back, min(_AWAY_SECONDS * job.attempts, _LONGEST_AWAY_SECONDS), str(away))
+            except SQLAlchemyError as error:  # while it is tried again, the heartbeat keeps the lease
+                step = partial(hand_back, reason="the database did not answer")
+                if not is_undone(error):
+                    self._database.outage.note_error(error)
+                    if self.stopping.wait(_PAUSE_SECONDS) or not is_outage(error):
+                        break  # the job's lease ends, and somebody takes it over
+        self._at_work.last_try = False
 
     def _end(self, attempt: _Attempt, report: Progress) -> None:
         """Run an attempt, and end the job with its results, with a failure report, or by putting it back for
@@ -259,7 +268,8 @@ class Worker:
         """
         job = attempt.job
         try:
-            self._try(attempt, report)
+            with disk_apart():
+                self._try(attempt, report)
         except (LeaseLost, JobCancelled, StoreAway, NotTakenOverYet):
             raise
         except HandedBack:
@@ -275,7 +285,9 @@ class Worker:
             with self._database.write() as session:
                 record_of_job(session, job, RESULT_REFUSED, reason=str(refused))
             self._fail(attempt, f"a result was refused: {refused}", cause_of(refused))
-        except Exception as error:  # noqa: BLE001  (a pipeline may raise anything; it is tried again, then reported)
+        except Exception as error:
+            if is_outage(error):
+                raise
             reason = sentence_of(error)
             self._at_work.spent |= lacks_memory(error)
             if self._at_work.spent:
@@ -364,11 +376,14 @@ class Worker:
         known, again = attempt.images.all or attempt.images.unopened, self._queue.may_be_tried_again(job)
         if known and not (self._at_work.spent and again):  # not known: nothing says whose study it is
             try:
-                self._results.write_failure(job, attempt.pipeline, known, state, reason, cause, refused)
+                with disk_apart():
+                    self._results.write_failure(job, attempt.pipeline, known, state, reason, cause, refused)
                 return
             except (LeaseLost, JobCancelled, StoreAway):
                 raise
-            except Exception as error:  # noqa: BLE001  (the job must end, even if the PACS gets no report)
+            except Exception as error:
+                if is_outage(error):
+                    raise
                 self._at_work.spent |= lacks_memory(error)
                 _LOGGER.error("job %s: the PACS gets no report: %s", job.id, place_of(error))
         if self._at_work.spent and again:

@@ -141,7 +141,7 @@ class _Builder(ResultBuilder):
 
         ``mask``: the pixels that were filled; None if that is not known.
         """
-        source = pseudonymised(source, self._pseudonyms, self._options)
+        source = pseudonymised(source, self._pseudonyms, self._options, self._identity)
         self.add_cleaned(source, image, mask)
         header, made = deepcopy(source.header), self.built[-1]  # of the same size and frames
         set_values(

@@ -6,34 +6,35 @@ search shows no value: it names the attribute.
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final
 
 import pydicom
 from pydicom.datadict import keyword_for_tag
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from ai_pipeline.images.dates import as_da
 from dicom_node.base.dicom.header import quiet_pydicom, values
 from dicom_node.base.dicom.uids import NO_INSTALLATION
 from dicom_node.results.deidentified.profile import DUMMY_DATE
 from dicom_node.results.source import Source
 
 # Named after what stands there: a station is often called like its scanner.
-_PLACES: Final = frozenset(
+_STATIONS: Final = frozenset(
     {
-        "GantryID", "InstitutionName", "InstitutionalDepartmentName", "PerformedStationAETitle",
-        "PerformedStationName", "ScheduledStationAETitle", "ScheduledStationName", "StationAETitle",
-        "StationName",
+        "GantryID", "PerformedStationAETitle", "PerformedStationName", "ScheduledStationAETitle",
+        "ScheduledStationName", "StationAETitle", "StationName",
     }
 )  # fmt: skip
-_IDENTIFYING: Final = _PLACES | {
+_IDENTIFYING: Final = _STATIONS | {
     "AccessionNumber", "AdmissionID", "DeviceSerialNumber", "FillerOrderNumberImagingServiceRequest",
-    "InstitutionAddress", "InsurancePlanIdentification", "IssuerOfPatientID", "MedicalRecordLocator",
-    "OtherPatientIDs", "PatientAddress", "PatientID", "PatientTelephoneNumbers", "PerformedProcedureStepID",
-    "PlacerOrderNumberImagingServiceRequest", "RequestedProcedureID", "ScheduledProcedureStepID",
-    "ServiceEpisodeID", "StudyID",
+    "InstitutionAddress", "InstitutionName", "InstitutionalDepartmentName", "InsurancePlanIdentification",
+    "IssuerOfPatientID", "MedicalRecordLocator", "OtherPatientIDs", "PatientAddress", "PatientID",
+    "PatientTelephoneNumbers", "PerformedProcedureStepID", "PlacerOrderNumberImagingServiceRequest",
+    "RequestedProcedureID", "ScheduledProcedureStepID", "ServiceEpisodeID", "StudyID",
 }  # fmt: skip
 _OF_STANDARDS: Final = frozenset(
     {"CodingSchemeUID", "ContextUID", "MappingResourceUID", "ReferencedSOPClassUID", "SOPClassUID"}
@@ -43,10 +44,12 @@ _WORDS_OF_OURS: Final = (
     "AI burned-in text found inpainted and verified to be gone not for measurement diagnostic use result "
     "model version removed image mask cleaned findings summary DICOM node project US"
 )
-_WORDS_OF_OTHERS: Final = frozenset({"CodeMeaning", "Manufacturer", "ManufacturerModelName"})
+_NUMBERS: Final = frozenset({"DS", "FD", "FL", "IS", "SL", "SV", "UL", "UV"})
 _IN_BYTES: Final = 6  # characters: shorter values are found in any bytes by chance
 _DIGITS_IN_BYTES: Final = 10  # digits: UIDs and hashes are full of shorter numbers
 _NAME_PART: Final = 4  # letters of a single part of a name that is looked for alone; in other scripts 2
+_DIGITS: Final = 6  # digits of an ID that are looked for alone
+_DIGITS_OF_COPIED: Final = 4  # the same in what is copied and counts, or is text
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -54,8 +57,9 @@ class KnownIdentity:
     """Identifying values of the source images, none of which may occur in a de-identified object."""
 
     _phrases: set[str] = field(default_factory=set)
-    _places: set[str] = field(default_factory=set)
+    _stations: set[str] = field(default_factory=set)
     _name_parts: set[str] = field(default_factory=set)
+    _numbers: set[str] = field(default_factory=set)
     _uids: set[str] = field(default_factory=set)
 
     @classmethod
@@ -74,9 +78,29 @@ class KnownIdentity:
                         # A retained date is shifted: the true date still identifies.
                         if vr == "DA" or keyword not in retained:
                             found._note(keyword, vr, value)
-        found._places.difference_update(found._phrases)
+        found._stations.difference_update(found._phrases)
         found._uids.discard(NO_INSTALLATION.device_uid)
         return found
+
+    def is_in(self, copied: DataElement) -> bool:
+        """Whether an attribute of the source holds any part of the identity, also in items of sequences: a
+        name or a word of one, an ID or its digits, a date.
+        """
+        holder = Dataset()
+        holder[copied.tag] = copied
+        patterns = [_pattern(text) for text in self._phrases | self._name_parts]
+        for _, vr, value in _values(holder):
+            is_measure = vr in _NUMBERS and vr != "IS"
+            if self._has_digits(value, _DIGITS if is_measure else _DIGITS_OF_COPIED):
+                return True
+            if vr in _FREE_TEXT and any(pattern.search(_normalised(value)) for pattern in patterns):
+                return True
+        return False
+
+    def _has_digits(self, text: str, least: int) -> bool:
+        """Whether a number in ``text`` is one of an identifying value, of at least so many digits."""
+        found = {digits.lstrip("0") for digits in re.findall(r"\d+", text)}
+        return any(len(digits) >= least for digits in found & self._numbers)
 
     def found_in(
         self, read: Dataset, header: bytes, ours: Iterable[str], scanner: Iterable[str]
@@ -88,10 +112,9 @@ class KnownIdentity:
         model of the device; a station may have the same name.
         """
         known = _words(_WORDS_OF_OURS, *ours)
-        wanted = {phrase for phrase in self._phrases if not _words(phrase) <= known}
-        wanted |= {place for place in self._places if not _words(place) <= known | _words(*scanner)}
+        wanted = _without(known, self._phrases) | _without(known | _words(*scanner), self._stations)
         phrases = [_pattern(phrase) for phrase in wanted]
-        parts = [_pattern(part) for part in self._name_parts - known]
+        parts = [_pattern(part) for part in self._name_parts - known if _is_long(part)]
         for keyword, vr, value in _values(read):
             text = _normalised(value)
             if vr == "UI" and value in self._uids:
@@ -100,6 +123,8 @@ class KnownIdentity:
                 yield f"{keyword} is a date of the source"
             elif vr in _FREE_TEXT and _holds(text, keyword, phrases, parts):
                 yield f"{keyword} holds what identifies the source"
+            elif vr in _NUMBERS and self._has_digits(value, _DIGITS):
+                yield f"{keyword} is a number of what identifies the source"
             elif vr == "CS" and len(text) >= _IN_BYTES and text in wanted:
                 yield f"{keyword} is what identifies the source"
         if any(value in header for value in self._encoded(wanted)):
@@ -128,17 +153,18 @@ class KnownIdentity:
             for words in (_normalised(name).split() for name in value.split("=")):
                 if len(words) > 1:
                     self._phrases.update({" ".join(words), " ".join(reversed(words))})
-                self._name_parts.update(
-                    word for word in words if len(word) >= (_NAME_PART if word.isascii() else 2)
-                )
+                self._name_parts.update(word for word in words if not word.isascii() or len(word) > 1)
         elif vr in {"DA", "DT"}:
-            if (day := re.match(r"(\d{4})(\d\d)(\d\d)", value)) and day[0] != DUMMY_DATE:
-                year, month, date = day.groups()
+            if (day := as_da(value)) and day != DUMMY_DATE:
+                year, month, date = day[:4], day[4:6], day[6:]
                 self._phrases.update(
-                    {day[0], f"{year}-{month}-{date}", f"{date}.{month}.{year}", f"{month}/{date}/{year}"}
+                    {day, f"{year}-{month}-{date}", f"{date}.{month}.{year}", f"{month}/{date}/{year}"}
                 )
+                self._numbers.add(day.lstrip("0"))
         elif keyword in _IDENTIFYING and len(_normalised(value)) > 1:
-            (self._places if keyword in _PLACES else self._phrases).add(_normalised(value))
+            (self._stations if keyword in _STATIONS else self._phrases).add(_normalised(value))
+            digits = re.findall(r"\d+", value)
+            self._numbers.update(number.lstrip("0") for number in (*digits, "".join(digits)))
 
 
 def _holds(
@@ -146,10 +172,15 @@ def _holds(
 ) -> bool:
     """Whether the free text of an attribute holds an identifying phrase, or a single part of a name.
 
-    Parts are not looked for where words of others stand: people are called Left, or Philips.
+    Parts are not looked for in the meanings of codes: people are called Left.
     """
-    wanted = phrases if keyword in _WORDS_OF_OTHERS else [*phrases, *parts]
+    wanted = phrases if keyword == "CodeMeaning" else [*phrases, *parts]
     return any(pattern.search(text) for pattern in wanted)
+
+
+def _is_long(part: str) -> bool:
+    """Whether a part of a name is looked for alone in all texts."""
+    return len(part) >= (_NAME_PART if part.isascii() else 2)
 
 
 def _pattern(phrase: str) -> re.Pattern[str]:
@@ -159,6 +190,11 @@ def _pattern(phrase: str) -> re.Pattern[str]:
     escaped = re.escape(phrase)
     short = phrase.isdigit() and len(phrase) < _NAME_PART
     return re.compile(rf"^{escaped}$" if short else rf"(?<!\w){escaped}(?!\w)")
+
+
+def _without(known: Set[str], phrases: Set[str]) -> set[str]:
+    """The phrases that have a word besides those that are ``known``."""
+    return {phrase for phrase in phrases if not _words(phrase) <= known}
 
 
 def _words(*texts: str) -> set[str]:

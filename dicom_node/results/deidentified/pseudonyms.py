@@ -22,10 +22,11 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from dicom_node.base.dicom.header import listed
-from dicom_node.base.dicom.identity import patient_sha256
+from dicom_node.base.dicom.identity import patient_id_of, patient_sha256
 from dicom_node.base.lifecycle import Retained
 from dicom_node.base.sitekey import SiteKey
 from dicom_node.results.dataset import UTF8, set_values, text_of
+from dicom_node.results.deidentified.identity import KnownIdentity
 from dicom_node.results.deidentified.retained import retained
 from dicom_node.results.source import Source, source_of
 from dicom_node.results.standard import region_code
@@ -76,6 +77,7 @@ _TERMS: Final = {
     "SyntheticData": r"YES|NO",
     "LossyImageCompressionMethod": r"ISO_\d{5}_\d{1,2}",
 }
+_NOBODY: Final = KnownIdentity()
 PREFIX: Final = "AI-"  # a reader sees that it is no Patient ID of a hospital
 
 
@@ -105,8 +107,8 @@ class Pseudonyms:
         person.
         """
         named = (
-            patient_sha256(patient_id.strip(), issuer_of_patient_id)
-            if patient_id.strip()
+            patient_sha256(patient_id, issuer_of_patient_id)
+            if patient_id_of(patient_id)
             else f"study {study_uid}"
         )
         return PREFIX + base64.b32encode(self._mac("patients", named)).decode("ascii")[:20]  # 100 bits
@@ -137,9 +139,14 @@ class Pseudonyms:
         return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
 
 
-def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained] = frozenset()) -> Source:
+def pseudonymised(
+    source: Source,
+    pseudonyms: Pseudonyms,
+    options: Set[Retained] = frozenset(),
+    identity: KnownIdentity = _NOBODY,
+) -> Source:
     """The source image with a pseudonym, replaced UIDs, the attributes of its pixels, and those that
-    ``options`` retain.
+    ``options`` retain. An attribute of the pixels that holds a part of ``identity`` is left out.
     """
     given = source.header
     patient = pseudonyms.patient(
@@ -158,7 +165,8 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
         **dict.fromkeys(_EMPTIED),
     )
     for keyword in _KEPT:
-        if keyword in given and (kept := _harmless_copy(given[keyword])) is not None:
+        kept = _harmless_copy(given[keyword]) if keyword in given else None
+        if kept is not None and not identity.is_in(kept):
             header[keyword] = kept
     for keyword, allowed in _TERMS.items():
         values = listed(given.get(keyword))

@@ -5,10 +5,12 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 from unittest.mock import DEFAULT, Mock
 
 import pytest
@@ -47,10 +49,12 @@ def test_the_process_that_reads_objects_imports_no_hostile_working_directory_and
 
 
 @contextmanager
-def running_child(code: str, name: str = "worker-1") -> Iterator[tuple[processes.Child, list[object]]]:
+def running_child(
+    code: str, name: str = "worker-1", **more: Any
+) -> Iterator[tuple[processes.Child, list[object]]]:
     """A child that runs this code, and what is heard of it: a line when ready, a status at an end."""
     heard: list[object] = []
-    child = processes.Child(name, ["-c", code], heard.append, lambda *ended: heard.append(ended))
+    child = processes.Child(name, ["-c", code], heard.append, lambda *ended: heard.append(ended), **more)
     child.start()
     try:
         yield child, heard
@@ -146,3 +150,46 @@ def test_a_child_that_stands_still_is_started_again_unless_it_is_within_the_time
         else:
             wait_until(lambda: len(heard) == 3, 60, "another process")
             assert heard == [{"ready": True}, (-signal.SIGKILL, 0.5), {"ready": True}]
+
+
+SLOW_START = (
+    "import time; end = time.process_time() + 0.5\n"
+    "while time.process_time() < end: pass\n"
+    "print('{\"ready\": true}', flush=True); input()"
+)
+
+
+def starve(child: processes.Child, share: float, over: threading.Event) -> None:
+    """Let the child run for this share of the time only, by SIGSTOP and SIGCONT."""
+    while not over.is_set():
+        for number, seconds in ((signal.SIGSTOP, 0.2 * (1 - share)), (signal.SIGCONT, 0.2 * share)):
+            if child.pid:
+                os.kill(child.pid, number)
+            time.sleep(seconds)
+
+
+def test_a_child_that_starts_at_a_tenth_of_a_core_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "ALIVE_SECONDS", 0.2)
+    monkeypatch.setattr(processes, "_STARTING", 0.2)
+    over = threading.Event()
+    with running_child(SLOW_START) as (child, heard):
+        thread = threading.Thread(target=starve, args=(child, 0.1, over))
+        thread.start()
+        wait_until(lambda: heard, 120, "the child is ready")
+        over.set()
+        thread.join()
+    assert heard == [{"ready": True}]
+
+
+def test_a_child_that_waits_for_a_slow_disk_gets_twice_the_time_at_each_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes, "ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr(processes, "_STARTING", 0.1)
+    monkeypatch.setattr(processes, "_FIRST_WAIT", 0.0)
+    code = "import time; time.sleep(4); print('{\"ready\": true}', flush=True); input()"
+    silent = Mock()
+    with running_child(code, on_silence=silent) as (child, heard):
+        wait_until(lambda: {"ready": True} in heard, 120, "the child is ready")
+        assert child.pid
+    assert 0 < silent.call_count < 8

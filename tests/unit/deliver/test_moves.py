@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import OutboxSettings
-from dicom_node.base.lifecycle import DeliveryState, Outcome
+from dicom_node.base.lifecycle import DeliveryState, Outcome, ResultKind
 from dicom_node.base.lifecycle import DeliveryState as S
-from dicom_node.base.store.tables import Delivery, Original, ReceivedObject
+from dicom_node.base.store.tables import Delivery, Original, ReceivedObject, Result
 from dicom_node.deliver.moves import Moves, wait_before_query
 from dicom_node.deliver.scu import Confirmation, Presence, SendReport, SendStatus
 from tests.outbox_lab import NOW, PEER, Outbox
@@ -79,6 +79,25 @@ def test_waiting_cures_neither_two_refusals_nor_resets_them(outbox: Outbox) -> N
         outbox.put(Delivery, 1, state=S.SENDING)
         states.append(enter(outbox, lambda moves, row, report=report: moves.sent(row, report)).state)
     assert states == [S.PENDING] * 4 + [S.DEAD]
+
+
+@pytest.mark.parametrize(
+    ("kind", "takes_others", "state"),
+    [
+        (ResultKind.SC, True, S.CANCELLED),
+        (ResultKind.SC, False, S.DEAD),
+        (ResultKind.REJECTION, True, S.DEAD),
+    ],
+    ids=["a picture", "a picture, and nothing else is taken", "a rejection note"],
+)
+def test_what_a_peer_does_not_take_is_left_out_but_of_a_note_a_person_must_know(
+    outbox: Outbox, kind: ResultKind, takes_others: bool, state: DeliveryState
+) -> None:
+    outbox.put(Delivery, 1, state=S.SENDING, attempts=1)
+    outbox.put(Result, 1, kind=kind)
+    answer = SendReport(SendStatus.NARROWED, "", "its class is not accepted")
+    entered = enter(outbox, lambda moves, row: moves.narrowed(row, answer, takes_others=takes_others))
+    assert entered.state is state
 
 
 @pytest.fixture

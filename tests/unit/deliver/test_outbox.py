@@ -9,10 +9,10 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from dicom_node.base.errors import NotAllowedNow
-from dicom_node.base.lifecycle import DeliveryState, StudyState
+from dicom_node.base.lifecycle import DeliveryState, RejectionReason, StudyState
 from dicom_node.base.lifecycle import DeliveryState as S
 from dicom_node.base.store import deliveries
-from dicom_node.base.store.tables import Delivery, Result, Study
+from dicom_node.base.store.tables import Delivery, Result, Study, Withdrawal
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.outbox import retry, retry_all, send_to
 from tests.outbox_lab import NOW, PEER, Outbox
@@ -23,6 +23,21 @@ def test_a_result_is_put_into_the_outbox_once(outbox: Outbox) -> None:
         result = session.get_one(Result, 1)
         assert deliveries.add(session, result, "pacs").id == 1
         assert deliveries.add(session, result, "other").id == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(S.PENDING, S.DISCARDED), (S.DEAD, S.DISCARDED), (S.UNCONFIRMED, S.UNCONFIRMED)],
+)
+def test_what_waits_or_was_given_up_of_a_withdrawn_result_is_discarded(
+    outbox: Outbox, before: DeliveryState, after: DeliveryState
+) -> None:
+    outbox.put(Delivery, 1, state=before)
+    reason = RejectionReason.QUALITY
+    outbox.add(Withdrawal(result_id=1, at=NOW, actor="a person", reason=reason, because="", note_id=None))
+    with outbox.database.write() as session:
+        deliveries.discard_withdrawn(session, [session.get_one(Delivery, 1)])
+    assert [row.state for row in outbox.rows(Delivery)] == [after]
 
 
 SECOND = PEER.model_copy(update={"name": "second"})

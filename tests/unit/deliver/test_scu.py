@@ -22,7 +22,8 @@ from dicom_connectors.orthanc import destination as orthanc
 from dicom_node.base.config.addresses import LocalAddress, is_local, remote_address
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import ConsoleSettings, Settings
-from dicom_node.deliver.scu import Presence, SendStatus, http, open_destination, store_report
+from dicom_node.deliver.scu import Presence, RetrieveStatus, SendStatus, http, open_destination, store_report
+from dicom_node.deliver.scu.query_retrieve import _outcome
 from dicom_node.deliver.scu.storage import DimseDestination
 from tests.hostile.web import answering
 from tests.modality import data_set, ultrasound
@@ -78,6 +79,31 @@ def response(uid: str = "1.2.3", *, failed: int | None = None, warned: int | Non
             item.WarningReason = warned
         answer.ReferencedSOPSequence = [item]
     return answer
+
+
+@pytest.mark.parametrize(
+    ("code", "counts", "status", "text"),
+    [
+        (0x0000, {"Completed": 2, "Failed": 0}, RetrieveStatus.RETRIEVED, ""),
+        (0xB000, {"Completed": 1, "Failed": 0, "Warning": 1}, RetrieveStatus.RETRIEVED, ""),
+        (0xB000, {"Completed": 0, "Failed": 0, "Warning": 2}, RetrieveStatus.RETRIEVED, ""),
+        (0xB000, {"Completed": 2, "Failed": 1}, RetrieveStatus.INCOMPLETE, "1 objects"),
+        (0x0000, {"Completed": 2, "Remaining": 1}, RetrieveStatus.INCOMPLETE, "1 objects"),
+        (0xB000, {"Completed": 2}, RetrieveStatus.INCOMPLETE, "some objects"),
+        (0x0000, {"Completed": 0, "Failed": 0}, RetrieveStatus.ABSENT, "nothing"),
+    ],
+)
+def test_a_retrieval_is_judged_by_what_did_not_come(
+    code: int, counts: dict[str, int], status: RetrieveStatus, text: str
+) -> None:
+    last = Dataset()
+    for name, number in counts.items():
+        setattr(last, f"NumberOf{name}Suboperations", number)
+    outcome = _outcome(code, last, None)
+    assert outcome.status is status
+    assert text in outcome.text
+    assert text or outcome.objects == 2
+    assert "0 objects" not in outcome.text
 
 
 @pytest.mark.parametrize(

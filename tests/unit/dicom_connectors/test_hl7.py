@@ -11,7 +11,7 @@ from hl7apy.parser import parse_message
 from pydicom import dcmread
 
 from ai_pipeline.contract import Code, Measurement, PipelineResult
-from dicom_connectors.hl7.destination import parsed_acknowledgement
+from dicom_connectors.hl7.destination import ACCEPTED, parsed_acknowledgement
 from dicom_connectors.hl7.oru import MessageContext, SentReport, control_id, oru_of, withdrawal_of
 from dicom_node.base.lifecycle import RejectionReason, ResultKind
 from dicom_node.results.build import build
@@ -278,6 +278,10 @@ def test_a_patient_without_an_id_makes_no_pid(tmp_path: Path, name: str) -> None
     assert text(read(a_report(tmp_path, **nobody), given)["PID"][0], 3) == "ACCCR"
 
 
+def test_a_space_before_a_patient_id_is_a_part_of_it(tmp_path: Path) -> None:
+    assert text(read(a_report(tmp_path, PatientID=" 47"))["PID"][0], 3).startswith(" 47^")
+
+
 def test_a_patient_without_a_name_has_a_name_of_type_unspecified(tmp_path: Path) -> None:
     patient = read(a_report(tmp_path, PatientName="", PatientBirthDate=""))["PID"][0]
     assert [text(patient, number) for number in (3, 5, 7)] == ["PID-CR^^^HOSPITAL^PI", "^^^^^^U", ""]
@@ -334,6 +338,24 @@ def test_codes_are_read_and_texts_are_not(segments: bytes, shown: str, text: str
     assert "Probe" not in f"{answer.shown}{answer.text}"
 
 
+@pytest.mark.parametrize(
+    ("msa", "control_id"),
+    [
+        (b"MSA| AA |N1", "N1"),
+        (b"MSA|aa|N1^X", "N1"),
+        (b"MSA|AA |", ""),
+        (b"MSA|CA", ""),
+        (b"MSA|AA||", ""),
+    ],
+)
+def test_padding_and_components_change_nothing(msa: bytes, control_id: str) -> None:
+    for before in (b"", b"\xef\xbb\xbf"):
+        answer = parsed_acknowledgement(before + MSH + msa + b"\r")
+        assert answer is not None
+        assert answer.code in ACCEPTED
+        assert answer.control_id == control_id
+
+
 def test_other_delimiters_are_those_of_the_answer() -> None:
     answer = parsed_acknowledgement(b"MSH#*~\\&#RIS\rMSA#AE#N1\rERR###101*x\r")
     assert answer is not None
@@ -342,7 +364,7 @@ def test_other_delimiters_are_those_of_the_answer() -> None:
 
 @pytest.mark.parametrize(
     "block",
-    [b"", b"MSH", b"MSH|^", MSH, MSH + b"MSA|AA\r", MSH + b"MSA|ZZ|N1\r", b"MSA|AA|N1\r", b"\xff" * 9000],
+    [b"", b"MSH", b"MSH|^", MSH, MSH + b"MSA\r", MSH + b"MSA|ZZ|N1\r", b"MSA|AA|N1\r", b"\xff" * 9000],
 )
 def test_what_is_no_acknowledgement_is_none(block: bytes) -> None:
     assert parsed_acknowledgement(block) is None

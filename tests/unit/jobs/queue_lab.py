@@ -10,7 +10,7 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.jobs.queue import JobQueue, enqueue
 from tests.rows import Stored, a_study
 
-WORKERS = WorkerSettings(lease_seconds=2, attempts=3, retry_seconds=0)
+WORKERS = WorkerSettings(lease_seconds=60, attempts=3, retry_seconds=0)  # none ends while a test runs
 
 
 def add_study(database: Database, name: str = "1") -> int:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import chain, combinations_with_replacement, product, repeat
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,18 @@ from dicom_node.base.lifecycle import (
 from dicom_node.base.store import tickets
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.results import place_of_rule
-from dicom_node.base.store.tables import Job, Study
+from dicom_node.base.store.tables import Instance, Job, Study
 from dicom_node.base.store.transitions import acquire_lease, release_lease, settle_study, utc_now
-from dicom_node.jobs.queue import JobQueue, cancel, enqueue, estimated_seconds, is_dead, new_owner, retry
+from dicom_node.jobs.queue import (
+    JobQueue,
+    cancel,
+    enqueue,
+    estimated_seconds,
+    is_dead,
+    new_owner,
+    present_day,
+    retry,
+)
 from dicom_node.jobs.worker import heartbeat
 from dicom_node.jobs.worker import run as worker_module
 from tests.inbox_lab import Inbox
@@ -133,6 +142,25 @@ def test_a_renewal_that_fails_is_not_the_last() -> None:
         wait_until(lambda: renew.call_count > 2, 20, "the next renewal")
 
 
+@pytest.mark.parametrize(
+    ("step", "computed", "counted"),
+    [(0.5, 0.5, 60), (0.5, 0.05, 6), (0.5, 0.015, 6), (0.5, 0.0, 60), (30.0, 0.0, 2), (30.0, 3.0, 6)],
+    ids=["computes", "tenth of a core", "less", "waits", "stopped", "stopped and goes on"],
+)
+def test_of_a_worker_that_computes_the_time_counts_that_a_slow_machine_gave_it(
+    monkeypatch: pytest.MonkeyPatch, step: float, computed: float, counted: float
+) -> None:
+    clock = Mock(monotonic=lambda: now[0], process_time=lambda: now[1])
+    now = [0.0, 0.0]
+    monkeypatch.setattr(heartbeat, "time", clock)
+    times: Any = {"interval": 1, "limit": 600, "grace": 60, "finish": 60, "stopping": threading.Event()}
+    job = heartbeat.JobHeartbeat(Mock(), Mock(), abandon=Mock(), **times)
+    while now[0] < 60:
+        now = [now[0] + step, now[1] + computed]
+        job._count_time(now[0])
+    assert job._used == pytest.approx(counted)
+
+
 def test_a_job_whose_lease_ended_is_taken_over_and_its_former_owner_can_end_it_no_more(
     database: Database, queue: JobQueue
 ) -> None:
@@ -180,6 +208,39 @@ def test_the_job_of_a_killed_worker_of_this_machine_is_taken_over_at_once(
     assert (job.attempts, job.tries) == (2, 2)
 
 
+def dead_alone() -> str:
+    """The name of a worker that has ended, of a node that lives."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return f"{new_owner().partition('/')[0]}/{process.pid}/{os.getpid()}/abc"
+
+
+def test_a_worker_that_runs_here_is_slow_and_not_lost_and_no_lease_that_ends_counts_as_a_try(
+    database: Database, queue: JobQueue
+) -> None:
+    number = add_job(database, add_study(database))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        job = claimed(queue, f"{new_owner().partition('/')[0]}/{process.pid}/{os.getpid()}/abc")
+        ended = utc_now() - timedelta(seconds=5)  # of 60
+        Stored(database).put(Job, number, lease_until=ended)
+        assert queue.reap() == 0
+        queue.heartbeat(job, 0.5, "still at it")
+        lose(database, number)
+        assert queue.reap() == 1
+        for _ in range(5):
+            assert claimed(queue, "elsewhere/1/1/x").tries == 1
+            lose(database, number)
+        process.kill()
+
+
+def test_a_worker_that_its_node_ends_for_silence_uses_up_no_try(database: Database, queue: JobQueue) -> None:
+    add_job(database, add_study(database))
+    owner = dead_alone()
+    for _ in range(4):
+        assert claimed(queue, owner).tries == 1
+        queue.give_back_jobs_of(int(owner.split("/")[1]))
+
+
 def test_a_job_that_was_lost_with_its_whole_node_is_not_blamed(database: Database, queue: JobQueue) -> None:
     add_job(database)
     processes = [subprocess.Popen([sys.executable, "-c", ""]) for _ in range(2)]
@@ -214,9 +275,8 @@ def test_after_the_last_try_as_many_only_tell_of_it_and_then_the_job_has_failed(
     study = add_study(database)
     number = add_job(database, study)
     for tries in range(1, 7):
-        job = claimed(queue)
+        job = claimed(queue, dead_alone())
         assert (job.tries, queue.gives_up(job)) == (tries, tries > 3)
-        lose(database, number)
     assert queue.claim("me") is None
     row = job_row(database, number)
     assert row.state is JobState.FAILED
@@ -581,3 +641,25 @@ def test_claims_at_the_same_time_get_each_job_once(database: Database) -> None:
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(work, range(4)))
     assert sorted(taken) == numbers
+
+
+@pytest.mark.parametrize(
+    ("zone", "offset", "day"),
+    [
+        ("America/Los_Angeles", "", 1),
+        ("UTC", "-0800", 1),
+        ("UTC", "", 2),
+        ("UTC", "+0900", 2),
+        ("UTC", "x", 2),
+    ],
+)
+def test_the_age_of_a_study_is_counted_by_its_own_and_the_sites_day(
+    monkeypatch: pytest.MonkeyPatch, zone: str, offset: str, day: int
+) -> None:
+    at = datetime(2026, 3, 2, 0, 30, tzinfo=UTC)  # 16:30 in California
+    monkeypatch.setattr("dicom_node.jobs.queue.utc_now", lambda: at)
+    with monkeypatch.context() as here:
+        here.setenv("TZ", zone)
+        time.tzset()
+        assert present_day([Instance(attributes={"TimezoneOffsetFromUTC": offset})]) == date(2026, 3, day)
+    time.tzset()

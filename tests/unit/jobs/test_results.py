@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from ai_pipeline.contract import (
 from ai_pipeline.images.dates import date_of
 from dicom_connectors.notifications.gather import Gatherer
 from dicom_connectors.notifications.settings import NotificationSettings
+from dicom_console.views import patients
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
@@ -526,6 +527,18 @@ def test_nothing_else_is_compared_with(comparing: Inbox) -> None:
     assert compared(take(comparing, "20250102", "0.60 effusion")) == []
 
 
+@pytest.mark.parametrize("placeholder", ["UNKNOWN", "0", "ANONYMOUS"])
+def test_two_emergencies_under_one_placeholder_are_not_compared(comparing: Inbox, placeholder: str) -> None:
+    about = {"PatientID": placeholder, "PatientBirthDate": "", "PatientName": "", "PatientSex": "M"}
+    take(comparing, "20240302", "0.41", **about)
+    assert compared(take(comparing, "20250102", "0.62 effusion", **about)) == []
+    assert comparing.read(patients.show, comparing.settings, 1)["trends"] == []
+    known = about | {"PatientName": "Doe^Jane", "PatientSex": "F", "PatientID": "P2"}
+    take(comparing, "20240302", "0.41", **known)
+    assert len(compared(take(comparing, "20250102", "0.62", **known))) == 1, "by name and sex"
+    assert len(comparing.read(patients.show, comparing.settings, 3)["trends"]) == 1
+
+
 def test_another_model_version_is_said_and_not_compared(
     comparing: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -580,7 +593,14 @@ def test_a_hostile_header_gives_no_comparison(comparing: Inbox) -> None:
     assert compared(take(comparing, "20250102", "0.60")) == []
 
 
-@pytest.mark.parametrize("text", ["20240230", "2024", "99999999", "２０２４０１０１", "2024 1 1"])
+@pytest.mark.parametrize("text", ["2.1.2024", "02.01.2024", "2024-01-02"])
+def test_a_day_may_come_first_where_dots_are_between(text: str) -> None:
+    assert date_of(text) == date(2024, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "text", ["20240230", "2024", "99999999", "２０２４０１０１", "2024 1 1", "02/01/2024", "31.31.2024"]
+)
 def test_what_names_no_day_is_no_date(text: str) -> None:
     assert date_of(text) is None
 

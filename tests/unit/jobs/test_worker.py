@@ -474,7 +474,9 @@ def test_an_old_study_is_held(study_date: str, days: float, held: bool) -> None:
     assert bool(decision.held_reason) is held
 
 
-@pytest.mark.parametrize(("given", "held"), [("02.01.2019", True), ("20190230", True), ("00000000", False)])
+@pytest.mark.parametrize(
+    ("given", "held"), [("02/01/2019", True), ("02.01.2019", True), ("20190230", True), ("00000000", False)]
+)
 def test_a_study_whose_date_names_no_day_is_held(tmp_path: Path, given: str, held: bool) -> None:
     with quiet_pydicom():
         dataset = changed(ultrasound("x"), StudyDate=given)

@@ -354,8 +354,11 @@ PACS = a_receiver("pacs", host="h")
 COMMITS = PACS | {
     "host": "192.0.2.1", "check_address": True, "confirm": "commitment", "commitment_host": "192.0.2.9"
 }  # fmt: skip
+ASKS = US1 | {"commit_after": "delivered", "host": "192.0.2.1", "port": 104, "check_address": True}
+ASKS_AS_PACS = ASKS | {"commitment_ae_title": "PACS"}
 RECEIVES = Permission("pacs", may_send=False, may_report=True)
 ECHO = (VERIFICATION,)
+PACS_SENDS = Permission("pacs", may_send=True)
 MAY, MAY_NOT = Permission("us1", may_send=True), Permission("", may_send=False)
 
 
@@ -372,11 +375,15 @@ MAY, MAY_NOT = Permission("us1", may_send=True), Permission("", may_send=False)
         (policy((US1, PACS)), proposal("PACS"), Permission("pacs", may_send=False)),
         (policy((PACS | {"ae_title": "US1"}, US1)), proposal("US1"), MAY),
         (policy((US1,)), proposal("US1 "), MAY),
+        (policy((US1,)), proposal(called="OTHER"), statuses.CALLED_AE_NOT_RECOGNISED),
         (policy((US1,), check_called_ae=False), proposal(called="OTHER"), MAY),
         (policy((US1,), check_called_ae=False), proposal(called="A\\B"), statuses.CALLED_AE_NOT_RECOGNISED),
         (policy((COMMITS,)), proposal("PACS"), UNKNOWN),
         (policy((COMMITS,)), proposal("PACS", address="192.0.2.1"), replace(RECEIVES, may_report=False)),
         (policy((COMMITS,)), proposal("PACS", address="192.0.2.9"), RECEIVES),
+        (policy((ASKS,)), proposal("US1", address="192.0.2.1"), replace(MAY, may_ask=True)),
+        # Under the title of another peer, which may send, nobody asks for that one's objects.
+        (policy((PACS | {"may": ["send"]}, ASKS_AS_PACS)), proposal("PACS", address="192.0.2.1"), PACS_SENDS),
         (policy(), replace(proposal(), has_version_1=False), statuses.PROTOCOL_VERSION_NOT_SUPPORTED),
         (
             policy(),

@@ -236,7 +236,7 @@ def test_a_patient_has_one_pseudonym_and_the_same_number_of_another_hospital_ano
         pseudonyms.patient("1", "B", "1.2"),
         pseudonyms.patient("2", "A", "1.2"),
     )
-    assert pseudonyms.patient("1", "A", "1.2") == pseudonyms.patient(" 1 ", "A", "1.3")
+    assert pseudonyms.patient("1", "A", "1.2") == pseudonyms.patient("1 ", "A", "1.3")
     assert pseudonyms.patient("", "", "1.2") != pseudonyms.patient("", "", "1.3")
 
 
@@ -325,6 +325,31 @@ def dates(made: Deidentified) -> set[str]:
     return {str(element.value)[:8] for element in found if element.VR in ("DA", "DT") and element.value}
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("Manufacturer", "Medical Mustermann"),
+        ("ManufacturerModelName", "LI"),
+        ("ManufacturerModelName", "Model X12345678"),
+        ("Manufacturer", "Clinic of Beispiel Ltd"),
+        ("InstanceNumber", "12345678"),
+        ("InstanceNumber", "19700131"),
+        ("InstanceNumber", "4711"),
+    ],
+)
+def test_no_part_of_the_identity_is_copied_wherever_it_stands(
+    tmp_path: Path, keyword: str, value: str
+) -> None:
+    person = {"PatientName": "Mustermann^Li", "PatientID": "P-012345678", "PatientBirthDate": "31.01.1970"}
+    more = {"AccessionNumber": "A.4711", "InstitutionName": "Clinic of Beispiel"}
+    with quiet_pydicom():
+        path = _named(tmp_path, **person, **more, **{keyword: value})
+        made = _objects(deidentified(path))
+    assert len(made) == 3
+    held = [str(one.value) for ds in made.values() for one in everything(ds) if one.keyword == keyword]
+    assert not any(value.rpartition(" ")[2] in text for text in held)
+
+
 ALL = frozenset(Retained)
 
 
@@ -371,6 +396,7 @@ def test_intervals_of_one_patient_stay_and_another_patient_has_other_days(tmp_pa
     first, second = day("a.dcm", "20250227"), day("b.dcm", "20260107")
     assert (second - first).days == (date(2026, 1, 7) - date(2025, 2, 27)).days
     assert day("c.dcm", "20250227", "ANOTHER") != first
+    assert day("d.dcm", "20250227", " P") != first
 
 
 def test_an_object_that_says_more_is_another_one(tmp_path: Path) -> None:

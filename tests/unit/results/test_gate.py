@@ -182,6 +182,18 @@ def test_a_result_with_this_fault_does_not_leave(
     assert not re.search("Else|Test", str(refused.value)), "it names nobody"
 
 
+@pytest.mark.parametrize("keyword", ["PatientID", "PatientName", "PatientBirthDate"])
+@pytest.mark.parametrize("is_missing", [False, True], ids=["empty", "missing"])
+def test_a_result_without_its_patient_does_not_leave(made: Made, keyword: str, is_missing: bool) -> None:
+    nobody = made.read()
+    assert nobody[keyword].value
+    nobody[keyword].value = ""
+    if is_missing:
+        delattr(nobody, keyword)
+    with pytest.raises(ResultRefused, match=f"{keyword} is not that of the source"):
+        made.release(nobody)
+
+
 @pytest.mark.parametrize("built", [230.73450088500977, 16777216.5, 1 / 3, 0.0, -1e-7])
 def test_a_coordinate_is_the_same_in_single_precision(built: float) -> None:
     assert gate._equal(float(np.float32(built)), built)

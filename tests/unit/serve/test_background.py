@@ -3,16 +3,18 @@
 import errno
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from dicom_node.base.config.settings import NodeSettings, Settings
+from dicom_node.base.config.settings import NodeSettings, Settings, SpoolSettings
 from dicom_node.base.events import (
     DATABASE_REPLACED,
     INDEXING_FAILED,
@@ -21,8 +23,10 @@ from dicom_node.base.events import (
     SPOOL_DIFFERS,
     EventType,
 )
-from dicom_node.base.lifecycle import Role
-from dicom_node.base.store.tables import EventRow
+from dicom_node.base.lifecycle import Role, StudyState
+from dicom_node.base.store.tables import EventRow, Study
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.people.disk import disk_fault
 from dicom_node.serve.background import Background, inode
 from dicom_node.serve.node import _prepare_folder
 from dicom_node.studies.indexing import Indexer
@@ -153,3 +157,60 @@ def test_nobody_but_the_nodes_user_may_put_files_into_the_data_folder(
     folder.chmod(before)
     _prepare_folder(Settings(node=NodeSettings(data_dir=folder)))
     assert folder.stat().st_mode & 0o777 == after
+
+
+def test_a_start_after_a_restore_indexes_what_the_database_does_not_know_before_a_study_is_complete(
+    inbox: Inbox,
+) -> None:
+    first, second = ultrasound("one"), ultrasound("one", number=2)
+    inbox.index(first)
+    inbox.database.dispose()  # all is in the file then
+    kept = (inbox.folder / "node.db").read_bytes()
+    inbox.index(second)
+    inbox.database.dispose()
+    for file in inbox.folder.glob("node.db*"):
+        file.unlink()
+    (inbox.folder / "node.db").write_bytes(kept)
+    assert len(inbox.outcomes()) == 1
+    inbox.put(Study, due_at=utc_now() - timedelta(hours=1))
+    background = _background(inbox, Role.LISTENER, "here", Mock())
+    background.start(first=True)
+    wait_until(lambda: inbox.study(first.StudyInstanceUID).state is not StudyState.RECEIVING, 60, "complete")
+    background.stop()
+    assert len(inbox.outcomes()) == 2
+    assert [len(job.source_uids) for job in inbox.jobs()] == [2]
+    assert not background._indexer.is_database_older()
+
+
+@pytest.fixture
+def small_disk(inbox: Inbox) -> Iterator[Callable[[str], None]]:
+    """Mounts a disk of a MiB at the folder of received objects; to be mounted again with other options."""
+    folder = inbox.folder / "spool" / "incoming"
+    mount = ["mount", "-t", "tmpfs", "-o"]
+    if subprocess.run([*mount, "size=1m", "tmpfs", folder], capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield lambda options: subprocess.run([*mount, f"remount,{options}", "tmpfs", folder], check=True)
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.parametrize(("is_full", "why"), [(True, "no space left"), (False, "read-only file system")])
+def test_a_disk_that_is_full_or_read_only_is_told_and_forgotten_when_it_is_back(
+    inbox: Inbox, small_disk: Callable[[str], None], *, is_full: bool, why: str
+) -> None:
+    say, rest = Mock(), inbox.folder / "spool" / "incoming" / "rest"
+    settings = inbox.settings.model_copy(update={"spool": SpoolSettings(minimum_free_mib=0)})
+    background = Background(inbox.database, settings, Role.ALL, "here", say, inode(inbox.database))
+    background._watch_data_folder()
+    assert _said(say) == []
+    if is_full:
+        with suppress(OSError):
+            rest.write_bytes(bytes(2**21))
+    else:
+        small_disk("ro")
+    background._watch_data_folder()
+    assert why in say.call_args.kwargs["reason"]
+    if is_full:
+        rest.unlink()
+    else:
+        small_disk("rw")
+    assert disk_fault(settings) == ""

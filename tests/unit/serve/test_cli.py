@@ -94,7 +94,7 @@ def test_check_says_when_a_database_is_missing_whose_objects_are_there(run: Run,
     received.parent.mkdir(parents=True)
     received.touch()
     printed = run("check", "--config", site)
-    assert "start the node, then run dicom-node spool reindex" in printed.out + printed.err
+    assert "the start indexes what the spool has" in printed.out + printed.err
 
 
 def test_config_sample_prints_the_files_of_the_repository(run: Run) -> None:

@@ -143,6 +143,7 @@ def test_an_object_of_another_class_than_its_request_is_quarantined(inbox: Inbox
         # Orthanc files these under another patient than a result that repeats what is read here.
         ("SOPInstanceUID", "UN", b"1.2.34", "SOP Instance UID (0008,0018) is no UID"),
         ("PatientID", "LO", "4711 \0", "Patient ID (0010,0020) is written in a way that others"),
+        ("PatientID", "LO", "4711\t", "Patient ID (0010,0020) is written in a way that others"),
         ("PatientID", "LO", "47\x0011", "Patient ID (0010,0020) is written in a way that others"),
         ("PatientID", "UN", b"47112 ", "Patient ID (0010,0020) is written in a way that others"),
         ("SpecificCharacterSet", "CS", "UTF_8", "Patient ID (0010,0020) is written in a way that others"),

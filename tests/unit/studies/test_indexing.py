@@ -1,5 +1,6 @@
 """Acknowledged objects are indexed once, whoever dies, floods or cannot be read."""
 
+import errno
 import hashlib
 import random
 import subprocess
@@ -11,6 +12,7 @@ from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pydicom.uid import (
@@ -236,3 +238,15 @@ def test_an_object_that_the_disk_cannot_read_is_tried_again_and_its_study_waits(
     inbox.reopen()
     inbox.index()
     assert inbox.outcomes() == ["new", "new"]
+
+
+def test_a_disk_that_reads_no_file_is_logged_once_and_not_for_each(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    inbox.receive(*(ultrasound("one", number=number) for number in range(1, 6)))
+    broken = Mock(side_effect=OSError(errno.EIO, "Input/output error"))
+    with monkeypatch.context() as patch:
+        patch.setattr(indexing, "read_arrival", broken)
+        inbox.indexer.run_once()
+    assert broken.call_count == 5
+    assert [record.message.count("Input/output error") for record in caplog.records] == [1]

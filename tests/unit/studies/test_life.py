@@ -168,7 +168,9 @@ def check(inbox: Inbox, uid: str, sent: int) -> None:
 
 
 @settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    database=None,
 )
 @given(steps=strategies.lists(STEPS, max_size=14))
 def test_a_study_comes_to_an_end_whatever_happens(shared: Inbox, steps: list[tuple[object, ...]]) -> None:

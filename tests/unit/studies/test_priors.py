@@ -11,7 +11,8 @@ from dicom_node.base.dicom.identity import Patient
 from dicom_node.deliver.scu import FoundStudy
 from dicom_node.studies.priors import ComparedStudy, query_for
 
-NEW = ComparedStudy("1.2.3", Patient(name="hash"), {"CR", "DX"}, {"HAND"})
+WHO = Patient("id", name="hash", birth_date="day", sex="F")
+NEW = ComparedStudy("1.2.3", WHO, {"CR", "DX"}, {"HAND"})
 
 
 @pytest.mark.parametrize(
@@ -23,11 +24,16 @@ NEW = ComparedStudy("1.2.3", Patient(name="hash"), {"CR", "DX"}, {"HAND"})
         pytest.param({"modalities": ("US", "CR")}, True, id="one modality in common"),
         pytest.param({"modalities": ("US",)}, False, id="another modality"),
         pytest.param({"modalities": ()}, True, id="modality not named"),
-        pytest.param({"patient": Patient(name="other")}, False, id="another name"),
+        pytest.param({"patient": Patient(name="other", birth_date="day")}, False, id="another name"),
+        pytest.param({"patient": Patient(birth_date="day")}, True, id="birth date alone"),
+        pytest.param({"patient": Patient(name="hash", sex="F")}, True, id="name and sex"),
+        pytest.param({"patient": Patient(name="hash")}, False, id="name alone"),
+        pytest.param({"patient": Patient()}, False, id="nothing beside the ID"),
     ],
 )
 def test_an_earlier_study_fits_by_date_modality_and_patient(answer: dict[str, Any], fits: bool) -> None:
-    found = {"study_instance_uid": "1.2.4", "study_date": "20250101", "modalities": ("DX",)} | answer
+    found = {"study_instance_uid": "1.2.4", "study_date": "20250101", "modalities": ("DX",), "patient": WHO}
+    found |= answer
     assert NEW.fits(FoundStudy(**found)) == fits
 
 
@@ -55,5 +61,5 @@ def test_the_question_names_patient_and_issuer_and_ends_the_day_before() -> None
     study: Any = SimpleNamespace(patient_id=" A1", issuer_of_patient_id="H ", study_date="20260301")
     query = query_for(study)
     assert query is not None
-    assert (query.patient_id, query.issuer_of_patient_id) == ("A1", "H")
+    assert (query.patient_id, query.issuer_of_patient_id) == (" A1", "H")
     assert (query.first, query.last) == (date(2021, 3, 1), date(2026, 2, 28))

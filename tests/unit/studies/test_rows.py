@@ -1,5 +1,10 @@
 """What an object does to its study: own results, captures and late images."""
 
+from collections.abc import Callable
+
+import pytest
+from pydicom.dataset import Dataset
+
 from dicom_node.base.events import (
     by_number,
 )
@@ -47,6 +52,19 @@ def test_a_result_of_this_node_is_told_from_what_only_bears_its_mark(inbox: Inbo
     told = {row.fields["instance"]: row.number for row in inbox.events() if row.number in (2006, 2007)}
     assert told == {known.SOPInstanceUID: 2006, copied.SOPInstanceUID: 2007}
     assert len(inbox.jobs()) == 1
+
+
+@pytest.mark.parametrize("make", [own_result, lambda image: changed(image, Rows=None)], ids=["own", "faulty"])
+def test_the_patient_of_a_study_is_that_of_the_first_object_that_is_good_and_not_ours(
+    inbox: Inbox, make: Callable[[Dataset], Dataset]
+) -> None:
+    image = changed(ultrasound("one"), AccessionNumber="A1")
+    victim = changed(make(image), PatientID="VICTIM", PatientName="Vic^Tim", AccessionNumber="A2")
+    inbox.index(changed(victim, SOPInstanceUID=f"{image.SOPInstanceUID}.9"), image)
+    study = inbox.study(image.StudyInstanceUID)
+    assert (study.patient_id, study.accession_number) == (image.PatientID, "A1")
+    names = inbox.read(inbox.indexer._rows.names.of, [study.id])
+    assert "Vic" not in str(names)
 
 
 def test_secondary_captures_of_a_named_peer_start_the_rule_that_names_it(inbox: Inbox) -> None:

@@ -125,7 +125,7 @@ OTHERS = (
 )  # fmt: skip
 
 
-MANY = settings(max_examples=100, deadline=None)
+MANY = settings(max_examples=100)
 harmless = st.sampled_from([text for texts in HARMLESS.values() for text in texts])
 
 

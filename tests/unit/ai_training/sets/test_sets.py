@@ -160,7 +160,7 @@ def _clinic(seed: int, patients: int = 250) -> tuple[list[str], np.ndarray]:
     return [f"p{owner}" for owner in owners], ill.astype(float)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**31 - 1), val=st.sampled_from([0.1, 0.2, 0.3]))
 def test_no_patient_is_in_two_splits_and_sizes_and_labels_have_their_shares(seed: int, val: float) -> None:
     patients, truth = _clinic(seed)

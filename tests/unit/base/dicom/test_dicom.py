@@ -146,7 +146,7 @@ def built_name(path: Path) -> str:
         return str(pydicom.dcmread(io.BytesIO(made[0].data)).PatientName)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(strategies.sampled_from(CHARSETS), names())
 @example("ISO_IR 100", b"=^=")
 @example("ISO_IR 100", b"A\\B")

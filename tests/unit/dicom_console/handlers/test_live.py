@@ -1,15 +1,22 @@
 """What programs that watch the node may ask, and the mark of a change."""
 
+import errno
 import fcntl
 import os
+from datetime import timedelta
+from unittest.mock import Mock
 
+import pytest
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from dicom_console.views import changes
 from dicom_node.base import events
-from dicom_node.base.store.tables import EventRow
+from dicom_node.base.lifecycle import UserRole
+from dicom_node.base.store.tables import EventRow, SiteProcess
 from dicom_node.base.store.transitions import utc_now
+from dicom_node.people import disk
+from dicom_node.people.audit import machine_name
 from tests.console_lab import ConsoleLab, numbers
 from tests.inbox_lab import Inbox
 
@@ -27,7 +34,7 @@ def test_health_is_answered_without_a_database(console: ConsoleLab, inbox: Inbox
     assert text.startswith("The database of the node does not answer.")
 
 
-def test_ready_is_a_node_that_receives_and_has_room(console: ConsoleLab) -> None:
+def test_ready_is_a_node_that_receives_and_has_room(console: ConsoleLab, inbox: Inbox) -> None:
     browser = console.browser()
     assert browser.get("/readyz") == 503
     assert "no node" in browser.text
@@ -41,6 +48,21 @@ def test_ready_is_a_node_that_receives_and_has_room(console: ConsoleLab) -> None
         assert "minimum_free_mib" in browser.text
         console.change("spool", minimum_free_mib=0)
         assert (browser.get("/readyz"), browser.text) == (200, "ready\n")
+        silent = utc_now() - timedelta(minutes=1)
+        row = SiteProcess(machine=machine_name(), place="all", name="listener", pid=1, lost=False)
+        row.since, row.seen_at, row.version = silent, silent, "0"
+        inbox.add(row)
+        assert (browser.get("/readyz"), browser.text) == (503, "the listener shows no life\n")
+
+
+def test_the_first_page_names_a_disk_that_takes_no_files(
+    console: ConsoleLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console.change("spool", minimum_free_mib=0)
+    broken = Mock(side_effect=OSError(errno.EIO, "Input/output error"))
+    monkeypatch.setattr(disk.tempfile, "TemporaryFile", broken)
+    browser = console.at("/", UserRole.ADMIN)
+    assert "disk: input/output error" in browser.text
 
 
 def test_an_event_that_is_committed_behind_others_or_under_a_number_of_before_is_seen(inbox: Inbox) -> None:

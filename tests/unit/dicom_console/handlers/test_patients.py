@@ -6,10 +6,13 @@ from dicom_console.views import activity, patients
 from dicom_node.base.lifecycle import DeliveryState, StudyState, UserRole
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, Study
+from dicom_node.deliver.scu import FoundStudy
 from dicom_node.results.stated_report import StatedNumber
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
 from tests.rows import NOW, Stored, a_study
+from tests.unit.receive.objects import changed
 
 
 def test_an_id_of_two_issuers_is_two_patients(database: Database, inbox: Inbox) -> None:
@@ -24,6 +27,18 @@ def test_an_id_of_two_issuers_is_two_patients(database: Database, inbox: Inbox) 
     assert [row["study"] for row in shown["studies"]] == ["1.2.3", "1.2.1"]
     assert [row["issuer"] for row in shown["others"]] == ["SOUTH"]
     assert shown["person"] is None
+
+
+def test_a_space_before_an_id_makes_another_patient_on_all_pages(
+    console_of_node: ConsoleLab, node: Inbox
+) -> None:
+    node.index(changed(ultrasound("two"), PatientID=" ID-one"))
+    assert [row["patient_id"] for row in node.read(patients.patients)[0]] == [" ID-one", "ID-one"]
+    reader = console_of_node.browser(UserRole.READER)
+    for wanted, others in ((" ID-one ", "/patients/1"), ("ID-one", "/patients/2")):
+        assert reader.post("/patients/search", patient=wanted) == 303
+        assert others not in reader.page("/patients?person=1")
+    assert FoundStudy.from_texts({"StudyInstanceUID": "1.2", "PatientID": " P1 "}).patient_id == " P1"  # type: ignore[union-attr]
 
 
 def test_images_of_a_patient_are_deleted_when_their_results_arrived(

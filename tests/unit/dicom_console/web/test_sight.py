@@ -1,12 +1,13 @@
 """Who sees the studies of some senders only, and that lists are noted."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from pydicom.dataset import Dataset
 from sqlalchemy import inspect
 
 from dicom_node.base.errors import FaultyInput
@@ -20,6 +21,7 @@ from dicom_node.base.store.tables import (
     Feedback,
     Instance,
     Job,
+    ReceivedObject,
     Result,
     Study,
     Withdrawal,
@@ -28,6 +30,8 @@ from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.people import audit, users
 from tests.console_lab import PASSWORD, ConsoleLab, routes
 from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+from tests.unit.receive.objects import changed, own_result
 
 
 @pytest.fixture
@@ -154,6 +158,30 @@ def test_no_address_changes_a_study_of_another_sender(limited: ConsoleLab, node:
             )
         assert answer.status_code != 500, path
     assert rows() == before
+
+
+@pytest.mark.parametrize(
+    ("make", "sees"),
+    [
+        pytest.param(lambda image: ultrasound("one", number=2), False, id="further image"),
+        pytest.param(lambda image: changed(image, PatientID="P9"), False, id="conflict"),
+        pytest.param(lambda image: changed(image, SOPClassUID="1.2.3"), False, id="faulty"),
+        pytest.param(changed, True, id="copy"),
+        pytest.param(own_result, True, id="own result"),
+    ],
+)
+def test_who_stored_into_a_study_first_does_not_see_what_others_send(
+    inbox: Inbox, make: Callable[[Dataset], Dataset], sees: bool
+) -> None:
+    image = ultrasound("one")
+    inbox.index(image, calling="CONSOLE")
+    with sight.seen_by(["CONSOLE"]):
+        assert len(inbox.rows(Study)) == 1
+    inbox.index(make(image), calling="US1")
+    with sight.seen_by(["CONSOLE"]):
+        assert len(inbox.rows(Study)) == len(inbox.rows(ReceivedObject)[:1]) == sees
+    with sight.seen_by(["CONSOLE", "US1"]):
+        assert len(inbox.rows(Study)) == 1
 
 
 def test_an_admin_sees_all_and_senders_are_ae_titles(limited: ConsoleLab) -> None:

@@ -1,0 +1,181 @@
+"""No two transactions wait for each other on PostgreSQL: whoever changes a study locks it first."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from dicom_node.base.errors import NodeError
+from dicom_node.base.lifecycle import DeliveryState, JobState, ResultKind
+from dicom_node.base.store import deliveries, intake
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Delivery, Job, Study
+from dicom_node.base.store.transitions import settle_studies
+from dicom_node.deliver import outbox as by_hand
+from dicom_node.deliver.delivery_worker import give_up_unknown
+from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.queue import JobQueue
+from dicom_node.studies import indexing
+from dicom_node.studies.quarantine import stop_study
+from tests.inbox_lab import CONFIG, Inbox
+from tests.modality import ultrasound
+from tests.outbox_lab import PEER, Outbox
+from tests.rows import Stored
+from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study, claimed, lose
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.debian("postgresql")
+_LOCKED = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+
+
+@pytest.fixture
+def database(postgres_url: str) -> Iterator[Database]:
+    database = Database(postgres_url)
+    database.upgrade()
+    yield database
+    database.dispose()
+
+
+def run_between(
+    database: Database,
+    first: Callable[[Session], object],
+    work: Callable[[], object],
+    then: Callable[[Session], object],
+) -> None:
+    """Do ``work`` beside a transaction, between its steps ``first`` and ``then``, until it ends or waits.
+
+    Raises the error of the database if one waits for the other.
+    """
+
+    def waits() -> bool:
+        with database.read() as session:
+            return bool(session.scalar(_LOCKED))
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as session:
+            first(session)
+            done = pool.submit(work)
+            wait_until(lambda: done.done() or waits(), what="the work beside waits")
+            then(session)
+        with suppress(NodeError):  # what it wanted is no longer possible, which is an answer
+            done.result(60)
+
+
+def run_beside_a_correction(database: Database, uid: str, work: Callable[[], object]) -> None:
+    """Do ``work`` while an image of the study ``uid`` is indexed that came again with another header."""
+    run_between(
+        database,
+        lambda session: intake.study(session, uid),
+        work,
+        lambda session: stop_study(session, _study(session, uid), "an image came again"),
+    )
+
+
+def _study(session: Session, uid: str) -> Study:
+    study = intake.study(session, uid)
+    assert study is not None
+    return study
+
+
+@pytest.mark.parametrize("doing", ["claim", "end", "hand_back", "reap", "cancel", "retry", "put_first"])
+def test_a_late_image_and_what_happens_to_a_job_of_its_study_do_not_wait_for_each_other(
+    database: Database, doing: str
+) -> None:
+    queue = JobQueue(database, WORKERS)
+    number = add_job(database, add_study(database))
+    job = claimed(queue) if doing in ("end", "hand_back", "reap") else Stored(database).get(Job, number)
+    if doing == "reap":
+        lose(database, number)
+    if doing == "retry":
+        Stored(database).write(jobs.cancel, number)
+    by_name: dict[str, Callable[[], object]] = {
+        "claim": lambda: queue.claim("elsewhere/1/1/y"),
+        "end": lambda: queue.end(job, JobState.FAILED, "why"),
+        "hand_back": lambda: queue.hand_back(job),
+        "reap": queue.reap,
+    }
+    work = by_name.get(doing, lambda: Stored(database).write(getattr(jobs, doing), number))
+    run_beside_a_correction(database, "1.2.1", work)
+
+
+@pytest.mark.parametrize("doing", ["claim", "send", "give_up", "retry", "discard"])
+def test_a_correction_and_a_delivery_of_its_study_do_not_wait_for_each_other(
+    tmp_path: Path, postgres_url: str, doing: str
+) -> None:
+    outbox = Outbox(tmp_path, [PEER], database_url=postgres_url)
+    outbox.add_study(["pacs"], [ResultKind.SR, ResultKind.GSPS])
+    database, errors = outbox.database, list[object]()
+    database.outage.note_error = errors.append  # type: ignore[method-assign]
+    [study], [first, _] = outbox.rows(Study), outbox.rows()
+    number = int(first["id"])
+    if doing == "retry":
+        outbox.put(Delivery, number, state=DeliveryState.DEAD)
+    by_name: dict[str, Callable[[], object]] = {
+        "claim": lambda: outbox.write(_claim),
+        "send": outbox.worker().run_once,  # nobody listens there
+        "give_up": lambda: give_up_unknown(database, ["pacs"]),
+        "retry": lambda: outbox.write(by_hand.retry, number),
+        "discard": lambda: outbox.write(by_hand.discard, number, "sent by hand"),
+    }
+    run_beside_a_correction(database, str(study.study_instance_uid), by_name[doing])
+    assert errors == []
+    database.dispose()
+
+
+def _claim(session: Session) -> None:
+    """As a route does: deliveries locked, then an event of their study."""
+    [first, _] = deliveries.due_batch(session, "pacs", 1, by_hand.utc_now(), 32)
+    deliveries.withdraw(session, first, "a newer version replaces it")
+
+
+def test_a_batch_of_late_images_locks_studies_in_the_order_of_who_settles_them(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "_BATCH_SECONDS", 60.0)  # both in one transaction, on any machine
+    inbox = Inbox(tmp_path / "var", CONFIG, url=postgres_url)
+    inbox.settle(ultrasound("a"))
+    inbox.settle(ultrasound("b"))
+    inbox.receive(ultrasound("b", number=2))
+    inbox.receive(ultrasound("a", number=2))
+    a, b = (study.id for study in inbox.rows(Study))
+    run_between(
+        inbox.database,
+        lambda session: settle_studies(session, [a]),
+        inbox.indexer.run_once,
+        lambda session: settle_studies(session, [b]),
+    )
+    assert len(inbox.outcomes()) == 4
+    inbox.close()
+
+
+def test_late_images_and_claims_go_on_beside_each_other(tmp_path: Path, postgres_url: str) -> None:
+    inbox, errors = Inbox(tmp_path / "var", CONFIG, url=postgres_url), list[Exception]()
+    names, stop = [f"study {number}" for number in range(2)], threading.Event()
+    inbox.settle(*(ultrasound(name) for name in names))
+
+    def work() -> None:
+        queue = JobQueue(inbox.database, WORKERS)
+        while not stop.is_set():
+            try:
+                if job := queue.claim(f"elsewhere/1/1/{threading.get_ident()}"):
+                    queue.end(job, JobState.NOT_APPLICABLE, "why")
+            except NodeError:
+                pass
+            except Exception as error:  # noqa: BLE001
+                errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(2, 7):
+        inbox.settle(*(ultrasound(name, number=number) for name in (names, names[::-1])[number % 2]))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    inbox.close()
+    assert errors == []

@@ -1,0 +1,43 @@
+"""A disk that does not read a result's file makes no dead letter; a file that is gone or another does."""
+
+import errno
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from dicom_node.base.lifecycle import ResultKind
+from dicom_node.deliver import inspection
+from tests.outbox_lab import PEER, Outbox
+from tests.pacs_lab import Pacs, free_port, run_pacs
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.debian("postgresql"))])
+def database_url(request: pytest.FixtureRequest) -> str:
+    return "" if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
+
+
+def test_a_result_that_the_disk_does_not_read_now_waits_and_is_sent_later(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with run_pacs(Pacs(free_port())) as pacs:
+        outbox = Outbox(tmp_path, [pacs.peer()], database_url=database_url, refusals=1)
+        sent = outbox.add_study(["pacs"], [ResultKind.SR])
+        with monkeypatch.context() as patch:
+            patch.setattr(inspection, "sha256_of", Mock(side_effect=OSError(errno.EIO, "Of the disk")))
+            outbox.worker().run_once()
+            [row] = outbox.rows()
+            assert (row["state"], row["reason"], row["refusals"]) == ("pending", "disk: of the disk", 0)
+        outbox.run_until("confirmed")
+        assert pacs.received == sent
+    outbox.database.dispose()
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"another")])
+def test_a_file_that_is_gone_or_another_is_a_dead_letter(tmp_path: Path, damage: Any) -> None:
+    outbox = Outbox(tmp_path, [PEER])
+    [uid] = outbox.add_study(["pacs"], [ResultKind.SR])
+    damage(outbox.file_of(uid))
+    outbox.worker().run_once()
+    assert outbox.states() == {"dead": 1}

@@ -1,0 +1,95 @@
+"""What disk and database do is not held against a job, on both databases."""
+
+import errno
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from ai_pipeline.images import decode
+from dicom_node.base.lifecycle import JobState
+from dicom_node.base.store import queue
+from dicom_node.jobs.worker import result_writer
+from dicom_node.jobs.worker import run as worker_module
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+from tests.unit.jobs.worker_lab import configuration, work
+
+LOCKED = sqlite3.OperationalError("database is locked")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.debian("postgresql"))])
+def node(request: pytest.FixtureRequest, open_inbox: Callable[..., Inbox], tmp_path: Path) -> Inbox:
+    """A node with one study that waits for its analysis; ``runs`` counts its runs."""
+    url = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    node = open_inbox(configuration("find", tmp_path / "runs", attempts=2), url=url)
+    node.settle(ultrasound("a study"))
+    return node
+
+
+def failing(times: int, error: Exception, otherwise: Callable[..., Any]) -> Callable[..., Any]:
+    """Fail so many times with this error, then do as otherwise."""
+    left = [error] * times
+
+    def call(*given: Any, **named: Any) -> Any:
+        if left:
+            raise left.pop()
+        return otherwise(*given, **named)
+
+    return call
+
+
+READING, WRITING = (decode.pydicom, "dcmread"), (result_writer, "temporary_files")
+
+
+@pytest.mark.parametrize(
+    ("number", "at"),
+    [
+        ("ENOSPC", WRITING),
+        ("EROFS", WRITING),
+        ("EIO", READING),
+        ("ESTALE", READING),
+        ("EMFILE", READING),
+    ],
+)
+def test_a_disk_that_fails_uses_up_no_try_and_the_job_goes_on_when_it_is_back(
+    node: Inbox, monkeypatch: pytest.MonkeyPatch, number: str, at: tuple[Any, str]
+) -> None:
+    error = OSError(getattr(errno, number), "of a disk")
+    monkeypatch.setattr(*at, failing(4, error, getattr(*at)))
+    monkeypatch.setattr(worker_module, "_AWAY_SECONDS", 0.0)
+    worker = worker_module.Worker(node.settings, node.database)
+    for _ in range(4):
+        worker.run_once()
+        [job] = node.jobs()
+        assert (job.state, job.tries, job.reason[:6]) == (JobState.QUEUED, 0, "disk: ")
+    worker.run_once()
+    assert node.jobs()[0].state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_an_outage_of_the_database_at_the_end_of_a_job_uses_up_no_try(
+    node: Inbox, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr(worker_module, "_PAUSE_SECONDS", 0.0)
+    away = OperationalError("", None, LOCKED)
+    monkeypatch.setattr(queue, "leased_job", failing(times, away, queue.leased_job))
+    work(node)
+    [job] = node.jobs()
+    assert (job.state, job.tries, job.reason) == (JobState.SUCCEEDED, 1, "")
+
+
+@pytest.mark.parametrize("undone", [psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure])
+def test_a_transaction_that_the_database_undid_is_made_again_at_once(
+    node: Inbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, undone: type[Exception]
+) -> None:
+    error = OperationalError("", None, undone())
+    monkeypatch.setattr(result_writer, "count_images", failing(2, error, result_writer.count_images))
+    work(node)
+    [job] = node.jobs()
+    assert (job.state, job.attempts) == (JobState.SUCCEEDED, 1)
+    assert (tmp_path / "runs").read_text() == "run\n"
