@@ -203,7 +203,7 @@ def change_user(
     ``by``, or for role and senders of an account that the hospital's identity provider manages.
     """
     senders = () if sees_all else senders
-    _refuse_unknown_senders(settings, senders or ())
+    _refuse_unknown_senders(settings, _checked_senders(senders or (), UserRole.VIEWER))
     with writing(settings) as session:
         user = _account(session, name)
         _refuse_own(user, by)
