@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 from fastapi import Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
-from sqlalchemy.orm import Session
 
 from dicom_console.web import languages
 from dicom_console.web.access import ANYONE, remember
@@ -269,7 +268,7 @@ class AuditFilter(ServiceRequest):
 
     ``who``: the person; ``what``: the action; ``since``, ``until``: from this time, before that one, such as
     2026-03-01; ``study``: UID of a study or its last figures; ``patient``: with it all studies of its
-    patient (a Patient ID stands in no address).
+    patient (no address has a Patient ID).
     """
 
     who: str = Field("", max_length=64, pattern=PRINTABLE)
@@ -280,7 +279,7 @@ class AuditFilter(ServiceRequest):
     patient: bool = False
     before: int | None = Field(None, ge=1, le=2**31 - 1)
 
-    def rows(self, session: Session, before: int | None, limit: int) -> list[View]:
+    def rows(self, session: Any, before: int | None, limit: int) -> list[View]:
         """Return the records that pass, older than the record ``before``. Raises FaultyInput, NotFound."""
         try:
             since, until = moment(self.since.strip()), moment(self.until.strip())
