@@ -64,9 +64,9 @@ from dicom_node.base.outcomes import Failed, NotYet, Outcome, Retry
 from dicom_node.base.runner import NEVER, Lane
 from dicom_node.base.store import fetches, requested
 from dicom_node.base.store.database import Database
+from dicom_node.base.store.locks import lock_studies
 from dicom_node.base.store.tables import ClaimedWorkitem, Fetch, Job, Study
 from dicom_node.base.store.transitions import (
-    lock_studies,
     record,
     settle_study,
     try_move,

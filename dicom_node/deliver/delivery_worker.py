@@ -21,9 +21,9 @@ from dicom_node.base.events import DELIVERY_DEAD, DELIVERY_OVERDUE, EventType
 from dicom_node.base.runner import outlast
 from dicom_node.base.store import deliveries
 from dicom_node.base.store.database import SHORTEST, Database
+from dicom_node.base.store.locks import lock_studies
 from dicom_node.base.store.tables import Study
 from dicom_node.base.store.transitions import (
-    lock_studies,
     pass_lease_on,
     record,
     settle_studies,

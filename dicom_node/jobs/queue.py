@@ -16,17 +16,11 @@ What rules forward is decided with the jobs, when the study is complete: then it
 conflict, and the rules have all of its images. Objects are queued unchanged, each version once for each peer.
 """
 
-import hashlib
-import os
-import secrets
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
@@ -54,72 +48,7 @@ from dicom_node.base.store.transitions import (
     update_queue_place,
     utc_now,
 )
-
-
-def new_owner() -> str:
-    """Return a name for this process as an owner of leases, never used again; at most 64 characters."""
-    return f"{_machine()}/{os.getpid()}/{os.getppid()}/{secrets.token_hex(4)}"
-
-
-def is_dead(owner: str) -> bool:
-    """Return whether the process named ``owner`` ran on this machine and has ended; False if this is
-    unknown.
-    """
-    return _has_process_ended(owner, 1)
-
-
-def is_alive(owner: str) -> bool:
-    """Return whether the process named ``owner`` is known to run on this machine, as a child of its node."""
-    state, parent = _process(owner, 1)
-    return state not in ("", "Z") and parent == owner.split("/")[2]
-
-
-def is_dead_with_its_node(owner: str) -> bool:
-    """Return whether the process named ``owner`` has ended and so has its parent: the whole node died, not
-    only the worker.
-    """
-    return is_dead(owner) and _has_process_ended(owner, 2)
-
-
-def _has_process_ended(owner: str, place: int) -> bool:
-    """Return whether a process in an owner's name has ended on this machine; False if that is unknown.
-
-    ``place``: 1 for the owner itself, 2 for its parent.
-    """
-    return _process(owner, place)[0] == "Z"
-
-
-def _process(owner: str, place: int) -> Sequence[str]:
-    """Return the state (proc(5); "Z" if it has ended) of a process in an owner's name and the number of its
-    parent; "" for what is unknown. ``place`` as above.
-    """
-    parts = owner.split("/")
-    if len(parts) != 4 or parts[0] != _machine() or not parts[place].isdigit():
-        return "", ""
-    pid = int(parts[place])
-    try:
-        os.kill(pid, 0)
-        about = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except ProcessLookupError:
-        return "Z", ""
-    except OSError:  # another user's, or no /proc
-        return "", ""
-    return about.rpartition(")")[2].split()[:2]
-
-
-@cache
-def _machine() -> str:
-    """Return a name of this machine, its present boot and its process name space, because containers may
-    share a host name.
-    """
-    parts = [socket.gethostname()]
-    for read in (Path("/proc/sys/kernel/random/boot_id").read_text, Path("/proc/self/ns/pid").readlink):
-        try:
-            parts.append(str(read()))
-        except OSError:  # not Linux: leases alone decide, because the name holds the process id of one boot
-            parts.append(secrets.token_hex(8))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
+from dicom_node.jobs.owners import is_alive, is_dead, is_dead_with_its_node, is_of
 
 # A rule's condition → the keyword of the image's attribute; the others are columns of Instance.
 _KEYWORDS = {
@@ -427,9 +356,7 @@ class JobQueue:
     def give_back_jobs_of(self, pid: int) -> None:
         """Hand back the running jobs of the worker with this process id on this machine."""
         with self._database.read() as session:
-            its = [
-                job for job in queue.running(session) if job.lease_owner.startswith(f"{_machine()}/{pid}/")
-            ]
+            its = [job for job in queue.running(session) if is_of(job.lease_owner, pid)]
             session.expunge_all()
         for job in its:
             with suppress(LeaseLost):

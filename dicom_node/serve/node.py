@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from dicom_node import __version__
 from dicom_node.base import connectors, events, logs, sitekey
 from dicom_node.base.config.loading import FOLDER, is_behind
@@ -26,7 +24,7 @@ from dicom_node.base.config.settings import NEEDS_RESTART, Settings
 from dicom_node.base.errors import CannotRun, ConfigurationError, ExitCode, NodeError, SpoolFull, Unavailable
 from dicom_node.base.lifecycle import Role
 from dicom_node.base.processes import Child, console_program, lock_place, signal_pipe
-from dicom_node.base.store.database import Database, in_words
+from dicom_node.base.store.database import ANY_ERROR, Database, in_words
 from dicom_node.base.store.transitions import OwnEvents
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import preflight
@@ -262,7 +260,7 @@ class _MainProcess:
         """Put the jobs of a worker back that is about to be ended for its silence; no try is lost by that."""
         try:
             JobQueue(self._database, self._settings.workers).give_back_jobs_of(pid)
-        except SQLAlchemyError as error:
+        except ANY_ERROR as error:
             self._database.outage.note_error(error)
 
     def _say_ready(self) -> None:

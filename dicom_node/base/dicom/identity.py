@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
@@ -206,7 +206,8 @@ def patient_id_of(value: object) -> str:
 
     A space before it counts, as for a PACS: " 4711" is another patient than "4711".
     """
-    text = "" if value is None else str(value).replace("\0", "").rstrip(" ")
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else (value or "",)
+    text = "\\".join(map(str, values)).replace("\0", "").rstrip(" ")
     return text if text.strip(" ") else ""
 
 

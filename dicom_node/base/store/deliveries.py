@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, contains_eager, selectinload
 
 from dicom_node.base.events import DELIVERY_DISCARDED, DELIVERY_WANTED, DELIVERY_WITHDRAWN
 from dicom_node.base.lifecycle import OPEN_DELIVERIES, DeliveryState, ObjectRole
+from dicom_node.base.store.locks import lock_studies
 from dicom_node.base.store.mapping import has_come
 from dicom_node.base.store.tables import (
     DecisionRow,
@@ -21,7 +22,7 @@ from dicom_node.base.store.tables import (
     Study,
     Withdrawal,
 )
-from dicom_node.base.store.transitions import lock_studies, try_move, utc_now
+from dicom_node.base.store.transitions import try_move, utc_now
 
 WITHDRAWN = "withdrawn"
 """Why a delivery is discarded whose result a person withdrew."""

@@ -18,6 +18,7 @@ from dicom_node.base.lifecycle import (
     Outcome,
     StudyState,
 )
+from dicom_node.base.store.locks import lock_free, lock_studies
 from dicom_node.base.store.tables import (
     Association,
     Delivery,
@@ -29,7 +30,6 @@ from dicom_node.base.store.tables import (
     Study,
     WaitingReport,
 )
-from dicom_node.base.store.transitions import lock_free, lock_studies
 
 _HAS_FILE = ReceivedObject.purged.is_(False)
 

@@ -3,14 +3,15 @@
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Select, exists, select, true, update
+from sqlalchemy import ColumnElement, exists, select, true, update
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.base.config.settings import WorkerSettings
 from dicom_node.base.lifecycle import JobState
+from dicom_node.base.store.locks import lock_studies, locked_with_study
 from dicom_node.base.store.mapping import has_come
 from dicom_node.base.store.tables import Job, Study
-from dicom_node.base.store.transitions import FOR_UPDATE, lock_studies
+from dicom_node.base.store.transitions import FOR_UPDATE
 
 _IN_TURN = ((Job.priority > 0).desc(), Job.turn_at, Job.id)
 
@@ -62,14 +63,6 @@ def running(session: Session, *, lock: bool = False) -> Sequence[Job]:
     """Return the running jobs. ``lock``: locked (``locked_with_study``)."""
     chosen = select(Job).where(Job.state == JobState.RUNNING)
     return session.scalars(locked_with_study(chosen) if lock else chosen).all()
-
-
-def locked_with_study(chosen: Select[Job]) -> Select[Job]:
-    """Add to a query of jobs that each is locked together with its study; jobs of which another transaction
-    locks either are left out, so that nobody is waited for.
-    """
-    both = chosen.join(Job.study).with_for_update(of=(Study, Job), key_share=True, skip_locked=True)
-    return both.execution_options(populate_existing=True)
 
 
 def renew_lease(

@@ -24,6 +24,7 @@ from dicom_node.base.lifecycle import (
     StudyState,
     UserRole,
 )
+from dicom_node.base.store.locks import lock_free
 from dicom_node.base.store.tables import (
     CleaningReview,
     Delivery,
@@ -37,7 +38,7 @@ from dicom_node.base.store.tables import (
     Study,
     Withdrawal,
 )
-from dicom_node.base.store.transitions import lock_free, record, utc_now
+from dicom_node.base.store.transitions import record, utc_now
 
 _NEVER_LEFT = (DeliveryState.UNASSESSED, DeliveryState.CANCELLED, DeliveryState.DISCARDED)
 

@@ -26,8 +26,8 @@ from sqlalchemy.orm import Session
 from dicom_node.base.config.settings import WorkerSettings
 from dicom_node.base.lifecycle import JobState
 from dicom_node.base.store.database import Database
+from dicom_node.base.store.locks import locked_with_study
 from dicom_node.base.store.mapping import LATEST
-from dicom_node.base.store.queue import locked_with_study
 from dicom_node.base.store.tables import Job
 
 Answer = TypeVar("Answer")

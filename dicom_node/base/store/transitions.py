@@ -12,7 +12,7 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -92,27 +92,6 @@ _CYCLES: Mapping[type[Base], tuple[Mapping[Any, Any], Sequence[str], Mapping[str
 """The life cycle of a table's rows, the columns that must be as read, and the columns that an event has, by
 the names of its fields; of a list its length.
 """
-
-
-def lock_studies(session: Session, *which: ColumnElement[bool]) -> None:
-    """Lock the studies that fulfil these SQL conditions until the transaction ends.
-
-    Whoever changes a study's jobs, results or deliveries locks the study before them, and several studies in
-    one call: in the order of their numbers. So no two transactions wait for each other.
-    """
-    chosen = select(Study.id).where(*which).order_by(Study.id)
-    session.execute(chosen.with_for_update(key_share=True))
-
-
-def lock_free(session: Session, study_ids: Iterable[int]) -> Sequence[int]:
-    """Lock these studies until the transaction ends, except those that another transaction is changing;
-    return the locked ids.
-
-    Evaluate the conditions of their choice again afterwards: a new statement sees what was committed
-    meanwhile.
-    """
-    chosen = select(Study.id).where(Study.id.in_(study_ids)).order_by(Study.id)
-    return session.scalars(chosen.with_for_update(key_share=True, skip_locked=True)).all()
 
 
 def record(session: Session, event_type: EventType, study_id: int | None = None, **fields: Any) -> Event:

@@ -17,7 +17,7 @@ from pathlib import Path
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.limits import lacks_memory
 from dicom_node.base.errors import TimeLimitReached, WorkerSpent
-from dicom_node.jobs.queue import is_dead, is_dead_with_its_node
+from dicom_node.jobs.owners import is_dead, is_dead_with_its_node
 
 KEEP_SECONDS = 86_400.0
 

@@ -44,7 +44,8 @@ from dicom_node.base.processes import show_life
 from dicom_node.base.store.database import SHORTEST, Database, is_outage, is_undone
 from dicom_node.base.store.tables import Job
 from dicom_node.base.store.transitions import record, utc_now
-from dicom_node.jobs.queue import JobQueue, new_owner, record_of_job
+from dicom_node.jobs.owners import new_owner
+from dicom_node.jobs.queue import JobQueue, record_of_job
 from dicom_node.jobs.worker.analysis import ImageAnalysis
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning import not_cleaned, record_cleaning

@@ -208,11 +208,11 @@ def test_a_file_without_content_is_no_report(tmp_path: Path) -> None:
         ReportTransaction(path, {})
 
 
-@pytest.mark.filterwarnings("ignore:Invalid value")
 def test_a_space_before_a_patient_id_is_a_part_of_it() -> None:
     assert patient_identifier(data_set(PatientID=" 47 "), {})["value"] == " 47"
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value")
 def test_signs_of_a_patient_id_are_no_part_of_an_address(tmp_path: Path) -> None:
     path = changed_file(report_file(tmp_path), PatientID="A&B|C/../D", StudyInstanceUID="1.2&x=3")
     bundle = json.loads(ReportTransaction(path, ISSUERS).bundle())

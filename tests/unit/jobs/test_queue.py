@@ -42,13 +42,12 @@ from dicom_node.base.store.database import Database
 from dicom_node.base.store.results import place_of_rule
 from dicom_node.base.store.tables import Instance, Job, Study
 from dicom_node.base.store.transitions import acquire_lease, release_lease, settle_study, utc_now
+from dicom_node.jobs.owners import is_dead, new_owner
 from dicom_node.jobs.queue import (
     JobQueue,
     cancel,
     enqueue,
     estimated_seconds,
-    is_dead,
-    new_owner,
     present_day,
     retry,
 )

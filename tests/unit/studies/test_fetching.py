@@ -1,5 +1,6 @@
 """Studies that are fetched: what is missing, priors, and worklist items."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ from dicom_node.deliver.scu import open_archive
 from dicom_node.studies import fetch, fetch_queue, missing_studies, priors
 from dicom_node.studies.fetched import OTHER_PATIENT
 from tests.hostile.valve import valve_before
+from tests.hostile.web import answering
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import assign, chest, ultrasound
 from tests.pacs_lab import (
@@ -499,6 +501,15 @@ def test_what_cannot_be_done_is_cancelled_with_a_code(site: Site, jobs: JobState
     [why] = progress.ProcedureStepDiscontinuationReasonCodeSequence
     assert (site.manager.state(uid), why.CodeValue, why.CodingSchemeDesignator) == (CANCELED, reason, "DCM")
     assert site.row().state is WorkitemState.CANCELED
+
+
+def test_a_work_item_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    row = {**work_item("1.2.3").to_json_dict(), "00100010": {"vr": "PN", "Value": [["a list"]]}}
+    with answering(body=json.dumps([row]).encode(), Content_Type="application/dicom+json") as (url, _):
+        site = Site(tmp_path, Manager(), {"transport": "dicomweb", "url": url})
+        site.turn(2)
+        assert site.events().count(WORKITEM_PASSED.number) == 1
+        site.inbox.close()
 
 
 def test_an_input_that_is_not_here_is_fetched_from_a_peer_that_is_known(site: Site) -> None:
