@@ -10,6 +10,12 @@ from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE
 from pynetdicom.association import Association
 
+PRIORITIES = {
+    "routine": 0x0000,
+    "stat": 0x0001,
+    "low": 0x0002,
+}  # PS3.7 9.3.1.1; pynetdicom sends low by default
+
 
 def main() -> int:
     words = argparse.ArgumentParser(description=__doc__)
@@ -22,6 +28,7 @@ def main() -> int:
     words.add_argument(
         "--from", default="SENDER", dest="own", help="AE title of the sender: must be a peer there"
     )
+    words.add_argument("--priority", default="routine", choices=list(PRIORITIES), help="STAT, routine or low")
     given = words.parse_args()
     files = dict(dicom_files(given.paths))
     ae = AE(given.own)
@@ -32,7 +39,7 @@ def main() -> int:
     if not association.is_established:
         print(f"no association with {given.to} at {given.host}:{given.port}", file=sys.stderr)
         return 1
-    refused = [path for path in files if not store(association, path)]
+    refused = [path for path in files if not store(association, path, PRIORITIES[given.priority])]
     association.release()
     return 1 if refused else 0
 
@@ -50,10 +57,10 @@ def dicom_files(paths: Iterable[Path]) -> Iterator[tuple[Path, tuple[str, str]]]
                     yield file, (meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
 
 
-def store(association: Association, path: Path) -> bool:
+def store(association: Association, path: Path, priority: int) -> bool:
     """Send one file. Success is 0000, and Bxxx a warning: the object is stored (PS3.4 B.2.3)."""
     try:
-        status = association.send_c_store(path).get("Status")
+        status = association.send_c_store(path, priority=priority).get("Status")
     except (ValueError, RuntimeError) as error:  # no context was accepted for it; the association is gone
         print(f"not sent: {path}: {error}", file=sys.stderr)
         return False

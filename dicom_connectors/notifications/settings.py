@@ -153,7 +153,7 @@ def check_keys(settings: Settings, read: TomlFiles) -> None:
     names = [name for _, name in read.numbered_names("notifications")]
     for rule in settings.rules:
         for number, one in enumerate(rule.then):
-            for name in {*one.notify} - {*names}:
+            for name in {*one.notify} - {*names} if read.all_named("notifications") else ():
                 place = (*read.place_of("rules", rule.name), "then", number, "notify")
                 read.add(place, repr(name), f"no such notification; {did_you_mean(name, names)}")
     named = {name for rule in settings.rules for one in rule.then for name in one.notify}

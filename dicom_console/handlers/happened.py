@@ -28,7 +28,10 @@ TREND_SPANS = {1: N_("a day"), 7: N_("7 days"), 30: N_("30 days"), 91: N_("13 we
 @faces.page("GET", "/", UserRole.VIEWER)
 def present(request: CurrentRequest) -> Response:
     """Show the console's first page: the node's present state in numbers, each with a link to its list."""
-    return request.page("overview.html", now=request.read(metrics.overview, request.settings))
+    now = request.read(metrics.overview, request.settings)
+    if now["named"]:
+        request.note_list("overview")
+    return request.page("overview.html", now=now)
 
 
 @faces.handler("GET", "/events", views.list_events)

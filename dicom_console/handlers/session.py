@@ -1,10 +1,14 @@
 """Signing in and out; users, their roles and sessions; the audit; static files."""
 
+import json
 import re
+from collections.abc import Iterator
 from types import NoneType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import Response
+from fastapi import Query, Response
+from fastapi.responses import StreamingResponse
+from pydantic import Field
 
 from dicom_console.web import languages
 from dicom_console.web.access import ANYONE, remember
@@ -14,22 +18,24 @@ from dicom_console.web.faces import (
     CurrentRequest,
     Faces,
     Number,
-    Since,
-    Text,
     see_other,
 )
 from dicom_console.web.languages import N_
 from dicom_console.web.pages import static
+from dicom_node.base.actions.inputs import moment, whole_or_end
 from dicom_node.base.connectors import every
 from dicom_node.base.errors import FaultyInput, NotFound, RequestRefused, SignInRefused
 from dicom_node.base.lifecycle import AuditAction, UserRole
-from dicom_node.people import audit, users
+from dicom_node.base.store.views import View, find_study
+from dicom_node.people import PRINTABLE, Row, ServiceRequest, ServiceResult, audit, users
 
 faces = Faces()
 
 _PLACE = re.compile(r"/([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?")  # a page of ours, and no other site
 _ELSEWHERE = "/sign-in/oidc"  # providers have the address below it to which they send browsers back
 _YEAR = 365 * 24 * 3600
+_AUDIT_FILTERS = ("who", "what", "since", "until", "study", "patient")
+_EXPORTED_AT_ONCE = 1000
 
 _FILES = {
     "style.css": "text/css", "icon.svg": "image/svg+xml", "upload.js": "text/javascript",
@@ -250,26 +256,88 @@ def end_session(request: CurrentRequest, number: Number) -> Response:
     return see_other("/users" if request.text("back") == "users" else "/sessions")
 
 
-@faces.page("GET", "/audit", audit.rows)
-def show_audit(
-    request: CurrentRequest, who: Text = "", what: AuditAction | Literal[""] = "", before: Since = None
-) -> Response:
-    """Show audit records, the newest first.
+class Audited(ServiceResult):
+    """A page of audit records; ``next``: ``before`` of the next page, null at the end."""
 
-    ``who``: only of this person; ``what``: only of this action; ``before``: only older than this record.
+    records: list[Row]
+    next: int | None
+
+
+class AuditFilter(ServiceRequest):
+    """Which audit records are wanted: all that pass each filter; "" and false let all pass.
+
+    ``who``: the person; ``what``: the action; ``since``, ``until``: from this time, before that one, such as
+    2026-03-01; ``study``: UID of a study or its last figures; ``patient``: with it all studies of its
+    patient (no address has a Patient ID).
     """
-    rows = request.read(audit.rows, before=before, limit=ROWS + 1, actor=who.strip(), action=what or None)
-    shown, more = rows[:ROWS], rows[ROWS - 1]["number"] if len(rows) > ROWS else None
-    filters = {key: value for key, value in (("who", who.strip()), ("what", what)) if value}
+
+    who: str = Field("", max_length=64, pattern=PRINTABLE)
+    what: AuditAction | Literal[""] = ""
+    since: str = Field("", max_length=32)
+    until: str = Field("", max_length=32)
+    study: str = Field("", max_length=64, pattern=PRINTABLE)
+    patient: bool = False
+    before: int | None = Field(None, ge=1, le=2**31 - 1)
+
+    def rows(self, session: Any, before: int | None, limit: int) -> list[View]:
+        """Return the records that pass, older than the record ``before``. Raises FaultyInput, NotFound."""
+        try:
+            since, until = moment(self.since.strip()), moment(self.until.strip())
+        except ValueError as error:
+            raise FaultyInput(str(error)) from None
+        study = find_study(session, whole_or_end(self.study)) if self.study.strip() else None
+        patient = (study.patient_id or "") if study is not None and self.patient else ""
+        return audit.rows(
+            session,
+            actor=self.who.strip(),
+            action=self.what or None,
+            since=since,
+            until=until,
+            patient=patient,
+            study_instance_uid="" if study is None or patient else self.study.strip(),
+            before=before,
+            limit=limit,
+        )
+
+
+@faces.handler("GET", "/audit", audit.rows)
+def list_audit(request: CurrentRequest, wanted: Annotated[AuditFilter, Query()]) -> Audited:
+    """Return audit records, the newest first."""
+    rows = request.read(wanted.rows, wanted.before, ROWS + 1)
+    more = rows[ROWS - 1]["number"] if len(rows) > ROWS else None
+    return Audited(records=[Row(**row) for row in rows[:ROWS]], next=more)
+
+
+@faces.page_of(list_audit)
+def _audit_page(request: ConsoleRequest, found: Audited) -> Response:
+    """Return the page of audit records."""
     return request.page(
         "audit.html",
-        rows=shown,
-        more=more,
-        first=before is None,
-        named=request.named([{"study_instance_uid": row["study"]} for row in shown]),
-        filters=filters,
+        rows=found.records,
+        more=found.next,
+        first=not request.query("before"),
+        named=request.named([{"study_instance_uid": row["study"]} for row in found.records]),
+        filters={key: request.query(key) for key in _AUDIT_FILTERS if request.query(key)},
         kinds=sorted(AuditAction),
     )
+
+
+@faces.page("GET", "/audit/export", audit.rows)
+def export_audit(request: CurrentRequest, wanted: Annotated[AuditFilter, Query()]) -> Response:
+    """Return all audit records that pass the filters as a file: a JSON object a line, the newest first."""
+    with request.site.database.write() as session:
+        audit.note(session, request.person, AuditAction.EXPORTED, list="audit")
+
+    def lines() -> Iterator[str]:
+        """Yield the records, read a few at a time."""
+        before = None
+        while rows := request.read(wanted.rows, before, _EXPORTED_AT_ONCE):
+            yield from (f"{json.dumps(row)}\n" for row in rows)
+            before = rows[-1]["number"]
+
+    request.read(wanted.rows, None, 1)  # a faulty filter is an answer, not half a file
+    name = {"Content-Disposition": 'attachment; filename="audit.jsonl"'}
+    return StreamingResponse(lines(), media_type="application/x-ndjson", headers=name)
 
 
 def _page(request: ConsoleRequest, problem: str = "", given: dict[str, str] | None = None) -> Response:

@@ -230,6 +230,11 @@ def _results(session: Session, settings: Settings, number: int) -> list[View]:
             "withdrawn": columns(gone[row.id], "at", "actor", "because") if row.id in gone else None,
             "has_pixels": row.id not in gone and not row.purged and row.kind in PICTURES,
             "deliveries": deliveries[row.id],
+            "not_taken_by": [
+                peer.name
+                for peer in settings.peers
+                if peer.name in row.job.destinations and row.kind not in peer.results
+            ],
         }
         for row in rows
     ]

@@ -25,6 +25,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from ai_pipeline.errors import CardError
 from ai_pipeline.models import registry
 from dicom_console.views import listing
+from dicom_node import __version__
 from dicom_node.base import connectors, events
 from dicom_node.base.config.loading import undercuts
 from dicom_node.base.config.settings import Settings
@@ -40,14 +41,17 @@ from dicom_node.base.lifecycle import (
     JobState,
     ObjectRole,
     RequestedState,
+    ReviewCause,
     Role,
     StudyState,
     WorkitemState,
 )
 from dicom_node.base.processes import running
+from dicom_node.base.store import deliveries
 from dicom_node.base.store.tables import (
     Association,
     ClaimedWorkitem,
+    CleaningReview,
     Delivery,
     EventRow,
     Fetch,
@@ -67,7 +71,7 @@ from dicom_node.people import audit, cleaning_reviews
 from dicom_node.people.audit import machine_name
 from dicom_node.people.disk import days_left, disk_fault
 from dicom_node.people.happened import repeat_key
-from dicom_node.people.processes import list_processes
+from dicom_node.people.processes import list_processes, silent_since, working
 from dicom_node.receive.spool import Spool
 
 SHOWN, SOLVED_SHOWN = 12, 8
@@ -205,6 +209,7 @@ def _end_of_problem(
     return None, ""
 
 
+_NOT_CONFIRMED: Final = (DeliveryState.UNASSESSED, *OPEN_DELIVERIES, DeliveryState.DEAD)
 STATES: Final[Mapping[str, tuple[str, InstrumentedAttribute[Any], Sequence[StrEnum]]]] = {
     "studies": (
         "Studies in states that are no good end.",
@@ -218,7 +223,7 @@ STATES: Final[Mapping[str, tuple[str, InstrumentedAttribute[Any], Sequence[StrEn
     "deliveries": (
         "Deliveries not confirmed.",
         Delivery.state,
-        (DeliveryState.UNASSESSED, *OPEN_DELIVERIES, DeliveryState.DEAD),
+        _NOT_CONFIRMED,
     ),
     "fetches": (
         "Studies to be fetched from peers, or given up.",
@@ -252,7 +257,7 @@ def overview(session: Session, settings: Settings) -> View:
     studies = _by_state(
         session, Study.state, (StudyState.RECEIVING, StudyState.QUARANTINED, StudyState.FAILED)
     )
-    deliveries = _by_state(session, Delivery.state, (*OPEN_DELIVERIES, DeliveryState.DEAD))
+    sent = _by_state(session, Delivery.state, (*OPEN_DELIVERIES, DeliveryState.DEAD))
     arrived = EventRow.at >= utc_now() - timedelta(minutes=_RATE_MINUTES), EventRow.number.in_(events.INDEXED)
     space = _disk(settings)
     lost = audit.waiting_decisions(session)
@@ -277,9 +282,11 @@ def overview(session: Session, settings: Settings) -> View:
         "jobs": _by_state(session, Job.state, (JobState.RUNNING, JobState.QUEUED, JobState.HELD))
         | {"oldest": as_json(_oldest_job(session))},
         "deliveries": {
-            "open": sum(deliveries[state] for state in OPEN_DELIVERIES),
-            "dead": deliveries[DeliveryState.DEAD],
+            "open": sum(sent[state] for state in OPEN_DELIVERIES),
+            "dead": sent[DeliveryState.DEAD],
             "oldest": as_json(_oldest_delivery(session)),
+            "stalled": _stalled(session),
+            "why": deliveries.STALLED,
         },
         "outages": [asdict(one) | {"since": as_json(one.since)} for one in outages(session)],
         "studies": studies,
@@ -288,6 +295,7 @@ def overview(session: Session, settings: Settings) -> View:
         "models": _models(settings.workers.models_dir),
         "disk": space,
         "processes": list_processes(session),
+        "undone": [task for task, number in working(session, settings).items() if not number],
         "problems": wrong,
         "undercut": [*undercuts(settings)],
         "decisions": len(lost),
@@ -350,12 +358,20 @@ def _models(folder: Path | None) -> list[View]:
     ]
 
 
+def _stalled(session: Session) -> int:
+    """Return how many deliveries are due for minutes while nothing is sent to their peers."""
+    return session.scalar(select(func.count(Delivery.id)).where(deliveries.stalled(session))) or 0
+
+
 def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     """Yield all metrics of the node; the time for it does not grow with the number of studies."""
+    yield Gauge("build_info", "The version of the console; always 1.", 1, (("version", __version__),))
     yield from _disk_gauges(session, settings)
     yield from _reception_gauges(session)
     yield from _spool_gauges(settings)
-    yield from _process_gauges(session)
+    yield from _process_gauges(session, settings)
+    yield from _peer_gauges(session, settings)
+    yield from _person_gauges(session)
     yield from _waiting_gauges(session)
     for measure in connectors.every("metrics"):
         yield from measure(session)
@@ -398,7 +414,7 @@ def _spool_gauges(settings: Settings) -> Iterator[Gauge]:
     yield Gauge("objects_waiting_oldest_seconds", "Age of the oldest of them.", waits_for)
 
 
-def _process_gauges(session: Session) -> Iterator[Gauge]:
+def _process_gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     """Yield the signs of life of the site's processes; one that stopped as planned does not count."""
     site = list_processes(session)
     for row in site:
@@ -410,6 +426,55 @@ def _process_gauges(session: Session) -> Iterator[Gauge]:
         )
     lost = sum(row["state"] == "lost" for row in site)
     yield Gauge("processes_lost", "Processes of the site that show no life.", lost)
+    for task, number in working(session, settings).items():
+        yield Gauge("task_processes", "Processes that do a task and show life.", number, (("task", task),))
+
+
+def _peer_gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
+    """Yield what waits for each peer, since when it confirms nothing, and whether it is silent."""
+    counted = select(Delivery.destination, Delivery.state, func.count())
+    counted = counted.where(Delivery.state.in_(_NOT_CONFIRMED))
+    rows = session.execute(counted.group_by(Delivery.destination, Delivery.state))
+    numbers = {(peer, state): number for peer, state, number in rows}
+    receivers = {peer.name for peer in settings.peers if "receive" in peer.may}
+    away = {outage.destination: outage.since for outage in outages(session)}
+    for name in sorted(receivers | {name for name, _ in numbers}):
+        peer = ("peer", name)
+        for state in _NOT_CONFIRMED:
+            number = numbers.get((name, state), 0)
+            yield Gauge(
+                "peer_deliveries",
+                "Deliveries that a peer has not confirmed.",
+                number,
+                (peer, ("state", state)),
+            )
+        yield Gauge(
+            "peer_away_seconds",
+            "Since a peer has confirmed nothing; 0: it is no outage.",
+            _age(away.get(name)),
+            (peer,),
+        )
+    for sender in settings.peers:
+        if sender.silent_hours:
+            silent = silent_since(session, sender) is not None
+            yield Gauge(
+                "peer_silent",
+                "1: no object came for longer than its silent_hours.",
+                silent,
+                (("peer", sender.name),),
+            )
+    yield Gauge("deliveries_stalled", "Deliveries that are due, while nothing sends.", _stalled(session))
+
+
+def _person_gauges(session: Session) -> Iterator[Gauge]:
+    """Yield what waits for a person beside jobs and results."""
+    waiting = len(audit.waiting_decisions(session))
+    yield Gauge("decisions_waiting", "Decisions that a restored database lacks.", waiting)
+    counted = select(CleaningReview.cause, func.count()).where(CleaningReview.verdict.is_(None))
+    numbers = dict(session.execute(counted.group_by(CleaningReview.cause)).all())
+    for cause in ReviewCause:
+        number = numbers.get(cause, 0)
+        yield Gauge("cleaning_reviews", "Images to look at, by why.", number, (("cause", cause),))
 
 
 def _waiting_gauges(session: Session) -> Iterator[Gauge]:

@@ -140,7 +140,7 @@ def moment(text: str | None, language: str = "en") -> str:
         return ""
     at = datetime.fromisoformat(text).astimezone()
     today = at.date() == datetime.now().astimezone().date()
-    return f"{at:%H:%M:%S}" if today else languages.moment(at, language)
+    return f"{at:%H:%M:%S}" if today else languages.moment(at, language, "seconds")
 
 
 def stamp(text: str, *, short: bool = False, language: str = "en") -> str:

@@ -230,7 +230,7 @@ TYPES: Final[Mapping[str, EventType]] = {
     ),
     "DELIVERY_OVERDUE": EventType(5021, "a delivery took too long: abandoned and started again", _ERROR),
     "DESTINATION_AWAY": EventType(
-        5022, "a peer takes no results for a quarter of an hour: they wait", _ERROR
+        5022, "a peer takes or confirms no results for a quarter of an hour: they wait", _ERROR
     ),
     "DESTINATION_BACK": EventType(5023, "a peer accepts results again, or none wait for it any more"),
     "COMMITMENT_ENTERED": EventType(5024, "storage commitment report entered"),

@@ -139,7 +139,7 @@ class Moves:
         hour, or when the peer's time ends.
         """
         assert delivery.sent_at is not None
-        delivery.reason = "waits for the storage commitment report"
+        delivery.reason, delivery.queries = "waits for the storage commitment report", 0
         delivery.next_at = min(self._now + _REPORT_STEP, delivery.sent_at + self._report_time)
 
     def query_again(self, delivery: Delivery, reason: str) -> None:

@@ -131,7 +131,7 @@ def why_none(rules: Sequence[RuleSettings], images: Sequence[Instance], senders:
         for image in sorted(images, key=_order)
     ]
     if not tried:
-        return "no rule applies: " + ("none is configured" if images else "the study has no images")
+        return "no rule applies: " + ("the study has no images" if rules else "none is configured")
     name, failed = min(tried, key=lambda attempt: len(attempt[1]))
     return f"no rule applies; closest is {name}: {' and '.join(failed)}"
 

@@ -40,6 +40,7 @@ def open_database(settings: Settings, busy_seconds: float | None = None) -> Iter
         raise CannotRun(
             f"there is no database in {settings.node.data_dir.resolve()} yet: start `dicom-node serve`, "
             "or run `dicom-node db upgrade`"
+            + ("" if settings.node.data_dir.is_absolute() else "; if a node runs, start this in its folder")
         )
     with in_words(settings.database_url):
         database = Database(settings.database_url, busy_seconds=busy_seconds or BUSY_SECONDS)

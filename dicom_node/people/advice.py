@@ -59,10 +59,11 @@ def is_address(text: str) -> bool:
 
 
 def _about_outage(outage: PeerOutage) -> View:
-    """Advice about a peer that takes no results."""
+    """Advice about a peer that takes or confirms no results."""
     return {"concerns": "results"} | _lines(
-        f"since {outage.since:%Y-%m-%d %H:%M} UTC it takes none of the {outage.waiting} results that wait "
-        f"for it ({outage.reason}). Does it run? dicom-node peers test {outage.destination} tries it"
+        f"since {outage.since:%Y-%m-%d %H:%M} UTC it confirms none of the {outage.waiting} results that wait "
+        f"for it ({outage.reason}). Does it run, and know this node? dicom-node peers test "
+        f"{outage.destination} tries it"
     )
 
 

@@ -21,13 +21,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from dicom_node.base.actions.action import allowed_to
+from dicom_node.base.actions.action import Action, Input
+from dicom_node.base.actions.columns import Column, details, fields, times, uid
+from dicom_node.base.actions.inputs import OfStudy, Since, Until, one_of
+from dicom_node.base.actions.inputs import limit as at_most
+from dicom_node.base.actions.nouns import AUDIT
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.durable import sync_folder, write_new
 from dicom_node.base.errors import DecisionNotCopied, FaultyInput, StoreAway
@@ -39,7 +43,7 @@ from dicom_node.base.store import transitions
 from dicom_node.base.store.database import DECIDED, Database, batches
 from dicom_node.base.store.tables import FAULT, AuditRow, DecisionRow, Study
 from dicom_node.base.store.transitions import record, utc_now
-from dicom_node.base.store.views import View, columns
+from dicom_node.base.store.views import View, columns, find_study
 
 FOLDER = "decisions"
 """In ``node.data_dir``, and in the bucket."""
@@ -404,27 +408,54 @@ def note_list(database: Database, by: Person, name: str) -> None:
     _note_once(database, by, AuditAction.LIST_SEEN, AuditRow.fields["list"].as_string() == name, list=name)
 
 
-@allowed_to(UserRole.ADMIN)
+@Action(
+    AUDIT,
+    "list",
+    "List what persons did and saw, the newest first. --json --limit 0 exports all that pass the filters.",
+    "--patient P-17 --since 2026-03-01 --until 2026-04-01 --config node.toml",
+    columns=(
+        *times("at"),
+        *fields("who: actor", "from: address", "what: action"),
+        uid("study", "study"),
+        Column("details", details),
+    ),
+    none="Nothing, or nothing that all filters let pass.",
+    role=UserRole.ADMIN,
+)
 def rows(
     session: Session,
     *,
+    actor: Annotated[str, Input("Only of this person.", "--who", "NAME")] = "",
+    action: Annotated[
+        str | None, Input("Only this action, such as study_seen.", "--what", "ACTION", one_of(*AuditAction))
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    patient: Annotated[str, Input("Only of studies with this Patient ID.", "--patient", "ID")] = "",
+    study_instance_uid: OfStudy = "",
+    limit: Annotated[int | None, at_most(100)] = 100,
     before: int | None = None,
-    limit: int = 100,
-    actor: str = "",
-    action: AuditAction | None = None,
 ) -> list[View]:
-    """The newest audit rows, optionally only of one person (``actor``) or one kind of action; "" and None:
-    all.
+    """The newest audit rows that pass all filters; "" and None: all.
 
-    ``before``: only rows older than the row with this number. ``limit``: how many at most.
+    ``before``: only rows older than the row with this number. ``limit``: how many at most. Raises NotFound
+    for an unknown study.
     """
     chosen = select(AuditRow, Study.study_instance_uid).join(Study, isouter=True)
     if before is not None:
         chosen = chosen.where(AuditRow.id < before)
     if actor:
         chosen = chosen.where(AuditRow.actor == actor)
-    if action is not None:
-        chosen = chosen.where(AuditRow.action == action)
+    if action:
+        chosen = chosen.where(AuditRow.action == AuditAction(action))
+    if since is not None:
+        chosen = chosen.where(AuditRow.at >= since)
+    if until is not None:
+        chosen = chosen.where(AuditRow.at < until)
+    if patient:
+        chosen = chosen.where(func.trim(Study.patient_id) == patient.strip())
+    if study_instance_uid:
+        chosen = chosen.where(AuditRow.study_id == find_study(session, study_instance_uid).id)
     found = session.execute(chosen.order_by(AuditRow.id.desc()).limit(limit)).all()
     return [
         {"number": row.id, **columns(row, "at", "actor", "address", "action", "study_id"), "study": uid}

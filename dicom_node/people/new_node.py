@@ -20,7 +20,7 @@ from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.processes import console_program
 from dicom_node.people import upgrade_database, users
 
-_HEAD = "# Made by `dicom-node init`. `dicom-node config sample` shows every key with its default.\n\n"
+_HEAD = "# Made by `dicom-node init`. `dicom-node config sample node` (peers, rules) shows every key.\n\n"
 _USER = "dicom-node"
 _PROGRAM, _CONFIGURED, _STATE = (  # in the unit that ships
     "/opt/dicom-node/bin/dicom-node",

@@ -229,7 +229,7 @@ def _probe_listener(settings: Settings) -> Found:
         yield Tried("listener", ours, text)
 
 
-def _probe_database(settings: Settings) -> Found:
+def _probe_database(settings: Settings, read: TomlFiles) -> Found:
     """Connect to the database; yield whether its schema is up to date and whether it keeps what it
     committed.
     """
@@ -252,7 +252,8 @@ def _probe_database(settings: Settings) -> Found:
             asked = () if database.is_sqlite else _DURABLE
             off = [name for name in asked if session.scalar(text(f"SHOW {name}")) == "off"]
             lost = session.scalar(select(func.count()).where(DecisionRow.applied_at.is_(None)))
-            yield from [Tried("outbox", False, line) for line in left_behind(session, settings.peers)]
+            if not read.is_faulty(("peers",)):  # else a peer with a mistake is not among them
+                yield from [Tried("outbox", False, line) for line in left_behind(session, settings.peers)]
         if lost:
             yield Tried(
                 "decisions", False, f"{lost} wait, and deliveries with them: dicom-node decisions list"
@@ -566,12 +567,12 @@ def _checked(settings: Settings | None, read: TomlFiles, role: Role, *, tries: b
         _check_rules(settings, read, role),
         _check_senders(settings, read),
         *(find(settings) for find in every("checks")),
-        *(_check_peer(peer, settings) for peer in settings.peers),
+        *(_check_peer(peer, settings, read) for peer in settings.peers),
     ]
     if tries:
         checks += [
             _probe_listener(settings) if role.receives else iter(()),
-            _probe_database(settings),
+            _probe_database(settings, read),
             *(probe(settings) for probe in every("probes")),
             _test_peers(settings),
         ]
@@ -595,7 +596,7 @@ def _check_rules(settings: Settings, read: TomlFiles, role: Role) -> Found:
         )
     if runs_models:
         # A rule with a mistake may be left out.
-        if len(settings.rules) >= len(read.at(("rules",)) or ()):
+        if not read.is_faulty(("rules",)):
             yield from _check_occasions(settings)
         yield from _check_models(settings)
     for undercut in undercuts(settings):
@@ -643,7 +644,7 @@ def _check_senders(settings: Settings, read: TomlFiles) -> Found:
         yield Tried("rules", False, "none: nothing that arrives is analysed; add [[rules]]")
 
 
-def _check_peer(peer: PeerSettings, settings: Settings) -> Found:
+def _check_peer(peer: PeerSettings, settings: Settings, read: TomlFiles) -> Found:
     """Yield mistakes in the settings of a peer, and warnings of those that may surprise."""
     for group in ("destinations", "archives"):
         if point := installed(group).get(peer.transport):
@@ -661,7 +662,8 @@ def _check_peer(peer: PeerSettings, settings: Settings) -> Found:
             repr(peer.assume_charset),
             "is no defined term of PS3.3 C.12.1.1.2, such as ISO_IR 100",
         )
-    if peer.commit_after and not _archive_confirms(peer, settings):
+    hidden = read.is_faulty(("peers",)) or read.is_faulty(("rules",))  # what has a mistake is left out
+    if peer.commit_after and not hidden and not _archive_confirms(peer, settings):
         yield (
             f"peers.{peer.name}.commit_after",
             repr(peer.commit_after),

@@ -19,10 +19,12 @@ from dicom_node.base import events
 from dicom_node.base.actions.action import Action, Input
 from dicom_node.base.actions.columns import Column, fields, times
 from dicom_node.base.actions.nouns import PROCESSES
+from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import ExitCode, NotFound
 from dicom_node.base.lifecycle import (
     AuditAction,
+    Role,
     UserRole,
 )
 from dicom_node.base.store.database import Database
@@ -69,15 +71,12 @@ def forget_machine(
 
 def report_silence(database: Database, settings: Settings) -> None:
     """Record event 1010 for each peer that has sent nothing for longer than its setting, once per silence."""
-    started = select(func.min(EventRow.at)).where(EventRow.number == events.NODE_STARTED.number)
-    received = select(func.max(ReceivedObject.received_at))
     for peer in settings.peers:
         if not peer.silent_hours:
             continue
         with database.write() as session:
-            of_peer = received.where(ReceivedObject.calling_ae == peer.ae_title)
-            last = session.scalar(of_peer) or session.scalar(started)
-            if last is None or last > utc_now() - timedelta(hours=peer.silent_hours):
+            last = silent_since(session, peer)
+            if last is None:
                 continue
             reported = session.scalars(
                 select(EventRow.fields).where(
@@ -92,6 +91,17 @@ def report_silence(database: Database, settings: Settings) -> None:
                     hours=peer.silent_hours,
                     last=last.isoformat(),
                 )
+
+
+def silent_since(session: Session, peer: PeerSettings) -> datetime | None:
+    """When the last object came from a peer, or else the first start of a node, if that was longer ago than
+    its ``silent_hours``; None if it is not silent.
+    """
+    started = select(func.min(EventRow.at)).where(EventRow.number == events.NODE_STARTED.number)
+    received = select(func.max(ReceivedObject.received_at)).where(ReceivedObject.calling_ae == peer.ae_title)
+    last = session.scalar(received) or session.scalar(started)
+    limit = utc_now() - timedelta(hours=peer.silent_hours)
+    return last if peer.silent_hours and last is not None and last <= limit else None
 
 
 SIGN_SECONDS: Final = 10.0
@@ -243,6 +253,26 @@ def list_processes(session: Session) -> list[View]:
                 "state": "alive" if silent < SILENT_SECONDS and not row.lost else "lost",
             }
         )
+    return found
+
+
+def working(session: Session, settings: Settings) -> dict[str, int]:
+    """The number of processes of the site that show life, for each task that the configuration wants done:
+    "receive", "analyse", "deliver".
+    """
+    found = dict.fromkeys(("receive", "analyse", "deliver"), 0)
+    for row in list_processes(session):
+        name, role = row["process"], Role.at(row["place"])
+        # Of another machine it is not known whether its outbox.deliver is false.
+        sends = settings.outbox.deliver or role is Role.DELIVERY or row["machine"] != audit.machine_name()
+        if row["state"] == "alive":
+            found["receive"] += name == "listener"
+            found["analyse"] += name.startswith("worker-")
+            found["deliver"] += name == "main" and role.may_deliver and sends
+    if not settings.rules:
+        del found["analyse"]
+    if not any("receive" in peer.may for peer in settings.peers):
+        del found["deliver"]
     return found
 
 

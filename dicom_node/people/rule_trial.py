@@ -78,8 +78,7 @@ def try_rules(session: Session, settings: Settings, other: Settings | None = Non
         if other is not None:
             row["then"] = _rules_taking(session, study, other)
             row["changes"] = _rules_and_actions(row["then"]) != _rules_and_actions(row["now"])
-        sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
-        row["modalities"] = sorted({source.modality for source in sources})
+        row["modalities"] = sorted({image.modality for image in _images(session, study)})
         found.append(row)
     return found
 
@@ -189,8 +188,8 @@ def _rules_taking(session: Session, study: Study, settings: Settings) -> View:
     """The rules that take the study, each with the limit that would hold its job; ``why``: why none takes
     it.
     """
-    sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
-    decisions = decide_study(session, study, sources, settings)
+    images = _images(session, study)
+    decisions = decide_study(session, study, images, settings)
     return {
         "rules": [
             {
@@ -202,8 +201,16 @@ def _rules_taking(session: Session, study: Study, settings: Settings) -> View:
             }
             for decision in decisions
         ],
-        "why": "" if decisions else why_none(settings.rules, sources, settings.sender_names),
+        "why": "" if decisions else why_none(settings.rules, images, settings.sender_names),
     }
+
+
+def _images(session: Session, study: Study) -> Sequence[Instance]:
+    """The images of a study; of one without any its other objects, among which may be secondary captures that
+    a rule takes.
+    """
+    sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
+    return sources or intake.instances_of(session, study.id, [ObjectRole.NON_SOURCE])
 
 
 def _rules_and_actions(decided: View) -> set[tuple[str, ...]]:

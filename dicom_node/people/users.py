@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from dicom_node.base.actions.action import Action, Input
 from dicom_node.base.actions.columns import Column, Time, fields, times
 from dicom_node.base.actions.nouns import TOKENS, USERS
-from dicom_node.base.config.section import AE_TITLE
+from dicom_node.base.config.section import AE_TITLE, did_you_mean
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import (
     ConfigProblem,
@@ -27,9 +27,9 @@ from dicom_node.base.errors import (
     NotFound,
     SignInRefused,
 )
-from dicom_node.base.lifecycle import AuditAction, UserRole
+from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, AuditAction, UserRole
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import ApiToken, AuditRow, UserAccount, UserSession
+from dicom_node.base.store.tables import ApiToken, AuditRow, Instance, UserAccount, UserSession
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, as_json, columns
 from dicom_node.people import audit, existing, reading, writing
@@ -119,6 +119,7 @@ def add_user(
     """
     checked_password(name, password)
     sees = _checked_senders(senders, role)
+    _refuse_unknown_senders(settings, sees)
     hashed = hasher().hash(password)
     with writing(settings) as session:
         if find(session, name) is not None:
@@ -148,6 +149,7 @@ def checked_password(name: str, password: str) -> str:
     "List the users.",
     columns=(
         *fields("name", "role"),
+        Column("sees", lambda row: "; ".join(row["senders"]) or "all studies"),
         Column("account", lambda row: "disabled" if row["disabled"] else "enabled"),
         Column("of", lambda row: row["issuer"] or "this node"),
         *times("since: created_at", "seen_at"),
@@ -201,6 +203,7 @@ def change_user(
     ``by``, or for role and senders of an account that the hospital's identity provider manages.
     """
     senders = () if sees_all else senders
+    _refuse_unknown_senders(settings, _checked_senders(senders or (), UserRole.VIEWER))
     with writing(settings) as session:
         user = _account(session, name)
         _refuse_own(user, by)
@@ -667,6 +670,20 @@ def _checked_senders(senders: Sequence[str], role: UserRole) -> list[str]:
     if titles and role is UserRole.ADMIN:
         raise FaultyInput("an admin sees the studies of all senders: choose another role, or no senders")
     return titles
+
+
+def _refuse_unknown_senders(settings: Settings, senders: Sequence[str]) -> None:
+    """Raise FaultyInput for an AE title that no peer bears and under which nothing was received: whoever sees
+    its studies sees none.
+    """
+    titles = {title.strip() for title in senders if title.strip()}
+    known = {peer.ae_title for peer in settings.peers if "send" in peer.may} | {CONSOLE_AE_TITLE}
+    if not titles <= known:
+        with reading(settings) as session:
+            received = select(Instance.calling_ae).where(Instance.calling_ae.in_(titles)).distinct()
+            known.update(session.scalars(received))
+    for title in sorted(titles - known):
+        raise FaultyInput(f"no machine sends as {title!r}; {did_you_mean(title, sorted(known))}")
 
 
 def refuse_too_many(session: Session, address: str, named: ColumnElement[bool] | None = None) -> None:

@@ -16,7 +16,7 @@ from dicom_node.base.actions.columns import Column, fields, times
 from dicom_node.base.actions.inputs import Since, StudyUid
 from dicom_node.base.actions.nouns import MODELS, STUDIES
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.errors import NotFound
+from dicom_node.base.errors import FaultyInput, NotFound
 from dicom_node.base.lifecycle import AuditAction, ReaderVerdict, UserRole
 from dicom_node.base.store.tables import Feedback, Study
 from dicom_node.base.store.transitions import FOR_UPDATE
@@ -56,7 +56,8 @@ def assess(
     """Store a person's assessment of a finding of the study's newest report, or of one that the report lacks.
 
     ``study``: its number. A missing finding has no place, so its tracking UID is ignored. Raises NotFound if
-    the report does not have the finding (any more), FaultyInput.
+    the report does not have the finding (any more), FaultyInput also if a finding is accepted that the report
+    does not call present: nobody could tell what was meant.
     """
     verdict = assessment.verdict
     words = audit.checked_reason(assessment.because) if assessment.because or verdict in NOT_ACCEPTED else ""
@@ -73,6 +74,8 @@ def assess(
                 if is_missing
                 else "the newest report says nothing of this: load the page again"
             )
+        if verdict is ReaderVerdict.ACCEPTED and row["decision"] in ("absent", "indeterminate"):
+            raise FaultyInput("only a finding that the report calls present can be accepted")
         store_verdicts(session, study, [row], verdict, by, words)
         audit.note(
             session,

@@ -7,6 +7,7 @@ from typing import Final
 from dicom_node.base.actions.action import Action, Noun
 from dicom_node.base.actions.nouns import (
     ASSOCIATIONS,
+    AUDIT,
     DECISIONS,
     EVENTS,
     FETCHES,
@@ -40,6 +41,7 @@ MODULES: Final[Mapping[Noun, Sequence[str]]] = {
     EVENTS: [_LISTS],
     ASSOCIATIONS: [_LISTS],
     DECISIONS: [f"{_PEOPLE}.lost_decisions"],
+    AUDIT: [f"{_PEOPLE}.audit"],
     USERS: [f"{_PEOPLE}.users"],
     TOKENS: [f"{_PEOPLE}.users"],
 }

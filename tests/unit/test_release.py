@@ -33,6 +33,26 @@ def test_each_package_has_the_version_of_the_node_and_needs_just_that(package: s
     assert needed.endswith(f"]=={VERSION}")
 
 
+def test_an_upgrade_as_documented_replaces_what_the_installation_as_documented_made(tmp_path: Path) -> None:
+    """The lines of both pages that make folders and links, with /opt elsewhere."""
+    pages = [
+        (ROOT / "docs" / "deploy" / name).read_text(encoding="utf-8") for name in ("service.md", "upgrade.md")
+    ]
+    lines = [
+        re.sub(r"^python3 -m venv", "mkdir", line.strip()).replace("/opt", str(tmp_path))
+        for page in pages
+        for line in page.splitlines()
+        if re.match(r"\s*(python3 -m venv|ln |\[ -L )", line)
+    ]
+    started = tmp_path / "dicom-node"
+    for former in ("ln -sT", f"mkdir {started} #"):  # as the page makes it now, and as it did: a folder
+        shutil.rmtree(tmp_path)
+        tmp_path.mkdir()
+        for line in lines:
+            subprocess.run(re.sub("^ln -sT", former, line), shell=True, check=True)
+        assert started.resolve().name == "dicom-node-0.2.0"
+
+
 CHANGELOG = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
 
 
@@ -200,7 +220,7 @@ def test_the_configuration_of_the_site_in_containers_has_no_mistake(tmp_path: Pa
     }
     assert settings.database_url == "postgresql+psycopg://node:word@database/node"
     assert settings.listener.port == 11112
-    assert {peer.name for peer in settings.peers} == {"us1", "pacs"}
+    assert {peer.name for peer in settings.peers} == {"us1", "dx1", "pacs"}
 
 
 @pytest.fixture(scope="module")

@@ -283,7 +283,7 @@ def test_who_sees_some_senders_only_reaches_no_other_study(gateway: Gateway) -> 
             secret, SOPInstanceUID="1.2.826.0.1.3680043.10.543.77", PixelData=bytes(len(secret.PixelData))
         )
     )
-    elsewhere = gateway.user("elsewhere", UserRole.OPERATOR, "ROOM1")
+    elsewhere = gateway.user("elsewhere", UserRole.OPERATOR, "QUICK")
     assert gateway.post(body(part_10(new)), token=elsewhere).status_code == 403
     limited = gateway.user("limited", UserRole.OPERATOR, "CONSOLE")
     assert gateway.post(body(part_10(new)), token=limited).status_code == 200

@@ -19,7 +19,7 @@ def one_of(*words: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         """The text, if it is one of the words. Raises ValueError."""
         if text not in known:
-            raise ValueError(f"{text!r} is no state; {did_you_mean(text, [*known], 'there are')}")
+            raise ValueError(f"{text!r} is none of them; {did_you_mean(text, [*known], 'there are')}")
         return known[text]
 
     return read
@@ -70,6 +70,10 @@ SINCE: Final = Input(
     moment,
 )
 Since = Annotated[datetime | None, SINCE]
+Until = Annotated[
+    datetime | None,
+    Input("Only before this time, written as in --since.", "--until", "WHEN", reads=moment),
+]
 Reason = Annotated[str, Input("Why, without names; it is shown to persons.", "--because", "TEXT")]
 
 

@@ -25,5 +25,6 @@ PROCESSES: Final = Noun(
 EVENTS: Final = Noun("events", "Events: what happened, and when.")
 ASSOCIATIONS: Final = Noun("associations", "Associations: who connected, and how many objects came.")
 DECISIONS: Final = Noun("decisions", "Decisions of persons that were lost with the database.")
+AUDIT: Final = Noun("audit", "Audit: what persons did, and whose studies they saw.")
 USERS: Final = Noun("users", "Users of the console.")
 TOKENS: Final = Noun("tokens", "Tokens of the REST API.")

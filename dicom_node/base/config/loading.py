@@ -320,7 +320,7 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: "TomlFiles") -
             peer = peers.get(name)
             remedy = "is listed twice" if times > 1 and may else ""
             if name not in known and (may or name != CONSOLE_NAME):
-                remedy = f"no such peer; {did_you_mean(name, known)}"
+                remedy = f"no such peer; {did_you_mean(name, known)}" if read.all_named("peers") else ""
             elif peer and may and may not in peer.may:
                 remedy = "" if read.is_faulty((*read.place_of("peers", name), "may")) else _MAY[may]
             elif peer and key == ("forward",):
@@ -366,6 +366,8 @@ def why_never_calls(name: str, pattern: str, settings: Settings, read: "TomlFile
     if name == "calling_ae":
         titles = [*(str(table.get("ae_title", "")) for _, table in read.tables("peers")), CONSOLE_AE_TITLE]
         places: list[Place] = [("peers", number, "ae_title") for number, _ in read.tables("peers")]
+        if not read.all_named("peers"):
+            return ""
         whose = "no peer bears this AE title"
     elif name == "called_ae" and listener.check_called_ae:
         titles = [settings.node.ae_title, *listener.further_ae_titles]
@@ -525,6 +527,15 @@ class TomlFiles:
     def numbered_names(self, key: str) -> list[tuple[int, str]]:
         """Return index and name of each table in the list ``key`` that has a name."""
         return [(number, str(table["name"])) for number, table in self.tables(key) if "name" in table]
+
+    def all_named(self, key: str) -> bool:
+        """Return whether the name of each table in the list ``key`` could be read: else a name that is none
+        of them is no mistake, as another mistake hides the one that is meant.
+        """
+        items = self.data.get(key, [])
+        names = [table.get("name") for _, table in self.tables(key)]
+        readable = [name for name in names if isinstance(name, str) and re.fullmatch(NAME, name)]
+        return isinstance(items, list) and len(readable) == len(items)
 
     def place_of(self, key: str, name: str) -> Place:
         """Return the place of the table named ``name`` in the list ``key``; the place of the list if there is

@@ -118,11 +118,11 @@ _SET = {"PeerSettings": {"host", "port", "may", "results"}, "NotificationSetting
 
 
 START = f"""\
-# What a node needs; every other key has a default: dicom-node config sample --all
+# What a node needs; every other key has a default: dicom-node config sample node (peers, rules)
 
 [node]
 ae_title = "AINODE"           # enter it at the modality and at the PACS
-data_dir = "./var"            # received images, database, results
+data_dir = "./var"            # received images, database, results; for a service the whole path
 
 [listener]
 host = "0.0.0.0"              # 127.0.0.1: this machine only

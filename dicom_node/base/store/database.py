@@ -484,6 +484,6 @@ def meaning_of(error: Exception, url: str) -> NodeError | None:
     if code in _DAMAGED or "no such" in str(error.orig):
         return StorageError(
             f"the database {shown} is damaged: stop the node, put a backup in its place (dicom-node restore) "
-            "or take the file away, start the node, then run dicom-node spool reindex"
+            "or take the file away, then start the node: it takes in what is in the spool"
         )
     return None

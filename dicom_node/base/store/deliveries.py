@@ -244,6 +244,17 @@ def due_destinations(session: Session, now: datetime, owners: Collection[str] = 
     return list(found)
 
 
+STALLED = "due, and nothing sends it: does a node that delivers run? (dicom-node processes list)"
+"""In lists the reason of a delivery whose next try is over."""
+_STALLED_AFTER = timedelta(minutes=2)
+
+
+def stalled(session: Session) -> ColumnElement[bool]:
+    """SQL: deliveries whose next try should have been minutes ago, while nothing is sent to their peers."""
+    before = utc_now() - _STALLED_AFTER
+    return Delivery.destination.in_(due_destinations(session, before)) & _due(before)
+
+
 def due_study(session: Session, destination: str, now: datetime, *, by_waiting: bool = False) -> int | None:
     """Return the id of the study whose deliveries to the peer come next: STAT studies first, then the longest
     waiting; None if none is due.

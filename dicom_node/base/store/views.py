@@ -25,7 +25,7 @@ from dicom_node.base.actions.in_words import (
     study_details,
     withdrawal_in_words,
 )
-from dicom_node.base.actions.inputs import OfStudy, Since, StudyUid, limit, moment, states
+from dicom_node.base.actions.inputs import OfStudy, Since, StudyUid, Until, limit, states
 from dicom_node.base.actions.nouns import ASSOCIATIONS, EVENTS, JOBS, OUTBOX, STUDIES
 from dicom_node.base.errors import NotFound
 from dicom_node.base.lifecycle import (
@@ -300,6 +300,7 @@ def list_deliveries(
                 Result,
                 Study.study_instance_uid,
                 exists().where(Withdrawal.result_id == Delivery.result_id),
+                deliveries.stalled(session),
             ).options(selectinload(Delivery.original))
         )
         .order_by(Delivery.id.desc())
@@ -326,10 +327,13 @@ def list_deliveries(
             **(
                 {"reason": deliveries.WAITS}
                 if row.state in OPEN_DELIVERIES and held_back & {study_uid, ""}
+                else {"reason": deliveries.STALLED}
+                if is_stalled
                 else {}
             ),
+            "stalled": is_stalled,
         }
-        for row, result, study_uid, is_withdrawn in session.execute(chosen)
+        for row, result, study_uid, is_withdrawn, is_stalled in session.execute(chosen)
     ]
 
 
@@ -351,10 +355,7 @@ def list_events(
     *,
     study_instance_uid: OfStudy = "",
     since: Since = None,
-    until: Annotated[
-        datetime | None,
-        Input("Only before this time, written as in --since.", "--until", "WHEN", reads=moment),
-    ] = None,
+    until: Until = None,
     numbers: Annotated[
         Iterable[int],
         Input("Only with this number (docs/reference/events.md); repeatable.", "--number", "NUMBER"),

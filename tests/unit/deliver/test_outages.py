@@ -11,6 +11,7 @@ from dicom_connectors.notifications.gather import Gatherer
 from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_node.base import events
 from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.lifecycle import DeliveryState
 from dicom_node.base.store import deliveries
 from dicom_node.base.store.tables import Delivery, EventRow, Notification
 from dicom_node.base.store.transitions import utc_now
@@ -92,3 +93,23 @@ def test_an_outage_says_since_when_what_waits_and_once_that_it_lasts_or_ends(
     first, second = (row.text for row in interrupted.rows(Notification))
     assert AWAY.text in first
     assert events.DESTINATION_BACK.text in second
+
+
+def test_a_peer_that_takes_results_and_never_confirms_them_is_an_outage(tmp_path: Path) -> None:
+    """It stores what anybody sends, and answers no query of an AE title that it does not know."""
+    outbox = Outbox(tmp_path, PEERS[:1])
+    outbox.add_study(["pacs"])
+    refused = Confirmation(Presence.UNKNOWN, "association rejected: calling AE title not recognized")
+    stranger = Mock(
+        send=lambda objects: [STORED] * len(objects), confirm=lambda objects: [refused] * len(objects)
+    )
+    outbox.worker(open_destination=lambda *_: stranger).run_once()
+    assert outbox.read(outages) == [], "an archive may show an object later"
+    sent_at = utc_now() - timedelta(minutes=16)
+    outbox.put(Delivery, sent_at=sent_at)
+    [found] = outbox.read(outages)
+    assert (found.since, found.waiting, found.reason) == (sent_at, 3, refused.text)
+    assert report_outages(outbox.database, outbox.settings) == 1
+    [delivery, *_] = outbox.rows(Delivery)
+    outbox.put(Delivery, delivery.id, state=DeliveryState.CONFIRMED, confirmed_at=utc_now())
+    assert outbox.read(outages) == [], "it confirms others"

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.events import PROCESS_BACK, PROCESS_LOST
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import (
@@ -13,6 +14,7 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.people import audit, processes
+from tests.peers import a_receiver
 from tests.rows import Stored
 
 LISTENER = [processes.Sign("main", 11), processes.Sign("listener", 12, 2.0)]
@@ -107,3 +109,33 @@ def test_a_clock_that_was_an_hour_ahead_hides_no_loss(site: SiteOfTwo) -> None:
     site.pass_time(90, site.a)
     assert {machine for _, machine, _ in lost_and_back(site)} == {"B"}
     assert shown(site)["A", "main"]["state"] == "alive"
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "task"),
+    [
+        ("listener-1", "listener", "receive"),
+        ("worker-2", "worker-1", "analyse"),
+        ("worker-2", "main", "deliver"),
+        ("delivery-1", "main", "deliver"),
+    ],
+)
+def test_a_task_is_done_by_a_living_process_of_its_role(
+    site: SiteOfTwo, place: str, name: str, task: str
+) -> None:
+    settings = Settings.model_validate(
+        {
+            "peers": [a_receiver("pacs")],
+            "rules": [
+                {"name": "us", "when": {"modality": "US"}, "pipeline": "ultrasound", "send_to": ["pacs"]}
+            ],
+        }
+    )
+    tasks = {"receive": 0, "analyse": 0, "deliver": 0}
+    assert site.read(processes.working, settings) == tasks
+    node = site.node("A", place)
+    site.pass_time(10, node, signs=[processes.Sign(name, 11)])
+    assert site.read(processes.working, settings) == tasks | {task: 1}
+    site.pass_time(60)
+    assert site.read(processes.working, settings) == tasks
+    assert site.read(processes.working, Settings()) == {"receive": 0}, "nothing else is wanted"

@@ -17,9 +17,7 @@ from sqlalchemy import update
 from dicom_node.base.actions.inputs import moment
 from dicom_node.base.config import loading
 from dicom_node.base.errors import ExitCode
-from dicom_node.base.lifecycle import (
-    Counted,
-)
+from dicom_node.base.lifecycle import AuditAction, Counted
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Study
 from dicom_node.people import audit, outbox
@@ -368,3 +366,26 @@ def test_rules_try_says_which_rule_and_why_not(run: Run, site: Path, tmp_path: P
     assert applies
     assert reason.startswith("a person must start it, except")
     assert "takes 7" in reason
+
+
+def test_the_audit_is_listed_by_person_action_day_patient_and_study(ask: Run, filled: Path) -> None:
+    with in_database(filled) as session:
+        for number, uid in enumerate((DELIVERED, BROKEN)):
+            study = session.query(Study).filter_by(study_instance_uid=uid).one()
+            study.patient_id = f"AUDITED-{number} "
+            row = audit.note(session, audit.Person("anna"), AuditAction.STUDY_SEEN, study_id=study.id)
+            row.at = NOW + timedelta(days=number)
+        audit.note(session, audit.Person("ben"), AuditAction.LIST_SEEN, list="studies")
+
+    def listed(*words: object) -> list[tuple[str, str | None]]:
+        rows = ask("audit", "list", "--json", *words).json
+        return [(row["actor"], row["study"]) for row in rows]
+
+    first, second = ("anna", DELIVERED), ("anna", BROKEN)
+    assert listed("--who", "anna") == [second, first]
+    assert listed("--what", "list_seen") == [("ben", None)]
+    assert listed("--patient", "AUDITED-0") == [first]
+    assert listed("--study", BROKEN[-4:]) == [second]
+    assert listed("--until", "2026-01-03") == [first]
+    assert listed("--since", "2026-01-03", "--who", "anna") == [second]
+    assert ask("audit", "list", "--what", "nothing").status == ExitCode.USAGE

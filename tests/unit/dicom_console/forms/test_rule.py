@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import pytest
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from ai_pipeline.pipelines import cards
 from dicom_console.forms import rule as form
@@ -13,16 +14,29 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.tables import Job
 from dicom_node.people import entered
+from dicom_node.people.rule_trial import try_rules
 from tests.console_lab import Browser, ConsoleLab, entered_in
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.unit.receive.objects import small_xray
+from tests.unit.receive.objects import changed, small_xray
 
 
 def test_rules_say_what_they_make_of_recent_studies(console: ConsoleLab, inbox: Inbox) -> None:
     inbox.settle(ultrasound("one"), small_xray("two"))
     assert "no rule applies; closest is ultrasound" in console.browser(UserRole.VIEWER).page("/rules")
     assert inbox.column(Job.rule) == ["ultrasound"]
+
+
+def test_a_study_of_secondary_captures_is_not_one_without_images(console: ConsoleLab, inbox: Inbox) -> None:
+    inbox.settle(changed(ultrasound("one"), SOPClassUID=SecondaryCaptureImageStorage))
+    text = console.browser(UserRole.VIEWER).page("/rules")
+    assert "it is a secondary capture, and secondary_captures_from does not name its sender" in text
+    [rule, *others] = inbox.settings.rules
+    taking = rule.model_copy(update={"secondary_captures_from": ("modality",)})
+    other = inbox.settings.model_copy(update={"rules": (taking, *others)})
+    [row] = inbox.read(try_rules, inbox.settings, other)
+    assert [taker["images"] for taker in row["then"]["rules"]] == [1]
+    assert row["changes"]
 
 
 OFFERED = [card for card in cards() if card.name not in entered.PROGRAMS]

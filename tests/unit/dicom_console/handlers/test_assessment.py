@@ -257,6 +257,20 @@ def test_only_what_the_report_or_the_model_knows_is_kept(
     assert judging.read(verdicts.all_assessments) == []
 
 
+@pytest.mark.parametrize("decision", ["absent", "indeterminate"])
+def test_only_a_finding_that_is_called_present_can_be_accepted(
+    judging: ConsoleLab, monkeypatch: pytest.MonkeyPatch, decision: str
+) -> None:
+    reports = stated_report.findings
+    changed = lambda path: [row | {"decision": decision} for row in reports(path)]
+    monkeypatch.setattr(stated_report, "findings", changed)
+    reader = judging.browser(UserRole.READER)
+    there, *others = [form for form in forms(reader) if form.get("finding") == "Mark"]
+    assert {form["verdict"] for form in (there, *others)} == {"modified"}
+    assert reader.post("/studies/1/feedback", **there | {"verdict": "accepted"}) == 409
+    assert reader.post("/studies/1/feedback", **there) == 303
+
+
 SCORES = (
     ("Mass", "absent", ["0.31"]), ("Nodule", "present", ["0.9", "0.5"]), ("Hernia", "absent", ["0.05"]),
     ("<b>", "indeterminate", ["0.45", "0.5"]), ("Mass", "present", ["0.62", "0.5"]),

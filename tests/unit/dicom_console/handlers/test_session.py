@@ -1,5 +1,7 @@
 """Signing in and out, sessions, and the users that an admin enters."""
 
+import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -9,9 +11,12 @@ from dicom_console.app import create_app
 from dicom_node.base.config.settings import ConsoleSettings
 from dicom_node.base.errors import NotFound, SignInRefused
 from dicom_node.base.lifecycle import AuditAction, UserRole
-from dicom_node.base.store.tables import UserSession
+from dicom_node.base.store.tables import Study, UserSession
 from dicom_node.people import audit, users
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, client_of
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+from tests.unit.receive.objects import changed
 
 HERE = "192.0.2.1"
 WRONG = "another horse battery"
@@ -228,3 +233,28 @@ def test_nobody_shuts_the_own_account(console: ConsoleLab, admin: Browser) -> No
         assert admin.post(f"/users/admin/{change}", role="viewer") == 400
         assert "another admin" in admin.text
         assert of(console, "admin")["role"] == "admin"
+
+
+def test_an_admin_finds_and_exports_the_audit_of_a_patient_whose_id_is_in_no_address(
+    console: ConsoleLab, inbox: Inbox
+) -> None:
+    for name, patient in (("one", "SECRET-1"), ("two", "SECRET-1"), ("three", "SECRET-2")):
+        inbox.settle(changed(ultrasound(name), PatientID=patient))
+    one, two, three = inbox.rows(Study)
+    for study in (one, two, three):
+        console.write(audit.note, audit.Person("anna"), AuditAction.STUDY_SEEN, study_id=study.id)
+    admin = console.at("/audit", UserRole.ADMIN)
+    asked = f"study={one.study_instance_uid}&patient=1&what=study_seen"
+
+    def links(address: str) -> set[int]:
+        return {int(number) for number in re.findall(r'href="/studies/(\d+)"', admin.page(address))}
+
+    assert links(f"/audit?{asked}") == {one.id, two.id}
+    assert "SECRET" not in admin.text
+    assert links(f"/audit?study={three.study_instance_uid}") == {three.id}
+    assert links("/audit?what=study_seen&until=2020-01-01") == set()
+    assert admin.get("/audit?since=yesterday") == 409
+    lines = [json.loads(line) for line in admin.page(f"/audit/export?{asked}").splitlines()]
+    assert [row["study"] for row in lines] == [two.study_instance_uid, one.study_instance_uid]
+    assert console.audited("exported") == [{"list": "audit"}]
+    assert console.browser(UserRole.OPERATOR).get("/audit/export") == 403

@@ -11,7 +11,8 @@ from dicom_node.base import events
 from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.events import DELIVERY_CONFIRMED, DELIVERY_SENT
 from dicom_node.base.lifecycle import DeliveryState, JobState, ResultKind, StudyState, UserRole
-from dicom_node.base.store.tables import Delivery, Job, Result, Study
+from dicom_node.base.store import deliveries
+from dicom_node.base.store.tables import Delivery, Job, Result, SiteProcess, Study
 from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.base.store.views import list_events
 from dicom_node.people import outbox
@@ -30,15 +31,44 @@ def a_dead_delivery(console: ConsoleLab) -> None:
     console.put(Study, job.study_id, state=StudyState.FAILED)
 
 
+def figures(page: str) -> dict[str, int]:
+    """The numbers of the overview, by what they count."""
+    found = re.findall(r"<strong>(\d+)</strong><span>([^<]+)", page)
+    return {label: int(number) for number, label in found}
+
+
+NO_PROCESS = {
+    "listeners run: no image is received": 0,
+    "workers run: no study is analysed": 0,
+    "processes deliver: no result is sent": 0,
+}
+
+
+def test_a_node_on_which_nothing_runs_is_red_with_the_sentence_of_the_outbox(
+    console: ConsoleLab, inbox: Inbox
+) -> None:
+    inbox.settle(ultrasound("one"))
+    console.delivery(console.rows(Job)[0], DeliveryState.PENDING)
+    text = console.at("/", UserRole.VIEWER).text
+    bad = re.findall(r'class="figure bad".*?<span>([^<]+)', text, re.DOTALL)
+    assert bad == [*NO_PROCESS, "deliveries are due"]
+    assert text.index("no image is received") < text.index("studies being received")
+    outbox_page = console.at("/outbox", UserRole.VIEWER).text
+    for page in (text, outbox_page):
+        assert deliveries.STALLED in page
+    assert "due since" in outbox_page
+    place = {"machine": "m", "place": "all", "pid": 1, "version": "1"}
+    for name in ("main", "listener", "worker-1"):
+        console.add(SiteProcess(**place, name=name, since=utc_now(), seen_at=utc_now(), lost=False))
+    console.put(Delivery, next_at=utc_now())
+    assert 'class="figure bad"' not in console.at("/", UserRole.VIEWER).text
+
+
 def test_the_overview_counts_what_needs_a_person(console: ConsoleLab, inbox: Inbox) -> None:
     inbox.settle(ultrasound("one"))
     a_dead_delivery(console)
     browser = console.at("/", UserRole.VIEWER)
-    figures = {
-        label: int(number)
-        for number, label in re.findall(r"<strong>(\d+)</strong><span>([^<]+)", browser.text)
-    }
-    assert figures == {
+    assert figures(browser.text) == NO_PROCESS | {
         "studies being received": 0,
         "jobs running": 0,
         "jobs waiting": 0,

@@ -50,7 +50,7 @@ def test_who_sees_some_senders_only_adds_to_no_other_study(console: ConsoleLab, 
     files = [
         added, part_10(new), part_10(changed(new, StudyInstanceUID="")), taken_over, twice, into_waiting,
     ]  # fmt: skip
-    for name, senders in (("elsewhere", ["ROOM1"]), ("limited", ["CONSOLE"])):
+    for name, senders in (("elsewhere", ["QUICK"]), ("limited", ["CONSOLE"])):
         users.add_user(console.settings, name, UserRole.OPERATOR, PASSWORD, senders=senders)
     assert console.browser("elsewhere").upload(("new", files[1])) == 403
     operator = console.browser("limited")

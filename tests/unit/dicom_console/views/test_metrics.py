@@ -11,16 +11,30 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
 
 from dicom_console.app import create_app
 from dicom_console.views import metrics
+from dicom_node import __version__
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.lifecycle import DeliveryState, StudyState, UserRole
+from dicom_node.base.lifecycle import (
+    DeliveryState,
+    JobState,
+    ReviewCause,
+    ReviewVerdict,
+    StudyState,
+    UserRole,
+)
 from dicom_node.base.store.tables import (
+    FAULT,
     Association,
+    CleaningReview,
+    DecisionRow,
     Delivery,
     HeldResult,
+    Instance,
     Job,
     ReceivedObject,
     Result,
@@ -144,24 +158,33 @@ def alerts() -> dict[str, str]:
 def filled(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> Inbox:
     """A node that has received a study and delivered its result, with a disk that lasts."""
     monkeypatch.setattr(metrics, "days_left", lambda *_: 400.0)
+    modality, *others = inbox.settings.peers
+    peers = (modality.model_copy(update={"silent_hours": 14.0}), *others)
+    inbox.settings = inbox.settings.model_copy(update={"peers": peers})
+    place = {"machine": "b", "place": "all", "pid": 1, "version": "1", "since": utc_now(), "lost": False}
+    for name in ("main", "listener", "worker-1"):
+        inbox.add(SiteProcess(**place, name=name, seen_at=utc_now()))
     inbox.settle(ultrasound("one"))
     inbox.delivery(inbox.jobs()[0], DeliveryState.CONFIRMED, created_at=utc_now())
-    inbox.put(Delivery, next_at=utc_now())
+    inbox.put(Delivery, next_at=utc_now(), sent_at=utc_now())
     return inbox
 
 
 def raised(inbox: Inbox, alerts: dict[str, str], settings: Settings | None = None) -> set[str]:
     """The alerts whose expression holds now. Fails where one asks for what there is not."""
-    numbers = {
-        (one.name, *(one.labels[0] if one.labels else (None, None))): one.value
-        for one in inbox.read(metrics.gauges, settings or inbox.settings)
-    }
+    gauges = list(inbox.read(metrics.gauges, settings or inbox.settings))
+
+    def values(name: str, key: str | None, value: str | None) -> list[float]:
+        found = [one.value for one in gauges if one.name == name and (not key or (key, value) in one.labels)]
+        assert found, name
+        return found
+
     found = set()
     for alert, expression in alerts.items():
         asked = _EXPRESSION.fullmatch(expression)
         assert asked, expression
-        limit = float(asked[5]) if asked[5] else numbers[asked[6], asked[7], asked[8]]
-        if _COMPARED[asked[4]](numbers[asked[1], asked[2], asked[3]], limit):
+        [limit] = [float(asked[5])] if asked[5] else values(*asked.group(6, 7, 8))
+        if any(_COMPARED[asked[4]](value, limit) for value in values(*asked.group(1, 2, 3))):
             found.add(alert)
     return found
 
@@ -172,18 +195,15 @@ def test_each_alert_is_raised_by_what_it_is_for(
     now = utc_now()
     a_day_ago, an_hour_ago = now - timedelta(days=1), now - timedelta(hours=1)
     [result] = filled.rows(Result)
-    place = {"machine": "b", "place": "worker-1", "name": "main", "pid": 1, "version": "1"}
-    filled.add(SiteProcess(**place, since=now, seen_at=now, lost=False))
     not_handed_over = {"received_at": an_hour_ago, "sha256": ""}
     handed_over = {"received_at": now, "sha256": "0" * 64}
     for table, wrong, alert, right in (
-        (ReceivedObject, {"received_at": a_day_ago}, "NothingIsReceived", {}),
+        (ReceivedObject, {"received_at": a_day_ago}, "PeerIsSilent", {}),
         (ReceivedObject, not_handed_over, "ObjectsAreNotHandedOver", handed_over),
         (Job, {"created_at": a_day_ago}, "JobsWaitLong", {"created_at": now}),
         (Delivery, {"state": DeliveryState.DEAD}, "DeadLetters", {"state": DeliveryState.CONFIRMED}),
         (Study, {"state": StudyState.FAILED}, "StudiesFailed", {}),
         (Study, {"state": StudyState.QUARANTINED}, "StudiesInQuarantine", {"state": StudyState.DELIVERED}),
-        (SiteProcess, {"lost": True}, "ProcessIsLost", {"lost": False}),
         (Result, {"created_at": a_day_ago}, None, {}),
         (Delivery, {"state": DeliveryState.PENDING}, "ResultsWaitLong", {}),
     ):
@@ -191,6 +211,10 @@ def test_each_alert_is_raised_by_what_it_is_for(
         assert raised(filled, alerts) == ({alert} if alert else set())
         if right:
             filled.put(table, **right)
+    filled.put(Delivery, next_at=an_hour_ago)
+    assert raised(filled, alerts) == {"ResultsWaitLong", "DeliveriesAreNotSent"}
+    filled.put(Delivery, state=DeliveryState.UNCONFIRMED, queries=9, sent_at=an_hour_ago, next_at=now)
+    assert raised(filled, alerts) == {"ResultsWaitLong", "PeerConfirmsNothing"}
     filled.add(HeldResult(result_id=result.id, study_id=result.study_id, since=now - timedelta(2)))
     filled.put(Delivery, state=DeliveryState.UNASSESSED)
     assert raised(filled, alerts) == {"ResultsWaitForAPerson"}
@@ -205,6 +229,50 @@ def test_each_alert_is_raised_by_what_it_is_for(
     spool = filled.settings.spool.model_copy(update={"minimum_free_mib": 2**40})
     full = filled.settings.model_copy(update={"spool": spool})
     assert raised(filled, alerts, full) == {"DiskFillsUp", "DiskIsFull"}
+
+
+def test_what_waits_for_a_person_and_a_task_without_a_process_are_alerts(
+    filled: Inbox, alerts: dict[str, str]
+) -> None:
+    filled.put(Job, state=JobState.HELD)
+    assert raised(filled, alerts) == {"JobsAreHeld"}
+    filled.put(Job, state=JobState.SUCCEEDED)
+    [instance] = filled.rows(Instance)
+    filled.add(
+        CleaningReview(
+            study_id=instance.study_id,
+            instance_id=instance.id,
+            job_id=filled.rows(Job)[0].id,
+            rule="ultrasound",
+            analysis_sha256="0" * 64,
+            cause=ReviewCause.WITHHELD,
+            note="",
+            places=[],
+            created_at=utc_now(),
+        )
+    )
+    assert raised(filled, alerts) == {"ImagesAreWithheld"}
+    filled.put(CleaningReview, verdict=ReviewVerdict.ACCEPTED)
+    lost = DecisionRow(id="1", at=utc_now(), machine="m", action=FAULT, record={}, copied=True, holds=True)
+    filled.add(lost)
+    assert raised(filled, alerts) == {"DecisionsWait"}
+    filled.put(DecisionRow, applied_at=utc_now())
+    place = {"machine": "b", "place": "worker-2", "pid": 1, "version": "1", "since": utc_now()}
+    filled.add(SiteProcess(**place, name="main", seen_at=utc_now(), lost=True))
+    assert raised(filled, alerts) == {"ProcessIsLost"}
+    filled.write(Session.execute, delete(SiteProcess))
+    assert raised(filled, alerts) == {"NothingReceives", "NothingAnalyses", "NothingDelivers"}
+
+
+def test_no_alert_is_raised_by_a_quiet_night_and_numbers_name_peer_and_version(
+    filled: Inbox, alerts: dict[str, str]
+) -> None:
+    filled.put(ReceivedObject, received_at=utc_now() - timedelta(hours=12))
+    assert raised(filled, alerts) == set()
+    filled.put(Delivery, state=DeliveryState.DEAD)
+    found = {(one.name, *one.labels): one.value for one in filled.read(metrics.gauges, filled.settings)}
+    assert found["peer_deliveries", ("peer", "pacs"), ("state", "dead")] == 1
+    assert found["build_info", ("version", __version__)] == 1
 
 
 def test_the_dashboard_shows_numbers_that_there_are(filled: Inbox) -> None:

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from pydicom.dataset import Dataset
 from sqlalchemy import inspect
 
+from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.events import FETCH_ASKED, STORE_REFUSED, STUDIES_MISSING
 from dicom_node.base.lifecycle import AuditAction, UserRole
@@ -38,7 +39,9 @@ from tests.unit.receive.objects import changed, own_result
 def limited(node: Inbox) -> ConsoleLab:
     """With the address of STOW-RS, and an operator each for the sender of the study and for another room."""
     served = node.settings.console.model_copy(update={"dicomweb_store": True})
-    limited = ConsoleLab(node.settings.model_copy(update={"console": served}), node.database)
+    other = PeerSettings(name="room9", ae_title="ROOM9", may=("send",))
+    settings = node.settings.model_copy(update={"console": served, "peers": (*node.settings.peers, other)})
+    limited = ConsoleLab(settings, node.database)
     for name, title in (("here", node.rows(Instance)[0].calling_ae), ("elsewhere", "ROOM9")):
         users.add_user(limited.settings, name, UserRole.OPERATOR, PASSWORD, senders=[title])
     return limited
@@ -190,6 +193,8 @@ def test_an_admin_sees_all_and_senders_are_ae_titles(limited: ConsoleLab) -> Non
     for title in ("A" * 17, "US\\1", "US\n1"):
         with pytest.raises(FaultyInput, match="AE titles"):
             users.change_user(limited.settings, "here", senders=[title])
+    with pytest.raises(FaultyInput, match="no machine sends as 'US77'"):
+        users.change_user(limited.settings, "here", senders=["US77"])
     users.change_user(limited.settings, "here", senders=[])
     assert users.list_users(limited.settings)[2]["senders"] == []
 
