@@ -230,14 +230,16 @@ def _results(session: Session, settings: Settings, number: int) -> list[View]:
             "withdrawn": columns(gone[row.id], "at", "actor", "because") if row.id in gone else None,
             "has_pixels": row.id not in gone and not row.purged and row.kind in PICTURES,
             "deliveries": deliveries[row.id],
-            "not_taken_by": [
-                peer.name
-                for peer in settings.peers
-                if peer.name in row.job.destinations and row.kind not in peer.results
-            ],
+            "not_taken_by": _not_taken_by(settings, row),
         }
         for row in rows
     ]
+
+
+def _not_taken_by(settings: Settings, result: Result) -> list[str]:
+    """Return the peers to which the result's rule sends and that take no results of this kind."""
+    named = [peer for peer in settings.peers if peer.name in result.job.destinations]
+    return [peer.name for peer in named if result.kind not in peer.results]
 
 
 def _likeliest(findings: Sequence[Mapping[str, Any]]) -> list[View]:

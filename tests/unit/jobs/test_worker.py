@@ -439,7 +439,6 @@ def test_when_no_rule_applies_the_closest_one_is_named_with_all_that_failed() ->
     )
     assert why_none([], images, {}) == "no rule applies: none is configured"
     assert why_none([chest], [], {}) == "no rule applies: the study has no images"
-    assert why_none([], [], {}) == "no rule applies: none is configured"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from dicom_node.base.config.peer import PeerSettings
+from dicom_node.people import preflight
 from tests.peers import a_peer
 
 ADDRESS: dict[str, Any] = {"host": "pacs.example.org", "port": 104}
@@ -67,3 +68,10 @@ def test_keys_that_contradict_each_other_are_refused(
 )
 def test_keys_that_fit_together_are_taken(may: list[str], keys: dict[str, Any]) -> None:
     assert peer(*may, **keys).may == tuple(may)
+
+
+@pytest.mark.parametrize("value", [7, "x", ["x"], {"x": 1}])
+def test_a_list_of_peers_or_rules_that_is_none_brings_no_second_mistake(value: Any) -> None:
+    rule = {"name": "us", "when": {"modality": "US"}, "pipeline": "ultrasound", "send_to": ["pacs"]}
+    for data in ({"peers": value, "rules": [rule]}, {"rules": value}):
+        assert len(preflight.check_data(data).problems) == 1

@@ -395,6 +395,8 @@ def test_what_is_no_toml_is_told_with_its_remedy(tmp_path: Path, text: str, expe
         ({'ae_title = "AINODE"': 'ae_title = " X"', 'modality = "US"': 'called_ae = "X"'},
          "node.ae_title = ' X': an AE title has"),
         ({"port = 4242": ""}, "peers.pacs: port is missing"),
+        ({'may = ["send"]\n': 'may = ["send"]\nport = 105\ncommit_after = "delivered"\n', "= 4242": '= "x"'},
+         "must be a whole number"),
         ({'name = "pacs"': "name = 7"}, "peers[0].name = 7: must be text"),
         ({'name = "us1"': 'name = "us 1"', 'modality = "US"': 'calling_ae = "US1"'}, "a name has letters"),
         ({'modality = "US"': "body_part = 3"}, "when.body_part = 3: must be text in quotes, or a list"),
@@ -408,21 +410,6 @@ def test_a_mistake_brings_no_second_one(
         site = site.replace(old, new, 1)
     [found] = found_in(tmp_path / "node.toml", site)
     assert expected in found
-
-
-@pytest.mark.parametrize("key", ["peers", "rules"])
-@pytest.mark.parametrize("value", ["7", '"x"', '["x"]', "{ x = 1 }"])
-def test_a_list_that_is_none_brings_no_second_mistake(tmp_path: Path, key: str, value: str) -> None:
-    rest = "\n".join(part for part in SITE.split("\n\n") if f"[[{key}]]" not in part)
-    [found] = found_in(tmp_path / "node.toml", f"{key} = {value}\n{rest}")
-    assert f"{key}" in found
-
-
-def test_no_archive_is_missed_where_the_archive_has_another_mistake(tmp_path: Path, site: str) -> None:
-    asks = 'may = ["send"]\nport = 105\ncommit_after = "delivered"'
-    text = site.replace('may = ["send"]\n', f"{asks}\n").replace("port = 4242", 'port = "x"')
-    [found] = found_in(tmp_path / "node.toml", text)
-    assert "must be a whole number" in found
 
 
 def test_all_mistakes_are_told_at_once_in_order_and_what_is_known_once(tmp_path: Path, site: str) -> None:

@@ -250,7 +250,7 @@ def test_an_admin_finds_and_exports_the_audit_of_a_patient_whose_id_is_in_no_add
         return {int(number) for number in re.findall(r'href="/studies/(\d+)"', admin.page(address))}
 
     assert links(f"/audit?{asked}") == {one.id, two.id}
-    assert "SECRET" not in admin.text
+    assert not re.search(r'(href|action)="[^"]*SECRET', admin.text)
     assert links(f"/audit?study={three.study_instance_uid}") == {three.id}
     assert links("/audit?what=study_seen&until=2020-01-01") == set()
     assert admin.get("/audit?since=yesterday") == 409
