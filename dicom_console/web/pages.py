@@ -36,7 +36,7 @@ KINDS: Mapping[str, str] = {
     ORIGINAL: "received object",
 }
 LAYERS = ("Cleaned", "Drawn into the picture", "Heat map")
-"""What services.images calls the pictures of an image."""
+"""What people.pictures calls the pictures of an image."""
 DECISIONS: Mapping[str, str] = {
     "present": "suspected",
     "indeterminate": "not excluded",
