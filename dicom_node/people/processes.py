@@ -262,13 +262,14 @@ def working(session: Session, settings: Settings) -> dict[str, int]:
     """
     found = dict.fromkeys(("receive", "analyse", "deliver"), 0)
     for row in list_processes(session):
+        if row["state"] != "alive" or row["place"].partition("-")[0] not in set(Role):
+            continue  # gone, or of a version with other roles
         name, role = row["process"], Role.at(row["place"])
         # Of another machine it is not known whether its outbox.deliver is false.
         sends = settings.outbox.deliver or role is Role.DELIVERY or row["machine"] != audit.machine_name()
-        if row["state"] == "alive":
-            found["receive"] += name == "listener"
-            found["analyse"] += name.startswith("worker-")
-            found["deliver"] += name == "main" and role.may_deliver and sends
+        found["receive"] += name == "listener"
+        found["analyse"] += name.startswith("worker-")
+        found["deliver"] += name == "main" and role.may_deliver and sends
     if not settings.rules:
         del found["analyse"]
     if not any("receive" in peer.may for peer in settings.peers):

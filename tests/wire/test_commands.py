@@ -68,8 +68,8 @@ when = {{ modality = "US", calling_ae = "US1" }}
 pipeline = "ultrasound"
 send_to = ["ward"]
 [[notifications]]
-name = "pneumothorax"
-findings = ["Pneumothorax"]
+name = "effusion"
+findings = ["Pleural effusion"]
 url = "{web}"
 [[notifications]]
 name = "refused"

@@ -6,6 +6,7 @@ import pytest
 
 from dicom_connectors.notifications.sender import Notifier
 from dicom_node.base import events
+from dicom_node.base.config.loading import TomlFiles
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.lifecycle import JobState, StepStatus, StudyState, UserRole
 from dicom_node.base.store import requested
@@ -114,7 +115,7 @@ def test_what_waits_for_a_lost_decision_says_so_until_an_admin_settles_it(
     assert 'class="error"' in browser.text
     assert ("decisions", False) in [
         (one.subject, one.ok)  # type: ignore[union-attr]
-        for one in preflight._probe_database(console.settings)
+        for one in preflight._probe_database(console.settings, TomlFiles())
     ]
     assert browser.post("/decisions/d1/settle", because="sent by hand") == 303
     assert "No decision waits" in browser.page("/decisions")
