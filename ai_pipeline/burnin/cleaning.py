@@ -93,7 +93,7 @@ def clean(
     text_reach, drawn_reach = (
         max(2, round(reach * max(image.header.rows, image.header.columns))) for reach in (0.015, 0.05)
     )
-    found = that_count(cleaned.marks, cast(Mask, cleaned.masks.any(axis=0)))
+    found = with_filled_pixels(cleaned.marks, cast(Mask, cleaned.masks.any(axis=0)))
     texts = [mark for mark in found if mark.kind is AnnotationKind.TEXT]
     graphics = [mark for mark in found if mark.kind is not AnnotationKind.TEXT]
     marks = merged(texts, text_reach) + merged(graphics, drawn_reach)
@@ -134,7 +134,7 @@ def clean(
     )
 
 
-def that_count(marks: Iterable[Mark], filled: Mask) -> list[Mark]:
+def with_filled_pixels(marks: Iterable[Mark], filled: Mask) -> list[Mark]:
     """The marks that stay, and those in whose box a pixel was ``filled``: nothing else was removed. A wave
     that stays may take all pixels of a mark that was found on it.
     """

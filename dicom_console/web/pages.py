@@ -56,7 +56,7 @@ LISTS: Mapping[str, Callable[..., Any]] = {
 }
 """The functions that declare the columns of the pages' lists."""
 _ACTIONS = {"withdraw": withdraw_studies}
-"""What pages ask of a user beside the roles, and the function that declares its role."""
+"""Actions that pages offer, by the name in templates, and the function that declares the role of each."""
 _HERE = Path(__file__).parents[1]
 
 

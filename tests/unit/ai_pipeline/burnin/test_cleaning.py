@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ai_pipeline.burnin import pipeline as ultrasound
-from ai_pipeline.burnin.cleaning import CleaningResult, clean, that_count
+from ai_pipeline.burnin.cleaning import CleaningResult, clean, with_filled_pixels
 from ai_pipeline.burnin.decide.banner import find_by_hand
 from ai_pipeline.burnin.decide.candidates import FAINT, FINEST, surroundings
 from ai_pipeline.burnin.decide.layout import level_box
@@ -285,4 +285,4 @@ def test_a_mark_without_a_filled_pixel_was_not_removed() -> None:
     kept = replace(elsewhere, removed=False)
     filled = np.zeros((40, 40), np.bool_)
     filled[9, 9] = True
-    assert that_count([removed, elsewhere, kept], filled) == [removed, kept]
+    assert with_filled_pixels([removed, elsewhere, kept], filled) == [removed, kept]
