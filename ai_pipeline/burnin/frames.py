@@ -32,8 +32,9 @@ from ai_pipeline.burnin.decide.candidates import (
     candidates_of,
     surroundings,
 )
-from ai_pipeline.burnin.decide.layout import FILLED, around, covered, overlap, share_of
+from ai_pipeline.burnin.decide.layout import FILLED, RIM, around, covered, level_box, overlap, share_of
 from ai_pipeline.burnin.decide.letters import are_letters, strokes_in
+from ai_pipeline.burnin.decide.lines import cut_by, letters_of, reads_alike, whole, with_their_rows
 from ai_pipeline.burnin.decide.outline import SMALLEST_LETTER, with_sides, without_shapes_of_letters
 from ai_pipeline.burnin.decide.writing import SAME
 from ai_pipeline.burnin.find.annotation import (
@@ -70,6 +71,7 @@ from ai_pipeline.burnin.planning import (
     plan_views,
     with_faint_writing,
     with_rim,
+    with_whole_lines,
 )
 from ai_pipeline.burnin.tools import PLAIN, Inpainter, black_out, inpaint, with_background
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
@@ -121,6 +123,14 @@ class Verifier(RemovalTask):
             if self.is_residue(one, filled, plan, kept)
         ]
 
+    def still_stays(self, line: Box, before: Picture, now: Picture) -> bool:
+        """Whether a line that was read in the picture ``before`` reads the same ``now``, or as other text
+        that stays.
+        """
+        reader = self.tools.reader
+        text = Candidate(now, level_box(line, 1.0), 0.0).text(reader, self.allowed)
+        return not self.policy.removes(text.meaning) or reads_alike(line, before, now, reader)
+
     def is_residue(self, candidate: Candidate, filled: Mask, plan: RemovalPlan, kept: Mask) -> bool:
         """Whether the place ``candidate`` of a cleaned picture holds text that must be removed; masks as in
         :meth:`residue`. In the image area the text must be proven letters, elsewhere it need not be legible.
@@ -128,10 +138,13 @@ class Verifier(RemovalTask):
         box, known = candidate.box, filled | kept
         # Nearly all strokes may be of what was filled or stays, as in a box around two lines.
         # A box around lines that stay, one above another, is no line: a column of labels looks like one.
-        rows = [line for line in plan.lines if overlap(line, box.box) > SAME and kept[index_of(line)].any()]
+        stay = [line for line in plan.lines if kept[index_of(line)].any()]
+        rows = [line for line in stay if overlap(line, box.box) > SAME]
         column = any(one[3] <= other[1] for one in rows for other in rows)
         if (
             column
+            # A find inside a line that stays is that line: it was read whole and proven harmless.
+            or any(overlap(box.box, line) > SAME for line in stay)
             or covered(box, known)
             or (
                 # How far a stroke stands out from what is beside it, at least (grey levels).
@@ -238,7 +251,7 @@ class DisplayTables:
 
 class Window:
     """One frame, or several that share one mask, which are filled until no text is left that must be
-    removed.
+    removed. ``lines``: those that stay; ``read_in``: the picture in which they were read.
     """
 
     def __init__(
@@ -259,6 +272,7 @@ class Window:
         ]
         self.mask: Mask = plan.mask | plan.banner
         self.kept = plan.kept
+        self.lines, self.read_in = set(plan.lines), tables.show(sources[0])
         self.marks: list[Mark] = []
         self.widened: list[Box] = []
         self.blacked_out: list[Box] = []
@@ -281,7 +295,7 @@ class Window:
         Raises :class:`CleaningFailed` when text is still found after :data:`ROUNDS` attempts.
         """
         attempt = 0
-        while (residue := self.residue()) or self.take_back():
+        while (residue := self.residue()) or self.give_up_lines() or self.take_back():
             if not residue:
                 continue
             touched = self.returned & paint(residue, self.mask.shape, 0.6)
@@ -296,7 +310,7 @@ class Window:
                 )
             # Margin of the mask around text that is still found after filling (share of the text's height).
             more = around(
-                residue, self.plan.lines, self.kept & ~self.mask, 0.6 * (attempt + 1), spare=attempt == 0
+                residue, list(self.lines), self.kept & ~self.mask, 0.6 * (attempt + 1), spare=attempt == 0
             )
             # Where all is image area the mark network has not looked for letters across a curve.
             more &= ~((self.plan.waves.traces & (not self.plan.area.all())) | self.returned)
@@ -313,6 +327,32 @@ class Window:
                 self.results = [black_out(result, more, self.tables.black) for result in self.results]
                 self.blacked_out += [mark.box for mark in found]
             attempt += 1
+
+    def give_up_lines(self) -> bool:
+        """Remove the lines whole, with their labels or numbers, of which filling took a stroke or that are
+        read otherwise after it. A line of which no pixel was filled is the source's. Returns False if there
+        are none.
+        """
+        source, result = (self.tables.show(frames[0]) for frames in (self.sources, self.results))
+        cut, back = cut_by(self.lines, self.mask, self.plan.always, self.read_in)
+        changed = [
+            line
+            for line in self.lines
+            if back[index_of(line)].any()
+            or (
+                self.mask[index_of(line)].any()
+                and not reads_alike(line, source, result, self.verifier.tools.reader)
+            )
+        ]
+        going = with_their_rows([*cut, *changed], self.plan.rows) & self.lines
+        if not going:
+            return False
+        more = whole(going, self.read_in, self.plan.ground) & ~self.mask
+        self.lines, self.kept = self.lines - going, self.kept & ~mask_of(going, more.shape)
+        self.marks += box_marks([level_box(line, 1.0) for line in going], more.shape, "could not stay whole")
+        self.widened += sorted(going)
+        self.fill(more)
+        return True
 
     def take_back(self) -> bool:
         """Put back what should not have been filled: curves, flow and bars. The places are listed for a
@@ -371,6 +411,7 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
     tables = DisplayTables.from_frame(source, picture)
     plan = plan_views(tables.views(source), image.header, verifier, graphics=graphics)
     plan = with_faint_writing(plan, source, verifier.tools.reader)
+    plan = with_whole_lines(plan, picture)
     planned = time.perf_counter()
     report(0.5, "marks found")
     still = Window([source], plan, tables, verifier, verifier.tools.filler)
@@ -384,7 +425,7 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
         masks=(mask.astype(np.uint8) * 255)[None],
         marks=(*plan.marks, *still.marks),
         readings=plan.readings,
-        widened=tuple(still.widened),
+        widened=(*plan.given_up, *still.widened),
         blacked_out=tuple(still.blacked_out),
         outside_sha256=hashlib.sha256(outside_bytes(result, mask)).hexdigest(),
         in_doubt=(*plan.in_doubt, *component_boxes(components(still.returned)[1])),
@@ -529,7 +570,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         np.broadcast_to(mask.astype(np.uint8) * 255, (count, *mask.shape)),
         tuple(marks),
         plan.readings,
-        tuple(widened),
+        (*plan.given_up, *dict.fromkeys(widened)),
         tuple(blacked_out),
         outside.hexdigest(),
         (*plan.in_doubt, *component_boxes(components(returned)[1])),
@@ -570,12 +611,29 @@ class _CineWindow(Window):
         self.marks = [replace(mark, frame=indices[0] + 1) for mark in plan.marks[planned:]]
         self._indices, self._graphics, self._step = indices, graphics, step
         if plan.kept.any():  # text stays where all of these frames show it unchanged
-            differs: Mask = np.zeros(plan.kept.shape, np.bool_)
-            for source in sources:
-                # Grey levels by which text that stays may differ from the frame in which it was read.
-                differs |= brightest(cv2.absdiff(tables.show(source), image.show(first))) > 40
+            self.read_in = image.show(first)
             labels, _ = components(plan.kept)
-            self.kept = plan.kept & ~np.isin(labels, labels[differs & plan.kept])
+            self.kept = plan.kept & ~np.isin(labels, labels[self._changes() & plan.kept])
+
+    def _changes(self) -> Mask:
+        """The pixels in which a frame differs from the one in which the text was read, except in lines that
+        are harmless in every frame: tissue moves behind them, or a number changes.
+        """
+        first = self.read_in
+        shown = [self.tables.show(source) for source in self.sources]
+        # Grey levels by which text that stays may differ from the frame in which it was read.
+        differs = np.stack([brightest(cv2.absdiff(picture, first)) > 40 for picture in shown])
+        found: Mask = differs.any(axis=0)
+        for line in self.lines:
+            place = paint([level_box(line, 1.0)], found.shape, 2 * RIM)
+            own, _ = letters_of(first, line)
+            amounts = differs[:, place].sum(axis=1)
+            # Where only what is behind the letters moves, the frame that differs most speaks for all.
+            behind = found[own].mean() < 0.02
+            seen = [int(amounts.argmax())] if behind else np.flatnonzero(amounts).tolist()
+            if all(self.verifier.still_stays(line, first, shown[index]) for index in seen):
+                found &= ~place
+        return found
 
     def cleaned(self) -> Iterator[tuple[int, PixelArray]]:
         """Yield index and samples of each frame, once they are proven identical outside the mask."""
@@ -673,8 +731,16 @@ def _plan_cine(
     readings: list[Reading] = []
     greys = [brightest(picture).astype(np.float32) for picture in pictures]
     motion = np.max(greys, axis=0) - np.min(greys, axis=0)
-    for index, plan in zip(indices, plans, strict=True):
-        mask |= _standing(plan, motion)
+    lines = set(plans[0].lines)
+    for index, plan, picture in zip(indices, plans, pictures, strict=True):
+        standing = _standing(plan, motion)
+        for line in [line for line in lines if plan is not plans[0] and standing[index_of(line)].any()]:
+            # The same line as in the first frame, of which this frame's plan thinks otherwise.
+            if verifier.still_stays(line, pictures[0], picture):
+                standing &= ~paint([level_box(line, 1.0)], standing.shape, 2 * RIM)
+            else:
+                lines.discard(line)
+        mask |= standing
         marks += [replace(mark, frame=index + 1) for mark in _new_marks(plan, mask, marks)]
         readings += [replace(reading, frame=index + 1) for reading in plan.readings]
     check_share(mask & ~banner)
@@ -683,8 +749,9 @@ def _plan_cine(
         plans[0],  # text stays only as the first frame shows it, and only while it does not change
         banner=banner,
         mask=mask,
-        kept=plans[0].kept & ~mask & ~banner,
+        kept=plans[0].kept & ~mask & ~banner & ~mask_of(set(plans[0].lines) - lines, mask.shape),
         not_tissue=plans[0].not_tissue & ~mask,
+        lines=tuple(line for line in plans[0].lines if line in lines),
         area=_union(plan.area for plan in plans),
         waves=Waves(_union(plan.waves.strips for plan in plans), _union(plan.waves.traces for plan in plans)),
         marks=tuple(marks),
@@ -694,7 +761,7 @@ def _plan_cine(
     )
     for index in indices:
         plan = with_faint_writing(plan, image.stored(index), verifier.tools.reader)
-    return plan
+    return with_whole_lines(plan, pictures[0])
 
 
 def _union(masks: Iterable[Mask]) -> Mask:
