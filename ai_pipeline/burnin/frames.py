@@ -21,22 +21,18 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import numpy.typing as npt
-import zxingcpp
 
 from ai_pipeline.burnin.decide.candidates import (
     FAINT,
     FINEST,
-    Candidate,
     MeasuredPixels,
-    candidates,
     candidates_of,
     surroundings,
 )
-from ai_pipeline.burnin.decide.layout import FILLED, RIM, around, covered, level_box, overlap, share_of
-from ai_pipeline.burnin.decide.letters import are_letters, strokes_in
+from ai_pipeline.burnin.decide.layout import RIM, around, level_box
+from ai_pipeline.burnin.decide.letters import strokes_in
 from ai_pipeline.burnin.decide.lines import cut_by, letters_of, reads_alike, whole, with_their_rows
 from ai_pipeline.burnin.decide.outline import SMALLEST_LETTER, with_sides, without_shapes_of_letters
-from ai_pipeline.burnin.decide.writing import SAME
 from ai_pipeline.burnin.find.annotation import (
     AnnotationKind,
     Box,
@@ -45,7 +41,6 @@ from ai_pipeline.burnin.find.annotation import (
     Mask,
     Picture,
     brightest,
-    colourfulness,
     component_boxes,
     components,
     dilated,
@@ -65,7 +60,6 @@ from ai_pipeline.burnin.find.traces import (
 )
 from ai_pipeline.burnin.planning import (
     RemovalPlan,
-    RemovalTask,
     box_marks,
     check_share,
     plan_views,
@@ -74,11 +68,10 @@ from ai_pipeline.burnin.planning import (
     with_whole_lines,
 )
 from ai_pipeline.burnin.tools import PLAIN, Inpainter, black_out, inpaint, with_background
+from ai_pipeline.burnin.verifier import Verifier, codes_in
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
 
-CORNERS = ("top_left", "top_right", "bottom_right", "bottom_left")
-"""Corners of a code, by zxing-cpp's names."""
 ROUNDS = 3
 """Attempts to remove what is still found; the last one blacks it out."""
 
@@ -103,93 +96,6 @@ class CleanedFrames:
     in_doubt: tuple[Box, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     spared: tuple[Mark, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Verifier(RemovalTask):
-    """Searches cleaned pictures for remaining text that ``policy`` removes and that is not ``allowed``."""
-
-    def residue(
-        self, picture: Picture, filled: Mask, plan: RemovalPlan, kept: Mask, changed: Mask | None = None
-    ) -> list[TextBox]:
-        """Find the text and the QR codes in a cleaned picture that still must be removed; text at several
-        sizes and contrasts. ``filled`` pixels hold nothing of the source: text read there does not count.
-        Text in ``kept`` was read before and stays. ``changed``: the pixels that were filled since the last
-        reading, as in :func:`candidates`.
-        """
-        return codes_in(picture) + [
-            one.box
-            for one in candidates(picture, self.tools.reader, plan.waves, changed)
-            if self.is_residue(one, filled, plan, kept)
-        ]
-
-    def still_stays(self, line: Box, before: Picture, now: Picture) -> bool:
-        """Whether a line that was read in the picture ``before`` reads the same ``now``, or as other text
-        that stays.
-        """
-        reader = self.tools.reader
-        text = Candidate(now, level_box(line, 1.0), 0.0).text(reader, self.allowed)
-        return not self.policy.removes(text.meaning) or reads_alike(line, before, now, reader)
-
-    def is_residue(self, candidate: Candidate, filled: Mask, plan: RemovalPlan, kept: Mask) -> bool:
-        """Whether the place ``candidate`` of a cleaned picture holds text that must be removed; masks as in
-        :meth:`residue`. In the image area the text must be proven letters, elsewhere it need not be legible.
-        """
-        box, known = candidate.box, filled | kept
-        # Nearly all strokes may be of what was filled or stays, as in a box around two lines.
-        # A box around lines that stay, one above another, is no line: a column of labels looks like one.
-        stay = [line for line in plan.lines if kept[index_of(line)].any()]
-        rows = [line for line in stay if overlap(line, box.box) > SAME]
-        column = any(one[3] <= other[1] for one in rows for other in rows)
-        if (
-            column
-            # A find inside a line that stays is that line: it was read whole and proven harmless.
-            or any(overlap(box.box, line) > SAME for line in stay)
-            or covered(box, known)
-            or (
-                # How far a stroke stands out from what is beside it, at least (grey levels).
-                (strokes := strokes_in(candidate.view, box, 24)).any() and known[strokes].mean() >= FILLED
-            )
-        ):
-            return False
-        # Confidence of the text detector from which an unreadable box of a text's shape counts as residual
-        # text.
-        certain = candidate.certain and box.confidence >= 0.6
-        if certain and self.policy is CleaningPolicy.RESEARCH:
-            return True
-        text = candidate.text(self.tools.reader, self.allowed)
-        # A number of an axis that stays is read here with its tick: "-20-".
-        if (rows and text.letters.isdigit() and len(text.letters) <= 3) or not self.policy.removes(
-            text.meaning
-        ):
-            return False
-        return are_letters(text) if share_of(plan.ground, box) > 0.5 else text.line.legible or certain
-
-
-def codes_in(picture: Picture) -> list[TextBox]:
-    """Find the QR codes and bar codes in ``picture`` that a machine can read: any may name a person. Two
-    colours always differ in a channel; each is searched around what has a colour, the brightest everywhere.
-    """
-    # Modules of a code and its quiet zone are near each other (pixels).
-    tinted = (
-        dilated(colourfulness(picture) > 16, 65) if picture.ndim == 3 else np.zeros_like(picture, np.bool_)
-    )
-    planes = [(0, 0, brightest(picture))] + [
-        (left, top, plane)
-        for left, top, right, bottom in component_boxes(components(tinted)[1])
-        for plane in cv2.split(picture[top:bottom, left:right])
-    ]
-    return [
-        TextBox(
-            np.array(
-                [(left + at.x, top + at.y) for at in map(partial(getattr, code.position), CORNERS)],
-                np.float32,
-            ),
-            1.0,
-        )
-        for left, top, plane in planes
-        for code in zxingcpp.read_barcodes(np.ascontiguousarray(plane))
-    ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -731,27 +637,22 @@ def _plan_cine(
     readings: list[Reading] = []
     greys = [brightest(picture).astype(np.float32) for picture in pictures]
     motion = np.max(greys, axis=0) - np.min(greys, axis=0)
-    lines = set(plans[0].lines)
-    for index, plan, picture in zip(indices, plans, pictures, strict=True):
-        standing = _standing(plan, motion)
-        for line in [line for line in lines if plan is not plans[0] and standing[index_of(line)].any()]:
-            # The same line as in the first frame, of which this frame's plan thinks otherwise.
-            if verifier.still_stays(line, pictures[0], picture):
-                standing &= ~paint([level_box(line, 1.0)], standing.shape, 2 * RIM)
-            else:
-                lines.discard(line)
-        mask |= standing
+    standing = [_standing(plan, motion) for plan in plans]
+    for index, plan, own in zip(indices, plans, standing, strict=True):
+        mask |= own
         marks += [replace(mark, frame=index + 1) for mark in _new_marks(plan, mask, marks)]
         readings += [replace(reading, frame=index + 1) for reading in plan.readings]
     check_share(mask & ~banner)
-    mask &= ~banner
+    changed = _changed_lines(plans[0].lines, standing, pictures, verifier)
+    mask = (mask | whole(changed, pictures[0], plans[0].ground)) & ~banner
+    stay = tuple(line for line in plans[0].lines if line not in changed)
     plan = replace(
         plans[0],  # text stays only as the first frame shows it, and only while it does not change
         banner=banner,
         mask=mask,
-        kept=plans[0].kept & ~mask & ~banner & ~mask_of(set(plans[0].lines) - lines, mask.shape),
+        kept=plans[0].kept & ~mask & ~banner,
         not_tissue=plans[0].not_tissue & ~mask,
-        lines=tuple(line for line in plans[0].lines if line in lines),
+        lines=stay,
         area=_union(plan.area for plan in plans),
         waves=Waves(_union(plan.waves.strips for plan in plans), _union(plan.waves.traces for plan in plans)),
         marks=tuple(marks),
@@ -762,6 +663,20 @@ def _plan_cine(
     for index in indices:
         plan = with_faint_writing(plan, image.stored(index), verifier.tools.reader)
     return with_whole_lines(plan, pictures[0])
+
+
+def _changed_lines(
+    lines: Iterable[Box], masks: Sequence[Mask], pictures: Sequence[Picture], verifier: Verifier
+) -> set[Box]:
+    """The lines, read in the first of the pictures, that a later one shows as text that must go; it is read
+    where the mask of that picture takes some of it.
+    """
+    return {
+        line
+        for line in lines
+        for mask, picture in zip(masks[1:], pictures[1:], strict=True)
+        if mask[index_of(line)].any() and not verifier.still_stays(line, pictures[0], picture)
+    }
 
 
 def _union(masks: Iterable[Mask]) -> Mask:

@@ -223,11 +223,15 @@ def with_faint_writing(
         return plan
     faint = blocks(faint) & ~known & ~plan.area & ~strong
     shown = np.where(faint, amplified(samples), np.uint8(128))
+    boxes = [
+        box
+        for place in surroundings(faint, FINEST)  # the rest is plain grey
+        for box in (*reader.find(shown, within=place), *reader.find_upright(shown, within=place))
+    ]
     lines = [
         # Beside what is found a line may continue on both sides (heights).
         box.longer(6.0, shown.shape, end=True).longer(6.0, shown.shape, end=False)
-        for place in surroundings(faint, FINEST)  # the rest is plain grey
-        for box in (*reader.find(shown, within=place), *reader.find_upright(shown, within=place))
+        for box in boxes
         # Confidence of the text detector from which an unreadable box of a text's shape counts as text.
         if (of_one_frame and box.confidence >= 0.6 and looks_like_text(box, shown.shape))
         or ((line := reader.read(shown, box)).legible and line.letters >= FEWEST)

@@ -76,6 +76,9 @@ def whole(lines: Iterable[Box], picture: Picture, ground: Mask) -> Mask:
 
 
 def reads_alike(line: Box, before: Picture, after: Picture, reader: TextReader) -> bool:
-    """Whether one of the readers reads the same in a line before and after filling."""
-    box = level_box(line, 1.0)
-    return any(read(before, box).text == read(after, box).text for read in (reader.read_small, reader.read))
+    """Whether one of the readers reads the same in a line before and after filling, and reads anything."""
+    left, top, right, bottom = line
+    rim = round(RIM * min(right - left, bottom - top))
+    box = level_box((left - rim, top - rim, right + rim, bottom + rim), 1.0)
+    ways = (reader.read_small, reader.read)
+    return any((words := read(before, box).text) and words == read(after, box).text for read in ways)

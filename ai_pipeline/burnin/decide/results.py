@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ai_pipeline.burnin.decide.layout import aligned, in_one_row, is_above, is_same_place, overlap
@@ -86,37 +86,34 @@ def by_their_table(texts: Sequence[Text], rows: int) -> list[Text]:
     """Give the ``texts`` of tables of results the meaning MEASUREMENT, and what is read of the same places
     once more. ``rows``: of the picture.
     """
-    found = [row for row in result_rows(texts) if row.measured or row.unsure]
-    taken = {id(text) for row in found for text in row.texts}
-    others = [text for text in texts if id(text) not in taken]
-    found = [row for row in found if not _is_in_head(row, others, rows)]
-    tables = [_without_ages_on_top(table) for table in _tables(found)]
-    tables = [table for table in tables if _is_proven(table, texts)]
-    proven = [row for table in tables for row in table]
-    own = {id(text) for row in proven for text in row.texts}
-    boxes = [_grown(row.box, row.height) for row in proven]
-    return [
-        replace(text, meaning=Meaning.MEASUREMENT, proof=IN_A_TABLE)
-        if text.meaning is Meaning.IDENTITY
-        and (id(text) in own or any(overlap(text.box.box, box) >= 0.8 for box in boxes))
-        else text
-        for text in texts
-    ]
+    proven = _proven_rows(texts, rows)
+    own = {text for row in proven for text in row.texts}
+    own |= {text for text in texts if _is_in(text, proven)}
+    return _as(Meaning.MEASUREMENT, IN_A_TABLE, texts, own)
 
 
 def whole_rows(texts: Sequence[Text]) -> list[Text]:
     """Remove a number with its label, and a label with its number: alone neither says anything."""
-    found = list(texts)
-    for row in result_rows(texts, ALONE, LEGIBLE):
-        if len({text.meaning is Meaning.IDENTITY for text in row.texts}) > 1:
-            gone = {id(text) for text in row.texts if text.meaning is not Meaning.SCALE}
-            found = [
-                replace(text, meaning=Meaning.IDENTITY, proof=TOGETHER)
-                if id(one) in gone and text.meaning is not Meaning.IDENTITY
-                else text
-                for one, text in zip(texts, found, strict=True)
-            ]
-    return found
+    rows = [row.texts for row in result_rows(texts, ALONE, LEGIBLE)]
+    parted = [row for row in rows if len({text.meaning is Meaning.IDENTITY for text in row}) > 1]
+    going = {text for row in parted for text in row if text.meaning not in {Meaning.IDENTITY, Meaning.SCALE}}
+    # A label that goes may be the label of another reading of its number.
+    return whole_rows(_as(Meaning.IDENTITY, TOGETHER, texts, going)) if going else list(texts)
+
+
+def _as(meaning: Meaning, proof: str, texts: Sequence[Text], chosen: Collection[Text]) -> list[Text]:
+    """The texts, of which the ``chosen`` have this meaning."""
+    return [replace(text, meaning=meaning, proof=proof) if text in chosen else text for text in texts]
+
+
+def _proven_rows(texts: Sequence[Text], rows: int) -> list[Row]:
+    """The rows of all tables of results; ``rows``: of the picture."""
+    found = [row for row in result_rows(texts) if row.measured or row.unsure]
+    taken = {text for row in found for text in row.texts}
+    others = [text for text in texts if text not in taken]
+    found = [row for row in found if not _is_in_head(row, others, rows)]
+    tables = map(_without_ages_on_top, _tables(found))
+    return [row for table in tables if _is_proven(table, texts) for row in table]
 
 
 def result_rows(texts: Sequence[Text], apart: float = COLUMN, least: float = LEAST_OF_SETTING) -> list[Row]:
@@ -276,18 +273,18 @@ def _share_place(row: Row, other: Row) -> bool:
 
 def _others(texts: Sequence[Text], table: Sequence[Row]) -> Iterable[Text]:
     """The texts outside a table that may name somebody."""
-    boxes = [_grown(row.box, row.height) for row in table]
-    return (
-        text
-        for text in texts
-        if text.meaning is Meaning.IDENTITY and all(overlap(text.box.box, box) < 0.5 for box in boxes)
-    )
+    return (text for text in texts if text.meaning is Meaning.IDENTITY and not _is_in(text, table, 0.5))
 
 
 def _adjoins(text: Text, row: Row) -> bool:
     """Whether a text stands right above, below or beside a row."""
     across, down = gaps(text.box.box, row.box)
     return max(across, down) < 1.5 * row.height and text.line.legible and len(text.letters) > 1
+
+
+def _is_in(text: Text, rows: Iterable[Row], share: float = 0.8) -> bool:
+    """Whether so much of a text lies in one of the rows."""
+    return any(overlap(text.box.box, _grown(row.box, row.height)) >= share for row in rows)
 
 
 def _around(box: Box, other: Box) -> Box:
