@@ -632,7 +632,7 @@ def _plan_cine(
         views = [picture, *tables.views(image.stored(index))[1:]]
         plans.append(plan_views(views, image.header, verifier, graphics=graphics))
     banner = _union(plan.banner for plan in plans)
-    mask: Mask = np.zeros_like(banner)
+    mask = np.zeros_like(banner)
     marks: list[Mark] = []
     readings: list[Reading] = []
     greys = [brightest(picture).astype(np.float32) for picture in pictures]

@@ -103,7 +103,8 @@ class Candidate:
         if text.meaning is not Meaning.IDENTITY or "=" not in text.line.text or self.box.is_upright:
             return [text]
         left, top, right, bottom = self.box.box
-        blank = ~strokes_in(self.view, self.box)[:, max(0, left) : right].any(axis=0, keepdims=True)
+        drawn = strokes_in(self.view, self.box)[:, max(0, left) : right]
+        blank = np.asarray(~drawn.any(axis=0, keepdims=True), np.bool_)
         for start, _, end, _ in sorted(component_boxes(components(blank)[1]), reverse=True):
             if start > 0 and end - start >= 0.2 * self.box.height:  # a blank, not the gap between letters
                 cut = max(0, left) + (start + end) // 2
