@@ -529,7 +529,7 @@ class _CineWindow(Window):
         shown = [self.tables.show(source) for source in self.sources]
         # Grey levels by which text that stays may differ from the frame in which it was read.
         differs = np.stack([brightest(cv2.absdiff(picture, first)) > 40 for picture in shown])
-        found: Mask = differs.any(axis=0)
+        found = np.asarray(differs.any(axis=0), np.bool_)
         for line in self.lines:
             place = paint([level_box(line, 1.0)], found.shape, 2 * RIM)
             own, _ = letters_of(first, line)
@@ -537,7 +537,7 @@ class _CineWindow(Window):
             # Where only what is behind the letters moves, the frame that differs most speaks for all.
             behind = found[own].mean() < 0.02
             seen = [int(amounts.argmax())] if behind else np.flatnonzero(amounts).tolist()
-            if all(self.verifier.still_stays(line, first, shown[index]) for index in seen):
+            if amounts.any() and all(self.verifier.still_stays(line, first, shown[index]) for index in seen):
                 found &= ~place
         return found
 
