@@ -89,9 +89,7 @@ def refused_by_header(header: ImageHeader) -> str | None:
     return next((reason for refused, reason in reasons if refused), None)
 
 
-def refused_by_pixels(
-    inside: bool, kind: Kind, exposure: Exposure, *, lateral: bool = False
-) -> str | None:
+def refused_by_pixels(inside: bool, kind: Kind, exposure: Exposure, *, lateral: bool = False) -> str | None:
     """Why the picture cannot be analysed, as a sentence; None if it can. ``inside``: whether the domain gate
     finds it like the training images; ``kind``: what the domain gate takes it for; ``lateral``: whether the
     outlined lungs are those of a view from the side.

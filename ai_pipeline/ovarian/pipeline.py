@@ -452,8 +452,8 @@ class Ovarian:
 
     def _findings(self, image: SourceImage, frame: _CleanedFrame, options: OvarianOptions) -> list[Finding]:
         """One finding for each class; none if the cleaned picture does not look like the training frames, or
-        shows a pregnancy. The finding of the likeliest class has the outline and the heat map if it is called present: a class that
-        is not suggested is drawn nowhere.
+        shows a pregnancy. The finding of the likeliest class has the outline and the heat map if it is called
+        present: a class that is not suggested is drawn nowhere.
         """
         analysis, outline = frame.analysis, frame.outline
         if frame.pregnancy or not self._models()[0].in_domain(analysis):
