@@ -63,5 +63,5 @@ GRANT INSERT, UPDATE ON cleaning_review, model_count TO dicom_node_works;
 -- What people do.
 GRANT dicom_node_receives, dicom_node_works TO dicom_node_console;
 
-GRANT SELECT, INSERT, UPDATE, DELETE ON api_token, registered_patient, user_account, user_session TO dicom_node_console;
+GRANT SELECT, INSERT, UPDATE, DELETE ON api_token, user_account, user_session TO dicom_node_console;
 GRANT INSERT, UPDATE, DELETE ON drawn_by_hand, feedback, withdrawal TO dicom_node_console;

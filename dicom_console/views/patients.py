@@ -15,7 +15,6 @@ from dicom_node.base.store import intake, views
 from dicom_node.base.store.tables import ReceivedObject, Study
 from dicom_node.base.store.views import View, as_json
 from dicom_node.people import pictures
-from dicom_node.people.registered_patients import contradicting_studies, registered_as
 from dicom_node.results import stated_report
 
 PAGE = 50
@@ -81,14 +80,11 @@ def show(session: Session, settings: Settings, number: int) -> View:
     of_patient = select(Study.id).where(*_same_patient(study))
     received = ReceivedObject.study_id.in_(of_patient), ReceivedObject.purged.is_(False)
     same_id = _patient_rows(session, [study.patient_id])
-    registered = registered_as(session, settings, study.patient_id, study.issuer_of_patient_id)
     people = (pictures.person_of(session, settings, row["id"]) for row in rows[:_LOOKED_INTO])
     return {
         "patient_id": study.patient_id,
         "issuer": study.issuer_of_patient_id,
         "person": next((one for one in people if any(one.values())), None),
-        "registered": registered,
-        "differs": registered is not None and bool(contradicting_studies(session, registered)),
         "studies": with_withdrawals(session, rows),
         "trends": trends(measured) if one_patient else [],
         "more": len(rows) == HISTORY,

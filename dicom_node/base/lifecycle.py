@@ -263,8 +263,6 @@ class AuditAction(StrEnum):
     STUDY_RELEASED = "study_released"
     RESULT_WITHDRAWN = "result_withdrawn"
     DELIVERY_RETRIED = "delivery_retried"
-    PATIENT_SAVED = "patient_saved"  # registered, or changed
-    PATIENT_REMOVED = "patient_removed"
     OBJECTS_DELETED = "objects_deleted"  # received ones, before their time
     DISCARDED = "discarded"  # deliveries
     SENT_TO_PEER = "sent_to_peer"  # a further one

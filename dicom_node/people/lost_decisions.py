@@ -349,8 +349,7 @@ def _change_job(session: Session, _settings: Settings, wanted: DecisionRow) -> N
 
 def _delete_received(settings: Settings, wanted: DecisionRow) -> None:
     """Delete the received objects of a study again. Raises _NotYet if they must stay."""
-    results = bool(wanted.record["fields"].get("results"))
-    [row] = spool.delete_by_uid(settings, [wanted.study_uid], _author(wanted), results=results)
+    [row] = spool.delete_by_uid(settings, [wanted.study_uid], _author(wanted))
     if not row["deleted"]:
         raise _NotYet(row["reason"])
 

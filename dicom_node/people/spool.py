@@ -1,11 +1,10 @@
 """A person's actions on the spool: delete received objects, compare with the database, index again."""
 
 from collections.abc import Sequence
-from typing import Annotated
 
 from sqlalchemy.orm import Session
 
-from dicom_node.base.actions.action import Action, Input, all_of
+from dicom_node.base.actions.action import Action, all_of
 from dicom_node.base.actions.columns import STUDY_UID, fields, yes_no
 from dicom_node.base.actions.inputs import StudyUids
 from dicom_node.base.actions.nouns import STUDIES
@@ -29,19 +28,14 @@ from dicom_node.people.audit import COMMAND_LINE, Person
     STUDIES,
     "delete",
     "Delete received images of studies before spool.keep_days; exit status 1 if one cannot be "
-    "deleted.\n\nA study must have ended with all results confirmed. Built results stay without --results; "
-    "what is in the PACS stays always.",
-    "1.2.840.113619.2.1 --results --config node.toml",
-    columns=(STUDY_UID, yes_no("deleted", "deleted"), *fields("results", "why not: reason")),
+    "deleted.\n\nA study must have ended with all results confirmed. Built results stay.",
+    "1.2.840.113619.2.1 --config node.toml",
+    columns=(STUDY_UID, yes_no("deleted", "deleted"), *fields("why not: reason")),
     status=all_of("deleted"),
     role=UserRole.ADMIN,
 )
 def delete_by_uid(
-    settings: Settings,
-    study_instance_uids: StudyUids,
-    by: Person = COMMAND_LINE,
-    *,
-    results: Annotated[bool, Input("Also the files of built results.", "--results")] = False,
+    settings: Settings, study_instance_uids: StudyUids, by: Person = COMMAND_LINE
 ) -> list[View]:
     """Delete the received objects of studies, given by Study Instance UID; returns rows as
     ``delete_received``.
@@ -50,37 +44,29 @@ def delete_by_uid(
     """
     with reading(settings) as session:
         studies = [find_study(session, uid).id for uid in study_instance_uids]
-    return delete_received(settings, studies, by, results=results)
+    return delete_received(settings, studies, by)
 
 
-def delete_received(
-    settings: Settings, studies: Sequence[int], by: Person = COMMAND_LINE, *, results: bool = False
-) -> list[View]:
+def delete_received(settings: Settings, studies: Sequence[int], by: Person = COMMAND_LINE) -> list[View]:
     """Delete the received objects of these studies (numbers) now; returns a row for each, with the reason why
-    not, or "", and the number of result files that were deleted.
+    not, or "".
 
     The rule is that of ``spool.keep_days`` without the days: a study must have ended, and each of its results
-    be confirmed, cancelled or discarded. ``results``: also delete the files of built results; else they stay.
+    be confirmed, cancelled or discarded. Built results stay.
     """
-    from dicom_node.studies.purging import purge_now, purge_results_now
+    from dicom_node.studies.purging import purge_now
 
     def note(session: Session, study: int) -> None:
         """Note the deletion in the audit."""
-        audit.note(session, by, AuditAction.OBJECTS_DELETED, study_id=study, results=results)
+        audit.note(session, by, AuditAction.OBJECTS_DELETED, study_id=study)
 
     with open_database(settings) as database:
         deleted = set(purge_now(database, settings, studies, note))
-        files = purge_results_now(database, settings, studies) if results else {}
-        with database.write() as session:
-            for study in sorted(set(files) - deleted):  # its images were deleted before
-                note(session, study)
-            deleted.update(files)
         with database.read() as session:
             return [
                 {
                     "study_instance_uid": session.get_one(Study, study).study_instance_uid,
                     "deleted": study in deleted,
-                    "results": files.get(study, 0),
                     "reason": "" if study in deleted else _NOT_DELETED,
                 }
                 for study in studies

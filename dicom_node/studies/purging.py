@@ -4,7 +4,6 @@ Received objects are deleted once all results of their study are confirmed, neve
 later.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -58,35 +57,18 @@ def purge_results(database: Database, settings: Settings, now: datetime | None =
     if not settings.spool.result_days:
         return 0
     before = (now or utc_now()) - timedelta(days=settings.spool.result_days)
-    return _purge_results(database, settings, before).total()
-
-
-def purge_results_now(database: Database, settings: Settings, study_ids: Sequence[int]) -> Counter[int]:
-    """Delete the files of the results of these studies regardless of their age, if all were sent and no
-    received object is left; return the number of files by study.
-    """
-    return _purge_results(database, settings, utc_now() + timedelta(days=1), study_ids)
-
-
-def _purge_results(
-    database: Database, settings: Settings, before: datetime, among: Sequence[int] | None = None
-) -> Counter[int]:
-    """Delete the files of results sent before ``before``, of the studies ``among`` or of all; return the
-    number by study.
-    """
-    deleted: Counter[int] = Counter()
-    files = Files(settings)
+    total, files = 0, Files(settings)
     while True:
         with database.write() as session:
-            rows = results.lock_outdated(session, before, _STUDIES, among)
+            rows = results.lock_outdated(session, before, _STUDIES)
             files.delete(*(row.path for row in rows))
             for row in rows:
                 row.purged = True
             if rows:
                 record(session, events.FILES_PURGED, results=len(rows))
-            deleted.update(row.study_id for row in rows)
         if not rows:
-            return deleted
+            return total
+        total += len(rows)
 
 
 def purge_now(

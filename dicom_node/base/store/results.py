@@ -202,11 +202,9 @@ def purged_images(session: Session, study_id: int, rule: str) -> dict[str, str]:
     }
 
 
-def lock_outdated(
-    session: Session, before: datetime, limit: int, among: Collection[int] | None = None
-) -> list[Result]:
+def lock_outdated(session: Session, before: datetime, limit: int) -> list[Result]:
     """Lock and return results of at most ``limit`` rows whose files may be deleted, because all results of
-    their study were sent before ``before``. ``among``: only those of these studies (ids); None: of all.
+    their study were sent before ``before``.
 
     A study is left out while the files of its received objects exist, because a job on it may want to send
     its results to a further destination. A result is left out while another transaction locks it, because
@@ -227,8 +225,6 @@ def lock_outdated(
             ~exists().where(ReceivedObject.study_id == Study.id, ReceivedObject.purged.is_(False)),
         )
     )
-    if among is not None:
-        chosen = chosen.where(Result.study_id.in_(among))
     found = {row.study_id for row in session.scalars(chosen.order_by(Result.id).limit(limit))}
     free_rows = chosen.where(Result.study_id.in_(lock_free(session, found))).order_by(Result.id)
     return list(session.scalars(free_rows.with_for_update(of=Result, key_share=True, skip_locked=True)))

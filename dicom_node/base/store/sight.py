@@ -31,7 +31,6 @@ from dicom_node.base.store.tables import (
     Original,
     PerformedStep,
     ReceivedObject,
-    RegisteredPatient,
     Removal,
     RequestedCommitment,
     Result,
@@ -136,7 +135,6 @@ _CONDITIONS: Final[Mapping[type[Base], Callable[[Sequence[str]], ColumnElement[b
     ModelCount: ModelCount.calling_ae.in_,
     Notification: lambda _: false(),  # their texts name findings of all studies
     NotifiedEvent: lambda _: false(),
-    RegisteredPatient: lambda _: false(),  # of no sender
 }
 """Of tables that have no ``study_id``, or in which it may be NULL."""
 

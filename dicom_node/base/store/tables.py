@@ -462,18 +462,6 @@ class StudyName(Base):
     word: Mapped[str] = mapped_column(String(32), primary_key=True)
 
 
-class RegisteredPatient(Numbered):
-    """Table: a patient whom a person registered before, or without, any study."""
-
-    __table_args__ = (UniqueConstraint("patient_id", "issuer_of_patient_id"),)
-
-    patient_id: Mapped[ShortText]
-    issuer_of_patient_id: Mapped[ShortText] = mapped_column(default="")
-    sealed: Mapped[bytes] = mapped_column(LargeBinary)  # name, birth date and sex; opened by ``sitekey``
-    registered_at: Mapped[datetime]
-    registered_by: Mapped[ShortText]
-
-
 class Instance(DicomObjectMixin, ReceivedFileMixin, StudyMixin, Numbered):
     """Table: the current version of a SOP instance; every version received is a :class:`ReceivedObject`."""
 

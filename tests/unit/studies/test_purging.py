@@ -18,7 +18,6 @@ from dicom_node.base.lifecycle import (
 )
 from dicom_node.base.store import intake
 from dicom_node.base.store.tables import (
-    AuditRow,
     Delivery,
     Instance,
     Job,
@@ -191,26 +190,6 @@ def test_the_file_of_a_confirmed_result_goes_after_its_days_and_after_the_images
     assert (file.exists(), inbox.column(Result.purged)) == (False, [True])
     assert inbox.events()[-1].number == 2021
     assert purged_results(inbox) == 0
-
-
-def test_a_person_deletes_images_and_built_results_of_one_study(inbox: Inbox) -> None:
-    _, file = with_file(inbox, "one", StudyState.DELIVERED, DeliveryState.CONFIRMED)
-    _, other = with_file(inbox, "two", StudyState.DELIVERED, DeliveryState.CONFIRMED)
-    [row] = spool.delete_received(inbox.settings, [STUDY])
-    assert (row["deleted"], row["results"], file.is_file()) == (True, 0, True)
-    [row] = spool.delete_received(inbox.settings, [STUDY], results=True)
-    assert (row["deleted"], row["results"], file.is_file()) == (True, 1, False)
-    assert other.is_file()
-    noted = [row for row in inbox.rows(AuditRow) if row.action == "objects_deleted"]
-    assert [row.fields for row in noted] == [{"results": False}, {"results": True}]
-
-
-def test_results_that_are_not_delivered_stay_whoever_deletes(inbox: Inbox) -> None:
-    _, file = with_file(inbox, "one", StudyState.DELIVERING, DeliveryState.UNCONFIRMED)
-    [row] = spool.delete_received(inbox.settings, [STUDY], results=True)
-    assert not row["deleted"]
-    assert "wait until it has ended" in row["reason"]
-    assert file.is_file()
 
 
 @pytest.mark.parametrize(

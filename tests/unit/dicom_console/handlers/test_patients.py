@@ -7,9 +7,8 @@ from dicom_node.base.lifecycle import DeliveryState, StudyState, UserRole
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, Study
 from dicom_node.deliver.scu import FoundStudy
-from dicom_node.people.registered_patients import register
 from dicom_node.results.stated_report import StatedNumber
-from tests.console_lab import ConsoleLab, Program
+from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import NOW, Stored, a_study
@@ -82,45 +81,3 @@ def test_a_quantity_of_two_days_by_one_model_is_a_plot_and_a_higher_value_is_hig
     assert first["y"] > second["y"]
     for other in (measured(2, "2023-03-01", 0.5, model="ratio 3"), measured(2, "2022-03-01", 0.6)):
         assert activity.trends([measured(1, "2022-03-01", 0.5), other]) == []
-
-
-def test_a_patient_is_registered_seen_changed_and_removed_at_the_console(
-    console_of_node: ConsoleLab, node: Inbox
-) -> None:
-    operator, viewer = (console_of_node.browser(role) for role in (UserRole.OPERATOR, UserRole.VIEWER))
-    assert viewer.post("/patients/register", patient_id="4711") == 403
-    assert operator.post("/patients/register", patient_id="", name="DOE^JANE") == 400
-    assert "a Patient ID is needed" in operator.text
-    assert 'value="DOE^JANE"' in operator.text
-    given = {"patient_id": "4711", "name": "DOE^JANE", "birth_date": "1970-01-31", "sex": "F"}
-    assert operator.post("/patients/register", **given) == 303
-    assert operator.post("/patients/register", **given) == 409
-    assert "registered already" in operator.text
-    assert "/patients/registered/1" in viewer.page("/patients")
-    assert "/remove" not in viewer.page("/patients/registered/1")
-    assert operator.post("/patients/registered/1/change", **given | {"sex": "O"}) == 303
-    assert operator.post("/patients/registered/1/remove") == 303
-    assert "4711" not in operator.page("/patients")
-
-
-def test_the_page_of_a_patient_says_that_a_study_contradicts_the_registration(
-    console_of_node: ConsoleLab, node: Inbox
-) -> None:
-    register(node.settings, "4711", name="DOE^JANE")
-    node.index(changed(ultrasound("two"), PatientID="4711", IssuerOfPatientID="", PatientName="ROE^RICHARD"))
-    page = console_of_node.browser(UserRole.OPERATOR).page("/patients/2")
-    assert "A study has another name, birth date or sex than the registration" in page
-    assert "/patients/registered/1/change" in page
-
-
-def test_programs_register_list_and_remove_patients(console_of_node: ConsoleLab) -> None:
-    operator = Program(console_of_node, UserRole.OPERATOR)
-    given = {"patient_id": "4711", "name": "DOE^JANE"}
-    assert operator.ask("POST", "/patients", json=given) == (200, {"patient": 1})
-    assert operator.ask("PUT", "/patients/1", json=given | {"sex": "F"})[0] == 204
-    _, listed = operator.ask("GET", "/patients")
-    assert [(row["patient_id"], row["name"], row["sex"]) for row in listed["patients"]] == [
-        ("4711", "DOE^JANE", "F")
-    ]
-    assert operator.ask("DELETE", "/patients/1")[0] == 204
-    assert operator.ask("GET", "/patients") == (200, {"patients": []})

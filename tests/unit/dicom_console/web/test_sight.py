@@ -145,8 +145,7 @@ def test_no_address_changes_a_study_of_another_sender(limited: ConsoleLab, node:
         "results": [1],
     }
     days = {"first": "2024-03-02", "last": "2024-03-02"}
-    patient = {"patient_id": "4711"}
-    values = {**fields, **drawn, **assessed, **days, **patient, "state": "failed", "change": "withdraw"}
+    values = {**fields, **drawn, **assessed, **days, "state": "failed", "change": "withdraw"}
     schema = browser.client.get("/api/v1/openapi.json", headers=headers).json()
     for method, path in dict.fromkeys(addresses(limited.app, node)):
         if method == "GET" or path.startswith(("/sign-", "/sessions", "/language")):
