@@ -523,7 +523,9 @@ class _Scene:
         together.
         """
         if self.clinical and self.header.modality in ULTRASOUND:
-            self.texts = whole_rows(by_their_table(self.texts, self.shape[0]))
+            # A "%" apart from its number is no text.
+            judged = by_their_table([*self.texts, *self.symbols], self.shape[0])
+            self.texts = whole_rows(judged[: len(self.texts)])
 
     def lines(self) -> None:
         """Rule: remove whole lines of text; of harmless text whose letters the mark network has drawn, only

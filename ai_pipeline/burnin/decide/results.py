@@ -21,7 +21,7 @@ from ai_pipeline.contract import Meaning
 
 IN_A_TABLE = "in a table of results"
 """Why a text of a table stays, whatever its words are."""
-COLUMN, UNIT_APART, ALONE = 16.0, 5.0, 3.0
+COLUMN, UNIT_APART, ALONE = 16.0, 5.0, 8.0
 """How far a number stands from its label in a table, a unit from its number, and, where no table proves them,
 a number from its label (heights of a line), at most."""
 PITCH, SIDE_BY_SIDE = 2.2, 24.0
@@ -29,7 +29,7 @@ PITCH, SIDE_BY_SIDE = 2.2, 24.0
 HEAD = 0.08
 """Share of the picture's height, from its top on, where a patient's head line stands."""
 _INDEX = r"(?:[#+×x*] ?)?(?:\d{1,2}[.:)]? )?"
-_LABEL = r"[^\W\d_][^\d,^@:=]{0,18}?(?:(?<=[^\W\d_])\d| [1-9](?= ))?"
+_LABEL = r"(?![cm]m ?[23])[^\W\d_][^\d,^@:=]{0,18}?(?:(?<=[^\W\d_])\d| [1-9](?= ))?"
 _AMOUNT = r"\d{1,3}(?:[.,]\d{1,3})?(?![\d.,])"
 _UNIT = (
     r"(?:mm ?hg|mm(?: ?[23])?|cm(?: ?[23])?|[cm]?m ?[/l] ?s(?:ec)?(?: ?2)?|m[l1i](?: ?/ ?min)?|cc|bpm|kpa|"
@@ -128,7 +128,8 @@ def result_rows(texts: Sequence[Text], apart: float = COLUMN, least: float = LEA
         unit = None if form["measured"] else _next_unit(text, texts)
         number = _around(text.box.box, unit.box.box) if unit else text.box.box
         units = [unit] if unit else []
-        kind = bool(form["measured"] or unit), form["unsure"] or ""
+        date = _DATE.fullmatch(form["number"].strip())  # a bare number may be a day and a month
+        kind = bool(form["measured"] or unit), "" if date else form["unsure"] or ""
         if form["label"]:
             found.append(Row((text, *units), text.box.box, number, form["label"], *kind))
         elif (label := _label_of(text, texts, apart)) is not None:
@@ -146,8 +147,6 @@ def _form(text: Text, least: float) -> re.Match[str] | None:
             and line.confidence >= least
             and len(words) <= LONGEST // 2
             and (form := _FORM.fullmatch(words))
-            # A bare number with its label may be a day and a month.
-            and (form["measured"] or not _DATE.fullmatch(form["number"].strip()))
         ):
             return form
     return None
@@ -190,7 +189,10 @@ def _label_of(number: Text, texts: Sequence[Text], apart: float) -> Text | None:
 def _is_label(text: Text) -> bool:
     """Whether a text may be the label of a number: a few short words."""
     words = _plain(text.line.text)
-    return text.line.legible and len(words.split()) <= 3 and _NAMED.fullmatch(words) is not None
+    # "75 mmHg" is a number, no label after a caliper's number.
+    form = _FORM.fullmatch(words)
+    named = _NAMED.fullmatch(words) is not None and (form is None or form["label"] is not None)
+    return text.line.legible and len(words.split()) <= 3 and named
 
 
 def _is_in_head(row: Row, others: Sequence[Text], rows: int) -> bool:
@@ -218,16 +220,11 @@ def _tables(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _without_ages_on_top(table: Sequence[Row]) -> list[Row]:
-    """The rows of a table without those above and before which no number has a unit of measure, if theirs
-    may be an age: "KIM 32w4d" may be a head line of the panel.
+    """The rows of a table without those whose number may be an age and that stand before all others: "KIM
+    32w4d" may be a head line of the panel.
     """
-    return [
-        row
-        for row in table
-        if row.measured
-        or re.search(r"\d[.,]\d", row.unsure)
-        or any(other.measured and _stands_before(other, row) for other in table)
-    ]
+    results = [row for row in table if row.measured or re.search(r"\d[.,]\d", row.unsure)]
+    return [row for row in table if row in results or any(_stands_before(other, row) for other in results)]
 
 
 def _stands_before(row: Row, other: Row) -> bool:

@@ -57,11 +57,12 @@ def test_a_table_of_results_stays_whatever_its_labels_are(rows: tuple[str, ...])
     "texts",
     [
         columns(("Kist", "4.54 cm"), ("Duvar", "3.2 mm"), ("Hacim", "12 ml")),
-        columns(("Kist", "4.54", "cm"), ("Duvar", "3.2", "mm")),
+        columns(("Kist", "4.54", "cm"), ("Duvar 1", "3.2", "mm"), ("Q2", "37", "%")),
         [*lines("Kist", "4.54 cm"), *lines("Duvar", "3.2 mm", top=270)],
         [*lines("Kist 4.54 cm"), cell("Duvar 3.2 mm", 320, 200)],
+        [*lines("Kist", "75 mmHg"), cell("Duvar", 260, 200), cell("3.2 mm", 260, 226)],
     ],
-    ids=["columns", "units apart", "label above", "side by side"],
+    ids=["columns", "units apart", "label above", "side by side", "labels above, side by side"],
 )
 def test_label_and_number_stay_however_they_are_laid_out(texts: list[Text]) -> None:
     assert all(stays(texts))
@@ -132,7 +133,7 @@ NUMBER, LABEL = (190, 200, 260, 218), (100, 200, 160, 218)
         ("Kist", "4.5 cm", LABEL, [False, False]),
         ("Dist", "4.5 cm", LABEL, [True, True]),
         ("Kist", "4.5 cm", (190, 178, 230, 196), [False, False]),  # above it
-        ("KIM MINJUN", "4.5 cm", (20, 200, 100, 218), [False, True]),  # far from it
+        ("KIM MINJUN", "4.5 cm", (0, 200, 30, 218), [False, True]),  # far from it
     ],
 )
 def test_a_number_goes_with_its_label(label: str, number: str, place: Box, kept: list[bool]) -> None:
@@ -150,3 +151,8 @@ def test_a_long_line_is_judged_in_no_time() -> None:
 def test_the_numbers_of_an_axis_are_no_part_of_a_row() -> None:
     axis = [text("20", (190, 200, 210, 218)), text("KIM", (140, 200, 176, 218))]
     assert meanings(whole_rows(axis))[0] is Meaning.SCALE
+
+
+def test_a_number_like_a_date_is_a_result_where_its_unit_stands_apart() -> None:
+    assert all(stays(columns(("Kist", "20.09", "mm"), ("Duvar", "3.2", "mm"))))
+    assert stays(columns(("Kist", "20.09"), ("Duvar", "3.2 mm")))[:2] == [False, False]
