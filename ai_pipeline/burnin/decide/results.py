@@ -29,7 +29,7 @@ PITCH, SIDE_BY_SIDE = 2.2, 24.0
 HEAD = 0.08
 """Share of the picture's height, from its top on, where a patient's head line stands."""
 _INDEX = r"(?:[#+×x*] ?)?(?:\d{1,2}[.:)]? )?"
-_LABEL = r"(?![cm]m ?[23])[^\W\d_][^\d,^@:=]{0,18}?(?:(?<=[^\W\d_])\d| [1-9](?= ))?"
+_LABEL = r"(?![cm]m ?[23])[^\W\d_][^\d,^@:=]{0,18}?(?:(?<=[^\W\d_])\d| [1-9](?= |$))?"
 _AMOUNT = r"\d{1,3}(?:[.,]\d{1,3})?(?![\d.,])"
 _UNIT = (
     r"(?:mm ?hg|mm(?: ?[23])?|cm(?: ?[23])?|[cm]?m ?[/l] ?s(?:ec)?(?: ?2)?|m[l1i](?: ?/ ?min)?|cc|bpm|kpa|"
