@@ -191,7 +191,9 @@ def with_whole_lines(plan: RemovalPlan, picture: Picture) -> RemovalPlan:
     mask, banner = mask & ~back, plan.banner & ~back
     kept = (plan.kept | back) & ~gone & ~mask & ~banner
     marks = (
-        replace(mark, removed=True) if any(overlap(line, mark.box) > SAME for line in given_up) else mark
+        replace(mark, removed=True)
+        if mark.kind is AnnotationKind.TEXT and any(overlap(line, mark.box) > SAME for line in given_up)
+        else mark
         for mark in plan.marks
     )
     return replace(
