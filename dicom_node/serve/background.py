@@ -4,7 +4,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import shutil
 import signal
 import socket
 import threading
@@ -396,8 +395,7 @@ class Background:
         if self._database_file != inode(self._database):
             self._say(events.DATABASE_REPLACED)
         if fault := disk.disk_fault(self._settings):
-            free = shutil.disk_usage(self._settings.node.data_dir).free // 2**20
-            minimum = self._settings.spool.minimum_free_mib
+            free, minimum = disk.space(self._settings)[1] // 2**20, self._settings.spool.minimum_free_mib
             self._say(events.DISK_LOW, free_mib=free, minimum_mib=minimum, reason=fault)
 
 

@@ -215,6 +215,8 @@ class Worker:
         """
         _LOGGER.error("job %s does not stop (%s): this worker ends", job.id, stop)
         try:
+            if not isinstance(stop, TimeLimitReached):
+                self._at_work.let_go()
             with contextlib.suppress(LeaseLost):
                 if isinstance(stop, JobCancelled):
                     self._queue.end(job, JobState.CANCELLED)
@@ -228,7 +230,7 @@ class Worker:
                     self._queue.retry_at(
                         job, utc_now() + (timedelta() if self._queue.is_last_try(job) else wait), str(stop)
                     )
-        except (NodeError, SQLAlchemyError) as error:
+        except (NodeError, OSError, SQLAlchemyError) as error:
             _LOGGER.error("job %s is left to its lease: %s", job.id, type(error).__name__)
         finally:
             os._exit(1)
