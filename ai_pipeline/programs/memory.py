@@ -1,8 +1,8 @@
 """The memory of a program that is not its processes' own: temporary files, and files without a name.
 
-``/tmp``, ``/var/tmp`` and ``/dev/shm`` of the machine are in memory or on its disk, count for nobody, and stay
-when a program is killed. Where the kernel grants a mount namespace, a program has its own: one tmpfs for all, as
-large as its limit of memory, which vanishes with its last process.
+``/tmp``, ``/var/tmp`` and ``/dev/shm`` of the machine are in memory or on its disk, count for nobody, and
+stay when a program is killed. Where the kernel grants a mount namespace, a program has its own: one tmpfs for
+all, as large as its limit of memory, which vanishes with its last process.
 """
 
 import contextlib

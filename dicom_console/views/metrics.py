@@ -309,7 +309,7 @@ def _disk(settings: Settings) -> View:
     accepted, whether it is ``low``, and its ``fault`` in words ("" if it takes objects).
     """
     minimum, (total, free) = settings.spool.minimum_free_mib * 2**20, space(settings)
-    low = 0 < total and free < minimum
+    low = total > 0 and free < minimum
     return {"free": free, "total": total, "minimum": minimum, "low": low, "fault": disk_fault(settings)}
 
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from dicom_node.base.errors import LeaseLost, NodeError, NotAllowedNow
+from dicom_node.base.errors import NodeError, NotAllowedNow, TryEnded
 from dicom_node.base.lifecycle import (
     DeliveryState,
     JobState,
@@ -74,7 +74,7 @@ def run_between(
             done = pool.submit(work)
             wait_until(lambda: done.done() or waits(), what="the work beside waits")
             then(session)
-        with suppress(NotAllowedNow, LeaseLost):  # what it wanted is no longer possible, which is an answer
+        with suppress(NotAllowedNow, TryEnded):  # what it wanted is no longer possible, which is an answer
             done.result(60)
 
 
@@ -213,9 +213,7 @@ def test_boxes_that_a_person_draws_and_the_end_of_a_review_do_not_wait_for_each_
                 lost_decisions._judge_cleaning(session, two_studies.settings, decision)
         else:
             boxes = [(1, 1, 9, 9)]
-            cleaning_reviews.draw_boxes(
-                two_studies.settings, 1, boxes, COMMAND_LINE, role=UserRole.OPERATOR
-            )
+            cleaning_reviews.draw_boxes(two_studies.settings, 1, boxes, COMMAND_LINE, role=UserRole.OPERATOR)
 
     run_between(
         two_studies.database,

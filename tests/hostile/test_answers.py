@@ -353,7 +353,7 @@ ODD_STORED: tuple[Any, ...] = (
     {"00081199": {"Value": STORED}},
     *(
         {"00081199": {"vr": "SQ", "Value": [{**STORED, "00081196": {"vr": "US", "Value": warning}}]}}
-        for warning in ([1, 2], [-1], [10**30], ["x"], [None])
+        for warning in ([7, 2], [-1], [10**30], ["x"], [None])
     ),
     {
         "00081199": {"vr": "SQ", "Value": [{**STORED, "00081155": {"vr": "UI", "Value": ["9"]}}, STORED]},

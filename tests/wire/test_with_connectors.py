@@ -88,9 +88,18 @@ def test_the_connector_of_the_examples_copies_to_a_folder(tmp_path: Path) -> Non
         ("settings", "from pydantic import BaseModel\nclass Thing(BaseModel):\n    node: int", "is taken"),
     ],
     ids=[
-        "no module", "a missing library", "no Python", "an end", "another name",
-        "cancelled", "without text", "no model", "no class", "no annotation", "a key of ours",
-    ],  # fmt: skip
+        "no module",
+        "a missing library",
+        "no Python",
+        "an end",
+        "another name",
+        "cancelled",
+        "without text",
+        "no model",
+        "no class",
+        "no annotation",
+        "a key of ours",
+    ],
 )
 def test_a_connector_that_cannot_be_imported_is_a_mistake_with_its_package(
     tmp_path: Path, group: str, module: str | None, why: str

@@ -89,7 +89,7 @@ class AtWork:
                 self._add(image, self.owner)
 
     def let_go(self) -> None:
-        """Remove this worker's line from the record of its image, which is not at fault for the end to come."""
+        """Remove this worker's line from the record of its image: another reason ends the process."""
         if self._image is not None:
             self._remove(self._image)
 

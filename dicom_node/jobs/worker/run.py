@@ -36,6 +36,7 @@ from dicom_node.base.errors import (
     NotTakenOverYet,
     ResultRefused,
     StoreAway,
+    TimeLimitReached,
     WorkerSpent,
 )
 from dicom_node.base.events import IMAGE_LEFT_OUT, RESULT_REFUSED, WORKER_READY, WORKER_SPENT

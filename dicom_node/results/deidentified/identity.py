@@ -185,7 +185,7 @@ def _holds(
 
 
 def _spellings(text: str) -> set[str]:
-    """The words of a text in small letters without marks, with single spaces: umlauts as one letter, as two."""
+    """The words of a text in small letters without marks: umlauts as one letter, and as two."""
     plain = unicodedata.normalize("NFKC", text).casefold()
     split = (unicodedata.normalize("NFKD", one) for one in (plain, plain.translate(_AS_TWO)))
     bare = ("".join(letter for letter in one if not unicodedata.combining(letter)) for one in split)

@@ -70,9 +70,7 @@ def test_a_wrong_group_length_hides_nothing(wrong: int, whole: bytes, tmp_path: 
     assert inspect(path).fault == ""
 
 
-@pytest.mark.parametrize(
-    "pack", [zlib.compress, gzip.compress, bytes], ids=["zlib", "gzip", "not deflated"]
-)
+@pytest.mark.parametrize("pack", [zlib.compress, gzip.compress, bytes], ids=["zlib", "gzip", "not deflated"])
 def test_data_that_are_not_deflated_as_dicom_says_are_refused_with_the_reason(
     whole: bytes, tmp_path: Path, pack: Callable[[bytes], bytes]
 ) -> None:
