@@ -107,7 +107,7 @@ def extended(group: str) -> Callable[[type[Model]], type[Model]]:
                 part = point.load()
                 if not issubclass(part, BaseModel) or part.model_fields.keys() & model.model_fields.keys():
                     raise TypeError("it is no model of pydantic 2, or has a key that is taken")
-                made = create_model(
+                made: Any = create_model(
                     core.__name__, __base__=(part, model), __module__=core.__module__, __doc__=core.__doc__
                 )
                 made.model_rebuild()  # finds annotations without a meaning

@@ -106,9 +106,9 @@ def run_jobs_again(
             found = list(session.scalars(chosen.order_by(Job.id)))
         for first in range(0, len(found), _AT_ONCE):
             with database.write() as session:
-                chosen = found[first : first + _AT_ONCE]
-                queue.lock_studies_of(session, chosen)
-                for job_id in chosen:
+                batch = found[first : first + _AT_ONCE]
+                queue.lock_studies_of(session, batch)
+                for job_id in batch:
                     with suppress(NotFound, NotAllowedNow):  # before it changes anything
                         _change_job(session, job_id, "retry", by)
                         done += 1
