@@ -17,6 +17,7 @@ from pydantic import BaseModel, create_model
 
 _INSTALLED = entry_points()
 _FAULTS: dict[EntryPoint, str] = {}
+_create_model: Any = create_model  # of bases that no type checker knows
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -107,9 +108,8 @@ def extended(group: str) -> Callable[[type[Model]], type[Model]]:
                 part = point.load()
                 if not issubclass(part, BaseModel) or part.model_fields.keys() & model.model_fields.keys():
                     raise TypeError("it is no model of pydantic 2, or has a key that is taken")
-                made: Any = create_model(
-                    core.__name__, __base__=(part, model), __module__=core.__module__, __doc__=core.__doc__
-                )
+                bases, about = (part, model), {"__module__": core.__module__, "__doc__": core.__doc__}
+                made: type[Model] = _create_model(core.__name__, __base__=bases, **about)
                 made.model_rebuild()  # finds annotations without a meaning
                 model = made
         return model
