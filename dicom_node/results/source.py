@@ -141,9 +141,7 @@ def read_sources(objects: Sequence[SourceObject]) -> tuple[Source, ...]:
     sources = sorted((_read(one) for one in objects), key=lambda s: (s.series_uid, s.number, s.uid))
     if len({source.study_uid for source in sources}) > 1:
         raise ResultRefused("the source images differ in StudyInstanceUID: no result for more than one study")
-    named = ("PatientID", "IssuerOfPatientID", *_PATIENT)
-    texts = ([text_of(source.header, keyword) for keyword in named] for source in sources)
-    if not are_one_patient(Patient.from_values(*values) for values in texts):
+    if not are_one_patient(Patient.of(source.header) for source in sources):
         raise ResultRefused("the source images contradict each other: no result for more than one patient")
     # What one image says of the patient holds for those that leave it empty: one value for one patient.
     for keyword in _PATIENT:

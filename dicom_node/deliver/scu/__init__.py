@@ -34,7 +34,7 @@ from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import installed
 from dicom_node.base.dicom.dimse_n import CommitmentReport
-from dicom_node.base.dicom.identity import Patient, patient_id_of
+from dicom_node.base.dicom.identity import Patient, differ, patient_id_of
 from dicom_node.base.errors import FaultyInput, SpoolError
 from dicom_node.base.outcomes import Done, Failed, Outcome
 
@@ -86,8 +86,8 @@ class StudyQuery:
         """
         if self.study_instance_uid:
             return study.study_instance_uid == self.study_instance_uid
-        issuers = {self.issuer_of_patient_id, study.issuer_of_patient_id} - {""}
-        if self.patient_id and (study.patient_id != self.patient_id or len(issuers) > 1):
+        is_other = differ(self.issuer_of_patient_id, study.issuer_of_patient_id)
+        if self.patient_id and (is_other or study.patient_id != self.patient_id):
             return False
         day, dates = study.study_date, self.dates
         in_time = not day or not dates or dates[:8] <= day <= dates[9:]
