@@ -9,7 +9,7 @@ come back from the spool, the result from its job. Deliveries that it would prev
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.base import events
@@ -224,11 +224,20 @@ def _apply_with_audit(settings: Settings, wanted: DecisionRow) -> None:
 
 
 def _withdraw(settings: Settings, wanted: DecisionRow) -> None:
-    """Withdraw results again that a person withdrew. Raises _NotYet."""
+    """Withdraw results again that a person withdrew. Raises _NotYet.
+
+    What was sent after the backup was written is at its peer, and the database does not know it.
+    """
     what = wanted.record["what"]
     uids, reason = what["results"], RejectionReason(what["reason"])
-    with reading(settings) as session:
-        _results(session, uids)
+    with writing(settings) as session:
+        numbers = [row.id for row in _results(session, uids)]
+        may_be_sent = Delivery.state.in_((DeliveryState.PENDING, DeliveryState.DEAD))
+        session.execute(
+            update(Delivery)
+            .where(Delivery.result_id.in_(numbers), Delivery.sent_at.is_(None), may_be_sent)
+            .values(sent_at=wanted.at)
+        )
     withdrawal.withdraw_results(
         settings, wanted.study_uid, uids, reason=reason, because=wanted.record["words"], by=_author(wanted)
     )
