@@ -9,7 +9,7 @@ come back from the spool, the result from its job. Deliveries that it would prev
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.base import events
@@ -231,13 +231,10 @@ def _withdraw(settings: Settings, wanted: DecisionRow) -> None:
     what = wanted.record["what"]
     uids, reason = what["results"], RejectionReason(what["reason"])
     with writing(settings) as session:
-        numbers = [row.id for row in _results(session, uids)]
-        may_be_sent = Delivery.state.in_((DeliveryState.PENDING, DeliveryState.DEAD))
-        session.execute(
-            update(Delivery)
-            .where(Delivery.result_id.in_(numbers), Delivery.sent_at.is_(None), may_be_sent)
-            .values(sent_at=wanted.at)
-        )
+        for row in _results(session, uids):
+            for delivery in row.deliveries:
+                if delivery.state in (DeliveryState.PENDING, DeliveryState.DEAD):
+                    delivery.sent_at = delivery.sent_at or wanted.at
     withdrawal.withdraw_results(
         settings, wanted.study_uid, uids, reason=reason, because=wanted.record["words"], by=_author(wanted)
     )

@@ -79,18 +79,19 @@ IDENTIFYING: Final = frozenset(
 """Attributes that say who, or which order: an object in which one cannot be read is refused, and results
 repeat their text to the letter. What names nobody is left out where it is faulty.
 """
+SAYS_WHO: Final = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
+"""Attributes by which patients are compared."""
 _ANYBODY: Final = (
     "unkn|unbek|anonym|anónim|anônim|noname|nobody|emerg|notfall|trauma|urgen|inconn|desconoc|desconhec|sconosc|"
     "ignot|onbekend|okänd|ukendt|ukjent|tuntemat|nieznan|neznám|неизвест|невідом|άγνωστ|bilinmeyen|مجهول|אלמוני|"
     "不明|不詳|不详|未知|無名|无名|佚名|미상|무명|불명|अज्ञात|undefin|missing|dummy|muster|fulan[oa]|"
-    r"(?<![^\W\d_])(?:[jt]?doe|roe|n\W?n|n\W?a|no|null|none|temp|xx+|man|woman|male|female|mann|frau|baby)(?![^\W\d_])"
+    r"(?<![^\W\d_])(?:[jt]?doe|roe|n\W[na]|null|none|temp|man|woman|male|female|mann|frau|baby)(?![^\W\d_])"
 )  # what is written, in small letters, where nobody knows who somebody is
 _SHARED_ID: Final = re.compile(
     rf"(?:\D*|[\W_]*(?:0*(\d)\1*0*|0?1234(?:5(?:6(?:7(?:8(?:90?)?)?)?)?)?)[\W_]*)\Z|.*?(?:{_ANYBODY})", re.DOTALL
 )
 _SHARED_NAME: Final = re.compile(rf"\d|{_ANYBODY}")
 _OLDEST: Final = 110  # years: hardly anybody is older
-_SAYS_WHO: Final = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
 _VERSION: Final = "v2:"  # raised when a hash is made of something else
 _READ: Final = {"DA": as_da, "DT": as_dt, "TM": as_tm}
 REQUIRED_MAYBE_EMPTY: Final = frozenset(
@@ -133,9 +134,9 @@ class Patient:
         return cls(known, *(digest((value,)) if value else "" for value in texts), doubts)
 
     @classmethod
-    def of(cls, header: Dataset) -> Patient:
-        """Hash what a decoded header says of the patient."""
-        return cls.from_values(*(_text(header[word]) if word in header else "" for word in _SAYS_WHO))
+    def of(cls, texts: Mapping[str, str]) -> Patient:
+        """Hash what attributes (decoded, by keyword, such as of ``identity_texts``) say of the patient."""
+        return cls.from_values(*(texts.get(word, "") for word in SAYS_WHO))
 
     @classmethod
     def parse(cls, text: str) -> Patient:

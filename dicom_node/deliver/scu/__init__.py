@@ -98,7 +98,7 @@ class StudyQuery:
 class FoundStudy:
     """One study in an archive's answer to a query. Values that the archive left out are "" or None.
 
-    ``patient``: hashes of name, birth date and sex. ``instances``: Number of Study Related Instances.
+    ``patient``: hashes of what it says of the patient. ``instances``: Number of Study Related Instances.
     """
 
     study_instance_uid: str
@@ -117,7 +117,6 @@ class FoundStudy:
         if not _UID.fullmatch(uid) or len(uid) > 64:
             return None
         number = texts.get("NumberOfStudyRelatedInstances", "").strip()
-        name, birth, sex = (texts.get(f"Patient{key}", "") for key in ("Name", "BirthDate", "Sex"))
         return cls(
             study_instance_uid=uid,
             study_date=as_da(texts.get("StudyDate", "")) or "",
@@ -126,7 +125,7 @@ class FoundStudy:
             instances=int(number) if number.isdecimal() and len(number) < 10 else None,
             patient_id=patient_id_of(texts.get("PatientID"))[:_LO],
             issuer_of_patient_id=texts.get("IssuerOfPatientID", "").replace("\0", "").strip()[:_LO],
-            patient=Patient.from_values("", "", name, birth, sex),
+            patient=Patient.of(texts),
         )
 
 

@@ -28,7 +28,7 @@ from dicom_node.base.sitekey import SiteKey
 from dicom_node.results.dataset import UTF8, set_values, text_of
 from dicom_node.results.deidentified.identity import KnownIdentity
 from dicom_node.results.deidentified.retained import retained
-from dicom_node.results.source import Source, source_of
+from dicom_node.results.source import Source, patient_of, source_of
 from dicom_node.results.standard import region_code
 
 # Type 2 in the Patient and General Study modules: present, and empty (action Z of PS3.15 Table E.1-1).
@@ -145,7 +145,7 @@ def pseudonymised(
     ``options`` retain. An attribute of the pixels that holds a part of ``identity`` is left out.
     """
     given = source.header
-    patient = pseudonyms.patient(Patient.of(given), source.study_uid)
+    patient = pseudonyms.patient(patient_of(given), source.study_uid)
     header = Dataset()
     set_values(
         header,
