@@ -81,14 +81,16 @@ repeat their text to the letter. What names nobody is left out where it is fault
 """
 SAYS_WHO: Final = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
 """Attributes by which patients are compared."""
-_ANYBODY: Final = (
-    "unkn|unbek|anonym|anónim|anônim|noname|nobody|emerg|notfall|trauma|urgen|inconn|desconoc|desconhec|sconosc|"
-    "ignot|onbekend|okänd|ukendt|ukjent|tuntemat|nieznan|neznám|неизвест|невідом|άγνωστ|bilinmeyen|مجهول|אלמוני|"
-    "不明|不詳|不详|未知|無名|无名|佚名|미상|무명|불명|अज्ञात|undefin|missing|dummy|muster|fulan[oa]|"
-    r"(?<![^\W\d_])(?:[jt]?doe|roe|n\W[na]|null|none|temp|man|woman|male|female|mann|frau|baby)(?![^\W\d_])"
-)  # what is written, in small letters, where nobody knows who somebody is
+_ANYBODY: Final = (  # what is written, in small letters, where nobody knows who somebody is
+    "unkn|unbek|anonym|anónim|anônim|noname|nobody|emerg|notfall|trauma|urgen|inconn|desconoc|"
+    "desconhec|sconosc|ignot|onbekend|okänd|ukendt|ukjent|tuntemat|nieznan|neznám|bilinmeyen|"
+    "неизвест|невідом|άγνωστ|مجهول|אלמוני|不明|不詳|不详|未知|無名|无名|佚名|미상|무명|불명|अज्ञात|"
+    r"undefin|missing|dummy|muster|fulan[oa]|(?<![^\W\d_])(?:[jt]?doe|roe|n\W[na]|null|none|temp|"
+    r"man|woman|male|female|mann|frau|baby)(?![^\W\d_])"
+)
 _SHARED_ID: Final = re.compile(
-    rf"(?:\D*|[\W_]*(?:0*(\d)\1*0*|0?1234(?:5(?:6(?:7(?:8(?:90?)?)?)?)?)?)[\W_]*)\Z|.*?(?:{_ANYBODY})", re.DOTALL
+    rf"(?:\D*|[\W_]*(?:0*(\d)\1*0*|0?1234(?:5(?:6(?:7(?:8(?:90?)?)?)?)?)?)[\W_]*)\Z|.*?(?:{_ANYBODY})",
+    re.DOTALL,
 )
 _SHARED_NAME: Final = re.compile(rf"\d|{_ANYBODY}")
 _OLDEST: Final = 110  # years: hardly anybody is older

@@ -243,7 +243,9 @@ def test_a_patient_has_one_pseudonym_and_the_same_number_of_another_hospital_ano
         somebody = placeholder, "A", "Miller^Jane", "19650312", "F"
         assert pseudonym("1.2", *nobody) != pseudonym("1.3", *nobody)
         assert pseudonym("1.2", *somebody) == pseudonym("1.3", *somebody)
-        assert pseudonym("1.2", *somebody) != pseudonym("1.2", placeholder, "A", "Miller^Ann", "19650312", "F")
+        assert pseudonym("1.2", *somebody) != pseudonym(
+            "1.2", placeholder, "A", "Miller^Ann", "19650312", "F"
+        )
 
 
 def test_the_same_key_gives_the_same_bytes_and_another_site_no_uid_in_common(
