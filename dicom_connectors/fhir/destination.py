@@ -325,7 +325,7 @@ def _resources(answer: Any, kind: str) -> list[Resource]:
 
 
 def _is_incomplete(page: Any) -> bool:
-    """Return whether a searchset Bundle has an OperationOutcome by which it may lack matches (R4 3.1.1.4.19)."""
+    """Return whether a searchset Bundle has an OperationOutcome by which it may lack matches."""
     outcomes = _resources(page, "OperationOutcome")
     issues = (issue for outcome in outcomes for issue in outcome.get("issue") or ())
     said = {issue.get(key) for issue in issues for key in ("severity", "code")}

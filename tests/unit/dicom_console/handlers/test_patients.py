@@ -44,11 +44,11 @@ def test_a_space_before_an_id_makes_another_patient_on_all_pages(
 
 def test_the_page_of_an_id_does_not_mix_two_who_have_it(console_of_node: ConsoleLab, node: Inbox) -> None:
     viewer = console_of_node.browser(UserRole.VIEWER)
-    assert "<h1>one, Test</h1>" in viewer.page("/patients/1")
+    assert "<h1>Test, one</h1>" in viewer.page("/patients/1")
     node.index(changed(ultrasound("two"), PatientID="ID-one", PatientName="Other^Ann"))
     page = viewer.page("/patients/1")
     assert "<h1>ID-one</h1>" in page
-    assert page.count("Ann Other") == page.count("one Test") == 1
+    assert page.count("Other, Ann") == page.count("Test, one") == 1
 
 
 def test_images_of_a_patient_are_deleted_when_their_results_arrived(
