@@ -133,7 +133,7 @@ class Patient:
         texts = (*groups, day if day.strip("0") else "", sex.strip().casefold())
         known = patient_sha256(patient_id, issuer) if patient_id_of(patient_id) else ""
         doubts = _doubts(patient_id, "^".join(groups), as_da(birth_date) or "", texts[-1])
-        return cls(known, *(digest((value,)) if value else "" for value in texts), doubts=doubts)
+        return cls(*[known, *(digest((value,)) if value else "" for value in texts), doubts])
 
     @classmethod
     def of(cls, texts: Mapping[str, str]) -> Patient:
