@@ -160,9 +160,15 @@ class ObjectRows:
         return judge(item, former, session.get_one(Study, former.study_id))
 
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
-        """Return the role of the object in its study: own result, source of an analysis, or neither."""
-        if item.found.own or results.is_result(session, item.found.sop_instance_uid):
-            return ObjectRole.OWN
+        """Return the role of the object in its study: own result, source of an analysis, or neither.
+
+        What bears our mark, but the UID of an object of others, is judged as any version of that is.
+        """
+        uid = item.found.sop_instance_uid
+        if item.found.own or results.is_result(session, uid):
+            former = intake.instance(session, uid)
+            if former is None or former.role is ObjectRole.OWN:
+                return ObjectRole.OWN
         sender = self._settings.sender_names.get(item.arrival.calling_ae, "")
         grabber = any(sender in rule.secondary_captures_from for rule in self._settings.rules)
         return role_of(

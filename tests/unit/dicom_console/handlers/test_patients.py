@@ -23,6 +23,7 @@ def test_an_id_of_two_issuers_is_two_patients(database: Database, inbox: Inbox) 
     rows, _ = stored.read(patients.patients, "P1")
     assert [(row["issuer"], row["studies"]) for row in rows] == [("NORTH", 2), ("SOUTH", 1)]
     assert [row["patient_id"] for row in stored.read(patients.patients, "P%*")[0]] == ["P%"]
+    assert stored.read(patients.patients, "p*") == ([], None)
     shown = stored.read(patients.show, inbox.settings, rows[0]["study"])
     assert [row["study"] for row in shown["studies"]] == ["1.2.3", "1.2.1"]
     assert [row["issuer"] for row in shown["others"]] == ["SOUTH"]
@@ -39,6 +40,15 @@ def test_a_space_before_an_id_makes_another_patient_on_all_pages(
         assert reader.post("/patients/search", patient=wanted) == 303
         assert others not in reader.page("/patients?person=1")
     assert FoundStudy.from_texts({"StudyInstanceUID": "1.2", "PatientID": " P1 "}).patient_id == " P1"  # type: ignore[union-attr]
+
+
+def test_the_page_of_an_id_does_not_mix_two_who_have_it(console_of_node: ConsoleLab, node: Inbox) -> None:
+    viewer = console_of_node.browser(UserRole.VIEWER)
+    assert "<h1>Test, one</h1>" in viewer.page("/patients/1")
+    node.index(changed(ultrasound("two"), PatientID="ID-one", PatientName="Other^Ann"))
+    page = viewer.page("/patients/1")
+    assert "<h1>ID-one</h1>" in page
+    assert page.count("Other, Ann") == page.count("Test, one") == 1
 
 
 def test_images_of_a_patient_are_deleted_when_their_results_arrived(
