@@ -1,4 +1,4 @@
-"""Decode DICOM, PNG or JPEG to :class:`ai_pipeline.contract.SourceImage`; the node has no other decoder.
+"""Decode DICOM or a picture to :class:`ai_pipeline.contract.SourceImage`; the node has no other decoder.
 
 Frames are decoded from the file one at a time, so that a long cine is never in memory as a whole.
 
@@ -41,7 +41,7 @@ from ai_pipeline.errors import CodestreamFault, HeaderError, PixelError, disk_fa
 from ai_pipeline.images import codestreams, colours
 from ai_pipeline.images.codestreams import Fragments
 from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.images.decoder import DECODER, DEEPEST
+from ai_pipeline.images.decoder import DECODER, DEEPEST, PICTURES
 from ai_pipeline.images.display import GreyDisplay, colour_display, grey_range
 from ai_pipeline.images.header import (
     GREY,
@@ -157,27 +157,44 @@ def read_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
 def open_picture(
     path: Path, modality: str, limits: ImageLimits = LIMITS, given: StatedAttributes = NO_ATTRIBUTES
 ) -> PictureImage:
-    """Open a PNG or JPEG as an image of ``modality`` (``"US"``, ``"DX"`` …) with the attributes ``given``.
+    """Open a PNG, JPEG, TIFF, BMP or GIF as an image of ``modality`` (``"US"``, ``"DX"`` …) with the
+    attributes ``given``, upright as its EXIF says. Deep grey samples (10 to 16 bits) are shown by
+    percentiles, as those of a DICOM file without a window.
 
     The UID is derived from the file's bytes (UUIDv5 under 2.25), so the same picture has the same UID.
+    Raises :class:`PixelError`, also for a file that is cut off.
     """
     return picture_of(path.read_bytes(), modality, limits, given)
 
 
 def picture_of(data: bytes, modality: str, limits: ImageLimits, given: StatedAttributes) -> PictureImage:
-    """Open the bytes of a PNG or JPEG as :func:`open_picture` opens a file."""
+    """Open the bytes of a picture as :func:`open_picture` opens a file."""
     with (
         _pydicom_may_warn(),
         _as_pixel_error("the file is not a readable picture"),
-        Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture,
+        Image.open(io.BytesIO(data), formats=PICTURES) as picture,
     ):
         if fault := limits.fault(picture.height, picture.width, samples=3):
             raise PixelError(fault)
-        lossy = picture.format != "PNG"
+        if picture.format in {"TIFF", "GIF"} and getattr(picture, "is_animated", False):
+            raise PixelError("the file holds several pictures: save the one that is meant")
+        if picture.mode == "F":
+            raise PixelError("its samples are no whole numbers")
+        lossy = picture.format in {"JPEG", "MPO"} or "jpeg" in str(picture.info.get("compression"))
         samples = _picture_samples(picture, data)
     digest = hashlib.sha256(data).hexdigest()
     uid = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, digest).int}"
     return PictureImage(uid, f"{uid}.1"[:64], picture_header(samples, modality, lossy, given), samples)
+
+
+_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"GIF8")
+"""How the files of :data:`PICTURES` begin."""
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the file has the prefix of DICOM behind its preamble (PS3.10 7.1), whatever its name."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def open_image(
@@ -188,15 +205,15 @@ def open_image(
 
     Raises :class:`PixelError`.
     """
-    with path.open("rb") as file:
-        start = file.read(132)
-    if start[128:] == b"DICM":
+    if is_dicom(path):
         return open_dicom(path)
-    if start.startswith((b"\x89PNG", b"\xff\xd8\xff")):
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith(_MAGIC):
         if modality is None:
-            raise PixelError("a PNG or JPEG says nothing of its modality: give --modality US or DX")
+            raise PixelError("a picture says nothing of its modality: give --modality US or DX")
         return open_picture(path, modality, given=given)
-    raise PixelError("neither DICOM (Part 10) nor PNG nor JPEG")
+    raise PixelError(f"neither DICOM (Part 10) nor {', '.join(PICTURES[:-1])} or {PICTURES[-1]}")
 
 
 def decoded_sha256(image: DicomImage | PictureImage | Path) -> str:
@@ -417,7 +434,7 @@ class DicomImage:
 
 @dataclass(frozen=True, slots=True)
 class PictureImage:
-    """A PNG or JPEG as a pipeline sees it (:class:`ai_pipeline.contract.SourceImage`), with a ``uid`` derived
+    """A picture as a pipeline sees it (:class:`ai_pipeline.contract.SourceImage`), with a ``uid`` derived
     from its bytes.
     """
 
@@ -499,12 +516,14 @@ def _bits_below(dataset: Dataset, stored: int, numbers: npt.NDArray[np.integer[A
 
 
 def _picture_samples(picture: Image.Image, data: bytes) -> PixelArray:
-    """Decode a PNG or JPEG in the decoding process; this process reads only the header."""
+    """Decode a picture in the decoding process; this process reads only the header."""
     colours = () if picture.mode in {"1", "L", "LA", "I", "I;16", "I;16B"} else (3,)
-    depth = np.uint16 if picture.mode.startswith("I") else np.uint8
-    samples = np.empty((picture.height, picture.width, *colours), depth)
-    samples.data.cast("B")[:] = DECODER.decode("picture", data, samples.nbytes)
-    return samples
+    depth = np.dtype(np.uint16 if picture.mode.startswith("I") else np.uint8)
+    rows, columns = picture.height, picture.width
+    length = rows * columns * math.prod(colours) * depth.itemsize
+    decoded = DECODER.decode("picture", data, length + 1)
+    shape = (columns, rows) if decoded[length] else (rows, columns)
+    return np.frombuffer(decoded[:length], depth).reshape(*shape, *colours).copy()
 
 
 _ABOUT_PIXELS = re.compile(

@@ -34,6 +34,8 @@ SAMPLES, COMPLAINT = b"samples\0", b"complain"
 ENDED = struct.Struct("<i?")
 """How a frame's process ended, as ``os.waitstatus_to_exitcode`` has it, and whether its time was over."""
 LONGEST_COMPLAINT = 400  # bytes
+PICTURES = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
+"""What is read beside DICOM, by Pillow's names."""
 DEEPEST = 3
 """Times that a JPEG 2000 can be halved as it is decoded."""
 _START_SECONDS = 120.0

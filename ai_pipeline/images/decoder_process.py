@@ -22,11 +22,20 @@ import jpeg_ls
 import numpy as np
 from libjpeg import utils as libjpeg
 from openjpeg import utils as openjpeg
-from PIL import Image, MpoImagePlugin, TiffImagePlugin
+from PIL import Image, ImageOps, MpoImagePlugin, TiffImagePlugin
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
 from ai_pipeline.confinement import die_with_parent, landlock, lower, seccomp
-from ai_pipeline.images.decoder import COMPLAINT, DEEPEST, ENDED, HEAD, LONGEST_COMPLAINT, SAMPLES, SECONDS
+from ai_pipeline.images.decoder import (
+    COMPLAINT,
+    DEEPEST,
+    ENDED,
+    HEAD,
+    LONGEST_COMPLAINT,
+    PICTURES,
+    SAMPLES,
+    SECONDS,
+)
 from ai_pipeline.images.limits import lacks_memory
 
 MEMORY = 2 << 30  # bytes of addresses; 40 megapixels of RGB in 16 bits take 1.5 GiB
@@ -34,14 +43,36 @@ Decode = Callable[[bytes], bytes | bytearray]
 
 
 def _picture(data: bytes) -> bytes:
-    """Decode a PNG or JPEG to samples: grey of 8 or 16 bits, all else as RGB."""
-    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
-        if picture.mode in {"L", "I;16", "I;16B"}:
-            samples = np.asarray(picture)
-            return samples.astype(samples.dtype.newbyteorder("=")).tobytes()
-        if picture.mode == "I":
-            return np.asarray(picture).astype(np.uint16).tobytes()
-        return picture.convert("L" if picture.mode in {"1", "LA"} else "RGB").tobytes()
+    """Decode a picture to samples: grey of 8 or 16 bits, all else as RGB, upright as EXIF says. One byte
+    follows them: 1 if rows and columns were exchanged for that.
+    """
+    with Image.open(io.BytesIO(data), formats=PICTURES) as picture:
+        size = picture.size
+        try:
+            upright = ImageOps.exif_transpose(picture)
+        except (OSError, SyntaxError, EOFError) as error:
+            raise ValueError(_CUT if _is_cut(error) else str(error)) from error
+        tags = getattr(picture, "tag_v2", {})
+        white_is_zero = tags.get(262) == 0  # PhotometricInterpretation of a TIFF
+    turned = bytes([upright.size != size])
+    if upright.mode == "L":
+        return upright.tobytes() + turned
+    if upright.mode.startswith("I"):
+        samples = np.asarray(upright)
+        if samples.min() < 0 or samples.max() > 0xFFFF:
+            raise ValueError("its samples have more than 16 bits")
+        deep = samples.astype(np.uint16)
+        # Pillow turns 8 bits round, and leaves 16 as they are.
+        return (~deep if white_is_zero else deep).tobytes() + turned
+    return upright.convert("L" if upright.mode in {"1", "LA"} else "RGB").tobytes() + turned
+
+
+_CUT = "the file is cut off: the end of the picture is missing"
+
+
+def _is_cut(error: Exception) -> bool:
+    """Whether Pillow's ``error`` speaks of a file that ends too early."""
+    return isinstance(error, EOFError) or "truncated" in str(error).lower()
 
 
 def _jpeg_ls(data: bytes) -> bytes:

@@ -144,7 +144,11 @@ def lut(descriptor: list[int], data: bytes | list[int], kind: str = "US") -> Dat
 
 
 def small_picture(seed: int) -> tuple[bytes, bytes]:
-    return encoded(echo(seed), "PNG"), echo(seed).tobytes()
+    """A picture, and what the decoding process makes of it: samples, and that it was not turned."""
+    return encoded(echo(seed), "PNG"), echo(seed).tobytes() + b"\0"
+
+
+DECODED = 360 * 480 + 1  # bytes
 
 
 DEEP = echo(3, (96, 128)).astype(np.uint16) * 16
