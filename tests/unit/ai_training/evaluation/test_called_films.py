@@ -20,9 +20,9 @@ from ai_training.sets.chest import chest_set
 from tests.unit.ai_pipeline.phantoms import silent
 from tests.unit.ai_training import published_lab as lab
 
-FILMS = (  # of validation: with and without calls, near the thresholds and far from them
-    *("00000181_061", "00000583_040", "00001037_005", "00001075_020"),
-    *("00001153_004", "00001170_046", "00001373_010", "00001467_008"),
+FILMS = (  # of validation: far from the thresholds, just below one, just above one, far above
+    *("00023168_000", "00015563_011", "00018360_035", "00015895_017"),
+    *("00020349_006", "00005140_001", "00022883_002", "00016417_008"),
 )
 MODEL = "chest-efficientnet-lite0"
 

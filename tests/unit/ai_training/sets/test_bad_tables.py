@@ -49,7 +49,7 @@ def pages(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        pytest.param(lambda folder: (folder / "ours.csv").unlink(), "ours.csv is missing", id="no table"),
+        pytest.param(lambda folder: (folder / "ours.csv").unlink(), "holds no chest X-rays", id="no table"),
         pytest.param(table(""), "lists no image", id="empty"),
         pytest.param(
             lambda folder: (folder / "ours.csv").write_bytes(b"PK\3\4\xff\xfe"), "table", id="Excel"
