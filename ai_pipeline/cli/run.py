@@ -195,7 +195,7 @@ def run(
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help="DICOM files or pictures (PNG, JPEG, TIFF, BMP, GIF), or folders of DICOM files.",
+            help="DICOM files or pictures (PNG, JPEG, TIFF), or folders of DICOM files.",
         ),
     ],
     pipeline: Annotated[

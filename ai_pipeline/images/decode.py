@@ -1,4 +1,4 @@
-"""Decode DICOM or a picture to :class:`ai_pipeline.contract.SourceImage`; the node has no other decoder.
+"""Decode DICOM and pictures to :class:`ai_pipeline.contract.SourceImage`; the node has no other decoder.
 
 Frames are decoded from the file one at a time, so that a long cine is never in memory as a whole.
 
@@ -11,7 +11,6 @@ that a film gives the same findings however it was compressed without loss.
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import re
 import struct
@@ -28,7 +27,6 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from PIL import Image, UnidentifiedImageError
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_color_lut, pixel_array
@@ -41,7 +39,7 @@ from ai_pipeline.errors import CodestreamFault, HeaderError, PixelError, disk_fa
 from ai_pipeline.images import codestreams, colours
 from ai_pipeline.images.codestreams import Fragments
 from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.images.decoder import DECODER, DEEPEST, PICTURES
+from ai_pipeline.images.decoder import DECODER, DEEPEST, PICTURE_HEADER
 from ai_pipeline.images.display import GreyDisplay, colour_display, grey_range
 from ai_pipeline.images.header import (
     GREY,
@@ -120,6 +118,8 @@ def to_full_size(rows: int, header: ImageHeader) -> Affine:
     return Affine(2.0**times, 0.0, (1 - 2.0**times) / 2, 0.0, 2.0**times, (1 - 2.0**times) / 2)
 
 
+PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
+"""How the files of pictures begin that are read: PNG, JPEG, and TIFF in both orders of bytes."""
 MOST_PADDING = 0.05
 """Bytes after the last frame that are taken for padding, as a share of the frames."""
 
@@ -157,38 +157,32 @@ def read_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
 def open_picture(
     path: Path, modality: str, limits: ImageLimits = LIMITS, given: StatedAttributes = NO_ATTRIBUTES
 ) -> PictureImage:
-    """Open a PNG, JPEG, TIFF, BMP or GIF as an image of ``modality`` (``"US"``, ``"DX"`` …) with the
-    attributes ``given``, upright as its EXIF says. Deep grey samples (10 to 16 bits) are shown by
-    percentiles, as those of a DICOM file without a window.
+    """Open a PNG, JPEG or TIFF as an image of ``modality`` (``"US"``, ``"DX"`` …) with the attributes
+    ``given``.
 
     The UID is derived from the file's bytes (UUIDv5 under 2.25), so the same picture has the same UID.
-    Raises :class:`PixelError`, also for a file that is cut off.
     """
     return picture_of(path.read_bytes(), modality, limits, given)
 
 
 def picture_of(data: bytes, modality: str, limits: ImageLimits, given: StatedAttributes) -> PictureImage:
-    """Open the bytes of a picture as :func:`open_picture` opens a file."""
-    with (
-        _pydicom_may_warn(),
-        _as_pixel_error("the file is not a readable picture"),
-        Image.open(io.BytesIO(data), formats=PICTURES) as picture,
-    ):
-        if fault := limits.fault(picture.height, picture.width, samples=3):
+    """Open the bytes of a PNG, JPEG or TIFF as :func:`open_picture` opens a file; a picture that says how it
+    was held (EXIF Orientation) is turned upright.
+
+    The decoding process reads all of it: first the header alone, then the pixels of a picture within
+    ``limits``. Raises :class:`PixelError`, also for a file of several pictures (pages, an animation).
+    """
+    with _as_pixel_error("the file is not a readable picture"):
+        about = PICTURE_HEADER.unpack(DECODER.decode("header", data, PICTURE_HEADER.size))
+        rows, columns, colours, size, lossy = about
+        if fault := limits.fault(rows, columns, samples=colours, bits=8 * size):
             raise PixelError(fault)
-        if picture.format in {"TIFF", "GIF"} and getattr(picture, "is_animated", False):
-            raise PixelError("the file holds several pictures: save the one that is meant")
-        if picture.mode == "F":
-            raise PixelError("its samples are no whole numbers")
-        lossy = picture.format in {"JPEG", "MPO"} or "jpeg" in str(picture.info.get("compression"))
-        samples = _picture_samples(picture, data)
+        sides = (rows, columns, colours) if colours > 1 else (rows, columns)
+        samples = np.empty(sides, f"u{size}")
+        samples.data.cast("B")[:] = DECODER.decode("picture", data, samples.nbytes)
     digest = hashlib.sha256(data).hexdigest()
     uid = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, digest).int}"
-    return PictureImage(uid, f"{uid}.1"[:64], picture_header(samples, modality, lossy, given), samples)
-
-
-_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"GIF8")
-"""How the files of :data:`PICTURES` begin."""
+    return PictureImage(uid, f"{uid}.1"[:64], picture_header(samples, modality, bool(lossy), given), samples)
 
 
 def is_dicom(path: Path) -> bool:
@@ -209,11 +203,11 @@ def open_image(
         return open_dicom(path)
     with path.open("rb") as file:
         start = file.read(4)
-    if start.startswith(_MAGIC):
+    if start.startswith(PICTURES):
         if modality is None:
             raise PixelError("a picture says nothing of its modality: give --modality US or DX")
         return open_picture(path, modality, given=given)
-    raise PixelError(f"neither DICOM (Part 10) nor {', '.join(PICTURES[:-1])} or {PICTURES[-1]}")
+    raise PixelError("neither DICOM (Part 10) nor PNG, JPEG or TIFF")
 
 
 def decoded_sha256(image: DicomImage | PictureImage | Path) -> str:
@@ -434,8 +428,8 @@ class DicomImage:
 
 @dataclass(frozen=True, slots=True)
 class PictureImage:
-    """A picture as a pipeline sees it (:class:`ai_pipeline.contract.SourceImage`), with a ``uid`` derived
-    from its bytes.
+    """A PNG, JPEG or TIFF as a pipeline sees it (:class:`ai_pipeline.contract.SourceImage`), with a ``uid``
+    derived from its bytes.
     """
 
     uid: str
@@ -515,17 +509,6 @@ def _bits_below(dataset: Dataset, stored: int, numbers: npt.NDArray[np.integer[A
     return below if overlays or (not used & (2**below - 1) and used >> stored not in {0, -1}) else 0
 
 
-def _picture_samples(picture: Image.Image, data: bytes) -> PixelArray:
-    """Decode a picture in the decoding process; this process reads only the header."""
-    colours = () if picture.mode in {"1", "L", "LA", "I", "I;16", "I;16B"} else (3,)
-    depth = np.dtype(np.uint16 if picture.mode.startswith("I") else np.uint8)
-    rows, columns = picture.height, picture.width
-    length = rows * columns * math.prod(colours) * depth.itemsize
-    decoded = DECODER.decode("picture", data, length + 1)
-    shape = (columns, rows) if decoded[length] else (rows, columns)
-    return np.frombuffer(decoded[:length], depth).reshape(*shape, *colours).copy()
-
-
 _ABOUT_PIXELS = re.compile(
     r"reshape|[Dd]ecode|Transfer Syntax|pixel data|Pixel Data|Offset Table|code stream|JPEG|RLE|\(0028,0"
 )
@@ -545,11 +528,9 @@ _DAMAGE = (
     OSError,
     RuntimeError,
     TypeError,
-    UnidentifiedImageError,
     ValueError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
     SyntaxError,
 )
 
@@ -577,8 +558,6 @@ def _cause(error: BaseException) -> str:
     """A decoder's error message as a cause that may be shown: header values (PHI) are removed, and a message
     that is not about pixels is replaced by the error's type.
     """
-    if isinstance(error, Image.DecompressionBombError):
-        return "its header asks for more pixels than a picture may have"
     if isinstance(error, InvalidDicomError):
         return "the prefix DICM behind its preamble is missing (PS3.10 7.1)"
     text = " ".join(str(error).split())

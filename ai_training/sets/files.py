@@ -12,7 +12,6 @@ from PIL import Image, UnidentifiedImageError
 
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import is_dicom, open_dicom, open_image
-from ai_pipeline.images.decoder import PICTURES
 from ai_pipeline.images.display import mean_grey
 from ai_training.base import DataMissing
 
@@ -91,7 +90,7 @@ def size_of(path: Path) -> tuple[int, int]:
         if is_dicom(path):
             header = open_dicom(path).header
             return header.rows, header.columns
-        with Image.open(path, formats=PICTURES) as opened:
+        with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as opened:
             return opened.height, opened.width
     except (PixelError, OSError, UnidentifiedImageError) as error:
         raise _no_picture(path, error) from error

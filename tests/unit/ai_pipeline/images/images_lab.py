@@ -144,11 +144,7 @@ def lut(descriptor: list[int], data: bytes | list[int], kind: str = "US") -> Dat
 
 
 def small_picture(seed: int) -> tuple[bytes, bytes]:
-    """A picture, and what the decoding process makes of it: samples, and that it was not turned."""
-    return encoded(echo(seed), "PNG"), echo(seed).tobytes() + b"\0"
-
-
-DECODED = 360 * 480 + 1  # bytes
+    return encoded(echo(seed), "PNG"), echo(seed).tobytes()
 
 
 DEEP = echo(3, (96, 128)).astype(np.uint16) * 16

@@ -22,7 +22,7 @@ from ai_pipeline.errors import NoDecoder, PixelError
 from ai_pipeline.images import codestreams, decoder
 from ai_pipeline.images.decode import DicomImage, open_dicom
 from ai_pipeline.images.decoder import Decoder
-from tests.unit.ai_pipeline.images.images_lab import DECODED, small_picture
+from tests.unit.ai_pipeline.images.images_lab import small_picture
 from tests.unit.ai_pipeline.phantoms import decodes, echo, write_dicom
 from tests.waiting import wait_until
 
@@ -300,12 +300,12 @@ def test_the_memory_of_a_frame_serves_the_next_one_when_nobody_looks_at_it() -> 
     if one.lacks():
         pytest.skip("this machine cannot take all system calls from a decoder")
     (first, first_samples), (second, second_samples) = small_picture(1), small_picture(2)
-    samples, before = one.decode("picture", first, DECODED), one._kept
-    other, last = one.decode("picture", second, DECODED), one._kept
+    samples, before = one.decode("picture", first, 360 * 480), one._kept
+    other, last = one.decode("picture", second, 360 * 480), one._kept
     assert last is not before  # somebody looks at it yet
     assert (bytes(samples), bytes(other)) == (first_samples, second_samples)
     del samples, other
-    assert bytes(one.decode("picture", first, DECODED)) == first_samples
+    assert bytes(one.decode("picture", first, 360 * 480)) == first_samples
     assert one._kept is last
     one.close()
     assert one._kept is None
@@ -332,7 +332,7 @@ def test_memory_that_is_not_for_the_next_frame_is_given_back(
     patched = {"too large": ("_MOST_KEPT", 1000), "interrupted": ("_received", INTERRUPTED)}
     monkeypatch.setattr(decoder, *patched[ends])
     with contextlib.suppress(KeyboardInterrupt):
-        one.decode("picture", small_picture(1)[0], DECODED)
+        one.decode("picture", small_picture(1)[0], 360 * 480)
     assert one._kept is None
     assert files() == before
     one.close()
@@ -341,7 +341,7 @@ def test_memory_that_is_not_for_the_next_frame_is_given_back(
 def test_threads_take_turns() -> None:
     frames, samples = zip(*map(small_picture, range(4)), strict=True)
     with ThreadPoolExecutor(4) as threads:
-        decoded = threads.map(lambda frame: codestreams.DECODER.decode("picture", frame, DECODED), frames)
+        decoded = threads.map(lambda frame: codestreams.DECODER.decode("picture", frame, 360 * 480), frames)
     assert tuple(map(bytes, decoded)) == samples
 
 
@@ -357,5 +357,5 @@ def test_an_interrupted_wait_does_not_mix_up_answers(tmp_path: Path, monkeypatch
     codestreams.DECODER.start()
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(decoder, "_received", INTERRUPTED)
-        codestreams.DECODER.decode("picture", small_picture(1)[0], DECODED)
+        codestreams.DECODER.decode("picture", small_picture(1)[0], 360 * 480)
     assert decodes(tmp_path)
