@@ -86,7 +86,7 @@ def point_note(card: Card, point: OperatingPoint) -> QualityNote:
     text, table = f"{point}: {_MEANINGS[point]}", _measured(card, point)
     measured = table.get("without_finding_called")
     if table.get("called") == []:
-        text = f"{point}: no finding is suspected, only what was not found is said"
+        text = f"{point}: no finding is suspected, only what was not found is reported"
     elif measured:
         shares = _of_so_many(measured, "films without any finding", "gets one", "get one")
         text += f". {shares.capitalize()}"

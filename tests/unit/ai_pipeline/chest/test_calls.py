@@ -55,7 +55,7 @@ def test_every_result_says_which_point_and_how_many_false_alarms_it_brings(card:
     assert calls.point_note(without, BALANCED).text == "balanced: between few false alarms and few misses."
     silent = with_details(card, metrics={"operating_points": {"sensitive": {"called": []}}})
     assert calls.point_note(silent, SENSITIVE).text == (
-        "sensitive: no finding is suspected, only what was not found is said."
+        "sensitive: no finding is suspected, only what was not found is reported."
     )
 
 
