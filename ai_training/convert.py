@@ -343,17 +343,10 @@ def _export(network: Any, found: ConvertedNetwork) -> None:
     """Write the network as ONNX."""
     import torch
 
-    # The exporter by tracing: 1 s for a DenseNet-121, the one by torch.export 25 s, with the same result.
-    torch.onnx.export(
-        network,
-        (torch.zeros(2, found.channels, found.size, found.size),),
-        str(MODEL),
-        input_names=["images"],
-        output_names=list(found.outputs),
-        dynamic_axes={name: {0: "batch"} for name in ("images", *found.outputs)},
-        opset_version=17,
-        dynamo=False,
-    )
+    from ai_training.cards import export_traced
+
+    images = torch.zeros(2, found.channels, found.size, found.size)
+    export_traced(network, images, found.outputs, MODEL)
 
 
 def _difference(network: Any, found: ConvertedNetwork) -> float:
