@@ -609,8 +609,8 @@ def _store(models_dir: Path | None) -> Path:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the verbs that train and measure, ``models accept``, ``calibrate`` and ``convert`` to the command
-    line ``app``.
+    """Add the verbs that train and measure, and of ``models`` ``accept``, ``calibrate``, ``convert`` and
+    ``bundle`` to the command line ``app``.
     """
     app.add_typer(train_app, name="train")
     app.add_typer(evaluate_app, name="evaluate")
@@ -635,13 +635,31 @@ def add_to(app: typer.Typer) -> None:
         epilog="Example:  ai-pipeline models convert d121.pth --architecture densenet121 "
         "--labels A,B --out new",
     )(convert_model)
+    models_app.command(
+        "bundle", epilog="Example:  ai-pipeline models bundle d121@1 --models-dir models --out d121-bundle"
+    )(bundle_model)
+
+
+def bundle_model(
+    model: Annotated[str, typer.Argument(metavar="ID[@VERSION]", help="See `ai-pipeline models list`.")],
+    *,
+    out: Annotated[Path, typer.Option(help="The new folder.")],
+    models_dir: ModelsDir = None,
+) -> None:
+    """Write a classifier as a bundle of MONAI: the network, its card, and a configuration that MONAI runs."""
+    from ai_pipeline.models.registry import find
+    from ai_training.bundle import write
+
+    with store_errors():
+        typer.echo(write(find(model, models_dir), out))
 
 
 def convert_model(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            metavar="CHECKPOINT", help=".pt, .pth or .safetensors; a folder of timm for Hugging Face"
+            metavar="CHECKPOINT",
+            help=".pt, .pth or .safetensors; a folder of timm for Hugging Face; a bundle of MONAI",
         ),
     ],
     *,
@@ -661,7 +679,7 @@ def convert_model(
     licence: Annotated[str, typer.Option(help="The licence of the weights, as the card will say.")] = "",
     seconds: Annotated[int, typer.Option(help="How long it may take.", min=1)] = 600,
 ) -> None:
-    """Make an ONNX model with a first card from a checkpoint of a network of timm.
+    """Make an ONNX model with a first card from a checkpoint of a network of timm, or a bundle of MONAI.
 
     Only numbers are read, in a process that reaches no other file, process or network: by bubblewrap (Debian
     package bubblewrap), else by Landlock and seccomp, and not at all where there is neither.

@@ -18,13 +18,15 @@ import typer
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from ai_pipeline.errors import ModelError
 from ai_pipeline.models.registry import Card, Chain, enlarge, find, normalise, reduce
 from ai_training.backbones import new_classifier
 from ai_training.base import ExperimentError
 from ai_training.commands import Figures, ModelsDir, needed, verb
 from ai_training.engine import seed_all
-from ai_training.networks import MEAN, NAME, SCALE, PlacedNetwork, read_weights, torch_network
+from ai_training.networks import MEAN, SCALE, PlacedNetwork, read_weights, torch_network
 from ai_training.sets.files import read_grey
+from ai_training.sets.images import LABELS
 
 STAGES = 5  # in which the layers of the backbone are drawn anew, after the head
 Map = npt.NDArray[np.float32]
@@ -88,13 +90,13 @@ def drawn(film: npt.NDArray[np.uint8], found: Map) -> npt.NDArray[np.uint8]:
     return np.asarray(np.hstack([grey, over]), np.uint8)
 
 
-def from_run(best: Path, backbone: str, labels: int, size: int) -> PlacedNetwork:
-    """The network of a training's ``best.pt``. Raises ExperimentError, ModelError."""
-    network = new_classifier(backbone, labels, size)
+def from_run(best: Path, backbone: str, size: int) -> PlacedNetwork:
+    """The network of a chest training's ``best.pt``, with all its labels. Raises ExperimentError."""
+    network = new_classifier(backbone, len(LABELS), size)
     try:
         network.load_state_dict(read_weights(best))
-    except RuntimeError as error:
-        raise ExperimentError(f"{best} holds no {backbone} of {labels} labels at {size} pixels") from error
+    except (ModelError, RuntimeError) as error:
+        raise ExperimentError(f"{best} holds no {backbone} for {size} pixels a side") from error
     return network.eval()
 
 
@@ -120,8 +122,9 @@ def command(
     names = [label.name for label in card.labels]
     if finding not in names:
         raise ExperimentError(f"{card.name} has no label {finding!r}: {', '.join(names)}")
-    scores, (films_read, images) = Scores(_network(card, best)), _input(card, films)
-    label = names.index(finding)
+    (films_read, images), size = _input(card, films), card.input.size
+    scores = Scores(from_run(best, card.architecture, size) if best else torch_network(card))
+    label = LABELS.index(finding) if best else names.index(finding)
     maps = grad_cam(scores, images, label)
     out.mkdir(parents=True, exist_ok=True)
     for path, film, found in zip(films, films_read, maps, strict=True):
@@ -136,16 +139,8 @@ def command(
     }
 
 
-def _network(card: Card, best: Path | None) -> PlacedNetwork:
-    if best is None:
-        return torch_network(card)
-    assert card.input is not None
-    return from_run(best, card.architecture or NAME, len(card.labels), card.input.size)
-
-
 def _input(card: Card, films: Sequence[Path]) -> tuple[list[npt.NDArray[np.uint8]], Tensor]:
     """The films at the size of the network's input, and that input."""
-    assert card.input is not None
     chain: Chain = card.input.chain
     squares: list[Any] = [enlarge(reduce(read_grey(path), chain)[0], card.input.size) for path in films]
     return squares, torch.from_numpy(normalise(np.stack(squares), MEAN, SCALE))
