@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class Levels(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The levels of ``images``."""
-        return cast(Tensor, images * self.gain + self.shift)
+        return images * self.gain + self.shift
 
 
 class TimmBackbone(nn.Module):

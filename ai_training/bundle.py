@@ -174,7 +174,7 @@ def read(folder: Path) -> tuple[Any, dict[str, Any]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MONAI's own, at import
-            from monai.bundle import ConfigParser
+            from monai.bundle.config_parser import ConfigParser
     except ImportError as error:
         raise CannotAdapt(
             "a bundle is read by the package monai: pip install './ai_training[monai]'"

@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning_fabric.loggers.csv_logs import CSVLogger
+from lightning_fabric.loggers.logger import Logger
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -306,7 +308,7 @@ class TrainingRun:
         batches = iter(self.batches(range(self.done * each, last * each)))
         while self.done < last and not self.stopped:
             self.network.train()
-            rate = self.schedule.get_last_lr()[0]
+            rate = float(self.schedule.get_last_lr()[0])
             self.losses.append(self.step(batches))
             self.done += 1
             report(self.done / self.plan.iterations, f"iteration {self.done}, loss {self.losses[-1]:.4f}")
