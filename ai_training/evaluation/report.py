@@ -50,7 +50,8 @@ def write_report(
 ) -> None:
     """Write ``curves.png``, ``confusion.png``, ``worst.png`` with its table ``worst.csv``, and
     ``figures.json`` into ``folder``. ``drawn``, ``aucs``: as :func:`draw_curves` takes them; a label that is
-    not in ``drawn`` has too few images, and without any there are no curves. The numbers on the pictures of ``worst`` are those of the table.
+    not in ``drawn`` has too few images, and without any there are no curves. The numbers on the pictures of
+    ``worst`` are those of the table.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if drawn:
