@@ -103,11 +103,29 @@ def write_card(
         refitted = scored(seen.images, outputs, labels, seen.names)
         if points := choose_points(refitted, shown):
             text["operating_points"] = points
-        for weights, row in zip(card.weights, text.get("weights", []), strict=True):
-            if "package" not in row:
-                row["file"] = weights.path.name
-                shutil.copyfile(weights.path, path.parent / weights.path.name)
-                row["sha256"] = hashlib.sha256(weights.path.read_bytes()).hexdigest()
+        bring_weights(card, text, path.parent)
+
+
+def bring_weights(card: Card, text: Any, beside: Path) -> None:
+    """Copy the weights of ``card`` into the folder ``beside``, and name them so in ``text``, the card as TOML
+    document; what an installed package holds stays there.
+    """
+    for weights, row in zip(card.weights, text.get("weights", []), strict=True):
+        if "package" not in row:
+            row["file"] = weights.path.name
+            shutil.copyfile(weights.path, beside / weights.path.name)
+            row["sha256"] = hashlib.sha256(weights.path.read_bytes()).hexdigest()
+
+
+def add_to_store(path: Path, store: Path, origin: str) -> Card:
+    """Add the model of the card at ``path``, with the weights beside it, to the models folder ``store``, by
+    the way that every model comes in; returns the card there. Raises CardError.
+    """
+    first = load(path).weights[0]
+    with folder.incoming(store) as inside:
+        if first.path.parent == path.parent:
+            shutil.copyfile(first.path, inside / first.path.name)
+        return folder.add(inside, path, first, store, origin)
 
 
 ROLE, FILE = "gate", "gate.npz"
@@ -249,11 +267,7 @@ def accept(
         figures = _measured(card, made, found.name, fitted, checked, good)
         figures |= {"split": split, "notes": list(notes)}
         _write_figures(path, made, figures, good)
-        first = made.weights[0]
-        with folder.incoming(store) as inside:  # the way that every model comes in
-            if first.path.parent == path.parent:
-                shutil.copyfile(first.path, inside / first.path.name)
-            accepted = folder.add(inside, path, first, store, f"accepted from {card.name}")
+        accepted = add_to_store(path, store, f"accepted from {card.name}")
     figures |= {"gate": gated, "card_sha256": accepted.sha256, "date": datetime.now(UTC).date().isoformat()}
     out.mkdir(parents=True, exist_ok=True)
     (out / "acceptance.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")

@@ -212,9 +212,9 @@ class ChestXray:
         """Run the model of the model card ``card_file`` on test pictures. Raises CardError if it fails or
         takes longer than ``seconds``.
         """
-        from ai_pipeline.chest import trial  # with what looks into files, which no worker needs
+        from ai_pipeline.models import trial  # with what looks into files, which no worker needs
 
-        trial.try_out(load(card_file), seconds)
+        trial.try_out(load(card_file), "ai_pipeline.chest.trial", seconds)
 
     def accepts(
         self,

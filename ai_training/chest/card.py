@@ -14,14 +14,24 @@ import torch
 
 from ai_pipeline.chest.classifier import CANDIDATES, NETWORK, YOLO
 from ai_pipeline.models.registry import SHIPPED, reduce
+from ai_training.backbones import card_id
 from ai_training.base import Report, silent
-from ai_training.cards import changed_card, export, weights_row
+from ai_training.cards import changed_card, export, export_traced, fit_limit, weights_row
 from ai_training.chest.gate import TRUE_POSITIVE_RATE, fit_gate
 from ai_training.chest.places import fit_places
 from ai_training.chest.training import Material, Trained, infer
 from ai_training.convert import NO_GATE
 from ai_training.metrics import THRESHOLDS, LabelCalibration, calibrated, prevalence, reference
-from ai_training.networks import IMAGENET, OUTPUTS, PlacedClassifier, fuse, licence_from, start_described
+from ai_training.networks import (
+    IMAGENET,
+    NAME,
+    OUTPUTS,
+    PlacedClassifier,
+    PlacedNetwork,
+    fuse,
+    licence_from,
+    start_described,
+)
 from ai_training.sets.chest import chest_set, label_matrix
 from ai_training.sets.images import LABELS, ImageSet, known_label
 from ai_training.sets.tables import NAME as SHIPPED_SET
@@ -108,12 +118,15 @@ TOLD_OF_SHIPPED = ("mined from", "224 pixels", "another network", "NIH Clinical 
 """Words of the shipped card's limits that are true of its own training alone."""
 
 
-def export_onnx(network: PlacedClassifier, size: int, path: Path) -> None:
+def export_onnx(network: PlacedNetwork, size: int, path: Path) -> None:
     """Write ``network`` as ONNX: input ``images`` with a free batch size, outputs as ``OUTPUTS`` names them.
 
     The batch normalisations of EfficientNet-Lite0 are folded in (``network`` is changed), the parameters keep
-    their names.
+    their names. Other networks are traced.
     """
+    if not isinstance(network, PlacedClassifier):
+        export_traced(network.eval(), torch.zeros(2, 3, size, size), OUTPUTS, path)
+        return
     fuse(network.eval())
     export(
         network.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
@@ -170,6 +183,7 @@ def ship(
     out.mkdir(parents=True, exist_ok=True)
     experiment, found = trained.experiment, chest_set(data)
     size, start = experiment.network.size, experiment.network
+    backbone, name = start.architecture, card_id("chest", start.architecture)
     material = Material.gather(data, experiment, cache, report)
     labels, columns = material.labels, [LABELS.index(label) for label in material.labels]
     network = trained.network if len(labels) == len(LABELS) else trained.network.narrowed(columns)
@@ -190,15 +204,19 @@ def ship(
     if gated:
         gate, limit = fit_gate(data, see, experiment.seed, report)
         refused = gate.distance(pooled) > limit
-        (out / f"{ID}.gate.npz").write_bytes(gate.to_bytes())
-    export_onnx(network, size, out / f"{ID}.onnx")
-    (out / f"{ID}.boxes.npz").write_bytes(places.to_bytes())
-    about, path = start_described(start.initial, start.licence or ""), out / f"{ID}.toml"
+        (out / f"{name}.gate.npz").write_bytes(gate.to_bytes())
+    export_onnx(network, size, out / f"{name}.onnx")
+    if backbone != NAME and (said := fit_limit(out / f"{name}.onnx")):
+        report(1.0, f"{said}\n")
+    (out / f"{name}.boxes.npz").write_bytes(places.to_bytes())
+    about, path = start_described(start.initial, start.licence or "", backbone), out / f"{name}.toml"
     with changed_card(SHIPPED / f"{ID}.toml", path) as card:
         forget_detector(card)
         _write_gate(card, limit)
         for weights in card["weights"]:
-            weights.update(weights_row(weights["role"], out / weights["file"]))
+            weights.update(weights_row(weights["role"], out / weights["file"].replace(ID, name)))
+        if backbone != NAME:
+            card.update({"id": name, "version": "1", "architecture": backbone})
         if start.initial != IMAGENET:
             card["licence"] = licence_from(about)
         card["input"]["size"] = size

@@ -21,6 +21,7 @@ from ai_training.chest.transforms import drawn_from
 from ai_training.evaluation.baselines import demographic_scores, hog_scores, source_scores
 from ai_training.evaluation.boxes import box_scores
 from ai_training.evaluation.operating_points import choose_points, measured_points
+from ai_training.evaluation.report import report_films
 from ai_training.evaluation.scores import Scored, run, scored
 from ai_training.evaluation.tables import (
     ENOUGH,
@@ -55,23 +56,27 @@ def evaluate_chest(
     models_dir: Path | None = None,
     cache: Path | None = None,
     threads: int = 0,
+    drawn: Path | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
     """Measure a chest model on ``split`` (``test`` or ``val``) of ``data``; all intervals are 95 %. ``data``:
     as :func:`chest_set` takes it. ``model``: id of its model card. Labels are matched by name; a label that
-    card or data lack is left out. ``cache`` stores reduced images, outputs and the baseline between runs. A
-    figure that cannot be computed is None. Raises ``DataMissing``, or ``CardError``.
+    card or data lack is left out. ``cache`` stores reduced images, outputs and the baseline between runs;
+    ``drawn``: folder for curves, confusion and the worst films. A figure that cannot be computed is None.
+    Raises ``DataMissing``, or ``CardError``.
     """
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:
         classifier = Classifier(find(model, models_dir), threads=threads)
-        job = _Evaluation(data, split, classifier, chest_set(data), cache or Path(scratch), report)
+        job = _Evaluation(data, split, classifier, chest_set(data), cache or Path(scratch), report, drawn)
         return {key: without_nan(value) for key, value in job.result().items()}
 
 
 @dataclass(frozen=True, slots=True)
 class _Evaluation:
-    """One evaluation of a model on a set of images. ``cache``: the folder for intermediate results."""
+    """One evaluation of a model on a set of images. ``cache``: the folder for intermediate results;
+    ``drawn``: that for pictures, None for no pictures.
+    """
 
     data: Path
     split: str
@@ -79,6 +84,7 @@ class _Evaluation:
     found: ImageSet
     cache: Path
     report: Report
+    drawn: Path | None = None
 
     def result(self) -> dict[str, Any]:
         """All figures of the evaluation."""
@@ -113,6 +119,9 @@ class _Evaluation:
             "boxes": self._box_figures(),
             "gate": gate_figures(self.data, self.classifier, self.split, self.report),
         }
+        if self.drawn:
+            known = {key: without_nan(value) for key, value in result.items()}
+            report_films(self.drawn, known, main, self.classifier.card)
         self.report(1.0, "done")
         return result
 

@@ -153,21 +153,29 @@ def curves(found: Scored, fewest: int) -> dict[str, Any]:
     """
     result: dict[str, Any] = {}
     for k in found.with_positives(fewest):
-        truth, logit, chance = found.truth[:, k], found.logit[:, k], found.chance[:, k]
-        false, true, _ = roc_curve(truth, logit)
-        precision, recall, _ = precision_recall_curve(truth, logit)
         label = found.labels[k]
-        result[found.names[k]] = {
-            "roc": _thin(false, true),
-            "pr": _thin(recall, precision),
-            "reliability": [[round(p, 4), round(r, 4), n] for p, r, n in reliability_curve(truth, chance)],
-            "rate": round(float(truth.mean()), 4),
-            "operating": [
-                [round(float((chance >= cut)[part].mean()), 4) for part in (truth <= 0, truth > 0)]
-                for cut in (label.absent_below, label.threshold)
-            ],
-        }
+        cuts = (label.absent_below, label.threshold)
+        scores = found.truth[:, k], found.logit[:, k], found.chance[:, k]
+        result[found.names[k]] = curves_of_label(*scores, cuts)
     return result
+
+
+def curves_of_label(truth: Floats, score: Floats, chance: Floats, cuts: Sequence[float]) -> dict[str, Any]:
+    """The curves of one label (:func:`curves`) from ``truth [N]``, a ``score [N]`` by which images are
+    ordered, and calibrated probabilities ``chance [N]``; ``cuts``: absent below, and present from.
+    """
+    false, true, _ = roc_curve(truth, score)
+    precision, recall, _ = precision_recall_curve(truth, score)
+    return {
+        "roc": _thin(false, true),
+        "pr": _thin(recall, precision),
+        "reliability": [[round(p, 4), round(r, 4), n] for p, r, n in reliability_curve(truth, chance)],
+        "rate": round(float(truth.mean()), 4),
+        "operating": [
+            [round(float((chance >= cut)[part].mean()), 4) for part in (truth <= 0, truth > 0)]
+            for cut in cuts
+        ],
+    }
 
 
 def _thin(x: Floats, y: Floats) -> list[list[float]]:

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
+from ai_pipeline.chest.calls import OperatingPoint, labels_at
 from ai_pipeline.chest.card import CLASSIFIER
-from ai_pipeline.chest.classifier import Classifier, probability
+from ai_pipeline.chest.classifier import Classifier, decide, probability
 from ai_pipeline.cli import mount_commands
 from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.models.registry import find
@@ -209,6 +210,44 @@ def test_data_that_say_too_little_are_refused_and_nothing_is_added(
     assert remedy in ended(66, accept(site, changed, "--version", "2"))
     assert not (site / "models/small/2").exists()
     assert not list((site / "models").glob(".incoming*"))
+
+
+def test_calibrating_alone_changes_what_is_said_and_not_what_is_called(site: Path, films: Path) -> None:
+    """Half of the sick films are left out: the curves of the acceptance say too much there."""
+    listed = [row for row in rows(films / "manifest.csv") if row["Effusion"] == "0" or hash_is_even(row)]
+    rarer, store = rewritten(films, listed), site / "models"
+    told = ended(
+        0, models("calibrate", "small@1-site", "--data", rarer, "--models-dir", store, "--json")
+    ).splitlines()
+    said = json.loads(told[-1])
+    old, new = find("small@1-site", store), find("small@1-site-calibrated", store)
+    assert (said["model"], said["kept"]) == (new.name, ["Lung Lesion"])
+    errors = said["labels"]["Effusion"]
+    assert errors["error_after"] < errors["error_before"]
+    assert [weights.sha256 for weights in new.weights] == [weights.sha256 for weights in old.weights]
+    assert "all decisions, as in version 1-site" in new.details["calibration"]["method"]
+    assert new.details["metrics"]["operating_points"] == old.details["metrics"]["operating_points"]
+
+    logits = np.linspace(-8, 8, 4001)
+    for point in OperatingPoint:
+        before, after = labels_at(old, point)[0], labels_at(new, point)[0]
+        assert after.intercept < before.intercept
+        decided = [
+            [decide(label, probability(label, value)) for value in logits] for label in (before, after)
+        ]
+        assert decided[0] == decided[1]
+    assert new.labels[1] == old.labels[1]
+
+
+def hash_is_even(row: dict[str, str]) -> bool:
+    return int(row["patient_id"].removeprefix(SECRET)) % 2 == 0
+
+
+def test_too_few_images_calibrate_nothing(site: Path, films: Path) -> None:
+    changed = rewritten(films, rows(films / "manifest.csv")[:20])
+    words = ("--data", changed, "--models-dir", site / "models", "--version", "few")
+    assert "15 adults with and 15 without" in ended(66, models("calibrate", "small@1", *words))
+    assert not (site / "models/small/few").exists()
 
 
 def test_a_version_that_is_there_is_not_replaced(site: Path, films: Path) -> None:
