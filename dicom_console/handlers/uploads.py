@@ -1,9 +1,10 @@
-"""Uploads of objects from a browser."""
+"""Uploads from a browser or a program: DICOM files, pictures, and ZIPs of both."""
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 
 from fastapi import HTTPException, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -12,12 +13,15 @@ from starlette.datastructures import FormData, UploadFile
 from dicom_console.views import uploaded
 from dicom_console.web.access import form_of, read_form, user_of
 from dicom_console.web.faces import VERSION, ConsoleRequest, CurrentRequest, Faces, Number
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput
-from dicom_node.base.lifecycle import CONSOLE_AE_TITLE
+from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, CONSOLE_NAME
 from dicom_node.base.store import sight
 from dicom_node.base.store.views import View
 from dicom_node.people import Row
-from dicom_node.people.stow import StowRequest, take_files
+from dicom_node.people.captures import FIELDS, MODALITIES, SEXES, VIEWS
+from dicom_node.people.stow import StowRequest
+from dicom_node.people.uploads import take_files
 
 faces = Faces()
 
@@ -38,7 +42,7 @@ def ask(request: CurrentRequest) -> Response:
 @faces.page("GET", PATH + "/{number}", StowRequest)
 def follow(request: CurrentRequest, number: Number) -> Response:
     """Show the progress of one upload."""
-    return request.page("uploaded.html", refused=(), now=_progress(request, number))
+    return request.page("uploaded.html", refused=(), now=progress_of(request, number))
 
 
 @faces.page("POST", PATH, StowRequest, reads_form=True)
@@ -57,6 +61,7 @@ _MULTIPART = {
                     "type": "object",
                     "properties": {
                         "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        **{name: {"type": "string"} for name in FIELDS},
                     },
                     "required": ["files"],
                 }
@@ -68,7 +73,9 @@ _MULTIPART = {
 
 @faces.handler("POST", PATH, StowRequest, openapi_extra=_MULTIPART)
 async def take(request: CurrentRequest) -> list[Row]:
-    """Store DICOM files (Part 10); returns the outcome for each."""
+    """Store DICOM files, pictures (PNG, JPEG, TIFF; with the patient and study in the fields) and ZIPs of
+    both; returns the outcome for each file.
+    """
     async with received(request, form_of) as form:
         _, rows = await run_in_threadpool(spooled, request, form)
     return rows
@@ -100,11 +107,16 @@ async def received(
 def spooled(request: ConsoleRequest, form: FormData) -> tuple[int, list[Row]]:
     """Store the files of a form in the spool; return (number of the audit record, outcome for each file).
 
-    Raises FaultyInput if there are no files.
+    Raises FaultyInput if there are no files, or a field is faulty.
     """
     sent = [one for one in form.getlist("files") if isinstance(one, UploadFile)]
     files = [(one.filename, one.file) for one in sent if one.filename]
-    return take_files(request.site.database, request.settings, files, request.person)
+    return take_files(request.site.database, request.settings, files, described(form), request.person)
+
+
+def described(form: FormData) -> dict[str, str]:
+    """Return what a person says of pictures in a form: each of ``captures.FIELDS``, "" if it is missing."""
+    return {name: text.strip() if isinstance(text := form.get(name, ""), str) else "" for name in FIELDS}
 
 
 def _answer(request: ConsoleRequest, form: FormData) -> Response:
@@ -112,12 +124,12 @@ def _answer(request: ConsoleRequest, form: FormData) -> Response:
     try:
         number, rows = spooled(request, form)
     except FaultyInput as error:
-        return _form(request, 400, problem=str(error))
+        return _form(request, 400, problem=str(error), given=described(form))
     refused = [row for row in rows if row["refusal"]]
-    return request.page("uploaded.html", refused=refused, now=_progress(request, number))
+    return request.page("uploaded.html", refused=refused, now=progress_of(request, number))
 
 
-def _progress(request: ConsoleRequest, number: int) -> View:
+def progress_of(request: ConsoleRequest, number: int) -> View:
     """Return the progress of an upload, after recording in the audit that the person sees Patient IDs.
 
     ``number``: of the upload's audit record.
@@ -158,16 +170,26 @@ def _form(
     status: int = 200,
     *,
     problem: str = "",
+    given: Mapping[str, str] = MappingProxyType({}),
     last: Sequence[View] = (),
 ) -> Response:
     """Return the page with the upload form.
 
-    ``problem``: why an upload was refused, "" for none; ``last``: the newest uploads.
+    ``problem``: why an upload was refused, "" for none; ``given``: the fields as typed, to be corrected;
+    ``last``: the newest uploads.
     """
     return request.page(
         "upload.html",
         status,
         largest=request.settings.console.upload_mib * 2**20,
+        takers=takers_of(request.settings),
+        choices={"Modality": MODALITIES, "View": VIEWS, "PatientSex": SEXES},
+        given=given,
         problem=problem,
         last=last,
     )
+
+
+def takers_of(settings: Settings) -> list[str]:
+    """Return the names of the rules that take uploaded pictures."""
+    return [rule.name for rule in settings.rules if CONSOLE_NAME in rule.secondary_captures_from]

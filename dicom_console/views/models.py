@@ -72,6 +72,23 @@ def findings(settings: Settings) -> list[str]:
     return sorted({label.code.meaning for card in cards for label in card.labels})
 
 
+def one_of_three_is_right(settings: Settings, model: str) -> str:
+    """Return in what share of the test images with a finding one of a model's three highest scores was right,
+    with its 95 % interval, such as "75 % (67 to 82 %)"; "" if its card does not say. ``model``: id and
+    version as reports have them.
+    """
+    try:
+        cards = registry.cards(settings.workers.models_dir)
+    except CardError:
+        return ""
+    for card in cards:
+        figures = card.details.get("metrics", {}).get("top3", {}).get("all_labels")
+        if figures and model == f"{card.id} {card.version}":
+            share, low, high = (round(100 * figure) for figure in figures)
+            return f"{share} % ({low} to {high} %)"
+    return ""
+
+
 def history(settings: Settings) -> list[View]:
     """Return when which model was put into use for which pipeline, the latest first."""
     models_dir = settings.workers.models_dir

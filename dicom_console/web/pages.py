@@ -116,6 +116,7 @@ def _environment(language: str) -> Environment:
 
     environment.filters |= {
         "local_input": local_input,
+        "date_input": date_input,
         "person": person,
         "translated": translated,
         # The database has short names such as "sr", states such as "not_applicable", decisions as "present".
@@ -193,6 +194,11 @@ def date(text: str, language: str = "en") -> str:
         return languages.day(datetime.strptime(text, "%Y%m%d").date(), language) if len(text) == 8 else text
     except ValueError:
         return text
+
+
+def date_input(text: str) -> str:
+    """Return a DICOM date (DA) as value of an HTML input of type date; any other text unchanged."""
+    return f"{text[:4]}-{text[4:6]}-{text[6:]}" if re.fullmatch(r"\d{8}", text) else text
 
 
 def person(text: str) -> str:

@@ -12,15 +12,19 @@ from dicom_node.base.lifecycle import (
     END_STATES,
     OPEN_JOBS,
     AssociationOutcome,
+    AuditAction,
     DeliveryState,
+    Intake,
     JobState,
     ObjectRole,
     Outcome,
     StudyState,
 )
+from dicom_node.base.store import fetches
 from dicom_node.base.store.locks import lock_free, lock_studies
 from dicom_node.base.store.tables import (
     Association,
+    AuditRow,
     Delivery,
     Instance,
     Job,
@@ -328,6 +332,35 @@ def mark_purged(session: Session, study_id: int) -> list[str]:
     ):
         session.execute(chosen.values(purged=True), execution_options={"synchronize_session": False})
     return sorted(set(rows.values()))
+
+
+def is_uploaded(since: datetime) -> ColumnElement[bool]:
+    """SQL: whether all objects of a study that is being received came by uploads of persons that ended after
+    ``since``.
+    """
+    association = AuditRow.fields["association"].as_string()
+    by_program = AuditRow.fields["way"].as_string().is_not(None)  # it may send the rest of a study later
+    ended = select(association).where(
+        AuditRow.action == AuditAction.UPLOADED, AuditRow.at > since, ~by_program
+    )
+    others = ReceivedObject.association.not_in(ended)
+    return (Study.state == StudyState.RECEIVING) & ~exists().where(
+        ReceivedObject.study_id == Study.id, others
+    )
+
+
+def is_trial(session: Session, study_id: int) -> bool:
+    """Return whether all objects of a study are of pictures that a person tries."""
+    of_study = ReceivedObject.study_id == study_id
+    tried = ReceivedObject.association.startswith(f"{Intake.TRIAL}-")
+    return bool(session.scalar(select(exists().where(of_study, tried) & ~exists().where(of_study, ~tried))))
+
+
+def stays_here(session: Session, study_id: int) -> bool:
+    """Return whether the results of a study are sent nowhere, and nobody is notified of them: it was fetched
+    for a comparison, or is a picture that a person tries.
+    """
+    return fetches.is_prior(session, study_id) or is_trial(session, study_id)
 
 
 def is_due(now: datetime, silent_since: datetime, at_once: ColumnElement[bool]) -> ColumnElement[bool]:
