@@ -13,7 +13,7 @@ import resource
 import select
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -22,7 +22,7 @@ import jpeg_ls
 import numpy as np
 from libjpeg import utils as libjpeg
 from openjpeg import utils as openjpeg
-from PIL import ExifTags, Image, ImageOps, MpoImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, MpoImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
 from ai_pipeline.confinement import die_with_parent, landlock, lower, seccomp
@@ -42,56 +42,79 @@ MEMORY = 2 << 30  # bytes of addresses; 40 megapixels of RGB in 16 bits take 1.5
 Decode = Callable[[bytes], bytes | bytearray]
 _GREY = frozenset({"1", "L", "LA"})
 _LOSSY = frozenset({"jpeg", "tiff_jpeg", "webp"})
-_TURNED = frozenset({5, 6, 7, 8})  # EXIF Orientation (CIPA DC-008) by which rows become columns
+_UPRIGHT: Mapping[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by its EXIF Orientation (CIPA DC-008); from 5 on rows become columns."""
 
 
-@contextlib.contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
-    """Context manager: the PNG, JPEG or TIFF, of which only the header is read. Raises ValueError if it is
-    none, or has more than one picture.
+def _opened(data: bytes) -> Image.Image:
+    """The PNG, JPEG or TIFF, of which only the header is read. Raises ValueError if it is none, or has more
+    than one picture.
     """
     try:
         picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF"))
     except UnidentifiedImageError:
         raise ValueError("the file is not a readable picture: its header is damaged") from None
-    with picture:
-        if picture.format != "MPO":  # a camera's JPEG: its further pictures are previews
-            with contextlib.suppress(EOFError):
-                picture.seek(1)
-                raise ValueError("the file has several pictures or pages: send each as a file of its own")
-            picture.seek(0)
-        yield picture
+    several = picture.format == "PNG" and getattr(picture, "n_frames", 1) > 1
+    if picture.format == "TIFF":
+        with contextlib.suppress(EOFError):
+            picture.seek(1)
+            several = True
+        picture.seek(0)
+    if several:
+        raise ValueError("the file has several pictures or pages: send each as a file of its own")
+    return picture
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF Orientation of a picture that was opened; 1 if it says none, or Pillow turns it itself."""
+    if picture.format == "TIFF":
+        return 1
+    if picture.format == "PNG":  # Pillow would decode the pixels, in search of one behind them
+        exif = Image.Exif()
+        exif.load(picture.info.get("exif", b""))
+    else:
+        exif = picture.getexif()
+    return int(exif.get(ExifTags.Base.Orientation, 1))
 
 
 def _picture_header(data: bytes) -> bytes:
     """Read the header of a picture, as ``PICTURE_HEADER``."""
-    with _opened(data) as picture:
-        is_deep = picture.mode.startswith("I")
-        sides = picture.height, picture.width
-        if picture.getexif().get(ExifTags.Base.Orientation) in _TURNED:
-            sides = sides[::-1]
-        colours = 1 if is_deep or picture.mode in _GREY else 3
-        lossy = picture.format in {"JPEG", "MPO"} or picture.info.get("compression") in _LOSSY
-        return PICTURE_HEADER.pack(*sides, colours, 2 if is_deep else 1, lossy)
+    picture = _opened(data)
+    is_deep = picture.mode.startswith("I")
+    sides = picture.height, picture.width
+    if _orientation(picture) in range(5, 9):
+        sides = sides[::-1]
+    colours = 1 if is_deep or picture.mode in _GREY else 3
+    lossy = picture.format in {"JPEG", "MPO"} or picture.info.get("compression") in _LOSSY
+    return PICTURE_HEADER.pack(*sides, colours, 2 if is_deep else 1, lossy)
 
 
 def _picture(data: bytes) -> bytes:
     """Decode a picture to samples, upright: grey of 8 or 16 bits, all else as RGB. Raises ValueError for
     samples that are no whole numbers of 16 bits or less.
     """
-    with _opened(data) as picture:
-        if picture.mode == "F":
-            raise ValueError("the pixel data are fractions: send whole numbers of 16 bits or less")
-        upright = ImageOps.exif_transpose(picture)
-        if not picture.mode.startswith("I"):
-            return upright.convert("L" if picture.mode in _GREY else "RGB").tobytes()
-        samples = np.asarray(upright)
-        if samples.min() < 0 or samples.max() > 0xFFFF:
-            raise ValueError("the pixel data have more than 16 bits: send 16 or less")
-        tags = picture.tag_v2 if isinstance(picture, TiffImagePlugin.TiffImageFile) else {}
-        if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
-            samples = 0xFFFF - samples  # WhiteIsZero (TIFF 6.0): Pillow turns it where samples have 8 bits
-        return samples.astype(np.uint16).tobytes()
+    picture = _opened(data)
+    if picture.mode == "F":
+        raise ValueError("the pixel data are fractions: send whole numbers of 16 bits or less")
+    turn = _UPRIGHT.get(_orientation(picture))
+    upright = picture if turn is None else picture.transpose(turn)
+    if not picture.mode.startswith("I"):
+        return upright.convert("L" if picture.mode in _GREY else "RGB").tobytes()
+    samples = np.asarray(upright)
+    if samples.min() < 0 or samples.max() > 0xFFFF:
+        raise ValueError("the pixel data have more than 16 bits: send 16 or less")
+    tags = picture.tag_v2 if isinstance(picture, TiffImagePlugin.TiffImageFile) else {}
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+        samples = 0xFFFF - samples  # WhiteIsZero (TIFF 6.0): Pillow turns it where samples have 8 bits
+    return samples.astype(np.uint16).tobytes()
 
 
 def _jpeg_ls(data: bytes) -> bytes:

@@ -155,7 +155,9 @@ def _list(
     request.note_list("patients")
     rows, more = request.read(patients.patients, about.get("patient", ""), after)
     people = request.read(names, request.settings, [row["study"] for row in rows])
-    known = request.read(registered.list_patients, request.settings, limit=ROWS) if not (after or about) else []
+    known = (
+        request.read(registered.list_patients, request.settings, limit=ROWS) if not (after or about) else []
+    )
     return request.page(
         "patients.html",
         400 if problem else 200,

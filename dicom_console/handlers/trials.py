@@ -10,6 +10,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from dicom_console.handlers.uploads import progress_of, received, takers_of
 from dicom_console.views import listing, pictures, viewer
+from dicom_console.views.models import trial_scores
 from dicom_console.views.pictures import PictureKind
 from dicom_console.web.access import read_form
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Number, see_other
@@ -57,7 +58,15 @@ def follow(request: CurrentRequest, number: Number) -> Response:
         about = viewer.described(found) | {"frame": 1}
         lead["masks"] = request.read(viewer.masks, request.settings, study["id"], lead["uid"])
     over = next((layer for layer in lead["layers"] if layer["same_size"]), None) if lead else None
-    return request.page("trial_result.html", now=now, study=shown, image=lead, about=about, over=over)
+    return request.page(
+        "trial_result.html",
+        now=now,
+        study=shown,
+        image=lead,
+        about=about,
+        over=over,
+        scores=request.read(trial_scores, request.settings, study["id"]),
+    )
 
 
 def _take(request: ConsoleRequest, form: FormData) -> Response:

@@ -9,7 +9,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import BURNED_IN
-from dicom_console.views.models import one_of_three_is_right
 from dicom_console.views.search import grouped, names, with_withdrawals
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
@@ -96,7 +95,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "conclusions": list(
             dict.fromkeys(filter(None, (stated_report.read_report(one).conclusion for one in reports)))
         ),
-        "likeliest": _likeliest(settings, findings),
+        "likeliest": _likeliest(findings),
         "missing": verdicts.missing_findings(session, settings, number, findings),
         "steps": views.list_steps(session, study.study_instance_uid),
         "timeline": timeline(happened),
@@ -243,13 +242,12 @@ def _not_taken_by(settings: Settings, result: Result) -> list[str]:
     return [peer.name for peer in named if result.kind not in peer.results]
 
 
-def _likeliest(settings: Settings, findings: Sequence[Mapping[str, Any]]) -> list[View]:
+def _likeliest(findings: Sequence[Mapping[str, Any]]) -> list[View]:
     """Return the three findings with the highest scores for each model that scored more than three.
 
-    Each row has the ``model``, in what share of images with a finding one of the three is ``right`` ("" if
-    its card has no such figure), and its ``findings``: ``finding``, ``decision``, ``score`` and ``cut_off``
-    with units ("" if the report states no cut-off, as for an absent finding). If several images have a score
-    for a finding, the highest counts. Models are not compared, because only scores of calibrated models are
+    Each row has the ``model`` and its ``findings``: ``finding``, ``decision``, ``score`` and ``cut_off`` with
+    units ("" if the report states no cut-off, as for an absent finding). If several images have a score for a
+    finding, the highest counts. Models are not compared, because only scores of calibrated models are
     probabilities.
     """
 
@@ -273,11 +271,7 @@ def _likeliest(settings: Settings, findings: Sequence[Mapping[str, Any]]) -> lis
         if row["finding"] not in best or value(found) > value(best[row["finding"]]):
             best[row["finding"]] = found
     return [
-        {
-            "model": model,
-            "right": one_of_three_is_right(settings, model),
-            "findings": sorted(best.values(), key=value, reverse=True)[:_LIKELIEST],
-        }
+        {"model": model, "findings": sorted(best.values(), key=value, reverse=True)[:_LIKELIEST]}
         for model, best in scored.items()
         if len(best) > _LIKELIEST
     ]

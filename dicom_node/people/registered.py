@@ -5,7 +5,7 @@ What is registered and what studies with the same Patient ID and issuer say must
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -58,6 +58,7 @@ class PatientData(ServiceRequest):
     PATIENTS,
     "list",
     "List registered patients, the newest first.",
+    "--id P-17 --config node.toml",
     columns=(
         *fields("patient", "ID: patient_id", "issuer", "name"),
         Column("born", lambda row: row["birth_date"]),
@@ -72,6 +73,7 @@ def list_patients(
     session: Session,
     settings: Settings,
     *,
+    patient: Annotated[str, Input("Only this Patient ID, or those that begin so: P-1*.", "--id", "ID")] = "",
     limit: Annotated[int | None, limit(50)] = None,
     before: int | None = None,
 ) -> list[View]:
@@ -79,6 +81,10 @@ def list_patients(
     another site key. ``before``: only those with a lower number. Raises ConfigurationError (the site key).
     """
     chosen = select(RegisteredPatient).order_by(RegisteredPatient.id.desc()).limit(limit)
+    if patient.endswith("*"):
+        chosen = chosen.where(RegisteredPatient.patient_id.startswith(patient.rstrip("*"), autoescape=True))
+    elif patient:
+        chosen = chosen.where(RegisteredPatient.patient_id == patient)
     if before is not None:
         chosen = chosen.where(RegisteredPatient.id < before)
     return [_shown(settings, row) for row in session.scalars(chosen)]
@@ -93,6 +99,12 @@ def registered_under(session: Session, settings: Settings, patient_id: str, issu
     """The patient who is registered under a Patient ID with its issuer; None if nobody is."""
     row = patients.registration(session, patient_id, issuer)
     return None if row is None else _shown(settings, row)
+
+
+def as_typed(row: View) -> dict[str, str]:
+    """The values of a registered patient's row by DICOM keyword, as a person types them."""
+    keys = ("patient_id", "issuer", "name", "birth_date", "sex")
+    return dict(zip(PatientData.model_fields, (str(row[key]) for key in keys), strict=True))
 
 
 def described_as_registered(
@@ -181,7 +193,7 @@ def _refuse_studies(session: Session, values: Mapping[str, str]) -> None:
     _refuse_contradiction(_identity(values), known, "a study here with")
 
 
-def _refuse_contradiction(stated: Patient, known: list[Patient], who: str) -> None:
+def _refuse_contradiction(stated: Patient, known: Sequence[Patient], who: str) -> None:
     """Raise NotAllowedNow that names what ``known`` patients have otherwise than ``stated``; ``who``: they
     are, before "this Patient ID".
     """

@@ -154,10 +154,6 @@ HUGE: dict[str, tuple[Callable[[], bytes], str]] = {
     "JPEG, 900 megapixels": (lambda: jpeg(30_000, 30_000), "at most 16384 a side"),
     "TIFF, 10^9 pixels": (lambda: tiff(*of_size(16_000, 62_500)), "at most 16384 a side"),
     "TIFF of 50,000 pages": (lambda: tiff(*of_size(9, 9), pages=50_000), "several pictures or pages"),
-    "TIFF whose 5,000 tags are 8 MiB each": (
-        lambda: tiff(*of_size(9, 9), *((40_000 + n, 7, 2**23, 8) for n in range(5_000)), tail=bytes(2**23)),
-        "memory|does not decode|readable",
-    ),
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from itertools import combinations_with_replacement
 
-from sqlalchemy import ColumnElement, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.base.dicom.identity import Patient
@@ -277,14 +277,9 @@ def sources(session: Session, study_id: int) -> Sequence[Instance]:
     ).all()
 
 
-def purgeable(
-    session: Session, before: datetime, limit: int, among: Collection[int] | None = None
-) -> list[int]:
-    """Return ids of at most ``limit`` ended studies whose files may be deleted: unchanged since ``before``,
-    and every delivery ended before it.
-
-    ``among``: consider only these ids; None: all. Another transaction may be adding an object: call
-    ``lock_purgeable`` before deleting anything.
+def is_at_rest(before: datetime) -> ColumnElement[bool]:
+    """SQL: whether a study has ended, is unchanged since ``before``, and no job or delivery of it is under
+    way, held, given up, or ended later.
     """
     sent = exists().where(Result.study_id == Study.id, Delivery.result_id == Result.id)
     forwarded = exists().where(Original.study_id == Study.id, Delivery.original_id == Original.id)
@@ -296,14 +291,31 @@ def purgeable(
         .where(Job.study_id == Study.id)
         .where(Job.state.in_(OPEN_JOBS) | (Job.finished_at >= before) | (Job.state == JobState.HELD))
     )
+    ended = Study.state.in_(END_STATES - {StudyState.QUARANTINED})
+    return and_(ended, Study.last_received_at < before, ~unfinished, ~fresh, ~working)
+
+
+def purgeable(
+    session: Session, before: datetime, limit: int, among: Collection[int] | None = None
+) -> list[int]:
+    """Return ids of at most ``limit`` studies at rest since ``before`` whose files may be deleted.
+
+    ``among``: consider only these ids; None: all. Another transaction may be adding an object: call
+    ``lock_purgeable`` before deleting anything.
+    """
     files = exists().where(ReceivedObject.study_id == Study.id, _HAS_FILE)
-    ended = END_STATES - {StudyState.QUARANTINED}
-    chosen = select(Study.id).where(
-        Study.state.in_(ended), Study.last_received_at < before, files, ~unfinished, ~fresh, ~working
-    )
+    chosen = select(Study.id).where(is_at_rest(before), files)
     if among is not None:
         chosen = chosen.where(Study.id.in_(among))
     return list(session.scalars(chosen.order_by(Study.id).limit(limit)))
+
+
+def lock_at_rest(session: Session, before: datetime, study_id: int) -> Study | None:
+    """Lock a study that is at rest since ``before`` until the transaction ends; None if it is not, or another
+    transaction is changing it.
+    """
+    locked = lock_free(session, [study_id])
+    return session.scalar(select(Study).where(Study.id.in_(locked), is_at_rest(before)))
 
 
 def lock_purgeable(

@@ -202,6 +202,10 @@ class ResultWriter:
                     row = self._queue.complete_if_owner(session, job, end.state, end.reason)
                     row.analysed_at = row.analysed_at or end.analysed_at
                     row.models = [f"{model.id}@{model.version}" for model in end.models]
+                    if intake.is_trial(session, job.study_id):
+                        row.scores = {
+                            f"{one.model.id}@{one.model.version}": dict(one.values) for one in end.scores
+                        }
                     new = self._enter(session, end, files)
                     _record_routing(session, end, row)
                     count_images(session, self._settings, end.scores, end.refused)

@@ -5,7 +5,7 @@ from datetime import date, timedelta
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
@@ -94,16 +94,25 @@ def test_grey_samples_of_8_to_16_bits_are_kept_as_they_are(kind: str, bits: int)
     assert "LossyImageCompression" not in made
 
 
-def test_a_jpeg_is_turned_as_it_was_held_and_says_that_it_lost_something() -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_a_picture_is_turned_as_it_was_held(kind: str, orientation: int) -> None:
     held = np.zeros((40, 64), np.uint8)
-    held[:, :32] = 200
+    held[:16, :32] = 200
     exif = Image.Exif()
-    exif[0x0112] = 6  # the first row is the right side: turn it clockwise
-    made = captured(saved(Image.fromarray(held), "JPEG", exif=exif, quality=95))
-    assert (made.Rows, made.Columns) == (64, 40)
-    assert made.pixel_array[:30].min() > 150
-    assert made.pixel_array[34:].max() < 50
+    exif[0x0112] = orientation
+    data = saved(Image.fromarray(held), kind, exif=exif)
+    made = captured(data)
+    with Image.open(io.BytesIO(data)) as picture:
+        upright = np.asarray(ImageOps.exif_transpose(picture))
+    assert made.pixel_array.shape == ((64, 40) if orientation > 4 else (40, 64))
+    assert np.array_equal(made.pixel_array, upright)
+
+
+def test_a_jpeg_says_that_it_lost_something() -> None:
+    made = captured(saved(Image.new("L", (64, 40), 7), "JPEG"))
     assert (made.LossyImageCompression, made.LossyImageCompressionMethod) == ("01", "ISO_10918_1")
+    assert float(made.LossyImageCompressionRatio) > 1
 
 
 def test_two_uploads_of_one_picture_are_two_studies_and_two_pictures_of_one_are_one() -> None:

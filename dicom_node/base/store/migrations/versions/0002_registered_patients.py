@@ -1,4 +1,4 @@
-"""Patients whom a person registered."""
+"""Patients whom a person registered; scores of pictures that a person tries."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -21,3 +21,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_registered_patient")),
         sa.UniqueConstraint("patient_id", "issuer_of_patient_id", name="uq_registered_patient_id"),
     )
+    op.add_column("job", sa.Column("scores", sa.JSON(), nullable=True))
