@@ -13,7 +13,7 @@ from dicom_node.base.errors import RequestRefused
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.views import View
 from dicom_node.people import Row, ServiceResult, registered, spool, users
-from dicom_node.people.captures import SEXES
+from dicom_node.people.described import SEXES
 from dicom_node.people.registered import PatientData
 
 faces = Faces()

@@ -8,7 +8,7 @@ from fastapi import Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
-from dicom_console.handlers.uploads import progress_of, received, takers_of
+from dicom_console.handlers.uploads import described, progress_of, received, takers_of
 from dicom_console.views import listing, pictures, viewer
 from dicom_console.views.models import trial_scores
 from dicom_console.views.pictures import PictureKind
@@ -17,15 +17,15 @@ from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Numbe
 from dicom_node.base.errors import RequestRefused
 from dicom_node.base.lifecycle import Intake, StudyState
 from dicom_node.base.store import views
-from dicom_node.people.captures import VIEWS
+from dicom_node.people.described import VIEWS
 from dicom_node.people.stow import StowRequest
 from dicom_node.people.uploads import is_dicom, take_files
 
 faces = Faces()
 
 PATH: Final = "/try"
-KINDS: Final[Mapping[str, str]] = {"chest": "DX", "ultrasound": "US"}
-"""What a picture may show, and its modality."""
+MODALITIES: Final = ("DX", "US")
+"""What a picture may be: a film of the chest, or ultrasound."""
 _UNDER_WAY: Final = {StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUEUED, StudyState.RUNNING}
 
 
@@ -76,12 +76,12 @@ def _take(request: ConsoleRequest, form: FormData) -> Response:
     PACS because somebody tried it first.
     """
     sent = [one for one in form.getlist("files") if isinstance(one, UploadFile) and one.filename]
-    given = {"kind": request_text(form, "kind"), "View": request_text(form, "View")}
-    if len(sent) != 1 or given["kind"] not in KINDS:
+    given = described(form)
+    if len(sent) != 1 or given["Modality"] not in MODALITIES:
         return _form(request, "Choose one file, and what it shows.", given)
     [file] = sent
     intake = Intake.UPLOAD if is_dicom(file.file) else Intake.TRIAL
-    about = {"Modality": KINDS[given["kind"]], "View": given["View"], "StudyDescription": "Trial"}
+    about = {"Modality": given["Modality"], "View": given["View"], "StudyDescription": "Trial"}
     files = [(file.filename or "", file.file)]
     try:
         number, rows = take_files(
@@ -93,11 +93,6 @@ def _take(request: ConsoleRequest, form: FormData) -> Response:
     return _form(request, refusal, given) if refusal else see_other(f"{PATH}/{number}")
 
 
-def request_text(form: FormData, name: str) -> str:
-    """Return the form field ``name``; "" if it is missing or a file."""
-    return text if isinstance(text := form.get(name, ""), str) else ""
-
-
 def _form(
     request: ConsoleRequest, problem: str = "", given: Mapping[str, str] = MappingProxyType({})
 ) -> Response:
@@ -105,7 +100,6 @@ def _form(
     return request.page(
         "try.html",
         400 if problem else 200,
-        kinds=KINDS,
         choices={"View": VIEWS},
         given=given,
         problem=problem,

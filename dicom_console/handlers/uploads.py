@@ -19,7 +19,7 @@ from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, CONSOLE_NAME
 from dicom_node.base.store import sight
 from dicom_node.base.store.views import View
 from dicom_node.people import Row, registered
-from dicom_node.people.captures import FIELDS, MODALITIES, SEXES, VIEWS
+from dicom_node.people.described import FIELDS, MODALITIES, SEXES, VIEWS
 from dicom_node.people.stow import StowRequest
 from dicom_node.people.uploads import take_files
 
@@ -124,7 +124,7 @@ def spooled(request: ConsoleRequest, form: FormData) -> tuple[int, list[Row]]:
 
 
 def described(form: FormData) -> dict[str, str]:
-    """Return what a person says of pictures in a form: each of ``captures.FIELDS`` and PATIENT, "" if it is
+    """Return what a person says of pictures in a form: each of ``described.FIELDS`` and PATIENT, "" if it is
     missing.
     """
     texts = {name: form.get(name, "") for name in (*FIELDS, PATIENT)}

@@ -91,21 +91,23 @@ def trial_scores(session: Session, settings: Settings, study: int) -> list[View]
     try:
         cards = {f"{card.id}@{card.version}": card for card in registry.cards(settings.workers.models_dir)}
     except CardError:
-        cards = {}
-    return [
-        {
-            "model": f"{card.id} {card.version}",
-            "right": _share(card.details.get("metrics", {}).get("top3", {}).get("all_labels")),
-            "findings": [
-                {"finding": names.get(label, label), "score": f"{100 * score:.1f} %"}
-                for label, score in sorted(scores.items(), key=itemgetter(1), reverse=True)[:HIGHEST]
-            ],
-        }
-        for stored in session.scalars(select(Job.scores).where(Job.study_id == study).order_by(Job.id))
-        for name, scores in (stored or {}).items()
-        if (card := cards.get(name)) is not None
-        and (names := {label.name: label.code.meaning for label in card.labels})
-    ]
+        return []
+    stored = session.scalars(select(Job.scores).where(Job.study_id == study).order_by(Job.id))
+    scored = (item for scores in stored for item in (scores or {}).items())
+    return [_highest(cards[name], scores) for name, scores in scored if name in cards]
+
+
+def _highest(card: Card, scores: Mapping[str, float]) -> View:
+    """Return the row of a model in ``trial_scores``. ``scores``: 0 to 1, by the name of a label."""
+    names = {label.name: label.code.meaning for label in card.labels}
+    highest = sorted(scores.items(), key=itemgetter(1), reverse=True)[:HIGHEST]
+    return {
+        "model": f"{card.id} {card.version}",
+        "right": _share(card.details.get("metrics", {}).get("top3", {}).get("all_labels")),
+        "findings": [
+            {"finding": names.get(label, label), "score": f"{100 * score:.1f} %"} for label, score in highest
+        ],
+    }
 
 
 def _share(figures: Sequence[float] | None) -> str:

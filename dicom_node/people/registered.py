@@ -30,7 +30,7 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, columns
 from dicom_node.people import ServiceRequest, audit, existing, writing
 from dicom_node.people.audit import COMMAND_LINE, Person
-from dicom_node.people.captures import checked
+from dicom_node.people.described import checked
 
 _UNKNOWN: Final = "no patient is registered under this number"
 _PATIENT: Final = ("PatientName", "PatientBirthDate", "PatientSex")
@@ -110,8 +110,8 @@ def as_typed(row: View) -> dict[str, str]:
 def described_as_registered(
     session: Session, settings: Settings, number: int, about: Mapping[str, str]
 ) -> dict[str, str]:
-    """What a person says of pictures (``captures.FIELDS``), with the registered patient of this number in the
-    place of what they typed of one. Raises NotFound.
+    """What a person says of pictures (``described.FIELDS``), with the registered patient of this number in
+    the place of what they typed of one. Raises NotFound.
     """
     row = existing(session, RegisteredPatient, number, _UNKNOWN)
     return {**about, "PatientID": row.patient_id, **_opened(settings, row)}

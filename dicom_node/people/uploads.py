@@ -18,7 +18,8 @@ from dicom_node.base.lifecycle import Intake
 from dicom_node.base.store.database import Database
 from dicom_node.people import Row, zips
 from dicom_node.people.audit import Person
-from dicom_node.people.captures import checked, secondary_capture
+from dicom_node.people.captures import secondary_capture
+from dicom_node.people.described import checked
 from dicom_node.people.stow import StowRequest
 from dicom_node.people.zips import Archive, Readable
 
@@ -38,7 +39,7 @@ def take_files(
 ) -> tuple[int, list[Row]]:
     """Store the acceptable files of an upload in the spool; ``sent``: pairs of name and opened file.
 
-    ``about``: what the person says of pictures, as ``captures.FIELDS``; all empty: no picture is taken.
+    ``about``: what the person says of pictures, as ``described.FIELDS``; all empty: no picture is taken.
     Returns (number of the audit row that counts the files, a row for each file). A row has ``name``, which
     may name a patient and is only for the page, and ``refusal``, "" if it was accepted. Raises FaultyInput
     without files or for a faulty field, SpoolError.

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from dicom_node.base.config.section import MODALITY, Name, Section, refuse
-from dicom_node.base.lifecycle import ResultKind
+from dicom_node.base.lifecycle import CONSOLE_NAME, ResultKind
 
 Patterns = tuple[Annotated[str, Field(min_length=1)], ...]
 
@@ -156,6 +156,11 @@ class RuleSettings(Section):
     """What findings, or none, change: a list of { when = …, send_to = […], notify = […], priority = … }."""
     entered: int = 0
     """The node itself sets it, for rules that a person entered."""
+
+    @property
+    def is_seen_by_nobody(self) -> bool:
+        """Whether the results go to no peer, and are of no upload, whose user sees them at the console."""
+        return not self.send_to and CONSOLE_NAME not in self.secondary_captures_from
 
     @property
     def receivers(self) -> tuple[str, ...]:

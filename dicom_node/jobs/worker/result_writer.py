@@ -390,8 +390,7 @@ class ResultWriter:
             pipeline_version="unknown",
             models=tuple(models),
             analysed_at=analysed_at,
-            kinds=frozenset(kind for peer in peers for kind in peer.results)
-            | (frozenset() if job.destinations else SHOWN_HERE),
+            kinds=_kinds_of(job, peers),
             installation=installation,
             options=job.options,
             station_name=self._settings.node.ae_title,
@@ -425,6 +424,12 @@ class ResultWriter:
         """
         known = {peer.name: peer for peer in self._settings.peers}  # the job's start logged who is unknown
         return [known[one] for one in names if one in known and known[one].deidentify is deidentified]
+
+
+def _kinds_of(job: Job, peers: Sequence[PeerSettings]) -> frozenset[ResultKind]:
+    """Return the kinds of results that these destinations show, and the console where the job has none."""
+    kinds = {kind for peer in peers for kind in peer.results}
+    return frozenset(kinds if job.destinations else kinds | SHOWN_HERE)
 
 
 @contextlib.contextmanager

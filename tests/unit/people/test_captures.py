@@ -10,7 +10,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_node.base.errors import FaultyInput
-from dicom_node.people.captures import checked, secondary_capture
+from dicom_node.people.captures import secondary_capture
+from dicom_node.people.described import checked
 
 TOMORROW = f"{date.today() + timedelta(days=2)}"
 PATIENT = {"PatientID": "P-7", "PatientName": "Müller^Änne=山田^太郎", "Modality": "DX", "View": "PA"}

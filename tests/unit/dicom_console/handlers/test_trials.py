@@ -17,7 +17,7 @@ from tests.unit.dicom_console.handlers.test_uploads import picture, taking_uploa
 
 
 def try_it(operator: Browser, name: str, data: bytes, **fields: str) -> int:
-    return operator.upload((name, data), to="/try", **{"kind": "ultrasound"} | fields)
+    return operator.upload((name, data), to="/try", **{"Modality": "US"} | fields)
 
 
 def test_a_picture_is_a_trial_whose_results_go_nowhere(
@@ -69,7 +69,7 @@ def test_a_dicom_file_is_an_upload_like_any_other(operator: Browser, inbox: Inbo
     [
         ("a.png", picture()[:200], {}, "truncated"),
         ("a.txt", b"no picture", {}, "no file of DICOM"),
-        ("a.png", picture(), {"kind": "leg"}, "Choose one file, and what it shows."),
+        ("a.png", picture(), {"Modality": "OT"}, "Choose one file, and what it shows."),
         ("a.png", picture(), {"View": "AXIAL"}, "View is one of PA"),
         ("a.zip", zipped(("one", part_10(ultrasound("one")))), {}, "a DICOM file of a ZIP is not tried"),
     ],
