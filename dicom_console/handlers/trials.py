@@ -19,7 +19,7 @@ from dicom_node.base.lifecycle import Intake, StudyState
 from dicom_node.base.store import views
 from dicom_node.people.described import VIEWS
 from dicom_node.people.stow import StowRequest
-from dicom_node.people.uploads import is_dicom, take_files
+from dicom_node.people.uploads import is_dicom, prepare, take_files
 
 faces = Faces()
 
@@ -32,6 +32,7 @@ _UNDER_WAY: Final = {StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUEUE
 @faces.page("GET", PATH, StowRequest)
 def ask(request: CurrentRequest) -> Response:
     """Show the form for a picture to try."""
+    request.tasks.add_task(prepare)
     return _form(request)
 
 
@@ -80,8 +81,10 @@ def _take(request: ConsoleRequest, form: FormData) -> Response:
     if len(sent) != 1 or given["Modality"] not in MODALITIES:
         return _form(request, "Choose one file, and what it shows.", given)
     [file] = sent
-    intake = Intake.UPLOAD if is_dicom(file.file) else Intake.TRIAL
-    about = {"Modality": given["Modality"], "View": given["View"], "StudyDescription": "Trial"}
+    intake, about = Intake.UPLOAD, dict.fromkeys(given, "")  # what a person says is of pictures alone
+    if not is_dicom(file.file):
+        intake = Intake.TRIAL
+        about |= {"Modality": given["Modality"], "View": given["View"], "StudyDescription": "Trial"}
     files = [(file.filename or "", file.file)]
     try:
         number, rows = take_files(

@@ -5,7 +5,8 @@ What is registered and what studies with the same Patient ID and issuer say must
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.lifecycle import AuditAction, UserRole
 from dicom_node.base.sitekey import Seal
-from dicom_node.base.store import patients
+from dicom_node.base.store import patients, sight
 from dicom_node.base.store.tables import RegisteredPatient
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, columns
@@ -73,7 +74,7 @@ def list_patients(
     session: Session,
     settings: Settings,
     *,
-    patient: Annotated[str, Input("Only this Patient ID, or those that begin so: P-1*.", "--id", "ID")] = "",
+    patient: Annotated[str, Input("Only this Patient ID, or all that begin so: P-1*.", "--id", "ID")] = "",
     limit: Annotated[int | None, limit(50)] = None,
     before: int | None = None,
 ) -> list[View]:
@@ -134,7 +135,7 @@ def register_patient(settings: Settings, given: PatientData, by: Person) -> int:
     another name, birth date or sex.
     """
     values = given.checked()
-    with writing(settings) as session:
+    with _writing(settings) as session:
         _refuse_studies(session, values)
         row = RegisteredPatient(
             patient_id=values["PatientID"],
@@ -159,7 +160,7 @@ def change_patient(settings: Settings, number: int, given: PatientData, by: Pers
     Raises as :func:`register_patient`, and NotFound.
     """
     values = given.checked()
-    with writing(settings) as session:
+    with _writing(settings) as session:
         row = existing(session, RegisteredPatient, number, _UNKNOWN, lock=True)
         if (row.patient_id, row.issuer_of_patient_id) != (values["PatientID"], values["IssuerOfPatientID"]):
             raise NotAllowedNow("a Patient ID cannot be changed: register the patient under the other one")
@@ -182,9 +183,20 @@ def remove_patient(
     by: Person = COMMAND_LINE,
 ) -> None:
     """Remove a registration; studies of the patient stay. Raises NotFound."""
-    with writing(settings) as session:
+    with _writing(settings) as session:
         session.delete(existing(session, RegisteredPatient, number, _UNKNOWN, lock=True))
         audit.note(session, by, AuditAction.PATIENT_REMOVED, patient=number)
+
+
+@contextmanager
+def _writing(settings: Settings) -> Iterator[Session]:
+    """Context manager: a session that writes to the node's database. Raises NotAllowedNow for a user who sees
+    the studies of some senders only: a registration judges the studies of all.
+    """
+    if sight.SENDERS.get():
+        raise NotAllowedNow("who sees the studies of some senders only registers no patients")
+    with writing(settings) as session:
+        yield session
 
 
 def _refuse_studies(session: Session, values: Mapping[str, str]) -> None:

@@ -6,12 +6,14 @@ whose association was lost do.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import BinaryIO, Final
 
-from ai_pipeline.errors import PixelError
+from ai_pipeline.errors import NoDecoder, PixelError
 from ai_pipeline.images.decode import PICTURES
+from ai_pipeline.images.decoder import DECODER
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.lifecycle import Intake
@@ -128,6 +130,12 @@ class _Upload:
             raise FaultyInput(done.why or done.failure.when)
 
 
+def prepare() -> None:
+    """Start the process that decodes pictures, so that the first one does not wait for it."""
+    with suppress(NoDecoder):  # the first picture is refused, and its row says why
+        DECODER.start()
+
+
 def is_dicom(file: BinaryIO) -> bool:
     """Whether an opened file is one of DICOM (Part 10); it is read from its beginning next."""
     start = file.read(132)
@@ -139,6 +147,6 @@ def _outcome(name: str, take: Callable[[], None]) -> Row:
     """The row of a file after ``take`` has stored it."""
     try:
         take()
-    except (FaultyInput, PixelError) as error:
+    except (FaultyInput, PixelError, NoDecoder) as error:
         return Row(name=name, refusal=str(error))
     return Row(name=name, refusal="")

@@ -353,7 +353,7 @@ def is_uploaded(since: datetime) -> ColumnElement[bool]:
     association = AuditRow.fields["association"].as_string()
     by_program = AuditRow.fields["way"].as_string().is_not(None)  # it may send the rest of a study later
     ended = select(association).where(
-        AuditRow.action == AuditAction.UPLOADED, AuditRow.at > since, ~by_program
+        AuditRow.action == AuditAction.UPLOADED, AuditRow.at > since, association.is_not(None), ~by_program
     )
     others = ReceivedObject.association.not_in(ended)
     return (Study.state == StudyState.RECEIVING) & ~exists().where(

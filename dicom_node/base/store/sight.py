@@ -134,7 +134,7 @@ _CONDITIONS: Final[Mapping[type[Base], Callable[[Sequence[str]], ColumnElement[b
     CountedImage: lambda senders: CountedImage.instance_id.in_(_images(senders)),
     DrawnByHand: lambda senders: DrawnByHand.instance_id.in_(_images(senders)),
     ModelCount: ModelCount.calling_ae.in_,
-    RegisteredPatient: lambda senders: true() if CONSOLE_AE_TITLE in senders else false(),
+    RegisteredPatient: lambda _: false(),
     Notification: lambda _: false(),  # their texts name findings of all studies
     NotifiedEvent: lambda _: false(),
 }

@@ -7,6 +7,7 @@ import pytest
 from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound
 from dicom_node.base.lifecycle import StudyState
 from dicom_node.base.sitekey import path_of
+from dicom_node.base.store import sight
 from dicom_node.base.store.tables import RegisteredPatient
 from dicom_node.people import registered, studies
 from dicom_node.people.audit import Person
@@ -125,3 +126,13 @@ def test_what_is_typed_at_an_upload_and_contradicts_a_registration_is_refused(in
         registered.described_as_registered, inbox.settings, number, {"PatientID": "", "Modality": "US"}
     )
     assert chosen == SAID | {"PatientBirthDate": "19600102", "Modality": "US"}
+
+
+def test_who_sees_some_senders_only_registers_nobody_and_sees_nobody(inbox: Inbox) -> None:
+    number = register(inbox)
+    with sight.seen_by(["CONSOLE"]):
+        assert inbox.read(registered.list_patients, inbox.settings) == []
+        for change in (register, lambda node: registered.remove_patient(node.settings, number, BY)):
+            with pytest.raises(NotAllowedNow, match="some senders only"):
+                change(inbox)
+    assert len(inbox.rows(RegisteredPatient)) == 1

@@ -1,6 +1,7 @@
 """Patients: who is one, what is deleted, and quantities of several days."""
 
 import io
+import json
 from datetime import date, timedelta
 
 from PIL import Image
@@ -126,7 +127,8 @@ def test_programs_register_read_change_and_remove_patients(console: ConsoleLab, 
     program = Program(console, UserRole.OPERATOR)
     assert program.ask("POST", "/patients", json=REGISTERED) == (200, {"patient": 1})
     assert program.ask("POST", "/patients", json=REGISTERED)[0] == 409
-    assert program.ask("POST", "/patients", json=REGISTERED | {"PatientName": "\ud800"})[0] == 400
+    odd = json.dumps(REGISTERED | {"PatientName": "\ud800"})
+    assert program.ask("POST", "/patients", content=odd)[0] == 400
     assert program.ask("PUT", "/patients/1", json=REGISTERED | {"PatientSex": ""}) == (204, None)
     status, listed = program.ask("GET", "/patients?id=P-*")
     assert [(row["patient_id"], row["sex"]) for row in listed["patients"]] == [("P-7", "")]
