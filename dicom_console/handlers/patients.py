@@ -58,9 +58,7 @@ def search(request: CurrentRequest) -> Response:
 
 @faces.handler("POST", "/patients", registered.register_patient)
 def register(request: CurrentRequest, given: Annotated[PatientData, Body()]) -> Registered:
-    """Register a patient, who is then chosen at uploads; 409 if the ID is registered, or studies with it are
-    of somebody else.
-    """
+    """Register a patient; 409 if the ID is registered, or studies with it are of somebody else."""
     return Registered(patient=registered.register_patient(request.settings, given, request.person))
 
 

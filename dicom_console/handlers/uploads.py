@@ -76,9 +76,7 @@ _MULTIPART = {
 
 @faces.handler("POST", PATH, StowRequest, openapi_extra=_MULTIPART)
 async def take(request: CurrentRequest) -> list[Row]:
-    """Store DICOM files, pictures (PNG, JPEG, TIFF; with the patient and study in the fields) and ZIPs of
-    both; returns the outcome for each file.
-    """
+    """Store DICOM files, pictures that the fields describe, and ZIPs; returns the outcome for each file."""
     async with received(request, form_of) as form:
         _, rows = await run_in_threadpool(spooled, request, form)
     return rows
