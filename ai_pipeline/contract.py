@@ -301,8 +301,8 @@ class JudgedView:
 class Scores:
     """The calibrated probability (0 to 1) of every label of a classifier's card for one image.
 
-    Labels that are not reported are included: the node counts them to notice drift and never shows them. One
-    per image and model; ``reoriented``: the image was turned or inverted before the analysis.
+    Labels that are not reported are included: the node counts them to notice drift, and shows them of a trial
+    alone. One per image and model; ``reoriented``: the image was turned or inverted before the analysis.
     """
 
     source_uid: str
