@@ -24,6 +24,7 @@ from ai_pipeline.networks.heads import (
     ROWS,
     HeadLimits,
     HeadModel,
+    HeadOutline,
     ellipse_of,
     fit_to_input,
     head_mask,
@@ -273,7 +274,15 @@ def _blank(picture: Grey) -> tuple[Grey, Bools]:
     return picture, np.zeros(picture.shape, np.bool_)
 
 
-OPEN = HeadLimits(present=0.0, shape=0.0, spread=math.inf, roundness=(0.0, 1.0), outside=1.0, inset=0.0)
+OPEN = HeadLimits(
+    present=0.0,
+    shape=0.0,
+    spread=math.inf,
+    roundness=(0.0, 1.0),
+    outside=1.0,
+    unevenness=(0.0, 0.0),
+    inset=0.0,
+)
 """Limits that refuse nothing: for the figures that limits are fitted to."""
 KEPT = 1.0
 """Per cent of validation heads that each of the limits on shape and spread may refuse."""
@@ -308,8 +317,14 @@ def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLim
         spread=_rounded(float(np.percentile([one.spread for one in outlined], 100 - KEPT))),
         roundness=(_rounded(min(round_) - 0.03, up=False), 1.0),
         outside=_rounded(float(np.percentile([one.outside for one in outlined], 100 - KEPT))),
+        unevenness=(_least_uneven(outlined, 0), _least_uneven(outlined, 1)),
         inset=round(float(np.median(insets)), 3),
     )
+
+
+def _least_uneven(outlined: Sequence[HeadOutline], part: int) -> float:
+    """The limit of unevenness inside (``part`` 0) or around (1) a head: a tenth below the evenest one."""
+    return _rounded(0.9 * min(found.unevenness[part] for found in outlined), up=False)
 
 
 def headless(data: Path, name: str, split: str) -> list[Grey]:

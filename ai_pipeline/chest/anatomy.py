@@ -68,6 +68,9 @@ WALL = 0.01
 """Share of the thorax that must lie between the heart's end and the thorax's end."""
 MARGIN = 0.003
 """Share of the picture's width that must lie on either side of the thorax."""
+MEDIASTINUM = 0.045
+"""Share of the thorax's width that must lie between the lungs: at least .059 on 513 frontal films of five
+sources, at most .036 on 13 of the 14 views from the side that the domain gate took for frontal ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,16 @@ class Anatomy:
         way, size, smooth = self.from_grid.between_centres(), (columns, rows), cv2.INTER_LINEAR
         masks = (cv2.warpAffine(mask.astype(np.float32), way, size, flags=smooth) for mask in self.masks)
         return np.stack([np.where(mask >= 0.5, np.uint8(255), np.uint8(0)) for mask in masks])
+
+    @property
+    def is_from_the_side(self) -> bool:
+        """Whether the lungs lie over each other, with nothing between them, as in a lateral view."""
+        lungs = [np.flatnonzero(self.masks[lung].any(axis=0)) for lung in (RIGHT_LUNG, LEFT_LUNG)]
+        if not all(map(len, lungs)):
+            return False
+        first, second = sorted((int(columns[0]), int(columns[-1])) for columns in lungs)
+        width = max(first[1], second[1]) - first[0]
+        return second[0] - first[1] < MEDIASTINUM * width
 
     def touches(self, bounds: tuple[float, float, float, float], organs: Sequence[int]) -> bool:
         """Whether a box (left, top, right, bottom in source coordinates) overlaps one of ``organs``."""

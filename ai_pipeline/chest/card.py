@@ -62,7 +62,7 @@ CLASSIFIER: Final = ModelSlot("chest_xray", "chest-efficientnet-lite0", "classif
 
 CARD: Final = PipelineCard(
     name="chest_xray",
-    version="1.8",
+    version="1.9",
     about="Frontal chest X-rays of adults: findings with boxes, and the cardiothoracic ratio.",
     intended_use=(
         "Frontal chest X-rays of adults (CR, DX), to draw a reader's eye to findings that may be there. It "

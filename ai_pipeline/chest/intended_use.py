@@ -89,12 +89,15 @@ def refused_by_header(header: ImageHeader) -> str | None:
     return next((reason for refused, reason in reasons if refused), None)
 
 
-def refused_by_pixels(inside: bool, kind: Kind, exposure: Exposure) -> str | None:
+def refused_by_pixels(inside: bool, kind: Kind, exposure: Exposure, *, lateral: bool = False) -> str | None:
     """Why the picture cannot be analysed, as a sentence; None if it can. ``inside``: whether the domain gate
-    finds it like the training images; ``kind``: what the domain gate takes it for.
+    finds it like the training images; ``kind``: what the domain gate takes it for; ``lateral``: whether the
+    outlined lungs are those of a view from the side.
     """
-    if exposure.refusal is not None or inside:
+    if exposure.refusal is not None:
         return exposure.refusal
+    if inside:
+        return f"{_NOT_LIKE}: the lungs lie over each other, as in a view from the side" if lateral else None
     pose = next((pose for pose in POSES if pose.name == kind.name and pose != UPRIGHT), None)
     if pose is not None:
         return f"{_NOT_LIKE}: it may be {pose.sentence}, but put upright it does not look like one either"

@@ -398,7 +398,8 @@ class ChestXray:
         """Why the picture of ``image`` cannot be analysed, as a sentence; None if it can."""
         analysed = self._analyse(image)
         in_domain = self._model().in_domain(analysed.analysis)
-        return refused_by_pixels(in_domain, analysed.analysis.kind, analysed.exposure)
+        lateral = analysed.anatomy is not None and analysed.anatomy.is_from_the_side
+        return refused_by_pixels(in_domain, analysed.analysis.kind, analysed.exposure, lateral=lateral)
 
     def _look_first(self, image: SourceImage) -> str:
         """Refusal.look_first of an image that ``_refused_by_pixels`` refused."""

@@ -8,7 +8,7 @@ from ai_pipeline.fetal_head.intended_use import MODALITIES
 
 CARD: Final = PipelineCard(
     name="fetal_head",
-    version="1.4",
+    version="1.5",
     about="Ultrasound stills of a fetal head: head circumference, BPD (outer-outer) and OFD.",
     intended_use=(
         "Still ultrasound pictures of one fetal head, to measure its size from ten weeks on. It dates no "

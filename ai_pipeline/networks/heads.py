@@ -38,9 +38,9 @@ class HeadLimits:
     ``present``: least score of "there is a head". ``shape``: least Dice of the outlined area and the ellipse
     through it. ``spread``: largest difference of the circumference between variants of the picture, as a
     share of the circumference. ``roundness``: least and largest ratio of short to long axis. ``outside``:
-    largest share of the ellipse that may lie outside the picture. ``inset``: by how many pixels of the
-    network's input the measured ellipse runs inside the outlined area, because the training masks include the
-    drawn line.
+    largest share of the ellipse that may lie outside the picture. ``unevenness``: least
+    :func:`unevenness` inside and around the head. ``inset``: by how many pixels of the network's input the
+    measured ellipse runs inside the outlined area, because the training masks include the drawn line.
     """
 
     present: float
@@ -48,6 +48,7 @@ class HeadLimits:
     spread: float
     roundness: tuple[float, float]
     outside: float
+    unevenness: tuple[float, float]
     inset: float
 
 
@@ -55,7 +56,8 @@ class HeadLimits:
 class HeadOutline:
     """The outline of a fetal head found in one picture. ``area``: the ellipse around the whole outline;
     ``measured``: the ellipse along which biometry measures; both in source pixels, None if no head was
-    outlined. ``present``, ``shape``, ``spread``, ``outside``: the values that :class:`HeadLimits` limits.
+    outlined. ``present``, ``shape``, ``spread``, ``outside``, ``unevenness``: the values that
+    :class:`HeadLimits` limits.
     ``fault``: why this head is not measured, as a sentence; "" if it is. ``second``: whether another part of
     the picture has the form of a head too.
     """
@@ -66,6 +68,7 @@ class HeadOutline:
     shape: float = 0.0
     spread: float = 1.0
     outside: float = 1.0
+    unevenness: tuple[float, float] = (math.inf, math.inf)
     fault: str = ""
     second: bool = False
 
@@ -95,8 +98,10 @@ class HeadModel:
         agreement = (float(tested["limits"][0]), float(tested["limits"][1])) if tested else None
         table = card.details["head"]
         low, high = map(float, table["roundness"])
+        inside, around = map(float, table["unevenness"])
         number = {name: float(table[name]) for name in ("present", "shape", "spread", "outside", "inset")}
-        return HeadModel(network, HeadLimits(roundness=(low, high), **number), card.ref, agreement)
+        limits = HeadLimits(roundness=(low, high), unevenness=(inside, around), **number)
+        return HeadModel(network, limits, card.ref, agreement)
 
     def outline(self, grey: Grey) -> HeadOutline:
         """Outline the head in a displayed picture, uint8 grey ``[rows, columns]``, and check it against the
@@ -139,6 +144,7 @@ class HeadModel:
             shape=_agreement(mask, area, back),
             spread=(max(sizes) - min(sizes)) / area.circumference,
             outside=float(((points < 0) | (points > [columns, rows])).any(1).mean()),
+            unevenness=unevenness(grey, area),
             second=any(self._is_head(other, back) for other in others),
         )
 
@@ -186,8 +192,40 @@ def fault(found: HeadOutline, limits: HeadLimits) -> str:
         or not low <= found.area.short / found.area.long <= high,
         "too much of the head lies outside the picture": found.outside > limits.outside,
         "the outline changes with small changes of the picture": found.spread > limits.spread,
+        "there is no tissue inside or around the outline": found.unevenness[0] < limits.unevenness[0]
+        or found.unevenness[1] < limits.unevenness[1],
     }
     return next((sentence for sentence, there in faults.items() if there), "")
+
+
+def unevenness(grey: Grey, head: Ellipse) -> tuple[float, float]:
+    """How much brightness differs from place to place inside and around a head, without its skull: the
+    standard deviation of local means, as a share of their mean; infinite where the picture has no such place.
+
+    Brain, fluid, shadow and the mother's tissue differ; a ring drawn in noise has the same noise everywhere.
+    ``grey``: the displayed picture, uint8 ``[rows, columns]``.
+    """
+    shape = grey.shape
+    brain = _enlarged(head, 0.8).mask(*shape)
+    near = _enlarged(head, 1.9).mask(*shape) & ~_enlarged(head, 1.25).mask(*shape)
+    # Places of an eighth of the head are larger than speckle.
+    window = max(4, int(head.short / 8))
+    return _variation(grey, brain, window), _variation(grey, near, window)
+
+
+def _enlarged(head: Ellipse, times: float) -> Ellipse:
+    """An ellipse around the same middle, ``times`` as large."""
+    return replace(head, long=head.long * times, short=head.short * times)
+
+
+def _variation(grey: Grey, where: Bools, window: int) -> float:
+    """The standard deviation of the local means of ``grey`` in ``where``, as a share of their mean;
+    ``window``: side of the square of a local mean (pixels).
+    """
+    weight = where.astype(np.float32)
+    share = cv2.boxFilter(weight, -1, (window, window))
+    means = cv2.boxFilter(grey * weight, -1, (window, window))[share > 0.7] / share[share > 0.7]
+    return float(means.std() / max(float(means.mean()), 1.0)) if len(means) else math.inf
 
 
 def _agreement(mask: Bools, ellipse: Ellipse, to_source: Affine) -> float:

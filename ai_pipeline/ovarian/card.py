@@ -6,6 +6,7 @@ image shows the pelvis; after that the pixels are judged.
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Final
 
 from ai_pipeline.contract import Code, ImageHeader, PipelineCard, PipelineOptions, option
@@ -29,6 +30,8 @@ _PREGNANCY_WORDS = re.compile(
     r"SCHWANGER\w*|GROSSESSE|EMBARAZ\w*|GESTA\w*|ZWANGER\w*|OB(?!\s*[/&-]?\s*GYN))\b"
 )
 """English, German, French, Spanish, Portuguese and Dutch, without accents; OB/GYN may be either."""
+_PREGNANCY_RESULTS = re.compile(r"\b(CRL|EDD|EDC|BPD|FHR|CUA|AUA|\d{1,2} ?(W|WKS?|SSW) ?[0-6] ?[DT])\b")
+"""Names of results and gestational ages ("12w3d") that devices write into pictures of a pregnancy."""
 _OTHER_WORDS = re.compile(
     r"\b(BREAST\w*|MAMM\w*|KIDNEY\w*|RENAL|LIVER|HEPAT\w*|PROSTAT\w*|TRANSRECTAL|HIP|HIPS|THYROID\w*|SCROT\w*|"
     r"TEST[IE]S\w*|CARDIAC|ECHOCARD\w*|CAROTID\w*|APPENDI\w*)\b"
@@ -41,9 +44,7 @@ def refused_by_header(header: ImageHeader, *, rule_says_pelvis: bool = False) ->
     are of a pelvis.
     """
     described = ("StudyDescription", "SeriesDescription", "ProtocolName")
-    found = " ".join(header.attributes.get(keyword, "") for keyword in described)
-    plain = unicodedata.normalize("NFKD", found.replace("œ", "oe").replace("Œ", "OE"))
-    words = "".join(c for c in plain if not unicodedata.combining(c)).upper().replace("_", " ")
+    words = _plain_capitals(" ".join(header.attributes.get(keyword, "") for keyword in described))
     traces = {
         A_SPECTRUM if part.data_type in SPECTRA else NOT_TISSUE[part.spatial_format]
         for part in header.ultrasound_regions
@@ -86,6 +87,18 @@ def refused_by_header(header: ImageHeader, *, rule_says_pelvis: bool = False) ->
     return next((reason for refused, reason in reasons if refused), None)
 
 
+def shows_pregnancy(texts: Iterable[str]) -> bool:
+    """Whether a text that was read in the picture is one of a pregnancy."""
+    words = [_plain_capitals(text) for text in texts]
+    return any(_PREGNANCY_WORDS.search(word) or _PREGNANCY_RESULTS.search(word) for word in words)
+
+
+def _plain_capitals(text: str) -> str:
+    """``text`` in capitals, without accents, with spaces for underscores."""
+    plain = unicodedata.normalize("NFKD", text.replace("œ", "oe").replace("Œ", "OE"))
+    return "".join(c for c in plain if not unicodedata.combining(c)).upper().replace("_", " ")
+
+
 def _not_pelvis(header: ImageHeader) -> str:
     """Why the header names another part of the body than the pelvis, as a sentence; "" if it does not."""
     if header.body_part not in UNDECIDED - {"ABDOMEN"} and header.body_part not in PELVIC:
@@ -113,7 +126,7 @@ class OvarianOptions(PipelineOptions):
 LESION = Code("52988006", "SCT", "Lesion")  # PS3.16 CID 7151
 CARD: Final = PipelineCard(
     name="ovarian",
-    version="1.5",
+    version="1.6",
     about="Ultrasound frames of the female pelvis: class and outline of a cyst. For research.",
     intended_use=(
         "Single B-mode frames of the female pelvis with an ovarian cyst or tumour, for research. No answer "

@@ -52,7 +52,7 @@ from ai_pipeline.models.engine import Engine, load
 from ai_pipeline.models.registry import Card, Input, Label, find, network_input, read
 from ai_pipeline.networks.gate import FeatureGate
 from ai_pipeline.networks.heads import HeadModel
-from ai_pipeline.ovarian.card import CARD, LESION, OvarianOptions, refused_by_header
+from ai_pipeline.ovarian.card import CARD, LESION, OvarianOptions, refused_by_header, shows_pregnancy
 
 METHOD = "class activation, coarse"
 NORMAL = "Ovary_Normal"
@@ -294,13 +294,15 @@ class _AnalysedFrame:
 @dataclass(frozen=True, slots=True, eq=False)
 class _CleanedFrame:
     """A cleaned ``picture`` with the networks' output for it. ``filled``: the share of the lesion, as
-    outlined before or after cleaning, that cleaning filled.
+    outlined before or after cleaning, that cleaning filled. ``pregnancy``: whether a text in the picture is
+    one of a pregnancy.
     """
 
     picture: Grey
     analysis: OvarianAnalysis
     outline: LesionOutline
     filled: float
+    pregnancy: bool
 
     @property
     def lesion_is_there(self) -> bool:
@@ -397,7 +399,8 @@ class Ovarian:
                 analysis = classifier.analyse(picture)
                 outline = outliner.outline(analysis)
             shares = [float(removed[one.mask].mean()) for one in (before, outline) if one.mask is not None]
-            frame = _CleanedFrame(grey_of(picture), analysis, outline, max(shares, default=0.0))
+            pregnancy = shows_pregnancy(reading.text for reading in cleaned.readings)
+            frame = _CleanedFrame(grey_of(picture), analysis, outline, max(shares, default=0.0), pregnancy)
             found = self._findings(image, frame, wanted)
             findings += found
             pictures += [cleaned.image, cleaned.mask, *self._outlines(image, found, frame.outline, wanted)]
@@ -448,12 +451,12 @@ class Ovarian:
         return self._analysed[-1]
 
     def _findings(self, image: SourceImage, frame: _CleanedFrame, options: OvarianOptions) -> list[Finding]:
-        """One finding for each class; none if the cleaned picture does not look like the training frames. The
-        finding of the likeliest class has the outline and the heat map if it is called present: a class that
-        is not suggested is drawn nowhere.
+        """One finding for each class; none if the cleaned picture does not look like the training frames, or
+        shows a pregnancy. The finding of the likeliest class has the outline and the heat map if it is called
+        present: a class that is not suggested is drawn nowhere.
         """
         analysis, outline = frame.analysis, frame.outline
-        if not self._models()[0].in_domain(analysis):
+        if frame.pregnancy or not self._models()[0].in_domain(analysis):
             return []
         card, hidden = self._card(), not options.malignancy
         best = int(np.argmax(analysis.probabilities))
@@ -513,7 +516,9 @@ def _notes(image: SourceImage, found: Sequence[Finding], frame: _CleanedFrame) -
     """
     present = any(finding.decision is Decision.PRESENT for finding in found)
     note = UNSURE_NOTE if found else "The cleaned picture does not look like an ultrasound frame of an ovary"
-    if not frame.lesion_is_there:
+    if frame.pregnancy:
+        note = "The picture's text is that of a pregnancy, which the model was not made for"
+    elif not frame.lesion_is_there:
         note = f"{frame.filled:.0%} of what was outlined was filled or blacked out"
     fault = frame.outline.fault
     notes = (

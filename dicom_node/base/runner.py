@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from dicom_node.base.config.settings import OutboxSettings, Settings
 from dicom_node.base.events import THREAD_FAILED
 from dicom_node.base.outcomes import Done, Failed, NotYet, Outcome, Retry
-from dicom_node.base.store.database import Database
+from dicom_node.base.store.database import Database, reason_of
 from dicom_node.base.store.mapping import Tried, has_come
 from dicom_node.base.store.transitions import RenewableLease, utc_now
 
@@ -101,7 +101,7 @@ class Lane(ABC, Generic[Row]):
         except SQLAlchemyError:  # the database is away: nothing is known of the row
             raise
         except Exception as error:
-            why = f"defect of the node: {type(error).__name__}"
+            why = reason_of(error)
             self._note(row, Retry(why) if tries < _DEFECTS else Failed(why), tries)
             raise
         if not isinstance(outcome, NotYet):
@@ -140,7 +140,7 @@ def outlast(work: Callable[[], object], name: str, stop: threading.Event, say: C
             return
         except Exception as error:
             _LOGGER.error("defect in the thread %s", name, exc_info=error)
-            say(THREAD_FAILED, thread=name, reason=type(error).__name__)
+            say(THREAD_FAILED, thread=name, reason=reason_of(error))
         if stop.wait(pause):
             return
         pause = min(2 * pause, _LONGEST_PAUSE)

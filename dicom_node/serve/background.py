@@ -1,6 +1,5 @@
 """The threads and timers of the main process: indexing, delivery, leases, signs of life."""
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -29,7 +28,7 @@ from dicom_node.base.lifecycle import Role
 from dicom_node.base.processes import running
 from dicom_node.base.runner import outlast
 from dicom_node.base.store import deliveries
-from dicom_node.base.store.database import SHORTEST, Database
+from dicom_node.base.store.database import SHORTEST, Database, reason_of
 from dicom_node.base.store.transitions import acquire_lease, release_lease, utc_now
 from dicom_node.deliver import commitment_answers, delivery_worker, holding, outages, removals
 from dicom_node.jobs import drift
@@ -212,11 +211,7 @@ class Background:
             except Exception as error:  # noqa: BLE001  (the loop must outlive a database or disk that is away)
                 if self._fails_since is None:  # an event for the first of a row
                     self._fails_since = utc_now()
-                    # Without the error's text, which may quote data.
-                    number = error.errno if isinstance(error, OSError) else None
-                    self._say(
-                        events.INDEXING_FAILED, reason=errno.errorcode.get(number or 0, type(error).__name__)
-                    )
+                    self._say(events.INDEXING_FAILED, reason=reason_of(error))
             self._stop.wait(_FAILED_SECONDS)
 
     def _index_until_stop(self) -> None:

@@ -37,6 +37,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from ai_pipeline.errors import disk_fault
 from dicom_node.base.errors import CannotRun, DatabaseUnusable, NodeError, SchemaOutdated, StorageError
 from dicom_node.base.events import log
 
@@ -373,6 +374,16 @@ def is_undone(error: BaseException) -> bool:
     return getattr(getattr(error, "orig", None), "sqlstate", None) in _UNDONE
 
 
+def reason_of(error: BaseException) -> str:
+    """Return why something failed, in words without the error's own text, which may quote data."""
+    name = type(error).__name__
+    if is_outage(error):
+        return f"the database does not answer ({name})"
+    if isinstance(error, SQLAlchemyError):
+        return f"the database refuses a statement: defect of the node ({name})"
+    return disk_fault(error) or f"defect of the node: {name}"
+
+
 _QUIET_SECONDS = 20.0
 """Without an error, after which it is back. A full disk, or another program's lock, fails writes only: that
 reads are answered says nothing. Some process writes every five seconds, and waits for a lock for ten."""
@@ -404,7 +415,7 @@ class DatabaseOutage:
                 _LOGGER.error("defect at the database", exc_info=error)
             return
         # Without the error's text, which quotes what was to be written.
-        self.begin(f"the database does not answer ({type(error).__name__}): its work waits")
+        self.begin(f"{reason_of(error)}: its work waits")
 
     def begin(self, text: str) -> None:
         """Note that the database does not answer; if that is new, ``text`` is logged as the reason."""

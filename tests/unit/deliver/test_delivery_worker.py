@@ -41,7 +41,7 @@ def test_a_thread_of_a_destination_that_fails_is_told_and_begins_anew(
     with caplog.at_level(logging.ERROR), delivering(outbox.worker(open_destination=failing)):
         wait_until(lambda: failing.call_count >= 2, 60, "the second study, in a round after the defect")
     told = [row.fields for row in outbox.rows(EventRow) if row.number == events.THREAD_FAILED.number]
-    assert told[0] == {"thread": "to pacs", "reason": "KeyError"}
+    assert told[0] == {"thread": "to pacs", "reason": "defect of the node: KeyError"}
     assert "defect in the thread to pacs" in caplog.messages
 
 

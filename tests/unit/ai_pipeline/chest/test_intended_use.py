@@ -89,6 +89,10 @@ def test_a_refusal_says_what_the_gate_saw(passed: bool, kind: Kind, exposure: Ex
     assert said in str(refused_by_pixels(passed, kind, exposure))
 
 
+def test_a_view_from_the_side_that_looks_like_a_chest_is_refused() -> None:
+    assert "a view from the side" in str(refused_by_pixels(True, UNKNOWN, READABLE, lateral=True))
+
+
 @pytest.mark.parametrize(
     ("orientation", "mirrored"),
     [("L\\F", False), ("R\\F", True), ("R\\H", False), ("F\\R", False), ("", False)],

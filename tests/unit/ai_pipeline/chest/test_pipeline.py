@@ -19,12 +19,15 @@ from tests.unit.ai_pipeline.chest.chest_lab import (
     EVERYTHING,
     LYING,
     NOISE,
+    SIDE,
+    found,
     nih_film,
     result_of,
     texts,
     with_details,
 )
 from tests.unit.ai_pipeline.phantoms import film, silent
+from tests.unit.chests import drawn_chest
 
 pytestmark = pytest.mark.data
 
@@ -58,6 +61,17 @@ def test_what_is_no_chest_is_refused_by_its_pixels(
     answer = chest.accepts([film(picture.astype(np.uint8))])
     assert isinstance(answer, Refuse)
     assert reason in answer.reason
+
+
+def test_a_lateral_film_that_its_header_calls_frontal_is_refused(
+    chest: ChestXray, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    organs = drawn_chest(SIDE)[1].copy()
+    organs[2] = np.roll(organs[2], -round(0.3 * SIDE), axis=1)
+    monkeypatch.setattr(chest._anatomy_model(), "outline", lambda *_: found(organs))
+    refusal = chest.accepts([film(nih_film(data), view_position="PA")])
+    assert isinstance(refusal, Refuse)
+    assert "a view from the side" in refusal.reason
 
 
 def test_for_presentation_is_taken_and_for_processing_of_the_same_exposure_passed_over(

@@ -243,6 +243,22 @@ def test_a_chest_with_one_white_lung_is_no_place_for_boxes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("moved", "missing", "lateral"),
+    [(0.0, (), False), (0.3, (), True), (0.0, (1,), False)],
+    ids=["lungs side by side", "lungs over each other", "a white lung"],
+)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_lungs_that_lie_over_each_other_are_seen_from_the_side(
+    moved: float, missing: tuple[int, ...], lateral: bool, mirrored: bool
+) -> None:
+    organs = drawn_chest(SIDE)[1].copy()
+    organs[2] = np.roll(organs[2], -round(moved * SIDE), axis=1)
+    organs[list(missing)] = False
+    seen = found(organs[:, :, ::-1] if mirrored else organs)
+    assert seen.is_from_the_side is lateral
+
+
+@pytest.mark.parametrize(
     "way",
     [Affine(4.0, 0.0, 10.0, 0.0, 4.0, -6.0), Affine(0.0, -4.0, 200.0, 4.0, 0.0, 10.0)],
     ids=["larger and moved", "turned by a quarter"],

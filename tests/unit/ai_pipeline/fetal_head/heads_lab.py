@@ -7,7 +7,15 @@ import numpy as np
 from ai_pipeline.contract import ModelRef
 from ai_pipeline.networks.heads import HeadLimits
 
-LIMITS = HeadLimits(present=0.5, shape=0.95, spread=0.05, roundness=(0.5, 1.0), outside=0.1, inset=0.0)
+LIMITS = HeadLimits(
+    present=0.5,
+    shape=0.95,
+    spread=0.05,
+    roundness=(0.5, 1.0),
+    outside=0.1,
+    unevenness=(0.0, 0.0),
+    inset=0.0,
+)
 REF = ModelRef("head", "1", "a" * 64, "b" * 64)
 
 

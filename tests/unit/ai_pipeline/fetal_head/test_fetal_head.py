@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -19,6 +20,7 @@ from ai_pipeline.fetal_head import biometry, pipeline
 from ai_pipeline.fetal_head.intended_use import fetus_of_each, names_in, refused_by_header, tells_of_several
 from ai_pipeline.fetal_head.pipeline import FetalHead
 from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.models.registry import find
 from ai_pipeline.networks import heads
 from ai_pipeline.networks.heads import HeadModel
 from ai_training.sets.files import rows
@@ -315,10 +317,27 @@ def test_the_measured_ellipse_runs_inside_the_outlined_one() -> None:
         ({"roundness": (0.95, 1.0)}, "not the ellipse"),
         ({"spread": 0.0}, "changes with small changes"),
         ({"outside": -0.1}, "outside the picture"),
+        ({"unevenness": (9.0, 0.0)}, "no tissue"),
+        ({"unevenness": (0.0, 9.0)}, "no tissue"),
     ],
 )
 def test_each_limit_refuses_with_its_reason(limits: dict[str, object], reason: str) -> None:
     assert reason in model(**limits).outline(drawn_head()[0]).fault
+
+
+@pytest.mark.parametrize(
+    ("blur", "contrast"),
+    [(0.0, 0.6), (0.0, 0.1), (1.0, 0.5), (3.0, 0.5)],
+    ids=["white noise", "faint noise", "fine grain", "coarse grain"],
+)
+def test_a_ring_drawn_in_noise_is_no_head(blur: float, contrast: float) -> None:
+    noise = np.random.default_rng(8).normal(0, 1, (540, 800)).astype(np.float32)
+    grain = cv2.GaussianBlur(noise, (0, 0), blur) if blur else noise
+    picture = np.asarray(60 * (1 + contrast * grain / grain.std()), np.float32)
+    cv2.ellipse(picture, (410, 265), (170, 135), 20.0, 0, 360, 230.0, 8)
+    found = HeadModel.of(find(pipeline.MODEL)).outline(np.clip(picture, 0, 255).astype(np.uint8))
+    assert found.area is not None, "the network takes the ring for a skull"
+    assert found.fault == "there is no tissue inside or around the outline"
 
 
 def test_an_answer_that_a_mirror_changes_is_refused() -> None:

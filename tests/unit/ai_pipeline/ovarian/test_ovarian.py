@@ -16,6 +16,7 @@ from ai_pipeline.images.header import StatedAttributes
 from ai_pipeline.models.registry import Label
 from ai_pipeline.ovarian import card as ovarian_card
 from ai_pipeline.ovarian import pipeline as ovaries
+from ai_pipeline.ovarian.card import shows_pregnancy
 from ai_pipeline.ovarian.pipeline import NORMAL, NOT_LIKE, decisions, dice, of_mask, probabilities
 from ai_pipeline.summary import without_research
 from tests.unit.ai_pipeline.phantoms import ArrayImage, image_header, noise, rgb, silent
@@ -94,6 +95,38 @@ def test_nothing_is_called_or_outlined_where_the_lesion_was_blacked_out(
     told = next(note for note in result.quality if note.name == "unsure")
     assert told.on_faces
     assert "blacked out" in told.text or "does not look like" in told.text
+
+
+@pytest.mark.data
+def test_a_picture_whose_text_is_of_a_pregnancy_gets_no_class(ovarian: ovaries.Ovarian, frame: Path) -> None:
+    image = open_image(frame, "US", AS_PELVIS)
+    written = np.ascontiguousarray(image.display())
+    cv2.putText(written, "CRL 5.81 cm 12w3d", (8, 30), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 1)
+    result = ovarian.run([ArrayImage(written[None], like=image.header)], silent, {})
+    assert result.findings == ()
+    said = next(note for note in result.quality if note.name == "unsure")
+    assert "pregnancy" in said.text
+    assert said.on_faces
+
+
+@pytest.mark.parametrize(
+    ("text", "pregnancy"),
+    [
+        ("CRL 5.81 cm", True),
+        ("GA 12w3d", True),
+        ("EDD: 03.05.2025", True),
+        ("8 SSW 2T", True),
+        ("Fœtus 1", True),
+        ("FETAL HR 151 bpm", True),
+        ("RT OVARY", False),
+        ("LO 3.2 x 2.1 cm", False),
+        ("Gn 12 Fr 23 Hz", False),
+        ("UTERUS TRV", False),
+        ("MI 1.2 TIS 0.4", False),
+    ],
+)
+def test_words_and_results_of_a_pregnancy_are_known(text: str, pregnancy: bool) -> None:
+    assert shows_pregnancy([text]) is pregnancy
 
 
 @pytest.mark.data

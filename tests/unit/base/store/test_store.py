@@ -1,5 +1,6 @@
 """The database: migrations, moves, wake-ups, rights, and servers that are away or lie."""
 
+import errno
 import hashlib
 import os
 import re
@@ -48,7 +49,7 @@ from dicom_node.base.lifecycle import (
 )
 from dicom_node.base.sitekey import PatientNames, path_of
 from dicom_node.base.store import transitions, views
-from dicom_node.base.store.database import SHORTEST, Changes, Database
+from dicom_node.base.store.database import SHORTEST, Changes, Database, reason_of
 from dicom_node.base.store.mapping import Base
 from dicom_node.base.store.tables import (
     ClaimedWorkitem,
@@ -526,9 +527,24 @@ def test_what_failed_without_a_database_is_stored_with_begin_and_end_when_it_is_
     numbers = (events.INDEXING_FAILED.number, events.INDEXING_BACK.number)
     began, ended = (row for row in inbox.events() if row.number in numbers)
     assert (began.number, ended.number) == numbers
-    assert began.fields == {"reason": "OperationalError"}
+    assert began.fields == {"reason": "the database does not answer (OperationalError)"}
     assert began.at <= ended.at
     assert abs(datetime.fromisoformat(ended.fields["since"]) - began.at) < timedelta(seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OperationalError("SELECT 'DOE^JANE'", {}, Exception("DOE^JANE")), "the database does not answer"),
+        (IntegrityError("INSERT", {}, Exception("DOE^JANE")), "the database refuses a statement: defect"),
+        (OSError(errno.ENOSPC, "DOE^JANE"), "disk: no space left on device"),
+        (KeyError("DOE^JANE"), "defect of the node: KeyError"),
+    ],
+)
+def test_the_reason_of_a_failure_is_in_words_and_quotes_nothing(error: Exception, reason: str) -> None:
+    said = reason_of(error)
+    assert said.startswith(reason)
+    assert "DOE" not in said
 
 
 def warnings(folder: Path, url: str) -> str:
