@@ -311,6 +311,7 @@ def _judge_cleaning(session: Session, settings: Settings, wanted: DecisionRow) -
     if instance is None or instance.pixels_sha256 != what["pixels_sha256"]:
         raise _NotYet("the image that was judged is not here")
     verdict = ReviewVerdict(what["verdict"])
+    study = session.get_one(Study, instance.study_id, with_for_update=transitions.FOR_UPDATE)
     results.end_reviews_of_image(session, instance.id, verdict, actor)
     if verdict is ReviewVerdict.DRAWN:
         session.merge(
@@ -323,8 +324,8 @@ def _judge_cleaning(session: Session, settings: Settings, wanted: DecisionRow) -
                 boxes=what["boxes"],
             )
         )
-        if session.get_one(Study, instance.study_id).state is not StudyState.RECEIVING:
-            reruns.rerun(session, instance.study_id, settings)
+        if study.state is not StudyState.RECEIVING:
+            reruns.rerun(session, study.id, settings)
 
 
 def _change_job(session: Session, _settings: Settings, wanted: DecisionRow) -> None:

@@ -331,6 +331,13 @@ def dates(made: Deidentified) -> set[str]:
         ("Manufacturer", "Medical Mustermann"),
         ("ManufacturerModelName", "LI"),
         ("ManufacturerModelName", "Model X12345678"),
+        ("ManufacturerModelName", "US_MUSTERMANN"),
+        ("ManufacturerModelName", "LiMustermann2"),
+        ("ManufacturerModelName", "Loeffel"),
+        ("ManufacturerModelName", "LOFFEL"),
+        ("ManufacturerModelName", "Rose"),
+        ("ManufacturerModelName", "01 31 1970"),
+        ("InstanceNumber", "31011970"),
         ("Manufacturer", "Clinic of Beispiel Ltd"),
         ("InstanceNumber", "12345678"),
         ("InstanceNumber", "19700131"),
@@ -342,6 +349,7 @@ def test_no_part_of_the_identity_is_copied_wherever_it_stands(
 ) -> None:
     person = {"PatientName": "Mustermann^Li", "PatientID": "P-012345678", "PatientBirthDate": "31.01.1970"}
     more = {"AccessionNumber": "A.4711", "InstitutionName": "Clinic of Beispiel"}
+    more |= {"SpecificCharacterSet": "ISO_IR 192", "OtherPatientNames": "Rose-Löffel"}
     with quiet_pydicom():
         path = _named(tmp_path, **person, **more, **{keyword: value})
         made = _objects(deidentified(path))
