@@ -46,22 +46,27 @@ def patients(session: Session, wanted: str = "", after: int | None = None) -> tu
     return rows, rows[-1]["study"] if len(found) > PAGE else None
 
 
+def patient_of(session: Session, number: int) -> tuple[str, str]:
+    """Return Patient ID and issuer of study ``number``. Raises NotFound if there is no such study, or it has
+    no Patient ID.
+    """
+    study = session.get(Study, number)
+    if study is None or not study.patient_id:
+        raise NotFound("there is no such study, or it has no Patient ID")
+    return study.patient_id, study.issuer_of_patient_id
+
+
 def studies_of(session: Session, number: int) -> list[int]:
     """Return the numbers of all studies of the patient whom study ``number`` is of. Raises NotFound."""
-    return list(
-        session.scalars(select(Study.id).where(*_same_patient(_study(session, number))).order_by(Study.id))
-    )
+    chosen = select(Study.id).where(*_of_patient(*patient_of(session, number)))
+    return list(session.scalars(chosen.order_by(Study.id)))
 
 
-def show(session: Session, settings: Settings, number: int) -> View:
-    """Return everything that the page of a patient shows.
-
-    ``number``: of one of the patient's studies. Raises NotFound.
-    """
-    study = _study(session, number)
+def history(session: Session, settings: Settings, patient_id: str, issuer: str) -> View:
+    """Return everything that the page of the patient with this Patient ID and issuer shows."""
     newest = (
         select(Study)
-        .where(*_same_patient(study))
+        .where(*_of_patient(patient_id, issuer))
         .order_by(Study.study_date.desc(), Study.id.desc())
         .limit(HISTORY)
     )
@@ -81,12 +86,12 @@ def show(session: Session, settings: Settings, number: int) -> View:
         if on := date_of(row["study_date"]):
             measured += [DatedNumber(row["id"], on, one) for read in stated for one in read.numbers]
     is_one = len(rows) < 2 or intake.of_one_patient(session, accessions)
-    of_patient = select(Study.id).where(*_same_patient(study))
+    of_patient = select(Study.id).where(*_of_patient(patient_id, issuer))
     received = ReceivedObject.study_id.in_(of_patient), ReceivedObject.purged.is_(False)
-    same_id = _patient_rows(session, [study.patient_id])
+    same_id = _patient_rows(session, [patient_id])
     return {
-        "patient_id": study.patient_id,
-        "issuer": study.issuer_of_patient_id,
+        "patient_id": patient_id,
+        "issuer": issuer,
         "is_one": is_one,
         "person": _person(session, settings, list(accessions)[:_LOOKED_INTO]) if is_one else None,
         "studies": with_withdrawals(session, rows),
@@ -94,16 +99,8 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "more": len(rows) == HISTORY,
         "has_images": session.scalar(select(ReceivedObject.id).where(*received).limit(1)) is not None,
         # The same ID of other issuers: other patients, unless a person knows better.
-        "others": [row for row in same_id if row["issuer"] != study.issuer_of_patient_id],
+        "others": [row for row in same_id if row["issuer"] != issuer],
     }
-
-
-def _study(session: Session, number: int) -> Study:
-    """Return study ``number``. Raises NotFound if it does not exist or has no Patient ID."""
-    study = session.get(Study, number)
-    if study is None or not study.patient_id:
-        raise NotFound("there is no such study, or it has no Patient ID")
-    return study
 
 
 def _person(session: Session, settings: Settings, studies: Sequence[int]) -> dict[str, str] | None:
@@ -112,12 +109,9 @@ def _person(session: Session, settings: Settings, studies: Sequence[int]) -> dic
     return next((person for person in people if any(person.values())), None)
 
 
-def _same_patient(study: Study) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """Return the SQL conditions for studies with the same Patient ID and issuer as ``study``."""
-    return (
-        Study.patient_id == study.patient_id,
-        Study.issuer_of_patient_id == study.issuer_of_patient_id,
-    )
+def _of_patient(patient_id: str, issuer: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Return the SQL conditions for studies with this Patient ID and issuer."""
+    return Study.patient_id == patient_id, Study.issuer_of_patient_id == issuer
 
 
 def _patient_rows(session: Session, ids: Sequence[str]) -> list[View]:

@@ -245,19 +245,19 @@ class ObjectRows:
     def _accept(self, session: Session, judged: JudgedObject) -> None:
         """Make an object part of its study; a new one and a revision become the current version."""
         study, item, former = judged.study, judged.item, judged.former
-        outcome, late = judged.judgement.outcome, None
+        outcome, row = judged.judgement.outcome, None
         self._receive(session, study, item, judged.role, outcome)
         if former is None or outcome is Outcome.REVISION:
             row = self._write_instance(session, study, item, judged.role, judged.place)
-            add_prior_queries(session, study, row, self._settings)
-            late = row if judged.role is ObjectRole.NON_SOURCE and study.state in READ_FROM_WORK else None
         elif former.purged and outcome is Outcome.DUPLICATE:
             # The new copy takes its place.
             former.path, former.purged = self._files.relative(judged.place), False
             former.transfer_syntax_uid = item.found.transfer_syntax_uid
         self._write_received(session, judged)
-        if late is not None:
-            forward_late(session, study, late, self._settings)
+        if row is not None:
+            add_prior_queries(session, study, row, self._settings)
+            if judged.role is ObjectRole.NON_SOURCE and study.state in READ_FROM_WORK:
+                forward_late(session, study, row, self._settings)
         _record(session, study, item, _acceptance(session, judged), judged.judgement.reason)
 
     def _quarantine(self, session: Session, judged: JudgedObject) -> None:
@@ -386,11 +386,11 @@ def add_prior_queries(session: Session, study: Study, image: Instance, settings:
     """Queue the queries for the patient's earlier studies of all rules that take this image, each once per
     revision of the study.
 
-    None for a study that is itself an earlier study for comparison.
+    None for a study whose results stay here.
     """
     if not settings.queried_by_rules or image.role is not ObjectRole.SOURCE or not study.study_instance_uid:
         return
-    if not fetches.is_prior(session, study.id):
+    if not intake.stays_here(session, study.id):
         for decision in decide_study(session, study, [image], settings):
             if decision.rule.priors and not decision.held_reason:
                 fetches.add_prior_query(session, study, decision.rule.name, decision.rule.priors)
