@@ -12,6 +12,7 @@ import despeckle
 import finetune
 import numpy as np
 import pytest
+import saliency
 import segmenters
 import study
 import torch
@@ -32,8 +33,9 @@ from completeness import CutFilm, fit, measured
 from despeckle import DespeckleLoss
 from figures import compare
 from safetensors.torch import save_file
+from scipy.linalg import eigvals
 from stamps import TURNED, StampCase, StampModels, figures, measure
-from synthetic import kid_interval, nearer
+from synthetic import fid, kid, kid_interval, nearer
 from typer.testing import CliRunner
 
 from ai_pipeline.burnin.find.networks import Line
@@ -41,6 +43,7 @@ from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.chest.anatomy import Anatomy, Completeness, Edge, Judge
 from ai_pipeline.images.coordinates import UPRIGHT, Pose
 from ai_pipeline.models import registry
+from ai_training.backbones import new_classifier
 from ai_training.base import DataMissing, ExperimentError
 from ai_training.fetal import HEADS
 from ai_training.networks import HeadNetwork, Perception, torchvision_network
@@ -194,6 +197,21 @@ def test_copies_of_training_images_are_found_and_the_distance_tells_sets_apart()
     one, other, far = (random.normal(mean, 1, (200, 32)) for mean in (0, 0, 1))
     assert kid_interval(one, far).low > 10 * kid_interval(one, other).high
     assert nearer(one + 0.01, one, other).value == 1.0
+
+
+def test_kid_is_the_unbiased_estimate_computed_by_hand() -> None:
+    # (x·y / d + 1)³: 1 and 27 within the sets, (1 + 1 + 8 + 27) / 4 between them
+    assert kid(np.array([[0.0], [1.0]]), np.array([[1.0], [2.0]])) == pytest.approx(1 + 27 - 2 * 9.25)
+
+
+@pytest.mark.parametrize("images", [6, 60], ids=["fewer images than features", "more"])
+def test_fid_is_that_of_the_published_formula(images: int) -> None:
+    random = np.random.default_rng(0)
+    one, other = random.normal(0, 1, (images, 8)), random.normal(1, 2, (images, 8))
+    spreads = [np.cov(part, rowvar=False) for part in (one, other)]
+    shift = one.mean(0) - other.mean(0)
+    product = np.sqrt(np.maximum(eigvals(spreads[0] @ spreads[1]).real, 0)).sum()
+    assert fid(one, other) == pytest.approx(shift @ shift + np.trace(sum(spreads)) - 2 * product, rel=1e-5)
 
 
 def test_fine_tuning_measures_on_held_out_patients_and_on_another_set(tmp_path: Path) -> None:
@@ -421,3 +439,30 @@ def test_figures_that_say_nothing_recognise_nothing() -> None:
     found = judges(fit(films(60, 1), films(60, 2)))
     same = [CutFilm(one.patient, one.path, one.edge, films(1, 9)[0].figures) for one in films(20, 3)]
     assert all(share[0] < 0.1 for share in measured(same, found)["recognised"].values())
+
+
+def test_maps_of_random_weights_are_others_and_pictures_show_the_map(tmp_path: Path) -> None:
+    pytest.importorskip("captum", reason="the extra captum is not installed")
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), drawn_chest(96, heart=0.3 + 0.1 * number)[0])
+    films = sorted(map(str, tmp_path.glob("*.png")))
+    words = [*films, "--finding", "Cardiomegaly", "--out", str(tmp_path / "maps"), "--json"]
+    done = CliRunner().invoke(saliency.app, words)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout.splitlines()[-1])["likeness"]
+    assert found["as trained"] == pytest.approx(1.0)
+    assert found["head and last 100% of the layers"] < 0.5
+    shown = cv2.imread(str(tmp_path / "maps/0-Cardiomegaly.png"))
+    assert shown.shape == (224, 448, 3)
+    assert np.abs(shown[:, :224].astype(int) - shown[:, 224:]).mean() > 5
+
+
+def test_grad_cam_of_a_linear_head_is_its_class_activation() -> None:
+    pytest.importorskip("captum", reason="the extra captum is not installed")
+    scores = saliency.Scores(new_classifier("test_convnext", 3, 64).eval())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        features = scores.network.layers(images)[0]
+        activation = torch.einsum("nchw,c->nhw", features, scores.network.head.weight[1])
+    cells = activation[0].numel()
+    np.testing.assert_allclose(saliency.grad_cam(scores, images, 1) * cells, activation, atol=1e-4)
