@@ -16,10 +16,13 @@ from ai_pipeline.cli.models import errors as store_errors
 from ai_pipeline.cli.models import models_app
 from ai_training.base import Report
 from ai_training.commands import (
+    Backbone,
     Boxes,
     Cache,
+    Drawn,
     Figures,
     Force,
+    Frozen,
     Iterations,
     Model,
     ModelsDir,
@@ -30,6 +33,8 @@ from ai_training.commands import (
     Seed,
     SetData,
     Split,
+    StartFrom,
+    StartLicence,
     Threads,
     Workers,
     WriteCard,
@@ -56,6 +61,10 @@ def train_chest(
         int | None, typer.Option(help="Steps; replaces the experiment's own length (to try things).")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed; replaces the experiment's own.")] = None,
+    backbone: Backbone = "",
+    weights: StartFrom = "",
+    weights_licence: StartLicence = "",
+    frozen: Frozen = False,
     threads: Threads = 0,
     cache: Cache = None,
     no_gate: Annotated[
@@ -65,7 +74,9 @@ def train_chest(
 ) -> Path:
     """Train the chest X-ray classifier. Uses a GPU when there is one.
 
-    Example: ai-pipeline train chest --data DIR --out runs/chest
+    Examples: ai-pipeline train chest --data DIR --out runs/chest
+
+    ai-pipeline train chest --data DIR --out runs/d121 --backbone densenet121 --weights densenet121.pth
 
     Then: ai-pipeline evaluate chest --data DIR --models-dir runs/chest --write-card
     """
@@ -78,6 +89,8 @@ def train_chest(
         made = made.changed(made.name, {"seed": seed})
     if iterations is not None:
         made = made.changed(made.name, {"schedule": {"iterations": iterations}})
+    if backbone or weights or frozen:
+        made = made.on_backbone(backbone, weights, weights_licence, frozen=frozen)
     run = fit(data, out, made, resume=resume, threads=threads, cache=cache, report=report)
     return ship(data, out, run, cache or out / "cache", report, gated=not no_gate)
 
@@ -126,6 +139,10 @@ def train_ovarian(
             help="Passes over the training frames; the outline in proportion. Default: the shipped recipe's."
         ),
     ] = None,
+    backbone: Backbone = "",
+    weights: StartFrom = "",
+    weights_licence: StartLicence = "",
+    frozen: Frozen = False,
     threads: NetworkThreads = 2,
 ) -> Path:
     """Train the classifier of ovarian frames: 5 folds by group, then on all frames; gate, outline, card.
@@ -135,8 +152,10 @@ def train_ovarian(
     Example: ai-pipeline train ovarian --data DIR --out runs/ovarian --seeds 3
     """
     from ai_training.ovarian.card import train_and_ship
+    from ai_training.ovarian.training import OvarianRecipe
 
-    return train_and_ship(data, out, epochs, range(1, seeds + 1), threads, report)
+    recipe = OvarianRecipe().on_backbone(backbone, weights, weights_licence, frozen=frozen)
+    return train_and_ship(data, out, recipe, epochs, range(1, seeds + 1), threads, report)
 
 
 def _train_by_recipe(name: str, steps: int, about: str, recipe: str, trained: str) -> None:
@@ -208,6 +227,7 @@ def evaluate_chest(
     models_dir: ModelsDir = None,
     cache: Cache = None,
     threads: Threads = 0,
+    drawn: Drawn = None,
     write_card: WriteCard = False,
 ) -> Figures:
     """Measure a chest X-ray classifier; every interval is 95 %, by bootstrap over patients."""
@@ -222,6 +242,7 @@ def evaluate_chest(
         models_dir=models_dir,
         cache=cache,
         threads=threads,
+        drawn=drawn,
         report=report,
     )
     if write_card:
@@ -439,12 +460,19 @@ _evaluate_outlines(
 )
 
 
+OvarianModel = Annotated[
+    str | None, typer.Option(help="Id of the card, or id@version. Default: ovarian-efficientnet-lite0.")
+]
+
+
 @verb(evaluate_app, "ovarian")
 def evaluate_ovarian(
     *,
     report: Report,
     data: SetData,
+    model: OvarianModel = None,
     models_dir: ModelsDir = None,
+    drawn: Drawn = None,
     write_card: WriteCard = False,
 ) -> Figures:
     """Print every figure of classifier, gate and outline; intervals by bootstrap over groups.
@@ -454,9 +482,9 @@ def evaluate_ovarian(
     from ai_training.ovarian.card import ID
     from ai_training.ovarian.evaluation import evaluate
 
-    result = evaluate(data, models_dir, report)
+    result = evaluate(data, model or ID, models_dir, drawn, report)
     if write_card:
-        write_figures(ID, models_dir, result)
+        write_figures(model or ID, models_dir, result)
     return result
 
 
@@ -507,7 +535,8 @@ def split(
         "A model that was trained on some of these images must not be measured on them under new splits.",
         err=True,
     )
-    return splits.table(found.images, dealt, found.labels)
+    counts = splits.table(found.images, dealt, found.labels)
+    return {**counts, "notes": list(found.notes)} if found.notes else counts
 
 
 def accept_model(
@@ -530,25 +559,62 @@ def accept_model(
     Half of the patients fit calibration, thresholds and gate, the others measure: AUC with intervals, false
     calls. The new card stands beside the original; nothing uses it until `ai-pipeline models activate`.
     """
-    from ai_pipeline.models.registry import MODELS_DIR, find, from_environment
+    from ai_pipeline.models.registry import find
     from ai_training.acceptance import accept
 
-    store = models_dir or from_environment()
-    if store is None:
-        raise typer.BadParameter(f"say which folder, or set {MODELS_DIR}", param_hint="--models-dir")
+    store = _store(models_dir)
     card = find(model, store if store.is_dir() else None)
     named = version or f"{card.version}-site"
     made, page = accept(card, data, store, out, split=split, version=named, threads=threads, report=report)
     shown = [label.name for label in made.labels if label.supported]
-    return (
-        f"{page}: read it, sign it, then: ai-pipeline models activate {made.name}\n"
-        f"Findings that it will show: {', '.join(shown) or 'none, it tells none better than chance'}"
+    return "\n".join(
+        [
+            f"{page}: read it, sign it, then: ai-pipeline models activate {made.name}",
+            f"Findings that it will show: {', '.join(shown) or 'none, it tells none better than chance'}",
+            *made.details["metrics"]["acceptance"]["notes"],
+        ]
     )
 
 
+def calibrate_model(
+    model: Annotated[str, typer.Argument(metavar="ID[@VERSION]", help="See `ai-pipeline models list`.")],
+    *,
+    report: Report,
+    data: SetData,
+    split: Annotated[str, typer.Option(help="Which split to use; all images without splits.")] = "val",
+    version: Annotated[
+        str | None, typer.Option(help="Version of the new card (default: the old-calibrated).")
+    ] = None,
+    models_dir: ModelsDir = None,
+    threads: Threads = 0,
+) -> Figures:
+    """Fit a chest model's probabilities to your labelled images: the network and its calls stay as they are.
+
+    Prints each label's calibration error before, and after on patients that the curve was not fitted to. The
+    new card stands beside the original; nothing uses it until `ai-pipeline models activate`.
+    """
+    from ai_pipeline.models.registry import find
+    from ai_training.recalibration import recalibrate
+
+    store = _store(models_dir)
+    card = find(model, store if store.is_dir() else None)
+    named = version or f"{card.version}-calibrated"
+    return recalibrate(card, data, store, split=split, version=named, threads=threads, report=report)
+
+
+def _store(models_dir: Path | None) -> Path:
+    """The models folder: ``models_dir``, else the one in the environment. Raises typer.BadParameter."""
+    from ai_pipeline.models.registry import MODELS_DIR, from_environment
+
+    store = models_dir or from_environment()
+    if store is None:
+        raise typer.BadParameter(f"say which folder, or set {MODELS_DIR}", param_hint="--models-dir")
+    return store
+
+
 def add_to(app: typer.Typer) -> None:
-    """Add the verbs that train and measure, ``models accept`` and ``models convert`` to the command line
-    ``app``.
+    """Add the verbs that train and measure, and of ``models`` ``accept``, ``calibrate``, ``convert`` and
+    ``bundle`` to the command line ``app``.
     """
     app.add_typer(train_app, name="train")
     app.add_typer(evaluate_app, name="evaluate")
@@ -563,18 +629,41 @@ def add_to(app: typer.Typer) -> None:
         epilog="Example:  ai-pipeline models accept d121@1 --data our-films.csv --models-dir models --out "
         "acceptance",
     )(accept_model)
+    verb(
+        models_app,
+        "calibrate",
+        epilog="Example:  ai-pipeline models calibrate d121@1 --data our-films.csv --models-dir models",
+    )(calibrate_model)
     models_app.command(
         "convert",
         epilog="Example:  ai-pipeline models convert d121.pth --architecture densenet121 "
         "--labels A,B --out new",
     )(convert_model)
+    models_app.command(
+        "bundle", epilog="Example:  ai-pipeline models bundle d121@1 --models-dir models --out d121-bundle"
+    )(bundle_model)
+
+
+def bundle_model(
+    model: Annotated[str, typer.Argument(metavar="ID[@VERSION]", help="See `ai-pipeline models list`.")],
+    *,
+    out: Annotated[Path, typer.Option(help="The new folder.")],
+    models_dir: ModelsDir = None,
+) -> None:
+    """Write a classifier as a bundle of MONAI: the network, its card, and a configuration that MONAI runs."""
+    from ai_pipeline.models.registry import find
+    from ai_training.bundle import write
+
+    with store_errors():
+        typer.echo(write(find(model, models_dir), out))
 
 
 def convert_model(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            metavar="CHECKPOINT", help=".pt, .pth or .safetensors; a folder of timm for Hugging Face"
+            metavar="CHECKPOINT",
+            help=".pt, .pth or .safetensors; a folder of timm for Hugging Face; a bundle of MONAI",
         ),
     ],
     *,
@@ -594,7 +683,7 @@ def convert_model(
     licence: Annotated[str, typer.Option(help="The licence of the weights, as the card will say.")] = "",
     seconds: Annotated[int, typer.Option(help="How long it may take.", min=1)] = 600,
 ) -> None:
-    """Make an ONNX model with a first card from a checkpoint of a network of timm.
+    """Make an ONNX model with a first card from a checkpoint of a network of timm, or a bundle of MONAI.
 
     Only numbers are read, in a process that reaches no other file, process or network: by bubblewrap (Debian
     package bubblewrap), else by Landlock and seccomp, and not at all where there is neither.

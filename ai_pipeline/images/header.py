@@ -60,7 +60,7 @@ OVERLAY_GROUPS = range(0x6000, 0x6100, 2)
 
 @dataclass(frozen=True, slots=True)
 class StatedAttributes:
-    """Attributes that a person states for a PNG or JPEG, which has no header. ``pixel_mm``: side of a pixel
+    """Attributes that a person states for a picture, which has no header. ``pixel_mm``: side of a pixel
     in millimetres.
     """
 
@@ -183,8 +183,8 @@ def read_header(dataset: Dataset) -> ImageHeader:
 def picture_header(
     samples: PixelArray, modality: str, lossy: bool, given: StatedAttributes = NO_ATTRIBUTES
 ) -> ImageHeader:
-    """Make the header of a PNG or JPEG, from its samples and the ``given`` attributes. ``lossy``: whether it
-    was compressed with loss.
+    """Make the header of a picture (PNG, JPEG …), from its samples and the ``given`` attributes. ``lossy``:
+    whether it was compressed with loss.
     """
     spacing = given.pixel_mm
     return ImageHeader(

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
-from ai_pipeline.contract import Code, ImageHeader, PipelineCard, PipelineOptions, option
+from ai_pipeline.contract import Code, ImageHeader, ModelSlot, PipelineCard, PipelineOptions, option
 from ai_pipeline.terms import shown_term
 
 MODALITIES = frozenset({"US"})
@@ -124,6 +124,7 @@ class OvarianOptions(PipelineOptions):
 
 
 LESION = Code("52988006", "SCT", "Lesion")  # PS3.16 CID 7151
+CLASSIFIER: Final = ModelSlot("ovarian", "ovarian-efficientnet-lite0", "classifier")
 CARD: Final = PipelineCard(
     name="ovarian",
     version="1.6",
@@ -136,4 +137,5 @@ CARD: Final = PipelineCard(
     modalities=MODALITIES,
     outlines=(LESION,),
     region=Code("816092008", "SCT", "Pelvis"),
+    slots=(CLASSIFIER,),
 )

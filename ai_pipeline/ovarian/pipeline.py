@@ -48,11 +48,20 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.errors import CardError, CleaningFailed
 from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.models.engine import Engine, load
-from ai_pipeline.models.registry import Card, Input, Label, find, network_input, read
+from ai_pipeline.models import engine
+from ai_pipeline.models.engine import Engine
+from ai_pipeline.models.registry import Card, Input, Label, find, load, network_input, read
+from ai_pipeline.models.store.folder import active
 from ai_pipeline.networks.gate import FeatureGate
 from ai_pipeline.networks.heads import HeadModel
-from ai_pipeline.ovarian.card import CARD, LESION, OvarianOptions, refused_by_header, shows_pregnancy
+from ai_pipeline.ovarian.card import (
+    CARD,
+    CLASSIFIER,
+    LESION,
+    OvarianOptions,
+    refused_by_header,
+    shows_pregnancy,
+)
 
 METHOD = "class activation, coarse"
 NORMAL = "Ovary_Normal"
@@ -88,7 +97,7 @@ class OvarianClassifier:
         self.card = card
         self.input: Input = card.input
         self._gate, self._limit = FeatureGate.from_bytes(read(card.file(card.gate.role))), card.gate.threshold
-        self._engine = load(card, "classifier")
+        self._engine = engine.load(card, "classifier")
 
     def analyse(self, picture: Grey) -> OvarianAnalysis:
         """Run the networks on ``picture``: as displayed, uint8, RGB or grey, any size."""
@@ -205,7 +214,7 @@ class Outliner:
 
     def __init__(self, card: Card) -> None:
         """Load the network of ``card``."""
-        self._engine: Engine = load(card, "outline")
+        self._engine: Engine = engine.load(card, "outline")
 
     def outline(self, seen: OvarianAnalysis) -> LesionOutline:
         """The outline of the lesion in the picture of the analysis ``seen``."""
@@ -273,7 +282,6 @@ def dice(one: Bools, other: Bools) -> float:
     return 2.0 * int((one & other).sum()) / total if total else 0.0
 
 
-MODEL = "ovarian-efficientnet-lite0"
 UNSURE_NOTE = "The model suggests no class and excludes none"
 NOT_ASSESSED = (
     "size, blood flow, the other ovary, uterus, free fluid, and every kind of lesion that is no class of it"
@@ -352,6 +360,15 @@ class Ovarian:
             if label.name != NORMAL and (label.supported or not hidden)
         )
 
+    @staticmethod
+    def try_out(card_file: Path, seconds: int) -> None:
+        """Run the models of the card ``card_file`` on test pictures. Raises CardError if one fails or takes
+        longer than ``seconds``.
+        """
+        from ai_pipeline.models import trial  # with what looks into files, which no worker needs
+
+        trial.try_out(load(card_file), "ai_pipeline.ovarian.trial", seconds)
+
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
     ) -> Accept | Refuse:
@@ -427,7 +444,9 @@ class Ovarian:
 
     def _card(self) -> Card:
         """The model card of the classifier."""
-        return self._given or (self._networks[0].card if self._networks else find(MODEL, self._models_dir))
+        return self._given or (
+            self._networks[0].card if self._networks else active(CLASSIFIER, self._models_dir)
+        )
 
     def _models(self) -> tuple[OvarianClassifier, Outliner, PixelGate]:
         """The networks, loaded when first needed."""

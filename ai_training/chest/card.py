@@ -14,16 +14,26 @@ import torch
 
 from ai_pipeline.chest.classifier import CANDIDATES, NETWORK, YOLO
 from ai_pipeline.models.registry import SHIPPED, reduce
+from ai_training.backbones import card_id
 from ai_training.base import Report, silent
-from ai_training.cards import changed_card, export, weights_row
+from ai_training.cards import changed_card, export, export_traced, fit_limit, weights_row
 from ai_training.chest.gate import TRUE_POSITIVE_RATE, fit_gate
 from ai_training.chest.places import fit_places
 from ai_training.chest.training import Material, Trained, infer
 from ai_training.convert import NO_GATE
 from ai_training.metrics import THRESHOLDS, LabelCalibration, calibrated, prevalence, reference
-from ai_training.networks import IMAGENET, OUTPUTS, PlacedClassifier, fuse, licence_from, start_described
+from ai_training.networks import (
+    IMAGENET,
+    NAME,
+    OUTPUTS,
+    PlacedClassifier,
+    PlacedNetwork,
+    fuse,
+    licence_from,
+    start_described,
+)
 from ai_training.sets.chest import chest_set, label_matrix
-from ai_training.sets.images import LABELS, ImageSet
+from ai_training.sets.images import LABELS, ImageSet, known_label
 from ai_training.sets.tables import NAME as SHIPPED_SET
 
 COMPARED = (
@@ -48,6 +58,7 @@ def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
             f"{result['data']['main']}, {result['split']}: {main['images']} images of "
             f"{main['patients']} adults; [value, low, high], 95 % by bootstrap over patients"
         ),
+        "notes": result["data"]["notes"],
         "images": main["images"],
         "patients": main["patients"],
         "mean_auc_labels": main["labels_counted"],
@@ -107,12 +118,15 @@ TOLD_OF_SHIPPED = ("mined from", "224 pixels", "another network", "NIH Clinical 
 """Words of the shipped card's limits that are true of its own training alone."""
 
 
-def export_onnx(network: PlacedClassifier, size: int, path: Path) -> None:
+def export_onnx(network: PlacedNetwork, size: int, path: Path) -> None:
     """Write ``network`` as ONNX: input ``images`` with a free batch size, outputs as ``OUTPUTS`` names them.
 
     The batch normalisations of EfficientNet-Lite0 are folded in (``network`` is changed), the parameters keep
-    their names.
+    their names. Other networks are traced.
     """
+    if not isinstance(network, PlacedClassifier):
+        export_traced(network.eval(), torch.zeros(2, 3, size, size), OUTPUTS, path)
+        return
     fuse(network.eval())
     export(
         network.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
@@ -147,14 +161,14 @@ def write_metrics(path: Path, result: dict[str, Any]) -> None:
     .5, there and in external measurements (``[external]``, which stays). If the card lacks operating points,
     those of the validation split are added. The card counts how often the test split was used.
     """
-    shown = {row["label"]: row["supported"] for row in result["main"]["labels"]}
+    shown = {row["label"] for row in result["main"]["labels"] if row["supported"]}
     with changed_card(path) as card:
         looks = card.get("metrics", {}).get("looks", 0) + (result["split"] == "test")
         card["metrics"] = {"looks": looks, **card_metrics(result)}
         if chosen := result["operating_points"]["chosen"]:
             card["operating_points"] = chosen
         for row in card["labels"]:
-            row["supported"] = shown.get(row["name"], False)
+            row["supported"] = known_label(row["name"]) in shown
 
 
 def ship(
@@ -169,6 +183,7 @@ def ship(
     out.mkdir(parents=True, exist_ok=True)
     experiment, found = trained.experiment, chest_set(data)
     size, start = experiment.network.size, experiment.network
+    backbone, name = start.architecture, card_id("chest", start.architecture)
     material = Material.gather(data, experiment, cache, report)
     labels, columns = material.labels, [LABELS.index(label) for label in material.labels]
     network = trained.network if len(labels) == len(LABELS) else trained.network.narrowed(columns)
@@ -189,15 +204,19 @@ def ship(
     if gated:
         gate, limit = fit_gate(data, see, experiment.seed, report)
         refused = gate.distance(pooled) > limit
-        (out / f"{ID}.gate.npz").write_bytes(gate.to_bytes())
-    export_onnx(network, size, out / f"{ID}.onnx")
-    (out / f"{ID}.boxes.npz").write_bytes(places.to_bytes())
-    about, path = start_described(start.initial, start.licence or ""), out / f"{ID}.toml"
+        (out / f"{name}.gate.npz").write_bytes(gate.to_bytes())
+    export_onnx(network, size, out / f"{name}.onnx")
+    if backbone != NAME and (said := fit_limit(out / f"{name}.onnx")):
+        report(1.0, f"{said}\n")
+    (out / f"{name}.boxes.npz").write_bytes(places.to_bytes())
+    about, path = start_described(start.initial, start.licence or "", backbone), out / f"{name}.toml"
     with changed_card(SHIPPED / f"{ID}.toml", path) as card:
         forget_detector(card)
         _write_gate(card, limit)
         for weights in card["weights"]:
-            weights.update(weights_row(weights["role"], out / weights["file"]))
+            weights.update(weights_row(weights["role"], out / weights["file"].replace(ID, name)))
+        if backbone != NAME:
+            card.update({"id": name, "version": "1", "architecture": backbone})
         if start.initial != IMAGENET:
             card["licence"] = licence_from(about)
         card["input"]["size"] = size
@@ -244,7 +263,7 @@ def _training(
     learned = material.rows("train", trained.experiment.images.smallest)
     best = max(trained.history, key=lambda entry: entry["validation_auc"])
     return {
-        "data": [found.title, *found.notes],
+        "data": [found.title, *material.notes],
         "images": len(learned),
         "patients": len({material.images[row].patient for row in learned}),
         "chosen_iteration": int(best["iteration"]),

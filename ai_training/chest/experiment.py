@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ai_pipeline.mistakes import mistakes
 from ai_pipeline.models.registry import Chain
+from ai_training.backbones import default_start
 from ai_training.base import ExperimentError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -62,11 +63,14 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
 class Network(ExperimentPart):
-    """The table ``[network]`` of an experiment file: the network to train. ``initial``: its first weights:
-    ``imagenet`` (of a package), ``random``, or the path of a file, such as the ``*.pt`` of an earlier run;
-    ``licence`` of that file.
+    """The table ``[network]`` of an experiment file: the network to train. ``architecture``: its backbone,
+    ``efficientnet-lite0`` or a name of timm. ``initial``: its first weights: ``imagenet`` (of a package),
+    ``random``, or the path of a file, such as the ``*.pt`` of an earlier run; ``licence`` of that file.
+    ``frozen``: the backbone keeps these weights. ``drop_connect``: of EfficientNet-Lite0 alone.
     """
 
+    architecture: str = "efficientnet-lite0"
+    frozen: bool = False
     size: Annotated[int, Field(ge=64, multiple_of=32)] = 160
     initial: str = "imagenet"
     licence: str | None = None
@@ -147,6 +151,16 @@ class Experiment(ExperimentPart):
         found: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
         found["network"]["initial"] = Path(self.network.initial).name
         return found
+
+    def on_backbone(self, backbone: str, weights: str, licence: str, *, frozen: bool) -> Experiment:
+        """This experiment on another ``backbone`` (``""``: its own), which starts from ``weights`` (``""``:
+        ImageNet weights if a package has them, else random ones) of this ``licence``.
+        """
+        name = backbone or self.network.architecture
+        start = default_start(name, weights) if backbone or weights else self.network.initial
+        known = licence or (None if weights else self.network.licence)
+        change = {"architecture": name, "initial": start, "licence": known, "frozen": frozen}
+        return self.changed(self.name, {"network": change})
 
     def changed(self, name: str, change: Mapping[str, Any]) -> Experiment:
         """This experiment with the values of ``change`` (nested tables, as in TOML) in place of its own."""

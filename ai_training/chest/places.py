@@ -16,7 +16,7 @@ from ai_pipeline.chest.classifier import BoxTemplates, share_inside
 from ai_pipeline.models.registry import Chain, normalise, prepare
 from ai_training.base import Report, silent
 from ai_training.chest.experiment import Experiment
-from ai_training.networks import MEAN, SCALE, PlacedClassifier
+from ai_training.networks import MEAN, SCALE, PlacedNetwork
 from ai_training.sets.chest import chest_set
 from ai_training.sets.files import read_grey
 from ai_training.sets.images import LABELS, TruthBox
@@ -25,7 +25,7 @@ AT_ONCE = 8
 
 
 def fit_places(
-    network: PlacedClassifier, data: Path, experiment: Experiment, known: Sequence[str] = LABELS
+    network: PlacedNetwork, data: Path, experiment: Experiment, known: Sequence[str] = LABELS
 ) -> BoxTemplates:
     """Fit the layer of ``network`` that says where a finding lies (``place``, ``place_bias``) to the boxes of
     the train split; returns the box templates, none if the train split of ``data`` has no boxes.
@@ -67,7 +67,7 @@ def fit_places(
 
 
 def middle_maps(
-    network: PlacedClassifier,
+    network: PlacedNetwork,
     paths: Sequence[Path],
     chain: Chain,
     size: int,

@@ -18,12 +18,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
 from torch.utils.data import Dataset
 
 from ai_pipeline.models.registry import enlarge, normalise
+from ai_training.backbones import fill_start, new_classifier
 from ai_training.base import DataMissing, Report, silent
 from ai_training.chest.experiment import Augmentation, Experiment, Loss
 from ai_training.engine import Plan, TrainingRun, Validation, best_of, run_options, seed_all
 from ai_training.metrics import within_source_auc
-from ai_training.networks import MEAN, SCALE, PlacedClassifier, classifier
-from ai_training.sets.chest import chest_set, label_matrix, reduced_images, soft_matrix
+from ai_training.networks import MEAN, SCALE, PlacedNetwork
+from ai_training.sets.chest import adults_of, chest_set, label_matrix, reduced_images, soft_matrix
 from ai_training.sets.files import Grey, Singles, size_of
 from ai_training.sets.images import LABELS, SetImage
 
@@ -116,7 +117,7 @@ class Trained:
     figures.
     """
 
-    network: PlacedClassifier
+    network: PlacedNetwork
     history: tuple[dict[str, float], ...]
     experiment: Experiment
 
@@ -125,12 +126,13 @@ class Trained:
 class Material:
     """The adults' images of the train and validation splits, reduced: shared by all parts of a training run.
     ``labels``: the labels that images of both splits have; the network is trained with all of :data:`LABELS`,
-    and exported with these.
+    and exported with these. ``notes``: on what the set holds and what of it is left out.
     """
 
     images: tuple[SetImage, ...]
     pixels: npt.NDArray[np.uint8]
     labels: tuple[str, ...] = LABELS
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def gather(data: Path, experiment: Experiment, cache: Path, report: Report = silent) -> Material:
@@ -139,7 +141,9 @@ class Material:
         """
         cv2.setNumThreads(1)
         found = chest_set(data)
-        images = tuple(image for image in found.images if image.adult and image.split != "test")
+        images, notes = adults_of(found, "train", "val")
+        for note in notes:
+            report(0.0, f"{note}\n")
         labels = found.labels
         for split in ("train", "val"):
             of_split = [image for image in images if image.split == split]
@@ -149,7 +153,8 @@ class Material:
             raise DataMissing(
                 f"{data}: of no label are adults in both splits train and val (ai-pipeline split)"
             )
-        return Material(images, reduced_images(images, experiment.images.chain, cache, report), labels)
+        pixels = reduced_images(images, experiment.images.chain, cache, report)
+        return Material(images, pixels, labels, notes)
 
     def rows(self, split: str, smallest: int = 0) -> npt.NDArray[np.intp]:
         """The indices of the images of ``split`` whose files have at least ``smallest`` pixels a side."""
@@ -183,11 +188,11 @@ def fit(
     material = Material.gather(data, experiment, cache or out / "cache", report)
     run = ClassifierRun(experiment, material, out)
     run.finish(report, resume=resume)
-    network = PlacedClassifier(len(LABELS), experiment.network.size)
+    network = new_classifier(experiment.network.architecture, len(LABELS), experiment.network.size)
     return Trained(best_of(network, out), tuple(run.history), experiment)
 
 
-def infer(network: PlacedClassifier, pixels: npt.NDArray[np.uint8], size: int) -> tuple[Singles, Singles]:
+def infer(network: PlacedNetwork, pixels: npt.NDArray[np.uint8], size: int) -> tuple[Singles, Singles]:
     """Run ``network`` on reduced images ``[N, side, side]`` as at run time; returns logits ``[N, labels]``
     and mean features ``[N, C]``. ``size``: side of the network's input.
     """
@@ -209,7 +214,7 @@ def infer(network: PlacedClassifier, pixels: npt.NDArray[np.uint8], size: int) -
 class Tasks(nn.Module):
     """A classifier with a second output layer, used in training only, for a teacher model's log-odds."""
 
-    def __init__(self, network: PlacedClassifier) -> None:
+    def __init__(self, network: PlacedNetwork) -> None:
         """Add the second output layer to ``network``."""
         super().__init__()
         self.network = network
@@ -220,7 +225,7 @@ class Tasks(nn.Module):
         pooled = self.network.dropout(self.network.maps(images)[0].mean((2, 3)))
         return self.network.head(pooled), self.teacher(pooled)
 
-    def merged(self, pooled: npt.NDArray[np.float32], share: float) -> PlacedClassifier:
+    def merged(self, pooled: npt.NDArray[np.float32], share: float) -> PlacedNetwork:
         """Return the classifier with one output layer: its own plus ``share`` times the teacher's, each in
         units of its spread. ``pooled [N, C]``: mean features of the images on which the spreads are
         computed.
@@ -263,7 +268,7 @@ class ClassifierRun(TrainingRun):
         made = experiment.schedule
         self.train_rows = material.rows("train", experiment.images.smallest)
         self.validation_rows = material.rows("val")
-        per_epoch = max(1, len(self.train_rows) // made.batch)
+        per_epoch = max(1, len(self.train_rows) // (made.batch * run_options().accumulate))
         iterations = made.iterations or round(made.epochs * per_epoch)
         plan = Plan(
             iterations=iterations,
@@ -277,7 +282,11 @@ class ClassifierRun(TrainingRun):
         self.workers = max(0, len(os.sched_getaffinity(0)) - 1) if cuda else 0
         precision = "bf16" if made.precision == "bfloat16" or (made.precision == "auto" and cuda) else "fp32"
         wanted = experiment.network
-        network = classifier(wanted.initial, len(LABELS), wanted.size, wanted.dropout, wanted.drop_connect)
+        sizes = len(LABELS), wanted.size, wanted.dropout, wanted.drop_connect
+        network = new_classifier(wanted.architecture, *sizes)
+        fill_start(network.backbone, wanted.architecture, wanted.initial, frozen=wanted.frozen)
+        if wanted.frozen:
+            network.freeze()
         tasks = Tasks(network)
         super().__init__(out, experiment.model_dump_json(), plan, tasks, precision)
 
@@ -292,7 +301,7 @@ class ClassifierRun(TrainingRun):
 
     def loss(self, batch: Batch) -> Tensor:
         """The loss of one batch."""
-        torch.manual_seed(hash((self.experiment.seed, self.done)) % 2**31)  # dropout, drop connect
+        torch.manual_seed(hash((self.experiment.seed, self.drawn)) % 2**31)  # dropout, drop connect
         with self.autocast():
             predicted = self.tasks(batch[0])
         return loss_of(predicted, batch, self.experiment.loss)

@@ -21,6 +21,7 @@ from ai_training.chest.transforms import drawn_from
 from ai_training.evaluation.baselines import demographic_scores, hog_scores, source_scores
 from ai_training.evaluation.boxes import box_scores
 from ai_training.evaluation.operating_points import choose_points, measured_points
+from ai_training.evaluation.report import report_films
 from ai_training.evaluation.scores import Scored, run, scored
 from ai_training.evaluation.tables import (
     ENOUGH,
@@ -34,7 +35,7 @@ from ai_training.evaluation.tables import (
     subgroups,
 )
 from ai_training.metrics import Floats
-from ai_training.sets.chest import chest_set, label_matrix, reduced_images
+from ai_training.sets.chest import adults_of, chest_set, label_matrix, reduced_images
 from ai_training.sets.images import YOUNGEST, ImageSet, SetImage
 from ai_training.text import without_nan
 
@@ -55,23 +56,27 @@ def evaluate_chest(
     models_dir: Path | None = None,
     cache: Path | None = None,
     threads: int = 0,
+    drawn: Path | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
     """Measure a chest model on ``split`` (``test`` or ``val``) of ``data``; all intervals are 95 %. ``data``:
     as :func:`chest_set` takes it. ``model``: id of its model card. Labels are matched by name; a label that
-    card or data lack is left out. ``cache`` stores reduced images, outputs and the baseline between runs. A
-    figure that cannot be computed is None. Raises ``DataMissing``, or ``CardError``.
+    card or data lack is left out. ``cache`` stores reduced images, outputs and the baseline between runs;
+    ``drawn``: folder for curves, confusion and the worst films. A figure that cannot be computed is None.
+    Raises ``DataMissing``, or ``CardError``.
     """
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:
         classifier = Classifier(find(model, models_dir), threads=threads)
-        job = _Evaluation(data, split, classifier, chest_set(data), cache or Path(scratch), report)
+        job = _Evaluation(data, split, classifier, chest_set(data), cache or Path(scratch), report, drawn)
         return {key: without_nan(value) for key, value in job.result().items()}
 
 
 @dataclass(frozen=True, slots=True)
 class _Evaluation:
-    """One evaluation of a model on a set of images. ``cache``: the folder for intermediate results."""
+    """One evaluation of a model on a set of images. ``cache``: the folder for intermediate results;
+    ``drawn``: that for pictures, None for no pictures.
+    """
 
     data: Path
     split: str
@@ -79,10 +84,11 @@ class _Evaluation:
     found: ImageSet
     cache: Path
     report: Report
+    drawn: Path | None = None
 
     def result(self) -> dict[str, Any]:
         """All figures of the evaluation."""
-        everyone = self._run(self.split)
+        everyone, (_, notes) = self._run(self.split), adults_of(self.found, self.split)
         adults = everyone.where(image.adult for image in everyone.images)
         if not adults.images or not adults.names:
             raise DataMissing(f"{self.data}: no adult of split {self.split} with a label that the card knows")
@@ -95,7 +101,7 @@ class _Evaluation:
         result = {
             "model": self._model(),
             "split": self.split,
-            "data": {"set": self.found.name, "main": self.found.main, "notes": list(self.found.notes)},
+            "data": {"set": self.found.name, "main": self.found.main, "notes": list(notes)},
             "labels": list(adults.names),
             "labels_left_out": [name for name in self.found.labels if name not in adults.names],
             "main": head,
@@ -113,6 +119,9 @@ class _Evaluation:
             "boxes": self._box_figures(),
             "gate": gate_figures(self.data, self.classifier, self.split, self.report),
         }
+        if self.drawn:
+            known = {key: without_nan(value) for key, value in result.items()}
+            report_films(self.drawn, known, main, self.classifier.card)
         self.report(1.0, "done")
         return result
 
@@ -148,8 +157,8 @@ class _Evaluation:
     def _run(self, split: str) -> Scored:
         """Run the classifier on the images of ``split``."""
         images = [image for image in self.found.images if image.is_in(split)]
-        logits, _ = run(self.classifier, images, self.cache, self.report)
-        return scored(images, logits, self.classifier.card.labels, self.found.labels)
+        outputs = run(self.classifier, images, self.cache, self.report)
+        return scored(images, outputs, self.classifier.card.labels, self.found.labels)
 
     def _operating_points(self, adults: Scored, shown: Sequence[str]) -> dict[str, Any]:
         """The model card's operating points, or new ones from the validation split, with the figures of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +51,36 @@ def save(figure: Figure, path: Path) -> Path:
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     return path
+
+
+def draw_confusions(path: Path, found: Mapping[str, tuple[Sequence[str], Sequence[str], Any]]) -> Path:
+    """Draw a confusion matrix for each title of ``found``: names of the rows (truth), names of the columns
+    (answer), counts ``[rows, columns]``. A cell is the darker the larger its share of the row.
+    """
+    sizes = [(len(rows), len(columns)) for rows, columns, _ in found.values()]
+    high, wide = (sum(rows for rows, _ in sizes), max((columns for _, columns in sizes), default=1))
+    figure = Figure(figsize=(3 + 0.8 * wide, 1 + 1.1 * len(sizes) + 0.4 * high), layout="constrained")
+    grid = figure.subplots(max(1, len(sizes)), 1, squeeze=False)[:, 0]
+    for axes, (title, (rows, columns, counts)) in zip(grid, found.items(), strict=False):
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for (row, column), share in np.ndenumerate(shares):
+            ink = "white" if share > 0.5 else "black"
+            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=ink, fontsize=8)
+        axes.set_xticks(range(len(columns)), columns, rotation=30 if len(columns) > 3 else 0, ha="right")
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set(title=title, ylabel="truth")
+    return save(figure, path)
+
+
+def draw_pictures(path: Path, pictures: Sequence[Any], captions: Sequence[str]) -> Path:
+    """Draw ``pictures`` (uint8, grey or RGB, any size), four in a row, each under its caption."""
+    rows = max(1, -(-len(pictures) // 4))
+    figure = Figure(figsize=(11, 3.1 * rows), layout="constrained")
+    cells = figure.subplots(rows, 4, squeeze=False).ravel()
+    for axes in cells:
+        axes.set_axis_off()
+    for axes, picture, caption in zip(cells, pictures, captions, strict=False):
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        axes.set_title(caption, fontsize=8)
+    return save(figure, path)

@@ -11,11 +11,22 @@ import torch
 from torch.export import Dim
 
 from ai_pipeline.contract import BURNED_IN
+from ai_training.backbones import card_id
 from ai_training.base import Report, followed, silent
-from ai_training.cards import changed_card, export, new_card, store_in_half, weights_row
+from ai_training.cards import (
+    changed_card,
+    export,
+    export_traced,
+    fit_limit,
+    new_card,
+    store_in_half,
+    weights_row,
+)
 from ai_training.engine import best_of
 from ai_training.networks import (
+    IMAGENET,
     MEAN,
+    NAME,
     SCALE,
     OutlineNetwork,
     Probabilities,
@@ -50,6 +61,7 @@ from ai_training.ovarian.gate import (
     other_pictures,
     write_gate,
 )
+from ai_training.ovarian.network import CystEnsemble
 from ai_training.ovarian.outline import OUTLINES, OutlineRecipe, OutlineRun
 from ai_training.ovarian.predictions import FOLDER, GATE, HeldOut, write_predictions
 from ai_training.ovarian.training import (
@@ -66,15 +78,21 @@ from ai_training.sets.files import Grey
 
 
 def train_and_ship(
-    data: Path, out: Path, epochs: float | None, seeds: Sequence[int], threads: int, report: Report = silent
+    data: Path,
+    out: Path,
+    recipe: OvarianRecipe,
+    epochs: float | None,
+    seeds: Sequence[int],
+    threads: int,
+    report: Report = silent,
 ) -> Path:
-    """Train the classifier of ovarian frames for every fold and on all frames, once for each of ``seeds``,
-    and the outline network, and export both; returns the path of the model card. Complete parts in ``out``
-    are not trained again. ``epochs``: passes over the frames (the outline network's steps change in the same
-    proportion); None: as the released model. Raises DataMissing, ExperimentError.
+    """Train the classifier of ovarian frames by ``recipe`` for every fold and on all frames, once for each of
+    ``seeds``, and the outline network, and export both; returns the path of the model card. Complete parts in
+    ``out`` are not trained again. ``epochs``: passes over the frames (the outline network's steps change in
+    the same proportion); None: those of ``recipe``. Raises DataMissing, ExperimentError.
     """
     torch.set_num_threads(threads)
-    recipe, outline = OvarianRecipe(), OutlineRecipe(threads=threads)
+    outline = OutlineRecipe(threads=threads)
     if epochs:
         share = epochs / recipe.epochs
         recipe = replace(recipe, epochs=epochs)
@@ -116,16 +134,29 @@ def ship(
     returns the card's path. Raises DataMissing, or OSError if a run is missing.
     """
     held_out = predict(data, out, recipe, seeds, report)
-    classifier = ensemble(out, recipe, seeds, ALL)
-    fuse(classifier)
-    example = (torch.zeros(2, 3, recipe.size, recipe.size),)
-    batch, outputs = {"images": {0: Dim("batch")}}, ("logits", "features", "places")
-    export(classifier, example, batch, outputs, out / f"{ID}.onnx")
-    store_in_half(out / f"{ID}.onnx")
+    name = card_id("ovarian", recipe.architecture)
+    export_classifier(ensemble(out, recipe, seeds, ALL), recipe, out / f"{name}.onnx", report)
     outliner = Probabilities(best_of(OutlineNetwork(OUTLINES), out / "outline")).eval()
-    side, path = outline.size, out / f"{ID}.outline.onnx"
+    side, path = outline.size, out / f"{name}.outline.onnx"
     export_outline_network(outliner, (side, side), ("lesion",), path, "pictures")
     return write_card(out, ovarian_set(data).title, held_out, recipe, outline)
+
+
+def export_classifier(
+    network: CystEnsemble, recipe: OvarianRecipe, path: Path, report: Report = silent
+) -> None:
+    """Write ``network`` as ONNX to ``path``, its large tensors in half precision: input ``images`` with a
+    free batch size, outputs ``logits``, ``features``, ``places``.
+    """
+    images, outputs = torch.zeros(2, 3, recipe.size, recipe.size), ("logits", "features", "places")
+    if recipe.architecture == NAME:
+        fuse(network)
+        export(network, (images,), {"images": {0: Dim("batch")}}, outputs, path)
+    else:
+        export_traced(network, images, outputs, path)
+    store_in_half(path)
+    if said := fit_limit(path):
+        report(1.0, f"{said}\n")
 
 
 def predict(
@@ -162,9 +193,11 @@ def write_card(
     """
     tables = _tables(round(gate_limit(folder / FOLDER.name / GATE), 4), title, held_out, recipe, outline)
     made_by = "Model card of the ovarian pipeline: `ai-pipeline train ovarian`."
-    path = new_card(folder, ID, made_by, "classifier", _about(recipe), tables, VERSION)
+    name = card_id("ovarian", recipe.architecture)
+    version = VERSION if name == ID else "1"
+    path = new_card(folder, name, made_by, "classifier", _about(recipe), tables, version)
     with changed_card(path) as card:
-        for role, file in (("gate", f"{ID}.gate.npz"), ("outline", f"{ID}.outline.onnx")):
+        for role, file in (("gate", f"{name}.gate.npz"), ("outline", f"{name}.outline.onnx")):
             cast(Any, card["weights"]).append(weights_row(role, folder / file))
         labels = card["labels"] = tomlkit.aot()
         for row in _label_rows(held_out):
@@ -177,7 +210,7 @@ def _about(recipe: OvarianRecipe) -> dict[str, Any]:
     return {
         "task": "eight classes of the ovary or its lesion in single ultrasound frames, and its outline",
         "architecture": f"{recipe.architecture} with a head for eight classes; outline: anatomy-unet",
-        "licence": licence_from(start_described(), "trunks"),
+        "licence": _licence(recipe),
         "intended_use": (
             "Research and development: to show a second diagnostic pipeline at work on ultrasound frames of "
             "the female pelvis. Not for diagnostic use, not for triage, not to exclude cancer."
@@ -193,6 +226,19 @@ def _about(recipe: OvarianRecipe) -> dict[str, Any]:
             "The outline is of the lesion that fills most of the frame; a second one is left out.",
         ],
     }
+
+
+def _start(recipe: OvarianRecipe) -> dict[str, str]:
+    """Where the trunk of the classifier started from."""
+    return start_described(recipe.initial, recipe.licence, recipe.architecture)
+
+
+def _licence(recipe: OvarianRecipe) -> str:
+    """The licence of classifier and outline, by the weights that their trunks started from."""
+    if recipe.initial == IMAGENET:
+        return licence_from(start_described(), "trunks")
+    outline = licence_from(start_described(), "trunk of the outline").partition("; ")[2]
+    return f"{licence_from(_start(recipe))}; {outline}"
 
 
 def _tables(
@@ -229,9 +275,9 @@ def _tables(
             "groups": len(set(held_out.groups)),
             "seeds": len(held_out.logits),
             "views": "picture and mirror image, the mean of their logits",
-            "held_out_looks": LOOKS,
-            "start": start_described(),
-            "recipe": asdict(recipe),
+            "held_out_looks": LOOKS if recipe.architecture == NAME else 1,
+            "start": _start(recipe),
+            "recipe": recipe.described(),
             "outline": outline.described(),
         },
     }
@@ -299,7 +345,7 @@ def _gates(
         outside = not_trained_on(name, held_out.folds)
         made = fit_gate(features[~outside], others)
         if name == ALL:
-            (out / f"{ID}.gate.npz").write_bytes(made.to_bytes())
+            (out / f"{card_id('ovarian', recipe.architecture)}.gate.npz").write_bytes(made.to_bytes())
             continue
         found = zip(names[outside], made.distance(features[outside]), strict=True)
         rows += [(FRAMES, picture, int(name), distance) for picture, distance in found]

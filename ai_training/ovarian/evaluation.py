@@ -1,7 +1,7 @@
 """The figures of the ovarian model, from the committed predictions of the folds."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_curve
 
-from ai_pipeline.models.registry import Card, find
+from ai_pipeline.models.registry import SHIPPED, Card, find
 from ai_pipeline.ovarian.pipeline import Outliner, OvarianClassifier, dice
-from ai_training.base import Report, silent
+from ai_training.base import DataMissing, Report, silent
+from ai_training.evaluation.report import WORST, WronglyJudged, write_report
+from ai_training.evaluation.scores import curves_of_label
 from ai_training.metrics import (
     Floats,
     auc_interval,
@@ -28,7 +30,7 @@ from ai_training.ovarian.calibration import cross_fitted
 from ai_training.ovarian.card import ID
 from ai_training.ovarian.frames import LABELS, MALIGNANT, NEOPLASMS, NORMAL, OvarianFrame, ovarian_frames
 from ai_training.ovarian.gate import gate_figures
-from ai_training.ovarian.predictions import FOLDER, GATE, HeldOut, read_predictions
+from ai_training.ovarian.predictions import FOLDER, GATE, TABLE, HeldOut, read_predictions
 
 MARGIN = 0.02
 """Largest loss of macro AUC by cleaning that counts as none."""
@@ -186,22 +188,66 @@ def _columns(counts: Floats) -> dict[str, Floats]:
         }
 
 
-def evaluate(data: Path, models_dir: Path | None, report: Report = silent) -> dict[str, Any]:
-    """Measure the ovarian model; returns all figures. The outline, and the domain gate on other pictures, are
-    measured with the model card's networks on the test splits; all other figures come from the committed
-    predictions of the folds. ``models_dir``: folder of a site's own models. Raises DataMissing, CardError.
+def evaluate(
+    data: Path,
+    model: str = ID,
+    models_dir: Path | None = None,
+    drawn: Path | None = None,
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Measure the ovarian ``model`` (id of its card); returns all figures. The outline, and the domain gate
+    on other pictures, are measured with the model card's networks on the test splits; all other figures come
+    from the predictions of the folds: the committed ones of the shipped model, of another model those that
+    its training left beside its card. ``models_dir``: folder of a site's own models; ``drawn``: for curves,
+    confusion and the worst frames. Raises DataMissing, CardError.
     """
-    frames, card = ovarian_frames(data), find(ID, models_dir)
-    held_out = read_predictions(frames)
+    frames, card = ovarian_frames(data), find(model, models_dir)
+    folds = FOLDER if card.path.parent == SHIPPED else card.path.parent / FOLDER.name
+    if not (folds / TABLE).is_file():
+        raise DataMissing(
+            f"{folds / TABLE} is missing: evaluate in the folder of the training (--models-dir)"
+        )
+    held_out = read_predictions(frames, folds)
     points = card.labels[0]
-    return {
+    figures = {
         "model": card.id,
         "version": card.version,
         "cross_validation": classification(held_out),
         "answers": answer_figures(held_out, points.threshold, points.absent_below),
-        "gate": gate_figures(FOLDER / GATE, OvarianClassifier(card), data, report),
+        "gate": gate_figures(folds / GATE, OvarianClassifier(card), data, report),
         "outline": outlines([frame for frame in frames if frame.split == "test"], card, report),
     }
+    if drawn:
+        report_frames(drawn, figures, held_out, card)
+    return figures
+
+
+def report_frames(folder: Path, figures: Mapping[str, Any], held_out: HeldOut, card: Card) -> None:
+    """Write the pictures of an evaluation (:func:`write_report`): each class against the others, with
+    probabilities calibrated on the other folds. ``figures``: those of the evaluation.
+    """
+    truth, across = held_out.labels, figures["cross_validation"]
+    found = cross_fitted(held_out.mean, truth, held_out.folds)
+    cuts = {label.name: (label.absent_below, label.threshold) for label in card.labels}
+    drawn = {
+        name: curves_of_label((truth == k) * 1.0, found[:, k], found[:, k], cuts[name])
+        for k, name in enumerate(LABELS)
+        if (truth == k).any()
+    }
+    own = found[np.arange(len(truth)), truth]
+    worst = [
+        WronglyJudged(
+            held_out.frames[row].name,
+            LABELS[truth[row]],
+            f"{LABELS[found[row].argmax()]} {found[row].max():.3f}",
+            float(own[row]),
+            held_out.frames[row].rgb,
+        )
+        for row in np.argsort(own, kind="stable")[:WORST].tolist()
+    ]
+    aucs = {name: row["auc"] for name, row in across["labels"].items()}
+    confusion = {"frames by class": (LABELS, LABELS, np.array(across["confusion"]))}
+    write_report(folder, figures, drawn, aucs, confusion, worst)
 
 
 def outlines(frames: Sequence[OvarianFrame], card: Card, report: Report = silent) -> dict[str, Any]:

@@ -7,12 +7,16 @@ import torch
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
+from ai_training.backbones import TimmBackbone
 from ai_training.networks import NAME
+
+EVERY = 100
+"""Frozen blocks that are all of a network."""
 
 
 class LiteTrunk(nn.Module):
     """The backbone EfficientNet-Lite0 without its classifier: ``[N, 3, size, size]`` → feature maps ``[N, C,
-    h, w]``. The first layer and the first ``frozen`` blocks do not learn.
+    h, w]``. The first layer and the first ``frozen`` blocks do not learn, with :data:`EVERY` nothing does.
     """
 
     def __init__(self, size: int, frozen: int) -> None:
@@ -23,6 +27,7 @@ class LiteTrunk(nn.Module):
         self.network._fc = nn.Identity()
         self.frozen = frozen
         self._kept = [self.network._conv_stem, self.network._bn0, *self.network._blocks[:frozen]]
+        self._kept += [self.network._conv_head, self.network._bn1] if frozen >= EVERY else []
         for part in self._kept:
             part.requires_grad_(False)
 
@@ -50,12 +55,39 @@ class LiteTrunk(nn.Module):
         return cast(Tensor, net._swish(net._bn1(net._conv_head(x))))
 
 
+class TimmTrunk(nn.Module):
+    """A network of timm as trunk, of which all (``frozen``) or nothing keeps its weights."""
+
+    def __init__(self, name: str, size: int, *, frozen: bool) -> None:
+        """``name``: timm's; ``size``: side of the input in pixels. Raises CannotAdapt."""
+        super().__init__()
+        self.network = TimmBackbone(name, size)
+        self.channels = self.network.channels[-1]
+        self.frozen = frozen
+        self.network.requires_grad_(not frozen)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode; a frozen network stays in evaluation mode."""
+        return super().train(mode and not self.frozen)
+
+    def frozen_layers(self, images: Tensor) -> Tensor:
+        """The feature maps if all is frozen, else the grey picture: its three channels are the same."""
+        if not self.frozen:
+            return images[:, :1]
+        with torch.no_grad():
+            return cast(Tensor, self.network(images)[-1])
+
+    def trained_layers(self, x: Tensor) -> Tensor:
+        """The feature maps, from the output ``x`` of :meth:`frozen_layers`."""
+        return x if self.frozen else cast(Tensor, self.network(x.expand(-1, 3, -1, -1))[-1])
+
+
 class CystClassifier(nn.Module):
     """The classifier of ovarian frames: backbone, mean over its feature maps, linear layer. It returns
     ``logits [N, labels]`` and ``features [N, C, h, w]``.
     """
 
-    def __init__(self, trunk: LiteTrunk, labels: int, dropout: float = 0.3) -> None:
+    def __init__(self, trunk: LiteTrunk | TimmTrunk, labels: int, dropout: float = 0.3) -> None:
         """``labels``: the number of classes."""
         super().__init__()
         self.trunk = trunk

@@ -16,12 +16,13 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
 from ai_pipeline.models.registry import enlarge, normalise
-from ai_training.base import Report, followed, silent
+from ai_training.backbones import default_start, fill_start
+from ai_training.base import CannotAdapt, ExperimentError, Report, followed, silent
 from ai_training.engine import Plan, TrainingRun, Validation, best_of, input_of, run_options, seed_all
-from ai_training.networks import HEADS, MEAN, NAME, SCALE, fill_from, imagenet_file
+from ai_training.networks import IMAGENET, MEAN, NAME, SCALE, TIMM
 from ai_training.ovarian.calibration import Ints
 from ai_training.ovarian.frames import FOLDS, LABELS, OvarianFrame, folds, ovarian_frames, reduced
-from ai_training.ovarian.network import CystClassifier, CystEnsemble, LiteTrunk
+from ai_training.ovarian.network import EVERY, CystClassifier, CystEnsemble, LiteTrunk, TimmTrunk
 from ai_training.sets.files import Grey, Singles
 
 ALL = "all"
@@ -35,14 +36,18 @@ Both = tuple[Tensor, Tensor]
 class OvarianRecipe:
     """All settings of a run.
 
-    ``epochs``: passes over its training frames;
-    ``frozen``: first blocks of EfficientNet-Lite0 that keep their weights; ``balance``: exponent of a class's
+    ``architecture``: EfficientNet-Lite0, or a name of timm; ``initial``: its first weights (``imagenet``,
+    ``random``, a file's path) and their ``licence``; ``epochs``: passes over its training frames;
+    ``frozen``: first blocks of EfficientNet-Lite0 that keep their weights (of a network of timm all do with
+    :data:`.network.EVERY`, else none); ``balance``: exponent of a class's
     count by which its frames are drawn less often (0: all frames equally often, 1: all classes equally
     often). The frozen part runs on ``copies`` of each frame, once for all runs.
     For a copy: ``rotation`` in degrees, the rest as shares of the picture or of its grey levels.
     """
 
     architecture: str = NAME
+    initial: str = IMAGENET
+    licence: str = ""
     size: int = 192
     frozen: int = 11
     epochs: float = 16.0
@@ -60,6 +65,19 @@ class OvarianRecipe:
     stretch: float = 0.08
     shift: float = 0.08
     contrast: float = 0.2
+
+    def on_backbone(self, backbone: str, weights: str, licence: str, *, frozen: bool) -> "OvarianRecipe":
+        """This recipe on another ``backbone`` (``""``: its own), which starts from ``weights`` (``""``:
+        ImageNet weights if a package has them, else random ones) of this ``licence``.
+        """
+        name = backbone or self.architecture
+        kept = EVERY if frozen else self.frozen
+        start = default_start(name, weights)
+        return replace(self, architecture=name, initial=start, licence=licence, frozen=kept)
+
+    def described(self) -> dict[str, Any]:
+        """The recipe as a table for a model card, without folders of this machine."""
+        return asdict(self) | {"initial": Path(self.initial).name}
 
 
 def train(
@@ -99,9 +117,18 @@ def not_trained_on(run: str, fold: Ints) -> npt.NDArray[np.bool_]:
 
 
 def new_classifier(recipe: OvarianRecipe) -> CystClassifier:
-    """Create the network of ``recipe`` with ImageNet weights. Raises ExperimentError."""
-    trunk = LiteTrunk(recipe.size, recipe.frozen)
-    fill_from(trunk.network, imagenet_file(), NAME, HEADS)
+    """Create the network of ``recipe`` with its first weights. Raises ExperimentError, DataMissing."""
+    name, frozen = recipe.architecture, recipe.frozen >= EVERY
+    try:
+        lite = name == NAME
+        trunk = (
+            LiteTrunk(recipe.size, recipe.frozen)
+            if lite
+            else TimmTrunk(name.removeprefix(TIMM), recipe.size, frozen=frozen)
+        )
+    except CannotAdapt as error:
+        raise ExperimentError(f"--backbone {name}: {error}") from error
+    fill_start(trunk.network, name, recipe.initial, frozen=frozen)
     return CystClassifier(trunk, len(LABELS))
 
 

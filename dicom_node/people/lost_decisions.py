@@ -224,11 +224,17 @@ def _apply_with_audit(settings: Settings, wanted: DecisionRow) -> None:
 
 
 def _withdraw(settings: Settings, wanted: DecisionRow) -> None:
-    """Withdraw results again that a person withdrew. Raises _NotYet."""
+    """Withdraw results again that a person withdrew. Raises _NotYet.
+
+    What was sent after the backup was written is at its peer, and the database does not know it.
+    """
     what = wanted.record["what"]
     uids, reason = what["results"], RejectionReason(what["reason"])
-    with reading(settings) as session:
-        _results(session, uids)
+    with writing(settings) as session:
+        for row in _results(session, uids):
+            for delivery in row.deliveries:
+                if delivery.state in (DeliveryState.PENDING, DeliveryState.DEAD):
+                    delivery.sent_at = delivery.sent_at or wanted.at
     withdrawal.withdraw_results(
         settings, wanted.study_uid, uids, reason=reason, because=wanted.record["words"], by=_author(wanted)
     )

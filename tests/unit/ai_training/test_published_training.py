@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from ai_pipeline.chest.classifier import BoxTemplates
 from ai_pipeline.cli import app, mount_commands
 from ai_training.convert import NO_GATE
+from ai_training.networks import timm_network
 from ai_training.sets.files import rows
 from ai_training.sets.images import LABELS
 from tests.unit.ai_pipeline.models.store_lab import ended
@@ -46,6 +47,13 @@ def added(card: Path, store: Path) -> dict[str, Any]:
     return tomllib.loads(card.read_text())
 
 
+def weights_of_others(path: Path) -> tuple[object, ...]:
+    """Options that start a frozen backbone from the file of a training script, which has another head."""
+    state = timm_network("test_convnext", 5, 3).state_dict()
+    torch.save({"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}, path)
+    return ("--weights", path, "--weights-licence", "CC0", "--frozen")
+
+
 def site_table(folder: Path) -> Path:
     """A table of a site that knows one label; no boxes."""
     columns = ("file", "patient_id", "age", "split", "Cardiomegaly")
@@ -55,14 +63,20 @@ def site_table(folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("made", "labels", "boxed", "more"),
-    [(lab.nih_download, LABELS, {"Effusion"}, ()), (site_table, ("Cardiomegaly",), set(), ("--no-gate",))],
-    ids=["nih", "table"],
+    [
+        (lab.nih_download, LABELS, {"Effusion"}, ()),
+        (site_table, ("Cardiomegaly",), set(), ("--no-gate",)),
+        (lab.nih_download, LABELS, {"Effusion"}, ("--no-gate", "--backbone", "test_convnext")),
+    ],
+    ids=["nih", "table", "backbone"],
 )
 def test_chest_films_become_a_model_of_the_labels_that_they_have(
     made: Any, labels: tuple[str, ...], boxed: set[str], more: tuple[str, ...], tmp_path: Path
 ) -> None:
     (tmp_path / "small.toml").write_text(CHEST)
     how = ("--threads", "1", "--experiment", tmp_path / "small.toml", "--out", tmp_path / "run")
+    if "--backbone" in more:
+        more = (*more, *weights_of_others(tmp_path / "own.pt"))
     told = command("train", "chest", "--data", made(tmp_path / "set"), *how, *more)
     card_file = Path(told.splitlines()[-1])
     card = added(card_file, tmp_path / "models")
@@ -76,6 +90,11 @@ def test_chest_films_become_a_model_of_the_labels_that_they_have(
     assert ("gate" in card) is (NO_GATE not in card["limits"]) is (not more)
     boxes = BoxTemplates.from_bytes(card_file.with_suffix(".boxes.npz").read_bytes())
     assert {known[label] for label in boxes.labels} == boxed
+    if "--backbone" in more:
+        about = {"backbone": "test_convnext", "weights": "own.pt", "licence": "CC0"}
+        assert about.items() <= card["training"]["start"].items()
+        assert (card["id"], card["architecture"]) == ("chest-test_convnext", "test_convnext")
+        assert card["licence"] == "AGPL-3.0-or-later; trunk from own.pt weights (CC0)"
     if made is lab.nih_download:
         store = ("--models-dir", tmp_path / "models")
         command("models", "activate", card["id"], *store)

@@ -12,6 +12,7 @@ import despeckle
 import finetune
 import numpy as np
 import pytest
+import saliency
 import segmenters
 import study
 import torch
@@ -42,6 +43,7 @@ from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.chest.anatomy import Anatomy, Completeness, Edge, Judge
 from ai_pipeline.images.coordinates import UPRIGHT, Pose
 from ai_pipeline.models import registry
+from ai_training.backbones import new_classifier
 from ai_training.base import DataMissing, ExperimentError
 from ai_training.fetal import HEADS
 from ai_training.networks import HeadNetwork, Perception, torchvision_network
@@ -437,3 +439,30 @@ def test_figures_that_say_nothing_recognise_nothing() -> None:
     found = judges(fit(films(60, 1), films(60, 2)))
     same = [CutFilm(one.patient, one.path, one.edge, films(1, 9)[0].figures) for one in films(20, 3)]
     assert all(share[0] < 0.1 for share in measured(same, found)["recognised"].values())
+
+
+def test_maps_of_random_weights_are_others_and_pictures_show_the_map(tmp_path: Path) -> None:
+    pytest.importorskip("captum", reason="the extra captum is not installed")
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), drawn_chest(96, heart=0.3 + 0.1 * number)[0])
+    films = sorted(map(str, tmp_path.glob("*.png")))
+    words = [*films, "--finding", "Cardiomegaly", "--out", str(tmp_path / "maps"), "--json"]
+    done = CliRunner().invoke(saliency.app, words)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout.splitlines()[-1])["likeness"]
+    assert found["as trained"] == pytest.approx(1.0)
+    assert found["head and last 100% of the layers"] < 0.5
+    shown = cv2.imread(str(tmp_path / "maps/0-Cardiomegaly.png"))
+    assert shown.shape == (224, 448, 3)
+    assert np.abs(shown[:, :224].astype(int) - shown[:, 224:]).mean() > 5
+
+
+def test_grad_cam_of_a_linear_head_is_its_class_activation() -> None:
+    pytest.importorskip("captum", reason="the extra captum is not installed")
+    scores = saliency.Scores(new_classifier("test_convnext", 3, 64).eval())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        features = scores.network.layers(images)[0]
+        activation = torch.einsum("nchw,c->nhw", features, scores.network.head.weight[1])
+    cells = activation[0].numel()
+    np.testing.assert_allclose(saliency.grad_cam(scores, images, 1) * cells, activation, atol=1e-4)

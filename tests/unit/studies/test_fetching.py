@@ -110,7 +110,7 @@ def numbers(inbox: Inbox) -> list[tuple[int, str]]:
 
 
 def today(image: Dataset) -> Dataset:
-    return assign(image, StudyDate=TODAY)
+    return assign(image, StudyDate=TODAY, PatientID="A-4711", PatientBirthDate="19700203")
 
 
 def prior_of(image: Dataset, name: str) -> Dataset:

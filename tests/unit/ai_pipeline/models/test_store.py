@@ -15,9 +15,9 @@ import onnx.parser
 import pytest
 
 from ai_pipeline.chest import card as chest
-from ai_pipeline.chest import trial
+from ai_pipeline.chest.trial import loaded
 from ai_pipeline.errors import CardError
-from ai_pipeline.models import registry
+from ai_pipeline.models import registry, trial
 from ai_pipeline.models.store import folder, formats, sandbox
 from ai_pipeline.pipelines import create
 from tests.unit.ai_pipeline.models.hostile_models import (
@@ -124,7 +124,7 @@ def test_a_model_that_gives_no_number_for_a_picture_is_not_activated_and_the_pic
     not_activated(store, "small@1 gives no number for noise of 1024 × 768 pixels")
     _, card = without_number(tmp_path / "small", 0.15, 0.20)
     with pytest.raises(CardError, match="noise of 48 × 64 pixels"):
-        trial._try(registry.load(card))
+        trial.check(registry.load(card), loaded)
 
 
 def test_a_model_that_never_ends_is_not_activated(store: Path, tmp_path: Path) -> None:

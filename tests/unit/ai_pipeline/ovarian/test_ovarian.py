@@ -1,5 +1,6 @@
 """Ovaries: which pictures are classified, and what is told of them."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from ai_pipeline.contract import Accept, Code, Decision, ImageKind, PipelineResu
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_image
 from ai_pipeline.images.header import StatedAttributes
-from ai_pipeline.models.registry import Label
+from ai_pipeline.models.registry import Label, find
 from ai_pipeline.ovarian import card as ovarian_card
 from ai_pipeline.ovarian import pipeline as ovaries
 from ai_pipeline.ovarian.card import shows_pregnancy
 from ai_pipeline.ovarian.pipeline import NORMAL, NOT_LIKE, decisions, dice, of_mask, probabilities
 from ai_pipeline.summary import without_research
+from tests.unit.ai_pipeline.models.store_lab import add, ended, models
 from tests.unit.ai_pipeline.phantoms import ArrayImage, image_header, noise, rgb, silent
 
 PELVIS = image_header(body_part="PELVIS")
@@ -277,3 +279,29 @@ def test_a_rule_may_say_it_but_not_that_a_pregnancy_is_none() -> None:
     assert ovarian_card.refused_by_header(unknown, rule_says_pelvis=True) is None
     fetus = replace(unknown, attributes={"SeriesDescription": "obstetric"})
     assert "pregnancy" in str(ovarian_card.refused_by_header(fetus, rule_says_pelvis=True))
+
+
+def test_a_model_of_the_site_s_own_is_tried_and_then_used(tmp_path: Path, ovarian: ovaries.Ovarian) -> None:
+    shipped, made, store = find(ovarian_card.CLASSIFIER.shipped), tmp_path / "made", tmp_path / "models"
+    made.mkdir()
+    for weights in shipped.weights:
+        shutil.copy(weights.path, made)
+    (made / "own.toml").write_text(shipped.path.read_text().replace(f'"{shipped.id}"', '"ovarian-own"', 1))
+    ended(0, add(made / shipped.weights[0].path.name, made / "own.toml", "--models-dir", store))
+    ended(0, models("activate", "ovarian-own", "--pipeline", "ovarian", "--models-dir", store))
+    assert ovaries.Ovarian(models_dir=store).models()[0].id == "ovarian-own"
+    assert ovarian.models()[0].id == shipped.id
+    ended(0, models("rollback", "--pipeline", "ovarian", "--models-dir", store))
+    assert ovaries.Ovarian(models_dir=store).models()[0].id == shipped.id
+
+
+@pytest.mark.parametrize(
+    ("model", "slot", "why"),
+    [
+        ("ovarian-efficientnet-lite0", "chest_xray", "is no chest model: it outlines lesions"),
+        ("chest-efficientnet-lite0", "ovarian", "names no weights with role 'outline'"),
+    ],
+)
+def test_a_model_of_another_organ_is_not_used(model: str, slot: str, why: str, tmp_path: Path) -> None:
+    said = ended(65, models("activate", model, "--pipeline", slot, "--models-dir", tmp_path))
+    assert why in " ".join(said.split())

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from ai_training import commands
 from ai_training.base import ExperimentError
 from ai_training.engine import BEST, CHECKPOINT, Recipe, RecipeRun, RunOptions, Validation, carried_out
+from ai_training.sets.files import rows
 
 pytestmark = pytest.mark.smoke
 
@@ -71,11 +72,15 @@ def _until_killed(out: Path, how: RunOptions, stage: Any) -> None:
         _Toy(out, RECIPE).train(report)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "chosen",
+    [{}, {"precision": "bf16"}, {"accumulate": 3, "log": "csv"}],
+    ids=["fp32", "bf16", "three batches a step, logged"],
+)
 def test_a_run_that_is_killed_and_resumed_ends_as_the_unbroken_one_to_the_bit(
-    tmp_path: Path, precision: Any
+    tmp_path: Path, chosen: dict[str, Any]
 ) -> None:
-    how = RunOptions(device="cpu", precision=precision, save_minutes=0)
+    how = RunOptions(device="cpu", save_minutes=0, **chosen)
     with carried_out(how):
         _Toy(tmp_path / "whole", RECIPE).finish()
     forks = multiprocessing.get_context("fork")
@@ -98,21 +103,69 @@ def test_a_run_that_is_killed_and_resumed_ends_as_the_unbroken_one_to_the_bit(
             resumed, default=torch.Tensor.tolist
         )
     assert (tmp_path / "whole/history.json").read_text() == (tmp_path / "killed/history.json").read_text()
+    logs = [file.read_text() for file in sorted(tmp_path.glob("*/log/metrics.csv"))]
+    assert logs == (logs[:1] * 2 if "log" in chosen else [])
+
+
+def test_three_batches_a_step_are_one_batch_three_times_as_large(tmp_path: Path) -> None:
+    """Of a network without norms and dropout, whose gradients are the mean of the gradients of its parts."""
+
+    class Plain(_Toy):
+        def new_network(self) -> torch.nn.Module:
+            return torch.nn.Linear(8, 2)
+
+        def loss(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            return mse_loss(self.network(batch[0]), batch[1])
+
+    class Joined(Plain):
+        def batches(self, numbers: range) -> Any:
+            parts = [_Numbers()[number] for number in range(3 * numbers.start, 3 * numbers.stop)]
+            for first in range(0, len(parts), 3):
+                inputs, wanted = zip(*parts[first : first + 3], strict=True)
+                yield torch.cat(inputs), torch.cat(wanted)
+
+    joined = Joined(tmp_path / "joined", RECIPE)
+    with carried_out(RunOptions(accumulate=3)):
+        apart = Plain(tmp_path / "apart", RECIPE)
+    joined.finish()
+    apart.finish()
+    torch.testing.assert_close(apart.network.weight, joined.network.weight, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("log", ["csv", "tensorboard"])
+def test_a_log_has_each_step_and_each_validation(tmp_path: Path, log: Any) -> None:
+    if log == "tensorboard":
+        pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    with carried_out(RunOptions(log=log)):
+        run = _Toy(tmp_path, RECIPE)
+    run.finish()
+    if log == "csv":
+        found = rows(tmp_path / "log/metrics.csv")
+        assert [int(row["step"]) for row in found if row["step_loss"]] == list(range(1, 13))
+        assert [float(row["choice"]) for row in found if row["choice"]] == [5.0, 10.0, 12.0]
+    else:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(tmp_path / "log")).Reload()
+        assert [event.step for event in events.Scalars("step_loss")] == list(range(1, 13))
+        assert [event.value for event in events.Scalars("choice")] == [5.0, 10.0, 12.0]
 
 
 def test_another_precision_or_recipe_does_not_go_on_from_a_checkpoint(tmp_path: Path) -> None:
     _Toy(tmp_path, RECIPE).train(until=5)
 
-    with carried_out(RunOptions(precision="bf16")), pytest.raises(ExperimentError, match="precision"):
-        _Toy(tmp_path, RECIPE).load()
+    for other in (RunOptions(precision="bf16"), RunOptions(accumulate=2)):
+        with carried_out(other), pytest.raises(ExperimentError, match="another precision or --accumulate"):
+            _Toy(tmp_path, RECIPE).load()
     with pytest.raises(ExperimentError, match="another recipe"):
         _Toy(tmp_path, replace(RECIPE, learning_rate=1)).load()
 
 
-def test_a_run_keeps_the_best_and_is_not_resumed_past_its_end(tmp_path: Path) -> None:
-    recipe = Recipe(iterations=8, learning_rate=1e-2, validate_every=2, ema=0.9, threads=1, workers=0)
-    run, again = _Toy(tmp_path, recipe), _Toy(tmp_path, recipe)
-    run.choices = iter([0.5, 0.9, float("nan"), 0.7])
+def test_a_run_stops_early_keeps_the_best_and_is_not_resumed_past_its_end(tmp_path: Path) -> None:
+    recipe = Recipe(iterations=12, learning_rate=1e-2, validate_every=2, ema=0.9, threads=1, workers=0)
+    with carried_out(RunOptions(patience=2)):
+        run, again = _Toy(tmp_path, recipe), _Toy(tmp_path, recipe)
+    run.choices = iter([0.5, 0.9, float("nan"), 0.7, 1.0])
     run.finish()
     again.finish(resume=True)
     assert (run.done, again.done, run.best["iteration"]) == (8, 8, 4)
@@ -135,6 +188,7 @@ def test_a_short_run_has_a_learning_rate_for_each_step(tmp_path: Path, iteration
     [
         (["--precision", "fp16", "--device", "cpu"], "fp16 needs a GPU"),
         (["--device", "cuda"], "no such device"),
+        (["--log", "tensorboard"], "need the extra 'tensorboard'"),
     ],
 )
 def test_what_is_not_here_ends_a_command_before_it_reads(

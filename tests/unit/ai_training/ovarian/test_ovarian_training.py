@@ -15,6 +15,7 @@ from ai_training.base import DataMissing
 from ai_training.cards import export, store_in_half
 from ai_training.ovarian import calibration, evaluation, gate, network, outline, predictions, training
 from ai_training.ovarian.frames import FOLDS, LABELS, folds, ovarian_frames, reduced
+from ai_training.sets.files import rows
 from tests.unit.ai_training import published_lab as lab
 
 SMALL = training.OvarianRecipe(size=64, epochs=0.01, batch=4, copies=1)
@@ -153,6 +154,24 @@ def test_figures_of_perfect_predictions_are_perfect_and_of_none_are_chance(
     assert np.array(best["confusion"]).trace() == len(perfect.frames)
     nothing = held_out(data, np.zeros_like(perfect.logits[0]), perfect.folds)
     assert evaluation.classification(nothing)["macro_auc"][0] == 0.5
+
+
+def test_the_report_of_perfect_predictions_has_no_frame_off_the_diagonal(
+    data: Path, perfect: predictions.HeldOut, tmp_path: Path
+) -> None:
+    figures = {"cross_validation": evaluation.classification(perfect)}
+    evaluation.report_frames(tmp_path, figures, perfect, find("ovarian-efficientnet-lite0"))
+    assert {path.name for path in tmp_path.glob("*.png")} == {"curves.png", "confusion.png", "worst.png"}
+    listed = rows(tmp_path / "worst.csv")
+    assert [row["said"].split()[0] for row in listed] == [row["truth"] for row in listed]
+
+
+def test_figures_of_another_model_are_of_its_own_folds(data: Path, tmp_path: Path) -> None:
+    card = find("ovarian-efficientnet-lite0")
+    text = card.path.read_text().replace(card.id, "ovarian-own", 1)
+    (tmp_path / "own.toml").write_text(text)
+    with pytest.raises(DataMissing, match=r"held_out/out_of_fold\.csv is missing: evaluate in the folder of"):
+        evaluation.evaluate(data, "ovarian-own", tmp_path)
 
 
 def test_a_normal_ovary_is_never_called(perfect: predictions.HeldOut) -> None:

@@ -5,7 +5,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from ai_pipeline.chest import trial
+from ai_pipeline.models import trial
 from dicom_node.people import audit, site_models
 from tests.console_lab import OWN_MODEL, Browser, ConsoleLab, own_model
 

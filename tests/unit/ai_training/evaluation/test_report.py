@@ -1,0 +1,76 @@
+"""`evaluate --report`: curves, confusion and the worst films are of the calls that the pipeline makes."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from ai_pipeline.chest.calls import OperatingPoint, labels_at
+from ai_pipeline.models.registry import find
+from ai_training.evaluation import report
+from ai_training.evaluation.scores import Scored, scored
+from ai_training.evaluation.tables import headline
+from ai_training.sets.files import rows
+from ai_training.sets.images import LABELS, SetImage
+
+CARD = find("chest-efficientnet-lite0")
+EFFUSION = LABELS.index("Effusion")
+FILMS = 60
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Scored:
+    """Films with and without an effusion; the higher the number the likelier the model thinks it."""
+    folder = tmp_path_factory.mktemp("films")
+    images = []
+    for number in range(FILMS):
+        cv2.imwrite(str(folder / f"{number}.png"), np.full((40, 30), 4 * number, np.uint8))
+        marks = tuple(int(k == EFFUSION and number % 3 == 0) for k in range(len(LABELS)))
+        path = folder / f"{number}.png"
+        images.append(SetImage(path.name, path, f"p{number}", "test", marks=marks, age=50.0))
+    logits = np.tile(np.linspace(-6, 6, FILMS)[:, None], (1, len(CARD.labels)))
+    return scored(images, logits, CARD.labels, LABELS)
+
+
+def test_a_report_has_the_calls_of_the_pipeline_and_its_worst_films_first(
+    found: Scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[str, Any] = {}
+    monkeypatch.setattr(report, "draw_confusions", lambda _, confusions: shown.update(confusions))
+    report.report_films(tmp_path, {"main": headline(found, {})}, found, CARD)
+
+    [(name, (_, decisions, counts))] = shown.items()
+    point = {label.name: label for label in labels_at(CARD, OperatingPoint.SPECIFIC)}["Effusion"]
+    chance = found.chance[:, found.names.index("Effusion")]
+    sick = np.arange(FILMS) % 3 == 0
+    assert (name, decisions[2]) == ("Effusion", "suspected")
+    assert counts.sum(1).tolist() == [(~sick).sum(), sick.sum()]
+    assert counts[:, 2].tolist() == [(chance[part] >= point.threshold).sum() for part in (~sick, sick)]
+    assert counts[:, 0].tolist() == [(chance[part] < point.absent_below).sum() for part in (~sick, sick)]
+
+    listed = rows(tmp_path / "worst.csv")
+    truths = [float(row["probability_of_the_truth"]) for row in listed]
+    assert len(listed) == report.WORST
+    assert truths == sorted(truths)
+    # Of the highest numbers those without an effusion are the worst, of the lowest those with one.
+    assert {row["file"]: row["truth"] for row in listed}.items() >= {
+        ("59.png", "no Effusion"),
+        ("58.png", "no Effusion"),
+        ("0.png", "Effusion"),
+    }
+
+
+def test_the_pictures_of_a_report_are_drawn(found: Scored, tmp_path: Path) -> None:
+    report.report_films(tmp_path, {"main": headline(found, {})}, found, CARD)
+    drawn = {path.name: cv2.imread(str(path)) for path in tmp_path.glob("*.png")}
+    assert set(drawn) == {"curves.png", "confusion.png", "worst.png"}
+    assert all(picture.std() > 5 for picture in drawn.values()), "an empty picture"
+
+
+def test_a_report_of_too_few_films_says_so_by_what_it_lacks(found: Scored, tmp_path: Path) -> None:
+    few = found.where(number < 4 for number in range(FILMS))
+    report.report_films(tmp_path, {"main": headline(few, {})}, few, CARD)
+    assert not (tmp_path / "curves.png").exists()
+    assert rows(tmp_path / "worst.csv") == []
