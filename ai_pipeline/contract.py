@@ -301,8 +301,8 @@ class JudgedView:
 class Scores:
     """The calibrated probability (0 to 1) of every label of a classifier's card for one image.
 
-    Labels that are not reported are included: the node counts them to notice drift and never shows them. One
-    per image and model; ``reoriented``: the image was turned or inverted before the analysis.
+    Labels that are not reported are included: the node counts them to notice drift, and shows them of a trial
+    alone. One per image and model; ``reoriented``: the image was turned or inverted before the analysis.
     """
 
     source_uid: str
@@ -362,7 +362,7 @@ class ImageHeader:
 
 
 class SourceImage(Protocol):
-    """One image as a pipeline sees it; ``ai_pipeline.images.decode`` makes it from DICOM, PNG or JPEG.
+    """One image as a pipeline sees it; ``ai_pipeline.images.decode`` makes it from DICOM or a picture.
 
     Frames are decoded when asked for. ``stored(i)`` gives the samples after decoding, with YBR converted to
     RGB and palettes looked up: ``[rows, columns]`` or ``[rows, columns, 3]``. ``display(i)`` gives the
@@ -375,7 +375,7 @@ class SourceImage(Protocol):
 
     @property
     def uid(self) -> str:
-        """The SOP Instance UID; of a PNG or JPEG, a UID derived from its bytes."""
+        """The SOP Instance UID; of a picture, a UID derived from its bytes."""
 
     @property
     def series_uid(self) -> str:

@@ -25,7 +25,7 @@ from ai_pipeline.images.coordinates import POSES, UPRIGHT, shown
 from ai_pipeline.models.registry import Card, Label, load
 from ai_pipeline.models.store import folder
 from ai_training import metrics
-from ai_training.base import DataMissing, Report, silent
+from ai_training.base import DataMissing, Report, part_of, silent
 from ai_training.cards import changed_card, weights_row
 from ai_training.chest.card import known_only
 from ai_training.chest.gate import TRUE_POSITIVE_RATE, directions_of
@@ -33,7 +33,7 @@ from ai_training.convert import NO_GATE, NOT_ACCEPTED, USE
 from ai_training.evaluation import operating_points
 from ai_training.evaluation.operating_points import choose_points
 from ai_training.evaluation.plots import CURVES, draw_curves
-from ai_training.evaluation.scores import Scored, curves, run, scored
+from ai_training.evaluation.scores import Outputs, Scored, curves, run, scored
 from ai_training.evaluation.tables import ENOUGH, headline, size
 from ai_training.metrics import (
     THRESHOLDS,
@@ -45,9 +45,9 @@ from ai_training.metrics import (
     probabilities,
     reference,
 )
-from ai_training.sets.chest import chest_set
+from ai_training.sets.chest import adults_of, chest_set
 from ai_training.sets.files import read_grey
-from ai_training.sets.images import SetImage
+from ai_training.sets.images import SetImage, known_label
 from ai_training.text import NOT_DIAGNOSTIC, interval, without_nan
 
 
@@ -68,19 +68,18 @@ def write_card(
     version: str,
     changed: Iterable[Label],
     seen: Scored,
-    outputs: tuple[Floats, Floats],
+    outputs: Outputs,
     name: str,
     shown: Sequence[str],
 ) -> None:
     """Write the model card ``card`` with the labels ``changed`` and its new ``version`` to ``path``, its
     weights beside it. ``seen``: the images of the set ``name`` to which the calibration was fitted;
-    ``outputs``: the network's logits and distances for them; ``shown``: the labels whose false alarms count
-    when operating points are chosen.
+    ``outputs``: what the node computes of them; ``shown``: the labels that are reported.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fitted, (logits, distances) = {label.name: label for label in changed}, outputs
+    fitted = {label.name: label for label in changed}
     labels = [fitted.get(label.name, label) for label in card.labels]
-    far = distances > card.gate.threshold if card.gate else np.zeros(len(logits), bool)
+    far = outputs.distances > card.gate.threshold if card.gate else np.zeros(len(seen.images), bool)
     with changed_card(card.path, path) as text:
         text["version"] = version
         for row in text["labels"]:
@@ -94,14 +93,14 @@ def write_card(
                 f"Platt scaling of {', '.join(fitted)} on {len(seen.images)} images of "
                 f"{len(set(seen.patients))} adults of {name}; other labels as in version {card.version}"
             ),
-            "prevalence": prevalence(seen.truth, seen.names),
+            "prevalence": prevalence(seen.truth, [label.name for label in seen.labels]),
             "thresholds": THRESHOLDS,
         }
         names = [label.name for label in labels]
-        text["reference"] = reference(name, names, probabilities(labels, logits), far)
+        text["reference"] = reference(name, names, probabilities(labels, outputs.logits), far)
         for spoken in ("metrics", "operating_points"):  # the thresholds that they speak of are no more
             text.pop(spoken, None)
-        refitted = scored(seen.images, logits, labels, seen.names)
+        refitted = scored(seen.images, outputs, labels, seen.names)
         if points := choose_points(refitted, shown):
             text["operating_points"] = points
         bring_weights(card, text, path.parent)
@@ -133,15 +132,17 @@ ROLE, FILE = "gate", "gate.npz"
 
 
 def fit_and_add(
-    path: Path, classifier: Classifier, images: Sequence[SetImage], fitting: Sequence[bool], report: Report
+    path: Path,
+    classifier: Classifier,
+    first: Sequence[SetImage],
+    others: Sequence[SetImage],
+    report: Report,
 ) -> dict[str, Any]:
-    """Fit a domain gate to the images marked in ``fitting``, add it to the model card at ``path`` and measure
-    it on the other images; returns its figures. The result is empty if the card has a gate already, the model
-    has no or too few feature maps, or there are too few images.
+    """Fit a domain gate to the images ``first``, add it to the model card at ``path`` and measure it on the
+    ``others``; returns its figures. The result is empty if the card has a gate already, the model has no or
+    too few feature maps, or there are too few images.
     """
     card = classifier.card
-    first = [image for image, yes in zip(images, fitting, strict=True) if yes]
-    others = [image for image, yes in zip(images, fitting, strict=True) if not yes]
     # The directions and the limit need so many images together.
     if card.gate is not None or len(first) < 60 or not others:
         return {}
@@ -237,19 +238,17 @@ def accept(
     if (store / card.id / version).exists():
         raise CardError(f"{card.id}@{version} is in {store} already: name another one with --version")
     found = chest_set(data)
-    images = [image for image in found.images if image.is_in(split) and image.adult]
+    images, notes = adults_of(found, split)
     if len({image.patient for image in images}) < 40:  # both halves together would say next to nothing
         raise DataMissing(
             f"{data}: fewer than 40 adult patients in split {split}; an acceptance test needs more, "
-            "hundreds if its intervals are to say something"
+            f"hundreds if its intervals are to say something ({'; '.join(notes)})"
         )
-    fitting = np.array([first_half(image.patient) for image in images])
+    halves = [[image for image in images if first_half(image.patient) is first] for first in (True, False)]
     with tempfile.TemporaryDirectory() as scratch:
         classifier = Classifier(card, threads=threads)
-        logits, distances = run(classifier, images, Path(scratch), report)
-        of_half = [np.flatnonzero(half) for half in (fitting, ~fitting)]
-        parts = [([images[row] for row in rows], logits[rows]) for rows in of_half]
-        fitted = scored(*parts[0], card.labels, found.labels)
+        outputs = run(classifier, halves[0], Path(scratch), part_of(report, 0, 2, "first half"))
+        fitted = scored(halves[0], outputs, card.labels, found.labels)
         refitted = {name: label for k, name in enumerate(fitted.names) if (label := refit(fitted, k))}
         if not refitted:
             raise DataMissing(
@@ -257,16 +256,19 @@ def accept(
                 f"each half of the patients: its labels are {', '.join(label.name for label in card.labels)}"
             )
         shown = [name for name in _supported(fitted) if name in refitted]
-        path, outputs = Path(scratch) / "model" / f"{card.id}.toml", (logits[fitting], distances[fitting])
+        path = Path(scratch) / "model" / f"{card.id}.toml"
         write_card(path, card, version, refitted.values(), fitted, outputs, found.name, shown)
-        gated, made = fit_and_add(path, classifier, images, fitting.tolist(), report), load(path)
-        checked = scored(*parts[1], made.labels, found.labels)
+        gated, made = fit_and_add(path, classifier, halves[0], halves[1], report), load(path)
+        # Measured is what would run: the new card with its gate.
+        other = part_of(report, 1, 2, "second half")
+        measured = run(Classifier(made, threads=threads), halves[1], Path(scratch), other)
+        checked = scored(halves[1], measured, made.labels, found.labels)
         good = [name for name in _supported(checked) if name in shown]
         figures = _measured(card, made, found.name, fitted, checked, good)
+        figures |= {"split": split, "notes": list(notes)}
         _write_figures(path, made, figures, good)
         accepted = add_to_store(path, store, f"accepted from {card.name}")
     figures |= {"gate": gated, "card_sha256": accepted.sha256, "date": datetime.now(UTC).date().isoformat()}
-    figures["split"] = split
     out.mkdir(parents=True, exist_ok=True)
     (out / "acceptance.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     return accepted, write_page(out, figures | {"curves": curves(checked, ENOUGH)})
@@ -314,7 +316,7 @@ def _measured(
             row | {"accepted": row["label"] in good, "threshold": label.threshold}
             for row, label in zip(head["labels"], checked.labels, strict=True)
         ],
-        "not_in_the_data": [label.name for label in made.labels if label.name not in checked.names],
+        "not_in_the_data": [label.name for label in made.labels if label not in checked.labels],
         "thresholds": made.details.get("operating_points", {}),
         "operating_points": operating_points.measured_points(checked, made, good),
         "calibration": metrics.calibration(
@@ -326,7 +328,7 @@ def _measured(
 
 def _write_figures(path: Path, card: Card, figures: Mapping[str, Any], good: Sequence[str]) -> None:
     """Write ``figures`` into the model card at ``path``, and correct the statements that depend on them.
-    ``card``: the original; ``good``: the labels that become supported.
+    ``card``: the original; ``good``: the labels (of the data) that become supported.
     """
     untrue = {*NOT_ACCEPTED, NO_GATE} if card.gate else set(NOT_ACCEPTED)
     with changed_card(path) as text:
@@ -339,10 +341,10 @@ def _write_figures(path: Path, card: Card, figures: Mapping[str, Any], good: Seq
             *(line for line in card.limits if line not in untrue),
             "Figures are of {images} images of {patients} adults of one site.".format(**figures["measured"]),
         ]
-        about = {key: figures[key] for key in ("fitted", "measured", "mean_auc")}
+        about = {key: figures[key] for key in ("fitted", "measured", "notes", "mean_auc")}
         text["metrics"] = known_only({"acceptance": about, "operating_points": figures["operating_points"]})
         for row in text["labels"]:
-            row["supported"] = row["name"] in good
+            row["supported"] = known_label(row["name"]) in good
 
 
 def _supported(found: Scored) -> list[str]:

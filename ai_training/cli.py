@@ -535,7 +535,8 @@ def split(
         "A model that was trained on some of these images must not be measured on them under new splits.",
         err=True,
     )
-    return splits.table(found.images, dealt, found.labels)
+    counts = splits.table(found.images, dealt, found.labels)
+    return {**counts, "notes": list(found.notes)} if found.notes else counts
 
 
 def accept_model(
@@ -566,9 +567,12 @@ def accept_model(
     named = version or f"{card.version}-site"
     made, page = accept(card, data, store, out, split=split, version=named, threads=threads, report=report)
     shown = [label.name for label in made.labels if label.supported]
-    return (
-        f"{page}: read it, sign it, then: ai-pipeline models activate {made.name}\n"
-        f"Findings that it will show: {', '.join(shown) or 'none, it tells none better than chance'}"
+    return "\n".join(
+        [
+            f"{page}: read it, sign it, then: ai-pipeline models activate {made.name}",
+            f"Findings that it will show: {', '.join(shown) or 'none, it tells none better than chance'}",
+            *made.details["metrics"]["acceptance"]["notes"],
+        ]
     )
 
 

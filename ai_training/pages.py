@@ -171,6 +171,7 @@ CALLS = (
             "images": "images",
             "patients": "adults",
             "without_finding": "of them without any finding",
+            "refused": "refused, so without a call",
         },
     ),
     FiguresTable("detection", "Boxes, five folds", {"boxes": "boxes", "patients": "patients"}),
@@ -479,8 +480,10 @@ def _points(card: Card) -> Iterator[str]:
             shares = interval(row["sensitivity"], 2), interval(row["specificity"], 2)
             allowed = ", ".join(word for word, said in may.items() if said) or "not assessed"
             body.append([name, *cuts, *shares, *worth, allowed])
-        alarms = interval(tested[point]["without_finding_called"], 2)
-        yield from (f"### `{point}`", "", f"Of the images without any finding {alarms} get one.", "")
+        alarms, seen = interval(tested[point]["without_finding_called"], 2), tested[point]["called"]
+        get = f"Of the images without any finding {alarms} get one." if seen else ""
+        told = f"A reader sees calls of {', '.join(seen) or 'nothing'}. {get}".strip()
+        yield from (f"### `{point}`", "", told, "")
         headings = ("label", "called from", "absent below", "sensitivity", "specificity")
         yield from markdown_table((*headings, "of called", "of absent", "words"), body)
 

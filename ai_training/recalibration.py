@@ -58,8 +58,8 @@ def recalibrate(
     found = chest_set(data)
     images = [image for image in found.images if image.is_in(split) and image.adult]
     with tempfile.TemporaryDirectory() as scratch:
-        logits, distances = run(Classifier(card, threads=threads), images, Path(scratch), report)
-        seen = scored(images, logits, card.labels, found.labels)
+        outputs = run(Classifier(card, threads=threads), images, Path(scratch), report)
+        seen = scored(images, outputs, card.labels, found.labels)
         curves = {
             seen.names[k]: platt(seen.truth[:, k], seen.logit[:, k]) for k in seen.with_positives(ENOUGH)
         }
@@ -70,9 +70,9 @@ def recalibrate(
             )
         path = Path(scratch) / "model" / f"{card.id}.toml"
         path.parent.mkdir()
-        far = distances > card.gate.threshold if card.gate else np.zeros(len(images), np.bool_)
+        far = outputs.distances > card.gate.threshold if card.gate else np.zeros(len(images), np.bool_)
         own = {seen.labels[seen.names.index(name)].name: curve for name, curve in curves.items()}
-        _write_card(path, card, version, own, seen, found.name, logits, far)
+        _write_card(path, card, version, own, seen, found.name, outputs.logits, far)
         made = add_to_store(path, store, f"calibrated from {card.name}")
     return {
         "model": made.name,

@@ -22,6 +22,7 @@ from dicom_console.handlers import (
     session,
     stow,
     studies,
+    trials,
     uploads,
     work,
 )
@@ -59,6 +60,7 @@ FACES = (
     entered.faces,
     reviews.faces,
     uploads.faces,
+    trials.faces,
 )
 """What people and programs ask for."""
 _AWAY = N_("The database of the node does not answer. The node still stores received images.")
@@ -100,7 +102,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     if settings.console.dicomweb_store:
         app.include_router(stow.router)
     app.add_api_route(f"{VERSION}/openapi.json", schema, methods=["GET"])
-    large = (*uploads.PATHS, *(stow.PATHS if settings.console.dicomweb_store else ()))
+    large = (*uploads.PATHS, trials.PATH, *(stow.PATHS if settings.console.dicomweb_store else ()))
     app.add_middleware(
         Guarded,
         tls=settings.console.tls is not None,

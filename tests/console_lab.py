@@ -129,10 +129,10 @@ class Browser:
         token = self.token() if csrf is None else csrf
         return self._keep(self.client.post(path, data={"csrf": token, **fields}, headers=headers))
 
-    def upload(self, *files: tuple[str, bytes]) -> int:
-        """Send files, by the names that they have here."""
+    def upload(self, *files: tuple[str, bytes], to: str = "/upload", **fields: str) -> int:
+        """Send files, by the names that they have here, with the fields of the form."""
         sent = [("files", (name, data, "application/octet-stream")) for name, data in files]
-        return self._keep(self.client.post("/upload", data={"csrf": self.token()}, files=sent))
+        return self._keep(self.client.post(to, data={"csrf": self.token(), **fields}, files=sent))
 
     def follow(self) -> int:
         """Go where the last answer leads."""

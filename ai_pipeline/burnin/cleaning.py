@@ -27,8 +27,9 @@ from ai_pipeline.burnin.find.annotation import (
     merged,
 )
 from ai_pipeline.burnin.find.networks import WHOLE
-from ai_pipeline.burnin.frames import CleanedFrames, Verifier, clean_cine, clean_still
+from ai_pipeline.burnin.frames import CleanedFrames, clean_cine, clean_still
 from ai_pipeline.burnin.tools import Tools, shared_tools
+from ai_pipeline.burnin.verifier import Verifier
 from ai_pipeline.contract import (
     DerivedImage,
     ImageHeader,

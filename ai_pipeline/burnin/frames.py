@@ -21,21 +21,18 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import numpy.typing as npt
-import zxingcpp
 
 from ai_pipeline.burnin.decide.candidates import (
     FAINT,
     FINEST,
-    Candidate,
     MeasuredPixels,
-    candidates,
     candidates_of,
     surroundings,
 )
-from ai_pipeline.burnin.decide.layout import FILLED, around, covered, overlap, share_of
-from ai_pipeline.burnin.decide.letters import are_letters, strokes_in
+from ai_pipeline.burnin.decide.layout import RIM, around, level_box
+from ai_pipeline.burnin.decide.letters import strokes_in
+from ai_pipeline.burnin.decide.lines import cut_by, letters_of, reads_alike, whole, with_their_rows
 from ai_pipeline.burnin.decide.outline import SMALLEST_LETTER, with_sides, without_shapes_of_letters
-from ai_pipeline.burnin.decide.writing import SAME
 from ai_pipeline.burnin.find.annotation import (
     AnnotationKind,
     Box,
@@ -44,7 +41,6 @@ from ai_pipeline.burnin.find.annotation import (
     Mask,
     Picture,
     brightest,
-    colourfulness,
     component_boxes,
     components,
     dilated,
@@ -64,19 +60,18 @@ from ai_pipeline.burnin.find.traces import (
 )
 from ai_pipeline.burnin.planning import (
     RemovalPlan,
-    RemovalTask,
     box_marks,
     check_share,
     plan_views,
     with_faint_writing,
     with_rim,
+    with_whole_lines,
 )
 from ai_pipeline.burnin.tools import PLAIN, Inpainter, black_out, inpaint, with_background
+from ai_pipeline.burnin.verifier import Verifier, codes_in
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
 
-CORNERS = ("top_left", "top_right", "bottom_right", "bottom_left")
-"""Corners of a code, by zxing-cpp's names."""
 ROUNDS = 3
 """Attempts to remove what is still found; the last one blacks it out."""
 
@@ -101,82 +96,6 @@ class CleanedFrames:
     in_doubt: tuple[Box, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     spared: tuple[Mark, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Verifier(RemovalTask):
-    """Searches cleaned pictures for remaining text that ``policy`` removes and that is not ``allowed``."""
-
-    def residue(
-        self, picture: Picture, filled: Mask, plan: RemovalPlan, kept: Mask, changed: Mask | None = None
-    ) -> list[TextBox]:
-        """Find the text and the QR codes in a cleaned picture that still must be removed; text at several
-        sizes and contrasts. ``filled`` pixels hold nothing of the source: text read there does not count.
-        Text in ``kept`` was read before and stays. ``changed``: the pixels that were filled since the last
-        reading, as in :func:`candidates`.
-        """
-        return codes_in(picture) + [
-            one.box
-            for one in candidates(picture, self.tools.reader, plan.waves, changed)
-            if self.is_residue(one, filled, plan, kept)
-        ]
-
-    def is_residue(self, candidate: Candidate, filled: Mask, plan: RemovalPlan, kept: Mask) -> bool:
-        """Whether the place ``candidate`` of a cleaned picture holds text that must be removed; masks as in
-        :meth:`residue`. In the image area the text must be proven letters, elsewhere it need not be legible.
-        """
-        box, known = candidate.box, filled | kept
-        # Nearly all strokes may be of what was filled or stays, as in a box around two lines.
-        # A box around lines that stay, one above another, is no line: a column of labels looks like one.
-        rows = [line for line in plan.lines if overlap(line, box.box) > SAME and kept[index_of(line)].any()]
-        column = any(one[3] <= other[1] for one in rows for other in rows)
-        if (
-            column
-            or covered(box, known)
-            or (
-                # How far a stroke stands out from what is beside it, at least (grey levels).
-                (strokes := strokes_in(candidate.view, box, 24)).any() and known[strokes].mean() >= FILLED
-            )
-        ):
-            return False
-        # Confidence of the text detector from which an unreadable box of a text's shape counts as residual
-        # text.
-        certain = candidate.certain and box.confidence >= 0.6
-        if certain and self.policy is CleaningPolicy.RESEARCH:
-            return True
-        text = candidate.text(self.tools.reader, self.allowed)
-        # A number of an axis that stays is read here with its tick: "-20-".
-        if (rows and text.letters.isdigit() and len(text.letters) <= 3) or not self.policy.removes(
-            text.meaning
-        ):
-            return False
-        return are_letters(text) if share_of(plan.ground, box) > 0.5 else text.line.legible or certain
-
-
-def codes_in(picture: Picture) -> list[TextBox]:
-    """Find the QR codes and bar codes in ``picture`` that a machine can read: any may name a person. Two
-    colours always differ in a channel; each is searched around what has a colour, the brightest everywhere.
-    """
-    # Modules of a code and its quiet zone are near each other (pixels).
-    tinted = (
-        dilated(colourfulness(picture) > 16, 65) if picture.ndim == 3 else np.zeros_like(picture, np.bool_)
-    )
-    planes = [(0, 0, brightest(picture))] + [
-        (left, top, plane)
-        for left, top, right, bottom in component_boxes(components(tinted)[1])
-        for plane in cv2.split(picture[top:bottom, left:right])
-    ]
-    return [
-        TextBox(
-            np.array(
-                [(left + at.x, top + at.y) for at in map(partial(getattr, code.position), CORNERS)],
-                np.float32,
-            ),
-            1.0,
-        )
-        for left, top, plane in planes
-        for code in zxingcpp.read_barcodes(np.ascontiguousarray(plane))
-    ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -238,7 +157,7 @@ class DisplayTables:
 
 class Window:
     """One frame, or several that share one mask, which are filled until no text is left that must be
-    removed.
+    removed. ``lines``: those that stay; ``read_in``: the picture in which they were read.
     """
 
     def __init__(
@@ -259,6 +178,7 @@ class Window:
         ]
         self.mask: Mask = plan.mask | plan.banner
         self.kept = plan.kept
+        self.lines, self.read_in = set(plan.lines), tables.show(sources[0])
         self.marks: list[Mark] = []
         self.widened: list[Box] = []
         self.blacked_out: list[Box] = []
@@ -281,7 +201,7 @@ class Window:
         Raises :class:`CleaningFailed` when text is still found after :data:`ROUNDS` attempts.
         """
         attempt = 0
-        while (residue := self.residue()) or self.take_back():
+        while (residue := self.residue()) or self.give_up_lines() or self.take_back():
             if not residue:
                 continue
             touched = self.returned & paint(residue, self.mask.shape, 0.6)
@@ -296,7 +216,7 @@ class Window:
                 )
             # Margin of the mask around text that is still found after filling (share of the text's height).
             more = around(
-                residue, self.plan.lines, self.kept & ~self.mask, 0.6 * (attempt + 1), spare=attempt == 0
+                residue, list(self.lines), self.kept & ~self.mask, 0.6 * (attempt + 1), spare=attempt == 0
             )
             # Where all is image area the mark network has not looked for letters across a curve.
             more &= ~((self.plan.waves.traces & (not self.plan.area.all())) | self.returned)
@@ -313,6 +233,32 @@ class Window:
                 self.results = [black_out(result, more, self.tables.black) for result in self.results]
                 self.blacked_out += [mark.box for mark in found]
             attempt += 1
+
+    def give_up_lines(self) -> bool:
+        """Remove the lines whole, with their labels or numbers, of which filling took a stroke or that are
+        read otherwise after it. A line of which no pixel was filled is the source's. Returns False if there
+        are none.
+        """
+        source, result = (self.tables.show(frames[0]) for frames in (self.sources, self.results))
+        cut, back = cut_by(self.lines, self.mask, self.plan.always, self.read_in)
+        changed = [
+            line
+            for line in self.lines
+            if back[index_of(line)].any()
+            or (
+                self.mask[index_of(line)].any()
+                and not reads_alike(line, source, result, self.verifier.tools.reader)
+            )
+        ]
+        going = with_their_rows([*cut, *changed], self.plan.rows) & self.lines
+        if not going:
+            return False
+        more = whole(going, self.read_in, self.plan.ground) & ~self.mask
+        self.lines, self.kept = self.lines - going, self.kept & ~mask_of(going, more.shape)
+        self.marks += box_marks([level_box(line, 1.0) for line in going], more.shape, "could not stay whole")
+        self.widened += sorted(going)
+        self.fill(more)
+        return True
 
     def take_back(self) -> bool:
         """Put back what should not have been filled: curves, flow and bars. The places are listed for a
@@ -371,6 +317,7 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
     tables = DisplayTables.from_frame(source, picture)
     plan = plan_views(tables.views(source), image.header, verifier, graphics=graphics)
     plan = with_faint_writing(plan, source, verifier.tools.reader)
+    plan = with_whole_lines(plan, picture)
     planned = time.perf_counter()
     report(0.5, "marks found")
     still = Window([source], plan, tables, verifier, verifier.tools.filler)
@@ -384,7 +331,7 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
         masks=(mask.astype(np.uint8) * 255)[None],
         marks=(*plan.marks, *still.marks),
         readings=plan.readings,
-        widened=tuple(still.widened),
+        widened=(*plan.given_up, *still.widened),
         blacked_out=tuple(still.blacked_out),
         outside_sha256=hashlib.sha256(outside_bytes(result, mask)).hexdigest(),
         in_doubt=(*plan.in_doubt, *component_boxes(components(still.returned)[1])),
@@ -529,7 +476,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         np.broadcast_to(mask.astype(np.uint8) * 255, (count, *mask.shape)),
         tuple(marks),
         plan.readings,
-        tuple(widened),
+        (*plan.given_up, *dict.fromkeys(widened)),
         tuple(blacked_out),
         outside.hexdigest(),
         (*plan.in_doubt, *component_boxes(components(returned)[1])),
@@ -570,12 +517,29 @@ class _CineWindow(Window):
         self.marks = [replace(mark, frame=indices[0] + 1) for mark in plan.marks[planned:]]
         self._indices, self._graphics, self._step = indices, graphics, step
         if plan.kept.any():  # text stays where all of these frames show it unchanged
-            differs: Mask = np.zeros(plan.kept.shape, np.bool_)
-            for source in sources:
-                # Grey levels by which text that stays may differ from the frame in which it was read.
-                differs |= brightest(cv2.absdiff(tables.show(source), image.show(first))) > 40
+            self.read_in = image.show(first)
             labels, _ = components(plan.kept)
-            self.kept = plan.kept & ~np.isin(labels, labels[differs & plan.kept])
+            self.kept = plan.kept & ~np.isin(labels, labels[self._changes() & plan.kept])
+
+    def _changes(self) -> Mask:
+        """The pixels in which a frame differs from the one in which the text was read, except in lines that
+        are harmless in every frame: tissue moves behind them, or a number changes.
+        """
+        first = self.read_in
+        shown = [self.tables.show(source) for source in self.sources]
+        # Grey levels by which text that stays may differ from the frame in which it was read.
+        differs = np.stack([brightest(cv2.absdiff(picture, first)) > 40 for picture in shown])
+        found = np.asarray(differs.any(axis=0), np.bool_)
+        for line in self.lines:
+            place = paint([level_box(line, 1.0)], found.shape, 2 * RIM)
+            own, _ = letters_of(first, line)
+            amounts = differs[:, place].sum(axis=1)
+            # Where only what is behind the letters moves, the frame that differs most speaks for all.
+            behind = found[own].mean() < 0.02
+            seen = [int(amounts.argmax())] if behind else np.flatnonzero(amounts).tolist()
+            if amounts.any() and all(self.verifier.still_stays(line, first, shown[index]) for index in seen):
+                found &= ~place
+        return found
 
     def cleaned(self) -> Iterator[tuple[int, PixelArray]]:
         """Yield index and samples of each frame, once they are proven identical outside the mask."""
@@ -668,23 +632,27 @@ def _plan_cine(
         views = [picture, *tables.views(image.stored(index))[1:]]
         plans.append(plan_views(views, image.header, verifier, graphics=graphics))
     banner = _union(plan.banner for plan in plans)
-    mask: Mask = np.zeros_like(banner)
+    mask = np.zeros_like(banner)
     marks: list[Mark] = []
     readings: list[Reading] = []
     greys = [brightest(picture).astype(np.float32) for picture in pictures]
     motion = np.max(greys, axis=0) - np.min(greys, axis=0)
-    for index, plan in zip(indices, plans, strict=True):
-        mask |= _standing(plan, motion)
+    standing = [_standing(plan, motion) for plan in plans]
+    for index, plan, own in zip(indices, plans, standing, strict=True):
+        mask |= own
         marks += [replace(mark, frame=index + 1) for mark in _new_marks(plan, mask, marks)]
         readings += [replace(reading, frame=index + 1) for reading in plan.readings]
     check_share(mask & ~banner)
-    mask &= ~banner
+    changed = _changed_lines(plans[0].lines, standing, pictures, verifier)
+    mask = (mask | whole(changed, pictures[0], plans[0].ground)) & ~banner
+    stay = tuple(line for line in plans[0].lines if line not in changed)
     plan = replace(
         plans[0],  # text stays only as the first frame shows it, and only while it does not change
         banner=banner,
         mask=mask,
         kept=plans[0].kept & ~mask & ~banner,
         not_tissue=plans[0].not_tissue & ~mask,
+        lines=stay,
         area=_union(plan.area for plan in plans),
         waves=Waves(_union(plan.waves.strips for plan in plans), _union(plan.waves.traces for plan in plans)),
         marks=tuple(marks),
@@ -694,7 +662,21 @@ def _plan_cine(
     )
     for index in indices:
         plan = with_faint_writing(plan, image.stored(index), verifier.tools.reader)
-    return plan
+    return with_whole_lines(plan, pictures[0])
+
+
+def _changed_lines(
+    lines: Iterable[Box], masks: Sequence[Mask], pictures: Sequence[Picture], verifier: Verifier
+) -> set[Box]:
+    """The lines, read in the first of the pictures, that a later one shows as text that must go; it is read
+    where the mask of that picture takes some of it.
+    """
+    return {
+        line
+        for line in lines
+        for mask, picture in zip(masks[1:], pictures[1:], strict=True)
+        if mask[index_of(line)].any() and not verifier.still_stays(line, pictures[0], picture)
+    }
 
 
 def _union(masks: Iterable[Mask]) -> Mask:

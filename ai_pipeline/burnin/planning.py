@@ -12,12 +12,22 @@ import numpy as np
 
 from ai_pipeline.burnin.decide.axes import as_scales, beside_velocities
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
-from ai_pipeline.burnin.decide.candidates import CURVE, Candidate, MeasuredPixels
-from ai_pipeline.burnin.decide.layout import covered, inner, level_box, overlap, share_of
+from ai_pipeline.burnin.decide.candidates import CURVE, FINEST, Candidate, MeasuredPixels, surroundings
+from ai_pipeline.burnin.decide.layout import (
+    covered,
+    in_one_row,
+    inner,
+    is_above,
+    level_box,
+    overlap,
+    share_of,
+)
 from ai_pipeline.burnin.decide.letters import FEWEST, TRACED, are_letters, letter_strokes
+from ai_pipeline.burnin.decide.lines import Rows, cut_by, whole, with_their_rows
 from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, NOTHING_MORE, OVER_TISSUE, Allowed
 from ai_pipeline.burnin.decide.neighbours import by_best_reading, by_their_pair
 from ai_pipeline.burnin.decide.outline import SMALLEST_LETTER, blocks, with_sides
+from ai_pipeline.burnin.decide.results import by_their_table, result_rows, whole_rows
 from ai_pipeline.burnin.decide.settings import by_their_rows
 from ai_pipeline.burnin.decide.texts import Text
 from ai_pipeline.burnin.decide.writing import SAME, find_texts
@@ -36,6 +46,7 @@ from ai_pipeline.burnin.find.annotation import (
     dilated,
     gaps,
     index_of,
+    mask_of,
 )
 from ai_pipeline.burnin.find.area import (
     TICK,
@@ -87,10 +98,11 @@ class RemovalPlan:
     that was read and stays; ``not_tissue``: all annotation that stays, from which no hole is filled.
     ``area``: the image area; only there are holes filled from the pixels around them. ``waves``: measured
     curves; among them only text that was read is removed. ``readings`` have no source UID and frame yet.
-    ``lines``: the letters of each line of text that stays. ``ground``: where only strokes of proven letters
-    are filled; ``in_doubt``: places in ``ground`` that may hold letters and stay. ``spared``: marks that look
-    like text and are left alone; only explanations name them. ``panels``: panels behind text, in
-    uneven colours.
+    ``lines``: the letters of each line of text that stays; ``rows``: those of them that stay or go together;
+    ``given_up``: lines that might have stayed and could not stay whole. ``always``: pixels that go whatever
+    is read there. ``ground``: where only strokes of proven letters are filled; ``in_doubt``: places in
+    ``ground`` that may hold letters and stay. ``spared``: marks that look like text and are left alone; only
+    explanations name them. ``panels``: panels behind text, in uneven colours.
     """
 
     banner: Mask
@@ -106,6 +118,9 @@ class RemovalPlan:
     in_doubt: tuple[Box, ...] = ()
     spared: tuple[Mark, ...] = ()
     panels: Mask = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
+    rows: Rows = ()
+    given_up: tuple[Box, ...] = ()
+    always: Mask = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,8 +169,43 @@ def plan_views(
             readings=(*plan.readings, *more.readings),
             marks=(*plan.marks, *more.marks),
             lines=(*plan.lines, *more.lines),
+            rows=(*plan.rows, *more.rows),
         )
     return plan
+
+
+def with_whole_lines(plan: RemovalPlan, picture: Picture) -> RemovalPlan:
+    """The plan by which each line that stays keeps all strokes of its letters. Where the mask takes some of
+    them it is cut back; where it cannot be, because they are also of what goes, the line goes whole, with its
+    label or number.
+    """
+    lines, given_up, mask = set(plan.lines), set[Box](), plan.mask
+    while True:
+        cut, back = cut_by(lines, mask | plan.banner, plan.always, picture)
+        if not cut:
+            break
+        cut_rows = with_their_rows(cut, plan.rows)
+        lines, given_up = lines - cut_rows, given_up | cut_rows
+        mask = mask | whole(cut_rows, picture, plan.ground)
+    gone = mask_of(given_up, mask.shape)
+    mask, banner = mask & ~back, plan.banner & ~back
+    kept = (plan.kept | back) & ~gone & ~mask & ~banner
+    marks = (
+        replace(mark, removed=True)
+        if mark.kind is AnnotationKind.TEXT and any(overlap(line, mark.box) > SAME for line in given_up)
+        else mark
+        for mark in plan.marks
+    )
+    return replace(
+        plan,
+        mask=mask,
+        banner=banner,
+        kept=kept,
+        not_tissue=(plan.not_tissue | back) & ~mask,
+        marks=tuple(marks),
+        lines=tuple(line for line in plan.lines if line in lines),
+        given_up=tuple(sorted(given_up)),
+    )
 
 
 def with_faint_writing(
@@ -175,10 +225,15 @@ def with_faint_writing(
         return plan
     faint = blocks(faint) & ~known & ~plan.area & ~strong
     shown = np.where(faint, amplified(samples), np.uint8(128))
+    boxes = [
+        box
+        for place in surroundings(faint, FINEST)  # the rest is plain grey
+        for box in (*reader.find(shown, within=place), *reader.find_upright(shown, within=place))
+    ]
     lines = [
         # Beside what is found a line may continue on both sides (heights).
         box.longer(6.0, shown.shape, end=True).longer(6.0, shown.shape, end=False)
-        for box in (*reader.find(shown), *reader.find_upright(shown))
+        for box in boxes
         # Confidence of the text detector from which an unreadable box of a text's shape counts as text.
         if (of_one_frame and box.confidence >= 0.6 and looks_like_text(box, shown.shape))
         or ((line := reader.read(shown, box)).legible and line.letters >= FEWEST)
@@ -287,6 +342,8 @@ class _Scene:
                 *box_marks([text.box for text in self.unproven], self.shape, "no two witnesses see letters"),
             ),
             self.panels,
+            [[inner(text.box).box for text in row.texts] for row in result_rows(self.texts)],
+            always=self.devices,
         )
 
     def _marks(self, banner: Mask) -> list[Mark]:
@@ -423,6 +480,7 @@ class _Scene:
             and text.line.confidence >= LEAST_CONFIDENCE
             and OVER_TISSUE.fullmatch(text.line.text.strip())
             and share_of(self.ground & ~self.plain, text.box) > 0.9
+            and not self._is_by_a_name(text)
             else text
             for text in self.texts
         ]
@@ -451,6 +509,25 @@ class _Scene:
                 self.symbols.append(text)
         others, bars = [*self.unproven, *self.symbols], self.bars & self.graphics
         self.texts = as_scales([*self.texts, *others], bars)[: len(self.texts)]
+
+    def _is_by_a_name(self, text: Text) -> bool:
+        """Whether what may be a name stands in the row of a text, or right above or below it."""
+        box = text.box.box
+        others = [
+            other.box.box
+            for other in (*self.texts, *self.unproven)
+            if other.meaning is Meaning.IDENTITY and other.letters != text.letters and other.line.letters > 1
+        ]
+        return any(in_one_row(box, one, 4.0) or is_above(box, one) or is_above(one, box) for one in others)
+
+    def results(self) -> None:
+        """Rule: keep tables of results whole, in any language; elsewhere a label and its number stay or go
+        together.
+        """
+        if self.clinical and self.header.modality in ULTRASOUND:
+            # A "%" apart from its number is no text.
+            judged = by_their_table([*self.texts, *self.symbols], self.shape[0])
+            self.texts = whole_rows(judged[: len(self.texts)])
 
     def lines(self) -> None:
         """Rule: remove whole lines of text; of harmless text whose letters the mark network has drawn, only
@@ -530,6 +607,7 @@ RULES = (
     _Scene.reading,
     _Scene.image_area,
     _Scene.neighbours,
+    _Scene.results,
     _Scene.lines,
     _Scene.drawings,
     _Scene.proven_letters,

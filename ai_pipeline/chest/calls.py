@@ -83,9 +83,11 @@ def point_note(card: Card, point: OperatingPoint) -> QualityNote:
     """The note in every result that names the operating point, and the share of false alarms at it if that
     was measured.
     """
-    text = f"{point}: {_MEANINGS[point]}"
-    measured = _measured(card, point).get("without_finding_called")
-    if measured:
+    text, table = f"{point}: {_MEANINGS[point]}", _measured(card, point)
+    measured = table.get("without_finding_called")
+    if table.get("called") == []:
+        text = f"{point}: no finding is suspected, only what was not found is reported"
+    elif measured:
         shares = _of_so_many(measured, "films without any finding", "gets one", "get one")
         text += f". {shares.capitalize()}"
     return QualityNote(NOTE, f"{text}.")
@@ -112,12 +114,29 @@ def predictive(
     for an indeterminate finding.
     """
     ratios = figures(card, point, label)
-    odds = prevalence / (1 - prevalence)
     key = {Decision.PRESENT: "present_ratio", Decision.ABSENT: "absent_ratio"}.get(decision)
-    if key is None or key not in ratios:
-        return None
-    value, low, high = (odds * ratio / (1 + odds * ratio) for ratio in ratios[key])
+    return None if key is None or key not in ratios else shares_right(ratios[key], prevalence)
+
+
+def shares_right(ratios: Sequence[float], prevalence: float) -> tuple[float, float, float]:
+    """The share of images with a decision that have the finding, with the ends of its interval. ``ratios``:
+    the decision's likelihood ratio and the ends of its interval; ``prevalence``: between 0 and 1 (exclusive).
+    """
+    odds = prevalence / (1 - prevalence)
+    value, low, high = (odds * ratio / (1 + odds * ratio) for ratio in ratios)
     return value, low, high
+
+
+def worth_a_call(shares: Sequence[float] | None) -> bool:
+    """Whether a finding may be suspected, of which this share of calls is right (:func:`predictive`)."""
+    # Least share of right calls that are worth a look, and the least lower end of its interval.
+    return shares is not None and shares[0] >= (1 / 3) and shares[1] >= (1 / 6)
+
+
+def called_labels(card: Card, point: OperatingPoint, labels: Sequence[str]) -> list[str]:
+    """Those of ``labels`` that a reader sees called at ``point``, at the prevalences of the calibration."""
+    rates = calibrated_at(card)
+    return [name for name in labels if words_of(card, point, name, rates.get(name)).suspected]
 
 
 def figures(card: Card, point: OperatingPoint, label: str) -> Mapping[str, Any]:
@@ -178,9 +197,10 @@ def words_of(card: Card, point: OperatingPoint, label: str, prevalence: float | 
     """
     sensitivity = figures(card, point, label).get("sensitivity")
     right = predictive(card, point, label, Decision.PRESENT, prevalence) if prevalence else None
-    # Least share of right calls that are worth a look, and the least lower end of its interval.
+    # False calls of any other label were not counted when the thresholds were chosen.
+    counted = card.details.get("operating_points", {}).get(point, {}).get("called", [label])
     return Words(
-        suspected=right is not None and right[0] >= (1 / 3) and right[1] >= (1 / 6),
+        suspected=label in counted and worth_a_call(right),
         not_found=sensitivity is not None and sensitivity[1] >= FOUND,
     )
 

@@ -27,11 +27,12 @@ class ChestOptions(PipelineOptions):
         "specific: few false alarms; sensitive: few findings missed",
         usual="specific",
     )
-    """From which probability a finding is suspected. `specific`: few false alarms (about one in ten
+    """From which probability a finding is suspected. `specific`: few false alarms (at most one in ten
     films without any finding gets one), most findings missed, "unclear" only where `balanced` would call;
     `balanced`: the higher of Youden's index and a specificity of .9 for each label; `sensitive`: few findings
-    missed, most films get one. [models.md](models.md) has thresholds and figures; every result says which was
-    used. A model without these (its card has no `[operating_points]`) knows `balanced` only."""
+    missed; calls are wrong too often there for the shipped model to suspect anything. [models.md](models.md)
+    has thresholds and figures; every result says which was used. A model without these (its card has no
+    `[operating_points]`) knows `balanced` only."""
     ratio: Projections = option(Projections.PA, "Cardiothoracic ratio", "all: AP and unknown projections too")
     """The cardiothoracic ratio, with its lines: `PA`: of films whose View Position, View Code
     or stamp says PA, and that are not stamped as AP films;

@@ -80,6 +80,7 @@ from ai_pipeline.contract import (
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
 from ai_pipeline.images.decode import to_full_size
+from ai_pipeline.images.display import mean_grey
 from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.models.registry import Card, Label, find, load
 from ai_pipeline.models.store.folder import active
@@ -420,8 +421,7 @@ class ChestXray:
         cards = model.card, find(ratio.MODEL, self._models_dir)
         inputs = [card.input for card in cards if card.input]
         suffices = max(LARGEST, *(math.ceil(given.size / given.crop) for given in inputs))
-        display = image.display(shorter_side=suffices)
-        grey = display if display.ndim == 2 else np.asarray(display.mean(axis=2), np.uint8)
+        grey = mean_grey(image.display(shorter_side=suffices))
         decoded = time.perf_counter()
         analysis = model.analyse(grey)
         boxes, anatomy, stamps, look = None, None, None, Look()

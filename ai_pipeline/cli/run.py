@@ -193,7 +193,10 @@ if TYPE_CHECKING:
 def run(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="DICOM, PNG or JPEG files, or folders of DICOM files."),
+        typer.Argument(
+            metavar="FILE...",
+            help="DICOM files or pictures (PNG, JPEG, TIFF), or folders of DICOM files.",
+        ),
     ],
     pipeline: Annotated[
         str,
@@ -202,17 +205,15 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("ai-pipeline-output"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per input and line.")] = False,
     modality: Annotated[
-        str | None, typer.Option(help="Modality of PNG and JPEG files, which say none: US or DX.")
+        str | None, typer.Option(help="Modality of pictures, which say none: US or DX.")
     ] = None,
-    view: Annotated[
-        str, typer.Option(help="View Position of PNG and JPEG files, which say none: PA or AP.")
-    ] = "",
+    view: Annotated[str, typer.Option(help="View Position of pictures, which say none: PA or AP.")] = "",
     body_part: Annotated[
-        str, typer.Option(help="Body Part Examined of PNG and JPEG files, which say none, e.g. HEAD.")
+        str, typer.Option(help="Body Part Examined of pictures, which say none, e.g. HEAD.")
     ] = "",
     pixel_mm: Annotated[
         float | None,
-        typer.Option(min=0.001, max=10, help="Millimetres of a pixel's side of PNG and JPEG files."),
+        typer.Option(min=0.001, max=10, help="Millimetres of a picture's pixel."),
     ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the pipeline as NAME=VALUE, e.g. clean=false.")

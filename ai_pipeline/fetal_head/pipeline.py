@@ -33,6 +33,7 @@ from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.fetal_head import biometry
 from ai_pipeline.fetal_head.card import CARD
 from ai_pipeline.fetal_head.intended_use import fetus_of_each, image_area, refused_by_header
+from ai_pipeline.images.display import mean_grey
 from ai_pipeline.models.registry import find
 from ai_pipeline.networks.heads import Ellipse, HeadModel, HeadOutline
 
@@ -168,8 +169,7 @@ class FetalHead:
             if known.image is image:
                 return known
         left, top, right, bottom = image_area(image.header)
-        display = image.display()
-        grey = display if display.ndim == 2 else np.asarray(display.mean(axis=2), np.uint8)
+        grey = mean_grey(image.display())
         found = self._model().outline(np.ascontiguousarray(grey[top:bottom, left:right]))
         head = (
             replace(found.measured, x=found.measured.x + left, y=found.measured.y + top)

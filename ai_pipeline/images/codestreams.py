@@ -47,7 +47,7 @@ from ai_pipeline.errors import CodestreamFault
 from ai_pipeline.images import colours
 from ai_pipeline.images.decoder import DECODER
 from ai_pipeline.images.header import PixelAttributes
-from ai_pipeline.images.part10 import has_zlib_header, read_file_meta
+from ai_pipeline.images.part10 import NOT_DEFLATED, read_file_meta
 from ai_pipeline.terms import shown_uid_name
 
 JPEG_LS = frozenset({JPEGLSLossless, JPEGLSNearLossless})
@@ -99,10 +99,11 @@ def check_inflation(path: Path, most_mib: int) -> None:
             return
         inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
         rest = file.read(_CHUNK)
-        if has_zlib_header(rest):
-            raise CodestreamFault("the deflated data set has a header of zlib (PS3.5 A.5 wants none)")
         while rest and not inflater.eof:
-            inflated += len(inflater.decompress(rest, _CHUNK))
+            try:
+                inflated += len(inflater.decompress(rest, _CHUNK))
+            except zlib.error:
+                raise CodestreamFault(NOT_DEFLATED) from None
             if inflated > most_mib * 2**20:
                 raise CodestreamFault(f"the data set inflates to more than {most_mib} MiB")
             rest = inflater.unconsumed_tail or file.read(_CHUNK)

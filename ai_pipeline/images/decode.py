@@ -1,4 +1,4 @@
-"""Decode DICOM, PNG or JPEG to :class:`ai_pipeline.contract.SourceImage`; the node has no other decoder.
+"""Decode DICOM and pictures to :class:`ai_pipeline.contract.SourceImage`; the node has no other decoder.
 
 Frames are decoded from the file one at a time, so that a long cine is never in memory as a whole.
 
@@ -11,7 +11,6 @@ that a film gives the same findings however it was compressed without loss.
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import re
 import struct
@@ -28,7 +27,6 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from PIL import Image, UnidentifiedImageError
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_color_lut, pixel_array
@@ -41,7 +39,7 @@ from ai_pipeline.errors import CodestreamFault, HeaderError, PixelError, disk_fa
 from ai_pipeline.images import codestreams, colours
 from ai_pipeline.images.codestreams import Fragments
 from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.images.decoder import DECODER, DEEPEST
+from ai_pipeline.images.decoder import DECODER, DEEPEST, PICTURE_HEADER
 from ai_pipeline.images.display import GreyDisplay, colour_display, grey_range
 from ai_pipeline.images.header import (
     GREY,
@@ -120,6 +118,8 @@ def to_full_size(rows: int, header: ImageHeader) -> Affine:
     return Affine(2.0**times, 0.0, (1 - 2.0**times) / 2, 0.0, 2.0**times, (1 - 2.0**times) / 2)
 
 
+PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
+"""How the files of pictures begin that are read: PNG, JPEG, and TIFF in both orders of bytes."""
 MOST_PADDING = 0.05
 """Bytes after the last frame that are taken for padding, as a share of the frames."""
 
@@ -157,7 +157,8 @@ def read_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
 def open_picture(
     path: Path, modality: str, limits: ImageLimits = LIMITS, given: StatedAttributes = NO_ATTRIBUTES
 ) -> PictureImage:
-    """Open a PNG or JPEG as an image of ``modality`` (``"US"``, ``"DX"`` …) with the attributes ``given``.
+    """Open a PNG, JPEG or TIFF as an image of ``modality`` (``"US"``, ``"DX"`` …) with the attributes
+    ``given``.
 
     The UID is derived from the file's bytes (UUIDv5 under 2.25), so the same picture has the same UID.
     """
@@ -165,19 +166,29 @@ def open_picture(
 
 
 def picture_of(data: bytes, modality: str, limits: ImageLimits, given: StatedAttributes) -> PictureImage:
-    """Open the bytes of a PNG or JPEG as :func:`open_picture` opens a file."""
-    with (
-        _pydicom_may_warn(),
-        _as_pixel_error("the file is not a readable picture"),
-        Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture,
-    ):
-        if fault := limits.fault(picture.height, picture.width, samples=3):
+    """Open the bytes of a PNG, JPEG or TIFF as :func:`open_picture` opens a file; a picture that says how it
+    was held (EXIF Orientation) is turned upright.
+
+    The decoding process reads all of it: first the header alone, then the pixels of a picture within
+    ``limits``. Raises :class:`PixelError`, also for a file of several pictures (pages, an animation).
+    """
+    with _as_pixel_error("the file is not a readable picture"):
+        about = PICTURE_HEADER.unpack(DECODER.decode("header", data, PICTURE_HEADER.size))
+        rows, columns, colours, size, lossy = about
+        if fault := limits.fault(rows, columns, samples=colours, bits=8 * size):
             raise PixelError(fault)
-        lossy = picture.format != "PNG"
-        samples = _picture_samples(picture, data)
+        sides = (rows, columns, colours) if colours > 1 else (rows, columns)
+        samples = np.empty(sides, f"u{size}")
+        samples.data.cast("B")[:] = DECODER.decode("picture", data, samples.nbytes)
     digest = hashlib.sha256(data).hexdigest()
     uid = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, digest).int}"
-    return PictureImage(uid, f"{uid}.1"[:64], picture_header(samples, modality, lossy, given), samples)
+    return PictureImage(uid, f"{uid}.1"[:64], picture_header(samples, modality, bool(lossy), given), samples)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the file has the prefix of DICOM behind its preamble (PS3.10 7.1), whatever its name."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def open_image(
@@ -188,15 +199,15 @@ def open_image(
 
     Raises :class:`PixelError`.
     """
-    with path.open("rb") as file:
-        start = file.read(132)
-    if start[128:] == b"DICM":
+    if is_dicom(path):
         return open_dicom(path)
-    if start.startswith((b"\x89PNG", b"\xff\xd8\xff")):
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith(PICTURES):
         if modality is None:
-            raise PixelError("a PNG or JPEG says nothing of its modality: give --modality US or DX")
+            raise PixelError("a picture says nothing of its modality: give --modality US or DX")
         return open_picture(path, modality, given=given)
-    raise PixelError("neither DICOM (Part 10) nor PNG nor JPEG")
+    raise PixelError("neither DICOM (Part 10) nor PNG, JPEG or TIFF")
 
 
 def decoded_sha256(image: DicomImage | PictureImage | Path) -> str:
@@ -417,8 +428,8 @@ class DicomImage:
 
 @dataclass(frozen=True, slots=True)
 class PictureImage:
-    """A PNG or JPEG as a pipeline sees it (:class:`ai_pipeline.contract.SourceImage`), with a ``uid`` derived
-    from its bytes.
+    """A PNG, JPEG or TIFF as a pipeline sees it (:class:`ai_pipeline.contract.SourceImage`), with a ``uid``
+    derived from its bytes.
     """
 
     uid: str
@@ -498,15 +509,6 @@ def _bits_below(dataset: Dataset, stored: int, numbers: npt.NDArray[np.integer[A
     return below if overlays or (not used & (2**below - 1) and used >> stored not in {0, -1}) else 0
 
 
-def _picture_samples(picture: Image.Image, data: bytes) -> PixelArray:
-    """Decode a PNG or JPEG in the decoding process; this process reads only the header."""
-    colours = () if picture.mode in {"1", "L", "LA", "I", "I;16", "I;16B"} else (3,)
-    depth = np.uint16 if picture.mode.startswith("I") else np.uint8
-    samples = np.empty((picture.height, picture.width, *colours), depth)
-    samples.data.cast("B")[:] = DECODER.decode("picture", data, samples.nbytes)
-    return samples
-
-
 _ABOUT_PIXELS = re.compile(
     r"reshape|[Dd]ecode|Transfer Syntax|pixel data|Pixel Data|Offset Table|code stream|JPEG|RLE|\(0028,0"
 )
@@ -526,11 +528,9 @@ _DAMAGE = (
     OSError,
     RuntimeError,
     TypeError,
-    UnidentifiedImageError,
     ValueError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
     SyntaxError,
 )
 
@@ -558,8 +558,6 @@ def _cause(error: BaseException) -> str:
     """A decoder's error message as a cause that may be shown: header values (PHI) are removed, and a message
     that is not about pixels is replaced by the error's type.
     """
-    if isinstance(error, Image.DecompressionBombError):
-        return "its header asks for more pixels than a picture may have"
     if isinstance(error, InvalidDicomError):
         return "the prefix DICM behind its preamble is missing (PS3.10 7.1)"
     text = " ".join(str(error).split())

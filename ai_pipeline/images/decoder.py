@@ -34,6 +34,9 @@ SAMPLES, COMPLAINT = b"samples\0", b"complain"
 ENDED = struct.Struct("<i?")
 """How a frame's process ended, as ``os.waitstatus_to_exitcode`` has it, and whether its time was over."""
 LONGEST_COMPLAINT = 400  # bytes
+PICTURE_HEADER = struct.Struct("<QQBB?")
+"""What the decoder ``header`` answers on a PNG, JPEG or TIFF: rows and columns once it is upright,
+samples of a pixel (1 or 3), bytes of a sample (1 or 2), and whether it was compressed with loss."""
 DEEPEST = 3
 """Times that a JPEG 2000 can be halved as it is decoded."""
 _START_SECONDS = 120.0

@@ -22,26 +22,105 @@ import jpeg_ls
 import numpy as np
 from libjpeg import utils as libjpeg
 from openjpeg import utils as openjpeg
-from PIL import Image, MpoImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, MpoImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
 from ai_pipeline.confinement import die_with_parent, landlock, lower, seccomp
-from ai_pipeline.images.decoder import COMPLAINT, DEEPEST, ENDED, HEAD, LONGEST_COMPLAINT, SAMPLES, SECONDS
+from ai_pipeline.images.decoder import (
+    COMPLAINT,
+    DEEPEST,
+    ENDED,
+    HEAD,
+    LONGEST_COMPLAINT,
+    PICTURE_HEADER,
+    SAMPLES,
+    SECONDS,
+)
 from ai_pipeline.images.limits import lacks_memory
 
 MEMORY = 2 << 30  # bytes of addresses; 40 megapixels of RGB in 16 bits take 1.5 GiB
 Decode = Callable[[bytes], bytes | bytearray]
+_GREY = frozenset({"1", "L", "LA"})
+_LOSSY = frozenset({"jpeg", "tiff_jpeg", "webp"})
+_UPRIGHT: Mapping[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by its EXIF Orientation (CIPA DC-008); from 5 on rows become columns."""
+
+
+def _opened(data: bytes) -> Image.Image:
+    """The PNG, JPEG or TIFF, of which only the header is read. Raises ValueError if it is none, or has more
+    than one picture.
+    """
+    try:
+        picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF"))
+    except UnidentifiedImageError:
+        raise ValueError("the file is not a readable picture: its header is damaged") from None
+    several = picture.format == "PNG" and getattr(picture, "n_frames", 1) > 1
+    if picture.format == "TIFF":
+        with contextlib.suppress(EOFError):
+            picture.seek(1)
+            several = True
+        picture.seek(0)
+    if several:
+        raise ValueError("the file has several pictures or pages: send each as a file of its own")
+    return picture
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF Orientation of a picture that was opened; 1 if it says none, or Pillow turns it itself."""
+    if picture.format == "TIFF":
+        return 1
+    if picture.format == "PNG":  # Pillow would decode the pixels, in search of one behind them
+        exif = Image.Exif()
+        exif.load(picture.info.get("exif", b""))
+    else:
+        exif = picture.getexif()
+    return int(exif.get(ExifTags.Base.Orientation, 1))
+
+
+def _picture_header(data: bytes) -> bytes:
+    """Read the header of a picture, as ``PICTURE_HEADER``."""
+    picture = _opened(data)
+    is_deep = picture.mode.startswith("I")
+    sides = picture.height, picture.width
+    if _orientation(picture) in range(5, 9):
+        sides = sides[::-1]
+    colours = 1 if is_deep or picture.mode in _GREY else 3
+    lossy = picture.format in {"JPEG", "MPO"} or picture.info.get("compression") in _LOSSY
+    return PICTURE_HEADER.pack(*sides, colours, 2 if is_deep else 1, lossy)
 
 
 def _picture(data: bytes) -> bytes:
-    """Decode a PNG or JPEG to samples: grey of 8 or 16 bits, all else as RGB."""
-    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
-        if picture.mode in {"L", "I;16", "I;16B"}:
-            samples = np.asarray(picture)
-            return samples.astype(samples.dtype.newbyteorder("=")).tobytes()
-        if picture.mode == "I":
-            return np.asarray(picture).astype(np.uint16).tobytes()
-        return picture.convert("L" if picture.mode in {"1", "LA"} else "RGB").tobytes()
+    """Decode a picture to samples, upright: grey of 8 or 16 bits, all else as RGB. Raises ValueError for
+    samples that are no whole numbers of 16 bits or less.
+    """
+    picture = _opened(data)
+    if picture.mode == "F":
+        raise ValueError("the pixel data are fractions: send whole numbers of 16 bits or less")
+    try:
+        picture.load()
+    except OSError as error:
+        if "truncated" not in str(error):
+            raise
+        raise ValueError("the file is cut off (truncated): the end of the picture is missing") from error
+    turn = _UPRIGHT.get(_orientation(picture))
+    upright = picture if turn is None else picture.transpose(turn)
+    if not picture.mode.startswith("I"):
+        return upright.convert("L" if picture.mode in _GREY else "RGB").tobytes()
+    samples = np.asarray(upright)
+    if samples.min() < 0 or samples.max() > 0xFFFF:
+        raise ValueError("the pixel data have more than 16 bits: send 16 or less")
+    tags = picture.tag_v2 if isinstance(picture, TiffImagePlugin.TiffImageFile) else {}
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+        samples = 0xFFFF - samples  # WhiteIsZero (TIFF 6.0): Pillow turns it where samples have 8 bits
+    return samples.astype(np.uint16).tobytes()
 
 
 def _jpeg_ls(data: bytes) -> bytes:
@@ -74,6 +153,7 @@ DECODERS: Mapping[str, Decode] = {
     "libjpeg": lambda frame: libjpeg.decode_pixel_data(frame, version=2),
     "openjpeg": lambda frame: openjpeg.decode_pixel_data(frame, version=2),
     **{f"halved{times}": partial(_halved, times) for times in range(1, DEEPEST + 1)},
+    "header": _picture_header,
     "picture": _picture,
 }
 
@@ -84,6 +164,7 @@ def main(decoders: Mapping[str, Decode] = DECODERS) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whom it serves may need it yet
         signal.signal(number, signal.SIG_IGN)
+    Image.MAX_IMAGE_PIXELS = None  # who asks has looked at the header
     Image.preinit()  # of JPEG 2000 the import above
     assert MpoImagePlugin and TiffImagePlugin  # at hand: a JPEG with EXIF or several pictures needs them
     if seccomp.known():

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from ai_pipeline.contract import Grey, PixelArray
+from ai_pipeline.contract import Grey, Picture, PixelArray
 from ai_pipeline.images.numbers import decimal, value_of, whole, whole_of
 
 Values = npt.NDArray[np.float64]
@@ -232,6 +232,11 @@ def colour_display(samples: PixelArray, bits_stored: int) -> Grey:
     if bits_stored < 8:
         return np.asarray(numbers.astype(np.uint16) * 255 // (2**bits_stored - 1), np.uint8)
     return (numbers >> (bits_stored - 8)).astype(np.uint8)
+
+
+def mean_grey(display: Picture) -> Grey:
+    """The grey levels ``[rows, columns]`` of a displayed picture, grey or RGB: the mean of its colours."""
+    return display if display.ndim == 2 else np.asarray(display.mean(axis=2), np.uint8)
 
 
 def grey_range(samples: PixelArray, bits_stored: int) -> Grey:

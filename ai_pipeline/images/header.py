@@ -60,7 +60,7 @@ OVERLAY_GROUPS = range(0x6000, 0x6100, 2)
 
 @dataclass(frozen=True, slots=True)
 class StatedAttributes:
-    """Attributes that a person states for a PNG or JPEG, which has no header. ``pixel_mm``: side of a pixel
+    """Attributes that a person states for a picture, which has no header. ``pixel_mm``: side of a pixel
     in millimetres.
     """
 
@@ -107,6 +107,7 @@ class PixelAttributes:
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _COLOURED = frozenset({"COLOR", "MIXED", "COLOR_RANGE", "COLOR_REF"})
 """Pixel Presentation (0008,9205) of grey samples of which some stand for colours (PS3.3 C.7.6.23)."""
+_COLOURS = ("Red", "Green", "Blue")
 _OF_ONE_SAMPLE = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _OF_MORE = ("RGB", "YBR", "HSV", "ARGB", "CMYK")  # how their terms begin
 
@@ -149,7 +150,7 @@ def read_header(dataset: Dataset) -> ImageHeader:
     if frames is None and not is_empty(dataset, "NumberOfFrames"):
         raise HeaderError("Number of Frames (0028,0008) is not a number")
     photometric = _text(dataset, "PhotometricInterpretation")
-    if photometric in GREY and _text(dataset, "PixelPresentation") in _COLOURED:
+    if photometric in GREY and (_text(dataset, "PixelPresentation") in _COLOURED or _has_palette(dataset)):
         raise HeaderError("its colours are in a supplemental palette (0008,9205), which is not shown here")
     syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
     return ImageHeader(
@@ -182,8 +183,8 @@ def read_header(dataset: Dataset) -> ImageHeader:
 def picture_header(
     samples: PixelArray, modality: str, lossy: bool, given: StatedAttributes = NO_ATTRIBUTES
 ) -> ImageHeader:
-    """Make the header of a PNG or JPEG, from its samples and the ``given`` attributes. ``lossy``: whether it
-    was compressed with loss.
+    """Make the header of a picture (PNG, JPEG …), from its samples and the ``given`` attributes. ``lossy``:
+    whether it was compressed with loss.
     """
     spacing = given.pixel_mm
     return ImageHeader(
@@ -226,12 +227,18 @@ def embedded_overlays(dataset: Dataset) -> tuple[int, ...]:
     return tuple(bits)
 
 
+def _has_palette(dataset: Dataset) -> bool:
+    """Whether the image has palettes of red, green and blue that are not the same grey."""
+    kinds = ("{}PaletteColorLookupTableData", "Segmented{}PaletteColorLookupTableData")
+    return any(len({repr(dataset.get(kind.format(one))) for one in _COLOURS}) > 1 for kind in kinds)
+
+
 def check_palette(dataset: Dataset, syntax: UID) -> None:
     """Raise :class:`HeaderError` for a palette without its tables, and for segmented ones that expand to more
     than 65,536 colours, the most that exist. Indirect segments, which repeat others (PS3.3 C.7.9.2), are
     refused: they could expand without end.
     """
-    for colour in ("Red", "Green", "Blue"):
+    for colour in _COLOURS:
         table, segmented = f"{colour}PaletteColorLookupTable", f"Segmented{colour}PaletteColorLookupTableData"
         if f"{table}Descriptor" not in dataset or (
             f"{table}Data" not in dataset and segmented not in dataset

@@ -11,6 +11,8 @@ from typing import BinaryIO
 from pydicom import filereader
 from pydicom.dataset import FileMetaDataset
 
+NOT_DEFLATED = "the data set is damaged, or not deflated without a header of zlib or gzip (PS3.5 A.5)"
+
 _read_last_of_each = filereader._read_file_meta_info
 
 
@@ -29,11 +31,6 @@ def read_file_meta(file: BinaryIO) -> FileMetaDataset:
         for element in reversed(elements):
             meta[element.tag] = element
     return meta
-
-
-def has_zlib_header(deflated: bytes) -> bool:
-    """Whether deflated data begin with a header of zlib (RFC 1950 2.2), where PS3.5 A.5 wants none."""
-    return len(deflated) > 1 and deflated[0] & 15 == 8 and int.from_bytes(deflated[:2], "big") % 31 == 0
 
 
 filereader._read_file_meta_info = read_file_meta

@@ -1,8 +1,8 @@
 """The memory of a program that is not its processes' own: temporary files, and files without a name.
 
-``/tmp`` and ``/dev/shm`` of the machine are in memory or on its disk, count for nobody, and stay when a
-program is killed. Where the kernel grants a mount namespace, a program has its own: one tmpfs for both, as
-large as its limit of memory, which vanishes with its last process.
+``/tmp``, ``/var/tmp`` and ``/dev/shm`` of the machine are in memory or on its disk, count for nobody, and
+stay when a program is killed. Where the kernel grants a mount namespace, a program has its own: one tmpfs for
+all, as large as its limit of memory, which vanishes with its last process.
 """
 
 import contextlib
@@ -11,30 +11,36 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-_TEMPORARY, _SHARED = Path("/tmp"), Path("/dev/shm")
+_TEMPORARY, _SHARED = Path("/tmp"), (Path("/dev/shm"), Path("/var/tmp"))
+_SEGMENTS = Path("/proc/sys/kernel/shmall")
 _NO_SUID, _NO_DEVICES, _BIND, _RECURSIVE = 0x2, 0x4, 0x1000, 0x4000  # mount(2)
 _BLOCK = 512  # bytes, of st_blocks
 _MIB = 2**20
 
 
 def mount_own(memory_mib: int, needed: Iterable[str]) -> None:
-    """Mount a tmpfs of ``memory_mib`` MiB at ``/tmp`` and ``/dev/shm`` of this process's mount namespace.
+    """Mount a tmpfs of ``memory_mib`` MiB at ``/tmp``, ``/dev/shm`` and ``/var/tmp`` of this process's mount
+    namespace, and let its segments of System V be no larger together.
 
     What of ``/tmp`` holds one of the paths ``needed`` stays in its place. Where the kernel refuses, nothing
     changes.
     """
-    mount = ctypes.CDLL(None).mount
-    inside = (path for path in map(Path, needed) if _TEMPORARY in path.parents and path.exists())
+    mount, paths = ctypes.CDLL(None).mount, [*map(Path, needed)]
+    inside = (path for path in paths if _TEMPORARY in path.parents and path.exists())
     kept = {top: os.open(top, os.O_PATH) for top in {Path(*path.parts[:3]) for path in inside}}
-    size = f"size={memory_mib}m,mode=1777".encode()
+    # A file without bytes takes memory, too.
+    size = f"size={memory_mib}m,nr_inodes={256 * memory_mib},mode=1777".encode()
     if not mount(b"tmpfs", bytes(_TEMPORARY), b"tmpfs", _NO_SUID | _NO_DEVICES, size):
         for top, opened in kept.items():
             top.mkdir() if Path(f"/proc/self/fd/{opened}").is_dir() else top.touch()
             mount(f"/proc/self/fd/{opened}".encode(), bytes(top), None, _BIND | _RECURSIVE, None)
-        shared = _TEMPORARY / ".shm"
-        shared.mkdir()
-        shared.chmod(0o1777)
-        mount(bytes(shared), bytes(_SHARED), None, _BIND, None)
+        for place in (one for one in _SHARED if not any(one in path.parents for path in paths)):
+            own = _TEMPORARY / f".{place.name}"
+            own.mkdir()
+            own.chmod(0o1777)
+            mount(bytes(own), bytes(place), None, _BIND, None)
+    with contextlib.suppress(OSError):
+        _SEGMENTS.write_text(str(memory_mib * _MIB // os.sysconf("SC_PAGE_SIZE")), encoding="ascii")
     for opened in kept.values():
         os.close(opened)
 

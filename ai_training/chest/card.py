@@ -33,7 +33,7 @@ from ai_training.networks import (
     start_described,
 )
 from ai_training.sets.chest import chest_set, label_matrix
-from ai_training.sets.images import LABELS, ImageSet
+from ai_training.sets.images import LABELS, ImageSet, known_label
 from ai_training.sets.tables import NAME as SHIPPED_SET
 
 COMPARED = (
@@ -58,6 +58,7 @@ def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
             f"{result['data']['main']}, {result['split']}: {main['images']} images of "
             f"{main['patients']} adults; [value, low, high], 95 % by bootstrap over patients"
         ),
+        "notes": result["data"]["notes"],
         "images": main["images"],
         "patients": main["patients"],
         "mean_auc_labels": main["labels_counted"],
@@ -160,14 +161,14 @@ def write_metrics(path: Path, result: dict[str, Any]) -> None:
     .5, there and in external measurements (``[external]``, which stays). If the card lacks operating points,
     those of the validation split are added. The card counts how often the test split was used.
     """
-    shown = {row["label"]: row["supported"] for row in result["main"]["labels"]}
+    shown = {row["label"] for row in result["main"]["labels"] if row["supported"]}
     with changed_card(path) as card:
         looks = card.get("metrics", {}).get("looks", 0) + (result["split"] == "test")
         card["metrics"] = {"looks": looks, **card_metrics(result)}
         if chosen := result["operating_points"]["chosen"]:
             card["operating_points"] = chosen
         for row in card["labels"]:
-            row["supported"] = shown.get(row["name"], False)
+            row["supported"] = known_label(row["name"]) in shown
 
 
 def ship(
@@ -262,7 +263,7 @@ def _training(
     learned = material.rows("train", trained.experiment.images.smallest)
     best = max(trained.history, key=lambda entry: entry["validation_auc"])
     return {
-        "data": [found.title, *found.notes],
+        "data": [found.title, *material.notes],
         "images": len(learned),
         "patients": len({material.images[row].patient for row in learned}),
         "chosen_iteration": int(best["iteration"]),

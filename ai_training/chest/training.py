@@ -24,7 +24,7 @@ from ai_training.chest.experiment import Augmentation, Experiment, Loss
 from ai_training.engine import Plan, TrainingRun, Validation, best_of, run_options, seed_all
 from ai_training.metrics import within_source_auc
 from ai_training.networks import MEAN, SCALE, PlacedNetwork
-from ai_training.sets.chest import chest_set, label_matrix, reduced_images, soft_matrix
+from ai_training.sets.chest import adults_of, chest_set, label_matrix, reduced_images, soft_matrix
 from ai_training.sets.files import Grey, Singles, size_of
 from ai_training.sets.images import LABELS, SetImage
 
@@ -126,12 +126,13 @@ class Trained:
 class Material:
     """The adults' images of the train and validation splits, reduced: shared by all parts of a training run.
     ``labels``: the labels that images of both splits have; the network is trained with all of :data:`LABELS`,
-    and exported with these.
+    and exported with these. ``notes``: on what the set holds and what of it is left out.
     """
 
     images: tuple[SetImage, ...]
     pixels: npt.NDArray[np.uint8]
     labels: tuple[str, ...] = LABELS
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def gather(data: Path, experiment: Experiment, cache: Path, report: Report = silent) -> Material:
@@ -140,7 +141,9 @@ class Material:
         """
         cv2.setNumThreads(1)
         found = chest_set(data)
-        images = tuple(image for image in found.images if image.adult and image.split != "test")
+        images, notes = adults_of(found, "train", "val")
+        for note in notes:
+            report(0.0, f"{note}\n")
         labels = found.labels
         for split in ("train", "val"):
             of_split = [image for image in images if image.split == split]
@@ -150,7 +153,8 @@ class Material:
             raise DataMissing(
                 f"{data}: of no label are adults in both splits train and val (ai-pipeline split)"
             )
-        return Material(images, reduced_images(images, experiment.images.chain, cache, report), labels)
+        pixels = reduced_images(images, experiment.images.chain, cache, report)
+        return Material(images, pixels, labels, notes)
 
     def rows(self, split: str, smallest: int = 0) -> npt.NDArray[np.intp]:
         """The indices of the images of ``split`` whose files have at least ``smallest`` pixels a side."""

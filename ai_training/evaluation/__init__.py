@@ -9,7 +9,8 @@ Operating points are thresholds from validation images; the reliability of calls
 ``sensitive``: for each label the highest cut with a sensitivity of at least .9, or the cut at which half of
 the images without the finding are called: more calls would say nothing. ``specific``: a finding is called if
 its odds are a certain multiple of the odds of its prevalence. The multiple is the same for all labels; with
-it at most one in ten of the images without any finding gets a finding that is shown; no cut is below the
-balanced one. So false alarms are spent on the labels that the model knows best. ``balanced`` are the
-thresholds of the labels.
+it at most one in ten of the images without any finding gets a call that a reader sees; no cut is below the
+balanced one. So false alarms are spent on the labels that the model knows best. Labels of which too few calls
+would be right, on the same images, are not called and count for nothing. ``balanced`` are the thresholds of
+the labels. An image that the gate or its exposure refuses gets no call.
 """

@@ -35,7 +35,7 @@ from ai_training.evaluation.tables import (
     subgroups,
 )
 from ai_training.metrics import Floats
-from ai_training.sets.chest import chest_set, label_matrix, reduced_images
+from ai_training.sets.chest import adults_of, chest_set, label_matrix, reduced_images
 from ai_training.sets.images import YOUNGEST, ImageSet, SetImage
 from ai_training.text import without_nan
 
@@ -88,7 +88,7 @@ class _Evaluation:
 
     def result(self) -> dict[str, Any]:
         """All figures of the evaluation."""
-        everyone = self._run(self.split)
+        everyone, (_, notes) = self._run(self.split), adults_of(self.found, self.split)
         adults = everyone.where(image.adult for image in everyone.images)
         if not adults.images or not adults.names:
             raise DataMissing(f"{self.data}: no adult of split {self.split} with a label that the card knows")
@@ -101,7 +101,7 @@ class _Evaluation:
         result = {
             "model": self._model(),
             "split": self.split,
-            "data": {"set": self.found.name, "main": self.found.main, "notes": list(self.found.notes)},
+            "data": {"set": self.found.name, "main": self.found.main, "notes": list(notes)},
             "labels": list(adults.names),
             "labels_left_out": [name for name in self.found.labels if name not in adults.names],
             "main": head,
@@ -157,8 +157,8 @@ class _Evaluation:
     def _run(self, split: str) -> Scored:
         """Run the classifier on the images of ``split``."""
         images = [image for image in self.found.images if image.is_in(split)]
-        logits, _ = run(self.classifier, images, self.cache, self.report)
-        return scored(images, logits, self.classifier.card.labels, self.found.labels)
+        outputs = run(self.classifier, images, self.cache, self.report)
+        return scored(images, outputs, self.classifier.card.labels, self.found.labels)
 
     def _operating_points(self, adults: Scored, shown: Sequence[str]) -> dict[str, Any]:
         """The model card's operating points, or new ones from the validation split, with the figures of

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ai_pipeline.chest.calls import OperatingPoint, labels_at, points_of
+from ai_pipeline.chest.calls import (
+    OperatingPoint,
+    called_labels,
+    labels_at,
+    points_of,
+    shares_right,
+    worth_a_call,
+)
 from ai_pipeline.models.registry import Card, Label
 from ai_training import metrics
 from ai_training.evaluation.scores import Scored
@@ -22,8 +30,11 @@ TINY = 1e-9  # of probability: what is nearer to 0 or 1 has odds all the same
 
 def choose_points(found: Scored, shown: Sequence[str]) -> dict[str, Any]:
     """Choose thresholds for the model card's table ``[operating_points]`` on ``found``, images not used for
-    testing; empty if they are too few. ``shown``: the labels that are reported, whose false alarms count.
+    testing; empty if too few of them are analysed. ``shown``: the labels that are reported. At ``specific``
+    the false alarms of those labels count that a reader sees (:func:`_worth_a_call`); the table names them as
+    ``called``, and no other label is called.
     """
+    found = found.where(found.analysed)
     healthy = _without_finding(found)
     if healthy.sum() < 100 or not shown:
         return {}
@@ -38,37 +49,75 @@ def choose_points(found: Scored, shown: Sequence[str]) -> dict[str, Any]:
         # Of fewer positives, one image more or less moves a cut by sensitivity too far.
         if truth.sum() >= 25
     }
+    called = _worth_a_call(found, healthy, shown)
     points = {
-        OperatingPoint.SPECIFIC: _specific(found, healthy, shown, weights),
+        OperatingPoint.SPECIFIC: _specific(found, healthy, called, weights),
         OperatingPoint.SENSITIVE: sensitive,
     }
+    tables = {str(point): _point_table(found, point, cuts) for point, cuts in points.items()}
+    specific = tables[OperatingPoint.SPECIFIC]
+    thresholds = {name: row["threshold"][0] for name, row in specific["labels"].items()}
+    seen = _of_card(found, called)
+    alarms = _false_alarms(found, thresholds, seen)["without_finding_called"]
+    tables[OperatingPoint.SPECIFIC] = {"called": seen, "without_finding_called": alarms, **specific}
     return {
         "images": len(found.images),
         "patients": len(set(found.patients)),
         "without_finding": int(healthy.sum()),
-        **{str(point): _point_table(found, point, cuts, shown, healthy) for point, cuts in points.items()},
+        **tables,
     }
 
 
 def measured_points(found: Scored, card: Card, shown: Sequence[str]) -> dict[str, Any]:
     """Measure the decisions of ``card`` at each operating point, on images not used to choose thresholds, for
-    the table ``[metrics.operating_points]``. ``shown``: the labels that are reported.
+    the table ``[metrics.operating_points]``. ``shown``: the labels that are reported. False alarms are those
+    of the labels that these figures allow to be called: what a reader sees. An image that the node refuses
+    gets no call.
     """
-    healthy = _without_finding(found)
+    wanted, labels = _of_card(found, shown), {point: labels_at(card, point) for point in points_of(card)}
+    rows = {str(point): {"labels": _decision_figures(found, labels[point], wanted)} for point in labels}
+    judged = replace(card, details={**card.details, "metrics": {"operating_points": rows}})
+    tables: dict[str, Any] = {}
+    for point, at in labels.items():
+        called = called_labels(judged, point, wanted)
+        thresholds = {label.name: label.threshold for label in at}
+        tables[str(point)] = {"called": called, **_false_alarms(found, thresholds, called), **rows[point]}
     return {
         "images": len(found.images),
         "patients": len(set(found.patients)),
-        "without_finding": int(healthy.sum()),
-        **{
-            str(point): _decision_figures(found, labels_at(card, point), shown, healthy)
-            for point in points_of(card)
-        },
+        "without_finding": int(_without_finding(found).sum()),
+        "refused": int((~found.analysed).sum()),
+        **tables,
     }
 
 
 def _without_finding(found: Scored) -> Bools:
     """Which images have no finding at all."""
     return np.asarray(~(found.truth > 0).any(1))
+
+
+def _of_card(found: Scored, names: Sequence[str]) -> list[str]:
+    """The names that the model card gives the labels ``names`` of ``found``."""
+    return [found.labels[found.names.index(name)].name for name in names]
+
+
+def _worth_a_call(found: Scored, healthy: Bools, shown: Sequence[str]) -> list[str]:
+    """Those of the labels ``shown`` that a reader sees at ``specific``: of which enough calls are right.
+    Labels leave one by one, the one of which the fewest calls are right first; the others then share the
+    false alarms.
+    """
+    called, weights, once = list(shown), found.weights(), np.ones((1, len(found.images)))
+    while len(called) > 1:
+        cuts, right = _specific(found, healthy, called, once), {}
+        for name in called:
+            k = found.names.index(name)
+            present = np.asarray(found.chance[:, k] >= cuts[k][0])
+            ratio = likelihood_ratio(present, found.truth[:, k], weights)
+            right[name] = shares_right(ratio.as_list(3), float(found.truth[:, k].mean()))
+        if all(map(worth_a_call, right.values())):
+            break
+        called.remove(min(called, key=lambda name: right[name][0]))
+    return called
 
 
 Cuts = Mapping[int, tuple[float, Floats]]
@@ -132,57 +181,59 @@ def _reached(chance: Floats, weights: Floats, share: float) -> Floats:
     return np.asarray(chance[order][place], np.float64)
 
 
-def _point_table(
-    found: Scored, point: OperatingPoint, cuts: Cuts, shown: Sequence[str], healthy: Bools
-) -> dict[str, Any]:
-    """The table of one operating point: the thresholds ``cuts`` with intervals, and the figures of decisions
-    on the images on which they were chosen. ``shown``: the labels whose false alarms count; ``healthy``: the
-    images without a finding. At ``sensitive`` nothing is indeterminate; at ``specific`` a finding is
-    indeterminate only if ``balanced`` calls it present, because nobody reads reports of which nearly every
-    one has something unclear.
+def _point_table(found: Scored, point: OperatingPoint, cuts: Cuts) -> dict[str, Any]:
+    """The labels of one operating point: the thresholds ``cuts`` with intervals, and the figures of decisions
+    on the images on which they were chosen. At ``sensitive`` nothing is indeterminate; at ``specific`` a
+    finding is indeterminate only if ``balanced`` calls it present, because nobody reads reports of which
+    nearly every one has something unclear.
     """
-    labels, weights, called = {}, found.weights(), np.zeros(len(found.images), np.bool_)
+    labels, weights = {}, found.weights()
     for k, (cut, resampled) in cuts.items():
         threshold = metrics.interval(cut, resampled).as_list(6)
         present = np.asarray(found.chance[:, k] >= threshold[0])
-        called |= present & (found.names[k] in shown)
         absent_below = found.labels[k].threshold if point is OperatingPoint.SPECIFIC else threshold[0]
-        labels[found.names[k]] = {
+        labels[found.labels[k].name] = {
             "threshold": threshold,
             "absent_below": absent_below,
             **call_rates(found.truth[:, k], present, weights),
         }
-    return {"without_finding_called": metrics.share(called, healthy, weights).as_list(), "labels": labels}
+    return {"labels": labels}
 
 
-def _decision_figures(
-    found: Scored, labels: Sequence[Label], shown: Sequence[str], healthy: Bools
-) -> dict[str, Any]:
-    """The figures of decisions with the thresholds of ``labels``. ``shown``: the labels that are reported;
-    ``healthy``: the images without a finding.
-    """
-    weights = found.weights()
-    by_name = {label.name: label for label in labels}
-    rows, called = {}, np.zeros(len(found.images), np.bool_)
-    for name in shown:
-        k, label = found.names.index(name), by_name[name]
-        present = np.asarray(found.chance[:, k] >= label.threshold)
-        absent = np.asarray(found.chance[:, k] < label.absent_below)
-        called |= present
-        rows[name] = {
+def _decision_figures(found: Scored, labels: Sequence[Label], shown: Sequence[str]) -> dict[str, Any]:
+    """The figures of decisions with the thresholds of ``labels``, for those of them that are ``shown``."""
+    weights, rows = found.weights(), {}
+    columns = {label.name: k for k, label in enumerate(found.labels)}
+    for label in (label for label in labels if label.name in shown):
+        k = columns[label.name]
+        present = np.asarray(found.analysed & (found.chance[:, k] >= label.threshold))
+        absent = np.asarray(found.analysed & (found.chance[:, k] < label.absent_below))
+        rows[label.name] = {
             **call_rates(found.truth[:, k], present, weights),
             "present_ratio": likelihood_ratio(present, found.truth[:, k], weights).as_list(3),
             "absent_ratio": likelihood_ratio(absent, found.truth[:, k], weights).as_list(3),
         }
+    return rows
+
+
+def images_called(found: Scored, thresholds: Mapping[str, float], called: Sequence[str]) -> Bools:
+    """Which images get a call of one of the labels ``called``, at the card's ``thresholds`` by label."""
+    columns = [k for k, label in enumerate(found.labels) if label.name in called]
+    cuts = np.array([thresholds[found.labels[k].name] for k in columns])
+    return np.asarray(found.analysed & (found.chance[:, columns] >= cuts).any(1))
+
+
+def _false_alarms(found: Scored, thresholds: Mapping[str, float], called: Sequence[str]) -> dict[str, Any]:
+    """The share of the images without any finding that get a call, in all and by source."""
+    healthy, weights = _without_finding(found), found.weights()
+    images = images_called(found, thresholds, called)
     sources = np.array([image.source for image in found.images])
-    alarms = {
-        str(source): metrics.share(called, np.asarray(healthy & (sources == source)), weights).as_list()
-        for source in np.unique(sources[healthy])
-    }
     return {
-        "without_finding_called": metrics.share(called, healthy, weights).as_list(),
-        "sources": alarms,
-        "labels": rows,
+        "without_finding_called": metrics.share(images, healthy, weights).as_list(),
+        "sources": {
+            str(source): metrics.share(images, np.asarray(healthy & (sources == source)), weights).as_list()
+            for source in np.unique(sources[healthy])
+        },
     }
 
 

@@ -13,19 +13,21 @@ import numpy.typing as npt
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from ai_pipeline.chest.classifier import Classifier
+from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.models.registry import Label
 from ai_training.base import Report, silent
-from ai_training.metrics import Floats, patient_weights, probabilities, reliability_curve
+from ai_training.metrics import Bools, Floats, patient_weights, probabilities, reliability_curve
 from ai_training.sets.chest import label_matrix
 from ai_training.sets.files import read_grey
-from ai_training.sets.images import LABELS, SetImage
+from ai_training.sets.images import LABELS, SetImage, known_label
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
     """The classifier's outputs and the truth for N images and the K labels ``names``: ``truth`` (0 or 1),
     ``logit``, calibrated probability ``chance``, all ``[N, K]``. ``columns``: the labels' positions in
-    :data:`LABELS`; ``labels``: the model card's entries for them.
+    :data:`LABELS`; ``labels``: the model card's entries for them. ``analysed [N]``: whether the node analyses
+    the image; of those that its gate or the exposure refuses nothing is called.
     """
 
     images: tuple[SetImage, ...]
@@ -35,6 +37,7 @@ class Scored:
     truth: Floats
     logit: Floats
     chance: Floats
+    analysed: Bools
 
     def where(self, chosen: Iterable[bool]) -> Scored:
         """Return only the images for which ``chosen`` is true."""
@@ -47,7 +50,12 @@ class Scored:
             self.truth[rows],
             self.logit[rows],
             self.chance[rows],
+            self.analysed[rows],
         )
+
+    def called(self, thresholds: Floats) -> Bools:
+        """The positive decisions ``[N, K]`` at ``thresholds [K]``."""
+        return np.asarray((self.chance >= thresholds) & self.analysed[:, None])
 
     @property
     def patients(self) -> list[str]:
@@ -65,50 +73,64 @@ class Scored:
         return [int(k) for k in np.flatnonzero(least >= fewest)]
 
 
-def run(
-    classifier: Classifier, images: Sequence[SetImage], cache: Path, report: Report = silent
-) -> tuple[Floats, Floats]:
-    """Run the classifier on every image as at run time: ``logits [N, labels of the model card]`` and
-    ``distances [N]`` of the domain gate, which are stored in the folder ``cache`` by model and list of
-    files.
+@dataclass(frozen=True, slots=True, eq=False)
+class Outputs:
+    """What the node computes of N images: ``logits [N, labels of the model card]``, ``distances [N]`` of the
+    domain gate (NaN without one), and whether it analyses the image (``analysed [N]``).
+    """
+
+    logits: Floats
+    distances: Floats
+    analysed: Bools
+
+    def of(self, rows: npt.NDArray[np.intp]) -> Outputs:
+        """The outputs of these ``rows``."""
+        return Outputs(self.logits[rows], self.distances[rows], self.analysed[rows])
+
+
+def run(classifier: Classifier, images: Sequence[SetImage], cache: Path, report: Report = silent) -> Outputs:
+    """Run the classifier on every image as at run time. The outputs are stored in the folder ``cache`` by
+    model and list of files.
     """
     names = "\n".join(str(image.path) for image in images)
     card = classifier.card
     made_by = [weights.sha256 for weights in card.weights], card.input, card.outputs, card.gate
-    digest = hashlib.sha256(f"{made_by}\n{names}".encode())
+    digest = hashlib.sha256(f"{made_by} {Outputs.__slots__}\n{names}".encode())
     stored = cache / f"outputs-{digest.hexdigest()[:16]}.npz"
     if stored.exists():
         with np.load(stored) as arrays:
-            return arrays["logits"], arrays["distances"]
+            return Outputs(**arrays)
     logits = np.empty((len(images), len(card.labels)), np.float32)
     distances = np.empty(len(images), np.float32)
+    analysed = np.empty(len(images), np.bool_)
     for index, image in enumerate(images):
-        analysis = classifier.analyse(read_grey(image.path))
+        picture = read_grey(image.path)
+        analysis = classifier.analyse(picture)
         logits[index], distances[index] = analysis.logits, analysis.distance
+        analysed[index] = classifier.in_domain(analysis) and Exposure.from_image(picture).refusal is None
         report((index + 1) / len(images), "running the network")
     cache.mkdir(parents=True, exist_ok=True)
-    np.savez(stored, logits=logits, distances=distances)
-    return logits, distances
+    found = Outputs(logits, distances, analysed)
+    np.savez(stored, logits=logits, distances=distances, analysed=analysed)
+    return found
 
 
 def scored(
     images: Sequence[SetImage],
-    logits: npt.NDArray[np.floating],
+    outputs: Outputs,
     labels: Sequence[Label],
     known: Sequence[str],
 ) -> Scored:
-    """Join the images' truth with ``logits [N, labels]``, for those of the model card's ``labels`` that are
-    among ``known``. Labels are matched by name, whatever their capitals, spaces and underscores.
+    """Join the images' truth with the classifier's ``outputs``, for those of the model card's ``labels`` that
+    are among ``known``. Labels are matched as :func:`known_label` does.
     """
-    wanted = {_plain(name): name for name in known}
-    pairs = [
-        (wanted[_plain(label.name)], k) for k, label in enumerate(labels) if _plain(label.name) in wanted
-    ]
+    named = ((known_label(label.name), k) for k, label in enumerate(labels))
+    pairs = [(name, k) for name, k in named if name is not None and name in known]
     pairs.sort(key=lambda pair: LABELS.index(pair[0]))
     names = tuple(name for name, _ in pairs)
     chosen = tuple(labels[k] for _, k in pairs)
     columns = tuple(LABELS.index(name) for name in names)
-    logit = logits[:, [k for _, k in pairs]].astype(np.float64)
+    logit = outputs.logits[:, [k for _, k in pairs]].astype(np.float64)
     return Scored(
         images=tuple(images),
         names=names,
@@ -117,12 +139,8 @@ def scored(
         truth=label_matrix(images)[:, list(columns)] if images else np.zeros((0, len(names)), np.float32),
         logit=logit,
         chance=probabilities(chosen, logit),
+        analysed=outputs.analysed,
     )
-
-
-def _plain(name: str) -> str:
-    """Reduce a label's name to a form without differences of case and blanks."""
-    return name.casefold().replace(" ", "_")
 
 
 def curves(found: Scored, fewest: int) -> dict[str, Any]:

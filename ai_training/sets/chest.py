@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from ai_pipeline.models.registry import Chain, reduce
 from ai_training.base import DataMissing
 from ai_training.sets.files import read_grey
-from ai_training.sets.images import CHEST, LABELS, ImageSet, SetImage
+from ai_training.sets.images import CHEST, LABELS, YOUNGEST, ImageSet, SetImage, says_nothing
 from ai_training.sets.layouts import read_set
 
 
@@ -39,7 +40,41 @@ def chest_set(data: Path) -> ImageSet:
     )
     sources = [image.source for image in images]
     main = found.main or max(sorted(set(sources)), key=sources.count)
-    return replace(found, images=images, main=main, labels=labels)
+    named = (word for image in images for word in image.labels if word not in LABELS)
+    # A long text may be of a report, with a name in it.
+    words = Counter(word if len(word) <= 40 else "longer texts" for word in named)
+    others = {word: count for word, count in words.most_common() if not says_nothing(word)}
+    notes = found.notes + _counted("no label here, with the number of images", others)
+    return replace(found, images=images, main=main, labels=labels, notes=notes)
+
+
+def adults_of(found: ImageSet, *splits: str) -> tuple[tuple[SetImage, ...], tuple[str, ...]]:
+    """The images of adults in ``splits`` (a set without splits has them in each), and the notes of the set,
+    with one on the images that are left out: how many, by reason.
+    """
+    reasons = Counter[str]()
+    kept = []
+    for image in found.images:
+        if image.split and image.split not in splits:
+            reasons[f"of split {image.split}"] += 1
+        elif math.isnan(image.age):
+            reasons["of unknown age"] += 1
+        elif not image.adult:
+            reasons[f"under {YOUNGEST} years"] += 1
+        else:
+            kept.append(image)
+    return tuple(kept), found.notes + _counted("images left out", reasons)
+
+
+MOST_NAMED = 20
+
+
+def _counted(what: str, numbers: Mapping[str, int]) -> tuple[str, ...]:
+    """A note with names and their numbers; none without any."""
+    counts = [f"{name} {number}" for name, number in list(numbers.items())[:MOST_NAMED]]
+    more = len(numbers) - len(counts)
+    counts += [f"and {more} more"] if more else []
+    return (f"{what}: {', '.join(counts)}",) if counts else ()
 
 
 def reduced_images(

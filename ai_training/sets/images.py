@@ -28,6 +28,52 @@ LABELS = (
     "Pleural_Thickening",
     "Hernia",
 )
+SYNONYMS = {
+    "pleural effusion": "Effusion",
+    "pleural fluid": "Effusion",
+    "cardiac enlargement": "Cardiomegaly",
+    "enlarged heart": "Cardiomegaly",
+    "infiltrate": "Infiltration",
+    "infiltrates": "Infiltration",
+    "lung nodule": "Nodule",
+    "pulmonary nodule": "Nodule",
+    "lung mass": "Mass",
+    "pulmonary mass": "Mass",
+    "lung consolidation": "Consolidation",
+    "oedema": "Edema",
+    "pulmonary edema": "Edema",
+    "pulmonary oedema": "Edema",
+    "lung oedema": "Edema",
+    "pulmonary emphysema": "Emphysema",
+    "pulmonary fibrosis": "Fibrosis",
+    "lung fibrosis": "Fibrosis",
+}
+"""Words of CheXpert, PadChest, VinDr-CXR and reports that mean what a label means. What is wider or narrower
+is not here: a Lung Lesion is a nodule or a mass, an Enlarged Cardiomediastinum need be no heart, laminar
+atelectasis is one kind.
+"""
+_NOTHING = frozenset({"no finding", "no findings", "normal", "none"})
+"""What sets write where there is no finding."""
+
+
+def _plain(word: str) -> str:
+    """Reduce a word to a form without differences of case, spaces, underscores and hyphens."""
+    return " ".join(word.casefold().replace("_", " ").replace("-", " ").split())
+
+
+_KNOWN = {_plain(label): label for label in LABELS} | SYNONYMS
+
+
+def known_label(word: str) -> str | None:
+    """The label of :data:`LABELS` that ``word`` names in any spelling, or by a synonym; None without one."""
+    return _KNOWN.get(_plain(word))
+
+
+def says_nothing(word: str) -> bool:
+    """Whether ``word`` says that an image has no finding."""
+    return _plain(word) in _NOTHING
+
+
 YOUNGEST = 16  # years; the model is for adults
 
 

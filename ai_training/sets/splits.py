@@ -16,7 +16,7 @@ from iterstrat.ml_stratifiers import IterativeStratification
 from scipy.sparse.csgraph import connected_components
 
 from ai_training.base import DataMissing
-from ai_training.sets.files import read_grey
+from ai_training.sets.files import read_rgb
 from ai_training.sets.images import LABELS, ImageSet, SetImage
 
 HELD_BACK = {"val": 0.125, "train": 0.875}
@@ -112,7 +112,8 @@ def near_duplicates(paths: tuple[Path, ...]) -> tuple[str, ...]:
     """
     if not paths:
         return ()
-    small = [cv2.resize(read_grey(p), (HASHED + 1, HASHED), interpolation=cv2.INTER_AREA) for p in paths]
+    greys = (cv2.cvtColor(read_rgb(path), cv2.COLOR_RGB2GRAY) for path in paths)
+    small = [cv2.resize(grey, (HASHED + 1, HASHED), interpolation=cv2.INTER_AREA) for grey in greys]
     bits = np.stack([(one[:, 1:] > one[:, :-1]).ravel() for one in small]).astype(np.float32) * 2 - 1
     apart = (HASHED**2 - bits @ bits.T) / 2
     _, groups = connected_components(apart <= APART, directed=False)

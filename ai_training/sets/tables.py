@@ -3,12 +3,23 @@
 import csv
 import gzip
 import json
-from collections.abc import Iterator, Mapping
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ai_training.base import DataMissing
-from ai_training.sets.files import number, rows
-from ai_training.sets.images import LABELS, ImageSet, MaskFile, SetBox, SetImage
+from ai_training.sets.files import lined_rows, number
+from ai_training.sets.images import (
+    LABELS,
+    ImageSet,
+    MaskFile,
+    SetBox,
+    SetImage,
+    known_label,
+    says_nothing,
+)
 from ai_training.sets.splits import check_splits, part_of, years
 
 MANIFEST, MASK = "manifest.csv", "mask"
@@ -26,38 +37,79 @@ TITLES = {
 
 
 def read_table(where: Path) -> ImageSet:
-    """Read the images of a table, or of ``manifest.csv`` in a folder. Raises DataMissing."""
+    """Read the images of a table, or of ``manifest.csv`` in a folder. Raises DataMissing, which names line
+    and column of what is wrong, and no patient.
+    """
     manifest = where if where.is_file() else where / MANIFEST
-    listed = rows(manifest)
+    columns, listed = lined_rows(manifest)
     if not listed:
         raise DataMissing(f"{manifest} lists no image")
-    if not any(name in listed[0] for name in FILES):
-        raise DataMissing(f"{manifest} has no column {FILES[0]}")
-    columns = [label for label in LABELS if label in listed[0]]
-    images = tuple(_image(manifest, row, columns) for row in listed)
+    _check_columns(manifest, columns)
+    labels = _label_columns(columns, [row for _, row in listed])
+    images = tuple(_image(f"{manifest}, line {line}", manifest, row, labels) for line, row in listed)
+    _check_files(manifest, [line for line, _ in listed], images)
     check_splits(manifest, images)
     named = sorted(set().union(*(image.labels for image in images)))
-    known = dict.fromkeys([*(LABELS if "labels" in listed[0] else columns), *named])
+    known = dict.fromkeys([*(LABELS if "labels" in columns else labels.values()), *named])
     return ImageSet(TITLES.get(where.name, manifest.stem), images, tuple(known))
 
 
-def _image(manifest: Path, row: dict[str, str], columns: list[str]) -> SetImage:
-    """Convert a ``row`` of a manifest to an image. ``columns``: the columns that are labels. Raises
-    DataMissing.
+def _check_columns(manifest: Path, columns: list[str]) -> None:
+    """Raise DataMissing if the table has no column of files, or two of one meaning."""
+    if not set(FILES) & set(columns):
+        separated = next((mark for mark in (";", "\t") if mark in columns[0]), None)
+        hint = f": its values are separated by {separated!r}, commas were expected" if separated else ""
+        raise DataMissing(f"{manifest} has no column {FILES[0]}{hint}")
+    meant: dict[str, str] = {}
+    for name in filter(None, columns):
+        other = meant.setdefault(known_label(name) or name, name)
+        if other is not name:
+            raise DataMissing(f"{manifest}: the columns {other} and {name} mean the same: leave one out")
+
+
+_OTHER_COLUMNS = frozenset(
+    {*FILES, *PATIENTS, *MEASURES, "labels", "label", "split", MASK, "age", "sex", "view"}
+)
+"""Columns that are no labels."""
+_MARKS = frozenset({"", "0", "1", "-1", "0.0", "1.0", "-1.0", "nan", "yes", "no", "true", "false"})
+
+
+def _label_columns(columns: list[str], listed: list[dict[str, str]]) -> dict[str, str]:
+    """The columns that are labels, with the label that each is: those that are known, and all that hold
+    nothing but marks, under their own names.
+    """
+    others = (name for name in columns if name and name not in _OTHER_COLUMNS)
+    return {
+        name: known_label(name) or name
+        for name in others
+        if known_label(name) or _MARKS.issuperset(row[name].casefold() for row in listed)
+    }
+
+
+def _image(place: str, manifest: Path, row: dict[str, str], columns: Mapping[str, str]) -> SetImage:
+    """Convert a ``row`` of a manifest to an image. ``place``: the table and its line, for errors.
+    ``columns``: those that are labels, with their labels. Raises DataMissing.
     """
     file = _first(row, FILES)
-    named = frozenset(_first(row, ("labels", "label")).split("|")) - {""}
-    marks = {label: number(row, label, manifest) for label in columns if row[label]}
-    present = {label for label, mark in marks.items() if mark > 0}
+    if not file:
+        raise DataMissing(f"{place}: the column {FILES[0]} is blank")
+    words = [part.strip(" '\"[]") for part in re.split("[|;,]", _first(row, ("labels", "label")))]
+    named = frozenset(known_label(word) or word for word in words if word)
+    marks = {label: _mark(place, name, row[name], known=label in LABELS) for name, label in columns.items()}
+    present = frozenset(label for label, mark in marks.items() if mark > 0)
+    unsure = frozenset(label for label, mark in marks.items() if not mark >= 0)
+    found = (named - marks.keys()) | present
+    if any(map(says_nothing, found)) and any(label in LABELS for label in found):
+        raise DataMissing(f"{place}: it has no finding, and a finding")
     measures = {name: number(row, name, manifest) for name in MEASURES if row.get(name)}
     masks = {MASK: MaskFile(manifest.parent / row[MASK])} if row.get(MASK) else {}
     return SetImage(
         name=file,
         path=manifest.parent / file,
         patient=_first(row, PATIENTS) or file,
-        split=part_of(row.get("split")),
-        labels=(named - marks.keys()) | present,
-        unsure=frozenset(label for label, mark in marks.items() if mark < 0),
+        split=_split(place, row),
+        labels=found,
+        unsure=unsure,
         masks=masks,
         age=years(_first(row, ("age",))),
         sex=_first(row, ("sex",)),
@@ -66,6 +118,51 @@ def _image(manifest: Path, row: dict[str, str], columns: list[str]) -> SetImage:
         repository=_first(row, ("source_repo",)),
         measures=measures,
     )
+
+
+def _mark(place: str, column: str, text: str, *, known: bool) -> float:
+    """The mark of a label: 1 present, 0 absent (also blank), -1 neither, NaN not known. Of a column that is
+    no label here (not ``known``) words count too. Raises DataMissing; the text is not in it, since it may be
+    of another column.
+    """
+    try:
+        mark = float(text or 0)
+    except ValueError:
+        mark = math.inf if known else float(text.casefold() in {"yes", "true"})
+    if mark in {0, 1, -1} or math.isnan(mark):
+        return mark
+    expected = "1 (present), 0 or blank (absent), -1 (neither) or NaN (not known)"
+    raise DataMissing(f"{place}, column {column}: {expected} was expected")
+
+
+def _split(place: str, row: Mapping[str, str]) -> str:
+    """The split of a row, "" without one. Raises DataMissing if it is none of the three."""
+    split = part_of(row.get("split"))
+    if split not in {"", "train", "val", "test"}:
+        raise DataMissing(f"{place}, column split: train, val or test was expected")
+    return split
+
+
+def _check_files(manifest: Path, places: Sequence[int], images: Sequence[SetImage]) -> None:
+    """Raise DataMissing if a file is listed twice, if some patients or splits are not named where others are.
+    ``places``: the line of each image.
+    """
+    first: dict[str, int] = {}
+    for row, image in enumerate(images):
+        other = first.setdefault(os.path.normpath(image.path), row)
+        if other == row:
+            continue
+        lines = f"{manifest}, lines {places[other]} and {places[row]}"
+        if images[other].patient != image.patient:
+            raise DataMissing(f"{lines}: one file under two patients")
+        raise DataMissing(f"{lines}: the same file")
+    for column, blank in (
+        ("patient_id", [image.patient == image.name for image in images]),
+        ("split", [not image.split for image in images]),
+    ):
+        if any(blank) and not all(blank):
+            line = places[blank.index(True)]
+            raise DataMissing(f"{manifest}, line {line}: the column {column} is blank, in others it is not")
 
 
 def _first(row: Mapping[str, str], names: tuple[str, ...]) -> str:
@@ -93,10 +190,6 @@ def soft_labels(path: Path) -> dict[str, tuple[float, ...]]:
         }
 
 
-OURS = {"Infiltrate": "Infiltration", "Pleural Thickening": "Pleural_Thickening", "Diffuse Nodule": "Nodule"}
-"""The lists' names of findings that the classifier calls otherwise."""
-
-
 def listed_boxes(path: Path) -> Iterator[tuple[str, SetBox]]:
     """Yield the boxes of a list (``BBox_List_2017.csv``, or JSON of ChestX-Det), each with its image's file
     name before it. Labels that the classifier does not know and empty boxes are left out. Raises DataMissing
@@ -119,8 +212,9 @@ def listed_boxes(path: Path) -> Iterator[tuple[str, SetBox]]:
             sized = [(name, label, tuple(map(float, place[:4]))) for name, label, *place in listed]
             drawn = [(name, label, (*at[:2], at[0] + at[2], at[1] + at[3])) for name, label, at in sized]
         for name, label, (left, top, right, bottom) in drawn:
-            called = OURS.get(label, label)
-            if called in LABELS and left < right and top < bottom:
+            # ChestX-Det: a diffuse nodule is one of several
+            called = "Nodule" if label == "Diffuse Nodule" else known_label(label)
+            if called and left < right and top < bottom:
                 yield name, SetBox(called, (left, top, right, bottom), 1024.0)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DataMissing(f"{path} is no list of boxes that can be read: {error!r}") from error

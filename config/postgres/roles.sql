@@ -49,6 +49,7 @@ TO dicom_node_any;
 GRANT dicom_node_any TO dicom_node_receives;
 GRANT INSERT ON study TO dicom_node_receives;
 GRANT INSERT, DELETE ON study_name TO dicom_node_receives;
+GRANT SELECT ON registered_patient TO dicom_node_receives;
 GRANT INSERT, UPDATE ON archive_question, instance, original, received_object, study_fetch TO dicom_node_receives;
 GRANT INSERT, UPDATE, DELETE ON association, claimed_workitem, disk_sample, performed_step, step_object, step_study TO dicom_node_receives;
 GRANT UPDATE ON cleaning_review, held_result TO dicom_node_receives;
@@ -64,4 +65,4 @@ GRANT INSERT, UPDATE ON cleaning_review, model_count TO dicom_node_works;
 GRANT dicom_node_receives, dicom_node_works TO dicom_node_console;
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON api_token, user_account, user_session TO dicom_node_console;
-GRANT INSERT, UPDATE, DELETE ON drawn_by_hand, feedback, withdrawal TO dicom_node_console;
+GRANT INSERT, UPDATE, DELETE ON drawn_by_hand, feedback, registered_patient, withdrawal TO dicom_node_console;

@@ -156,8 +156,9 @@ def _stored(answer: Dataset, uid: str) -> SendReport:
     """
     for stored in answer.get("ReferencedSOPSequence") or ():
         if stored.get("ReferencedSOPInstanceUID") == uid:
-            warning = stored.get("WarningReason")
-            return store_report(warning) if warning else SendReport(SendStatus.STORED, "HTTP 200", "stored")
+            report = store_report(stored.get("WarningReason"))
+            is_warned = report.status is SendStatus.WARNED
+            return report if is_warned else SendReport(SendStatus.STORED, "HTTP 200", "stored")
     for failed in answer.get("FailedSOPSequence") or ():
         return _failure(failed)
     return _UNNAMED

@@ -193,6 +193,8 @@ class FhirDestination(HttpDestination):
         if pages is None:
             return ""
         found = [one for page in pages for one in _resources(page, "Patient")]
+        if len(found) < int(pages[0].get("total") or 0) or any(map(_is_incomplete, pages)):
+            return ""
         mine = [one for one in found if _has_identifier(one, system, value)]
         places = {self._in_force(one) for one in mine} - {None}
         return places.pop() or "" if len(places) == 1 else ""
@@ -320,6 +322,14 @@ def _resources(answer: Any, kind: str) -> list[Resource]:
         raise ValueError("no searchset")
     found = [one["resource"] for one in answer.get("entry") or ()]
     return [one for one in found if one["resourceType"] == kind]
+
+
+def _is_incomplete(page: Any) -> bool:
+    """Return whether a searchset Bundle has an OperationOutcome by which it may lack matches."""
+    outcomes = _resources(page, "OperationOutcome")
+    issues = (issue for outcome in outcomes for issue in outcome.get("issue") or ())
+    said = {issue.get(key) for issue in issues for key in ("severity", "code")}
+    return not said.isdisjoint({"fatal", "error", "incomplete", "timeout", "too-costly"})
 
 
 def _has_identifier(patient: Resource, system: str, value: str) -> bool:

@@ -30,7 +30,7 @@ from dicom_node.base.connectors import typed_section
 from dicom_node.base.errors import NotInSpool, StoreAway
 from dicom_node.base.files import Files
 from dicom_node.base.lifecycle import NotificationState, ResultKind
-from dicom_node.base.store import fetches
+from dicom_node.base.store import intake
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import (
     Cursor,
@@ -235,8 +235,8 @@ class Gatherer:
             return {}
         conditions = _conditions_about(session, row, known)
         patterns = _patterns(rule, conditions)
-        if (conditions or patterns) and row.study_id is not None and fetches.is_prior(session, row.study_id):
-            conditions, patterns = [], []  # an old study is no news
+        if (conditions or patterns) and row.study_id is not None and intake.stays_here(session, row.study_id):
+            conditions, patterns = [], []  # an old study is no news, and a trial is none
         occasions, lines = self._occasions(session, patterns, row)
         sentences = _quality_in_words(conditions, row.number)
         if not (occasions or sentences or row.number in _wanted_events(rule)):

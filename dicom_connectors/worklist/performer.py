@@ -34,6 +34,7 @@ from dicom_connectors.worklist.workitem import CancelReason, Output, ProcedureSt
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import typed_section
+from dicom_node.base.dicom.identity import differ
 from dicom_node.base.errors import Unavailable
 from dicom_node.base.events import (
     FETCH_ASKED,
@@ -275,9 +276,8 @@ class Worklist(Lane[ClaimedWorkitem]):
         study = fetches.present_studies(session, [item.study_instance_uid]).get(item.study_instance_uid)
         if study is None:
             return "" if self._source(item) else _NOT_AT_HAND
-        issuers = {item.issuer_of_patient_id, study.issuer_of_patient_id} - {""}
-        ids = {item.patient_id, study.patient_id} - {""}
-        if len(ids) > 1 or len(issuers) > 1:
+        is_other_issuer = differ(item.issuer_of_patient_id, study.issuer_of_patient_id)
+        if is_other_issuer or differ(item.patient_id, study.patient_id):
             return "it names another patient than the study that is here"
         ended = study.state in _ENDS or study.state is StudyState.QUARANTINED
         return f"the study is {study.state.value} here" if ended else ""

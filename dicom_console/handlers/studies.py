@@ -34,6 +34,7 @@ from dicom_node.people import (
     audit,
     held_results,
     outbox,
+    spool,
     studies,
     users,
     verdicts,
@@ -201,6 +202,12 @@ def send(request: CurrentRequest, number: Number, to: Annotated[Receiver, Body()
     return Done(
         objects=outbox.send_study(request.settings, request.study_uid(number), to.peer, request.person)
     )
+
+
+@faces.handler("POST", "/studies/{number}/erase", spool.erase_study, _BACK)
+def erase(request: CurrentRequest, number: Number) -> Done:
+    """Delete the received images and built results of a study; 409 while a job or a delivery is under way."""
+    return Done(objects=spool.erase_study(request.settings, request.study_uid(number), request.person))
 
 
 @faces.page("GET", "/studies/{number}/withdraw", withdrawal.withdraw_studies)

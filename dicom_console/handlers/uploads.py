@@ -1,9 +1,10 @@
-"""Uploads of objects from a browser."""
+"""Uploads from a browser or a program: DICOM files, pictures, and ZIPs of both."""
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 
 from fastapi import HTTPException, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -11,13 +12,16 @@ from starlette.datastructures import FormData, UploadFile
 
 from dicom_console.views import uploaded
 from dicom_console.web.access import form_of, read_form, user_of
-from dicom_console.web.faces import VERSION, ConsoleRequest, CurrentRequest, Faces, Number
-from dicom_node.base.errors import FaultyInput
-from dicom_node.base.lifecycle import CONSOLE_AE_TITLE
+from dicom_console.web.faces import ROWS, VERSION, ConsoleRequest, CurrentRequest, Faces, Number, Since
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import RequestRefused
+from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, CONSOLE_NAME
 from dicom_node.base.store import sight
 from dicom_node.base.store.views import View
-from dicom_node.people import Row
-from dicom_node.people.stow import StowRequest, take_files
+from dicom_node.people import Row, registered
+from dicom_node.people.described import FIELDS, MODALITIES, SEXES, VIEWS
+from dicom_node.people.stow import StowRequest
+from dicom_node.people.uploads import take_files
 
 faces = Faces()
 
@@ -26,19 +30,22 @@ PATHS = (PATH, VERSION + PATH)
 """Addresses that take more than a form."""
 AT_ONCE, SECONDS = 2, 1800.0
 """Uploads at the same time, and how long one may take to come."""
+PATIENT = "Patient"
+"""The field with the number of a registered patient, in the place of those about a patient."""
 _places = asyncio.Semaphore(AT_ONCE)
 
 
 @faces.page("GET", PATH, StowRequest)
-def ask(request: CurrentRequest) -> Response:
-    """Show the form for an upload."""
-    return _form(request, last=request.read(uploaded.newest))
+def ask(request: CurrentRequest, patient: Since = None) -> Response:
+    """Show the form for an upload. ``patient``: the number of the registered patient whom pictures are of."""
+    given = {"Patient": str(patient)} if patient else {}
+    return _form(request, given=given, last=request.read(uploaded.newest))
 
 
 @faces.page("GET", PATH + "/{number}", StowRequest)
 def follow(request: CurrentRequest, number: Number) -> Response:
     """Show the progress of one upload."""
-    return request.page("uploaded.html", refused=(), now=_progress(request, number))
+    return request.page("uploaded.html", refused=(), now=progress_of(request, number))
 
 
 @faces.page("POST", PATH, StowRequest, reads_form=True)
@@ -57,6 +64,7 @@ _MULTIPART = {
                     "type": "object",
                     "properties": {
                         "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        **{name: {"type": "string"} for name in (*FIELDS, PATIENT)},
                     },
                     "required": ["files"],
                 }
@@ -68,7 +76,7 @@ _MULTIPART = {
 
 @faces.handler("POST", PATH, StowRequest, openapi_extra=_MULTIPART)
 async def take(request: CurrentRequest) -> list[Row]:
-    """Store DICOM files (Part 10); returns the outcome for each."""
+    """Store DICOM files, pictures that the fields describe, and ZIPs; returns the outcome for each file."""
     async with received(request, form_of) as form:
         _, rows = await run_in_threadpool(spooled, request, form)
     return rows
@@ -100,24 +108,38 @@ async def received(
 def spooled(request: ConsoleRequest, form: FormData) -> tuple[int, list[Row]]:
     """Store the files of a form in the spool; return (number of the audit record, outcome for each file).
 
-    Raises FaultyInput if there are no files.
+    Raises FaultyInput if there are no files, or a field is faulty, NotFound for a patient who is not
+    registered, NotAllowedNow if the fields contradict a registration.
     """
+    settings, about = request.settings, described(form)
+    number = about.pop(PATIENT)
+    if number.isdecimal() and len(number) < 10:
+        about = request.read(registered.described_as_registered, settings, int(number), about)
+    request.read(registered.refuse_other_than_registered, about)
     sent = [one for one in form.getlist("files") if isinstance(one, UploadFile)]
     files = [(one.filename, one.file) for one in sent if one.filename]
-    return take_files(request.site.database, request.settings, files, request.person)
+    return take_files(request.site.database, settings, files, about, request.person)
+
+
+def described(form: FormData) -> dict[str, str]:
+    """Return what a person says of pictures in a form: each of ``described.FIELDS`` and PATIENT, "" if it is
+    missing.
+    """
+    texts = {name: form.get(name, "") for name in (*FIELDS, PATIENT)}
+    return {name: text.strip() if isinstance(text, str) else "" for name, text in texts.items()}
 
 
 def _answer(request: ConsoleRequest, form: FormData) -> Response:
     """Return the page with the outcome of an upload."""
     try:
         number, rows = spooled(request, form)
-    except FaultyInput as error:
-        return _form(request, 400, problem=str(error))
+    except RequestRefused as error:
+        return _form(request, 400, problem=str(error), given=described(form))
     refused = [row for row in rows if row["refusal"]]
-    return request.page("uploaded.html", refused=refused, now=_progress(request, number))
+    return request.page("uploaded.html", refused=refused, now=progress_of(request, number))
 
 
-def _progress(request: ConsoleRequest, number: int) -> View:
+def progress_of(request: ConsoleRequest, number: int) -> View:
     """Return the progress of an upload, after recording in the audit that the person sees Patient IDs.
 
     ``number``: of the upload's audit record.
@@ -158,16 +180,30 @@ def _form(
     status: int = 200,
     *,
     problem: str = "",
+    given: Mapping[str, str] = MappingProxyType({}),
     last: Sequence[View] = (),
 ) -> Response:
     """Return the page with the upload form.
 
-    ``problem``: why an upload was refused, "" for none; ``last``: the newest uploads.
+    ``problem``: why an upload was refused, "" for none; ``given``: the fields as typed, to be corrected;
+    ``last``: the newest uploads.
     """
+    known = request.read(registered.list_patients, request.settings, limit=ROWS)
+    if known:
+        request.note_list("patients")
     return request.page(
         "upload.html",
         status,
         largest=request.settings.console.upload_mib * 2**20,
+        takers=takers_of(request.settings),
+        choices={"Modality": MODALITIES, "View": VIEWS, "PatientSex": SEXES},
+        given=given,
+        registered=known,
         problem=problem,
         last=last,
     )
+
+
+def takers_of(settings: Settings) -> list[str]:
+    """Return the names of the rules that take uploaded pictures."""
+    return [rule.name for rule in settings.rules if CONSOLE_NAME in rule.secondary_captures_from]

@@ -42,6 +42,9 @@ const refresh = async () => {
     if (answer.redirected) return location.assign("/sign-in");
     if (!answer.ok) return again();
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    // What was waited for is a page of its own, with scripts that a part of a page would lack.
+    const then = page.querySelector("[data-then]");
+    if (then) return location.replace(then.dataset.then);
     for (const old of document.querySelectorAll("[data-live]")) {
       const part = page.getElementById(old.id);
       if (part && !busy(old) && part.innerHTML !== old.innerHTML) swap(old, document.adoptNode(part));

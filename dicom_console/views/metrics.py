@@ -6,7 +6,6 @@ They are quick to get however many studies it has seen. No metric contains patie
 """
 
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -69,7 +68,7 @@ from dicom_node.deliver import holding
 from dicom_node.deliver.outages import outages
 from dicom_node.people import audit, cleaning_reviews
 from dicom_node.people.audit import machine_name
-from dicom_node.people.disk import days_left, disk_fault
+from dicom_node.people.disk import days_left, disk_fault, space
 from dicom_node.people.happened import repeat_key
 from dicom_node.people.processes import list_processes, silent_since, working
 from dicom_node.receive.spool import Spool
@@ -309,11 +308,9 @@ def _disk(settings: Settings) -> View:
     """Return ``free`` and ``total`` bytes of the data folder's disk, the ``minimum`` below which nothing is
     accepted, whether it is ``low``, and its ``fault`` in words ("" if it takes objects).
     """
-    usage = shutil.disk_usage(settings.node.data_dir)
-    minimum = settings.spool.minimum_free_mib * 2**20
-    return {"free": usage.free, "total": usage.total, "minimum": minimum, "low": usage.free < minimum} | {
-        "fault": disk_fault(settings)
-    }
+    minimum, (total, free) = settings.spool.minimum_free_mib * 2**20, space(settings)
+    low = total > 0 and free < minimum
+    return {"free": free, "total": total, "minimum": minimum, "low": low, "fault": disk_fault(settings)}
 
 
 def _by_state(

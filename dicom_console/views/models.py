@@ -1,7 +1,11 @@
 """Models for the console: their cards, use, history and drift."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import Any, Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from ai_pipeline.errors import CardError
 from ai_pipeline.models import registry
@@ -11,8 +15,12 @@ from ai_pipeline.pipelines import slots
 from dicom_console.views.contents import Node
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
+from dicom_node.base.store.tables import Job
 from dicom_node.base.store.views import View
 from dicom_node.people.site_models import model_cards, models_in_use
+
+HIGHEST: Final = 3
+"""Scores that are shown of a picture that a person tried."""
 
 
 def models(settings: Settings) -> list[View]:
@@ -70,6 +78,41 @@ def findings(settings: Settings) -> list[str]:
     except CardError:
         return []  # the list of studies is shown all the same
     return sorted({label.code.meaning for card in cards for label in card.labels})
+
+
+def trial_scores(session: Session, settings: Settings, study: int) -> list[View]:
+    """Return the three highest scores of each model in the picture of a study that a person tried, of all its
+    labels; [] for other studies.
+
+    Each row has the ``model`` (id and version), its ``findings`` (``finding``, ``score`` such as "34.1 %"),
+    and in what share of the test images with a finding one of the three was ``right``, with the 95 %
+    interval; "" if the card does not say.
+    """
+    try:
+        cards = {f"{card.id}@{card.version}": card for card in registry.cards(settings.workers.models_dir)}
+    except CardError:
+        return []
+    stored = session.scalars(select(Job.scores).where(Job.study_id == study).order_by(Job.id))
+    scored = (item for scores in stored for item in (scores or {}).items())
+    return [_highest(cards[name], scores) for name, scores in scored if name in cards]
+
+
+def _highest(card: Card, scores: Mapping[str, float]) -> View:
+    """Return the row of a model in ``trial_scores``. ``scores``: 0 to 1, by the name of a label."""
+    names = {label.name: label.code.meaning for label in card.labels}
+    highest = sorted(scores.items(), key=itemgetter(1), reverse=True)[:HIGHEST]
+    return {
+        "model": f"{card.id} {card.version}",
+        "right": _share(card.details.get("metrics", {}).get("top3", {}).get("all_labels")),
+        "findings": [
+            {"finding": names.get(label, label), "score": f"{100 * score:.1f} %"} for label, score in highest
+        ],
+    }
+
+
+def _share(figures: Sequence[float] | None) -> str:
+    """Return a share with its interval as text, such as "75 % (67 % to 82 %)"; "" for None."""
+    return "{:.0%} ({:.0%} to {:.0%})".format(*figures).replace("%", " %") if figures else ""
 
 
 def history(settings: Settings) -> list[View]:

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from ai_pipeline.contract import Decision
 from ai_pipeline.images.dates import date_of
 from dicom_console.views.activity import DatedNumber, trends
-from dicom_console.views.search import with_withdrawals
+from dicom_console.views.search import names, with_withdrawals
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
 from dicom_node.base.store import intake, views
@@ -33,7 +33,10 @@ def patients(session: Session, wanted: str = "", after: int | None = None) -> tu
     """
     chosen = select(Study.patient_id).where(Study.patient_id != "").distinct()
     if wanted.endswith("*"):
-        chosen = chosen.where(Study.patient_id.startswith(wanted.rstrip("*"), autoescape=True))
+        begin = wanted.rstrip("*")
+        # In SQLite LIKE makes no difference of case.
+        same = func.substr(Study.patient_id, 1, len(begin)) == begin
+        chosen = chosen.where(Study.patient_id.startswith(begin, autoescape=True), same)
     elif wanted:
         chosen = chosen.where(Study.patient_id == wanted)
     if after is not None and (last := session.get(Study, after)) is not None:
@@ -43,28 +46,34 @@ def patients(session: Session, wanted: str = "", after: int | None = None) -> tu
     return rows, rows[-1]["study"] if len(found) > PAGE else None
 
 
+def patient_of(session: Session, number: int) -> tuple[str, str]:
+    """Return Patient ID and issuer of study ``number``. Raises NotFound if there is no such study, or it has
+    no Patient ID.
+    """
+    study = session.get(Study, number)
+    if study is None or not study.patient_id:
+        raise NotFound("there is no such study, or it has no Patient ID")
+    return study.patient_id, study.issuer_of_patient_id
+
+
 def studies_of(session: Session, number: int) -> list[int]:
     """Return the numbers of all studies of the patient whom study ``number`` is of. Raises NotFound."""
-    return list(
-        session.scalars(select(Study.id).where(*_same_patient(_study(session, number))).order_by(Study.id))
-    )
+    chosen = select(Study.id).where(*_of_patient(*patient_of(session, number)))
+    return list(session.scalars(chosen.order_by(Study.id)))
 
 
-def show(session: Session, settings: Settings, number: int) -> View:
-    """Return everything that the page of a patient shows.
-
-    ``number``: of one of the patient's studies. Raises NotFound.
-    """
-    study = _study(session, number)
+def history(session: Session, settings: Settings, patient_id: str, issuer: str) -> View:
+    """Return everything that the page of the patient with this Patient ID and issuer shows."""
     newest = (
         select(Study)
-        .where(*_same_patient(study))
+        .where(*_of_patient(patient_id, issuer))
         .order_by(Study.study_date.desc(), Study.id.desc())
         .limit(HISTORY)
     )
     accessions = {row.id: row.accession_number for row in session.scalars(newest)}
+    named = names(session, settings, accessions)
     rows = [
-        {"id": number, "accession": accessions.get(number, ""), **view}
+        {"id": number, "accession": accessions.get(number, ""), "name": named.get(number, ""), **view}
         for number, view in views.numbered_studies(session, newest).items()
     ]
     measured: list[DatedNumber] = []
@@ -76,38 +85,33 @@ def show(session: Session, settings: Settings, number: int) -> View:
         row["findings"] = list(dict.fromkeys(one.meaning for one in found))
         if on := date_of(row["study_date"]):
             measured += [DatedNumber(row["id"], on, one) for read in stated for one in read.numbers]
-    one_patient = intake.of_one_patient(session, {one.study for one in measured})
-    of_patient = select(Study.id).where(*_same_patient(study))
+    is_one = len(rows) < 2 or intake.of_one_patient(session, accessions)
+    of_patient = select(Study.id).where(*_of_patient(patient_id, issuer))
     received = ReceivedObject.study_id.in_(of_patient), ReceivedObject.purged.is_(False)
-    same_id = _patient_rows(session, [study.patient_id])
-    people = (pictures.person_of(session, settings, row["id"]) for row in rows[:_LOOKED_INTO])
+    same_id = _patient_rows(session, [patient_id])
     return {
-        "patient_id": study.patient_id,
-        "issuer": study.issuer_of_patient_id,
-        "person": next((one for one in people if any(one.values())), None),
+        "patient_id": patient_id,
+        "issuer": issuer,
+        "is_one": is_one,
+        "person": _person(session, settings, list(accessions)[:_LOOKED_INTO]) if is_one else None,
         "studies": with_withdrawals(session, rows),
-        "trends": trends(measured) if one_patient else [],
+        "trends": trends(measured) if is_one else [],
         "more": len(rows) == HISTORY,
         "has_images": session.scalar(select(ReceivedObject.id).where(*received).limit(1)) is not None,
         # The same ID of other issuers: other patients, unless a person knows better.
-        "others": [row for row in same_id if row["issuer"] != study.issuer_of_patient_id],
+        "others": [row for row in same_id if row["issuer"] != issuer],
     }
 
 
-def _study(session: Session, number: int) -> Study:
-    """Return study ``number``. Raises NotFound if it does not exist or has no Patient ID."""
-    study = session.get(Study, number)
-    if study is None or not study.patient_id:
-        raise NotFound("there is no such study, or it has no Patient ID")
-    return study
+def _person(session: Session, settings: Settings, studies: Sequence[int]) -> dict[str, str] | None:
+    """Return what the first of these studies that has images says of the patient; None if none has."""
+    people = (pictures.person_of(session, settings, number) for number in studies)
+    return next((person for person in people if any(person.values())), None)
 
 
-def _same_patient(study: Study) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """Return the SQL conditions for studies with the same Patient ID and issuer as ``study``."""
-    return (
-        Study.patient_id == study.patient_id,
-        Study.issuer_of_patient_id == study.issuer_of_patient_id,
-    )
+def _of_patient(patient_id: str, issuer: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Return the SQL conditions for studies with this Patient ID and issuer."""
+    return Study.patient_id == patient_id, Study.issuer_of_patient_id == issuer
 
 
 def _patient_rows(session: Session, ids: Sequence[str]) -> list[View]:

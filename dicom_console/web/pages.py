@@ -28,6 +28,7 @@ from dicom_node.people.audit import LONGEST_REASON, SHORTEST_REASON
 from dicom_node.people.fetches import list_fetches, missing_studies
 from dicom_node.people.lost_decisions import waiting_decisions
 from dicom_node.people.notifications import list_notifications
+from dicom_node.people.registered import list_patients
 from dicom_node.people.users import User, list_sessions, list_users
 from dicom_node.people.withdrawal import withdraw_studies
 
@@ -51,6 +52,7 @@ LISTS: Mapping[str, Callable[..., Any]] = {
     "missing_studies": missing_studies,
     "notifications": list_notifications,
     "decisions": waiting_decisions,
+    "patients": list_patients,
     "users": list_users,
     "sessions": list_sessions,
 }
@@ -116,6 +118,7 @@ def _environment(language: str) -> Environment:
 
     environment.filters |= {
         "local_input": local_input,
+        "date_input": date_input,
         "person": person,
         "translated": translated,
         # The database has short names such as "sr", states such as "not_applicable", decisions as "present".
@@ -193,6 +196,11 @@ def date(text: str, language: str = "en") -> str:
         return languages.day(datetime.strptime(text, "%Y%m%d").date(), language) if len(text) == 8 else text
     except ValueError:
         return text
+
+
+def date_input(text: str) -> str:
+    """Return a DICOM date (DA) as value of an HTML input of type date; any other text unchanged."""
+    return f"{text[:4]}-{text[4:6]}-{text[6:]}" if re.fullmatch(r"\d{8}", text) else text
 
 
 def person(text: str) -> str:

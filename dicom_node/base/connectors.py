@@ -5,16 +5,19 @@ none: it asks a group of entry points for all that is installed, or for the one 
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from threading import Event
+from traceback import format_exception_only
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, create_model
 
 _INSTALLED = entry_points()
 _FAULTS: dict[EntryPoint, str] = {}
+_create_model: Any = create_model  # of bases that no type checker knows
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -58,13 +61,24 @@ def every(group: str) -> Iterator[Any]:
 
 
 def can_be_imported(point: EntryPoint) -> bool:
-    """Return whether what an entry point refers to can be imported; if not, ``unimportable`` lists it."""
-    if point not in _FAULTS:
-        try:
-            point.load()
-        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever code of others raises)
-            _FAULTS[point] = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+    """Return whether what an entry point refers to can be imported and used; if not, ``unimportable`` lists
+    it.
+    """
+    with _noting_faults(point):
+        point.load()
     return point not in _FAULTS
+
+
+@contextmanager
+def _noting_faults(point: EntryPoint) -> Iterator[None]:
+    """Context manager: whatever code of others raises is the fault of this entry point; it is not raised."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  (CancelledError and SystemExit, too)
+        told = " ".join(format_exception_only(error)[-1].split())
+        _FAULTS[point] = "".join(filter(str.isprintable, told))[:200]
 
 
 def unimportable() -> Iterator[tuple[str, str]]:
@@ -76,7 +90,7 @@ def unimportable() -> Iterator[tuple[str, str]]:
         ours = point.value.startswith("dicom_connectors.")
         if point in _FAULTS or not (ours or can_be_imported(point)):
             package = f"{point.dist.name} {point.dist.version}" if point.dist else point.module
-            yield point.name, f"{point.value} of the package {package} cannot be imported: {_FAULTS[point]}"
+            yield point.name, f"{point.value} of the package {package} cannot be used: {_FAULTS[point]}"
 
 
 def extended(group: str) -> Callable[[type[Model]], type[Model]]:
@@ -88,8 +102,17 @@ def extended(group: str) -> Callable[[type[Model]], type[Model]]:
         """Return a subclass of the settings class ``core`` that has the connectors' fields and validators
         too.
         """
-        bases = (*reversed([*every(group)]), core)  # pydantic takes fields from the last one to the first
-        return create_model(core.__name__, __base__=bases, __module__=core.__module__, __doc__=core.__doc__)
+        model = core
+        for point in filter(can_be_imported, installed(group).values()):
+            with _noting_faults(point):
+                part = point.load()
+                if not issubclass(part, BaseModel) or part.model_fields.keys() & model.model_fields.keys():
+                    raise TypeError("it is no model of pydantic 2, or has a key that is taken")
+                bases, about = (part, model), {"__module__": core.__module__, "__doc__": core.__doc__}
+                made: type[Model] = _create_model(core.__name__, __base__=bases, **about)
+                made.model_rebuild()  # finds annotations without a meaning
+                model = made
+        return model
 
     return add
 

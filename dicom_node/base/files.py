@@ -89,10 +89,14 @@ class Files:
         lacks it.
 
         Without an object store, only opening the file shows whether it exists. Raises StoreAway (the store
-        does not answer, or another machine has not uploaded the object yet), NotInSpool (lost or damaged).
+        does not answer, another machine has not uploaded the object yet, or the data folder is not mounted),
+        NotInSpool (lost or damaged).
         """
         file = self.data_dir / path
         if self.bucket is None:
+            top = self.data_dir / PurePosixPath(path).parts[0]
+            if not top.is_dir():
+                raise StoreAway(f"disk: {top} is not there: is it mounted?")
             return file
         with contextlib.suppress(FileNotFoundError):
             os.utime(file)  # in use: it is not cleared away

@@ -20,6 +20,21 @@ CONSOLE_NAME: Final = "console"
 """What rules call it where they name a sender."""
 
 
+class Intake(StrEnum):
+    """How objects come in by the console; the name of their association begins with it."""
+
+    STOW = "console"  # by programs
+    UPLOAD = "upload"  # files of a person
+    TRIAL = "trial"  # a picture that a person tries: its results are sent nowhere
+
+    @property
+    def priority(self) -> int:
+        """The priority of a C-STORE (PS3.7 9.1.1) as which they come: high if a person waits for it, else
+        medium.
+        """
+        return 1 if self is Intake.TRIAL else 0
+
+
 class ResultKind(StrEnum):
     """Kinds of result objects, named as in the peer setting ``results``."""
 
@@ -267,6 +282,9 @@ class AuditAction(StrEnum):
     DISCARDED = "discarded"  # deliveries
     SENT_TO_PEER = "sent_to_peer"  # a further one
     UPLOADED = "uploaded"
+    PATIENT_ADDED = "patient_added"  # registered
+    PATIENT_CHANGED = "patient_changed"
+    PATIENT_REMOVED = "patient_removed"  # the registration, not the studies
     PEER_SAVED = "peer_saved"  # added or changed
     PEER_REMOVED = "peer_removed"
     RULE_SAVED = "rule_saved"

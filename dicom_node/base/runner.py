@@ -100,6 +100,8 @@ class Lane(ABC, Generic[Row]):
             outcome = self.work(row, stop)
         except SQLAlchemyError:  # the database is away: nothing is known of the row
             raise
+        except OSError as error:  # nor of what the disk does not read now
+            outcome = Retry(f"disk: {(error.strerror or '').lower()}")
         except Exception as error:
             why = reason_of(error)
             self._note(row, Retry(why) if tries < _DEFECTS else Failed(why), tries)

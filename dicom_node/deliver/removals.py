@@ -8,6 +8,7 @@ outbox finds it later.
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 
 from pydicom import dcmread
@@ -28,8 +29,8 @@ from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.deliver import scu
 
 _SECONDS = 60.0  # that one deletion may take
-_MAY_APPEAR = Retry("not there now: asked for until what was sent can appear no more")
-_APPEARED = Retry("it came after its withdrawal, and was deleted: asked for again")
+_MAY_APPEAR = Retry("asked for until what was sent can appear no more")
+_APPEARED = Retry(f"{_MAY_APPEAR.why}: it came after its withdrawal, and was deleted")
 
 
 def queue_removal(session: Session, result: Result, peers: Sequence[PeerSettings]) -> None:
@@ -112,11 +113,15 @@ class Removals(Lane[Removal]):
             )
         with closing(self._open(peer, self._settings)) as remover:
             outcome = remover.remove(item)
-        if outcome == scu.DELETED and row.reason in (_MAY_APPEAR.why, _APPEARED.why):
+        was_missing = row.reason.startswith(_MAY_APPEAR.why)
+        if outcome == scu.DELETED and was_missing:
             return _APPEARED
         may_appear = utc_now() < sent_at + timedelta(seconds=self._settings.outbox.confirm_seconds)
-        missing = isinstance(outcome, Done) or outcome == scu.NO_STUDY_THERE
-        return _MAY_APPEAR if missing and may_appear else outcome
+        if may_appear and (isinstance(outcome, Done) or outcome == scu.NO_STUDY_THERE):
+            return _MAY_APPEAR
+        if was_missing and isinstance(outcome, Retry):
+            return replace(outcome, why=f"{_MAY_APPEAR.why}: {outcome.why}")
+        return outcome
 
     def move(self, session: Session, row: Removal, outcome: Outcome) -> None:
         """Record the outcome of a try to delete: the deletion is done, or a person must do it; after a

@@ -541,6 +541,7 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
         return []
     attributes, now = {source.sop_instance_uid: source.attributes for source in sources}, utc_now()
     later = now + timedelta(seconds=settings.assembly.archive_seconds)
+    is_trial = intake.is_trial(session, study.id)
     for decision in decisions:
         rule = decision.rule
         waits = rule.priors is not None and fetches.wait_for_priors(session, study, rule.name, later)
@@ -554,7 +555,7 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
                 rule=rule.name,
                 pipeline=rule.pipeline,
                 options=dict(rule.options),
-                destinations=list(rule.send_to),
+                destinations=[] if is_trial else list(rule.send_to),
                 source_uids=list(decision.source_uids),
                 priority=1 if 1 in wanted else min(wanted),
                 assess_first=rule.assess_first,
@@ -606,10 +607,10 @@ def forward_originals(
     new.
 
     Reports, presentation states and captures from the senders of the images are queued with them, even if a
-    limit of the rule stops its job. Nothing of a study that was fetched as an earlier study is queued.
+    limit of the rule stops its job. Nothing of a study whose results stay here is queued.
     """
     wanted = [decision for decision in decisions if decision.rule.forward]
-    if not wanted or fetches.is_prior(session, study.id):
+    if not wanted or intake.stays_here(session, study.id):
         return False
     by_uid = {source.sop_instance_uid: source for source in sources}
     others = intake.instances_of(session, study.id, [ObjectRole.NON_SOURCE])

@@ -33,6 +33,7 @@ from dicom_node.base.actions.inputs import OfStudy, Since, Until, one_of
 from dicom_node.base.actions.inputs import limit as at_most
 from dicom_node.base.actions.nouns import AUDIT
 from dicom_node.base.config.settings import Settings
+from dicom_node.base.dicom.identity import patient_id_of
 from dicom_node.base.durable import sync_folder, write_new
 from dicom_node.base.errors import DecisionNotCopied, FaultyInput, StoreAway
 from dicom_node.base.events import DECISIONS_CHANGED, DECISIONS_UNKNOWN
@@ -453,7 +454,7 @@ def rows(
     if until is not None:
         chosen = chosen.where(AuditRow.at < until)
     if patient:
-        chosen = chosen.where(func.trim(Study.patient_id) == patient.strip())
+        chosen = chosen.where(Study.patient_id == patient_id_of(patient))
     if study_instance_uid:
         chosen = chosen.where(AuditRow.study_id == find_study(session, study_instance_uid).id)
     found = session.execute(chosen.order_by(AuditRow.id.desc()).limit(limit)).all()

@@ -16,6 +16,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound
 from dicom_node.base.lifecycle import AuditAction, ResultKind, ReviewCause, ReviewVerdict, UserRole
 from dicom_node.base.store import results
+from dicom_node.base.store.locks import lock_studies
 from dicom_node.base.store.tables import CleaningReview, DrawnByHand, Instance, Result, Study
 from dicom_node.base.store.views import View, as_json, columns
 from dicom_node.people import Row, ServiceRequest, ServiceResult, audit, existing, pictures, writing
@@ -225,7 +226,11 @@ def _decide(
 
 
 def _waiting_review(session: Session, number: int) -> CleaningReview:
-    """The review with this number, locked. Raises NotFound, NotAllowedNow if it does not wait any more."""
+    """The review with this number, locked after its study. Raises NotFound, NotAllowedNow if it does not wait
+    any more.
+    """
+    named = select(CleaningReview.study_id).where(CleaningReview.id == number)
+    lock_studies(session, Study.id == named.scalar_subquery())
     row = existing(session, CleaningReview, number, "there is no such review", lock=True)
     if row.verdict is not None:
         raise NotAllowedNow("this image does not wait any more: load the list again")

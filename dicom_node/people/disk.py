@@ -7,6 +7,7 @@ deleted. Rows of studies, results and deliveries stay.
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -27,20 +28,27 @@ from dicom_node.base.store.transitions import utc_now
 
 
 def disk_fault(settings: Settings) -> str:
-    """Why the disk takes no received objects now, in words; "" if it takes them, or this machine has no
-    spool. A file is written to see it.
+    """Why the disk takes no received objects now, in words; "" if it takes them. A file is written to see
+    it.
     """
     folder, incoming = settings.node.data_dir, settings.node.data_dir / "spool" / "incoming"
     try:
         if shutil.disk_usage(folder).free < settings.spool.minimum_free_mib * 2**20:
             return "disk: free space is under spool.minimum_free_mib"
-        if incoming.is_dir():
-            with tempfile.TemporaryFile(dir=incoming, buffering=0) as file:
-                file.write(b"0")
-                os.fsync(file.fileno())
+        with tempfile.TemporaryFile(dir=incoming, buffering=0) as file:
+            file.write(b"0")
+            os.fsync(file.fileno())
     except OSError as error:
         return f"disk: {(error.strerror or '').lower()}"
     return ""
+
+
+def space(settings: Settings) -> tuple[int, int]:
+    """The size of the data folder's disk and what of it is free, in bytes; 0 where it does not say."""
+    with suppress(OSError):
+        size, _, free = shutil.disk_usage(settings.node.data_dir)
+        return size, free
+    return 0, 0
 
 
 def note_free_space(database: Database, settings: Settings, now: datetime | None = None) -> None:
@@ -61,7 +69,7 @@ def days_left(session: Session, settings: Settings, now: datetime | None = None)
     oldest = session.scalar(week.order_by(DiskSample.at).limit(1))
     if oldest is None or now - oldest.at < timedelta(days=1):  # a day has its peaks and its night
         return None
-    free = shutil.disk_usage(settings.node.data_dir).free
+    _, free = space(settings)
     a_day = (oldest.free_bytes - free) / ((now - oldest.at) / timedelta(days=1))
     return max(free - settings.spool.minimum_free_mib * 2**20, 0) / a_day if a_day > 0 else None
 

@@ -19,6 +19,7 @@ from dicom_node.base.lifecycle import (
     StudyState,
     UserRole,
 )
+from dicom_node.base.store import queue
 from dicom_node.base.store.tables import (
     Job,
     Study,
@@ -105,7 +106,9 @@ def run_jobs_again(
             found = list(session.scalars(chosen.order_by(Job.id)))
         for first in range(0, len(found), _AT_ONCE):
             with database.write() as session:
-                for job_id in found[first : first + _AT_ONCE]:
+                batch = found[first : first + _AT_ONCE]
+                queue.lock_studies_of(session, batch)
+                for job_id in batch:
                     with suppress(NotFound, NotAllowedNow):  # before it changes anything
                         _change_job(session, job_id, "retry", by)
                         done += 1
@@ -157,6 +160,7 @@ def _change_jobs(
     ``numbers``: of the jobs. Raises NotFound, NotAllowedNow.
     """
     with writing(settings) as session:
+        queue.lock_studies_of(session, numbers)
         for job_id in dict.fromkeys(numbers):
             _change_job(session, job_id, change, by)
 

@@ -224,11 +224,17 @@ def _apply_with_audit(settings: Settings, wanted: DecisionRow) -> None:
 
 
 def _withdraw(settings: Settings, wanted: DecisionRow) -> None:
-    """Withdraw results again that a person withdrew. Raises _NotYet."""
+    """Withdraw results again that a person withdrew. Raises _NotYet.
+
+    What was sent after the backup was written is at its peer, and the database does not know it.
+    """
     what = wanted.record["what"]
     uids, reason = what["results"], RejectionReason(what["reason"])
-    with reading(settings) as session:
-        _results(session, uids)
+    with writing(settings) as session:
+        for row in _results(session, uids):
+            for delivery in row.deliveries:
+                if delivery.state in (DeliveryState.PENDING, DeliveryState.DEAD):
+                    delivery.sent_at = delivery.sent_at or wanted.at
     withdrawal.withdraw_results(
         settings, wanted.study_uid, uids, reason=reason, because=wanted.record["words"], by=_author(wanted)
     )
@@ -311,6 +317,7 @@ def _judge_cleaning(session: Session, settings: Settings, wanted: DecisionRow) -
     if instance is None or instance.pixels_sha256 != what["pixels_sha256"]:
         raise _NotYet("the image that was judged is not here")
     verdict = ReviewVerdict(what["verdict"])
+    study = session.get_one(Study, instance.study_id, with_for_update=transitions.FOR_UPDATE)
     results.end_reviews_of_image(session, instance.id, verdict, actor)
     if verdict is ReviewVerdict.DRAWN:
         session.merge(
@@ -323,8 +330,8 @@ def _judge_cleaning(session: Session, settings: Settings, wanted: DecisionRow) -
                 boxes=what["boxes"],
             )
         )
-        if session.get_one(Study, instance.study_id).state is not StudyState.RECEIVING:
-            reruns.rerun(session, instance.study_id, settings)
+        if study.state is not StudyState.RECEIVING:
+            reruns.rerun(session, study.id, settings)
 
 
 def _change_job(session: Session, _settings: Settings, wanted: DecisionRow) -> None:

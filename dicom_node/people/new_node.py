@@ -16,7 +16,7 @@ from dicom_node.base.config.loading import TomlFiles, validated
 from dicom_node.base.config.sample import FIRST_RULES
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import ConfigurationError, FaultyInput
-from dicom_node.base.lifecycle import UserRole
+from dicom_node.base.lifecycle import CONSOLE_NAME, UserRole
 from dicom_node.base.processes import console_program
 from dicom_node.people import upgrade_database, users
 
@@ -115,8 +115,15 @@ def _tables(answers: Answers) -> dict[str, Any]:
         pacs |= {"name": "pacs", "may": ["send", "receive"]}
         pacs["results"] = ["sr", "gsps", "sc", "summary", "cleaned"]
         peers.insert(0, pacs)
+    if text or answers.get("admin"):  # without a PACS results are seen at the console
         found["rules"] = [
-            {"name": name, "when": {"modality": modality}, "pipeline": pipeline, "send_to": ["pacs"]}
+            {
+                "name": name,
+                "when": {"modality": modality},
+                "pipeline": pipeline,
+                "send_to": ["pacs"] if text else [],
+                "secondary_captures_from": [CONSOLE_NAME],
+            }
             for name, (modality, pipeline) in FIRST_RULES.items()
         ]
     return found

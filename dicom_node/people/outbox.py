@@ -14,6 +14,7 @@ from dicom_node.base.lifecycle import (
     AuditAction,
     UserRole,
 )
+from dicom_node.base.store import deliveries
 from dicom_node.base.store.tables import (
     Delivery,
 )
@@ -63,6 +64,7 @@ def send_again(
 
     with writing(settings) as session:
         done = outbox.retry_all(session, destination or None) if dead else list(numbers)
+        deliveries.of_numbers(session, numbers)  # their studies are locked in one order
         for number in numbers:
             outbox.retry(session, number)
         _note_deliveries(session, by, AuditAction.DELIVERY_RETRIED, done, dead=dead, destination=destination)
@@ -99,6 +101,7 @@ def discard_deliveries(
     words = audit.checked_reason(because)
     with writing(settings) as session:
         done = outbox.discard_all(session, words, destination or None) if dead else list(numbers)
+        deliveries.of_numbers(session, numbers)  # their studies are locked in one order
         for number in numbers:
             outbox.discard(session, number, words)
         _note_deliveries(session, by, AuditAction.DISCARDED, done, words, dead=dead, destination=destination)

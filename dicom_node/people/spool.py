@@ -6,9 +6,10 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base.actions.action import Action, all_of
 from dicom_node.base.actions.columns import STUDY_UID, fields, yes_no
-from dicom_node.base.actions.inputs import StudyUids
+from dicom_node.base.actions.inputs import StudyUid, StudyUids
 from dicom_node.base.actions.nouns import STUDIES
 from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.files import Files
 from dicom_node.base.lifecycle import (
     AuditAction,
@@ -73,6 +74,43 @@ def delete_received(settings: Settings, studies: Sequence[int], by: Person = COM
             ]
 
 
+@Action(
+    STUDIES,
+    "erase",
+    "Delete received images and built results of a study now; the entry with the Patient ID, events, the "
+    "audit and copies in a PACS stay.\n\nA study must have ended with all results confirmed, cancelled or "
+    "discarded.",
+    "1.2.840.113619.2.1 --config node.toml",
+    says="{result} files deleted.",
+    role=UserRole.ADMIN,
+)
+def erase_study(settings: Settings, study_instance_uid: StudyUid, by: Person = COMMAND_LINE) -> int:
+    """Delete the received objects and built results of a study; returns the number of files.
+
+    Raises NotFound, and NotAllowedNow while a job or a delivery is under way.
+    """
+    from dicom_node.studies.purging import erase_now
+
+    with reading(settings) as session:
+        study = find_study(session, study_instance_uid).id
+    deleted = 0
+
+    def note(session: Session, files: int) -> None:
+        """Note the deletion in the audit."""
+        nonlocal deleted
+        deleted = files
+        audit.note(session, by, AuditAction.OBJECTS_DELETED, study_id=study, files=files, results=True)
+
+    with open_database(settings) as database:
+        if not erase_now(database, settings, study, note):
+            raise NotAllowedNow(_NOT_ERASED)
+    return deleted
+
+
+_NOT_ERASED = (
+    "nothing was deleted: release the study from quarantine, wait until it has ended, and send, discard or "
+    "cancel what is held or not confirmed"
+)
 _NOT_DELETED = (
     "its images were deleted before, or must stay: release it from quarantine, wait until it has ended, and "
     "send, discard or cancel what is held or not confirmed"

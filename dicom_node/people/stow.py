@@ -6,29 +6,21 @@ and the UID of its study are read here: the inspection opens it like any other. 
 """
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from dicom_node.base.actions.action import allowed_to
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.elements import META_BYTES, is_uid, read_uids
 from dicom_node.base.dicom.uids import TransferSyntax, transfer_syntax
 from dicom_node.base.errors import FaultyInput, SpoolError
-from dicom_node.base.lifecycle import (
-    CONSOLE_AE_TITLE,
-    AuditAction,
-    UserRole,
-)
+from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, AuditAction, Intake, UserRole
 from dicom_node.base.store import sight
 from dicom_node.base.store.database import Database
-from dicom_node.people import (
-    Row,
-    audit,
-)
+from dicom_node.people import audit
 from dicom_node.people.audit import Person
 from dicom_node.receive.policy import accepted_classes
 from dicom_node.receive.spool import Arrival, IncomingObject, Spool, WaitingObjects, read_meta
@@ -93,12 +85,18 @@ class StowRequest:
     """The objects of one STOW-RS request or upload, stored like those of one association. Used by one thread
     at a time.
 
-    ``study_uid``: the study that all objects must belong to, "" for any. ``about``: fields for the audit.
-    Raises SpoolError, FaultyInput for an invalid UID.
+    ``study_uid``: the study that all objects must belong to, "" for any. ``intake``: how they come in.
+    ``about``: fields for the audit. Raises SpoolError, FaultyInput for an invalid UID.
     """
 
     def __init__(
-        self, database: Database, settings: Settings, by: Person, study_uid: str = "", **about: Any
+        self,
+        database: Database,
+        settings: Settings,
+        by: Person,
+        study_uid: str = "",
+        intake: Intake = Intake.STOW,
+        **about: Any,
     ) -> None:
         """Prepare to store the objects of one request by the person ``by``; the parameters are explained
         at the class.
@@ -107,11 +105,12 @@ class StowRequest:
             raise FaultyInput("the address has no valid Study Instance UID")
         self._database, self._settings, self._by, self._study_uid = database, settings, by, study_uid
         self._about = about
+        self.intake: Final = intake
         self._classes = accepted_classes(settings.listener.further_storage_classes)
         self._spool, self._waiting = _place(
             settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20
         )
-        self.association: Final = f"console-{secrets.token_hex(8)}"
+        self.association: Final = f"{intake}-{secrets.token_hex(8)}"
         self.instances: Final[list[StowedInstance]] = []
         """What became of the parts that are whole."""
         self._part = _Part()
@@ -148,13 +147,16 @@ class StowRequest:
         self.write(b"", is_last=True)
         self.instances.append(self._part.one)
 
-    def close(self) -> int:
+    def close(self, refused: int | None = None) -> int:
         """End the request; returns the number of its row in the audit, 0 if it had no objects.
 
-        An incomplete part is deleted, and the audit says how many objects were stored.
+        An incomplete part is deleted, and the audit says how many objects were stored, and how many were
+        ``refused``; None: all parts that were not stored.
         """
         self._drop()
-        if not self.instances:
+        if refused is None:
+            refused = len(self.instances) - self.stored
+        if not self.instances and not refused:
             return 0
         with self._database.write() as session:
             row = audit.note(
@@ -163,7 +165,7 @@ class StowRequest:
                 AuditAction.UPLOADED,
                 **self._about,
                 objects=self.stored,
-                refused=len(self.instances) - self.stored,
+                refused=refused,
                 association=self.association,
             )
             session.flush()
@@ -199,7 +201,7 @@ class StowRequest:
                 CONSOLE_AE_TITLE,
                 self._settings.node.ae_title,
                 self._by.address,
-                0,  # C-STORE priority medium, PS3.7 9.1.1
+                self.intake.priority,
                 datetime.now(UTC),
                 sight.SENDERS.get(),
             )
@@ -267,29 +269,3 @@ class _Part:
     incoming: IncomingObject | None = None
     syntax: TransferSyntax | None = None
     size: int = 0
-
-
-def take_files(
-    database: Database, settings: Settings, sent: Sequence[tuple[str, BinaryIO]], by: Person
-) -> tuple[int, list[Row]]:
-    """Store the acceptable files of an upload in the spool; ``sent``: pairs of name and opened file.
-
-    Returns (number of the audit row that counts them, a row for each file). A row has ``name``, which may
-    name a patient and is only for the page, and ``refusal``, "" if it was accepted. Raises FaultyInput
-    without files, SpoolError.
-    """
-    if not sent:
-        raise FaultyInput("choose the files to send")
-    request = StowRequest(database, settings, by)
-    rows = []
-    try:
-        for name, file in sent:
-            request.begin()
-            for piece in iter(partial(file.read, 2**20), b""):
-                request.write(piece)
-            request.end()
-            done = request.instances[-1]
-            rows.append(Row(name=name, refusal=done.why or done.failure.when if done.failure else ""))
-    finally:
-        number = request.close()
-    return number, rows

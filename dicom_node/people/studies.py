@@ -23,7 +23,8 @@ from dicom_node.base.lifecycle import (
     UserRole,
 )
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Delivery, Job, Result
+from dicom_node.base.store.locks import lock_studies
+from dicom_node.base.store.tables import Delivery, Job, Result, Study
 from dicom_node.base.store.views import View, find_study
 from dicom_node.people import (
     PRINTABLE,
@@ -190,6 +191,7 @@ def rerun_rules(
 
     with writing(settings) as session:
         studies = [find_study(session, uid).id for uid in study_instance_uids]
+        lock_studies(session, Study.id.in_(studies))
         for study in studies:
             audit.note(session, by, AuditAction.STUDY_RERUN, study_id=study)
         return [row for study in studies for row in reruns.rerun(session, study, settings)]

@@ -41,7 +41,7 @@ from pydicom.tag import BaseTag, Tag
 
 from ai_pipeline.images.dates import as_da
 from ai_pipeline.images.numbers import DAMAGE, LARGEST_WHOLE, is_empty, value_of, whole
-from ai_pipeline.images.part10 import has_zlib_header
+from ai_pipeline.images.part10 import NOT_DEFLATED
 from ai_pipeline.terms import shown_uid_name
 from dicom_node.base.dicom.elements import (
     BULK_BYTES,
@@ -219,13 +219,7 @@ def _described(known: Inspected, dataset: Dataset, assume_charset: str) -> Inspe
         patient_id=patient_id[:255],
         issuer_of_patient_id=issuer[:255],
         study_date=study_date,
-        patient=Patient.from_values(
-            patient_id,
-            issuer,
-            identity.get("PatientName", ""),
-            identity.get("PatientBirthDate", ""),
-            identity.get("PatientSex", ""),
-        ),
+        patient=Patient.of(identity),
         attributes={keyword: value for keyword, value in attributes.items() if value},
         identity=identity,
         assumed_charset=assume_charset if charset != own else "",
@@ -312,9 +306,10 @@ def _inflated(file: BinaryIO, limits: Limits) -> BinaryIO:
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     while not inflate.eof:
         block = inflate.unconsumed_tail or file.read(BULK_BYTES)
-        if not out.tell() and has_zlib_header(block):
-            raise FaultyObject("the deflated data set has a header of zlib (PS3.5 A.5 wants none)")
-        inflated = inflate.decompress(block, 2**20)
+        try:
+            inflated = inflate.decompress(block, 2**20)
+        except zlib.error:
+            raise FaultyObject(NOT_DEFLATED) from None
         if not block and not inflated:
             raise FaultyObject("the data set is truncated")
         out.write(inflated)

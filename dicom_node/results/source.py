@@ -19,7 +19,7 @@ from dicom_node.base.dicom.header import (
     read_header,
     repair,
 )
-from dicom_node.base.dicom.identity import COPIED, REQUIRED_MAYBE_EMPTY, Patient, are_one_patient
+from dicom_node.base.dicom.identity import COPIED, REQUIRED_MAYBE_EMPTY, SAYS_WHO, Patient, are_one_patient
 from dicom_node.base.dicom.uids import (
     SECONDARY_CAPTURES,
 )
@@ -130,6 +130,11 @@ class Source:
         return self.judged_view or text_of(self.header, "ViewPosition").upper()
 
 
+def patient_of(header: Dataset) -> Patient:
+    """Return the hashes of what a header says of the patient."""
+    return Patient.of({keyword: text_of(header, keyword) for keyword in SAYS_WHO})
+
+
 def read_sources(objects: Sequence[SourceObject]) -> tuple[Source, ...]:
     """Read the headers of the images; returns them ordered by series, instance number and UID.
 
@@ -141,9 +146,7 @@ def read_sources(objects: Sequence[SourceObject]) -> tuple[Source, ...]:
     sources = sorted((_read(one) for one in objects), key=lambda s: (s.series_uid, s.number, s.uid))
     if len({source.study_uid for source in sources}) > 1:
         raise ResultRefused("the source images differ in StudyInstanceUID: no result for more than one study")
-    named = ("PatientID", "IssuerOfPatientID", *_PATIENT)
-    texts = ([text_of(source.header, keyword) for keyword in named] for source in sources)
-    if not are_one_patient(Patient.from_values(*values) for values in texts):
+    if not are_one_patient(patient_of(source.header) for source in sources):
         raise ResultRefused("the source images contradict each other: no result for more than one patient")
     # What one image says of the patient holds for those that leave it empty: one value for one patient.
     for keyword in _PATIENT:

@@ -3,7 +3,6 @@
 import fcntl
 import hashlib
 import os
-import shutil
 import signal
 import socket
 import threading
@@ -391,8 +390,7 @@ class Background:
         if self._database_file != inode(self._database):
             self._say(events.DATABASE_REPLACED)
         if fault := disk.disk_fault(self._settings):
-            free = shutil.disk_usage(self._settings.node.data_dir).free // 2**20
-            minimum = self._settings.spool.minimum_free_mib
+            free, minimum = disk.space(self._settings)[1] // 2**20, self._settings.spool.minimum_free_mib
             self._say(events.DISK_LOW, free_mib=free, minimum_mib=minimum, reason=fault)
 
 

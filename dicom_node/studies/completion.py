@@ -1,7 +1,8 @@
 """When a study is complete.
 
-It is when no open association brings it objects and its quiet time has passed; also when its performed
-procedure steps have ended and all objects that they refer to are here, if its peer reports steps.
+It is when no open association brings it objects and its quiet time has passed; also when the upload of a
+person that brought it has ended, and when its performed procedure steps have ended and all objects that they
+refer to are here, if its peer reports steps.
 """
 
 from collections.abc import Collection
@@ -19,13 +20,13 @@ from dicom_node.base.events import (
 )
 from dicom_node.base.files import all_uploaded, bucket_of
 from dicom_node.base.lifecycle import ObjectRole, StepStatus, StudyState
-from dicom_node.base.store import fetches, intake, requested
+from dicom_node.base.store import fetches, intake, patients, requested
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Study
 from dicom_node.base.store.transitions import move_study, record, steady_now
 from dicom_node.jobs.queue import enqueue_study
 from dicom_node.studies.fetched import OTHER_PATIENT, is_of_another_patient, note_other_patient
-from dicom_node.studies.judgement import TWO_PATIENTS
+from dicom_node.studies.judgement import NOT_AS_REGISTERED, TWO_PATIENTS
 from dicom_node.studies.quarantine import quarantine_study
 
 # An open association that brought a study nothing for so long no longer keeps it open: if the journal loses
@@ -58,7 +59,8 @@ class Assembler:
         that are not indexed yet, whose studies may still get objects.
         """
         now = now or steady_now()
-        due = intake.is_due(now, now - _SILENCE, self._at_once) & self._is_readable
+        at_once = self._at_once | intake.is_uploaded(now - _SILENCE)
+        due = intake.is_due(now, now - _SILENCE, at_once) & self._is_readable
         if behind:
             due &= intake.came_from_none_of(behind)
         if self._fetches:  # what is half fetched would be analysed twice
@@ -103,6 +105,9 @@ class Assembler:
             if self._fetches and is_of_another_patient(session, study):
                 note_other_patient(session, study)
                 quarantine_study(session, study, OTHER_PATIENT)
+                return True
+            if patients.is_not_as_registered(session, study):
+                quarantine_study(session, study, NOT_AS_REGISTERED)
                 return True
             # How far the steps of the study were fulfilled.
             named = requested.steps_of(session, study.study_instance_uid, self._mpps) if self._mpps else ()

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.elements import META_BYTES, is_uid
-from dicom_node.base.errors import FaultyInput, SpoolFull
+from dicom_node.base.errors import FaultyInput, SpoolError, SpoolFull
 from dicom_node.base.events import (
     FETCH_DONE,
     FETCH_FAILED,
@@ -88,6 +88,10 @@ class Fetcher(Lane[Fetch]):
                 session.scalar(select(func.max(Fetch.started_at)).where(Fetch.peer == self._peer.name)),
                 utc_now(),
             )
+        try:
+            self._spool.check_space()
+        except SpoolError:  # nothing can be stored: a try would be lost
+            wait = _LOOK_SECONDS
         if wait > 0:
             stop.wait(min(wait, _LOOK_SECONDS))
             return NotYet()

@@ -3,7 +3,7 @@
 from sqlalchemy.orm import Session
 
 from dicom_node.base import events
-from dicom_node.base.dicom.identity import Patient
+from dicom_node.base.dicom.identity import Patient, differ
 from dicom_node.base.lifecycle import (
     FetchState,
     ObjectRole,
@@ -47,9 +47,11 @@ def is_of_another_patient(session: Session, study: Study) -> bool:
         return False
     named = Patient.parse(row.patient)
     others = intake.patients(session, study.id, [ObjectRole.SOURCE, ObjectRole.NON_SOURCE])
-    other_id = row.patient_id and study.patient_id and row.patient_id != study.patient_id
-    issuers = {row.issuer_of_patient_id, study.issuer_of_patient_id} - {""}
-    return bool(other_id) or len(issuers) > 1 or any(named.disagrees(one) for one in others)
+    return (
+        differ(row.patient_id, study.patient_id)
+        or differ(row.issuer_of_patient_id, study.issuer_of_patient_id)
+        or any(named.disagrees(other) for other in others)
+    )
 
 
 def note_other_patient(session: Session, study: Study) -> None:

@@ -41,6 +41,10 @@ class Arrived:
 
 
 TWO_PATIENTS = "this study has images of two patients (by ID, name, birth date or sex)"
+NOT_AS_REGISTERED = (
+    "its images say another name, birth date or sex than the patient who is registered under this ID: "
+    "correct the registration or the images, or release it as it is"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,7 @@ class PriorQueries(Lane[ArchiveQuestion]):
             return Failed("without a Patient ID that can be asked for")
         with self._database.read() as session:
             new = ComparedStudy.read(session, study)
-        if not new.patient.is_surely(new.patient):
+        if not new.patient.id:
             return Failed("its patient has neither a birth date nor a name and a sex")
         archive = scu.open_archive(self._peer, self._settings)
         try:

@@ -18,6 +18,7 @@ from dicom_node.base.files import Files
 from dicom_node.base.lifecycle import (
     ReviewVerdict,
 )
+from dicom_node.base.sitekey import PatientNames
 from dicom_node.base.store import (
     intake,
     results,
@@ -83,6 +84,41 @@ def purge_now(
     return _purge(database, settings, tomorrow, len(study_ids), study_ids, also)[0]
 
 
+def erase_now(
+    database: Database, settings: Settings, study_id: int, also: Callable[[Session, int], None]
+) -> bool:
+    """Delete the received objects and the built results of a study that is at rest, and the patient's name;
+    returns False if the study is not at rest, and nothing was deleted.
+
+    Its rows stay: the objects that were received, what became of them, and events. ``also`` writes in the
+    same transaction; its last argument is the number of deleted files.
+    """
+    files = Files(settings)
+    with database.write() as session:
+        study = intake.lock_at_rest(session, utc_now() + timedelta(days=1), study_id)
+        if study is None:
+            return False
+        built = results.files_to_erase(session, study_id)
+        received = intake.mark_purged(session, study_id)
+        PatientNames(settings.node.data_dir).enter(session, study, "")
+        _end_reviews(session, study_id)
+        record(session, events.FILES_PURGED, objects=len(received), results=len(built))
+        also(session, len(received) + len(built))
+        files.delete(*built)  # before the commit, as those of old results: after a crash it is done again
+    with suppress(StoreAway):
+        files.delete(*received)
+    return True
+
+
+def _end_reviews(session: Session, study_id: int) -> None:
+    """End the reviews of cleaned images of a study whose files are deleted."""
+    session.execute(
+        update(CleaningReview)
+        .where(CleaningReview.study_id == study_id, CleaningReview.verdict.is_(None))
+        .values(verdict=ReviewVerdict.REPLACED, decided_at=utc_now())
+    )
+
+
 def _purge(
     database: Database,
     settings: Settings,
@@ -101,11 +137,7 @@ def _purge(
         studies = intake.lock_purgeable(session, before, most, among)
         paths = [path for study_id in studies for path in intake.mark_purged(session, study_id)]
         for study_id in studies:
-            session.execute(
-                update(CleaningReview)
-                .where(CleaningReview.study_id == study_id, CleaningReview.verdict.is_(None))
-                .values(verdict=ReviewVerdict.REPLACED, decided_at=utc_now())
-            )
+            _end_reviews(session, study_id)
             if also:
                 also(session, study_id)
         if paths:

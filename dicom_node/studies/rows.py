@@ -160,9 +160,15 @@ class ObjectRows:
         return judge(item, former, session.get_one(Study, former.study_id))
 
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
-        """Return the role of the object in its study: own result, source of an analysis, or neither."""
-        if item.found.own or results.is_result(session, item.found.sop_instance_uid):
-            return ObjectRole.OWN
+        """Return the role of the object in its study: own result, source of an analysis, or neither.
+
+        What bears our mark, but the UID of an object of others, is judged as any version of that is.
+        """
+        uid = item.found.sop_instance_uid
+        if item.found.own or results.is_result(session, uid):
+            former = intake.instance(session, uid)
+            if former is None or former.role is ObjectRole.OWN:
+                return ObjectRole.OWN
         sender = self._settings.sender_names.get(item.arrival.calling_ae, "")
         grabber = any(sender in rule.secondary_captures_from for rule in self._settings.rules)
         return role_of(
@@ -239,19 +245,19 @@ class ObjectRows:
     def _accept(self, session: Session, judged: JudgedObject) -> None:
         """Make an object part of its study; a new one and a revision become the current version."""
         study, item, former = judged.study, judged.item, judged.former
-        outcome, late = judged.judgement.outcome, None
+        outcome, row = judged.judgement.outcome, None
         self._receive(session, study, item, judged.role, outcome)
         if former is None or outcome is Outcome.REVISION:
             row = self._write_instance(session, study, item, judged.role, judged.place)
-            add_prior_queries(session, study, row, self._settings)
-            late = row if judged.role is ObjectRole.NON_SOURCE and study.state in READ_FROM_WORK else None
         elif former.purged and outcome is Outcome.DUPLICATE:
             # The new copy takes its place.
             former.path, former.purged = self._files.relative(judged.place), False
             former.transfer_syntax_uid = item.found.transfer_syntax_uid
         self._write_received(session, judged)
-        if late is not None:
-            forward_late(session, study, late, self._settings)
+        if row is not None:
+            add_prior_queries(session, study, row, self._settings)
+            if judged.role is ObjectRole.NON_SOURCE and study.state in READ_FROM_WORK:
+                forward_late(session, study, row, self._settings)
         _record(session, study, item, _acceptance(session, judged), judged.judgement.reason)
 
     def _quarantine(self, session: Session, judged: JudgedObject) -> None:
@@ -380,11 +386,11 @@ def add_prior_queries(session: Session, study: Study, image: Instance, settings:
     """Queue the queries for the patient's earlier studies of all rules that take this image, each once per
     revision of the study.
 
-    None for a study that is itself an earlier study for comparison.
+    None for a study whose results stay here.
     """
     if not settings.queried_by_rules or image.role is not ObjectRole.SOURCE or not study.study_instance_uid:
         return
-    if not fetches.is_prior(session, study.id):
+    if not intake.stays_here(session, study.id):
         for decision in decide_study(session, study, [image], settings):
             if decision.rule.priors and not decision.held_reason:
                 fetches.add_prior_query(session, study, decision.rule.name, decision.rule.priors)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from pydantic import Field, field_validator
 from sklearn.metrics import pairwise_distances
+from sklearn.metrics.pairwise import polynomial_kernel
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, interpolate, leaky_relu
 from torch.optim import Adam, Optimizer
@@ -423,8 +424,8 @@ Floats = npt.NDArray[np.floating]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The quality of synthetic images. ``kid``: of synthetic against held-out real images; ``floor``: of as
-    many real training images against the held-out ones.
+    """The quality of synthetic images. ``kid``, ``fid``: of synthetic against held-out real images;
+    ``floor``, ``fid_floor``: of real training images, as many as are held out. Both FIDs take equal numbers.
 
     ``nearer_training``: share of the synthetic images whose nearest real image is a training image rather
     than one of as many held-out images; one half if nothing was copied. ``real_nearer_training``: the same
@@ -433,6 +434,8 @@ class Judged:
 
     kid: Interval
     floor: Interval
+    fid: float
+    fid_floor: float
     nearer_training: Interval
     real_nearer_training: Interval
 
@@ -449,9 +452,12 @@ def judge(made: Bytes, training: Bytes, held_out: Bytes) -> Judged:
     synthetic, learned, kept, others = (
         features(network, part) for part in (made, training[: len(compared)], compared, asked)
     )
+    many = min(map(len, (synthetic, learned, kept)))
     return Judged(
         kid_interval(synthetic, kept),
         kid_interval(learned, kept),
+        fid(synthetic[:many], kept[:many]),
+        fid(learned[:many], kept[:many]),
         nearer(synthetic, learned, kept),
         nearer(others, learned, kept),
     )
@@ -469,9 +475,26 @@ def features(network: Perception, pixels: Bytes) -> Floats:
 
 
 def kid(one: Floats, other: Floats) -> float:
-    """The unbiased estimate of KID for features ``[N, d]`` and ``[M, d]``; about 0 if both are alike."""
-    within = [_without_diagonal(part) for part in (_kernel(one, one), _kernel(other, other))]
-    return float(sum(within) - 2 * _kernel(one, other).mean())
+    """KID of features ``[N, d]`` and ``[M, d]``: the unbiased squared MMD with the kernel (x·y / d + 1)³
+    (Binkowski et al., ICLR 2018); about 0 if both are alike.
+    """
+    within = [_without_diagonal(polynomial_kernel(part.astype(np.float64))) for part in (one, other)]
+    return float(sum(within) - 2 * polynomial_kernel(one.astype(np.float64), other).mean())
+
+
+def fid(one: Floats, other: Floats) -> float:
+    """FID of features ``[N, d]`` and ``[M, d]``: the squared Fréchet distance of two normal distributions
+    (Heusel et al., NeurIPS 2017). Few images make it too large: compare equal numbers only.
+    """
+    mean, other_mean = (part.mean(0, dtype=np.float64) for part in (one, other))
+    # A covariance is root.T @ root; the trace of the root of their product is a sum of singular values.
+    root, other_root = (
+        (one - mean) / math.sqrt(len(one) - 1),
+        (other - other_mean) / math.sqrt(len(other) - 1),
+    )
+    spread = np.square(root).sum() + np.square(other_root).sum()
+    shared = np.linalg.norm(root @ other_root.T, "nuc")
+    return float(np.square(mean - other_mean).sum() + spread - 2 * shared)
 
 
 def kid_interval(one: Floats, other: Floats) -> Interval:
@@ -494,10 +517,6 @@ def nearer(asked: Floats, one: Floats, other: Floats) -> Interval:
     random = np.random.default_rng(SEED)
     drawn = hits[random.integers(len(hits), size=(1000, len(hits)))].mean(1)
     return interval(float(hits.mean()), drawn)
-
-
-def _kernel(one: Floats, other: Floats) -> Floats:
-    return np.asarray((one.astype(np.float64) @ other.T / one.shape[1] + 1) ** 3)
 
 
 def _without_diagonal(kernel: Floats) -> float:

@@ -10,16 +10,28 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from dicom_node.base.errors import NodeError
-from dicom_node.base.lifecycle import DeliveryState, JobState, ResultKind
+from dicom_node.base.errors import NodeError, NotAllowedNow, TryEnded
+from dicom_node.base.lifecycle import (
+    DeliveryState,
+    JobState,
+    ResultKind,
+    ReviewCause,
+    ReviewVerdict,
+    UserRole,
+)
 from dicom_node.base.store import deliveries, intake
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Delivery, Job, Study
-from dicom_node.base.store.transitions import settle_studies
+from dicom_node.base.store.results import end_reviews_of_image
+from dicom_node.base.store.tables import CleaningReview, DecisionRow, Delivery, Instance, Job, Study
+from dicom_node.base.store.transitions import settle_studies, utc_now
 from dicom_node.deliver import outbox as by_hand
 from dicom_node.deliver.delivery_worker import give_up_unknown
 from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.queue import JobQueue
+from dicom_node.people import cleaning_reviews, lost_decisions, studies, writing
+from dicom_node.people import jobs as people_jobs
+from dicom_node.people import outbox as people_outbox
+from dicom_node.people.audit import COMMAND_LINE
 from dicom_node.studies import indexing
 from dicom_node.studies.quarantine import stop_study
 from tests.inbox_lab import CONFIG, Inbox
@@ -62,7 +74,7 @@ def run_between(
             done = pool.submit(work)
             wait_until(lambda: done.done() or waits(), what="the work beside waits")
             then(session)
-        with suppress(NodeError):  # what it wanted is no longer possible, which is an answer
+        with suppress(NotAllowedNow, TryEnded):  # what it wanted is no longer possible, which is an answer
             done.result(60)
 
 
@@ -127,10 +139,88 @@ def test_a_correction_and_a_delivery_of_its_study_do_not_wait_for_each_other(
     database.dispose()
 
 
+def a_review(instance: Instance, job: Job) -> CleaningReview:
+    """A waiting review of the image."""
+    return CleaningReview(
+        study_id=instance.study_id,
+        instance_id=instance.id,
+        job_id=job.id,
+        rule=job.rule,
+        analysis_sha256="",
+        cause=ReviewCause.WITHHELD,
+        note="",
+        places=[],
+        created_at=utc_now(),
+    )
+
+
 def _claim(session: Session) -> None:
     """As a route does: deliveries locked, then an event of their study."""
     [first, _] = deliveries.due_batch(session, "pacs", 1, by_hand.utc_now(), 32)
     deliveries.withdraw(session, first, "a newer version replaces it")
+
+
+@pytest.fixture
+def two_studies(tmp_path: Path, postgres_url: str) -> Iterator[Inbox]:
+    """Studies 1 and 2 with jobs 2 and 1 and deliveries 2 and 1: numbers of these are no order of studies."""
+    inbox = Inbox(tmp_path / "var", CONFIG, url=postgres_url)
+    inbox.settle(ultrasound("a"))
+    inbox.settle(ultrasound("b"))
+    for job, study in ((1, 2), (2, 1)):
+        inbox.put(Job, job, study_id=study, rule=f"rule {job}")
+        inbox.delivery(inbox.get(Job, job), DeliveryState.PENDING)
+    yield inbox
+    inbox.close()
+
+
+@pytest.mark.parametrize("doing", ["rerun", "cancel", "retry", "retry a state", "send", "discard"])
+def test_a_person_who_changes_several_studies_locks_them_in_the_order_of_who_settles_them(
+    two_studies: Inbox, doing: str
+) -> None:
+    settings, uids = two_studies.settings, [str(ultrasound(name).StudyInstanceUID) for name in "ba"]
+    if doing.startswith("retry"):
+        two_studies.put(Job, state=JobState.CANCELLED)
+    by_name: dict[str, Callable[[], object]] = {
+        "rerun": lambda: studies.rerun_rules(settings, uids),
+        "cancel": lambda: people_jobs.cancel_jobs(settings, [1, 2]),
+        "retry": lambda: people_jobs.run_jobs_again(settings, [1, 2]),
+        "retry a state": lambda: people_jobs.run_jobs_again(settings, states=[JobState.CANCELLED]),
+        "send": lambda: people_outbox.send_again(settings, [1, 2]),
+        "discard": lambda: people_outbox.discard_deliveries(settings, [1, 2], because="sent by hand"),
+    }
+    run_between(
+        two_studies.database,
+        lambda session: settle_studies(session, [1]),
+        by_name[doing],
+        lambda session: settle_studies(session, [2]),
+    )
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["by a person", "after a restore"])
+def test_boxes_that_a_person_draws_and_the_end_of_a_review_do_not_wait_for_each_other(
+    two_studies: Inbox, again: bool
+) -> None:
+    two_studies.put(Instance, attributes={"Rows": "100", "Columns": "100"})
+    [instance, _] = two_studies.rows(Instance)
+    two_studies.add(a_review(instance, two_studies.get(Job, 2)))
+    judged = {"image": instance.sop_instance_uid, "pixels_sha256": instance.pixels_sha256}
+    record = {"what": {**judged, "verdict": "drawn", "boxes": [], "role": "operator"}, "actor": "Ann"}
+    decision = DecisionRow(id="1", record=record, at=utc_now())
+
+    def draw() -> None:
+        if again:
+            with writing(two_studies.settings) as session:
+                lost_decisions._judge_cleaning(session, two_studies.settings, decision)
+        else:
+            boxes = [(1, 1, 9, 9)]
+            cleaning_reviews.draw_boxes(two_studies.settings, 1, boxes, COMMAND_LINE, role=UserRole.OPERATOR)
+
+    run_between(
+        two_studies.database,
+        lambda session: settle_studies(session, [1]),
+        draw,
+        lambda session: end_reviews_of_image(session, instance.id, ReviewVerdict.REPLACED, ""),
+    )
 
 
 def test_a_batch_of_late_images_locks_studies_in_the_order_of_who_settles_them(

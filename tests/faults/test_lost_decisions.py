@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from dicom_node.base.lifecycle import DeliveryState, HeldState, RejectionReason, StudyState
 from dicom_node.base.store.tables import DecisionRow, Delivery, HeldResult, Result, Study, Withdrawal
 from dicom_node.deliver.delivery_worker import DeliveryWorker
-from dicom_node.people import audit, backup, held_results, lost_decisions
+from dicom_node.people import audit, backup, held_results, lost_decisions, withdrawal
 from dicom_node.people.studies import release, versions
 from dicom_node.people.withdrawal import withdraw_results
 from dicom_node.studies.reconciliation import compare
@@ -99,6 +99,23 @@ def test_what_was_withdrawn_stays_so_and_what_came_after_the_backup_is_not_sent(
     assert lost_decisions.reconcile_decisions(node.settings) == [], "none twice"
     node.close()
     assert "Nowak" not in "".join(file.read_text() for file in audit.copied_decisions(node.folder))
+
+
+def test_what_was_sent_after_the_backup_and_then_withdrawn_is_taken_back_again(
+    tmp_path: Path, pacs: Pacs
+) -> None:
+    node = opened(tmp_path / "var", pacs)
+    analyse(node, "one")
+    backup.backup(node.settings, [], tmp_path / "saved")
+    deliver(node)
+    [sent] = pacs.stored
+    reject_all(node, "one")
+
+    node = restored(node, tmp_path / "saved", pacs)
+    lost_decisions.reconcile_decisions(node.settings)
+    left = node.read(withdrawal.results_to_withdraw, node.settings, 1)["by_hand"]
+    assert left == {"pacs": [sent]}
+    node.close()
 
 
 def test_what_was_rejected_and_accepted_stays_so_but_where_a_person_has_decided_again(

@@ -323,6 +323,27 @@ def test_a_search_finds_all_studies_whatever_the_pages_are(
         assert len(open_archive(peer, Settings()).find(StudyQuery()).studies) == found
 
 
+@pytest.mark.parametrize("end", [400, 404, 416])
+@pytest.mark.parametrize("size", [450, 1000])
+def test_a_refusal_of_an_offset_is_the_end_of_the_rows_unless_the_page_before_was_full(
+    end: int, size: int
+) -> None:
+    page = [{"0020000D": {"vr": "UI", "Value": [f"1.2.{at}"]}} for at in range(size)]
+    kind = "application/dicom+json"
+
+    def answer(request: Request) -> Response:
+        return Response(json.dumps(page), end if "offset" in request.args else 200, content_type=kind)
+
+    with answering(answer) as (url, _):
+        peer = PeerSettings(name="pacs", ae_title="PACS", transport="dicomweb", url=url, may=["query"])
+        archive = open_archive(peer, Settings())
+        if size < 1000:
+            assert len(archive.find(StudyQuery()).studies) == size
+        else:
+            with pytest.raises(Unavailable):
+                archive.find(StudyQuery())
+
+
 STORED = {"00081150": {"vr": "UI", "Value": ["1.2"]}, "00081155": {"vr": "UI", "Value": ["UID"]}}
 ODD_STORED: tuple[Any, ...] = (
     {"00081199": {"vr": "SQ", "Value": [STORED]}},
@@ -330,6 +351,10 @@ ODD_STORED: tuple[Any, ...] = (
     {"00081199": {"vr": "SQ", "Value": [STORED]}, "00091001": {"vr": "FL", "Value": ["x"]}},
     {"00081199": {"vr": "SQ", "Value": [{**STORED, "00081197": {"vr": "US", "Value": ["?"]}}]}, "x": 1},
     {"00081199": {"Value": STORED}},
+    *(
+        {"00081199": {"vr": "SQ", "Value": [{**STORED, "00081196": {"vr": "US", "Value": warning}}]}}
+        for warning in ([7, 2], [-1], [10**30], ["x"], [None])
+    ),
     {
         "00081199": {"vr": "SQ", "Value": [{**STORED, "00081155": {"vr": "UI", "Value": ["9"]}}, STORED]},
         "00081198": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": ["9"]}}]},

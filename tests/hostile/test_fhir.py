@@ -113,6 +113,10 @@ def test_a_patient_is_taken_only_by_the_identifier_asked_for(tmp_path: Path, rec
     assert server.bundles[0].entry[0].resource.subject.reference is None
 
 
+def outcome(severity: str, code: str) -> dict[str, Any]:
+    return {"resourceType": "OperationOutcome", "issue": [{"severity": severity, "code": code}]}
+
+
 def patient(name: str, *replaced_by: str, own: bool = True, **more: Any) -> dict[str, Any]:
     identifier = [{"system": SYSTEM if own else "urn:x", "value": "PID-CR"}]
     links = [{"type": "replaced-by", "other": {"reference": place}} for place in replaced_by]
@@ -137,12 +141,15 @@ def patient(name: str, *replaced_by: str, own: bool = True, **more: Any) -> dict
         ([patient("p1")], [patient("p1")], "Patient?page=2", "Patient/p1"),
         ([patient("p1")], [], "http://elsewhere.example/Patient?page=2", None),
         ([patient("p1")], [], "Patient?identifier=PID%2DCR&page=2", None),
+        ([patient("p1"), outcome("warning", "not-supported")], [], "", "Patient/p1"),
+        ([patient("p1"), outcome("warning", "incomplete")], [], "", None),
+        ([patient("p1")], [outcome("error", "exception")], "Patient?page=2", None),
     ],
     ids=[
         "active", "inactive", "one of two is active", "replaced", "replaced, by one without this ID",
         "replaced, and the other one found too", "by an inactive one", "by one that was replaced",
         "in a ring", "by two", "elsewhere", "two on two pages", "one on two pages", "a page elsewhere",
-        "a page with the ID",
+        "a page with the ID", "a remark", "not all were searched", "an error on the second page",
     ],
 )  # fmt: skip
 def test_a_report_is_filed_with_the_one_patient_in_force(

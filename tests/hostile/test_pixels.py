@@ -1,5 +1,7 @@
 """Pixel data that demands more memory than there may be: compression bombs, and images that cost workers."""
 
+import io
+import resource
 import struct
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -22,7 +25,7 @@ from pydicom.uid import (
 )
 
 from ai_pipeline.errors import PixelError
-from ai_pipeline.images.decode import open_dicom, open_picture
+from ai_pipeline.images.decode import open_dicom, open_image, open_picture
 from ai_pipeline.images.limits import ImageLimits
 from dicom_node.base.lifecycle import JobState, ResultKind
 from dicom_node.base.store.tables import Job, Result
@@ -120,17 +123,83 @@ def test_a_deflated_data_set_is_inflated_up_to_the_limit(tmp_path: Path) -> None
         open_dicom(tmp_path / "bomb.dcm", ImageLimits(inflated_mib=1))
 
 
-def test_a_picture_that_demands_too_much_is_refused(tmp_path: Path) -> None:
+def png_of(columns: int, rows: int) -> bytes:
+    """A PNG of next to no data that says that it has so many pixels."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    size = struct.pack(">IIBBBBB", 7_000, 6_500, 8, 0, 0, 0, 0)
-    path = tmp_path / "bomb.png"
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    size = struct.pack(">IIBBBBB", columns, rows, 8, 0, 0, 0, 0)
+    empty = chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + empty
+
+
+def tiff(*tags: tuple[int, int, int, int], pages: int = 1, tail: bytes = b"") -> bytes:
+    """A TIFF of these tags (number, type, count, value) in each of its pages, which have no pixels."""
+    page = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    places = [8 + number * (len(page) + 4) for number in range(1, pages)] + [0]
+    return b"II*\0\x08\0\0\0" + b"".join(page + struct.pack("<I", place) for place in places) + tail
+
+
+def of_size(columns: int, rows: int) -> list[tuple[int, int, int, int]]:
+    """Tags of a grey TIFF of 8 bits."""
+    return [(256, 4, 1, columns), (257, 4, 1, rows), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1),
+            (273, 4, 1, 8), (277, 3, 1, 1), (278, 4, 1, rows), (279, 4, 1, columns * rows)]  # fmt: skip
+
+
+HUGE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "PNG, 45 megapixels": (lambda: png_of(7_000, 6_500), "at most 40 megapixels"),
+    "PNG, 10^9 pixels": (lambda: png_of(31_623, 31_623), "at most 16384 a side"),
+    "PNG, 2^62 pixels": (lambda: png_of(2**31 - 1, 2**31 - 1), "at most 16384 a side"),
+    "JPEG, 900 megapixels": (lambda: jpeg(30_000, 30_000), "at most 16384 a side"),
+    "TIFF, 10^9 pixels": (lambda: tiff(*of_size(16_000, 62_500)), "at most 16384 a side"),
+    "TIFF of 50,000 pages": (lambda: tiff(*of_size(9, 9), pages=50_000), "several pictures or pages"),
+}
+
+
+@pytest.mark.parametrize("case", HUGE)
+def test_a_picture_that_demands_too_much_is_refused_by_its_header(tmp_path: Path, case: str) -> None:
+    make, why = HUGE[case]
+    (tmp_path / "picture").write_bytes(make())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(PixelError, match=why):
+        open_picture(tmp_path / "picture", "US")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "KiB of this process"
+
+
+def saved(kind: str, *frames: Image.Image, **how: object) -> bytes:
+    data = io.BytesIO()
+    frames[0].save(
+        data, kind, **how, **({"save_all": True, "append_images": frames[1:]} if frames[1:] else {})
     )
-    with pytest.raises(PixelError, match="megapixels"):
-        open_picture(path, "US")
+    return data.getvalue()
+
+
+def cut(kind: str) -> bytes:
+    data = saved(kind, Image.fromarray(echo()))
+    return data[: len(data) // 2]
+
+
+TWO = Image.new("L", (64, 48), 10), Image.new("L", (64, 48), 200)
+NO_PICTURE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "half a PNG": (lambda: cut("PNG"), "truncated"),
+    "half a JPEG": (lambda: cut("JPEG"), "truncated"),
+    "half a TIFF": (lambda: cut("TIFF"), "truncated|not enough|damaged"),
+    "an animated PNG": (lambda: saved("PNG", *TWO), "several pictures or pages"),
+    "an animated GIF": (lambda: saved("GIF", *TWO), "neither DICOM"),
+    "a TIFF of two pages": (lambda: saved("TIFF", *TWO), "several pictures or pages"),
+    "a TIFF of fractions": (lambda: saved("TIFF", Image.new("F", (9, 9))), "fractions"),
+    "a TIFF of 32 bits": (lambda: saved("TIFF", Image.new("I", (9, 9), 2**20)), "more than 16 bits"),
+    "PNG in name only": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(50), "not a readable picture"),
+}
+
+
+@pytest.mark.parametrize("case", NO_PICTURE)
+def test_a_file_that_is_no_whole_picture_is_refused_in_words(tmp_path: Path, case: str) -> None:
+    make, why = NO_PICTURE[case]
+    (tmp_path / "picture").write_bytes(make())
+    with pytest.raises(PixelError, match=why):
+        open_image(tmp_path / "picture", "US")
 
 
 def test_what_modalities_make_is_within_the_limits() -> None:

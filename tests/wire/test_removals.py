@@ -100,13 +100,16 @@ def test_exactly_the_withdrawn_results_are_gone_and_another_object_is_left(
 
 @dataclass
 class Server:
-    """A DICOMweb dicomweb. ``delete``: the status of a deletion; ``body``: what a search finds."""
+    """A DICOMweb server. ``delete``, ``search``: the status of each; ``body``: what a search finds."""
 
     url: str = ""
     delete: int = 200
+    search: int = 200
     body: bytes = b"[]"
 
     def __call__(self, request: Request) -> Response:
+        if self.search != 200:
+            return Response(status=self.search)
         if not self.body:
             return Response(status=404)
         if request.method != "DELETE":
@@ -153,13 +156,17 @@ def test_a_server_that_refuses_leaves_it_to_a_person_and_one_in_trouble_is_asked
 
 
 @pytest.mark.parametrize("empty", [b"[]", b""], ids=["not there", "no such study"])
+@pytest.mark.parametrize("in_between", [200, 503], ids=["answers", "is away for a while"])
 def test_what_appears_after_its_withdrawal_is_deleted_and_reported(
-    at_server: Outbox, dicomweb: Server, empty: bytes
+    at_server: Outbox, dicomweb: Server, empty: bytes, in_between: int
 ) -> None:
     there, dicomweb.body = dicomweb.body, empty
     removals(at_server).run_once()
     assert removal_states(at_server) == {"asked"}
-    dicomweb.body = there
+    dicomweb.search = in_between
+    at_server.put(Removal, next_at=utc_now())
+    removals(at_server).run_once()
+    dicomweb.body, dicomweb.search = there, 200
     run_until(at_server, "gone")
     assert dicomweb.body == b"[]"
     assert at_server.numbers()[RESULT_APPEARED.number] == 1

@@ -80,8 +80,26 @@ def test_the_connector_of_the_examples_copies_to_a_folder(tmp_path: Path) -> Non
         ("destinations", "def (", "SyntaxError"),
         ("services", "raise SystemExit(3)", "SystemExit"),
         ("checks", "", "AttributeError"),
+        ("checks", "import asyncio\nraise asyncio.CancelledError('cut')", "CancelledError: cut"),
+        ("checks", "class Mute(Exception):\n    __str__ = None\nraise Mute", "Mute"),
+        ("settings", "class Thing:\n    x: int = 1", "no model of pydantic 2"),
+        ("settings.peers", "Thing = 7", "must be a class"),
+        ("settings", "from pydantic import BaseModel\nclass Thing(BaseModel):\n    x: 'Y'", "Y"),
+        ("settings", "from pydantic import BaseModel\nclass Thing(BaseModel):\n    node: int", "is taken"),
     ],
-    ids=["no module", "a missing library", "no Python", "an end", "another name"],
+    ids=[
+        "no module",
+        "a missing library",
+        "no Python",
+        "an end",
+        "another name",
+        "cancelled",
+        "without text",
+        "no model",
+        "no class",
+        "no annotation",
+        "a key of ours",
+    ],
 )
 def test_a_connector_that_cannot_be_imported_is_a_mistake_with_its_package(
     tmp_path: Path, group: str, module: str | None, why: str

@@ -96,6 +96,29 @@ class Candidate:
         line = self.read(reader)
         return Text(self.box, line, text_meaning(self.box, line, allowed), small)
 
+    def fields(self, text: Text, reader: TextReader, allowed: Allowed) -> list[Text]:
+        """Return ``text``, read at this place, or its two parts: a line that may name somebody, and behind it
+        a harmless field that is written with "=", as in "KIM MINJUN GA=21w0d". Together they read as before.
+        """
+        if text.meaning is not Meaning.IDENTITY or "=" not in text.line.text or self.box.is_upright:
+            return [text]
+        left, top, right, bottom = self.box.box
+        drawn = strokes_in(self.view, self.box)[:, max(0, left) : right]
+        blank = np.asarray(~drawn.any(axis=0, keepdims=True), np.bool_)
+        for start, _, end, _ in sorted(component_boxes(components(blank)[1]), reverse=True):
+            if start > 0 and end - start >= 0.2 * self.box.height:  # a blank, not the gap between letters
+                cut = max(0, left) + (start + end) // 2
+                first, field = (
+                    replace(self, box=level_box((begin, top, stop, bottom), self.box.confidence)).text(
+                        reader, allowed
+                    )
+                    for begin, stop in ((left, cut), (cut, right))
+                )
+                harmless = "=" in field.line.text and field.meaning is not Meaning.IDENTITY
+                if harmless and first.letters + field.letters == text.letters:
+                    return [replace(first, meaning=Meaning.IDENTITY), field]
+        return [text]
+
 
 def candidates(
     picture: Picture, reader: TextReader, waves: Waves, changed: Mask | None = None

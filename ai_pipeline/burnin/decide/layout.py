@@ -60,14 +60,14 @@ def around(
     residue: Sequence[TextBox], lines: Sequence[Box], stays: Mask, margin: float, *, spare: bool
 ) -> Mask:
     """The places of the text ``residue`` that is still found, grown as :func:`paint` does, and of the
-    ``lines`` they touch. ``lines``: the letters of each line that was read and stays, if all of it lies in
+    ``lines`` they touch. ``lines``: the letters of each line that was read and stays, if it lies in
     ``stays``. A line that is touched is taken whole. With ``spare`` it is left whole if the text only lies
     beside it: a line that overlaps the text could be left in part.
     """
     place = paint(list(residue), stays.shape, margin)
     for line in lines:
         letters = index_of(line)
-        if place[letters].any() and stays[letters].all():
+        if place[letters].any() and stays[letters].any():
             place[letters] = not (spare and all(overlap(line, box.box) <= 0 for box in residue))
     return place
 

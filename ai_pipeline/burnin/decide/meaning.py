@@ -48,6 +48,7 @@ from ai_pipeline.burnin.decide.vocabulary import (
     PRESETS,
     PROBE,
     PROBES,
+    SEEN_OVER_TISSUE,
     SIDE_LETTERS,
     SIDES,
     VIEWS,
@@ -312,10 +313,11 @@ which of twins: fetus A."""
 SUFFIXES = frozenset({"CY", "M"})
 """What may follow an abbreviation after a hyphen: a cyst, a mass."""
 OVER_TISSUE = re.compile(
-    rf"[LR][OKT]|(?i:{'|'.join(SIDES)}|[LR]) ?(?:[1-9]|1[0-2]|- ?(?:{'|'.join(SUFFIXES)}))"
+    rf"[LR][OKT]|{'|'.join(SEEN_OVER_TISSUE)}|"
+    rf"(?i:{'|'.join(SIDES)}|[LR]) ?(?:[1-9]|1[0-2]|- ?(?:{'|'.join(SUFFIXES)}))"
 )
-"""What names a place where all of it lies over tissue: a side with an hour, a cyst or a mass. Elsewhere "R-M"
-could be initials and "RT 9" a room."""
+"""What names a place where all of it lies over tissue: a side with an hour, a cyst or a mass, a valve, a part
+of a fetus. Elsewhere "R-M" and "AV" could be initials, "RT 9" a room and "HEAD" a name."""
 _MEASUREMENT = re.compile("|".join(MEASUREMENTS), re.IGNORECASE)
 _SETTING = re.compile("|".join(SETTINGS), re.IGNORECASE)
 _HARMLESS = NOUNS | VIEWS | SIDES

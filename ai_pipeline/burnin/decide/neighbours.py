@@ -48,7 +48,9 @@ def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> lis
     found = list(texts)
     for first, second in permutations(range(len(texts)), 2):
         one, other = texts[first], texts[second]
-        value = AXIS.fullmatch(other.line.text.strip()) is not None
+        number, value = (AXIS.fullmatch(text.line.text.strip()) is not None for text in (one, other))
+        if number and value:  # neither says what the other is
+            continue
         level = in_one_row(one.box.box, other.box.box, 2.0) and one.box.box[0] < other.box.box[0]
         above = is_above(one.box.box, other.box.box, 1.5) or (
             re.fullmatch("F?HR|BPM", one.line.text.strip()) and is_above(other.box.box, one.box.box, 1.5)

@@ -46,7 +46,7 @@ def find_texts(
             continue
         text = one.text(reader, allowed)
         if one.certain or (text.line.legible and text.line.confidence >= hidden * LEAST_CONFIDENCE):
-            texts.append(text)
+            texts += one.fields(text, reader, allowed)
     return [judged_in_its_line(text, texts, allowed) for text in texts if not holds_lines(text, texts)]
 
 

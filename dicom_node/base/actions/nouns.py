@@ -8,6 +8,7 @@ PEERS: Final = Noun("peers", "Peers: modalities and PACS.")
 RULES: Final = Noun("rules", "Rules: which pipeline for which study.")
 MODELS: Final = Noun("models", "Models: cards and weights.")
 STUDIES: Final = Noun("studies", "Received studies and their results.", key="id")
+PATIENTS: Final = Noun("patients", "Patients who are registered.", key="patient", rows="patients")
 JOBS: Final = Noun("jobs", "Jobs: one rule's pipeline on one study.", key="job", rows="jobs")
 OUTBOX: Final = Noun(
     "outbox", "Outbox: one row per result object and destination.", key="delivery", rows="deliveries"

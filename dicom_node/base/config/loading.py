@@ -311,7 +311,7 @@ def _check_peers(settings: Settings, read: "TomlFiles") -> None:
 def _check_peers_of(rule: RuleSettings, settings: Settings, read: "TomlFiles") -> None:
     """Add mistakes about the peers that a rule names, such as an unknown one, to ``read``."""
     place = read.place_of("rules", rule.name)
-    if not read.at((*place, "send_to")):
+    if rule.is_seen_by_nobody:
         read.add((*place, "send_to"), "[]", "is empty: the results would go nowhere")
     known = [name for _, name in read.numbered_names("peers")]  # those that are faulty in another way, too
     peers = {peer.name: peer for peer in settings.peers}

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from dicom_node.base.config.section import MODALITY, Name, Section, refuse
-from dicom_node.base.lifecycle import ResultKind
+from dicom_node.base.lifecycle import CONSOLE_NAME, ResultKind
 
 Patterns = tuple[Annotated[str, Field(min_length=1)], ...]
 
@@ -125,7 +125,8 @@ class RuleSettings(Section):
     options: Mapping[str, Any] = Field(default_factory=dict)
     """Options of the pipeline, such as policy = "research"."""
     send_to: tuple[Name, ...]
-    """Peers that get the results; each must be allowed to receive."""
+    """Peers that get the results; each must be allowed to receive. [] (results are seen at the console
+    alone) only in a rule that takes uploads, by secondary_captures_from."""
     forward: tuple[Name, ...] = ()
     """Peers that get the received images that the rule takes, unchanged, once the study is complete, and what
     the same device sent with them that is no image; never the one that sent them."""
@@ -135,7 +136,7 @@ class RuleSettings(Section):
     """Older studies are held for a person (a migration must not start a million jobs), except the first 20 of
     a new node, which are tests. 0: no limit."""
     secondary_captures_from: tuple[Name, ...] = ()
-    """Peers whose secondary captures count as images (a frame grabber; "console": uploads)."""
+    """Peers whose secondary captures count as images (a frame grabber; "console": uploaded pictures)."""
     tell_pacs_refusals: bool = False
     """Send a short report also when the pipeline does not apply. One is always sent of a film that it refuses
     and that may be of a gravely ill patient."""
@@ -155,6 +156,11 @@ class RuleSettings(Section):
     """What findings, or none, change: a list of { when = …, send_to = […], notify = […], priority = … }."""
     entered: int = 0
     """The node itself sets it, for rules that a person entered."""
+
+    @property
+    def is_seen_by_nobody(self) -> bool:
+        """Whether the results go to no peer, and are of no upload, whose user sees them at the console."""
+        return not self.send_to and CONSOLE_NAME not in self.secondary_captures_from
 
     @property
     def receivers(self) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ _EXAMPLES: Mapping[str, Mapping[str, object]] = {
         "name": "ultrasound",
         "pipeline": "ultrasound",
         "send_to": ["pacs"],
-        "secondary_captures_from": ["grabber"],
+        "secondary_captures_from": ["console"],
         "forward": ["pacs"],
         "priors": "pacs",
         "options": {"policy": "research"},
@@ -105,6 +105,7 @@ name = "chest"
 when = { modality = ["CR", "DX"] }
 pipeline = "chest_xray"
 send_to = ["pacs"]
+secondary_captures_from = ["console"]
 """
 _OVARIAN_RULE = """\
 # [[rules]]
@@ -114,7 +115,11 @@ _OVARIAN_RULE = """\
 # send_to = ["pacs"]
 """
 # Keys that these set in the samples though they have a default; a peer's url is not of dimse.
-_SET = {"PeerSettings": {"host", "port", "may", "results"}, "NotificationSettings": {"on", "url"}}
+_SET = {
+    "PeerSettings": {"host", "port", "may", "results"},
+    "RuleSettings": {"secondary_captures_from"},
+    "NotificationSettings": {"on", "url"},
+}
 
 
 START = f"""\
@@ -147,6 +152,7 @@ name = "ultrasound"
 when = {{ modality = "US" }}
 pipeline = "ultrasound"
 send_to = ["pacs"]
+secondary_captures_from = ["console"]  # pictures that a person uploads at the console
 
 {_CHEST_RULE}"""
 """The lines that are needed."""

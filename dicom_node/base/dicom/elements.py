@@ -415,8 +415,10 @@ def read_file_meta(start: bytes) -> FileMeta:
         if (*tag, vr) == (2, 0, b"UL"):
             end = at + 12 + length
     values: dict[int, bytes] = {}
-    while at < end:
+    while at < end or 0x0010 not in values:  # a length that ends before the transfer syntax is wrong
         if at + 12 > len(start):
+            if at >= end:
+                break
             raise FaultyObject("the header of the file does not end")
         group, element, vr = struct.unpack_from("<HH2s", start, at)
         if group != 2:

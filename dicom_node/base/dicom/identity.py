@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from datetime import date
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
@@ -78,6 +79,21 @@ IDENTIFYING: Final = frozenset(
 """Attributes that say who, or which order: an object in which one cannot be read is refused, and results
 repeat their text to the letter. What names nobody is left out where it is faulty.
 """
+SAYS_WHO: Final = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
+"""Attributes by which patients are compared."""
+_ANYBODY: Final = (  # what is written, in small letters, where nobody knows who somebody is
+    "unkn|unbek|anonym|anónim|anônim|noname|nobody|emerg|notfall|trauma|urgen|inconn|desconoc|"
+    "desconhec|sconosc|ignot|onbekend|okänd|ukendt|ukjent|tuntemat|nieznan|neznám|bilinmeyen|"
+    "неизвест|невідом|άγνωστ|مجهول|אלמוני|不明|不詳|不详|未知|無名|无名|佚名|미상|무명|불명|अज्ञात|"
+    r"undefin|missing|dummy|muster|fulan[oa]|(?<![^\W\d_])(?:[jt]?doe|roe|n\W[na]|null|none|temp|"
+    r"man|woman|male|female|mann|frau|baby)(?![^\W\d_])"
+)
+_SHARED_ID: Final = re.compile(
+    rf"(?:\D*|[\W_]*(?:0*(\d)\1*0*|0?1234(?:5(?:6(?:7(?:8(?:90?)?)?)?)?)?)[\W_]*)\Z|.*?(?:{_ANYBODY})",
+    re.DOTALL,
+)
+_SHARED_NAME: Final = re.compile(rf"\d|{_ANYBODY}")
+_OLDEST: Final = 110  # years: hardly anybody is older
 _VERSION: Final = "v2:"  # raised when a hash is made of something else
 _READ: Final = {"DA": as_da, "DT": as_dt, "TM": as_tm}
 REQUIRED_MAYBE_EMPTY: Final = frozenset(
@@ -95,7 +111,8 @@ class Patient:
     """The identity of the patient of an object: a hash of each attribute, "" if it is empty.
 
     ``id`` is the hash of Patient ID with its issuer. The three groups of the name (PS3.5 6.2.1) have a hash
-    each, because senders leave out the ideographic and the phonetic group.
+    each, because senders leave out the ideographic and the phonetic group. ``doubts`` has a letter for each
+    value that several persons may share: i for the ID, n for name and sex, b for the birth date.
     """
 
     id: str = ""
@@ -104,6 +121,7 @@ class Patient:
     phonetic: str = ""
     birth_date: str = ""
     sex: str = ""
+    doubts: str = ""
 
     @classmethod
     def from_values(cls, patient_id: str, issuer: str, name: str, birth_date: str, sex: str) -> Patient:
@@ -111,10 +129,16 @@ class Patient:
         (0010,0010), Birth Date (0010,0030) and Sex (0010,0040).
         """
         groups = [_plain_name(group) for group in (*name.split("="), "", "")][:3]
-        date = as_da(birth_date) or re.sub(r"\D", "", birth_date)
-        texts = (*groups, date if date.strip("0") else "", sex.strip().casefold())
+        day = as_da(birth_date) or re.sub(r"\D", "", birth_date)
+        texts = (*groups, day if day.strip("0") else "", sex.strip().casefold())
         known = patient_sha256(patient_id, issuer) if patient_id_of(patient_id) else ""
-        return cls(known, *(digest((value,)) if value else "" for value in texts))
+        doubts = _doubts(patient_id, "^".join(groups), as_da(birth_date) or "", texts[-1])
+        return cls(*[known, *(digest((value,)) if value else "" for value in texts), doubts])
+
+    @classmethod
+    def of(cls, texts: Mapping[str, str]) -> Patient:
+        """Hash what attributes (decoded, by keyword, such as of ``identity_texts``) say of the patient."""
+        return cls.from_values(*(texts.get(word, "") for word in SAYS_WHO))
 
     @classmethod
     def parse(cls, text: str) -> Patient:
@@ -146,18 +170,31 @@ class Patient:
         """Return whether name, birth date or sex differs although both patients have it; IDs are not
         compared.
         """
-        rest = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
+        rest = zip(astuple(self)[1:6], astuple(other)[1:6], strict=True)
         return any(mine and its and mine != its for mine, its in rest)
 
     def is_surely(self, other: Patient) -> bool:
         """Return whether the two are one person beyond doubt: the same ID and issuer, the same birth date or
-        the same name and sex, and nothing that differs.
+        the same name and sex (both, if the ID may be shared), and nothing that differs.
 
-        An ID alone identifies nobody: emergencies of a hospital share ``UNKNOWN`` or ``0``.
+        An ID alone identifies nobody: emergencies of a hospital share ``UNKNOWN`` or ``0``, and often a
+        ``19000101`` or ``Trauma^Male`` as well, which count as empty here.
         """
-        ids, *names, births, sexes = zip(astuple(self), astuple(other), strict=True)
-        is_named = any(mine and mine == its for mine, its in names) and all(sexes)
-        return all(ids) and (is_named or all(births)) and not self.contradicts(other)
+        ids, *names, births, sexes, doubts = zip(astuple(self), astuple(other), strict=True)
+        doubtful = "".join(doubts)
+        is_named = "n" not in doubtful and any(mine and mine == its for mine, its in names) and all(sexes)
+        is_dated = "b" not in doubtful and all(births)
+        is_enough = is_named and is_dated if "i" in doubtful else is_named or is_dated
+        return all(ids) and is_enough and not self.contradicts(other)
+
+    @property
+    def key(self) -> str:
+        """A hash that is the same for all objects of this person and for nobody else's; "" if there is
+        none.
+        """
+        if "i" not in self.doubts:
+            return self.id
+        return digest(self._parts) if self.is_surely(self) else ""
 
     def lacks(self, former: Patient) -> bool:
         """Return whether ID, name, birth date or sex is empty here but not in ``former``."""
@@ -211,6 +248,11 @@ def patient_id_of(value: object) -> str:
     return text if text.strip(" ") else ""
 
 
+def differ(*values: str) -> bool:
+    """Return whether two of the ``values`` that are not empty differ."""
+    return len({*values} - {""}) > 1
+
+
 def patient_sha256(patient_id: str, issuer_of_patient_id: str) -> str:
     """Return the hash of Patient ID (0010,0020) and Issuer of Patient ID (0010,0021), without padding."""
     return digest((patient_id_of(patient_id), issuer_of_patient_id.strip()))
@@ -237,6 +279,24 @@ def _text(element: DataElement) -> str:
     if element.VR == "PN":
         return "=".join(group.rstrip("^ ") for group in text.split("=")).rstrip("=")
     return text
+
+
+def _doubts(patient_id: str, name: str, birth_date: str, sex: str) -> str:
+    """Return ``Patient.doubts`` of these values, the last three in the form of which the hashes are made.
+
+    Doubtful are: an ID without digits, of one digit again and again, or of 1234…; a name that has no two
+    words, or a digit; another sex than M and F; the first and last day of a year, a day to come, or one that
+    hardly anybody alive has seen; and any ID or name with a word such as "unknown".
+    """
+    today = date.today()
+    words = {*re.findall(r"[^\W\d_]{2,}|[^\W\d_a-z]", name)}
+    is_named = sex in {"m", "f"} and len(words) > 1 and not _SHARED_NAME.search(name)
+    is_day = f"{today.year - _OLDEST}" <= birth_date <= f"{today:%Y%m%d}"
+    return (
+        "i" * bool(_SHARED_ID.match(_plain_name(patient_id[:64])))
+        + "n" * (not is_named)
+        + "b" * (not is_day or birth_date[4:] in {"0101", "1231"})
+    )
 
 
 def _plain_name(group: str) -> str:

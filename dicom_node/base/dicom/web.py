@@ -69,10 +69,11 @@ def read_dataset(row: Any, keywords: Collection[str]) -> tuple[Dataset, set[str]
                         unread |= missing
                         found.append(item)
                     else:
-                        found.append(int(_text(value)) if vr == "US" else _text(value))
+                        found.append(int(float(_text(value))) if vr == "US" else _text(value))
                 if found:
-                    setattr(dataset, keyword, found if vr == "SQ" or len(found) > 1 else found[0])
-            except (TypeError, ValueError):
+                    is_one = vr != "SQ" and (len(found) == 1 or vr == "US")  # each number here is alone
+                    setattr(dataset, keyword, found[0] if is_one else found)
+            except (OverflowError, TypeError, ValueError):
                 unread.add(keyword)
     return dataset, unread
 

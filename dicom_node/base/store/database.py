@@ -193,7 +193,11 @@ class Database:
         silence = {name: str(value) for name, value in given.items() if name not in self.url.query}
         # An error's text would quote the values of its statement: patients' IDs among them.
         self.engine = create_engine(
-            self.url.update_query_dict(silence), pool_pre_ping=not self.is_sqlite, hide_parameters=True
+            self.url.update_query_dict(silence),
+            pool_pre_ping=not self.is_sqlite,
+            hide_parameters=True,
+            # Whatever the server's default is: who waited for a lock must see what was committed meanwhile.
+            **({} if self.is_sqlite else {"isolation_level": "READ COMMITTED"}),
         )
         if self.is_sqlite:
             event.listen(self.engine, "connect", partial(_set_pragmas, busy_seconds or _BUSY_SECONDS))

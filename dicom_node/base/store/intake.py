@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from itertools import combinations_with_replacement
 
-from sqlalchemy import ColumnElement, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.base.dicom.identity import Patient
@@ -12,15 +12,19 @@ from dicom_node.base.lifecycle import (
     END_STATES,
     OPEN_JOBS,
     AssociationOutcome,
+    AuditAction,
     DeliveryState,
+    Intake,
     JobState,
     ObjectRole,
     Outcome,
     StudyState,
 )
+from dicom_node.base.store import fetches
 from dicom_node.base.store.locks import lock_free, lock_studies
 from dicom_node.base.store.tables import (
     Association,
+    AuditRow,
     Delivery,
     Instance,
     Job,
@@ -273,14 +277,9 @@ def sources(session: Session, study_id: int) -> Sequence[Instance]:
     ).all()
 
 
-def purgeable(
-    session: Session, before: datetime, limit: int, among: Collection[int] | None = None
-) -> list[int]:
-    """Return ids of at most ``limit`` ended studies whose files may be deleted: unchanged since ``before``,
-    and every delivery ended before it.
-
-    ``among``: consider only these ids; None: all. Another transaction may be adding an object: call
-    ``lock_purgeable`` before deleting anything.
+def is_at_rest(before: datetime) -> ColumnElement[bool]:
+    """SQL: whether a study has ended, is unchanged since ``before``, and no job or delivery of it is under
+    way, held, given up, or ended later.
     """
     sent = exists().where(Result.study_id == Study.id, Delivery.result_id == Result.id)
     forwarded = exists().where(Original.study_id == Study.id, Delivery.original_id == Original.id)
@@ -292,14 +291,31 @@ def purgeable(
         .where(Job.study_id == Study.id)
         .where(Job.state.in_(OPEN_JOBS) | (Job.finished_at >= before) | (Job.state == JobState.HELD))
     )
+    ended = Study.state.in_(END_STATES - {StudyState.QUARANTINED})
+    return and_(ended, Study.last_received_at < before, ~unfinished, ~fresh, ~working)
+
+
+def purgeable(
+    session: Session, before: datetime, limit: int, among: Collection[int] | None = None
+) -> list[int]:
+    """Return ids of at most ``limit`` studies at rest since ``before`` whose files may be deleted.
+
+    ``among``: consider only these ids; None: all. Another transaction may be adding an object: call
+    ``lock_purgeable`` before deleting anything.
+    """
     files = exists().where(ReceivedObject.study_id == Study.id, _HAS_FILE)
-    ended = END_STATES - {StudyState.QUARANTINED}
-    chosen = select(Study.id).where(
-        Study.state.in_(ended), Study.last_received_at < before, files, ~unfinished, ~fresh, ~working
-    )
+    chosen = select(Study.id).where(is_at_rest(before), files)
     if among is not None:
         chosen = chosen.where(Study.id.in_(among))
     return list(session.scalars(chosen.order_by(Study.id).limit(limit)))
+
+
+def lock_at_rest(session: Session, before: datetime, study_id: int) -> Study | None:
+    """Lock a study that is at rest since ``before`` until the transaction ends; None if it is not, or another
+    transaction is changing it.
+    """
+    locked = lock_free(session, [study_id])
+    return session.scalar(select(Study).where(Study.id.in_(locked), is_at_rest(before)))
 
 
 def lock_purgeable(
@@ -328,6 +344,35 @@ def mark_purged(session: Session, study_id: int) -> list[str]:
     ):
         session.execute(chosen.values(purged=True), execution_options={"synchronize_session": False})
     return sorted(set(rows.values()))
+
+
+def is_uploaded(since: datetime) -> ColumnElement[bool]:
+    """SQL: whether all objects of a study that is being received came by uploads of persons that ended after
+    ``since``.
+    """
+    association = AuditRow.fields["association"].as_string()
+    by_program = AuditRow.fields["way"].as_string().is_not(None)  # it may send the rest of a study later
+    ended = select(association).where(
+        AuditRow.action == AuditAction.UPLOADED, AuditRow.at > since, association.is_not(None), ~by_program
+    )
+    others = ReceivedObject.association.not_in(ended)
+    return (Study.state == StudyState.RECEIVING) & ~exists().where(
+        ReceivedObject.study_id == Study.id, others
+    )
+
+
+def is_trial(session: Session, study_id: int) -> bool:
+    """Return whether all objects of a study are of pictures that a person tries."""
+    of_study = ReceivedObject.study_id == study_id
+    tried = ReceivedObject.association.startswith(f"{Intake.TRIAL}-")
+    return bool(session.scalar(select(exists().where(of_study, tried) & ~exists().where(of_study, ~tried))))
+
+
+def stays_here(session: Session, study_id: int) -> bool:
+    """Return whether the results of a study are sent nowhere, and nobody is notified of them: it was fetched
+    for a comparison, or is a picture that a person tries.
+    """
+    return fetches.is_prior(session, study_id) or is_trial(session, study_id)
 
 
 def is_due(now: datetime, silent_since: datetime, at_once: ColumnElement[bool]) -> ColumnElement[bool]:

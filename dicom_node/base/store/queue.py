@@ -92,9 +92,14 @@ def leased_job(session: Session, job_id: int, owner: str, attempt: int) -> Job |
     return job if is_mine else None
 
 
+def lock_studies_of(session: Session, job_ids: Collection[int]) -> None:
+    """Lock the studies of these jobs until the transaction ends."""
+    lock_studies(session, Study.id.in_(select(Job.study_id).where(Job.id.in_(job_ids))))
+
+
 def locked_job(session: Session, job_id: int) -> Job | None:
     """Return the job with this id, locked after its study; None if there is none."""
-    lock_studies(session, Study.id == select(Job.study_id).where(Job.id == job_id).scalar_subquery())
+    lock_studies_of(session, [job_id])
     return session.get(Job, job_id, with_for_update=FOR_UPDATE, populate_existing=True)
 
 

@@ -230,6 +230,18 @@ def lock_outdated(session: Session, before: datetime, limit: int) -> list[Result
     return list(session.scalars(free_rows.with_for_update(of=Result, key_share=True, skip_locked=True)))
 
 
+def files_to_erase(session: Session, study_id: int) -> list[str]:
+    """Mark the results of a locked study as deleted, with what their rows say of findings; return the paths
+    of their files, which the caller deletes.
+    """
+    rows = session.scalars(select(Result).where(Result.study_id == study_id)).all()
+    paths = [row.path for row in rows if not row.purged]
+    for row in rows:
+        row.purged, row.outdated, row.short_result = True, True, ""
+    session.execute(delete(ReportedFinding).where(ReportedFinding.study_id == study_id))
+    return paths
+
+
 def this_installation(session: Session) -> Installation:
     """Return the installation (device identity in results) of this database."""
     return Installation.from_drawn(session.scalars(select(InstallationRow.drawn)).one())

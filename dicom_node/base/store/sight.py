@@ -31,6 +31,7 @@ from dicom_node.base.store.tables import (
     Original,
     PerformedStep,
     ReceivedObject,
+    RegisteredPatient,
     Removal,
     RequestedCommitment,
     Result,
@@ -133,6 +134,7 @@ _CONDITIONS: Final[Mapping[type[Base], Callable[[Sequence[str]], ColumnElement[b
     CountedImage: lambda senders: CountedImage.instance_id.in_(_images(senders)),
     DrawnByHand: lambda senders: DrawnByHand.instance_id.in_(_images(senders)),
     ModelCount: ModelCount.calling_ae.in_,
+    RegisteredPatient: lambda _: false(),
     Notification: lambda _: false(),  # their texts name findings of all studies
     NotifiedEvent: lambda _: false(),
 }

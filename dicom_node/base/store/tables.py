@@ -7,7 +7,8 @@ The node's records of itself: events, leases, journals; notifications; persons' 
 What peers ask of the node, or it of them: storage commitment (PS3.4 Annex J), performed procedure steps
 (PS3.4 F.7), and work items (Unified Procedure Steps) of worklist managers that the node claims.
 
-Studies in the node: received objects, jobs, built objects, the outbox, and what analyses left.
+Studies in the node: received objects, registered patients, jobs, built objects, the outbox, and what analyses
+left.
 
 Studies that are fetched from a peer, and questions to a peer about a study that is being received.
 """
@@ -462,6 +463,24 @@ class StudyName(Base):
     word: Mapped[str] = mapped_column(String(32), primary_key=True)
 
 
+class RegisteredPatient(Numbered):
+    """Table: a patient whom a person registered, chosen at uploads. The ID stands here as that of a study
+    does; name, birth date and sex are sealed (``sitekey``).
+    """
+
+    __table_args__ = (
+        UniqueConstraint("patient_id", "issuer_of_patient_id", name="uq_registered_patient_id"),
+    )
+
+    patient_id: Mapped[ShortText]
+    issuer_of_patient_id: Mapped[ShortText]
+    patient: Mapped[LongText]  # model.identity.Patient: hashes of what is registered
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    registered_at: Mapped[datetime]
+    registered_by: Mapped[ShortText]
+    changed_at: Mapped[datetime]
+
+
 class Instance(DicomObjectMixin, ReceivedFileMixin, StudyMixin, Numbered):
     """Table: the current version of a SOP instance; every version received is a :class:`ReceivedObject`."""
 
@@ -556,6 +575,8 @@ class Job(StudyMixin, Numbered):
     finished_at: Mapped[datetime | None]
     analysed_at: Mapped[datetime | None]  # set once, when the job first succeeds
     models: Mapped[list[str]] = mapped_column(default=list)  # id@version of those that its results are of
+    # Of a picture that a person tries: the score (0 to 1) of each label, by id@version of its model.
+    scores: Mapped[dict[str, Any] | None]
 
     study: Mapped[Study] = relationship()
 

@@ -195,8 +195,11 @@ def _connection(session: Session) -> Any:
 
 
 def _put_back(session: Session, ticket: int) -> None:
-    """Let a fetched ticket wait again."""
-    _apart(session, lambda manager: manager.retry_job_by_id_async(ticket, datetime.now(UTC)))
+    """Let a fetched ticket wait again; where that fails, because who changed the job has deleted it,
+    ``repair`` does what is left to do.
+    """
+    with contextlib.suppress(SQLAlchemyError):
+        _apart(session, lambda manager: manager.retry_job_by_id_async(ticket, datetime.now(UTC)))
 
 
 def _throw_away(session: Session, ticket: int) -> None:

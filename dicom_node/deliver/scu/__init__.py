@@ -34,7 +34,7 @@ from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import installed
 from dicom_node.base.dicom.dimse_n import CommitmentReport
-from dicom_node.base.dicom.identity import Patient, patient_id_of
+from dicom_node.base.dicom.identity import Patient, differ, patient_id_of
 from dicom_node.base.errors import FaultyInput, SpoolError
 from dicom_node.base.outcomes import Done, Failed, Outcome
 
@@ -86,8 +86,8 @@ class StudyQuery:
         """
         if self.study_instance_uid:
             return study.study_instance_uid == self.study_instance_uid
-        issuers = {self.issuer_of_patient_id, study.issuer_of_patient_id} - {""}
-        if self.patient_id and (study.patient_id != self.patient_id or len(issuers) > 1):
+        is_other = differ(self.issuer_of_patient_id, study.issuer_of_patient_id)
+        if self.patient_id and (is_other or study.patient_id != self.patient_id):
             return False
         day, dates = study.study_date, self.dates
         in_time = not day or not dates or dates[:8] <= day <= dates[9:]
@@ -98,7 +98,7 @@ class StudyQuery:
 class FoundStudy:
     """One study in an archive's answer to a query. Values that the archive left out are "" or None.
 
-    ``patient``: hashes of name, birth date and sex. ``instances``: Number of Study Related Instances.
+    ``patient``: hashes of what it says of the patient. ``instances``: Number of Study Related Instances.
     """
 
     study_instance_uid: str
@@ -117,7 +117,6 @@ class FoundStudy:
         if not _UID.fullmatch(uid) or len(uid) > 64:
             return None
         number = texts.get("NumberOfStudyRelatedInstances", "").strip()
-        name, birth, sex = (texts.get(f"Patient{key}", "") for key in ("Name", "BirthDate", "Sex"))
         return cls(
             study_instance_uid=uid,
             study_date=as_da(texts.get("StudyDate", "")) or "",
@@ -126,7 +125,7 @@ class FoundStudy:
             instances=int(number) if number.isdecimal() and len(number) < 10 else None,
             patient_id=patient_id_of(texts.get("PatientID"))[:_LO],
             issuer_of_patient_id=texts.get("IssuerOfPatientID", "").replace("\0", "").strip()[:_LO],
-            patient=Patient.from_values("", "", name, birth, sex),
+            patient=Patient.of(texts),
         )
 
 

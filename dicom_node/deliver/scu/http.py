@@ -262,16 +262,19 @@ def paged(ask: Callable[..., Sequence[_T]], most: int, limit: int = 1000) -> Ite
     ``limit``: how many rows are asked for at first, 0: none is named; a limit that the server refuses is made
     smaller. Raises what ``ask`` raises.
     """
-    seen = set[int]()
+    seen, is_full = set[int](), True
     while len(seen) < most:
         try:
             page = ask(limit=limit or None, offset=len(seen) or None)
         except requests.HTTPError as error:
-            if status_of(error) not in _LIMIT_REFUSED or not limit:
+            refused = status_of(error)
+            if not is_full and refused in (404, *_LIMIT_REFUSED):  # no further rows, or it knows no offset
+                return
+            if refused not in _LIMIT_REFUSED or not limit:
                 raise
             limit = limit // 4 if limit > _SMALLEST_PAGE else 0
             continue
-        known = len(seen)
+        known, is_full = len(seen), 0 < limit <= len(page)
         for row in page:
             if (key := hash(repr(row))) not in seen:
                 seen.add(key)

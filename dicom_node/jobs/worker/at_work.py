@@ -88,6 +88,11 @@ class AtWork:
             if image is not None:
                 self._add(image, self.owner)
 
+    def let_go(self) -> None:
+        """Remove this worker's line from the record of its image: another reason ends the process."""
+        if self._image is not None:
+            self._remove(self._image)
+
     def forget_old(self) -> None:
         """Delete records that are older than a day."""
         for file in self.folder.glob("*"):

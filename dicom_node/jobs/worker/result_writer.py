@@ -32,7 +32,7 @@ from dicom_node.base.events import RESULT_LOST, RESULT_WITHHELD, RESULTS_HELD, R
 from dicom_node.base.files import Files
 from dicom_node.base.lifecycle import DeliveryState, JobState, ResultKind
 from dicom_node.base.sitekey import load_or_create
-from dicom_node.base.store import deliveries, fetches, results
+from dicom_node.base.store import deliveries, intake, results
 from dicom_node.base.store.database import Database, is_undone
 from dicom_node.base.store.tables import Delivery, Job, Result, Study
 from dicom_node.base.store.transitions import record, settle_study, utc_now
@@ -53,6 +53,8 @@ from dicom_node.results.series import RULE_STEP
 from dicom_node.results.source import SourceObject, repairs_of
 
 T = TypeVar("T")
+SHOWN_HERE = frozenset({ResultKind.SR, ResultKind.CLEANED, ResultKind.HEATMAP})
+"""Kinds that are built of a job whose results no rule sends: what the console shows them by."""
 _ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice
 
 
@@ -200,6 +202,10 @@ class ResultWriter:
                     row = self._queue.complete_if_owner(session, job, end.state, end.reason)
                     row.analysed_at = row.analysed_at or end.analysed_at
                     row.models = [f"{model.id}@{model.version}" for model in end.models]
+                    if intake.is_trial(session, job.study_id):
+                        row.scores = {
+                            f"{one.model.id}@{one.model.version}": dict(one.values) for one in end.scores
+                        }
                     new = self._enter(session, end, files)
                     _record_routing(session, end, row)
                     count_images(session, self._settings, end.scores, end.refused)
@@ -224,7 +230,7 @@ class ResultWriter:
             return job.destinations, False
         holding = [one for one in rule.then if one.is_met(occasions)]
         with self._database.read() as session:
-            if fetches.is_prior(session, job.study_id):  # its results are sent nowhere
+            if intake.stays_here(session, job.study_id):
                 return job.destinations, False
             had = results.receivers(session, job.study_id, job.rule)
         further = {name for one in holding for name in one.send_to} | had
@@ -237,7 +243,7 @@ class ResultWriter:
         names.
         """
         job, waiting = end.job, 0
-        is_prior = fetches.is_prior(session, job.study_id)  # analysed for a comparison only
+        stays_here = intake.stays_here(session, job.study_id)
         rows = results.existing(session, [item.sop_instance_uid for item in end.built])
         new = []
         for item in end.built:
@@ -245,7 +251,7 @@ class ResultWriter:
             if uid not in rows:
                 rows[uid] = self._add_row(session, end, item, files[uid])
                 new.append(files[uid])
-            known = [] if is_prior else self._peers(end.names, deidentified=item.deidentified)
+            known = [] if stays_here else self._peers(end.names, deidentified=item.deidentified)
             peers = [peer for peer in known if _accepts_object(peer, item)]
             if rows[uid].purged:
                 _record_losses(session, rows[uid], peers)
@@ -384,7 +390,7 @@ class ResultWriter:
             pipeline_version="unknown",
             models=tuple(models),
             analysed_at=analysed_at,
-            kinds=frozenset(kind for peer in peers for kind in peer.results),
+            kinds=_kinds_of(job, peers),
             installation=installation,
             options=job.options,
             station_name=self._settings.node.ae_title,
@@ -418,6 +424,12 @@ class ResultWriter:
         """
         known = {peer.name: peer for peer in self._settings.peers}  # the job's start logged who is unknown
         return [known[one] for one in names if one in known and known[one].deidentify is deidentified]
+
+
+def _kinds_of(job: Job, peers: Sequence[PeerSettings]) -> frozenset[ResultKind]:
+    """Return the kinds of results that these destinations show, and the console where the job has none."""
+    kinds = {kind for peer in peers for kind in peer.results}
+    return frozenset(kinds if job.destinations else kinds | SHOWN_HERE)
 
 
 @contextlib.contextmanager

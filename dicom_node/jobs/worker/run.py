@@ -36,6 +36,7 @@ from dicom_node.base.errors import (
     NotTakenOverYet,
     ResultRefused,
     StoreAway,
+    TimeLimitReached,
     WorkerSpent,
 )
 from dicom_node.base.events import IMAGE_LEFT_OUT, RESULT_REFUSED, WORKER_READY, WORKER_SPENT
@@ -215,6 +216,8 @@ class Worker:
         """
         _LOGGER.error("job %s does not stop (%s): this worker ends", job.id, stop)
         try:
+            if not isinstance(stop, TimeLimitReached):
+                self._at_work.let_go()
             with contextlib.suppress(LeaseLost):
                 if isinstance(stop, JobCancelled):
                     self._queue.end(job, JobState.CANCELLED)
@@ -228,7 +231,7 @@ class Worker:
                     self._queue.retry_at(
                         job, utc_now() + (timedelta() if self._queue.is_last_try(job) else wait), str(stop)
                     )
-        except (NodeError, SQLAlchemyError) as error:
+        except (NodeError, OSError, SQLAlchemyError) as error:
             _LOGGER.error("job %s is left to its lease: %s", job.id, type(error).__name__)
         finally:
             os._exit(1)

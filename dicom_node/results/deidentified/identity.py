@@ -47,6 +47,7 @@ _WORDS_OF_OURS: Final = (
 _NUMBERS: Final = frozenset({"DS", "FD", "FL", "IS", "SL", "SV", "UL", "UV"})
 _IN_BYTES: Final = 6  # characters: shorter values are found in any bytes by chance
 _DIGITS_IN_BYTES: Final = 10  # digits: UIDs and hashes are full of shorter numbers
+_AS_TWO: Final = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "æ": "ae", "å": "aa"})
 _NAME_PART: Final = 4  # letters of a single part of a name that is looked for alone; in other scripts 2
 _DIGITS: Final = 6  # digits of an ID that are looked for alone
 _DIGITS_OF_COPIED: Final = 4  # the same in what is copied and counts, or is text
@@ -84,22 +85,26 @@ class KnownIdentity:
 
     def is_in(self, copied: DataElement) -> bool:
         """Whether an attribute of the source holds any part of the identity, also in items of sequences: a
-        name or a word of one, an ID or its digits, a date.
+        part of a name, an ID or its digits, a date, however it is spelt and whatever it is joined to.
         """
         holder = Dataset()
         holder[copied.tag] = copied
-        patterns = [_pattern(text) for text in self._phrases | self._name_parts]
+        known = {text for phrase in self._phrases for text in _spellings(phrase)}
+        known |= {word for name in self._name_parts for text in _spellings(name) for word in text.split()}
         for _, vr, value in _values(holder):
             is_measure = vr in _NUMBERS and vr != "IS"
             if self._has_digits(value, _DIGITS if is_measure else _DIGITS_OF_COPIED):
                 return True
-            if vr in _FREE_TEXT and any(pattern.search(_normalised(value)) for pattern in patterns):
+            if vr in _FREE_TEXT and any(_is_in(text, known) for text in _spellings(value)):
                 return True
         return False
 
     def _has_digits(self, text: str, least: int) -> bool:
-        """Whether a number in ``text`` is one of an identifying value, of at least so many digits."""
-        found = {digits.lstrip("0") for digits in re.findall(r"\d+", text)}
+        """Whether a number in ``text``, or all its digits, is one of an identifying value, of at least so
+        many digits.
+        """
+        runs = re.findall(r"\d+", text)
+        found = {digits.lstrip("0") for digits in (*runs, "".join(runs))}
         return any(len(digits) >= least for digits in found & self._numbers)
 
     def found_in(
@@ -160,7 +165,8 @@ class KnownIdentity:
                 self._phrases.update(
                     {day, f"{year}-{month}-{date}", f"{date}.{month}.{year}", f"{month}/{date}/{year}"}
                 )
-                self._numbers.add(day.lstrip("0"))
+                orders = (day, date + month + year, month + date + year)
+                self._numbers.update(digits.lstrip("0") for digits in orders)
         elif keyword in _IDENTIFYING and len(_normalised(value)) > 1:
             (self._stations if keyword in _STATIONS else self._phrases).add(_normalised(value))
             digits = re.findall(r"\d+", value)
@@ -176,6 +182,20 @@ def _holds(
     """
     wanted = phrases if keyword == "CodeMeaning" else [*phrases, *parts]
     return any(pattern.search(text) for pattern in wanted)
+
+
+def _spellings(text: str) -> set[str]:
+    """The words of a text in small letters without marks: umlauts as one letter, and as two."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    split = (unicodedata.normalize("NFKD", one) for one in (plain, plain.translate(_AS_TWO)))
+    bare = ("".join(letter for letter in one if not unicodedata.combining(letter)) for one in split)
+    return {" ".join(re.findall(r"[^\W_]+", one)) for one in bare}
+
+
+def _is_in(text: str, known: Iterable[str]) -> bool:
+    """Whether one of the ``known`` spellings is in a text (also of ``_spellings``): a short one as a word."""
+    words, joined = f" {text} ", text.replace(" ", "")
+    return any(one.replace(" ", "") in joined if _is_long(one) else f" {one} " in words for one in known)
 
 
 def _is_long(part: str) -> bool:

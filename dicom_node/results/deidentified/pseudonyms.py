@@ -22,13 +22,13 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from dicom_node.base.dicom.header import listed
-from dicom_node.base.dicom.identity import patient_id_of, patient_sha256
+from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.lifecycle import Retained
 from dicom_node.base.sitekey import SiteKey
 from dicom_node.results.dataset import UTF8, set_values, text_of
 from dicom_node.results.deidentified.identity import KnownIdentity
 from dicom_node.results.deidentified.retained import retained
-from dicom_node.results.source import Source, source_of
+from dicom_node.results.source import Source, patient_of, source_of
 from dicom_node.results.standard import region_code
 
 # Type 2 in the Patient and General Study modules: present, and empty (action Z of PS3.15 Table E.1-1).
@@ -100,17 +100,13 @@ class Pseudonyms:
         digest[8] = digest[8] & 0x3F | 0x80
         return f"2.25.{uuid.UUID(bytes=bytes(digest)).int}"
 
-    def patient(self, patient_id: str, issuer_of_patient_id: str, study_uid: str) -> str:
+    def patient(self, who: Patient, study_uid: str) -> str:
         """The pseudonym of a patient, for Patient ID and Patient's Name.
 
-        A patient without Patient ID gets a pseudonym for this study only, so that such patients are not one
-        person.
+        A patient whom the ID does not tell from others gets a pseudonym for this study only, so that such
+        patients are not one person.
         """
-        named = (
-            patient_sha256(patient_id, issuer_of_patient_id)
-            if patient_id_of(patient_id)
-            else f"study {study_uid}"
-        )
+        named = who.key or f"study {study_uid}"
         return PREFIX + base64.b32encode(self._mac("patients", named)).decode("ascii")[:20]  # 100 bits
 
     def days_earlier(self, patient: str) -> int:
@@ -149,9 +145,7 @@ def pseudonymised(
     ``options`` retain. An attribute of the pixels that holds a part of ``identity`` is left out.
     """
     given = source.header
-    patient = pseudonyms.patient(
-        text_of(given, "PatientID"), text_of(given, "IssuerOfPatientID"), source.study_uid
-    )
+    patient = pseudonyms.patient(patient_of(given), source.study_uid)
     header = Dataset()
     set_values(
         header,

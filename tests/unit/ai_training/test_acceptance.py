@@ -4,6 +4,7 @@ original.
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,18 +12,21 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 from typer.testing import Result
 
 from ai_pipeline.chest.calls import OperatingPoint, labels_at
 from ai_pipeline.chest.card import CLASSIFIER
 from ai_pipeline.chest.classifier import Classifier, decide, probability
 from ai_pipeline.cli import mount_commands
+from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.models.registry import find
 from ai_pipeline.models.store import folder
 from ai_training.acceptance import first_half, learned_from
 from ai_training.sets.files import rows
 from ai_training.sets.images import SetImage
 from tests.unit.ai_pipeline.models.store_lab import add, contents, ended, models
+from tests.unit.ai_pipeline.phantoms import write_dicom
 from tests.unit.ai_training import published_lab as lab
 from tests.unit.ai_training import small_models
 
@@ -101,7 +105,12 @@ def test_what_was_fitted_holds_on_the_other_patients(site: Path, films: Path) ->
     card = find("small@1-site", site / "models")
     classifier, effusion = Classifier(card, threads=1), card.labels[0]
     held = [row for row in rows(films / "manifest.csv") if not first_half(row["patient_id"])]
-    analyses = [classifier.analyse(cv2.imread(str(films / row["file"]), 0)) for row in held]
+    pictures = [cv2.imread(str(films / row["file"]), 0) for row in held]
+    analyses = [classifier.analyse(picture) for picture in pictures]
+    taken = [
+        classifier.in_domain(found) and Exposure.from_image(picture).refusal is None
+        for found, picture in zip(analyses, pictures, strict=True)
+    ]
     chances = np.array([probability(effusion, float(found.logits[0])) for found in analyses])
     sick = np.array([row["Effusion"] == "1" for row in held])
     figures = json.loads((site / "out" / "acceptance.json").read_text())
@@ -109,7 +118,9 @@ def test_what_was_fitted_holds_on_the_other_patients(site: Path, films: Path) ->
     assert chances[sick].mean() > chances[~sick].mean() + 0.3
     cut = card.details["operating_points"]["specific"]["labels"]["Effusion"]["threshold"][0]
     alarms = figures["operating_points"]["specific"]["without_finding_called"][0]
-    assert 0.2 > alarms == pytest.approx((chances[~sick] >= cut).mean(), abs=1e-4)
+    assert 0.2 > alarms == pytest.approx(((chances >= cut) & taken)[~sick].mean(), abs=1e-4)
+    assert figures["operating_points"]["refused"] == taken.count(False) > 0
+    assert figures["operating_points"]["specific"]["called"] == ["Effusion"]
     assert figures["measured"]["patients"] == len(held) == PATIENTS - figures["fitted"]["patients"]
     assert [label.supported for label in card.labels] == [True, False]
     limits = " ".join(card.limits)
@@ -135,6 +146,45 @@ def test_the_page_to_sign_has_figures_and_plots_and_names_no_patient(site: Path)
     assert len(re.findall(r'src="data:image/png;base64,', page)) == 1
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert not any(SECRET in path.read_text() for path in (*(site / "out").iterdir(), card.path))
+
+
+def test_what_is_left_out_is_counted_in_the_output_on_the_card_and_on_the_page(
+    site: Path, films: Path, tmp_path: Path
+) -> None:
+    listed = [row | {"Fracture": "1"} for row in rows(films / "manifest.csv")]
+    listed[7]["age"], listed[8]["age"] = "9", ""
+    said = ended(0, accept(site, rewritten(films, listed), "--version", "3"))
+    notes = [
+        f"no label here, with the number of images: Fracture {PATIENTS}",
+        "images left out: under 16 years 1, of unknown age 1",
+    ]
+    page = (site / "out" / "acceptance.html").read_text()
+    assert [note for note in notes if note not in said or note not in page] == []
+    assert find("small@3", site / "models").details["metrics"]["acceptance"]["notes"] == notes
+
+
+def test_a_page_on_pngs_of_12_bits_is_that_on_the_same_films_in_dicom(site: Path, tmp_path: Path) -> None:
+    random, pages = np.random.default_rng(5), {}
+    for kind in ("png", "dcm"):
+        (tmp_path / kind).mkdir()
+    listed = []
+    for number in range(120):
+        sick = number >= 70
+        film = random.normal(1200, 200, (96, 96))
+        film[: round(random.normal(60 if sick else 30, 8))] += 2000  # bright from the top
+        samples = np.clip(film, 0, 4095).astype(np.uint16)
+        Image.fromarray(samples).save(tmp_path / "png" / f"{number}.film", "PNG")
+        dicom = tmp_path / "dcm" / f"{number}.film"
+        write_dicom(dicom, samples[None], BitsStored=12, HighBit=11)
+        listed.append((f"{number}.film", f"patient {number}", 50, int(sick)))
+    for kind in ("png", "dcm"):
+        where, header = tmp_path / kind, ("file", "patient_id", "age", "Effusion")
+        shutil.copytree(site / "models" / "small" / "1", where / "models" / "small" / "1")
+        ended(0, accept(where, lab.table(where / "ours.csv", header, listed)))
+        pages[kind] = [(where / "out" / name).read_text() for name in ("acceptance.html", "acceptance.json")]
+    assert pages["png"] == pages["dcm"]
+    (label, *_) = json.loads(pages["png"][1])["labels"]
+    assert label["auc"][0] > 0.9, "the films are seen"
 
 
 def test_images_with_names_of_the_network_s_own_set_are_counted() -> None:

@@ -33,8 +33,9 @@ from completeness import CutFilm, fit, measured
 from despeckle import DespeckleLoss
 from figures import compare
 from safetensors.torch import save_file
+from scipy.linalg import eigvals
 from stamps import TURNED, StampCase, StampModels, figures, measure
-from synthetic import kid_interval, nearer
+from synthetic import fid, kid, kid_interval, nearer
 from typer.testing import CliRunner
 
 from ai_pipeline.burnin.find.networks import Line
@@ -196,6 +197,21 @@ def test_copies_of_training_images_are_found_and_the_distance_tells_sets_apart()
     one, other, far = (random.normal(mean, 1, (200, 32)) for mean in (0, 0, 1))
     assert kid_interval(one, far).low > 10 * kid_interval(one, other).high
     assert nearer(one + 0.01, one, other).value == 1.0
+
+
+def test_kid_is_the_unbiased_estimate_computed_by_hand() -> None:
+    # (x·y / d + 1)³: 1 and 27 within the sets, (1 + 1 + 8 + 27) / 4 between them
+    assert kid(np.array([[0.0], [1.0]]), np.array([[1.0], [2.0]])) == pytest.approx(1 + 27 - 2 * 9.25)
+
+
+@pytest.mark.parametrize("images", [6, 60], ids=["fewer images than features", "more"])
+def test_fid_is_that_of_the_published_formula(images: int) -> None:
+    random = np.random.default_rng(0)
+    one, other = random.normal(0, 1, (images, 8)), random.normal(1, 2, (images, 8))
+    spreads = [np.cov(part, rowvar=False) for part in (one, other)]
+    shift = one.mean(0) - other.mean(0)
+    product = np.sqrt(np.maximum(eigvals(spreads[0] @ spreads[1]).real, 0)).sum()
+    assert fid(one, other) == pytest.approx(shift @ shift + np.trace(sum(spreads)) - 2 * product, rel=1e-5)
 
 
 def test_fine_tuning_measures_on_held_out_patients_and_on_another_set(tmp_path: Path) -> None:

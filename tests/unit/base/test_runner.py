@@ -1,5 +1,6 @@
 """Lanes: what came of a try, retries, leases, and what a kill leaves."""
 
+import errno
 import threading
 from datetime import timedelta
 from typing import Any
@@ -55,6 +56,13 @@ def test_what_came_of_a_try_is_in_its_row(rows: Stored) -> None:
     rows.put(Notification, 1, next_at=utc_now())
     assert made.run_once() == 0
     assert (told(rows)[0], tried(made)) == (("failed", 2, "no"), [1, 2, 1])
+
+
+def test_a_disk_that_reads_nothing_now_is_no_defect_of_the_row(rows: Stored) -> None:
+    made = lane(rows, [OSError(errno.EIO, "Input/output error"), Done()])
+    rows.put(Notification, attempts=100)
+    made.run_once()
+    assert told(rows) == [("pending", 101, "disk: input/output error"), ("sent", 101, "")]
 
 
 def test_each_is_tried_once_a_turn_and_what_was_not_tried_is_not_counted(rows: Stored) -> None:

@@ -41,3 +41,16 @@ def test_a_file_that_is_gone_or_another_is_a_dead_letter(tmp_path: Path, damage:
     damage(outbox.file_of(uid))
     outbox.worker().run_once()
     assert outbox.states() == {"dead": 1}
+
+
+def test_a_data_folder_that_is_not_mounted_makes_no_dead_letter(tmp_path: Path, database_url: str) -> None:
+    url = database_url or f"sqlite:///{tmp_path / 'node.db'}"
+    outbox = Outbox(tmp_path / "var", [PEER], database_url=url, refusals=1)
+    outbox.add_study(["pacs"], [ResultKind.SR])
+    (tmp_path / "var").rename(tmp_path / "away")
+    (tmp_path / "var").mkdir()
+    outbox.worker().run_once()
+    [row] = outbox.rows()
+    assert row["state"] == "pending"
+    assert row["reason"].startswith("disk: ")
+    outbox.database.dispose()

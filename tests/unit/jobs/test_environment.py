@@ -5,18 +5,22 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import psycopg
 import pytest
 from sqlalchemy.exc import OperationalError
 
 from ai_pipeline.images import decode
+from dicom_node.base.errors import HandedBack, JobCancelled, LeaseLost, NodeError, TimeLimitReached
 from dicom_node.base.lifecycle import JobState
 from dicom_node.base.store import queue
 from dicom_node.jobs.worker import result_writer
 from dicom_node.jobs.worker import run as worker_module
+from dicom_node.people.disk import disk_fault
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
+from tests.unit.jobs.queue_lab import claimed
 from tests.unit.jobs.worker_lab import configuration, work
 
 LOCKED = sqlite3.OperationalError("database is locked")
@@ -69,6 +73,43 @@ def test_a_disk_that_fails_uses_up_no_try_and_the_job_goes_on_when_it_is_back(
         assert (job.state, job.tries, job.reason[:6]) == (JobState.QUEUED, 0, "disk: ")
     worker.run_once()
     assert node.jobs()[0].state is JobState.SUCCEEDED
+
+
+def test_a_data_folder_that_is_not_mounted_uses_up_no_try(
+    node: Inbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(worker_module, "_AWAY_SECONDS", 0.0)
+    spool = node.folder / "spool"
+    spool.rename(tmp_path / "away")
+    worker = worker_module.Worker(node.settings, node.database)
+    for _ in range(4):
+        worker.run_once()
+        [job] = node.jobs()
+        assert (job.state, job.tries, job.reason[:6]) == (JobState.QUEUED, 0, "disk: ")
+    assert disk_fault(node.settings).startswith("disk: ")
+    (tmp_path / "away").rename(spool)
+    worker.run_once()
+    assert node.jobs()[0].state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("stop", "left"),
+    [
+        (HandedBack("the worker stops"), 0),
+        (LeaseLost("another has it"), 0),
+        (JobCancelled("by a person"), 0),
+        (TimeLimitReached("too long"), 1),
+    ],
+)
+def test_a_worker_that_ends_itself_holds_against_its_image_only_that_it_took_too_long(
+    node: Inbox, monkeypatch: pytest.MonkeyPatch, stop: NodeError, left: int
+) -> None:
+    monkeypatch.setattr(worker_module.os, "_exit", Mock())
+    worker = worker_module.Worker(node.settings, node.database)
+    job = claimed(worker._queue, worker._owner)
+    with worker._at_work.at("image.dcm"):
+        worker._abandon(job, stop)
+        assert len([*worker._at_work.folder.iterdir()]) == left
 
 
 @pytest.mark.parametrize("times", [1, 3])

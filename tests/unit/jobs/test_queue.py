@@ -20,6 +20,7 @@ from procrastinate.jobs import Status
 from procrastinate.manager import JobManager
 from procrastinate.schema import SchemaManager
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from dicom_node.base.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFound
 from dicom_node.base.events import EventType
@@ -621,6 +622,22 @@ def test_a_study_is_where_the_least_finished_of_its_work_is(
     jobs: list[JobState], deliveries: list[DeliveryState], state: StudyState
 ) -> None:
     assert study_state(jobs, deliveries) is state
+
+
+@POSTGRESQL_ONLY
+def test_a_ticket_that_is_deleted_while_it_is_put_back_is_no_outage(
+    database: Database, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, put_back = add_job(database), tickets._put_back
+
+    def delete_before(session: Session, ticket: int) -> None:
+        tickets._throw_away(session, ticket)
+        put_back(session, ticket)
+
+    monkeypatch.setattr(tickets, "_put_back", delete_before)
+    with database.write() as session:
+        session.get(Job, number, with_for_update=True)
+        assert queue.claim("elsewhere/1/1/x") is None
 
 
 def test_claims_at_the_same_time_get_each_job_once(database: Database) -> None:

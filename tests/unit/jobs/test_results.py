@@ -527,13 +527,18 @@ def test_nothing_else_is_compared_with(comparing: Inbox) -> None:
     assert compared(take(comparing, "20250102", "0.60 effusion")) == []
 
 
-@pytest.mark.parametrize("placeholder", ["UNKNOWN", "0", "ANONYMOUS"])
-def test_two_emergencies_under_one_placeholder_are_not_compared(comparing: Inbox, placeholder: str) -> None:
-    about = {"PatientID": placeholder, "PatientBirthDate": "", "PatientName": "", "PatientSex": "M"}
+@pytest.mark.parametrize(
+    ("patient_id", "birth", "name"),
+    [("UNKNOWN", "", ""), ("0", "19000101", "Unbekannt^Mann"), ("A-4711", "18000101", "TRAUMA")],
+)
+def test_two_emergencies_under_one_placeholder_are_not_compared(
+    comparing: Inbox, patient_id: str, birth: str, name: str
+) -> None:
+    about = {"PatientID": patient_id, "PatientBirthDate": birth, "PatientName": name, "PatientSex": "M"}
     take(comparing, "20240302", "0.41", **about)
     assert compared(take(comparing, "20250102", "0.62 effusion", **about)) == []
     assert comparing.read(patients.show, comparing.settings, 1)["trends"] == []
-    known = about | {"PatientName": "Doe^Jane", "PatientSex": "F", "PatientID": "P2"}
+    known = about | {"PatientName": "Miller^Jane", "PatientSex": "F", "PatientID": "P2"}
     take(comparing, "20240302", "0.41", **known)
     assert len(compared(take(comparing, "20250102", "0.62", **known))) == 1, "by name and sex"
     assert len(comparing.read(patients.show, comparing.settings, 3)["trends"]) == 1

@@ -15,6 +15,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from ai_pipeline.contract import ImageKind, PipelineResult
 from dicom_node.base.dicom.header import items, quiet_pydicom
+from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.dicom.uids import is_own_result
 from dicom_node.base.lifecycle import (
     DEIDENTIFIED_KINDS,
@@ -231,13 +232,20 @@ def test_without_a_cleaned_image_there_is_nothing_to_send(image: SourceObject) -
 
 
 def test_a_patient_has_one_pseudonym_and_the_same_number_of_another_hospital_another() -> None:
-    pseudonyms = Pseudonyms(HERE)
-    assert pseudonyms.patient("1", "A", "1.2") not in (
-        pseudonyms.patient("1", "B", "1.2"),
-        pseudonyms.patient("2", "A", "1.2"),
-    )
-    assert pseudonyms.patient("1", "A", "1.2") == pseudonyms.patient("1 ", "A", "1.3")
-    assert pseudonyms.patient("", "", "1.2") != pseudonyms.patient("", "", "1.3")
+    def pseudonym(study: str, *who: str) -> str:
+        return Pseudonyms(HERE).patient(Patient.from_values(*who, *("", "", "", "", "")[len(who) :]), study)
+
+    assert pseudonym("1.2", "P1", "A") not in (pseudonym("1.2", "P1", "B"), pseudonym("1.2", "P2", "A"))
+    assert pseudonym("1.2", "P1", "A") == pseudonym("1.3", "P1 ", "A")
+    assert pseudonym("1.2") != pseudonym("1.3")
+    for placeholder in ("UNKNOWN", "0"):
+        nobody = placeholder, "A", "Unknown^Male", "19000101", "M"
+        somebody = placeholder, "A", "Miller^Jane", "19650312", "F"
+        assert pseudonym("1.2", *nobody) != pseudonym("1.3", *nobody)
+        assert pseudonym("1.2", *somebody) == pseudonym("1.3", *somebody)
+        assert pseudonym("1.2", *somebody) != pseudonym(
+            "1.2", placeholder, "A", "Miller^Ann", "19650312", "F"
+        )
 
 
 def test_the_same_key_gives_the_same_bytes_and_another_site_no_uid_in_common(
@@ -331,6 +339,13 @@ def dates(made: Deidentified) -> set[str]:
         ("Manufacturer", "Medical Mustermann"),
         ("ManufacturerModelName", "LI"),
         ("ManufacturerModelName", "Model X12345678"),
+        ("ManufacturerModelName", "US_MUSTERMANN"),
+        ("ManufacturerModelName", "LiMustermann2"),
+        ("ManufacturerModelName", "Loeffel"),
+        ("ManufacturerModelName", "LOFFEL"),
+        ("ManufacturerModelName", "Rose"),
+        ("ManufacturerModelName", "01 31 1970"),
+        ("InstanceNumber", "31011970"),
         ("Manufacturer", "Clinic of Beispiel Ltd"),
         ("InstanceNumber", "12345678"),
         ("InstanceNumber", "19700131"),
@@ -342,6 +357,7 @@ def test_no_part_of_the_identity_is_copied_wherever_it_stands(
 ) -> None:
     person = {"PatientName": "Mustermann^Li", "PatientID": "P-012345678", "PatientBirthDate": "31.01.1970"}
     more = {"AccessionNumber": "A.4711", "InstitutionName": "Clinic of Beispiel"}
+    more |= {"SpecificCharacterSet": "ISO_IR 192", "OtherPatientNames": "Rose-Löffel"}
     with quiet_pydicom():
         path = _named(tmp_path, **person, **more, **{keyword: value})
         made = _objects(deidentified(path))
@@ -388,15 +404,15 @@ def test_each_option_keeps_its_attributes_and_says_so_and_no_name_date_or_uid_co
 
 
 def test_intervals_of_one_patient_stay_and_another_patient_has_other_days(tmp_path: Path) -> None:
-    def day(name: str, examined: str, patient: str = "P") -> date:
+    def day(name: str, examined: str, patient: str = "P1") -> date:
         path = _named(tmp_path, name, StudyDate=examined, PatientID=patient)
         made = _objects(deidentified(path, options={Retained.MODIFIED_DATES}))
         return date.fromisoformat(made[ResultKind.CLEANED].StudyDate)
 
     first, second = day("a.dcm", "20250227"), day("b.dcm", "20260107")
     assert (second - first).days == (date(2026, 1, 7) - date(2025, 2, 27)).days
-    assert day("c.dcm", "20250227", "ANOTHER") != first
-    assert day("d.dcm", "20250227", " P") != first
+    assert day("c.dcm", "20250227", "P2") != first
+    assert day("d.dcm", "20250227", " P1") != first
 
 
 def test_an_object_that_says_more_is_another_one(tmp_path: Path) -> None:

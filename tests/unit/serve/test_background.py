@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -180,6 +181,14 @@ def test_a_start_after_a_restore_indexes_what_the_database_does_not_know_before_
     assert len(inbox.outcomes()) == 2
     assert [len(job.source_uids) for job in inbox.jobs()] == [2]
     assert not background._indexer.is_database_older()
+
+
+def test_a_disk_that_does_not_say_its_space_is_told(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    stale = Mock(side_effect=OSError(errno.ESTALE, "Stale file handle"))
+    monkeypatch.setattr(shutil, "disk_usage", stale)
+    say = Mock()
+    _background(inbox, Role.ALL, "here", say)._watch_data_folder()
+    assert say.call_args.kwargs["reason"] == "disk: stale file handle"
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pydicom.dataset import Dataset
@@ -18,6 +19,7 @@ from dicom_connectors.worklist.performer import Cancellations, Worklist, open_ma
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.identity import Patient
+from dicom_node.base.errors import SpoolFull
 from dicom_node.base.events import (
     ARCHIVE_ANSWERED,
     ARCHIVE_NOT_AWAITED,
@@ -37,6 +39,7 @@ from dicom_node.base.lifecycle import (
     StudyState,
     WorkitemState,
 )
+from dicom_node.base.outcomes import NotYet
 from dicom_node.base.store.tables import ClaimedWorkitem, Delivery, EventRow, Fetch, Job, Study
 from dicom_node.base.store.transitions import move, settle_study, utc_now
 from dicom_node.deliver.scu import open_archive
@@ -107,7 +110,7 @@ def numbers(inbox: Inbox) -> list[tuple[int, str]]:
 
 
 def today(image: Dataset) -> Dataset:
-    return assign(image, StudyDate=TODAY)
+    return assign(image, StudyDate=TODAY, PatientID="A-4711", PatientBirthDate="19700203")
 
 
 def prior_of(image: Dataset, name: str) -> Dataset:
@@ -266,6 +269,16 @@ def test_the_pace_is_that_of_the_peer_or_slower_and_a_clock_put_back_stops_nothi
         now = datetime.now(UTC)
         last = None if seconds_ago is None else now - timedelta(seconds=seconds_ago)
         assert paced._pause(Fetch(per_minute=per_minute), last, now) == pause
+
+
+def test_a_full_disk_uses_up_no_try_of_a_retrieval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "_LOOK_SECONDS", 0.01)
+    inbox, now, stop = inbox_beside(tmp_path, free_port()), utc_now(), threading.Event()
+    inbox.add(Fetch(peer="archive", study_instance_uid="1.2.1", asked_at=now, next_at=now))
+    full = fetcher(inbox)
+    monkeypatch.setattr(full._spool, "check_space", Mock(side_effect=[SpoolFull("0 MiB free"), stop.set()]))
+    assert full.work(inbox.rows(Fetch)[0], stop) == NotYet()
+    assert inbox.column(Fetch.attempts) == [0]
 
 
 def test_what_a_killed_node_left_is_fetched_again_and_not_for_ever(tmp_path: Path) -> None:

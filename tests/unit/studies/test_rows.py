@@ -13,7 +13,7 @@ from dicom_node.base.lifecycle import (
     ObjectRole,
     StudyState,
 )
-from dicom_node.base.store.tables import EventRow, Job
+from dicom_node.base.store.tables import EventRow, Instance, Job
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound, ultrasounds
 from tests.rows import a_result
@@ -65,6 +65,19 @@ def test_the_patient_of_a_study_is_that_of_the_first_object_that_is_good_and_not
     assert (study.patient_id, study.accession_number) == (image.PatientID, "A1")
     names = inbox.read(inbox.indexer._rows.names.of, [study.id])
     assert "Vic" not in str(names)
+
+
+@pytest.mark.parametrize("is_purged", [False, True])
+def test_what_bears_our_mark_and_the_uid_of_an_image_does_not_take_its_place(
+    inbox: Inbox, is_purged: bool
+) -> None:
+    image = ultrasound("one")
+    inbox.settle(image)
+    inbox.put(Instance, purged=is_purged)
+    marked = changed(own_result(image), SOPInstanceUID=image.SOPInstanceUID, PatientID="VICTIM")
+    inbox.index(marked, calling="QUICK")
+    assert inbox.outcomes()[-1] == "conflict"
+    assert inbox.instance(image).purged == is_purged
 
 
 def test_secondary_captures_of_a_named_peer_start_the_rule_that_names_it(inbox: Inbox) -> None:

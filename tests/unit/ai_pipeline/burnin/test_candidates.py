@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ai_pipeline.burnin.decide.candidates import Candidate
+from ai_pipeline.burnin.decide.meaning import NOTHING_MORE
 from ai_pipeline.burnin.decide.texts import NOTHING_READ
 from ai_pipeline.burnin.decide.writing import find_texts
 from ai_pipeline.burnin.find.annotation import Box, Picture
@@ -122,3 +123,42 @@ def test_an_upright_line_is_read_the_way_that_is_surer(turns: int) -> None:
     assert place.is_upright
     for corners in (place.corners, np.roll(place.corners, 2, axis=0)):
         assert shared_reader().read(page, TextBox(corners, 0.9)).text.startswith("HANSEN")
+
+
+class ReadsByPlace:
+    """Reads the words that stand right of each column, where a line was written from column 100 on."""
+
+    small = None
+
+    def __init__(self, name: str, field: str, starts: int) -> None:
+        self.name, self.field, self.starts = name, field, starts
+
+    def read_small(self, _view: Picture, at: TextBox) -> Line:
+        left, _, right, _ = at.box
+        return line(
+            " ".join(([self.name] * (left < self.starts - 4)) + [self.field] * (right > self.starts + 4))
+        )
+
+    def read(self, view: Picture, at: TextBox, _least: int) -> Line:
+        return self.read_small(view, at)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "meanings"),
+    [
+        ("KIM MINJUN", "GA=21w0d", [IDENTITY, Meaning.MEASUREMENT]),
+        ("KIM MINJUN", "DOB=1970", [IDENTITY]),
+        ("KIM MINJUN", "GA 21w0d", [IDENTITY]),
+        ("KIM MINJUN", "LEE=21w0d", [IDENTITY]),
+    ],
+)
+def test_a_field_behind_a_name_stays_if_it_is_written_with_an_equals_sign_and_harmless(
+    name: str, field: str, meanings: list[Meaning]
+) -> None:
+    before = burn(np.zeros((60, 400), np.uint8), name, (20, 20), 255, 20)
+    starts = int(np.flatnonzero(before.any(axis=0))[-1]) + 10
+    view = burn(before, field, (starts, 20), 255, 20)
+    end = int(np.flatnonzero(view.any(axis=0))[-1]) + 2
+    reader, place = ReadsByPlace(name, field, starts), Candidate(view, box(18, 18, end, 44), 0.0)
+    found = place.fields(place.text(reader), reader, NOTHING_MORE)
+    assert [text.meaning for text in found] == meanings

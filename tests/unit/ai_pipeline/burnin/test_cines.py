@@ -3,7 +3,10 @@
 import hashlib
 import tracemalloc
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -11,8 +14,10 @@ import pytest
 from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 
+from ai_pipeline.burnin import frames as cines
 from ai_pipeline.burnin.cleaning import clean
-from ai_pipeline.burnin.find.annotation import AnnotationKind, Picture
+from ai_pipeline.burnin.find.annotation import AnnotationKind, Picture, mask_of
+from ai_pipeline.burnin.planning import RemovalPlan
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom
@@ -164,6 +169,27 @@ def test_a_setting_that_stays_in_a_cine_stays_only_while_it_says_the_same() -> N
     after = clean(ArrayImage(np.stack(frames)), silent).image.frames
     assert "KIM" not in " ".join(legible(np.asarray(after[4])))
     assert "MI" in " ".join(legible(np.asarray(after[2])))
+
+
+@pytest.mark.usefixtures("short_windows")
+@pytest.mark.parametrize("later", ["MI 0.9", "MI 1.2"], ids=["the same", "another number"])
+def test_a_setting_of_the_first_frame_stays_whole_though_other_frames_plans_doubt_it(
+    later: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = np.stack([burn(f, later if n > 3 else "MI 0.9", (8, 6), 255, 18) for n, f in enumerate(cine(6))])
+    planned, calls = cines.plan_views, count()
+
+    def doubting(*args: Any, **how: Any) -> RemovalPlan:
+        plan = planned(*args, **how)
+        more = mask_of([(8, 6, 40, 30)] * (next(calls) > 0), plan.mask.shape)
+        return replace(plan, mask=plan.mask | more, kept=plan.kept & ~more)
+
+    monkeypatch.setattr(cines, "plan_views", doubting)
+    after = np.asarray(clean(ArrayImage(frames), silent).image.frames)
+    assert next(calls) > 1
+    letters = frames[:, 6:30, 8:80] > 200
+    assert letters.any()
+    assert np.array_equal(after[:, 6:30, 8:80][letters], frames[:, 6:30, 8:80][letters])
 
 
 def test_what_nobody_can_read_stays_and_is_listed_once_for_a_cine(unsure: Tools) -> None:

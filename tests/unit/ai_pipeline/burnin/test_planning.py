@@ -443,3 +443,47 @@ def test_marks_are_cut_to_the_picture() -> None:
         (TEXT, (0, 0, 20, 20), 1.0),
         (TEXT, (280, 190, COLUMNS, ROWS), 0.9),
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "over_tissue", "beside", "stays"),
+    [
+        ("AV", True, None, True),
+        ("PROFILE", True, None, True),
+        ("AV", False, None, False),  # initials
+        ("PROFILE", True, (125, 20, 200, 60), False),
+        ("PROFILE", True, (20, 64, 120, 100), False),
+        ("SMITH", True, None, False),
+    ],
+)
+def test_a_valve_or_a_part_of_a_fetus_stays_over_tissue_away_from_a_name(
+    plan: Plan, words: str, over_tissue: bool, beside: Box | None, stays: bool
+) -> None:
+    sure = Text(level_box(NAME_BOX, 0.9), Line(words, 0.97, legible=True), IDENTITY)
+    names = [text(beside, IDENTITY, words="KIM MINJUN")] if beside else []
+    whole = filled((0, 0, COLUMNS, ROWS)) if over_tissue else nothing()
+    found = Found([sure, *names], {TEXT: filled(NAME_BOX)}, area=whole, dim_tissue=whole)
+    assert (not plan(found, CLINICAL).mask[place(NAME_BOX)].any()) == stays
+
+
+def test_a_table_of_results_stays_in_ultrasound_and_its_lines_go_together_if_one_must(plan: Plan) -> None:
+    label, number, under, second = (
+        (20, 100, 60, 116), (80, 100, 140, 116), (20, 124, 60, 140), (80, 124, 140, 140)
+    )  # fmt: skip
+    rows = [
+        text(box, IDENTITY, words=words)
+        for box, words in ((label, "Kist"), (number, "4.5 cm"), (under, "Duvar"), (second, "3.2 mm"))
+    ]
+    made = plan(Found(rows), CLINICAL)
+    assert not made.mask.any()
+    assert [set(row) for row in made.rows] == [set(made.lines[:2]), set(made.lines[2:])]
+    always = filled((80, 100, 100, 116))
+    one = planning.with_whole_lines(replace(made, banner=always, always=always), PICTURE_OF_STROKES)
+    assert one.mask[place(label)].any()
+    assert not one.mask[place(under)].any()
+    assert {mark.box for mark in one.marks if mark.removed} == {label, number}
+
+
+PICTURE_OF_STROKES = np.where(filled(*((x, 103, x + 3, 113) for x in range(24, 136, 8))), 255, 0).astype(
+    np.uint8
+)

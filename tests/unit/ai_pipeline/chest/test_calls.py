@@ -53,6 +53,10 @@ def test_every_result_says_which_point_and_how_many_false_alarms_it_brings(card:
         "Of 100 films without any finding, about 9 get one (7 to 12)."
     )
     assert calls.point_note(without, BALANCED).text == "balanced: between few false alarms and few misses."
+    silent = with_details(card, metrics={"operating_points": {"sensitive": {"called": []}}})
+    assert calls.point_note(silent, SENSITIVE).text == (
+        "sensitive: no finding is suspected, only what was not found is reported."
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,6 +145,18 @@ def test_words_follow_from_sensitivity_and_from_how_many_calls_are_right(
     figures = {"specific": {"labels": {"Effusion": {"present_ratio": ratio, "sensitivity": sensitivity}}}}
     card = with_details(shipped, metrics={"operating_points": figures})
     assert calls.words_of(card, OperatingPoint.SPECIFIC, "Effusion", 0.1) == words
+
+
+def test_a_label_is_called_only_if_its_false_alarms_were_counted(shipped: Card) -> None:
+    row = {"present_ratio": [9.0, 5.0, 16.0], "sensitivity": [0.8, 0.6, 0.9]}
+    measured = {"specific": {"labels": {"Effusion": row, "Mass": row}}}
+    card = with_details(
+        shipped,
+        operating_points={"specific": {"called": ["Mass"], "labels": {}}},
+        metrics={"operating_points": measured},
+        calibration={"prevalence": {"Effusion": 0.1, "Mass": 0.1}},
+    )
+    assert calls.called_labels(card, SPECIFIC, ["Effusion", "Mass"]) == ["Mass"]
 
 
 def test_a_label_without_figures_gets_no_word(shipped: Card) -> None:

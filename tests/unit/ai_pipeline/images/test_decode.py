@@ -24,7 +24,7 @@ from ai_pipeline.images.decode import (
 )
 from ai_training.sets.files import rows
 from dicom_node.base.dicom.header import quiet_pydicom
-from tests.unit.ai_pipeline.images.images_lab import FRAMES, RAMP, small_picture
+from tests.unit.ai_pipeline.images.images_lab import FRAMES, RAMP, encoded
 from tests.unit.ai_pipeline.phantoms import echo, encapsulated, write_dicom
 from tests.unit.receive.objects import changed
 
@@ -149,10 +149,58 @@ def test_pictures_of_every_kind_become_the_samples_that_pillow_gives(tmp_path: P
     assert np.array_equal(samples, expected)
 
 
-def test_a_picture_that_is_cut_off_is_told(tmp_path: Path) -> None:
-    (tmp_path / "cut.png").write_bytes(small_picture(1)[0][:5000])
-    with pytest.raises(PixelError, match="truncated"):
-        open_picture(tmp_path / "cut.png", "US")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_picture_that_is_cut_off_is_told(tmp_path: Path, kind: str) -> None:
+    whole = encoded(echo(), kind)
+    (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PixelError, match="the file is cut off"):
+        open_picture(tmp_path / "cut", "US")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_upright_as_exif_says(tmp_path: Path, kind: str, orientation: int) -> None:
+    """Orientations 5 to 8 exchange rows and columns (EXIF 2.32, 4.6.4 A)."""
+    shown = np.zeros((32, 64), np.uint8)
+    shown[:16, :16] = 255  # bright at the top left once it is upright
+    undone = {
+        1: shown,
+        2: shown[:, ::-1],
+        3: shown[::-1, ::-1],
+        4: shown[::-1],
+        5: shown.T,
+        6: np.rot90(shown),
+        7: shown[::-1, ::-1].T,
+        8: np.rot90(shown, 3),
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(undone[orientation])).save(tmp_path / "turned", kind, exif=exif)
+    image = open_picture(tmp_path / "turned", "DX")
+    assert (image.header.rows, image.header.columns) == shown.shape
+    assert np.abs(image.display().astype(int) - shown).mean() < 2
+
+
+def deep_film() -> np.ndarray:
+    """A film of 12 bits in 16."""
+    return np.asarray(RAMP, np.uint16)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_a_film_of_12_bits_looks_as_it_does_in_dicom(tmp_path: Path, kind: str) -> None:
+    Image.fromarray(deep_film()).save(tmp_path / "film", kind)
+    dicom = write_dicom(tmp_path / "film.dcm", deep_film()[None], BitsStored=12, HighBit=11)
+    shown = open_image(tmp_path / "film", "DX").display()
+    assert np.array_equal(shown, open_dicom(dicom).display())
+    assert shown.std() > 50
+
+
+def test_a_tiff_of_16_bits_in_which_white_is_zero_is_turned_round(tmp_path: Path) -> None:
+    film = Image.fromarray(np.uint16(4095) - deep_film())
+    film.save(tmp_path / "negative.tif", tiffinfo={262: 0})
+    Image.fromarray(deep_film()).save(tmp_path / "film.png")
+    negative, plain = (open_picture(tmp_path / name, "DX").display() for name in ("negative.tif", "film.png"))
+    assert np.abs(negative.astype(int) - plain).max() <= 1
 
 
 def jp2(codestream: bytes, *boxes: bytes) -> bytes:

@@ -1,7 +1,9 @@
 """Headers of Part 10 files that pydicom alone reads otherwise than DCMTK and PACSs do."""
 
+import gzip
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pydicom
@@ -10,7 +12,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom
-from tests.modality import ultrasound
+from dicom_node.receive.inspection import inspect
+from tests.modality import assign, ultrasound
 
 BEHIND_HEADER = 132 + 8
 
@@ -56,7 +59,7 @@ def test_the_first_header_counts_and_stray_elements_are_passed_over(
     assert (open_dicom(path).stored(0) == pydicom.dcmread(tmp_path / "sound.dcm").pixel_array).all()
 
 
-@pytest.mark.parametrize("wrong", [-20, 20, 100_000])
+@pytest.mark.parametrize("wrong", [-150, -100, -20, 20, 100_000])
 def test_a_wrong_group_length_hides_nothing(wrong: int, whole: bytes, tmp_path: Path) -> None:
     (length,) = struct.unpack_from("<I", whole, BEHIND_HEADER)
     path = tmp_path / "length.dcm"
@@ -64,17 +67,22 @@ def test_a_wrong_group_length_hides_nothing(wrong: int, whole: bytes, tmp_path: 
     dataset = pydicom.dcmread(path)
     assert dataset.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
     assert dataset == pydicom.dcmread(tmp_path / "sound.dcm")
+    assert inspect(path).fault == ""
 
 
-def test_deflated_data_with_a_header_of_zlib_are_refused(whole: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pack", [zlib.compress, gzip.compress, bytes], ids=["zlib", "gzip", "not deflated"])
+def test_data_that_are_not_deflated_as_dicom_says_are_refused_with_the_reason(
+    whole: bytes, tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
     dataset = pydicom.dcmread(tmp_path / "sound.dcm")
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     path = tmp_path / "deflated.dcm"
     dataset.save_as(path, enforce_file_format=True)
     head, deflated = split(path.read_bytes())
-    path.write_bytes(head + zlib.compress(zlib.decompress(deflated, -zlib.MAX_WBITS)))
-    with pytest.raises(PixelError, match="has a header of zlib"):
+    path.write_bytes(head + pack(zlib.decompress(deflated, -zlib.MAX_WBITS)))
+    with pytest.raises(PixelError, match="not deflated without a header of zlib or gzip"):
         open_dicom(path)
+    assert "not deflated without a header of zlib or gzip" in inspect(path).fault
 
 
 def test_a_file_without_its_prefix_is_refused_with_the_reason(whole: bytes, tmp_path: Path) -> None:
@@ -84,10 +92,20 @@ def test_a_file_without_its_prefix_is_refused_with_the_reason(whole: bytes, tmp_
         open_dicom(path)
 
 
-@pytest.mark.parametrize("presentation", ["COLOR", "MIXED"])
-def test_grey_samples_that_stand_for_colours_are_not_shown_as_grey(presentation: str, tmp_path: Path) -> None:
-    dataset = ultrasound("coloured")
-    dataset.PhotometricInterpretation, dataset.PixelPresentation = "MONOCHROME2", presentation
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"PixelPresentation": "COLOR"},
+        {"PixelPresentation": "MIXED"},
+        {"RedPaletteColorLookupTableData": b"\1\2", "GreenPaletteColorLookupTableData": b"\1\3"},
+        {"SegmentedBluePaletteColorLookupTableData": b"\0\1\2\0"},
+    ],
+    ids=["colour", "mixed", "tables alone", "a segmented table"],
+)
+def test_grey_samples_that_stand_for_colours_are_not_shown_as_grey(
+    more: dict[str, str | bytes], tmp_path: Path
+) -> None:
+    dataset = assign(ultrasound("coloured"), PhotometricInterpretation="MONOCHROME2", **more)
     path = tmp_path / "palette.dcm"
     dataset.save_as(path, enforce_file_format=True)
     with pytest.raises(PixelError, match="supplemental palette"):

@@ -262,7 +262,22 @@ def test_memory_without_a_process_counts(run: Run, code: str) -> None:
         run(code, memory_mib=256)
 
 
-@pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
+SEGMENTS = """
+import ctypes
+libc = ctypes.CDLL(None)
+assert all(libc.shmget(0, 50 * 2**20, 0o1600) >= 0 for _ in range(6))
+write()
+"""
+MANY = "for number in range(100_000): open(f'/tmp/{number}', 'x').close()\nwrite()"
+
+
+@pytest.mark.parametrize("code", [SEGMENTS, MANY], ids=["segments of System V", "files without bytes"])
+def test_memory_of_the_kernel_is_limited(run: Run, code: str) -> None:
+    with pytest.raises(ProgramFailed, match="ended with 1"):
+        run(code, memory_mib=256)
+
+
+@pytest.mark.parametrize("folder", ["/tmp", "/dev/shm", "/var/tmp"])
 def test_temporary_files_of_a_program_are_within_its_memory_and_vanish_with_it(run: Run, folder: str) -> None:
     name = f"{folder}/of-a-program-{os.getpid()}"
     run(f"Path({name!r}).write_bytes(bytes(2**20)); write()", memory_mib=256)

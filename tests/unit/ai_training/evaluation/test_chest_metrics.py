@@ -31,8 +31,9 @@ from ai_training.evaluation.operating_points import (
     likelihood_ratio,
     measured_points,
     sensitive_cuts,
+    specific_cuts,
 )
-from ai_training.evaluation.scores import Scored, scored
+from ai_training.evaluation.scores import Outputs, Scored, scored
 from ai_training.metrics import calibrated, calibration, deciles, platt, slope_and_intercept
 from ai_training.sets.chest import chest_set
 from ai_training.sets.images import LABELS, SetImage
@@ -186,8 +187,11 @@ def card() -> Card:
     return replace(registry.find("chest-efficientnet-lite0"), details={"metrics": {}})
 
 
-def images(card: Card, seed: int, count: int = IMAGES) -> Scored:
-    """Two images a patient, half of them without any finding, and a classifier that is better than chance."""
+def images(card: Card, seed: int, guessed: str = "", refused: float = 0.0) -> Scored:
+    """Two images a patient, half of them without any finding, and a classifier that is better than chance,
+    but for the label ``guessed``. ``refused``: the share of images that the node does not analyse.
+    """
+    count = IMAGES
     random = np.random.default_rng(seed)
     truth = ((random.random((count, 1)) < 0.5) & (random.random((count, 14)) < 0.25)).astype(np.float32)
     made = [
@@ -196,7 +200,10 @@ def images(card: Card, seed: int, count: int = IMAGES) -> Scored:
         )
         for n, row in enumerate(truth)
     ]
-    return scored(made, random.normal(size=(count, 14)) * 4 + 5 * truth, card.labels, LABELS)
+    told = [name != guessed for name in LABELS]
+    logits = random.normal(size=(count, 14)) * 4 + 5 * truth * told
+    outputs = Outputs(logits, np.full(count, np.nan), random.random(count) >= refused)
+    return scored(made, outputs, card.labels, LABELS)
 
 
 def test_at_specific_one_in_ten_healthy_images_gets_a_finding_at_most(card: Card) -> None:
@@ -230,16 +237,51 @@ def test_of_too_few_images_without_a_finding_nothing_is_made(card: Card) -> None
     assert choose_points(few, SHOWN) == choose_points(found, ()) == {}
 
 
+def test_a_label_of_which_most_calls_are_wrong_leaves_its_false_alarms_to_the_others(card: Card) -> None:
+    found = images(card, 7, guessed="Pneumothorax")
+    specific = choose_points(found, SHOWN)["specific"]
+    assert specific["called"] == ["Cardiomegaly", "Effusion"]
+    assert FALSE_ALARMS - 0.03 < specific["without_finding_called"][0] <= FALSE_ALARMS
+    healthy, all_three = ~(found.truth > 0).any(1), list(map(found.names.index, SHOWN))
+    once = np.ones(IMAGES)
+    floors = np.array([label.threshold for label in found.labels])
+    cuts = specific_cuts(found.chance, found.truth, once, healthy, floors, all_three)
+    effusion = found.names.index("Effusion")
+    assert specific["labels"]["Effusion"]["threshold"][0] < cuts[effusion]
+
+
 def test_other_images_are_judged_by_the_card_s_thresholds_and_by_source(card: Card) -> None:
-    chosen = with_details(card, operating_points=choose_points(images(card, 5), SHOWN))
-    result = measured_points(images(card, 6), chosen, SHOWN)
-    specific, balanced, sensitive = (result[point] for point in ("specific", "balanced", "sensitive"))
-    called = [point["without_finding_called"][0] for point in (specific, balanced, sensitive)]
-    assert called == sorted(set(called))
-    assert list(specific["labels"]) == list(SHOWN)
+    rates = dict.fromkeys(LABELS, 0.125)
+    chosen = choose_points(images(card, 5), SHOWN)
+    judged = with_details(card, operating_points=chosen, calibration={"prevalence": rates})
+    result = measured_points(images(card, 6), judged, SHOWN)
+    specific, sensitive = result["specific"], result["sensitive"]
+    assert specific["called"] == list(SHOWN)
+    assert 0 < specific["without_finding_called"][0] < 2 * FALSE_ALARMS
     assert specific["sources"] == {"a": specific["without_finding_called"]}
+    assert list(specific["labels"]) == list(SHOWN)
     for rare, often in ((specific["labels"][name], sensitive["labels"][name]) for name in SHOWN):
         assert rare["present_ratio"][0] > often["present_ratio"][0] > 1 > often["absent_ratio"][0]
+
+
+def test_alarms_are_those_of_the_labels_that_the_figures_allow_to_call(card: Card) -> None:
+    rare = dict.fromkeys(LABELS, 0.001)  # at which no call is right often enough
+    judged = with_details(card, calibration={"prevalence": rare})
+    balanced = measured_points(images(card, 8), judged, SHOWN)["balanced"]
+    assert balanced["called"] == []
+    assert balanced["without_finding_called"][0] == 0
+    assert balanced["labels"]["Effusion"]["sensitivity"][0] > 0
+
+
+def test_an_image_that_the_node_refuses_gets_no_call(card: Card) -> None:
+    all_seen, half_seen = (
+        measured_points(images(card, 9, refused=share), card, SHOWN) for share in (0.0, 0.5)
+    )
+    assert all_seen["refused"] == 0 < half_seen["refused"]
+    for name in SHOWN:
+        before, after = (found["balanced"]["labels"][name] for found in (all_seen, half_seen))
+        assert 0 < after["sensitivity"][0] < before["sensitivity"][0]
+        assert after["specificity"][0] > before["specificity"][0]
 
 
 def test_a_likelihood_ratio_is_a_number_where_nobody_was_called() -> None:

@@ -594,6 +594,16 @@ def options_of(url: str) -> tuple[int, ...]:
 
 
 @POSTGRESQL
+def test_a_server_that_isolates_more_by_default_is_asked_for_what_locks_need(postgres_url: str) -> None:
+    asked = {"options": "-c default_transaction_isolation=serializable"}
+    database = Database(str(make_url(postgres_url).update_query_dict(asked)))
+    for opened in (database.read, database.write):
+        with opened() as session:
+            assert session.scalar(text("SHOW transaction_isolation")) == "read committed"
+    database.dispose()
+
+
+@POSTGRESQL
 def test_silence_is_noticed_before_a_lease_ends_and_the_url_may_say_otherwise(postgres_url: str) -> None:
     longest, idle, interval, count = options_of(postgres_url)
     assert 0 < longest / 1000 < 15

@@ -1,14 +1,19 @@
 """Patients: who is one, what is deleted, and quantities of several days."""
 
+import io
+import json
 from datetime import date, timedelta
+
+from PIL import Image
 
 from dicom_console.views import activity, patients
 from dicom_node.base.lifecycle import DeliveryState, StudyState, UserRole
+from dicom_node.base.sitekey import PatientNames
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Delivery, Study
+from dicom_node.base.store.tables import Delivery, ReportedFinding, Result, Study
 from dicom_node.deliver.scu import FoundStudy
 from dicom_node.results.stated_report import StatedNumber
-from tests.console_lab import ConsoleLab
+from tests.console_lab import Browser, ConsoleLab, Program
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import NOW, Stored, a_study
@@ -23,7 +28,8 @@ def test_an_id_of_two_issuers_is_two_patients(database: Database, inbox: Inbox) 
     rows, _ = stored.read(patients.patients, "P1")
     assert [(row["issuer"], row["studies"]) for row in rows] == [("NORTH", 2), ("SOUTH", 1)]
     assert [row["patient_id"] for row in stored.read(patients.patients, "P%*")[0]] == ["P%"]
-    shown = stored.read(patients.show, inbox.settings, rows[0]["study"])
+    assert stored.read(patients.patients, "p*") == ([], None)
+    shown = stored.read(patients.history, inbox.settings, "P1", rows[0]["issuer"])
     assert [row["study"] for row in shown["studies"]] == ["1.2.3", "1.2.1"]
     assert [row["issuer"] for row in shown["others"]] == ["SOUTH"]
     assert shown["person"] is None
@@ -39,6 +45,15 @@ def test_a_space_before_an_id_makes_another_patient_on_all_pages(
         assert reader.post("/patients/search", patient=wanted) == 303
         assert others not in reader.page("/patients?person=1")
     assert FoundStudy.from_texts({"StudyInstanceUID": "1.2", "PatientID": " P1 "}).patient_id == " P1"  # type: ignore[union-attr]
+
+
+def test_the_page_of_an_id_does_not_mix_two_who_have_it(console_of_node: ConsoleLab, node: Inbox) -> None:
+    viewer = console_of_node.browser(UserRole.VIEWER)
+    assert "<h1>Test, one</h1>" in viewer.page("/patients/1")
+    node.index(changed(ultrasound("two"), PatientID="ID-one", PatientName="Other^Ann"))
+    page = viewer.page("/patients/1")
+    assert "<h1>ID-one</h1>" in page
+    assert page.count("Other, Ann") == page.count("Test, one") == 1
 
 
 def test_images_of_a_patient_are_deleted_when_their_results_arrived(
@@ -81,3 +96,77 @@ def test_a_quantity_of_two_days_by_one_model_is_a_plot_and_a_higher_value_is_hig
     assert first["y"] > second["y"]
     for other in (measured(2, "2023-03-01", 0.5, model="ratio 3"), measured(2, "2022-03-01", 0.6)):
         assert activity.trends([measured(1, "2022-03-01", 0.5), other]) == []
+
+
+REGISTERED = {
+    "PatientID": "P-7", "PatientName": "Müller^Änne", "PatientBirthDate": "1960-01-02", "PatientSex": "F",
+}  # fmt: skip
+
+
+def test_a_patient_is_registered_on_the_page_and_seen_with_the_history(
+    operator: Browser, console: ConsoleLab, inbox: Inbox
+) -> None:
+    assert operator.post("/patients/register", **REGISTERED) == 303
+    assert operator.follow() == 200
+    assert "<h1>Müller, Änne</h1>" in operator.text
+    assert 'href="/upload?patient=1"' in operator.text
+    page = operator.page("/upload?patient=1")
+    assert '<option value="1" selected>Müller, Änne · P-7' in page
+    data = io.BytesIO()
+    Image.new("L", (40, 30), 90).save(data, "PNG")
+    operator.upload(("a.png", data.getvalue()), Patient="1", Modality="US")
+    inbox.settle()
+    assert inbox.column(Study.patient_id) == ["P-7"]
+    assert 'href="/studies/1"' in operator.page("/patients/registered/1")
+    assert console.browser(UserRole.VIEWER).post("/patients/registered/1/remove") == 403
+    assert operator.post("/patients/registered/1/remove") == 303
+    assert "/patients/registered/1" not in operator.page("/patients")
+    assert operator.get("/patients/registered/1") == 404
+
+
+def test_a_refused_registration_keeps_what_was_typed(operator: Browser) -> None:
+    assert operator.post("/patients/register", **REGISTERED | {"PatientBirthDate": "2999-01-01"}) == 400
+    assert "PatientBirthDate is no day" in operator.text
+    assert 'value="Müller^Änne"' in operator.text
+    operator.post("/patients/register", **REGISTERED)
+    assert operator.post("/patients/registered/1", **REGISTERED | {"PatientName": "a\\b"}) == 400
+    assert "PatientName has a backslash" in operator.text
+
+
+def test_programs_register_read_change_and_remove_patients(console: ConsoleLab, inbox: Inbox) -> None:
+    program = Program(console, UserRole.OPERATOR)
+    assert program.ask("POST", "/patients", json=REGISTERED) == (200, {"patient": 1})
+    assert program.ask("POST", "/patients", json=REGISTERED)[0] == 409
+    odd = json.dumps(REGISTERED | {"PatientName": "\ud800"})
+    assert program.ask("POST", "/patients", content=odd)[0] == 400
+    assert program.ask("PUT", "/patients/1", json=REGISTERED | {"PatientSex": ""}) == (204, None)
+    status, listed = program.ask("GET", "/patients?id=P-*")
+    assert [(row["patient_id"], row["sex"]) for row in listed["patients"]] == [("P-7", "")]
+    status, history = program.ask("GET", "/patients/1")
+    assert (status, history["patient"]["name"], history["studies"]) == (200, "Müller^Änne", [])
+    assert Program(console, UserRole.VIEWER).ask("DELETE", "/patients/1")[0] == 403
+    assert program.ask("DELETE", "/patients/1") == (204, None)
+    assert program.ask("GET", "/patients/1")[0] == 404
+
+
+def test_images_and_results_of_a_study_are_deleted_by_an_admin_alone(
+    console_of_node: ConsoleLab, node: Inbox
+) -> None:
+    admin = console_of_node.browser(UserRole.ADMIN)
+    assert console_of_node.browser(UserRole.OPERATOR).post("/studies/1/erase") == 403
+    files = {*node.folder.glob("spool/**/*.dcm"), *node.folder.glob("results/**/*.dcm")}
+    assert admin.post("/studies/1/erase") == 409
+    assert "nothing was deleted" in admin.text
+    assert all(file.exists() for file in files)
+    node.put(Delivery, state=DeliveryState.CONFIRMED, confirmed_at=NOW)
+    node.put(Study, 1, state=StudyState.DELIVERED)
+    assert "Delete images and results of this study" in admin.page("/studies/1")
+    assert admin.post("/studies/1/erase") == 303
+    assert not any(file.exists() for file in files)
+    assert node.rows(ReportedFinding) == []
+    assert {row.short_result for row in node.rows(Result)} == {""}
+    assert node.read(PatientNames(node.folder).of, [1]) == {1: ""}
+    assert admin.page("/studies/1").count("file deleted") == len(node.rows(Result))
+    [noted] = console_of_node.audited("objects_deleted")
+    assert noted == {"files": len(files), "results": True}
+    assert admin.page("/patients").count("ID-one") == 1, "the entry stays"

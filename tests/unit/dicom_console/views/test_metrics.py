@@ -1,13 +1,16 @@
 """Problems, numbers, alerts and the dashboard."""
 
+import errno
 import json
 import operator
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pydantic import SecretStr
@@ -323,3 +326,13 @@ def test_a_port_for_metrics_needs_no_token_and_answers_nothing_else(console: Con
     assert {client.get(path).status_code for path in ("/healthz", "/metrics")} == {200}
     assert {client.get(path).status_code for path in ("/", "/sign-in", "/api/v1/studies")} == {404}
     assert client_of(app, "http://127.0.0.1:8080", Host="127.0.0.1:9112").get("/metrics").status_code == 403
+
+
+def test_a_disk_that_does_not_say_its_space_is_a_fault_and_hides_nothing_else(
+    filled: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = Mock(side_effect=OSError(errno.ESTALE, "Stale file handle"))
+    monkeypatch.setattr(shutil, "disk_usage", stale)
+    shown = metrics._disk(filled.settings)
+    assert (shown["low"], shown["fault"]) == (False, "disk: stale file handle")
+    assert list(filled.read(metrics.gauges, filled.settings))

@@ -23,6 +23,7 @@ from dicom_node.base.store.tables import (
     Instance,
     Job,
     ReceivedObject,
+    RegisteredPatient,
     Result,
     Study,
     Withdrawal,
@@ -127,7 +128,7 @@ def test_no_address_changes_a_study_of_another_sender(limited: ConsoleLab, node:
                 [getattr(row, column.key) for column in inspect(table).column_attrs]
                 for row in node.rows(table)
             ]
-            for table in (Study, Job, Result, Delivery, Withdrawal, Feedback)
+            for table in (Study, Job, Result, Delivery, Withdrawal, Feedback, RegisteredPatient)
         }
 
     before = rows()
@@ -145,7 +146,8 @@ def test_no_address_changes_a_study_of_another_sender(limited: ConsoleLab, node:
         "results": [1],
     }
     days = {"first": "2024-03-02", "last": "2024-03-02"}
-    values = {**fields, **drawn, **assessed, **days, "state": "failed", "change": "withdraw"}
+    patient = {"PatientID": study.patient_id, "PatientName": "Somebody^Else"}
+    values = {**fields, **drawn, **assessed, **days, **patient, "state": "failed", "change": "withdraw"}
     schema = browser.client.get("/api/v1/openapi.json", headers=headers).json()
     for method, path in dict.fromkeys(addresses(limited.app, node)):
         if method == "GET" or path.startswith(("/sign-", "/sessions", "/language")):

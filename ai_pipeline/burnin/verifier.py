@@ -1,0 +1,126 @@
+"""What is left in a cleaned picture: text that must be removed, and codes for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import cv2
+import numpy as np
+import zxingcpp
+
+from ai_pipeline.burnin.decide.candidates import Candidate, candidates
+from ai_pipeline.burnin.decide.layout import FILLED, covered, level_box, overlap, share_of
+from ai_pipeline.burnin.decide.letters import are_letters, strokes_in
+from ai_pipeline.burnin.decide.lines import reads_alike
+from ai_pipeline.burnin.decide.writing import SAME
+from ai_pipeline.burnin.find.annotation import (
+    Box,
+    CleaningPolicy,
+    Mask,
+    Picture,
+    brightest,
+    colourfulness,
+    component_boxes,
+    components,
+    dilated,
+    index_of,
+)
+from ai_pipeline.burnin.find.text import TextBox
+from ai_pipeline.burnin.planning import RemovalPlan, RemovalTask
+
+CORNERS = ("top_left", "top_right", "bottom_right", "bottom_left")
+"""Corners of a code, by zxing-cpp's names."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verifier(RemovalTask):
+    """Searches cleaned pictures for remaining text that ``policy`` removes and that is not ``allowed``."""
+
+    def residue(
+        self, picture: Picture, filled: Mask, plan: RemovalPlan, kept: Mask, changed: Mask | None = None
+    ) -> list[TextBox]:
+        """Find the text and the QR codes in a cleaned picture that still must be removed; text at several
+        sizes and contrasts. ``filled`` pixels hold nothing of the source: text read there does not count.
+        Text in ``kept`` was read before and stays. ``changed``: the pixels that were filled since the last
+        reading, as in :func:`candidates`.
+        """
+        return codes_in(picture) + [
+            one.box
+            for one in candidates(picture, self.tools.reader, plan.waves, changed)
+            if self.is_residue(one, filled, plan, kept)
+        ]
+
+    def still_stays(self, line: Box, before: Picture, now: Picture) -> bool:
+        """Whether a line that was read in the picture ``before`` reads the same ``now``, or as other text
+        that stays.
+        """
+        reader = self.tools.reader
+        text = Candidate(now, level_box(line, 1.0), 0.0).text(reader, self.allowed)
+        return not self.policy.removes(text.meaning) or reads_alike(line, before, now, reader)
+
+    def is_residue(self, candidate: Candidate, filled: Mask, plan: RemovalPlan, kept: Mask) -> bool:
+        """Whether the place ``candidate`` of a cleaned picture holds text that must be removed; masks as in
+        :meth:`residue`. In the image area the text must be proven letters, elsewhere it need not be legible.
+        """
+        box = candidate.box
+        stay = [line for line in plan.lines if kept[index_of(line)].any()]
+        if _are_lines(box, stay) or _is_known(candidate, filled | kept):
+            return False
+        # Confidence of the text detector from which an unreadable box of a text's shape counts as residual
+        # text.
+        certain = candidate.certain and box.confidence >= 0.6
+        if certain and self.policy is CleaningPolicy.RESEARCH:
+            return True
+        text = candidate.text(self.tools.reader, self.allowed)
+        # A number of an axis that stays is read here with its tick: "-20-".
+        tick = text.letters.isdigit() and len(text.letters) <= 3
+        if (tick and any(overlap(line, box.box) > SAME for line in stay)) or not self.policy.removes(
+            text.meaning
+        ):
+            return False
+        return are_letters(text) if share_of(plan.ground, box) > 0.5 else text.line.legible or certain
+
+
+def _are_lines(box: TextBox, stay: Sequence[Box]) -> bool:
+    """Whether a find is a line that stays, or a part of it: it was read whole and proven harmless. Or a box
+    around several, one above another, which is no line: a column of labels looks like one.
+    """
+    rows = [line for line in stay if overlap(line, box.box) > SAME]
+    return any(overlap(box.box, line) > SAME for line in stay) or any(
+        one[3] <= other[1] for one in rows for other in rows
+    )
+
+
+def _is_known(candidate: Candidate, known: Mask) -> bool:
+    """Whether nearly all strokes of a find are of what was filled or stays, as in a box around two lines."""
+    # How far a stroke stands out from what is beside it, at least (grey levels).
+    strokes = strokes_in(candidate.view, candidate.box, 24)
+    return covered(candidate.box, known) or bool(strokes.any() and known[strokes].mean() >= FILLED)
+
+
+def codes_in(picture: Picture) -> list[TextBox]:
+    """Find the QR codes and bar codes in ``picture`` that a machine can read: any may name a person. Two
+    colours always differ in a channel; each is searched around what has a colour, the brightest everywhere.
+    """
+    # Modules of a code and its quiet zone are near each other (pixels).
+    tinted = (
+        dilated(colourfulness(picture) > 16, 65) if picture.ndim == 3 else np.zeros_like(picture, np.bool_)
+    )
+    planes = [(0, 0, brightest(picture))] + [
+        (left, top, plane)
+        for left, top, right, bottom in component_boxes(components(tinted)[1])
+        for plane in cv2.split(picture[top:bottom, left:right])
+    ]
+    return [
+        TextBox(
+            np.array(
+                [(left + at.x, top + at.y) for at in map(partial(getattr, code.position), CORNERS)],
+                np.float32,
+            ),
+            1.0,
+        )
+        for left, top, plane in planes
+        for code in zxingcpp.read_barcodes(np.ascontiguousarray(plane))
+    ]

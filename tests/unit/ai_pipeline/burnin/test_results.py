@@ -1,0 +1,158 @@
+"""Tables of results, which no vocabulary knows."""
+
+import pytest
+
+from ai_pipeline.burnin.decide.results import by_their_table, whole_rows
+from ai_pipeline.burnin.decide.texts import Text
+from ai_pipeline.burnin.find.annotation import Box
+from ai_pipeline.contract import Meaning
+from tests.unit.ai_pipeline.burnin.cleaning_lab import IDENTITY
+from tests.unit.ai_pipeline.burnin.texts_lab import block, meanings, text
+
+ROWS = 600
+"""Of the picture."""
+HIGH, PITCH = 18, 26
+"""Of a line, and from line to line (pixels)."""
+
+
+def lines(*words: str, top: int = 200) -> list[Text]:
+    return block(*((one, top + PITCH * row) for row, one in enumerate(words)), high=HIGH)
+
+
+def cell(words: str, left: int, top: int) -> Text:
+    return text(words, (left, top, left + 10 * len(words), top + HIGH))
+
+
+def columns(*rows: tuple[str, ...]) -> list[Text]:
+    """Label, number and perhaps a unit, each in a column of its own."""
+    return [
+        cell(words, 100 + 90 * column, 200 + PITCH * row)
+        for row, parts in enumerate(rows)
+        for column, words in enumerate(parts)
+    ]
+
+
+def stays(texts: list[Text]) -> list[bool]:
+    return [one is not IDENTITY for one in meanings(whole_rows(by_their_table(texts, ROWS)))]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ("KSL 4.54cm", "SSL 3.20cm"),
+        ("Torbiel 12.5 mm", "Jajnik 4.1 cm²"),
+        ("Vejiga 230 ml", "Grosor 3.4 mm", "FEVI 64%"),
+        ("VTD 34 cm/s", "PMR 2.1 m/s", "Puls 72 bpm"),
+        ("Mesane 97 mmHg", "KC 0.68"),
+        ("KU 24.1 cm 26w3d", "FU 19.8 cm", "SSW 26w3d"),
+        ("+ Jidar 4.5 cm", "x Tihal 3.1 cm"),
+        ("1 Lago 4.5 cm", "2 Lago 3.1 cm"),
+    ],
+)
+def test_a_table_of_results_stays_whatever_its_labels_are(rows: tuple[str, ...]) -> None:
+    assert all(stays(lines(*rows)))
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        columns(("Kist", "4.54 cm"), ("Duvar", "3.2 mm"), ("Hacim", "12 ml")),
+        columns(("Kist", "4.54", "cm"), ("Duvar 1", "3.2", "mm"), ("Q2", "37", "%")),
+        [*lines("Kist", "4.54 cm"), *lines("Duvar", "3.2 mm", top=270)],
+        [*lines("Kist 4.54 cm"), cell("Duvar 3.2 mm", 320, 200)],
+        [*lines("Kist", "75 mmHg"), cell("Duvar", 260, 200), cell("3.2 mm", 260, 226)],
+    ],
+    ids=["columns", "units apart", "label above", "side by side", "labels above, side by side"],
+)
+def test_label_and_number_stay_however_they_are_laid_out(texts: list[Text]) -> None:
+    assert all(stays(texts))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ("KIM 45", "LEE 52"),
+        ("KIM 45 kg", "LEE 52 kg"),
+        ("KIM 172 cm", "LEE 168 cm"),
+        ("KIM 12.03", "LEE 04.11"),
+        ("KIM 1957", "LEE 1963"),
+        ("KIM, MIN 4.5 cm", "LEE^JI 3.1 cm"),
+        ("KIM 4.5 cm",),
+        ("KIM 4.5 cm", "KIM 45"),
+        ("KIM 32w4d", "LEE 12w1d"),
+    ],
+)
+def test_what_has_no_unit_of_measure_or_stands_alone_is_no_table(rows: tuple[str, ...]) -> None:
+    assert not any(stays(lines(*rows)))
+
+
+@pytest.mark.parametrize("beside", ["12.03.2026", "48271935", "10:15", "2026-03-12"])
+def test_a_row_beside_a_date_a_time_or_a_number_is_a_head_line(beside: str) -> None:
+    table = lines("Kist 4.5 cm", "Duvar 3.2 cm")
+    assert stays([*table, cell(beside, 500, 200), cell(beside, 500, 226)])[:2] == [False, False]
+
+
+@pytest.mark.parametrize(("top", "kept"), [(10, False), (200, True)])
+def test_a_row_beside_a_name_is_a_head_line_at_the_top_of_the_picture(top: int, kept: bool) -> None:
+    table = lines("Kist 4.5 cm", "Duvar 3.2 cm", "Hacim 9 ml", top=top)
+    names = [cell("KIM MINJUN", 500, top + PITCH * row) for row in range(3)]
+    assert stays([*table, *names])[:2] == [kept, kept]
+
+
+def test_two_rows_alone_right_below_a_name_may_be_its_head_line() -> None:
+    name, *rest = lines("KIM MINJUN", "Kist 4.5 cm", "Duvar 3.2 cm")
+    assert stays([name, *rest]) == [False, False, False]
+    assert stays([*lines("KIM MINJUN", "Kist 4.5 cm", "Duvar 3.2 cm", "Hacim 9 ml")]) == [
+        False,
+        True,
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(("first", "kept"), [("KIM 32w4d", False), ("KIM 45", False), ("Kist 9 ml", True)])
+def test_on_top_of_a_panel_an_age_may_be_a_persons(first: str, kept: bool) -> None:
+    assert stays(lines(first, "Kist 4.5 cm", "Duvar 3.2 cm", "SSW 32w4d")) == [kept, True, True, True]
+
+
+def test_another_reading_of_a_row_stays_with_it_and_a_name_across_its_rows_does_not() -> None:
+    table = lines("Kist 4.5 cm", "Duvar 3.2 cm", "Hacim 9 ml")
+    again, name = (
+        text("Kisl 4,5", (102, 201, 178, 217)),
+        text("KIM MINJUN", (100, 260, 300, 278)),
+    )
+    assert stays([*table, again, name]) == [True, True, True, True, False]
+
+
+NUMBER, LABEL = (190, 200, 260, 218), (100, 200, 160, 218)
+
+
+@pytest.mark.parametrize(
+    ("label", "number", "place", "kept"),
+    [
+        ("Kist", "4.5 cm", LABEL, [False, False]),
+        ("Dist", "4.5 cm", LABEL, [True, True]),
+        ("Kist", "4.5 cm", (190, 178, 230, 196), [False, False]),  # above it
+        ("KIM MINJUN", "4.5 cm", (0, 200, 30, 218), [False, True]),  # far from it
+    ],
+)
+def test_a_number_goes_with_its_label(label: str, number: str, place: Box, kept: list[bool]) -> None:
+    assert stays([text(label, place), text(number, NUMBER)]) == kept
+
+
+def test_a_label_goes_with_its_number() -> None:
+    assert stays([text("Dist", LABEL), text("4.5 cm", NUMBER, confidence=0.6)]) == [False, False]
+
+
+def test_a_long_line_is_judged_in_no_time() -> None:
+    assert not any(stays(lines("a 1 " * 14, "1.1 " * 15, "a" * 120)))
+
+
+def test_the_numbers_of_an_axis_are_no_part_of_a_row() -> None:
+    axis = [text("20", (190, 200, 210, 218)), text("KIM", (140, 200, 176, 218))]
+    assert meanings(whole_rows(axis))[0] is Meaning.SCALE
+
+
+def test_a_number_like_a_date_is_a_result_where_its_unit_stands_apart() -> None:
+    assert all(stays(columns(("Kist", "20.09", "mm"), ("Duvar", "3.2", "mm"))))
+    assert stays(columns(("Kist", "20.09"), ("Duvar", "3.2 mm")))[:2] == [False, False]
