@@ -133,8 +133,11 @@ def result_rows(texts: Sequence[Text], apart: float = COLUMN, least: float = LEA
         if form["label"]:
             found.append(Row((text, *units), text.box.box, number, form["label"], *kind))
         elif (label := _label_of(text, texts, apart)) is not None:
+            left, top, right, bottom = label.box.box
+            if _is_high(label, text):
+                top, bottom = number[1], number[3]
             words = _plain(label.line.text)
-            found.append(Row((label, text, *units), label.box.box, number, words, *kind))
+            found.append(Row((label, text, *units), (left, top, right, bottom), number, words, *kind))
     return found
 
 
@@ -180,10 +183,17 @@ def _label_of(number: Text, texts: Sequence[Text], apart: float) -> Text | None:
     ]
     above = [text for text in others if is_above(text.box.box, box, 1.0)]
     for places, edge in ((before, 2), (above, 3)):
-        nearest = max(places, key=lambda text: text.box.box[edge], default=None)
+        # A column of labels may be found as one high line, too.
+        nearest = max(places, key=lambda text: (not _is_high(text, number), text.box.box[edge]), default=None)
         if nearest is not None and _is_label(nearest):
             return nearest
     return None
+
+
+def _is_high(label: Text, number: Text) -> bool:
+    """Whether a label is so much higher than a number that it must be those of several."""
+    (_, top, _, bottom), (_, upper, _, lower) = label.box.box, number.box.box
+    return bottom - top > 1.6 * (lower - upper)
 
 
 def _is_label(text: Text) -> bool:

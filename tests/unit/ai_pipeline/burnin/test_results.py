@@ -153,6 +153,15 @@ def test_the_numbers_of_an_axis_are_no_part_of_a_row() -> None:
     assert meanings(whole_rows(axis))[0] is Meaning.SCALE
 
 
+def test_a_column_of_labels_that_is_found_as_one_high_line_is_theirs() -> None:
+    column = text("DF E", (97, 196, 123, 274))
+    numbers = [
+        cell(words, 190, 200 + PITCH * row) for row, words in enumerate(("13.2 mm", "11.2 mm", "14.9 mm"))
+    ]
+    assert all(stays([column, *numbers]))
+    assert all(stays([column, cell("Di", 100, 200), cell("EF", 100, 252), *numbers]))
+
+
 def test_a_number_like_a_date_is_a_result_where_its_unit_stands_apart() -> None:
     assert all(stays(columns(("Kist", "20.09", "mm"), ("Duvar", "3.2", "mm"))))
     assert stays(columns(("Kist", "20.09"), ("Duvar", "3.2 mm")))[:2] == [False, False]
