@@ -109,7 +109,8 @@ _INFERENCE: Mapping[str, JsonValue] = {
         "$from pathlib import Path",
         "$import numpy",
         "$import onnxruntime",
-        "$from ai_pipeline.models.registry import load, network_input",
+        "$from ai_pipeline.models.registry import load",  # MONAI takes one name a line
+        "$from ai_pipeline.models.registry import network_input",
     ],
     "bundle_root": ".",
     "images": "$sorted(str(path) for path in Path(@bundle_root + '/images').glob('*.png'))",

@@ -61,7 +61,7 @@ def recalibrate(
         outputs = run(Classifier(card, threads=threads), images, Path(scratch), report)
         seen = scored(images, outputs, card.labels, found.labels)
         curves = {
-            seen.names[k]: platt(seen.truth[:, k], seen.logit[:, k]) for k in seen.with_positives(ENOUGH)
+            seen.names[k]: _curve(seen.truth[:, k], seen.logit[:, k]) for k in seen.with_positives(ENOUGH)
         }
         if not curves:
             raise DataMissing(
@@ -81,6 +81,12 @@ def recalibrate(
         "labels": {name: _errors(seen, seen.names.index(name)) for name in curves},
         "kept": [label.name for label in card.labels if label.name not in own],
     }
+
+
+def _curve(truth: Floats, logit: Floats) -> Curve:
+    """The curve fitted to ``truth [N]`` and ``logit [N]`` (:func:`platt`), as a card holds it."""
+    slope, intercept = platt(truth, logit)
+    return round(slope, 6), round(intercept, 6)
 
 
 def moved(label: Label, curve: Curve, threshold: float) -> float:
@@ -112,7 +118,7 @@ def _write_card(
             if row["name"] not in curves:
                 continue
             label, curve = known[row["name"]], curves[row["name"]]
-            row.update({"slope": round(curve[0], 6), "intercept": round(curve[1], 6)})
+            row.update({"slope": curve[0], "intercept": curve[1]})
             row.update(
                 {key: _rounded(moved(label, curve, row[key])) for key in ("threshold", "absent_below")}
             )

@@ -53,6 +53,10 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
+DECISIONS = ("not found", "unclear", "suspected")
+"""What a confusion of one label has for columns; more names than these are written aslant."""
+
+
 def draw_confusions(path: Path, found: Mapping[str, tuple[Sequence[str], Sequence[str], Any]]) -> Path:
     """Draw a confusion matrix for each title of ``found``: names of the rows (truth), names of the columns
     (answer), counts ``[rows, columns]``. A cell is the darker the larger its share of the row.
@@ -67,7 +71,10 @@ def draw_confusions(path: Path, found: Mapping[str, tuple[Sequence[str], Sequenc
         for (row, column), share in np.ndenumerate(shares):
             ink = "white" if share > 0.5 else "black"
             axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=ink, fontsize=8)
-        axes.set_xticks(range(len(columns)), columns, rotation=30 if len(columns) > 3 else 0, ha="right")
+        many = len(columns) > len(DECISIONS)
+        axes.set_xticks(
+            range(len(columns)), columns, rotation=30 if many else 0, ha="right" if many else "center"
+        )
         axes.set_yticks(range(len(rows)), rows)
         axes.set(title=title, ylabel="truth")
     return save(figure, path)

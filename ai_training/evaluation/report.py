@@ -14,7 +14,7 @@ import numpy as np
 from ai_pipeline.chest.calls import chosen_point, labels_at
 from ai_pipeline.contract import Grey
 from ai_pipeline.models.registry import Card
-from ai_training.evaluation.plots import draw_confusions, draw_curves, draw_pictures
+from ai_training.evaluation.plots import DECISIONS, draw_confusions, draw_curves, draw_pictures
 from ai_training.evaluation.scores import Scored, curves
 from ai_training.evaluation.tables import ENOUGH
 from ai_training.metrics import Floats
@@ -22,7 +22,6 @@ from ai_training.sets.files import read_grey
 
 WORST = 12
 CURVES, CONFUSION, PICTURES, FIGURES = "curves.png", "confusion.png", "worst.png", "figures.json"
-DECISIONS = ("not found", "unclear", "suspected")
 Confusion = tuple[Sequence[str], Sequence[str], Any]
 """Names of the rows (truth), of the columns (answer), and counts ``[rows, columns]``."""
 

@@ -94,7 +94,7 @@ class Files:
         """
         file = self.data_dir / path
         if self.bucket is None:
-            top = self.data_dir / PurePosixPath(path).parts[0]
+            top = self.data_dir.joinpath(*PurePosixPath(path).parts[:-1][:1])
             if not top.is_dir():
                 raise StoreAway(f"disk: {top} is not there: is it mounted?")
             return file

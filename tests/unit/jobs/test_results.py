@@ -527,6 +527,12 @@ def test_nothing_else_is_compared_with(comparing: Inbox) -> None:
     assert compared(take(comparing, "20250102", "0.60 effusion")) == []
 
 
+def trends_of(inbox: Inbox, study: int) -> list[Any]:
+    """What the page of the patient of a study shows over time."""
+    shown = inbox.read(patients.history, inbox.settings, *inbox.read(patients.patient_of, study))
+    return list(shown["trends"])
+
+
 @pytest.mark.parametrize(
     ("patient_id", "birth", "name"),
     [("UNKNOWN", "", ""), ("0", "19000101", "Unbekannt^Mann"), ("A-4711", "18000101", "TRAUMA")],
@@ -537,11 +543,11 @@ def test_two_emergencies_under_one_placeholder_are_not_compared(
     about = {"PatientID": patient_id, "PatientBirthDate": birth, "PatientName": name, "PatientSex": "M"}
     take(comparing, "20240302", "0.41", **about)
     assert compared(take(comparing, "20250102", "0.62 effusion", **about)) == []
-    assert comparing.read(patients.show, comparing.settings, 1)["trends"] == []
+    assert trends_of(comparing, 1) == []
     known = about | {"PatientName": "Miller^Jane", "PatientSex": "F", "PatientID": "P2"}
     take(comparing, "20240302", "0.41", **known)
     assert len(compared(take(comparing, "20250102", "0.62", **known))) == 1, "by name and sex"
-    assert len(comparing.read(patients.show, comparing.settings, 3)["trends"]) == 1
+    assert len(trends_of(comparing, 3)) == 1
 
 
 def test_another_model_version_is_said_and_not_compared(

@@ -29,7 +29,7 @@ from dicom_node.base.store.tables import Delivery, Notification, Study
 from dicom_node.people import entered
 from dicom_node.people.audit import Person
 from dicom_node.people.demo import DRAWN_FILM
-from dicom_node.people.stow import take_files
+from dicom_node.people.uploads import take_files
 from tests.browser_lab import IN_A_BROWSER, because, press, served_app, signed_in
 from tests.console_lab import ConsoleLab, console_of, own_model, routes
 from tests.modality import part_10, ultrasound, ultrasound_from
@@ -211,7 +211,7 @@ def _named(name: str) -> Dataset:
 
 def _upload(database: Database, settings: Settings, again: Dataset) -> None:
     """One of the objects once more, by the console."""
-    take_files(database, settings, [("again.dcm", io.BytesIO(part_10(again)))], Person("operator"))
+    take_files(database, settings, [("again.dcm", io.BytesIO(part_10(again)))], {}, Person("operator"))
 
 
 def _all_told(database: Database) -> bool:

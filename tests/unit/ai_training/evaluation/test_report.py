@@ -51,15 +51,13 @@ def test_a_report_has_the_calls_of_the_pipeline_and_its_worst_films_first(
     assert counts[:, 0].tolist() == [(chance[part] < point.absent_below).sum() for part in (~sick, sick)]
 
     listed = rows(tmp_path / "worst.csv")
-    truths = [float(row["probability_of_the_truth"]) for row in listed]
-    assert len(listed) == report.WORST
-    assert truths == sorted(truths)
-    # Of the highest numbers those without an effusion are the worst, of the lowest those with one.
-    assert {row["file"]: row["truth"] for row in listed}.items() >= {
-        ("59.png", "no Effusion"),
-        ("58.png", "no Effusion"),
-        ("0.png", "Effusion"),
-    }
+    right = np.where(sick, chance, 1 - chance)
+    worst = np.argsort(right, kind="stable")[: report.WORST].tolist()
+    assert [row["file"] for row in listed] == [f"{number}.png" for number in worst]
+    assert [row["truth"] for row in listed] == [
+        "Effusion" if sick[number] else "no Effusion" for number in worst
+    ]
+    assert float(listed[0]["probability_of_the_truth"]) == pytest.approx(right.min(), abs=1e-4)
 
 
 def test_the_pictures_of_a_report_are_drawn(found: Scored, tmp_path: Path) -> None:
