@@ -10,7 +10,7 @@ import pytest
 from ai_pipeline.chest.calls import OperatingPoint, labels_at
 from ai_pipeline.models.registry import find
 from ai_training.evaluation import report
-from ai_training.evaluation.scores import Scored, scored
+from ai_training.evaluation.scores import Outputs, Scored, scored
 from ai_training.evaluation.tables import headline
 from ai_training.sets.files import rows
 from ai_training.sets.images import LABELS, SetImage
@@ -31,7 +31,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Scored:
         path = folder / f"{number}.png"
         images.append(SetImage(path.name, path, f"p{number}", "test", marks=marks, age=50.0))
     logits = np.tile(np.linspace(-6, 6, FILMS)[:, None], (1, len(CARD.labels)))
-    return scored(images, logits, CARD.labels, LABELS)
+    outputs = Outputs(logits, np.zeros(FILMS), np.ones(FILMS, np.bool_))
+    return scored(images, outputs, CARD.labels, LABELS)
 
 
 def test_a_report_has_the_calls_of_the_pipeline_and_its_worst_films_first(
