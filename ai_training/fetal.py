@@ -323,8 +323,11 @@ def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLim
 
 
 def _least_uneven(outlined: Sequence[HeadOutline], part: int) -> float:
-    """The limit of unevenness inside (``part`` 0) or around (1) a head: a tenth below the evenest one."""
-    return _rounded(0.9 * min(found.unevenness[part] for found in outlined), up=False)
+    """The limit of unevenness inside (``part`` 0) or around (1) a head: a tenth below the evenest one; 0
+    where no picture has such a place.
+    """
+    evenest = min(found.unevenness[part] for found in outlined)
+    return _rounded(0.9 * evenest, up=False) if math.isfinite(evenest) else 0.0
 
 
 def headless(data: Path, name: str, split: str) -> list[Grey]:
