@@ -170,3 +170,15 @@ def test_images_and_results_of_a_study_are_deleted_by_an_admin_alone(
     [noted] = console_of_node.audited("objects_deleted")
     assert noted == {"files": len(files), "results": True}
     assert admin.page("/patients").count("ID-one") == 1, "the entry stays"
+
+
+def test_a_search_finds_registered_patients_without_a_study(console_of_node: ConsoleLab) -> None:
+    operator = console_of_node.browser(UserRole.OPERATOR)
+    operator.post("/patients/register", **REGISTERED)
+    for wanted, found in (
+        (REGISTERED["PatientID"], True),
+        (REGISTERED["PatientID"][:2] + "*", True),
+        ("none", False),
+    ):
+        assert operator.post("/patients/search", patient=wanted) == 303
+        assert ("/patients/registered/1" in operator.page("/patients?person=1")) is found
