@@ -153,8 +153,9 @@ def _list(
     request.note_list("patients")
     rows, more = request.read(patients.patients, about.get("patient", ""), after)
     people = request.read(names, request.settings, [row["study"] for row in rows])
+    wanted = about.get("patient", "")
     known = (
-        request.read(registered.list_patients, request.settings, limit=ROWS) if not (after or about) else []
+        [] if after else request.read(registered.list_patients, request.settings, patient=wanted, limit=ROWS)
     )
     return request.page(
         "patients.html",

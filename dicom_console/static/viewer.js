@@ -205,8 +205,8 @@ function mount(viewer) {
   const slider = part(".compare input");
   const split = () => {
     const after = part("clipPath rect");
-    after.setAttribute("x", (columns * slider.value) / 100);
-    after.setAttribute("width", columns - (columns * slider.value) / 100);
+    after.setAttribute("x", (columns * (100 - slider.value)) / 100);
+    after.setAttribute("width", (columns * slider.value) / 100);
   };
   slider?.addEventListener("input", split);
 

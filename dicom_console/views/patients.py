@@ -82,7 +82,9 @@ def history(session: Session, settings: Settings, patient_id: str, issuer: str) 
             stated_report.read_report(path) for path in pictures.report_files(session, settings, row["id"])
         ]
         found = [one for read in stated for one in read.findings if one.decision is Decision.PRESENT]
-        row["findings"] = list(dict.fromkeys(one.meaning for one in found))
+        # "Look at it first" is no finding, and nothing beside it would look like an all-clear.
+        calls = [call for read in stated for call in read.calls]
+        row["findings"] = list(dict.fromkeys([*(one.meaning for one in found), *calls]))
         if on := date_of(row["study_date"]):
             measured += [DatedNumber(row["id"], on, one) for read in stated for one in read.numbers]
     is_one = len(rows) < 2 or intake.of_one_patient(session, accessions)

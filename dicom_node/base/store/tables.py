@@ -470,6 +470,8 @@ class RegisteredPatient(Numbered):
 
     __table_args__ = (
         UniqueConstraint("patient_id", "issuer_of_patient_id", name="uq_registered_patient_id"),
+        # A page that is still open names a patient by number: that of a removed one stands for nobody else.
+        {"sqlite_autoincrement": True},
     )
 
     patient_id: Mapped[ShortText]

@@ -136,3 +136,11 @@ def test_who_sees_some_senders_only_registers_nobody_and_sees_nobody(inbox: Inbo
             with pytest.raises(NotAllowedNow, match="some senders only"):
                 change(inbox)
     assert len(inbox.rows(RegisteredPatient)) == 1
+
+
+def test_the_number_of_a_removed_patient_is_never_that_of_another(inbox: Inbox) -> None:
+    removed = register(inbox)
+    registered.remove_patient(inbox.settings, removed, BY)
+    assert register(inbox, PatientID="P-2", PatientName="Roe^Rita") != removed
+    with pytest.raises(NotFound):
+        inbox.read(registered.described_as_registered, inbox.settings, removed, {"PatientID": ""})

@@ -4,6 +4,7 @@ import io
 import json
 from datetime import date, timedelta
 
+import pytest
 from PIL import Image
 
 from dicom_console.views import activity, patients
@@ -12,7 +13,7 @@ from dicom_node.base.sitekey import PatientNames
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, ReportedFinding, Result, Study
 from dicom_node.deliver.scu import FoundStudy
-from dicom_node.results.stated_report import StatedNumber
+from dicom_node.results.stated_report import StatedNumber, StatedReport
 from tests.console_lab import Browser, ConsoleLab, Program
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -170,3 +171,23 @@ def test_images_and_results_of_a_study_are_deleted_by_an_admin_alone(
     [noted] = console_of_node.audited("objects_deleted")
     assert noted == {"files": len(files), "results": True}
     assert admin.page("/patients").count("ID-one") == 1, "the entry stays"
+
+
+def test_a_search_finds_registered_patients_without_a_study(console_of_node: ConsoleLab) -> None:
+    operator = console_of_node.browser(UserRole.OPERATOR)
+    operator.post("/patients/register", **REGISTERED)
+    for wanted, found in (
+        (REGISTERED["PatientID"], True),
+        (REGISTERED["PatientID"][:2] + "*", True),
+        ("none", False),
+    ):
+        assert operator.post("/patients/search", patient=wanted) == 303
+        assert ("/patients/registered/1" in operator.page("/patients?person=1")) is found
+
+
+def test_a_film_to_be_looked_at_first_is_no_dash_in_the_history(
+    console_of_node: ConsoleLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unusual = StatedReport((), (), "", "", calls=("Look at it first",))
+    monkeypatch.setattr(patients.stated_report, "read_report", lambda _: unusual)
+    assert "Look at it first" in console_of_node.browser(UserRole.VIEWER).page("/patients/1")

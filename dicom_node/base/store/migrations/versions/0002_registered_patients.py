@@ -20,5 +20,6 @@ def upgrade() -> None:
         sa.Column("changed_at", sa.DateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_registered_patient")),
         sa.UniqueConstraint("patient_id", "issuer_of_patient_id", name="uq_registered_patient_id"),
+        sqlite_autoincrement=True,
     )
     op.add_column("job", sa.Column("scores", sa.JSON(), nullable=True))
