@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from ai_pipeline.errors import disk_fault
 from dicom_node.base.config.settings import OutboxSettings, Settings
 from dicom_node.base.events import THREAD_FAILED
 from dicom_node.base.outcomes import Done, Failed, NotYet, Outcome, Retry
@@ -100,8 +101,8 @@ class Lane(ABC, Generic[Row]):
             outcome = self.work(row, stop)
         except SQLAlchemyError:  # the database is away: nothing is known of the row
             raise
-        except OSError as error:  # nor of what the disk does not read now
-            outcome = Retry(f"disk: {(error.strerror or '').lower()}")
+        except OSError as error:  # nor of a disk or a peer that fails now
+            outcome = Retry(disk_fault(error) or (error.strerror or type(error).__name__).lower())
         except Exception as error:
             why = reason_of(error)
             self._note(row, Retry(why) if tries < _DEFECTS else Failed(why), tries)

@@ -108,7 +108,7 @@ class _Upload:
     def _captured(self, pieces: Iterator[bytes]) -> bytes:
         """The file of a Secondary Capture of a picture. Raises FaultyInput, PixelError."""
         if self._about is None:
-            raise FaultyInput("a picture says not whose it is: fill in patient and modality")
+            raise FaultyInput("a picture does not say whose it is: fill in patient and modality")
         data = bytearray()
         for piece in pieces:
             data += piece

@@ -157,7 +157,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "ZIP64": (zip64, "ZIP64"),
     "no end": (lambda: b"PK\x03\x04" + bytes(400), "cannot be read"),
     "a ZIP in a ZIP": (lambda: bytes(zipped(bytes(zipped(an_object())))), "a ZIP in a ZIP"),
-    "a picture of nobody": (lambda: bytes(zipped(b"\x89PNG" + bytes(99))), "says not whose it is"),
+    "a picture of nobody": (lambda: bytes(zipped(b"\x89PNG" + bytes(99))), "does not say whose it is"),
 }
 
 

@@ -59,7 +59,7 @@ def cut_by(lines: Iterable[Box], going: Mask, never_back: Mask, picture: Picture
 
 
 def with_their_rows(lines: Iterable[Box], rows: Rows) -> set[Box]:
-    """The lines, and those that say nothing without them."""
+    """The lines, with the labels and numbers that mean nothing without them."""
     chosen = set(lines)
     return chosen | {line for row in rows if not chosen.isdisjoint(row) for line in row}
 

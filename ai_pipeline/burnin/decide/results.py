@@ -230,8 +230,8 @@ def _tables(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _without_ages_on_top(table: Sequence[Row]) -> list[Row]:
-    """The rows of a table without those whose number may be an age and that stand before all others: "KIM
-    32w4d" may be a head line of the panel.
+    """Drop the first rows of a table if their numbers may be ages: "KIM 32w4d" may be a head line of the
+    panel.
     """
     results = [row for row in table if row.measured or re.search(r"\d[.,]\d", row.unsure)]
     return [row for row in table if row in results or any(_stands_before(other, row) for other in results)]
@@ -290,7 +290,7 @@ def _adjoins(text: Text, row: Row) -> bool:
 
 
 def _is_in(text: Text, rows: Iterable[Row], share: float = 0.8) -> bool:
-    """Whether so much of a text lies in one of the rows."""
+    """Whether at least ``share`` (0 to 1) of a text's box lies in one of the rows."""
     return any(overlap(text.box.box, _grown(row.box, row.height)) >= share for row in rows)
 
 

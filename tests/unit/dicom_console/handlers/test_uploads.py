@@ -170,7 +170,7 @@ def test_a_faulty_form_keeps_what_was_typed_and_stores_nothing(operator: Browser
     assert 'name="PatientID" value="P-7"' in operator.text
     assert inbox.spool.pending() == []
     operator.upload(("a.png", picture()))
-    assert "a picture says not whose it is" in outcomes(operator)[0]
+    assert "a picture does not say whose it is" in outcomes(operator)[0]
     assert inbox.spool.pending() == []
 
 
