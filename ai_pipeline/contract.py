@@ -337,6 +337,7 @@ class ImageHeader:
     ``age_years``: None if the header gives no usable age. ``attributes``: further values by keyword, as text.
     ``overlay_groups``: groups 60xx whose overlay plane has pixels; ``embedded_overlay_bits``: bits of the
     pixel data, from 0 on, that hold an overlay plane. ``removed_by_hand``: boxes that a person wants removed.
+    ``technical``: settings of an ultrasound machine that the header states, free of any part of the identity.
     """
 
     modality: str
@@ -359,6 +360,7 @@ class ImageHeader:
     overlay_groups: tuple[int, ...] = ()
     embedded_overlay_bits: tuple[int, ...] = ()
     removed_by_hand: tuple[tuple[int, int, int, int], ...] = ()
+    technical: tuple[str, ...] = ()
 
 
 class SourceImage(Protocol):

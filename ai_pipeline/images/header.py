@@ -18,6 +18,7 @@ from ai_pipeline.contract import ImageHeader, PixelArray, UltrasoundRegion
 from ai_pipeline.errors import HeaderError
 from ai_pipeline.images.dates import date_of
 from ai_pipeline.images.numbers import LARGEST_WHOLE, decimal, decimal_of, is_empty, value_of, whole, whole_of
+from ai_pipeline.images.technical import technical_values
 
 AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
@@ -153,8 +154,9 @@ def read_header(dataset: Dataset) -> ImageHeader:
     if photometric in GREY and (_text(dataset, "PixelPresentation") in _COLOURED or _has_palette(dataset)):
         raise HeaderError("its colours are in a supplemental palette (0008,9205), which is not shown here")
     syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
+    modality = _text(dataset, "Modality")
     return ImageHeader(
-        modality=_text(dataset, "Modality"),
+        modality=modality,
         sop_class_uid=_text(dataset, "SOPClassUID"),
         rows=rows,
         columns=columns,
@@ -177,6 +179,7 @@ def read_header(dataset: Dataset) -> ImageHeader:
             if isinstance(value := value_of(dataset, (group, 0x3000)), bytes) and value.count(0) < len(value)
         ),
         embedded_overlay_bits=embedded_overlays(dataset),
+        technical=technical_values(dataset) if modality in {"US", "IVUS"} else (),
     )
 
 

@@ -1,0 +1,138 @@
+"""Words and numbers of a header that say whose an image is, and where, when and by whom it was made."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from itertools import islice
+from typing import Final
+
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+
+from ai_pipeline.images.dates import date_of
+from ai_pipeline.images.numbers import DAMAGE
+
+MOST_ELEMENTS: Final = 20_000
+"""Elements of a header, also in items of sequences, that are read for its identity."""
+MOST_WORDS: Final = 2_000
+"""Words and numbers that an identity may have."""
+_DEEPEST: Final = 16  # items in items of sequences
+_IDENTIFYING: Final = frozenset(
+    {
+        "AccessionNumber", "AdmissionID", "ClinicalTrialSiteID", "ClinicalTrialSiteName",
+        "ClinicalTrialSponsorName", "ClinicalTrialSubjectID", "CountryOfResidence", "DeviceSerialNumber",
+        "FillerOrderNumberImagingServiceRequest", "GantryID", "InstitutionAddress", "InstitutionName",
+        "InstitutionalDepartmentName", "IssuerOfPatientID", "MedicalRecordLocator", "OtherPatientIDs",
+        "PatientAddress", "PatientID", "PatientTelephoneNumbers", "PerformedStationAETitle",
+        "PerformedStationName", "PlacerOrderNumberImagingServiceRequest", "RegionOfResidence",
+        "RequestedProcedureID", "RequestingService", "ResponsibleOrganization", "ScheduledStationAETitle",
+        "ScheduledStationName", "ServiceEpisodeID", "StationAETitle", "StationName", "StudyID",
+    }
+)  # fmt: skip
+_SHORTEST: Final = 3
+"""Letters and digits from which a part of an identity is looked for inside of words."""
+_ALIKE: Final = 0.8
+"""Likeness from which a word of four letters may be a misread word of the identity."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class HeaderIdentity:
+    """The identity in a header: ``words`` of names of persons and places and of identifiers, in small letters
+    without marks; ``values``, each with all its words joined; ``numbers``: digits of identifiers and dates.
+    """
+
+    words: frozenset[str] = field(default=frozenset())
+    values: frozenset[str] = field(default=frozenset())
+    numbers: frozenset[str] = field(default=frozenset())
+
+    def is_in(self, text: str) -> bool:
+        """Whether ``text`` equals or contains a part of the identity, is itself a part of one of its values,
+        or may be a misread part.
+        """
+        words = _words(text)
+        joined, digits = "".join(words), "".join(re.findall(r"\d", text))
+        whole = {joined, *words}
+        return (
+            not self.words.isdisjoint(whole)
+            or any(len(word) >= _SHORTEST and word in joined for word in self.words)
+            or any(len(part) >= _SHORTEST and part in value for value in self.values for part in whole)
+            or any(len(number) >= _SHORTEST and number in digits for number in self.numbers)
+            or any(_are_alike(word, known) for word in words for known in self.words)
+        )
+
+
+def identity_of(dataset: Dataset) -> HeaderIdentity | None:
+    """The identity in a header: all names of persons (VR PN) and dates, also in items of sequences and
+    private attributes, and the identifiers of patient, order, institution and station. None if it cannot be
+    known: the header has more than :data:`MOST_ELEMENTS` elements, or more words than :data:`MOST_WORDS`.
+    """
+    words, values, numbers = set[str](), set[str](), set[str]()
+    elements = list(islice(_elements(dataset, _DEEPEST), MOST_ELEMENTS + 1))
+    for vr, keyword, text in elements:
+        if vr in {"DA", "DT"}:
+            numbers |= _spellings_of_date(text)
+        elif vr == "PN" or keyword in _IDENTIFYING:
+            found = _words(text)
+            words.update(word for word in found if len(word) > 1)
+            values.add("".join(found))
+            numbers.update(number.lstrip("0") for number in re.findall(r"\d+", text))
+    if len(elements) > MOST_ELEMENTS or len(words) + len(values) + len(numbers) > MOST_WORDS:
+        return None
+    return HeaderIdentity(frozenset(words), frozenset(values), frozenset(numbers))
+
+
+def _elements(dataset: Dataset, deeper: int) -> Iterator[tuple[str, str, str]]:
+    """VR, keyword and text of every element but sequences, also in items; one that cannot be read counts as a
+    name of its bytes. ``deeper``: levels of items that may still follow.
+    """
+    for tag in sorted(dataset.keys()):
+        try:
+            element = dataset[tag]
+            if element.VR != "SQ":
+                yield element.VR, element.keyword, _text(element)
+                continue
+            items = list(element.value or ())
+        except DAMAGE:
+            yield "PN", "", str(dataset.get_item(tag, keep_deferred=True).value or b"")
+            continue
+        for item in items if deeper else ():
+            yield from _elements(item, deeper - 1)
+
+
+def _text(element: DataElement) -> str:
+    """The values of an element as one text; "" for those of bytes that stand for no text."""
+    if element.value is None or element.VR in {"OB", "OW", "OF", "OD", "OL", "OV"}:
+        return ""
+    return " ".join(map(str, element.value)) if element.VM > 1 else str(element.value)
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text in small letters, without marks."""
+    split = unicodedata.normalize("NFKD", text.casefold())
+    plain = "".join(letter for letter in split if not unicodedata.combining(letter))
+    return re.findall(r"[^\W_]+", unicodedata.normalize("NFC", plain))
+
+
+def _spellings_of_date(text: str) -> set[str]:
+    """The digits of a date as it may be written: all of it, the year, day and month in both orders."""
+    day = date_of(text[:8])
+    if day is None:
+        return set()
+    pairs = {
+        f"{one}{other}" for one in (day.day, f"{day.day:02}") for other in (day.month, f"{day.month:02}")
+    }
+    turned = {
+        f"{other}{one}" for one in (day.day, f"{day.day:02}") for other in (day.month, f"{day.month:02}")
+    }
+    return {f"{day:%Y%m%d}", str(day.year)} | pairs | turned
+
+
+def _are_alike(word: str, known: str) -> bool:
+    """Whether a word may be a misreading of a ``known`` one of four letters or more."""
+    if min(len(word), len(known)) <= _SHORTEST or abs(len(word) - len(known)) > 2:
+        return False
+    return SequenceMatcher(None, word, known, autojunk=False).ratio() >= _ALIKE
