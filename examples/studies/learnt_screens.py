@@ -111,9 +111,12 @@ def _learnt(folder: Path, seed: int, patients: int) -> str:
         offers = counts.offers()
         for choice in Choice:
             print(choice, [offer.text for offer in offers if offer.choice is choice])
-        rules.append(
-            screen_rule(device, offers, {offer.text for offer in offers if offer.choice is Choice.STAYS})
-        )
+        # A person ticks what is asked about and is a setting: all of it, or a name was offered.
+        asked = {offer.text for offer in offers if offer.choice is Choice.ASK}
+        if wrong := asked - {part for forms in FIELDS.values() for form in forms for part in form.split("|")}:
+            raise SystemExit(f"offered though it is no setting: {wrong}")
+        proposed = {offer.text for offer in offers if offer.choice is Choice.STAYS}
+        rules.append(screen_rule(device, offers, proposed | asked))
     return file_text("learnt from drawn devices", rules)
 
 

@@ -68,7 +68,7 @@ class Screen:
         """Whether this text, read with this ``confidence`` in a box, is the label or has the form of the
         field that is known there.
         """
-        if confidence < LEAST_CONFIDENCE or len(text) > 2 * LONGEST:
+        if not confidence >= LEAST_CONFIDENCE or len(text) > 2 * LONGEST:
             return False
         ways = {way.casefold() for way in (plain(text), form_of(text))}
         return any(is_at(box, place) for way in ways for place in self._places.get(way, ()))
