@@ -154,9 +154,8 @@ def read_header(dataset: Dataset) -> ImageHeader:
     if photometric in GREY and (_text(dataset, "PixelPresentation") in _COLOURED or _has_palette(dataset)):
         raise HeaderError("its colours are in a supplemental palette (0008,9205), which is not shown here")
     syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
-    modality = _text(dataset, "Modality")
     return ImageHeader(
-        modality=modality,
+        modality=_text(dataset, "Modality"),
         sop_class_uid=_text(dataset, "SOPClassUID"),
         rows=rows,
         columns=columns,
@@ -179,7 +178,7 @@ def read_header(dataset: Dataset) -> ImageHeader:
             if isinstance(value := value_of(dataset, (group, 0x3000)), bytes) and value.count(0) < len(value)
         ),
         embedded_overlay_bits=embedded_overlays(dataset),
-        technical=technical_values(dataset) if modality in {"US", "IVUS"} else (),
+        technical=technical_values(dataset),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import islice
 from typing import Final
@@ -42,27 +42,21 @@ _ALIKE: Final = 0.8
 @dataclass(frozen=True, slots=True, repr=False)
 class HeaderIdentity:
     """The identity in a header: ``words`` of names of persons and places and of identifiers, in small letters
-    without marks; ``values``, each with all its words joined; ``numbers``: digits of identifiers and dates.
+    without marks; ``numbers``: digits of identifiers and dates.
     """
 
-    words: frozenset[str] = field(default=frozenset())
-    values: frozenset[str] = field(default=frozenset())
-    numbers: frozenset[str] = field(default=frozenset())
+    words: frozenset[str] = frozenset()
+    numbers: frozenset[str] = frozenset()
 
     def is_in(self, text: str) -> bool:
-        """Whether ``text`` equals or contains a part of the identity, is itself a part of one of its values,
-        or may be a misread part.
-        """
+        """Whether ``text`` equals or contains a part of the identity, or may be a misread part."""
         words = _words(text)
-        joined, digits = "".join(words), "".join(re.findall(r"\d", text))
-        whole = {joined, *words}
-        return (
-            not self.words.isdisjoint(whole)
-            or any(len(word) >= _SHORTEST and word in joined for word in self.words)
-            or any(len(part) >= _SHORTEST and part in value for value in self.values for part in whole)
-            or any(len(number) >= _SHORTEST and number in digits for number in self.numbers)
-            or any(_are_alike(word, known) for word in words for known in self.words)
-        )
+        if not self.words.isdisjoint(words):
+            return True
+        if any(_are_alike(word, known) for word in words for known in self.words):
+            return True
+        inside = ((self.words, "".join(words)), (self.numbers, "".join(re.findall(r"\d", text))))
+        return any(len(part) >= _SHORTEST and part in joined for parts, joined in inside for part in parts)
 
 
 def identity_of(dataset: Dataset) -> HeaderIdentity | None:
@@ -70,19 +64,17 @@ def identity_of(dataset: Dataset) -> HeaderIdentity | None:
     private attributes, and the identifiers of patient, order, institution and station. None if it cannot be
     known: the header has more than :data:`MOST_ELEMENTS` elements, or more words than :data:`MOST_WORDS`.
     """
-    words, values, numbers = set[str](), set[str](), set[str]()
+    words, numbers = set[str](), set[str]()
     elements = list(islice(_elements(dataset, _DEEPEST), MOST_ELEMENTS + 1))
     for vr, keyword, text in elements:
         if vr in {"DA", "DT"}:
             numbers |= _spellings_of_date(text)
         elif vr == "PN" or keyword in _IDENTIFYING:
-            found = _words(text)
-            words.update(word for word in found if len(word) > 1)
-            values.add("".join(found))
+            words.update(word for word in _words(text) if len(word) > 1)
             numbers.update(number.lstrip("0") for number in re.findall(r"\d+", text))
-    if len(elements) > MOST_ELEMENTS or len(words) + len(values) + len(numbers) > MOST_WORDS:
+    if len(elements) > MOST_ELEMENTS or len(words) + len(numbers) > MOST_WORDS:
         return None
-    return HeaderIdentity(frozenset(words), frozenset(values), frozenset(numbers))
+    return HeaderIdentity(frozenset(words), frozenset(numbers))
 
 
 def _elements(dataset: Dataset, deeper: int) -> Iterator[tuple[str, str, str]]:
@@ -122,13 +114,11 @@ def _spellings_of_date(text: str) -> set[str]:
     day = date_of(text[:8])
     if day is None:
         return set()
+    days, months = ({f"{number}", f"{number:02}"} for number in (day.day, day.month))
     pairs = {
-        f"{one}{other}" for one in (day.day, f"{day.day:02}") for other in (day.month, f"{day.month:02}")
+        one + other for first, second in ((days, months), (months, days)) for one in first for other in second
     }
-    turned = {
-        f"{other}{one}" for one in (day.day, f"{day.day:02}") for other in (day.month, f"{day.month:02}")
-    }
-    return {f"{day:%Y%m%d}", str(day.year)} | pairs | turned
+    return {f"{day:%Y%m%d}", f"{day.year}", *pairs}
 
 
 def _are_alike(word: str, known: str) -> bool:

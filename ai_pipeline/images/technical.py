@@ -33,13 +33,15 @@ _LARGEST_INDEX: Final = 10.0  # thermal indices stay below; a day and a month ma
 
 
 def technical_values(dataset: Dataset) -> tuple[str, ...]:
-    """The values of transducer, processing function, protocol, model, mechanical and thermal index, depth and
-    frequency, as texts, at most :data:`MOST_VALUES`. Left out is what equals or contains a part of the
-    identity in the same header, what is longer than :data:`LONGEST_VALUE`, and a text without letters.
+    """What an ultrasound image says of transducer, processing function, protocol, model, mechanical and
+    thermal index, depth and frequency, as texts, at most :data:`MOST_VALUES`. Left out is what equals or
+    contains a part of the identity in the same header, what is longer than :data:`LONGEST_VALUE`, and a text
+    without letters.
     """
+    if value_of(dataset, "Modality") not in ("US", "IVUS"):
+        return ()
     found = dict.fromkeys((*_texts(dataset), *_numbers(dataset)))
-    identity = identity_of(dataset) if found else None
-    if identity is None:
+    if not found or (identity := identity_of(dataset)) is None:
         return ()
     return tuple([text for text in found if not identity.is_in(text)][:MOST_VALUES])
 

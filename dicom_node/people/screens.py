@@ -226,7 +226,7 @@ def _row(row: LearntScreen, confirmed: Collection[str]) -> View:
     }
 
 
-def _offers(settings: Settings, row: LearntScreen) -> list[Offer]:
+def _offers(settings: Settings, row: LearntScreen) -> "list[Offer]":
     """What is proposed for a screen."""
     from ai_pipeline.burnin.screens.counting import ScreenCounts
 
@@ -234,7 +234,7 @@ def _offers(settings: Settings, row: LearntScreen) -> list[Offer]:
     return ScreenCounts.from_bytes(key, int(row.device["rows"]), row.counted).offers()
 
 
-def _offer(offer: Offer, confirmed: Collection[str]) -> Mapping[str, Any]:
+def _offer(offer: "Offer", confirmed: Collection[str]) -> Mapping[str, Any]:
     """A place of a screen as a row."""
     edges = dict(zip(("left", "top", "right", "bottom"), offer.box, strict=True))
     return {
@@ -246,7 +246,7 @@ def _offer(offer: Offer, confirmed: Collection[str]) -> Mapping[str, Any]:
     }
 
 
-def _rule_of(row: LearntScreen, offers: Sequence[Offer], texts: Sequence[str]) -> DeviceRule:
+def _rule_of(row: LearntScreen, offers: "Sequence[Offer]", texts: Sequence[str]) -> DeviceRule:
     """The device rule of a screen by which these texts stay. Raises FaultyInput."""
     from ai_pipeline.burnin.screens.counting import FEWEST_PATIENTS
     from ai_pipeline.burnin.screens.offers import Choice

@@ -34,6 +34,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
+from ai_pipeline.burnin.decide.technical import harmless_values
 from ai_pipeline.burnin.decide.vocabulary import (
     ALSO_NAMES,
     CODES,
@@ -54,8 +55,7 @@ from ai_pipeline.burnin.decide.vocabulary import (
     VIEWS,
     phrases,
 )
-from ai_pipeline.burnin.screens.profile import NOT_KNOWN, Screen
-from ai_pipeline.burnin.screens.technical import harmless_values
+from ai_pipeline.burnin.devices.profile import NOT_KNOWN, Screen
 from ai_pipeline.contract import ImageHeader, Meaning
 from ai_pipeline.images.dates import date_of
 

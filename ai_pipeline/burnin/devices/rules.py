@@ -27,8 +27,8 @@ from pydantic import (
     model_validator,
 )
 
+from ai_pipeline.burnin.devices.profile import MOST_TEXTS, NOT_KNOWN, Screen, ScreenText
 from ai_pipeline.burnin.find.annotation import Box
-from ai_pipeline.burnin.screens.profile import MOST_TEXTS, NOT_KNOWN, Screen, ScreenText
 from ai_pipeline.contract import ImageHeader, Meaning, QualityNote
 from ai_pipeline.errors import DeviceRuleError, RuleFault
 from ai_pipeline.mistakes import mistakes

@@ -1,1 +1,1 @@
-"""What is known of the screen of a device: values of the header, and texts that are always at one place."""
+"""Learn what a device writes on its screen: count it, offer it to a person, write it as a device rule."""

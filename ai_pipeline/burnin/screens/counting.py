@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
+from ai_pipeline.burnin.devices.forms import LONGEST, form_of, plain, says_when, says_whose
+from ai_pipeline.burnin.devices.profile import LEAST_CONFIDENCE, is_at
 from ai_pipeline.burnin.find.annotation import Box
-from ai_pipeline.burnin.screens.forms import LONGEST, form_of, plain, says_when, says_whose
 from ai_pipeline.burnin.screens.offers import Offer, forget_of_somebody, offers_of
 from ai_pipeline.burnin.screens.places import Form, Place
-from ai_pipeline.burnin.screens.profile import LEAST_CONFIDENCE, is_at
 from ai_pipeline.contract import Reading
 from ai_pipeline.images.identity import HeaderIdentity
 
@@ -28,6 +30,7 @@ MOST_PLACES, MOST_FORMS, MOST_READINGS = 300, 24, 400
 LARGEST: Final = 1 << 20
 """Bytes of what is stored of one screen, at most."""
 _VERSION: Final = 1
+_STORED = TypeAdapter(tuple[Literal[1], int, list[Place]])
 _BITS: Final = 128
 ENOUGH: Final = 120
 """Bits of the patients of a screen from which counting ends: some 350 patients."""
@@ -126,9 +129,7 @@ class ScreenCounts:
 
     def to_bytes(self) -> bytes:
         """What is stored: JSON."""
-        places = [[*place.box, f"{place.identity:x}", [*map(_stored, place.forms)]] for place in self.places]
-        stored = [_VERSION, f"{self._patients:x}", places]
-        return json.dumps(stored, separators=(",", ":")).encode("ascii")
+        return _STORED.dump_json((_VERSION, self._patients, self.places))
 
     @classmethod
     def from_bytes(cls, key: bytes, rows: int, stored: bytes) -> ScreenCounts:
@@ -136,28 +137,8 @@ class ScreenCounts:
         nothing.
         """
         counts = cls(key, rows)
-        try:
-            version, patients, places = json.loads(stored if len(stored) <= LARGEST else b"")
-            if version == _VERSION:
-                known = int(patients, 16)
-                counts.places = [_place_of(*place) for place in places[:MOST_PLACES]]
-                counts._patients = known
-        except (ValueError, TypeError, RecursionError):
-            return cls(key, rows)
+        with suppress(ValidationError):
+            _, counts._patients, counts.places = _STORED.validate_json(
+                stored if len(stored) <= LARGEST else b""
+            )
         return counts
-
-
-def _stored(form: Form) -> list[Any]:
-    """A form as it is stored."""
-    return [form.hash, f"{form.patients:x}", f"{form.named:x}", form.first, form.varies, form.text]
-
-
-def _place_of(
-    left: int, top: int, right: int, bottom: int, identity: str, forms: Iterable[Sequence[Any]]
-) -> Place:
-    """A place as it was stored."""
-    read = [
-        Form(str(digest), int(patients, 16), int(named, 16), str(first), bool(varies), str(text))
-        for digest, patients, named, first, varies, text in forms
-    ]
-    return Place((int(left), int(top), int(right), int(bottom)), int(identity, 16), read[:MOST_FORMS])

@@ -11,7 +11,6 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
-from ai_pipeline.burnin.decide.meaning import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.find.annotation import ULTRASOUND, CleaningPolicy
 from ai_pipeline.burnin.planning import RemovalTask, plan_removal
 from ai_pipeline.burnin.screens.counting import ScreenCounts
@@ -88,19 +87,18 @@ def subject_of(image: DicomImage) -> Subject | str:
     return Subject(device, identity)
 
 
-def readings_of(image: SourceImage, tools: Tools, allowed: Allowed = NOTHING_MORE) -> tuple[Reading, ...]:
+def readings_of(image: SourceImage, tools: Tools) -> tuple[Reading, ...]:
     """What can be read in the first frame of an image. Raises :class:`CleaningFailed`."""
-    task = RemovalTask(tools, CleaningPolicy.CLINICAL, allowed)
+    task = RemovalTask(tools, CleaningPolicy.CLINICAL)
     return plan_removal(image.display(0), image.header, task, graphics=True).readings
 
 
 def _patient_of(dataset: Dataset) -> str:
     """A text that is the same for all images of a patient; "" if the header has neither ID nor name."""
-    parts = [
-        str(value_of(dataset, keyword) or "").strip(" \0")
-        for keyword in ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")
-    ]
-    return "\\".join(parts[:2] if parts[0] else parts[2:]) if parts[0] or parts[2] else ""
+    for named, more in (("PatientID", "IssuerOfPatientID"), ("PatientName", "PatientBirthDate")):
+        if text := str(value_of(dataset, named) or "").strip(" \0"):
+            return f"{named} {text}\\{value_of(dataset, more)}"
+    return ""
 
 
 def _only(dataset: Dataset, keywords: Iterable[str]) -> Dataset:

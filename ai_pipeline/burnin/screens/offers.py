@@ -15,8 +15,8 @@ from typing import Final
 
 from ai_pipeline.burnin.decide.layout import in_one_row, is_above
 from ai_pipeline.burnin.decide.meaning import meaning_of
+from ai_pipeline.burnin.devices.forms import form_of, has_unit, says_whose
 from ai_pipeline.burnin.find.annotation import Box, gaps
-from ai_pipeline.burnin.screens.forms import form_of, has_unit, says_whose
 from ai_pipeline.burnin.screens.places import Form, Place
 from ai_pipeline.contract import Meaning
 

@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 
 from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.decide.meaning import Allowed
+from ai_pipeline.burnin.devices.forms import form_of
+from ai_pipeline.burnin.devices.profile import MOST_TEXTS, NOT_KNOWN, Screen, ScreenText, is_at
 from ai_pipeline.burnin.devices.rules import read_file, read_rules, screen_of
 from ai_pipeline.burnin.find.annotation import Box
 from ai_pipeline.burnin.screens import learning
-from ai_pipeline.burnin.screens.forms import form_of
 from ai_pipeline.burnin.screens.learning import MOST_DEVICES, Learnt, subject_of
 from ai_pipeline.burnin.screens.offers import Choice
-from ai_pipeline.burnin.screens.profile import MOST_TEXTS, NOT_KNOWN, Screen, ScreenText, is_at
 from ai_pipeline.burnin.screens.rule_file import Device, file_text, screen_rule
 from ai_pipeline.cli import app
 from ai_pipeline.contract import Reading

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ai_pipeline.burnin.devices.forms import LONGEST, form_of, says_whose
 from ai_pipeline.burnin.screens.counting import (
     ENOUGH,
     FEWEST_PATIENTS,
@@ -17,7 +18,6 @@ from ai_pipeline.burnin.screens.counting import (
     MOST_READINGS,
     ScreenCounts,
 )
-from ai_pipeline.burnin.screens.forms import LONGEST, form_of, says_whose
 from ai_pipeline.burnin.screens.offers import Choice
 from tests.unit.ai_pipeline.burnin.names_lab import NAMES
 from tests.unit.ai_pipeline.burnin.screens_lab import (

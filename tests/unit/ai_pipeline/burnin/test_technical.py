@@ -4,7 +4,7 @@ import pytest
 
 from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.decide.meaning import Allowed, meaning_of
-from ai_pipeline.burnin.screens.technical import is_technical
+from ai_pipeline.burnin.decide.technical import is_technical
 from ai_pipeline.contract import Meaning
 from tests.unit.ai_pipeline.burnin.cleaning_lab import ACOUSTIC, IDENTITY
 from tests.unit.ai_pipeline.burnin.names_lab import NAMES

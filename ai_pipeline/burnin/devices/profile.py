@@ -8,8 +8,8 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from ai_pipeline.burnin.devices.forms import LONGEST, form_of, plain, says_whose
 from ai_pipeline.burnin.find.annotation import Box
-from ai_pipeline.burnin.screens.forms import LONGEST, form_of, plain, says_whose
 
 MOST_TEXTS: Final = 400
 """Texts of one screen, at most."""
