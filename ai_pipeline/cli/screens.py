@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ai_pipeline.cli.run import dicom_files
-from ai_pipeline.cli.terminal import EXIT_CONFIG, EXIT_DATA, print_table, progress_bar
-from ai_pipeline.errors import CardError, DeviceRuleError
-
-if TYPE_CHECKING:
-    from ai_pipeline.burnin.devices.rules import DeviceRule
-    from ai_pipeline.burnin.screens.learning import Learnt
+from ai_pipeline.cli.terminal import EXIT_CONFIG, EXIT_DATA, print_text, progress_bar
+from ai_pipeline.errors import CardError
 
 
 def learn_screen(
@@ -38,45 +35,34 @@ def learn_screen(
         typer.echo(lacking, err=True)
         raise typer.Exit(EXIT_CONFIG)
     from ai_pipeline.burnin.screens.learning import learn
-    from ai_pipeline.burnin.screens.rule_file import file_text
+    from ai_pipeline.burnin.screens.offers import Choice
+    from ai_pipeline.burnin.screens.rule_file import file_text, screen_rule
     from ai_pipeline.burnin.tools import shared_tools
 
-    files = dicom_files([folder])
+    files, rules = dicom_files([folder]), []
     try:
         with progress_bar(len(files)) as update:
             learnt = learn(files, shared_tools(models_dir), lambda number: update(completed=number))
-    except (CardError, DeviceRuleError) as error:
+        for reason, count in learnt.skipped.items():
+            typer.echo(f"{count} files not counted: {reason}", err=True)
+        for device, counts in learnt.screens.items():
+            offers = counts.offers()
+            texts = {choice: {one.text for one in offers if one.choice is choice} for choice in Choice}
+            stays = texts[Choice.STAYS].union(keep or ())
+            with suppress(ValueError):  # none stays
+                rules.append(screen_rule(device, offers, stays))
+            asked = ", ".join(sorted(texts[Choice.ASK] - stays)) or "nothing"
+            print_text(
+                f"{device.rule_name}: {counts.patients} patients at least; asked about, and gone: {asked}"
+            )
+        if rules:
+            with out.open("x", encoding="utf-8") as file:
+                source = f"learnt by ai-pipeline learn-screen, {datetime.now(UTC):%Y-%m-%d}"
+                file.write(file_text(source, rules))
+    except (CardError, OSError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(EXIT_DATA) from error
-    for reason, count in learnt.skipped.items():
-        typer.echo(f"{count} files not counted: {reason}", err=True)
-    rules = _rules(learnt, keep or [])
     if not rules:
         typer.echo("no text was seen for 20 patients of one device: nothing is written", err=True)
         raise typer.Exit(EXIT_DATA)
-    source = f"learnt by ai-pipeline learn-screen, {datetime.now(UTC):%Y-%m-%d}"
-    try:
-        with out.open("x", encoding="utf-8") as file:
-            file.write(file_text(source, rules))
-    except OSError as error:
-        typer.echo(f"{out} cannot be written: {error.strerror}", err=True)
-        raise typer.Exit(EXIT_DATA) from error
     typer.echo(f"{out}: {len(rules)} device rule{'s' * (len(rules) > 1)}")
-
-
-def _rules(learnt: Learnt, keep: list[str]) -> list[DeviceRule]:
-    """The device rules of the screens that were learnt; a table says what was found of each."""
-    from ai_pipeline.burnin.screens.offers import Choice
-    from ai_pipeline.burnin.screens.rule_file import screen_rule
-
-    rules, rows = [], []
-    for device, counts in learnt.screens.items():
-        offers = counts.offers()
-        stays = {offer.text for offer in offers if offer.choice is Choice.STAYS} | {*keep}
-        asked = sorted({offer.text for offer in offers if offer.choice is Choice.ASK} - stays)
-        if any(offer.text in stays for offer in offers):
-            rules.append(screen_rule(device, offers, stays))
-        kept = len(rules[-1].texts) if rules and rules[-1].name == device.rule_name else 0
-        rows.append((device.rule_name, f"{counts.patients}", f"{kept}", ", ".join(asked)))
-    print_table(("device rule", "patients at least", "texts that stay", "asked about, and go"), rows)
-    return rules

@@ -10,6 +10,7 @@ from difflib import SequenceMatcher
 from itertools import islice
 from typing import Final
 
+from pydicom import config
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
@@ -66,10 +67,11 @@ def identity_of(dataset: Dataset) -> HeaderIdentity | None:
     """
     words, numbers = set[str](), set[str]()
     elements = list(islice(_elements(dataset, _DEEPEST), MOST_ELEMENTS + 1))
-    for vr, keyword, text in elements:
-        if vr in {"DA", "DT"}:
-            numbers |= _spellings_of_date(text)
-        elif vr == "PN" or keyword in _IDENTIFYING:
+    for element in elements:
+        text = str(element.value) if element.VR == "PN" or element.keyword in _IDENTIFYING else ""
+        if element.VR in {"DA", "DT"}:
+            numbers |= _spellings_of_date(str(element.value))
+        elif text:
             words.update(word for word in _words(text) if len(word) > 1)
             numbers.update(number.lstrip("0") for number in re.findall(r"\d+", text))
     if len(elements) > MOST_ELEMENTS or len(words) + len(numbers) > MOST_WORDS:
@@ -77,29 +79,21 @@ def identity_of(dataset: Dataset) -> HeaderIdentity | None:
     return HeaderIdentity(frozenset(words), frozenset(numbers))
 
 
-def _elements(dataset: Dataset, deeper: int) -> Iterator[tuple[str, str, str]]:
-    """VR, keyword and text of every element but sequences, also in items; one that cannot be read counts as a
-    name of its bytes. ``deeper``: levels of items that may still follow.
+def _elements(dataset: Dataset, deeper: int) -> Iterator[DataElement]:
+    """Every element but sequences, also in items; one that cannot be read counts as a name of its bytes.
+    ``deeper``: levels of items that may still follow.
     """
     for tag in sorted(dataset.keys()):
         try:
             element = dataset[tag]
-            if element.VR != "SQ":
-                yield element.VR, element.keyword, _text(element)
-                continue
-            items = list(element.value or ())
+            items = list(element.value or ()) if element.VR == "SQ" else None
         except DAMAGE:
-            yield "PN", "", str(dataset.get_item(tag, keep_deferred=True).value or b"")
-            continue
-        for item in items if deeper else ():
+            raw = str(dataset.get_item(tag, keep_deferred=True).value)
+            element, items = DataElement(tag, "PN", raw, validation_mode=config.IGNORE), None
+        if items is None:
+            yield element
+        for item in (items or ()) if deeper else ():
             yield from _elements(item, deeper - 1)
-
-
-def _text(element: DataElement) -> str:
-    """The values of an element as one text; "" for those of bytes that stand for no text."""
-    if element.value is None or element.VR in {"OB", "OW", "OF", "OD", "OL", "OV"}:
-        return ""
-    return " ".join(map(str, element.value)) if element.VM > 1 else str(element.value)
 
 
 def _words(text: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ai_pipeline.burnin.devices.forms import LONGEST, form_of, plain, says_whose
 from ai_pipeline.burnin.find.annotation import Box
@@ -18,12 +18,7 @@ LEAST_CONFIDENCE: Final = 0.6
 _REACH: Final = 0.7
 """Distance of the rows, and of the left or right ends or the middles, of two texts at one place (heights)."""
 
-
-def _of_nobody(text: str) -> str:
-    """A text or form that a machine writes. Raises ValueError for what may be of a person or a place."""
-    if says_whose(text):
-        raise ValueError("may name a person, a place or a day: leave it out")
-    return text
+Pixel = Annotated[int, Field(strict=True, ge=0, lt=100_000)]
 
 
 class ScreenText(BaseModel):
@@ -33,15 +28,17 @@ class ScreenText(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    left: Annotated[int, Field(strict=True, ge=0, lt=100_000)]
-    top: Annotated[int, Field(strict=True, ge=0, lt=100_000)]
-    right: Annotated[int, Field(strict=True, ge=1, lt=100_000)]
-    bottom: Annotated[int, Field(strict=True, ge=1, lt=100_000)]
-    text: Annotated[str, Field(min_length=1, max_length=LONGEST), AfterValidator(_of_nobody)]
+    left: Pixel
+    top: Pixel
+    right: Pixel
+    bottom: Pixel
+    text: Annotated[str, Field(min_length=1, max_length=LONGEST)]
 
     @model_validator(mode="after")
-    def _has_area(self) -> ScreenText:
-        """Raise ValueError for a box without area."""
+    def _is_of_a_machine(self) -> ScreenText:
+        """Raise ValueError for a box without area, and for a text that may be of a person or a place."""
+        if says_whose(self.text):
+            raise ValueError("may name a person, a place or a day: leave it out")
         if self.left >= self.right or self.top >= self.bottom:
             raise ValueError("right must be greater than left, bottom greater than top")
         return self

@@ -84,31 +84,28 @@ class _Cell:
 
 def offers_of(places: Sequence[Place], rows: int) -> list[Offer]:
     """The places of a screen of so many pixel ``rows``, each with what is proposed, from top to bottom."""
-    named = [place.box for place in places if place.is_of_identity]
-    cells = [
-        _Cell(place.box, form)
-        for place in places
-        if not place.is_of_identity
-        for form in place.forms
-        if form.text
-    ]
-    going = [cell for cell in cells if _is_of_somebody(cell, named, rows)]
-    others = [cell for cell in cells if cell not in going]
+    forget_of_somebody(places, rows)
+    cells = _cells(places)
     found = [Offer(place.box, Choice.GOES, "", place.count) for place in places if place.is_of_identity]
-    found += [Offer(cell.box, Choice.GOES, "", cell.form.count) for cell in going]
-    for cell in others:
-        choice = _choice(cell, others)
+    for cell in cells:
+        choice = _choice(cell, cells)
         found.append(Offer(cell.box, choice, "" if choice is Choice.GOES else cell.text, cell.form.count))
     return sorted(found, key=lambda offer: (offer.box[1], offer.box[0]))
 
 
 def forget_of_somebody(places: Sequence[Place], rows: int) -> None:
     """Delete the texts of ``places`` that are never offered, whatever is learnt later."""
-    named = [place.box for place in places if place.is_of_identity]
-    for place in places:
-        for form in place.forms:
-            if form.text and (place.is_of_identity or _is_of_somebody(_Cell(place.box, form), named, rows)):
-                form.text = ""
+    named = [place for place in places if place.is_of_identity]
+    for cell in _cells(places):
+        if _is_of_somebody(cell, [place.box for place in named], rows):
+            cell.form.text = ""
+    for place in named:
+        place.forms.clear()
+
+
+def _cells(places: Sequence[Place]) -> list[_Cell]:
+    """The texts that enough patients had."""
+    return [_Cell(place.box, form) for place in places for form in place.forms if form.text]
 
 
 def _is_of_somebody(cell: _Cell, named: Iterable[Box], rows: int) -> bool:
