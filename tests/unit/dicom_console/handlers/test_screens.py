@@ -58,7 +58,7 @@ def test_nothing_ticked_or_a_text_that_is_not_offered_is_refused(console: Consol
     assert admin.post("/screens/1/confirm") == 400
     assert admin.post("/screens/1/confirm", text=name_of(1)) == 409
     assert admin.get("/screens/1/rule") == 409
-    assert rules(node) == []
+    assert not (node.settings.node.data_dir / DEVICE_RULES_FOLDER).exists()
 
 
 def test_a_screen_is_forgotten(console: ConsoleLab, node: Inbox) -> None:
