@@ -25,9 +25,9 @@ from ai_pipeline.images.identity import HeaderIdentity
 
 FEWEST_PATIENTS: Final = 20
 """Different patients for whom a text stood at a place, from which the text itself is stored."""
-MOST_PLACES, MOST_FORMS, MOST_READINGS = 300, 24, 400
+MOST_PLACES, MOST_FORMS, MOST_READINGS = 300, 16, 400
 """Places of a screen, forms of text at a place, and readings of one image that are counted, at most."""
-LARGEST: Final = 1 << 20
+LARGEST: Final = 2 << 20
 """Bytes of what is stored of one screen, at most."""
 _VERSION: Final = 1
 _STORED = TypeAdapter(tuple[Literal[1], int, list[Place]])

