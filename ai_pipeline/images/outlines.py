@@ -15,8 +15,8 @@ _FEWEST_CORNERS: Final = 5  # viewers take a closed line of fewer for an upright
 
 
 def outlines(mask: npt.NDArray[np.bool_]) -> list[tuple[npt.NDArray[np.float64], float]]:
-    """The outline of each part of ``mask [rows, columns]`` as a closed line ``[points, 2]`` of (column, row) in
-    pixels, with the area inside it in pixels; the largest part first. Holes and single pixels have none.
+    """The outline of each part of ``mask [rows, columns]`` as a closed line ``[points, 2]`` of (column, row)
+    in pixels, with the area inside it in pixels; the largest part first. Holes and single pixels have none.
     """
     # Twice as large, so that the line runs along the outer edge of the pixels, not through their middles.
     twice = np.kron(mask.astype(np.uint8), np.ones((2, 2), np.uint8))
@@ -34,8 +34,9 @@ def outlines(mask: npt.NDArray[np.bool_]) -> list[tuple[npt.NDArray[np.float64],
 def _line(contour: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
     """The closed line along a contour of the mask that was drawn twice as large."""
     simple = cv2.approxPolyDP(contour, 2 * _TOLERANCE, closed=True)
-    chosen = simple if len(simple) >= _FEWEST_CORNERS else contour
-    points = (chosen[:, 0].astype(np.float64) + 0.5) / 2
+    points = (simple[:, 0].astype(np.float64) + 0.5) / 2
+    while len(points) < _FEWEST_CORNERS:
+        points = np.concatenate([points, [(points[-1] + points[0]) / 2]])
     return np.concatenate([points, points[:1]])
 
 

@@ -95,7 +95,11 @@ _SECONDARY_CAPTURE: Final = ("1.2.840.10008.5.1.4.1.1.7",)
 # From 9000 on, above the numbers that modalities give: results are listed behind the series of the study.
 RESULT_KINDS: Final[Mapping[ResultKind, KindOfResult]] = {
     ResultKind.SR: KindOfResult(
-        "report (SR)", "report of findings, TID 1500; without a place TID 2000", "AI findings", 9001, _COMPREHENSIVE_3D_SR
+        "report (SR)",
+        "report of findings, TID 1500; without a place TID 2000",
+        "AI findings",
+        9001,
+        _COMPREHENSIVE_3D_SR,
     ),
     ResultKind.GSPS: KindOfResult(
         "presentation state",
@@ -114,7 +118,11 @@ RESULT_KINDS: Final[Mapping[ResultKind, KindOfResult]] = {
     ),
     ResultKind.SUMMARY: KindOfResult(
         # The lowest: viewers list thumbnails by series number, and people see the page first.
-        "summary page", "one page on all images of a job", "AI summary", 9000, _SECONDARY_CAPTURE
+        "summary page",
+        "one page on all images of a job",
+        "AI summary",
+        9000,
+        _SECONDARY_CAPTURE,
     ),
     ResultKind.PDF: KindOfResult(
         "summary page (PDF)",

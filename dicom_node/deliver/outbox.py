@@ -5,7 +5,7 @@ object (storage commitment). Jobs queue results; persons send them to further pe
 Builds no objects.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Select, exists, func, select
 from sqlalchemy.orm import Session
@@ -213,8 +213,8 @@ def _is_made_for(result: Result, peer: PeerSettings) -> bool:
 
 
 def _may_have_form_of(peer: PeerSettings, result: Result, peers: Sequence[PeerSettings]) -> bool:
-    """Whether a result may have the form that the peer wants: it is for one of ``peers`` with the same, for one
-    that is no more configured, or for none yet.
+    """Whether a result may have the form that the peer wants: it is for one of ``peers`` with the same, for
+    one that is no more configured, or for none yet.
     """
     wanted = peer.form.texts(result.kind)
     others = {other.name for other in peers if other.form.texts(result.kind) != wanted}

@@ -20,8 +20,8 @@ class BuiltObject:
 
     ``supersedes``: SOP Instance UID of the object that it replaces, "" for none. ``deidentified``: it is only
     for destinations that must not know the patient, in this ``pseudonym_domain``. ``form``: it is only for
-    destinations that want their results so; None: for all. ``not_beside``: a peer that takes results of one of these
-    kinds does not get this object.
+    destinations that want their results so; None: for all. ``not_beside``: a peer that takes results of one
+    of these kinds does not get this object.
     """
 
     kind: ResultKind

@@ -320,8 +320,8 @@ def _graphic_faults(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
 
 
 def _title_faults(read: Dataset) -> Iterator[str]:
-    """Yield faults of what viewers choose by: a report with a place is an Imaging Measurement Report, one without
-    is not, since OHIF never ends loading it; nor is a group without coordinates ever loaded.
+    """Yield faults of what viewers choose by: a report with a place is an Imaging Measurement Report, one
+    without is not, since OHIF never ends loading it; nor is a group without coordinates ever loaded.
     """
     is_measurement_report = name_of(read) == codes.DCM.ImagingMeasurementReport.value
     groups = list(_measurement_groups(read))

@@ -90,8 +90,8 @@ class TrackedMeasurement:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outline:
-    """An organ that a model outlined, or one of its parts, as a closed polyline ``line [points, 2]`` in SCOORD
-    coordinates.
+    """An organ that a model outlined, or one of its parts, as a closed polyline ``line [points, 2]`` in
+    SCOORD coordinates.
 
     ``area``: of the part, in pixels. ``model``: None if not known. ``identifier``: Tracking Identifier
     (112039).

@@ -1,16 +1,16 @@
 """The measurement groups of a report (TID 1500): located findings, measurements and outlines, a group each.
 
 What lies at a place is a number inferred from its coordinates (TID 300, TID 320) in a group of TID 1501, with
-a sentence as Comment and as Short Label. OHIF 3.13 writes the comments beside the shape only there: of a group
-with an Image Region (TID 1410) it shows the numbers alone. A finding without a number has nothing that could
-be inferred from coordinates, so its group is TID 1410.
+a sentence as Comment and as Short Label. OHIF 3.13 writes the comments beside the shape only there: of a
+group with an Image Region (TID 1410) it shows the numbers alone. A finding without a number has nothing that
+could be inferred from coordinates, so its group is TID 1410.
 
 Measurements that one model took together (the widths of heart and thorax, the axes of a head) are the numbers
 of one group, with one label at all their lines. The finding of a measurement is the measured anatomical
 structure, at its site. If the value was read from text in the image, finding and method say so.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -60,6 +60,7 @@ from dicom_node.results.uids import tracking_uid
 Group: TypeAlias = ContentSequence
 _Line: TypeAlias = npt.NDArray[np.float64]
 
+_PIXELS: Final = DicomCode("{pixels}", "UCUM", "pixels")
 _CORNERSTONE: Final = "Cornerstone3DTools@^0.1.0"
 """How a Tracking Identifier begins by which OHIF knows that it can make a shape a measurement of its own; the
 name of its tool follows."""
@@ -69,9 +70,7 @@ def measurement_groups(report: Report) -> list[Group]:
     """All groups of the report: findings by rank, since viewers open the image of the first group, then
     measurements and outlines, image by image. Each has coordinates.
     """
-    groups = [
-        _finding_group(report, finding) for finding in report.located if finding.region is not None
-    ]
+    groups = [_finding_group(report, finding) for finding in report.located if finding.region is not None]
     for image in report.images:
         for number, measured in enumerate(_measured_together(report, image)):
             words = image.lines_to_show if number == 0 else [sentence(_in_words(measured))]
@@ -137,8 +136,8 @@ def _measured_together(report: Report, image: ImageReport) -> list[list[TrackedM
 
 
 def _measurements_group(report: Report, source: Source, measured: Sequence[TrackedMeasurement]) -> Group:
-    """TID 1501: a group for measurements that belong together, each with its own tracking UID, unit (UCUM) and
-    lines.
+    """TID 1501: a group for measurements that belong together, each with its own tracking UID, unit (UCUM)
+    and lines.
     """
     first = measured[0].measurement
     frames, model = frame_numbers(source, first.frame), first.model or next(iter(report.context.models), None)
@@ -183,9 +182,7 @@ def _measured_number(
         frames,
         tracked.lines,
         method=method if measurement.model else OURS["READFROMIMAGE"],
-        tracking_identifier=None
-        if alone
-        else TrackingIdentifier(tracked.tracking_uid, tracked.identifier),
+        tracking_identifier=None if alone else TrackingIdentifier(tracked.tracking_uid, tracked.identifier),
         finding_sites=None
         if shares_site or measurement.site is None
         else [FindingSite(coded(measurement.site))],
@@ -196,9 +193,7 @@ def _outline_group(report: Report, image: ImageReport, outline: Outline) -> Grou
     """TID 1501: a group for one outlined organ, with the area inside the outline in pixels."""
     source, model = image.source, outline.model or next(iter(report.context.models), None)
     group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(
-            report, outline.tracking_uid, outline.identifier, "PlanarFreehandROI"
-        ),
+        tracking_identifier=_tracking(report, outline.tracking_uid, outline.identifier, "PlanarFreehandROI"),
         source_images=[
             SourceImageForMeasurementGroup.from_source_image(source.stand_in, frame_numbers(source, None))
         ],
@@ -209,7 +204,7 @@ def _outline_group(report: Report, image: ImageReport, outline: Outline) -> Grou
             _number(
                 OUTLINED_AREA,
                 outline.area,
-                codes.UCUM.Pixels,
+                _PIXELS,
                 source,
                 frame_numbers(source, None),
                 [outline.line],
@@ -256,8 +251,8 @@ def _number(
 
 
 def _tracking(report: Report, uid: str, identifier: str, tool: str) -> TrackingIdentifier:
-    """The Tracking Identifier and UID of a group (TID 4108); for OHIF as viewer the identifier begins with the
-    name of the tool that draws such a shape.
+    """The Tracking Identifier and UID of a group (TID 4108); for OHIF as viewer the identifier begins with
+    the name of the tool that draws such a shape.
     """
     if report.context.form.viewer == "ohif":
         identifier = f"{_CORNERSTONE}:{tool}:{identifier}"

@@ -254,14 +254,17 @@ def _image_report(
         remarks=[*_reliability(findings, unsure=unsure), *_remarks(source, sources, said.quality)],
         images=own.images,
         parts=comparison_parts(context, [note for note in compared if note.source_uid == source.uid]),
-        outlines=[
-            outline
-            for image in own.images
-            if image.kind is ImageKind.ORGANS and context.form.outlines == "sr"
-            for outline in outlines_of(context, source, image)
-        ],
+        outlines=_outlines(context, source, own.images),
         has_call=has_call(findings, own.measurements, own.quality),
     )
+
+
+def _outlines(context: ResultContext, source: Source, images: Sequence[DerivedImage]) -> list[Outline]:
+    """The outlines among the pictures of one image, if the destinations want them in the report."""
+    if context.form.outlines != "sr":
+        return []
+    masks = [image for image in images if image.kind is ImageKind.ORGANS]
+    return [outline for image in masks for outline in outlines_of(context, source, image)]
 
 
 def _of_image(said: PipelineResult, uid: str) -> PipelineResult:

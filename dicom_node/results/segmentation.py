@@ -150,13 +150,15 @@ def _segmentation(
 
 
 def _invent_geometry(segmentation: Dataset, source: Source) -> None:
-    """Give a segmentation of an image without orientation a plane (PS3.3 C.7.6.16.2.3, C.7.6.16.2.4), the size of
-    its pixels (C.7.6.16.2.1) and a frame of reference (C.7.4.1), and say that they are invented.
+    """Give a segmentation of an image without orientation a plane (PS3.3 C.7.6.16.2.3, C.7.6.16.2.4), the
+    size of its pixels (C.7.6.16.2.1) and a frame of reference (C.7.4.1), and say that they are invented.
 
     Rows run along x and columns along y, as OHIF takes such an image to lie. A pixel is 1 mm wide.
     """
     measures, orientation, position = Dataset(), Dataset(), Dataset()
-    set_values(measures, PixelSpacing=[pixel_height(source), 1.0], SliceThickness=1.0, SpacingBetweenSlices=1.0)
+    set_values(
+        measures, PixelSpacing=[pixel_height(source), 1.0], SliceThickness=1.0, SpacingBetweenSlices=1.0
+    )
     set_values(orientation, ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
     set_values(position, ImagePositionPatient=[0, 0, 0])
     [shared] = segmentation.SharedFunctionalGroupsSequence

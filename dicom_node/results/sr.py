@@ -1,19 +1,19 @@
 """The report as an object: Comprehensive 3D SR, by IHE AIR.
 
-A report with a place (a box, a measured line, an outline) is an Imaging Measurement Report, TID 1500 (PS3.16):
-measurement groups, each with coordinates, and what has no place in the container "Qualitative Evaluations". A
-report without any place is a Diagnostic imaging report, TID 2000: its words, and what they were made of as codes.
-Viewers choose by the title: OHIF 3.13 loads an Imaging Measurement Report as shapes, never ends if a group has
-no coordinates, and writes every other report as words, one a line where its content is SEPARATE.
+A report with a place (a box, a measured line, an outline) is an Imaging Measurement Report, TID 1500
+(PS3.16): measurement groups, each with coordinates, and what has no place in the container "Qualitative
+Evaluations". A report without any place is a Diagnostic imaging report, TID 2000: its words, and what they
+were made of as codes. Viewers choose by the title: OHIF 3.13 loads an Imaging Measurement Report as shapes,
+never ends if a group has no coordinates, and writes every other report as words, one a line where its content
+is SEPARATE.
 
-Earlier reports' content on earlier images, quoted in a report that compares with them.
-A container (121068, DCM, "Previous Findings") of PS3.16 CID 7001 for each earlier image, after the containers
-of the template, which is extensible: in "Imaging Measurements" viewers would take the earlier values for those of
-today's image, and OHIF would look for the image in today's study. It begins with the quotation (TID 1000: a
-document, and which) and its Time Point Context (TID 1502). Findings and measurements (TID 300) have the same
-tracking UIDs as in the quoted report (TID 1501), and are inferred from the earlier image. The earlier image
-and the quoted report are in Pertinent Other Evidence Sequence (PS3.3 C.17.2), because they are in another
-study.
+Earlier reports' content on earlier images, quoted in a report that compares with them. A container (121068,
+DCM, "Previous Findings") of PS3.16 CID 7001 for each earlier image, after the containers of the template,
+which is extensible: in "Imaging Measurements" viewers would take the earlier values for those of today's
+image, and OHIF would look for the image in today's study. It begins with the quotation (TID 1000: a document,
+and which) and its Time Point Context (TID 1502). Findings and measurements (TID 300) have the same tracking
+UIDs as in the quoted report (TID 1501), and are inferred from the earlier image. The earlier image and the
+quoted report are in Pertinent Other Evidence Sequence (PS3.3 C.17.2), because they are in another study.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -189,9 +189,7 @@ def _name_procedure_sites(about: Sequence[ContentItem], report: Report) -> None:
         regions = filter(None, (target_of(report.context, source) for source in of_procedure))
         if sites := {region.value: region for region in regions}:
             modifier = RelationshipTypeValues.HAS_CONCEPT_MOD
-            with_items(
-                item, (CodeContentItem(PROCEDURE_SITE, region, modifier) for region in sites.values())
-            )
+            with_items(item, (CodeContentItem(PROCEDURE_SITE, region, modifier) for region in sites.values()))
 
 
 def _replaced_report(report: Report) -> Dataset:

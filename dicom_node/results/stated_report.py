@@ -111,8 +111,8 @@ class StatedReport:
 
 
 def read_report(report: Path | BinaryIO | Dataset) -> StatedReport:
-    """Read the findings and numbers of a report that the node made, in the order of the report: of TID 1500, of
-    TID 2000 without places, or of an earlier version. ``report``: a file or its data set.
+    """Read the findings and numbers of a report that the node made, in the order of the report: of TID 1500,
+    of TID 2000 without places, or of an earlier version. ``report``: a file or its data set.
     """
     document = report if isinstance(report, Dataset) else dcmread(report)
     findings: list[StatedFinding] = []

@@ -130,11 +130,11 @@ class PeerSettings(Section):
     charset: Literal["utf8", "source"] = "utf8"
     """Character set of results: ISO_IR 192, or the source's for an old PACS."""
     viewer: Literal["", "ohif"] = ""
-    """What its readers see reports with. "ohif": Tracking Identifiers by which OHIF makes boxes, lines and outlines
-    measurements of its own."""
+    """What its readers see reports with. "ohif": Tracking Identifiers by which OHIF makes boxes, lines and
+    outlines measurements of its own."""
     outlines: Literal["sr", "seg", "none"] = "seg"
-    """Where outlines of organs go: "sr": into the report, as closed polylines. "seg": into a segmentation, where
-    results has seg. "none": nowhere."""
+    """Where outlines of organs go: "sr": into the report, as closed polylines. "seg": into a segmentation,
+    where results has seg. "none": nowhere."""
     seg_geometry: bool = False
     """Give segmentations of images without Image Orientation (Patient), as CR, DX and ultrasound, an invented
     geometry: OHIF opens no other ones. The object says so."""

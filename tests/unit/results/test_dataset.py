@@ -33,7 +33,9 @@ def test_a_name_is_the_same_text_in_every_result(
     tmp_path: Path, charset: str | list[str], name: str, wanted: str
 ) -> None:
     named = {"SpecificCharacterSet": charset, "PatientName": name, "ReferringPhysicianName": name}
-    for sent in map(read_result, made_from(context(form=ResultForm(charset=wanted)), film(tmp_path, **named))):
+    for sent in map(
+        read_result, made_from(context(form=ResultForm(charset=wanted)), film(tmp_path, **named))
+    ):
         assert str(sent.PatientName) == str(sent.ReferringPhysicianName) == name
         assert sent.SpecificCharacterSet == ("ISO_IR 192" if wanted == "utf8" else charset)
 

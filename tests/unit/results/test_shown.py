@@ -1,9 +1,8 @@
-"""What viewers show of a report: its words without a place, the sentence at each shape, outlines of organs."""
+"""What viewers show of a report: words without a place, a sentence at each shape, outlines of organs."""
 
 import io
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import highdicom
@@ -16,7 +15,6 @@ from ai_pipeline.contract import (
     Decision,
     DerivedImage,
     ImageKind,
-    Measurement,
     Origin,
     PipelineResult,
     QualityNote,
@@ -29,7 +27,6 @@ from dicom_node.base.errors import ResultRefused
 from dicom_node.base.lifecycle import ResultForm, ResultKind
 from dicom_node.results import gate, stated_report
 from dicom_node.results.build import build, build_failure
-from dicom_node.results.context import ResultContext
 from dicom_node.results.source import SourceObject, read_sources
 from tests.result_images import CALIBRATED, CARDIOMEGALY, EFFUSION, NODULE, context, finding
 from tests.result_reading import code_of, groups_of, meaning_of, named, of_type, read_result
@@ -41,9 +38,7 @@ from tests.unit.results.report_lab import (
     conclusion,
     length,
     measured,
-    remarks,
     report,
-    value,
 )
 
 OHIF = ResultForm(viewer="ohif", outlines="sr")
@@ -145,9 +140,7 @@ def test_highdicom_reads_the_groups_of_a_report_with_places(one: SourceObject) -
     [made] = build(
         ONLY_REPORT,
         [one],
-        PipelineResult(
-            (finding(EFFUSION, 0.7, one.image.uid, BOX),), measurements=measured(one.image.uid)
-        ),
+        PipelineResult((finding(EFFUSION, 0.7, one.image.uid, BOX),), measurements=measured(one.image.uid)),
     )
     read = highdicom.sr.srread(io.BytesIO(made.data or b""))
     groups = read.content.get_image_measurement_groups()
@@ -268,9 +261,7 @@ def test_the_area_inside_an_outline_is_no_measurement_of_the_patient(one: Source
 
 def test_a_report_with_nothing_but_outlines_says_its_result_beside_the_first(one: SourceObject) -> None:
     masks = organs(one, disc(one, 100, 80, 30), disc(one, 60, 160, 40))
-    first, second = groups_of(
-        report_as(OHIF, one, findings=absent(one.image.uid).findings, images=(masks,))
-    )
+    first, second = groups_of(report_as(OHIF, one, findings=absent(one.image.uid).findings, images=(masks,)))
     assert comments(first)[1:] == [f"AI: Not found: pleural effusion {WARNING}"]
     assert len(comments(second)) == 1
 
