@@ -330,6 +330,10 @@ SOURCES: Final[dict[str, tuple[str, str]]] = {
     "EncapsulatedDocumentLength": (_AUTO, "without the byte of padding"),
     "AcquisitionDateTime": (_COPY, "or Acquisition Date and Time; of the first image"),
     "SourceInstanceSequence": (_AUTO, "the source images"),
+    **dict.fromkeys(
+        ("FrameOfReferenceUID", "PositionReferenceIndicator", "ImageComments"),
+        (_CONFIG, "with `seg_geometry`: invented, and says so"),
+    ),
     "SegmentationType": (_FIXED, "BINARY"),
     "SegmentSequence": (_ANALYSIS, "what was outlined, with tracking UIDs"),
     "SegmentsOverlap": (_ANALYSIS, "whether they do"),
@@ -576,6 +580,7 @@ FURTHER_ROWS: Final[tuple[ContentRow, ...]] = (
     ("the finding", "HAS OBS CONTEXT", "UIDREF", '(112040, DCM, "Tracking Unique Identifier")'),
     ("the finding", "INFERRED FROM", "NUM", '(CUTOFF, 99AINODE, "AI cut-off")'),
     ("the measured quantity", "HAS CONCEPT MOD", "CODE", '(370129005, SCT, "Measurement Method")'),
+    ("the measured quantity", "HAS CONCEPT MOD", "CODE", '(363698007, SCT, "Finding Site")'),
 )
 """What is written of images that no golden dump is of: several findings with and without a place, burned-in lengths."""
 _ATTRIBUTE = re.compile(r"([A-Z]\w+): ?(.*)")

@@ -129,6 +129,8 @@ def objects(folder: Path) -> Iterator[tuple[str, BuiltObject]]:
     [report] = build(_context("command", CALIBRATED, ResultKind.SR), [film], program)
     yield "command-sr", report
     yield from _for_ohif(film)
+    [report] = build(_context("chest_xray", CALIBRATED, ResultKind.SR), [film], _without_call(film))
+    yield "no_call-sr", report
     yield from (
         (f"failure-{one.kind}", one)
         for one in build_failure(_context("chest_xray"), [film], "the model file is missing")
@@ -240,6 +242,19 @@ def _chest(film: SourceObject) -> PipelineResult:
         images=(organs,),
         quality=(QualityNote("rotation", "the image was turned by 3 degrees", uid),),
         measurements=(measured,),
+        models=(CALIBRATED,),
+    )
+
+
+def _without_call(film: SourceObject) -> PipelineResult:
+    """Nothing suspected, and nothing at a place."""
+    uid = film.image.uid
+    return PipelineResult(
+        findings=(
+            finding(NODULE, 0.05, uid, decision=Decision.ABSENT),
+            finding(CARDIOMEGALY, 0.4, uid, decision=Decision.INDETERMINATE),
+        ),
+        quality=(QualityNote("rotation", "the image was turned by 3 degrees", uid),),
         models=(CALIBRATED,),
     )
 
