@@ -242,7 +242,7 @@ def outlines_of(context: ResultContext, source: Source, image: DerivedImage) -> 
     The first part has the tracking UID of the organ's segment (``results/segmentation.py``). Raises
     ResultRefused for masks of another size.
     """
-    from ai_pipeline.images.outlines import outlines  # OpenCV: heavy, and only in the extra ai
+    from dicom_node.results.outlines import outlines  # OpenCV: heavy, and only in the extra ai
 
     masks = np.asarray(image.frames, np.uint8) > 0
     if masks.shape != (len(image.organs), source.rows, source.columns):

@@ -20,13 +20,13 @@ from ai_pipeline.contract import (
     QualityNote,
     Region,
 )
-from ai_pipeline.images.outlines import MOST_PARTS, outlines
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.lifecycle import ResultForm, ResultKind
 from dicom_node.results import gate, stated_report
 from dicom_node.results.build import build, build_failure
+from dicom_node.results.outlines import MOST_PARTS, outlines
 from dicom_node.results.source import SourceObject, read_sources
 from tests.result_images import CALIBRATED, CARDIOMEGALY, EFFUSION, NODULE, context, finding
 from tests.result_reading import code_of, groups_of, meaning_of, named, of_type, read_result
