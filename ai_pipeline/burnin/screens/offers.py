@@ -134,7 +134,10 @@ def _choice(cell: _Cell, cells: Sequence[_Cell]) -> Choice:
         return Choice.STAYS
     in_block = _is_in_block(cell, cells)
     if cell.has_number and cell.letters:
-        return Choice.STAYS if in_block else Choice.ASK
+        # A number that never varies may be that of a room: "Nord 3".
+        if in_block and cell.form.varies:
+            return Choice.STAYS
+        return Choice.ASK if in_block or cell.form.varies else Choice.GOES
     if cell.has_number:
         labels = [other for other in cells if not other.has_number and _is_value_of(cell, other)]
         return Choice.STAYS if any(_is_label(label, cells) for label in labels) else Choice.GOES
