@@ -30,7 +30,7 @@ from tests.wire.orthanc_lab import start_orthanc
 PAGES = ("README.md", *(f"docs/{part}/*.md" for part in ("start", "connect", "operate")))
 NOT_RUN = {
     r"make |python3 -m venv|\S*pipx? |uv ": "installs packages from the network, as .ci/run does",
-    r"python -c .*torchxrayvision|ai-pipeline models (convert xrv|add new)": "needs weights from the network",
+    r"podman ": "needs a container engine: docs/deploy/container.md says what was run",
     r"dicom-node demo": "starts a node of its own: tests/wire/test_formats.py",
     r"dicom-node serve --config": "the node runs already",
     r"dicom-node backup$": "is named, for a reader who finds it in another page",
