@@ -74,7 +74,8 @@ def list_studies(
     the last so many days, today included.
     """
     about = _searched_for(request)
-    midnight = datetime.combine(datetime.now().astimezone().date(), time()).astimezone()  # of this machine
+    first = datetime.now().astimezone().date() - timedelta(days=(days or 1) - 1)
+    midnight = datetime.combine(first, time()).astimezone()  # of this machine, on that day
     wanted = Search(
         patient=about.get("patient", ""),
         words=search.name_words(request.settings, about.get("name", "")),
@@ -84,7 +85,7 @@ def list_studies(
         finding=finding.strip(),
         since=since.replace("-", ""),
         until=until.replace("-", ""),
-        received=midnight - timedelta(days=days - 1) if days else None,
+        received=midnight if days else None,
         states=state or (),
         order=order,
     )

@@ -15,6 +15,7 @@ from ai_pipeline.images import decode
 from dicom_node.base.errors import HandedBack, JobCancelled, LeaseLost, NodeError, TimeLimitReached
 from dicom_node.base.lifecycle import JobState
 from dicom_node.base.store import queue
+from dicom_node.base.store.tables import Instance
 from dicom_node.jobs.worker import result_writer
 from dicom_node.jobs.worker import run as worker_module
 from dicom_node.people.disk import disk_fault
@@ -88,6 +89,23 @@ def test_a_data_folder_that_is_not_mounted_uses_up_no_try(
         assert (job.state, job.tries, job.reason[:6]) == (JobState.QUEUED, 0, "disk: ")
     assert disk_fault(node.settings).startswith("disk: ")
     (tmp_path / "away").rename(spool)
+    worker.run_once()
+    assert node.jobs()[0].state is JobState.SUCCEEDED
+
+
+def test_an_image_that_could_not_be_moved_to_its_place_yet_uses_up_no_try(
+    node: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_AWAY_SECONDS", 0.0)
+    [image] = node.rows(Instance)
+    place = node.folder / image.path
+    place.rename(node.spool.incoming / place.name)
+    worker = worker_module.Worker(node.settings, node.database)
+    for _ in range(3):
+        worker.run_once()
+        [job] = node.jobs()
+        assert (job.state, job.tries, job.reason[:6]) == (JobState.QUEUED, 0, "disk: ")
+    node.indexer.run_once()
     worker.run_once()
     assert node.jobs()[0].state is JobState.SUCCEEDED
 
