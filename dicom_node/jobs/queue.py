@@ -16,8 +16,6 @@ What rules forward is decided with the jobs, when the study is complete: then it
 conflict, and the rules have all of its images. Objects are queued unchanged, each version once for each peer.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -243,20 +241,6 @@ def enqueue(session: Session, job: Job) -> None:
     update_queue_place(session, job)
 
 
-@dataclass(frozen=True, slots=True)
-class _Claimant:
-    """A worker that asks for a job. ``owner``: its name; ``runs``: id of the job that it runs, 0 for none."""
-
-    owner: str
-    runs: int
-
-    def knows_nothing_of(self, job: Job) -> bool:
-        """Return whether a running job is this worker's, but not the one that it runs: the database stored
-        its claim, and the answer was lost.
-        """
-        return job.lease_owner == self.owner and job.id != self.runs
-
-
 class JobQueue:
     """Gives jobs to workers and ends them. State, attempt and progress of a job are columns of its row.
 
@@ -288,12 +272,12 @@ class JobQueue:
         taken. The returned row is as claimed; its owner and attempt number ensure that only the newest
         attempt can end the job.
         """
-        now, claimant = utc_now(), _Claimant(owner, passing.id if passing else 0)
+        now = utc_now()
         with self._database.read() as session:  # no writing transaction while there is nothing to do
             is_free, is_running = queue.claimable_and_running(session, now, self._workers)
-            is_lost = is_running and bool(self._lost(session, claimant))
+            is_lost = is_running and bool(self._lost(session))
         if is_lost:
-            self.reap(claimant)
+            self.reap()
         elif not is_free:
             return None
         with self._database.write() as session:
@@ -371,12 +355,22 @@ class JobQueue:
 
     def give_back_jobs_of(self, pid: int) -> None:
         """Hand back the running jobs of the worker with this process id on this machine."""
+        self._give_back(lambda owner: is_of(owner, pid), "its worker showed no life and was ended")
+
+    def give_back_unheard(self, worker: str) -> None:
+        """Hand back the running jobs of the owner ``worker``, which runs none: the database stored its claim,
+        and the answer was lost.
+        """
+        self._give_back(worker.__eq__, "the answer to its claim was lost")
+
+    def _give_back(self, is_its: Callable[[str], bool], reason: str) -> None:
+        """Hand back the running jobs whose owner ``is_its``."""
         with self._database.read() as session:
-            its = [job for job in queue.running(session) if is_of(job.lease_owner, pid)]
+            its = [job for job in queue.running(session) if is_its(job.lease_owner)]
             session.expunge_all()
         for job in its:
             with suppress(LeaseLost):
-                self.hand_back(job, reason="its worker showed no life and was ended")
+                self.hand_back(job, reason=reason)
 
     def end(self, job: Job, state: JobState, reason: str = "") -> None:
         """End the job in ``state``, with ``reason`` in words and without results. Raises LeaseLost,
@@ -386,17 +380,17 @@ class JobQueue:
             self.complete_if_owner(session, job, state, reason)
             settle_study(session, job.study_id)
 
-    def reap(self, claimant: _Claimant | None = None) -> int:
-        """Put back the jobs of workers that have ended, and those that the ``claimant`` does not know of, so
-        that others can claim them; return their number.
+    def reap(self) -> int:
+        """Put back the jobs of workers that have ended, so that others can claim them; return their
+        number.
         """
         if self._repair is not None:
             self._repair(self._database)
         with self._database.read() as session:
-            if not self._lost(session, claimant):
+            if not self._lost(session):
                 return 0
         with self._database.write() as session:
-            return self._take_back(session, claimant)
+            return self._take_back(session)
 
     def clock_put_back(self) -> None:
         """Make waiting jobs due now, because the clock was put back."""
@@ -452,16 +446,12 @@ class JobQueue:
             raise _lost(job)
         return row
 
-    def _lost(self, session: Session, claimant: _Claimant | None, *, lock: bool = False) -> list[Job]:
-        """Return the running jobs whose worker gives no sign of life, or has ended on this machine, or is the
-        ``claimant`` and does not know of it. ``lock``: lock them.
+    def _lost(self, session: Session, *, lock: bool = False) -> list[Job]:
+        """Return the running jobs whose worker gives no sign of life, or has ended on this machine. ``lock``:
+        lock them.
         """
         now = database_time(session)
-        return [
-            job
-            for job in queue.running(session, lock=lock)
-            if self._is_lost(job, now) or (claimant is not None and claimant.knows_nothing_of(job))
-        ]
+        return [job for job in queue.running(session, lock=lock) if self._is_lost(job, now)]
 
     def _is_lost(self, job: Job, now: datetime) -> bool:
         """Return whether the worker of a running job has ended, or shows no life at the time ``now``."""
@@ -470,9 +460,9 @@ class JobQueue:
             is_over = abs(now - job.lease_until) > (_SLOW - 1) * self._lease
         return is_over or is_dead(job.lease_owner)
 
-    def _take_back(self, session: Session, claimant: _Claimant | None) -> int:
+    def _take_back(self, session: Session) -> int:
         """Put back or end the jobs of lost workers, in the caller's transaction; return their number."""
-        lost, now = self._lost(session, claimant, lock=True), utc_now()
+        lost, now = self._lost(session, lock=True), utc_now()
         for job in lost:
             if job.cancel_requested:
                 move(session, job, events.JOB_CANCELLED, finished_at=now, lease_until=None)

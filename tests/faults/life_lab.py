@@ -125,7 +125,8 @@ class Life:
     def _index(self) -> None:
         try:
             self.node.indexer.run_once()
-            self.node.assembler.run_once(transitions.utc_now() + timedelta(seconds=60))
+            now = transitions.utc_now() + timedelta(seconds=60)
+            self.node.assembler.run_once(now, self.node.indexer.behind)
         except (SQLAlchemyError, OSError):  # which make an event of the node
             self.node.indexer.forget_cursors()
 

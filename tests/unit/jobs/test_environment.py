@@ -24,7 +24,7 @@ from tests.modality import ultrasound
 from tests.unit.jobs.queue_lab import claimed
 from tests.unit.jobs.worker_lab import configuration, work
 
-LOCKED = sqlite3.OperationalError("database is locked")
+AWAY = OperationalError("", None, sqlite3.OperationalError("database is locked"))
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.debian("postgresql"))])
@@ -135,11 +135,25 @@ def test_an_outage_of_the_database_at_the_end_of_a_job_uses_up_no_try(
     node: Inbox, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     monkeypatch.setattr(worker_module, "_PAUSE_SECONDS", 0.0)
-    away = OperationalError("", None, LOCKED)
-    monkeypatch.setattr(queue, "leased_job", failing(times, away, queue.leased_job))
+    monkeypatch.setattr(queue, "leased_job", failing(times, AWAY, queue.leased_job))
     work(node)
     [job] = node.jobs()
     assert (job.state, job.tries, job.reason) == (JobState.SUCCEEDED, 1, "")
+
+
+def test_a_claim_whose_answer_was_lost_is_made_again_at_once_and_costs_no_try(
+    node: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = worker_module.Worker(node.settings, node.database)
+    claim = worker._queue.claim
+    with monkeypatch.context() as patch:
+        patch.setattr(worker._queue, "claim", lambda *given: failing(1, AWAY, claim)(claim(*given)))
+        with pytest.raises(OperationalError):
+            worker.run_once()
+    assert node.jobs()[0].state is JobState.RUNNING
+    worker.run_once()
+    [job] = node.jobs()
+    assert (job.state, job.tries) == (JobState.SUCCEEDED, 1)
 
 
 @pytest.mark.parametrize("undone", [psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure])

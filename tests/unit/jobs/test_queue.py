@@ -241,20 +241,6 @@ def test_a_worker_that_its_node_ends_for_silence_uses_up_no_try(database: Databa
         queue.give_back_jobs_of(int(owner.split("/")[1]))
 
 
-def test_a_claim_whose_answer_was_lost_is_made_again_at_once_and_costs_no_try(
-    database: Database, queue: JobQueue
-) -> None:
-    owner = new_owner()
-    add_job(database)
-    add_job(database, add_study(database, "2"))
-    known = claimed(queue, owner)
-    unknown = queue.claim(owner, passing=known) or claimed(queue, "elsewhere/1/1/x")
-    queue.hand_back(unknown)
-    Stored(database).put(Job, unknown.id, state=JobState.RUNNING, lease_owner=owner, tries=1, attempts=1)
-    again = claimed(queue, owner)
-    assert (again.attempts, again.tries) == (2, 1)
-
-
 def test_a_job_that_was_lost_with_its_whole_node_is_not_blamed(database: Database, queue: JobQueue) -> None:
     add_job(database)
     processes = [subprocess.Popen([sys.executable, "-c", ""]) for _ in range(2)]

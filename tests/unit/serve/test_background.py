@@ -205,6 +205,8 @@ def test_a_start_after_a_restore_indexes_what_the_database_does_not_know_before_
     inbox.put(Study, due_at=utc_now() - timedelta(hours=1))
     background = _background(inbox, Role.LISTENER, "here", Mock())
     background.start(first=True)
+    wait_until(lambda: len(inbox.outcomes()) == 2, 60, "indexed")
+    inbox.put(Study, due_at=utc_now() - timedelta(hours=1))  # not after 30 seconds
     wait_until(lambda: inbox.study(first.StudyInstanceUID).state is not StudyState.RECEIVING, 60, "complete")
     background.stop()
     assert len(inbox.outcomes()) == 2
