@@ -61,6 +61,9 @@ class Shelf:
         self.held.discard(item.sop_instance_uid)
         return scu.DELETED if was_there else Done()
 
+    def test(self) -> list[scu.Check]:
+        return []
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -73,19 +76,17 @@ class Life:
         config["outbox"] = {"retry_seconds": 0.01, "retry_limit_seconds": 0.01, "confirm_seconds": 0.01}
         config["spool"] = {"result_days": 30}
         web = {"transport": "dicomweb", "url": "http://archive.example", "withdraw": "delete"}
-        config["peers"][1] |= {"iocm": True}
-        config["peers"].append(a_peer("archive", may=["receive"], results=["sr"], **web))
+        config["peers"][1] |= {"iocm": True, "results": ["sc"]}
+        config["peers"].append(a_peer("archive", may=["receive"], results=["sc"], **web))
         config["rules"][0]["send_to"] = ["pacs", "archive"]
-        self.node, self.shelves = (
-            Inbox(folder, config, url=url),
-            {name: Shelf() for name in ("pacs", "archive")},
-        )
-        given = self.node.database, self.node.settings
+        self.node = Inbox(folder, config, url=url)
+        self.shelves = {name: Shelf() for name in ("pacs", "archive")}
+        database, settings = given = self.node.database, self.node.settings
         self._outbox = DeliveryWorker(
             *given, open_destination=lambda peer, _: self.shelves[peer.name], owner="node"
         )
-        self._worker = worker_module.Worker(*reversed(given))
-        self._queue = JobQueue(self.node.database, self.node.settings.workers)
+        self._worker = worker_module.Worker(settings, database)
+        self._queue = JobQueue(database, settings.workers)
         self._removals = removals.Removals(*given, "node", lambda peer, _: self.shelves[peer.name])
 
     def receive(self) -> None:
@@ -295,12 +296,13 @@ _CALLS = (
 
 class DiskFaults:
     """A disk that fails once at each call of each place in the code that opens, reads, syncs, renames or
-    deletes a file in ``folder``; the errors of ``numbers`` (errno) take turns.
+    deletes a file in ``folder``; the errors of ``numbers`` (errno) take turns. ``share``: of so many places
+    one fails.
     """
 
-    def __init__(self, folder: Path, numbers: Sequence[int]) -> None:
+    def __init__(self, folder: Path, numbers: Sequence[int], share: int = 1) -> None:
         self._folder, self._errors = str(folder), cycle(OSError(one, os.strerror(one)) for one in numbers)
-        self.seen = set[tuple[object, ...]]()
+        self.seen, self._share = set[tuple[object, ...]](), share
 
     def _error(self, call: str, target: Any) -> OSError | None:
         """The error of this call, if it fails now."""
@@ -311,7 +313,7 @@ class DiskFaults:
         if place in self.seen:
             return None
         self.seen.add(place)
-        return next(self._errors)
+        return None if len(self.seen) % self._share else next(self._errors)
 
     def _failing(self, call: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
         def made(target: Any = ".", *given: Any, **named: Any) -> Any:

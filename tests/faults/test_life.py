@@ -21,7 +21,7 @@ _ONCE = (events.STUDY_COMPLETE, events.JOB_SUCCEEDED)
 
 def assert_is_whole(life: Life) -> None:
     """Everything happened, and what is to happen once happened once."""
-    node, results = life.node, 3
+    node, results = life.node, 2
     [job] = node.jobs()
     assert (job.state, job.tries) == (JobState.SUCCEEDED, 1)
     assert node.outcomes() == ["new", "new"]
@@ -39,10 +39,10 @@ def assert_is_whole(life: Life) -> None:
 def test_a_database_that_fails_at_any_statement_loses_nothing_and_uses_up_no_try(
     tmp_path: Path, request: pytest.FixtureRequest, kind: str
 ) -> None:
-    url, faults = "", Faults(sqlite3.OperationalError("database is locked"), share=5)
+    url, faults = "", Faults(sqlite3.OperationalError("database is locked"), share=10)
     if kind == "cut off":
         url, server = request.getfixturevalue("postgres_url"), request.getfixturevalue("postgres")
-        faults = Faults(psycopg.OperationalError("the connection is lost"), _cut(server), share=5)
+        faults = Faults(psycopg.OperationalError("the connection is lost"), _cut(server), share=20)
     life = Life(tmp_path / "var", url)
     with faults.injected():
         life.run()
@@ -64,7 +64,7 @@ def _cut(server: Postgres) -> Callable[[Any], object]:
 def test_a_disk_that_fails_at_any_call_loses_nothing_and_uses_up_no_try(tmp_path: Path) -> None:
     life = Life(tmp_path / "var", "")
     numbers = [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOSPC, errno.EROFS]
-    with DiskFaults(tmp_path / "var", numbers).injected():
+    with DiskFaults(tmp_path / "var", numbers, share=4).injected():
         life.run()
     assert_is_whole(life)
     life.node.close()

@@ -1,11 +1,12 @@
 """What the node did in a span of days."""
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
 from dicom_console.handlers.happened import TREND_SPANS
+from dicom_console.handlers.studies import first_midnight
 from dicom_console.views import activity, metrics
 from dicom_node.base import events
 from dicom_node.base.lifecycle import DeliveryState, ReaderVerdict, UserRole
@@ -63,6 +64,7 @@ def test_days_begin_at_midnight_on_both_sides_of_the_end_of_summer_time(
         found = inbox.read(activity.activity, 30)
         counted = [at for at, number in zip(found.hours, found.received.values, strict=True) if number]
         assert counted == midnights
+        assert first_midnight(12, date(2026, 11, 10)) == datetime(2026, 10, 30, 7, tzinfo=UTC)
         assert {at.astimezone().hour for at in found.hours} == {0}
     finally:
         monkeypatch.undo()
