@@ -20,6 +20,7 @@ from dicom_console.handlers import (
     peers,
     reviews,
     rules,
+    screens,
     session,
     stow,
     studies,
@@ -60,6 +61,7 @@ FACES = (
     rules.faces,
     entered.faces,
     reviews.faces,
+    screens.faces,
     uploads.faces,
     trials.faces,
 )
