@@ -1,7 +1,7 @@
 """Make device rules of the pixel scripts of other programs: CTP's ``DicomPixelAnonymizer``, deid's recipes.
 
 An imported rule only adds rectangles that are removed. It has a name that no shipped rule has (a rule of the
-same name would replace that one), the meaning identity, and at least one rectangle.
+same name would replace that one), the meaning identity, at least one rectangle, and no texts that stay.
 """
 
 import json

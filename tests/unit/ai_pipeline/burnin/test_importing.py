@@ -67,6 +67,7 @@ def test_a_signature_of_ctp_is_a_device_rule(tmp_path: Path) -> None:
     assert [corners(box) for box in rule.rectangles] == [(0, 0, 800, 40), (10, 50, 30, 60)]
     assert (rule.name, rule.comment) == ("imported-room-1", "line 4: Room 3")
     assert rule.meaning is Meaning.IDENTITY
+    assert rule.texts == (), "no text stays because of it"
 
 
 def test_a_label_of_deid_is_a_device_rule_for_each_alternative(tmp_path: Path) -> None:
