@@ -90,6 +90,7 @@ MEANS = {
 }
 """Patterns of what pages write, and our words."""
 BODY = b"--B0\r\nContent-Type: application/dicom\r\n\r\n%b\r\n--B0--\r\n"
+SCRIPT = '{ ManufacturerModelName.equals("Scan 7") } (0,0,800,40)'
 _PROGRAMS = {"dicom-node": "dicom_node", "ai-pipeline": "ai_pipeline"}
 _COMMAND = re.compile(
     r"^ *```(\w*)\n(.*?)^ *```|`((?:dicom-node|ai-pipeline|python3?|pipx?|uv|make|curl|echoscu)\s[^`]+)`",
@@ -182,6 +183,8 @@ def test_every_command_of_the_first_pages_works_in_its_order(tmp_path: Path) -> 
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "image.dcm").symlink_to(DRAWN_FILM)
     (tmp_path / "ultrasound.dcm").write_bytes(part_10(quick_ultrasound("five")))
+    (tmp_path / "device-rules").mkdir()
+    (tmp_path / "DicomPixelAnonymizer.script").write_text(SCRIPT)
     (tmp_path / "body").write_bytes(BODY % part_10(quick_ultrasound("four")))
     with ExitStack() as others:
         pacs = others.enter_context(
