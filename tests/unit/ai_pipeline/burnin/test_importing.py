@@ -185,7 +185,10 @@ def test_a_rectangle_that_cannot_be_taken_is_named_and_the_others_are_removed(
             "a pattern of regular expressions",
         ),
         (LABEL + "|| contains ImageType SAVE\nctpcoordinates 0,0,9,9", "no condition on ImageType"),
-        (LABEL + "+ contains Manufacturer " + "M" * 1000 + "\nctpcoordinates 0,0,9,9", "more than 1000 characters"),
+        (
+            LABEL + "+ contains Manufacturer " + "M" * 1000 + "\nctpcoordinates 0,0,9,9",
+            "more than 1000 characters",
+        ),
         ("%filter g\ncontains Rows 9", "line 2: contains Rows 9: is before the first LABEL"),
         ("%filter g\n%header\nREMOVE PatientID\nREMOVE StudyDate", "line 2: %header: changes the header"),
     ],
