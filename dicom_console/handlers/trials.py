@@ -1,14 +1,13 @@
 """Trials: a person drops a picture, and sees what the AI says of it; nothing of it is sent."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final
 
 from fastapi import Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
-from dicom_console.handlers.uploads import described, progress_of, received, takers_of
+from dicom_console.handlers.uploads import progress_of, received, takers_of
 from dicom_console.views import listing, pictures, viewer
 from dicom_console.views.models import trial_scores
 from dicom_console.views.pictures import PictureKind
@@ -17,15 +16,22 @@ from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Numbe
 from dicom_node.base.errors import RequestRefused
 from dicom_node.base.lifecycle import Intake, StudyState
 from dicom_node.base.store import views
-from dicom_node.people.described import VIEWS
+from dicom_node.people.described import FIELDS
 from dicom_node.people.stow import StowRequest
 from dicom_node.people.uploads import is_dicom, prepare, take_files
 
 faces = Faces()
 
 PATH: Final = "/try"
-MODALITIES: Final = ("DX", "US")
-"""What a picture may be: a film of the chest, or ultrasound."""
+SHOWS: Final[Mapping[str, tuple[str, str]]] = {
+    "DX PA": ("DX", "PA"),
+    "DX AP": ("DX", "AP"),
+    "DX": ("DX", ""),
+    "US": ("US", ""),
+}
+"""What a picture may show, as the form says it: Modality and View of a chest film, or ultrasound. It is one
+choice, so that a picture that is dropped first waits for the view too.
+"""
 _UNDER_WAY: Final = {StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUEUED, StudyState.RUNNING}
 
 
@@ -66,7 +72,7 @@ def follow(request: CurrentRequest, number: Number) -> Response:
         image=lead,
         about=about,
         over=over,
-        scores=request.read(trial_scores, request.settings, study["id"]),
+        scores=request.read(trial_scores, request.settings, study["id"], shown["findings"]),
     )
 
 
@@ -77,34 +83,34 @@ def _take(request: ConsoleRequest, form: FormData) -> Response:
     PACS because somebody tried it first.
     """
     sent = [one for one in form.getlist("files") if isinstance(one, UploadFile) and one.filename]
-    given = described(form)
-    if len(sent) != 1 or given["Modality"] not in MODALITIES:
-        return _form(request, "Choose one file, and what it shows.", given)
+    shows = str(form.get("Shows", ""))
+    if len(sent) != 1 or shows not in SHOWS:
+        return _form(request, "Choose one file, and what it shows.", shows)
     [file] = sent
-    intake, about = Intake.UPLOAD, dict.fromkeys(given, "")  # what a person says is of pictures alone
+    intake, about = Intake.UPLOAD, dict.fromkeys(FIELDS, "")  # what a person says is of pictures alone
     if not is_dicom(file.file):
         intake = Intake.TRIAL
-        about |= {"Modality": given["Modality"], "View": given["View"], "StudyDescription": "Trial"}
+        modality, view = SHOWS[shows]
+        about |= {"Modality": modality, "View": view, "StudyDescription": "Trial"}
     files = [(file.filename or "", file.file)]
     try:
         number, rows = take_files(
             request.site.database, request.settings, files, about, request.person, intake
         )
     except RequestRefused as error:
-        return _form(request, str(error), given)
+        return _form(request, str(error), shows)
     refusal = next((row["refusal"] for row in rows if row["refusal"]), "")
-    return _form(request, refusal, given) if refusal else see_other(f"{PATH}/{number}")
+    return _form(request, refusal, shows) if refusal else see_other(f"{PATH}/{number}")
 
 
-def _form(
-    request: ConsoleRequest, problem: str = "", given: Mapping[str, str] = MappingProxyType({})
-) -> Response:
-    """Return the page with the form. ``problem``: why a file was refused; ``given``: the fields as chosen."""
+def _form(request: ConsoleRequest, problem: str = "", shows: str = "") -> Response:
+    """Return the page with the form. ``problem``: why a file was refused; ``shows``: what it shows, as
+    chosen, one of SHOWS.
+    """
     return request.page(
         "try.html",
         400 if problem else 200,
-        choices={"View": VIEWS},
-        given=given,
+        shows=shows,
         problem=problem,
         takers=takers_of(request.settings),
         largest=request.settings.console.upload_mib * 2**20,

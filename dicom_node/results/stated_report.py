@@ -93,7 +93,7 @@ class StatedReport:
 
     ``calls``: names of what asks for a person's attention beside findings. ``conclusion``: "" without one.
     ``statement``: the sentence that names the models and says that the report is not for diagnostic use; ""
-    without one.
+    without one. ``remarks``: quality notes on the images, each behind its name and a colon.
     """
 
     findings: Sequence[StatedFinding]
@@ -101,6 +101,7 @@ class StatedReport:
     conclusion: str
     statement: str
     calls: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def short_result(self) -> tuple[str, ...]:
@@ -132,7 +133,7 @@ def read_report(report: Path | BinaryIO | Dataset) -> StatedReport:
     )
     results = [_code(_value(item)) for item in _containers(document, OURS["RESULT"].value)]
     calls = tuple(dict.fromkeys(meaning for value, _, meaning in results if value not in OURS))
-    return StatedReport(findings, numbers, conclusion, statement, calls)
+    return StatedReport(findings, numbers, conclusion, statement, calls, tuple(_remarks(document)))
 
 
 def findings(report: Path) -> list[dict[str, Any]]:
@@ -311,6 +312,15 @@ def _sites(items: list[Dataset]) -> tuple[StatedCode, ...]:
         for item in (site, *_children(site))
         if item is site or _is_code(item, _LATERALITY)
     )
+
+
+def _remarks(document: Dataset) -> Iterator[str]:
+    """Yield the comments in measurement groups and beside qualitative evaluations."""
+    for concept in (_MEASUREMENT_GROUP, QUALITATIVE_EVALUATIONS.value):
+        for container in _containers(document, concept):
+            for item in _children(container):
+                if item.ValueType == "TEXT" and name_of(item) == codes.DCM.Comment.value:
+                    yield str(item.TextValue)
 
 
 def _texts(items: list[Dataset]) -> dict[str, str]:

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refuse
+from pydicom.uid import SecondaryCaptureImageStorage
+
+from ai_pipeline.contract import (
+    Accept,
+    ImageHeader,
+    Pipeline,
+    PipelineResult,
+    Progress,
+    QualityNote,
+    Refusal,
+    Refuse,
+    RefusedBy,
+    SourceImage,
+)
 from ai_pipeline.errors import CleaningFailed, NoNumber, PixelError
 from ai_pipeline.images.decode import DicomImage
 from ai_pipeline.summary import without_research
@@ -15,6 +29,7 @@ from dicom_node.jobs.worker.cleaning import WITHHELD, NothingCleaned
 from dicom_node.results.source import SourceObject
 
 T = TypeVar("T")
+LOOKS_LIKE_A_FILM: Final = "the pixels look like a chest film, not like ultrasound: send it as a film (DX)"
 _Fault = PixelError | NoNumber | CleaningFailed
 _MOST_DECODED = 4
 """With more images than these, no image keeps its last decoded frame: a mammogram's frame is 42 MB."""
@@ -48,6 +63,30 @@ class ImageAnalysis:
             return Accept(tuple(taken), refused), in_words
         reasons = dict.fromkeys(verdict.reason for verdict in verdicts if isinstance(verdict, Refuse))
         return Refuse("; ".join(reasons), refused), in_words
+
+    def without_films(
+        self, verdict: Accept | Refuse, pipeline: Pipeline, chest: Pipeline, sources: Sequence[SourceObject]
+    ) -> Accept | Refuse:
+        """Return what the pipeline accepted without the chest films among what a person calls ultrasound.
+
+        The Modality of a Secondary Capture is a person's word, and pipelines for ultrasound may judge by it
+        alone. ``chest``: the pipeline for chest films, whose domain gate looks at the pixels.
+        """
+        if isinstance(verdict, Refuse):
+            return verdict
+        doubtful = [
+            source
+            for source in sources
+            if source.image.uid in verdict.source_uids and _is_called_ultrasound(source.image.header)
+        ]
+        judged, _ = self._each(doubtful, lambda _, source: chest.accepts([_as_film(source.image)]))
+        films = [uid for uid, judgement in judged.items() if isinstance(judgement, Accept)]
+        refused = (
+            *verdict.refused,
+            *(Refusal(uid, model, RefusedBy.PIXELS) for uid in films for model in pipeline.models()[:1]),
+        )
+        taken = tuple(uid for uid in verdict.source_uids if uid not in films)
+        return Accept(taken, refused) if taken else Refuse(LOOKS_LIKE_A_FILM, refused)
 
     def run(
         self,
@@ -123,6 +162,19 @@ class ImageAnalysis:
         return replace(
             without_research(pipeline.run([source.image for source in sources], report, options)), readings=()
         )
+
+
+def _is_called_ultrasound(header: ImageHeader) -> bool:
+    """Whether an image is a Secondary Capture whose header calls it ultrasound."""
+    return header.modality == "US" and header.sop_class_uid == SecondaryCaptureImageStorage
+
+
+def _as_film(image: SourceImage) -> SourceImage:
+    """The image as if its header called it a film (DX)."""
+    film = copy(image)
+    if isinstance(film, DicomImage):
+        film.header = replace(film.header, modality="DX")
+    return film
 
 
 def _as_one(faults: Collection[Exception]) -> PixelError | NoNumber:
