@@ -1,6 +1,7 @@
 """Trials: a person drops a picture, and sees what the AI says of it; nothing of it is sent."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from fastapi import Response
@@ -13,9 +14,10 @@ from dicom_console.views.models import trial_scores
 from dicom_console.views.pictures import PictureKind
 from dicom_console.web.access import read_form
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Number, see_other
-from dicom_node.base.errors import RequestRefused
+from dicom_node.base.errors import NotFound, RequestRefused
 from dicom_node.base.lifecycle import Intake, StudyState
 from dicom_node.base.store import views
+from dicom_node.people import Row
 from dicom_node.people.described import FIELDS
 from dicom_node.people.stow import StowRequest
 from dicom_node.people.uploads import is_dicom, prepare, take_files
@@ -62,14 +64,15 @@ def follow(request: CurrentRequest, number: Number) -> Response:
     lead, about = shown["lead"], None
     if lead is not None:
         found = request.read(pictures.find, request.settings, PictureKind.IMAGES, lead["id"])
-        about = viewer.described(found) | {"frame": 1}
+        with suppress(NotFound):  # it does not decode: the reason of the study says so
+            about = viewer.described(found) | {"frame": 1}
         lead["masks"] = request.read(viewer.masks, request.settings, study["id"], lead["uid"])
     over = next((layer for layer in lead["layers"] if layer["same_size"]), None) if lead else None
     return request.page(
         "trial_result.html",
         now=now,
         study=shown,
-        image=lead,
+        image=lead if about else None,
         about=about,
         over=over,
         scores=request.read(trial_scores, request.settings, study["id"], shown["findings"]),
@@ -77,7 +80,7 @@ def follow(request: CurrentRequest, number: Number) -> Response:
 
 
 def _take(request: ConsoleRequest, form: FormData) -> Response:
-    """Store the one file of a form, and redirect to its page; show the form again if it is refused.
+    """Store the one file of a form, and redirect to its page; show the form again if nothing of it is taken.
 
     A DICOM file is stored as an upload is: it is of a real patient, whose results must not stay away from the
     PACS because somebody tried it first.
@@ -99,8 +102,17 @@ def _take(request: ConsoleRequest, form: FormData) -> Response:
         )
     except RequestRefused as error:
         return _form(request, str(error), shows)
-    refusal = next((row["refusal"] for row in rows if row["refusal"]), "")
-    return _form(request, refusal, shows) if refusal else see_other(f"{PATH}/{number}")
+    if all(row["refusal"] for row in rows):
+        return _form(request, _refusals(rows), shows)
+    return see_other(f"{PATH}/{number}")
+
+
+def _refusals(rows: Sequence[Row]) -> str:
+    """Return why the file was refused, or the first files of a ZIP."""
+    if len(rows) == 1:
+        why = str(rows[0]["refusal"])
+        return why[:1].upper() + why[1:]
+    return "; ".join(f"{row['name']}: {row['refusal']}" for row in rows[:3]) or "This ZIP has no file to try."
 
 
 def _form(request: ConsoleRequest, problem: str = "", shows: str = "") -> Response:

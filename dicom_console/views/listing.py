@@ -80,6 +80,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
     reports = report_files(session, settings, number)  # the newest of each rule
     findings = [row for path in reports for row in stated_report.findings(path)]
     stated = [stated_report.read_report(path) for path in reports]
+    remarks = dict.fromkeys(remark for report in stated for remark in report.remarks)
     happened = views.list_events(session, study_instance_uid=shown["study"], debug=False, limit=_MOST_READ)
     return {
         **shown,
@@ -87,7 +88,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "person": person_of(session, settings, number),
         "images": images,
         "lead": _main_image(session, settings, images),
-        "deleted": _deletion(session, number) if all(row["purged"] for row in images) else None,
+        "deleted": _deletion(session, number, images),
         "received": [columns(row, *of_object) for row in session.scalars(received.limit(_MOST))],
         "jobs": views.list_jobs(session, study_instance_uid=shown["study"]),
         "results": _results(session, settings, number),
@@ -95,7 +96,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "findings": verdicts.with_verdicts(session, number, findings),
         "measurements": [row for path in reports for row in stated_report.measurements(path)],
         "conclusions": list(dict.fromkeys(filter(None, (report.conclusion for report in stated)))),
-        "remarks": list(dict.fromkeys(remark for report in stated for remark in report.remarks)),
+        "remarks": list(remarks),
         "likeliest": _likeliest(findings),
         "missing": verdicts.missing_findings(session, settings, number, findings),
         "steps": views.list_steps(session, study.study_instance_uid),
@@ -187,10 +188,12 @@ def dead_by_destination(session: Session) -> dict[str, int]:
     return {destination: number for destination, number in rows}  # noqa: C416
 
 
-def _deletion(session: Session, number: int) -> View | None:
-    """Return who deleted the images of study ``number``, and when; None if no person did. ``results``:
-    whether the results went with them.
+def _deletion(session: Session, number: int, images: Sequence[View]) -> View | None:
+    """Return who deleted the ``images`` of study ``number``, and when; None if one is here, or no person did.
+    ``results``: whether the results went with them.
     """
+    if not all(row["purged"] for row in images):
+        return None
     chosen = select(AuditRow).where(
         AuditRow.study_id == number, AuditRow.action == AuditAction.OBJECTS_DELETED
     )

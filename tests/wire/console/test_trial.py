@@ -29,7 +29,7 @@ def test_a_film_has_its_result_beside_it(site: Site) -> None:
     assert "Three highest scores" in shown
     assert "One of the three is right in 75 % (67 % to 82 %) of films with a finding." in shown
     assert "Cardiothoracic ratio" in shown
-    assert "Taken as a film, view PA" in shown
+    assert "Taken as a film, view PA." in shown
     expect(site.page.locator(".viewer .mark polyline")).not_to_have_count(0)
     site.page.click("button:text-is('Measure')")
     assert site.complaints == []
@@ -43,7 +43,7 @@ def test_a_film_that_is_dropped_first_waits_for_what_it_shows(site: Site) -> Non
     page.check("input[name=Shows][value='DX AP']")
     page.wait_for_selector("h2:text-is('Result')")
     shown = page.inner_text("main")
-    assert "Taken as a film, view AP" in shown
+    assert "Taken as a film, view AP." in shown
     assert "Cardiothoracic ratio: not measured: projection AP, not PA." in shown
     assert site.complaints == []
 

@@ -91,6 +91,42 @@ def test_what_cannot_be_tried_is_refused_in_words(
     assert inbox.spool.pending() == []
 
 
+def test_of_a_zip_what_can_be_tried_is_tried_and_the_rest_counted(
+    operator: Browser, console: ConsoleLab, inbox: Inbox
+) -> None:
+    taking_uploads(console, inbox)
+    assert try_it(operator, "a.zip", zipped(("film.png", picture()), ("notes.txt", b"no picture"))) == 303
+    address = operator.headers["location"]
+    inbox.index()
+    inbox.assemble()
+    inbox.put(Study, state=StudyState.DELIVERED)
+    assert "Of the ZIP: 1 taken, 1 refused." in operator.page(address)
+
+
+def test_of_a_zip_without_a_picture_each_file_says_why(operator: Browser, inbox: Inbox) -> None:
+    assert try_it(operator, "a.zip", zipped(("one.txt", b"no picture"), ("two.gif", b"GIF89a"))) == 400
+    for name in ("one.txt", "two.gif"):
+        assert f"a.zip: {name}: it is none of the files that are taken" in operator.text
+    assert inbox.spool.pending() == []
+
+
+def test_a_picture_that_no_longer_decodes_has_its_page(
+    operator: Browser, console: ConsoleLab, inbox: Inbox
+) -> None:
+    taking_uploads(console, inbox)
+    try_it(operator, "a.png", picture())
+    address = operator.headers["location"]
+    inbox.index()
+    inbox.assemble()
+    inbox.put(Study, state=StudyState.FAILED, reason="the pixels do not decode")
+    [row] = inbox.rows(Instance)
+    path = inbox.folder / row.path
+    path.write_bytes(path.read_bytes()[:-2000])
+    shown = operator.page(address)
+    assert "the pixels do not decode." in shown
+    assert '<image class="received"' not in shown
+
+
 @pytest.mark.parametrize("role", [UserRole.VIEWER, UserRole.READER])
 def test_who_may_not_upload_tries_nothing(console: ConsoleLab, inbox: Inbox, role: UserRole) -> None:
     browser = console.browser(role)

@@ -1,4 +1,4 @@
-"""What a job keeps of the scores of a picture that a person tries, for the page that shows the highest."""
+"""Jobs of a picture that a person tries: its scores are kept, and its cleaning asks for no review."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from dicom_node.base.lifecycle import JobState
+from dicom_node.base.store.tables import CleaningReview
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.jobs.scoring_lab import scoring, write_card
-from tests.unit.jobs.worker_lab import work
+from tests.unit.jobs.worker_lab import configuration, work
 from tests.unit.receive.objects import changed
 
 
@@ -35,3 +36,16 @@ def test_scores_of_trials_alone_are_kept(
     [job] = node.jobs()
     assert job.state is JobState.SUCCEEDED
     assert job.scores == kept
+
+
+@pytest.mark.parametrize(("association", "reviews"), [("trial-1", 0), ("upload-1", 1)])
+def test_of_a_trial_nobody_is_asked_to_review_the_cleaning(
+    tmp_path: Path, open_inbox: Callable[..., Inbox], association: str, reviews: int
+) -> None:
+    node = open_inbox(configuration("not-clean"))
+    node.receive(changed(ultrasound("one"), PatientID=""), association=association)
+    node.index()
+    node.assemble()
+    work(node)
+    assert node.jobs()[0].state is JobState.FAILED
+    assert len(node.rows(CleaningReview)) == reviews
