@@ -569,6 +569,8 @@ class PipelineCard:
     ``modalities``, ``views``: Modality (0008,0060) and View Position (0018,5101) of the images that it takes,
     empty for any; ``auto_for``: modalities for which ``ai-pipeline run --pipeline auto`` chooses it.
     ``region``: the part of the body (PS3.16 CID 4031), which reports name where an image does not.
+    ``recognises``: what its images show, in words such as "a chest film", if ``accepts`` knows them by their
+    pixels; "" if it goes by the header.
 
     ``codes``: of its findings, unless a model's card has them; ``outlines``: structures that it outlines in
     Segmentations (PS3.16 CID 7151); ``measures``: quantities that it measures; ``calls``: what asks for a
@@ -586,6 +588,7 @@ class PipelineCard:
     views: frozenset[str] = frozenset()
     auto_for: frozenset[str] = frozenset()
     region: Code | None = None
+    recognises: str = ""
     codes: tuple[Code, ...] = ()
     outlines: tuple[Code, ...] = ()
     measures: tuple[MeasuredQuantity, ...] = ()

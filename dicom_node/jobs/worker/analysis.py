@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from pydicom.uid import SecondaryCaptureImageStorage
 
@@ -29,7 +29,6 @@ from dicom_node.jobs.worker.cleaning import WITHHELD, NothingCleaned
 from dicom_node.results.source import SourceObject
 
 T = TypeVar("T")
-LOOKS_LIKE_A_FILM: Final = "the pixels look like a chest film, not like ultrasound: send it as a film (DX)"
 _Fault = PixelError | NoNumber | CleaningFailed
 _MOST_DECODED = 4
 """With more images than these, no image keeps its last decoded frame: a mammogram's frame is 42 MB."""
@@ -64,29 +63,52 @@ class ImageAnalysis:
         reasons = dict.fromkeys(verdict.reason for verdict in verdicts if isinstance(verdict, Refuse))
         return Refuse("; ".join(reasons), refused), in_words
 
-    def without_films(
-        self, verdict: Accept | Refuse, pipeline: Pipeline, chest: Pipeline, sources: Sequence[SourceObject]
+    def without_mistaken(
+        self,
+        verdict: Accept | Refuse,
+        pipeline: Pipeline,
+        others: Iterable[Pipeline],
+        sources: Sequence[SourceObject],
     ) -> Accept | Refuse:
-        """Return what the pipeline accepted without the chest films among what a person calls ultrasound.
+        """Return what the pipeline accepted without the Secondary Captures that another pipeline recognises.
 
-        The Modality of a Secondary Capture is a person's word, and pipelines for ultrasound may judge by it
-        alone. ``chest``: the pipeline for chest films, whose domain gate looks at the pixels.
+        Their Modality is a person's word, and a pipeline may go by it alone: a chest film that is called
+        ultrasound would be taken. ``others``: the other pipelines of this process.
         """
         if isinstance(verdict, Refuse):
             return verdict
         doubtful = [
             source
             for source in sources
-            if source.image.uid in verdict.source_uids and _is_called_ultrasound(source.image.header)
+            if source.image.uid in verdict.source_uids and _goes_by_word(pipeline, source.image.header)
         ]
-        judged, _ = self._each(doubtful, lambda _, source: chest.accepts([_as_film(source.image)]))
-        films = [uid for uid, judgement in judged.items() if isinstance(judgement, Accept)]
+        mistaken: dict[str, str] = {}
+        for other in others:
+            if other.card.recognises:
+                mistaken |= self._recognised(other, doubtful)
         refused = (
             *verdict.refused,
-            *(Refusal(uid, model, RefusedBy.PIXELS) for uid in films for model in pipeline.models()[:1]),
+            *(Refusal(uid, model, RefusedBy.PIXELS) for uid in mistaken for model in pipeline.models()[:1]),
         )
-        taken = tuple(uid for uid in verdict.source_uids if uid not in films)
-        return Accept(taken, refused) if taken else Refuse(LOOKS_LIKE_A_FILM, refused)
+        taken = tuple(uid for uid in verdict.source_uids if uid not in mistaken)
+        if taken:
+            return Accept(taken, refused)
+        return Refuse("; ".join(dict.fromkeys(mistaken.values())), refused)
+
+    def _recognised(self, pipeline: Pipeline, sources: Sequence[SourceObject]) -> dict[str, str]:
+        """Return why the images that the pipeline recognises are not what their modality says, by UID."""
+        card = pipeline.card
+        [modality, *_] = sorted(card.modalities)
+        unlike = [source for source in sources if source.image.header.modality not in card.modalities]
+        judged, _ = self._each(
+            unlike, lambda _, source: pipeline.accepts([_with_modality(source.image, modality)])
+        )
+        said = {source.image.uid: source.image.header.modality for source in unlike}
+        return {
+            uid: f"the pixels look like {card.recognises}, and it was sent as {said[uid]}: send it as that"
+            for uid, judgement in judged.items()
+            if isinstance(judgement, Accept)
+        }
 
     def run(
         self,
@@ -164,17 +186,19 @@ class ImageAnalysis:
         )
 
 
-def _is_called_ultrasound(header: ImageHeader) -> bool:
-    """Whether an image is a Secondary Capture whose header calls it ultrasound."""
-    return header.modality == "US" and header.sop_class_uid == SecondaryCaptureImageStorage
+def _goes_by_word(pipeline: Pipeline, header: ImageHeader) -> bool:
+    """Whether an image is a Secondary Capture with a modality by which the pipeline goes."""
+    return (
+        header.sop_class_uid == SecondaryCaptureImageStorage and header.modality in pipeline.card.modalities
+    )
 
 
-def _as_film(image: SourceImage) -> SourceImage:
-    """The image as if its header called it a film (DX)."""
-    film = copy(image)
-    if isinstance(film, DicomImage):
-        film.header = replace(film.header, modality="DX")
-    return film
+def _with_modality(image: SourceImage, modality: str) -> SourceImage:
+    """The image as if its header had this modality."""
+    other = copy(image)
+    if isinstance(other, DicomImage):
+        other.header = replace(other.header, modality=modality)
+    return other
 
 
 def _as_one(faults: Collection[Exception]) -> PixelError | NoNumber:

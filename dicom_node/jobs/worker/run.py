@@ -59,7 +59,6 @@ from dicom_node.results.concepts import Cause
 _LOGGER = logging.getLogger(__name__)
 _AWAY_SECONDS, _LONGEST_AWAY_SECONDS = 2.0, 60.0  # wait for store or peer, longer each time
 _ACCEPTED, _ANALYSED = 0.01, 0.95  # shares done
-_CHEST_FILMS = "chest_xray"  # the pipeline that knows them by their pixels
 
 
 @dataclass(slots=True)
@@ -331,8 +330,8 @@ class Worker:
         # Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest.
         verdict, faults = self._analysis.accepts(pipeline, images.readable, job.options)
         self._leave_out(attempt, faults)
-        if chest := self._pipelines.get(_CHEST_FILMS):
-            verdict = self._analysis.without_films(verdict, pipeline, chest, attempt.images.readable)
+        others = [other for other in self._pipelines.values() if other is not pipeline]
+        verdict = self._analysis.without_mistaken(verdict, pipeline, others, attempt.images.readable)
         attempt.refused = verdict.refused
         if isinstance(verdict, Refuse):
             if attempt.images.faults:  # the pipeline did not see these: the PACS gets a report

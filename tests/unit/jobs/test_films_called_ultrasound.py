@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from unittest.mock import Mock
@@ -12,7 +13,7 @@ from pydicom.uid import SecondaryCaptureImageStorage, UltrasoundImageStorage
 
 from ai_pipeline.contract import Accept, Refuse, SourceImage
 from ai_pipeline.errors import PixelError
-from dicom_node.jobs.worker.analysis import LOOKS_LIKE_A_FILM, ImageAnalysis
+from dicom_node.jobs.worker.analysis import ImageAnalysis
 from dicom_node.results.source import SourceObject
 from tests.result_images import source, write_image
 from tests.unit.jobs.worker_lab import Obedient
@@ -20,8 +21,16 @@ from tests.unit.jobs.worker_lab import Obedient
 FILM, SPECKLE = np.full((64, 48), 200, np.uint8), np.full((64, 48), 40, np.uint8)
 
 
+class Ultrasounds(Obedient):
+    """Takes all that its header calls ultrasound."""
+
+    card = replace(Obedient.card, modalities=frozenset({"US"}))
+
+
 class BrightFilms(Obedient):
     """Takes bright images for chest films, as far as their header calls them films."""
+
+    card = replace(Obedient.card, modalities=frozenset({"DX"}), recognises="a chest film")
 
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
@@ -32,7 +41,7 @@ class BrightFilms(Obedient):
         return Refuse("no film")
 
 
-class Blind(Obedient):
+class Blind(BrightFilms):
     """Decodes nothing."""
 
     def accepts(
@@ -48,16 +57,16 @@ def made(
 
 
 def judged(*sources: SourceObject, chest: Obedient | None = None) -> Accept | Refuse:
-    pipeline, analysis = Obedient(), ImageAnalysis(Mock(at=lambda _: nullcontext()))
+    pipeline, analysis = Ultrasounds(), ImageAnalysis(Mock(at=lambda _: nullcontext()))
     verdict = pipeline.accepts([one.image for one in sources])
-    return analysis.without_films(verdict, pipeline, chest or BrightFilms(), sources)
+    return analysis.without_mistaken(verdict, pipeline, [chest or BrightFilms()], sources)
 
 
 def test_a_film_alone_is_refused_and_says_why(tmp_path: Path) -> None:
     film = made(tmp_path, "film", FILM)
     verdict = judged(film)
     assert isinstance(verdict, Refuse)
-    assert verdict.reason == LOOKS_LIKE_A_FILM
+    assert verdict.reason == "the pixels look like a chest film, and it was sent as US: send it as that"
     assert [refusal.source_uid for refusal in verdict.refused] == [film.image.uid]
     assert film.image.header.modality == "US", "the image itself is as it was"
 
@@ -75,9 +84,15 @@ def test_of_several_the_ultrasound_stays(tmp_path: Path) -> None:
     [
         (SPECKLE, SecondaryCaptureImageStorage, BrightFilms()),
         (FILM, UltrasoundImageStorage, BrightFilms()),
+        (FILM, SecondaryCaptureImageStorage, Obedient()),
         (FILM, SecondaryCaptureImageStorage, Blind()),
     ],
-    ids=["no film", "of a device, which knows what it is", "what cannot be judged: its pipeline says why"],
+    ids=[
+        "no film",
+        "of a device, which knows what it is",
+        "the other recognises nothing",
+        "what cannot be judged: its pipeline says why",
+    ],
 )
 def test_what_is_not_surely_a_film_is_taken(
     tmp_path: Path, pixels: np.ndarray, sop_class: str, chest: Obedient

@@ -51,7 +51,7 @@ def test_a_film_that_is_dropped_first_waits_for_what_it_shows(site: Site) -> Non
 def test_a_film_that_is_called_ultrasound_is_refused(site: Site) -> None:
     site.drop("US", "film.png", film())
     shown = site.page.inner_text("main")
-    assert "Why not: the pixels look like a chest film, not like ultrasound" in shown
+    assert "Why not: the pixels look like a chest film, and it was sent as US: send it as that." in shown
     assert "Nothing was assessed, so nothing is excluded." in shown
 
 

@@ -121,7 +121,7 @@ def test_a_picture_that_no_longer_decodes_has_its_page(
     inbox.put(Study, state=StudyState.FAILED, reason="the pixels do not decode")
     [row] = inbox.rows(Instance)
     path = inbox.folder / row.path
-    path.write_bytes(path.read_bytes()[:-2000])
+    path.write_bytes(path.read_bytes()[:200])
     shown = operator.page(address)
     assert "the pixels do not decode." in shown
     assert '<image class="received"' not in shown
