@@ -4,7 +4,7 @@ The items are pydicom's. highdicom's own readers rebuild each content item: the 
 instead of 0.05 (a chest X-ray with three), and the page of a study reads all its reports.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -118,7 +118,8 @@ def read_report(report: Path | BinaryIO | Dataset) -> StatedReport:
     document = report if isinstance(report, Dataset) else dcmread(report)
     findings: list[StatedFinding] = []
     numbers: list[StatedNumber] = []
-    for group in _containers(document, _MEASUREMENT_GROUP):
+    groups = _containers(document, _MEASUREMENT_GROUP)
+    for group in groups:
         if decided := list(filter(_is_decision, _children(group))):
             findings += _findings_of_group(group, decided)
         else:
@@ -140,7 +141,8 @@ def read_report(report: Path | BinaryIO | Dataset) -> StatedReport:
     )
     results = [_code(_value(item)) for item in _containers(document, OURS["RESULT"].value)]
     calls = tuple(dict.fromkeys(meaning for value, _, meaning in results if value not in OURS))
-    return StatedReport(findings, numbers, conclusion, statement, calls, tuple(_remarks(document)))
+    remarks = tuple(_remarks([*groups, *without_place]))
+    return StatedReport(findings, numbers, conclusion, statement, calls, remarks)
 
 
 def findings(report: Path) -> list[dict[str, Any]]:
@@ -329,13 +331,12 @@ def _sites(items: list[Dataset]) -> tuple[StatedCode, ...]:
     )
 
 
-def _remarks(document: Dataset) -> Iterator[str]:
-    """Yield the comments in measurement groups and beside qualitative evaluations."""
-    for concept in (_MEASUREMENT_GROUP, QUALITATIVE_EVALUATIONS.value):
-        for container in _containers(document, concept):
-            for item in _children(container):
-                if item.ValueType == "TEXT" and name_of(item) == codes.DCM.Comment.value:
-                    yield str(item.TextValue)
+def _remarks(containers: Iterable[Dataset]) -> Iterator[str]:
+    """Yield the comments in measurement groups, and beside what has no place."""
+    for container in containers:
+        for item in _children(container):
+            if item.ValueType == "TEXT" and name_of(item) == codes.DCM.Comment.value:
+                yield str(item.TextValue)
 
 
 def _texts(items: list[Dataset]) -> dict[str, str]:
