@@ -57,7 +57,7 @@ def made(
 
 
 def judged(*sources: SourceObject, chest: Obedient | None = None) -> Accept | Refuse:
-    pipeline, analysis = Ultrasounds(), ImageAnalysis(Mock(at=lambda _: nullcontext()))
+    pipeline, analysis = Ultrasounds(), ImageAnalysis(Mock(at=lambda _: nullcontext()), Mock())
     verdict = pipeline.accepts([one.image for one in sources])
     return analysis.without_mistaken(verdict, pipeline, [chest or BrightFilms()], sources)
 
