@@ -13,6 +13,7 @@ import numpy as np
 from ai_pipeline.burnin.decide.axes import as_scales, beside_velocities
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
 from ai_pipeline.burnin.decide.candidates import CURVE, FINEST, Candidate, MeasuredPixels, surroundings
+from ai_pipeline.burnin.decide.contents import contents_of
 from ai_pipeline.burnin.decide.layout import (
     covered,
     in_one_row,
@@ -27,9 +28,11 @@ from ai_pipeline.burnin.decide.lines import Rows, cut_by, whole, with_their_rows
 from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, NOTHING_MORE, OVER_TISSUE, Allowed
 from ai_pipeline.burnin.decide.neighbours import by_best_reading, by_their_pair
 from ai_pipeline.burnin.decide.outline import SMALLEST_LETTER, blocks, with_sides
-from ai_pipeline.burnin.decide.results import by_their_table, result_rows, whole_rows
+from ai_pipeline.burnin.decide.photographed import STEEPEST, are_tiny, slant_of
+from ai_pipeline.burnin.decide.results import by_their_label, by_their_table, texts_together, whole_rows
 from ai_pipeline.burnin.decide.settings import by_their_rows
 from ai_pipeline.burnin.decide.texts import Text
+from ai_pipeline.burnin.decide.witnesses import confirmed
 from ai_pipeline.burnin.decide.writing import SAME, find_texts
 from ai_pipeline.burnin.find.annotation import (
     ULTRASOUND,
@@ -281,7 +284,8 @@ class _Scene:
     what they have found so far. ``banner`` and ``devices``: pixels of text outside the header's regions, and
     of places that are always removed. ``bars``: grey and colour bars. ``lettering``: letters as the mark
     network saw them at first. ``texts`` are judged, ``symbols`` are drawings that look like text,
-    ``unproven`` may be letters in the image area; the last two stay. ``mask``, ``kept`` and ``left``: pixels
+    ``unproven`` may be letters in the image area; the last two stay, and so does what only the mark network
+    takes for a line of letters (``doubtful``). ``mask``, ``kept`` and ``left``: pixels
     that are removed, text that stays, and drawn text that stays in doubt.
     """
 
@@ -297,6 +301,7 @@ class _Scene:
         self.outside: tuple[Mark, ...] = ()
         self.known: tuple[Mark, ...] = ()
         self.unproven: list[Text] = []
+        self.doubtful: tuple[Box, ...] = ()
 
     def nothing(self) -> Mask:
         """An empty mask."""
@@ -316,7 +321,7 @@ class _Scene:
 
     def plan(self) -> RemovalPlan:
         """Make the plan, with the marks that it removes or keeps, and those that the rules have dropped."""
-        policy, doubts = self.task.policy, _suspected(self.unproven, self.left)
+        policy, doubts = self.task.policy, (*_suspected(self.unproven, self.left), *self.doubtful)
         if doubts and self.task.in_doubt is InDoubt.WITHHOLD:
             raise CleaningFailed("places in the image area may hold letters", doubts)
         not_tissue = self.kept | self.waves.traces
@@ -342,7 +347,7 @@ class _Scene:
                 *box_marks([text.box for text in self.unproven], self.shape, "no two witnesses see letters"),
             ),
             self.panels,
-            [[inner(text.box).box for text in row.texts] for row in result_rows(self.texts)],
+            [[inner(text.box).box for text in row] for row in texts_together(self.texts)],
             always=self.devices,
         )
 
@@ -363,7 +368,7 @@ class _Scene:
             if not covered(text.box, banner):
                 goes = self.task.policy.removes(text.meaning) and share_of(going, text.box) > 0
                 marks += [
-                    replace(mark, meaning=text.meaning, removed=goes)
+                    replace(mark, meaning=text.meaning, removed=goes, contents=contents_of(text))
                     for mark in box_marks([text.box], self.shape, text.reason)
                 ]
         return [mark for mark in marks if mark.removed or mark.meaning is not Meaning.IDENTITY]
@@ -429,6 +434,17 @@ class _Scene:
             signs and _is_sign(text, self.picture, found)
         )
 
+    def photographs(self) -> None:
+        """Rule: withhold a picture whose lines slant, as a print or a screen that was photographed: words at
+        an angle are found in part, and their boxes cover what is beside them.
+        """
+        slant = slant_of(self.texts)
+        if abs(slant) > STEEPEST:
+            raise CleaningFailed(
+                f"its text slants by {abs(slant):.0f}°, as in a photograph: photograph it straight, or export "
+                "it from the device"
+            )
+
     def image_area(self) -> None:
         """Rule: drop, in the image area, texts that are neither proven harmless nor proven to be letters."""
         if self.graphics:
@@ -465,6 +481,11 @@ class _Scene:
         proven = [text.box.box for text in inside if are_letters(text, share_of(self.lettering, text.box))]
         self.unproven = [text for text in inside if all(overlap(text.box.box, box) < SAME for box in proven)]
         self.texts = [text for text in self.texts if text not in self.unproven]
+        if self.clinical and are_tiny(self.unproven):
+            raise CleaningFailed(
+                "it has lines of letters too small to be read: export it from the device in its full size",
+                [text.box.box for text in self.unproven],
+            )
 
     def neighbours(self) -> None:
         """Rule: keep what other readings and other lines prove harmless; add lines that only the mark network
@@ -527,7 +548,39 @@ class _Scene:
         if self.clinical and self.header.modality in ULTRASOUND:
             # A "%" apart from its number is no text.
             judged = by_their_table([*self.texts, *self.symbols], self.shape[0])
-            self.texts = whole_rows(judged[: len(self.texts)])
+            tissue = self.ground & ~self.plain
+            # Share of a name that lies over tissue, at least.
+            over = [share_of(tissue, text.box) > 0.9 and not self._is_by_a_name(text) for text in self.texts]
+            self.texts = whole_rows(by_their_label(judged[: len(self.texts)], over))
+
+    def continued(self) -> None:
+        """Rule: follow a line that goes over tissue, where the detector finds only a part of a faint line."""
+        if not self.clinical:
+            return
+        tissue = self.ground & ~self.plain
+        kept = [text.box.box for text in self.texts if text.meaning is not Meaning.IDENTITY]
+
+        def may_hold(longer: TextBox) -> bool:
+            """Whether a longer box lies over tissue at one of its ends, and on no line that stays."""
+            height = round(2 * longer.height)
+            left, top, right, bottom = longer.box
+            ends = ((left, top, left + height, bottom), (right - height, top, right, bottom))
+            return any(tissue[index_of(end)].mean() > 0.5 for end in ends) and all(
+                overlap(line, longer.box) <= 0.1 for line in kept
+            )
+
+        self.texts = [
+            replace(
+                text,
+                box=Candidate(self.picture, text.box, 0.0).followed(self.task.tools.reader, may_hold).box,
+            )
+            if text.meaning is Meaning.IDENTITY
+            and text.line.legible
+            and not text.box.is_upright
+            and share_of(tissue, text.box.longer(3.0, self.shape, end=True).longer(3.0, self.shape, end=False))
+            else text
+            for text in self.texts
+        ]
 
     def lines(self) -> None:
         """Rule: remove whole lines of text; of harmless text whose letters the mark network has drawn, only
@@ -560,8 +613,9 @@ class _Scene:
             self.kept |= self.painted(self.symbols, 0.3) & ~self.mask
 
     def drawings(self) -> None:
-        """Rule: remove drawn text except what was read and stays, and with the policy research all drawings.
-        Unread text is removed in blocks, so that its letters cannot be seen in the shape of the mask.
+        """Rule: remove drawn text that a second witness confirms, except what was read and stays, and with
+        the policy research all drawings. Unread text is removed in blocks, so that its letters cannot be seen
+        in the shape of the mask.
         """
         letters = self.drawn.masks[AnnotationKind.TEXT]
         unread = letters & ~self.kept & ~self.traced
@@ -569,7 +623,7 @@ class _Scene:
             unread = with_sides(unread, longer=SMALLEST_LETTER)
         if self.kept.any():  # parts too low for a line are edges left around text that stays
             unread = with_sides(unread, shorter=SMALLEST_LINE)
-        found = blocks(unread) | (letters & self.traced)
+        found = self.confirmed(blocks(unread)) | (letters & self.traced)
         if not self.clinical:
             found |= self.graphics_but_text()
         # A part of what was not read that lies mostly along a long line is of a ruler or a frame.
@@ -579,6 +633,23 @@ class _Scene:
         self.mask = (self.mask & ~self.waves.traces) | (found & ~spared)
         # Of all that is suspected: a picture that looks like letters everywhere is not understood.
         check_share(self.mask & ~self.banner)
+
+    def confirmed(self, drawn: Mask) -> Mask:
+        """Of what the mark network takes for text (``drawn``), what is in or beside a line that goes, in the
+        image area (there :meth:`proven_letters` decides), or confirmed by a second witness.
+        """
+        if not self.clinical or self.task.in_doubt is InDoubt.BOX:
+            return drawn
+        going = [text.box for text in self.texts if text.meaning is Meaning.IDENTITY]
+        # Letters that the detector's box lacks may continue a line on both sides (heights).
+        lines = [
+            box.longer(3.0, self.shape, end=True).longer(3.0, self.shape, end=False) for box in going
+        ]
+        near = paint(lines, self.shape, MARGIN) | self.ground | self.banner | self.devices
+        alone, self.doubtful = confirmed(
+            with_sides(drawn & ~near, SMALLEST_LINE, SMALLEST_LETTER), self.picture, self.task.tools.reader
+        )
+        return (drawn & near) | alone
 
     def proven_letters(self) -> None:
         """Rule: in the image area, keep all but the strokes of proven letters. The plain background around
@@ -605,9 +676,11 @@ RULES = (
     _Scene.known_places,
     _Scene.forms,
     _Scene.reading,
+    _Scene.photographs,
     _Scene.image_area,
     _Scene.neighbours,
     _Scene.results,
+    _Scene.continued,
     _Scene.lines,
     _Scene.drawings,
     _Scene.proven_letters,

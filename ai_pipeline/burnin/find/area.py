@@ -120,17 +120,23 @@ TICK, LONGEST = 6, 60
 """How far a tick reaches from its ruler's line, and the length of a letter's stroke, at most (pixels)."""
 
 
-def straight_lines(picture: Picture) -> Mask:
+FRAME = 12
+"""Contrast of the frame of a table, at least (grey levels): so long and straight is nothing in tissue."""
+
+
+def straight_lines(picture: Picture, longest: int = 0, contrast: int = CONTRAST) -> Mask:
     """The mask of thin light lines along rows and columns that are longer than a stroke of a letter, as of
-    rulers and frames.
+    rulers and frames. ``longest``: length of a stroke, by default a tenth of the picture (pixels);
+    ``contrast``: that of a line, at least (grey levels).
     """
-    grey, length = np.ascontiguousarray(brightest(picture)), max(LONGEST, min(picture.shape[:2]) // 10)
+    grey = np.ascontiguousarray(brightest(picture))
+    length = longest or max(LONGEST, min(picture.shape[:2]) // 10)
     light = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, np.ones((STROKE, STROKE), np.uint8))
     level, upright = (
         cv2.morphologyEx(light, cv2.MORPH_OPEN, np.ones(side, np.uint8))
         for side in ((1, length), (length, 1))
     )
-    return np.asarray(np.maximum(level, upright) > CONTRAST, np.bool_)
+    return np.asarray(np.maximum(level, upright) > contrast, np.bool_)
 
 
 def _background(picture: Picture, grey: Picture, plain: Mask) -> Picture | None:
