@@ -214,8 +214,7 @@ def _some(number: int, what: str) -> str:
 
 
 def counted(marks: list[Mark]) -> str:
-    """How many marks of each kind there are, in words, and of text what it is: "1 possible name, 2 settings".
-    """
+    """How many marks of each kind there are, and of text what it is: "1 possible name, 2 settings"."""
     kinds = Counter(
         what
         for mark in marks

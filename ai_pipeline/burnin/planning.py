@@ -441,8 +441,8 @@ class _Scene:
         slant = slant_of(self.texts)
         if abs(slant) > STEEPEST:
             raise CleaningFailed(
-                f"its text slants by {abs(slant):.0f}°, as in a photograph: photograph it straight, or export "
-                "it from the device"
+                f"its text slants by {abs(slant):.0f}°, as in a photograph: photograph it straight, or "
+                "export it from the device"
             )
 
     def image_area(self) -> None:
@@ -577,7 +577,9 @@ class _Scene:
             if text.meaning is Meaning.IDENTITY
             and text.line.legible
             and not text.box.is_upright
-            and share_of(tissue, text.box.longer(3.0, self.shape, end=True).longer(3.0, self.shape, end=False))
+            and share_of(
+                tissue, text.box.longer(3.0, self.shape, end=True).longer(3.0, self.shape, end=False)
+            )
             else text
             for text in self.texts
         ]
@@ -642,9 +644,7 @@ class _Scene:
             return drawn
         going = [text.box for text in self.texts if text.meaning is Meaning.IDENTITY]
         # Letters that the detector's box lacks may continue a line on both sides (heights).
-        lines = [
-            box.longer(3.0, self.shape, end=True).longer(3.0, self.shape, end=False) for box in going
-        ]
+        lines = [box.longer(3.0, self.shape, end=True).longer(3.0, self.shape, end=False) for box in going]
         near = paint(lines, self.shape, MARGIN) | self.ground | self.banner | self.devices
         alone, self.doubtful = confirmed(
             with_sides(drawn & ~near, SMALLEST_LINE, SMALLEST_LETTER), self.picture, self.task.tools.reader

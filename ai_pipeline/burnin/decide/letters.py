@@ -13,7 +13,15 @@ import cv2
 import numpy as np
 
 from ai_pipeline.burnin.decide.texts import Text
-from ai_pipeline.burnin.find.annotation import Mask, Picture, brightest, clipped, colourfulness, dilated, index_of
+from ai_pipeline.burnin.find.annotation import (
+    Mask,
+    Picture,
+    brightest,
+    clipped,
+    colourfulness,
+    dilated,
+    index_of,
+)
 from ai_pipeline.burnin.find.area import FRAME, LONGEST, straight_lines
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox, paint

@@ -146,8 +146,10 @@ def _proven_rows(texts: Sequence[Text], rows: int) -> list[Row]:
 
 def texts_together(texts: Sequence[Text]) -> list[tuple[Text, ...]]:
     """The texts that say something only together: a label, its number, and a unit apart from it."""
-    unnamed = filter(None, (_unnamed_row(text, texts) for text in texts))
-    return [row.texts for row in (*result_rows(texts), *unnamed)]
+    rows = result_rows(texts)
+    taken = {text for row in rows for text in row.texts}
+    unnamed = filter(None, (_unnamed_row(text, texts) for text in texts if text not in taken))
+    return [row.texts for row in (*rows, *unnamed)]
 
 
 def result_rows(texts: Sequence[Text], apart: float = COLUMN, least: float = LEAST_OF_SETTING) -> list[Row]:
@@ -337,7 +339,9 @@ def _is_in(text: Text, rows: Iterable[Row], share: float = 0.8) -> bool:
 def _unnamed_row(text: Text, texts: Sequence[Text]) -> Row | None:
     """The row of a number with its unit whose label is not read, or that has none; None of any other text."""
     unit, words = _next_unit(text, texts), _plain(text.line.text)
-    if not text.line.legible or not _UNNAMED.fullmatch(f"{words} {_plain(unit.line.text)}" if unit else words):
+    if not text.line.legible or not _UNNAMED.fullmatch(
+        f"{words} {_plain(unit.line.text)}" if unit else words
+    ):
         return None
     box = _around(text.box.box, unit.box.box) if unit else text.box.box
     return Row((text, *([unit] if unit else [])), box, box, "", measured=True, unsure="")

@@ -24,10 +24,12 @@ from ai_pipeline.burnin.find.annotation import (
     index_of,
 )
 from ai_pipeline.burnin.find.text import LOW_SHARE, SMALLEST_LINE, TextReader
-from ai_pipeline.burnin.find.traces import CROSSINGS, crossings
+from ai_pipeline.burnin.find.traces import crossings
 
 LONGEST_LINE = 20
 """Length of a line that nobody reads, at most (its heights): a ruler is longer."""
+ONCE = 1.15
+"""Crossings of a column by letters, on average at least: ticks, curves and crosses are crossed once."""
 TWO_LEVELS = 0.75
 """Share of the variance of grey levels that lies between strokes and ground (N. Otsu, 1979), from which they
 are letters: of echoes, as of one bell-shaped distribution, it is .64."""
@@ -68,9 +70,7 @@ def look_like_letters(picture: Picture, box: Box) -> bool:
     drawn = light if light.mean() <= 0.5 else ~light
     share = float(light.mean())
     between = share * (1 - share) * float(grey[light].mean() - grey[~light].mean()) ** 2
-    return (
-        between >= TWO_LEVELS * float(grey.var()) and crossings(drawn[:, drawn.any(axis=0)]) > CROSSINGS
-    )
+    return between >= TWO_LEVELS * float(grey.var()) and crossings(drawn[:, drawn.any(axis=0)]) > ONCE
 
 
 def _is_line(box: Box, shape: tuple[int, ...]) -> bool:
@@ -84,7 +84,7 @@ def _lines_of(block: Mask, place: Box, picture: Picture) -> list[Box]:
     """The lines of a block: itself, or, where it is higher than a line of text, its rows of strokes."""
     if _is_line(place, picture.shape):
         return [place]
-    left, top, right, bottom = place
+    left, top, _, _ = place
     drawn = (strokes_in(picture, level_box(place, 1.0)) & block)[index_of(place)]
     joined = cv2.morphologyEx(
         drawn.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((1, 2 * LETTER_GAP), np.uint8)

@@ -35,7 +35,9 @@ def test_a_line_that_goes_is_told_by_its_form(words: str, kinds: tuple[str, ...]
 
 
 def test_what_nobody_read_is_told_so() -> None:
-    assert contents_of(Text(level_box(BOX, 0.9), Line("KIM", 0.2, legible=False), IDENTITY)) == ("unread text",)
+    assert contents_of(Text(level_box(BOX, 0.9), Line("KIM", 0.2, legible=False), IDENTITY)) == (
+        "unread text",
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,13 @@ def mark(*contents: str, box: tuple[int, int, int, int] = BOX, kind: AnnotationK
 
 
 def test_kinds_are_counted_and_a_name_comes_first() -> None:
-    marks = [mark("setting"), mark("date"), mark("setting"), mark("possible name", "date"), mark(kind=CALIPER)]
+    marks = [
+        mark("setting"),
+        mark("date"),
+        mark("setting"),
+        mark("possible name", "date"),
+        mark(kind=CALIPER),
+    ]
     assert counted(marks) == "1 possible name, 2 dates, 2 settings, 1 caliper"
 
 

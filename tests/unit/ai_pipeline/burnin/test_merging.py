@@ -27,7 +27,15 @@ def plan(**fields: Any) -> RemovalPlan:
     """A plan that removes nothing, but for the ``fields``."""
     nothing = at()
     empty = RemovalPlan(
-        nothing, nothing, nothing, nothing, nothing, Waves(nothing, nothing), (), ground=nothing, always=nothing
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+        Waves(nothing, nothing),
+        (),
+        ground=nothing,
+        always=nothing,
     )
     return replace(empty, **fields)
 
@@ -87,7 +95,9 @@ def test_a_mask_of_any_frame_counts(what: str) -> None:
 @pytest.mark.parametrize("what", ["strips", "traces"])
 def test_curves_of_any_frame_count(what: str) -> None:
     first, second = (replace(plan().waves, **{what: at(box)}) for box in (HERE, THERE))
-    assert np.array_equal(getattr(merged(plan(waves=first), plan(waves=second))[0].waves, what), at(HERE, THERE))
+    assert np.array_equal(
+        getattr(merged(plan(waves=first), plan(waves=second))[0].waves, what), at(HERE, THERE)
+    )
 
 
 def test_what_is_blacked_out_is_not_filled_too() -> None:

@@ -12,7 +12,9 @@ from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.contract import Meaning
 
 
-def line(degrees: float = 0.0, words: str = "KOWALSKA", *, size: tuple[float, float] = (120, 16), **how: float) -> Text:
+def line(
+    degrees: float = 0.0, words: str = "KOWALSKA", *, size: tuple[float, float] = (120, 16), **how: float
+) -> Text:
     """A line of this slant and size; without words nobody could read it."""
     along = np.array([math.cos(math.radians(degrees)), math.sin(math.radians(degrees))])
     below = np.array([-along[1], along[0]])
@@ -41,7 +43,14 @@ def test_lines_along_a_vertical_do_not_slant() -> None:
         [line(-20.0), line(0.0), line(20.0)],
         [line(17.0)] * 3 + [line(0.0, size=(300, 16))] * 2,
     ],
-    ids=["two lines", "short words", "short boxes", "nobody reads them", "of all slants", "most lines are level"],
+    ids=[
+        "two lines",
+        "short words",
+        "short boxes",
+        "nobody reads them",
+        "of all slants",
+        "most lines are level",
+    ],
 )
 def test_few_or_unlike_lines_show_no_slant(lines: list[Text]) -> None:
     assert slant_of(lines) == 0.0

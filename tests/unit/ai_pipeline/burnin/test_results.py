@@ -172,7 +172,9 @@ def test_a_number_like_a_date_is_a_result_where_its_unit_stands_apart() -> None:
     [("Kist", True, True), ("kist", True, True), ("Kist", False, False), ("KIM", True, False)],
     ids=["as in the table", "in small letters", "beside the tissue", "in no table"],
 )
-def test_a_caliper_that_is_named_as_a_result_keeps_its_name(words: str, over_tissue: bool, kept: bool) -> None:
+def test_a_caliper_that_is_named_as_a_result_keeps_its_name(
+    words: str, over_tissue: bool, kept: bool
+) -> None:
     table = by_their_table([*lines("Kist 4.5 cm", "Duvar 3.2 cm"), cell(words, 400, 400)], ROWS)
     found = by_their_label(table, [False, False, over_tissue])
     assert [one is not IDENTITY for one in meanings(found)] == [True, True, kept]
