@@ -88,18 +88,17 @@ def is_panel(part: Picture, own: Mask) -> bool:
     """Whether the pixels ``own`` of a component, cut out to its box, are a panel behind text: wide, and each
     row of one colour. ``part``: the picture in that box.
     """
+    # Width of a panel (heights), at least.
+    if own.shape[1] < 3 * own.shape[0]:
+        return False
     alike = [
         np.abs(row[seen].astype(np.int16) - np.median(row[seen], axis=0)).reshape(seen.sum(), -1).max(axis=1)
         for row, seen in zip(part, own, strict=True)
         if seen.any()
     ]
-    # Width of a panel (heights), at least; share of its pixels in their row's colour, and how far they differ
-    # from it by the noise of compression (grey levels).
-    return (
-        own.shape[1] >= 3 * own.shape[0]
-        and bool(alike)
-        and float((np.concatenate(alike) <= 10).mean()) >= 0.8
-    )
+    # Share of its pixels in their row's colour, and how far they differ from it by the noise of compression
+    # (grey levels).
+    return bool(alike) and float((np.concatenate(alike) <= 10).mean()) >= 0.8
 
 
 def strokes(picture: Picture) -> Mask:

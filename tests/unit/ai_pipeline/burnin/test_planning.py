@@ -460,9 +460,7 @@ def test_a_drawn_word_that_the_text_detector_has_is_told_once(plan: Plan) -> Non
     found, other = scene(), (20, 150, 60, 170)
     found.marks = (Mark(TEXT, (22, 22, 118, 58), 0.6), Mark(TEXT, other, 0.6))
     found.drawn[TEXT] = filled(other)
-    assert [
-        mark.box for mark in plan(found, CLINICAL, in_doubt=InDoubt.BOX).marks if mark.kind is TEXT
-    ] == [
+    assert [mark.box for mark in plan(found, CLINICAL, in_doubt=InDoubt.BOX).marks if mark.kind is TEXT] == [
         other,
         NAME_BOX,
         SETTING,
