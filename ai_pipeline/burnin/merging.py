@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import filterfalse
+from operator import attrgetter
 from typing import cast
 
 import numpy as np
@@ -51,25 +53,33 @@ def merged_plan(
     check_share(_union(standing) & ~banner)
     changed = _changed_lines(first.lines, standing, pictures, still_stays)
     mask = (_union(standing) | whole(changed, pictures[0], first.ground)) & ~banner
+    strips, traces = (_union(planes) for planes in zip(*map(_curves, plans), strict=True))
+    readings = (
+        replace(reading, frame=number)
+        for number, plan in zip(numbers, plans, strict=True)
+        for reading in plan.readings
+    )
+    doubts = (box for plan in plans for box in plan.in_doubt)
     return replace(
         first,
         banner=banner,
         mask=mask,
         kept=first.kept & ~mask & ~banner,
         not_tissue=first.not_tissue & ~mask,
-        lines=tuple(line for line in first.lines if line not in changed),
-        area=_union(plan.area for plan in plans),
-        waves=Waves(_union(plan.waves.strips for plan in plans), _union(plan.waves.traces for plan in plans)),
+        lines=tuple(filterfalse(changed.__contains__, first.lines)),
+        area=_union(map(attrgetter("area"), plans)),
+        waves=Waves(strips, traces),
         marks=tuple(_marks(plans, standing, numbers)),
-        readings=tuple(
-            replace(reading, frame=number)
-            for number, plan in zip(numbers, plans, strict=True)
-            for reading in plan.readings
-        ),
-        ground=_union(plan.ground for plan in plans),
-        in_doubt=tuple(dict.fromkeys(box for plan in plans for box in plan.in_doubt)),
-        always=_union(plan.always for plan in plans),
+        readings=tuple(readings),
+        ground=_union(map(attrgetter("ground"), plans)),
+        in_doubt=tuple(dict.fromkeys(doubts)),
+        always=_union(map(attrgetter("always"), plans)),
     )
+
+
+def _curves(plan: RemovalPlan) -> tuple[Mask, Mask]:
+    """The strips and the traces of a plan."""
+    return plan.waves.strips, plan.waves.traces
 
 
 def _changed_lines(
