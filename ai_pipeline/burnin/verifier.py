@@ -121,9 +121,15 @@ def _are_lines(box: TextBox, stay: Sequence[Box]) -> bool:
     around several, one above another, which is no line: a column of labels looks like one.
     """
     rows = [line for line in stay if overlap(line, box.box) > SAME]
-    return any(overlap(box.box, line) > SAME for line in stay) or any(
+    return any(overlap(box.box, _with_rim(line)) > SAME for line in stay) or any(
         one[3] <= other[1] for one in rows for other in rows
     )
+
+
+def _with_rim(line: Box) -> Box:
+    """The box in which a reading of a line may lie: a detector's box is higher than its letters."""
+    rim = round(0.25 * min(line[3] - line[1], line[2] - line[0]))
+    return line[0] - rim, line[1] - rim, line[2] + rim, line[3] + rim
 
 
 def _is_known(candidate: Candidate, known: Mask) -> bool:

@@ -370,5 +370,5 @@ def _around(box: Box, other: Box) -> Box:
 
 def _grown(box: Box, height: int) -> Box:
     """A row's box with the rim that a detector's box may have."""
-    rim = round(0.4 * height)
+    rim = round(0.25 * height)
     return box[0] - rim, box[1] - rim, box[2] + rim, box[3] + rim

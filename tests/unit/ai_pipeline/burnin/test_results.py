@@ -210,3 +210,9 @@ def test_a_number_without_a_label_belongs_to_the_unit_apart_from_it() -> None:
 def test_label_number_and_unit_belong_together_once() -> None:
     row = columns(("Kist", "4.5", "cm"))
     assert texts_together(row) == [tuple(row)]
+
+
+def test_a_label_above_a_table_is_not_in_it_because_a_row_was_read_in_a_high_box() -> None:
+    table = lines("Kist 4.5 cm", "Duvar 3.2 cm", "Hacim 9 ml")
+    again, above = text("Kist 4.5 cm", (96, 193, 184, 225)), text("KIM", (100, 176, 150, 194))
+    assert stays([above, *table, again]) == [False, True, True, True, True]

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ai_pipeline.burnin.decide.candidates import Candidate
+from ai_pipeline.burnin.decide.layout import level_box
 from ai_pipeline.burnin.decide.texts import NOTHING_READ
 from ai_pipeline.burnin.find.annotation import Box, Mask, Picture, mask_of
 from ai_pipeline.burnin.find.networks import Line
@@ -70,3 +72,26 @@ def test_a_line_that_went_is_found_where_letters_in_a_row_are_still_read(
 )
 def test_no_other_place_is_read_once_more(how: dict[str, Any]) -> None:
     assert still_read("1943", **how) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "goes"),
+    [
+        ((16, 26, 124, 50), False),
+        ((20, 30, 120, 46), False),
+        ((20, 40, 120, 60), True),
+        ((16, 26, 180, 50), True),
+    ],
+    ids=["a higher box of it", "its own box", "the line below", "a longer line"],
+)
+def test_a_find_inside_a_line_that_stays_is_that_line(found: Box, goes: bool) -> None:
+    reader = SimpleNamespace(
+        read=lambda *_: Line("KIM MINJUN", 0.9, legible=True), read_small=lambda *_: NOTHING_READ
+    )
+    nothing = at()
+    plan = RemovalPlan(
+        *(nothing for _ in range(5)), Waves(nothing, nothing), (), lines=(PLACE,), ground=nothing
+    )
+    find = Candidate(PICTURE, level_box(found, 0.9), 0.0)
+    verifier = Verifier(SimpleNamespace(reader=reader), CLINICAL)
+    assert verifier.is_residue(find, nothing, plan, at(PLACE)) == goes
