@@ -330,7 +330,7 @@ def _title_faults(read: Dataset) -> Iterator[str]:
     if not all(map(_coordinates, groups)):
         yield "a measurement group has no coordinates: viewers show nothing of the report"
     if not all(_has_words(group) for group in groups):
-        yield "a measurement group has no words to stand beside it"
+        yield "a measurement group has no words for its place"
 
 
 def _measurement_groups(read: Dataset) -> Iterator[Dataset]:
