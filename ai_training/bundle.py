@@ -3,7 +3,8 @@
 Out: the network as ONNX, the card and its other files beside it, and a configuration that ``python -m
 monai.bundle run`` runs. In: a classifier of 2-D pictures, by MONAI's own reader: ``network_def`` of its
 inference configuration names one of MONAI's networks with plain values, and ``models/model.pt`` holds its
-parameters. No expression of a foreign bundle is run; a segmenter has no place in a pipeline of this project.
+parameters. No expression of a foreign bundle is run. A segmenter has no place in a pipeline of this project:
+what is measured in outlines, and whether they may be shown, goes by limits that were fitted to one network.
 """
 
 import json
@@ -288,6 +289,7 @@ def _network(parser: Any, folder: Path, values: Mapping[str, Any], turned: bool)
     if scores.shape != (1, len(values["labels"])):
         raise CannotAdapt(
             f"the network answers {tuple(scores.shape)} for one picture, not one score for each of "
-            f"{len(values['labels'])} labels: a segmenter has no place in a pipeline here"
+            f"{len(values['labels'])} labels: a segmenter has no place in a pipeline here ("
+            "docs/models-convert.md says why, and what takes one)"
         )
     return made
