@@ -53,7 +53,7 @@ def write(card: Card, out: Path) -> Path:
     (out / "docs/README.md").write_text(
         f"# {card.name}\n\n{card.task}. {card.intended_use}\n\n{limits}\n\nPut pictures as PNG into "
         f"`images/` and run `python -m monai.bundle run --config_file {INFERENCE} --bundle_root .`, with the "
-        "package dicom-ai-node beside MONAI: it writes `predictions.json`. In a node: `ai-pipeline models "
+        "packages dicom-ai-node and fire beside MONAI: it writes `predictions.json`. In a node: `ai-pipeline models "
         f"add {NETWORK} --card {CARD}`.\n",
         encoding="utf-8",
     )
@@ -173,6 +173,11 @@ def read(folder: Path) -> tuple[Any, dict[str, Any]]:
     ``forward`` takes pictures ``[N, C, rows, columns]`` and returns the scores, and what
     :class:`ai_training.convert.ConvertedNetwork` needs of it. Raises CannotAdapt, UnreadableCheckpoint.
     """
+    if (folder / CARD).is_file() and (folder / NETWORK).is_file():
+        raise CannotAdapt(
+            f"`ai-pipeline models bundle` wrote it: add its {NETWORK} with --card {CARD} by `ai-pipeline models "
+            "add`"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MONAI's own, at import
