@@ -468,7 +468,8 @@ def _is_orientation(tokens: Sequence[str]) -> bool:
     """Whether these words name anatomy and view, and prove each other harmless."""
     if len(tokens) > 1 and re.fullmatch("#?[1-9]", tokens[-1]) and tokens[-2].upper() in NOUNS:
         return _is_orientation(tokens[:-1])  # "CYST 2"
-    apart = _STUCK.sub(r"\1/", " ".join(token.rstrip(".") for token in tokens))
+    # By a function: "re" hashes the whole pattern, with all its words, to look up what a text stands for.
+    apart = _STUCK.sub(lambda found: f"{found[1]}/", " ".join(token.rstrip(".") for token in tokens))
     words = list(filter(None, re.split(r"[ /&+-]", apart)))
     upper = [word.upper() for word in words]
     if not words or " ".join(upper) in PHRASES:
