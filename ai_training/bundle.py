@@ -53,8 +53,8 @@ def write(card: Card, out: Path) -> Path:
     (out / "docs/README.md").write_text(
         f"# {card.name}\n\n{card.task}. {card.intended_use}\n\n{limits}\n\nPut pictures as PNG into "
         f"`images/` and run `python -m monai.bundle run --config_file {INFERENCE} --bundle_root .`, with the "
-        "packages dicom-ai-node and fire beside MONAI: it writes `predictions.json`. In a node: `ai-pipeline models "
-        f"add {NETWORK} --card {CARD}`.\n",
+        "packages dicom-ai-node and fire beside MONAI: it writes `predictions.json`. In a node: `ai-pipeline "
+        f"models add {NETWORK} --card {CARD}`.\n",
         encoding="utf-8",
     )
     return out
@@ -175,8 +175,8 @@ def read(folder: Path) -> tuple[Any, dict[str, Any]]:
     """
     if (folder / CARD).is_file() and (folder / NETWORK).is_file():
         raise CannotAdapt(
-            f"`ai-pipeline models bundle` wrote it: add its {NETWORK} with --card {CARD} by `ai-pipeline models "
-            "add`"
+            f"`ai-pipeline models bundle` wrote it: add its {NETWORK} with --card {CARD} by "
+            "`ai-pipeline models add`"
         )
     try:
         with warnings.catch_warnings():
