@@ -107,9 +107,7 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Heatmap:
-    """A map of the evidence for a finding: ``values`` float32 ``[rows, columns]`` of the source image, 0 to
-    1.
-    """
+    """A map of the evidence for a finding: ``values`` float32 ``[rows, columns]`` of the image, 0 to 1."""
 
     values: npt.NDArray[np.float32]
     method: str
@@ -334,9 +332,9 @@ class UltrasoundRegion:
 class ImageHeader:
     """The header values of an image that a pipeline gets besides pixels: decoded, without identity.
 
-    ``age_years``: None if the header gives no usable age. ``attributes``: further values by keyword, as text.
-    ``overlay_groups``: groups 60xx whose overlay plane has pixels; ``embedded_overlay_bits``: bits of the
-    pixel data, from 0 on, that hold an overlay plane. ``removed_by_hand``: boxes that a person wants removed.
+    ``age_years``: None if the header gives no usable age. ``attributes``: further values by keyword, as text;
+    ``technical``: settings of an ultrasound machine. ``overlay_groups``: groups 60xx whose overlay plane has
+    pixels; ``embedded_overlay_bits``: bits of the pixel data that hold one. ``removed_by_hand``: drawn boxes.
     """
 
     modality: str
@@ -359,6 +357,7 @@ class ImageHeader:
     overlay_groups: tuple[int, ...] = ()
     embedded_overlay_bits: tuple[int, ...] = ()
     removed_by_hand: tuple[tuple[int, int, int, int], ...] = ()
+    technical: tuple[str, ...] = ()
 
 
 class SourceImage(Protocol):

@@ -19,6 +19,7 @@ from dicom_console.handlers import (
     peers,
     reviews,
     rules,
+    screens,
     session,
     stow,
     studies,
@@ -59,6 +60,7 @@ FACES = (
     rules.faces,
     entered.faces,
     reviews.faces,
+    screens.faces,
     uploads.faces,
     trials.faces,
 )

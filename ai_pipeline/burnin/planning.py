@@ -520,6 +520,16 @@ class _Scene:
         ]
         return any(in_one_row(box, one, 4.0) or is_above(box, one) or is_above(one, box) for one in others)
 
+    def screen(self) -> None:
+        """Rule: keep what is known of the device's screen, whatever stands beside it."""
+        known = self.task.allowed.screen.has
+        self.texts = [
+            replace(text, meaning=Meaning.ACOUSTIC, proof="known of this screen")
+            if text.line.legible and known(text.box.box, text.line.text, text.line.confidence)
+            else text
+            for text in self.texts
+        ]
+
     def results(self) -> None:
         """Rule: keep tables of results whole, in any language; elsewhere a label and its number stay or go
         together.
@@ -607,6 +617,7 @@ RULES = (
     _Scene.reading,
     _Scene.image_area,
     _Scene.neighbours,
+    _Scene.screen,
     _Scene.results,
     _Scene.lines,
     _Scene.drawings,

@@ -18,7 +18,9 @@ from ai_pipeline.contract import Decision
 from dicom_node.base.dicom.header import listed
 from dicom_node.results.concepts import (
     DECISIONS,
+    FINDINGS,
     OURS,
+    OUTLINED_AREA,
     PRESENCE,
     QUALITATIVE_EVALUATIONS,
     name_of,
@@ -109,8 +111,8 @@ class StatedReport:
 
 
 def read_report(report: Path | BinaryIO | Dataset) -> StatedReport:
-    """Read the findings and numbers of a TID 1500 report that the node made, in the order of the report;
-    ``report``: a file or its data set.
+    """Read the findings and numbers of a report that the node made, in the order of the report: of TID 1500,
+    of TID 2000 without places, or of an earlier version. ``report``: a file or its data set.
     """
     document = report if isinstance(report, Dataset) else dcmread(report)
     findings: list[StatedFinding] = []
@@ -120,7 +122,12 @@ def read_report(report: Path | BinaryIO | Dataset) -> StatedReport:
             findings += _findings_of_group(group, decided)
         else:
             numbers += _numbers_of_group(group)
-    for container in _containers(document, QUALITATIVE_EVALUATIONS.value):
+    without_place = [
+        container
+        for name in (QUALITATIVE_EVALUATIONS, FINDINGS)
+        for container in _containers(document, name.value)
+    ]
+    for container in without_place:
         # CODE "finding = present / absent / undetermined", with what belongs to it below it.
         findings += [
             _finding(_name(item), item, _children(item), item, _numbers(_children(item)))
@@ -212,21 +219,29 @@ def _findings_of_group(group: Dataset, decided: Sequence[Dataset]) -> Iterator[S
 
 
 def _numbers_of_group(group: Dataset) -> Iterator[StatedNumber]:
-    """Yield the measurements in a measurement group without a decision."""
-    items, places = _children(group), list(_places(group))
+    """Yield the measurements in a measurement group without a decision; the area inside an outline is none.
+
+    Tracking UID and site are the number's own where it has them, else those of the group.
+    """
+    items = _children(group)
+    model, tracking = _model_and_tracking(items)
     for item in filter(_is_number, items):
+        if name_of(item) == OUTLINED_AREA.value:
+            continue
         [measured] = item.MeasuredValueSequence
+        own = _children(item)
         yield StatedNumber(
             _image_uid(group),
             _code(_name(item))[:2],
             str(_name(item).CodeMeaning),
             float(measured.NumericValue),
             _code(measured.MeasurementUnitsCodeSequence[0])[:2],
-            *_model_and_tracking(items),
-            _sites(items),
+            model,
+            _model_and_tracking(own)[1] or tracking,
+            _sites(own) or _sites(items),
             # The Subject ID of the group (TID 1008), "" where it is about the patient.
             _texts(items).get(codes.DCM.SubjectID.value, ""),
-            places,
+            list(_places(item)),
         )
 
 

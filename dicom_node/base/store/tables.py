@@ -719,6 +719,19 @@ class CleaningReview(StudyMixin, Numbered):
     decided_by: Mapped[ShortText] = mapped_column(default="")
 
 
+class LearntScreen(Numbered):
+    """Table: what was counted of the screen of one device (``ai_pipeline.burnin.screens``). ``name``: of the
+    device and of its rule, the same on every node; ``device``: the conditions of that rule, which hold the
+    picture's size; ``patients``: at least so many were counted. No row names a patient or a study.
+    """
+
+    name: Mapped[ShortText] = mapped_column(unique=True)
+    device: Mapped[dict[str, Any]]
+    patients: Mapped[int]
+    counted: Mapped[bytes] = mapped_column(LargeBinary)
+    changed_at: Mapped[datetime]
+
+
 class DrawnByHand(PersonActionMixin, Base):
     """Table: boxes, as in :class:`CleaningReview`, that a person wants removed in addition to the detected
     text.

@@ -12,6 +12,7 @@ from ai_pipeline.images.decode import DicomImage
 from ai_pipeline.summary import without_research
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning import WITHHELD, NothingCleaned
+from dicom_node.jobs.worker.screens import ScreenLearner
 from dicom_node.results.source import SourceObject
 
 T = TypeVar("T")
@@ -22,11 +23,12 @@ _MOST_DECODED = 4
 
 @dataclass(frozen=True, slots=True)
 class ImageAnalysis:
-    """Runs pipelines on images, leaving out images that fail. Text that was read in images never leaves this
-    process.
+    """Runs pipelines on images, leaving out images that fail. Text that was read in images leaves this
+    process only as counts, by ``learner``.
     """
 
     at_work: AtWork
+    learner: ScreenLearner
 
     def accepts(
         self, pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object]
@@ -120,9 +122,11 @@ class ImageAnalysis:
         """Run the pipeline and return its result, without findings that are for research only and without the
         text that it read.
         """
-        return replace(
-            without_research(pipeline.run([source.image for source in sources], report, options)), readings=()
-        )
+        result = pipeline.run([source.image for source in sources], report, options)
+        for source in sources:
+            own = [reading for reading in result.readings if reading.source_uid == source.image.uid]
+            self.learner.learn(source.image, own)
+        return replace(without_research(result), readings=())
 
 
 def _as_one(faults: Collection[Exception]) -> PixelError | NoNumber:

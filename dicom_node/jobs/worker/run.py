@@ -54,6 +54,7 @@ from dicom_node.jobs.worker.failures import FINAL, JobFailed, cause_of, disk_apa
 from dicom_node.jobs.worker.heartbeat import JobHeartbeat
 from dicom_node.jobs.worker.images import JobImages, device_rules_of, missing_notes, open_images
 from dicom_node.jobs.worker.result_writer import ResultWriter
+from dicom_node.jobs.worker.screens import ScreenLearner
 from dicom_node.results.concepts import Cause
 
 _LOGGER = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class Worker:
         # The last attempt of a job is made without an image that failed the ones before.
         most, data_dir = max(1, workers.attempts - 1), settings.node.data_dir
         self._at_work = AtWork(data_dir / "at-work", self._owner, most, workers.memory_mib)
-        self._analysis = ImageAnalysis(self._at_work)
+        self._analysis = ImageAnalysis(self._at_work, ScreenLearner(database, settings))
         self._results = ResultWriter(database, settings, self._queue)
 
     def run_forever(self) -> None:

@@ -350,7 +350,7 @@ class Says(Obedient):
 
 
 def test_findings_for_research_only_and_what_was_read_stay_in_the_worker(tmp_path: Path) -> None:
-    shown, _ = ImageAnalysis(Mock()).run(Says(), [still(tmp_path)], {}, lambda share, what: None)
+    shown, _ = ImageAnalysis(Mock(), Mock()).run(Says(), [still(tmp_path)], {}, lambda share, what: None)
     assert ([finding.label for finding in shown.findings], shown.readings) == (["Mark"], ())
 
 
