@@ -5,7 +5,7 @@ Assessments: findings one by one, and results that wait until a person has accep
 
 import re
 from collections.abc import Mapping
-from datetime import datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import Annotated, Literal
 from urllib.parse import quote
 
@@ -74,7 +74,6 @@ def list_studies(
     the last so many days, today included.
     """
     about = _searched_for(request)
-    midnight = datetime.combine(datetime.now().astimezone().date(), time()).astimezone()  # of this machine
     wanted = Search(
         patient=about.get("patient", ""),
         words=search.name_words(request.settings, about.get("name", "")),
@@ -84,12 +83,19 @@ def list_studies(
         finding=finding.strip(),
         since=since.replace("-", ""),
         until=until.replace("-", ""),
-        received=midnight - timedelta(days=days - 1) if days else None,
+        received=first_midnight(days, datetime.now().astimezone().date()) if days else None,
         states=state or (),
         order=order,
     )
     request.note_list("studies")
     return _studies_found(request, wanted, after)
+
+
+def first_midnight(days: int, today: date) -> datetime:
+    """Return when the first of so many ``days`` up to ``today`` began by this machine's clock, whatever time
+    it kept then.
+    """
+    return datetime.combine(today - timedelta(days=days - 1), time()).astimezone()
 
 
 @faces.page_of(list_studies)

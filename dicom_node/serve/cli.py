@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from ai_pipeline.errors import disk_fault
 from dicom_node import __version__
 from dicom_node.base import logs
 from dicom_node.base.actions.inputs import SINCE, moment
@@ -485,6 +486,11 @@ def _run(arguments: list[str] | None) -> int:
             err=True,
         )
         return ExitCode.CONFIG
+    except OSError as error:
+        if not (fault := disk_fault(error)):
+            raise
+        say(f"dicom-node: {fault}", err=True)
+        return ExitCode.UNAVAILABLE
     except typer.TyperException as error:
         error.show() if hasattr(error, "show") else say(str(error), err=True)
         return ExitCode.USAGE

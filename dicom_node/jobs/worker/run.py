@@ -89,6 +89,7 @@ class Worker:
         self._owner = new_owner()
         self._queue = JobQueue(database, settings.workers)
         self._pipelines: dict[str, Pipeline] = {}
+        self._is_claim_unheard = False
         self.stopping = threading.Event()
         """Set by SIGTERM, and when the node that started this process is gone."""
         self.retiring = threading.Event()
@@ -131,7 +132,10 @@ class Worker:
 
     def run_once(self) -> bool:
         """Claim and run one job; return False if no job waits."""
-        job = self._queue.claim(self._owner)
+        if self._is_claim_unheard:
+            self._queue.give_back_unheard(self._owner)
+            self._is_claim_unheard = False
+        job = self._claim()
         if job is None:
             return False
         # This process may be silent until the job's time limit ends it.
@@ -151,6 +155,14 @@ class Worker:
             self._run(job, progress)
         return True
 
+    def _claim(self, passing: Job | None = None) -> Job | None:
+        """Claim a job as ``JobQueue.claim`` does; note where no answer to it came."""
+        try:
+            return self._queue.claim(self._owner, passing)
+        except SQLAlchemyError:
+            self._is_claim_unheard = True
+            raise
+
     def _run_passing_job(self, job: Job, heartbeat: JobHeartbeat) -> None:
         """Between two steps of a job, run another job that is more urgent or much shorter, if there is one.
 
@@ -159,7 +171,7 @@ class Worker:
         if self.stopping.is_set() or self._at_work.spent:
             return
         try:
-            other = self._queue.claim(self._owner, passing=job)
+            other = self._claim(passing=job)
             if other is not None:
                 with heartbeat.paused(), self._at_work.aside(), self._heartbeat(other) as report:
                     self._run(other, report)
