@@ -378,6 +378,11 @@ def may_be_setting(text: str) -> bool:
     return any(sum(map(str.isalnum, way)) >= 4 and _is_setting(spaced(way)) for way in ways)
 
 
+def names_a_view(text: str) -> bool:
+    """Whether a text holds a word for a side, a view or an organ, whatever else it says."""
+    return not _HARMLESS.isdisjoint(re.split(r"[\W\d_]+", text.upper()))
+
+
 def meaning_of(text: str, confidence: float, allowed: Allowed = NOTHING_MORE) -> Meaning:
     """Classify a text by its words: IDENTITY unless every word is known to be harmless.
 
