@@ -35,7 +35,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from ai_pipeline.contract import ImageHeader, Picture, PixelArray
-from ai_pipeline.errors import CodestreamFault, HeaderError, PixelError, disk_fault
+from ai_pipeline.errors import CodestreamFault, HeaderError, ImageTooLarge, PixelError, disk_fault
 from ai_pipeline.images import codestreams, colours
 from ai_pipeline.images.codestreams import Fragments
 from ai_pipeline.images.coordinates import Affine
@@ -150,7 +150,7 @@ def read_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
         if header.photometric == "PALETTE COLOR":
             samples, bits = 3, max(bits, 16)
         if fault := limits.fault(header.rows, header.columns, header.frames, samples, bits):
-            raise PixelError(fault)
+            raise ImageTooLarge(fault)
     return DicomImage(path, dataset, header, syntax, pixels_at)
 
 
@@ -176,7 +176,7 @@ def picture_of(data: bytes, modality: str, limits: ImageLimits, given: StatedAtt
         about = PICTURE_HEADER.unpack(DECODER.decode("header", data, PICTURE_HEADER.size))
         rows, columns, colours, size, lossy = about
         if fault := limits.fault(rows, columns, samples=colours, bits=8 * size):
-            raise PixelError(fault)
+            raise ImageTooLarge(fault)
         sides = (rows, columns, colours) if colours > 1 else (rows, columns)
         samples = np.empty(sides, f"u{size}")
         samples.data.cast("B")[:] = DECODER.decode("picture", data, samples.nbytes)
