@@ -390,8 +390,9 @@ class DicomImage:
         if self._whole is None and self.transfer_syntax != DeflatedExplicitVRLittleEndian:
             # ... and believes the transfer syntax: another VR encoding (seen in the field) is found out only
             # by dcmread. A truly damaged object fails there again.
-            with suppress(AttributeError, ValueError):
-                samples = pixel_array(self.path, index=frame, **how)
+            # It gets the open file: of one without a name (/proc/self/fd) it would not find the path.
+            with suppress(AttributeError, ValueError), self.path.open("rb") as opened:
+                samples = pixel_array(opened, index=frame, **how)
         if samples is None:
             self._whole = self._whole or pydicom.dcmread(self.path)
             samples = pixel_array(self._whole, index=frame, **how)

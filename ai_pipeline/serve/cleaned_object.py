@@ -14,8 +14,9 @@ from typing import IO, BinaryIO
 import numpy as np
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.filewriter import dcmwrite
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from ai_pipeline.burnin.card import CARD
 from ai_pipeline.burnin.cleaning import CleaningResult
@@ -62,7 +63,7 @@ def write_cleaned(image: DicomImage, result: CleaningResult, target: BinaryIO) -
         dataset.SOPInstanceUID = uid
         if image.series_uid:
             dataset.SeriesInstanceUID = _derived_uid("series", image.series_uid)
-        _save(dataset, target)
+        _save(dataset, target, was_big_endian=image.transfer_syntax == ExplicitVRBigEndian)
     return uid
 
 
@@ -153,7 +154,7 @@ def _code(value: str, meaning: str) -> Dataset:
     return item
 
 
-def _save(dataset: Dataset, target: BinaryIO) -> None:
+def _save(dataset: Dataset, target: BinaryIO, *, was_big_endian: bool) -> None:
     """Write the data set with a header of its own: what stood in the source's preamble is left out."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
@@ -163,6 +164,10 @@ def _save(dataset: Dataset, target: BinaryIO) -> None:
     if isinstance(dataset, FileDataset):
         dataset.preamble = b"\0" * 128
     try:
-        dataset.save_as(target, implicit_vr=False, little_endian=True, enforce_file_format=True)
+        # save_as refuses to turn big endian (retired) around: it leaves OW as it is.
+        for element in dataset.iterall() if was_big_endian else ():
+            if element.VR == "OW" and isinstance(element.value, bytes):
+                element.value = np.frombuffer(element.value, ">u2").astype("<u2").tobytes()
+        dcmwrite(target, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
     except (AttributeError, LookupError, TypeError, ValueError) as error:  # of values that are damaged
         raise PixelError(f"its header cannot be written again ({type(error).__name__})") from error

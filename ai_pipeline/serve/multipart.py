@@ -29,35 +29,12 @@ def objects_of(body: IO[bytes], boundary: bytes) -> Iterator[IO[bytes]]:
     """Yield the parts of a body, each as a file without a name, which is the caller's to close. Raises
     Unreadable, also for more than MOST_PARTS and for a body without its last boundary.
     """
-    parts: list[IO[bytes]] = []
-    whole: list[IO[bytes]] = []
-    ended: list[bool] = []
-    count = 0
-
-    def begin() -> None:
-        """Begin a part."""
-        nonlocal count
-        count += 1
-        if count > MOST_PARTS:
-            raise Unreadable(f"a request has at most {MOST_PARTS} objects: send several")
-        parts.append(tempfile.TemporaryFile())  # noqa: SIM115  (the caller closes it)
-
-    parser = MultipartParser(
-        boundary,
-        {
-            "on_part_begin": begin,
-            "on_part_data": lambda data, start, end: parts[-1].write(data[start:end]),
-            "on_part_end": lambda: whole.append(parts.pop()),
-            "on_end": lambda: ended.append(True),
-        },
-        max_header_count=_HEADERS,
-        max_header_size=_HEADER_BYTES,
-    )
+    parts = _Parts(boundary)
     try:
         while block := body.read(_BLOCK):
-            parser.write(block)
-            while whole:
-                part = whole.pop(0)
+            parts.parser.write(block)
+            while parts.whole:
+                part = parts.whole.pop(0)
                 part.seek(0)
                 yield part
     except Unreadable:
@@ -65,10 +42,49 @@ def objects_of(body: IO[bytes], boundary: bytes) -> Iterator[IO[bytes]]:
     except ValueError:
         raise Unreadable("the parts of this request cannot be read") from None
     finally:
-        for part in (*parts, *whole):
+        for part in (*parts.begun, *parts.whole):
             part.close()
-    if not (ended and count):
+    if not (parts.ended and parts.count):
         raise Unreadable("this request has no parts, or does not end with its last boundary")
+
+
+class _Parts:
+    """Files of the parts of a body: the one that is ``begun``, and those that are ``whole``."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self.begun: list[IO[bytes]] = []
+        self.whole: list[IO[bytes]] = []
+        self.count, self.ended = 0, False
+        self.parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_part_data": self._write,
+                "on_part_end": self._end_part,
+                "on_end": self._end,
+            },
+            max_header_count=_HEADERS,
+            max_header_size=_HEADER_BYTES,
+        )
+
+    def _begin(self) -> None:
+        """Begin a part (called by the parser). Raises Unreadable for too many."""
+        self.count += 1
+        if self.count > MOST_PARTS:
+            raise Unreadable(f"a request has at most {MOST_PARTS} objects: send several")
+        self.begun.append(tempfile.TemporaryFile())  # noqa: SIM115  (who gets it closes it)
+
+    def _write(self, data: bytes, start: int, end: int) -> None:
+        """Add to the part (called by the parser)."""
+        self.begun[-1].write(data[start:end])
+
+    def _end_part(self) -> None:
+        """End the part (called by the parser)."""
+        self.whole.append(self.begun.pop())
+
+    def _end(self) -> None:
+        """Remember that the last boundary has come (called by the parser)."""
+        self.ended = True
 
 
 class RelatedAnswer:

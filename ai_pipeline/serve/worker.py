@@ -132,7 +132,7 @@ def _masks(task: Task, source: BinaryIO, tools: Tools, limits: ImageLimits) -> A
     return Answer(Outcome.CLEANED, report={"masks": masks, "detected_tags": found})
 
 
-def _no_progress(_share: float, _what: str) -> None:
+def _no_progress(share: float, what: str) -> None:  # noqa: ARG001  (Progress names them)
     """Progress that nobody follows."""
 
 
