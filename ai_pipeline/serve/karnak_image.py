@@ -87,7 +87,7 @@ def image_of_form(form: Mapping[str, str], data: bytes, limits: ImageLimits) -> 
 def _described(form: Mapping[str, str]) -> Dataset:
     """A data set with the attributes of the pixels. Raises PixelError."""
     wanted = {name: form.get(name, "") for name in NUMBERS}
-    if not all(re.fullmatch(r"\d{1,5}", text) and int(text) for text in wanted.values()):
+    if not all(re.fullmatch(r"\d{1,5}", text) and 0 < int(text) <= 0xFFFF for text in wanted.values()):
         raise PixelError("Failed to decode image. Provide rows, columns, bits_allocated, samples_per_pixel, "
                          "transfer_syntax_uid, and photometric_interpretation.")  # fmt: skip
     rows, columns, bits, samples = (int(text) for text in wanted.values())

@@ -132,7 +132,7 @@ def _masks(task: Task, source: BinaryIO, tools: Tools, limits: ImageLimits) -> A
     return Answer(Outcome.CLEANED, report={"masks": masks, "detected_tags": found})
 
 
-def _no_progress(share: float, what: str) -> None:  # noqa: ARG001  (Progress names them)
+def _no_progress(share: float, what: str) -> None:
     """Progress that nobody follows."""
 
 

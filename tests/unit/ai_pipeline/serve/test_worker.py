@@ -302,8 +302,16 @@ def test_one_pixel_in_its_own_colour_is_no_change(tools: Tools) -> None:
         ({"photometric_interpretation": "KOWALSKA\\RGB"}, Outcome.UNREADABLE),
     ],
     ids=[
-        "no rows", "rows below 0", "too few bytes", "50,000", "64 bits", "JPEG XL", "syntax", "palette",
-        "window", "term",
+        "no rows",
+        "rows below 0",
+        "too few bytes",
+        "50,000",
+        "64 bits",
+        "JPEG XL",
+        "syntax",
+        "palette",
+        "window",
+        "term",
     ],  # fmt: skip
 )
 def test_fields_of_karnak_that_do_not_fit_are_refused(
