@@ -330,6 +330,10 @@ SOURCES: Final[dict[str, tuple[str, str]]] = {
     "EncapsulatedDocumentLength": (_AUTO, "without the byte of padding"),
     "AcquisitionDateTime": (_COPY, "or Acquisition Date and Time; of the first image"),
     "SourceInstanceSequence": (_AUTO, "the source images"),
+    **dict.fromkeys(
+        ("FrameOfReferenceUID", "PositionReferenceIndicator", "ImageComments"),
+        (_CONFIG, "with `seg_geometry`: invented, and says so"),
+    ),
     "SegmentationType": (_FIXED, "BINARY"),
     "SegmentSequence": (_ANALYSIS, "what was outlined, with tracking UIDs"),
     "SegmentsOverlap": (_ANALYSIS, "whether they do"),
@@ -369,22 +373,23 @@ TEMPLATES: Final = {
     "370129005": "TID 300",
     "121049": "TID 1204", "121005": "TID 1002", "121008": "TID 1003", "128774": "TID 1003",
     "121012": "TID 1004", "121013": "TID 1004", "121014": "TID 1004", "121015": "TID 1004",
-    "121016": "TID 1004", "121024": "TID 1006", "121030": "TID 1008", "121058": _REPORT,
-    "121077": "extension of TID 1500", "121106": "extension: a comment", "111028": "TID 1600",
+    "121016": "TID 1004", "121024": "TID 1006", "121030": "TID 1008", "121058": "TID 1500, extension of 2000",
+    "121077": "extension of TID 1500, 2000", "121106": "extension: a comment", "111028": "TID 1600",
     "126200": "TID 1600", "260753009": "TID 1601, 320", "121139": "TID 1602", "110910": "TID 1602",
     "110911": "TID 1602", "111044": "TID 1602", "111043": "TID 1602", "111026": "TID 1602",
     "111066": "TID 1602", "123014": "TID 1602", "111031": "TID 1603", "126010": _REPORT,
+    "125309": "TID 1410, 1501", "121070": "TID 2000",
     "125007": "TID 1410, 1501", "112039": "TID 4108 in 1410, 1501", "112040": "TID 4108 in 1410, 1501",
     "121071": "TID 1410, 1501", "363698007": "TID 1410, 1501", "272741003": "TID 1410, 1501",
     "111001": "TID 4019", "111002": "TID 4019", "111003": "TID 4019",
     "705057003": "TID 1410, 1501", "CUTOFF": "extension: what presence is inferred from",
     "130400": "TID 1410", "111030": "TID 1410", "121112": "TID 1501", "C0034375": _REPORT,
-    "363704007": "extension of TID 1500: CID 4031", "RESULT": "TID 1500, 1501",
-    "NOTRUNBECAUSE": "TID 1501",
+    "363704007": "extension of TID 1500, 2000: CID 4031", "RESULT": "TID 1500, extension of 2000",
+    "NOTRUNBECAUSE": "extension of TID 2000",
     "121068": "extension of TID 1500: CID 7001", "121001": "TID 1000", "121002": "TID 1000",
     "C2348792": "TID 1502",
     "ASSESSEDREPORT": "extension of TID 1500", "ASSESSMENT": "TID 1501",
-    "the finding": "TID 1500", "the measured quantity": "TID 300 in 1501",
+    "the finding": "TID 1500, extension of 2000", "the measured quantity": "TID 300 in 1501",
     "AI estimated probability, or score, of the finding (private)": "TID 300 in 1410, 1501",
 }  # fmt: skip
 
@@ -575,6 +580,7 @@ FURTHER_ROWS: Final[tuple[ContentRow, ...]] = (
     ("the finding", "HAS OBS CONTEXT", "UIDREF", '(112040, DCM, "Tracking Unique Identifier")'),
     ("the finding", "INFERRED FROM", "NUM", '(CUTOFF, 99AINODE, "AI cut-off")'),
     ("the measured quantity", "HAS CONCEPT MOD", "CODE", '(370129005, SCT, "Measurement Method")'),
+    ("the measured quantity", "HAS CONCEPT MOD", "CODE", '(363698007, SCT, "Finding Site")'),
 )
 """What is written of images that no golden dump is of: several findings with and without a place, burned-in lengths."""
 _ATTRIBUTE = re.compile(r"([A-Z]\w+): ?(.*)")
@@ -583,13 +589,16 @@ _ITEM = re.compile(
 )
 
 
+_WITHOUT_PLACE: Final = ('"Qualitative Evaluations")', '"Findings")')
+
+
 def concept(value: str, scheme: str, meaning: str, value_type: str, parent: str) -> str:
     """A concept as the statement names it: codes of single findings and quantities by what they are."""
     if value_type == "NUM" and value.startswith(("P-", "S-")) and scheme == "99AINODE":
         return "AI estimated probability, or score, of the finding (private)"
     if value_type == "NUM" and parent.endswith('"Measurement Group")'):
         return "the measured quantity"
-    if value_type == "CODE" and parent.endswith('"Qualitative Evaluations")') and scheme != "99AINODE":
+    if value_type == "CODE" and parent.endswith(_WITHOUT_PLACE) and scheme != "99AINODE":
         return "the finding"
     return f'({value}, {scheme}, "{meaning}")'
 

@@ -7,6 +7,7 @@ findings made up through the contract, so no model is needed and every byte foll
 import hashlib
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +31,7 @@ from ai_pipeline.contract import (
     Region,
 )
 from ai_pipeline.fetal_head import biometry
-from dicom_node.base.lifecycle import ReaderVerdict, RejectionReason, ResultKind
+from dicom_node.base.lifecycle import ReaderVerdict, RejectionReason, ResultForm, ResultKind
 from dicom_node.base.sitekey import SiteKey
 from dicom_node.results.assessment import FindingAssessment, build_assessment
 from dicom_node.results.build import build, build_failure
@@ -123,9 +124,13 @@ def objects(folder: Path) -> Iterator[tuple[str, BuiltObject]]:
     pixels = np.repeat(drawn_head()[0][..., None], 3, axis=-1)
     head = source(write_image(folder / "head.dcm", US, pixels, BodyPartExamined=None, Laterality=None))
     yield from _of("fetal_head", head, _head(head), UNCALIBRATED)
-    program = PipelineResult(_chest(film).findings[:1], models=(CALIBRATED,))
+    without_number = replace(_chest(film).findings[0], probability=None, threshold=None)
+    program = PipelineResult((without_number,), models=(CALIBRATED,))
     [report] = build(_context("command", CALIBRATED, ResultKind.SR), [film], program)
     yield "command-sr", report
+    yield from _for_ohif(film)
+    [report] = build(_context("chest_xray", CALIBRATED, ResultKind.SR), [film], _without_call(film))
+    yield "no_call-sr", report
     yield from (
         (f"failure-{one.kind}", one)
         for one in build_failure(_context("chest_xray"), [film], "the model file is missing")
@@ -151,6 +156,15 @@ def _of(
         name = f"{pipeline}-{one.kind}"
         yield (name if name not in seen else f"{name}-2"), one
         seen.add(name)
+
+
+def _for_ohif(film: SourceObject) -> Iterator[tuple[str, BuiltObject]]:
+    """The report with outlines, and the segmentation with an invented geometry."""
+    for outlines, kind in (("sr", ResultKind.SR), ("seg", ResultKind.SEG)):
+        form = ResultForm(viewer="ohif", outlines=outlines, seg_geometry=True)
+        wanted = replace(_context("chest_xray", CALIBRATED, kind), form=form)
+        [made] = (one for one in build(wanted, [film], _chest(film)) if one.kind is kind)
+        yield f"ohif-{kind}", made
 
 
 def _of_a_person(folder: Path, film: SourceObject) -> Iterator[tuple[str, BuiltObject]]:
@@ -228,6 +242,19 @@ def _chest(film: SourceObject) -> PipelineResult:
         images=(organs,),
         quality=(QualityNote("rotation", "the image was turned by 3 degrees", uid),),
         measurements=(measured,),
+        models=(CALIBRATED,),
+    )
+
+
+def _without_call(film: SourceObject) -> PipelineResult:
+    """Nothing suspected, and nothing at a place."""
+    uid = film.image.uid
+    return PipelineResult(
+        findings=(
+            finding(NODULE, 0.05, uid, decision=Decision.ABSENT),
+            finding(CARDIOMEGALY, 0.4, uid, decision=Decision.INDETERMINATE),
+        ),
+        quality=(QualityNote("rotation", "the image was turned by 3 degrees", uid),),
         models=(CALIBRATED,),
     )
 

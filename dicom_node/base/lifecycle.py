@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from dicom_node.base import events
 
@@ -51,6 +51,29 @@ class ResultKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ResultForm:
+    """How destinations want their results. Peers with the same form share their objects.
+
+    ``charset``: ISO_IR 192 (``utf8``) or the character set of the source image. ``viewer``: the viewer whose
+    ways the report follows, "" for none. ``outlines``: where outlines of organs go. ``seg_geometry``: give
+    segmentations of images without orientation an invented geometry.
+    """
+
+    charset: Literal["utf8", "source"] = "utf8"
+    viewer: Literal["", "ohif"] = ""
+    outlines: Literal["sr", "seg", "none"] = "seg"
+    seg_geometry: bool = False
+
+    def texts(self, kind: ResultKind) -> tuple[str, ...]:
+        """The texts that shape a result of this kind and are part of its UIDs."""
+        shaping: dict[ResultKind, tuple[str, ...]] = {
+            ResultKind.SR: (self.viewer, "outlines" if self.outlines == "sr" else ""),
+            ResultKind.SEG: ("invented geometry" if self.seg_geometry else "",),
+        }
+        return self.charset, *shaping.get(kind, ())
+
+
+@dataclass(frozen=True, slots=True)
 class KindOfResult:
     """What a kind of result is: all lists of kinds come from it; ``results/gate.py`` has its rules.
 
@@ -69,10 +92,14 @@ class KindOfResult:
 
 _COMPREHENSIVE_3D_SR: Final = ("1.2.840.10008.5.1.4.1.1.88.34",)
 _SECONDARY_CAPTURE: Final = ("1.2.840.10008.5.1.4.1.1.7",)
-# From 9001 on, above the numbers that modalities give: results are listed behind the series of the study.
+# From 9000 on, above the numbers that modalities give: results are listed behind the series of the study.
 RESULT_KINDS: Final[Mapping[ResultKind, KindOfResult]] = {
     ResultKind.SR: KindOfResult(
-        "report (SR)", "report of findings, TID 1500", "AI findings", 9001, _COMPREHENSIVE_3D_SR
+        "report (SR)",
+        "report of findings, TID 1500; without a place TID 2000",
+        "AI findings",
+        9001,
+        _COMPREHENSIVE_3D_SR,
     ),
     ResultKind.GSPS: KindOfResult(
         "presentation state",
@@ -90,7 +117,12 @@ RESULT_KINDS: Final[Mapping[ResultKind, KindOfResult]] = {
         _SECONDARY_CAPTURE,
     ),
     ResultKind.SUMMARY: KindOfResult(
-        "summary page", "one page on all images of a job", "AI summary", 9009, _SECONDARY_CAPTURE
+        # The lowest: viewers list thumbnails by series number, and people see the page first.
+        "summary page",
+        "one page on all images of a job",
+        "AI summary",
+        9000,
+        _SECONDARY_CAPTURE,
     ),
     ResultKind.PDF: KindOfResult(
         "summary page (PDF)",

@@ -5,7 +5,7 @@ object (storage commitment). Jobs queue results; persons send them to further pe
 Builds no objects.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Select, exists, func, select
 from sqlalchemy.orm import Session
@@ -152,19 +152,18 @@ def discard_all(session: Session, because: str, destination: str | None = None) 
 def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence[PeerSettings]) -> int:
     """Queue the newest results of a study for a further peer; returns how many.
 
-    ``peers``: all configured peers. Objects that only peers with another ``charset`` received are left out,
-    because they may be in that character set. Raises NotAllowedNow if nothing can be sent to this peer now.
+    ``peers``: all configured peers. Objects that only peers with another form received are left out, because
+    they may have that form. Raises NotAllowedNow if nothing can be sent to this peer now.
     """
     study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
     if study.state in (StudyState.RECEIVING, StudyState.QUARANTINED):
         raise NotAllowedNow(f"the study is {study.state}: its results go nowhere now")
     if "receive" not in peer.may:
         raise NotAllowedNow(f'{peer.name} gets no results: may = ["receive"] in the configuration allows it')
-    others = {one.name for one in peers if one.charset != peer.charset}
     fitting = [
         result
         for result in _newest_results(session, study_id)
-        if _is_made_for(result, peer) and _has_charset_besides(others, result)
+        if _is_made_for(result, peer) and _may_have_form_of(peer, result, peers)
     ]
     if not fitting:
         raise NotAllowedNow(
@@ -213,10 +212,12 @@ def _is_made_for(result: Result, peer: PeerSettings) -> bool:
     return result.kind in peer.results and (result.deidentified, result.pseudonym_domain) == made_for
 
 
-def _has_charset_besides(others: Collection[str], result: Result) -> bool:
-    """Whether a result may be in another character set than that of the peers ``others``: it is for one
-    besides them, or for none yet.
+def _may_have_form_of(peer: PeerSettings, result: Result, peers: Sequence[PeerSettings]) -> bool:
+    """Whether a result may have the form that the peer wants: it is for one of ``peers`` with the same, for
+    one that is no more configured, or for none yet.
     """
+    wanted = peer.form.texts(result.kind)
+    others = {other.name for other in peers if other.form.texts(result.kind) != wanted}
     destinations = {delivery.destination for delivery in result.deliveries}
     return not destinations or not destinations.issubset(others)
 

@@ -45,6 +45,7 @@ from dicom_node.results.concepts import (
     coding_schemes,
     name_of,
 )
+from dicom_node.results.content_items import text_item
 from dicom_node.results.context import ResultContext
 from dicom_node.results.dataset import copy_attributes, set_values
 from dicom_node.results.envelope import object_arguments
@@ -54,7 +55,6 @@ from dicom_node.results.source import (
     stand_in_of,
     without_identity,
 )
-from dicom_node.results.sr import text_item
 from dicom_node.results.uids import statement_uid
 
 _DISCLAIMER: Final = "A person's assessment of an AI result - not for diagnostic use"

@@ -175,7 +175,7 @@ class ResultBuilder:
         for mask in masks:
             if ResultKind.SEG in self.kinds and not is_empty(mask):
                 self.add(ResultKind.SEG, [source], partial(build_segmentation, context, source, mask))
-        for outlines in image.of_kind(ImageKind.ORGANS):
+        for outlines in image.of_kind(ImageKind.ORGANS) if context.form.outlines == "seg" else ():
             make = partial(build_organs, context, source, outlines)
             self.add(ResultKind.SEG, [source], make, (ORGAN_SERIES,), (ORGAN_SERIES,))
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from pydicom.dataset import Dataset
 
-from dicom_node.base.lifecycle import ResultKind
+from dicom_node.base.lifecycle import ResultForm, ResultKind
 from dicom_node.results.context import ResultContext
 from dicom_node.results.dataset import encode_in_charset_of
 from dicom_node.results.envelope import freeze_times
@@ -20,9 +19,9 @@ class BuiltObject:
     """One result object. ``data``: the complete Part 10 file; None if the object was built before.
 
     ``supersedes``: SOP Instance UID of the object that it replaces, "" for none. ``deidentified``: it is only
-    for destinations that must not know the patient, in this ``pseudonym_domain``. ``charset``: it is only for
-    destinations with this setting; None: for all. ``not_beside``: a peer that takes results of one of these
-    kinds does not get this object.
+    for destinations that must not know the patient, in this ``pseudonym_domain``. ``form``: it is only for
+    destinations that want their results so; None: for all. ``not_beside``: a peer that takes results of one
+    of these kinds does not get this object.
     """
 
     kind: ResultKind
@@ -33,7 +32,7 @@ class BuiltObject:
     data: bytes | None = field(repr=False)
     deidentified: bool = False
     pseudonym_domain: str = ""
-    charset: Literal["utf8", "source"] | None = None
+    form: ResultForm | None = None
     not_beside: frozenset[ResultKind] = frozenset()
 
 
@@ -57,7 +56,7 @@ def unbuilt_object(
         series_instance_uid=series_uid(context, kind, sources[0], *series_parts),
         supersedes=context.supersedes if kind is ResultKind.SR else "",
         data=None,
-        charset=context.charset,
+        form=context.form,
     )
 
 
@@ -65,7 +64,7 @@ def encode(dataset: Dataset, context: ResultContext, source: Source) -> bytes:
     """The Part 10 file of a result, in ISO_IR 192 or, if the context says so, in the source's character
     set.
     """
-    return encode_in_charset_of(dataset, source.header if context.charset == "source" else Dataset())
+    return encode_in_charset_of(dataset, source.header if context.form.charset == "source" else Dataset())
 
 
 def built_document(

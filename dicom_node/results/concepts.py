@@ -65,6 +65,9 @@ SIDES: Final[Mapping[str, DicomCode]] = {
 
 SOURCE: Final = DicomCode("260753009", "SCT", "Source")  # PS3.16 TID 1601
 PROCEDURE_SITE: Final = DicomCode("363704007", "SCT", "Procedure site")
+SHORT_LABEL: Final = DicomCode("125309", "DCM", "Short Label")
+FINDINGS: Final = DicomCode("121070", "DCM", "Findings")  # PS3.16 CID 7001, of TID 2000
+REPORT_IN_WORDS: Final = DicomCode("18748-4", "LN", "Diagnostic imaging report")  # PS3.16 CID 7000
 QUALITATIVE_EVALUATIONS: Final = DicomCode("C0034375", "UMLS", "Qualitative Evaluations")  # PS3.16 TID 1500
 # PS3.16 CID 9300 Procedure Discontinuation Reason and CID 9303 (insufficient quality)
 CAUSES: Final[Mapping[Cause, DicomCode]] = {
@@ -94,6 +97,7 @@ OURS: Final[Mapping[str, DicomCode]] = {
         ("BURNEDINLENGTH", "Measurement burned into the image"),
         ("CUTOFF", "AI cut-off"),
         ("READFROMIMAGE", "Read from image, for review"),
+        ("OUTLINEDAREA", "Area inside AI outline"),
         # As IHE's AI Result Assessment has them; its text names no codes that are in PS3.16 yet.
         ("ASSESSMENT", "Assessment of AI finding by a person"),
         ("ASSESSEDREPORT", "AI report that was assessed"),
@@ -152,6 +156,10 @@ def with_equivalent(code: DicomCode, equivalent: DicomCode) -> CodedConcept:
     concept = CodedConcept.from_code(code)
     concept.EquivalentCodeSequence = [Dataset(CodedConcept.from_code(equivalent))]
     return concept
+
+
+OUTLINED_AREA: Final = with_equivalent(OURS["OUTLINEDAREA"], DicomCode("42798000", "SCT", "Area"))
+"""The concept name of the area inside an outline; no reader takes it for a measurement of the patient."""
 
 
 def presence_of(finding: contract.Finding) -> DicomCode:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Literal
 
 from pydicom.dataset import Dataset
 
@@ -11,7 +10,7 @@ from ai_pipeline import contract
 from dicom_node.base.dicom.uids import (
     Installation,
 )
-from dicom_node.base.lifecycle import ResultKind
+from dicom_node.base.lifecycle import ResultForm, ResultKind
 from dicom_node.results.stated_report import StatedFinding, StatedNumber
 
 
@@ -37,18 +36,18 @@ class ResultContext:
     """Values that all results of one job share.
 
     ``analysed_at``, with time zone, is taken once per job and is the time in every object. ``kinds``: all
-    kinds of result that any destination can show. ``charset``: what the destinations want, ISO_IR 192
-    (``utf8``) or the character set of the source image. ``region``: the part of the body that the pipeline is
-    made for (CID 4031), None if there is no single one. ``scheme``: the coding scheme of the pipeline's
-    private codes, None without private codes. ``supersedes``: the SOP Instance UID of the report that the new
-    one replaces, "" for none; ``supersedes_series``: its Series Instance UID (empty: the series of the new
-    report). ``exists(uid)``: whether the object with this SOP Instance UID was built before; then it is
-    named, not built again. ``series_began(uid)``: when the first job with results in the series with this
-    Series Instance UID analysed its images; None: the series is new. ``previous``: earlier images to compare
-    with, by the SOP Instance UID of the present image; ``study_day``: the date of this study. ``no_call``:
-    kinds of results that are built of an image on which nothing needs a person's attention; None: the report
-    and cleaned images (if only cleaning was done, the cleaned images, or the report for peers that do not
-    take them). ``series_offset``: added to all series numbers, so that those of two rules of a study differ.
+    kinds of result that any destination can show. ``form``: how the destinations want them. ``region``: the
+    part of the body that the pipeline is made for (CID 4031), None if there is no single one. ``scheme``: the
+    coding scheme of the pipeline's private codes, None without private codes. ``supersedes``: the SOP
+    Instance UID of the report that the new one replaces, "" for none; ``supersedes_series``: its Series
+    Instance UID (empty: the series of the new report). ``exists(uid)``: whether the object with this SOP
+    Instance UID was built before; then it is named, not built again. ``series_began(uid)``: when the first
+    job with results in the series with this Series Instance UID analysed its images; None: the series is new.
+    ``previous``: earlier images to compare with, by the SOP Instance UID of the present image; ``study_day``:
+    the date of this study. ``no_call``: kinds of results that are built of an image on which nothing needs a
+    person's attention; None: the report and cleaned images (if only cleaning was done, the cleaned images, or
+    the report for peers that do not take them). ``series_offset``: added to all series numbers, so that those
+    of two rules of a study differ.
     """
 
     pipeline: str
@@ -61,7 +60,7 @@ class ResultContext:
     region: contract.Code | None = None
     scheme: contract.CodingScheme | None = None
     station_name: str = ""
-    charset: Literal["utf8", "source"] = "utf8"
+    form: ResultForm = field(default_factory=ResultForm)
     supersedes: str = ""
     supersedes_series: str = ""
     exists: Callable[[str], bool] = lambda _uid: False

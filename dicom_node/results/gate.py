@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
 from pydicom.valuerep import PersonName
 
 from dicom_node.base.dicom.header import items, listed, quiet_pydicom
@@ -19,7 +20,7 @@ from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import is_own_result
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.lifecycle import PICTURES, ResultKind
-from dicom_node.results.concepts import name_of
+from dicom_node.results.concepts import PRESENCE, name_of
 from dicom_node.results.context import ResultContext
 from dicom_node.results.dataset import text_of
 from dicom_node.results.source import Source
@@ -114,6 +115,7 @@ def check(
             *_marking_faults(read, kind),
             *_reference_faults(read, context, sources),
             *_graphic_faults(read, sources),
+            *(_title_faults(read) if kind is ResultKind.SR else ()),
             *(_pixels(read, pixel_bytes) if kind in PICTURES | {ResultKind.SEG} else ()),
             *(_pdf_faults(read) if kind is ResultKind.PDF else ()),
             *(further(read, header) if further else _identity_faults(read, kind)),
@@ -296,12 +298,11 @@ def _graphic_faults(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
     polygons with an area, and measured lengths open lines or outlines.
     """
     known = {source.uid: source for source in sources}
-    lengths = {  # what numbers were measured on (TID 320)
+    lengths = {  # what numbers were measured on (TID 320); a score is of a region
         id(line)
-        for item in items(read)
-        if item.get("ValueType") == "NUM"
-        for line in _sequence(item, "ContentSequence")
-        if line.get("ValueType") == "SCOORD"
+        for group in _measurement_groups(read)
+        if all(name_of(item) != PRESENCE.value for item in _sequence(group, "ContentSequence"))
+        for line in _coordinates(group)
     }
     for item in items(read):
         if item.get("ValueType") == "SCOORD":
@@ -316,6 +317,36 @@ def _graphic_faults(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
         for graphic in item.get("GraphicObjectSequence") or []:
             line = graphic.get("GraphicType") == "INTERPOLATED"
             yield from _outline_faults(graphic, item.get("ReferencedImageSequence") or [], known, line=line)
+
+
+def _title_faults(read: Dataset) -> Iterator[str]:
+    """Yield faults of what viewers choose by: a report with a place is an Imaging Measurement Report, one
+    without is not, since OHIF never ends loading it; nor is a group without coordinates ever loaded.
+    """
+    is_measurement_report = name_of(read) == codes.DCM.ImagingMeasurementReport.value
+    groups = list(_measurement_groups(read))
+    if is_measurement_report != bool(groups):
+        yield "its title is not that of a report with, or without, places"
+    if not all(map(_coordinates, groups)):
+        yield "a measurement group has no coordinates: viewers show nothing of the report"
+    if not all(_has_words(group) for group in groups):
+        yield "a measurement group has no words to stand beside it"
+
+
+def _measurement_groups(read: Dataset) -> Iterator[Dataset]:
+    """Yield the measurement groups of a report (TID 1410, TID 1501)."""
+    return (item for item in items(read) if name_of(item) == codes.DCM.MeasurementGroup.value)
+
+
+def _coordinates(group: Dataset) -> list[Dataset]:
+    """The SCOORD items in a measurement group."""
+    return [item for item in items(group) if item.get("ValueType") == "SCOORD"]
+
+
+def _has_words(group: Dataset) -> bool:
+    """Whether a measurement group has a Comment that ends with the warning."""
+    said = [item for item in _sequence(group, "ContentSequence") if name_of(item) == codes.DCM.Comment.value]
+    return any("not for diagnostic use" in text_of(item, "TextValue") for item in said)
 
 
 def _outline_faults(

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +15,24 @@ from pydicom.sr.coding import Code as DicomCode
 
 from ai_pipeline.contract import (
     BURNED_IN,
+    Code,
     Decision,
+    DerivedImage,
     Finding,
     Measurement,
+    ModelRef,
     Point,
     Region,
 )
+from ai_pipeline.summary import decided_in_words, measurement_text
 from dicom_node.base.errors import ResultRefused
 from dicom_node.results.anatomy import regions_of, side_of
 from dicom_node.results.concepts import OURS, SIDES, coded, number_of, presence_of
 from dicom_node.results.context import ResultContext
 from dicom_node.results.source import Source
 from dicom_node.results.uids import tracking_uid
+
+_FEWEST_CORNERS_OF_A_POLYGON: Final = 5
 
 Number = tuple[CodedConcept | DicomCode, float, DicomCode]
 """Concept, value and unit."""
@@ -53,6 +60,11 @@ class ReportedFinding:
     region: Region | None = None
     outline: npt.NDArray[np.float64] | None = None
 
+    @property
+    def sentence(self) -> str:
+        """What stands beside the place: side, name, decision and certainty."""
+        return sentence(decided_in_words(self.finding))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrackedMeasurement:
@@ -66,6 +78,36 @@ class TrackedMeasurement:
     tracking_uid: str
     identifier: str
     lines: tuple[npt.NDArray[np.float64], ...]
+
+    @property
+    def words(self) -> str:
+        """Its statement, else name, value and unit."""
+        measured = self.measurement
+        if measured.model is None:
+            return f"{measured.name} {measured.value:g} {measured.unit.meaning}, read from the image"
+        return measured.statement or measurement_text(measured)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outline:
+    """An organ that a model outlined, or one of its parts, as a closed polyline ``line [points, 2]`` in
+    SCOORD coordinates.
+
+    ``area``: of the part, in pixels. ``model``: None if not known. ``identifier``: Tracking Identifier
+    (112039).
+    """
+
+    organ: Code
+    line: npt.NDArray[np.float64]
+    area: float
+    model: ModelRef | None
+    tracking_uid: str
+    identifier: str
+
+
+def sentence(words: str) -> str:
+    """The words as they stand beside a shape in a viewer that shows nothing else of a report."""
+    return f"AI: {words.rstrip('.')} (not for diagnostic use)"
 
 
 def patient_findings(findings: Sequence[Finding]) -> list[Finding]:
@@ -155,6 +197,11 @@ def _outline(region: Region, source: Source) -> npt.NDArray[np.float64]:
     if region.type == "box":
         left, top, right, bottom = region.bounds
         corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+    else:
+        # Viewers take a closed polyline of four or five points for an upright rectangle, and measure that.
+        while len(corners) < _FEWEST_CORNERS_OF_A_POLYGON:
+            (x, y), (next_x, next_y) = corners[-1], corners[0]
+            corners.append(((x + next_x) / 2, (y + next_y) / 2))
     closed, size = [*corners, corners[0]], [float(source.columns), float(source.rows)]
     points = np.clip(np.asarray(closed, np.float64), 0.0, size)
     points = points.astype(np.float32).astype(np.float64)  # Graphic Data has VR FL
@@ -187,6 +234,35 @@ def tracked_measurement(
         identifier[:64],
         tuple(_line_points(source, line, closed=measurement.closed) for line in measurement.lines),
     )
+
+
+def outlines_of(context: ResultContext, source: Source, image: DerivedImage) -> list[Outline]:
+    """The outlines of the organs in ``image``, each part of an organ its own, the largest first.
+
+    The first part has the tracking UID of the organ's segment (``results/segmentation.py``). Raises
+    ResultRefused for masks of another size.
+    """
+    from dicom_node.results.outlines import outlines  # OpenCV: heavy, and only in the extra ai
+
+    masks = np.asarray(image.frames, np.uint8) > 0
+    if masks.shape != (len(image.organs), source.rows, source.columns):
+        raise ResultRefused("outlines of organs have not the size of their image")
+    found = []
+    for organ, mask in zip(image.organs, masks, strict=True):
+        for part, (points, area) in enumerate(outlines(mask)):
+            line = np.clip(points, 0.0, [float(source.columns), float(source.rows)])
+            of_part = (str(part + 1),) if part else ()
+            found.append(
+                Outline(
+                    organ,
+                    line.astype(np.float32).astype(np.float64),  # Graphic Data has VR FL
+                    area,
+                    next(iter(image.models), None),
+                    tracking_uid(context, source, "organ", organ.scheme, organ.value, *of_part),
+                    " ".join(["AI", organ.meaning, *of_part]) + f", image {source.number}",
+                )
+            )
+    return found
 
 
 def _line_points(source: Source, line: Sequence[Point], *, closed: bool) -> npt.NDArray[np.float64]:

@@ -38,10 +38,12 @@ from dicom_node.results.comparison import compared_images, comparison_notes, com
 from dicom_node.results.concepts import CAUSES, OURS, Cause
 from dicom_node.results.context import PreviousImage, ResultContext
 from dicom_node.results.located import (
+    Outline,
     ReportedFinding,
     TrackedMeasurement,
     coded_finding,
     findings_by_place,
+    outlines_of,
     patient_findings,
     tracked_measurement,
 )
@@ -76,7 +78,8 @@ class ImageReport:
     ranked; ``located``: those that are reported and not absent, one for each place; ``absent``: those that
     were looked for and not found. ``measured``: the measurements. ``remarks``: quality notes for a person who
     reads the whole report. ``images``: pictures that the pipeline made of it. ``parts``: texts that its
-    comparison with earlier images adds to the UIDs of its objects. ``has_call``: whether a person should look
+    comparison with earlier images adds to the UIDs of its objects. ``outlines``: of organs, if the report
+    shows them. ``has_call``: whether a person should look
     at it: something is suspected, or measured where nothing else was looked for, or the radiograph is
     unusual.
     """
@@ -92,6 +95,7 @@ class ImageReport:
     remarks: Sequence[str] = ()
     images: Sequence[DerivedImage] = ()
     parts: tuple[str, ...] = ()
+    outlines: Sequence[Outline] = ()
     has_call: bool = True
 
     def of_kind(self, kind: ImageKind) -> list[DerivedImage]:
@@ -102,6 +106,32 @@ class ImageReport:
     def cleaned(self) -> DerivedImage | None:
         """The cleaned image; None if there is none or its cleaning was not verified."""
         return next((one for one in self.of_kind(ImageKind.CLEANED) if one.verified), None)
+
+    @property
+    def placed(self) -> list[ReportedFinding]:
+        """The findings at a place of the image."""
+        return [finding for finding in self.located if finding.region is not None]
+
+    @property
+    def has_place(self) -> bool:
+        """Whether there is anything to draw on the image."""
+        return bool(self.placed or self.measured or self.outlines)
+
+    @property
+    def speaking_finding(self) -> ReportedFinding | None:
+        """The finding beside which the lines of the image stand too, in viewers that show words only at
+        shapes: the first with a place, where something else is said of the image than at its places and no
+        measurement has the lines; else None.
+        """
+        calls = [value for _, value in self.answers if value not in OURS.values()]
+        says_more = bool(calls) or len(self.placed) < len(self.located)
+        return next(iter(self.placed), None) if says_more and not self.measured else None
+
+    @property
+    def lines_to_show(self) -> list[str]:
+        """The lines as they stand beside a shape: the last ends with the warning."""
+        *lines, last = self.lines
+        return [*lines, f"{last.rstrip('.')} (not for diagnostic use)"]
 
     @property
     def measurements(self) -> list[Measurement]:
@@ -128,6 +158,11 @@ class Report:
     parts: tuple[str, ...] = ()
     drawn_on: str = ""
     incomplete: bool = False
+
+    @property
+    def has_place(self) -> bool:
+        """Whether there is anything to draw on an image."""
+        return any(image.has_place for image in self.images)
 
     @property
     def sources(self) -> list[Source]:
@@ -219,8 +254,17 @@ def _image_report(
         remarks=[*_reliability(findings, unsure=unsure), *_remarks(source, sources, said.quality)],
         images=own.images,
         parts=comparison_parts(context, [note for note in compared if note.source_uid == source.uid]),
+        outlines=_outlines(context, source, own.images),
         has_call=has_call(findings, own.measurements, own.quality),
     )
+
+
+def _outlines(context: ResultContext, source: Source, images: Sequence[DerivedImage]) -> list[Outline]:
+    """The outlines among the pictures of one image, if the destinations want them in the report."""
+    if context.form.outlines != "sr":
+        return []
+    masks = [image for image in images if image.kind is ImageKind.ORGANS]
+    return [outline for image in masks for outline in outlines_of(context, source, image)]
 
 
 def _of_image(said: PipelineResult, uid: str) -> PipelineResult:

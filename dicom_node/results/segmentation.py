@@ -26,15 +26,14 @@ from dicom_node.results.cleaned import filled
 from dicom_node.results.concepts import OURS, coded
 from dicom_node.results.context import ResultContext
 from dicom_node.results.dataset import set_values
-from dicom_node.results.derivation import (
-    set_orientation,
-)
+from dicom_node.results.derivation import pixel_height, set_orientation
 from dicom_node.results.envelope import complete, header_arguments
 from dicom_node.results.series import OUTLINES_SERIES_NUMBER, series_description
 from dicom_node.results.source import Source
 from dicom_node.results.uids import tracking_uid
 
 _LABEL: Final = "Removed burned-in text"
+_INVENTED: Final = "invented geometry"
 ORGAN_SERIES: Final = "organs"
 """What tells the series of outlined organs from that of removed text."""
 
@@ -145,7 +144,34 @@ def _segmentation(
         item.DimensionOrganizationUID = dimension
     # Type 2C in General Image for images without a frame of reference; highdicom leaves it out.
     set_orientation(segmentation, source)
+    if context.form.seg_geometry and not source.header.get("ImageOrientationPatient"):
+        _invent_geometry(segmentation, source)
     return complete(segmentation, context, ResultKind.SEG, [source])
+
+
+def _invent_geometry(segmentation: Dataset, source: Source) -> None:
+    """Give a segmentation of an image without orientation a plane (PS3.3 C.7.6.16.2.3, C.7.6.16.2.4), the
+    size of its pixels (C.7.6.16.2.1) and a frame of reference (C.7.4.1), and say that they are invented.
+
+    Rows run along x and columns along y, as OHIF takes such an image to lie. A pixel is 1 mm wide.
+    """
+    measures, orientation, position = Dataset(), Dataset(), Dataset()
+    set_values(
+        measures, PixelSpacing=[pixel_height(source), 1.0], SliceThickness=1.0, SpacingBetweenSlices=1.0
+    )
+    set_values(orientation, ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    set_values(position, ImagePositionPatient=[0, 0, 0])
+    [shared] = segmentation.SharedFunctionalGroupsSequence
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        frame.PlanePositionSequence = [deepcopy(position)]
+    set_values(
+        segmentation,
+        FrameOfReferenceUID=derived_uid("invented frame of reference", str(segmentation.SOPInstanceUID)),
+        PositionReferenceIndicator="",
+        ContentDescription=f"{segmentation.ContentDescription} - {_INVENTED}",
+        ImageComments=f"{_INVENTED}: orientation, position and size of pixels are not those of the patient",
+    )
 
 
 def _algorithm(context: ResultContext, models: Sequence[ModelRef]) -> hd.AlgorithmIdentificationSequence:

@@ -1,23 +1,24 @@
-"""The report as an object: Comprehensive 3D SR, TID 1500 (PS3.16), by IHE AIR.
+"""The report as an object: Comprehensive 3D SR, by IHE AIR.
 
-Content of the report: measurement groups (TID 1410, TID 1501) and qualitative evaluations (TID 1500).
-A length between two points is no region, so it is a TID 1501 group whose NUM (TID 300) is inferred from open
-polylines (TID 320). The finding of a measurement is the measured anatomical structure, at its site. If the
-value was read from text in the image, finding and method say so.
+A report with a place (a box, a measured line, an outline) is an Imaging Measurement Report, TID 1500
+(PS3.16): measurement groups, each with coordinates, and what has no place in the container "Qualitative
+Evaluations". A report without any place is a Diagnostic imaging report, TID 2000: its words, and what they
+were made of as codes. Viewers choose by the title: OHIF 3.13 loads an Imaging Measurement Report as shapes,
+never ends if a group has no coordinates, and writes every other report as words, one a line where its content
+is SEPARATE.
 
-Earlier reports' content on earlier images, quoted in a report that compares with them.
-A container (121068, DCM, "Previous Findings") of PS3.16 CID 7001 for each earlier image, after the containers
-of TID 1500, which is extensible: in "Imaging Measurements" viewers would take the earlier values for those of
-today's image, and OHIF would look for the image in today's study. It begins with the quotation (TID 1000: a
-document, and which) and its Time Point Context (TID 1502). Findings and measurements (TID 300) have the same
-tracking UIDs as in the quoted report (TID 1501), and are inferred from the earlier image. The earlier image
-and the quoted report are in Pertinent Other Evidence Sequence (PS3.3 C.17.2), because they are in another
-study.
+Earlier reports' content on earlier images, quoted in a report that compares with them. A container (121068,
+DCM, "Previous Findings") of PS3.16 CID 7001 for each earlier image, after the containers of the template,
+which is extensible: in "Imaging Measurements" viewers would take the earlier values for those of today's
+image, and OHIF would look for the image in today's study. It begins with the quotation (TID 1000: a document,
+and which) and its Time Point Context (TID 1502). Findings and measurements (TID 300) have the same tracking
+UIDs as in the quoted report (TID 1501), and are inferred from the earlier image. The earlier image and the
+quoted report are in Pertinent Other Evidence Sequence (PS3.3 C.17.2), because they are in another study.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
-from typing import Final, TypeAlias
+from typing import Final
 
 from highdicom.sr import (
     CodeContentItem,
@@ -27,27 +28,18 @@ from highdicom.sr import (
     ContainerContentItem,
     ContentItem,
     ContentSequence,
-    CoordinatesForMeasurement,
-    FindingSite,
-    GraphicTypeValues,
     ImageContentItem,
-    ImageRegion,
-    Measurement,
+    LanguageOfContentItemAndDescendants,
     MeasurementReport,
-    MeasurementsAndQualitativeEvaluations,
     NumContentItem,
     ObservationContext,
-    PlanarROIMeasurementsAndQualitativeEvaluations,
-    QualitativeEvaluation,
     RelationshipTypeValues,
-    SourceImageForMeasurementGroup,
-    SourceImageForRegion,
     TextContentItem,
     TimePointContext,
     TrackingIdentifier,
     UIDRefContentItem,
 )
-from highdicom.sr.templates import ImageLibraryEntryDescriptors
+from highdicom.sr.templates import DEFAULT_LANGUAGE, ImageLibraryEntryDescriptors
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
@@ -58,51 +50,55 @@ from dicom_node.base.lifecycle import ResultKind
 from dicom_node.results.anatomy import procedure_reported, procedures_performed, target_of, view_of
 from dicom_node.results.concepts import (
     DECISIONS,
-    OURS,
-    PRESENCE,
+    FINDINGS,
     PROCEDURE_SITE,
     QUALITATIVE_EVALUATIONS,
+    REPORT_IN_WORDS,
     SOURCE,
     coded,
     each_once,
     subject_context,
 )
+from dicom_node.results.content_items import (
+    CONTAINS,
+    INFERRED_FROM,
+    all_frames,
+    container,
+    finding_sites,
+    frame_numbers,
+    image_item,
+    number_items,
+    text_item,
+    with_items,
+)
 from dicom_node.results.context import PreviousImage
 from dicom_node.results.dataset import set_values
 from dicom_node.results.envelope import complete, disclaimer, header_arguments
 from dicom_node.results.equipment import algorithm, device_observer
-from dicom_node.results.located import Number, ReportedFinding, TrackedMeasurement
-from dicom_node.results.report import ImageReport, Report
+from dicom_node.results.located import ReportedFinding
+from dicom_node.results.measurement_groups import measurement_groups
+from dicom_node.results.report import Report
 from dicom_node.results.source import Source, stand_in_of
 from dicom_node.results.stated_report import (
     StatedFinding,
     StatedNumber,
 )
-from dicom_node.results.uids import series_uid, tracking_uid
-
-# A measurement group: TID 1410 or TID 1501.
-Group: TypeAlias = ContentSequence
+from dicom_node.results.uids import series_uid
 
 _ACQUISITION: Final = RelationshipTypeValues.HAS_ACQ_CONTEXT
-_CONTAINS: Final = RelationshipTypeValues.CONTAINS
-_INFERRED_FROM: Final = RelationshipTypeValues.INFERRED_FROM
 _CONTEXT: Final = RelationshipTypeValues.HAS_OBS_CONTEXT
 
 
 def build_document(report: Report, uid: str) -> Dataset:
-    """Build the report as an SR on all images of the job: the conclusion, then present findings and others,
-    by image.
+    """Build the report as an SR on all images of the job: the conclusion, then findings by rank, measurements
+    and outlines, then what has no place.
 
-    ``uid``: its SOP Instance UID. Findings with a region are TID 1410 groups. The others are TID 1501 groups
-    only if there is no region at all: OHIF 3.13 stops loading a report at a group without coordinates and
-    draws no box. Beside regions they are in the container "Qualitative Evaluations" of TID 1500, which OHIF
-    skips. Measurements come last, to be checked, with the boxes of burned-in annotation if a destination
-    wants them (TID 1500 is extensible, so a conclusion may come before its containers).
+    ``uid``: its SOP Instance UID.
     """
     context, sources = report.context, report.sources
     document = Comprehensive3DSR(
         evidence=[*(source.stand_in for source in sources), *_quoted_evidence(report)],
-        content=_content(report),
+        content=_measurement_report(report) if report.has_place else _report_in_words(report),
         is_complete=True,
         is_final=False,
         is_verified=False,
@@ -114,43 +110,72 @@ def build_document(report: Report, uid: str) -> Dataset:
     return complete(document, context, ResultKind.SR, sources)
 
 
-def _content(report: Report) -> MeasurementReport:
-    """The content tree (TID 1500), with conclusion, disclaimer and image library before the groups."""
-    with_places = [_finding_group(finding) for finding in report.located if finding.region is not None]
-    # These have coordinates in their numbers: OHIF loads them.
-    with_places += [
-        _measurement_group(report, image.source, measured)
-        for image in report.images
-        for measured in image.measured
-    ]
-    elsewhere = [finding for finding in report.located if finding.region is None]
-    # TID 1001 with a device observer (TID 1004): no person has looked at this.
-    observed = ObservationContext(observer_device_context=device_observer(report.context))
-    if report.fetus:
-        observed.extend(subject_context(report.fetus))
+def _measurement_report(report: Report) -> MeasurementReport:
+    """The content tree of TID 1500, with conclusion, disclaimer and image library before the groups: it is
+    extensible.
+    """
     # Procedure reported: validators take no codes but those of CID 100 here, though it is a baseline
     # (TID 1207). The codes of the source are in Performed Procedure Code Sequence.
     content = MeasurementReport(
-        observation_context=observed,
+        observation_context=_observation_context(report),
         procedure_reported=each_once(map(procedure_reported, report.sources)),
         title=codes.DCM.ImagingMeasurementReport,
-        imaging_measurements=with_places
-        or [*map(_finding_group, elsewhere), *(_image_group(report, image) for image in report.images)],
+        imaging_measurements=measurement_groups(report),
     )
     *about, measurements = content[0].ContentSequence
     _name_procedure_sites(about, report)
     content[0].ContentSequence = ContentSequence(
         [
             *about,
-            text_item(codes.DCM.Conclusion, report.conclusion),
-            text_item(codes.DCM.Comment, disclaimer(report.context)),
+            *_conclusion(report),
             _image_library(report),
             measurements,
-            *([_evaluations(report, elsewhere)] if with_places else []),
+            container(QUALITATIVE_EVALUATIONS, _evaluations(report)),
             *map(_quotation, report.compared),
         ]
     )
     return content
+
+
+def _report_in_words(report: Report) -> ContentItem:
+    """The content tree of TID 2000, with the conclusion first: viewers show the items in their order.
+
+    The finding items have codes, numbers and images below them, which viewers that write a report as words
+    leave out. It has no image library: viewers write "not supported" for each image.
+    """
+    procedures = [
+        CodeContentItem(codes.DCM.ProcedureReported, code, RelationshipTypeValues.HAS_CONCEPT_MOD)
+        for code in each_once(map(procedure_reported, report.sources))
+    ]
+    _name_procedure_sites(procedures, report)
+    root = ContainerContentItem(REPORT_IN_WORDS, is_content_continuous=False, template_id="2000")
+    return with_items(
+        root,
+        [
+            *_conclusion(report),
+            container(FINDINGS, _evaluations(report), separate=True),
+            *map(_quotation, report.compared),
+            *LanguageOfContentItemAndDescendants(DEFAULT_LANGUAGE),
+            *_observation_context(report),
+            *procedures,
+        ],
+    )
+
+
+def _observation_context(report: Report) -> ObservationContext:
+    """TID 1001 with a device observer (TID 1004), since no person has looked at this, and the fetus."""
+    observed = ObservationContext(observer_device_context=device_observer(report.context))
+    if report.fetus:
+        observed.extend(subject_context(report.fetus))
+    return observed
+
+
+def _conclusion(report: Report) -> list[ContentItem]:
+    """The conclusion in words, and the sentence that names the models."""
+    return [
+        text_item(codes.DCM.Conclusion, report.conclusion),
+        text_item(codes.DCM.Comment, disclaimer(report.context)),
+    ]
 
 
 def _name_procedure_sites(about: Sequence[ContentItem], report: Report) -> None:
@@ -164,9 +189,7 @@ def _name_procedure_sites(about: Sequence[ContentItem], report: Report) -> None:
         regions = filter(None, (target_of(report.context, source) for source in of_procedure))
         if sites := {region.value: region for region in regions}:
             modifier = RelationshipTypeValues.HAS_CONCEPT_MOD
-            _with_items(
-                item, (CodeContentItem(PROCEDURE_SITE, region, modifier) for region in sites.values())
-            )
+            with_items(item, (CodeContentItem(PROCEDURE_SITE, region, modifier) for region in sites.values()))
 
 
 def _replaced_report(report: Report) -> Dataset:
@@ -183,22 +206,6 @@ def _quoted_evidence(report: Report) -> Iterable[Dataset]:
     for one in quoted.values():
         one.PatientID = report.sources[0].stand_in.PatientID
     return quoted.values()
-
-
-def text_item(name: DicomCode, value: str) -> TextContentItem:
-    """A TEXT content item with this concept name."""
-    return TextContentItem(name, value, _CONTAINS)
-
-
-def _container(name: object, items: Iterable[ContentItem]) -> ContentItem:
-    """A CONTAINER content item with this concept name that contains ``items``."""
-    return _with_items(ContainerContentItem(name=name, relationship_type=_CONTAINS), items)
-
-
-def _with_items(item: ContentItem, items: Iterable[ContentItem]) -> ContentItem:
-    """The content item with ``items`` directly below it."""
-    item.ContentSequence = ContentSequence(list(items))  # which iterates three times
-    return item
 
 
 def _requests(source: Source) -> list[Dataset]:
@@ -225,34 +232,6 @@ def _requests(source: Source) -> list[Dataset]:
     return items
 
 
-def _frame_numbers(source: Source, frame: int | None) -> list[int] | None:
-    """The frame number to state in a reference to an image, as a list; None for a still. ``frame`` None: the
-    first.
-    """
-    return [frame or 1] if source.frames > 1 else None
-
-
-def _image_item(source: Source, frames: list[int] | None, name: object, related: object) -> ImageContentItem:
-    """An IMAGE content item that refers to ``source``; ``frames``: numbers from 1, None for a still.
-
-    ``name``: its concept name; ``related``: its relationship to the parent item.
-    """
-    return ImageContentItem(
-        name=name,
-        referenced_sop_class_uid=source.stand_in.SOPClassUID,
-        referenced_sop_instance_uid=source.uid,
-        referenced_frame_numbers=frames,
-        relationship_type=related,
-    )
-
-
-def _all_frames(source: Source) -> list[int] | None:
-    """The numbers (from 1) of all frames of a cine, because PixelMed expects them in references; None for a
-    still.
-    """
-    return list(range(1, source.frames + 1)) if source.frames > 1 else None
-
-
 def _image_library(report: Report) -> ContentItem:
     """The image library (TID 1600) with one group: an entry (TID 1601) with descriptors (TID 1602, 1603) for
     each image.
@@ -269,159 +248,46 @@ def _image_library(report: Report) -> ContentItem:
         descriptors.append(CodeContentItem(codes.DCM.TargetRegion, region, _ACQUISITION))
         if (view := view_of(source)) is not None:
             descriptors.append(CodeContentItem(codes.DCM.ImageView, view, _ACQUISITION))
-        image = _image_item(source, _all_frames(source), SOURCE, _CONTAINS)
-        entries.append(_with_items(image, descriptors))
-    return _container(codes.DCM.ImageLibrary, [_container(codes.DCM.ImageLibraryGroup, entries)])
+        image = image_item(source, all_frames(source), SOURCE, CONTAINS)
+        entries.append(with_items(image, descriptors))
+    return container(codes.DCM.ImageLibrary, [container(codes.DCM.ImageLibraryGroup, entries)])
 
 
-def _finding_group(one: ReportedFinding) -> Group:
-    """The measurement group of one finding: TID 1410 if it has a region, TID 1501 if it is of the whole
-    image.
-
-    Each has its own tracking UID; its presence is a code of CID 240.
+def _evaluations(report: Report) -> Iterator[ContentItem]:
+    """Yield what has no place, as codes, and remarks: findings, the absent ones too, and the outcome of the
+    analysis of each image.
     """
-    finding, source = one.finding, one.source
-    presence = QualitativeEvaluation(PRESENCE, one.presence)
-    if one.cut_off:
-        _with_items(presence[0], _number_items(one.cut_off, _INFERRED_FROM))
-    about = {
-        "tracking_identifier": TrackingIdentifier(one.tracking_uid, one.identifier),
-        "finding_type": coded(finding.code),
-        "finding_sites": _finding_sites(one),
-        "algorithm_id": algorithm(finding.model, finding),
-        "measurements": [Measurement(*one.number)] if one.number else [],
-        "qualitative_evaluations": [presence],
-    }
-    frames = _frame_numbers(source, finding.frame)
-    if one.region is None:
-        image = SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)
-        return MeasurementsAndQualitativeEvaluations(source_images=[image], **about)
-    return PlanarROIMeasurementsAndQualitativeEvaluations(
-        referenced_region=ImageRegion(
-            graphic_type="POLYLINE",
-            graphic_data=one.outline,
-            source_image=SourceImageForRegion.from_source_image(source.stand_in, frames),
-        ),
-        geometric_purpose=codes.SCT.BoundedBy if one.region.type == "box" else None,
-        **about,
-    )
-
-
-def _image_group(report: Report, image: ImageReport) -> Group:
-    """The measurement group (TID 1501) of a whole image: absent findings, the outcome of the analysis, and
-    remarks.
-    """
-    source, models = image.source, report.context.models
-    measurements = [
-        Measurement(*one.number, algorithm_id=algorithm(one.finding.model, one.finding))
-        for one in image.absent
-        if one.number
-    ]
-    absences = [(coded(one.finding.code), one.presence) for one in image.absent]
-    group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(
-            uid=tracking_uid(report.context, source, image.name),
-            identifier=f"{image.name}, image {source.number}",
-        ),
-        source_images=[
-            SourceImageForMeasurementGroup.from_source_image(source.stand_in, _all_frames(source))
-        ],
-        algorithm_id=algorithm(models[0]) if models else None,
-        measurements=measurements or None,
-        qualitative_evaluations=[QualitativeEvaluation(*pair) for pair in [*absences, *image.answers]],
-    )
-    group[0].ContentSequence.extend(text_item(codes.DCM.Comment, text) for text in image.remarks)
-    return group
-
-
-def _evaluations(report: Report, elsewhere: Sequence[ReportedFinding]) -> ContentItem:
-    """The container "Qualitative Evaluations" (TID 1500), which replaces the TID 1501 groups where regions
-    exist.
-
-    ``elsewhere``: the findings without a region.
-    """
-    items = [_evaluation(one) for one in elsewhere]
+    yield from (_evaluation(finding) for finding in report.located if finding.region is None)
     for image in report.images:
-        items += [_evaluation(one) for one in image.absent]
+        yield from map(_evaluation, image.absent)
         for name, value in image.answers:
-            answer = CodeContentItem(name, value, _CONTAINS)
-            answered = _measured_image_item(image.source, _all_frames(image.source))
-            items.append(_with_items(answer, [answered]))
-        items += [text_item(codes.DCM.Comment, text) for text in image.remarks]
-    return _container(QUALITATIVE_EVALUATIONS, items)
+            answered = _measured_image_item(image.source, all_frames(image.source))
+            yield with_items(CodeContentItem(name, value, CONTAINS), [answered])
+        yield from (text_item(codes.DCM.Comment, text) for text in image.remarks)
 
 
 def _evaluation(one: ReportedFinding) -> ContentItem:
     """The CODE content item "finding = present / absent / undetermined" of one reported finding, with its
     number, site, algorithm and image below it.
     """
-    item = CodeContentItem(coded(one.finding.code), one.presence, _CONTAINS)
+    item = CodeContentItem(coded(one.finding.code), one.presence, CONTAINS)
     tracking = TrackingIdentifier(one.tracking_uid, one.identifier) if one.tracking_uid else ()
-    return _with_items(
+    return with_items(
         item,
         [
             *tracking,
-            *_finding_sites(one),
+            *finding_sites(one),
             *algorithm(one.finding.model, one.finding),
-            *_number_items(one.number, RelationshipTypeValues.HAS_PROPERTIES),
-            *_number_items(one.cut_off, _INFERRED_FROM),
-            _measured_image_item(one.source, _frame_numbers(one.source, one.finding.frame)),
+            *number_items(one.number, RelationshipTypeValues.HAS_PROPERTIES),
+            *number_items(one.cut_off, INFERRED_FROM),
+            _measured_image_item(one.source, frame_numbers(one.source, one.finding.frame)),
         ],
     )
 
 
 def _measured_image_item(source: Source, frames: list[int] | None) -> ImageContentItem:
     """The IMAGE content item that names the image from which a finding or measurement was inferred."""
-    return _image_item(source, frames, codes.DCM.SourceOfMeasurement, _INFERRED_FROM)
-
-
-def _number_items(number: Number | None, related: object) -> list[ContentItem]:
-    """The NUM content item with a finding's number or cut-off; an empty list without one. ``related``: its
-    relationship to the parent item.
-    """
-    return [NumContentItem(*number, relationship_type=related)] if number else []
-
-
-def _finding_sites(one: ReportedFinding) -> list[FindingSite]:
-    """The content item with location and side of a finding; an empty list if no location is known."""
-    return [FindingSite(*one.sites)] if one.sites else []
-
-
-def _measurement_group(report: Report, source: Source, tracked: TrackedMeasurement) -> Group:
-    """TID 1501: a group for one measurement of this image.
-
-    Values have their unit (UCUM), points are SCOORD: column and row in pixels of the image.
-    """
-    measurement = tracked.measurement
-    frames = _frame_numbers(source, measurement.frame)
-    read, method = measurement.model is None, coded(measurement.method) if measurement.method else None
-    model = measurement.model or next(iter(report.context.models), None)
-    number = Measurement(
-        name=coded(measurement.quantity),
-        value=measurement.value,
-        unit=coded(measurement.unit),
-        method=OURS["READFROMIMAGE"] if read else method,
-        referenced_coordinates=[
-            CoordinatesForMeasurement(
-                graphic_type=GraphicTypeValues.POLYLINE,
-                graphic_data=line,
-                source_image=SourceImageForRegion.from_source_image(source.stand_in, frames),
-            )
-            for line in tracked.lines
-        ],
-    )
-    group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(tracked.tracking_uid, tracked.identifier),
-        source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
-        finding_type=OURS["BURNEDINLENGTH"] if read else codes.SCT.AnatomicalStructure,
-        finding_sites=[FindingSite(coded(measurement.site))] if measurement.site else None,
-        algorithm_id=algorithm(model) if model else None,
-        measurements=[number],
-    )
-    if measurement.fetus:
-        tracking, about = group[0].ContentSequence[:2], group[0].ContentSequence[2:]
-        group[0].ContentSequence = ContentSequence([*tracking, *subject_context(measurement.fetus), *about])
-    return group
+    return image_item(source, frames, codes.DCM.SourceOfMeasurement, INFERRED_FROM)
 
 
 def _quotation(previous: PreviousImage) -> ContentItem:
@@ -429,22 +295,22 @@ def _quotation(previous: PreviousImage) -> ContentItem:
     mode, document = DicomCode("121001", "DCM", "Quotation Mode"), DicomCode("121003", "DCM", "Document")
     quoted_source, report = DicomCode("121002", "DCM", "Quoted Source"), previous.report
     numbers = [
-        _with_items(
+        with_items(
             NumContentItem(
-                _coded(one.code, one.meaning), one.value, _coded(one.unit), relationship_type=_CONTAINS
+                _coded(one.code, one.meaning), one.value, _coded(one.unit), relationship_type=CONTAINS
             ),
             _quoted_items(one, previous),
         )
         for one in previous.numbers
     ]
     findings = [
-        _with_items(
-            CodeContentItem(_coded(one.code, one.meaning), DECISIONS[one.decision], _CONTAINS),
+        with_items(
+            CodeContentItem(_coded(one.code, one.meaning), DECISIONS[one.decision], CONTAINS),
             _quoted_items(one, previous),
         )
         for one in previous.findings
     ]
-    return _container(
+    return container(
         DicomCode("121068", "DCM", "Previous Findings"),
         [
             CodeContentItem(mode, document, _CONTEXT),
@@ -469,7 +335,7 @@ def _quoted_items(one: StatedFinding | StatedNumber, previous: PreviousImage) ->
         codes.DCM.SourceOfMeasurement,
         previous.image.SOPClassUID,
         previous.image.SOPInstanceUID,
-        relationship_type=_INFERRED_FROM,
+        relationship_type=INFERRED_FROM,
     )
 
 

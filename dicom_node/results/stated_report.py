@@ -4,7 +4,7 @@ The items are pydicom's. highdicom's own readers rebuild each content item: the 
 instead of 0.05 (a chest X-ray with three), and the page of a study reads all its reports.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -18,7 +18,9 @@ from ai_pipeline.contract import Decision
 from dicom_node.base.dicom.header import listed
 from dicom_node.results.concepts import (
     DECISIONS,
+    FINDINGS,
     OURS,
+    OUTLINED_AREA,
     PRESENCE,
     QUALITATIVE_EVALUATIONS,
     name_of,
@@ -93,7 +95,7 @@ class StatedReport:
 
     ``calls``: names of what asks for a person's attention beside findings. ``conclusion``: "" without one.
     ``statement``: the sentence that names the models and says that the report is not for diagnostic use; ""
-    without one.
+    without one. ``remarks``: quality notes on the images, each behind its name and a colon.
     """
 
     findings: Sequence[StatedFinding]
@@ -101,6 +103,7 @@ class StatedReport:
     conclusion: str
     statement: str
     calls: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def short_result(self) -> tuple[str, ...]:
@@ -109,18 +112,24 @@ class StatedReport:
 
 
 def read_report(report: Path | BinaryIO | Dataset) -> StatedReport:
-    """Read the findings and numbers of a TID 1500 report that the node made, in the order of the report;
-    ``report``: a file or its data set.
+    """Read the findings and numbers of a report that the node made, in the order of the report: of TID 1500,
+    of TID 2000 without places, or of an earlier version. ``report``: a file or its data set.
     """
     document = report if isinstance(report, Dataset) else dcmread(report)
     findings: list[StatedFinding] = []
     numbers: list[StatedNumber] = []
-    for group in _containers(document, _MEASUREMENT_GROUP):
+    groups = _containers(document, _MEASUREMENT_GROUP)
+    for group in groups:
         if decided := list(filter(_is_decision, _children(group))):
             findings += _findings_of_group(group, decided)
         else:
             numbers += _numbers_of_group(group)
-    for container in _containers(document, QUALITATIVE_EVALUATIONS.value):
+    without_place = [
+        container
+        for name in (QUALITATIVE_EVALUATIONS, FINDINGS)
+        for container in _containers(document, name.value)
+    ]
+    for container in without_place:
         # CODE "finding = present / absent / undetermined", with what belongs to it below it.
         findings += [
             _finding(_name(item), item, _children(item), item, _numbers(_children(item)))
@@ -132,7 +141,8 @@ def read_report(report: Path | BinaryIO | Dataset) -> StatedReport:
     )
     results = [_code(_value(item)) for item in _containers(document, OURS["RESULT"].value)]
     calls = tuple(dict.fromkeys(meaning for value, _, meaning in results if value not in OURS))
-    return StatedReport(findings, numbers, conclusion, statement, calls)
+    remarks = tuple(_remarks([*groups, *without_place]))
+    return StatedReport(findings, numbers, conclusion, statement, calls, remarks)
 
 
 def findings(report: Path) -> list[dict[str, Any]]:
@@ -212,21 +222,29 @@ def _findings_of_group(group: Dataset, decided: Sequence[Dataset]) -> Iterator[S
 
 
 def _numbers_of_group(group: Dataset) -> Iterator[StatedNumber]:
-    """Yield the measurements in a measurement group without a decision."""
-    items, places = _children(group), list(_places(group))
+    """Yield the measurements in a measurement group without a decision; the area inside an outline is none.
+
+    Tracking UID and site are the number's own where it has them, else those of the group.
+    """
+    items = _children(group)
+    model, tracking = _model_and_tracking(items)
     for item in filter(_is_number, items):
+        if name_of(item) == OUTLINED_AREA.value:
+            continue
         [measured] = item.MeasuredValueSequence
+        own = _children(item)
         yield StatedNumber(
             _image_uid(group),
             _code(_name(item))[:2],
             str(_name(item).CodeMeaning),
             float(measured.NumericValue),
             _code(measured.MeasurementUnitsCodeSequence[0])[:2],
-            *_model_and_tracking(items),
-            _sites(items),
+            model,
+            _model_and_tracking(own)[1] or tracking,
+            _sites(own) or _sites(items),
             # The Subject ID of the group (TID 1008), "" where it is about the patient.
             _texts(items).get(codes.DCM.SubjectID.value, ""),
-            places,
+            list(_places(item)),
         )
 
 
@@ -311,6 +329,14 @@ def _sites(items: list[Dataset]) -> tuple[StatedCode, ...]:
         for item in (site, *_children(site))
         if item is site or _is_code(item, _LATERALITY)
     )
+
+
+def _remarks(containers: Iterable[Dataset]) -> Iterator[str]:
+    """Yield the comments in measurement groups, and beside what has no place."""
+    for container in containers:
+        for item in _children(container):
+            if item.ValueType == "TEXT" and name_of(item) == codes.DCM.Comment.value:
+                yield str(item.TextValue)
 
 
 def _texts(items: list[Dataset]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from dicom_node.results.context import ResultContext
 from dicom_node.results.source import Source
 
 # Raised with every change that makes other bytes from the same input; written into every object.
-BUILDER_VERSION: Final = "15"
+BUILDER_VERSION: Final = "16"
 
 
 def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts: str) -> str:
@@ -25,7 +25,7 @@ def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts:
     distinguish several series of one kind.
     """
     of_study = (source.study_uid, source.stored.identity_sha256)
-    return derived_uid("series", *_shaping_texts(context), context.charset, kind, *of_study, *parts)
+    return derived_uid("series", *_shaping_texts(context), *context.form.texts(kind), kind, *of_study, *parts)
 
 
 def tracking_uid(context: ResultContext, source: Source, *parts: str) -> str:
@@ -80,5 +80,5 @@ def object_uid(
     ``parts``: texts that distinguish several objects of one kind.
     """
     named = [part for source in sorted(sources, key=lambda s: s.uid) for part in _source_parts(source)]
-    shaping = (*_shaping_texts(context), context.charset, kind, sources[0].study_uid)
+    shaping = (*_shaping_texts(context), *context.form.texts(kind), kind, sources[0].study_uid)
     return derived_uid("object", *shaping, *named, *parts)

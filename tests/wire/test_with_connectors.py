@@ -72,50 +72,68 @@ def test_the_connector_of_the_examples_copies_to_a_folder(tmp_path: Path) -> Non
     ] * 4
 
 
-@pytest.mark.parametrize(
-    ("group", "module", "why"),
-    [
-        ("settings", None, "ModuleNotFoundError"),
-        ("settings.peers", "import a_library_that_is_missing", "a_library_that_is_missing"),
-        ("destinations", "def (", "SyntaxError"),
-        ("services", "raise SystemExit(3)", "SystemExit"),
-        ("checks", "", "AttributeError"),
-        ("checks", "import asyncio\nraise asyncio.CancelledError('cut')", "CancelledError: cut"),
-        ("checks", "class Mute(Exception):\n    __str__ = None\nraise Mute", "Mute"),
-        ("settings", "class Thing:\n    x: int = 1", "no model of pydantic 2"),
-        ("settings.peers", "Thing = 7", "must be a class"),
-        ("settings", "from pydantic import BaseModel\nclass Thing(BaseModel):\n    x: 'Y'", "Y"),
-        ("settings", "from pydantic import BaseModel\nclass Thing(BaseModel):\n    node: int", "is taken"),
-    ],
-    ids=[
-        "no module",
-        "a missing library",
-        "no Python",
-        "an end",
-        "another name",
-        "cancelled",
-        "without text",
-        "no model",
-        "no class",
-        "no annotation",
-        "a key of ours",
-    ],
-)
-def test_a_connector_that_cannot_be_imported_is_a_mistake_with_its_package(
-    tmp_path: Path, group: str, module: str | None, why: str
-) -> None:
-    facts = tmp_path / "strange_connector-2.1.dist-info"
+# Group of the entry point, text of the module, what is said of it.
+STRANGE: dict[str, tuple[str, str | None, str]] = {
+    "no-module": ("settings", None, "ModuleNotFoundError"),
+    "a-missing-library": ("settings.peers", "import a_library_that_is_missing", "a_library_that_is_missing"),
+    "no-python": ("destinations", "def (", "SyntaxError"),
+    "an-end": ("services", "raise SystemExit(3)", "SystemExit"),
+    "another-name": ("checks", "", "AttributeError"),
+    "cancelled": (
+        "checks",
+        "import asyncio\nraise asyncio.CancelledError('cut')",
+        "CancelledError: cut",
+    ),
+    "without-text": ("checks", "class Mute(Exception):\n    __str__ = None\nraise Mute", "Mute"),
+    "no-model": ("settings", "class Thing:\n    x: int = 1", "no model of pydantic 2"),
+    "no-class": ("settings.peers", "Thing = 7", "must be a class"),
+    "no-annotation": ("settings", "from pydantic import BaseModel\nclass Thing(BaseModel):\n    x: 'Y'", "Y"),
+    "a-key-of-ours": (
+        "settings",
+        "from pydantic import BaseModel\nclass Thing(BaseModel):\n    node: int",
+        "is taken",
+    ),
+}
+
+
+def install_strange(folder: Path, package: str) -> None:
+    """Put the package's files where ``PYTHONPATH`` finds them."""
+    group, text, _ = STRANGE[package]
+    module = f"strange_{package.replace('-', '_')}"
+    facts = folder / f"{module}-2.1.dist-info"
     facts.mkdir()
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: strange-connector\nVersion: 2.1\n")
-    (facts / "entry_points.txt").write_text(f"[dicom_node.{group}]\nstrange = strange_connector:Thing\n")
-    if module is not None:
-        (tmp_path / "strange_connector.py").write_text(module)
-    node = Node(tmp_path / "node", site_config(104), alone=True)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    for words, told in ((["check"], ["strange-connector 2.1", why]), (["studies", "list"], ["mistakes (1)"])):
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 2.1\n")
+    (facts / "entry_points.txt").write_text(f"[dicom_node.{group}]\n{module} = {module}:Thing\n")
+    if text is not None:
+        (folder / f"{module}.py").write_text(text)
+
+
+@pytest.fixture(scope="module")
+def said_of_strange(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What ``check`` and another command say where all strange connectors are installed."""
+    folder = tmp_path_factory.mktemp("strange")
+    for package in STRANGE:
+        install_strange(folder, package)
+    node = Node(folder / "node", site_config(104), alone=True)
+    environment, said = {**os.environ, "PYTHONPATH": str(folder)}, []
+    for words in (["check"], ["studies", "list"]):
         command = [sys.executable, "-m", "dicom_node", *words, "--config", str(node.config)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        shown = done.stdout + done.stderr
-        assert done.returncode == 78, shown
-        assert [word for word in told if word not in shown] == []
-        assert "Traceback" not in shown
+        assert done.returncode == 78, done.stdout + done.stderr
+        said.append(done.stdout + done.stderr)
+    return said
+
+
+@pytest.mark.parametrize("package", STRANGE)
+def test_a_connector_that_cannot_be_imported_is_a_mistake_with_its_package(
+    package: str, said_of_strange: list[str]
+) -> None:
+    [line] = [line for line in said_of_strange[0].splitlines() if f"{package} 2.1" in line]
+    assert STRANGE[package][2] in line
+
+
+def test_connectors_that_cannot_be_imported_stop_each_command_without_a_traceback(
+    said_of_strange: list[str],
+) -> None:
+    assert f"mistakes ({len(STRANGE)})" in said_of_strange[1]
+    assert [text for text in said_of_strange if "Traceback" in text] == []

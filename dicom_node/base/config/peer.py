@@ -27,7 +27,7 @@ from dicom_node.base.config.section import (
     refuse,
 )
 from dicom_node.base.connectors import extended, installed
-from dicom_node.base.lifecycle import DEIDENTIFIED_KINDS, ResultKind, Retained
+from dicom_node.base.lifecycle import DEIDENTIFIED_KINDS, ResultForm, ResultKind, Retained
 
 if TYPE_CHECKING:
     Transport = str
@@ -129,6 +129,15 @@ class PeerSettings(Section):
     """Gets persons' verdicts on findings in reports that it has, as a further SR (as IHE AIRA does)."""
     charset: Literal["utf8", "source"] = "utf8"
     """Character set of results: ISO_IR 192, or the source's for an old PACS."""
+    viewer: Literal["", "ohif"] = ""
+    """What its readers see reports with. "ohif": Tracking Identifiers by which OHIF makes boxes, lines and
+    outlines measurements of its own."""
+    outlines: Literal["sr", "seg", "none"] = "seg"
+    """Where outlines of organs go: "sr": into the report, as closed polylines. "seg": into a segmentation,
+    where results has seg. "none": nowhere."""
+    seg_geometry: bool = False
+    """Give segmentations of images without Image Orientation (Patient), as CR, DX and ultrasound, an invented
+    geometry: OHIF opens no other ones. The object says so."""
     deidentify: bool = False
     """Results without identity (PS3.15 Annex E), pseudonyms by the site key. For cleaned, seg and sr only."""
     pseudonym_domain: Name | None = None
@@ -184,6 +193,11 @@ class PeerSettings(Section):
                     info.data.get("charset") == "source",
                     "de-identified results are in UTF-8 always: leave out charset",
                 ),
+                (
+                    any(info.data.get(key) for key in ("viewer", "seg_geometry"))
+                    or info.data.get("outlines") != "seg",
+                    "de-identified results have one form: leave out viewer, outlines and seg_geometry",
+                ),
             )
         return deidentify
 
@@ -192,6 +206,12 @@ class PeerSettings(Section):
         """Validator: refuse a peer whose keys contradict each other, or that lacks a key that its tasks
         need.
         """
+        refuse(
+            (
+                self.outlines == "sr" and ResultKind.SR not in self.results,
+                'outlines = "sr" is for peers with "sr" in results',
+            ),
+        )
         self._check_receiving()
         self._check_sending()
         self._check_querying()
@@ -276,6 +296,11 @@ class PeerSettings(Section):
             "commitment": (self.commitment_host, self.commitment_port, self.commitment_ae_title),
         }[service]
         return host or self.host, port or self.port, ae_title or self.ae_title
+
+    @property
+    def form(self) -> ResultForm:
+        """How the peer wants its results."""
+        return ResultForm(self.charset, self.viewer, self.outlines, self.seg_geometry)
 
     @property
     def by_http(self) -> bool:

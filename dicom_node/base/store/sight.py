@@ -8,10 +8,17 @@ can forget it (SQLAlchemy: "Adding global WHERE / ON criteria").
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, and_, event, exists, false, func, or_, select, true
-from sqlalchemy.orm import InstrumentedAttribute, ORMExecuteState, Session, with_loader_criteria
+from sqlalchemy.orm import (
+    InstrumentedAttribute,
+    LoaderCriteriaOption,
+    ORMExecuteState,
+    Session,
+    with_loader_criteria,
+)
 
 from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, AuditAction, ObjectRole, Outcome
 from dicom_node.base.store.mapping import Base
@@ -194,10 +201,17 @@ def _limit_to_senders(state: ORMExecuteState) -> None:
     see.
     """
     senders = SENDERS.get()
-    if not senders or not state.is_orm_statement or state.is_insert or state.is_column_load:
-        return
-    for mapper in Base.registry.mappers:
-        condition = condition_of(mapper.class_, senders)
-        if condition is not None:
-            criteria = with_loader_criteria(mapper.class_, condition, include_aliases=True)
-            state.statement = state.statement.options(criteria)
+    if senders and state.is_orm_statement and not state.is_insert and not state.is_column_load:
+        state.statement = state.statement.options(*_criteria(senders))
+
+
+@lru_cache(maxsize=64)
+def _criteria(senders: Sequence[str]) -> Sequence[LoaderCriteriaOption]:
+    """The conditions on all tables; made once for each user's senders (AE titles), as each takes an alias."""
+    tables = [mapper.class_ for mapper in Base.registry.mappers]
+    conditions = [(table, condition_of(table, senders)) for table in tables]
+    return [
+        with_loader_criteria(table, condition, include_aliases=True)
+        for table, condition in conditions
+        if condition is not None
+    ]

@@ -23,14 +23,14 @@ from ai_pipeline.contract import (
     Refusal,
     Scores,
 )
-from ai_pipeline.summary import calls_of, without_research
+from ai_pipeline.summary import UNSURE, calls_of, without_research
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.rule import NOT_ASSESSED, SUSPECTED
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.events import RESULT_LOST, RESULT_WITHHELD, RESULTS_HELD, RESULTS_ROUTED, SOURCE_REPAIRED
 from dicom_node.base.files import Files
-from dicom_node.base.lifecycle import DeliveryState, JobState, ResultKind
+from dicom_node.base.lifecycle import DeliveryState, JobState, ResultForm, ResultKind
 from dicom_node.base.sitekey import load_or_create
 from dicom_node.base.store import deliveries, intake, results
 from dicom_node.base.store.database import Database, is_undone
@@ -62,7 +62,8 @@ _ROUNDS = 5  # another worker may write the same object at the same moment; once
 class _JobEnd:
     """What the transaction that ends a job stores.
 
-    ``names``: peers that get the ``built`` results. ``refused``, ``scores``: of images, to be counted.
+    ``names``: peers that get the ``built`` results. ``refused``, ``scores``: of images, to be counted;
+    ``is_unsure``: of an image the model says no more than what it suspects.
     ``models``: used for the results. ``present``: names of suspected findings and of calls. ``assess_first``:
     a person must accept the results before they are sent. ``stat``: a condition of the rule makes the study
     STAT.
@@ -77,6 +78,7 @@ class _JobEnd:
     reason: str = ""
     refused: Sequence[Refusal] = ()
     scores: Sequence[Scores] = ()
+    is_unsure: bool = False
     models: Sequence[ModelRef] = ()
     analysed_at: datetime | None = None
     present: frozenset[str] = frozenset()
@@ -116,7 +118,7 @@ class ResultWriter:
         uids = [source.image.uid for source in images.readable] if rule and rule.compare else []
         previous, day = self._read(previous_images, self._files, job, uids) if uids else ({}, None)
         built: list[BuiltObject] = []
-        for peers in _grouped_by_charset(self._peers(names, deidentified=False)):
+        for peers in _grouped_by_form(self._peers(names, deidentified=False)):
             context = self._context(job, pipeline, models, analysed_at, peers, built=built)
             context = replace(context, previous=previous, study_day=day)
             built += build(context, sources=images.readable, result=result)
@@ -131,6 +133,7 @@ class ResultWriter:
                 stat=stat,
                 refused=refused,
                 scores=result.scores,
+                is_unsure=any(note.name == UNSURE for note in result.quality),
                 models=models,
                 analysed_at=analysed_at,
                 present=frozenset(suspected | calls),
@@ -164,7 +167,7 @@ class ResultWriter:
         names, stat = self._receivers(job, {NOT_ASSESSED, *calls})
         now, models = utc_now(), pipeline.models() if pipeline else ()
         built: list[BuiltObject] = []
-        for peers in _grouped_by_charset(self._peers(names, deidentified=False)):
+        for peers in _grouped_by_form(self._peers(names, deidentified=False)):
             built += build_failure(
                 self._context(job, pipeline, models, now, peers, built=built),
                 images,
@@ -204,8 +207,11 @@ class ResultWriter:
                     row.models = [f"{model.id}@{model.version}" for model in end.models]
                     if intake.is_trial(session, job.study_id):
                         row.scores = {
-                            f"{one.model.id}@{one.model.version}": dict(one.values) for one in end.scores
+                            f"{scored.model.id}@{scored.model.version}": dict(scored.values)
+                            for scored in end.scores
                         }
+                        if end.is_unsure:
+                            row.scores |= {UNSURE: {}}
                     new = self._enter(session, end, files)
                     _record_routing(session, end, row)
                     count_images(session, self._settings, end.scores, end.refused)
@@ -394,7 +400,7 @@ class ResultWriter:
             installation=installation,
             options=job.options,
             station_name=self._settings.node.ae_title,
-            charset=peers[0].charset if peers else "utf8",
+            form=peers[0].form if peers else ResultForm(),
             supersedes=former,
             supersedes_series=series,
             exists=lambda uid: uid in here or self._read(results.is_result, uid),
@@ -470,20 +476,22 @@ def _record_losses(session: Session, row: Result, peers: Sequence[PeerSettings])
 
 def _accepts_object(peer: PeerSettings, item: BuiltObject) -> bool:
     """Return whether a peer gets this object: it accepts the kind, with or without identity, the pseudonym
-    domain and the character set.
+    domain and the form.
     """
     return (
         peer.deidentify is item.deidentified
         and item.not_beside.isdisjoint(peer.results)
         and item.kind in peer.results
         and item.pseudonym_domain == (peer.pseudonym_domain or "")
-        and item.charset in (None, peer.charset)
+        and item.form in (None, peer.form)
     )
 
 
-def _grouped_by_charset(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
-    """Return groups of peers that get the same objects, because they want the same character set; one empty
-    group without peers.
+def _grouped_by_form(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
+    """Return groups of peers that get the same objects, because they want the same form; one empty group
+    without peers.
     """
-    groups = ([peer for peer in peers if peer.charset == charset] for charset in ("source", "utf8"))
-    return list(filter(None, groups)) or [[]]
+    groups: dict[ResultForm, list[PeerSettings]] = defaultdict(list)
+    for peer in peers:
+        groups[peer.form].append(peer)
+    return list(groups.values()) or [[]]

@@ -20,7 +20,7 @@ from pydicom.sr.codedict import codes
 from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult
 from dicom_node.base.dicom.uids import NO_INSTALLATION
 from dicom_node.base.errors import ResultRefused
-from dicom_node.base.lifecycle import ResultKind, Retained
+from dicom_node.base.lifecycle import ResultForm, ResultKind, Retained
 from dicom_node.results import gate
 from dicom_node.results.build import ResultBuilder
 from dicom_node.results.built_object import BuiltObject, encode
@@ -66,7 +66,10 @@ def build_deidentified(
     """
     builder = _Builder(context, read_sources(sources), pseudonyms, options)
     builder.add_all(result)
-    marked = (replace(one, deidentified=True, pseudonym_domain=pseudonyms.domain) for one in builder.built)
+    marked = (
+        replace(one, deidentified=True, pseudonym_domain=pseudonyms.domain, form=None)
+        for one in builder.built
+    )
     return Deidentified(tuple(marked), tuple(builder.withheld))
 
 
@@ -88,7 +91,7 @@ class _Builder(ResultBuilder):
                 context,
                 station_name="",
                 installation=NO_INSTALLATION,
-                charset="utf8",
+                form=ResultForm(),
                 previous={},  # another study is nobody's business there
                 study_day=None,
                 kinds=context.kinds | {ResultKind.CLEANED},  # what the others refer to

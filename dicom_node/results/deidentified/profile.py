@@ -54,7 +54,7 @@ _CONTENT_OF_OURS: Final = frozenset({"CODE", "CONTAINER", "IMAGE", "NUM", "SCOOR
 _TEXTS_OF_OURS: Final = frozenset(
     {
         "111001", "111002", "111003", "111043", "111044", "112039", "121013", "121014", "121015", "121016",
-        "121030", "121077", "121106",
+        "121030", "121077", "121106", "125309",
     }
 )  # fmt: skip
 OUR_WORDS: Final = ("SeriesDescription", "DerivationDescription")

@@ -83,7 +83,8 @@ def test_the_examination_is_told_by_the_sources_codes_or_by_its_view(tmp_path: P
 def test_all_faces_state_the_view_as_which_the_image_was_judged(tmp_path: Path) -> None:
     """Stamped AP, while the header says PA: one voice in library and summary."""
     one = film(tmp_path, ViewPosition="PA")
-    result = PipelineResult(views=(JudgedView(one.image.uid, "AP"),))
+    found = finding(NODULE, 0.8, one.image.uid, BOX)
+    result = PipelineResult((found,), views=(JudgedView(one.image.uid, "AP"),))
     (library,) = named(built(CTX, one, result)[ResultKind.SR], "111028")
     assert value(library, "111031") == "399348003"
     of_job = report_of(context(), as_judged(read_sources([one]), result.views), result)
@@ -103,12 +104,13 @@ def test_all_faces_state_one_side(tmp_path: Path, image: str, series: str, said:
 
 
 def test_the_image_library_tells_view_and_region_and_no_modality_that_is_none(tmp_path: Path) -> None:
-    (library,) = named(report(source(write_image(tmp_path / "dx.dcm", DX, grey_image()))), "111028")
+    radiograph = source(write_image(tmp_path / "dx.dcm", DX, grey_image()))
+    (library,) = named(report(radiograph, finding(NODULE, 0.8, radiograph.image.uid, BOX)), "111028")
     assert (value(library, "111031"), value(library, "121139")) == ("272479007", "DX")
     (region,) = named(library, "123014")
     assert region.ConceptCodeSequence[0].CodeMeaning == "Chest"
     captured = still(tmp_path, Modality="OT", SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
-    (library,) = named(report(captured), "111028")
+    (library,) = named(report(captured, finding(NODULE, 0.8, captured.image.uid, (5, 5, 25, 25))), "111028")
     assert not named(library, "121139")
 
 
@@ -175,7 +177,9 @@ def test_a_report_says_its_target_region(images: dict[tuple[str, str], SourceObj
     found = {header: (region or codes.SCT.EntireBody).value for header, region in regions.items()}
     own = OWN.get(pipeline, WHOLE)
     assert found == {header: HEADERS[header][1] or own for header in headers}
-    [report] = build(circumstances, [images[kind, "no body part"]], PipelineResult())
+    image = images[kind, "no body part"]
+    boxed = finding(NODULE, 0.8, image.image.uid, (5, 5, 25, 25))
+    [report] = build(circumstances, [image], PipelineResult((boxed,)))
     [said] = named(read_result(report), "123014")
     assert said.ConceptCodeSequence[0].CodeValue == own
 

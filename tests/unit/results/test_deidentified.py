@@ -221,7 +221,7 @@ def test_no_text_that_was_read_in_the_pixels_goes_into_the_report(built: Faces) 
         for item in items(built[ResultKind.SR])
         if item.get("ValueType") == "TEXT"
     }
-    assert texts <= {"Comment", "Conclusion", "Tracking Identifier"} | algorithm | observer
+    assert texts <= {"Comment", "Conclusion", "Short Label", "Tracking Identifier"} | algorithm | observer
 
 
 def test_without_a_cleaned_image_there_is_nothing_to_send(image: SourceObject) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -63,7 +64,7 @@ from tests.result_images import (
     without_text,
     write_image,
 )
-from tests.result_reading import coded, content, groups_of, meaning_of, read_result
+from tests.result_reading import coded, content, groups_of, meaning_of, named, of_type, read_result
 
 BOX = (50.5, 60.25, 150.0, 170.0)
 
@@ -99,7 +100,7 @@ def test_report_and_presentation_state_hold_the_same_boxes_under_the_same_tracki
     in_report = {
         str(values(group, "UIDREF")["Tracking Unique Identifier"].UID): list(region.GraphicData)
         for group in groups_of(report)
-        for region in values(group, "SCOORD").values()
+        for region in of_type(group, "SCOORD")
     }
     in_state = {
         str(graphic.TrackingUID): list(graphic.GraphicData)
@@ -132,11 +133,10 @@ def test_beside_a_box_no_group_is_without_one(image: SourceObject) -> None:
     """OHIF 3.13 stops loading a report at a measurement group without coordinates and draws no box."""
     nowhere = finding(CARDIOMEGALY, 0.6, image.image.uid)
     boxed = one(ResultKind.SR, image, saying(nowhere, finding(NODULE, 0.7, image.image.uid, BOX)))
-    assert [list(values(group, "SCOORD")) for group in groups_of(boxed)] == [["Image Region"]]
+    assert [len(of_type(group, "SCOORD")) for group in groups_of(boxed)] == [1]
     (said,) = (item for item in content(boxed) if meaning_of(item) == "Cardiomegaly")
     assert "AI estimated probability of Cardiomegaly" in values(said, "NUM")
-    alone = groups_of(one(ResultKind.SR, image, saying(nowhere)))
-    assert [one.ContentTemplateSequence[0].TemplateIdentifier for one in alone] == ["1501", "1501"]
+    assert groups_of(one(ResultKind.SR, image, saying(nowhere))) == []
 
 
 @pytest.mark.parametrize("pixels", [b"\0\0", None], ids=["not decoded", "bright"])
@@ -146,10 +146,10 @@ def test_a_failure_says_so_with_its_reason_and_shows_no_pixel(tmp_path: Path, pi
     kinds = [ResultKind.SR, ResultKind.SC]
     failed = build_failure(context(kinds=kinds), [bright], "pixels are damaged", Cause.FORMAT)
     report, picture = map(read_result, failed)
-    (group,) = groups_of(report)
-    assert values(group, "CODE")["AI result"].ConceptCodeSequence[0].CodeMeaning == "AI did not run"
+    (found,) = named(report, "121070")
+    assert values(found, "CODE")["AI result"].ConceptCodeSequence[0].CodeMeaning == "AI did not run"
     assert values(report, "TEXT")["Conclusion"].TextValue == "AI did not run: pixels are damaged"
-    reason = values(group, "CODE")["Reason why AI did not run"].ConceptCodeSequence[0]
+    reason = values(found, "CODE")["Reason why AI did not run"].ConceptCodeSequence[0]
     assert (reason.CodeValue, reason.CodingSchemeDesignator) == ("110521", "DCM")
     assert picture.pixel_array.max() > np.median(picture.pixel_array) == 0
 
@@ -219,7 +219,7 @@ def test_boxes_in_a_cine_name_their_frame_in_both_faces(cine: SourceObject) -> N
     frames, uid = [4, 2], cine.image.uid
     result = saying(*(finding(NODULE, 0.5 + n / 40, uid, (10, 10, 40, 40), frame=n) for n in frames))
     report, state = (one(kind, cine, result) for kind in (ResultKind.SR, ResultKind.GSPS))
-    regions = [region for group in groups_of(report) for region in values(group, "SCOORD").values()]
+    regions = [region for group in groups_of(report) for region in of_type(group, "SCOORD")]
     shown = [item.ContentSequence[0].ReferencedSOPSequence[0].ReferencedFrameNumber for item in regions]
     drawn = state.GraphicAnnotationSequence[:2]
     assert shown == [item.ReferencedImageSequence[0].ReferencedFrameNumber for item in drawn] == frames
@@ -293,7 +293,7 @@ def test_the_warning_of_a_series_is_whole_whatever_the_pipeline_is_called(kind: 
     said = series_description(context(pipeline="a_pipeline_with_a_name_that_goes_on_and_on"), kind)
     assert len(said) <= 64
     warning = "inpainted, not for measurement" if kind is ResultKind.CLEANED else "not for diagnostic use"
-    assert f" - {warning} - a_" in said
+    assert re.search(rf" - a_\w* - {warning}$", said)
 
 
 def test_what_was_lossy_is_said_to_be_lossy(tmp_path: Path) -> None:

@@ -70,10 +70,8 @@ def pairs(data: list[float]) -> tuple[tuple[float, float], ...]:
 def test_the_presentation_state_has_the_same_lines_under_the_same_tracking_uids(
     faces: Faces,
 ) -> None:
-    tracked = {
-        str(named(group, "112039")[0].TextValue): str(named(group, "112040")[0].UID)
-        for group in groups_of(faces[ResultKind.SR])
-    }
+    identifiers, uids = (named(faces[ResultKind.SR], code) for code in ("112039", "112040"))
+    tracked = {str(name.TextValue): uid.UID for name, uid in zip(identifiers, uids, strict=True)}
     drawn = list(items(faces[ResultKind.GSPS]))
     for identifier, line in (("AI Heart width, image 1", HEART), ("AI Thoracic width, image 1", THORAX)):
         pieces = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dicom_node.base.dicom.identity import COPIED, REQUIRED_MAYBE_EMPTY
-from dicom_node.base.lifecycle import ResultKind
+from dicom_node.base.lifecycle import ResultForm, ResultKind
 from dicom_node.results import standard
 from dicom_node.results.built_object import BuiltObject
 from dicom_node.results.source import SourceObject
@@ -38,7 +38,7 @@ def uids(objects: list[BuiltObject]) -> list[str]:
         {"models": (CALIBRATED, UNCALIBRATED)},
         {"pipeline_version": "1.1"},
         {"options": {"clean": True}},
-        {"charset": "source"},
+        {"form": ResultForm(charset="source")},
     ],
     ids=lambda changed: next(iter(changed)),
 )

@@ -34,7 +34,7 @@ from dicom_node.base.dicom.header import (
 )
 from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, TransferSyntax, transfer_syntax
 from dicom_node.base.errors import DecodedDifferently
-from dicom_node.base.lifecycle import ReaderVerdict, RejectionReason, ResultKind
+from dicom_node.base.lifecycle import ReaderVerdict, RejectionReason, ResultForm, ResultKind
 from dicom_node.receive.inspection import inspect
 from dicom_node.results.assessment import FindingAssessment, build_assessment
 from dicom_node.results.build import build
@@ -177,7 +177,10 @@ def test_a_name_is_the_same_in_the_inbox_and_in_results(charset: str, raw: bytes
 def test_results_in_their_sources_character_set_are_withdrawn_and_assessed_in_it(
     charset: str, raw: bytes, name: str, tmp_path: Path
 ) -> None:
-    report, of_source = tmp_path / "report.dcm", context(kinds=[ResultKind.SR], charset="source")
+    report, of_source = (
+        tmp_path / "report.dcm",
+        context(kinds=[ResultKind.SR], form=ResultForm(charset="source")),
+    )
     made = build(of_source, [source(received(charset, raw))], PipelineResult())
     report.write_bytes(made[0].data or b"")
     said = (RejectionReason.QUALITY, "wrong film", ANALYSED_AT, "AINODE", INSTALLATION)
