@@ -8,7 +8,8 @@ import numpy as np
 
 from ai_pipeline.burnin.card import CARD
 from ai_pipeline.burnin.cleaning import CleaningResult
-from ai_pipeline.burnin.find.annotation import CleaningPolicy
+from ai_pipeline.burnin.decide.contents import UNREAD
+from ai_pipeline.burnin.find.annotation import AnnotationKind, CleaningPolicy, Mark
 from ai_pipeline.serve.cleaned_object import DISCLAIMER
 
 MOST_PLACES = 500
@@ -22,8 +23,8 @@ def report_of(result: CleaningResult, policy: CleaningPolicy) -> dict[str, Any]:
     removed = [mark for mark in result.marks if mark.removed]
     mask = result.mask.frames
     return {
-        "removed": _counted(mark.kind.value for mark in removed),
-        "kept": _counted(mark.meaning.value for mark in result.marks if not mark.removed),
+        "removed": _counted(removed),
+        "kept": _counted(mark for mark in result.marks if not mark.removed),
         "places": [list(mark.box) for mark in removed[:MOST_PLACES]],
         "filled_share": round(float(np.count_nonzero(mask)) / mask.size, 6),
         "frames": len(mask),
@@ -39,6 +40,10 @@ def report_of(result: CleaningResult, policy: CleaningPolicy) -> dict[str, Any]:
     }
 
 
-def _counted(names: Iterable[str]) -> dict[str, int]:
-    """How often each name occurs."""
-    return dict(sorted(Counter(names).items()))
+def _counted(marks: Iterable[Mark]) -> dict[str, int]:
+    """How many marks there are of each kind, and of texts what they are: "possible name"."""
+    kinds = Counter[str]()
+    for mark in marks:
+        is_text = mark.kind is AnnotationKind.TEXT
+        kinds.update((mark.contents or (UNREAD,)) if is_text else (mark.kind.value,))
+    return dict(sorted(kinds.items()))

@@ -62,7 +62,7 @@ def test_nothing_of_a_name_is_left_in_a_dicom_file(
     answer, cleaned = ask(tools, source.read_bytes())
     assert answer.outcome is Outcome.CLEANED, answer.reason
     assert bears_no_secret(answer)
-    assert answer.report["removed"]["text"] > 0
+    assert sum(answer.report["removed"].values()) > 0
     frames = decoded(cleaned)
     assert frames.shape[:3] == decoded(source).shape[:3]
     eight_bits = (frames >> 8 * (frames.dtype.itemsize - 1)).astype(np.uint8)
@@ -312,7 +312,7 @@ def test_one_pixel_in_its_own_colour_is_no_change(tools: Tools) -> None:
         "palette",
         "window",
         "term",
-    ],  # fmt: skip
+    ],
 )
 def test_fields_of_karnak_that_do_not_fit_are_refused(
     fields: dict[str, str], outcome: Outcome, tools: Tools
