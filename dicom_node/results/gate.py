@@ -347,7 +347,7 @@ def _coordinates(group: Dataset) -> list[Dataset]:
 
 
 def _has_words(group: Dataset) -> bool:
-    """Whether a measurement group has a Comment that ends with the warning."""
+    """Whether a measurement group has a Comment with the warning."""
     said = [item for item in _sequence(group, "ContentSequence") if name_of(item) == codes.DCM.Comment.value]
     return any("not for diagnostic use" in text_of(item, "TextValue") for item in said)
 
