@@ -8,6 +8,7 @@ import pytest
 from pydicom.sr.codedict import codes
 
 from ai_pipeline import pipelines
+from ai_pipeline.chest import ratio
 from ai_pipeline.contract import (
     JudgedView,
     PipelineResult,
@@ -121,7 +122,7 @@ def test_the_target_region_is_that_of_a_measured_organ_where_nothing_else_names_
     heart = replace(measured(one.image.uid)[1], lines=(((5.0, 5.0), (25.0, 5.0)),))
     anywhere = context(kinds=[ResultKind.SR], pipeline="command", region=None)
     [made] = build(anywhere, [one], PipelineResult(measurements=(heart,)))
-    assert value(read_result(made), "123014") == CHEST
+    assert value(read_result(made), "123014") == ratio.HEART.value
 
 
 CHEST, HEAD_REGION, PELVIS, BREAST, WHOLE = "51185008", "69536005", "12921003", "76752008", "38266002"
