@@ -14,20 +14,23 @@ _OF_THE_DISK = frozenset(
     {
         errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EUCLEAN, errno.EBADMSG,
         errno.ENXIO, errno.ENODEV, errno.ENOLCK, errno.EMFILE, errno.ENFILE,
-        errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT,  # over a network
+        errno.ESTALE, errno.EREMOTEIO,  # over a network
     }
 )  # fmt: skip
+_OF_A_NETWORK = frozenset({errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT})  # of its disk, or of a peer
 
 
-def disk_fault(error: BaseException | None) -> str:
+def disk_fault(error: BaseException | None, *, beside_network: bool = False) -> str:
     """Return what the disk of the machine did, if ``error`` or one of its causes shows that it failed; else
     "".
 
     Such an error says nothing of an image or a job: it is full, read-only or failing, or the process has too
-    many open files. A missing file is none.
+    many open files. A missing file is none. ``beside_network``: a peer was called as well, so what a
+    network does counts for none.
     """
+    numbers = _OF_THE_DISK if beside_network else _OF_THE_DISK | _OF_A_NETWORK
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        if isinstance(error, OSError) and error.errno in numbers:
             return f"disk: {os.strerror(error.errno).lower()}"
         error = error.__cause__ or error.__context__
     return ""

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
+from ai_pipeline.errors import disk_fault
 from dicom_console.handlers import (
     entered,
     happened,
@@ -19,6 +20,7 @@ from dicom_console.handlers import (
     peers,
     reviews,
     rules,
+    screens,
     session,
     stow,
     studies,
@@ -59,6 +61,7 @@ FACES = (
     rules.faces,
     entered.faces,
     reviews.faces,
+    screens.faces,
     uploads.faces,
     trials.faces,
 )
@@ -90,6 +93,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
             NodeError: _answer_node_error,
             RequestValidationError: _answer_invalid,
             ANY_ERROR: _answer_database_error,
+            OSError: _answer_system_error,
             Exception: _answer_defect,
         },
     )
@@ -169,6 +173,13 @@ async def _answer_database_error(request: Request, error: Exception) -> Response
     site: Site = request.app.state.site
     fault = meaning_of(error, site.settings.database_url)
     return await _answer_node_error(request, fault) if fault else await _answer_defect(request, error)
+
+
+async def _answer_system_error(request: Request, error: Exception) -> Response:
+    """Answer an error of the operating system: 503 for what the disk does, else as a defect with 500."""
+    if fault := disk_fault(error):
+        return await _answer_node_error(request, StorageError(fault))
+    return await _answer_defect(request, error)
 
 
 async def _answer_defect(request: Request, error: Exception) -> Response:

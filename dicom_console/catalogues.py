@@ -37,6 +37,10 @@ _BESIDES: Final = (
     "bottom",
     "stat",
     "routine",
+    # Of a text on a screen:
+    "stays",
+    "goes",
+    "ask",
     "low",
     # Of a model: what its card and its findings say.
     "estimated probability",

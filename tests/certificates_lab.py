@@ -22,14 +22,16 @@ class Authority:
         self.certificate, self._key = folder / f"{name}.pem", folder / f"{name}.key"
         _openssl(*_NEW, "-x509", "-days", "2", "-subj", f"/CN={name}", *_out(self.certificate, self._key))
 
-    def certify(self, name: str) -> tuple[Path, Path]:
-        """Certificate and key of a host or client at localhost."""
+    def certify(
+        self, name: str, *, days: int = 2, hosts: str = "DNS:localhost,IP:127.0.0.1"
+    ) -> tuple[Path, Path]:
+        """Certificate and key of a client, or of a host with these names; one of -1 ``days`` has expired."""
         key, request, certificate = (self.folder / f"{name}.{end}" for end in ("key", "csr", "pem"))
         _openssl(*_NEW, "-subj", f"/CN={name}", *_out(request, key))
         names = self.folder / "names"
-        names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n", encoding="ascii")
+        names.write_text(f"subjectAltName={hosts}\n", encoding="ascii")
         _openssl(
-            *("x509", "-req", "-days", "2", "-in", str(request), "-CA", str(self.certificate)),
+            *("x509", "-req", "-days", str(days), "-in", str(request), "-CA", str(self.certificate)),
             *("-CAkey", str(self._key), "-CAcreateserial", "-extfile", str(names), "-out", str(certificate)),
         )
         return certificate, key

@@ -31,9 +31,10 @@ class UltrasoundOptions(PipelineOptions):
         InDoubt.KEEP, "What may be letters in the image", "and cannot be read: keep, box, withhold"
     )
     """`keep`, under `clinical`: in the image area only strokes of proven letters are filled, no box. What
-    may be letters and cannot be read stays; the picture is listed for review with the place. `box`: such
-    places are filled whole. `withhold`: no cleaned picture until a person has looked at it. Outside the image
-    area, on plain background, whatever may be letters is filled."""
+    may be letters and cannot be read stays; the picture is listed for review with the place. So does what one
+    network alone takes for letters, anywhere. `box`: such places are filled whole. `withhold`: no cleaned
+    picture until a person has looked at it. Outside the image area, on plain background, whatever two
+    witnesses take for letters is filled."""
     dates: Literal["remove", "keep"] = option(
         "remove", "Date of the examination", "under the policy clinical only", leaves_text=True
     )
@@ -81,7 +82,7 @@ class UltrasoundOptions(PipelineOptions):
 
 CARD: Final = PipelineCard(
     name="ultrasound",
-    version="5.0",
+    version="5.1",
     about="Ultrasound: finds what is burned into the picture, and hands back a cleaned image.",
     intended_use=(
         "Ultrasound stills and cines with text burned into the pixels: it finds what may name the patient "

@@ -14,6 +14,7 @@ from typing import cast
 
 import numpy as np
 
+from ai_pipeline.burnin.decide.contents import CONTENTS, UNREAD
 from ai_pipeline.burnin.decide.meaning import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.devices.rules import device_note
 from ai_pipeline.burnin.find.annotation import (
@@ -164,7 +165,7 @@ def check_memory(header: ImageHeader) -> None:
 def _notes(image: SourceImage, marks: tuple[Mark, ...], cleaned: CleanedFrames) -> list[QualityNote]:
     """Notes that say how much was removed, in numbers; never the text that was read."""
     masks = cleaned.masks
-    removed, left = (_counted([mark for mark in marks if mark.removed is gone]) for gone in (True, False))
+    removed, left = (counted([mark for mark in marks if mark.removed is gone]) for gone in (True, False))
     outcome = "nothing had to be removed" if marks else "no burned-in annotation found"
     filled = bool(masks.any())
     by_hand = len(image.header.removed_by_hand)
@@ -212,11 +213,15 @@ def _some(number: int, what: str) -> str:
     return f"{number} {what}" + "s" * (number > 1)
 
 
-def _counted(marks: list[Mark]) -> str:
-    """How many marks of each kind there are, in words."""
-    kinds = Counter(mark.kind for mark in marks)
-    counted = ((kinds[kind], kind.value) for kind in AnnotationKind if kinds[kind])
-    return ", ".join(_some(number, name) for number, name in counted)
+def counted(marks: list[Mark]) -> str:
+    """How many marks of each kind there are, and of text what it is: "1 possible name, 2 settings"."""
+    kinds = Counter(
+        what
+        for mark in marks
+        for what in ((mark.contents or (UNREAD,)) if mark.kind is AnnotationKind.TEXT else (mark.kind.value,))
+    )
+    names = (*CONTENTS, *(kind.value for kind in AnnotationKind))
+    return ", ".join(_some(kinds[name], name) for name in names if kinds[name])
 
 
 def overlay_note(header: ImageHeader, source_uid: str | None = None) -> QualityNote | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
@@ -32,7 +32,13 @@ from ai_pipeline.burnin.decide.candidates import (
 from ai_pipeline.burnin.decide.layout import RIM, around, level_box
 from ai_pipeline.burnin.decide.letters import strokes_in
 from ai_pipeline.burnin.decide.lines import cut_by, letters_of, reads_alike, whole, with_their_rows
-from ai_pipeline.burnin.decide.outline import SMALLEST_LETTER, with_sides, without_shapes_of_letters
+from ai_pipeline.burnin.decide.outline import (
+    SMALLEST_LETTER,
+    blocks,
+    with_sides,
+    without_shapes_of_letters,
+)
+from ai_pipeline.burnin.decide.witnesses import confirmed
 from ai_pipeline.burnin.find.annotation import (
     AnnotationKind,
     Box,
@@ -51,13 +57,13 @@ from ai_pipeline.burnin.find.area import CONTRAST, strokes
 from ai_pipeline.burnin.find.drawings import find_bars, find_drawings
 from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, high_contrast, paint
 from ai_pipeline.burnin.find.traces import (
-    Waves,
     coloured,
     find_flow,
     find_traces,
     mostly_outside,
     red_or_blue,
 )
+from ai_pipeline.burnin.merging import merged_plan
 from ai_pipeline.burnin.planning import (
     RemovalPlan,
     box_marks,
@@ -192,7 +198,10 @@ class Window:
         return [
             box
             for view in self.tables.views(self.results[0])
-            for box in self.verifier.residue(view, self.mask, self.plan, self.kept, changed)
+            for box in (
+                *self.verifier.residue(view, self.mask, self.plan, self.kept, changed),
+                *self.verifier.still_read(view, self.mask, self.plan),
+            )
         ]
 
     def verify(self) -> None:
@@ -563,6 +572,8 @@ class _CineWindow(Window):
         )
         if self.verifier.policy is CleaningPolicy.RESEARCH:
             found = found | np.logical_or.reduce(list(drawn.masks.values()))
+        else:
+            found, _ = confirmed(blocks(found & ~self.mask), picture, tools.reader)
         fresh = found & ~self.mask
         if fresh.any():
             self.fill(fresh)
@@ -600,6 +611,7 @@ class _CineWindow(Window):
             for picture, places in zip(pictures, _outlying_places(pictures, self.mask), strict=True)
         ]
         found = [code for picture in pictures for code in codes_in(picture)]
+        found += self.verifier.still_read(pictures[len(pictures) // 2], self.mask, self.plan)
         for view, scale, boxes, upright in views:
             self._step()
             found += [
@@ -622,100 +634,17 @@ def _plan_cine(
     *,
     graphics: bool,
 ) -> RemovalPlan:
-    """Make the plan for a cine from the frames ``indices``: text counts from any of them, drawings only where
-    they do not move.
-    """
+    """Make the plan for a cine from the frames ``indices``."""
     pictures = [image.display(index) for index in indices]
     plans = []
     for index, picture in zip(indices, pictures, strict=True):
         report(0.0, f"searching frame {index + 1}")
         views = [picture, *tables.views(image.stored(index))[1:]]
         plans.append(plan_views(views, image.header, verifier, graphics=graphics))
-    banner = _union(plan.banner for plan in plans)
-    mask = np.zeros_like(banner)
-    marks: list[Mark] = []
-    readings: list[Reading] = []
-    greys = [brightest(picture).astype(np.float32) for picture in pictures]
-    motion = np.max(greys, axis=0) - np.min(greys, axis=0)
-    standing = [_standing(plan, motion) for plan in plans]
-    for index, plan, own in zip(indices, plans, standing, strict=True):
-        mask |= own
-        marks += [replace(mark, frame=index + 1) for mark in _new_marks(plan, mask, marks)]
-        readings += [replace(reading, frame=index + 1) for reading in plan.readings]
-    check_share(mask & ~banner)
-    changed = _changed_lines(plans[0].lines, standing, pictures, verifier)
-    mask = (mask | whole(changed, pictures[0], plans[0].ground)) & ~banner
-    stay = tuple(line for line in plans[0].lines if line not in changed)
-    plan = replace(
-        plans[0],  # text stays only as the first frame shows it, and only while it does not change
-        banner=banner,
-        mask=mask,
-        kept=plans[0].kept & ~mask & ~banner,
-        not_tissue=plans[0].not_tissue & ~mask,
-        lines=stay,
-        area=_union(plan.area for plan in plans),
-        waves=Waves(_union(plan.waves.strips for plan in plans), _union(plan.waves.traces for plan in plans)),
-        marks=tuple(marks),
-        readings=tuple(readings),
-        ground=_union(plan.ground for plan in plans),
-        in_doubt=tuple(dict.fromkeys(box for plan in plans for box in plan.in_doubt)),
-    )
+    plan = merged_plan(plans, pictures, [index + 1 for index in indices], verifier.still_stays)
     for index in indices:
         plan = with_faint_writing(plan, image.stored(index), verifier.tools.reader)
     return with_whole_lines(plan, pictures[0])
-
-
-def _changed_lines(
-    lines: Iterable[Box], masks: Sequence[Mask], pictures: Sequence[Picture], verifier: Verifier
-) -> set[Box]:
-    """The lines, read in the first of the pictures, that a later one shows as text that must go; it is read
-    where the mask of that picture takes some of it.
-    """
-    return {
-        line
-        for line in lines
-        for mask, picture in zip(masks[1:], pictures[1:], strict=True)
-        if mask[index_of(line)].any() and not verifier.still_stays(line, pictures[0], picture)
-    }
-
-
-def _union(masks: Iterable[Mask]) -> Mask:
-    """The pixels that any of the masks has."""
-    return cast(Mask, np.logical_or.reduce(list(masks)))
-
-
-def _standing(plan: RemovalPlan, motion: npt.NDArray[np.float32]) -> Mask:
-    """The parts of the plan's mask that are text, or drawings that do not move. ``motion``: the difference of
-    each pixel between the sampled frames, in grey levels.
-    """
-    standing: Mask = np.zeros_like(plan.mask)
-    labels, stats = components(plan.mask)
-    texts = mask_of([mark.box for mark in plan.marks if mark.kind is AnnotationKind.TEXT], standing.shape)
-    for label in range(1, len(stats)):
-        own = labels == label
-        # Mean difference of a drawing's pixels between the sampled frames, at most (grey levels).
-        if bool((own & texts).any()) or float(motion[own].mean()) <= 24.0:
-            standing |= own
-    return standing
-
-
-def _new_marks(plan: RemovalPlan, mask: Mask, known: Sequence[Mark]) -> list[Mark]:
-    """The marks of a plan that stay, are of a banner or lie in ``mask``, without those of a kind that is
-    ``known`` at about that place.
-    """
-    return [
-        mark
-        for mark in plan.marks
-        if (not mark.removed or mark.kind is AnnotationKind.BANNER or mask[index_of(mark.box)].any())
-        and not any(_is_same_mark(mark, other) for other in known)
-    ]
-
-
-def _is_same_mark(mark: Mark, other: Mark) -> bool:
-    """Whether two marks are of one kind and at about one place (6 pixels)."""
-    return other.kind is mark.kind and all(
-        abs(side - another) <= 6 for side, another in zip(mark.box, other.box, strict=True)
-    )
 
 
 def _outlying_places(pictures: list[Picture], mask: Mask) -> list[Mask]:

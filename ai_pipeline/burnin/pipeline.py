@@ -12,7 +12,7 @@ from types import MappingProxyType
 from ai_pipeline.burnin.card import CARD, UltrasoundOptions
 from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.decide.meaning import Allowed
-from ai_pipeline.burnin.devices.rules import device_rules
+from ai_pipeline.burnin.devices.rules import device_rules, screen_of
 from ai_pipeline.burnin.find.annotation import ULTRASOUND, AnnotationKind, Mark
 from ai_pipeline.burnin.find.text import POSSIBLE_TEXT
 from ai_pipeline.burnin.tools import Tools, cleaning_models, shared_tools
@@ -108,7 +108,12 @@ class Ultrasound:
                     image,
                     lambda share, what, done=number: report((done + share) / len(images), what),
                     policy=wanted.policy,
-                    allowed=Allowed.from_options(wanted.keep_words, wanted.dates, image.header),
+                    allowed=Allowed.from_options(
+                        wanted.keep_words,
+                        wanted.dates,
+                        image.header,
+                        screen_of(image.header, tools.device_rules),
+                    ),
                     in_doubt=wanted.in_doubt,
                     tools=tools,
                     explain=self._explain,

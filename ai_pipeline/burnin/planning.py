@@ -4,8 +4,7 @@ A text detector with a recogniser, a network trained on ultrasound marks, the he
 rules each find annotation independently: text counts as identity until it is read and proven harmless.
 """
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from ai_pipeline.burnin.decide.axes import as_scales, beside_velocities
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
 from ai_pipeline.burnin.decide.candidates import CURVE, FINEST, Candidate, MeasuredPixels, surroundings
+from ai_pipeline.burnin.decide.contents import contents_of
 from ai_pipeline.burnin.decide.layout import (
     covered,
     in_one_row,
@@ -27,9 +27,19 @@ from ai_pipeline.burnin.decide.lines import Rows, cut_by, whole, with_their_rows
 from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, NOTHING_MORE, OVER_TISSUE, Allowed
 from ai_pipeline.burnin.decide.neighbours import by_best_reading, by_their_pair
 from ai_pipeline.burnin.decide.outline import SMALLEST_LETTER, blocks, with_sides
-from ai_pipeline.burnin.decide.results import by_their_table, result_rows, whole_rows
+from ai_pipeline.burnin.decide.photographed import STEEPEST, are_tiny, slant_of
+from ai_pipeline.burnin.decide.results import by_their_label, by_their_table, texts_together, whole_rows
 from ai_pipeline.burnin.decide.settings import by_their_rows
+from ai_pipeline.burnin.decide.signs import (
+    SIGNS,
+    is_drawing,
+    is_lone_sign,
+    is_mirrored_sign,
+    is_sign,
+    may_name,
+)
 from ai_pipeline.burnin.decide.texts import Text
+from ai_pipeline.burnin.decide.witnesses import confirmed
 from ai_pipeline.burnin.decide.writing import SAME, find_texts
 from ai_pipeline.burnin.find.annotation import (
     ULTRASOUND,
@@ -44,7 +54,6 @@ from ai_pipeline.burnin.find.annotation import (
     component_boxes,
     components,
     dilated,
-    gaps,
     index_of,
     mask_of,
 )
@@ -65,7 +74,6 @@ from ai_pipeline.burnin.find.drawings import (
     find_bars,
     find_drawings,
     grown,
-    is_mirrored,
 )
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import SMALLEST_LINE, UPRIGHT, TextBox, TextReader, looks_like_text, paint
@@ -86,8 +94,6 @@ MARGIN = 0.15
 """How far a text's mask reaches beyond the detector's box (share of the line's height)."""
 RIM = 0.02
 """How far tissue may reach beyond the image area that is found (share of the picture's shorter side)."""
-SIGNS = (AnnotationKind.CALIPER, AnnotationKind.MARKER, AnnotationKind.SCALE)
-"""Drawings that are no letters. A logo counts as letters, because it may be a hospital's."""
 LARGEST_SHARE = 0.4
 """Share of the picture that may be filled, at most (banner not counted)."""
 
@@ -225,11 +231,11 @@ def with_faint_writing(
         return plan
     faint = blocks(faint) & ~known & ~plan.area & ~strong
     shown = np.where(faint, amplified(samples), np.uint8(128))
-    boxes = [
-        box
-        for place in surroundings(faint, FINEST)  # the rest is plain grey
-        for box in (*reader.find(shown, within=place), *reader.find_upright(shown, within=place))
-    ]
+    boxes: list[TextBox] = []
+    for place in surroundings(faint, FINEST):  # the rest is plain grey
+        for box in (*reader.find(shown, within=place), *reader.find_upright(shown, within=place)):
+            if all(overlap(box.box, other.box) < SAME for other in boxes):
+                boxes.append(box)
     lines = [
         # Beside what is found a line may continue on both sides (heights).
         box.longer(6.0, shown.shape, end=True).longer(6.0, shown.shape, end=False)
@@ -281,7 +287,8 @@ class _Scene:
     what they have found so far. ``banner`` and ``devices``: pixels of text outside the header's regions, and
     of places that are always removed. ``bars``: grey and colour bars. ``lettering``: letters as the mark
     network saw them at first. ``texts`` are judged, ``symbols`` are drawings that look like text,
-    ``unproven`` may be letters in the image area; the last two stay. ``mask``, ``kept`` and ``left``: pixels
+    ``unproven`` may be letters in the image area; the last two stay, and so does what only the mark network
+    takes for a line of letters (``doubtful``). ``mask``, ``kept`` and ``left``: pixels
     that are removed, text that stays, and drawn text that stays in doubt.
     """
 
@@ -297,6 +304,7 @@ class _Scene:
         self.outside: tuple[Mark, ...] = ()
         self.known: tuple[Mark, ...] = ()
         self.unproven: list[Text] = []
+        self.doubtful: tuple[Box, ...] = ()
 
     def nothing(self) -> Mask:
         """An empty mask."""
@@ -316,7 +324,7 @@ class _Scene:
 
     def plan(self) -> RemovalPlan:
         """Make the plan, with the marks that it removes or keeps, and those that the rules have dropped."""
-        policy, doubts = self.task.policy, _suspected(self.unproven, self.left)
+        policy, doubts = self.task.policy, (*_suspected(self.unproven, self.left), *self.doubtful)
         if doubts and self.task.in_doubt is InDoubt.WITHHOLD:
             raise CleaningFailed("places in the image area may hold letters", doubts)
         not_tissue = self.kept | self.waves.traces
@@ -342,7 +350,7 @@ class _Scene:
                 *box_marks([text.box for text in self.unproven], self.shape, "no two witnesses see letters"),
             ),
             self.panels,
-            [[inner(text.box).box for text in row.texts] for row in result_rows(self.texts)],
+            [[inner(text.box).box for text in row] for row in texts_together(self.texts)],
             always=self.devices,
         )
 
@@ -363,7 +371,7 @@ class _Scene:
             if not covered(text.box, banner):
                 goes = self.task.policy.removes(text.meaning) and share_of(going, text.box) > 0
                 marks += [
-                    replace(mark, meaning=text.meaning, removed=goes)
+                    replace(mark, meaning=text.meaning, removed=goes, contents=contents_of(text))
                     for mark in box_marks([text.box], self.shape, text.reason)
                 ]
         return [mark for mark in marks if mark.removed or mark.meaning is not Meaning.IDENTITY]
@@ -425,9 +433,18 @@ class _Scene:
     def is_symbol(self, text: Text, found: Sequence[Text]) -> bool:
         """Whether one of the texts ``found`` is a drawing; in an ultrasound picture also a maker's mark."""
         signs = self.clinical and self.header.modality in ULTRASOUND
-        return _is_drawing(text, self.drawn, _may_name(found)) or (
-            signs and _is_sign(text, self.picture, found)
-        )
+        return is_drawing(text, self.drawn, may_name(found)) or (signs and is_sign(text, self.picture, found))
+
+    def photographs(self) -> None:
+        """Rule: withhold a picture whose lines slant, as a print or a screen that was photographed: words at
+        an angle are found in part, and their boxes cover what is beside them.
+        """
+        slant = slant_of(self.texts)
+        if abs(slant) > STEEPEST:
+            raise CleaningFailed(
+                f"its text slants by {abs(slant):.0f}°, as in a photograph: photograph it straight, or "
+                "export it from the device"
+            )
 
     def image_area(self) -> None:
         """Rule: drop, in the image area, texts that are neither proven harmless nor proven to be letters."""
@@ -465,6 +482,11 @@ class _Scene:
         proven = [text.box.box for text in inside if are_letters(text, share_of(self.lettering, text.box))]
         self.unproven = [text for text in inside if all(overlap(text.box.box, box) < SAME for box in proven)]
         self.texts = [text for text in self.texts if text not in self.unproven]
+        if self.clinical and are_tiny(self.unproven):
+            raise CleaningFailed(
+                "it has lines of letters too small to be read: export it from the device in its full size",
+                [text.box.box for text in self.unproven],
+            )
 
     def neighbours(self) -> None:
         """Rule: keep what other readings and other lines prove harmless; add lines that only the mark network
@@ -488,7 +510,7 @@ class _Scene:
         places = component_boxes(
             components(with_sides(blocks(self.lettering & ~known), longer=SMALLEST_LETTER))[1]
         )
-        names = _may_name([*self.texts, *(one for one in self.symbols if one.letters.isalpha())])
+        names = may_name([*self.texts, *(one for one in self.symbols if one.letters.isalpha())])
         for place in places:
             box = level_box(place, 1.0)
             if place[3] - place[1] > UPRIGHT * (place[2] - place[0]):
@@ -499,13 +521,13 @@ class _Scene:
             text = one.text(self.task.tools.reader, self.task.allowed)
             # The network takes spectra and marks of focus for letters, too.
             drawn = not (
-                share_of(self.waves.strips & ~self.bars, box) > FILLS or _is_mirrored(text, self.picture)
+                share_of(self.waves.strips & ~self.bars, box) > FILLS or is_mirrored_sign(text, self.picture)
             )
             if are_letters(text, float(drawn)) or (
                 text.line.legible and text.meaning is not Meaning.IDENTITY
             ):
                 self.texts.append(replace(text, proof=DRAWN))
-            elif _is_lone_sign(text, (*names, *high)):
+            elif is_lone_sign(text, (*names, *high)):
                 self.symbols.append(text)
         others, bars = [*self.unproven, *self.symbols], self.bars & self.graphics
         self.texts = as_scales([*self.texts, *others], bars)[: len(self.texts)]
@@ -520,6 +542,16 @@ class _Scene:
         ]
         return any(in_one_row(box, one, 4.0) or is_above(box, one) or is_above(one, box) for one in others)
 
+    def screen(self) -> None:
+        """Rule: keep what is known of the device's screen, whatever stands beside it."""
+        known = self.task.allowed.screen.has
+        self.texts = [
+            replace(text, meaning=Meaning.ACOUSTIC, proof="known of this screen")
+            if text.line.legible and known(text.box.box, text.line.text, text.line.confidence)
+            else text
+            for text in self.texts
+        ]
+
     def results(self) -> None:
         """Rule: keep tables of results whole, in any language; elsewhere a label and its number stay or go
         together.
@@ -527,7 +559,35 @@ class _Scene:
         if self.clinical and self.header.modality in ULTRASOUND:
             # A "%" apart from its number is no text.
             judged = by_their_table([*self.texts, *self.symbols], self.shape[0])
-            self.texts = whole_rows(judged[: len(self.texts)])
+            tissue = self.ground & ~self.plain
+            # Share of a name that lies over tissue, at least.
+            over = [share_of(tissue, text.box) > 0.9 and not self._is_by_a_name(text) for text in self.texts]
+            self.texts = whole_rows(by_their_label(judged[: len(self.texts)], over))
+
+    def continued(self) -> None:
+        """Rule: follow a line that goes over tissue, where the detector finds only a part of a faint line."""
+        if not self.clinical:
+            return
+        tissue = self.ground & ~self.plain
+        kept = [text.box.box for text in self.texts if text.meaning is not Meaning.IDENTITY]
+
+        def may_hold(longer: TextBox) -> bool:
+            """Whether a longer box lies over tissue at one of its ends, and on no line that stays."""
+            height = round(2 * longer.height)
+            left, top, right, bottom = longer.box
+            ends = (left, top, left + height, bottom), (right - height, top, right, bottom)
+            return any(share_of(tissue, level_box(end, 1.0)) > 0.5 for end in ends) and all(
+                overlap(line, longer.box) <= 0.1 for line in kept
+            )
+
+        def followed(text: Text) -> Text:
+            """The text in the box of its whole line."""
+            if text.meaning is not Meaning.IDENTITY or not text.line.legible or text.box.is_upright:
+                return text
+            place = Candidate(self.picture, text.box, 0.0)
+            return replace(text, box=place.followed(self.task.tools.reader, text.line, may_hold).box)
+
+        self.texts = [followed(text) for text in self.texts]
 
     def lines(self) -> None:
         """Rule: remove whole lines of text; of harmless text whose letters the mark network has drawn, only
@@ -560,8 +620,9 @@ class _Scene:
             self.kept |= self.painted(self.symbols, 0.3) & ~self.mask
 
     def drawings(self) -> None:
-        """Rule: remove drawn text except what was read and stays, and with the policy research all drawings.
-        Unread text is removed in blocks, so that its letters cannot be seen in the shape of the mask.
+        """Rule: remove drawn text that a second witness confirms, except what was read and stays, and with
+        the policy research all drawings. Unread text is removed in blocks, so that its letters cannot be seen
+        in the shape of the mask.
         """
         letters = self.drawn.masks[AnnotationKind.TEXT]
         unread = letters & ~self.kept & ~self.traced
@@ -569,7 +630,7 @@ class _Scene:
             unread = with_sides(unread, longer=SMALLEST_LETTER)
         if self.kept.any():  # parts too low for a line are edges left around text that stays
             unread = with_sides(unread, shorter=SMALLEST_LINE)
-        found = blocks(unread) | (letters & self.traced)
+        found = self.confirmed(blocks(unread)) | (letters & self.traced)
         if not self.clinical:
             found |= self.graphics_but_text()
         # A part of what was not read that lies mostly along a long line is of a ruler or a frame.
@@ -579,6 +640,21 @@ class _Scene:
         self.mask = (self.mask & ~self.waves.traces) | (found & ~spared)
         # Of all that is suspected: a picture that looks like letters everywhere is not understood.
         check_share(self.mask & ~self.banner)
+
+    def confirmed(self, drawn: Mask) -> Mask:
+        """Of what the mark network takes for text (``drawn``), what is in or beside a line that goes, in the
+        image area (there :meth:`proven_letters` decides), or confirmed by a second witness.
+        """
+        if not self.clinical or self.task.in_doubt is InDoubt.BOX:
+            return drawn
+        going = [text.box for text in self.texts if text.meaning is Meaning.IDENTITY]
+        # Letters that the detector's box lacks may continue a line on both sides (heights).
+        lines = [box.longer(3.0, self.shape, end=True).longer(3.0, self.shape, end=False) for box in going]
+        near = paint(lines, self.shape, MARGIN) | self.ground | self.banner | self.devices
+        alone, self.doubtful = confirmed(
+            with_sides(drawn & ~near, SMALLEST_LINE, SMALLEST_LETTER), self.picture, self.task.tools.reader
+        )
+        return (drawn & near) | alone
 
     def proven_letters(self) -> None:
         """Rule: in the image area, keep all but the strokes of proven letters. The plain background around
@@ -605,9 +681,12 @@ RULES = (
     _Scene.known_places,
     _Scene.forms,
     _Scene.reading,
+    _Scene.photographs,
     _Scene.image_area,
     _Scene.neighbours,
+    _Scene.screen,
     _Scene.results,
+    _Scene.continued,
     _Scene.lines,
     _Scene.drawings,
     _Scene.proven_letters,
@@ -628,81 +707,6 @@ def _suspected(unproven: Sequence[Text], left: Mask) -> tuple[Box, ...]:
         if 7 <= box[3] - box[1] <= (box[2] - box[0]) / 2.0
     ]
     return (*(text.box.box for text in unclear), *drawn)
-
-
-def _is_drawing(text: Text, drawn: Drawings, others: Iterable[Box]) -> bool:
-    """Whether a place that the text detector took for text holds only drawn symbols, such as a pair of
-    crosses: no letters are proven, and the mark network (``drawn``) finds hardly any there.
-    """
-    pixels = {kind: int(mask[index_of(text.box.box)].sum()) for kind, mask in drawn.masks.items()}
-    symbols = sum(pixels[kind] for kind in SIGNS)
-    # Pixels of letters as a share of those of symbols, up to which a place holds no text.
-    no_letters = symbols > 0 and sum(pixels.values()) <= 1.05 * symbols
-    return no_letters and (
-        not text.line.legible
-        # "X2" is the zoom of a focus.
-        or (
-            (not are_letters(text) or re.fullmatch("[Xx][1-9]", text.line.text) is not None)
-            and _is_lone_sign(text, others)
-        )
-    )
-
-
-def _is_sign(text: Text, picture: Picture, texts: Iterable[Text]) -> bool:
-    """Whether a place that the text detector took for text holds a maker's mark, one letter, or a mark of
-    focus, which alone among ``texts`` names nobody.
-    """
-    if text.meaning is not Meaning.IDENTITY or not text.line.legible or are_letters(text):
-        return False
-    if not (_is_low_letter(text, picture) or _is_mirrored(text, picture)):
-        return False
-    # Apart from other readings of the same sign.
-    others = [
-        other
-        for other in texts
-        if other.letters != text.letters or overlap(other.box.box, text.box.box) < SAME
-    ]
-    return _is_lone_sign(text, _may_name(others))
-
-
-def _is_low_letter(text: Text, picture: Picture) -> bool:
-    """Whether a text is one letter, and lower than those of a hospital's logo."""
-    # Height of such a letter, at most (share of the picture's shorter side).
-    low = text.box.height <= max(24.0, 0.05 * min(picture.shape[:2]))
-    return low and text.letters.isalpha() and max(text.line.letters, text.small.letters) == 1
-
-
-def _is_mirrored(text: Text, picture: Picture) -> bool:
-    """Whether a place is its own mirror image, as a mark of focus is, and no reader reads a number ("88")."""
-    return is_mirrored(picture[index_of(text.box.box)]) and not any(
-        map(str.isdigit, text.line.text + text.small.text)
-    )
-
-
-def _may_name(texts: Iterable[Text]) -> list[Box]:
-    """The boxes of texts that may name somebody, also of single letters: of a name they may stand apart."""
-    return [
-        text.box.box
-        for text in texts
-        if text.meaning is Meaning.IDENTITY or (len(text.letters) == 1 and text.letters.isalpha())
-    ]
-
-
-def _is_lone_sign(text: Text, others: Iterable[Box]) -> bool:
-    """Whether one sign stands alone at a place, as a maker's mark beside the sector or a mark of focus does:
-    about as wide as high, with no proven letters, and far from all ``others`` that may be text. A single
-    letter names nobody, but several letters far apart do, and M and F say the sex.
-    """
-    left, top, right, bottom = text.box.box
-    height = bottom - top
-    # A word is wider; an hourglass is higher.
-    if not 0.5 * height <= right - left <= 1.7 * height or text.line.text in {"M", "F"}:
-        return False
-    if text.line.legible and not (text.line.text.isascii() and text.line.letters <= FEWEST):
-        return False
-    away = (gaps(text.box.box, other) for other in others if overlap(text.box.box, other) < SAME)
-    # How far another text of its row or column is from a sign that stands alone (its heights).
-    return all(min(gap) >= 0 or max(gap) > 2 * height for gap in away)
 
 
 def _readings(

@@ -265,14 +265,21 @@ def _plain_colour(pixels: PixelArray, tolerance: float, least: float = 0.5) -> C
     """
     if not len(pixels):
         return None
-    channels = (np.unique(channel, return_counts=True) for channel in pixels.reshape(len(pixels), -1).T)
-    colour = np.asarray([values[counts.argmax()] for values, counts in channels])  # the commonest of each
+    colour = np.asarray([_commonest(channel) for channel in pixels.reshape(len(pixels), -1).T])
     differs = np.abs(pixels.reshape(len(pixels), -1).astype(np.float64) - colour).max(axis=1)
     return (
         np.asarray(colour if pixels.ndim > 1 else colour[0], pixels.dtype)
         if (float((differs <= tolerance).mean()) >= least)
         else None
     )
+
+
+def _commonest(values: npt.NDArray[Any]) -> Any:
+    """The value that occurs most often; the smallest of several."""
+    if values.dtype == np.uint8:  # a tenth of the time
+        return np.uint8(np.bincount(values, minlength=256).argmax())
+    found, counts = np.unique(values, return_counts=True)
+    return found[counts.argmax()]
 
 
 TEXT, LINES, MARKS, FILL = (

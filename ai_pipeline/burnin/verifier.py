@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import partial
+from math import ceil, floor
 
 import cv2
 import numpy as np
@@ -12,7 +14,7 @@ import zxingcpp
 
 from ai_pipeline.burnin.decide.candidates import Candidate, candidates
 from ai_pipeline.burnin.decide.layout import FILLED, covered, level_box, overlap, share_of
-from ai_pipeline.burnin.decide.letters import are_letters, strokes_in
+from ai_pipeline.burnin.decide.letters import SURELY_FEWEST, are_letters, strokes_in
 from ai_pipeline.burnin.decide.lines import reads_alike
 from ai_pipeline.burnin.decide.writing import SAME
 from ai_pipeline.burnin.find.annotation import (
@@ -27,8 +29,9 @@ from ai_pipeline.burnin.find.annotation import (
     dilated,
     index_of,
 )
-from ai_pipeline.burnin.find.text import TextBox
+from ai_pipeline.burnin.find.text import TextBox, high_contrast
 from ai_pipeline.burnin.planning import RemovalPlan, RemovalTask
+from ai_pipeline.contract import Meaning
 
 CORNERS = ("top_left", "top_right", "bottom_right", "bottom_left")
 """Corners of a code, by zxing-cpp's names."""
@@ -50,6 +53,30 @@ class Verifier(RemovalTask):
             one.box
             for one in candidates(picture, self.tools.reader, plan.waves, changed)
             if self.is_residue(one, filled, plan, kept)
+        ]
+
+    def still_read(self, picture: Picture, filled: Mask, plan: RemovalPlan) -> list[TextBox]:
+        """Find the lines that went over the image area and of which several letters in a row are still read
+        at their place in a cleaned ``picture``, as it is or with more contrast. Of a faint line the strokes
+        may not stand out from the tissue. ``filled``: pixels that hold nothing of the source.
+        """
+        contrasty = high_contrast(picture)
+        lines = [
+            (level_box((floor(left), floor(top), ceil(right), ceil(bottom)), 1.0), reading.text)
+            for reading in plan.readings
+            for left, top, right, bottom in (reading.bounds,)
+            if reading.removed and reading.meaning is Meaning.IDENTITY
+        ]
+        return [
+            box
+            for box, words in lines
+            if share_of(plan.ground, box) > 0
+            and not covered(box, filled)
+            and any(
+                _share_letters(words, read(view, box).text)
+                for view in (picture, contrasty)
+                for read in (self.tools.reader.read, self.tools.reader.read_small)
+            )
         ]
 
     def still_stays(self, line: Box, before: Picture, now: Picture) -> bool:
@@ -83,14 +110,26 @@ class Verifier(RemovalTask):
         return are_letters(text) if share_of(plan.ground, box) > 0.5 else text.line.legible or certain
 
 
+def _share_letters(words: str, others: str) -> bool:
+    """Whether two readings have letters or digits in a row in common, as many as a name or a year has."""
+    one, other = ("".join(filter(str.isalnum, text)).casefold() for text in (words, others))
+    return SequenceMatcher(None, one, other, autojunk=False).find_longest_match().size >= SURELY_FEWEST
+
+
 def _are_lines(box: TextBox, stay: Sequence[Box]) -> bool:
     """Whether a find is a line that stays, or a part of it: it was read whole and proven harmless. Or a box
     around several, one above another, which is no line: a column of labels looks like one.
     """
     rows = [line for line in stay if overlap(line, box.box) > SAME]
-    return any(overlap(box.box, line) > SAME for line in stay) or any(
+    return any(overlap(box.box, _with_rim(line)) > SAME for line in stay) or any(
         one[3] <= other[1] for one in rows for other in rows
     )
+
+
+def _with_rim(line: Box) -> Box:
+    """The box in which a reading of a line may lie: a detector's box is higher than its letters."""
+    rim = round(0.25 * min(line[3] - line[1], line[2] - line[0]))
+    return line[0] - rim, line[1] - rim, line[2] + rim, line[3] + rim
 
 
 def _is_known(candidate: Candidate, known: Mask) -> bool:

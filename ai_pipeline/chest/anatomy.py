@@ -62,6 +62,9 @@ VARIANTS = (Change(), Change(size=0.9, gamma=1.25), Change(size=0.95, gamma=0.8)
 None larger: a chest that fills the picture would be cut off."""
 RATIOS = (0.3, 0.85)
 """Ratios outside these are taken for wrong outlines."""
+SIDED = 0.6
+"""Share of the heart on the left of the thorax, from which the film is not mirrored: of its mirror image, by
+the same outlines, it is at most .4."""
 LUNG_AREA = (0.03, 0.35)
 """Share of the picture that one lung may take."""
 WALL = 0.01
@@ -101,7 +104,7 @@ class Anatomy:
     heart and thorax, or None; then ``fault`` says why. ``is_chest``: whether the outlines can be those of a
     heart between two air-filled lungs. ``turn``: the share of the heart on the left of the chest in the
     mirror image, minus that share in the picture as it is; if it is above 0, the mirror image was
-    outlined.
+    outlined. Where the picture alone was, the mirror image's share is that of its mirrored outlines.
     """
 
     masks: Bools
@@ -188,22 +191,28 @@ class AnatomyModel:
     def outline(self, grey: Grey, pose: Pose = UPRIGHT) -> Anatomy:
         """Outline heart and lungs in a displayed image, uint8 grey ``[rows, columns]``, shown in ``pose``.
 
-        Both the picture and its mirror image are analysed, and the one with more of the heart on the left is
-        used, so that a film and its mirrored copy get the same outlines.
+        Of the picture and its mirror image the one with more of the heart on the left is used, so that a film
+        and its mirrored copy get the same outlines. The mirror image is analysed only where the picture does
+        not surely show the heart there.
         """
         picture, to_upright = upright(grey, pose)
         columns = picture.shape[1]
-        mirrored = upright(picture, Pose(mirrored=True))
-        inputs = [network_input(one, self._input) for one in (picture, mirrored[0])]
-        firsts = self._engine(np.concatenate([values for values, _ in inputs]))["organs"]
-        as_it_is, other = (heart_on_left(organ_masks(first)) or 0.0 for first in firsts)
-        side = int(other > as_it_is)
-        values, to_model = inputs[side]
-        if side:
-            picture, to_upright = mirrored[0], mirrored[1].after(to_upright)
+        values, to_model = network_input(picture, self._input)
+        first = self._engine(values)["organs"]
+        as_it_is = heart_on_left(organ_masks(first[0])) or 0.0
+        # Of the same outlines in a mirror.
+        side, other = 0, 1.0 - as_it_is
+        if as_it_is < SIDED:
+            mirrored, to_mirrored = upright(picture, Pose(mirrored=True))
+            seen, mirror_to_model = network_input(mirrored, self._input)
+            mirror_image = self._engine(seen)["organs"]
+            other = heart_on_left(organ_masks(mirror_image[0])) or 0.0
+            if other > as_it_is:
+                side, first, values, to_model = 1, mirror_image, seen, mirror_to_model
+                to_upright = to_mirrored.after(to_upright)
         variants = [changed(values[0], change, self._input) for change in VARIANTS]
         further = self._engine(np.stack([seen for seen, _ in variants[1:]]))["organs"]
-        outputs = np.concatenate([firsts[side : side + 1], further])
+        outputs = np.concatenate([first, further])
         found = anatomy_of(outputs, [move for _, move in variants], to_model, self._tolerance)
         # Left and right are those of the picture: a mirrored film is noted, and sides are not given.
         in_picture = [HEART, RIGHT_LUNG + side, LEFT_LUNG - side]  # not those of the mirror image

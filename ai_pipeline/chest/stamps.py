@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.find.networks import Line
-from ai_pipeline.burnin.find.text import WORKING_SIDE, TextReader, shared_reader
+from ai_pipeline.burnin.find.text import WORKING_SIDE, TextReader, shared_reader, working_scale
 from ai_pipeline.chest.anatomy import LEFT_LUNG, RIGHT_LUNG, Anatomy, heart_on_left
 from ai_pipeline.chest.intended_use import projection_of, seen_from_behind
 from ai_pipeline.contract import Grey, ImageHeader, Point, QualityNote, SourceImage
@@ -113,7 +113,8 @@ def stamps_in(picture: Grey, anatomy: Anatomy | None, reader: TextReader) -> Sta
     lungs = _hull(anatomy)
     # Each with the place of its line, as in Marker.
     words: list[tuple[str, float, float]] = []
-    for box in reader.find(picture, min(1.0, WORKING_SIDE / min(rows, columns))):
+    # Stamps are higher than the letters of a screen: a small film is not enlarged for them.
+    for box in reader.find(picture, min(1.0, WORKING_SIDE / min(rows, columns)) / working_scale(picture)):
         x, y = box.corners.mean(axis=0).tolist()
         # Height of a stamp, at most (share of the picture's shorter side).
         if box.height > 0.15 * min(rows, columns) or _is_inside(

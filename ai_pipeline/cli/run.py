@@ -247,7 +247,7 @@ def run(
         device_rules,
         explain,
     )
-    files, unreadable = _inputs(files), False
+    files, unreadable = dicom_files(files), False
     try:
         with progress_bar(len(files)) as update:
             for number, file in enumerate(files):
@@ -264,7 +264,7 @@ def run(
     raise typer.Exit(EXIT_DATA if unreadable else 0)
 
 
-def _inputs(named: Sequence[Path]) -> list[Path]:
+def dicom_files(named: Sequence[Path]) -> list[Path]:
     """The files in ``named``, and all DICOM files below the folders in it; a line on standard error counts
     the other files.
     """

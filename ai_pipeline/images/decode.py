@@ -408,6 +408,7 @@ class DicomImage:
             return
         PixelAttributes.of(self.dataset)
         expected = get_expected_length(self.dataset)
+        expected += expected % 2  # PS3.5 8.1.1
         too_long = (
             length > expected * (1 + MOST_PADDING) or (length - expected) * self.header.frames >= expected
         )

@@ -18,6 +18,7 @@ from ai_pipeline.contract import ImageHeader, PixelArray, UltrasoundRegion
 from ai_pipeline.errors import HeaderError
 from ai_pipeline.images.dates import date_of
 from ai_pipeline.images.numbers import LARGEST_WHOLE, decimal, decimal_of, is_empty, value_of, whole, whole_of
+from ai_pipeline.images.technical import technical_values
 
 AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
@@ -177,6 +178,7 @@ def read_header(dataset: Dataset) -> ImageHeader:
             if isinstance(value := value_of(dataset, (group, 0x3000)), bytes) and value.count(0) < len(value)
         ),
         embedded_overlay_bits=embedded_overlays(dataset),
+        technical=technical_values(dataset),
     )
 
 

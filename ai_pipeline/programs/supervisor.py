@@ -34,7 +34,8 @@ MOST_WRITTEN = 4 << 30
 """Bytes that a program may write."""
 _STEP_SECONDS = 0.05
 _KILL_SECONDS = 10.0
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
+_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER = 1, 24, 36  # prctl(2)
+_CAP_SYS_ADMIN = 21  # capabilities(7)
 # unshare(2); System V shared memory of an IPC namespace vanishes with it.
 _NEW_MOUNTS, _NEW_IPC, _NEW_USER, _NEW_PID, _NEW_NET = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 
@@ -128,6 +129,8 @@ def _leave_mounts(run: Mapping[str, Any]) -> None:
         libc.mount(b"proc", b"/proc", b"proc", 0, None)
         if run["memory_mib"]:
             mount_own(run["memory_mib"], (sys.prefix, run["folder"], run["output"], *run["command"]))
+        # What root starts has this capability again, by which it would unmount what counts.
+        libc.prctl(_PR_CAPBSET_DROP, _CAP_SYS_ADMIN, 0, 0, 0)
 
 
 def leave_network() -> bool:

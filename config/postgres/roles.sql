@@ -60,9 +60,11 @@ GRANT dicom_node_any TO dicom_node_works;
 GRANT INSERT ON counted_image TO dicom_node_works;
 GRANT INSERT, DELETE ON held_result, reported_finding TO dicom_node_works;
 GRANT INSERT, UPDATE ON cleaning_review, model_count TO dicom_node_works;
+GRANT SELECT, INSERT, UPDATE ON learnt_screen TO dicom_node_works;
 
 -- What people do.
 GRANT dicom_node_receives, dicom_node_works TO dicom_node_console;
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON api_token, user_account, user_session TO dicom_node_console;
+GRANT DELETE ON learnt_screen TO dicom_node_console;
 GRANT INSERT, UPDATE, DELETE ON drawn_by_hand, feedback, registered_patient, withdrawal TO dicom_node_console;

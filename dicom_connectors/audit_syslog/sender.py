@@ -23,7 +23,8 @@ from dicom_node.base.runner import wait_before_retry
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import AuditRow, Study
 from dicom_node.base.store.transitions import RenewableLease, record
-from dicom_node.deliver.scu import Connections, tls_refusal
+from dicom_node.base.tls import tls_refusal
+from dicom_node.deliver.scu import Connections
 
 _T = TypeVar("_T")
 LARGEST_DATAGRAM = 65_000

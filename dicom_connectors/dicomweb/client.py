@@ -136,7 +136,7 @@ class DicomwebDestination(HttpDestination):
         ``inside``: UIDs of the study and the series to search, none for all.
         """
         ask = partial(self._client.search_for_instances, *inside, search_filters={"SOPInstanceUID": instance})
-        return paged(ask, _MOST_ROWS, 0)
+        return paged(self._session, ask, _MOST_ROWS, 0)
 
     def _problem(self, error: requests.RequestException) -> SendReport:
         """Return the report for a failed request; after HTTP 409 with the failure reason of the object from
@@ -222,7 +222,9 @@ class DicomwebArchive(DicomwebDestination):
         def ask() -> frozenset[str]:
             """Search for the series; return their body parts, "" among them if a series has an empty one."""
             ask = partial(self._client.search_for_series, study_instance_uid, fields=[tag_of(_BODY_PART)])
-            return frozenset(_value(row, _BODY_PART).strip().upper() for row in paged(ask, _MOST_ROWS))
+            return frozenset(
+                _value(row, _BODY_PART).strip().upper() for row in paged(self._session, ask, _MOST_ROWS)
+            )
 
         return self._answer(ask) - {""}
 
@@ -277,7 +279,7 @@ class DicomwebArchive(DicomwebDestination):
         filters = {key: value for key, value in asked.items() if value}
         fields = [tag_of(keyword) for keyword in STUDY_KEYS]
         ask = partial(self._client.search_for_studies, fields=fields, search_filters=filters)
-        for row in paged(ask, _MOST_ROWS):
+        for row in paged(self._session, ask, _MOST_ROWS):
             try:
                 yield {keyword: "\\".join(texts(row, keyword)) for keyword in STUDY_KEYS}
             except TypeError:

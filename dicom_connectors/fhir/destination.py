@@ -4,7 +4,7 @@ Of a server's OperationOutcome only the codes are read: its texts may name a pat
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import unquote_plus
@@ -30,6 +30,7 @@ from dicom_node.deliver.scu.http import (
     FAULTY_ANSWER,
     UNREADABLE,
     HttpDestination,
+    NotWhole,
     http_report,
 )
 
@@ -193,7 +194,7 @@ class FhirDestination(HttpDestination):
         if pages is None:
             return ""
         found = [one for page in pages for one in _resources(page, "Patient")]
-        if len(found) < int(pages[0].get("total") or 0) or any(map(_is_incomplete, pages)):
+        if not _is_whole(pages, found):
             return ""
         mine = [one for one in found if _has_identifier(one, system, value)]
         places = {self._in_force(one) for one in mine} - {None}
@@ -243,6 +244,8 @@ class FhirDestination(HttpDestination):
         if pages is None:
             raise ValueError("a page that cannot be read")
         found = [one for page in pages for one in _resources(page, kind)]
+        if not _is_whole(pages, found):
+            raise NotWhole
         return [one for one in found if not {*uids}.isdisjoint(uids_of(one))]
 
     def _resource(self, place: str, **search: str) -> Any:
@@ -322,6 +325,11 @@ def _resources(answer: Any, kind: str) -> list[Resource]:
         raise ValueError("no searchset")
     found = [one["resource"] for one in answer.get("entry") or ()]
     return [one for one in found if one["resourceType"] == kind]
+
+
+def _is_whole(pages: Sequence[Any], found: Sequence[Resource]) -> bool:
+    """Return whether the resources ``found`` are all that the pages of a search say to be there."""
+    return len(found) >= int(pages[0].get("total") or 0) and not any(map(_is_incomplete, pages))
 
 
 def _is_incomplete(page: Any) -> bool:

@@ -18,6 +18,7 @@ from pydicom.uid import Comprehensive3DSRStorage, KeyObjectSelectionDocumentStor
 from dicom_connectors.hl7.oru import MessageContext, SentReport, control_id, oru_of, withdrawal_of
 from dicom_connectors.hl7.settings import Hl7Peer
 from dicom_node.base.connectors import typed_section
+from dicom_node.base.tls import tls_refusal
 from dicom_node.deliver.scu import (
     CUT_OFF,
     Check,
@@ -29,7 +30,6 @@ from dicom_node.deliver.scu import (
     SendStatus,
     client_tls,
     send_each,
-    tls_refusal,
 )
 
 MAXIMUM_ANSWER_BYTES = 2**16
@@ -198,7 +198,7 @@ class Hl7Destination(PeerCaller):
         elif refusal := tls_refusal(error):
             why = f"{whom}: {refusal}"
         else:
-            why = f"cannot connect to {whom}"
+            why = self._connections.without_answer(whom)
         return SendReport(SendStatus.UNREACHABLE, "", why)
 
 

@@ -30,7 +30,8 @@ from dicom_node.base.runner import NEVER, Lane
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Notification
 from dicom_node.base.store.transitions import record, utc_now
-from dicom_node.deliver.scu import Connections, tls_context, tls_refusal
+from dicom_node.base.tls import tls_refusal
+from dicom_node.deliver.scu import Connections, tls_context
 from dicom_node.deliver.scu.http import BoundedSession, status_of
 
 SECONDS = 20.0

@@ -24,7 +24,8 @@ from dicom_node.base.errors import NotFound, SignInRefused, Unavailable
 from dicom_node.base.events import ACCOUNTS_UNUSABLE, happened
 from dicom_node.base.lifecycle import AuditAction
 from dicom_node.base.store.database import Database
-from dicom_node.deliver.scu import Connections, tls_refusal
+from dicom_node.base.tls import tls_refusal
+from dicom_node.deliver.scu import Connections
 from dicom_node.deliver.scu.http import FAULTY_ANSWER, BoundedSession
 from dicom_node.people import audit, users
 from dicom_node.people.audit import Person

@@ -26,7 +26,7 @@ from dicom_node.deliver.scu import (
     SendReport,
     SendStatus,
 )
-from dicom_node.deliver.scu.http import UNREADABLE, HttpDestination
+from dicom_node.deliver.scu.http import UNREADABLE, HttpDestination, NotWhole
 
 _OTHER_HEADER_BYTES = 2**20  # more than another file meta information or Implicit VR makes of our file
 _UPLOADED = {
@@ -80,7 +80,10 @@ class OrthancDestination(HttpDestination):
             "CaseSensitive": True,
             "Query": {"SOPInstanceUID": item.sop_instance_uid},
         }
-        return list(self._client.find(query, **self._call))
+        found = list(self._client.find(query, **self._call))
+        if self._session.says_more and not found:
+            raise NotWhole
+        return found
 
     def _query(self, item: Outgoing) -> Confirmation:
         """Return whether Orthanc has this object, has another one under its UID, or has none."""

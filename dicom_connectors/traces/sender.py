@@ -40,7 +40,8 @@ from dicom_node.base.store.tables import (
     StudyTrace,
 )
 from dicom_node.base.store.transitions import RenewableLease, record, utc_now
-from dicom_node.deliver.scu import Connections, tls_refusal
+from dicom_node.base.tls import tls_refusal
+from dicom_node.deliver.scu import Connections
 from dicom_node.deliver.scu.http import BoundedSession
 
 MAXIMUM_SPANS: Final = 1000

@@ -19,7 +19,8 @@ import requests
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import Unavailable
-from dicom_node.deliver.scu import Connections, tls_context, tls_refusal
+from dicom_node.base.tls import tls_refusal
+from dicom_node.deliver.scu import Connections, tls_context
 from dicom_node.deliver.scu.http import CONNECT_SECONDS, FAULTY_ANSWER, BoundedSession
 
 MAXIMUM_MESSAGE: Final = 2**16

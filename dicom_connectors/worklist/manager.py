@@ -1,6 +1,7 @@
 """Clients of a worklist manager: search, claim, update, complete or cancel, by DIMSE as SCU of UPS Pull
 (PS3.4 CC), or by UPS-RS (PS3.18 11)."""
 
+import logging
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -19,7 +20,9 @@ from dicom_node.base.dicom.web import read_dataset
 from dicom_node.base.errors import Unavailable
 from dicom_node.deliver.scu import Check, SendStatus
 from dicom_node.deliver.scu.association import DimseCaller, NoAssociation
-from dicom_node.deliver.scu.http import FAULTY_ANSWER, HttpCaller, paged, status_of
+from dicom_node.deliver.scu.http import FAULTY_ANSWER, HttpCaller, NotWhole, paged, status_of
+
+_LOGGER = logging.getLogger(__name__)
 
 MOST_ITEMS: Final = 200
 """Work items of one search that are looked at."""
@@ -251,7 +254,13 @@ class UpsRsManager(HttpCaller):
             """Return a page of the work items in DICOM JSON."""
             return _rows(self._call("GET", "", params={**wanted, **page}))
 
-        return [_dataset(row) for row in islice(paged(ask, MOST_ITEMS, MOST_ITEMS), MOST_ITEMS)]
+        found: list[Dataset] = []
+        try:
+            for row in islice(paged(self._session, ask, MOST_ITEMS, MOST_ITEMS), MOST_ITEMS):
+                found.append(_dataset(row))
+        except NotWhole:  # what is done goes from its list: the rest comes later
+            _LOGGER.warning("the work items of %s end early: it says that there are more", self._peer.name)
+        return found
 
     def _read(self, uid: str) -> Dataset | None:
         """Return the attributes of a work item; None if it does not exist.

@@ -34,7 +34,7 @@ from dicom_connectors.worklist.workitem import CancelReason, Output, ProcedureSt
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import typed_section
-from dicom_node.base.dicom.identity import differ
+from dicom_node.base.dicom.identity import differ, issuers_differ
 from dicom_node.base.errors import Unavailable
 from dicom_node.base.events import (
     FETCH_ASKED,
@@ -276,7 +276,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         study = fetches.present_studies(session, [item.study_instance_uid]).get(item.study_instance_uid)
         if study is None:
             return "" if self._source(item) else _NOT_AT_HAND
-        is_other_issuer = differ(item.issuer_of_patient_id, study.issuer_of_patient_id)
+        is_other_issuer = issuers_differ(item.issuer_of_patient_id, study.issuer_of_patient_id)
         if is_other_issuer or differ(item.patient_id, study.patient_id):
             return "it names another patient than the study that is here"
         ended = study.state in _ENDS or study.state is StudyState.QUARANTINED

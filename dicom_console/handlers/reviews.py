@@ -6,11 +6,12 @@ from fastapi import Body, HTTPException, Response
 
 from dicom_console.views import listing, pictures, viewer
 from dicom_console.views.pictures import PictureKind
-from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Number, Since, see_other
+from dicom_console.web.faces import ROWS, ConsoleRequest, CurrentRequest, Faces, Number, Since, see_other
 from dicom_console.web.languages import N_
 from dicom_node.base.actions.action import role_of
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
-from dicom_node.people import Row, cleaning_reviews, device_rules
+from dicom_node.base.store.views import View
+from dicom_node.people import Row, cleaning_reviews, device_rules, screens
 from dicom_node.people.cleaning_reviews import Boxes, Reviews
 from dicom_node.people.device_rules import NewRule
 
@@ -35,7 +36,15 @@ def _reviews_page(request: ConsoleRequest, found: Reviews) -> Response:
         rows=found.reviews,
         more=found.next,
         first=first,
+        screens=_learnt_screens(request) if first else [],
     )
+
+
+def _learnt_screens(request: ConsoleRequest) -> list[View]:
+    """Return the newest screens that are learnt, for a person who may confirm them; none for others."""
+    if not request.user.role.includes(role_of(screens.list_screens)):
+        return []
+    return request.read(screens.list_screens, request.settings, limit=ROWS)
 
 
 @faces.handler("GET", "/reviews/{number}", cleaning_reviews.show_review)

@@ -5,7 +5,7 @@ Assessments: findings one by one, and results that wait until a person has accep
 
 import re
 from collections.abc import Mapping
-from datetime import datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import Annotated, Literal
 from urllib.parse import quote
 
@@ -57,7 +57,7 @@ Date = Annotated[str, Query(max_length=10, pattern=r"^(\d{4}-\d\d-\d\d)?$")]
 @faces.handler("GET", "/studies", views.list_studies)
 def list_studies(
     request: CurrentRequest,
-    state: Annotated[list[StudyState | Literal["held"]] | None, Query()] = None,
+    state: Annotated[list[StudyState | Literal["held", "trial"]] | None, Query()] = None,
     modality: Annotated[str, Query(max_length=16, pattern=r"^[A-Z0-9_]*$")] = "",
     sender: Annotated[str, Query(max_length=16, pattern=r"^[ -\[\]-~]*$")] = "",  # an AE title
     finding: Text = "",
@@ -71,10 +71,9 @@ def list_studies(
 
     ``since`` and ``until``: Study Dates, YYYY-MM-DD. ``sender``: a calling AE title. ``finding``: only
     studies in whose newest reports this finding is present. ``days``: only studies that received an object in
-    the last so many days, today included.
+    the last so many days, today included. Without a ``state`` pictures that a person tried are left out.
     """
     about = _searched_for(request)
-    midnight = datetime.combine(datetime.now().astimezone().date(), time()).astimezone()  # of this machine
     wanted = Search(
         patient=about.get("patient", ""),
         words=search.name_words(request.settings, about.get("name", "")),
@@ -84,12 +83,19 @@ def list_studies(
         finding=finding.strip(),
         since=since.replace("-", ""),
         until=until.replace("-", ""),
-        received=midnight - timedelta(days=days - 1) if days else None,
+        received=first_midnight(days, datetime.now().astimezone().date()) if days else None,
         states=state or (),
         order=order,
     )
     request.note_list("studies")
     return _studies_found(request, wanted, after)
+
+
+def first_midnight(days: int, today: date) -> datetime:
+    """Return when the first of so many ``days`` up to ``today`` began by this machine's clock, whatever time
+    it kept then.
+    """
+    return datetime.combine(today - timedelta(days=days - 1), time()).astimezone()
 
 
 @faces.page_of(list_studies)
@@ -105,7 +111,7 @@ def _studies_page(request: ConsoleRequest, found: Studies) -> Response:
         first=not request.query("after"),
         filters=filters,
         about=_searched_for(request),
-        states=[*StudyState, views.HELD],
+        states=[*StudyState, views.HELD, views.TRIAL],
         findings=models.findings(request.settings),
     )
 

@@ -100,22 +100,30 @@ class _Steps:
     """Time steps of equal ``length`` (seconds), which begin at midnight, weeks on Monday, in this machine's
     time zone.
 
-    ``since``: beginning of the whole period; ``shift``: seconds added to UTC before division by ``length``;
-    ``all``: the steps' numbers, counted from 1970.
+    ``since``: beginning of the whole period; ``shifts``: from which second (UTC, from 1970, the latest first)
+    how many seconds are added to UTC before division by ``length``; ``all``: the steps' numbers, from 1970.
     """
 
     since: datetime
     length: int
-    shift: int
+    shifts: Sequence[tuple[int, int]]
     all: range
 
     def of(self, column: Any) -> ColumnElement[int]:
         """Return the SQL expression for the number of the step in which a time column lies."""
-        return (cast(extract("epoch", column), BigInteger) + self.shift) // self.length
+        second = cast(extract("epoch", column), BigInteger)
+        *later, (_, first) = self.shifts
+        shift = case(*((second >= begin, added) for begin, added in later), else_=first) if later else first
+        return (second + shift) // self.length
 
     def times(self) -> list[datetime]:
         """Return the beginning of each step."""
-        return [datetime.fromtimestamp(step * self.length - self.shift, UTC) for step in self.all]
+        return [self._time(step * self.length) for step in self.all]
+
+    def _time(self, local: int) -> datetime:
+        """Return the time of a second that was counted with its shift."""
+        shift = next((added for begin, added in self.shifts if local - added >= begin), self.shifts[-1][1])
+        return datetime.fromtimestamp(local - shift, UTC)
 
     def values(self, found: Mapping[int, float], empty: float | None = None) -> list[float | None]:
         """Return the values in the order of steps.
@@ -145,11 +153,24 @@ def activity(session: Session, days: int) -> Activity:
 
 
 def _steps(since: datetime, now: datetime, length: int) -> _Steps:
-    """Return time steps of ``length`` seconds from ``since`` to ``now``."""
-    offset = datetime.now().astimezone().utcoffset()
-    shift = _MONDAY + int(offset.total_seconds() if offset else 0)
-    first, last = ((int(at.timestamp()) + shift) // length for at in (since, now))
-    return _Steps(since, length, shift, range(first, last + 1))
+    """Return time steps of ``length`` seconds from ``since`` to ``now``; those of days and weeks follow the
+    clock where summer time begins or ends.
+    """
+    begin, end = int(since.timestamp()), int(now.timestamp())
+    shifts = [(begin, _shift(begin))] if length >= _DAY else [(begin, _shift(end))]
+    for second in range(begin - begin % _HOUR + _HOUR, end, _HOUR) if length >= _DAY else ():
+        if (shift := _shift(second)) != shifts[0][1]:
+            shifts.insert(0, (second, shift))
+    first, last = (begin + shifts[-1][1]) // length, (end + shifts[0][1]) // length
+    return _Steps(since, length, shifts, range(first, last + 1))
+
+
+def _shift(second: int) -> int:
+    """Return by how many seconds this machine's clock is ahead of UTC at a second from 1970, in weeks that
+    begin on Monday.
+    """
+    offset = datetime.fromtimestamp(second, UTC).astimezone().utcoffset()
+    return _MONDAY + int(offset.total_seconds() if offset else 0)
 
 
 def _turnaround(session: Session, steps: _Steps) -> Iterator[Series]:

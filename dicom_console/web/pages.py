@@ -29,6 +29,7 @@ from dicom_node.people.fetches import list_fetches, missing_studies
 from dicom_node.people.lost_decisions import waiting_decisions
 from dicom_node.people.notifications import list_notifications
 from dicom_node.people.registered import list_patients
+from dicom_node.people.screens import list_screens
 from dicom_node.people.users import User, list_sessions, list_users
 from dicom_node.people.withdrawal import withdraw_studies
 
@@ -53,6 +54,7 @@ LISTS: Mapping[str, Callable[..., Any]] = {
     "notifications": list_notifications,
     "decisions": waiting_decisions,
     "patients": list_patients,
+    "screens": list_screens,
     "users": list_users,
     "sessions": list_sessions,
 }

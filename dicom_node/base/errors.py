@@ -38,6 +38,7 @@ Each message says what is wrong and what to do; none holds PHI. Every error has 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Self
 
 
 class ExitCode(IntEnum):
@@ -172,6 +173,11 @@ class NotInSpool(StorageError):
 
 class StoreAway(StorageError, exit_code=ExitCode.UNAVAILABLE):
     """The object store does not answer, or does not have the object yet; a later try may succeed."""
+
+    @classmethod
+    def of_disk(cls, error: OSError) -> Self:
+        """Build the error for a disk of this machine that failed with ``error``."""
+        return cls(f"disk: {(error.strerror or type(error).__name__).lower()}")
 
 
 class DecisionNotCopied(StorageError, exit_code=ExitCode.UNAVAILABLE):

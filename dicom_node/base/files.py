@@ -21,6 +21,8 @@ from dicom_node.base.store.tables import Instance, ReceivedObject, Result, Study
 
 WAITS = (ReceivedObject.sha256 == "") & ReceivedObject.purged.is_(False)
 """SQL: a received object that only the disk of one machine has."""
+INCOMING = Path("spool", "incoming")
+"""Where acknowledged objects lie until they are indexed, below the data folder."""
 _INDEXING = 0x4449434F4D  # number of the lock of who indexes ("DICOM")
 
 
@@ -89,18 +91,23 @@ class Files:
         lacks it.
 
         Without an object store, only opening the file shows whether it exists. Raises StoreAway (the store
-        does not answer, another machine has not uploaded the object yet, or the data folder is not mounted),
-        NotInSpool (lost or damaged).
+        does not answer, another machine has not uploaded the object yet, the file waits to be moved to its
+        place, or the data folder is not mounted or fails), NotInSpool (lost or damaged).
         """
         file = self.data_dir / path
-        if self.bucket is None:
-            top = self.data_dir.joinpath(*PurePosixPath(path).parts[:-1][:1])
-            if not top.is_dir():
-                raise StoreAway(f"disk: {top} is not there: is it mounted?")
-            return file
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(file)  # in use: it is not cleared away
-            return file
+        try:
+            if self.bucket is None:
+                top = self.data_dir.joinpath(*PurePosixPath(path).parts[:-1][:1])
+                if not top.is_dir():
+                    raise StoreAway(f"disk: {top} is not there: is it mounted?")
+                if not file.exists() and (self.data_dir / INCOMING / file.name).exists():
+                    raise StoreAway("disk: a received object could not be moved to its place yet")
+                return file
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(file)  # in use: it is not cleared away
+                return file
+        except OSError as error:
+            raise StoreAway.of_disk(error) from error
         sha256 = known_sha256(session, path)
         if sha256 is None:
             raise NotInSpool("an object is neither on this machine nor in the object store")
@@ -169,13 +176,19 @@ class Files:
     def delete(self, *paths: str) -> None:
         """Delete the files at these paths here and in the object store, and folders that become empty.
 
-        Raises StoreAway; then only the local files are deleted.
+        Raises StoreAway; then only the local files are deleted, as far as the disk lets it.
         """
+        left: OSError | None = None
         for path in paths:
             file = self.data_dir / path
-            file.unlink(missing_ok=True)
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                left = error
             with contextlib.suppress(OSError):  # not empty: a late object came
                 file.parent.rmdir()
+        if left is not None:
+            raise StoreAway.of_disk(left) from left
         if self.bucket is not None and paths:
             self.bucket.delete(*paths)
 

@@ -102,7 +102,8 @@ class Lane(ABC, Generic[Row]):
         except SQLAlchemyError:  # the database is away: nothing is known of the row
             raise
         except OSError as error:  # nor of a disk or a peer that fails now
-            outcome = Retry(disk_fault(error) or (error.strerror or type(error).__name__).lower())
+            why = disk_fault(error, beside_network=True) or error.strerror or type(error).__name__
+            outcome = Retry(why.lower())
         except Exception as error:
             why = reason_of(error)
             self._note(row, Retry(why) if tries < _DEFECTS else Failed(why), tries)

@@ -27,8 +27,8 @@ _READ = [
 
 
 def study_of(path: Path) -> str:
-    """The Study Instance UID in the header of a DICOM file; "" if it cannot be read."""
-    with suppress(OSError):
+    """The Study Instance UID in the header of a DICOM file; "" if it is gone or is none. Raises OSError."""
+    with suppress(FileNotFoundError):
         if header := _header(path):
             return str(header.get("StudyInstanceUID") or "")
     return ""

@@ -15,6 +15,7 @@ from pydicom.uid import generate_uid
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from ai_pipeline.errors import disk_fault
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom import dimse_n
@@ -25,7 +26,7 @@ from dicom_node.base.lifecycle import CommitmentState, DeliveryState, ResultKind
 from dicom_node.base.outcomes import Done, Retry
 from dicom_node.base.runner import wait_before_retry
 from dicom_node.base.store import deliveries, intake
-from dicom_node.base.store.database import Database
+from dicom_node.base.store.database import Database, reason_of
 from dicom_node.base.store.tables import Commitment, Delivery
 from dicom_node.base.store.transitions import (
     acquire_lease,
@@ -144,7 +145,7 @@ class Route:
             try:
                 answers = destination.confirm(to_query)
             except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
-                answers = [scu.Confirmation(scu.Presence.UNKNOWN, _log_defect(error))] * len(to_query)
+                answers = [scu.Confirmation(scu.Presence.UNKNOWN, _cause_of(error))] * len(to_query)
             self._enter_confirmations(dict(zip(to_query, answers, strict=True)))
 
     def _request_commitment(self, objects: Mapping[int, scu.Outgoing]) -> list[scu.Outgoing]:
@@ -237,9 +238,11 @@ class Route:
             for item in (one, *one.former):
                 with suppress(NotInSpool), self._database.read() as session:
                     self._files.here(session, str(item.path.relative_to(self._folder)))
-            fetched.append(
-                replace(one, study_instance_uid=one.study_instance_uid or inspection.study_of(one.path))
-            )
+            try:
+                study = one.study_instance_uid or inspection.study_of(one.path)
+            except OSError as error:
+                raise StoreAway.of_disk(error) from error
+            fetched.append(replace(one, study_instance_uid=study))
         return fetched
 
     def _send(self, destination: scu.Destination, batch: Sequence[scu.Outgoing]) -> list[scu.Outgoing]:
@@ -251,8 +254,8 @@ class Route:
         try:
             sent = destination.send(whole) if whole else []
         except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
-            # A defect of ours in a destination is a failed try like any other.
-            sent = [scu.SendReport(scu.SendStatus.RETRY, "", _log_defect(error))] * len(whole)
+            # A defect of ours in a destination is a failed try like any other; some may have been sent.
+            sent = [scu.SendReport(scu.SendStatus.RETRY, "", _cause_of(error))] * len(whole)
         return self._enter_reports(unsent | dict(zip(whole, sent, strict=True)))
 
     def _why_unsent(self, item: scu.Outgoing) -> scu.SendReport | None:
@@ -260,7 +263,7 @@ class Route:
         try:
             why = inspection.fault(item, self.peer)
         except OSError as error:
-            return scu.SendReport(scu.SendStatus.NOT_READ, "", f"disk: {(error.strerror or '').lower()}")
+            return scu.SendReport(scu.SendStatus.NOT_READ, "", str(StoreAway.of_disk(error)))
         # An original's file may be on its way to its place: it is tried again.
         status = scu.SendStatus.REFUSED if item.is_original else scu.SendStatus.FAULTY
         return scu.SendReport(status, "", why) if why else None
@@ -434,9 +437,8 @@ class Route:
         )
 
 
-def _log_defect(error: Exception) -> str:
-    """Log an unexpected exception without its text; returns its type in words, as the reason for a failed
-    try.
-    """
-    _LOGGER.error("defect while delivering", exc_info=error)
-    return f"defect of the node: {type(error).__name__}"
+def _cause_of(error: Exception) -> str:
+    """The reason for a failed try in words, without the text of the exception; a defect is logged."""
+    if not disk_fault(error):
+        _LOGGER.error("defect while delivering", exc_info=error)
+    return reason_of(error)

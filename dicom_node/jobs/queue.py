@@ -355,12 +355,22 @@ class JobQueue:
 
     def give_back_jobs_of(self, pid: int) -> None:
         """Hand back the running jobs of the worker with this process id on this machine."""
+        self._give_back(lambda owner: is_of(owner, pid), "its worker showed no life and was ended")
+
+    def give_back_unheard(self, worker: str) -> None:
+        """Hand back the running jobs of the owner ``worker``, which runs none: the database stored its claim,
+        and the answer was lost.
+        """
+        self._give_back(worker.__eq__, "the answer to its claim was lost")
+
+    def _give_back(self, is_its: Callable[[str], bool], reason: str) -> None:
+        """Hand back the running jobs whose owner ``is_its``."""
         with self._database.read() as session:
-            its = [job for job in queue.running(session) if is_of(job.lease_owner, pid)]
+            its = [job for job in queue.running(session) if is_its(job.lease_owner)]
             session.expunge_all()
         for job in its:
             with suppress(LeaseLost):
-                self.hand_back(job, reason="its worker showed no life and was ended")
+                self.hand_back(job, reason=reason)
 
     def end(self, job: Job, state: JobState, reason: str = "") -> None:
         """End the job in ``state``, with ``reason`` in words and without results. Raises LeaseLost,

@@ -6,6 +6,7 @@ import socket
 import struct
 
 from dicom_node.base import events
+from dicom_node.base.tls import tls_refusal
 from dicom_node.receive import limits, statuses
 from dicom_node.receive.messages import (
     A_ABORT,
@@ -98,9 +99,12 @@ class Association:
         try:  # the handshake of TLS: not in the thread that accepts, which one silent peer would block
             self._socket.shake_hands()
         except OSError as error:
-            reason = getattr(error, "reason", None) or type(error).__name__
+            late = (
+                "it does not finish the handshake" if isinstance(error, TimeoutError) else "connection lost"
+            )
+            reason = tls_refusal(error).removeprefix("no TLS: ") or late
             self._service.events.list_or_count(
-                "no_tls", self._address, events.TLS_FAILED, address=self._address, reason=str(reason)
+                "no_tls", self._address, events.TLS_FAILED, address=self._address, reason=reason
             )
             return None
         kind, body = self._read_pdu()

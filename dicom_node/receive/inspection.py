@@ -64,7 +64,7 @@ from dicom_node.base.dicom.header import (
     readable_text,
     vr_of,
 )
-from dicom_node.base.dicom.identity import Patient, identity_texts
+from dicom_node.base.dicom.identity import Patient, identity_texts, issuer_of
 from dicom_node.base.dicom.uids import (
     SOURCES,
     TransferSyntax,
@@ -208,7 +208,7 @@ def _described(known: Inspected, dataset: Dataset, assume_charset: str) -> Inspe
     for keyword in ("Rows", "Columns", "BitsStored", "PlanarConfiguration"):
         attributes[keyword] = str(_value(dataset, keyword) or "")
     attributes["NumberOfFrames"] = readable_text(dataset, "NumberOfFrames", charset)
-    patient_id, issuer = identity.get("PatientID", ""), identity.get("IssuerOfPatientID", "")
+    patient_id, issuer = identity.get("PatientID", ""), issuer_of(identity)
     return replace(
         known,
         sop_class_uid=_uid(dataset, "SOPClassUID"),
@@ -581,7 +581,7 @@ class Inspector:
                 raise
             return unread(path, str(lost))
         if "error" in found:
-            raise OSError(found["error"], "the file cannot be read")
+            raise OSError(found["error"], os.strerror(found["error"]))
         return Inspected(**{**found, "patient": Patient(**found["patient"])})
 
     def fresh(self) -> "Inspector":
@@ -589,17 +589,24 @@ class Inspector:
         return Inspector(self._limits)
 
     def same_image(self, one: Path, other: Path, *, again: bool = False) -> bool | None:
-        """Return whether two files decode to the same samples; None if one does not decode within the limits.
+        """Return whether two files decode to the same samples; None if one does not decode within the limits,
+        or is gone.
 
-        ``again``: this is the second try, with more time. Raises ReaderLost at the first try.
+        ``again``: this is the second try, with more time. Raises ReaderLost at the first try, and OSError if
+        the disk cannot read a file.
         """
         try:
             size = one.stat().st_size + other.stat().st_size
-            return cast("bool | None", self._ask({"same": [str(one), str(other)]}, size, again)["same"])
-        except (OSError, ReaderLost) as error:
-            if isinstance(error, ReaderLost) and not again:
-                raise
+            found = self._ask({"same": [str(one), str(other)]}, size, again)
+        except FileNotFoundError:
             return None
+        except ReaderLost:
+            if again:
+                return None
+            raise
+        if "error" in found:
+            raise OSError(found["error"], os.strerror(found["error"]))
+        return cast("bool | None", found["same"])
 
     def close(self) -> None:
         """Kill the inspection process, if it runs."""
@@ -665,14 +672,14 @@ def main() -> None:
         # Should the node die first, this one ends all the same.
         signal.alarm(int(request["seconds"]) + 6)
         answer: dict[str, Any]
-        if "same" in request:
-            one, other = map(Path, request["same"])
-            answer = {"same": _same(one, other, limits)}
-        else:
-            try:
+        try:
+            if "same" in request:
+                one, other = map(Path, request["same"])
+                answer = {"same": _same(one, other, limits)}
+            else:
                 answer = asdict(inspect(Path(request["inspect"]), request["assume"], limits))
-            except OSError as error:
-                answer = {"error": error.errno or 0}
+        except OSError as error:
+            answer = {"error": error.errno or errno.EIO}
         encoded = json.dumps(answer)
         signal.alarm(0)
         print(encoded, flush=True)
@@ -680,7 +687,7 @@ def main() -> None:
 
 def _same(one: Path, other: Path, limits: Limits) -> bool | None:
     """Return whether both files decode to the same samples; None if one does not decode or needs too much
-    memory.
+    memory. Raises OSError if the disk cannot read one.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))

@@ -374,7 +374,8 @@ class IncomingObject:
             self._close()
             self._spool.commits.wait()
         except OSError as error:
-            path.unlink(missing_ok=True)  # not acknowledged: the sender comes again
+            with suppress(OSError):  # of a disk that fails
+                path.unlink(missing_ok=True)  # not acknowledged: the sender comes again
             raise _spool_error(error) from None
         return name
 
@@ -398,10 +399,14 @@ class IncomingObject:
         return size
 
     def abandon(self) -> None:
-        """Delete the file if it was not committed; does nothing after ``commit``."""
+        """Delete the file if it was not committed; does nothing after ``commit``.
+
+        What a failing disk keeps is deleted when the next listener starts.
+        """
         if self._file >= 0:
-            self._close()
-            self._temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._close()
+                self._temporary.unlink(missing_ok=True)
 
     def _close(self) -> None:
         """Close the file."""

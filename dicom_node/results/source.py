@@ -19,7 +19,14 @@ from dicom_node.base.dicom.header import (
     read_header,
     repair,
 )
-from dicom_node.base.dicom.identity import COPIED, REQUIRED_MAYBE_EMPTY, SAYS_WHO, Patient, are_one_patient
+from dicom_node.base.dicom.identity import (
+    COPIED,
+    REQUIRED_MAYBE_EMPTY,
+    SAYS_WHO,
+    Patient,
+    are_one_patient,
+    identity_texts,
+)
 from dicom_node.base.dicom.uids import (
     SECONDARY_CAPTURES,
 )
@@ -132,7 +139,7 @@ class Source:
 
 def patient_of(header: Dataset) -> Patient:
     """Return the hashes of what a header says of the patient."""
-    return Patient.of({keyword: text_of(header, keyword) for keyword in SAYS_WHO})
+    return Patient.of(identity_texts(header, SAYS_WHO))
 
 
 def read_sources(objects: Sequence[SourceObject]) -> tuple[Source, ...]:

@@ -93,7 +93,9 @@ class Background:
             service for offer in offers for service in offer(database, settings, self._owner)
         ]
         self._queue = JobQueue(database, settings.workers)
-        self._scheduler = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True})
+        # What a slow or suspended machine missed is done late: some are due once a day.
+        late = {"coalesce": True, "misfire_grace_time": None}
+        self._scheduler = BackgroundScheduler(timezone="UTC", job_defaults=late)
         self._leases = [_SITE] * role.receives + [_JOBS] * role.may_deliver
         self._acquired: set[str] = set()
         self._fails_since: datetime | None = None  # indexing, round after round
@@ -296,9 +298,11 @@ class Background:
                 processes.forget_lost,
                 *connectors.every("tasks"),
             )
+            # At night here: by day the studies of today are on their way.
+            night = {"hour": 3, "timezone": datetime.now().astimezone().tzinfo}
             self._scheduler.add_job(
-                self._outlast, "cron", [self._if_leased, _SITE, report_missing, *of_node], hour=3
-            )  # UTC
+                self._outlast, "cron", [self._if_leased, _SITE, report_missing, *of_node], **night
+            )
         self._renew_leases()
         self._outlast(self._show_life)
         self._scheduler.start()

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from ai_pipeline.errors import disk_fault
 from dicom_node import __version__
 from dicom_node.base import logs
 from dicom_node.base.actions.inputs import SINCE, moment
@@ -322,6 +323,10 @@ def init(
     say(f"  cp {unit} /etc/systemd/system/ && systemctl enable --now dicom-node")
     if admin:
         say("The console is at http://127.0.0.1:8080 on this machine; for others it needs [console.tls].")
+    ports = "11112 ([listener] port)"
+    if admin:
+        ports += " and 8080 ([console] port)"
+    say(f"Ports: {ports}. Where another program has one of them, enter another in {configuration}.")
 
 
 @app.command(
@@ -485,6 +490,11 @@ def _run(arguments: list[str] | None) -> int:
             err=True,
         )
         return ExitCode.CONFIG
+    except OSError as error:
+        if not (fault := disk_fault(error)):
+            raise
+        say(f"dicom-node: {fault}", err=True)
+        return ExitCode.UNAVAILABLE
     except typer.TyperException as error:
         error.show() if hasattr(error, "show") else say(str(error), err=True)
         return ExitCode.USAGE

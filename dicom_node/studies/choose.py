@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.identity import Patient, are_one_patient
-from dicom_node.base.errors import NotAllowedNow, NotInSpool
+from dicom_node.base.errors import NotAllowedNow, NotInSpool, StoreAway
 from dicom_node.base.events import (
     VERSION_CHOSEN,
 )
@@ -235,8 +235,10 @@ class Choice:
                     with self._database.read() as session:
                         path = self._files.here(session, row.path)
                     found = self._inspected(path, self._assumed.get(row.calling_ae, ""))
-                except (OSError, NotInSpool):  # the file is missing
+                except (FileNotFoundError, NotInSpool):
                     continue
+                except OSError as error:  # what a person does not see cannot be chosen
+                    raise StoreAway.of_disk(error) from error
                 item = Arrived(self._files.data_dir / row.path, arrival, found, row.bytes)
                 if not found.fault:
                     versions.append(Version(row.id, item, in_force, superseded, elsewhere))

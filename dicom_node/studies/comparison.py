@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from ai_pipeline.errors import disk_fault
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotInSpool, StoreAway
 from dicom_node.base.files import Files
@@ -78,13 +79,15 @@ class Comparison:
 
     def _is_copy(self, session: Session, kept: str, item: Arrived) -> bool:
         """Return whether the object ``item`` is the same (:func:`same_object`) as that in the indexed file
-        ``kept``.
+        ``kept``. Raises StoreAway if the disk does not read it now.
         """
         if kept not in item.copies:
             try:
                 item.copies[kept] = same_object(self._where(session, kept, item), item.path)
-            except (OSError, struct.error, NotInSpool):  # gone or truncated: then this one is stored
-                item.copies[kept] = False
+            except (OSError, struct.error, NotInSpool) as error:
+                if fault := disk_fault(error):
+                    raise StoreAway(fault) from error
+                item.copies[kept] = False  # gone or truncated: then this one is stored
         return item.copies[kept]
 
     def _where(self, session: Session, kept: str, item: Arrived) -> Path:

@@ -3,7 +3,7 @@
 from sqlalchemy.orm import Session
 
 from dicom_node.base import events
-from dicom_node.base.dicom.identity import Patient, differ
+from dicom_node.base.dicom.identity import Patient, differ, issuers_differ
 from dicom_node.base.lifecycle import (
     FetchState,
     ObjectRole,
@@ -49,7 +49,7 @@ def is_of_another_patient(session: Session, study: Study) -> bool:
     others = intake.patients(session, study.id, [ObjectRole.SOURCE, ObjectRole.NON_SOURCE])
     return (
         differ(row.patient_id, study.patient_id)
-        or differ(row.issuer_of_patient_id, study.issuer_of_patient_id)
+        or issuers_differ(row.issuer_of_patient_id, study.issuer_of_patient_id)
         or any(named.disagrees(other) for other in others)
     )
 

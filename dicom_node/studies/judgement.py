@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dicom_node.base.dicom.identity import Patient, identity_sha256, patient_sha256
+from dicom_node.base.dicom.identity import Patient, identity_sha256, issuer_parts, patient_sha256
 from dicom_node.base.errors import StoreAway
 from dicom_node.base.lifecycle import (
     Outcome,
@@ -90,9 +90,11 @@ def _compare_header(found: Inspected, former: Instance, study: Study, *, is_its_
     Empty patient attributes replace nothing, and only the sender of the image can correct it.
     """
     before, issuer = Patient.parse(former.patient), study.issuer_of_patient_id
-    # Whether it says the same Patient ID without its issuer, which is part of the hash.
-    names_no_issuer = found.patient_id and issuer and not found.issuer_of_patient_id
-    lacks_issuer = names_no_issuer and before.id == patient_sha256(found.patient_id, issuer)
+    # Whether it says the same Patient ID without its issuer, or a part of it, which is part of the hash.
+    parts = zip(issuer_parts(found.issuer_of_patient_id), issuer_parts(issuer), strict=True)
+    names_less = found.issuer_of_patient_id != issuer and all(mine in ("", its) for mine, its in parts)
+    is_same_id = found.patient_id and before.id == patient_sha256(found.patient_id, issuer)
+    lacks_issuer = bool(names_less and is_same_id)
     patient = replace(found.patient, id=before.id) if lacks_issuer else found.patient
     lacks = lacks_issuer or patient.lacks(before)
     if is_its_sender and not lacks:

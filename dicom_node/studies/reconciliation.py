@@ -5,6 +5,7 @@ database, and a row without its file a lost disk.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -89,8 +90,8 @@ def reconcile(database: Database, spool: Spool, files: Files) -> None:
         found = compare(database, spool, files)
     except StoreAway:  # the handover logs it; tried again tomorrow
         return
-    for path in found.left_over:
-        files.delete(files.relative(path))
+    with suppress(StoreAway):  # the same
+        files.delete(*map(files.relative, found.left_over))
     numbers = events.SPOOL_DIFFERS.number, events.SPOOL_AGREES.number
     with database.write() as session:
         if text := str(found):

@@ -1,6 +1,5 @@
 """No two transactions wait for each other on PostgreSQL: whoever changes a study locks it first."""
 
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -8,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from dicom_node.base.errors import NodeError, NotAllowedNow, TryEnded
+from dicom_node.base import events
+from dicom_node.base.errors import DatabaseUnusable, NotAllowedNow, TryEnded
 from dicom_node.base.lifecycle import (
     DeliveryState,
     JobState,
@@ -23,7 +24,7 @@ from dicom_node.base.store import deliveries, intake
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.results import end_reviews_of_image
 from dicom_node.base.store.tables import CleaningReview, DecisionRow, Delivery, Instance, Job, Study
-from dicom_node.base.store.transitions import settle_studies, utc_now
+from dicom_node.base.store.transitions import record, settle_studies, utc_now
 from dicom_node.deliver import outbox as by_hand
 from dicom_node.deliver.delivery_worker import give_up_unknown
 from dicom_node.jobs import queue as jobs
@@ -53,15 +54,14 @@ def database(postgres_url: str) -> Iterator[Database]:
     database.dispose()
 
 
-def run_between(
+def deadlock_between(
     database: Database,
     first: Callable[[Session], object],
     work: Callable[[], object],
     then: Callable[[Session], object],
-) -> None:
-    """Do ``work`` beside a transaction, between its steps ``first`` and ``then``, until it ends or waits.
-
-    Raises the error of the database if one waits for the other.
+) -> Exception | None:
+    """Do ``work`` beside a transaction, between its steps ``first`` and ``then``, until it ends or waits;
+    returns the error of the one that the database ended, None where neither waited for the other.
     """
 
     def waits() -> bool:
@@ -69,18 +69,24 @@ def run_between(
             return bool(session.scalar(_LOCKED))
 
     with ThreadPoolExecutor(1) as pool:
-        with database.write() as session:
-            first(session)
-            done = pool.submit(work)
-            wait_until(lambda: done.done() or waits(), what="the work beside waits")
-            then(session)
-        with suppress(NotAllowedNow, TryEnded):  # what it wanted is no longer possible, which is an answer
-            done.result(60)
+        try:
+            with database.write() as session:
+                first(session)
+                done = pool.submit(work)
+                wait_until(lambda: done.done() or waits(), what="the work beside waits")
+                then(session)
+            with suppress(NotAllowedNow, TryEnded):  # what it wanted is no longer possible: an answer
+                done.result(60)
+        except (DBAPIError, DatabaseUnusable) as error:
+            return error
+    return None
 
 
-def run_beside_a_correction(database: Database, uid: str, work: Callable[[], object]) -> None:
-    """Do ``work`` while an image of the study ``uid`` is indexed that came again with another header."""
-    run_between(
+def deadlock_with_a_correction(database: Database, uid: str, work: Callable[[], object]) -> Exception | None:
+    """As ``deadlock_between``, while an image of the study ``uid`` is indexed that came again with another
+    header.
+    """
+    return deadlock_between(
         database,
         lambda session: intake.study(session, uid),
         work,
@@ -112,7 +118,7 @@ def test_a_late_image_and_what_happens_to_a_job_of_its_study_do_not_wait_for_eac
         "reap": queue.reap,
     }
     work = by_name.get(doing, lambda: Stored(database).write(getattr(jobs, doing), number))
-    run_beside_a_correction(database, "1.2.1", work)
+    assert deadlock_with_a_correction(database, "1.2.1", work) is None
 
 
 @pytest.mark.parametrize("doing", ["claim", "send", "give_up", "retry", "discard"])
@@ -134,7 +140,7 @@ def test_a_correction_and_a_delivery_of_its_study_do_not_wait_for_each_other(
         "retry": lambda: outbox.write(by_hand.retry, number),
         "discard": lambda: outbox.write(by_hand.discard, number, "sent by hand"),
     }
-    run_beside_a_correction(database, str(study.study_instance_uid), by_name[doing])
+    assert deadlock_with_a_correction(database, str(study.study_instance_uid), by_name[doing]) is None
     assert errors == []
     database.dispose()
 
@@ -188,12 +194,13 @@ def test_a_person_who_changes_several_studies_locks_them_in_the_order_of_who_set
         "send": lambda: people_outbox.send_again(settings, [1, 2]),
         "discard": lambda: people_outbox.discard_deliveries(settings, [1, 2], because="sent by hand"),
     }
-    run_between(
+    deadlock = deadlock_between(
         two_studies.database,
         lambda session: settle_studies(session, [1]),
         by_name[doing],
         lambda session: settle_studies(session, [2]),
     )
+    assert deadlock is None
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["by a person", "after a restore"])
@@ -215,12 +222,13 @@ def test_boxes_that_a_person_draws_and_the_end_of_a_review_do_not_wait_for_each_
             boxes = [(1, 1, 9, 9)]
             cleaning_reviews.draw_boxes(two_studies.settings, 1, boxes, COMMAND_LINE, role=UserRole.OPERATOR)
 
-    run_between(
+    deadlock = deadlock_between(
         two_studies.database,
         lambda session: settle_studies(session, [1]),
         draw,
         lambda session: end_reviews_of_image(session, instance.id, ReviewVerdict.REPLACED, ""),
     )
+    assert deadlock is None
 
 
 def test_a_batch_of_late_images_locks_studies_in_the_order_of_who_settles_them(
@@ -233,39 +241,22 @@ def test_a_batch_of_late_images_locks_studies_in_the_order_of_who_settles_them(
     inbox.receive(ultrasound("b", number=2))
     inbox.receive(ultrasound("a", number=2))
     a, b = (study.id for study in inbox.rows(Study))
-    run_between(
+    deadlock = deadlock_between(
         inbox.database,
         lambda session: settle_studies(session, [a]),
         inbox.indexer.run_once,
         lambda session: settle_studies(session, [b]),
     )
+    assert deadlock is None
     assert len(inbox.outcomes()) == 4
     inbox.close()
 
 
-def test_late_images_and_claims_go_on_beside_each_other(tmp_path: Path, postgres_url: str) -> None:
-    inbox, errors = Inbox(tmp_path / "var", CONFIG, url=postgres_url), list[Exception]()
-    names, stop = [f"study {number}" for number in range(2)], threading.Event()
-    inbox.settle(*(ultrasound(name) for name in names))
-
-    def work() -> None:
-        queue = JobQueue(inbox.database, WORKERS)
-        while not stop.is_set():
-            try:
-                if job := queue.claim(f"elsewhere/1/1/{threading.get_ident()}"):
-                    queue.end(job, JobState.NOT_APPLICABLE, "why")
-            except NodeError:
-                pass
-            except Exception as error:  # noqa: BLE001
-                errors.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for number in range(2, 7):
-        inbox.settle(*(ultrasound(name, number=number) for name in (names, names[::-1])[number % 2]))
-    stop.set()
-    for thread in threads:
-        thread.join()
-    inbox.close()
-    assert errors == []
+def test_an_event_of_a_study_does_not_wait_for_who_indexes_it(database: Database) -> None:
+    study = add_study(database)
+    with database.write() as session:
+        intake.study(session, "1.2.1")
+        with database.write() as beside:
+            beside.execute(text("SET LOCAL lock_timeout = 1000"))  # milliseconds
+            record(beside, events.OBJECT_INDEXED, study)
+    assert [row.number for row in Stored(database).events(events.OBJECT_INDEXED.number)]

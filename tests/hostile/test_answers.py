@@ -344,6 +344,61 @@ def test_a_refusal_of_an_offset_is_the_end_of_the_rows_unless_the_page_before_wa
                 archive.find(StudyQuery())
 
 
+NEXT = {"Link": '</studies?page=2>; rel="next"'}
+MORE = {"Warning": '299 archive "There are 350 additional results that can be requested"'}
+OLD = {"Warning": '299 archive "Deprecated API"'}
+
+
+@pytest.mark.parametrize(
+    ("size", "first", "second", "is_whole"),
+    [
+        (100, NEXT, {}, False),
+        (100, MORE, {}, False),
+        (100, {}, MORE, False),
+        (1000, MORE, {}, False),
+        (1000, NEXT, {}, True),
+        (100, OLD, OLD, True),
+    ],
+    ids=["next page", "warning", "warning at the end", "full page", "full page that links on", "deprecated"],
+)
+def test_a_search_that_ends_before_the_end_that_the_archive_names_is_no_answer(
+    size: int, first: dict[str, str], second: dict[str, str], is_whole: bool
+) -> None:
+    page = [{"0020000D": {"vr": "UI", "Value": [f"1.2.{at}"]}} for at in range(size)]
+
+    def answer(request: Request) -> Response:
+        is_first = "offset" not in request.args
+        rows, headers = (page, first) if is_first else ([], second)
+        return Response(json.dumps(rows), headers=headers, content_type="application/dicom+json")
+
+    with answering(answer) as (url, _):
+        peer = PeerSettings(name="pacs", ae_title="PACS", transport="dicomweb", url=url, may=["query"])
+        archive = open_archive(peer, Settings())
+        if is_whole:
+            assert len(archive.find(StudyQuery()).studies) == size
+        else:
+            with pytest.raises(Unavailable, match="it says that there is more"):
+                archive.find(StudyQuery())
+
+
+NONE = b'{"resourceType": "Bundle", "type": "searchset", "total": 1, "entry": []}'
+
+
+@pytest.mark.parametrize(
+    ("transport", "body", "headers"),
+    [("dicomweb", b"[]", MORE), ("orthanc", b"[]", MORE), ("fhir", NONE, {})],
+    ids=["QIDO-RS", "Orthanc", "FHIR, by its total"],
+)
+def test_an_object_that_a_search_does_not_name_may_be_there_if_there_is_more(
+    tmp_path: Path, transport: str, body: bytes, headers: dict[str, str]
+) -> None:
+    kind = FHIR_JSON if transport == "fhir" else JSON
+    with answering(200, body, Content_Type=kind, **headers) as (url, _):
+        [seen] = called(peer_at(transport, url)).confirm([outgoing_report(report_file(tmp_path))])
+    assert seen.presence is Presence.UNKNOWN
+    assert "it says that there is more" in seen.text
+
+
 STORED = {"00081150": {"vr": "UI", "Value": ["1.2"]}, "00081155": {"vr": "UI", "Value": ["UID"]}}
 ODD_STORED: tuple[Any, ...] = (
     {"00081199": {"vr": "SQ", "Value": [STORED]}},

@@ -454,16 +454,28 @@ def test_replaced_certificates_are_served_once_they_fit(tmp_path: Path, authorit
         wait_until(lambda: ssl.get_server_certificate(receiver.address) == others[0].read_text())
 
 
-@pytest.mark.parametrize("case", ["no certificate", "of another authority", "plain DICOM"])
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [
+        ("no certificate", "a certificate of the client is needed"),
+        ("of another authority", "its certificate is not accepted: unable to get local issuer certificate"),
+        ("expired", "its certificate is not accepted: certificate has expired"),
+        ("plain DICOM", "it speaks no TLS at this port"),
+    ],
+)
 def test_a_client_without_our_certificate_is_refused(
-    tls_receiver: Receiver, authority: Authority, tmp_path: Path, case: str
+    tls_receiver: Receiver, authority: Authority, tmp_path: Path, case: str, why: str
 ) -> None:
-    certificate = Authority(tmp_path, "theirs").certify("client") if "another" in case else None
+    certificate = authority.certify("late", days=-1) if case == "expired" else None
+    if case == "of another authority":
+        certificate = Authority(tmp_path, "theirs").certify("client")
     context = None if case == "plain DICOM" else client(authority, certificate)
     count = len(tls_receiver.events(TLS_FAILED))
     with pytest.raises((ssl.SSLError, ConnectionError)):
         associate(tls_receiver.address, STORAGE, tls=context)
-    assert tls_receiver.wait_for_event(TLS_FAILED, count + 1)[-1].fields["address"] == "127.0.0.1"
+    told = tls_receiver.wait_for_event(TLS_FAILED, count + 1)[-1].fields
+    assert told["address"] == "127.0.0.1"
+    assert why in str(told["reason"])
 
 
 def test_a_second_listener_does_not_touch_the_spool_of_the_first(

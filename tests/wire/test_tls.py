@@ -4,8 +4,11 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +21,18 @@ from dicom_connectors.oidc.sign_in import probe
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import ConsoleSettings, ListenerSettings, Settings, TlsSettings
 from dicom_node.base.lifecycle import UserRole
-from dicom_node.deliver.scu import Connections, open_destination, tls_refusal
+from dicom_node.base.tls import tls_refusal
+from dicom_node.deliver.scu import Connections, association, http, open_destination
 from dicom_node.deliver.scu.http import BoundedSession
 from tests.certificates_lab import Authority, self_signed
 from tests.hostile.web import answering
 
+Sockets = Callable[[socket.socket], socket.socket]
+
 
 @contextmanager
-def tls_server(context: ssl.SSLContext | None) -> Iterator[int]:
-    """The port of a server that does the TLS handshake, and then reads for ever; None: it speaks no TLS."""
+def tls_server(wrap: Sockets) -> Iterator[int]:
+    """The port of a server that does what ``wrap`` does (a TLS handshake), and then reads for ever."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -34,7 +40,7 @@ def tls_server(context: ssl.SSLContext | None) -> Iterator[int]:
             while True:
                 plain, _ = server.accept()
                 with suppress(OSError), plain:
-                    line = context.wrap_socket(plain, server_side=True) if context else plain
+                    line = wrap(plain)
                     line.recv(4096)
                     line.sendall(b"220 mail.example.org ready\r\n")
 
@@ -46,36 +52,98 @@ def tls_server(context: ssl.SSLContext | None) -> Iterator[int]:
         server.close()
 
 
+REFUSED = "its certificate is not accepted: "
 REFUSALS = {
-    "unknown": "its certificate is not accepted: unable to get local issuer certificate",
+    "unknown": f"{REFUSED}unable to get local issuer certificate",
+    "self-signed": f"{REFUSED}self-signed certificate",
+    "expired": f"{REFUSED}certificate has expired",
+    "of another host": f"{REFUSED}IP address mismatch",
     "wants another certificate": "alert unknown ca",
-    "plain": "wrong version number",
+    "old": "it speaks an old version only: TLS 1.2 or newer is needed",
+    "plain": "it speaks no TLS at this port",
+    "silent": "it does not finish the TLS handshake",
 }
+BY_ALL = ("unknown", "wants another certificate", "plain", "silent")
 
 
-@pytest.mark.parametrize("transport", ["dimse", "hl7", "dicomweb"])
-@pytest.mark.parametrize("kind", REFUSALS)
+@dataclass(frozen=True)
+class Certificates:
+    """Certificates of two authorities, and what a server of each kind does with a connection."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        for name in ("ours", "foreign", "own"):
+            (self.folder / name).mkdir()
+
+    @cached_property
+    def ours(self) -> Authority:
+        return Authority(self.folder / "ours", "ours")
+
+    @cached_property
+    def foreign(self) -> Authority:
+        return Authority(self.folder / "foreign", "foreign")
+
+    @cached_property
+    def node(self) -> TlsSettings:
+        certificate, key = self.ours.certify("node")
+        return TlsSettings(certificate=certificate, private_key=key, trusted=self.ours.certificate)
+
+    def server(self, kind: str) -> Sockets:
+        if kind == "plain":
+            return lambda plain: plain
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if kind == "silent":
+            return lambda plain: plain.recv(1, socket.MSG_WAITALL) and self._read(plain)
+        context.load_cert_chain(*self._of(kind))
+        if kind == "wants another certificate":
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(self.foreign.certificate)
+        if kind == "old":
+            context.set_ciphers("DEFAULT:@SECLEVEL=0")
+            with pytest.warns(DeprecationWarning):
+                context.maximum_version = ssl.TLSVersion.TLSv1_1
+        return lambda plain: context.wrap_socket(plain, server_side=True)
+
+    def _of(self, kind: str) -> tuple[Path, Path]:
+        if kind == "self-signed":
+            return self_signed(self.folder / "own", "server")
+        given: dict[str, Any] = {"expired": {"days": -1}, "of another host": {"hosts": "DNS:pacs"}}
+        return (self.foreign if kind == "unknown" else self.ours).certify("server", **given.get(kind, {}))
+
+    def _read(self, plain: socket.socket) -> socket.socket:
+        while plain.recv(4096):
+            pass
+        return plain
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "transport"),
+    [*((kind, "dimse") for kind in REFUSALS), *product(BY_ALL, ["hl7", "dicomweb"])],
+)
 def test_a_refusal_names_its_cause(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, transport: str
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, kind: str, transport: str
 ) -> None:
-    ours, foreign = Authority(tmp_path, "ours"), Authority(tmp_path, "foreign")
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(ours.certificate))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*(foreign if kind == "unknown" else ours).certify("server"))
-    if kind == "wants another certificate":
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(foreign.certificate)
-    certificate, key = ours.certify("node")
-    tls = TlsSettings(certificate=certificate, private_key=key, trusted=ours.certificate)
-    with tls_server(None if kind == "plain" else context) as port:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificates.ours.certificate))
+    for module, name in ((association, "_ASSOCIATE_SECONDS"), (http, "CONNECT_SECONDS")):
+        monkeypatch.setattr(module, name, 0.5 if kind == "silent" else 5.0)
+    with tls_server(certificates.server(kind)) as port:
         place: dict[str, Any] = {"host": "127.0.0.1", "port": port, "tls": True}
         if transport == "dicomweb":
             place = {"url": f"https://127.0.0.1:{port}"}
         peer = PeerSettings.model_validate(
             {"name": "pacs", "ae_title": "PACS", "may": ["receive"], "transport": transport, **place}
         )
-        settings = Settings.model_validate({"outbox": {"answer_seconds": 5}, "peers": [peer.model_dump()]})
-        settings = settings.model_copy(update={"listener": ListenerSettings(tls=tls)})
+        seconds = 1 if kind == "silent" else 5
+        settings = Settings.model_validate(
+            {"outbox": {"answer_seconds": seconds}, "peers": [peer.model_dump()]}
+        )
+        settings = settings.model_copy(update={"listener": ListenerSettings(tls=certificates.node)})
         [check, *_] = open_destination(peer, settings).test()
     assert not check.ok
     # By HTTP the node shows no certificate.

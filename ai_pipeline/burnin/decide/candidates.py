@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -69,15 +69,23 @@ class Candidate:
             replace(line, legible=False) if unsure and (self.flow > TOUCHES or self.box.is_upright) else line
         )
 
-    def followed(self, reader: TextReader) -> Candidate:
-        """Return the place of an upright line extended to both of its ends, as long as more letters are
-        surely read in a longer box. The detector finds only a part of a line that runs along the edge of the
-        image area. Numbers alone may be those of an axis, one below the other.
+    def followed(
+        self,
+        reader: TextReader,
+        line: Line | None = None,
+        may_hold: Callable[[TextBox], bool] = lambda _longer: True,
+    ) -> Candidate:
+        """Return the place of a line extended to both of its ends, as long as more letters are surely read in
+        a longer box that ``may_hold`` the line. The detector finds only a part of a line that runs along the
+        edge of the image area, or that is faint over tissue. Numbers alone may be those of an axis, one below
+        the other. ``line``: what was read at the place, if it was.
         """
-        found, line = self, reader.read(self.view, self.box)
+        found, line = self, line or reader.read(self.view, self.box)
         for end in (False, True) if any(map(str.isalpha, line.text)) else ():
-            # How far an upright line is followed at a time (heights).
+            # How far a line is followed at a time (heights).
             while (longer := found.box.longer(3.0, self.view.shape, end=end)).length > found.box.length:
+                if not may_hold(longer):
+                    break
                 more = reader.read(self.view, longer)
                 # Letters and digits that are read besides in so much more of a line, at least.
                 if more.letters < line.letters + 2 or more.confidence < SURE:

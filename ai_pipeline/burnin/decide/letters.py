@@ -13,7 +13,16 @@ import cv2
 import numpy as np
 
 from ai_pipeline.burnin.decide.texts import Text
-from ai_pipeline.burnin.find.annotation import Mask, Picture, brightest, colourfulness, dilated, index_of
+from ai_pipeline.burnin.find.annotation import (
+    Mask,
+    Picture,
+    brightest,
+    clipped,
+    colourfulness,
+    dilated,
+    index_of,
+)
+from ai_pipeline.burnin.find.area import FRAME, LONGEST, straight_lines
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox, paint
 
@@ -46,7 +55,7 @@ def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin:
     found: Mask = np.zeros_like(drawn)
     for text in texts:
         place = paint([text.box], drawn.shape, margin)
-        letters = (drawn | strokes_in(picture, text.box)) & place
+        letters = (drawn | strokes_in(picture, text.box)) & place & ~frames_at(picture, text.box)
         found |= letters | (_spread_colour(picture, letters) & place)
     return found
 
@@ -59,11 +68,15 @@ def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> M
     from the box (N. Otsu, 1979).
     """
     found: Mask = np.zeros(picture.shape[:2], np.bool_)
+    # Width of a stroke's soft edge (heights of the line), but a pixel at least.
+    edge = max(1, round(0.05 * box.height))
     left, top, right, bottom = box.box
-    place = index_of((left - 2, top - 2, right + 2, bottom + 2))
-    part = np.ascontiguousarray(picture[place])
-    if not part.size:
+    place = clipped((left - 2, top - 2, right + 2, bottom + 2), picture.shape)
+    around = clipped((left - 2 - edge, top - 2 - edge, right + 2 + edge, bottom + 2 + edge), picture.shape)
+    if place is None or around is None:
         return found
+    part = np.ascontiguousarray(picture[index_of(place)])
+    drawn: Mask = np.zeros(part.shape[:2], np.bool_)
     # Thickness of a stroke, at most (heights of the line).
     square = np.ones((2 * max(2, round(0.35 * box.height)) + 1,) * 2, np.uint8)
     for grey in (brightest(part), *(cv2.split(part) if part.ndim == 3 else ())):
@@ -73,11 +86,27 @@ def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> M
             stands_out = cv2.morphologyEx(grey, way, square)
             # How far a stroke stands out from what is beside it, at least (grey levels).
             level = contrast or max(12, cv2.threshold(stands_out, 0, 255, cv2.THRESH_OTSU)[0])
-            found[place] |= (stands_out > level) & (above > level / 2)  # not the gaps between strokes
-        if found[place].mean() > 0.04:  # less than any letters take of their box
+            drawn |= (stands_out > level) & (above > level / 2)  # not the gaps between strokes
+        if drawn.mean() > 0.04:  # less than any letters take of their box
             break
-    # Width of a stroke's soft edge (heights of the line), but a pixel at least.
-    return dilated(found, 2 * max(1, round(0.05 * box.height)) + 1)
+    found[index_of(place)] = drawn
+    found[index_of(around)] = dilated(found[index_of(around)], 2 * edge + 1)
+    return found
+
+
+def frames_at(picture: Picture, box: TextBox) -> Mask:
+    """The straight lines through and beside a box of text, as of the frame of a table: no strokes of its
+    letters.
+    """
+    found: Mask = np.zeros(picture.shape[:2], np.bool_)
+    # Of letters that high a stroke may be as long.
+    if box.height > LONGEST / 2:
+        return found
+    left, top, right, bottom = box.box
+    place = clipped((left - LONGEST, top - LONGEST, right + LONGEST, bottom + LONGEST), picture.shape)
+    if place is not None:
+        found[index_of(place)] = dilated(straight_lines(picture[index_of(place)], LONGEST, FRAME), 5)
+    return found
 
 
 def _spread_colour(picture: Picture, letters: Mask) -> Mask:

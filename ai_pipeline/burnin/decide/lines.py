@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ai_pipeline.burnin.decide.layout import RIM, level_box
-from ai_pipeline.burnin.decide.letters import strokes_in
+from ai_pipeline.burnin.decide.letters import frames_at, strokes_in
 from ai_pipeline.burnin.find.annotation import Box, Mask, Picture, components, dilated, index_of, mask_of
 from ai_pipeline.burnin.find.text import TextReader, paint
 
@@ -21,7 +21,7 @@ def letters_of(picture: Picture, line: Box) -> tuple[Mask, Mask]:
     much to what is beside it: letters that touch, or a letter that the line's end cuts.
     """
     around = _around(line)
-    drawn = strokes_in(picture, level_box(around, 1.0))
+    drawn = strokes_in(picture, level_box(around, 1.0)) & ~frames_at(picture, level_box(line, 1.0))
     labels, stats = components(drawn)
     share = np.bincount(labels[index_of(line)].ravel(), minlength=len(stats)) / np.maximum(
         stats[:, cv2.CC_STAT_AREA], 1

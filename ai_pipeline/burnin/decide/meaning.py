@@ -31,9 +31,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 
+from ai_pipeline.burnin.decide.technical import harmless_values
 from ai_pipeline.burnin.decide.vocabulary import (
     ALSO_NAMES,
     CODES,
@@ -54,6 +55,7 @@ from ai_pipeline.burnin.decide.vocabulary import (
     VIEWS,
     phrases,
 )
+from ai_pipeline.burnin.devices.profile import NOT_KNOWN, Screen
 from ai_pipeline.contract import ImageHeader, Meaning
 from ai_pipeline.images.dates import date_of
 
@@ -67,24 +69,39 @@ _TIME = r"(?<!\d)(?:[01]?\d|2[0-3])[:.][0-5]\d(?:[:.][0-5]\d)?(?: ?[ap]\.?m\.?)?
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Text that may stay in a cleaned picture though nothing proves it harmless: ``words``, in capitals or
-    not, and ``dates``. If there are dates, times of day are allowed as well.
+    """Text that may stay in a cleaned picture though its words do not prove it harmless: ``words``, in
+    capitals or not, ``dates``, ``settings``, which the header states, and what is known of the ``screen``. If
+    there are dates, times of day are allowed as well.
     """
 
     words: frozenset[str] = frozenset()
     dates: frozenset[date] = frozenset()
+    settings: frozenset[str] = frozenset()
+    screen: Screen = field(default=NOT_KNOWN, compare=False)
 
     @classmethod
-    def from_options(cls, keep_words: Sequence[str], dates: str, header: ImageHeader) -> Allowed:
-        """Allow ``keep_words`` and, if ``dates`` is "keep", the dates of the examination in the header.
+    def from_options(
+        cls, keep_words: Sequence[str], dates: str, header: ImageHeader, screen: Screen = NOT_KNOWN
+    ) -> Allowed:
+        """Allow ``keep_words``, settings of the machine that the header states and, if ``dates`` is "keep",
+        the dates of the examination in the header.
 
         No date is allowed if the patient's age is unknown or below two days: it may be the birth date.
         """
         known = frozenset(word.casefold() for word in keep_words)
         if dates != "keep" or header.age_years is None or header.age_years * 365.25 < 2:
-            return cls(known)
+            return cls(known, frozenset(), harmless_values(header.technical), screen)
         days = (date_of(header.attributes.get(keyword, "")) for keyword in EXAMINED)
-        return cls(known, frozenset(filter(None, days)))
+        return cls(known, frozenset(filter(None, days)), harmless_values(header.technical), screen)
+
+    def without_settings(self, text: str) -> str:
+        """Return ``text`` without the settings that the header states; all of it if only numbers and single
+        letters are left beside them, which may be an age, a date or initials.
+        """
+        ways = (re.escape(setting).replace(r"\ ", " ?") for setting in sorted(self.settings, key=len)[::-1])
+        stated = rf"(?<![^\s(,;/])(?:{'|'.join(ways)})(?![^\s),;/])"
+        left = re.sub(stated, " ", text, flags=re.IGNORECASE) if self.settings else text
+        return text if left.strip(TICKS) and not re.search(r"[^\W\d_]{2}", left) else left
 
     def without(self, text: str) -> str:
         """Return ``text`` without its allowed parts. If only numbers and single letters are left beside a
@@ -361,6 +378,11 @@ def may_be_setting(text: str) -> bool:
     return any(sum(map(str.isalnum, way)) >= 4 and _is_setting(spaced(way)) for way in ways)
 
 
+def names_a_view(text: str) -> bool:
+    """Whether a text holds a word for a side, a view or an organ, whatever else it says."""
+    return not _HARMLESS.isdisjoint(re.split(r"[\W\d_]+", text.upper()))
+
+
 def meaning_of(text: str, confidence: float, allowed: Allowed = NOTHING_MORE) -> Meaning:
     """Classify a text by its words: IDENTITY unless every word is known to be harmless.
 
@@ -369,8 +391,12 @@ def meaning_of(text: str, confidence: float, allowed: Allowed = NOTHING_MORE) ->
     if not confidence >= LEAST_OF_SETTING or not 0 < len(text) <= LONGEST:
         return Meaning.IDENTITY
     line = " ".join(unicodedata.normalize("NFKC", text).split()).strip(CALIPER_SIGNS).rstrip(TICKS)
-    rest = allowed.without(line)
-    meaning = Meaning.ORIENTATION if line and not rest.strip(TICKS) else _meaning_of_line(rest)
+    more = allowed.without_settings(line)
+    rest = allowed.without(more)
+    if line and not rest.strip(TICKS):
+        meaning = Meaning.ORIENTATION if more.strip(TICKS) else Meaning.ACOUSTIC
+    else:
+        meaning = _meaning_of_line(rest)
     surely = confidence >= LEAST_CONFIDENCE
     setting = meaning is Meaning.ACOUSTIC and sum(map(str.isalnum, line)) >= SETTING_CHARACTERS
     return meaning if surely or setting else Meaning.IDENTITY

@@ -21,6 +21,8 @@ from ai_pipeline.contract import Meaning
 
 IN_A_TABLE = "in a table of results"
 """Why a text of a table stays, whatever its words are."""
+OF_A_CALIPER = "the name of a caliper, as in the results"
+"""Why a label stays over tissue, apart from its number."""
 COLUMN, UNIT_APART, ALONE = 16.0, 5.0, 8.0
 """How far a number stands from its label in a table, a unit from its number, and, where no table proves them,
 a number from its label (heights of a line), at most."""
@@ -50,9 +52,11 @@ _FORM = re.compile(
     re.IGNORECASE,
 )
 """A number, with its label before it and further numbers behind it, or without these."""
+_UNNAMED = re.compile(rf"{_INDEX}\d{{1,4}}(?:[.,]\d{{1,3}})? ?{_UNIT}", re.IGNORECASE)
+"""A number with its unit, of which the point may be lost."""
 _NAMED = re.compile(rf"{_INDEX}{_LABEL}(?: ?[:=.])?", re.IGNORECASE)
 _UNIT_ALONE = re.compile(_UNIT, re.IGNORECASE)
-_OF_A_HEAD = re.compile(r"\d{5}|\d\d?[./-]\d\d?[./-]\d\d|\d{4}-\d|\d:\d\d")
+OF_A_HEAD = re.compile(r"\d{5}|\d\d?[./-]\d\d?[./-]\d\d|\d{4}-\d|\d:\d\d")
 """What only a head line has: a date, a time, an identifier."""
 _DATE = re.compile(r"(?:0?[1-9]|[12]\d|3[01])[.,](?:0[1-9]|1[0-2])")
 
@@ -101,6 +105,29 @@ def whole_rows(texts: Sequence[Text]) -> list[Text]:
     return whole_rows(_as(Meaning.IDENTITY, TOGETHER, texts, going)) if going else list(texts)
 
 
+def by_their_label(texts: Sequence[Text], over_tissue: Sequence[bool]) -> list[Text]:
+    """Give a text that stands alone over tissue, as the name of a caliper does, the meaning MEASUREMENT where
+    a row of results that stays has the same label. ``over_tissue``: of each of the ``texts``.
+    """
+    labels = {
+        "".join(filter(str.isalnum, row.words)).casefold()
+        for row in result_rows(texts)
+        if (row.measured or row.unsure) and all(text.meaning is Meaning.MEASUREMENT for text in row.texts)
+    }
+    named = {
+        text
+        for text, over in zip(texts, over_tissue, strict=True)
+        if over and text.meaning is Meaning.IDENTITY and text.line.legible and text.letters in labels
+    }
+    return _as(Meaning.MEASUREMENT, OF_A_CALIPER, texts, named)
+
+
+def is_result(text: Text) -> bool:
+    """Whether a text has the form of a number with a unit of measure, with or without its label."""
+    form = _form(text, LEGIBLE)
+    return form is not None and form["measured"] is not None
+
+
 def _as(meaning: Meaning, proof: str, texts: Sequence[Text], chosen: Collection[Text]) -> list[Text]:
     """The texts, of which the ``chosen`` have this meaning."""
     return [replace(text, meaning=meaning, proof=proof) if text in chosen else text for text in texts]
@@ -112,8 +139,17 @@ def _proven_rows(texts: Sequence[Text], rows: int) -> list[Row]:
     taken = {text for row in found for text in row.texts}
     others = [text for text in texts if text not in taken]
     found = [row for row in found if not _is_in_head(row, others, rows)]
-    tables = map(_without_ages_on_top, _tables(found))
+    unnamed = filter(None, (_unnamed_row(text, texts) for text in others))
+    tables = (_without_ages_on_top(_without_unnamed_ends(table)) for table in _tables([*found, *unnamed]))
     return [row for table in tables if _is_proven(table, texts) for row in table]
+
+
+def texts_together(texts: Sequence[Text]) -> list[tuple[Text, ...]]:
+    """The texts that say something only together: a label, its number, and a unit apart from it."""
+    rows = result_rows(texts)
+    taken = {text for row in rows for text in row.texts}
+    unnamed = filter(None, (_unnamed_row(text, texts) for text in texts if text not in taken))
+    return [row.texts for row in (*rows, *unnamed)]
 
 
 def result_rows(texts: Sequence[Text], apart: float = COLUMN, least: float = LEAST_OF_SETTING) -> list[Row]:
@@ -211,7 +247,7 @@ def _is_in_head(row: Row, others: Sequence[Text], rows: int) -> bool:
     """
     at_top = row.box[1] < HEAD * rows
     return any(
-        _OF_A_HEAD.search(text.line.text)
+        OF_A_HEAD.search(text.line.text)
         or (at_top and text.meaning is Meaning.IDENTITY and len(text.letters) > 1)
         for text in others
         if in_one_row(row.number, text.box.box, float("inf"))
@@ -230,10 +266,16 @@ def _tables(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _without_ages_on_top(table: Sequence[Row]) -> list[Row]:
-    """Drop the first rows of a table if their numbers may be ages: "KIM 32w4d" may be a head line of the
-    panel.
+    """Drop the first rows of a table if their numbers may be ages, and no words prove the contrary: "KIM
+    32w4d" may be a head line of the panel.
     """
-    results = [row for row in table if row.measured or re.search(r"\d[.,]\d", row.unsure)]
+    results = [
+        row
+        for row in table
+        if row.measured
+        or re.search(r"\d[.,]\d", row.unsure)
+        or all(text.meaning is Meaning.MEASUREMENT for text in row.texts)
+    ]
     return [row for row in table if row in results or any(_stands_before(other, row) for other in results)]
 
 
@@ -294,6 +336,33 @@ def _is_in(text: Text, rows: Iterable[Row], share: float = 0.8) -> bool:
     return any(overlap(text.box.box, _grown(row.box, row.height)) >= share for row in rows)
 
 
+def _unnamed_row(text: Text, texts: Sequence[Text]) -> Row | None:
+    """The row of a number with its unit whose label is not read, or that has none; None of any other text."""
+    unit, words = _next_unit(text, texts), _plain(text.line.text)
+    if not text.line.legible or not _UNNAMED.fullmatch(
+        f"{words} {_plain(unit.line.text)}" if unit else words
+    ):
+        return None
+    box = _around(text.box.box, unit.box.box) if unit else text.box.box
+    return Row((text, *([unit] if unit else [])), box, box, "", measured=True, unsure="")
+
+
+def _without_unnamed_ends(table: Sequence[Row]) -> list[Row]:
+    """Drop the rows without a label that do not stand between two others: at its end a number may be of a
+    head line.
+    """
+    named = [row for row in table if row.words]
+    return [
+        row
+        for row in table
+        if row.words
+        or (
+            any(_stands_before(other, row) for other in named)
+            and any(_stands_before(row, other) for other in named)
+        )
+    ]
+
+
 def _around(box: Box, other: Box) -> Box:
     """The box around two boxes."""
     return min(box[0], other[0]), min(box[1], other[1]), max(box[2], other[2]), max(box[3], other[3])
@@ -301,5 +370,5 @@ def _around(box: Box, other: Box) -> Box:
 
 def _grown(box: Box, height: int) -> Box:
     """A row's box with the rim that a detector's box may have."""
-    rim = round(0.4 * height)
+    rim = round(0.25 * height)
     return box[0] - rim, box[1] - rim, box[2] + rim, box[3] + rim

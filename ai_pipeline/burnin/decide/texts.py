@@ -51,7 +51,11 @@ class Text:
 
 
 def text_meaning(box: TextBox, line: Line, allowed: Allowed = NOTHING_MORE) -> Meaning:
-    """The meaning of the text ``line`` read in ``box``; IDENTITY unless all of it was read."""
+    """The meaning of the text ``line`` read in ``box``, by what is known of the screen there, or by its
+    words; IDENTITY unless all of it was read.
+    """
     if not line.legible or is_wide(box.length, box.height, line):
         return Meaning.IDENTITY
+    if allowed.screen.has(box.box, line.text, line.confidence):
+        return Meaning.ACOUSTIC
     return meaning_of(line.text, line.confidence, allowed)

@@ -1,4 +1,5 @@
-"""Device rules: where a scanner writes the patient's name, by maker and model, in TOML; a site may add some.
+"""Device rules: where a scanner writes the patient's name, and what else is known of its screen, by maker and
+model, in TOML; a site may add some.
 
 A site's own folder is named by the node's ``device_rules_dir``, ``--device-rules`` or the environment's
 ``AI_PIPELINE_DEVICE_RULES``; a rule there replaces the shipped one of the same name. A file with a mistake is
@@ -26,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from ai_pipeline.burnin.devices.profile import MOST_TEXTS, NOT_KNOWN, Screen, ScreenText
 from ai_pipeline.burnin.find.annotation import Box
 from ai_pipeline.contract import ImageHeader, Meaning, QualityNote
 from ai_pipeline.errors import DeviceRuleError, RuleFault
@@ -134,7 +136,7 @@ class Rectangle(_RuleTable):
 
 class DeviceRule(_RuleTable):
     """A device rule: the places where a device writes text into its pictures. ``rectangles = []`` switches a
-    shipped rule of this name off.
+    shipped rule of this name off. ``texts``: the profile of a screen, what stays where it stands so.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
@@ -142,6 +144,14 @@ class DeviceRule(_RuleTable):
     rectangles: tuple[Rectangle, ...]
     meaning: Meaning = Meaning.IDENTITY
     comment: str = ""
+    texts: Annotated[tuple[ScreenText, ...], Field(max_length=MOST_TEXTS)] = ()
+
+    @model_validator(mode="after")
+    def _is_of_one_size(self) -> Self:
+        """Raise ValueError for texts of pictures of any size: their places are pixels."""
+        if self.texts and not (self.match.rows and self.match.columns):
+            raise ValueError("texts need match.rows and match.columns")
+        return self
 
 
 class _RuleFile(_RuleTable):
@@ -178,6 +188,15 @@ def read_rules(folder: Path | None) -> tuple[DeviceRule, ...]:
     if faults:
         raise DeviceRuleError(faults)
     return tuple(found[name] for name in sorted(found))
+
+
+def read_file(path: Path) -> tuple[DeviceRule, ...]:
+    """The rules in one file. Raises :class:`DeviceRuleError` with all faults."""
+    faults: list[RuleFault] = []
+    found = _file(path, faults)
+    if faults:
+        raise DeviceRuleError(faults)
+    return found
 
 
 def from_environment() -> Path | None:
@@ -265,6 +284,12 @@ def device_boxes(
         for rectangle in rule.rectangles
         if (box := rectangle.box(shape[0], shape[1]))
     )
+
+
+def screen_of(header: ImageHeader, folder: Path | None = None) -> Screen:
+    """What is known of the screen on this image. Raises :class:`ai_pipeline.errors.DeviceRuleError`."""
+    texts = [text for rule in matching_rules(header, folder) for text in rule.texts]
+    return Screen(texts) if texts else NOT_KNOWN
 
 
 def device_note(

@@ -66,7 +66,8 @@ class Mark:
     of a text: they may be a name. ``confidence`` 0 to 1, of the text detector or of the mark detector.
     ``frame``: the number, from 1, of the first of the frames that were searched together and show the mark;
     None in a single-frame image. ``removed``: False if the policy leaves it. ``proof``: how it was found, or
-    why it has its meaning; for explanations, never the words themselves.
+    why it has its meaning; for explanations, never the words themselves. ``contents``: what kinds of text a
+    line holds, such as a date; empty where it was not read.
     """
 
     kind: AnnotationKind
@@ -76,6 +77,7 @@ class Mark:
     meaning: Meaning = Meaning.IDENTITY
     removed: bool = True
     proof: str = field(default="", compare=False)
+    contents: tuple[str, ...] = field(default=(), compare=False)
 
     def explained(self) -> str:
         """The mark in one line for a person: what it is, where, whether it is removed, and why."""
@@ -100,7 +102,12 @@ def merged(marks: Sequence[Mark], reach: int) -> tuple[Mark, ...]:
         sure = max(one.confidence for one in (mark, *alike))
         groups = [
             *(one for one in groups if one not in alike),
-            replace((*alike, mark)[0], box=box, confidence=sure),
+            replace(
+                (*alike, mark)[0],
+                box=box,
+                confidence=sure,
+                contents=tuple(dict.fromkeys(what for one in (*alike, mark) for what in one.contents)),
+            ),
         ]
     if len(groups) < len(marks):
         return merged(groups, reach)

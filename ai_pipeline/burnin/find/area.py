@@ -88,18 +88,17 @@ def is_panel(part: Picture, own: Mask) -> bool:
     """Whether the pixels ``own`` of a component, cut out to its box, are a panel behind text: wide, and each
     row of one colour. ``part``: the picture in that box.
     """
+    # Width of a panel (heights), at least.
+    if own.shape[1] < 3 * own.shape[0]:
+        return False
     alike = [
         np.abs(row[seen].astype(np.int16) - np.median(row[seen], axis=0)).reshape(seen.sum(), -1).max(axis=1)
         for row, seen in zip(part, own, strict=True)
         if seen.any()
     ]
-    # Width of a panel (heights), at least; share of its pixels in their row's colour, and how far they differ
-    # from it by the noise of compression (grey levels).
-    return (
-        own.shape[1] >= 3 * own.shape[0]
-        and bool(alike)
-        and float((np.concatenate(alike) <= 10).mean()) >= 0.8
-    )
+    # Share of its pixels in their row's colour, and how far they differ from it by the noise of compression
+    # (grey levels).
+    return bool(alike) and float((np.concatenate(alike) <= 10).mean()) >= 0.8
 
 
 def strokes(picture: Picture) -> Mask:
@@ -120,17 +119,23 @@ TICK, LONGEST = 6, 60
 """How far a tick reaches from its ruler's line, and the length of a letter's stroke, at most (pixels)."""
 
 
-def straight_lines(picture: Picture) -> Mask:
+FRAME = 12
+"""Contrast of the frame of a table, at least (grey levels): so long and straight is nothing in tissue."""
+
+
+def straight_lines(picture: Picture, longest: int = 0, contrast: int = CONTRAST) -> Mask:
     """The mask of thin light lines along rows and columns that are longer than a stroke of a letter, as of
-    rulers and frames.
+    rulers and frames. ``longest``: length of a stroke, by default a tenth of the picture (pixels);
+    ``contrast``: that of a line, at least (grey levels).
     """
-    grey, length = np.ascontiguousarray(brightest(picture)), max(LONGEST, min(picture.shape[:2]) // 10)
+    grey = np.ascontiguousarray(brightest(picture))
+    length = longest or max(LONGEST, min(picture.shape[:2]) // 10)
     light = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, np.ones((STROKE, STROKE), np.uint8))
     level, upright = (
         cv2.morphologyEx(light, cv2.MORPH_OPEN, np.ones(side, np.uint8))
         for side in ((1, length), (length, 1))
     )
-    return np.asarray(np.maximum(level, upright) > CONTRAST, np.bool_)
+    return np.asarray(np.maximum(level, upright) > contrast, np.bool_)
 
 
 def _background(picture: Picture, grey: Picture, plain: Mask) -> Picture | None:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.find.annotation import Box, Mask, Picture, brightest, index_of
+from ai_pipeline.burnin.find.annotation import Box, Mask, Picture, brightest, clipped, index_of
 from ai_pipeline.burnin.find.networks import Line, LineReader
 from ai_pipeline.models.engine import giving_memory_back, session
 
@@ -263,13 +263,15 @@ def paint(boxes: list[TextBox], shape: tuple[int, ...], margin: float) -> Mask:
     """
     mask = np.zeros(shape[:2], np.uint8)
     for box in boxes:
-        single = np.zeros(shape[:2], np.uint8)
-        cv2.fillPoly(single, [np.rint(box.corners).astype(np.int32)], 1)
         # Height from which the margin of a mask grows no further (pixels).
         reach = max(2, round(min(box.height, 32.0) * margin))
         left, top, right, bottom = box.box
-        around = index_of((left - reach - 1, top - reach - 1, right + reach + 1, bottom + reach + 1))
-        mask[around] |= cv2.dilate(single[around], np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+        place = clipped((left - reach - 1, top - reach - 1, right + reach + 1, bottom + reach + 1), shape)
+        if place is None:
+            continue
+        single = np.zeros((place[3] - place[1], place[2] - place[0]), np.uint8)
+        cv2.fillPoly(single, [np.rint(box.corners).astype(np.int32) - np.array(place[:2], np.int32)], 1)
+        mask[index_of(place)] |= cv2.dilate(single, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
     return mask.astype(np.bool_)
 
 

@@ -140,10 +140,10 @@ def _with_spikes(trace: Mask, picture: Picture, area: Mask) -> Mask:
         label
         for label, box in enumerate(boxes, start=1)
         # Taller than three times its width is a side of a steep wave, whose dashes cross a column often.
-        if _crossings(grown[:, box[0] : box[2]]) > CROSSINGS
+        if crossings(grown[:, box[0] : box[2]]) > CROSSINGS
         and box[3] - box[1] <= 3 * (box[2] - box[0])
         and (
-            _crossings(labels[index_of(box)] == label) > CROSSINGS
+            crossings(labels[index_of(box)] == label) > CROSSINGS
             or any(_is_next_letter(box, other) for other in boxes)
         )
     ]
@@ -158,7 +158,7 @@ def _is_next_letter(box: Box, other: Box) -> bool:
     return box != other and gaps(box, other)[0] < box[3] - box[1] <= 2 * high and wide <= 2 * high
 
 
-def _crossings(own: Mask) -> float:
+def crossings(own: Mask) -> float:
     """How often the columns of a mask cross what is drawn in it, on average."""
     return float((np.diff(np.pad(own, ((1, 0), (0, 0))).astype(np.int8), axis=0) == 1).sum(axis=0).mean())
 
@@ -191,7 +191,7 @@ def _is_trace(own: Mask, rows: int) -> bool:
     spikes = float((heights > 0.5 * own.shape[0]).mean())
     return (
         float(np.median(heights)) <= thin
-        and _crossings(own) <= CROSSINGS
+        and crossings(own) <= CROSSINGS
         and (spikes <= 0.1 or own.shape[0] <= 2 * thin)
     )
 

@@ -7,8 +7,9 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from datetime import date
+from dataclasses import astuple, dataclass, replace
+from datetime import date, timedelta
+from functools import cache
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
@@ -79,8 +80,12 @@ IDENTIFYING: Final = frozenset(
 """Attributes that say who, or which order: an object in which one cannot be read is refused, and results
 repeat their text to the letter. What names nobody is left out where it is faulty.
 """
-SAYS_WHO: Final = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
+SAYS_WHO: Final = (
+    "PatientID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "PatientName",
+    "PatientBirthDate", "PatientSex",
+)  # fmt: skip
 """Attributes by which patients are compared."""
+_UNIVERSAL: Final = ("(0040,0032)", "(0040,0033)")  # Universal Entity ID and its type, as _text names tags
 _ANYBODY: Final = (  # what is written, in small letters, where nobody knows who somebody is
     "unkn|unbek|anonym|anónim|anônim|noname|nobody|emerg|notfall|trauma|urgen|inconn|desconoc|"
     "desconhec|sconosc|ignot|onbekend|okänd|ukendt|ukjent|tuntemat|nieznan|neznám|bilinmeyen|"
@@ -125,8 +130,8 @@ class Patient:
 
     @classmethod
     def from_values(cls, patient_id: str, issuer: str, name: str, birth_date: str, sex: str) -> Patient:
-        """Hash the decoded values of Patient ID (0010,0020), Issuer of Patient ID (0010,0021), Patient's Name
-        (0010,0010), Birth Date (0010,0030) and Sex (0010,0040).
+        """Hash the decoded values of Patient ID (0010,0020), its issuer (as of :func:`issuer_of`), Patient's
+        Name (0010,0010), Birth Date (0010,0030) and Sex (0010,0040).
         """
         groups = [_plain_name(group) for group in (*name.split("="), "", "")][:3]
         day = as_da(birth_date) or re.sub(r"\D", "", birth_date)
@@ -138,7 +143,8 @@ class Patient:
     @classmethod
     def of(cls, texts: Mapping[str, str]) -> Patient:
         """Hash what attributes (decoded, by keyword, such as of ``identity_texts``) say of the patient."""
-        return cls.from_values(*(texts.get(word, "") for word in SAYS_WHO))
+        patient_id, _, _, *others = (texts.get(word, "") for word in SAYS_WHO)
+        return cls.from_values(patient_id, issuer_of(texts), *others)
 
     @classmethod
     def parse(cls, text: str) -> Patient:
@@ -221,13 +227,14 @@ def are_one_patient(patients: Iterable[Patient]) -> bool:
     return not any(one.contradicts(other) for one, other in combinations(set(patients), 2))
 
 
-def identity_texts(header: Dataset) -> dict[str, str]:
-    """Return the attributes of a decoded header that results copy, keyword -> text, without empty ones.
+def identity_texts(header: Dataset, keywords: Iterable[str] = COPIED) -> dict[str, str]:
+    """Return these attributes of a decoded header, keyword -> text, without empty ones; at first those that
+    results copy.
 
     Padding and trailing delimiters of names (PS3.5 6.2) are removed, dates and times have the form of PS3.5,
     and sequences are JSON.
     """
-    texts = {keyword: _text(header[keyword]) for keyword in COPIED if keyword in header}
+    texts = {keyword: _text(header[keyword]) for keyword in keywords if keyword in header}
     return {keyword: text for keyword, text in texts.items() if text}
 
 
@@ -248,13 +255,39 @@ def patient_id_of(value: object) -> str:
     return text if text.strip(" ") else ""
 
 
+def issuer_of(texts: Mapping[str, str]) -> str:
+    """Return who issued the Patient ID, from ``identity_texts``: Issuer of Patient ID (0010,0021), and behind
+    it the universal ID and its type of the first of its qualifiers (0010,0024; PS3.3 10.14) that has one, as
+    HL7 writes an assigning authority: ``NAME&ID&TYPE``.
+    """
+    name = texts.get("IssuerOfPatientID", "").strip()
+    for item in json.loads(texts.get("IssuerOfPatientIDQualifiersSequence") or "[]"):
+        entity, kind = (item.get(tag, "") for tag in _UNIVERSAL)
+        if entity:
+            return f"{name}&{entity}&{kind}"
+    return name
+
+
+def issuer_parts(issuer: str) -> tuple[str, str]:
+    """Return name and universal ID of an issuer as of :func:`issuer_of`, each "" where it is not said."""
+    name, _, universal = issuer.partition("&")
+    return name, universal
+
+
+def issuers_differ(one: str, other: str) -> bool:
+    """Return whether two issuers that are not empty differ in name or universal ID, as far as both have
+    it.
+    """
+    return any(map(differ, issuer_parts(one), issuer_parts(other)))
+
+
 def differ(*values: str) -> bool:
     """Return whether two of the ``values`` that are not empty differ."""
     return len({*values} - {""}) > 1
 
 
 def patient_sha256(patient_id: str, issuer_of_patient_id: str) -> str:
-    """Return the hash of Patient ID (0010,0020) and Issuer of Patient ID (0010,0021), without padding."""
+    """Return the hash of Patient ID (0010,0020) and its issuer (as of :func:`issuer_of`), without padding."""
     return digest((patient_id_of(patient_id), issuer_of_patient_id.strip()))
 
 
@@ -264,6 +297,23 @@ def digest(values: Iterable[str]) -> str:
     """
     text = "\x1f".join(f"{len(value)}:{value}" for value in values)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def with_doubts(text: str, patient_id: str) -> str:
+    """Return ``str`` of a patient as release 0.1.0 wrote it, with the doubts, which that did not know.
+
+    Its name stays in doubt; a birth date is known by its hash. ``patient_id``: that of its study.
+    """
+    former = Patient.parse(text)
+    return str(replace(former, doubts=_doubts(patient_id, "", _days().get(former.birth_date, ""), "")))
+
+
+@cache
+def _days() -> dict[str, str]:
+    """Return the days on which somebody alive may be born (YYYYMMDD), by their hash in ``Patient``."""
+    today = date.today()
+    days = (f"{today - timedelta(days=ago):%Y%m%d}" for ago in range(366 * (_OLDEST + 1)))
+    return {digest((day,)): day for day in days}
 
 
 def _text(element: DataElement) -> str:

@@ -577,7 +577,8 @@ class Job(StudyMixin, Numbered):
     finished_at: Mapped[datetime | None]
     analysed_at: Mapped[datetime | None]  # set once, when the job first succeeds
     models: Mapped[list[str]] = mapped_column(default=list)  # id@version of those that its results are of
-    # Of a picture that a person tries: the score (0 to 1) of each label, by id@version of its model.
+    # Of a picture that a person tries: the score (0 to 1) of each label, by id@version of its model; a key
+    # "unsure" says that the model was unsure of it.
     scores: Mapped[dict[str, Any] | None]
 
     study: Mapped[Study] = relationship()
@@ -717,6 +718,19 @@ class CleaningReview(StudyMixin, Numbered):
     verdict: Mapped[ReviewVerdict | None]
     decided_at: Mapped[datetime | None]
     decided_by: Mapped[ShortText] = mapped_column(default="")
+
+
+class LearntScreen(Numbered):
+    """Table: what was counted of the screen of one device (``ai_pipeline.burnin.screens``). ``name``: of the
+    device and of its rule, the same on every node; ``device``: the conditions of that rule, which hold the
+    picture's size; ``patients``: at least so many were counted. No row names a patient or a study.
+    """
+
+    name: Mapped[ShortText] = mapped_column(unique=True)
+    device: Mapped[dict[str, Any]]
+    patients: Mapped[int]
+    counted: Mapped[bytes] = mapped_column(LargeBinary)
+    changed_at: Mapped[datetime]
 
 
 class DrawnByHand(PersonActionMixin, Base):

@@ -34,9 +34,10 @@ from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import installed
 from dicom_node.base.dicom.dimse_n import CommitmentReport
-from dicom_node.base.dicom.identity import Patient, differ, patient_id_of
+from dicom_node.base.dicom.identity import Patient, issuers_differ, patient_id_of
 from dicom_node.base.errors import FaultyInput, SpoolError
 from dicom_node.base.outcomes import Done, Failed, Outcome
+from dicom_node.base.tls import tls_refusal
 
 STUDY_KEYS: Final = (
     "StudyInstanceUID",
@@ -86,7 +87,7 @@ class StudyQuery:
         """
         if self.study_instance_uid:
             return study.study_instance_uid == self.study_instance_uid
-        is_other = differ(self.issuer_of_patient_id, study.issuer_of_patient_id)
+        is_other = issuers_differ(self.issuer_of_patient_id, study.issuer_of_patient_id)
         if self.patient_id and (is_other or study.patient_id != self.patient_id):
             return False
         day, dates = study.study_date, self.dates
@@ -502,6 +503,7 @@ def store_report(code: int | None) -> SendReport:
     return SendReport(status, f"{code:04X}", text)
 
 
+NO_HANDSHAKE: Final = "it does not finish the TLS handshake"
 MAXIMUM_ANSWER_BYTES = 16 * 2**20
 """What one association or one HTTP answer may bring: 30,000 matches of a C-FIND."""
 
@@ -522,6 +524,8 @@ class Connections:
         """Whether an HTTP request, or a part of it, went out in the present scope."""
         self.tls_refusal = ""
         """Why TLS failed in the present scope, for callers whose library hides it."""
+        self.shakes_hands = False
+        """Whether a TLS handshake of the present scope has begun and not succeeded."""
         self.timed_out = self.closed = self._is_connected = False
         self._lock = threading.Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -553,7 +557,7 @@ class Connections:
         """Context manager: after ``seconds``, calls inside that wait for the peer fail with a connection
         error.
         """
-        self.timed_out = self._is_connected = self.has_sent = False
+        self.timed_out = self._is_connected = self.has_sent = self.shakes_hands = False
         self.tls_refusal = ""
         timer = threading.Timer(seconds, self.expire)
         timer.daemon = True
@@ -574,6 +578,8 @@ class Connections:
         """A sentence on how far the last try to reach ``whom`` (the peer in words) got, if it failed."""
         if self.tls_refusal:
             return f"{whom}: {self.tls_refusal}"
+        if self.shakes_hands:
+            return f"connected to {whom}, but {NO_HANDSHAKE}"
         return (
             f"connected to {whom}, but it gave no answer"
             if self._is_connected
@@ -626,16 +632,6 @@ class PeerCaller:
         self._connections.close()
 
 
-def tls_refusal(error: BaseException | None) -> str:
-    """Why TLS failed, in the words of OpenSSL, if ``error`` or what led to it is an error of TLS; else ""."""
-    while error is not None and not isinstance(error, ssl.SSLError):
-        error = error.__context__
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not accepted: {error.verify_message}"
-    reason = (error.reason or "handshake failed") if error else ""
-    return f"no TLS: {reason.replace('_', ' ').lower()}" if error else ""
-
-
 def tls_context(authorities: Path | None, connections: Connections) -> ssl.SSLContext:
     """The TLS settings of a client whose connections can be cut through ``connections``, even in the
     handshake.
@@ -650,8 +646,10 @@ def tls_context(authorities: Path | None, connections: Connections) -> ssl.SSLCo
         def do_handshake(self, block: bool = False) -> None:
             """Register the socket, then do the TLS handshake."""
             connections.opened(self)  # it took the descriptor of the plain one
+            connections.shakes_hands = True
             with connections.noting_tls():
                 super().do_handshake(block)
+            connections.shakes_hands = False
 
         def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
             """Read: with TLS 1.3 a peer refuses our certificate only after the handshake."""

@@ -13,7 +13,8 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
 from dicom_node.base.config.peer import PeerService
-from dicom_node.deliver.scu import Check, Connections, PeerCaller, client_tls, tls_refusal
+from dicom_node.base.tls import tls_refusal
+from dicom_node.deliver.scu import Check, Connections, PeerCaller, client_tls
 from dicom_node.deliver.scu.calling_ae import CallingAE
 from dicom_node.receive.messages import MAXIMUM_PDU_BYTES
 

@@ -1,5 +1,6 @@
 """HTTP with deadlines: sessions that can be cut off, and the outcome of a failed request for the outbox."""
 
+import re
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -11,16 +12,20 @@ from typing import Any, TypeVar, cast
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPSConnection
 from urllib3.exceptions import HTTPError
 
+from ai_pipeline.errors import disk_fault
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import Unavailable
 from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
+from dicom_node.base.tls import tls_refusal
 from dicom_node.deliver.scu import (
     CUT_OFF,
     DELETED,
     MAXIMUM_ANSWER_BYTES,
+    NO_HANDSHAKE,
     NO_STUDY_THERE,
     Check,
     Confirmation,
@@ -31,7 +36,6 @@ from dicom_node.deliver.scu import (
     SendReport,
     SendStatus,
     send_each,
-    tls_refusal,
 )
 
 _T = TypeVar("_T")
@@ -41,6 +45,11 @@ _LIMIT_REFUSED = (400, 413, 416, 422)
 UNREADABLE = SendReport(
     SendStatus.REFUSED, "", "it answers, but not as this kind of server does: correct url or transport"
 )
+_NOT_WHOLE = SendReport(
+    SendStatus.RETRY, "", "its answer ended, though it says that there is more: raise its limits of results"
+)
+# Other warnings of this number (that something is deprecated) say nothing of the rows.
+_MORE = re.compile(r"\b299\b.*(additional|more|exceed|limit|truncat|incomplete|partial)", re.IGNORECASE)
 NO_STUDY = Confirmation(Presence.NOT_FOUND, "the destination does not show its study")
 _REFUSED = frozenset(
     f"HTTP {code}" for code in (400, 401, 403, 405, 422, 501)
@@ -86,6 +95,10 @@ class BoundedSession(requests.Session):
         """
         super().__init__()
         self._connections, self._authorities = connections, authorities
+        self.says_more = ""
+        """Header by which the last answer says that it is not all: "Link" (next) or "Warning" (299); "" for
+        none.
+        """
         self.adapters.clear()
         for scheme in ("https://", "http://"):
             super().mount(scheme, _Adapter(connections))
@@ -128,7 +141,21 @@ class BoundedSession(requests.Session):
         if self._connections.timed_out:  # http.client takes the end of a connection for the end of headers
             response.close()
             raise requests.ConnectionError("cut off")
+        self.says_more = _says_more(response)
         return response
+
+
+def _says_more(response: requests.Response) -> str:
+    """The header by which an answer says that it is not all: "Link" to a next page (RFC 8288), "Warning" 299
+    (PS3.18 8.3.4.4: more results than the server returns); "" for none.
+    """
+    if _MORE.search(response.headers.get("Warning", "")):
+        return "Warning"
+    return "Link" if "next" in response.links else ""
+
+
+class NotWhole(requests.RequestException):
+    """A search ended although the server says that there is more."""
 
 
 class HttpCaller(PeerCaller):
@@ -175,14 +202,26 @@ class HttpCaller(PeerCaller):
         status = status_of(error)
         if isinstance(error, requests.HTTPError) and status is not None:
             return http_report(status)
-        if self._connections.timed_out or isinstance(error, requests.ReadTimeout):
-            return CUT_OFF
+        if self._connections.timed_out or isinstance(error, requests.Timeout):
+            return self._time_is_over(error)
         if isinstance(error, requests.JSONDecodeError):
             return UNREADABLE
+        if isinstance(error, NotWhole):
+            return _NOT_WHOLE
+        if fault := disk_fault(error, beside_network=True):
+            return SendReport(SendStatus.RETRY, "", fault)
         why = self._connections.refused or tls_refusal(error)
         begun = self._connections.has_sent
         why = why or ("it gave no complete answer" if begun else "no connection")
         return SendReport(SendStatus.UNREACHABLE, "", why, begun)
+
+    def _time_is_over(self, error: requests.RequestException) -> SendReport:
+        """The report for a request whose time is over, by how far it came."""
+        if self._connections.shakes_hands:
+            return SendReport(SendStatus.UNREACHABLE, "", NO_HANDSHAKE)
+        if self._connections.timed_out or isinstance(error, requests.ReadTimeout):
+            return CUT_OFF
+        return SendReport(SendStatus.UNREACHABLE, "", "no connection")
 
 
 class HttpDestination(HttpCaller, ABC):
@@ -254,33 +293,42 @@ class HttpDestination(HttpCaller, ABC):
         return self._query(item)
 
 
-def paged(ask: Callable[..., Sequence[_T]], most: int, limit: int = 1000) -> Iterator[_T]:
+def paged(
+    session: BoundedSession, ask: Callable[..., Sequence[_T]], most: int, limit: int = 1000
+) -> Iterator[_T]:
     """Yield the rows of a search (PS3.18 8.3.4), whatever number a server puts in a page, until a page has
     nothing new; at most ``most`` and a page.
 
     ``ask`` returns a page by the keys ``limit`` (None: as many as the server likes) and ``offset``.
     ``limit``: how many rows are asked for at first, 0: none is named; a limit that the server refuses is made
-    smaller. Raises what ``ask`` raises.
+    smaller. ``session``: by which it asks. Raises what ``ask`` raises, and NotWhole at an end before which
+    the server says that there is more: but a link from a full page may lead to none.
     """
-    seen, is_full = set[int](), True
+    seen, is_full, says_more = set[int](), True, ""
     while len(seen) < most:
         try:
             page = ask(limit=limit or None, offset=len(seen) or None)
         except requests.HTTPError as error:
             refused = status_of(error)
             if not is_full and refused in (404, *_LIMIT_REFUSED):  # no further rows, or it knows no offset
-                return
+                break
             if refused not in _LIMIT_REFUSED or not limit:
                 raise
             limit = limit // 4 if limit > _SMALLEST_PAGE else 0
             continue
-        known, is_full = len(seen), 0 < limit <= len(page)
+        known, is_full, said = len(seen), 0 < limit <= len(page), session.says_more
         for row in page:
             if (key := hash(repr(row))) not in seen:
                 seen.add(key)
                 yield row
         if len(seen) == known:
-            return
+            says_more = says_more or said
+            break
+        says_more = "" if is_full and said == "Link" else said
+    else:
+        return  # as many as we want
+    if says_more:
+        raise NotWhole
 
 
 class _Adapter(HTTPAdapter):
@@ -315,13 +363,16 @@ def _watched(connection: Any, connections: Connections) -> Any:
             if self.proxy is None:  # a proxy is of this machine's environment, and calls from where it is
                 self._dns_host = connections.address_of(name)
             try:
-                return cast(socket.socket, super()._new_conn())
+                opened = cast(socket.socket, super()._new_conn())
+                connections.shakes_hands = isinstance(self, HTTPSConnection)
+                return opened
             finally:
                 self._dns_host = name  # by which the certificate is checked
 
         def connect(self) -> None:
             """Connect and register the socket."""
             super().connect()
+            connections.shakes_hands = False
             connections.opened(self.sock)
 
         def send(self, data: Any) -> None:

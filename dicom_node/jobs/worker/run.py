@@ -54,6 +54,7 @@ from dicom_node.jobs.worker.failures import FINAL, JobFailed, cause_of, disk_apa
 from dicom_node.jobs.worker.heartbeat import JobHeartbeat
 from dicom_node.jobs.worker.images import JobImages, device_rules_of, missing_notes, open_images
 from dicom_node.jobs.worker.result_writer import ResultWriter
+from dicom_node.jobs.worker.screens import ScreenLearner
 from dicom_node.results.concepts import Cause
 
 _LOGGER = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class Worker:
         self._owner = new_owner()
         self._queue = JobQueue(database, settings.workers)
         self._pipelines: dict[str, Pipeline] = {}
+        self._is_claim_unheard = False
         self.stopping = threading.Event()
         """Set by SIGTERM, and when the node that started this process is gone."""
         self.retiring = threading.Event()
@@ -96,7 +98,7 @@ class Worker:
         # The last attempt of a job is made without an image that failed the ones before.
         most, data_dir = max(1, workers.attempts - 1), settings.node.data_dir
         self._at_work = AtWork(data_dir / "at-work", self._owner, most, workers.memory_mib)
-        self._analysis = ImageAnalysis(self._at_work)
+        self._analysis = ImageAnalysis(self._at_work, ScreenLearner(database, settings))
         self._results = ResultWriter(database, settings, self._queue)
 
     def run_forever(self) -> None:
@@ -130,7 +132,10 @@ class Worker:
 
     def run_once(self) -> bool:
         """Claim and run one job; return False if no job waits."""
-        job = self._queue.claim(self._owner)
+        if self._is_claim_unheard:
+            self._queue.give_back_unheard(self._owner)
+            self._is_claim_unheard = False
+        job = self._claim()
         if job is None:
             return False
         # This process may be silent until the job's time limit ends it.
@@ -150,6 +155,14 @@ class Worker:
             self._run(job, progress)
         return True
 
+    def _claim(self, passing: Job | None = None) -> Job | None:
+        """Claim a job as ``JobQueue.claim`` does; note where no answer to it came."""
+        try:
+            return self._queue.claim(self._owner, passing)
+        except SQLAlchemyError:
+            self._is_claim_unheard = True
+            raise
+
     def _run_passing_job(self, job: Job, heartbeat: JobHeartbeat) -> None:
         """Between two steps of a job, run another job that is more urgent or much shorter, if there is one.
 
@@ -158,7 +171,7 @@ class Worker:
         if self.stopping.is_set() or self._at_work.spent:
             return
         try:
-            other = self._queue.claim(self._owner, passing=job)
+            other = self._claim(passing=job)
             if other is not None:
                 with heartbeat.paused(), self._at_work.aside(), self._heartbeat(other) as report:
                     self._run(other, report)
@@ -330,6 +343,8 @@ class Worker:
         # Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest.
         verdict, faults = self._analysis.accepts(pipeline, images.readable, job.options)
         self._leave_out(attempt, faults)
+        others = [other for other in self._pipelines.values() if other is not pipeline]
+        verdict = self._analysis.without_mistaken(verdict, pipeline, others, attempt.images.readable)
         attempt.refused = verdict.refused
         if isinstance(verdict, Refuse):
             if attempt.images.faults:  # the pipeline did not see these: the PACS gets a report

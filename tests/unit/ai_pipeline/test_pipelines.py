@@ -18,7 +18,7 @@ from ai_pipeline.burnin.card import UltrasoundOptions
 from ai_pipeline.chest import intended_use as chest
 from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.cli import app, main
-from ai_pipeline.cli.run import _inputs
+from ai_pipeline.cli.run import dicom_files
 from ai_pipeline.contract import ImageHeader, PipelineResult, QualityNote, Scores
 from ai_pipeline.errors import CardError, PixelError
 from ai_pipeline.fetal_head import intended_use as fetal_head
@@ -44,7 +44,7 @@ def test_a_folder_means_the_dicom_files_below_it(tmp_path: Path, capsys: pytest.
     image = write_dicom(tmp_path / "study" / "series" / "image", echo()[None])
     (tmp_path / "study" / "readme.txt").write_text("no image")
     (tmp_path / "study" / "DICOMDIR").write_bytes(image.read_bytes())
-    assert _inputs([tmp_path, image]) == [image, image]
+    assert dicom_files([tmp_path, image]) == [image, image]
     assert "2 files skipped: not DICOM" in capsys.readouterr().err
 
 

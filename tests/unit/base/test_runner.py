@@ -1,6 +1,7 @@
 """Lanes: what came of a try, retries, leases, and what a kill leaves."""
 
 import errno
+import os
 import threading
 from datetime import timedelta
 from typing import Any
@@ -58,11 +59,14 @@ def test_what_came_of_a_try_is_in_its_row(rows: Stored) -> None:
     assert (told(rows)[0], tried(made)) == (("failed", 2, "no"), [1, 2, 1])
 
 
-def test_a_disk_that_reads_nothing_now_is_no_defect_of_the_row(rows: Stored) -> None:
-    made = lane(rows, [OSError(errno.EIO, "Input/output error"), Done()])
+@pytest.mark.parametrize(
+    ("number", "why"), [(errno.EIO, "disk: input/output error"), (errno.ETIMEDOUT, "connection timed out")]
+)
+def test_a_disk_or_a_peer_that_fails_now_is_no_defect_of_the_row(rows: Stored, number: int, why: str) -> None:
+    made = lane(rows, [OSError(number, os.strerror(number)), Done()])
     rows.put(Notification, attempts=100)
     made.run_once()
-    assert told(rows) == [("pending", 101, "disk: input/output error"), ("sent", 101, "")]
+    assert told(rows) == [("pending", 101, why), ("sent", 101, "")]
 
 
 def test_each_is_tried_once_a_turn_and_what_was_not_tried_is_not_counted(rows: Stored) -> None:

@@ -15,6 +15,7 @@ from ai_pipeline.images import decode
 from dicom_node.base.errors import HandedBack, JobCancelled, LeaseLost, NodeError, TimeLimitReached
 from dicom_node.base.lifecycle import JobState
 from dicom_node.base.store import queue
+from dicom_node.base.store.tables import Instance
 from dicom_node.jobs.worker import result_writer
 from dicom_node.jobs.worker import run as worker_module
 from dicom_node.people.disk import disk_fault
@@ -23,7 +24,7 @@ from tests.modality import ultrasound
 from tests.unit.jobs.queue_lab import claimed
 from tests.unit.jobs.worker_lab import configuration, work
 
-LOCKED = sqlite3.OperationalError("database is locked")
+AWAY = OperationalError("", None, sqlite3.OperationalError("database is locked"))
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.debian("postgresql"))])
@@ -92,6 +93,23 @@ def test_a_data_folder_that_is_not_mounted_uses_up_no_try(
     assert node.jobs()[0].state is JobState.SUCCEEDED
 
 
+def test_an_image_that_could_not_be_moved_to_its_place_yet_uses_up_no_try(
+    node: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_AWAY_SECONDS", 0.0)
+    [image] = node.rows(Instance)
+    place = node.folder / image.path
+    place.rename(node.spool.incoming / place.name)
+    worker = worker_module.Worker(node.settings, node.database)
+    for _ in range(3):
+        worker.run_once()
+        [job] = node.jobs()
+        assert (job.state, job.tries, job.reason[:6]) == (JobState.QUEUED, 0, "disk: ")
+    node.indexer.run_once()
+    worker.run_once()
+    assert node.jobs()[0].state is JobState.SUCCEEDED
+
+
 @pytest.mark.parametrize(
     ("stop", "left"),
     [
@@ -117,11 +135,25 @@ def test_an_outage_of_the_database_at_the_end_of_a_job_uses_up_no_try(
     node: Inbox, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     monkeypatch.setattr(worker_module, "_PAUSE_SECONDS", 0.0)
-    away = OperationalError("", None, LOCKED)
-    monkeypatch.setattr(queue, "leased_job", failing(times, away, queue.leased_job))
+    monkeypatch.setattr(queue, "leased_job", failing(times, AWAY, queue.leased_job))
     work(node)
     [job] = node.jobs()
     assert (job.state, job.tries, job.reason) == (JobState.SUCCEEDED, 1, "")
+
+
+def test_a_claim_whose_answer_was_lost_is_made_again_at_once_and_costs_no_try(
+    node: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = worker_module.Worker(node.settings, node.database)
+    claim = worker._queue.claim
+    with monkeypatch.context() as patch:
+        patch.setattr(worker._queue, "claim", lambda *given: failing(1, AWAY, claim)(claim(*given)))
+        with pytest.raises(OperationalError):
+            worker.run_once()
+    assert node.jobs()[0].state is JobState.RUNNING
+    worker.run_once()
+    [job] = node.jobs()
+    assert (job.state, job.tries) == (JobState.SUCCEEDED, 1)
 
 
 @pytest.mark.parametrize("undone", [psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure])

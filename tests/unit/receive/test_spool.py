@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from pydicom import dcmread
@@ -159,6 +160,22 @@ def test_a_disk_that_fills_up_or_breaks_leaves_no_half_object(
         store(spool)
     assert isinstance(caught.value, SpoolFull) is is_full
     assert everything_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("done", [["commit"], ["abandon"]], ids=str)
+def test_what_a_disk_that_became_read_only_keeps_is_no_error_of_its_own(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, done: list[str]
+) -> None:
+    incoming = spool.open(arrival(), "1.2", "1.2.3", "1.2.840.10008.1.2")
+    incoming.write(b"data")
+    broken = Mock(side_effect=OSError(errno.EROFS, "Read-only file system"))
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
+    monkeypatch.setattr(Path, "unlink", broken)
+    if done == ["commit"]:
+        with pytest.raises(SpoolError):
+            incoming.commit()
+    incoming.abandon()
+    assert broken.called
 
 
 def test_the_same_object_from_two_associations_makes_two_files(spool: Spool) -> None:

@@ -5,14 +5,16 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from apscheduler.triggers.cron import CronTrigger
 from sqlalchemy.exc import OperationalError
 
 from dicom_node.base.config.settings import NodeSettings, Settings, SpoolSettings
@@ -99,6 +101,33 @@ def test_what_is_entered_on_another_machine_has_the_node_read_its_configuration_
     assert sent == [(os.getpid(), signal.SIGHUP)], "and where that is refused, again after a while only"
 
 
+def test_studies_that_never_came_are_looked_for_at_night_by_the_clock_of_the_node(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    time.tzset()
+    try:
+        node = _background(inbox, Role.ALL, "all", Mock())
+        monkeypatch.setattr(node._scheduler, "start", Mock())
+        node._start_timers()
+        [nightly] = [
+            job.trigger for job in node._scheduler.get_jobs() if isinstance(job.trigger, CronTrigger)
+        ]
+        next_time = nightly.get_next_fire_time(None, datetime(2026, 3, 1, tzinfo=UTC))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert next_time.astimezone(UTC) == datetime(2026, 3, 1, 13, tzinfo=UTC)
+
+
+def test_a_timer_that_a_slow_machine_missed_is_not_left_out(inbox: Inbox) -> None:
+    scheduler, done = _background(inbox, Role.ALL, "all", Mock())._scheduler, threading.Event()
+    scheduler.add_job(done.set, "interval", days=1, next_run_time=utc_now() - timedelta(minutes=1))
+    scheduler.start()
+    assert done.wait(60)
+    scheduler.shutdown()
+
+
 @contextmanager
 def _running(*backgrounds: Background) -> Iterator[None]:
     with ExitStack() as stack:
@@ -176,6 +205,8 @@ def test_a_start_after_a_restore_indexes_what_the_database_does_not_know_before_
     inbox.put(Study, due_at=utc_now() - timedelta(hours=1))
     background = _background(inbox, Role.LISTENER, "here", Mock())
     background.start(first=True)
+    wait_until(lambda: len(inbox.outcomes()) == 2, 60, "indexed")
+    inbox.put(Study, due_at=utc_now() - timedelta(hours=1))  # not after 30 seconds
     wait_until(lambda: inbox.study(first.StudyInstanceUID).state is not StudyState.RECEIVING, 60, "complete")
     background.stop()
     assert len(inbox.outcomes()) == 2

@@ -1,5 +1,6 @@
 """What the verbs of the command line do, print and refuse."""
 
+import errno
 import fcntl
 import io
 import json
@@ -11,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import pexpect
 import pytest
@@ -22,6 +24,7 @@ from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Study
 from dicom_node.people import users
 from dicom_node.people.demo import EmbeddedPacs
+from dicom_node.serve import cli
 from tests import ROOT
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasounds
@@ -37,6 +40,14 @@ from tests.unit.serve.cli_lab import (
     rewrite,
     set_in_workers,
 )
+
+
+def test_a_command_says_what_the_disk_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "app", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
+    assert cli._run([]) == ExitCode.UNAVAILABLE
+    assert capsys.readouterr().err == "dicom-node: disk: input/output error\n"
 
 
 def test_objects_of_a_lost_database_are_told_put_back_and_told_no_more(run: Run, site: Path) -> None:

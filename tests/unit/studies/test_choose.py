@@ -1,10 +1,13 @@
 """A person's choices for a study in quarantine."""
 
+import errno
+from unittest.mock import Mock
+
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_node.base.errors import NotAllowedNow
+from dicom_node.base.errors import NotAllowedNow, StoreAway
 from dicom_node.base.lifecycle import (
     StudyState,
 )
@@ -13,6 +16,7 @@ from dicom_node.base.store.tables import (
     Result,
 )
 from dicom_node.people import studies
+from dicom_node.receive.inspection import Inspector
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound, ultrasounds
 from tests.unit.jobs.worker_lab import confirm, work
@@ -47,6 +51,16 @@ def test_a_study_with_a_choice_is_released_only_with_one_among_what_is_there_now
         with pytest.raises(NotAllowedNow, match=says):
             studies.release(inbox.settings, image.StudyInstanceUID, take, as_of=shown)
     assert inbox.study_of(image).state is StudyState.QUARANTINED
+
+
+def test_a_version_that_the_disk_does_not_read_now_is_not_left_out(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = ultrasound("unread")
+    inbox.settle(image, blank(image))
+    monkeypatch.setattr(Inspector, "inspect", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(StoreAway, match="disk: input/output error"):
+        studies.versions(inbox.settings, image.StudyInstanceUID)
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -15,9 +15,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from pydicom.uid import (
-    ExplicitVRLittleEndian,
-)
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from dicom_node.base.events import (
     OBJECT_QUARANTINED,
@@ -40,6 +38,7 @@ from dicom_node.studies import indexing
 from tests import ROOT
 from tests.inbox_lab import INSPECTOR, Inbox
 from tests.modality import ULTRASOUND, assign, ultrasound, ultrasounds
+from tests.unit.receive.objects import in_syntax
 
 
 def test_an_acknowledged_object_is_indexed_once_and_its_bytes_are_kept(inbox: Inbox) -> None:
@@ -238,6 +237,22 @@ def test_an_object_that_the_disk_cannot_read_is_tried_again_and_its_study_waits(
     inbox.reopen()
     inbox.index()
     assert inbox.outcomes() == ["new", "new"]
+
+
+def test_a_version_with_which_the_disk_lets_nothing_be_compared_now_makes_no_conflict(inbox: Inbox) -> None:
+    image = ultrasound("again")
+    inbox.index(image)
+    place = inbox.folder / inbox.instance(image).path
+    kept = place.rename(inbox.folder / "kept")
+    place.symlink_to("/proc/self/mem")  # EIO
+    with pytest.raises(OSError, match="Input/output error"):
+        inbox.inspector.same_image(place, kept)
+    inbox.index(in_syntax(image, RLELossless))
+    assert inbox.outcomes() == ["new"]
+    kept.rename(place)
+    inbox.reopen()
+    inbox.index()
+    assert inbox.outcomes() == ["new", "duplicate"]
 
 
 def test_a_disk_that_reads_no_file_is_logged_once_and_not_for_each(

@@ -28,7 +28,7 @@ from dicom_node.base.store.tables import (
     Study,
 )
 from tests.inbox_lab import Inbox, encoded
-from tests.modality import ultrasound, ultrasounds
+from tests.modality import data_set, ultrasound, ultrasounds
 from tests.result_reading import coded
 from tests.unit.receive.objects import (
     changed,
@@ -36,6 +36,7 @@ from tests.unit.receive.objects import (
     small_xray,
 )
 
+ISSUER, ELSEWHERE = (data_set(UniversalEntityID=f"1.2.{n}", UniversalEntityIDType="ISO") for n in (3, 4))
 REGION = coded("53120007", "SCT", "Upper limb")
 
 
@@ -227,6 +228,7 @@ def test_a_study_sent_again_in_part_under_another_patient_is_quarantined_when_qu
             )
         ),
         ("ONE", {"IssuerOfPatientID": "ANOTHER HOSPITAL"}, False),
+        ("ONE", {"IssuerOfPatientIDQualifiersSequence": [ISSUER]}, False),
         ("", {"PatientName": ""}, False),  # of nobody, in a study of somebody
         ("ONE", {"PatientName": "", "PatientBirthDate": "", "PatientSex": ""}, True),
         ("ONE", {"PatientName": "TEST^mixed^^^"}, True),
@@ -273,6 +275,7 @@ def test_patients_are_alike_unless_id_date_or_a_group_of_the_name_differs_or_one
 WHOLE = {"PatientID": "ID-1", "IssuerOfPatientID": "HERE", "PatientName": "Test^One", "PatientSex": "F"}
 
 
+QUALIFIED = {**WHOLE, "IssuerOfPatientIDQualifiersSequence": [ISSUER]}
 NOBODY = {
     "PatientID": "",
     "IssuerOfPatientID": "",
@@ -285,6 +288,9 @@ NOBODY = {
 COPIES = [  # in force before, changed in the copy, from its sender, from another one
     (WHOLE, {"PatientID": "ID-2"}, "revision", "conflict"),
     (WHOLE, {"IssuerOfPatientID": "THERE"}, "revision", "conflict"),
+    (QUALIFIED, {"IssuerOfPatientIDQualifiersSequence": [ELSEWHERE]}, "revision", "conflict"),
+    (QUALIFIED, {"IssuerOfPatientIDQualifiersSequence": []}, "set_aside", "set_aside"),
+    (QUALIFIED, {"IssuerOfPatientID": ""}, "set_aside", "set_aside"),
     (WHOLE, {"PatientName": "Right^Name"}, "revision", "conflict"),
     (WHOLE, {"PatientSex": "M"}, "revision", "conflict"),
     (WHOLE, {"PatientName": "Right^Name", "PatientSex": ""}, "conflict", "conflict"),

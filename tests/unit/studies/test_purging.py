@@ -1,5 +1,6 @@
 """Files go after their days, never before their results are confirmed."""
 
+import errno
 import threading
 from collections.abc import Callable
 from itertools import count
@@ -28,6 +29,7 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver import outbox
 from dicom_node.people import spool
 from dicom_node.studies.purging import purge, purge_results
+from dicom_node.studies.reconciliation import reconcile
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.postgres_lab import POSTGRESQL
@@ -79,6 +81,26 @@ def test_a_purged_object_that_comes_again_is_a_duplicate_whose_file_is_used(inbo
     inbox.index(image)
     assert inbox.outcomes()[-1] == "duplicate"
     assert inbox.file_of(image).PixelData == image.PixelData
+
+
+def test_a_file_that_the_disk_does_not_delete_keeps_no_other(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        ended_study(inbox, name, StudyState.DELIVERED, DeliveryState.CONFIRMED)
+    kept, unlink = inbox.folder / inbox.rows(Instance)[0].path, Path.unlink
+
+    def failing(path: Path, **given: Any) -> None:
+        if path == kept:
+            raise OSError(errno.EIO, "Input/output error")
+        unlink(path, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", failing)
+        purged_images(inbox, 15)
+    assert [*(inbox.folder / "spool").rglob("*.dcm")] == [kept]
+    reconcile(*inbox.stores)
+    assert not kept.exists()
 
 
 STUDY = 1

@@ -11,6 +11,7 @@ from ai_pipeline.burnin.decide.letters import (
     SURE_LETTERS,
     TRACED,
     are_letters,
+    frames_at,
     letter_strokes,
     strokes_in,
 )
@@ -98,3 +99,20 @@ def test_strokes_of_other_places_are_not_taken_nor_any_beyond_the_picture() -> N
     assert not letter_strokes([text_of()], elsewhere, picture, 0.15)[elsewhere].any()
     assert not letter_strokes([], ink, picture, 0.15).any()
     assert not strokes_in(picture, level_box((400, 300, 450, 320), 0.9)).any()
+
+
+@pytest.mark.parametrize("level", [90, 255], ids=["faint", "bright"])
+def test_the_frame_of_a_table_is_no_stroke_of_the_letters_in_it(level: int) -> None:
+    picture, ink = written_over(50, 255)
+    frame = np.zeros_like(ink)
+    frame[26, 10:170] = frame[60, 10:170] = frame[10:90, 22] = True
+    picture[frame] = level
+    found = letter_strokes([text_of()], frame | ink, picture, 0.3)
+    assert not found[frame].any()
+    assert found[ink].mean() >= 0.99
+
+
+def test_a_long_stroke_of_large_letters_is_no_frame() -> None:
+    picture = np.full((140, 300), 50, np.uint8)
+    picture[20:110, 40:46] = picture[104:110, 40:110] = 255
+    assert not frames_at(picture, level_box((30, 14, 290, 116), 0.9)).any()

@@ -20,6 +20,7 @@ from ai_pipeline.burnin.find.annotation import (
     Mark,
     Mask,
     Picture,
+    box_around,
 )
 from ai_pipeline.burnin.find.annotation import index_of as place
 from ai_pipeline.burnin.find.drawings import KINDS, Drawings
@@ -35,6 +36,7 @@ from tests.unit.ai_pipeline.burnin.cleaning_lab import (
     RESEARCH,
     TEXT,
 )
+from tests.unit.ai_pipeline.phantoms import burn
 
 ROWS, COLUMNS = 200, 300
 NAME_BOX = (20, 20, 120, 60)
@@ -207,10 +209,35 @@ def test_a_banner_mark_that_stays_is_no_identity_that_is_told_removed(plan: Plan
     assert AnnotationKind.BANNER not in {mark.kind for mark in made.marks}
 
 
-@pytest.mark.parametrize("policy", CleaningPolicy)
-def test_drawn_text_that_nobody_could_read_goes_as_a_block(plan: Plan, policy: CleaningPolicy) -> None:
-    # what lies between the letters too
-    assert plan(Found(drawn={TEXT: filled(*LETTERS)}), policy).mask[150:162, 20:56].all()
+@pytest.mark.parametrize(
+    ("policy", "how"),
+    [(CLINICAL, {}), (CLINICAL, {"in_doubt": InDoubt.BOX}), (RESEARCH, {})],
+    ids=["clinical", "clinical, boxes", "research"],
+)
+def test_drawn_text_that_nobody_could_read_goes_as_a_block(
+    plan: Plan, policy: CleaningPolicy, how: dict[str, InDoubt]
+) -> None:
+    made = plan(Found(drawn={TEXT: WORD}, dim_tissue=WORD), policy, **how)
+    assert made.mask[place(WORD_BOX)].all()  # what lies between the letters too
+    assert made.in_doubt == ()
+
+
+def test_what_the_mark_network_alone_takes_for_text_stays_and_is_listed(plan: Plan) -> None:
+    ticks = Found(drawn={TEXT: filled(*LETTERS)}, dim_tissue=filled(*LETTERS))
+    made = plan(ticks, CLINICAL)
+    assert not made.mask.any()
+    assert made.in_doubt == ((20, 150, 56, 162),)
+    assert plan(ticks, CLINICAL, in_doubt=InDoubt.BOX).mask[filled(*LETTERS)].all()
+    assert plan(ticks, RESEARCH).mask[filled(*LETTERS)].all()
+    with pytest.raises(CleaningFailed, match="may hold letters"):
+        plan(ticks, CLINICAL, in_doubt=InDoubt.WITHHOLD)
+
+
+@pytest.mark.parametrize(("away", "goes"), [(60, True), (130, False)], ids=["2 heights", "4 heights"])
+def test_what_is_drawn_beside_a_name_goes_with_it(plan: Plan, away: int, goes: bool) -> None:
+    beside = (120 + away, 30, 160 + away, 45)
+    found = Found([text(NAME_BOX, IDENTITY, words="KIM")], {TEXT: filled(beside)})
+    assert plan(found, CLINICAL).mask[place(beside)].all() == goes
 
 
 @pytest.mark.parametrize(
@@ -230,7 +257,7 @@ def test_a_speck_or_a_long_line_is_no_letter_to_a_clinic_and_goes_for_research(
 def test_the_rim_of_what_stays_stays(plan: Plan) -> None:
     rim = filled((200, 44, 260, 46))
     assert not plan(Found(texts=[text(SETTING, ACOUSTIC)], drawn={TEXT: rim}), CLINICAL).mask.any()
-    assert plan(Found(drawn={TEXT: rim}), CLINICAL).mask[place((200, 44, 260, 46))].all()
+    assert plan(Found(drawn={TEXT: rim}), RESEARCH).mask[place((200, 44, 260, 46))].all()
 
 
 @pytest.mark.parametrize(
@@ -337,6 +364,8 @@ def test_what_may_be_letters_and_is_not_proven_stays_and_is_listed(plan: Plan) -
 
 LETTERS = tuple((left, 150, left + 4, 162) for left in range(20, 60, 8))
 SIGN = (50, 150, 66, 164)
+WORD = burn(np.zeros((ROWS, COLUMNS), np.uint8), "KOWAL", (20, 148), 255, 16) > 100
+WORD_BOX = box_around(WORD, 0)
 
 
 @pytest.mark.parametrize(
@@ -350,8 +379,6 @@ SIGN = (50, 150, 66, 164)
         ("K", ((170, 150, 186, 164),), NOWHERE, False),  # beside a letter that is harmless alone
         ("m", (), NOWHERE, True),  # found by the text detector
         *((word, (), NOWHERE, False) for word in ("RL", "M", "7", "李")),
-        ("", LETTERS, (0, 0, 45, ROWS), True),  # most of it lies in the image area
-        ("", LETTERS, (0, 0, 25, ROWS), False),
     ],
 )
 def test_a_sign_that_stands_alone_stays_and_initials_and_letters_far_apart_go(
@@ -364,6 +391,14 @@ def test_a_sign_that_stands_alone_stays_and_initials_and_letters_far_apart_go(
         area=filled(area),
         small=Line(words, 0.95, legible=bool(words)),
     )
+    assert (not plan(found, CLINICAL).mask.any()) == stays
+
+
+@pytest.mark.parametrize(("width", "stays"), [(60, True), (30, False)])
+def test_drawn_letters_stay_where_most_of_them_lie_in_the_image_area(
+    plan: Plan, width: int, stays: bool
+) -> None:
+    found = Found(drawn={TEXT: WORD}, dim_tissue=WORD, area=filled((0, 0, width, ROWS)))
     assert (not plan(found, CLINICAL).mask.any()) == stays
 
 
@@ -425,7 +460,7 @@ def test_a_drawn_word_that_the_text_detector_has_is_told_once(plan: Plan) -> Non
     found, other = scene(), (20, 150, 60, 170)
     found.marks = (Mark(TEXT, (22, 22, 118, 58), 0.6), Mark(TEXT, other, 0.6))
     found.drawn[TEXT] = filled(other)
-    assert [mark.box for mark in plan(found, CLINICAL).marks if mark.kind is TEXT] == [
+    assert [mark.box for mark in plan(found, CLINICAL, in_doubt=InDoubt.BOX).marks if mark.kind is TEXT] == [
         other,
         NAME_BOX,
         SETTING,

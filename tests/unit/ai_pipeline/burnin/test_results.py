@@ -2,7 +2,7 @@
 
 import pytest
 
-from ai_pipeline.burnin.decide.results import by_their_table, whole_rows
+from ai_pipeline.burnin.decide.results import by_their_label, by_their_table, texts_together, whole_rows
 from ai_pipeline.burnin.decide.texts import Text
 from ai_pipeline.burnin.find.annotation import Box
 from ai_pipeline.contract import Meaning
@@ -165,3 +165,54 @@ def test_a_column_of_labels_that_is_found_as_one_high_line_is_theirs() -> None:
 def test_a_number_like_a_date_is_a_result_where_its_unit_stands_apart() -> None:
     assert all(stays(columns(("Kist", "20.09", "mm"), ("Duvar", "3.2", "mm"))))
     assert stays(columns(("Kist", "20.09"), ("Duvar", "3.2 mm")))[:2] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("words", "over_tissue", "kept"),
+    [("Kist", True, True), ("kist", True, True), ("Kist", False, False), ("KIM", True, False)],
+    ids=["as in the table", "in small letters", "beside the tissue", "in no table"],
+)
+def test_a_caliper_that_is_named_as_a_result_keeps_its_name(
+    words: str, over_tissue: bool, kept: bool
+) -> None:
+    table = by_their_table([*lines("Kist 4.5 cm", "Duvar 3.2 cm"), cell(words, 400, 400)], ROWS)
+    found = by_their_label(table, [False, False, over_tissue])
+    assert [one is not IDENTITY for one in meanings(found)] == [True, True, kept]
+
+
+def test_a_label_of_a_row_that_goes_proves_no_name() -> None:
+    alone = [*lines("KIM 4.5 cm"), cell("KIM", 400, 400)]
+    assert stays(by_their_label(alone, [True, True])) == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (("Kist 4.5 cm", "1628 mm", "Duvar 3.2 cm", "Hacim 9 ml"), [True, True, True, True]),
+        (("1628 mm", "Kist 4.5 cm", "Duvar 3.2 cm", "Hacim 9 ml"), [False, True, True, True]),
+        (("Kist 4.5 cm", "Duvar 3.2 cm", "Hacim 9 ml", "1628 mm"), [True, True, True, False]),
+        (("Kist 4.5 cm", "1628", "Duvar 3.2 cm", "Hacim 9 ml"), [True, False, True, True]),
+        (("Kist 4.5 cm", "16285 mm", "Duvar 3.2 cm", "Hacim 9 ml"), [True, False, True, True]),
+    ],
+    ids=["between two rows", "on top", "at the end", "without a unit", "of five digits"],
+)
+def test_a_number_that_lost_its_point_stays_between_two_rows_with_its_unit(
+    words: tuple[str, ...], kept: list[bool]
+) -> None:
+    assert stays(lines(*words)) == kept
+
+
+def test_a_number_without_a_label_belongs_to_the_unit_apart_from_it() -> None:
+    number, unit = cell("16.8", 100, 200), cell("mm", 160, 200)
+    assert texts_together([number, unit]) == [(number, unit)]
+
+
+def test_label_number_and_unit_belong_together_once() -> None:
+    row = columns(("Kist", "4.5", "cm"))
+    assert texts_together(row) == [tuple(row)]
+
+
+def test_a_label_above_a_table_is_not_in_it_because_a_row_was_read_in_a_high_box() -> None:
+    table = lines("Kist 4.5 cm", "Duvar 3.2 cm", "Hacim 9 ml")
+    again, above = text("Kist 4.5 cm", (96, 193, 184, 225)), text("KIM", (100, 176, 150, 194))
+    assert stays([above, *table, again]) == [False, True, True, True, True]

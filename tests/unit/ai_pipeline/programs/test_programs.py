@@ -286,6 +286,11 @@ def test_temporary_files_of_a_program_are_within_its_memory_and_vanish_with_it(r
         run(f"with open({name!r}, 'wb') as file:\n    while True: file.write(bytes(2**20))", memory_mib=256)
 
 
+def test_a_program_cannot_unmount_its_own_temporary_files(run: Run) -> None:
+    unmount = "import ctypes\nassert ctypes.CDLL(None).umount2(b'/tmp', 2) == -1\nwrite()"  # MNT_DETACH
+    run(unmount, memory_mib=256)
+
+
 def test_a_program_that_writes_without_end_is_ended(run: Run) -> None:
     with pytest.raises(ProgramStopped, match="wrote more than it may"):
         run(

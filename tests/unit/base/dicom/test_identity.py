@@ -2,7 +2,7 @@
 
 import pytest
 
-from dicom_node.base.dicom.identity import Patient
+from dicom_node.base.dicom.identity import Patient, issuer_of, issuers_differ, with_doubts
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,34 @@ def test_two_who_share_a_placeholder_are_not_surely_one(who: tuple[str, str, str
     patient_id, *others = who
     one, other = (Patient.from_values(patient_id, "A", *others) for _ in range(2))
     assert not one.is_surely(other)
+
+
+def test_an_issuer_is_its_name_with_its_universal_id_and_what_is_not_said_contradicts_nothing() -> None:
+    qualifiers = '[{"(0040,0031)": "HERE"}, {"(0040,0032)": "1.2.3", "(0040,0033)": "ISO"}]'
+    said = {"IssuerOfPatientID": "HERE", "IssuerOfPatientIDQualifiersSequence": qualifiers}
+    assert issuer_of(said) == "HERE&1.2.3&ISO"
+    alike = {issuer for issuer in ("", "HERE", "&1.2.3&ISO") if not issuers_differ(issuer_of(said), issuer)}
+    assert alike == {"", "HERE", "&1.2.3&ISO"}
+    assert issuers_differ(issuer_of(said), "HERE&1.2.4&ISO")
+    assert issuers_differ(issuer_of(said), "THERE")
+
+
+@pytest.mark.parametrize(
+    ("who", "is_sure"),
+    [
+        (("4711", "Miller^Jane", "19650312", "F"), True),
+        (("4711", "Miller^Jane", "19650101", "F"), False),
+        (("4711", "Miller^Jane", "", "F"), False),
+        (("UNKNOWN", "Miller^Jane", "19650312", "F"), False),
+    ],
+    ids=["birth date", "New Year", "name alone", "placeholder"],
+)
+def test_what_the_first_release_stored_is_one_person_by_id_and_birth_date(
+    who: tuple[str, str, str, str], is_sure: bool
+) -> None:
+    patient_id, *others = who
+    today = Patient.from_values(patient_id, "A", *others)
+    stored = str(today).rpartition(";")[0]  # it knew no doubts
+    before = Patient.parse(with_doubts(stored, patient_id))
+    assert before.is_surely(today) is is_sure
+    assert before.is_surely(before) is is_sure

@@ -32,6 +32,7 @@ from dicom_connectors.notifications.gather import forget_removed
 from dicom_connectors.traces.settings import TelemetrySettings
 from dicom_node.base import events
 from dicom_node.base.config.settings import WorkerSettings
+from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.errors import CannotRun, NodeError, NotAllowedNow, SchemaOutdated
 from dicom_node.base.lifecycle import (
     LIFE_CYCLES,
@@ -58,6 +59,7 @@ from dicom_node.base.store.tables import (
     EventRow,
     Fetch,
     HeldResult,
+    Instance,
     Job,
     ReceivedObject,
     RequestedCommitment,
@@ -241,6 +243,30 @@ def test_rows_of_every_release_are_read_by_this_program_after_the_upgrade(
         for mapper in Base.registry.mappers:
             rows = session.scalars(select(mapper.class_)).all()
             assert len(rows) == (mapper.local_table in filled or mapper.local_table.name in old.tables)
+    database.dispose()
+
+
+def test_patients_of_the_first_release_get_their_doubts_by_the_upgrade(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'node.db'}")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    old = MetaData()
+    with database.alter() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        old.reflect(connection)
+        for number, patient_id in enumerate(("UNKNOWN", "4711"), 1):
+            patient = str(Patient.from_values(patient_id, "", "Test^One", "19650312", "F")).rpartition(";")[0]
+            own = {"id": number, "study_id": number, "patient_id": patient_id, "patient": patient}
+            for table in (old.tables["study"], old.tables["instance"]):
+                row = {column.name: a_value(table, column) for column in table.columns}
+                unique = {"study_instance_uid": f"1.{number}", "sop_instance_uid": f"1.2.{number}"}
+                mine = {name: value for name, value in {**own, **unique}.items() if name in row}
+                connection.execute(table.insert(), row | mine)
+    database.upgrade()
+    with database.read() as session:
+        doubts = [Patient.parse(text).doubts for text in session.scalars(select(Instance.patient))]
+    assert doubts == ["in", "n"]
     database.dispose()
 
 

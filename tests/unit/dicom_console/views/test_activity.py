@@ -1,10 +1,12 @@
 """What the node did in a span of days."""
 
-from datetime import timedelta
+import time
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
 from dicom_console.handlers.happened import TREND_SPANS
+from dicom_console.handlers.studies import first_midnight
 from dicom_console.views import activity, metrics
 from dicom_node.base import events
 from dicom_node.base.lifecycle import DeliveryState, ReaderVerdict, UserRole
@@ -12,6 +14,7 @@ from dicom_node.base.store.tables import Delivery, EventRow, Feedback, Job, Repo
 from dicom_node.base.store.transitions import utc_now
 from tests.console_lab import Program, console_of, numbers
 from tests.inbox_lab import Inbox
+from tests.rows import a_study
 
 
 @pytest.fixture
@@ -45,6 +48,27 @@ def test_each_span_counts_the_same_study_once(busy: Inbox, days: int) -> None:
     assert sum(map(total, found.findings)) >= len(reports)
     assert [(one.name, total(one)) for one in found.agreement] == [("m@1", 0.5)]
     assert {"peer": "pacs", "given_up": 1, "failed": 2, "associations": 0} in found.failures
+
+
+def test_days_begin_at_midnight_on_both_sides_of_the_end_of_summer_time(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "America/Los_Angeles")
+    time.tzset()
+    try:
+        now = datetime(2026, 11, 10, 20, tzinfo=UTC)
+        monkeypatch.setattr(activity, "utc_now", lambda: now)
+        midnights = [datetime(2026, 10, 30, 7, tzinfo=UTC), datetime(2026, 11, 3, 8, tzinfo=UTC)]
+        for number, midnight in enumerate(midnights):
+            inbox.add(a_study(f"1.{number}", at=midnight))
+        found = inbox.read(activity.activity, 30)
+        counted = [at for at, number in zip(found.hours, found.received.values, strict=True) if number]
+        assert counted == midnights
+        assert first_midnight(12, date(2026, 11, 10)) == datetime(2026, 10, 30, 7, tzinfo=UTC)
+        assert {at.astimezone().hour for at in found.hours} == {0}
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_the_page_draws_them_and_programs_get_numbers(busy: Inbox) -> None:

@@ -1,6 +1,7 @@
 """Requests that do not come, are too large or leave early, and the address of who sent them."""
 
 import asyncio
+import errno
 import socket
 import time
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from contextlib import contextmanager, suppress
 from ipaddress import ip_network
 from select import poll
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -92,6 +94,14 @@ def test_an_answer_that_is_taken_slowly_comes_whole(port: int, monkeypatch: pyte
             answers += piece
             time.sleep(0.012)
         assert time.monotonic() - took > 5
+
+
+def test_a_page_says_what_the_disk_does(console: ConsoleLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = Mock(side_effect=OSError(errno.EIO, "Input/output error"))
+    monkeypatch.setattr("dicom_console.handlers.studies.search.name_words", broken)
+    browser = console.browser(UserRole.VIEWER)
+    assert browser.get("/studies") == 503
+    assert "disk: input/output error" in browser.text
 
 
 def test_a_browser_that_leaves_while_it_is_answered_is_no_defect(

@@ -42,6 +42,7 @@ _BOXES = [[0, 0, 9, 9]]
 _JSON: dict[str, Any] = {
     "fields": _FIELDS, "content": _FIELDS, "record": _FIELDS, "attributes": {}, "options": {}, "filters": {},
     "search": {}, "deliveries": [1], "boxes": _BOXES, "places": _BOXES,
+    "device": {"model": "x", "rows": 9, "columns": 9},
 }  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def test_each_table_belongs_to_studies_or_to_the_node() -> None:
     tables = (mapper.class_ for mapper in Base.registry.mappers)
     assert {one.__tablename__ for one in tables if sight.condition_of(one, ["ROOM9"]) is None} == {
         "user_account", "user_session", "api_token", "cursor", "disk_sample", "installation",
-        "lease", "site_process", "decision", "commitment", "waiting_report",
+        "learnt_screen", "lease", "site_process", "decision", "commitment", "waiting_report",
     }  # fmt: skip
 
 
