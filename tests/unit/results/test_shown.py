@@ -238,7 +238,7 @@ def organs(one: SourceObject, *masks: np.ndarray[Any, Any]) -> DerivedImage:
 
 def disc(one: SourceObject, x: float, y: float, radius: float) -> np.ndarray[Any, Any]:
     rows, columns = np.mgrid[: one.image.header.rows, : one.image.header.columns] + 0.5
-    return (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
+    return np.asarray((columns - x) ** 2 + (rows - y) ** 2 <= radius**2)
 
 
 def test_outlines_lie_on_the_edge_of_their_mask_and_are_closed(one: SourceObject) -> None:
