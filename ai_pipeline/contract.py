@@ -561,18 +561,17 @@ class PipelineCard:
     """The description of a pipeline.
 
     ``name``: the name of its entry point, which results carry. ``version``: raised with every change that
-    alters a result (the UIDs of results are derived from it and from the models). ``about``: one line, for
-    the form of a rule. ``intended_use``: whom and what it is for, and what not. ``per_image``: an image's
-    result does not depend on the others, so the node may run the pipeline on each image as it arrives.
+    alters a result (UIDs of results are derived from it and from the models). ``about``: one line, for the
+    form of a rule. ``intended_use``: whom and what it is for, and what not. ``per_image``: an image's result
+    does not depend on the others, so the node may run the pipeline on each image as it arrives.
 
     ``modalities``, ``views``: Modality (0008,0060) and View Position (0018,5101) of the images that it takes,
     empty for any; ``auto_for``: modalities for which ``ai-pipeline run --pipeline auto`` chooses it.
-    ``region``: the part of the body (PS3.16 CID 4031), which reports name where an image does not.
-
-    ``codes``: of its findings, unless a model's card has them; ``outlines``: structures that it outlines in
-    Segmentations (PS3.16 CID 7151); ``measures``: quantities that it measures; ``calls``: what asks for a
-    person's attention and is no finding; ``scheme``: the coding scheme of its private codes. ``slots``:
-    models that a site may exchange.
+    ``recognises``: what ``accepts`` knows by the pixels, such as "a chest film"; "": it goes by the header.
+    ``region``: the part of the body (PS3.16 CID 4031), which reports name where an image does not. ``codes``:
+    of findings, unless a model's card has them; ``outlines``: structures in its Segmentations (PS3.16 CID
+    7151); ``measures``: quantities that it measures; ``calls``: what asks for a person's attention and is no
+    finding; ``scheme``: of its private codes. ``slots``: models that a site may exchange.
     """
 
     name: str
@@ -585,6 +584,7 @@ class PipelineCard:
     views: frozenset[str] = frozenset()
     auto_for: frozenset[str] = frozenset()
     region: Code | None = None
+    recognises: str = ""
     codes: tuple[Code, ...] = ()
     outlines: tuple[Code, ...] = ()
     measures: tuple[MeasuredQuantity, ...] = ()

@@ -14,7 +14,7 @@ from benchmarks.lab import command_line
 from tests.browser_lab import debian_chromium
 from tests.trial_lab import fresh_site
 
-SETS = {"DX": "cxr_nih", "US": "us_ovarian"}
+SETS = {"DX PA": "cxr_nih", "US": "us_ovarian"}
 
 
 def main() -> None:
@@ -28,14 +28,14 @@ def main() -> None:
         debian_chromium() as chromium,
         fresh_site(Path(folder), chromium) as site,
     ):
-        for modality, name in SETS.items():
+        for shows, name in SETS.items():
             files = islice(sorted((given.data / name / "images").iterdir()), 0, None, 20)
             seconds = []
             for file in islice(files, given.pictures + 1):
-                seconds.append(site.drop(modality, file.name, file.read_bytes()))
-                print(f"{modality} {file.name}: {seconds[-1]:.1f} s")
+                seconds.append(site.drop(shows, file.name, file.read_bytes()))
+                print(f"{shows} {file.name}: {seconds[-1]:.1f} s")
             warm = seconds[1:]
-            print(f"{modality}: median {statistics.median(warm):.1f} s, longest {max(warm):.1f} s")
+            print(f"{shows}: median {statistics.median(warm):.1f} s, longest {max(warm):.1f} s")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the argument ``--beside`` it serves at the same address as its predecessor until
 predecessor.
 """
 
+import errno
 import json
 import os
 import signal
@@ -93,12 +94,17 @@ def _listening_socket(host: str, port: int, *, beside: bool) -> socket.socket:
     """Return a socket that listens at ``host`` and ``port``.
 
     ``beside``: the console's former process may still listen there; otherwise a port in use is refused.
-    Raises OSError.
+    Raises OSError that names the settings.
     """
-    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    if not beside:  # shared with a predecessor only: another node of this user is no such
-        socket.create_server(address, family=family).close()
-    return socket.create_server(address, family=family, reuse_port=True)
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        if not beside:  # shared with a predecessor only: another node of this user is no such
+            socket.create_server(address, family=family).close()
+        return socket.create_server(address, family=family, reuse_port=True)
+    except OSError as error:
+        why = "in use by another program" if error.errno == errno.EADDRINUSE else error.strerror
+        settings = "console.host, console.port, console.metrics_port"
+        raise OSError(error.errno, f"port {port} of {host}: {why} ({settings})") from None
 
 
 def _tls(console: ConsoleSettings) -> ssl.SSLContext | None:

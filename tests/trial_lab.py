@@ -43,11 +43,12 @@ class Site:
     page: Page
     complaints: list[str]
 
-    def drop(self, modality: str, name: str, data: bytes, view: str = "") -> float:
-        """Choose what the picture shows and drop it; returns the seconds until its result is on the page."""
+    def drop(self, shows: str, name: str, data: bytes) -> float:
+        """Choose what the picture ``shows`` ("DX PA", "DX AP", "DX" or "US") and drop it; returns the seconds
+        until its result is on the page.
+        """
         self.page.goto("/try")
-        self.page.check(f"input[name=Modality][value={modality}]")
-        self.page.select_option("select[name=View]", view)
+        self.page.check(f"input[name=Shows][value='{shows}']")
         began = time.monotonic()
         self.page.set_input_files("input[name=files]", {"name": name, "mimeType": "", "buffer": data})
         self.page.wait_for_selector("h2:text-is('Result')")

@@ -74,6 +74,7 @@ CARD: Final = PipelineCard(
     views=intended_use.FRONTAL - {""},
     auto_for=frozenset({"CR", "DX", "DR"}),
     region=Code("816094009", "SCT", "Chest"),
+    recognises="a chest film",
     outlines=ORGANS,
     measures=(
         MeasuredQuantity(

@@ -26,7 +26,7 @@ def learn_screen(
     """Learn which texts stand on a device's screen for 20 patients or more, and write device rules by which
     they stay when images are cleaned.
 
-    Names of persons and places, dates, head lines and what stands beside them are in no rule. Look at what is
+    Names of persons and places, dates, head lines and what is beside them are in no rule. Look at what is
     asked about before you keep it.
     """
     from ai_pipeline import extras

@@ -57,7 +57,7 @@ Date = Annotated[str, Query(max_length=10, pattern=r"^(\d{4}-\d\d-\d\d)?$")]
 @faces.handler("GET", "/studies", views.list_studies)
 def list_studies(
     request: CurrentRequest,
-    state: Annotated[list[StudyState | Literal["held"]] | None, Query()] = None,
+    state: Annotated[list[StudyState | Literal["held", "trial"]] | None, Query()] = None,
     modality: Annotated[str, Query(max_length=16, pattern=r"^[A-Z0-9_]*$")] = "",
     sender: Annotated[str, Query(max_length=16, pattern=r"^[ -\[\]-~]*$")] = "",  # an AE title
     finding: Text = "",
@@ -71,7 +71,7 @@ def list_studies(
 
     ``since`` and ``until``: Study Dates, YYYY-MM-DD. ``sender``: a calling AE title. ``finding``: only
     studies in whose newest reports this finding is present. ``days``: only studies that received an object in
-    the last so many days, today included.
+    the last so many days, today included. Without a ``state`` pictures that a person tried are left out.
     """
     about = _searched_for(request)
     wanted = Search(
@@ -111,7 +111,7 @@ def _studies_page(request: ConsoleRequest, found: Studies) -> Response:
         first=not request.query("after"),
         filters=filters,
         about=_searched_for(request),
-        states=[*StudyState, views.HELD],
+        states=[*StudyState, views.HELD, views.TRIAL],
         findings=models.findings(request.settings),
     )
 

@@ -204,8 +204,9 @@ function mount(viewer) {
 
   const slider = part(".compare input");
   const split = () => {
-    const after = part("clipPath rect");
-    after.setAttribute("x", (columns * (100 - slider.value)) / 100);
+    const after = part("clipPath rect"), edge = (columns * (100 - slider.value)) / 100;
+    after.setAttribute("x", edge);
+    for (const end of ["x1", "x2"]) part(".divide").setAttribute(end, edge);
     after.setAttribute("width", (columns * slider.value) / 100);
   };
   slider?.addEventListener("input", split);

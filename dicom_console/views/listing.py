@@ -13,9 +13,9 @@ from dicom_console.views.search import grouped, names, with_withdrawals
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
-from dicom_node.base.lifecycle import PICTURES, DeliveryState
+from dicom_node.base.lifecycle import PICTURES, AuditAction, DeliveryState
 from dicom_node.base.store import views
-from dicom_node.base.store.tables import Delivery, ReceivedObject, Result, Study, Withdrawal
+from dicom_node.base.store.tables import AuditRow, Delivery, ReceivedObject, Result, Study, Withdrawal
 from dicom_node.base.store.views import View, columns
 from dicom_node.people import Row, held_results, verdicts
 from dicom_node.people.pictures import (
@@ -79,6 +79,8 @@ def show(session: Session, settings: Settings, number: int) -> View:
     of_object = ("sop_instance_uid", "outcome", "reason", "calling_ae", "bytes", "received_at")
     reports = report_files(session, settings, number)  # the newest of each rule
     findings = [row for path in reports for row in stated_report.findings(path)]
+    stated = [stated_report.read_report(path) for path in reports]
+    remarks = dict.fromkeys(remark for report in stated for remark in report.remarks)
     happened = views.list_events(session, study_instance_uid=shown["study"], debug=False, limit=_MOST_READ)
     return {
         **shown,
@@ -86,15 +88,15 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "person": person_of(session, settings, number),
         "images": images,
         "lead": _main_image(session, settings, images),
+        "deleted": _deletion(session, number, images),
         "received": [columns(row, *of_object) for row in session.scalars(received.limit(_MOST))],
         "jobs": views.list_jobs(session, study_instance_uid=shown["study"]),
         "results": _results(session, settings, number),
         "held": held_results.held_results(session, settings, number),
         "findings": verdicts.with_verdicts(session, number, findings),
         "measurements": [row for path in reports for row in stated_report.measurements(path)],
-        "conclusions": list(
-            dict.fromkeys(filter(None, (stated_report.read_report(one).conclusion for one in reports)))
-        ),
+        "conclusions": list(dict.fromkeys(filter(None, (report.conclusion for report in stated)))),
+        "remarks": list(remarks),
         "likeliest": _likeliest(findings),
         "missing": verdicts.missing_findings(session, settings, number, findings),
         "steps": views.list_steps(session, study.study_instance_uid),
@@ -184,6 +186,21 @@ def dead_by_destination(session: Session) -> dict[str, int]:
     chosen = select(Delivery.destination, func.count()).where(Delivery.state == DeliveryState.DEAD)
     rows = session.execute(chosen.group_by(Delivery.destination).order_by(Delivery.destination))
     return {destination: number for destination, number in rows}  # noqa: C416
+
+
+def _deletion(session: Session, number: int, images: Sequence[View]) -> View | None:
+    """Return who deleted the ``images`` of study ``number``, and when; None if one is here, or no person did.
+    ``results``: whether the results went with them.
+    """
+    if not all(row["purged"] for row in images):
+        return None
+    chosen = select(AuditRow).where(
+        AuditRow.study_id == number, AuditRow.action == AuditAction.OBJECTS_DELETED
+    )
+    row = session.scalar(chosen.order_by(AuditRow.id.desc()).limit(1))
+    if row is None:
+        return None
+    return columns(row, "at", "actor") | {"results": bool(row.fields.get("results"))}
 
 
 def _main_image(session: Session, settings: Settings, images: Sequence[View]) -> View | None:

@@ -12,13 +12,17 @@ from ai_pipeline.models import registry
 from ai_pipeline.models.registry import Card
 from ai_pipeline.models.store import folder
 from ai_pipeline.pipelines import slots
+from ai_pipeline.summary import UNSURE
 from dicom_console.views.contents import Node
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
 from dicom_node.base.store.tables import Job
 from dicom_node.base.store.views import View
 from dicom_node.people.site_models import model_cards, models_in_use
+from dicom_node.results.concepts import OURS
 
+CUT_OFF: Final = OURS["CUTOFF"].meaning
+"""What reports call the score from which a finding is called."""
 HIGHEST: Final = 3
 """Scores that are shown of a picture that a person tried."""
 
@@ -80,32 +84,52 @@ def findings(settings: Settings) -> list[str]:
     return sorted({label.code.meaning for card in cards for label in card.labels})
 
 
-def trial_scores(session: Session, settings: Settings, study: int) -> list[View]:
+def trial_scores(
+    session: Session, settings: Settings, study: int, reported: Sequence[Mapping[str, Any]]
+) -> list[View]:
     """Return the three highest scores of each model in the picture of a study that a person tried, of all its
-    labels; [] for other studies.
+    labels; [] for other studies. ``reported``: the findings of its report, as ``stated_report.findings``.
 
-    Each row has the ``model`` (id and version), its ``findings`` (``finding``, ``score`` such as "34.1 %"),
-    and in what share of the test images with a finding one of the three was ``right``, with the 95 %
-    interval; "" if the card does not say.
+    Each row has the ``model`` (id and version), its ``findings`` (``finding``, ``score`` such as "34.1 %",
+    ``decision`` and ``cut_off`` of the report; "" for a label that no report states), and in what share of
+    the test images with a finding one of the three was ``right``, with the 95 % interval; "" if the card does
+    not say, or the model was ``unsure`` of the picture.
     """
     try:
         cards = {f"{card.id}@{card.version}": card for card in registry.cards(settings.workers.models_dir)}
     except CardError:
         return []
-    stored = session.scalars(select(Job.scores).where(Job.study_id == study).order_by(Job.id))
-    scored = (item for scores in stored for item in (scores or {}).items())
-    return [_highest(cards[name], scores) for name, scores in scored if name in cards]
+    said = {row["finding"]: row for row in reported}
+    jobs = select(Job.scores).where(Job.study_id == study).order_by(Job.id)
+    return [
+        _highest(cards[name], of_labels, said, unsure=UNSURE in scores)
+        for scores in session.scalars(jobs)
+        for name, of_labels in (scores or {}).items()
+        if name in cards
+    ]
 
 
-def _highest(card: Card, scores: Mapping[str, float]) -> View:
-    """Return the row of a model in ``trial_scores``. ``scores``: 0 to 1, by the name of a label."""
+def _highest(
+    card: Card, scores: Mapping[str, float], said: Mapping[str, Mapping[str, Any]], *, unsure: bool
+) -> View:
+    """Return the row of a model in ``trial_scores``. ``scores``: 0 to 1, by the name of a label; ``said``:
+    the findings of the report, by name.
+    """
+    right = None if unsure else card.details.get("metrics", {}).get("top3", {}).get("all_labels")
     names = {label.name: label.code.meaning for label in card.labels}
     highest = sorted(scores.items(), key=itemgetter(1), reverse=True)[:HIGHEST]
     return {
         "model": f"{card.id} {card.version}",
-        "right": _share(card.details.get("metrics", {}).get("top3", {}).get("all_labels")),
+        "unsure": unsure,
+        "right": _share(right),
         "findings": [
-            {"finding": names.get(label, label), "score": f"{100 * score:.1f} %"} for label, score in highest
+            {
+                "finding": (finding := names.get(label, label)),
+                "score": f"{100 * score:.1f} %",
+                "decision": said[finding]["decision"] if finding in said else "",
+                "cut_off": said[finding]["numbers"].get(CUT_OFF, "") if finding in said else "",
+            }
+            for label, score in highest
         ],
     }
 

@@ -52,8 +52,8 @@ class Search:
 
     ``words``: words of the patient's name, as :func:`name_words` returns them. ``since`` and ``until``: Study
     Dates, YYYYMMDD. ``received``: an object arrived since then. ``sender``: the calling AE title of an image.
-    ``finding``: the code meaning of a finding that the newest reports call present. ``states``: states of a
-    study, HELD too.
+    ``finding``: the code meaning of a finding that the newest reports call present. ``states``: as
+    ``views.in_states`` takes them; (): all but trials.
     """
 
     patient: str = ""
@@ -208,8 +208,7 @@ def _conditions(session: Session, wanted: Search) -> Iterator[ColumnElement[bool
             yield _has_row(session, Instance.study_id, (image == value) & Instance.role.not_in(NOT_SHOWN))
     if wanted.finding:
         yield _has_row(session, ReportedFinding.study_id, ReportedFinding.finding == wanted.finding[:64])
-    if wanted.states:
-        yield views.in_states(wanted.states)
+    yield views.in_states(wanted.states)
     if wanted.since:
         yield Study.study_date >= wanted.since
     if wanted.received:

@@ -229,6 +229,21 @@ def _probe_listener(settings: Settings) -> Found:
         yield Tried("listener", ours, text)
 
 
+def _probe_console(settings: Settings) -> Found:
+    """Test whether the console's port can be opened, or a node of this data folder runs, which has it."""
+    console = settings.console
+    try:
+        family, *_, address = socket.getaddrinfo(console.host, console.port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address, family=family).close()
+        yield Tried("console", True, f"port {console.port} is free")
+    except OSError as error:
+        ours = any(Role.at(place).may_serve_console for place in running(settings.node.data_dir))
+        why = (
+            "the node of this data folder runs" if ours else f"{error.strerror} (console.host, console.port)"
+        )
+        yield Tried("console", ours, f"port {console.port}: {why}")
+
+
 def _probe_database(settings: Settings, read: TomlFiles) -> Found:
     """Connect to the database; yield whether its schema is up to date and whether it keeps what it
     committed.
@@ -572,6 +587,7 @@ def _checked(settings: Settings | None, read: TomlFiles, role: Role, *, tries: b
     if tries:
         checks += [
             _probe_listener(settings) if role.receives else iter(()),
+            _probe_console(settings) if settings.console.enabled and role.may_serve_console else iter(()),
             _probe_database(settings, read),
             *(probe(settings) for probe in every("probes")),
             _test_peers(settings),

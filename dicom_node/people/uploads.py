@@ -29,6 +29,7 @@ PICTURES_OF_ONE, PICTURE_MIB = 500, 128
 """Most pictures of an upload, and the largest one (MiB), which is read whole."""
 _BLOCK: Final = 2**20
 _NEEDED: Final = ("PatientID", "PatientName", "Modality")
+_TAKEN: Final = "DICOM (Part 10), PNG, JPEG, TIFF, or a ZIP of these"
 
 
 def take_files(
@@ -103,7 +104,9 @@ class _Upload:
             raise FaultyInput("a DICOM file of a ZIP is not tried: send it alone")
         if start.startswith(zips.SIGNATURE) and not is_object:
             raise FaultyInput("a ZIP in a ZIP is not opened: pack its files themselves")
-        self._store(pieces if is_object or not start.startswith(PICTURES) else [self._captured(pieces)])
+        if not is_object and not start.startswith(PICTURES):
+            raise FaultyInput(f"it is none of the files that are taken: {_TAKEN}" if start else "it is empty")
+        self._store(pieces if is_object else [self._captured(pieces)])
 
     def _captured(self, pieces: Iterator[bytes]) -> bytes:
         """The file of a Secondary Capture of a picture. Raises FaultyInput, PixelError."""

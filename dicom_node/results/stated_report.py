@@ -4,7 +4,7 @@ The items are pydicom's. highdicom's own readers rebuild each content item: the 
 instead of 0.05 (a chest X-ray with three), and the page of a study reads all its reports.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -95,7 +95,7 @@ class StatedReport:
 
     ``calls``: names of what asks for a person's attention beside findings. ``conclusion``: "" without one.
     ``statement``: the sentence that names the models and says that the report is not for diagnostic use; ""
-    without one.
+    without one. ``remarks``: quality notes on the images, each behind its name and a colon.
     """
 
     findings: Sequence[StatedFinding]
@@ -103,6 +103,7 @@ class StatedReport:
     conclusion: str
     statement: str
     calls: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def short_result(self) -> tuple[str, ...]:
@@ -117,7 +118,8 @@ def read_report(report: Path | BinaryIO | Dataset) -> StatedReport:
     document = report if isinstance(report, Dataset) else dcmread(report)
     findings: list[StatedFinding] = []
     numbers: list[StatedNumber] = []
-    for group in _containers(document, _MEASUREMENT_GROUP):
+    groups = _containers(document, _MEASUREMENT_GROUP)
+    for group in groups:
         if decided := list(filter(_is_decision, _children(group))):
             findings += _findings_of_group(group, decided)
         else:
@@ -139,7 +141,8 @@ def read_report(report: Path | BinaryIO | Dataset) -> StatedReport:
     )
     results = [_code(_value(item)) for item in _containers(document, OURS["RESULT"].value)]
     calls = tuple(dict.fromkeys(meaning for value, _, meaning in results if value not in OURS))
-    return StatedReport(findings, numbers, conclusion, statement, calls)
+    remarks = tuple(_remarks([*groups, *without_place]))
+    return StatedReport(findings, numbers, conclusion, statement, calls, remarks)
 
 
 def findings(report: Path) -> list[dict[str, Any]]:
@@ -326,6 +329,14 @@ def _sites(items: list[Dataset]) -> tuple[StatedCode, ...]:
         for item in (site, *_children(site))
         if item is site or _is_code(item, _LATERALITY)
     )
+
+
+def _remarks(containers: Iterable[Dataset]) -> Iterator[str]:
+    """Yield the comments in measurement groups, and beside what has no place."""
+    for container in containers:
+        for item in _children(container):
+            if item.ValueType == "TEXT" and name_of(item) == codes.DCM.Comment.value:
+                yield str(item.TextValue)
 
 
 def _texts(items: list[Dataset]) -> dict[str, str]:

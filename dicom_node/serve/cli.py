@@ -323,6 +323,10 @@ def init(
     say(f"  cp {unit} /etc/systemd/system/ && systemctl enable --now dicom-node")
     if admin:
         say("The console is at http://127.0.0.1:8080 on this machine; for others it needs [console.tls].")
+    ports = "11112 ([listener] port)"
+    if admin:
+        ports += " and 8080 ([console] port)"
+    say(f"Ports: {ports}. Where another program has one of them, enter another in {configuration}.")
 
 
 @app.command(

@@ -126,5 +126,5 @@ def _refusal(study: Study, sources: Sequence[Instance]) -> str:
         "`dicom-node studies release` releases it and applies the rules",
     }.get(study.state, "")
     if not why and any(source.purged for source in sources):
-        why = "has images that were purged after spool.keep_days: have them sent again"
+        why = "has images that were deleted, after spool.keep_days or by a person: have them sent again"
     return why and f"study {study.study_instance_uid} {why}"

@@ -177,7 +177,7 @@ def test_an_honest_zip_is_taken(read: Read, how: int) -> None:
 def test_a_zip_may_have_so_many_files_and_each_has_its_answer(read: Read) -> None:
     refusals, spooled = read(of_files(FILES))
     assert len(refusals) == FILES
-    assert all("no file of DICOM" in refusal for refusal in refusals)
+    assert all("none of the files that are taken" in refusal for refusal in refusals)
     assert spooled == 0
 
 

@@ -8,8 +8,13 @@ from dicom_node.base.lifecycle import JobState, StudyState
 
 
 def state_in_words(row: Any) -> str:
-    """The state of a study in words; "held" if the study has no job but one that a rule's limit holds."""
-    return "held" if row["job_held"] and row["state"] == StudyState.NOT_APPLICABLE else str(row["state"])
+    """The state of a study in words; "held" if the study has no job but one that a rule's limit holds. Of a
+    picture that a person tried nothing is delivered: "trial" when it ended well, else before its state.
+    """
+    state = "held" if row["job_held"] and row["state"] == StudyState.NOT_APPLICABLE else str(row["state"])
+    if not row["tried"]:
+        return state
+    return "trial" if state == StudyState.DELIVERED else f"trial, {state}"
 
 
 def results_in_words(results: Sequence[Any]) -> str:
@@ -32,7 +37,7 @@ def withdrawal_in_words(result: Any) -> str:
 def study_details(row: Any) -> Mapping[str, Any]:
     """A study for a person: its values without the keys that only programs need."""
     events = [event for event in row["events"] if event["level"] != "debug"]
-    shown = {key: row[key] for key in row if key not in ("study_instance_uid", "job_held")}
+    shown = {key: row[key] for key in row if key not in ("study_instance_uid", "job_held", "tried")}
     return {**shown, "state": state_in_words(row), "events": events}
 
 

@@ -111,8 +111,8 @@ class WorkerSettings(Section):
     device_rules_dir: Path | None = None
     """Folder with your own device rules (*.toml): where your scanners write the patient's name."""
     learn_screens: bool = True
-    """Count under a keyed hash which texts stand where on each device's screen, so that an admin can say
-    which stay (the page Cleaning)."""
+    """Count under a keyed hash which texts each device's screen has at which place, so that an admin can
+    confirm what stays (the page Cleaning)."""
     memory_mib: NonNegativeInt = 2304
     """Memory that one worker may take (MiB of data, RLIMIT_DATA; 0: no limit). An image that needs more fails
     by itself. Enough for ultrasound stills of 20 megapixels and X-rays of 40; larger stills are refused."""

@@ -36,6 +36,14 @@ from dicom_node.base.store.tables import (
 )
 
 _HAS_FILE = ReceivedObject.purged.is_(False)
+_OF_TRIAL = ReceivedObject.association.startswith(f"{Intake.TRIAL}-")
+_OF_STUDY = ReceivedObject.study_id == Study.id
+IS_TRIAL = (
+    (Study.patient_id == "")  # spares all other studies a look at their objects
+    & exists().where(_OF_STUDY, _OF_TRIAL)
+    & ~exists().where(_OF_STUDY, ~_OF_TRIAL)
+)
+"""SQL: whether all objects of a study are of pictures that a person tries; those are of no patient."""
 
 
 def received_object(session: Session, spool_name: str) -> ReceivedObject | None:
@@ -363,9 +371,7 @@ def is_uploaded(since: datetime) -> ColumnElement[bool]:
 
 def is_trial(session: Session, study_id: int) -> bool:
     """Return whether all objects of a study are of pictures that a person tries."""
-    of_study = ReceivedObject.study_id == study_id
-    tried = ReceivedObject.association.startswith(f"{Intake.TRIAL}-")
-    return bool(session.scalar(select(exists().where(of_study, tried) & ~exists().where(of_study, ~tried))))
+    return session.scalar(select(Study.id).where(Study.id == study_id, IS_TRIAL)) is not None
 
 
 def stays_here(session: Session, study_id: int) -> bool:

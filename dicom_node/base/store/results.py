@@ -231,14 +231,15 @@ def lock_outdated(session: Session, before: datetime, limit: int) -> list[Result
 
 
 def files_to_erase(session: Session, study_id: int) -> list[str]:
-    """Mark the results of a locked study as deleted, with what their rows say of findings; return the paths
-    of their files, which the caller deletes.
+    """Mark the results of a locked study as deleted, with what rows say of findings and scores; return the
+    paths of their files, which the caller deletes.
     """
     rows = session.scalars(select(Result).where(Result.study_id == study_id)).all()
     paths = [row.path for row in rows if not row.purged]
     for row in rows:
         row.purged, row.outdated, row.short_result = True, True, ""
     session.execute(delete(ReportedFinding).where(ReportedFinding.study_id == study_id))
+    session.execute(update(Job).where(Job.study_id == study_id).values(scores=None))
     return paths
 
 

@@ -577,7 +577,8 @@ class Job(StudyMixin, Numbered):
     finished_at: Mapped[datetime | None]
     analysed_at: Mapped[datetime | None]  # set once, when the job first succeeds
     models: Mapped[list[str]] = mapped_column(default=list)  # id@version of those that its results are of
-    # Of a picture that a person tries: the score (0 to 1) of each label, by id@version of its model.
+    # Of a picture that a person tries: the score (0 to 1) of each label, by id@version of its model; a key
+    # "unsure" says that the model was unsure of it.
     scores: Mapped[dict[str, Any] | None]
 
     study: Mapped[Study] = relationship()

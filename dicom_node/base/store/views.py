@@ -37,6 +37,7 @@ from dicom_node.base.lifecycle import (
     StudyState,
 )
 from dicom_node.base.store import deliveries, requested
+from dicom_node.base.store.intake import IS_TRIAL
 from dicom_node.base.store.mapping import UtcDateTime
 from dicom_node.base.store.tables import (
     Association,
@@ -59,6 +60,9 @@ PRIORITIES = {1: "stat", 0: "routine", -1: "low"}
 HELD = "held"
 """What lists call a study that no rule runs yet, as a limit holds its job; ``not_applicable`` there."""
 
+TRIAL = "trial"
+"""What lists call a study that is a picture which a person tried; a list of all studies is without them."""
+
 ORIGINAL = "original"
 """What the outbox calls a received object that is forwarded, among the kinds of results."""
 
@@ -73,7 +77,8 @@ _NOT_COUNTED = (ObjectRole.OWN, ObjectRole.ASIDE)
 @Action(
     STUDIES,
     "list",
-    'List studies, the newest first. "held": a limit of its rule waits for a person (`jobs retry`).',
+    'List studies, the newest first. "held": a limit of its rule waits for a person (`jobs retry`). '
+    '"trial": pictures that somebody tried at the console; without a state they are left out.',
     "--state failed --since 2h --config node.toml",
     columns=(
         uid("study", "study"),
@@ -88,30 +93,34 @@ _NOT_COUNTED = (ObjectRole.OWN, ObjectRole.ASIDE)
 def list_studies(
     session: Session,
     *,
-    states: Annotated[Iterable[StudyState | str], states(*StudyState, "held")] = (),
+    states: Annotated[Iterable[StudyState | str], states(*StudyState, HELD, TRIAL)] = (),
     since: Since = None,
     limit: Annotated[int | None, limit(100)] = None,
 ) -> list[View]:
     """Return studies as JSON objects, the most recently received first. ``since``: only those with an object
     received since then.
 
-    ``states``: only studies in these states (empty: all); the state ``HELD`` selects studies with a job
-    stopped by a rule's limit.
+    ``states``: only studies in these states (empty: all but trials), as :func:`in_states` takes them.
     """
     chosen = select(Study).order_by(Study.last_received_at.desc(), Study.id.desc()).limit(limit)
-    if wanted := tuple(states):
-        chosen = chosen.where(in_states(wanted))
+    chosen = chosen.where(in_states(tuple(states)))
     if since is not None:
         chosen = chosen.where(Study.last_received_at >= since)
     return list(numbered_studies(session, chosen).values())
 
 
 def in_states(wanted: Collection[StudyState | str]) -> ColumnElement[bool]:
-    """SQL: whether the study has one of these states, which may include ``HELD`` (a job is stopped by a
-    rule's limit).
+    """SQL: whether the study has one of these states; none: all but trials.
+
+    They may include ``HELD`` (a job is stopped by a rule's limit) and ``TRIAL`` (a tried picture, whatever
+    its state). A trial that ended well was delivered to nobody: no other state has it.
     """
-    of_state = Study.state.in_([state for state in wanted if state != HELD])
-    return or_(of_state, _ARE_HELD) if HELD in wanted else of_state
+    if not wanted:
+        return ~IS_TRIAL
+    found: ColumnElement[bool] = Study.state.in_([state for state in wanted if state not in (HELD, TRIAL)])
+    if HELD in wanted:
+        found = or_(found, _ARE_HELD)
+    return or_(found, IS_TRIAL) if TRIAL in wanted else found & ~(IS_TRIAL & _IS_DELIVERED)
 
 
 def find_study(session: Session, uid: str) -> Study:
@@ -442,11 +451,12 @@ def counts(session: Session) -> View:
 def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]:
     """Return the studies of the query ``chosen`` as JSON objects by id, in the order of the query.
 
-    This takes five queries for any number of studies. A study deleted meanwhile is left out.
+    This takes six queries for any number of studies. A study deleted meanwhile is left out.
     """
     rows = session.scalars(chosen).all()
     ids = chosen.with_only_columns(Study.id).subquery()
     held = set(session.scalars(select(Study.id).where(Study.id.in_(select(ids.c.id)), _HAS_HELD_JOB)))
+    tried = set(session.scalars(select(Study.id).where(Study.id.in_(select(ids.c.id)), IS_TRIAL)))
     of_study = select(ids.c.id).scalar_subquery()
     images = session.execute(
         select(Instance.study_id, Instance.modality, func.count())
@@ -478,6 +488,7 @@ def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]
             **columns(row, "study_instance_uid", "state", "reason", "patient_id"),
             "reason": row.reason + more.get(row.id, ""),
             "job_held": row.id in held,
+            "tried": row.id in tried,
             "modalities": modalities[row.id],
             "instances": instances[row.id],
             "revision": row.revision,
@@ -591,6 +602,7 @@ _HAS_HELD_JOB = exists().where(
 )
 # For a search, by the index of states first: few jobs are held, and studies without one are many.
 _ARE_HELD = Study.id.in_(select(Job.study_id).where(Job.state == JobState.HELD)) & _HAS_HELD_JOB
+_IS_DELIVERED = Study.state == StudyState.DELIVERED
 _DEBUG_EVENTS = [kind.number for kind in events.all_types() if kind.level < logging.INFO]
 _LEVELS = {10: "debug", 20: "info", 30: "warning", 40: "error"}
 

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refuse
+from pydicom.uid import SecondaryCaptureImageStorage
+
+from ai_pipeline.contract import (
+    Accept,
+    ImageHeader,
+    Pipeline,
+    PipelineResult,
+    Progress,
+    QualityNote,
+    Refusal,
+    Refuse,
+    RefusedBy,
+    SourceImage,
+)
 from ai_pipeline.errors import CleaningFailed, NoNumber, PixelError
 from ai_pipeline.images.decode import DicomImage
 from ai_pipeline.summary import without_research
@@ -50,6 +64,53 @@ class ImageAnalysis:
             return Accept(tuple(taken), refused), in_words
         reasons = dict.fromkeys(verdict.reason for verdict in verdicts if isinstance(verdict, Refuse))
         return Refuse("; ".join(reasons), refused), in_words
+
+    def without_mistaken(
+        self,
+        verdict: Accept | Refuse,
+        pipeline: Pipeline,
+        others: Iterable[Pipeline],
+        sources: Sequence[SourceObject],
+    ) -> Accept | Refuse:
+        """Return what the pipeline accepted without the Secondary Captures that another pipeline recognises.
+
+        Their Modality is a person's word, and a pipeline may go by it alone: a chest film that is called
+        ultrasound would be taken. ``others``: the other pipelines of this process.
+        """
+        if isinstance(verdict, Refuse):
+            return verdict
+        doubtful = [
+            source
+            for source in sources
+            if source.image.uid in verdict.source_uids and _goes_by_word(pipeline, source.image.header)
+        ]
+        mistaken: dict[str, str] = {}
+        for other in others:
+            if other.card.recognises:
+                mistaken |= self._recognised(other, doubtful)
+        refused = (
+            *verdict.refused,
+            *(Refusal(uid, model, RefusedBy.PIXELS) for uid in mistaken for model in pipeline.models()[:1]),
+        )
+        taken = tuple(uid for uid in verdict.source_uids if uid not in mistaken)
+        if taken:
+            return Accept(taken, refused)
+        return Refuse("; ".join(dict.fromkeys(mistaken.values())), refused)
+
+    def _recognised(self, pipeline: Pipeline, sources: Sequence[SourceObject]) -> dict[str, str]:
+        """Return why the images that the pipeline recognises are not what their modality says, by UID."""
+        card = pipeline.card
+        [modality, *_] = sorted(card.modalities)
+        unlike = [source for source in sources if source.image.header.modality not in card.modalities]
+        judged, _ = self._each(
+            unlike, lambda _, source: pipeline.accepts([_with_modality(source.image, modality)])
+        )
+        said = {source.image.uid: source.image.header.modality for source in unlike}
+        return {
+            uid: f"the pixels look like {card.recognises}, and it was sent as {said[uid]}: send it as that"
+            for uid, judgement in judged.items()
+            if isinstance(judgement, Accept)
+        }
 
     def run(
         self,
@@ -127,6 +188,21 @@ class ImageAnalysis:
             own = [reading for reading in result.readings if reading.source_uid == source.image.uid]
             self.learner.learn(source.image, own)
         return replace(without_research(result), readings=())
+
+
+def _goes_by_word(pipeline: Pipeline, header: ImageHeader) -> bool:
+    """Whether an image is a Secondary Capture with a modality by which the pipeline goes."""
+    return (
+        header.sop_class_uid == SecondaryCaptureImageStorage and header.modality in pipeline.card.modalities
+    )
+
+
+def _with_modality(image: SourceImage, modality: str) -> SourceImage:
+    """The image as if its header had this modality."""
+    other = copy(image)
+    if isinstance(other, DicomImage):
+        other.header = replace(other.header, modality=modality)
+    return other
 
 
 def _as_one(faults: Collection[Exception]) -> PixelError | NoNumber:

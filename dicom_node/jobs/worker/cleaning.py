@@ -14,7 +14,7 @@ from ai_pipeline.contract import ImageKind, Pipeline, PipelineResult, QualityNot
 from ai_pipeline.errors import CleaningFailed
 from dicom_node.base.events import CLEANING_WITHHELD, IMAGES_CLEANED
 from dicom_node.base.lifecycle import ReviewCause
-from dicom_node.base.store import results
+from dicom_node.base.store import intake, results
 from dicom_node.base.store.tables import Job
 from dicom_node.jobs.queue import record_of_job
 from dicom_node.results.source import SourceObject
@@ -41,7 +41,8 @@ def record_cleaning(
     """Record how the removal of burned-in text from a job's images went, in the transaction that ends the
     job.
 
-    These are events on how many images were cleaned and withheld, and the reviews that a person should make.
+    These are events on how many images were cleaned and withheld, and the reviews that a person should make;
+    none of a picture that a person tries, who sees what became of it.
     """
     noted = Counter(note.name for note in result.quality)
     if cleaned := sum(image.kind is ImageKind.CLEANED for image in result.images):
@@ -55,7 +56,7 @@ def record_cleaning(
         )
     if noted[WITHHELD]:
         record_of_job(session, job, CLEANING_WITHHELD, images=noted[WITHHELD])
-    if sources:
+    if sources and not intake.is_trial(session, job.study_id):
         asked = []
         for source in sources:  # one for each image, with the most urgent cause
             own = {note.name: note for note in result.quality if note.source_uid == source.image.uid}

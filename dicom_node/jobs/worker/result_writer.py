@@ -23,7 +23,7 @@ from ai_pipeline.contract import (
     Refusal,
     Scores,
 )
-from ai_pipeline.summary import calls_of, without_research
+from ai_pipeline.summary import UNSURE, calls_of, without_research
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.rule import NOT_ASSESSED, SUSPECTED
 from dicom_node.base.config.settings import Settings
@@ -62,7 +62,8 @@ _ROUNDS = 5  # another worker may write the same object at the same moment; once
 class _JobEnd:
     """What the transaction that ends a job stores.
 
-    ``names``: peers that get the ``built`` results. ``refused``, ``scores``: of images, to be counted.
+    ``names``: peers that get the ``built`` results. ``refused``, ``scores``: of images, to be counted;
+    ``is_unsure``: of an image the model says no more than what it suspects.
     ``models``: used for the results. ``present``: names of suspected findings and of calls. ``assess_first``:
     a person must accept the results before they are sent. ``stat``: a condition of the rule makes the study
     STAT.
@@ -77,6 +78,7 @@ class _JobEnd:
     reason: str = ""
     refused: Sequence[Refusal] = ()
     scores: Sequence[Scores] = ()
+    is_unsure: bool = False
     models: Sequence[ModelRef] = ()
     analysed_at: datetime | None = None
     present: frozenset[str] = frozenset()
@@ -131,6 +133,7 @@ class ResultWriter:
                 stat=stat,
                 refused=refused,
                 scores=result.scores,
+                is_unsure=any(note.name == UNSURE for note in result.quality),
                 models=models,
                 analysed_at=analysed_at,
                 present=frozenset(suspected | calls),
@@ -204,8 +207,11 @@ class ResultWriter:
                     row.models = [f"{model.id}@{model.version}" for model in end.models]
                     if intake.is_trial(session, job.study_id):
                         row.scores = {
-                            f"{one.model.id}@{one.model.version}": dict(one.values) for one in end.scores
+                            f"{scored.model.id}@{scored.model.version}": dict(scored.values)
+                            for scored in end.scores
                         }
+                        if end.is_unsure:
+                            row.scores |= {UNSURE: {}}
                     new = self._enter(session, end, files)
                     _record_routing(session, end, row)
                     count_images(session, self._settings, end.scores, end.refused)

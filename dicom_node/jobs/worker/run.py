@@ -343,6 +343,8 @@ class Worker:
         # Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest.
         verdict, faults = self._analysis.accepts(pipeline, images.readable, job.options)
         self._leave_out(attempt, faults)
+        others = [other for other in self._pipelines.values() if other is not pipeline]
+        verdict = self._analysis.without_mistaken(verdict, pipeline, others, attempt.images.readable)
         attempt.refused = verdict.refused
         if isinstance(verdict, Refuse):
             if attempt.images.faults:  # the pipeline did not see these: the PACS gets a report

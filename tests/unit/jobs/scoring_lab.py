@@ -14,6 +14,7 @@ from ai_pipeline.contract import (  # fmt: skip
     ModelRef,
     PipelineResult,
     Progress,
+    QualityNote,
     Refusal,
     Refuse,
     RefusedBy,
@@ -21,6 +22,7 @@ from ai_pipeline.contract import (  # fmt: skip
     SourceImage,
 )
 from ai_pipeline.models.registry import cards, load
+from ai_pipeline.summary import UNSURE
 from dicom_node.base.lifecycle import Counted
 from dicom_node.base.store.tables import ModelCount
 from dicom_node.jobs.drift import OUTCOME_BIN
@@ -78,7 +80,9 @@ def counted(
 
 
 class Scoring(Obedient):
-    """Refuses legs by their header and "noise" by the pixels; counts go by the card in ``models_dir``."""
+    """Refuses legs by their header and "noise" by the pixels, and is unsure of "haze"; counts go by the card
+    in ``models_dir``.
+    """
 
     card = replace(Obedient.card, name="scoring")
 
@@ -104,7 +108,9 @@ class Scoring(Obedient):
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
     ) -> PipelineResult:
         result = super().run(images, report, options)
-        return replace(result, scores=tuple(self._scores(image) for image in images))
+        hazy = [image.uid for image in images if image.header.body_part == "HAZE"]
+        notes = tuple(QualityNote(UNSURE, "A hazy image.", uid, on_faces=True) for uid in hazy)
+        return replace(result, quality=notes, scores=tuple(self._scores(image) for image in images))
 
     def _scores(self, image: SourceImage) -> Scores:
         value = (image.header.age_years or 0.0) / 100

@@ -2,6 +2,7 @@
 
 import io
 from datetime import date, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image, ImageOps
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from ai_pipeline.images.decode import open_dicom
 from dicom_node.base.errors import FaultyInput
 from dicom_node.people.captures import secondary_capture
 from dicom_node.people.described import checked
@@ -124,3 +126,10 @@ def test_two_uploads_of_one_picture_are_two_studies_and_two_pictures_of_one_are_
     assert first.StudyInstanceUID == second.StudyInstanceUID
     assert first.SeriesInstanceUID == second.SeriesInstanceUID
     assert (first.InstanceNumber, second.InstanceNumber) == (1, 2)
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (3, 1), (1, 3)], ids=str)
+def test_a_tiny_picture_with_its_padding_byte_is_read_back(sides: tuple[int, int], tmp_path: Path) -> None:
+    path = tmp_path / "tiny.dcm"
+    path.write_bytes(secondary_capture(saved(Image.new("L", sides, 7), "PNG"), PATIENT, "upload-1", 1))
+    assert open_dicom(path).stored().tolist() == [[7] * sides[0]] * sides[1]

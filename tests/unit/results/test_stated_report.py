@@ -7,6 +7,7 @@ import pytest
 from ai_pipeline.contract import (
     Decision,
     PipelineResult,
+    QualityNote,
 )
 from dicom_node.results import stated_report
 from dicom_node.results.build import build
@@ -32,7 +33,8 @@ def test_findings_are_read_back_with_numbers_and_model(tmp_path: Path, beside: b
         finding(NODULE, 0.4, one.image.uid, decision=Decision.INDETERMINATE),
         finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT),
     )
-    given = PipelineResult(findings=found, measurements=measured(one.image.uid)[:beside])
+    note = QualityNote("ratio", "not measured: of a test.", one.image.uid)
+    given = PipelineResult(found, quality=(note,), measurements=measured(one.image.uid)[:beside])
     [made] = build(ONLY_REPORT, [one], given)
     path.write_bytes(made.data or b"")
     numbers = lambda row: sorted(value.split()[0] for value in row["numbers"].values())
@@ -46,6 +48,7 @@ def test_findings_are_read_back_with_numbers_and_model(tmp_path: Path, beside: b
         ("Pleural effusion", "absent", ["7.0"], False, "chest-lite0 1"),
     ]
     assert "Suspected: cardiomegaly." in stated_report.read_report(path).conclusion
+    assert "ratio: not measured: of a test." in stated_report.read_report(path).remarks
     assert [row["number"] for row in stated_report.measurements(path)] == ["0.543 {ratio}"] * beside
     drawn = {(row["finding"], row["number"]) for row in stated_report.places(path)}
     ratios = {("Cardiothoracic ratio", "0.543 {ratio}")} if beside else set()

@@ -137,7 +137,7 @@ def test_what_may_not_be_run_again_is_refused_with_a_sentence_and_nothing_is_que
     node.index(coming)
     for uid, sentence in (
         (conflict, "is in quarantine"),
-        (purged, "were purged"),
+        (purged, "were deleted, after spool.keep_days or by a person"),
         (str(coming.StudyInstanceUID), "is still being received"),
     ):
         with pytest.raises(NotAllowedNow, match=sentence):
@@ -160,7 +160,7 @@ def test_a_changed_rule_is_replayed_over_the_studies_that_it_missed(node: Inbox)
     def replayed(dry_run: bool) -> list[tuple[str, bool]]:
         rows = rule_trial.replay_rules(second, since, dry_run=dry_run)
         assert rows[0]["destinations"] == ["pacs", "second"]
-        assert "were purged" in rows[-1]["reason"]
+        assert "were deleted, after spool.keep_days or by a person" in rows[-1]["reason"]
         return [(row["study_instance_uid"], row["queued"]) for row in rows]
 
     assert replayed(True) == [(ovary, False), (purged, False)]

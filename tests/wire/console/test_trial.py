@@ -22,16 +22,37 @@ def site(tmp_path_factory: pytest.TempPathFactory, chromium: Chromium) -> Iterat
 
 
 def test_a_film_has_its_result_beside_it(site: Site) -> None:
-    site.drop("DX", "film.png", film(), "PA")
+    site.drop("DX PA", "film.png", film())
     shown = site.page.inner_text("main")
     assert "AI: " in shown
     assert "Not for diagnostic use" in shown
     assert "Three highest scores" in shown
     assert "One of the three is right in 75 % (67 % to 82 %) of films with a finding." in shown
     assert "Cardiothoracic ratio" in shown
+    assert "Taken as a film, view PA." in shown
     expect(site.page.locator(".viewer .mark polyline")).not_to_have_count(0)
     site.page.click("button:text-is('Measure')")
     assert site.complaints == []
+
+
+def test_a_film_that_is_dropped_first_waits_for_what_it_shows(site: Site) -> None:
+    page = site.page
+    page.goto("/try")
+    page.set_input_files("input[name=files]", {"name": "film.png", "mimeType": "", "buffer": film()})
+    assert page.url.endswith("/try")
+    page.check("input[name=Shows][value='DX AP']")
+    page.wait_for_selector("h2:text-is('Result')")
+    shown = page.inner_text("main")
+    assert "Taken as a film, view AP." in shown
+    assert "Cardiothoracic ratio: not measured: projection AP, not PA." in shown
+    assert site.complaints == []
+
+
+def test_a_film_that_is_called_ultrasound_is_refused(site: Site) -> None:
+    site.drop("US", "film.png", film())
+    shown = site.page.inner_text("main")
+    assert "Why not: the pixels look like a chest film, and it was sent as US: send it as that." in shown
+    assert "Nothing was assessed, so nothing is excluded." in shown
 
 
 def test_an_ultrasound_picture_is_seen_before_and_after(site: Site) -> None:
@@ -42,6 +63,7 @@ def test_an_ultrasound_picture_is_seen_before_and_after(site: Site) -> None:
     for place, left in (("0", 640), ("100", 0)):  # at "Before" nothing of it is shown cleaned
         site.page.fill(".compare input", place)
         assert float(site.page.get_attribute(".viewer clipPath rect", "x") or -1) == left
+        assert float(site.page.get_attribute(".viewer .divide", "x1") or -1) == left
     assert site.complaints == []
 
 
@@ -57,7 +79,7 @@ def test_what_is_no_film_is_refused_in_words_and_nothing_is_sent(site: Site) -> 
 
 def test_a_file_that_cannot_be_tried_is_refused_and_the_next_one_is_taken(site: Site) -> None:
     site.page.goto("/try")
-    site.page.check("input[name=Modality][value=DX]")
+    site.page.check("input[name=Shows][value=DX]")
     site.page.set_input_files("input[name=files]", {"name": "a.png", "mimeType": "", "buffer": film()[:5000]})
     site.page.wait_for_selector("#problem:has-text('truncated')")
     site.page.evaluate(

@@ -72,7 +72,7 @@ def test_images_of_a_patient_are_deleted_when_their_results_arrived(
     assert "1 of 1 studies: received images deleted" in admin.text
     assert not any(file.exists() for file in files)
     assert list(node.folder.glob("results/**/*.dcm"))
-    assert "purged" in admin.page("/studies/1")
+    assert "Images deleted by admin, " in admin.page("/studies/1")
     assert "It has taken results, the newest at" in admin.page("/peers/pacs")
     assert "Delete them" not in admin.page("/patients/1"), "nothing is here"
     assert admin.post("/patients/1/delete") == 200

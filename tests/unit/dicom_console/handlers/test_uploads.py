@@ -253,8 +253,8 @@ def test_an_upload_that_is_cut_half_way_stores_nothing(console: ConsoleLab, inbo
 
 
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
-    "empty": (bytes, "no file of DICOM"),
-    "HTML": (lambda: b"<html><script>alert(1)</script>", "no file of DICOM"),
+    "empty": (bytes, "it is empty"),
+    "HTML": (lambda: b"<html><script>alert(1)</script>", "it is none of the files that are taken"),
     "no elements": (lambda: bytes(128) + b"DICM" + bytes(200), "no valid UIDs"),
     "no end": (lambda: bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 1, b"OB", 0, 2**31), "does not end"),
 }
