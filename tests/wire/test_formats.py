@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -571,6 +572,11 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(
     assert told == second
     assert told["study_instance_uid"] == str(source.StudyInstanceUID)
     page = (out / "index.html").read_text(encoding="utf-8")
+    assert re.findall("<h2>(.*?)</h2>", page) == [
+        "Ultrasound: the results are in the PACS",
+        "Ultrasound: not analysed, a person must look at it",
+        "Next",
+    ]
     assert [page.count(f'src="us-1/{name}.png"') for name in ("01-source", "02-cleaned")] == [1, 1]
     assert [len(list((out / "us-1").glob(files))) for files in ("pacs/*.dcm", "*.png")] == [2, 2]
 
