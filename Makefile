@@ -114,6 +114,7 @@ released-schema:  ## checksums of the migrations, with each release: a released 
 version:  ## make version TO=0.2.0: the version of the three packages, and which of the others each needs
 	sed -i -E 's/^version = ".*"/version = "$(TO)"/; s/"(dicom-ai-node\[[a-z,]+\])==[^"]*"/"\1==$(TO)"/' \
 		pyproject.toml dicom_console/pyproject.toml ai_training/pyproject.toml
+	sed -i -E 's/^Version [0-9]+\.[0-9]+\.[0-9]+/Version $(TO)/' README.md
 
 dist: $(TOOLS)/.installed sbom  ## dist/: wheels and sdists of the three packages, SBOM, lock, checksums
 	for project in . dicom_console ai_training; do $(TOOLS)/bin/python -m build --no-isolation --outdir dist $$project || exit 1; done
@@ -154,14 +155,18 @@ $(VENV)/bin/python:
 		|| { echo 'Debian keeps venv apart: apt-get install python3-venv'; rm -rf $(VENV); exit 1; }
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --upgrade pip setuptools
-	$(PIP) --editable '.[ai]'
+	@echo 'Upgrading pip and setuptools in $(VENV) (a few seconds) …'
+	@$(PIP) --upgrade pip setuptools
+	@echo 'Installing the node, ONNX Runtime, OpenCV and about 60 packages into $(VENV) (about two minutes, without further lines) …'
+	@$(PIP) --editable '.[ai]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml ai_training/pyproject.toml dicom_console/pyproject.toml constraints.txt tests/fhir_server/package-lock.json | $(VENV)/bin/python
-	$(PIP) --upgrade pip setuptools
-	$(PIP) --editable '.[test]' --editable ./dicom_console --editable ./ai_training polars
-	$(PIP) --no-deps ultralytics  # it asks for opencv-python, which overwrites opencv-python-headless and brings Qt
+	@echo 'Upgrading pip and setuptools in $(VENV) …'
+	@$(PIP) --upgrade pip setuptools
+	@echo 'Installing the node, its console, training with torch, and what tests need into $(VENV) (several minutes) …'
+	@$(PIP) --editable '.[test]' --editable ./dicom_console --editable ./ai_training polars
+	@$(PIP) --no-deps ultralytics  # it asks for opencv-python, which overwrites opencv-python-headless and brings Qt
 	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix tests/fhir_server --silent --no-audit --no-fund || echo "no npm: the tests of the FHIR server are skipped"
 	@touch $@ $(VENV)/.demo
 

@@ -37,9 +37,11 @@ from ai_training.evaluation.scores import Outputs, Scored, curves, run, scored
 from ai_training.evaluation.tables import ENOUGH, headline, size
 from ai_training.metrics import (
     THRESHOLDS,
+    Curve,
     Floats,
     calibrated,
     mean_interval,
+    moved,
     patient_weights,
     prevalence,
     probabilities,
@@ -98,12 +100,27 @@ def write_card(
         }
         names = [label.name for label in labels]
         text["reference"] = reference(name, names, probabilities(labels, outputs.logits), far)
+        move_usual_chest(
+            text,
+            {label.name: label for label in card.labels},
+            {name: (label.slope, label.intercept) for name, label in fitted.items()},
+        )
         for spoken in ("metrics", "operating_points"):  # the thresholds that they speak of are no more
             text.pop(spoken, None)
         refitted = scored(seen.images, outputs, labels, seen.names)
         if points := choose_points(refitted, shown):
             text["operating_points"] = points
         bring_weights(card, text, path.parent)
+
+
+def move_usual_chest(text: Any, labels: Mapping[str, Label], curves: Mapping[str, Curve]) -> None:
+    """Move the limit of the table ``usual_chest`` in ``text``, a card as TOML document, along the new curve
+    of its label, so that the same films are to be looked at first. ``labels``: those before, ``curves``: the
+    new ones, both by name.
+    """
+    table = text.get("usual_chest", {})
+    if (name := table.get("label")) in curves:
+        table["limit"] = moved(labels[name], curves[name], float(table["limit"]))
 
 
 def bring_weights(card: Card, text: Any, beside: Path) -> None:

@@ -3,7 +3,8 @@
 Out: the network as ONNX, the card and its other files beside it, and a configuration that ``python -m
 monai.bundle run`` runs. In: a classifier of 2-D pictures, by MONAI's own reader: ``network_def`` of its
 inference configuration names one of MONAI's networks with plain values, and ``models/model.pt`` holds its
-parameters. No expression of a foreign bundle is run; a segmenter has no place in a pipeline of this project.
+parameters. No expression of a foreign bundle is run. A segmenter has no place in a pipeline of this project:
+what is measured in outlines, and whether they may be shown, goes by limits that were fitted to one network.
 """
 
 import json
@@ -52,8 +53,8 @@ def write(card: Card, out: Path) -> Path:
     (out / "docs/README.md").write_text(
         f"# {card.name}\n\n{card.task}. {card.intended_use}\n\n{limits}\n\nPut pictures as PNG into "
         f"`images/` and run `python -m monai.bundle run --config_file {INFERENCE} --bundle_root .`, with the "
-        "package dicom-ai-node beside MONAI: it writes `predictions.json`. In a node: `ai-pipeline models "
-        f"add {NETWORK} --card {CARD}`.\n",
+        "packages dicom-ai-node and fire beside MONAI: it writes `predictions.json`. In a node: `ai-pipeline "
+        f"models add {NETWORK} --card {CARD}`.\n",
         encoding="utf-8",
     )
     return out
@@ -172,6 +173,11 @@ def read(folder: Path) -> tuple[Any, dict[str, Any]]:
     ``forward`` takes pictures ``[N, C, rows, columns]`` and returns the scores, and what
     :class:`ai_training.convert.ConvertedNetwork` needs of it. Raises CannotAdapt, UnreadableCheckpoint.
     """
+    if (folder / CARD).is_file() and (folder / NETWORK).is_file():
+        raise CannotAdapt(
+            f"`ai-pipeline models bundle` wrote it: add its {NETWORK} with --card {CARD} by "
+            "`ai-pipeline models add`"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MONAI's own, at import
@@ -288,6 +294,7 @@ def _network(parser: Any, folder: Path, values: Mapping[str, Any], turned: bool)
     if scores.shape != (1, len(values["labels"])):
         raise CannotAdapt(
             f"the network answers {tuple(scores.shape)} for one picture, not one score for each of "
-            f"{len(values['labels'])} labels: a segmenter has no place in a pipeline here"
+            f"{len(values['labels'])} labels: a segmenter has no place in a pipeline here ("
+            "docs/models-convert.md says why, and what takes one)"
         )
     return made

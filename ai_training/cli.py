@@ -228,9 +228,26 @@ def evaluate_chest(
     cache: Cache = None,
     threads: Threads = 0,
     drawn: Drawn = None,
+    choose_points: Annotated[
+        bool,
+        typer.Option(
+            "--choose-points",
+            help="Choose the thresholds of the operating points anew, on the split val. Without it those of "
+            "the card are measured, if it has any.",
+        ),
+    ] = False,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL",
+            help="With --choose-points: a label that keeps the card's threshold at `specific`. Repeatable.",
+        ),
+    ] = None,
     write_card: WriteCard = False,
 ) -> Figures:
     """Measure a chest X-ray classifier; every interval is 95 %, by bootstrap over patients."""
+    if keep and not choose_points:
+        raise typer.BadParameter("nothing is chosen without --choose-points", param_hint="--keep")
     from ai_training.chest.card import write_metrics
     from ai_training.evaluation.classifier import evaluate_chest as evaluate
 
@@ -243,6 +260,8 @@ def evaluate_chest(
         cache=cache,
         threads=threads,
         drawn=drawn,
+        anew=choose_points,
+        kept=keep or (),
         report=report,
     )
     if write_card:

@@ -401,10 +401,15 @@ class TrainingRun:
         self.train(report)
 
     def load(self) -> None:
-        """Continue from the checkpoint in ``out``. Raises ExperimentError if it belongs to another recipe,
-        OSError without one.
+        """Continue from the checkpoint in ``out``. Raises ExperimentError if it belongs to another recipe, or
+        if there is none.
         """
         assert self.out is not None
+        if not self.begun:
+            raise ExperimentError(
+                f"{self.out / CHECKPOINT} is not there: no run was begun there that was saved "
+                "(--save-minutes); leave out --resume"
+            )
         state = torch.load(self.out / CHECKPOINT, weights_only=True, map_location="cpu")
         if state.get(self.KIND) != self.recipe_text:
             raise ExperimentError(f"{CHECKPOINT} was made by another {self.KIND}: train into a new folder")

@@ -4,6 +4,7 @@ Resampled figures take ``weights [resamples, N]`` of :func:`patient_weights`: ho
 Each resampled figure is the same sum as its plain figure, so that a test can hold both equal.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -328,6 +329,20 @@ THRESHOLDS = (
     f"with specificity {SPECIFICITY}; indeterminate between them"
 )
 STEP = 1e-7  # least distance of two edges; cards round to seven digits
+
+
+Curve = tuple[float, float]
+"""Slope, above 0, and intercept: probability = 1 / (1 + exp(-(slope · logit + intercept)))."""
+
+
+def moved(label: Label, curve: Curve, threshold: float) -> float:
+    """The probability under ``curve`` at the logit where ``label`` has the probability ``threshold``, with
+    so many digits that no film changes sides.
+    """
+    if threshold in (0.0, 1.0):  # never, or always
+        return threshold
+    logit = (math.log(threshold / (1 - threshold)) - label.intercept) / label.slope
+    return round(1 / (1 + math.exp(min(-(curve[0] * logit + curve[1]), 700.0))), 9)
 
 
 class LabelCalibration(NamedTuple):

@@ -539,10 +539,9 @@ def _not_assessed(settings: _RuleOptions, *, size_judged: bool) -> QualityNote:
     """
     judged = {ratio.CARDIOMEGALY} if size_judged else set()
     hidden = [one.code.meaning for one in settings.labels if one.name not in {*settings.shown, *judged}]
-    untrained = (
-        "Nor anything that the model was never trained for, such as bones, mediastinum, lines and tubes."
-    )
-    return QualityNote(NOT_ASSESSED, f"{', '.join(hidden)}. {untrained}", names=tuple(hidden))
+    untrained = "that the model was never trained for, such as bones, mediastinum, lines and tubes."
+    text = f"{', '.join(hidden)}. Nor anything {untrained}" if hidden else f"Anything {untrained}"
+    return QualityNote(NOT_ASSESSED, text, names=tuple(hidden))
 
 
 def _cleaned(

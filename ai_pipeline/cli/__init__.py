@@ -1,7 +1,8 @@
 """``ai-pipeline``: run the pipelines on files, without the node. One file per verb.
 
-Exit codes: 0 every input was handled (refusals included), 2 wrong usage, 65 an input could not be read or a
-model's weights are missing or altered, 78 something that is needed is not installed.
+Exit codes: 0 every input was handled (refusals included), 2 wrong usage, 65 an input could not be read, a
+part of a script not be taken, or a model's weights are missing or altered, 78 something that is needed is not
+installed.
 """
 
 import os
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 
 from ai_pipeline.cli.models import models_app, pipelines
+from ai_pipeline.cli.rules import rules_app
 from ai_pipeline.cli.run import run
 from ai_pipeline.cli.screens import learn_screen
 from ai_pipeline.cli.serve import serve
@@ -30,6 +32,7 @@ app.command(epilog="Example:  ai-pipeline pipelines ultrasound")(pipelines)
 app.command(epilog="Example:  ai-pipeline learn-screen images --out device-rules/room3.toml")(learn_screen)
 app.command(epilog="Example:  ai-pipeline serve --config serve.toml")(serve)
 app.add_typer(models_app, name="models")
+app.add_typer(rules_app, name="rules")
 
 
 def _version(wanted: bool) -> None:

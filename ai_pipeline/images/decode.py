@@ -160,8 +160,11 @@ def open_picture(
     """Open a PNG, JPEG or TIFF as an image of ``modality`` (``"US"``, ``"DX"`` …) with the attributes
     ``given``.
 
-    The UID is derived from the file's bytes (UUIDv5 under 2.25), so the same picture has the same UID.
+    The UID is derived from the file's bytes (UUIDv5 under 2.25), so the same picture has the same UID. Raises
+    :class:`PixelError`.
     """
+    if (mib := path.stat().st_size >> 20) > limits.picture_mib:
+        raise PixelError(f"the file has {mib} MiB: a picture may have {limits.picture_mib}")
     return picture_of(path.read_bytes(), modality, limits, given)
 
 

@@ -33,6 +33,8 @@ class ImageLimits:
     """All frames, decoded (MiB)."""
     inflated_mib: int = 256
     """A deflated data set, inflated (MiB): it must lie in memory as a whole."""
+    picture_mib: int = 512
+    """The file of a PNG, JPEG or TIFF (MiB), for the same reason."""
 
     def fault(self, rows: int, columns: int, frames: int = 1, samples: int = 1, bits: int = 8) -> str:
         """Why an image of this size is not decoded, as one sentence; "" if it is. ``samples``: per pixel;

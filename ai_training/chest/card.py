@@ -114,8 +114,10 @@ def known_only(value: Any) -> Any:
 
 
 ID = "chest-efficientnet-lite0"
-TOLD_OF_SHIPPED = ("mined from", "224 pixels", "another network", "NIH Clinical Center", "from a detector")
-"""Words of the shipped card's limits that are true of its own training alone."""
+TOLD_OF_WEIGHTS = ("224 pixels", "lateral films", "from a detector", "fewer than 15 boxes")
+"""Words of the shipped card's limits that are true of its own weights alone."""
+TOLD_OF_SET = ("mined from", "another network", "NIH Clinical Center")
+"""Words of the shipped card's limits that are true of the set alone that has taught it."""
 
 
 def export_onnx(network: PlacedNetwork, size: int, path: Path) -> None:
@@ -159,7 +161,8 @@ def write_metrics(path: Path, result: dict[str, Any]) -> None:
     """Put the test figures of ``ai-pipeline evaluate chest`` into the model card at ``path``. A label is
     supported if its test images hold at least 15 positives and the lower end of its AUC's interval is above
     .5, there and in external measurements (``[external]``, which stays). If the card lacks operating points,
-    those of the validation split are added. The card counts how often the test split was used.
+    those of the validation split are added; they replace the card's where they were chosen anew. The card
+    counts how often the test split was used.
     """
     shown = {row["label"] for row in result["main"]["labels"] if row["supported"]}
     with changed_card(path) as card:
@@ -230,10 +233,10 @@ def ship(
         }
         card["reference"] = reference("the adults of the validation split", labels, chances, refused)
         card["training"] = _training(trained, material, found, about)
-        if found.name != SHIPPED_SET:
-            _retell(card, found, labels)
+        _retell(card, found, labels, size)
         card["metrics"] = {}
-        card.pop("operating_points", None)
+        for told in ("operating_points", "external", "usual_chest"):  # measured with other weights
+            card.pop(told, None)
     return path
 
 
@@ -274,12 +277,21 @@ def _training(
     }
 
 
-def _retell(card: Any, found: ImageSet, labels: Sequence[str]) -> None:
-    """Write task and limits of a network that another set than the shipped one has taught."""
-    card["task"] = f"findings in frontal chest X-rays of adults: {', '.join(labels)}"
-    kept = [text for text in card["limits"] if not any(words in text for words in TOLD_OF_SHIPPED)]
-    kept.append(
-        f"Taught by {found.title}: its labels may be wrong; other devices, populations and windows "
-        "were not tested."
-    )
+def _retell(card: Any, found: ImageSet, labels: Sequence[str], size: int) -> None:
+    """Write task and limits of a network whose input has ``size`` pixels a side, taught by the set
+    ``found``.
+    """
+    untrue = TOLD_OF_WEIGHTS if found.name == SHIPPED_SET else (*TOLD_OF_WEIGHTS, *TOLD_OF_SET)
+    kept = [text for text in card["limits"] if not any(words in text for words in untrue)]
+    kept += [
+        f"The image is seen at {size} pixels a side: what is small or thin cannot be seen.",
+        "Frontal views of patients of 16 years and over only. Lateral films, limbs and mirrored films were "
+        "not tested.",
+    ]
+    if found.name != SHIPPED_SET:
+        card["task"] = f"findings in frontal chest X-rays of adults: {', '.join(labels)}"
+        kept.append(
+            f"Taught by the set {found.title}: its labels may be wrong; other devices, populations and "
+            "windows were not tested."
+        )
     card["limits"] = tomlkit.item(kept).multiline(True)

@@ -20,7 +20,7 @@ from ai_training.chest.gate import gate_figures
 from ai_training.chest.transforms import drawn_from
 from ai_training.evaluation.baselines import demographic_scores, hog_scores, source_scores
 from ai_training.evaluation.boxes import box_scores
-from ai_training.evaluation.operating_points import choose_points, measured_points
+from ai_training.evaluation.operating_points import choose_points, measured_points, with_kept
 from ai_training.evaluation.report import report_films
 from ai_training.evaluation.scores import Scored, run, scored
 from ai_training.evaluation.tables import (
@@ -57,25 +57,30 @@ def evaluate_chest(
     cache: Path | None = None,
     threads: int = 0,
     drawn: Path | None = None,
+    anew: bool = False,
+    kept: Sequence[str] = (),
     report: Report = silent,
 ) -> dict[str, Any]:
     """Measure a chest model on ``split`` (``test`` or ``val``) of ``data``; all intervals are 95 %. ``data``:
     as :func:`chest_set` takes it. ``model``: id of its model card. Labels are matched by name; a label that
     card or data lack is left out. ``cache`` stores reduced images, outputs and the baseline between runs;
-    ``drawn``: folder for curves, confusion and the worst films. A figure that cannot be computed is None.
-    Raises ``DataMissing``, or ``CardError``.
+    ``drawn``: folder for curves, confusion and the worst films. ``anew``: choose the thresholds of the
+    operating points on the validation split though the card has some, but for the labels ``kept``, which have
+    theirs at ``specific`` still. A figure that cannot be computed is None. Raises ``DataMissing``, or
+    ``CardError``.
     """
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:
         classifier = Classifier(find(model, models_dir), threads=threads)
-        job = _Evaluation(data, split, classifier, chest_set(data), cache or Path(scratch), report, drawn)
+        found, stored = chest_set(data), cache or Path(scratch)
+        job = _Evaluation(data, split, classifier, found, stored, report, drawn, anew, tuple(kept))
         return {key: without_nan(value) for key, value in job.result().items()}
 
 
 @dataclass(frozen=True, slots=True)
 class _Evaluation:
     """One evaluation of a model on a set of images. ``cache``: the folder for intermediate results;
-    ``drawn``: that for pictures, None for no pictures.
+    ``drawn``: that for pictures, None for no pictures. ``anew``, ``kept``: as :func:`evaluate_chest` says.
     """
 
     data: Path
@@ -85,6 +90,8 @@ class _Evaluation:
     cache: Path
     report: Report
     drawn: Path | None = None
+    anew: bool = False
+    kept: tuple[str, ...] = ()
 
     def result(self) -> dict[str, Any]:
         """All figures of the evaluation."""
@@ -165,10 +172,15 @@ class _Evaluation:
         decisions on ``adults``.
         """
         card = self.classifier.card
-        chosen = card.details.get("operating_points", {})
+        chosen = {} if self.anew else card.details.get("operating_points", {})
         if not chosen and any(image.split == "val" and image.adult for image in self.found.images):
-            validation = self._run("val")
-            chosen = choose_points(validation.where(image.adult for image in validation.images), shown)
+            everyone = self._run("val")
+            validation = everyone.where(image.adult for image in everyone.images)
+            chosen = choose_points(validation, shown)
+            if chosen and self.kept:
+                chosen = with_kept(chosen, card, validation, self.kept)
+        if self.anew and not chosen:
+            raise DataMissing(f"{self.data}: the split val has too few adults without a finding to choose by")
         having = replace(card, details={**card.details, "operating_points": chosen})
         return {"chosen": chosen, "tested": measured_points(adults, having, shown)}
 

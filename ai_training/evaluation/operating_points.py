@@ -17,6 +17,7 @@ from ai_pipeline.chest.calls import (
     shares_right,
     worth_a_call,
 )
+from ai_pipeline.errors import CardError
 from ai_pipeline.models.registry import Card, Label
 from ai_training import metrics
 from ai_training.evaluation.scores import Scored
@@ -66,6 +67,27 @@ def choose_points(found: Scored, shown: Sequence[str]) -> dict[str, Any]:
         "without_finding": int(healthy.sum()),
         **tables,
     }
+
+
+def with_kept(chosen: Mapping[str, Any], card: Card, found: Scored, kept: Sequence[str]) -> dict[str, Any]:
+    """The table ``chosen`` of :func:`choose_points` for ``found``, in which the labels ``kept`` (of the card)
+    have the thresholds that ``card`` has for them at ``specific``, as where a threshold that validation
+    allows is not good enough on other images. The other labels have theirs as if none was kept; the false
+    alarms are counted anew. A ``note`` of the card's table stays. Raises CardError for a label without such a
+    threshold.
+    """
+    before = card.details.get("operating_points", {}).get(OperatingPoint.SPECIFIC, {})
+    specific = chosen[OperatingPoint.SPECIFIC]
+    if unknown := set(kept) - (before.get("labels", {}).keys() & specific["labels"].keys()):
+        names = ", ".join(sorted(unknown))
+        raise CardError(f"{card.name} has no threshold at {OperatingPoint.SPECIFIC} for {names}")
+    rows = specific["labels"] | {name: before["labels"][name] for name in kept}
+    thresholds = {name: row["threshold"][0] for name, row in rows.items()}
+    alarms = _false_alarms(found, thresholds, specific["called"])["without_finding_called"]
+    table = {"called": specific["called"], "without_finding_called": alarms}
+    if "note" in before:
+        table["note"] = before["note"]
+    return {**chosen, OperatingPoint.SPECIFIC: {**table, "labels": rows}}
 
 
 def measured_points(found: Scored, card: Card, shown: Sequence[str]) -> dict[str, Any]:

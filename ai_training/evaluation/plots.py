@@ -29,12 +29,13 @@ def draw_curves(path: Path, found: Mapping[str, Any], aucs: Mapping[str, Any]) -
     for (roc, precision, reliability), (label, one) in zip(grid, found.items(), strict=False):
         roc.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
         roc.plot(*one["roc"], color=BLUE)
-        for point, marker in zip(one["operating"], "os", strict=True):
-            roc.plot(*point, marker=marker, color=ORANGE, markersize=5)
+        for point, marker, decision in zip(one["operating"], "os", ("not absent", "present"), strict=True):
+            roc.plot(*point, marker, color=ORANGE, markersize=5, label=decision)
         roc.set(xlabel="1 − specificity", ylabel="sensitivity", title=f"{label}\n{interval(aucs.get(label))}")
         precision.axhline(one["rate"], color=GREY, linewidth=0.8, linestyle=":")
         precision.plot(*one["pr"], color=BLUE)
         precision.set(xlabel="recall", ylabel="precision", title=f"prevalence {one['rate']:.3f}")
+        precision.set(xlim=(-0.03, 1.03), ylim=(0, 1.03))
         points = np.array(one["reliability"], float)
         end = min(1.0, max(0.05, 1.15 * float(points[:, :2].max())))
         reliability.plot([0, end], [0, end], color=GREY, linewidth=0.8, linestyle=":")
@@ -43,6 +44,8 @@ def draw_curves(path: Path, found: Mapping[str, Any], aucs: Mapping[str, Any]) -
             points[:, 0], points[:, 1], yerr=error, color=BLUE, marker="o", markersize=3, linewidth=1
         )
         reliability.set(xlabel="probability", ylabel="rate", xlim=(0, end), ylim=(0, end))
+    if found:
+        grid[0, 0].legend(loc="lower right", fontsize=7)
     return save(figure, path)
 
 
@@ -53,7 +56,7 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-DECISIONS = ("not found", "unclear", "suspected")
+DECISIONS = ("not found", "unclear", "suspected", "refused")
 """What a confusion of one label has for columns; more names than these are written aslant."""
 
 

@@ -12,7 +12,7 @@ from torch.export import Dim
 
 from ai_pipeline.contract import BURNED_IN
 from ai_training.backbones import card_id
-from ai_training.base import Report, followed, silent
+from ai_training.base import ExperimentError, Report, followed, silent
 from ai_training.cards import (
     changed_card,
     export,
@@ -22,7 +22,7 @@ from ai_training.cards import (
     store_in_half,
     weights_row,
 )
-from ai_training.engine import best_of
+from ai_training.engine import best_of, run_options
 from ai_training.networks import (
     IMAGENET,
     MEAN,
@@ -89,8 +89,14 @@ def train_and_ship(
     """Train the classifier of ovarian frames by ``recipe`` for every fold and on all frames, once for each of
     ``seeds``, and the outline network, and export both; returns the path of the model card. Complete parts in
     ``out`` are not trained again. ``epochs``: passes over the frames (the outline network's steps change in
-    the same proportion); None: those of ``recipe``. Raises DataMissing, ExperimentError.
+    the same proportion); None: those of ``recipe``. Raises DataMissing, ExperimentError, also for a run with
+    a patience: a fold that stopped where its held-out frames are found best would flatter itself.
     """
+    if run_options().patience:
+        raise ExperimentError(
+            "train ovarian cannot stop early (--patience): its folds are scored once, at their end, and the "
+            "network that ships has no other frames; --epochs makes the runs shorter"
+        )
     torch.set_num_threads(threads)
     outline = OutlineRecipe(threads=threads)
     if epochs:

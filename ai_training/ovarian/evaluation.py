@@ -247,7 +247,7 @@ def report_frames(folder: Path, figures: Mapping[str, Any], held_out: HeldOut, c
     ]
     aucs = {name: row["auc"] for name, row in across["labels"].items()}
     confusion = {"frames by class": (LABELS, LABELS, np.array(across["confusion"]))}
-    write_report(folder, figures, drawn, aucs, confusion, worst)
+    write_report(folder, figures, drawn, aucs, confusion, {"worst": worst})
 
 
 def outlines(frames: Sequence[OvarianFrame], card: Card, report: Report = silent) -> dict[str, Any]:

@@ -26,7 +26,9 @@ def chest_set(data: Path) -> ImageSet:
     if not labels:
         raise DataMissing(f"{data} has no column or folder of one label, such as Effusion")
     if all(math.isnan(image.age) for image in found.images):
-        raise DataMissing(f"{data} says no age (column age): the model is for adults")
+        raise DataMissing(
+            f"{data} says no age in years (column age; 58, 058Y or 006M): the model is for adults"
+        )
     images = tuple(
         replace(
             image,
@@ -41,8 +43,8 @@ def chest_set(data: Path) -> ImageSet:
     sources = [image.source for image in images]
     main = found.main or max(sorted(set(sources)), key=sources.count)
     named = (word for image in images for word in image.labels if word not in LABELS)
-    # A long text may be of a report, with a name in it.
-    words = Counter(word if len(word) <= 40 else "longer texts" for word in named)
+    # A long text may be of a report, with a name in it; what is not printable may move a terminal's cursor.
+    words = Counter(word if len(word) <= 40 and word.isprintable() else "longer texts" for word in named)
     others = {word: count for word, count in words.most_common() if not says_nothing(word)}
     notes = found.notes + _counted("no label here, with the number of images", others)
     return replace(found, images=images, main=main, labels=labels, notes=notes)
@@ -93,6 +95,8 @@ def reduced_images(
         )
     except FileNotFoundError as error:
         raise DataMissing(f"{error.filename} is missing: its manifest names it") from error
+    except OSError as error:
+        raise DataMissing(f"{error.filename}: {error.strerror} (its manifest names it)") from error
     digest = hashlib.sha256(f"{chain}\n{names}".encode()).hexdigest()[:16]
     stored = cache / f"reduced-{digest}.npy"
     if stored.exists():

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,12 +38,10 @@ def lined_rows(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]
         raise DataMissing(
             f"{table} is missing: --data must name a folder laid out as docs/reference/data-sets.md says"
         )
-    opened = gzip.open if table.suffix == ".gz" else open
     try:
-        with opened(table, "rt", newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            columns = [name.strip() for name in next(reader, [])]
-            read = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+        reader = csv.reader(io.StringIO(read_limited(table).decode("utf-8-sig"), newline=""))
+        columns = [name.strip() for name in next(reader, [])]
+        read = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataMissing(f"{table} cannot be read: a table (CSV, UTF-8) was expected") from error
     found = [(line, cells) for line, cells in read if any(cells)]
@@ -51,6 +50,23 @@ def lined_rows(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]
         if any(cells[len(columns) :]) or any(columns[len(cells) :]):
             raise DataMissing(f"{table}, line {line}: {len(cells)} values, but {len(columns)} columns")
     return columns, [(line, dict(zip(columns, cells, strict=False))) for line, cells in found]
+
+
+LARGEST_TABLE = 256 << 20
+"""Bytes of a table, unpacked. PadChest's, of 160,000 films, has a quarter of it."""
+
+
+def read_limited(table: Path) -> bytes:
+    """The bytes of a table or list, unpacked if its name ends with ``.gz``. Raises DataMissing for one that
+    is larger than :data:`LARGEST_TABLE`, EOFError or zlib's errors for one that is cut off or broken.
+    """
+    opened = gzip.open if table.suffix == ".gz" else open
+    if table.stat().st_size <= LARGEST_TABLE:
+        with opened(table, "rb") as file:
+            data: bytes = file.read(LARGEST_TABLE + 1)
+        if len(data) <= LARGEST_TABLE:
+            return data
+    raise DataMissing(f"{table} is larger than {LARGEST_TABLE >> 20} MiB: no table of images is")
 
 
 def number(row: dict[str, str], column: str, table: Path) -> float:
@@ -66,8 +82,9 @@ def number(row: dict[str, str], column: str, table: Path) -> float:
 def lines(path: Path) -> list[str]:
     """Read the lines of a text file that are not blank. Raises DataMissing."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_limited(path).decode("utf-8-sig")
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    except (FileNotFoundError, UnicodeDecodeError) as error:
         raise DataMissing(f"{path} cannot be read: a list (text, UTF-8) was expected") from error
 
 
@@ -86,6 +103,7 @@ def read_rgb(path: Path) -> Grey:
 
 def size_of(path: Path) -> tuple[int, int]:
     """Rows and columns of a picture, from its header, before EXIF turns it. Raises DataMissing."""
+    _check_file(path)
     try:
         if is_dicom(path):
             header = open_dicom(path).header
@@ -97,7 +115,8 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def _shown(path: Path) -> Grey:
-    """The picture of a file as the node's decoder shows it, grey or RGB."""
+    """The picture of a file as the node's decoder shows it, grey or RGB. Raises DataMissing."""
+    _check_file(path)
     try:
         image = open_image(path, "OT")  # the modality changes no pixel
         if image.header.frames > 1:
@@ -107,9 +126,20 @@ def _shown(path: Path) -> Grey:
         raise _no_picture(path, error) from error
 
 
+def _check_file(path: Path) -> None:
+    """Raise DataMissing unless ``path`` is a file: nobody writes into a pipe, and a device has no end."""
+    if path.is_file():
+        return
+    if path.is_dir():
+        raise DataMissing(f"{path} is a folder: a picture was expected")
+    if path.exists():
+        raise DataMissing(f"{path} is a pipe, a socket or a device: a picture was expected")
+    if path.is_symlink():
+        raise DataMissing(f"{path} is a link that leads to no file")
+    raise DataMissing(f"{path} is not there: no file of this name")
+
+
 def _no_picture(path: Path, error: Exception) -> DataMissing:
     """The error for a file that is no readable picture; ``error``: the decoder's."""
-    if not path.is_file():
-        return DataMissing(f"{path} is not there: no file of this name")
     cause = str(error) if isinstance(error, PixelError) else "the file cannot be opened"
     return DataMissing(f"{path} is not an image that can be read: {cause}")

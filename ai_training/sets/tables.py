@@ -1,7 +1,6 @@
 """A site's own table, and the lists of labels and boxes beside public sets."""
 
 import csv
-import gzip
 import json
 import math
 import os
@@ -10,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ai_training.base import DataMissing
-from ai_training.sets.files import lined_rows, number
+from ai_training.sets.files import lined_rows, number, read_limited, rows
 from ai_training.sets.images import (
     LABELS,
     ImageSet,
@@ -41,17 +40,24 @@ def read_table(where: Path) -> ImageSet:
     and column of what is wrong, and no patient.
     """
     manifest = where if where.is_file() else where / MANIFEST
-    columns, listed = lined_rows(manifest)
+    named, listed = lined_rows(manifest)
     if not listed:
         raise DataMissing(f"{manifest} lists no image")
+    own = {name: _OWN_COLUMNS.get(_squeezed(name), name) for name in named}
+    columns = [own[name] for name in named]
     _check_columns(manifest, columns)
+    listed = [(line, {own[name]: value for name, value in row.items()}) for line, row in listed]
     labels = _label_columns(columns, [row for _, row in listed])
     images = tuple(_image(f"{manifest}, line {line}", manifest, row, labels) for line, row in listed)
-    _check_files(manifest, [line for line, _ in listed], images)
+    lines = [line for line, _ in listed]
+    _check_files(manifest, lines, images)
+    _check_patients(manifest, lines, images)
     check_splits(manifest, images)
-    named = sorted(set().union(*(image.labels for image in images)))
-    known = dict.fromkeys([*(LABELS if "labels" in columns else labels.values()), *named])
-    return ImageSet(TITLES.get(where.name, manifest.stem), images, tuple(known))
+    words = sorted(set().union(*(image.labels for image in images)))
+    known = dict.fromkeys([*(LABELS if "labels" in columns else labels.values()), *words])
+    nobody = all(image.patient == image.name for image in images)
+    notes = (f"no column {PATIENTS[0]}: each image counts as a patient of its own",) if nobody else ()
+    return ImageSet(TITLES.get(where.name, manifest.stem), images, tuple(known), notes)
 
 
 def _check_columns(manifest: Path, columns: list[str]) -> None:
@@ -62,15 +68,25 @@ def _check_columns(manifest: Path, columns: list[str]) -> None:
         raise DataMissing(f"{manifest} has no column {FILES[0]}{hint}")
     meant: dict[str, str] = {}
     for name in filter(None, columns):
-        other = meant.setdefault(known_label(name) or name, name)
-        if other is not name:
-            raise DataMissing(f"{manifest}: the columns {other} and {name} mean the same: leave one out")
+        meaning = known_label(name) or name
+        if meaning in meant:
+            raise DataMissing(
+                f"{manifest}: the columns {meant[meaning]} and {name} mean the same: leave one out"
+            )
+        meant[meaning] = name
 
 
-_OTHER_COLUMNS = frozenset(
-    {*FILES, *PATIENTS, *MEASURES, "labels", "label", "split", MASK, "age", "sex", "view"}
-)
+_OTHER_COLUMNS = (*FILES, *PATIENTS, *MEASURES, "labels", "label", "split", MASK, "age", "sex", "view")
 """Columns that are no labels."""
+
+
+def _squeezed(name: str) -> str:
+    """The name of a column in small letters without spaces, hyphens and underscores."""
+    return re.sub("[ _-]", "", name.casefold())
+
+
+_OWN_COLUMNS = {_squeezed(name): name for name in (*_OTHER_COLUMNS, "source", "source_repo")}
+"""Names that mean a column of ours, however they are written (``PatientID``, ``Split``)."""
 _MARKS = frozenset({"", "0", "1", "-1", "0.0", "1.0", "-1.0", "nan", "yes", "no", "true", "false"})
 
 
@@ -93,7 +109,9 @@ def _image(place: str, manifest: Path, row: dict[str, str], columns: Mapping[str
     file = _first(row, FILES)
     if not file:
         raise DataMissing(f"{place}: the column {FILES[0]} is blank")
-    words = [part.strip(" '\"[]") for part in re.split("[|;,]", _first(row, ("labels", "label")))]
+    if _CONTROL.search(file):
+        raise DataMissing(f"{place}, column {FILES[0]}: a control character or a line break is in the name")
+    words = [part.strip(" '\"[]") for part in re.split("[|;,\n]", _first(row, ("labels", "label")))]
     named = frozenset(known_label(word) or word for word in words if word)
     marks = {label: _mark(place, name, row[name], known=label in LABELS) for name, label in columns.items()}
     present = frozenset(label for label, mark in marks.items() if mark > 0)
@@ -106,7 +124,7 @@ def _image(place: str, manifest: Path, row: dict[str, str], columns: Mapping[str
     return SetImage(
         name=file,
         path=manifest.parent / file,
-        patient=_first(row, PATIENTS) or file,
+        patient=_patient(place, row) or file,
         split=_split(place, row),
         labels=found,
         unsure=unsure,
@@ -118,6 +136,24 @@ def _image(place: str, manifest: Path, row: dict[str, str], columns: Mapping[str
         repository=_first(row, ("source_repo",)),
         measures=measures,
     )
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NO_ID = frozenset({"nan", "none", "null", "na", "n/a", "<na>", "#n/a"})
+"""What programs write where a table has no ID: it is no patient."""
+_SHORTENED = re.compile(r"\d([.,]\d+)?E\+\d+", re.IGNORECASE)
+
+
+def _patient(place: str, row: Mapping[str, str]) -> str:
+    """The patient's ID in a row, "" without one. Raises DataMissing for one that a spreadsheet has rounded:
+    several patients have it then.
+    """
+    patient = _first(row, PATIENTS)
+    if _SHORTENED.fullmatch(patient):
+        raise DataMissing(
+            f"{place}, column {PATIENTS[0]}: a spreadsheet has rounded the ID (as 1.2E+10): save it as text"
+        )
+    return "" if patient.casefold() in _NO_ID else patient
 
 
 def _mark(place: str, column: str, text: str, *, known: bool) -> float:
@@ -165,6 +201,21 @@ def _check_files(manifest: Path, places: Sequence[int], images: Sequence[SetImag
             raise DataMissing(f"{manifest}, line {line}: the column {column} is blank, in others it is not")
 
 
+def _check_patients(manifest: Path, places: Sequence[int], images: Sequence[SetImage]) -> None:
+    """Raise DataMissing if two IDs differ only in capitals, leading zeros or a decimal point: they are of one
+    person, who would be two, perhaps in two splits. ``places``: the line of each image.
+    """
+    first: dict[str, int] = {}
+    for row, image in enumerate(images):
+        whole = re.fullmatch(r"0*(\d+)(\.0+)?", image.patient)
+        other = first.setdefault(whole[1] if whole else image.patient.casefold(), row)
+        if image.patient not in (image.name, images[other].patient):
+            raise DataMissing(
+                f"{manifest}, lines {places[other]} and {places[row]}, column {PATIENTS[0]}: the IDs differ "
+                "only in capitals, leading zeros or a decimal point: write each patient's in one way"
+            )
+
+
 def _first(row: Mapping[str, str], names: tuple[str, ...]) -> str:
     """The first value that the row has among these columns, "" without any."""
     return next((row[name] for name in names if row.get(name)), "")
@@ -180,14 +231,16 @@ CITED = (
 
 
 def soft_labels(path: Path) -> dict[str, tuple[float, ...]]:
-    """Read a teacher model's probabilities by NIH file name; empty when there is no such file."""
+    """Read a teacher model's probabilities by NIH file name; empty when there is no such file. Raises
+    DataMissing for one that cannot be read.
+    """
     if not path.exists():
         return {}
-    with gzip.open(path, "rt", newline="") as file:
-        return {
-            row["nih_name"]: tuple(float(row[f"prob_{label}"]) for label in LABELS)
-            for row in csv.DictReader(file)
-        }
+    columns = [f"prob_{label}" for label in LABELS]
+    return {
+        row["nih_name"]: tuple(number(row, column, path) for column in columns)
+        for row in rows(path, needs=("nih_name", *columns))
+    }
 
 
 def listed_boxes(path: Path) -> Iterator[tuple[str, SetBox]]:
@@ -197,7 +250,7 @@ def listed_boxes(path: Path) -> Iterator[tuple[str, SetBox]]:
     """
     if not path.is_file():
         raise DataMissing(f"{path} is missing")
-    text = path.read_bytes()
+    text = read_limited(path)
     try:
         if path.suffix.lower() == ".json":
             drawn = [

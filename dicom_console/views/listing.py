@@ -198,7 +198,9 @@ def _deletion(session: Session, number: int, images: Sequence[View]) -> View | N
         AuditRow.study_id == number, AuditRow.action == AuditAction.OBJECTS_DELETED
     )
     row = session.scalar(chosen.order_by(AuditRow.id.desc()).limit(1))
-    return row and columns(row, "at", "actor") | {"results": bool(row.fields.get("results"))}
+    if row is None:
+        return None
+    return columns(row, "at", "actor") | {"results": bool(row.fields.get("results"))}
 
 
 def _main_image(session: Session, settings: Settings, images: Sequence[View]) -> View | None:

@@ -30,7 +30,7 @@ from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import ExitCode, FaultyInput, Unavailable
-from dicom_node.base.lifecycle import END_STATES, ResultKind
+from dicom_node.base.lifecycle import END_STATES, ResultKind, StudyState
 from dicom_node.base.store.views import View
 from dicom_node.deliver.scu import Outgoing, SendReport, SendStatus
 from dicom_node.deliver.scu.storage import send_files
@@ -54,6 +54,17 @@ _SHIPPED = "the demonstration"
 # A real ultrasound that comes with pydicom (MIT); a chest that tests/drawn_chest.py has drawn.
 _ULTRASOUND = "rgb_color"
 DRAWN_FILM = Path(__file__).with_name("drawn-chest.dcm")
+
+# Headings of the page: what was sent, by modality, and how it ended, by the study's state.
+_STUDIES = {"US": "Ultrasound", "DX": "X-ray", "CR": "X-ray"}
+_ENDS = {
+    StudyState.DELIVERED: "the results are in the PACS",
+    StudyState.NOT_APPLICABLE: "not analysed",
+    StudyState.QUARANTINED: "not analysed, a person must look at it",
+    StudyState.FAILED: "the analysis failed",
+    StudyState.CANCELLED: "the analysis was cancelled",
+}
+_REFUSED = "the node did not accept it"
 
 # Of each study the page shows the first of these sets that is there.
 _SHOWN = (("source", "cleaned"), ("sc",), ("source",))
@@ -188,10 +199,13 @@ def _section(out: Path, row: View) -> str:
     figures = (
         _FIGURE.format(file=f"{row['folder']}/{pictures[kind]}", caption=_CAPTIONS[kind]) for kind in shown
     )
-    return (
-        f"<section><h2>{row['folder']}: {row['state']}</h2>\n"
-        f"<p>{'<br>'.join(texts)}</p>\n{''.join(figures)}</section>"
-    )
+    return f"<section><h2>{_heading(row)}</h2>\n<p>{'<br>'.join(texts)}</p>\n{''.join(figures)}</section>"
+
+
+def _heading(row: View) -> str:
+    """What a study of the summary is, and how it ended, for a reader who does not know the node."""
+    modality = row["modality"]
+    return f"{_STUDIES.get(modality, html.escape(modality))}: {_ENDS.get(row['state'], _REFUSED)}"
 
 
 def shipped() -> list[Path]:

@@ -24,7 +24,7 @@ from ai_training.backbones import new_classifier
 from ai_training.base import ExperimentError
 from ai_training.commands import Figures, ModelsDir, needed, verb
 from ai_training.engine import seed_all
-from ai_training.networks import MEAN, SCALE, PlacedNetwork, read_weights, torch_network
+from ai_training.networks import MEAN, NAME, SCALE, PlacedNetwork, read_weights, torch_network
 from ai_training.sets.files import read_grey
 from ai_training.sets.images import LABELS
 
@@ -122,6 +122,12 @@ def command(
     names = [label.name for label in card.labels]
     if finding not in names:
         raise ExperimentError(f"{card.name} has no label {finding!r}: {', '.join(names)}")
+    if card.input is None or card.input.chain is None:
+        raise ExperimentError(f"{card.name} was not trained here: its films are prepared in another way")
+    if best is None and card.architecture != NAME:
+        raise ExperimentError(
+            f"{card.name} is a {card.architecture}: name the best.pt of its training (--best)"
+        )
     (films_read, images), size = _input(card, films), card.input.size
     scores = Scores(from_run(best, card.architecture, size) if best else torch_network(card))
     label = LABELS.index(finding) if best else names.index(finding)

@@ -130,9 +130,20 @@ def run_time(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         build(
             ROOT,
             tmp_path_factory.mktemp("run-time"),
-            *("pyproject.toml", "README.md", "LICENSE", "ai_pipeline", "dicom_connectors", "dicom_node"),
+            *("pyproject.toml", "PACKAGE.md", "LICENSE", "ai_pipeline", "dicom_connectors", "dicom_node"),
         )
     ).namelist()
+
+
+def test_the_page_of_the_package_has_no_link_that_needs_a_checkout() -> None:
+    page = ROOT / tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["readme"]
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8"))
+    assert [link for link in links if not link.startswith("https://")] == []
+
+
+def test_the_readme_names_the_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    assert f"\nVersion {version}: " in (ROOT / "README.md").read_text("utf-8")
 
 
 def programs(*packages: str) -> set[str]:
@@ -193,6 +204,15 @@ def test_what_the_image_copies_is_there_and_what_it_installs_has_a_hash() -> Non
     third_parties, ours = re.findall(r"pip install ([^&]*)", installs)
     assert "--require-hashes --requirement /source/release.lock" in third_parties
     assert "--no-deps --no-build-isolation --no-index /source" in ours
+
+
+def test_the_image_has_two_stages_runs_without_root_and_says_whether_it_is_well() -> None:
+    lines = (ROOT / "Containerfile").read_text(encoding="utf-8").splitlines()
+    words = [line.split() for line in lines if line and not line.startswith(("#", " "))]
+    assert [word[0] for word in words].count("FROM") == 2
+    [user] = [word[1] for word in words if word[0] == "USER"]
+    assert user not in ("0", "root", "0:0")
+    assert "HEALTHCHECK" in [word[0] for word in words]
 
 
 CONFIG = ROOT / "config"

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from highdicom.sr import srread
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.sr.codedict import codes
 from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 from pynetdicom.dsutils import decode
 
@@ -509,7 +511,8 @@ def test_a_dicomweb_workstation_finds_and_reads_every_result(department: Departm
     _holds_all(department, got)
     [sr] = [one for one in got if one.SOPInstanceUID == department.results["sr"]]
     sr.save_as(report, enforce_file_format=True)
-    assert srread(BytesIO(report.getvalue())).content.get_image_measurement_groups()
+    [content] = srread(BytesIO(report.getvalue())).content
+    assert content.ContentSequence.find(codes.DCM.Conclusion)
     uid = department.results["cleaned"]
     sent = dcmread(BytesIO(department.pacs.fetch(uid)))
     raw = (("application/octet-stream", ExplicitVRLittleEndian),)
@@ -569,6 +572,11 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(
     assert told == second
     assert told["study_instance_uid"] == str(source.StudyInstanceUID)
     page = (out / "index.html").read_text(encoding="utf-8")
+    assert re.findall("<h2>(.*?)</h2>", page) == [
+        "Ultrasound: the results are in the PACS",
+        "Ultrasound: not analysed, a person must look at it",
+        "Next",
+    ]
     assert [page.count(f'src="us-1/{name}.png"') for name in ("01-source", "02-cleaned")] == [1, 1]
     assert [len(list((out / "us-1").glob(files))) for files in ("pacs/*.dcm", "*.png")] == [2, 2]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ai_pipeline.burnin.decide.outline import blocks
-from ai_pipeline.burnin.devices.rules import device_boxes
+from ai_pipeline.burnin.devices.rules import LARGEST_DEVICE_SHARE, device_boxes
 from ai_pipeline.burnin.find.annotation import (
     AnnotationKind,
     Mark,
@@ -32,9 +32,6 @@ BLACK = 8
 """Grey level up to which a pixel is background (lossy compression leaves 2 or 3 in black)."""
 LARGEST_SHARE = 0.3
 """Share of the picture that is drawn outside the regions, from which the regions are ignored."""
-LARGEST_DEVICE_SHARE = 0.5
-"""Share of the picture under device rules, from which they are for another layout of the device; the same of
-boxes that a person drew."""
 
 
 def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mark, ...]]:

@@ -35,6 +35,8 @@ from ai_pipeline.mistakes import mistakes
 
 DEVICE_RULES = "AI_PIPELINE_DEVICE_RULES"
 SHIPPED = Path(__file__).parent
+LARGEST_DEVICE_SHARE = 0.5
+"""Share of the picture under device rules, from which they are for another layout of the device."""
 
 
 def _edge(value: object) -> int | float:

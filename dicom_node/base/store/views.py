@@ -117,7 +117,7 @@ def in_states(wanted: Collection[StudyState | str]) -> ColumnElement[bool]:
     """
     if not wanted:
         return ~IS_TRIAL
-    found = Study.state.in_([state for state in wanted if state not in (HELD, TRIAL)])
+    found: ColumnElement[bool] = Study.state.in_([state for state in wanted if state not in (HELD, TRIAL)])
     if HELD in wanted:
         found = or_(found, _ARE_HELD)
     return or_(found, IS_TRIAL) if TRIAL in wanted else found & ~(IS_TRIAL & _IS_DELIVERED)

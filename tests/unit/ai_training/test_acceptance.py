@@ -80,7 +80,8 @@ def with_textures(where: Path) -> tuple[Path, Path]:
         onnx.helper.make_tensor_value_info("textures", onnx.TensorProto.FLOAT, ["n", 16, 8, 8])
     )
     file, card = small_models.write(where, network)
-    card.write_text(card.read_text().replace('scores = "logits"', 'scores = "logits"\nfeatures = "textures"'))
+    text = card.read_text().replace('scores = "logits"', 'scores = "logits"\nfeatures = "textures"')
+    card.write_text(f'{text}\n[usual_chest]\nlabel = "Effusion"\nlimit = 0.3\n')
     return file, card
 
 
@@ -237,6 +238,32 @@ def test_calibrating_alone_changes_what_is_said_and_not_what_is_called(site: Pat
         ]
         assert decided[0] == decided[1]
     assert new.labels[1] == old.labels[1]
+
+
+def test_what_calibrating_leaves_out_is_counted_in_the_output_and_on_the_card(
+    site: Path, films: Path
+) -> None:
+    listed = rows(films / "manifest.csv")
+    listed[7]["age"], listed[8]["age"] = "9", ""
+    words = ("--data", rewritten(films, listed), "--models-dir", site / "models", "--version", "counted")
+    said = json.loads(ended(0, models("calibrate", "small@1", *words, "--json")).splitlines()[-1])
+    assert said["notes"] == ["images left out: under 16 years 1, of unknown age 1"]
+    assert said["images"] == PATIENTS - 2
+    assert find("small@counted", site / "models").details["calibration"]["notes"] == said["notes"]
+
+
+def test_new_curves_leave_the_films_that_are_to_be_looked_at_first(site: Path, films: Path) -> None:
+    store = site / "models"
+    words = ("--data", films / "manifest.csv", "--models-dir", store, "--version", "curved")
+    ended(0, models("calibrate", "small@1-site", *words))
+    limits, first = [], []
+    for card in (find(name, store) for name in ("small@1", "small@1-site", "small@curved")):
+        limits.append(card.details["usual_chest"]["limit"])
+        chances = [probability(card.labels[0], value) for value in np.linspace(-8, 8, 4001)]
+        first.append([chance > limits[-1] for chance in chances])
+    assert first[0] == first[1] == first[2]
+    assert set(first[0]) == {True, False}
+    assert len(set(limits)) == len(limits)
 
 
 def hash_is_even(row: dict[str, str]) -> bool:

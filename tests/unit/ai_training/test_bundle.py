@@ -50,6 +50,10 @@ def test_monai_runs_our_bundle_and_finds_what_the_node_finds(tmp_path: Path) -> 
     classifier = Classifier(find(SHIPPED), threads=1)
     assert list(found) == [label.name for label in classifier.card.labels]
     np.testing.assert_allclose(list(found.values()), classifier.analyse(picture).logits, atol=1e-4)
+    words = ["models", "convert", str(made), "--out", str(tmp_path / "new")]
+    assert "add its models/model.onnx" in " ".join(ended(65, CliRunner().invoke(app, words)).split())
+    store = ("--models-dir", tmp_path / "models", "--accept-licence")
+    ended(0, models("add", made / bundle.NETWORK, "--card", made / bundle.CARD, *store))
     back = load(made / bundle.CARD)
     assert [weights.sha256 for weights in back.weights] == [
         weights.sha256 for weights in classifier.card.weights

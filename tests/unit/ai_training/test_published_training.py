@@ -85,8 +85,10 @@ def test_chest_films_become_a_model_of_the_labels_that_they_have(
     assert known == list(labels)
     assert not any(label["supported"] for label in card["labels"])  # until it is evaluated
     assert card["training"]["images"] > 0
-    assert card["limits"][-1].startswith(f"Taught by {card['training']['data'][0]}: ")
-    assert not any("CheXNet" in limit for limit in card["limits"])
+    assert card["limits"][-1].startswith(f"Taught by the set {card['training']['data'][0]}: ")
+    told = " ".join(card["limits"])
+    assert [words for words in ("CheXNet", "224 pixels", "lateral films of", "boxes") if words in told] == []
+    assert not {"external", "usual_chest", "operating_points", "detection"} & card.keys()
     assert ("gate" in card) is (NO_GATE not in card["limits"]) is (not more)
     boxes = BoxTemplates.from_bytes(card_file.with_suffix(".boxes.npz").read_bytes())
     assert {known[label] for label in boxes.labels} == boxed

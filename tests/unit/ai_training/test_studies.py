@@ -457,6 +457,20 @@ def test_maps_of_random_weights_are_others_and_pictures_show_the_map(tmp_path: P
     assert np.abs(shown[:, :224].astype(int) - shown[:, 224:]).mean() > 5
 
 
+def test_a_map_of_another_backbone_wants_the_weights_of_its_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saliency, "needed", lambda _: None)
+    text = (registry.SHIPPED / "chest-efficientnet-lite0.toml").read_text()
+    for old, new in (('"chest-efficientnet-lite0"', '"other"'), ('"efficientnet-lite0"', '"densenet121"')):
+        text = text.replace(f"= {old}\n", f"= {new}\n")
+    (tmp_path / "other.toml").write_text(text)
+    words = ["film.png", "--out", str(tmp_path), "--model", "other", "--models-dir", str(tmp_path)]
+    done = CliRunner().invoke(saliency.app, words)
+    assert done.exit_code == 78
+    assert "other@2.6 is a densenet121: name the best.pt of its training (--best)" in done.output
+
+
 def test_grad_cam_of_a_linear_head_is_its_class_activation() -> None:
     pytest.importorskip("captum", reason="the extra captum is not installed")
     scores = saliency.Scores(new_classifier("test_convnext", 3, 64).eval())

@@ -95,6 +95,8 @@ def test_real_chest_radiographs_are_analysed(chest: ChestXray, data: Path, name:
     assert all(0 <= x < right <= columns and 0 <= y < bottom <= rows for x, y, right, bottom in regions)
     assert {"decode", "model", "total"} <= result.timings.keys()
     assert bool(texts(result, "box")) is bool(regions)
+    *_, not_assessed = texts(result, "not assessed")
+    assert not_assessed.startswith("Anything that the model was never trained for")
 
 
 def test_legs_teeth_necks_and_dogs_are_refused(chest: ChestXray, data: Path) -> None:

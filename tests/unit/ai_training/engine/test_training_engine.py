@@ -161,6 +161,11 @@ def test_another_precision_or_recipe_does_not_go_on_from_a_checkpoint(tmp_path: 
         _Toy(tmp_path, replace(RECIPE, learning_rate=1)).load()
 
 
+def test_where_no_run_was_begun_none_is_resumed(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match="no run was begun there that was saved"):
+        _Toy(tmp_path / "new", RECIPE).finish(resume=True)
+
+
 def test_a_run_stops_early_keeps_the_best_and_is_not_resumed_past_its_end(tmp_path: Path) -> None:
     recipe = Recipe(iterations=12, learning_rate=1e-2, validate_every=2, ema=0.9, threads=1, workers=0)
     with carried_out(RunOptions(patience=2)):

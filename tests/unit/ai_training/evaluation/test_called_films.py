@@ -1,5 +1,6 @@
 """A film is called in ``evaluate`` if, and only if, the node calls it: the same files both ways."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -14,8 +15,8 @@ from ai_pipeline.contract import Decision, Refuse
 from ai_pipeline.images.decode import open_image
 from ai_pipeline.images.header import StatedAttributes
 from ai_pipeline.models.registry import find
-from ai_training.evaluation.operating_points import images_called
-from ai_training.evaluation.scores import run, scored
+from ai_training.evaluation.operating_points import choose_points, images_called, with_kept
+from ai_training.evaluation.scores import Outputs, run, scored
 from ai_training.sets.chest import chest_set
 from tests.unit.ai_pipeline.phantoms import silent
 from tests.unit.ai_training import published_lab as lab
@@ -25,6 +26,7 @@ FILMS = (  # of validation: far from the thresholds, just below one, just above 
     *("00020349_006", "00005140_001", "00022883_002", "00016417_008"),
 )
 MODEL = "chest-efficientnet-lite0"
+VALIDATION = Path(__file__).parents[3] / "data" / "chest" / "validation.npz"
 
 
 @pytest.mark.data
@@ -52,3 +54,20 @@ def test_films_called_in_evaluate_are_those_that_run_calls(data: Path, tmp_path:
     assert ran == measured
     assert set(ran) == {True, False}
     assert outputs.analysed.tolist() == [True] * len(FILMS) + [False]
+
+
+@pytest.mark.data
+def test_the_shipped_operating_points_are_those_that_one_command_chooses_on_validation(data: Path) -> None:
+    """``evaluate chest --choose-points --keep Atelectasis``, by what the shipped network says of the films of
+    the validation split: two minutes of a core to compute, so it is stored.
+    """
+    card, found = find(MODEL), chest_set(data)
+    with np.load(VALIDATION) as stored:
+        nowhere = np.full(len(stored["logits"]), np.nan)
+        outputs = Outputs(stored["logits"], nowhere, stored["analysed"])
+    films = [image for image in found.images if image.is_in("val")]
+    everyone = scored(films, outputs, card.labels, found.labels)
+    adults = everyone.where(image.adult for image in films)
+    shown = [label.name for label in card.labels if label.supported]
+    chosen = with_kept(choose_points(adults, shown), card, adults, ["Atelectasis"])
+    assert json.loads(json.dumps(chosen)) == card.details["operating_points"]

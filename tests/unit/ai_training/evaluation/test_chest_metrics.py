@@ -16,6 +16,7 @@ from scipy.special import expit
 from sklearn.metrics import average_precision_score, roc_auc_score
 from typer.testing import CliRunner, Result
 
+from ai_pipeline.errors import CardError
 from ai_pipeline.models import registry
 from ai_pipeline.models.reference import BINS
 from ai_pipeline.models.registry import Card
@@ -32,6 +33,7 @@ from ai_training.evaluation.operating_points import (
     measured_points,
     sensitive_cuts,
     specific_cuts,
+    with_kept,
 )
 from ai_training.evaluation.scores import Outputs, Scored, scored
 from ai_training.metrics import calibrated, calibration, deciles, platt, slope_and_intercept
@@ -250,6 +252,21 @@ def test_a_label_of_which_most_calls_are_wrong_leaves_its_false_alarms_to_the_ot
     assert specific["labels"]["Effusion"]["threshold"][0] < cuts[effusion]
 
 
+def test_a_label_that_is_kept_has_the_card_s_threshold_and_its_false_alarms_are_counted(card: Card) -> None:
+    found = images(card, 3)
+    chosen = choose_points(found, SHOWN)
+    high = {**chosen["specific"]["labels"]["Effusion"], "threshold": [0.99, 0.98, 1.0]}
+    before = {"specific": {"note": "so it is", "labels": {"Effusion": high}}}
+    kept = with_kept(chosen, with_details(card, operating_points=before), found, ["Effusion"])
+    specific = kept["specific"]
+    assert specific["labels"] == {**chosen["specific"]["labels"], "Effusion": high}
+    assert specific["without_finding_called"][0] < chosen["specific"]["without_finding_called"][0]
+    assert specific["note"] == "so it is"
+    assert kept["sensitive"] == chosen["sensitive"]
+    with pytest.raises(CardError, match=r"no threshold at specific for Mass$"):
+        with_kept(chosen, with_details(card, operating_points=before), found, ["Effusion", "Mass"])
+
+
 def test_other_images_are_judged_by_the_card_s_thresholds_and_by_source(card: Card) -> None:
     rates = dict.fromkeys(LABELS, 0.125)
     chosen = choose_points(images(card, 5), SHOWN)
@@ -436,6 +453,12 @@ def test_the_verb_prints_the_same_as_json(result: Figures, download: Path) -> No
     done = run("--data", download, "--json")  # without the cache of the first
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout.splitlines()[-1]) == result
+
+
+def test_a_threshold_is_kept_only_where_others_are_chosen(download: Path) -> None:
+    done = run("--data", download, "--keep", "Effusion")
+    assert done.exit_code == 2
+    assert "--choose-points" in done.output
 
 
 def run(*words: object) -> Result:

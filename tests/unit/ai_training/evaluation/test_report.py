@@ -1,5 +1,7 @@
 """`evaluate --report`: curves, confusion and the worst films are of the calls that the pipeline makes."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +70,40 @@ def test_the_pictures_of_a_report_are_drawn(found: Scored, tmp_path: Path) -> No
     assert all(picture.std() > 5 for picture in drawn.values()), "an empty picture"
 
 
+def test_films_that_the_node_refuses_get_no_decision_and_are_counted_and_shown(
+    found: Scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[str, Any] = {}
+    monkeypatch.setattr(report, "draw_confusions", lambda _, confusions: shown.update(confusions))
+    number = np.arange(FILMS)
+    some = replace(found, analysed=number % 4 != 0)  # among them the film that is judged worst
+    report.report_films(tmp_path, {"main": headline(found, {})}, some, CARD)
+
+    [(_, decisions, counts)] = shown.values()
+    refused = counts[:, decisions.index("refused")].tolist()
+    assert refused == [((number % 4 == 0) & (number % 3 != 0)).sum(), (number % 12 == 0).sum()]
+    assert counts.sum() == FILMS
+    listed = rows(tmp_path / "refused.csv")
+    assert [row["file"] for row in listed] == [f"{n}.png" for n in range(0, FILMS, 4)]
+    assert [row["truth"] for row in listed[:4]] == ["Effusion", "no finding", "no finding", "Effusion"]
+    assert {row["probability_of_the_truth"] for row in listed} == {""}
+    drawn = cv2.imread(str(tmp_path / "refused.png"))
+    assert drawn.std() > 5, "an empty picture"
+    assert {row["file"] for row in listed}.isdisjoint(row["file"] for row in rows(tmp_path / "worst.csv"))
+    assert json.loads((tmp_path / "figures.json").read_text())["refused"] == {"films": 15, "of": FILMS}
+
+
+def test_a_label_that_no_reader_sees_called_is_marked(
+    found: Scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[str, Any] = {}
+    monkeypatch.setattr(report, "draw_confusions", lambda _, confusions: shown.update(confusions))
+    report.report_films(tmp_path, {"main": headline(found, {})}, found, replace(CARD, details={}))
+    assert list(shown) == ["Effusion (no call is shown)"]
+
+
 def test_a_report_of_too_few_films_says_so_by_what_it_lacks(found: Scored, tmp_path: Path) -> None:
     few = found.where(number < 4 for number in range(FILMS))
     report.report_films(tmp_path, {"main": headline(few, {})}, few, CARD)
-    assert not (tmp_path / "curves.png").exists()
+    assert not list(tmp_path.glob("*.png"))
     assert rows(tmp_path / "worst.csv") == []

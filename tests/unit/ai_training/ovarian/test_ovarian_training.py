@@ -11,9 +11,11 @@ from torch.export import Dim
 
 from ai_pipeline.models.registry import find
 from ai_pipeline.ovarian.pipeline import OvarianClassifier
-from ai_training.base import DataMissing
+from ai_training.base import DataMissing, ExperimentError
 from ai_training.cards import export, store_in_half
+from ai_training.engine import RunOptions, carried_out
 from ai_training.ovarian import calibration, evaluation, gate, network, outline, predictions, training
+from ai_training.ovarian.card import train_and_ship
 from ai_training.ovarian.frames import FOLDS, LABELS, folds, ovarian_frames, reduced
 from ai_training.sets.files import rows
 from tests.unit.ai_training import published_lab as lab
@@ -41,6 +43,12 @@ def test_a_group_lies_in_one_fold(data: Path) -> None:
     homes = {(frame.group, int(fold)) for frame, fold in zip(frames, folds(frames), strict=True)}
     assert len(homes) == len({group for group, _ in homes})
     assert {fold for _, fold in homes} == set(range(FOLDS))
+
+
+def test_a_run_that_would_stop_by_the_frames_that_it_is_scored_on_is_refused(tmp_path: Path) -> None:
+    with carried_out(RunOptions(patience=3)), pytest.raises(ExperimentError, match="cannot stop early"):
+        train_and_ship(tmp_path, tmp_path / "out", SMALL, None, [1], 1)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.filterwarnings("ignore:The least populated class")
