@@ -14,7 +14,7 @@ DOCS := .venv-docs
 MERMAID := 11.12.1 198b19442f86f0b46a17e56d3abf744c3a28a3427e66fa8dada3b589a77babcc
 # The lock names packages, versions and hashes, never where they come from: of the public index, no others.
 LOCK := PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL= $(TOOLS)/bin/pip-compile --quiet \
-	--generate-hashes --build-deps-for wheel --extra ai --extra postgres --extra console --extra oidc --extra s3 --extra hl7 --extra pdf --extra telemetry --extra fhir --constraint constraints.txt \
+	--generate-hashes --build-deps-for wheel --extra ai --extra postgres --extra console --extra oidc --extra s3 --extra hl7 --extra pdf --extra telemetry --extra fhir --extra serve --constraint constraints.txt \
 	--strip-extras --allow-unsafe --no-annotate --no-header --no-emit-options --no-emit-index-url
 # Processes that run tests side by side, one more than two cores, as many tests wait for processes; each takes up to
 # 2 GB. Large arrays go back to the system when they are freed: by itself glibc keeps more and more of them.

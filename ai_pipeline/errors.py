@@ -48,6 +48,10 @@ class PixelError(PipelineError):
     """The pixels of the image cannot be read or decoded."""
 
 
+class ImageTooLarge(PixelError):
+    """The image has more pixels, frames or bytes than are decoded here."""
+
+
 class CodestreamFault(PipelineError, ValueError):
     """A compressed frame contradicts the DICOM header."""
 

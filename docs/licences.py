@@ -27,7 +27,7 @@ gives them its source.**
 {copyleft}
 ## A release
 
-What `release.lock` names: the run time with its extras `ai`, `postgres`, `console`, `oidc`, `s3`,
+What `release.lock` names: the run time with its extras `ai`, `postgres`, `console`, `serve`, `oidc`, `s3`,
 `pdf`, `hl7`, `fhir` and `telemetry`.
 
 {release}

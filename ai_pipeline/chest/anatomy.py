@@ -62,9 +62,9 @@ VARIANTS = (Change(), Change(size=0.9, gamma=1.25), Change(size=0.95, gamma=0.8)
 None larger: a chest that fills the picture would be cut off."""
 RATIOS = (0.3, 0.85)
 """Ratios outside these are taken for wrong outlines."""
-SIDED = 0.6
-"""Share of the heart on the left of the thorax, from which the film is not mirrored: of its mirror image, by
-the same outlines, it is at most .4."""
+SIDED = 0.7
+"""Share of the heart on the left of the thorax, from which the mirror image is not analysed: half of 70 films
+have it, and none of their mirrored copies."""
 LUNG_AREA = (0.03, 0.35)
 """Share of the picture that one lung may take."""
 WALL = 0.01

@@ -15,6 +15,7 @@ from ai_pipeline.cli.models import models_app, pipelines
 from ai_pipeline.cli.rules import rules_app
 from ai_pipeline.cli.run import run
 from ai_pipeline.cli.screens import learn_screen
+from ai_pipeline.cli.serve import serve
 from ai_pipeline.cli.terminal import EXIT_CONFIG
 from ai_pipeline.errors import first_line
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command(epilog="Example:  ai-pipeline run study/*.dcm --pipeline auto --out results --json")(run)
 app.command(epilog="Example:  ai-pipeline pipelines ultrasound")(pipelines)
 app.command(epilog="Example:  ai-pipeline learn-screen images --out device-rules/room3.toml")(learn_screen)
+app.command(epilog="Example:  ai-pipeline serve --config serve.toml")(serve)
 app.add_typer(models_app, name="models")
 app.add_typer(rules_app, name="rules")
 

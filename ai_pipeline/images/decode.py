@@ -35,7 +35,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from ai_pipeline.contract import ImageHeader, Picture, PixelArray
-from ai_pipeline.errors import CodestreamFault, HeaderError, PixelError, disk_fault
+from ai_pipeline.errors import CodestreamFault, HeaderError, ImageTooLarge, PixelError, disk_fault
 from ai_pipeline.images import codestreams, colours
 from ai_pipeline.images.codestreams import Fragments
 from ai_pipeline.images.coordinates import Affine
@@ -150,7 +150,7 @@ def read_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
         if header.photometric == "PALETTE COLOR":
             samples, bits = 3, max(bits, 16)
         if fault := limits.fault(header.rows, header.columns, header.frames, samples, bits):
-            raise PixelError(fault)
+            raise ImageTooLarge(fault)
     return DicomImage(path, dataset, header, syntax, pixels_at)
 
 
@@ -179,7 +179,7 @@ def picture_of(data: bytes, modality: str, limits: ImageLimits, given: StatedAtt
         about = PICTURE_HEADER.unpack(DECODER.decode("header", data, PICTURE_HEADER.size))
         rows, columns, colours, size, lossy = about
         if fault := limits.fault(rows, columns, samples=colours, bits=8 * size):
-            raise PixelError(fault)
+            raise ImageTooLarge(fault)
         sides = (rows, columns, colours) if colours > 1 else (rows, columns)
         samples = np.empty(sides, f"u{size}")
         samples.data.cast("B")[:] = DECODER.decode("picture", data, samples.nbytes)
@@ -393,8 +393,9 @@ class DicomImage:
         if self._whole is None and self.transfer_syntax != DeflatedExplicitVRLittleEndian:
             # ... and believes the transfer syntax: another VR encoding (seen in the field) is found out only
             # by dcmread. A truly damaged object fails there again.
-            with suppress(AttributeError, ValueError):
-                samples = pixel_array(self.path, index=frame, **how)
+            # It gets the open file: of one without a name (/proc/self/fd) it would not find the path.
+            with suppress(AttributeError, ValueError), self.path.open("rb") as opened:
+                samples = pixel_array(opened, index=frame, **how)
         if samples is None:
             self._whole = self._whole or pydicom.dcmread(self.path)
             samples = pixel_array(self._whole, index=frame, **how)

@@ -351,14 +351,19 @@ def _order(
 
 
 def _procedure(document: Dataset) -> tuple[str, str, str]:
-    """Return (code, meaning, coding system) of the study's procedure.
+    """Return (code, words, coding system) of the study's procedure: its own code, else the code of the
+    examination in the report, in the words of the study.
 
     Without a coded procedure, code and system are "".
     """
-    for item in document.get("ProcedureCodeSequence") or ():
+    words = _value(document, "StudyDescription")
+    of_study = [(item, "") for item in document.get("ProcedureCodeSequence") or ()]
+    of_report = [(item, words) for item in document.get("PerformedProcedureCodeSequence") or ()]
+    for item, text in (*of_study, *of_report):
         if value := _value(item, "CodeValue"):
-            return value, _value(item, "CodeMeaning"), _scheme(_value(item, "CodingSchemeDesignator"))
-    return "", _value(document, "StudyDescription") or "AI result", ""
+            meaning = text or _value(item, "CodeMeaning")
+            return value, meaning, _scheme(_value(item, "CodingSchemeDesignator"))
+    return "", words or "AI result", ""
 
 
 def _finding(stated: StatedFinding) -> list[SegmentFields]:

@@ -26,6 +26,7 @@ _LOSSY_METHODS: Final = {
 }
 # What states the shape of pixels beside their size; Pixel Aspect Ratio is for images without (PS3.3 C.7.6.3).
 _SPACINGS: Final = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+CALIBRATION: Final = ("PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription")
 ORIENTATION_FOR_HIGHDICOM: Final = ("L", "F")
 """SCImage wants one, and knows no compound ones ("PF"); :func:`set_orientation` writes the true one."""
 
@@ -83,15 +84,13 @@ def copy_present(picture: Dataset, source: Source, *keywords: str) -> None:
 def copy_spacing(picture: Dataset, source: Source) -> None:
     """Copy Pixel Spacing of the source into the picture; if it has none, copy only the shape of its
     pixels.
+
+    How it was calibrated is copied as type and description, or not at all (PS3.3 10.7.1: Type 1C).
     """
     if _height_and_width(source, "PixelSpacing"):
-        copy_present(
-            picture,
-            source,
-            "PixelSpacing",
-            "PixelSpacingCalibrationType",
-            "PixelSpacingCalibrationDescription",
-        )
+        copy_present(picture, source, "PixelSpacing")
+        if all(source.header.get(keyword) for keyword in CALIBRATION):
+            copy_present(picture, source, *CALIBRATION)
     else:
         copy_aspect(picture, source)
 

@@ -23,6 +23,7 @@ from dicom_node.base.lifecycle import PICTURES, ResultKind
 from dicom_node.results.concepts import PRESENCE, name_of
 from dicom_node.results.context import ResultContext
 from dicom_node.results.dataset import text_of
+from dicom_node.results.derivation import CALIBRATION
 from dicom_node.results.source import Source
 from dicom_node.results.standard import is_known, mandatory_modules, missing_attribute
 
@@ -205,6 +206,8 @@ def _missing_attributes(read: Dataset, kind: ResultKind) -> Iterator[str]:
     if not is_known(sop_class_uid):
         yield "its SOP class has no IOD that is known here"
         return
+    if len([keyword for keyword in CALIBRATION if keyword in read]) == 1:
+        yield f"{' and '.join(CALIBRATION)} (Type 1C) are there both or not at all"
     for module in mandatory_modules(sop_class_uid):
         if module not in _NOT_BY_TABLE and (missing := missing_attribute(read, module)):
             yield missing
@@ -344,7 +347,7 @@ def _coordinates(group: Dataset) -> list[Dataset]:
 
 
 def _has_words(group: Dataset) -> bool:
-    """Whether a measurement group has a Comment that ends with the warning."""
+    """Whether a measurement group has a Comment with the warning."""
     said = [item for item in _sequence(group, "ContentSequence") if name_of(item) == codes.DCM.Comment.value]
     return any("not for diagnostic use" in text_of(item, "TextValue") for item in said)
 

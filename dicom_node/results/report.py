@@ -129,9 +129,9 @@ class ImageReport:
 
     @property
     def lines_to_show(self) -> list[str]:
-        """The lines as they stand beside a shape: the last ends with the warning."""
-        *lines, last = self.lines
-        return [*lines, f"{last.rstrip('.')} (not for diagnostic use)"]
+        """The lines as they stand beside a shape. The warning is in front: viewers cut long lines off."""
+        first, *lines = self.lines
+        return [f"AI, not for diagnostic use: {first.removeprefix('AI: ')}", *lines]
 
     @property
     def measurements(self) -> list[Measurement]:

@@ -47,7 +47,14 @@ from pydicom.uid import Comprehensive3DSRStorage
 
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.lifecycle import ResultKind
-from dicom_node.results.anatomy import procedure_reported, procedures_performed, target_of, view_of
+from dicom_node.results.anatomy import (
+    common_region,
+    procedure_reported,
+    procedures_performed,
+    region_of,
+    target_of,
+    view_of,
+)
 from dicom_node.results.concepts import (
     DECISIONS,
     FINDINGS,
@@ -244,13 +251,25 @@ def _image_library(report: Report) -> ContentItem:
             # CID 29 has no "Other": of a secondary capture the modality is left out.
             if item.name != codes.DCM.Modality or item.ConceptCodeSequence[0].CodeValue != "OT"
         ]
-        region = target_of(report.context, source) or codes.SCT.EntireBody
+        region = target_of(report.context, source) or _measured_region(report, source) or codes.SCT.EntireBody
         descriptors.append(CodeContentItem(codes.DCM.TargetRegion, region, _ACQUISITION))
         if (view := view_of(source)) is not None:
             descriptors.append(CodeContentItem(codes.DCM.ImageView, view, _ACQUISITION))
         image = image_item(source, all_frames(source), SOURCE, CONTAINS)
         entries.append(with_items(image, descriptors))
     return container(codes.DCM.ImageLibrary, [container(codes.DCM.ImageLibraryGroup, entries)])
+
+
+def _measured_region(report: Report, source: Source) -> CodedConcept | None:
+    """The target region around an organ that was found, measured or outlined in the image; None without."""
+    [image] = [image for image in report.images if image.source is source]
+    organs = [
+        *(finding.sites[0] for finding in image.located if finding.sites),
+        *(coded(measured.site) for measured in image.measurements if measured.site),
+        *(coded(outline.organ) for outline in image.outlines),
+    ]
+    regions = (common_region(region_of(organ) or organ) for organ in organs if organ is not None)
+    return next(filter(None, regions), None)
 
 
 def _evaluations(report: Report) -> Iterator[ContentItem]:

@@ -26,6 +26,7 @@ from highdicom.sr import srread
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.sr.codedict import codes
 from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 from pynetdicom.dsutils import decode
 
@@ -510,7 +511,8 @@ def test_a_dicomweb_workstation_finds_and_reads_every_result(department: Departm
     _holds_all(department, got)
     [sr] = [one for one in got if one.SOPInstanceUID == department.results["sr"]]
     sr.save_as(report, enforce_file_format=True)
-    assert srread(BytesIO(report.getvalue())).content.get_image_measurement_groups()
+    [content] = srread(BytesIO(report.getvalue())).content
+    assert content.ContentSequence.find(codes.DCM.Conclusion)
     uid = department.results["cleaned"]
     sent = dcmread(BytesIO(department.pacs.fetch(uid)))
     raw = (("application/octet-stream", ExplicitVRLittleEndian),)

@@ -9,7 +9,7 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from dicom_node.base.errors import NotAllowedNow
-from dicom_node.base.lifecycle import DeliveryState, RejectionReason, StudyState
+from dicom_node.base.lifecycle import DeliveryState, RejectionReason, ResultKind, StudyState
 from dicom_node.base.lifecycle import DeliveryState as S
 from dicom_node.base.store import deliveries
 from dicom_node.base.store.tables import Delivery, Result, Study, Withdrawal
@@ -53,6 +53,8 @@ IN_DOMAIN_ONE = {"deidentified": True, "pseudonym_domain": "one"}
         ({"deidentify": True, "pseudonym_domain": "one"}, IN_DOMAIN_ONE, ""),
         ({"deidentify": True, "pseudonym_domain": "two"}, IN_DOMAIN_ONE, "no results that second takes"),
         ({"charset": "source"}, {}, "no results that second takes"),
+        ({"viewer": "ohif"}, {}, "no results that second takes"),
+        ({"viewer": "ohif"}, {"kind": ResultKind.SC}, ""),
         ({"may": ["query"]}, {}, "gets no results"),
         ({"name": "pacs"}, {}, "in its outbox already"),
         ({}, {"purged": True}, "no results that second takes"),
@@ -65,6 +67,8 @@ IN_DOMAIN_ONE = {"deidentified": True, "pseudonym_domain": "one"}
         "domain",
         "other domain",
         "charset",
+        "viewer",
+        "a picture for any viewer",
         "sends only",
         "has it",
         "purged",

@@ -91,7 +91,7 @@ def test_a_report_becomes_patient_order_and_observations(golden: dict[str, Path]
         *("PID-CR^^^HOSPITAL^PI", "Test^CR^^^^^L^A", "19700101", "F")
     ]
     assert [text(order, number) for number in (3, 4, 7, 18, 25)] == [
-        *(text(common, 3), "^CR study", "20250102101500+0100", "ACCCR", "P")
+        *(text(common, 3), "399208008^CR study^SCT", "20250102101500+0100", "ACCCR", "P")
     ]
     assert text(common, 1) == "RE"
     assert rows(message) == [

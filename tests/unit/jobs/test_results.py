@@ -761,3 +761,39 @@ def test_an_old_destination_changes_no_other_ones_results(do: str, open_inbox: M
     assert withdraw(node, str(image.StudyInstanceUID)) == {}
     for name, charset in charsets.items():
         assert sets(node, name) == {("sr", charset), ("rejection", charset)}
+
+
+@pytest.mark.parametrize(
+    ("form", "own"),
+    [
+        pytest.param({"viewer": "ohif"}, {"sr"}, id="viewer"),
+        pytest.param({"outlines": "sr"}, {"sr"}, id="outlines"),
+        pytest.param({"outlines": "none"}, set(), id="no outlines"),
+    ],
+)
+def test_a_destination_gets_the_report_in_its_form_and_shares_all_else(
+    form: dict[str, str], own: set[str], open_inbox: Make
+) -> None:
+    config = configuration("find")
+    config["peers"][1] |= {"results": ["sr", "gsps"]}
+    config["peers"].append(config["peers"][1] | a_peer("reader", **form))
+    config["rules"][0]["send_to"] = ["pacs", "reader"]
+    waiting = analysed_deidentified(open_inbox(config), ultrasound("one"))
+    pacs, reader = ({row.kind.value: row.path for row in waiting[name]} for name in ("pacs", "reader"))
+    assert pacs.keys() == reader.keys() == {"sr", "gsps"}
+    assert {kind for kind in pacs if pacs[kind] != reader[kind]} == own
+
+
+def test_a_reader_with_ohif_gets_identifiers_that_ohif_knows(open_inbox: Make) -> None:
+    config = configuration("find")
+    config["peers"].append(config["peers"][1] | a_peer("reader", viewer="ohif", results=["sr"]))
+    config["rules"][0]["send_to"] = ["pacs", "reader"]
+    node = open_inbox(config)
+    waiting = analysed_deidentified(node, ultrasound("one"))
+    knows = {
+        name: b"Cornerstone3DTools" in (node.folder / row.path).read_bytes()
+        for name, rows in waiting.items()
+        for row in rows
+        if row.kind == "sr"
+    }
+    assert knows == {"pacs": False, "reader": True}

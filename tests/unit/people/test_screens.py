@@ -16,6 +16,7 @@ from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound
 from dicom_node.base.sitekey import path_of
 from dicom_node.base.store.tables import LearntScreen
 from dicom_node.base.store.transitions import utc_now
+from dicom_node.jobs.worker.analysis import ImageAnalysis
 from dicom_node.jobs.worker.screens import ScreenLearner
 from dicom_node.people import screens
 from dicom_node.people.audit import Person
@@ -23,6 +24,7 @@ from tests.console_lab import audited
 from tests.inbox_lab import Inbox
 from tests.unit.ai_pipeline.burnin.screens_lab import block, name_of, place, reading
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
+from tests.unit.jobs.test_worker import Says, still
 
 BY = Person("admin")
 DEVICE = {"Manufacturer": "Acme", "ManufacturerModelName": "Scan 7", "SoftwareVersions": "1.2"}
@@ -241,3 +243,11 @@ def test_an_image_that_is_cleaned_again_counts_once(node: Inbox) -> None:
     learn(node, 3)
     again = node.rows(LearntScreen)[0]
     assert (again.counted, again.changed_at) == (before.counted, before.changed_at)
+
+
+def test_a_worker_counts_what_its_pipeline_read(tmp_path: Path) -> None:
+    learner, source = Mock(), still(tmp_path)
+    ImageAnalysis(Mock(), learner).run(Says(), [source], {}, lambda _share, _what: None)
+    [(image, read)] = [call.args for call in learner.learn.call_args_list]
+    assert image is source.image
+    assert [one.text for one in read] == ["KIM"]

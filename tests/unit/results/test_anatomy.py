@@ -1,5 +1,6 @@
 """Body part, region, side, view and examination in results."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from pydicom.sr.codedict import codes
 
 from ai_pipeline import pipelines
+from ai_pipeline.chest import ratio
 from ai_pipeline.contract import (
     JudgedView,
     PipelineResult,
@@ -40,6 +42,7 @@ from tests.unit.results.report_lab import (
     TEXT,
     built,
     faces_of,
+    measured,
     report,
     value,
 )
@@ -112,6 +115,14 @@ def test_the_image_library_tells_view_and_region_and_no_modality_that_is_none(tm
     captured = still(tmp_path, Modality="OT", SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
     (library,) = named(report(captured, finding(NODULE, 0.8, captured.image.uid, (5, 5, 25, 25))), "111028")
     assert not named(library, "121139")
+
+
+def test_the_target_region_is_that_of_a_measured_organ_where_nothing_else_names_one(tmp_path: Path) -> None:
+    one = still(tmp_path, BodyPartExamined=None, Laterality=None)
+    heart = replace(measured(one.image.uid)[1], lines=(((5.0, 5.0), (25.0, 5.0)),))
+    anywhere = context(kinds=[ResultKind.SR], pipeline="command", region=None)
+    [made] = build(anywhere, [one], PipelineResult(measurements=(heart,)))
+    assert value(read_result(made), "123014") == ratio.HEART.value
 
 
 CHEST, HEAD_REGION, PELVIS, BREAST, WHOLE = "51185008", "69536005", "12921003", "76752008", "38266002"

@@ -447,6 +447,19 @@ def test_the_shape_of_pixels_is_said_where_the_iod_wants_it(
         assert picture.get("PixelAspectRatio") == written, "of what is no page"
 
 
+@pytest.mark.parametrize("description", ["by a wire", None], ids=["whole", "without description"])
+def test_how_pixels_were_calibrated_is_said_whole_or_not_at_all(
+    tmp_path: Path, description: str | None
+) -> None:
+    """Type 1C (PS3.3 10.7.1): a type has a description."""
+    given = {"PixelSpacing": [0.2, 0.2], "PixelSpacingCalibrationType": "FIDUCIAL"}
+    if description:
+        given["PixelSpacingCalibrationDescription"] = description
+    [picture] = [made for made in all_of(film(tmp_path, **given)) if made.SeriesNumber == 9003]
+    assert picture.get("PixelSpacingCalibrationDescription") == description
+    assert ("PixelSpacingCalibrationType" in picture) is (description is not None)
+
+
 @pytest.mark.debian("dcmtk")
 @pytest.mark.parametrize(
     ("attributes", "ratio"),

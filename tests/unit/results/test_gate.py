@@ -166,6 +166,7 @@ FAULTS = [
     ("picture", "PixelData has not the length", lambda ds: setattr(ds, "PixelData", ds.PixelData[:-2])),
     ("picture", "PixelData has not the length", lambda ds: setattr(ds, "PixelData", ds.PixelData + bytes(2))),
     ("picture", "SeriesNumber is below 9000", _set("SeriesNumber", 8999)),
+    ("picture", "both or not at all", _set("PixelSpacingCalibrationType", "FIDUCIAL")),
 ]
 
 

@@ -152,7 +152,7 @@ def test_what_has_no_place_is_said_beside_the_first_box(one: SourceObject) -> No
     [group] = groups_of(report(one, *found))
     assert comments(group) == [
         f"AI: pleural effusion suspected {WARNING}",
-        f"AI: Suspected: pleural effusion, nodule of lung {WARNING}",
+        "AI, not for diagnostic use: Suspected: pleural effusion, nodule of lung.",
     ]
 
 
@@ -160,8 +160,8 @@ def test_measurements_of_one_model_are_one_group_with_the_result_of_the_image(on
     none = finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT)
     [group] = groups_of(report(one, none, measurements=measured(one.image.uid)))
     assert comments(group) == [
-        "AI: Cardiothoracic ratio 0.54. Heart width 150 mm.",
-        f"Not found: pleural effusion {WARNING}",
+        "AI, not for diagnostic use: Cardiothoracic ratio 0.54. Heart width 150 mm.",
+        "Not found: pleural effusion.",
     ]
     assert [len(of_type(number, "SCOORD")) for number in of_type(group, "NUM")] == [2, 1, 1]
 
@@ -238,7 +238,7 @@ def organs(one: SourceObject, *masks: np.ndarray[Any, Any]) -> DerivedImage:
 
 def disc(one: SourceObject, x: float, y: float, radius: float) -> np.ndarray[Any, Any]:
     rows, columns = np.mgrid[: one.image.header.rows, : one.image.header.columns] + 0.5
-    return (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
+    return np.asarray((columns - x) ** 2 + (rows - y) ** 2 <= radius**2)
 
 
 def test_outlines_lie_on_the_edge_of_their_mask_and_are_closed(one: SourceObject) -> None:
@@ -262,7 +262,7 @@ def test_the_area_inside_an_outline_is_no_measurement_of_the_patient(one: Source
 def test_a_report_with_nothing_but_outlines_says_its_result_beside_the_first(one: SourceObject) -> None:
     masks = organs(one, disc(one, 100, 80, 30), disc(one, 60, 160, 40))
     first, second = groups_of(report_as(OHIF, one, findings=absent(one.image.uid).findings, images=(masks,)))
-    assert comments(first)[1:] == [f"AI: Not found: pleural effusion {WARNING}"]
+    assert comments(first)[1:] == ["AI, not for diagnostic use: Not found: pleural effusion."]
     assert len(comments(second)) == 1
 
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy, Look, look_at
+from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy, AnatomyModel, Look, look_at
 from ai_pipeline.chest.ratio import EFFUSION_NOTE, Projections, Ratio, measure
 from ai_pipeline.images.coordinates import POSES, UPRIGHT, Affine, Pose, shown
 from ai_pipeline.models.registry import Card
-from tests.unit.ai_pipeline.chest.chest_lab import MODEL, SAME, SIDE, anatomy, found
+from tests.unit.ai_pipeline.chest.chest_lab import INPUT, MODEL, SAME, SIDE, anatomy, found
 from tests.unit.ai_pipeline.phantoms import film
 from tests.unit.chests import drawn_chest
 
@@ -277,3 +277,24 @@ def test_outlines_lie_in_the_image_where_the_grid_says(way: Affine) -> None:
     edges = (columns.min(), columns.max() + 1, rows.min(), rows.max() + 1)
     assert edges == pytest.approx((left, right, top, bottom), abs=1)
     assert (drawn[1] > 0).sum() == pytest.approx((right - left) * (bottom - top), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("heart", "batches"),
+    [((70, 110), [1, 2]), ((65, 105), [1, 1, 2]), ((50, 90), [1, 1, 2])],
+    ids=["three quarters on the left", "less than seven tenths", "on the right, as in a mirrored film"],
+)
+def test_the_mirror_image_is_analysed_only_where_the_heart_is_not_surely_on_the_left(
+    heart: tuple[int, int], batches: list[int]
+) -> None:
+    seen: list[int] = []
+
+    def engine(values: np.ndarray) -> dict[str, np.ndarray]:
+        seen.append(len(values))
+        organs = np.zeros((3, SIDE, SIDE), np.float32)
+        organs[HEART, 60:110, slice(*heart)] = 1
+        organs[RIGHT_LUNG, 30:130, 20:50] = organs[LEFT_LUNG, 30:130, 110:140] = 1
+        return {"organs": np.repeat(organs[None], len(values), axis=0)}
+
+    AnatomyModel(INPUT, engine, 0.05, MODEL.ref).outline(np.full((SIDE, SIDE), 90, np.uint8))
+    assert seen == batches
