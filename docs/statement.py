@@ -303,7 +303,7 @@ SOURCES: Final[dict[str, tuple[str, str]]] = {
     "ValueType": (_FIXED, "CONTAINER"),
     "ConceptNameCodeSequence": (_FIXED, "title of the document"),
     "ContinuityOfContent": (_FIXED, "CONTINUOUS or SEPARATE"),
-    "ContentTemplateSequence": (_FIXED, "1500 or 2010 of DCMR"),
+    "ContentTemplateSequence": (_FIXED, "1500, 2000 or 2010 of DCMR"),
     "CompletionFlag": (_FIXED, "COMPLETE"),
     "VerificationFlag": (_FIXED, "UNVERIFIED"),
     "PreliminaryFlag": (_FIXED, "PRELIMINARY"),

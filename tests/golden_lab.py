@@ -159,12 +159,17 @@ def _of(
 
 
 def _for_ohif(film: SourceObject) -> Iterator[tuple[str, BuiltObject]]:
-    """The report with outlines, and the segmentation with an invented geometry."""
+    """The report with outlines, the segmentation with an invented geometry, and reports in words."""
     for outlines, kind in (("sr", ResultKind.SR), ("seg", ResultKind.SEG)):
         form = ResultForm(viewer="ohif", outlines=outlines, seg_geometry=True)
         wanted = replace(_context("chest_xray", CALIBRATED, kind), form=form)
         [made] = (one for one in build(wanted, [film], _chest(film)) if one.kind is kind)
         yield f"ohif-{kind}", made
+    in_words = replace(_context("chest_xray", CALIBRATED, ResultKind.SR), form=ResultForm(viewer="ohif"))
+    [report] = build(in_words, [film], _without_call(film))
+    yield "ohif_no_call-sr", report
+    [report] = build_failure(in_words, [film], "the model file is missing")
+    yield "ohif_failure-sr", report
 
 
 def _of_a_person(folder: Path, film: SourceObject) -> Iterator[tuple[str, BuiltObject]]:

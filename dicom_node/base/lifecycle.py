@@ -96,7 +96,7 @@ _SECONDARY_CAPTURE: Final = ("1.2.840.10008.5.1.4.1.1.7",)
 RESULT_KINDS: Final[Mapping[ResultKind, KindOfResult]] = {
     ResultKind.SR: KindOfResult(
         "report (SR)",
-        "report of findings, TID 1500; without a place TID 2000",
+        "report of findings, TID 1500; for OHIF without a place TID 2000",
         "AI findings",
         9001,
         _COMPREHENSIVE_3D_SR,

@@ -116,7 +116,7 @@ def check(
             *_marking_faults(read, kind),
             *_reference_faults(read, context, sources),
             *_graphic_faults(read, sources),
-            *(_title_faults(read) if kind is ResultKind.SR else ()),
+            *(_title_faults(read, context) if kind is ResultKind.SR else ()),
             *(_pixels(read, pixel_bytes) if kind in PICTURES | {ResultKind.SEG} else ()),
             *(_pdf_faults(read) if kind is ResultKind.PDF else ()),
             *(further(read, header) if further else _identity_faults(read, kind)),
@@ -322,18 +322,18 @@ def _graphic_faults(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
             yield from _outline_faults(graphic, item.get("ReferencedImageSequence") or [], known, line=line)
 
 
-def _title_faults(read: Dataset) -> Iterator[str]:
-    """Yield faults of what viewers choose by: a report with a place is an Imaging Measurement Report, one
-    without is not, since OHIF never ends loading it; nor is a group without coordinates ever loaded.
+def _title_faults(read: Dataset, context: ResultContext) -> Iterator[str]:
+    """Yield faults of what viewers choose by: a report is an Imaging Measurement Report, but not without a
+    place for OHIF, which never ends loading it; nor is a group without coordinates ever loaded.
     """
     is_measurement_report = name_of(read) == codes.DCM.ImagingMeasurementReport.value
     groups = list(_measurement_groups(read))
-    if is_measurement_report != bool(groups):
+    if is_measurement_report != (bool(groups) or context.form.viewer != "ohif"):
         yield "its title is not that of a report with, or without, places"
     if not all(map(_coordinates, groups)):
         yield "a measurement group has no coordinates: viewers show nothing of the report"
     if not all(_has_words(group) for group in groups):
-        yield "a measurement group has no words to stand beside it"
+        yield "a measurement group has no words for its place"
 
 
 def _measurement_groups(read: Dataset) -> Iterator[Dataset]:

@@ -1,9 +1,9 @@
 """The measurement groups of a report (TID 1500): located findings, measurements and outlines, a group each.
 
-What lies at a place is a number inferred from its coordinates (TID 300, TID 320) in a group of TID 1501, with
-a sentence as Comment and as Short Label. OHIF 3.13 writes the comments beside the shape only there: of a
-group with an Image Region (TID 1410) it shows the numbers alone. A finding without a number has nothing that
-could be inferred from coordinates, so its group is TID 1410.
+A finding at a place is a group with an Image Region (TID 1410); a measurement or an outline is a number that
+is inferred from its coordinates (TID 300, TID 320) in a group of TID 1501. Each has a sentence as Comment and
+as Short Label. OHIF 3.13 writes the comments beside the shape only where a number has the coordinates: with
+OHIF as viewer of a peer, a finding with a number is such a group, too.
 
 Measurements that one model took together (the widths of heart and thorax, the axes of a head) are the numbers
 of one group, with one label at all their lines. The finding of a measurement is the measured anatomical
@@ -95,7 +95,7 @@ def _finding_group(report: Report, finding: ReportedFinding) -> Group:
         "qualitative_evaluations": [presence],
     }
     frames = frame_numbers(source, finding.finding.frame)
-    if finding.number is None:
+    if finding.number is None or report.context.form.viewer != "ohif":
         group = PlanarROIMeasurementsAndQualitativeEvaluations(
             referenced_region=ImageRegion(
                 graphic_type="POLYLINE",
@@ -103,6 +103,7 @@ def _finding_group(report: Report, finding: ReportedFinding) -> Group:
                 source_image=SourceImageForRegion.from_source_image(source.stand_in, frames),
             ),
             geometric_purpose=codes.SCT.BoundedBy if tool == "RectangleROI" else None,
+            measurements=[Measurement(*finding.number)] if finding.number else [],
             **about,
         )
     else:

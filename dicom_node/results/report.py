@@ -165,6 +165,11 @@ class Report:
         return any(image.has_place for image in self.images)
 
     @property
+    def is_in_words(self) -> bool:
+        """Whether it is words alone (TID 2000): it has no place, and its readers use OHIF."""
+        return self.context.form.viewer == "ohif" and not self.has_place
+
+    @property
     def sources(self) -> list[Source]:
         """The source images of the report, in their order."""
         return [one.source for one in self.images]

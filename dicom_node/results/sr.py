@@ -1,11 +1,11 @@
 """The report as an object: Comprehensive 3D SR, by IHE AIR.
 
-A report with a place (a box, a measured line, an outline) is an Imaging Measurement Report, TID 1500
-(PS3.16): measurement groups, each with coordinates, and what has no place in the container "Qualitative
-Evaluations". A report without any place is a Diagnostic imaging report, TID 2000: its words, and what they
-were made of as codes. Viewers choose by the title: OHIF 3.13 loads an Imaging Measurement Report as shapes,
-never ends if a group has no coordinates, and writes every other report as words, one a line where its content
-is SEPARATE.
+A report is an Imaging Measurement Report, TID 1500 (PS3.16): measurement groups, each with coordinates, and
+what has no place (no box, measured line or outline) in the container "Qualitative Evaluations". For readers
+with OHIF (``viewer`` of a peer) a report without any place is a Diagnostic imaging report, TID 2000: its
+words, and what they were made of as codes. Viewers choose by the title: OHIF 3.13 loads an Imaging
+Measurement Report as shapes, never ends if a group has no coordinates, and writes every other report as
+words, one a line where its content is SEPARATE.
 
 Earlier reports' content on earlier images, quoted in a report that compares with them. A container (121068,
 DCM, "Previous Findings") of PS3.16 CID 7001 for each earlier image, after the containers of the template,
@@ -27,10 +27,8 @@ from highdicom.sr import (
     Comprehensive3DSR,
     ContainerContentItem,
     ContentItem,
-    ContentSequence,
     ImageContentItem,
     LanguageOfContentItemAndDescendants,
-    MeasurementReport,
     NumContentItem,
     ObservationContext,
     RelationshipTypeValues,
@@ -105,7 +103,7 @@ def build_document(report: Report, uid: str) -> Dataset:
     context, sources = report.context, report.sources
     document = Comprehensive3DSR(
         evidence=[*(source.stand_in for source in sources), *_quoted_evidence(report)],
-        content=_measurement_report(report) if report.has_place else _report_in_words(report),
+        content=_report_in_words(report) if report.is_in_words else _measurement_report(report),
         is_complete=True,
         is_final=False,
         is_verified=False,
@@ -117,31 +115,25 @@ def build_document(report: Report, uid: str) -> Dataset:
     return complete(document, context, ResultKind.SR, sources)
 
 
-def _measurement_report(report: Report) -> MeasurementReport:
+def _measurement_report(report: Report) -> ContentItem:
     """The content tree of TID 1500, with conclusion, disclaimer and image library before the groups: it is
     extensible.
+
+    highdicom's class for it wants a group, and what has no place is in none.
     """
-    # Procedure reported: validators take no codes but those of CID 100 here, though it is a baseline
-    # (TID 1207). The codes of the source are in Performed Procedure Code Sequence.
-    content = MeasurementReport(
-        observation_context=_observation_context(report),
-        procedure_reported=each_once(map(procedure_reported, report.sources)),
-        title=codes.DCM.ImagingMeasurementReport,
-        imaging_measurements=measurement_groups(report),
-    )
-    *about, measurements = content[0].ContentSequence
-    _name_procedure_sites(about, report)
-    content[0].ContentSequence = ContentSequence(
+    root = ContainerContentItem(codes.DCM.ImagingMeasurementReport, template_id="1500")
+    groups = [item for group in measurement_groups(report) for item in group]
+    return with_items(
+        root,
         [
-            *about,
+            *_about(report),
             *_conclusion(report),
             _image_library(report),
-            measurements,
+            *([container(codes.DCM.ImagingMeasurements, groups)] if groups else []),
             container(QUALITATIVE_EVALUATIONS, _evaluations(report)),
             *map(_quotation, report.compared),
-        ]
+        ],
     )
-    return content
 
 
 def _report_in_words(report: Report) -> ContentItem:
@@ -150,11 +142,6 @@ def _report_in_words(report: Report) -> ContentItem:
     The finding items have codes, numbers and images below them, which viewers that write a report as words
     leave out. It has no image library: viewers write "not supported" for each image.
     """
-    procedures = [
-        CodeContentItem(codes.DCM.ProcedureReported, code, RelationshipTypeValues.HAS_CONCEPT_MOD)
-        for code in each_once(map(procedure_reported, report.sources))
-    ]
-    _name_procedure_sites(procedures, report)
     root = ContainerContentItem(REPORT_IN_WORDS, is_content_continuous=False, template_id="2000")
     return with_items(
         root,
@@ -162,11 +149,22 @@ def _report_in_words(report: Report) -> ContentItem:
             *_conclusion(report),
             container(FINDINGS, _evaluations(report), separate=True),
             *map(_quotation, report.compared),
-            *LanguageOfContentItemAndDescendants(DEFAULT_LANGUAGE),
-            *_observation_context(report),
-            *procedures,
+            *_about(report),
         ],
     )
+
+
+def _about(report: Report) -> list[ContentItem]:
+    """Language, who observed, and the procedures that are reported (TID 1204, TID 1001, TID 1207)."""
+    # Procedure reported: validators take no codes but those of CID 100 here, though it is a baseline
+    # (TID 1207). The codes of the source are in Performed Procedure Code Sequence.
+    procedures = [
+        CodeContentItem(codes.DCM.ProcedureReported, code, RelationshipTypeValues.HAS_CONCEPT_MOD)
+        for code in each_once(map(procedure_reported, report.sources))
+    ]
+    _name_procedure_sites(procedures, report)
+    language = LanguageOfContentItemAndDescendants(DEFAULT_LANGUAGE)
+    return [*language, *_observation_context(report), *procedures]
 
 
 def _observation_context(report: Report) -> ObservationContext:

@@ -130,8 +130,8 @@ class PeerSettings(Section):
     charset: Literal["utf8", "source"] = "utf8"
     """Character set of results: ISO_IR 192, or the source's for an old PACS."""
     viewer: Literal["", "ohif"] = ""
-    """What its readers see reports with. "ohif": Tracking Identifiers by which OHIF makes boxes, lines and
-    outlines measurements of its own."""
+    """What its readers see reports with. "ohif": reports without a place are words alone, a sentence is
+    beside each box, and OHIF can make boxes, lines and outlines measurements of its own."""
     outlines: Literal["sr", "seg", "none"] = "seg"
     """Where outlines of organs go: "sr": into the report, as closed polylines. "seg": into a segmentation,
     where results has seg. "none": nowhere."""

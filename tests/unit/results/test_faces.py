@@ -146,7 +146,7 @@ def test_a_failure_says_so_with_its_reason_and_shows_no_pixel(tmp_path: Path, pi
     kinds = [ResultKind.SR, ResultKind.SC]
     failed = build_failure(context(kinds=kinds), [bright], "pixels are damaged", Cause.FORMAT)
     report, picture = map(read_result, failed)
-    (found,) = named(report, "121070")
+    (found,) = named(report, "C0034375")  # Qualitative Evaluations
     assert values(found, "CODE")["AI result"].ConceptCodeSequence[0].CodeMeaning == "AI did not run"
     assert values(report, "TEXT")["Conclusion"].TextValue == "AI did not run: pixels are damaged"
     reason = values(found, "CODE")["Reason why AI did not run"].ConceptCodeSequence[0]

@@ -42,6 +42,7 @@ from tests.unit.results.report_lab import (
 )
 
 OHIF = ResultForm(viewer="ohif", outlines="sr")
+FOR_OHIF = replace(ONLY_REPORT, form=ResultForm(viewer="ohif"))
 WARNING = "(not for diagnostic use)"
 WORDS, MEASUREMENTS = "18748-4", "126000"
 
@@ -73,7 +74,7 @@ def nothing(_: str) -> PipelineResult:
 
 @pytest.mark.parametrize("said", [absent, nowhere, cleaned, nothing])
 def test_a_report_without_a_place_is_words(one: SourceObject, said: Any) -> None:
-    read = read_result(build(ONLY_REPORT, [one], said(one.image.uid))[0])
+    read = read_result(build(FOR_OHIF, [one], said(one.image.uid))[0])
     assert code_of(read) == WORDS
     assert read.ContentTemplateSequence[0].TemplateIdentifier == "2000"
     assert groups_of(read) == []
@@ -83,27 +84,39 @@ def test_a_report_without_a_place_is_words(one: SourceObject, said: Any) -> None
 def test_each_word_of_a_report_without_a_place_stands_on_a_line_of_its_own(
     one: SourceObject, said: Any
 ) -> None:
-    read = read_result(build(ONLY_REPORT, [one], said(one.image.uid))[0])
+    read = read_result(build(FOR_OHIF, [one], said(one.image.uid))[0])
     continuity = {item.ContinuityOfContent for item in [read, *of_type(read, "CONTAINER")]}
     assert continuity == {"SEPARATE"}
 
 
 def test_the_conclusion_is_the_first_line_and_no_image_is_among_the_lines(one: SourceObject) -> None:
-    read = report(one, *absent(one.image.uid).findings)
+    read = report_as(FOR_OHIF.form, one, findings=absent(one.image.uid).findings)
     assert [meaning_of(item) for item in read.ContentSequence[:2]] == ["Conclusion", "Comment"]
     lines = [item for box in [read, *of_type(read, "CONTAINER")] for item in box.ContentSequence]
     assert "IMAGE" not in {item.ValueType for item in lines}
 
 
+@pytest.mark.parametrize("said", [absent, nowhere, cleaned, nothing])
+def test_a_report_without_a_place_is_a_measurement_report_for_all_other_viewers(
+    one: SourceObject, said: Any
+) -> None:
+    read = read_result(build(ONLY_REPORT, [one], said(one.image.uid))[0])
+    assert code_of(read) == MEASUREMENTS
+    assert read.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    assert groups_of(read) == []
+
+
 def test_why_the_ai_did_not_run_is_words(one: SourceObject) -> None:
-    [made] = build_failure(ONLY_REPORT, [one], "the model is missing")
+    [made] = build_failure(FOR_OHIF, [one], "the model is missing")
     assert code_of(read_result(made)) == WORDS
     assert conclusion(read_result(made)) == "AI did not run: the model is missing"
 
 
-def test_what_is_said_in_words_is_read_back_with_its_codes(one: SourceObject) -> None:
+@pytest.mark.parametrize("form", [ResultForm(), FOR_OHIF.form], ids=["measurement report", "words"])
+def test_what_has_no_place_is_read_back_with_its_codes(one: SourceObject, form: ResultForm) -> None:
     uid = one.image.uid
-    read = stated_report.read_report(report(one, *absent(uid).findings, *nowhere(uid).findings))
+    said = (*absent(uid).findings, *nowhere(uid).findings)
+    read = stated_report.read_report(report_as(form, one, findings=said))
     stated = [(row.meaning, row.decision, row.image, row.model) for row in read.findings]
     assert stated == [
         ("Cardiomegaly", Decision.PRESENT, uid, "chest-lite0 1"),
@@ -114,7 +127,7 @@ def test_what_is_said_in_words_is_read_back_with_its_codes(one: SourceObject) ->
 
 @pytest.mark.parametrize("said", [absent, nowhere, cleaned])
 def test_highdicom_reads_a_report_in_words(one: SourceObject, said: Any) -> None:
-    data = build(ONLY_REPORT, [one], said(one.image.uid))[0].data or b""
+    data = build(FOR_OHIF, [one], said(one.image.uid))[0].data or b""
     read = highdicom.sr.srread(io.BytesIO(data))
     assert isinstance(read, highdicom.sr.Comprehensive3DSR)
     assert read.content[0].name.value == WORDS
@@ -124,7 +137,7 @@ def test_a_located_finding_is_a_number_inferred_from_its_coordinates_with_the_se
     one: SourceObject,
 ) -> None:
     found = finding(EFFUSION, 0.729, one.image.uid, BOX, side="L", certainty="low certainty")
-    read = report(one, found)
+    read = report_as(FOR_OHIF.form, one, findings=(found,))
     assert code_of(read) == MEASUREMENTS
     [group] = groups_of(read)
     assert group.ContentTemplateSequence[0].TemplateIdentifier == "1501"
@@ -136,15 +149,22 @@ def test_a_located_finding_is_a_number_inferred_from_its_coordinates_with_the_se
     assert [str(item.TextValue) for item in named(group, "125309")] == [said]
 
 
+def test_a_located_finding_is_a_region_with_the_sentence_for_all_other_viewers(one: SourceObject) -> None:
+    [group] = groups_of(report(one, finding(EFFUSION, 0.729, one.image.uid, BOX, side="L")))
+    assert group.ContentTemplateSequence[0].TemplateIdentifier == "1410"
+    [region] = of_type(group, "SCOORD")
+    assert list(region.GraphicData)[:4] == [50.5, 60.25, 150.0, 60.25]
+    assert comments(group) == [f"AI: left pleural effusion suspected {WARNING}"]
+
+
 def test_highdicom_reads_the_groups_of_a_report_with_places(one: SourceObject) -> None:
-    [made] = build(
-        ONLY_REPORT,
-        [one],
-        PipelineResult((finding(EFFUSION, 0.7, one.image.uid, BOX),), measurements=measured(one.image.uid)),
+    result = PipelineResult(
+        (finding(EFFUSION, 0.7, one.image.uid, BOX),), measurements=measured(one.image.uid)
     )
+    [made] = build(FOR_OHIF, [one], result)
     read = highdicom.sr.srread(io.BytesIO(made.data or b""))
     groups = read.content.get_image_measurement_groups()
-    assert [len(group.get_measurements()) for group in groups] == [1, 3]
+    assert [len(group.get_measurements()) for group in groups] == [1, 2, 1]
 
 
 def test_what_has_no_place_is_said_beside_the_first_box(one: SourceObject) -> None:
@@ -343,7 +363,8 @@ def broken_title(read: Dataset) -> None:
 
 
 def without_coordinates(read: Dataset) -> None:
-    del of_type(groups_of(read)[0], "NUM")[0].ContentSequence
+    number = next(item for item in of_type(groups_of(read)[0], "NUM") if of_type(item, "SCOORD"))
+    del number.ContentSequence
 
 
 def without_words(read: Dataset) -> None:
@@ -360,15 +381,16 @@ def without_words(read: Dataset) -> None:
     ],
 )
 def test_no_report_leaves_that_viewers_do_not_show(one: SourceObject, change: Any, why: str) -> None:
-    read = report(one, finding(EFFUSION, 0.7, one.image.uid, BOX))
+    read = report_as(FOR_OHIF.form, one, findings=(finding(EFFUSION, 0.7, one.image.uid, BOX),))
     refuse(read, change, why, [one])
 
 
-def test_no_report_without_a_place_leaves_as_a_measurement_report(one: SourceObject) -> None:
+def test_no_report_without_a_place_leaves_as_a_measurement_report_for_ohif(one: SourceObject) -> None:
     def retitle(read: Dataset) -> None:
         read.ConceptNameCodeSequence[0].CodeValue = MEASUREMENTS
 
-    refuse(report(one, *absent(one.image.uid).findings), retitle, "its title is not that", [one])
+    read = report_as(FOR_OHIF.form, one, findings=absent(one.image.uid).findings)
+    refuse(read, retitle, "its title is not that", [one])
 
 
 def refuse(read: Dataset, change: Any, why: str, images: Sequence[SourceObject]) -> None:
@@ -378,4 +400,4 @@ def refuse(read: Dataset, change: Any, why: str, images: Sequence[SourceObject])
     with quiet_pydicom():
         read.save_as(buffer)
     with pytest.raises(ResultRefused, match=why):
-        gate.check(buffer.getvalue(), read, ONLY_REPORT, ResultKind.SR, read_sources(images))
+        gate.check(buffer.getvalue(), read, FOR_OHIF, ResultKind.SR, read_sources(images))

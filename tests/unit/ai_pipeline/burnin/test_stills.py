@@ -300,6 +300,7 @@ def test_colour_is_read_as_a_viewer_shows_it(bits: int, stored_as: type[np.integ
     assert np.array_equal(tables.views(image.stored())[0], image.display())
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("form", [zxingcpp.BarcodeFormat.QRCode, zxingcpp.BarcodeFormat.Code128])
 @pytest.mark.parametrize(
