@@ -33,6 +33,9 @@ NOT_RUN = {
     r"podman ": "needs a container engine: docs/deploy/container.md says what was run",
     r"dicom-node demo": "starts a node of its own: tests/wire/test_formats.py",
     r"dicom-node serve --config": "the node runs already",
+    r"ai-pipeline serve": "serves until it is stopped: tests/unit/ai_pipeline/serve",
+    r"dicom-node screens (?!list)|ai-pipeline learn-screen": "needs twenty patients of one machine: "
+    "tests/unit/people/test_screens.py",
     r"dicom-node backup$": "is named, for a reader who finds it in another page",
 }
 """How commands begin that are not run here, and why."""
