@@ -75,7 +75,7 @@ from ai_pipeline.burnin.find.drawings import (
     find_drawings,
     grown,
 )
-from ai_pipeline.burnin.find.networks import Line
+from ai_pipeline.burnin.find.networks import Line, is_wide
 from ai_pipeline.burnin.find.text import SMALLEST_LINE, UPRIGHT, TextBox, TextReader, looks_like_text, paint
 from ai_pipeline.burnin.find.traces import (
     FILLS,
@@ -547,7 +547,9 @@ class _Scene:
         known = self.task.allowed.screen.has
         self.texts = [
             replace(text, meaning=Meaning.ACOUSTIC, proof="known of this screen")
-            if text.line.legible and known(text.box.box, text.line.text, text.line.confidence)
+            if text.line.legible
+            and not is_wide(text.box.length, text.box.height, text.line)  # more than was read
+            and known(text.box.box, text.line.text, text.line.confidence)
             else text
             for text in self.texts
         ]

@@ -25,15 +25,26 @@ _DEEPEST: Final = 16  # items in items of sequences
 _IDENTIFYING: Final = frozenset(
     {
         "AccessionNumber", "AdmissionID", "ClinicalTrialSiteID", "ClinicalTrialSiteName",
-        "ClinicalTrialSponsorName", "ClinicalTrialSubjectID", "CountryOfResidence", "DeviceSerialNumber",
+        "ClinicalTrialSponsorName", "ClinicalTrialSubjectID", "CountryOfResidence", "CurrentPatientLocation",
+        "DeviceSerialNumber",
         "FillerOrderNumberImagingServiceRequest", "GantryID", "InstitutionAddress", "InstitutionName",
         "InstitutionalDepartmentName", "IssuerOfPatientID", "MedicalRecordLocator", "OtherPatientIDs",
-        "PatientAddress", "PatientID", "PatientTelephoneNumbers", "PerformedStationAETitle",
+        "PatientAddress", "PatientComments", "PatientID", "PatientInstitutionResidence",
+        "ReferringPhysicianAddress", "StudyComments", "PatientTelephoneNumbers", "PerformedStationAETitle",
         "PerformedStationName", "PlacerOrderNumberImagingServiceRequest", "RegionOfResidence",
         "RequestedProcedureID", "RequestingService", "ResponsibleOrganization", "ScheduledStationAETitle",
         "ScheduledStationName", "ServiceEpisodeID", "StationAETitle", "StationName", "StudyID",
     }
 )  # fmt: skip
+_OF_PERSONS: Final = frozenset(
+    {
+        "InstitutionCodeSequence", "OperatorIdentificationSequence",
+        "PerformingPhysicianIdentificationSequence",
+        "PhysiciansOfRecordIdentificationSequence", "PhysiciansReadingStudyIdentificationSequence",
+        "ReferringPhysicianIdentificationSequence", "RequestingPhysicianIdentificationSequence",
+    }
+)  # fmt: skip
+"""Sequences whose codes name a person or an institution."""
 _SHORTEST: Final = 3
 """Letters and digits from which a part of an identity is looked for inside of words."""
 _ALIKE: Final = 0.8
@@ -87,6 +98,8 @@ def _elements(dataset: Dataset, deeper: int) -> Iterator[DataElement]:
         try:
             element = dataset[tag]
             items = list(element.value or ()) if element.VR == "SQ" else None
+            if element.keyword in _OF_PERSONS:
+                items = [_as_names(item) for item in items or ()]
         except DAMAGE:
             raw = str(dataset.get_item(tag, keep_deferred=True).value)
             element, items = DataElement(tag, "PN", raw, validation_mode=config.IGNORE), None
@@ -94,6 +107,16 @@ def _elements(dataset: Dataset, deeper: int) -> Iterator[DataElement]:
             yield element
         for item in (items or ()) if deeper else ():
             yield from _elements(item, deeper - 1)
+
+
+def _as_names(item: Dataset) -> Dataset:
+    """The texts of an item that is about a person or an institution, each as a name."""
+    named = Dataset()
+    for element in _elements(item, 2):
+        if element.VR in {"LO", "SH", "ST", "LT", "UT", "UC", "PN"}:
+            tag = len(named) + 0x00110010
+            named[tag] = DataElement(tag, "PN", str(element.value), validation_mode=config.IGNORE)
+    return named
 
 
 def _words(text: str) -> list[str]:

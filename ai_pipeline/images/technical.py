@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import Final
 
 from pydicom.dataset import Dataset
@@ -21,6 +22,8 @@ _TEXTS: Final = (
     "ProtocolName",  # (0018,1030)
     "ManufacturerModelName",  # (0008,1090)
 )
+_TYPED: Final = frozenset({"ProcessingFunction", "ProtocolName"})
+"""What persons type: figures there may be an age, a day or a number of a person."""
 _INDICES: Final = (
     "MechanicalIndex",  # (0018,5022)
     "BoneThermalIndex",  # (0018,5024)
@@ -40,10 +43,10 @@ def technical_values(dataset: Dataset) -> tuple[str, ...]:
     """
     if value_of(dataset, "Modality") not in ("US", "IVUS"):
         return ()
-    found = dict.fromkeys((*_texts(dataset), *_numbers(dataset)))
+    found = dict.fromkeys(islice(chain(_texts(dataset), _numbers(dataset)), MOST_VALUES))
     if not found or (identity := identity_of(dataset)) is None:
         return ()
-    return tuple([text for text in found if not identity.is_in(text)][:MOST_VALUES])
+    return tuple(text for text in found if not identity.is_in(text))
 
 
 def _texts(dataset: Dataset) -> Iterator[str]:
@@ -52,7 +55,8 @@ def _texts(dataset: Dataset) -> Iterator[str]:
         value = value_of(dataset, keyword)
         several = value if isinstance(value, Iterable) and not isinstance(value, str | bytes) else [value]
         for text in (" ".join(str(part or "").split()) for part in several):
-            if len(text) <= LONGEST_VALUE and re.search(r"[^\W\d_]", text):
+            is_typed = keyword in _TYPED and re.search(r"\d", text)
+            if len(text) <= LONGEST_VALUE and re.search(r"[^\W\d_]", text) and not is_typed:
                 yield text
 
 

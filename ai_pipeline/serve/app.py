@@ -233,6 +233,7 @@ async def _looked_at(request: Request) -> tuple[dict[str, str], Answer]:
     asked = re.search(r"version\s*=\s*\"?([^\s;,\"]*)", accept)
     if asked and asked[1] not in _VERSIONS:
         raise HTTPException(406, f"Unsupported API version {asked[1][:10]}. Supported: [1]")
+    _check_charset(request.headers.get("content-type", ""))
     async with request.form(max_files=1, max_fields=40, max_part_size=MOST_BYTES) as sent:
         image = sent.get("image")
         form = {name: value for name, value in sent.items() if isinstance(value, str)}
@@ -257,6 +258,13 @@ async def _looked_at(request: Request) -> tuple[dict[str, str], Answer]:
     if answer.outcome is not Outcome.CLEANED:
         raise HTTPException(STATUSES[answer.outcome], answer.reason)
     return form, answer
+
+
+def _check_charset(content_type: str) -> None:
+    """Raise HTTPException for a form in another character set than UTF-8: some take minutes to decode."""
+    named = re.search(r"charset\s*=\s*\"?([^\s;\"]*)", content_type, re.IGNORECASE)
+    if named and named[1].lower() not in ("utf-8", "us-ascii"):
+        raise HTTPException(415, "send the fields of the form in UTF-8")
 
 
 def _check_sensitive(text: str) -> None:

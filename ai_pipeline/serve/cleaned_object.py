@@ -6,6 +6,7 @@ attributes that the standard does not know. The header is not de-identified.
 """
 
 import hashlib
+import re
 import uuid
 from importlib.metadata import version
 from tempfile import TemporaryFile
@@ -16,6 +17,7 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from ai_pipeline.burnin.card import CARD
@@ -39,6 +41,9 @@ _OF_OTHER_SAMPLES = (
 _PICTURE_GROUPS = (0x7FE0, *range(0x5000, 0x5100), *range(0x6000, 0x6100))
 """Pixel data, curves (retired) and overlays, PS3.6."""
 _ICON = 0x00880200
+_TABLES = frozenset({0x00282000, 0x00283006})
+"""ICC Profile and LUT Data."""
+_OF_BYTES = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "UN", "UR"})
 
 
 def write_cleaned(image: DicomImage, result: CleaningResult, target: BinaryIO) -> str:
@@ -75,11 +80,21 @@ def model_texts(models: tuple[ModelRef, ...]) -> list[str]:
 def _remove_other_pictures(dataset: Dataset) -> None:
     """Remove, at every depth, all that may hold another picture than the cleaned one."""
     for tag in list(dataset.keys()):
-        if tag.group in _PICTURE_GROUPS or tag == _ICON or not dictionary_has_tag(tag):
-            del dataset[tag]
-        elif dictionary_VR(tag) == "SQ" and isinstance(items := value_of(dataset, tag), Sequence):
-            for item in items:
+        known = dictionary_has_tag(tag) and tag.group not in _PICTURE_GROUPS and tag != _ICON
+        value = value_of(dataset, tag) if known else None
+        if isinstance(value, Sequence):
+            for item in value:
                 _remove_other_pictures(item)
+        elif not known or _may_hold_a_picture(dataset, tag):
+            del dataset[tag]
+
+
+def _may_hold_a_picture(dataset: Dataset, tag: BaseTag) -> bool:
+    """Whether an element that is no sequence may hold a picture, or the address of one: bytes, also those of
+    a sequence that was not read.
+    """
+    representations = {*re.split(" or ", dictionary_VR(tag)), dataset.get_item(tag).VR or "UN"}
+    return tag not in _TABLES and not representations.isdisjoint(_OF_BYTES)
 
 
 def _copy_samples(result: CleaningResult, target: IO[bytes]) -> str:

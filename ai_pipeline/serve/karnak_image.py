@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -157,19 +157,26 @@ def _add_samples(dataset: Dataset, data: bytes, *, swapped: bool) -> None:
         dataset.BitsStored = max(int(words.max()).bit_length(), 1)  # the form does not say how many
         dataset.HighBit = dataset.BitsStored - 1
         data = words.astype("<u2").tobytes()
-    elif samples == 3 and _is_by_plane(np.frombuffer(data[:length], np.uint8)):
+    if samples == 3 and _is_by_plane(np.frombuffer(data[:length], "<u2" if wide == 2 else np.uint8)):
         dataset.PlanarConfiguration = 1
     dataset.PixelData = data + b"\0" * (len(data) % 2)
     dataset["PixelData"].VR = "OW" if wide == 2 else "OB"
 
 
-def _is_by_plane(samples: npt.NDArray[np.uint8]) -> bool:
+_SURELY: Final = 3
+"""How many times the colours of one reading are less alike than those of the other, at least."""
+
+
+def _is_by_plane(samples: npt.NDArray[np.unsignedinteger[Any]]) -> bool:
     """Whether the samples of an RGB frame are one plane after the other, which the form does not say.
 
     Most of a picture with text is grey: its three colours are alike, where they are taken from one pixel.
+    Raises PixelError for a tinted picture: its masks could lie at other places than its text.
     """
-    by_plane, by_pixel = samples.reshape(3, -1).astype(np.int16), samples.reshape(-1, 3).T.astype(np.int16)
+    by_plane, by_pixel = samples.reshape(3, -1).astype(np.int32), samples.reshape(-1, 3).T.astype(np.int32)
     planes, pixels = (float(np.abs(np.diff(colours, axis=0)).mean()) for colours in (by_plane, by_pixel))
+    if min(planes, pixels) * _SURELY > max(planes, pixels):
+        raise PixelError("by pixel or by plane? send a tinted picture as DICOM to /clean")
     return planes < pixels
 
 

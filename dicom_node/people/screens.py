@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _UNKNOWN: Final = "no screen is learnt under this number"
 _LARGEST_FILE: Final = 1 << 20  # bytes of a file of device rules that is taken
+_MOST_SCREENS: Final = 100  # rules of such a file
 Number = Annotated[int, Input("Its number, as `screens list` shows it.", metavar="SCREEN", least=1)]
 Texts = Annotated[
     Sequence[str],
@@ -115,9 +116,10 @@ def confirm_screen(settings: Settings, number: Number, texts: Texts = (), by: Pe
     """
     from ai_pipeline.burnin.screens.rule_file import file_text
 
+    with reading(settings) as session:
+        offers = _offers(settings, existing(session, LearntScreen, number, _UNKNOWN))
     with writing(settings) as session:
         row = existing(session, LearntScreen, number, _UNKNOWN, lock=True)
-        offers = _offers(settings, row)
         rule = _rule_of(row, offers, texts)
         source = f"learnt from {row.patients} patients or more, {datetime.now(UTC):%Y-%m-%d}"
         audit.note(session, by, AuditAction.RULE_SAVED, name=rule.name, of="screen", texts=len(rule.texts))
@@ -162,7 +164,7 @@ def import_screens(
     """Take the rules of a file, each in place of a former one of its name; returns how many. Raises
     FaultyInput for a file with a mistake, or with rules that are not of screens.
     """
-    from ai_pipeline.burnin.screens.rule_file import file_text
+    from ai_pipeline.burnin.screens.rule_file import file_text, is_screen_rule
 
     try:
         size = file.stat().st_size
@@ -171,8 +173,11 @@ def import_screens(
         raise FaultyInput(str(error)) from None
     except OSError as error:
         raise FaultyInput(f"{file} cannot be read: {error.strerror}") from None
-    if not rules or not all(rule.texts and not rule.rectangles for rule in rules):
-        raise FaultyInput(f"{file} is no file of screens: each of its rules needs texts and no rectangles")
+    if not rules or len(rules) > _MOST_SCREENS or not all(map(is_screen_rule, rules)):
+        raise FaultyInput(
+            f"{file} is no file of screens: each of its rules, at most {_MOST_SCREENS}, needs texts, no "
+            "rectangles, and a maker or model and a size without patterns"
+        )
     with writing(settings) as session:
         for rule in rules:
             audit.note(
@@ -266,17 +271,20 @@ def _rule_of(row: LearntScreen, offers: "Sequence[Offer]", texts: Sequence[str])
 
 def _place_of(settings: Settings, name: str) -> Path:
     """The file of the rule of this name in the site's folder, whether it exists or not. Raises NotAllowedNow
-    if another file of the folder has that rule, or the rules there have a mistake: a second one would stop
-    the node.
+    if a shipped rule, or another file of the folder, has that name, or the rules there have a mistake: a
+    second one would stop the node, or stand in place of a rule with rectangles.
     """
     folder = device_rules_of(settings) or settings.node.data_dir / DEVICE_RULES_FOLDER
     place = folder / f"{name}.toml"
     try:
-        names = {rule.name for rule in read_rules(folder)} if folder.is_dir() else set()
+        names = {rule.name for rule in read_rules(folder if folder.is_dir() else None)}
+        there = read_file(place) if place.exists() else ()
     except DeviceRuleError as error:
         raise NotAllowedNow(str(error)) from None
-    if name in names and not place.exists():
+    if name in names and not there:
         raise NotAllowedNow(f"another file in {folder} has the device rule {name}: delete it there first")
+    if any(rule.rectangles or rule.name != name for rule in there):
+        raise NotAllowedNow(f"{place} has other device rules: move them into a file of another name first")
     return place
 
 

@@ -100,7 +100,10 @@ class Allowed:
         """
         ways = (re.escape(setting).replace(r"\ ", " ?") for setting in sorted(self.settings, key=len)[::-1])
         stated = rf"(?<![^\s(,;/])(?:{'|'.join(ways)})(?![^\s),;/])"
-        left = re.sub(stated, " ", text, flags=re.IGNORECASE) if self.settings else text
+        parts = re.split(stated, text, flags=re.IGNORECASE) if self.settings else [text]
+        if len(parts) > 1 and any(part.strip(TICKS) and not _is_harmless(part) for part in parts):
+            return text  # what stands on both sides of a setting does not prove each other
+        left = " ".join(parts)
         return text if left.strip(TICKS) and not re.search(r"[^\W\d_]{2}", left) else left
 
     def without(self, text: str) -> str:
@@ -400,6 +403,13 @@ def meaning_of(text: str, confidence: float, allowed: Allowed = NOTHING_MORE) ->
     surely = confidence >= LEAST_CONFIDENCE
     setting = meaning is Meaning.ACOUSTIC and sum(map(str.isalnum, line)) >= SETTING_CHARACTERS
     return meaning if surely or setting else Meaning.IDENTITY
+
+
+def _is_harmless(part: str) -> bool:
+    """Whether a part of a line is known to be harmless by itself, or a unit."""
+    words = part.strip(TICKS + " ,;/")
+    is_unit = re.fullmatch(_UNITS, words, re.IGNORECASE) is not None
+    return not words or is_unit or _meaning_of_line(words) is not Meaning.IDENTITY
 
 
 def _meaning_of_line(line: str) -> Meaning:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Final
 
 LONGEST: Final = 60
 """Characters of a text of a screen, at most."""
 _UNIT: Final = r"(?:db|%|[km]?hz|fps|f/s|[cm]?m/s|mmhg|mm|cm|ms|ml|mw(?:/cm2)?|deg|°|bpm|s)(?![^\W\d_])"
 _MEASURED: Final = re.compile(rf"#{_UNIT}", re.IGNORECASE)
-_MONTH: Final = "(?:jan|feb|m[aä]r|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])"
+_MONTH: Final = (
+    "(?:jan|feb|f[eé]v|m[aäáà]r|mrz|apr|avr|abr|ma[iyg]|jun|juin|jul|juil|aug|ao[uû]|ago|sep|set|o[ck]t|out|nov|"
+    "de[cz]|d[eé]c|dic|sty|lut|kwi|maj|cze|lip|sie|wrz|pa[zź]|lis|gru)"
+)
 _DATE: Final = re.compile(
-    rf"\d{{4}}|#[./:,-]+#(?!{_UNIT})|#:#|#[.-]?{_MONTH}|{_MONTH}[^\W\d_]*[.-]?#|#[ap]\.?m", re.IGNORECASE
+    rf"\d{{4}}|#[./:,·|_\u2010-\u2015-]+#(?!{_UNIT})|#:#|#[.-]?{_MONTH}|{_MONTH}[^\W\d_]*[.-]?#|"
+    r"#[ap]\.?m|[年月日]|A#B#",
+    re.IGNORECASE,
 )
 """What a form of a date, a time or an identifier has."""
 _OF_A_BODY: Final = re.compile(
-    r"#(?:y|yrs?|years?|j|jahre|a|ans|w|d|m|kg|lbs?|in|ft|['\"])(?![^\W\d_])|(?<![^\W\d_])[fm]/?#",
+    r"#(?:y|yo|yrs?|years?|j|jahre|a|anni|anos|años|ans|lat|w|d|m|kg|lbs?|in|ft|['\"])(?![^\W\d_])|[岁歳]|"
+    r"(?<![^\W\d_])(?:[fmw]|kg)[/:]?#|#/?[fmw](?![^\W\d_])",
     re.IGNORECASE,
 )
 """An age, a weight, a height."""
@@ -92,6 +99,11 @@ _OF_A_PERSON: Final = frozenset(
 """Words beside what says something of a person or a place."""
 
 
+_LONG_WORDS: Final = tuple(word for word in _OF_A_PERSON if len(word) > 4)
+_TITLE: Final = re.compile(r"(?<![^\W\d_])(?:Dr|Prof|Mr|Mrs|Ms|Frau|Herr)\.?(?=[^\W\d_a-z])")
+"""A title stuck to a name."""
+
+
 def plain(text: str) -> str:
     """The text without blanks, in the usual forms of its characters."""
     return "".join(unicodedata.normalize("NFKC", text).split())
@@ -117,6 +129,11 @@ def has_unit(text: str) -> bool:
     return _MEASURED.search(form_of(text)) is not None
 
 
+def is_measured(text: str) -> bool:
+    """Whether a text or form is a number with a technical unit and nothing else."""
+    return _MEASURED.fullmatch(form_of(text)) is not None
+
+
 def says_when(text: str) -> bool:
     """Whether a text or form has a date, a time or an identifier in it."""
     return _DATE.search(form_of(text)) is not None
@@ -133,5 +150,16 @@ def says_whose(text: str) -> bool:
         or (sum(map(str.isalpha, form)) < 2 and "#" not in form)
         or says_when(form)
         or _OF_A_BODY.search(form) is not None
-        or not _OF_A_PERSON.isdisjoint(words)
+        or _has_title(text, words)
+    )
+
+
+def _has_title(text: str, words: Sequence[str]) -> bool:
+    """Whether a title, or a word for a person or a place, is in a text of these ``words`` in capitals; also
+    stuck to a name, as a reader loses blanks: "KlinikNord".
+    """
+    return (
+        not _OF_A_PERSON.isdisjoint(words)
+        or any(word.startswith(_LONG_WORDS) for word in words)
+        or _TITLE.search(text) is not None
     )

@@ -2,11 +2,13 @@
 
 Never offered are texts of persons, places and days: what headers say of these, what is in the head line or
 beside a date, and what has the form of any. A number with a technical unit is offered wherever it stands.
+Proposed to stay is what its unit or its words prove; a person is asked about every other text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -15,7 +17,8 @@ from typing import Final
 
 from ai_pipeline.burnin.decide.layout import in_one_row, is_above
 from ai_pipeline.burnin.decide.meaning import meaning_of
-from ai_pipeline.burnin.devices.forms import form_of, has_unit, says_whose
+from ai_pipeline.burnin.devices.forms import form_of, has_unit, is_measured, says_whose
+from ai_pipeline.burnin.devices.profile import MOST_TEXTS
 from ai_pipeline.burnin.find.annotation import Box, gaps
 from ai_pipeline.burnin.screens.places import Form, Place
 from ai_pipeline.contract import Meaning
@@ -74,38 +77,54 @@ class _Cell:
 
     @cached_property
     def is_proven(self) -> bool:
-        """Whether it is a setting wherever it stands: by its unit or by its words."""
+        """Whether it is a setting wherever it stands: a number with its unit alone, or known words."""
         # Numbers that "#" may stand for; a bare one proves nothing.
         ways = (self.text.replace("#", number) for number in ("5", "0.5", "50"))
-        return has_unit(self.text) or (
+        return is_measured(self.text) or (
             self.letters > 1 and any(meaning_of(way, 1.0) is not Meaning.IDENTITY for way in ways)
         )
+
+    @cached_property
+    def is_of_settings(self) -> bool:
+        """Whether it makes the block around it one of settings."""
+        return self.is_proven or has_unit(self.text)
 
 
 def offers_of(places: Sequence[Place], rows: int) -> list[Offer]:
     """The places of a screen of so many pixel ``rows``, each with what is proposed, from top to bottom."""
     forget_of_somebody(places, rows)
-    cells = _cells(places)
     found = [Offer(place.box, Choice.GOES, "", place.count) for place in places if place.is_of_identity]
-    for cell in cells:
-        choice = _choice(cell, cells)
-        found.append(Offer(cell.box, choice, "" if choice is Choice.GOES else cell.text, cell.form.count))
+    found += [Offer(cell.box, choice, cell.text, cell.form.count) for cell, choice in _choices(places)]
     return sorted(found, key=lambda offer: (offer.box[1], offer.box[0]))
 
 
 def forget_of_somebody(places: Sequence[Place], rows: int) -> None:
-    """Delete the texts of ``places`` that are never offered, whatever is learnt later."""
+    """Delete the texts of ``places`` that are not offered: no text that goes is stored."""
     named = [place for place in places if place.is_of_identity]
     for cell in _cells(places):
         if _is_of_somebody(cell, [place.box for place in named], rows):
             cell.form.text = ""
     for place in named:
         place.forms.clear()
+    for cell, choice in _choices(places):
+        if choice is Choice.GOES:
+            cell.form.text = ""
 
 
 def _cells(places: Sequence[Place]) -> list[_Cell]:
-    """The texts that enough patients had."""
-    return [_Cell(place.box, form) for place in places for form in place.forms if form.text]
+    """The texts that enough patients had, those of the most patients if there are too many."""
+    found = [_Cell(place.box, form) for place in places for form in place.forms if form.text]
+    rarest = sorted(found, key=lambda cell: -cell.form.count)[MOST_TEXTS:]
+    for cell in rarest:
+        cell.form.text = ""
+    return [cell for cell in found if cell.text]
+
+
+def _choices(places: Sequence[Place]) -> list[tuple[_Cell, Choice]]:
+    """Each text with what is proposed for it."""
+    cells = _cells(places)
+    blocks = _in_blocks(cells)
+    return [(cell, _choice(cell, cells, blocks)) for cell in cells]
 
 
 def _is_of_somebody(cell: _Cell, named: Iterable[Box], rows: int) -> bool:
@@ -128,29 +147,28 @@ def _is_beside(cell: _Cell, named: Box, rows: int) -> bool:
     return not cell.form.varies and across < _BESIDE * height and down <= _BELOW * height
 
 
-def _choice(cell: _Cell, cells: Sequence[_Cell]) -> Choice:
-    """What is proposed for a text that may be a setting, by the other ``cells`` around it."""
+def _choice(cell: _Cell, cells: Sequence[_Cell], blocks: AbstractSet[_Cell]) -> Choice:
+    """What is proposed for a text that may be a setting, by the other ``cells`` around it and by the
+    ``blocks`` of settings. Only what is proven is proposed to stay: any other word may be a name.
+    """
     if cell.is_proven:
         return Choice.STAYS
-    in_block = _is_in_block(cell, cells)
+    in_block = cell in blocks
     if cell.has_number and cell.letters:
         # A number that never varies may be that of a room: "Nord 3".
-        if in_block and cell.form.varies:
-            return Choice.STAYS
         return Choice.ASK if in_block or cell.form.varies else Choice.GOES
     if cell.has_number:
-        labels = [other for other in cells if not other.has_number and _is_value_of(cell, other)]
-        return Choice.STAYS if any(_is_label(label, cells) for label in labels) else Choice.GOES
-    if _is_label(cell, cells):
+        return _choice_of_number(cell, cells, blocks)
+    is_label = any(other.has_number and _is_value_of(other, cell) for other in cells)
+    return Choice.ASK if in_block and (is_label or cell.letters >= _WORD) else Choice.GOES
+
+
+def _choice_of_number(cell: _Cell, cells: Sequence[_Cell], blocks: AbstractSet[_Cell]) -> Choice:
+    """What is proposed for a number without a word or unit, by the label on its left."""
+    labels = [other for other in cells if not other.has_number and _is_value_of(cell, other)]
+    if cell.form.varies and any(label.is_proven for label in labels):
         return Choice.STAYS
-    return Choice.ASK if in_block and cell.letters >= _WORD else Choice.GOES
-
-
-def _is_label(cell: _Cell, cells: Sequence[_Cell]) -> bool:
-    """Whether words are the label of a field: proven, or of a block with a number behind them."""
-    return cell.is_proven or (
-        _is_in_block(cell, cells) and any(other.has_number and _is_value_of(other, cell) for other in cells)
-    )
+    return Choice.ASK if any(label.is_proven or label in blocks for label in labels) else Choice.GOES
 
 
 def _is_value_of(value: _Cell, label: _Cell) -> bool:
@@ -158,16 +176,24 @@ def _is_value_of(value: _Cell, label: _Cell) -> bool:
     return label.box[2] <= value.box[0] + 1 and in_one_row(label.box, value.box, _VALUE)
 
 
-def _is_in_block(cell: _Cell, cells: Sequence[_Cell]) -> bool:
-    """Whether a text is of a block of three texts or more, one of them a proven setting, that stand below
-    each other or in one row.
+def _in_blocks(cells: Sequence[_Cell]) -> AbstractSet[_Cell]:
+    """The texts in blocks of three texts or more, one of them a setting or with a technical unit, that are
+    below each other or in one row.
     """
-    block, edge = {cell}, [cell]
-    while edge:
-        near = [other for other in cells if other not in block and _are_near(edge[0], other)]
-        block.update(near)
-        edge = [*edge[1:], *near]
-    return len(block) >= _BLOCK_OF and any(other.is_proven for other in block)
+    found, left = set[_Cell](), dict.fromkeys(cells)
+    while left:
+        edge = [left.popitem()[0]]
+        block = list(edge)
+        while edge:
+            cell = edge.pop()
+            near = [other for other in left if _are_near(cell, other)]
+            for other in near:
+                del left[other]
+            block += near
+            edge += near
+        if len(block) >= _BLOCK_OF and any(cell.is_of_settings for cell in block):
+            found.update(block)
+    return found
 
 
 def _are_near(cell: _Cell, other: _Cell) -> bool:

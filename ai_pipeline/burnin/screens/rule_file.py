@@ -49,6 +49,18 @@ class Device:
         return f"screen-{words.strip('-')[:40]}-{digest}"
 
 
+def is_screen_rule(rule: DeviceRule) -> bool:
+    """Whether a rule is of the screen of one device: it has texts, no rectangles, a name as screens have, and
+    conditions without patterns on a maker or model and on the size.
+    """
+    match = rule.match.model_dump(exclude_none=True)
+    written = [re.sub(r"\[[\[*?]\]", "", value) for value in match.values() if isinstance(value, str)]
+    names_device = {"manufacturer", "model"} & match.keys() and {"rows", "columns"} <= match.keys()
+    is_exact = match.keys() <= {*_CONDITIONS} and not any(set("*?[") & set(text) for text in written)
+    is_named = re.fullmatch(r"screen-[a-z0-9-]*[0-9a-f]{8}", rule.name) is not None
+    return bool(rule.texts) and not rule.rectangles and bool(names_device) and is_exact and is_named
+
+
 def screen_rule(device: Device, offers: Sequence[Offer], texts: Collection[str]) -> DeviceRule:
     """The device rule by which those of ``texts`` stay that are offered. Raises ValueError if it would have
     none or too many.

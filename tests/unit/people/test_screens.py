@@ -76,8 +76,8 @@ def test_a_screen_is_counted_shown_and_confirmed_as_a_device_rule(node: Inbox) -
     told = ("manufacturer", "model", "software", "size", "confirmed")
     assert [row[key] for key in told] == ["Acme", "Scan 7", "1.2", "480 × 360", False]
     assert 20 <= row["patients"] <= 30
-    assert shown(node) == {"qFLM#": "stays", "Zrk#%": "stays", "Map#": "stays", "MSCSKEL": "ask"}
-    assert screens.confirm_screen(node.settings, 1, by=BY) == 3
+    assert shown(node) == {"qFLM#": "ask", "Zrk#%": "ask", "Map#": "stays", "MSCSKEL": "ask"}
+    assert screens.confirm_screen(node.settings, 1, ["qFLM#", "Zrk#%", "Map#"], BY) == 3
     [row] = node.read(screens.list_screens, node.settings)
     assert row["confirmed"] is True
     image = open_dicom(node.folder / "image.dcm")
@@ -125,6 +125,37 @@ def test_another_site_can_take_an_exported_rule(node: Inbox, open_inbox: Callabl
     assert screens.import_screens(node.settings, file, BY) == 1
     assert name in {rule.name for rule in read_rules(folder_of(node))}
     assert screens.import_screens(node.settings, file, BY) == 1, "in place of the former one"
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("aloka-ssd-4000-480x640", 'model = "x", rows = 9, columns = 9'),
+        ("screen-x-0123abcd", 'manufacturer = "*", rows = 9, columns = 9'),
+    ],
+    ids=["a shipped rule", "a pattern"],
+)
+def test_a_rule_that_is_not_of_one_screen_is_not_taken(node: Inbox, name: str, match: str) -> None:
+    text = '{ left = 1, top = 1, right = 9, bottom = 9, text = "Map#" }'
+    rule = f'source = "x"\n[[rule]]\nname = "{name}"\nmatch = {{ {match} }}\nrectangles = []\n'
+    file = node.folder / "theirs.toml"
+    file.write_text(f"{rule}texts = [{text}]\n", encoding="utf-8")
+    with pytest.raises(FaultyInput, match="no file of screens"):
+        screens.import_screens(node.settings, file, BY)
+    assert not folder_of(node).exists()
+
+
+def test_a_file_of_the_site_with_rectangles_is_not_replaced(node: Inbox) -> None:
+    learn(node)
+    screens.confirm_screen(node.settings, 1, by=BY)
+    [file] = folder_of(node).glob("screen-*.toml")
+    drawn = file.read_text(encoding="utf-8").replace(
+        "rectangles = []", "rectangles = [{ left = 0, top = 0, right = 9, bottom = 9 }]"
+    )
+    file.write_text(drawn, encoding="utf-8")
+    with pytest.raises(NotAllowedNow, match="has other device rules"):
+        screens.confirm_screen(node.settings, 1, by=BY)
+    assert file.read_text(encoding="utf-8") == drawn
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ai_pipeline.burnin.devices.forms import LONGEST, form_of, says_whose
+from ai_pipeline.burnin.devices.profile import MOST_TEXTS
 from ai_pipeline.burnin.screens.counting import (
     ENOUGH,
     FEWEST_PATIENTS,
@@ -18,7 +19,7 @@ from ai_pipeline.burnin.screens.counting import (
     MOST_READINGS,
     ScreenCounts,
 )
-from ai_pipeline.burnin.screens.offers import Choice
+from ai_pipeline.burnin.screens.offers import Choice, offers_of
 from ai_pipeline.burnin.screens.places import Form, Place
 from tests.unit.ai_pipeline.burnin.names_lab import NAMES
 from tests.unit.ai_pipeline.burnin.screens_lab import (
@@ -86,6 +87,9 @@ def test_a_form_has_a_sign_for_each_number_that_a_setting_may_have(text: str, fo
             "-",
             "x" * (LONGEST + 1),
             "ID 12",
+            *("45F", "45/F", "F:45", "45 yo", "45 anni", "45años", "45岁", "KG72", "W:72"),
+            *("12 août 67", "12avr67", "12Mrz67", "12–03–67", "12·03·67", "12|03|67", "67年3月12日"),
+            *("DrHuber", "KlinikNord", "PatientID"),
             "a\x7fb",
         ),
     ],
@@ -94,27 +98,52 @@ def test_what_has_the_form_of_a_person_a_place_or_a_day_is_nobodys_setting(text:
     assert says_whose(text)
 
 
-def test_labels_and_fields_of_a_block_are_offered_and_a_word_without_a_number_is_asked_about() -> None:
-    assert offered(learnt(settings_of)) == {
-        "qFLM#": STAYS,
-        "Zrk#%": STAYS,
-        "MSCSKEL": ASK,
-        "Tfe#cm": STAYS,
-        "SkL#": STAYS,
-    }
+def test_unknown_labels_and_fields_of_a_block_are_asked_about() -> None:
+    assert offered(learnt(settings_of)) == dict.fromkeys(("qFLM#", "Zrk#%", "MSCSKEL", "Tfe#cm", "SkL#"), ASK)
 
 
-def test_labels_and_values_in_two_columns_are_offered() -> None:
+def test_labels_and_values_in_two_columns_are_asked_about_unless_a_unit_proves_them() -> None:
     def screen(number: int) -> Written:
         values = [str(number + 3), str(number % 9), f"{number + 20} dB"]
         return [*block("Verst", "Kontur", "Umfang"), *block(*values, left=160)]
 
-    assert offered(learnt(screen)) == dict.fromkeys(("Verst", "Kontur", "Umfang", "#", "#dB"), STAYS)
+    found = offered(learnt(screen))
+    assert [found.pop(text) for text in ("#dB", "Verst")] == [STAYS, STAYS]  # "Verst": a known label
+    assert found == dict.fromkeys(("Kontur", "Umfang", "#"), ASK)
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ([("Hubersohn", 20, 320), ("TIS 0.3", 140, 320)], "Hubersohn"),
+        ([("Nord", 20, 320), ("3", 100, 320)], "Nord"),
+        ([("Hubersohn 2s", 20, 320)], "Hubersohn#s"),
+        ([("Vinzenz 12 Hz", 20, 320)], "Vinzenz#Hz"),
+    ],
+    ids=["beside a setting", "a room", "seconds", "a unit"],
+)
+def test_a_name_is_not_proposed_to_stay_by_what_is_beside_it(written: Written, text: str) -> None:
+    assert offered(learnt(with_settings(*written))).get(text) is not STAYS
+
+
+def test_no_text_that_goes_is_stored() -> None:
+    counts = learnt(lambda _: [("Mueller", 600, 300)])
+    assert offered(counts) == {}
+    assert b"Mueller" not in counts.to_bytes()
+
+
+def test_the_blocks_of_a_full_screen_are_found_at_once() -> None:
+    counted = (1 << FEWEST_PATIENTS) - 1
+    places = [
+        Place((20, 20 * row, 90, 20 * row + 16), forms=[Form(f"{row}", counted, text=f"Zrk{row}#%")])
+        for row in range(600)
+    ]
+    assert len(offers_of(places, 12_000)) == MOST_TEXTS
 
 
 def test_what_never_changes_is_a_label_with_its_digits() -> None:
     found = offered(learnt(lambda _: block("Qx 2", "Zrk 30%", "Nord 7", "Gain 60 dB")))
-    assert found == {"Qx2": ASK, "Zrk30%": STAYS, "Nord7": ASK, "Gain60dB": STAYS}
+    assert found == {"Qx2": ASK, "Zrk30%": ASK, "Nord7": ASK, "Gain60dB": STAYS}
 
 
 @pytest.mark.parametrize("patients", [FEWEST_PATIENTS - 1, 40])
@@ -188,7 +217,7 @@ def test_a_label_that_is_one_patients_name_stays_a_label() -> None:
     for number in range(30):
         who = identity(number, **({"PatientName": "qFLM^Mia"} if number == 5 else {}))
         counts.add(str(number), [reading(*one) for one in settings_of(number)], who)
-    assert offered(counts)["qFLM#"] is STAYS
+    assert offered(counts)["qFLM#"] is ASK
 
 
 @pytest.mark.parametrize(

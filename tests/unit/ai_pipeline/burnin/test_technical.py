@@ -24,11 +24,15 @@ def test_a_value_of_a_technical_form_or_of_words_of_the_field_counts(value: str)
     [
         *("Smith", "SMITH C5-1", "Thyroid Smith", "Dr. Huber", "Station Nord", "Small", "Long", "Edge"),
         *("M45", "F072", "45Y", "45", "Thyroid 45", "12.03.1967", "20260107", "10:32", "", "-", "SMITH1"),
-        *("JONES45", "A4711", "Smith/E10"),
+        *("JONES45", "A4711", "Smith/E10", "C5-1 LI1", "Philips 67", "Ge 45", "Lov", "Thyroid M B"),
     ],
 )
 def test_what_may_be_a_name_an_age_or_a_date_does_not_count(value: str) -> None:
     assert not is_technical(value)
+
+
+def test_a_name_on_both_sides_of_a_setting_is_not_proven_by_the_other_side() -> None:
+    assert meaning_of("LONG E10 KIDNEY", 0.97, ALLOWED) is IDENTITY
 
 
 def test_no_name_counts_whatever_stands_beside_it() -> None:

@@ -88,6 +88,8 @@ def test_bytes_that_are_no_value_of_their_vr_count_as_a_name() -> None:
         ("DepthOfScanField", "19670309"),
         ("ProtocolName", "12.03.1967"),
         ("ProtocolName", "x" * (LONGEST_VALUE + 1)),
+        ("ProtocolName", "M45YO"),
+        ("ProcessingFunction", "12LI67"),
         ("TransducerData", ""),
     ],
 )
@@ -107,6 +109,17 @@ def test_a_header_too_large_to_know_its_identity_says_nothing(elements: int) -> 
     dataset = data_set(ProtocolName="Thyroid")
     dataset.RequestAttributesSequence = [phantoms.data_set(StudyID="") for _ in range(elements)]
     assert technical_values(dataset) == (("Thyroid",) if elements < MOST_ELEMENTS else ())
+
+
+@pytest.mark.parametrize(
+    "sequence", ["OperatorIdentificationSequence", "ReferringPhysicianIdentificationSequence"]
+)
+def test_a_code_of_a_person_is_a_part_of_the_identity(sequence: str) -> None:
+    dataset, item, code = data_set(ProtocolName="Hubersohn"), Dataset(), Dataset()
+    code.CodeMeaning = "Petra Hubersohn"
+    item.PersonIdentificationCodeSequence = [code]
+    setattr(dataset, sequence, [item])
+    assert technical_values(dataset) == ()
 
 
 def test_an_identity_of_too_many_words_is_not_known() -> None:

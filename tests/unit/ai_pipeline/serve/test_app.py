@@ -259,6 +259,15 @@ def test_a_faulty_form_of_karnak_is_refused(
     assert service.cleaning.tasks == []
 
 
+@pytest.mark.parametrize("path", ["/deidentify-image", "/reporting"])
+def test_a_form_in_a_character_set_that_is_slow_to_decode_is_refused(path: str) -> None:
+    body = b'--b\r\nContent-Disposition: form-data; name="sensitive_data_list"\r\n\r\n{}\r\n--b--\r\n'
+    content_type = "multipart/form-data; boundary=b; charset=punycode"
+    with served(LOOKED_AT) as service:
+        answer = service.post(path, body, **{"Content-Type": content_type})
+    assert answer.status_code == 415
+
+
 def test_a_form_of_karnak_without_an_image_is_refused() -> None:
     with served(LOOKED_AT) as service:
         answer = requests.post(f"{service.url}/deidentify-image", data=FORM, timeout=60)

@@ -5,6 +5,7 @@ import os
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,6 +89,8 @@ def test_a_process_that_is_killed_in_its_task_leaves_a_reason() -> None:
         thread = threading.Thread(target=lambda: answers.append(ask(cleaning, b"hang")))
         thread.start()
         assert pid is not None
+        wait_until(cleaning._free.empty, 60, "the task in the process")
+        time.sleep(0.5)  # one that was killed before it got the task would be started anew
         os.kill(pid, signal.SIGKILL)
         thread.join(60)
         assert ask(cleaning).outcome is Outcome.CLEANED

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom import dcmread
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import JPEGLSLossless, RLELossless
@@ -80,7 +81,10 @@ def hiding(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     image.IconImageSequence = [icon]
     reference = Dataset()
     reference.IconImageSequence = [icon]
-    image.ReferencedImageSequence = [reference]
+    image.ReferencedStudySequence = [reference]
+    image.EncapsulatedDocument = b"another picture!"
+    image.PixelDataProviderURL = "https://pacs.example.org/picture"
+    image[0x00081140] = DataElement(0x00081140, "OB", b"another picture!")
     block = image.private_block(0x0009, "MAKER", create=True)
     block.add_new(0x01, "OB", b"another picture!")
     image.preamble = b"KOWALSKA".ljust(128)
@@ -104,7 +108,9 @@ def test_other_pictures_do_not_leave(cleaned: Dataset) -> None:
     assert [str(element.tag) for element in cleaned.iterall() if element.tag.is_private] == []
     assert [element.name for element in cleaned.iterall() if element.tag.group in range(0x6000, 0x6100)] == []
     assert [element.name for element in cleaned.iterall() if element.keyword == "IconImageSequence"] == []
-    assert len(cleaned.ReferencedImageSequence) == 1
+    assert len(cleaned.ReferencedStudySequence) == 1
+    named = {"EncapsulatedDocument", "PixelDataProviderURL", "ReferencedImageSequence"}
+    assert {element.keyword for element in cleaned.iterall()} & named == set()
 
 
 def test_the_header_says_what_was_done(cleaned: Dataset, hiding: Dataset) -> None:
@@ -251,6 +257,13 @@ def compressed(frame: np.ndarray, syntax: str) -> Dataset:
 COLOUR = picture(9, SIZE, colour=True)
 GREY = np.repeat(picture(9, SIZE, colour=False)[..., None], 3, axis=-1)
 BLANK = np.zeros_like(COLOUR)
+
+
+def test_a_tinted_picture_whose_samples_may_be_by_plane_is_refused(tools: Tools) -> None:
+    sepia = (GREY * np.array([1.0, 0.84, 0.66])).astype(np.uint8)
+    answer, _ = ask(tools, by_plane(sepia).PixelData, Task("masks", form=form_of(by_plane(sepia))))
+    assert answer.outcome is Outcome.UNREADABLE
+    assert "by pixel or by plane" in answer.reason
 
 
 @pytest.mark.parametrize(

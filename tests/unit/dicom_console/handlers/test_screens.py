@@ -36,7 +36,7 @@ def test_an_admin_sees_the_screen_with_its_boxes_and_nobody_else(console: Consol
     admin = console.browser(UserRole.ADMIN)
     assert "/screens/1" in admin.page("/reviews")
     page = admin.page("/screens/1")
-    for part in ('class="mark stays"', 'class="mark ask"', 'class="mark goes"', 'value="qFLM#" checked'):
+    for part in ('class="mark stays"', 'class="mark ask"', 'class="mark goes"', 'value="Map#" checked'):
         assert part in page, part
     assert 'value="MSCSKEL" checked' not in page
     assert [name_of(number) for number in range(30) if name_of(number) in page] == []

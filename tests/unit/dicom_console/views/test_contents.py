@@ -53,7 +53,7 @@ def test_a_report_is_a_tree_of_its_items(node: Inbox) -> None:
         ("Presence", "Suspected", "CODE"),
         ("AI score of Mark", "0.75", "NUM"),
     }
-    assert any(name == "Source" and value.startswith("POLYLINE (10, 10)") for name, value, _ in found)
+    assert any(name == "Image Region" and value.startswith("POLYLINE (10, 10)") for name, value, _ in found)
 
 
 def test_a_tree_without_end_is_cut_off(tmp_path: Path) -> None:
