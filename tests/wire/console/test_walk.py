@@ -232,7 +232,8 @@ NO_PAGES = {
     *("/studies/{which}/{number}/{frame}", "/studies/{which}/{number}/{frame}/samples"),
     *("/studies/{number}/thumbnail", "/studies/results/{number}/masks/{segment}", "/audit/export"),
     "/try/{number}",  # opened by a dropped picture: test_trial.py
-    "/screens/{number}",  # learnt from twenty patients: tests/unit/dicom_console/handlers/test_screens.py
+    # Learnt from twenty patients: tests/unit/dicom_console/handlers/test_screens.py
+    *("/screens/{number}", "/screens/{number}/rule"),
 }
 
 
