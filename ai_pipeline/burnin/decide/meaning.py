@@ -102,7 +102,7 @@ class Allowed:
         stated = rf"(?<![^\s(,;/])(?:{'|'.join(ways)})(?![^\s),;/])"
         parts = re.split(stated, text, flags=re.IGNORECASE) if self.settings else [text]
         if len(parts) > 1 and any(part.strip(TICKS) and not _is_harmless(part) for part in parts):
-            return text  # what stands on both sides of a setting does not prove each other
+            return text  # words on both sides of a setting do not prove each other
         left = " ".join(parts)
         return text if left.strip(TICKS) and not re.search(r"[^\W\d_]{2}", left) else left
 

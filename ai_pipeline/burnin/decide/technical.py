@@ -1,4 +1,4 @@
-"""Which values of a header may stay where they are burned in: those that cannot be a name.
+"""The values of a header that may stay where they are burned in, because they cannot be a name.
 
 Anybody may type into Protocol Name or Transducer Data. So a text counts only if each of its words has a
 technical form or is a word of the field, and one of them is no name as well.
@@ -58,7 +58,7 @@ def is_technical(value: str) -> bool:
     written = list(filter(None, re.split(r"[ /,;_()+&]+", value)))
     words = [word.upper() for word in written]
     # "Affiniti 70" is a model; "Thyroid 45" and "Philips 67" may have an age.
-    is_model = words[:1] != [] and words[0] in _FAMILIES
+    is_model = bool(words) and words[0] in _FAMILIES
     figures = 3 if is_model else 1
     sure = [
         word.upper() in _KNOWN

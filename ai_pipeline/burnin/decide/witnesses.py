@@ -36,8 +36,8 @@ are letters: of echoes, as of one bell-shaped distribution, it is .64."""
 
 
 def confirmed(drawn: Mask, picture: Picture, reader: TextReader) -> tuple[Mask, tuple[Box, ...]]:
-    """Of blocks that the mark network takes for text (``drawn``), those that a second witness confirms; and
-    the boxes of those that it does not, though they are shaped like lines.
+    """The blocks of the mark network (``drawn``) that a second witness confirms as text; and the boxes of the
+    other blocks that are shaped like lines.
     """
     found: Mask = np.zeros_like(drawn)
     doubtful: list[Box] = []

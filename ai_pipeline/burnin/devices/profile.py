@@ -22,7 +22,7 @@ Pixel = Annotated[int, Field(strict=True, ge=0, lt=100_000)]
 
 
 class ScreenText(BaseModel):
-    """A text of a screen: the edges of its box in pixels, right and bottom exclusive, and what stands there:
+    """A text of a screen: the edges of its box in pixels, right and bottom exclusive, and its words:
     a label as it is, or the form of a field, with "#" for each number.
     """
 
@@ -76,8 +76,8 @@ NOT_KNOWN: Final = Screen(())
 
 
 def is_at(box: Box, place: Box) -> bool:
-    """Whether a box of text is at a known place: about as high, in its row, and one of its ends or its middle
-    where that of the place is. A number has more digits in one picture than in another.
+    """Whether a box of text is at a known place: about as high, in its row, and with one of its ends
+    or its middle at the same column. A number has more digits in one picture than in another.
     """
     high, wanted = box[3] - box[1], place[3] - place[1]
     reach = _REACH * min(high, wanted)
