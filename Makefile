@@ -10,6 +10,8 @@ DATA ?= $(wildcard ../shared/data)
 TOOLS := .venv-release
 # What makes pages of docs/, apart from the node too.
 DOCS := .venv-docs
+# The viewer that `make viewers` opens results in: version and SHA-256 of the package @ohif/app of npm.
+OHIF := 3.13.2 b189d3963bfc58e9394a9db8c7be75d07beb029ec211dbb126d47b62969dd3f1
 # Draws the diagrams of docs/: the package's version and the SHA-256 of its file.
 MERMAID := 11.12.1 198b19442f86f0b46a17e56d3abf744c3a28a3427e66fa8dada3b589a77babcc
 # The lock names packages, versions and hashes, never where they come from: of the public index, no others.
@@ -31,7 +33,7 @@ TRAINED := tests/unit/ai_training
 # What `make check` compares with: it tests what changed since.
 BASE ?= main
 
-.PHONY: demo pictures help check affected test tests test-training lint budget coverage docs generated site hostile kills bench figures released-schema version dist lock sbom audit clean
+.PHONY: demo pictures viewers help check affected test tests test-training lint budget coverage docs generated site hostile kills bench figures released-schema version dist pipeline licences lock sbom audit clean
 
 demo: $(VENV)/.demo  ## a film and an ultrasound through the node; a page of what came back
 	$(BIN)/dicom-node demo --out demo-output
@@ -70,6 +72,20 @@ pictures: $(VENV)/.test demo  ## docs/pictures: what make demo shows, and the co
 	PICTURES=$(CURDIR)/docs/pictures $(ONE_CORE) -q -n0 tests/wire/console/test_walk.py -k lists_are_dense
 	$(BIN)/python -c "import sys, PIL.Image as I; [I.open(one).quantize(128).save(one, optimize=True) for one in sys.argv[1:]]" \
 		docs/pictures/console-*.png  # in few colours: half of the bytes
+
+viewers: $(VENV)/.test build/ohif/package examples/ohif/dist/plane-images.js  ## what OHIF shows of results, with and without examples/ohif, and its pictures in docs/pictures; needs npm, Orthanc, chromium-headless-shell
+	PICTURES=$(CURDIR)/docs/pictures $(ONE_CORE) -q -n0 tests/wire/viewers $(PYTEST_ARGS)
+	$(BIN)/python -c "import sys, PIL.Image as I; [I.open(one).convert('RGB').quantize(64).save(one, optimize=True) for one in sys.argv[1:]]" \
+		docs/pictures/viewer-ohif-*.png
+
+build/ohif/package:
+	@mkdir -p build/ohif
+	cd build/ohif && npm pack --silent @ohif/app@$(firstword $(OHIF)) >/dev/null && \
+		echo "$(lastword $(OHIF))  ohif-app-$(firstword $(OHIF)).tgz" | sha256sum --check --quiet && \
+		tar xzf ohif-app-$(firstword $(OHIF)).tgz
+
+examples/ohif/dist/plane-images.js: $(wildcard examples/ohif/src/*.ts) examples/ohif/package.json
+	cd examples/ohif && npm install --silent --no-audit --no-fund && npm run --silent build
 
 # Roles that tests start as processes of their own are not counted, but what they fork is.
 coverage: $(VENV)/.test  ## share of lines and branches that unit tests reach, by room; PYTEST_ARGS=… goes to pytest (half an hour)
@@ -111,15 +127,21 @@ figures: $(VENV)/.test  ## make figures DATA=DIR: measure the models again for t
 released-schema:  ## checksums of the migrations, with each release: a released one never changes
 	cd dicom_node/base/store/migrations/versions && sha256sum 0*.py >../../../../../tests/unit/base/store/released.sha256
 
-version:  ## make version TO=0.2.0: the version of the three packages, and which of the others each needs
+version:  ## make version TO=0.2.0: the version of the four packages, and which of the others each needs
 	sed -i -E 's/^version = ".*"/version = "$(TO)"/; s/"(dicom-ai-node\[[a-z,]+\])==[^"]*"/"\1==$(TO)"/' \
-		pyproject.toml dicom_console/pyproject.toml ai_training/pyproject.toml
+		pyproject.toml ai_pipeline/pyproject.toml dicom_console/pyproject.toml ai_training/pyproject.toml
 	sed -i -E 's/^Version [0-9]+\.[0-9]+\.[0-9]+/Version $(TO)/' README.md
 
-dist: $(TOOLS)/.installed sbom  ## dist/: wheels and sdists of the three packages, SBOM, lock, checksums
-	for project in . dicom_console ai_training; do $(TOOLS)/bin/python -m build --no-isolation --outdir dist $$project || exit 1; done
+dist: $(TOOLS)/.installed sbom  ## dist/: wheels and sdists of the four packages, SBOM, lock, checksums
+	for project in . ai_pipeline dicom_console ai_training; do $(TOOLS)/bin/python -m build --no-isolation --outdir dist $$project || exit 1; done
 	cp release.lock CHANGELOG.md dist
 	cd dist && sha256sum --binary *.whl *.tar.gz sbom.cdx.json release.lock >SHA256SUMS
+
+pipeline: $(TOOLS)/.installed  ## dist/: wheel and sdist of dicom-ai-pipeline alone (Apache-2.0)
+	$(TOOLS)/bin/python -m build --no-isolation --outdir dist ai_pipeline
+
+licences: $(VENV)/.test  ## that wheel in an empty environment: it cleans a file, and nothing there is under a GPL; needs the network
+	$(BIN)/python -m tests.empty_environment
 
 lock: $(TOOLS)/.installed  ## release.lock: what a release installs, with the hash of every file
 	$(LOCK) --output-file release.lock pyproject.toml
