@@ -47,9 +47,7 @@ LOOK_FIRST = Code("LOOKFIRST", BURNED_IN.scheme, "Look at it first")
 
 
 class Decision(StrEnum):
-    """What a finding's probability means: present, absent, or indeterminate between the model's two
-    thresholds.
-    """
+    """What a finding's probability means; indeterminate: between the model's two thresholds."""
 
     PRESENT = "present"
     ABSENT = "absent"
@@ -94,9 +92,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """The model that gave a result. ``sha256``: of its weights; ``card_sha256``: of its card (thresholds,
-    codes).
-    """
+    """The model that gave a result. ``sha256`` of its weights; ``card_sha256`` of its card."""
 
     id: str
     version: str
@@ -287,9 +283,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class JudgedView:
-    """The View Position (0018,5101), such as AP, that a pipeline assumed for an image: a stamp in the image
-    may contradict its header.
-    """
+    """The View Position (0018,5101) that a pipeline assumed: a stamp may contradict the header."""
 
     source_uid: str
     view: str
@@ -679,9 +673,7 @@ def _in_words(default: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """The pipeline's answer that it will analyse the images ``source_uids``. ``refused``: the images that it
-    will not analyse; the node counts them.
-    """
+    """The answer that the images ``source_uids`` will be analysed; the node counts those ``refused``."""
 
     source_uids: tuple[str, ...]
     refused: tuple[Refusal, ...] = field(default=(), compare=False)
@@ -698,11 +690,17 @@ class Refuse:
 
 
 class Progress(Protocol):
-    """A function called with the share of the work done, 0 to 1, and a word for a person; it may raise to
-    cancel the run.
-    """
+    """A function called with the share of the work done, 0 to 1, and a word for people; raises to cancel."""
 
     def __call__(self, share: float, what: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramFile:
+    """A file that a program left. ``name``: its path below the output folder, which may be PHI."""
+
+    name: str
+    content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -711,7 +709,8 @@ class PipelineResult:
 
     ``scores`` are for the node's counts, from pipelines whose cards have labels. ``readings`` are for the
     access-controlled record alone. ``drawn_on``: the image on which pictures are drawn: the source, or only
-    its ``cleaned`` image.
+    its ``cleaned`` image. ``objects``: DICOM that a program wrote, which nobody has judged yet. ``records``:
+    JSON texts that programs left, for the access-controlled record alone: they may name the patient.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -724,6 +723,8 @@ class PipelineResult:
     measurements: tuple[Measurement, ...] = ()
     views: tuple[JudgedView, ...] = ()
     drawn_on: Literal["source", "cleaned"] = "source"
+    objects: tuple[ProgramFile, ...] = ()
+    records: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
     def joined(cls, results: Sequence[PipelineResult]) -> PipelineResult:

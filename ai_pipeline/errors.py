@@ -85,7 +85,13 @@ class PluginError(PipelineError):
 
 
 class ProgramFailed(PipelineError):
-    """A program that a rule runs (``command``, ``container``) failed, or its answer is not valid."""
+    """A program that a rule runs (``command``, ``container``) failed, or its answer is not valid.
+
+    ``printed``: the last that it printed. It may name the patient, so it is for the person who tries a
+    program out, and for no log.
+    """
+
+    printed: str = ""
 
 
 class ProgramStopped(ProgramFailed):

@@ -2,6 +2,8 @@
 
 from importlib.util import find_spec
 
+from ai_pipeline.distribution import to_install
+
 
 def missing() -> str:
     """A sentence on how to install missing modules; "" when all are installed."""
@@ -9,4 +11,4 @@ def missing() -> str:
     names = [name for name in ("cv2", "onnxruntime", "rapidocr") if find_spec(name) is None]
     if not names:
         return ""
-    return f"{', '.join(names)} not installed: install '.[ai]' (pip install -c constraints.txt '.[ai]')"
+    return f"{', '.join(names)} not installed: {to_install('ai')}"

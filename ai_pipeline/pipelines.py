@@ -4,7 +4,8 @@ Nothing heavy is imported before a pipeline is used. A pipeline of another packa
 then its use gives an error of one sentence, and nothing else is affected.
 """
 
-from collections.abc import Iterator, Mapping
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
 from inspect import signature
@@ -72,6 +73,19 @@ def try_out(name: str, card_file: Path, seconds: int) -> None:
     """
     if issubclass(made := pipeline_class(name), ExchangesModels):
         made.try_out(card_file, seconds)
+
+
+def read_options(pairs: Sequence[str]) -> dict[str, object]:
+    """Read options of the form NAME=VALUE, as persons type them: a value is one of TOML, as in a rule of the
+    node, NAME alone means true, and "settings.sigma=3" is a key of a table. Raises ValueError.
+    """
+    lines = [pair if "=" in pair else f"{pair} = true" for pair in pairs]
+    for line, pair in zip(lines, pairs, strict=True):
+        try:
+            tomllib.loads(line)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{pair}: not NAME=VALUE") from error
+    return tomllib.loads("\n".join(lines))
 
 
 def option_faults(pipeline: Pipeline, options: Mapping[str, object]) -> dict[str, str]:

@@ -28,6 +28,12 @@ NOT_ASSESSED: Final = "not assessed"
 NOTHING: Final = "this analysis states nothing about this image."
 NO_CALL: Final = "No call on"
 """Before what was looked for, and is neither suspected nor "not found"."""
+DECIDED: Final = {
+    Decision.PRESENT: "suspected",
+    Decision.INDETERMINATE: "not excluded",
+    Decision.ABSENT: "not found",
+}
+"""What lists and pages say of one finding; the short result collects what is not excluded as "No call on"."""
 HIGH: Final = "high certainty"
 """Certainty of calls of which at least nine of ten are right."""
 RIGHT_HALF, RIGHT_MOSTLY = 0.5, 0.9
@@ -93,15 +99,10 @@ def comparison_line(on: str, numbers: Sequence[str], new: Sequence[str], gone: S
 
 def decided_in_words(finding: Finding) -> str:
     """Side, name, decision and certainty in words: "left pleural effusion suspected, low certainty"."""
-    words = {
-        Decision.PRESENT: "suspected",
-        Decision.INDETERMINATE: "not excluded",
-        Decision.ABSENT: "not found",
-    }
     sure = f", {finding.certainty}" if finding.certainty and finding.decision is Decision.PRESENT else ""
     if finding.exclusive and finding.decision is Decision.PRESENT:
         return f"suggested class: {named(finding)}{sure}"
-    return f"{named(finding)} {words[finding.decision]}{sure}"
+    return f"{named(finding)} {DECIDED[finding.decision]}{sure}"
 
 
 def named(finding: Finding) -> str:

@@ -266,7 +266,8 @@ def accept(
         classifier = Classifier(card, threads=threads)
         outputs = run(classifier, halves[0], Path(scratch), part_of(report, 0, 2, "first half"))
         fitted = scored(halves[0], outputs, card.labels, found.labels)
-        refitted = {name: label for k, name in enumerate(fitted.names) if (label := refit(fitted, k))}
+        analysed = fitted.where(fitted.analysed)
+        refitted = {name: label for k, name in enumerate(fitted.names) if (label := refit(analysed, k))}
         if not refitted:
             raise DataMissing(
                 f"no label of {card.name} is in the data with {ENOUGH} positives and {ENOUGH} negatives in "

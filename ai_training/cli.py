@@ -586,10 +586,11 @@ def accept_model(
     named = version or f"{card.version}-site"
     made, page = accept(card, data, store, out, split=split, version=named, threads=threads, report=report)
     shown = [label.name for label in made.labels if label.supported]
+    none = "none: each has fewer than 15 images in a half, or is found no better than by chance in one"
     return "\n".join(
         [
             f"{page}: read it, sign it, then: ai-pipeline models activate {made.name}",
-            f"Findings that it will show: {', '.join(shown) or 'none, it tells none better than chance'}",
+            f"Findings that it will show: {', '.join(shown) or none}",
             *made.details["metrics"]["acceptance"]["notes"],
         ]
     )

@@ -289,6 +289,8 @@ def progress() -> Iterator[Callable[[float, str], None]]:
             bar.update(task, completed=share, description=what.strip())
             if what.endswith("\n") or (not terminal and now - last >= 60.0):
                 last = now
-                typer.echo(what.strip() if terminal else f"{share:.0%} {what.strip()}", err=True)
+                # Before anything is done "0% images left out" would read as a share of the images.
+                words = what.strip() if terminal or not share else f"{share:.0%} {what.strip()}"
+                typer.echo(words, err=True)
 
         yield report

@@ -516,9 +516,9 @@ def licence_from(about: Mapping[str, str], part: str = "trunk") -> str:
     (:func:`start_described`).
     """
     if "licence" not in about:
-        return "AGPL-3.0-or-later"
+        return "Apache-2.0"
     weights = about["weights"].partition(",")[0]
-    return f"AGPL-3.0-or-later; {part} from {weights} weights ({about['licence']})"
+    return f"Apache-2.0; {part} from {weights} weights ({about['licence']})"
 
 
 TIMM = "timm/"

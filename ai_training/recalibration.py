@@ -47,11 +47,12 @@ def recalibrate(
     threads: int = 0,
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Fit the probabilities of the model ``card`` to the adults of ``split`` in ``data``, and add the model
-    to the folder ``store`` as ``version``; returns for each label its positives, and the calibration error
-    before, and after on patients to whom the curve was not fitted, and how many images were left out and why
-    (``notes``, also on the card). A label with fewer than 15 images with or without it keeps its curve.
-    Raises DataMissing, CardError.
+    """Fit the probabilities of the model ``card`` to those adults of ``split`` in ``data`` whose films the
+    node analyses, and add the model to the folder ``store`` as ``version``.
+
+    Returns for each label its positives, and the calibration error before, and after on patients to whom the
+    curve was not fitted, and how many images were left out and why (``notes``, also on the card). A label
+    with fewer than 15 images with or without it keeps its curve. Raises DataMissing, CardError.
     """
     if (store / card.id / version).exists():
         raise CardError(f"{card.id}@{version} is in {store} already: name another one with --version")
@@ -60,6 +61,9 @@ def recalibrate(
     with tempfile.TemporaryDirectory() as scratch:
         outputs = run(Classifier(card, threads=threads), images, Path(scratch), report)
         seen = scored(images, outputs, card.labels, found.labels)
+        if refused := int((~seen.analysed).sum()):
+            notes += (f"images that the node refuses, to which no curve was fitted: {refused}",)
+        seen = seen.where(seen.analysed)
         curves = {
             seen.names[k]: _curve(seen.truth[:, k], seen.logit[:, k]) for k in seen.with_positives(ENOUGH)
         }
@@ -77,7 +81,7 @@ def recalibrate(
         made = add_to_store(path, store, f"calibrated from {card.name}")
     return {
         "model": made.name,
-        "images": len(images),
+        "images": len(seen.images),
         "patients": len(set(seen.patients)),
         "labels": {name: _errors(seen, seen.names.index(name)) for name in curves},
         "kept": [label.name for label in card.labels if label.name not in own],

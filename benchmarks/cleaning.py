@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Cleaning of ultrasound: seconds of a still, frames per second and memory of a cine.
 
-    benchmarks/cleaning.py [--data DIR] [--stills N] [--rounds N] [--frames N] [--json FILE]
+    benchmarks/cleaning.py [--data DIR] [--stills N] [--rounds N] [--frames N] [--json FILE] [--steps]
 
     example: benchmarks/cleaning.py --data ../shared/data --json cleaning.json
 
@@ -16,6 +16,9 @@
   process had for itself, and by how much that is more than for the 16 frames. The pages of temporary files
   are not counted: the system may take them back at any time.
 
+* **Steps** (``--steps``, and nothing else): seconds of processor time, which other work hardly changes, of a
+  still by step, and of the cine; beside one pass of rapidocr.
+
 Absolute figures belong to the machine and to what else it does: the load average is printed, read the ratios.
 The last lines are what the design asks for under ``clinical``: a still and a cine, each beside rapidocr in
 the same run.
@@ -23,6 +26,7 @@ the same run.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import multiprocessing
@@ -40,6 +44,7 @@ from functools import cache, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -50,7 +55,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.find.annotation import CleaningPolicy
-from ai_pipeline.burnin.tools import shared_tools
+from ai_pipeline.burnin.find.networks import LineReader, MarkFinder
+from ai_pipeline.burnin.find.text import TextReader
+from ai_pipeline.burnin.tools import NetworkInpainter, shared_tools
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models.engine import usable_cores
@@ -69,6 +76,15 @@ CLEANED = f"cleaned, {CleaningPolicy.CLINICAL}"
 DECODING, EVERY_FRAME = "decoding alone", "rapidocr alone"
 
 
+STEPS = {
+    "text detection": (TextReader, "find"),
+    "recognition": (TextReader, "_recognise"),
+    "recognition of small letters": (LineReader, "read"),
+    "mark network": (MarkFinder, "find"),
+    "learnt filling of a tile": (NetworkInpainter, "_generate"),
+}
+"""Steps whose processor time is measured: the methods that run the networks."""
+
 Row = dict[str, Any]
 
 
@@ -82,7 +98,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="over all stills")
     parser.add_argument("--frames", type=int, default=300, help="of the cine")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--steps", action="store_true", help="processor time by step, and nothing else")
     arguments = parser.parse_args()
+    if arguments.steps:
+        print_steps(arguments.data, arguments.stills, arguments.frames)
+        return 0
     machine = {"processor": platform.processor() or platform.machine(), "cores": usable_cores()}
     print(f"{machine['cores']} cores, load average before: {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory(prefix="cleaning-") as name:
@@ -227,6 +247,62 @@ def print_ratios(stills: Sequence[Row], cines: Sequence[Row]) -> None:
         ("cine, times as fast", times, f"at least {LEAST_TIMES:.0f}", times >= LEAST_TIMES),
     ):
         print(f"* {what}: {value:.2f}, {aim}: {'met' if met else 'not met'}")
+
+
+def print_steps(data: Path, stills: int, frames: int) -> None:
+    """Print the processor time of cleaning by step, as tables in Markdown: ``stills`` under the policy
+    clinical, and a cine of so many ``frames``, after one still that is not counted.
+    """
+    with tempfile.TemporaryDirectory(prefix="cleaning-") as name, _by_itself() as apart:
+        folder = Path(name)
+        paths = write_stills(data, folder, stills)
+        reading = apart.submit(_processor_seconds_to_read, paths).result() / len(paths)
+        cine = write_cine(data, folder / "cine.dcm", frames)
+        clean(open_dicom(paths[0]), lambda _share, _what: None)
+        print(f"rapidocr alone: {reading:.2f} s of processor time a still")
+        for what, files, count in (("still", paths, len(paths)), (f"cine of {frames} frames", [cine], 1)):
+            print(f"\n| step of a {what} | times | seconds | × rapidocr alone |\n|---|---|---|---|")
+            for step, (times, seconds) in _steps(files).items():
+                took = seconds / count
+                print(f"| {step} | {times / count:.1f} | {took:.3f} | {took / reading:.2f} |")
+
+
+def _steps(paths: Sequence[Path]) -> dict[str, tuple[int, float]]:
+    """How often each step was run in cleaning the files ``paths``, and its seconds of processor time."""
+    steps: dict[str, tuple[int, float]] = dict.fromkeys(STEPS, (0, 0.0))
+
+    def timed(step: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **named: Any) -> Any:
+            began = time.process_time()
+            try:
+                return function(*given, **named)
+            finally:
+                times, seconds = steps[step]
+                steps[step] = times + 1, seconds + time.process_time() - began
+
+        return run
+
+    with contextlib.ExitStack() as patches:
+        for step, (owner, name) in STEPS.items():
+            patches.enter_context(patch.object(owner, name, timed(step, getattr(owner, name))))
+        began = time.process_time()
+        for path in paths:
+            clean(open_dicom(path), lambda _share, _what: None)
+        total = time.process_time() - began
+    rest = total - sum(seconds for _, seconds in steps.values())
+    return steps | {"all else": (len(paths), rest), "**all**": (len(paths), total)}
+
+
+def _processor_seconds_to_read(paths: Sequence[Path]) -> float:
+    """The seconds of processor time that rapidocr takes to read the files, after a first that is not
+    counted.
+    """
+    ocr = _rapidocr()
+    ocr(open_dicom(paths[0]).display())
+    began = time.process_time()
+    for path in paths:
+        ocr(open_dicom(path).display())
+    return time.process_time() - began
 
 
 def _marked(picture: np.ndarray, number: int) -> np.ndarray:

@@ -31,6 +31,9 @@ def main() -> int:
     words.add_argument("--priority", default="routine", choices=list(PRIORITIES), help="STAT, routine or low")
     given = words.parse_args()
     files = dict(dicom_files(given.paths))
+    if not files:
+        print("there is no DICOM file to send", file=sys.stderr)
+        return 1
     ae = AE(given.own)
     # One presentation context for each pair: the receiver cannot choose a transfer syntax that no file has.
     for sop_class, syntax in sorted(set(files.values())):

@@ -220,7 +220,7 @@ def counted(marks: list[Mark]) -> str:
         for mark in marks
         for what in ((mark.contents or (UNREAD,)) if mark.kind is AnnotationKind.TEXT else (mark.kind.value,))
     )
-    names = (*CONTENTS, *(kind.value for kind in AnnotationKind))
+    names = dict.fromkeys((*CONTENTS, *(kind.value for kind in AnnotationKind)))  # both have logos
     return ", ".join(_some(kinds[name], name) for name in names if kinds[name])
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
@@ -25,6 +26,7 @@ import numpy.typing as npt
 from ai_pipeline.burnin.decide.candidates import (
     FAINT,
     FINEST,
+    SEARCHED,
     MeasuredPixels,
     candidates_of,
     surroundings,
@@ -46,6 +48,7 @@ from ai_pipeline.burnin.find.annotation import (
     Mark,
     Mask,
     Picture,
+    box_around,
     brightest,
     component_boxes,
     components,
@@ -54,6 +57,7 @@ from ai_pipeline.burnin.find.annotation import (
     mask_of,
 )
 from ai_pipeline.burnin.find.area import CONTRAST, strokes
+from ai_pipeline.burnin.find.changes import may_hold_another_code, new_strokes
 from ai_pipeline.burnin.find.drawings import find_bars, find_drawings
 from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, high_contrast, paint
 from ai_pipeline.burnin.find.traces import (
@@ -73,7 +77,7 @@ from ai_pipeline.burnin.planning import (
     with_rim,
     with_whole_lines,
 )
-from ai_pipeline.burnin.tools import PLAIN, Inpainter, black_out, inpaint, with_background
+from ai_pipeline.burnin.tools import PLAIN, BackgroundFill, Holes, Inpainter, black_out, inpaint
 from ai_pipeline.burnin.verifier import Verifier, codes_in
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
@@ -122,10 +126,15 @@ class DisplayTables:
     stretched: bool = False
 
     @staticmethod
-    def from_frame(stored: PixelArray, display: Picture) -> DisplayTables:
+    def from_frames(frames: Sequence[PixelArray], displays: Sequence[Picture]) -> DisplayTables:
         """Derive the tables from samples of frames and, in the same order, what a viewer shows of them."""
-        if stored.dtype == np.uint8 and stored.ndim == 3 and np.array_equal(stored, display):
+        if (
+            frames[0].dtype == np.uint8
+            and frames[0].ndim == 3
+            and all(map(_is_shown_as_stored, frames, displays))
+        ):
             return DisplayTables(0, None, 0.0)
+        stored, display = np.concatenate(frames), np.concatenate(displays)
         darkest = stored.reshape(display.shape[0] * display.shape[1], -1)[int(np.argmin(brightest(display)))]
         black, low, high = (cast(Any, end) for end in (darkest.min(), stored.min(), stored.max()))
         if stored.dtype.kind not in "iu" or int(high) - int(low) > 0xFFFF:
@@ -179,9 +188,8 @@ class Window:
         """
         self.sources, self.plan, self.tables, self.verifier = sources, plan, tables, verifier
         self._filler = filler
-        self.results = [
-            self._filled(black_out(source, plan.banner, tables.black), plan.mask) for source in sources
-        ]
+        blacked = (black_out(source, plan.banner, tables.black) for source in sources)
+        self.results = self._filled(blacked, plan.mask)
         self.mask: Mask = plan.mask | plan.banner
         self.kept = plan.kept
         self.lines, self.read_in = set(plan.lines), tables.show(sources[0])
@@ -295,20 +303,26 @@ class Window:
         would be filled in all.
         """
         self._add(more)
-        self.results = [self._filled(result, more) for result in self.results]
+        self.results = self._filled(self.results, more)
 
-    def _filled(self, source: PixelArray, mask: Mask) -> PixelArray:
-        """Return ``source`` with ``mask`` filled. A connected part of the mask in which filling made up a
-        colour is all grey: grey beside colour would show the letters.
+    def _filled(self, sources: Iterable[PixelArray], mask: Mask) -> list[PixelArray]:
+        """Return the frames ``sources`` with ``mask`` filled. A connected part of the mask in which filling
+        made up a colour is all grey: grey beside colour would show the letters.
         """
-        filled = fill_plan(source, mask, self.plan, self.tables.black, self._filler)
-        if source.ndim == 3:
-            labels, _ = components(mask)
-            wrong = np.isin(
-                labels, labels[mask & made_up(self.tables.show(source), self.tables.show(filled))]
-            )
-            filled[wrong] = filled[wrong].mean(axis=1, keepdims=True)
-        return filled
+        fill = filling_of(mask, self.plan, self.tables.black, self._filler)
+        labels, _ = components(mask)
+        place = index_of(box_around(mask, MADE_UP) if mask.any() else (0, 0, 0, 0))
+        results = []
+        for source in sources:
+            filled = fill(source)
+            if source.ndim == 3 and mask.any():
+                before, after = (self.tables.show(frame)[place] for frame in (source, filled))
+                invented = mask[place] & made_up(before, after)
+                if invented.any():
+                    wrong = np.isin(labels, labels[place][invented])
+                    filled[wrong] = filled[wrong].mean(axis=1, keepdims=True)
+            results.append(filled)
+        return results
 
     def _add(self, more: Mask) -> None:
         """Add ``more`` to the mask of filled pixels. Raises :class:`CleaningFailed` if that would be too much
@@ -323,7 +337,7 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
     began = time.perf_counter()
     source, picture = image.stored(0), image.display(0)
     decoded = time.perf_counter()
-    tables = DisplayTables.from_frame(source, picture)
+    tables = DisplayTables.from_frames([source], [picture])
     plan = plan_views(tables.views(source), image.header, verifier, graphics=graphics)
     plan = with_faint_writing(plan, source, verifier.tools.reader)
     plan = with_whole_lines(plan, picture)
@@ -353,19 +367,24 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
     )
 
 
-def fill_plan(
-    source: PixelArray, mask: Mask, plan: RemovalPlan, black: float, filler: Inpainter
-) -> PixelArray:
-    """Return ``source`` with ``mask`` filled: by ``filler`` in the image area, with the background outside
-    it. A hole that crosses the border is filled as two. ``black``: the stored value shown darkest.
+def filling_of(
+    mask: Mask, plan: RemovalPlan, black: float, filler: Inpainter
+) -> Callable[[PixelArray], PixelArray]:
+    """Return the function that fills ``mask`` in one frame after another: by ``filler`` in the image area,
+    with the background outside it. A hole that crosses the border is filled as two. ``black``: the stored
+    value shown darkest.
     """
-    outside = ~plan.area
-    flat = with_background(
-        source, mask & outside, outside & ~(plan.mask | plan.banner | plan.not_tissue | mask), black
-    )
-    inside = mask & plan.area
+    outside, inside = Holes.of(mask & ~plan.area), Holes.of(mask & plan.area)
+    known = ~(plan.area | plan.mask | plan.banner | plan.not_tissue | mask)
+    background = BackgroundFill(outside, known, black)
     # A hole across the edge is filled from both sides.
-    return inpaint(flat, inside, filler, plan.not_tissue | ~with_rim(plan.area)) if inside.any() else flat
+    not_tissue = plan.not_tissue | ~with_rim(plan.area)
+
+    def fill(source: PixelArray) -> PixelArray:
+        flat = background.fill(source)
+        return inpaint(flat, inside, filler, not_tissue) if inside.boxes else flat
+
+    return fill
 
 
 def content_of(picture: Picture, plan: RemovalPlan, filled: Mask) -> Mask:
@@ -380,14 +399,30 @@ def content_of(picture: Picture, plan: RemovalPlan, filled: Mask) -> Mask:
     return curves | flow | (find_bars(picture) & ~strokes(picture))
 
 
+MADE_UP = 10
+"""Distance within which filling takes its colours (pixels)."""
+
+
 def made_up(before: Picture, after: Picture) -> Mask:
     """The mask of strongly coloured pixels in the RGB picture ``after`` filling whose colour was nowhere
-    within ten pixels ``before``.
+    within :data:`MADE_UP` pixels ``before``.
     """
-    lowest, highest = (way(before, np.ones((21, 21), np.uint8)) for way in (cv2.erode, cv2.dilate))
+    around = np.ones((2 * MADE_UP + 1,) * 2, np.uint8)
+    lowest, highest = (way(before, around) for way in (cv2.erode, cv2.dilate))
     return coloured(after) & (
         brightest(cv2.max(cv2.subtract(lowest, after), cv2.subtract(after, highest))) > 10
     )
+
+
+def _is_shown_as_stored(samples: PixelArray, display: Picture) -> bool:
+    """Whether a viewer shows the samples of a frame as they are."""
+    return samples is display or np.array_equal(samples, display)
+
+
+def _stored_and_shown(image: SourceImage, index: int) -> tuple[PixelArray, Picture]:
+    """The samples of the frame ``index``, and what a viewer shows of them."""
+    samples = image.stored(index)
+    return samples, image.show(samples, index)
 
 
 def _equalised(
@@ -448,10 +483,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
     count = image.header.frames
     # The first and the last among them.
     sampled = sorted({round(i * (count - 1) / max(1, SAMPLED - 1)) for i in range(SAMPLED)})
-    tables = DisplayTables.from_frame(
-        np.concatenate([image.stored(index) for index in sampled]),
-        np.concatenate([image.display(index) for index in sampled]),
-    )
+    tables = DisplayTables.from_frames(*zip(*map(partial(_stored_and_shown, image), sampled), strict=True))
     plan = _plan_cine(image, sampled, tables, verifier, report, graphics=graphics)
     first = image.stored(0)
     with tempfile.TemporaryFile(prefix="ai-pipeline-") as file:  # gone with the last reference to the array
@@ -461,12 +493,13 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
     widened: list[Box] = []
     blacked_out: list[Box] = []
     returned: Mask = np.zeros_like(mask)
+    seen = Seen()
     for start in range(0, count, WINDOW):
         # Also between the readings of a window, which take seconds each: others may run meanwhile.
         step = partial(report, start / count, f"frame {start + 1} of {count}")
         step()
         indices = range(start, min(start + WINDOW, count))
-        window = _CineWindow(image, indices, plan, first, verifier, step, graphics=graphics)
+        window = _CineWindow(image, indices, plan, first, verifier, seen, step, graphics=graphics)
         if graphics:
             window.find_late_drawings()
         window.verify()
@@ -493,10 +526,25 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
     )
 
 
+@dataclass(slots=True, eq=False)
+class Seen:
+    """Cleaned pictures of a cine that were searched last, and in which nothing was left: what the next ones
+    show in common with them is not searched again. ``projections``: the brightest and the darkest of the
+    frames, by view; ``coded``: the last eight searched for codes for machines, by view; ``drawn``: searched
+    for drawings.
+    """
+
+    projections: dict[int, tuple[Picture, Picture]] = field(default_factory=dict)
+    coded: defaultdict[int, deque[Picture]] = field(
+        default_factory=lambda: defaultdict(partial(deque, maxlen=8))
+    )
+    drawn: Picture | None = None
+
+
 class _CineWindow(Window):
     """Some consecutive frames of a cine, cleaned together: a pixel masked in one is filled in all of them.
-    ``first``: the samples of the first frame, in which the text that stays was read. ``step`` is called
-    between readings.
+    ``first``: the samples of the first frame, in which the text that stays was read. ``seen``: what was
+    searched in the frames before. ``step`` is called between readings.
     """
 
     def __init__(
@@ -506,6 +554,7 @@ class _CineWindow(Window):
         plan: RemovalPlan,
         first: PixelArray,
         verifier: Verifier,
+        seen: Seen,
         step: Callable[[], None],
         *,
         graphics: bool,
@@ -513,18 +562,15 @@ class _CineWindow(Window):
         """Read the frames ``indices`` of the cine. ``plan``, ``verifier`` as in :class:`Window`."""
         sources = [image.stored(index) for index in indices]
         # Of these frames: their letters may be brighter or darker than all that the sampled frames show.
-        tables = DisplayTables.from_frame(
-            np.concatenate(sources),
-            np.concatenate([image.show(*one) for one in zip(sources, indices, strict=True)]),
-        )
-        planned, seen = len(plan.marks), np.stack([first, *sources])
+        tables = DisplayTables.from_frames(sources, list(map(image.show, sources, indices)))
+        planned, samples = len(plan.marks), np.stack([first, *sources])
         # Faint text too may show in no sampled frame: then it changes between the first frame and these.
-        changes: PixelArray = seen.max(axis=0) - seen.min(axis=0)
+        changes: PixelArray = samples.max(axis=0) - samples.min(axis=0)
         plan = with_faint_writing(plan, changes, verifier.tools.reader, of_one_frame=False)
         # Not the learned inpainter: it takes half a second a frame (2.0 frames/s against 8 and more).
         super().__init__(sources, plan, tables, verifier, PLAIN)
         self.marks = [replace(mark, frame=indices[0] + 1) for mark in plan.marks[planned:]]
-        self._indices, self._graphics, self._step = indices, graphics, step
+        self._indices, self._graphics, self._seen, self._step = indices, graphics, seen, step
         if plan.kept.any():  # text stays where all of these frames show it unchanged
             self.read_in = image.show(first)
             labels, _ = components(plan.kept)
@@ -544,7 +590,7 @@ class _CineWindow(Window):
             own, _ = letters_of(first, line)
             amounts = differs[:, place].sum(axis=1)
             # Where only what is behind the letters moves, the frame that differs most speaks for all.
-            behind = found[own].mean() < 0.02
+            behind = own.any() and found[own].mean() < 0.02
             seen = [int(amounts.argmax())] if behind else np.flatnonzero(amounts).tolist()
             if amounts.any() and all(self.verifier.still_stays(line, first, shown[index]) for index in seen):
                 found &= ~place
@@ -561,7 +607,12 @@ class _CineWindow(Window):
         """Search the middle frame for drawings: some appear in none of the sampled frames."""
         middle = len(self.results) // 2
         tools = self.verifier.tools
-        picture = self.tables.show(self.results[middle])
+        picture, before = self.tables.show(self.results[middle]), self._seen.drawn
+        if before is not None and self.verifier.policy is CleaningPolicy.CLINICAL:
+            ground = self.plan.ground  # there only letters that are read go
+            if not (new_strokes(picture, before, ground) & ~ground).any():
+                return
+        self._seen.drawn = picture
         drawn = find_drawings(
             picture, tools.finder, tools.threshold, self.plan.waves.seen_in(picture, self.plan.area).pixels
         )
@@ -586,13 +637,18 @@ class _CineWindow(Window):
 
     def residue(self) -> list[TextBox]:
         """Find the text that is left in projections and outlying frames. At first whole projections are read,
-        later only the parts around the pixels that were filled last.
+        or what they show that those of the frames before did not; later only the parts around the pixels that
+        were filled last.
         """
         shown = [self.tables.views(result) for result in self.results]
-        return [box for view in zip(*shown, strict=True) for box in self._residue_of(list(view))]
+        return [
+            box
+            for number, view in enumerate(zip(*shown, strict=True))
+            for box in self._residue_of(list(view), number)
+        ]
 
-    def _residue_of(self, pictures: list[Picture]) -> list[TextBox]:
-        """Find the text that is left in ``pictures``, one view of each frame."""
+    def _residue_of(self, pictures: list[Picture], number: int) -> list[TextBox]:
+        """Find the text that is left in ``pictures``, the view ``number`` of each frame."""
         if len(pictures) == 1:
             return self.verifier.residue(pictures[0], self.mask, self.plan, self.kept)
         light, dark = (cast(Picture, extreme.reduce(pictures)) for extreme in (np.maximum, np.minimum))
@@ -601,16 +657,36 @@ class _CineWindow(Window):
         waves = self.plan.waves.seen_in(light, self.plan.area) if self._graphics else self.plan.waves
         measured = MeasuredPixels.from_picture(light, waves)
         added = None if self.tables.stretched else self.added
-        parts = ((light, FINEST, False), (dark, FINEST, False), (faint, FAINT, False), (light, FAINT, True))
-        views: list[tuple[Picture, float, Sequence[Box | None], bool]] = [
-            (view, scale, [None] if added is None else surroundings(added, scale), upright)
-            for view, scale, upright in parts
-        ]
+        before = None if self.tables.stretched else self._seen.projections.get(number)
+        # Faint text may show in the mean of these frames only: that is read whole.
+        new_light, new_dark = (
+            (None, None)
+            if before is None
+            else (
+                new_strokes(shown, earlier, self.plan.area) | (self.plan.kept & ~self.kept)
+                for shown, earlier in zip((light, dark), before, strict=True)
+            )
+        )
+        parts = (
+            (light, FINEST, False, new_light),
+            (dark, FINEST, False, new_dark),
+            (faint, FAINT, False, None),
+            (light, FAINT, True, new_light),
+        )
+        self._seen.projections[number] = light, dark
+        views: list[tuple[Picture, float, Sequence[Box | None], bool]] = []
+        for view, scale, upright, fresh in parts:
+            boxes: Sequence[Box | None] = [None]
+            if added is not None:
+                boxes = surroundings(added, scale)
+            elif fresh is not None:  # these places are of words, not of pixels
+                boxes = surroundings(fresh, scale, SEARCHED // 2)
+            views.append((view, scale, boxes, upright))
         views += [
             (picture, FINEST, surroundings(places, FINEST), False)
             for picture, places in zip(pictures, _outlying_places(pictures, self.mask), strict=True)
         ]
-        found = [code for picture in pictures for code in codes_in(picture)]
+        found = self._codes_in(pictures, number)
         found += self.verifier.still_read(pictures[len(pictures) // 2], self.mask, self.plan)
         for view, scale, boxes, upright in views:
             self._step()
@@ -622,6 +698,19 @@ class _CineWindow(Window):
                 )
                 if self.verifier.is_residue(one, self.mask, self.plan, self.kept)
             ]
+        return found
+
+    def _codes_in(self, pictures: list[Picture], number: int) -> list[TextBox]:
+        """Find the codes for machines in ``pictures``, the view ``number`` of each frame: in the first one,
+        and in each that may hold another code than those searched last.
+        """
+        found: list[TextBox] = []
+        for picture in pictures:
+            if may_hold_another_code(picture, reversed(self._seen.coded[number])):
+                found += codes_in(picture)
+                self._seen.coded[number].append(picture)
+        if found:  # once they are filled, all are searched again
+            self._seen.coded[number].clear()
         return found
 
 

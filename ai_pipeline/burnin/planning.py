@@ -11,7 +11,7 @@ import numpy as np
 
 from ai_pipeline.burnin.decide.axes import as_scales, beside_velocities
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
-from ai_pipeline.burnin.decide.candidates import CURVE, FINEST, Candidate, MeasuredPixels, surroundings
+from ai_pipeline.burnin.decide.candidates import CURVE, FAINT, FINEST, Candidate, MeasuredPixels, surroundings
 from ai_pipeline.burnin.decide.contents import contents_of
 from ai_pipeline.burnin.decide.layout import (
     covered,
@@ -32,6 +32,7 @@ from ai_pipeline.burnin.decide.results import by_their_label, by_their_table, te
 from ai_pipeline.burnin.decide.settings import by_their_rows
 from ai_pipeline.burnin.decide.signs import (
     SIGNS,
+    behind_names,
     is_drawing,
     is_lone_sign,
     is_mirrored_sign,
@@ -233,7 +234,7 @@ def with_faint_writing(
     shown = np.where(faint, amplified(samples), np.uint8(128))
     boxes: list[TextBox] = []
     for place in surroundings(faint, FINEST):  # the rest is plain grey
-        for box in (*reader.find(shown, within=place), *reader.find_upright(shown, within=place)):
+        for box in (*reader.find(shown, within=place), *reader.find_upright(shown, FAINT, place)):
             if all(overlap(box.box, other.box) < SAME for other in boxes):
                 boxes.append(box)
     lines = [
@@ -242,7 +243,7 @@ def with_faint_writing(
         for box in boxes
         # Confidence of the text detector from which an unreadable box of a text's shape counts as text.
         if (of_one_frame and box.confidence >= 0.6 and looks_like_text(box, shown.shape))
-        or ((line := reader.read(shown, box)).legible and line.letters >= FEWEST)
+        or _holds_letters(box, shown, reader)
     ]
     labels, _ = components(faint)
     faint &= np.isin(labels, labels[paint(lines, faint.shape, MARGIN)])
@@ -253,6 +254,15 @@ def with_faint_writing(
         for box in component_boxes(components(faint)[1])
     )
     return replace(plan, mask=plan.mask | faint, marks=(*plan.marks, *marks))
+
+
+def _holds_letters(box: TextBox, picture: Picture, reader: TextReader) -> bool:
+    """Whether several letters are read in a box; a level one that is narrower than high has room for one."""
+    left, top, right, bottom = box.box
+    if right - left < bottom - top and not box.is_upright:
+        return False
+    line = reader.read(picture, box)
+    return line.legible and line.letters >= FEWEST
 
 
 def box_marks(
@@ -422,7 +432,11 @@ class _Scene:
         traced = [text for text in self.texts if share_of(self.waves.traces, text.box) > 0.5]
         proven = [text for text in traced if are_letters(text)] if self.graphics else self.texts
         waves = self.waves.without(self.painted(legible), self.painted(proven))
-        self.waves = replace(waves, strips=waves.strips | beside_velocities(self.texts, self.shape))
+        panels = behind_names(self.bars, legible)
+        self.bars &= ~panels
+        self.waves = replace(
+            waves, strips=(waves.strips & ~panels) | beside_velocities(self.texts, self.shape)
+        )
 
     def judged_by_modality(self, text: Text) -> Text:
         """A bare number in other modalities than ultrasound is no ruler's: it may be an age."""

@@ -4,8 +4,10 @@ An inpainter fills holes in a picture, by a classical method or by a network. Ou
 is made up: removed text takes exactly the colour of the background.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -14,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.find.annotation import (
+    Box,
     Mask,
     Picture,
     brightest,
@@ -142,29 +145,50 @@ PLAIN = Classical("navier-stokes")
 Samples = npt.NDArray[Any]
 
 
-def inpaint(source: PixelArray, mask: Mask, filler: Inpainter, not_tissue: Mask | None = None) -> PixelArray:
-    """Return ``source`` with the pixels of ``mask`` filled from around them; all others are identical.
+@dataclass(frozen=True, slots=True, eq=False)
+class Holes:
+    """The pixels ``mask`` that are filled, in parts that are filled together, found once for all frames that
+    share them. ``labels``: the part of each pixel, 0 for none; ``boxes``: the box of each part, from label 1
+    on.
+    """
+
+    mask: Mask
+    labels: npt.NDArray[np.int32]
+    boxes: list[Box]
+
+    @staticmethod
+    def of(mask: Mask) -> Holes:
+        """Find the parts of ``mask``."""
+        labels, stats = components(dilated(mask, JOINED))
+        return Holes(mask, labels, component_boxes(stats))
+
+
+def inpaint(
+    source: PixelArray, holes: Holes, filler: Inpainter, not_tissue: Mask | None = None
+) -> PixelArray:
+    """Return ``source`` with the pixels of ``holes`` filled from around them; all others are identical.
     ``source``: ``[rows, columns]`` or ``[rows, columns, 3]``, any integer type of up to 16 bits or float32;
     other types than uint8 are filled by Navier-Stokes. ``filler``: the method; ``not_tissue``: annotation
     that stays; nothing is filled from it. Each hole is filled separately, so the time depends on the holes
     only.
     """
     filled = np.array(source, copy=True)
-    labels, stats = components(dilated(mask, JOINED))
-    for label, (left, top, width, height, _) in enumerate(stats[1:], start=1):
-        rows = slice(max(0, top - filler.context), top + height + filler.context)
-        columns = slice(max(0, left - filler.context), left + width + filler.context)
-        hole = mask[rows, columns]
-        own = hole & (labels[rows, columns] == label)
+    for label, (left, top, right, bottom) in enumerate(holes.boxes, start=1):
+        reach = filler.context
+        place = index_of((left - reach, top - reach, right + reach, bottom + reach))
+        hole = holes.mask[place]
+        own = hole & (holes.labels[place] == label)
         if not_tissue is not None:
-            hole = hole | not_tissue[rows, columns]
-        filled[rows, columns][own] = _generate(cast(Samples, source[rows, columns]), hole, filler)[own]
+            hole = hole | not_tissue[place]
+        filled[place][own] = _generate(cast(Samples, source[place]), hole, filler)[own]
     return filled
 
 
 def black_out(source: PixelArray, mask: Mask, black: float) -> PixelArray:
     """Return ``source`` with the pixels of ``mask`` set to ``black`` (a stored value, in all channels)."""
-    return np.where(mask if source.ndim == 2 else mask[..., None], np.asarray(black, source.dtype), source)
+    result = np.array(source, copy=True)
+    result[mask] = black  # a quarter of the time of numpy.where
+    return result
 
 
 def _generate(patch: Samples, hole: Mask, filler: Inpainter) -> Samples:
@@ -208,37 +232,122 @@ RINGING = 16
 Colour = npt.NDArray[Any]
 
 
-def with_background(source: PixelArray, mask: Mask, known: Mask, black: float) -> PixelArray:
-    """Return ``source`` with the pixels of ``mask`` in the colour of the background around them (panel or
-    black). ``known``: background without annotation. ``black``: the stored value for a hole where neither its
-    surroundings nor the whole background have one colour.
+class BackgroundFill:
+    """Fills holes in the colour of the background around them (panel or black), in one frame after another.
+    A hole around which the background is as in the frame before is filled as there.
     """
-    result = np.array(source, copy=True)
-    if not mask.any():
+
+    def __init__(self, holes: Holes, known: Mask, black: float) -> None:
+        """``known``: background without annotation. ``black``: the stored value for a hole where neither its
+        surroundings nor the whole background have one colour.
+        """
+        self._known, self._black = known, black
+        self._holes = [_Hole.of(holes, label, known) for label in range(1, len(holes.boxes) + 1)]
+        self._before: _Background | None = None
+
+    def fill(self, source: PixelArray) -> PixelArray:
+        """Return ``source`` with the pixels of the holes in the background's colour."""
+        result = np.array(source, copy=True)
+        if self._holes:
+            background = self._background(source)
+            for hole, colours in zip(self._holes, background.colours, strict=True):
+                result[hole.place][hole.own] = colours
+            self._before = background
         return result
-    # Difference up to which two colours are one: the noise of compression (share of the picture's range).
-    tolerance = (10 / 255) * (float(source.max()) - float(source.min()))
-    everywhere = _plain_colour(source[known], tolerance)
-    labels, stats = components(dilated(mask, JOINED))
-    for label, (left, top, right, bottom) in enumerate(component_boxes(stats), start=1):
+
+    def _background(self, source: PixelArray) -> _Background:
+        """The colours of the holes in ``source``."""
+        # Difference up to which two colours are one: the noise of compression (share of the picture's range).
+        tolerance = (10 / 255) * (float(source.max()) - float(source.min()))
+        before = self._before
+        if before is None or before.tolerance != tolerance:
+            before, differs = None, self._known
+        else:
+            differs = self._known & (brightest((source != before.source).view(np.uint8)) > 0)
+            if not differs.any():
+                return replace(before, source=source)
+        everywhere = _plain_colour(source[self._known], tolerance)
+        alike = before is not None and _is_same(before.everywhere, everywhere)
+        colours = [
+            before.colours[number]
+            if before is not None and alike and not differs[hole.around].any()
+            else hole.colours(source, self._known, tolerance, everywhere, self._black)
+            for number, hole in enumerate(self._holes)
+        ]
+        return _Background(source, tolerance, everywhere, colours)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Background:
+    """The background of a frame ``source``: its commonest colour ``everywhere``, None if it has none, and the
+    ``colours`` of the pixels of each hole. ``tolerance``: the difference up to which two colours are one.
+    """
+
+    source: PixelArray
+    tolerance: float
+    everywhere: Colour | None
+    colours: list[Samples]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Hole:
+    """One of some holes: ``own`` are its pixels in the box ``place``; ``around``: the box from which its
+    colour is taken; ``beside``: the part of it in the same rows; ``rows``: those of these rows in which
+    enough of the background is seen.
+    """
+
+    place: tuple[slice, slice]
+    own: Mask
+    around: tuple[slice, slice]
+    beside: tuple[slice, slice]
+    rows: list[int]
+
+    @staticmethod
+    def of(holes: Holes, label: int, known: Mask) -> _Hole:
+        """Describe the hole of the number ``label``; ``known`` as in :class:`BackgroundFill`."""
+        left, top, right, bottom = holes.boxes[label - 1]
+        place = index_of((left, top, right, bottom))
         beside = index_of((left - AROUND, top, right + AROUND, bottom))
-        around = index_of((left - AROUND, top - AROUND, right + AROUND, bottom + AROUND))
-        whole, hole = _plain_colour(source[around][known[around]], tolerance), mask & (labels == label)
+        return _Hole(
+            place,
+            holes.mask[place] & (holes.labels[place] == label),
+            index_of((left - AROUND, top - AROUND, right + AROUND, bottom + AROUND)),
+            beside,
+            np.flatnonzero(known[beside].sum(axis=1) >= AROUND).tolist(),
+        )
+
+    def colours(
+        self, source: PixelArray, known: Mask, tolerance: float, everywhere: Colour | None, black: float
+    ) -> Samples:
+        """The colours of the hole's pixels in ``source``, row by row: that of the nearest row in which one is
+        seen, else that around the hole, ``everywhere`` or ``black``.
+        """
+        beside, seen = source[self.beside], known[self.beside]
         # Panels lie across the screen: each row has its own colour, where it is seen on both sides.
-        colours = {
+        colours: dict[int, Colour | None] = {
             row: colour
-            for row, pixels, seen in zip(range(top, bottom), source[beside], known[beside], strict=True)
-            if seen.sum() >= AROUND and (colour := _plain_colour(pixels[seen], tolerance, 0.75)) is not None
+            for row in self.rows
+            if (colour := _plain_colour(beside[row][seen[row]], tolerance, 0.75)) is not None
         }
-        for row in range(top, bottom):
-            colour = colours[min(colours, key=lambda one: abs(one - row))] if colours else whole
+        if not colours:
+            colours = {0: _plain_colour(source[self.around][known[self.around]], tolerance)}
+        for row, colour in colours.items():
             if colour is None or (
                 everywhere is not None
                 and np.abs(colour.astype(np.float64) - everywhere.astype(np.float64)).max() <= tolerance
             ):
-                colour = everywhere
-            result[row][hole[row]] = black if colour is None else colour
-    return result
+                colours[row] = everywhere
+        found = np.empty((len(colours), *source.shape[2:]), source.dtype)
+        for index, colour in enumerate(colours.values()):
+            found[index] = black if colour is None else colour
+        rows = np.arange(self.own.shape[0])
+        nearest = np.abs(np.array(list(colours))[None] - rows[:, None]).argmin(axis=1)
+        return np.asarray(found[nearest[np.nonzero(self.own)[0]]])
+
+
+def _is_same(one: Colour | None, other: Colour | None) -> bool:
+    """Whether two colours are the same, or both are none."""
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))
 
 
 def is_plain(picture: Picture, known: Mask) -> Mask:
@@ -265,13 +374,21 @@ def _plain_colour(pixels: PixelArray, tolerance: float, least: float = 0.5) -> C
     """
     if not len(pixels):
         return None
-    colour = np.asarray([_commonest(channel) for channel in pixels.reshape(len(pixels), -1).T])
-    differs = np.abs(pixels.reshape(len(pixels), -1).astype(np.float64) - colour).max(axis=1)
-    return (
-        np.asarray(colour if pixels.ndim > 1 else colour[0], pixels.dtype)
-        if (float((differs <= tolerance).mean()) >= least)
-        else None
+    channels = pixels.reshape(len(pixels), -1).T
+    colour = [_commonest(channel) for channel in channels]
+    alike = np.logical_and.reduce(
+        [_difference(channel, value) <= tolerance for channel, value in zip(channels, colour, strict=True)]
     )
+    if float(alike.mean()) < least:
+        return None
+    return np.asarray(colour if pixels.ndim > 1 else colour[0], pixels.dtype)
+
+
+def _difference(values: npt.NDArray[Any], value: Any) -> npt.NDArray[Any]:
+    """How far ``values`` are from one ``value``."""
+    if values.dtype == np.uint8:  # a third of the time
+        return np.asarray(np.abs(values.astype(np.int16) - np.int16(value)))
+    return np.asarray(np.abs(values.astype(np.float64) - float(value)))
 
 
 def _commonest(values: npt.NDArray[Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import partial
 from math import ceil, floor
@@ -62,18 +62,19 @@ class Verifier(RemovalTask):
         """
         contrasty = high_contrast(picture)
         lines = [
-            (level_box((floor(left), floor(top), ceil(right), ceil(bottom)), 1.0), reading.text)
+            # Of no confidence: it is read the way it was read before, not upside down.
+            (level_box((floor(left), floor(top), ceil(right), ceil(bottom)), 0.0), reading.text)
             for reading in plan.readings
             for left, top, right, bottom in (reading.bounds,)
             if reading.removed and reading.meaning is Meaning.IDENTITY
         ]
         return [
-            box
+            replace(box, confidence=1.0)
             for box, words in lines
             if share_of(plan.ground, box) > 0
             and not covered(box, filled)
             and any(
-                _share_letters(words, read(view, box).text)
+                _share_letters(words, read(view, _not_filled(box, filled)).text)
                 for view in (picture, contrasty)
                 for read in (self.tools.reader.read, self.tools.reader.read_small)
             )
@@ -108,6 +109,20 @@ class Verifier(RemovalTask):
         ):
             return False
         return are_letters(text) if share_of(plan.ground, box) > 0.5 else text.line.legible or certain
+
+
+def _not_filled(line: TextBox, filled: Mask) -> TextBox:
+    """The part of a level ``line`` from the first to the last column that is not all ``filled``, with half a
+    height beside it; the whole of another line.
+    """
+    left, top, right, bottom = line.box
+    inside = filled[index_of(line.box)]
+    open_columns = np.flatnonzero(inside.mean(axis=0) < FILLED)
+    if right - left <= bottom - top or not open_columns.size:
+        return line
+    start, rim = max(left, 0), (bottom - top) // 2
+    first, last = start + int(open_columns[0]) - rim, start + int(open_columns[-1]) + 1 + rim
+    return level_box((max(left, first), top, min(right, last), bottom), line.confidence)
 
 
 def _share_letters(words: str, others: str) -> bool:

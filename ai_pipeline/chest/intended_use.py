@@ -95,7 +95,8 @@ def refused_by_pixels(inside: bool, kind: Kind, exposure: Exposure, *, lateral: 
     outlined lungs are those of a view from the side.
     """
     if exposure.refusal is not None:
-        return exposure.refusal
+        is_other = kind.name == OTHER and not inside
+        return f"{_NOT_LIKE}: {_KIND_SENTENCES[OTHER]}; {exposure.refusal}" if is_other else exposure.refusal
     if inside:
         return f"{_NOT_LIKE}: the lungs lie over each other, as in a view from the side" if lateral else None
     pose = next((pose for pose in POSES if pose.name == kind.name and pose != UPRIGHT), None)

@@ -38,9 +38,9 @@ app.add_typer(rules_app, name="rules")
 def _version(wanted: bool) -> None:
     """Print the version and exit, if ``--version`` is given."""
     if wanted:
-        from importlib.metadata import version
+        from ai_pipeline.distribution import version
 
-        typer.echo(f"ai-pipeline {version('dicom-ai-node')}")
+        typer.echo(f"ai-pipeline {version()}")
         raise typer.Exit
 
 

@@ -1,7 +1,7 @@
 """``ai-pipeline rules``: device rules, made of the pixel scripts of other programs."""
 
 import os
-from contextlib import suppress
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -61,11 +61,12 @@ def _write_new(path: Path, text: str) -> None:
     """Write a new file, whole or not at all: of half a file the other rules would be missing. Raises
     OSError, FileExistsError if it is there already.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.chmod(0o644)  # no patient's data, and the node may be another user
-        os.link(part, path)
-    finally:
-        with suppress(OSError):
-            part.unlink()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A new file of a name that nobody can guess: in a shared folder a link could lie at any other.
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=".", suffix=".part", encoding="utf-8"
+    ) as part:
+        part.write(text)
+        part.flush()
+        os.fchmod(part.fileno(), 0o644)  # no patient's data, and the node may be another user
+        os.link(part.name, path)

@@ -412,19 +412,13 @@ def _by_modality(modality: str) -> str | None:
 
 
 def _options(pairs: Sequence[str]) -> dict[str, object]:
-    """Read options of the form NAME=VALUE; values are TOML scalars, as in a rule of the node; NAME alone
-    means true.
-    """
-    import tomllib
+    """Read options of the form NAME=VALUE. Raises typer.BadParameter."""
+    from ai_pipeline.pipelines import read_options
 
-    options: dict[str, object] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        try:
-            options |= tomllib.loads(f"{name} = {value}") if equals else {name: True}
-        except tomllib.TOMLDecodeError as error:
-            raise typer.BadParameter(f"{pair}: not NAME=VALUE", param_hint="--option") from error
-    return options
+    try:
+        return read_options(pairs)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--option") from error
 
 
 def _print_record(record: Record) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from ai_pipeline import extras
 from ai_pipeline.cli.terminal import EXIT_CONFIG
+from ai_pipeline.distribution import to_install
 from ai_pipeline.errors import PipelineError
 
 
@@ -25,7 +26,7 @@ def serve(
     needed = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
     if lacking := extras.missing() or [name for name in needed if find_spec(name) is None]:
         text = lacking if isinstance(lacking, str) else f"{', '.join(lacking)} not installed"
-        typer.echo(f"{text}: pip install -c constraints.txt '.[ai,serve]'", err=True)
+        typer.echo(f"{text.partition(': ')[0]}: {to_install('ai,serve')}", err=True)
         raise typer.Exit(EXIT_CONFIG)
     from ai_pipeline.serve.server import serve as run_server
     from ai_pipeline.serve.settings import load_settings

@@ -44,7 +44,7 @@ from pydicom.uid import (
 
 from ai_pipeline.contract import ImageHeader, PixelArray
 from ai_pipeline.errors import CodestreamFault
-from ai_pipeline.images import colours
+from ai_pipeline.images import colours, jpeg_xl
 from ai_pipeline.images.decoder import DECODER
 from ai_pipeline.images.header import PixelAttributes
 from ai_pipeline.images.part10 import NOT_DEFLATED, read_file_meta
@@ -52,9 +52,11 @@ from ai_pipeline.terms import shown_uid_name
 
 JPEG_LS = frozenset({JPEGLSLossless, JPEGLSNearLossless})
 JPEG_2000 = frozenset({JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL})
+JPEG_XL = frozenset(UID(f"1.2.840.10008.1.2.4.11{last}") for last in (0, 1, 2))
+"""Lossless, recompressed JPEG, and either (PS3.5 A.4.13): newer than pydicom's dictionary."""
 WITH_END = JPEG_LS | {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1}
 """Transfer syntaxes whose frames end with the marker EOI (ITU-T T.81 B.1.1.3, T.87 C.1.1)."""
-COMPRESSED = WITH_END | JPEG_2000 | {RLELossless}
+COMPRESSED = WITH_END | JPEG_2000 | JPEG_XL | {RLELossless}
 """What :func:`decoded` decodes."""
 _NATIVE = {
     ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian,
@@ -70,8 +72,6 @@ _CHUNK = 2**20
 _FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _HIERARCHY, _SCAN = 0xDE, 0xDA
-_SEQUENTIAL, _ALL = {0xC0, 0xC1}, b"\0\x3f\0"
-"""Frame headers of sequential JPEG by Huffman codes (T.81 Table B.1), and how their scans' headers end."""
 _STYLE, _TILE_PART = b"\xff\x52", b"\xff\x90"
 """Markers COD and SOT of a JPEG 2000 (ITU-T T.800 A.2)."""
 _PRECISION = 42
@@ -126,7 +126,11 @@ def is_cut(frame: bytes, syntax: UID) -> bool:
 
 
 def declared(frame: bytes, syntax: UID) -> Declared:
-    """The size and samples that a JPEG, JPEG-LS or JPEG 2000 frame declares. Raises CodestreamFault."""
+    """The size and samples that a frame in JPEG, JPEG-LS, JPEG 2000 or JPEG XL declares. Raises
+    CodestreamFault.
+    """
+    if syntax in JPEG_XL:
+        return Declared(*jpeg_xl.declared(frame))
     try:
         return _jpeg_2000(frame) if syntax in JPEG_2000 else _jpeg(frame)
     except (IndexError, struct.error):
@@ -165,9 +169,13 @@ def decoded(frame: bytes, syntax: UID, header: PixelAttributes) -> PixelArray:
         says = colours.RGB if is_rgb else colours.of_header(header.photometric)
         samples = _signed(samples, found) if found.signed != header.signed else samples
         return colours.as_rgb(samples, says, header.photometric)
+    if syntax in JPEG_XL:  # which has no signed samples, and gives colours as RGB
+        samples = _samples(DECODER.decode("libjxl", frame, length), header, width)
+        samples = _signed(samples, found) if header.signed else samples
+        return colours.as_rgb(samples, colours.RGB, header.photometric)
     says = colours.of_jpeg(list(_segments(frame)), header.photometric)
     if syntax not in JPEG_LS:
-        samples = _samples(DECODER.decode("libjpeg", _with_all_coefficients(frame), length), header, width)
+        samples = _samples(DECODER.decode(f"jpeg{header.samples}", frame, length), header, width)
         return colours.as_rgb(samples, says, header.photometric)
     # The interleave mode of a JPEG-LS; 0: one component after the other (T.87 C.2.3).
     scan = next(content for marker, content in _segments(frame) if marker == _SCAN)
@@ -236,18 +244,6 @@ def _segments(frame: bytes) -> Iterator[tuple[int, bytes]]:
         if marker == _SCAN:
             return
         place += max(length, 2)
-
-
-def _with_all_coefficients(frame: bytes) -> bytes:
-    """Return the JPEG ``frame`` with a scan header that announces all coefficients, if it is sequential (T.81
-    B.2.3): old encoders announce the first only, which libjpeg refuses.
-    """
-    segments = dict(_segments(frame))
-    scan = segments[_SCAN]
-    if scan.endswith(_ALL) or not _SEQUENTIAL & segments.keys():
-        return frame
-    head = struct.pack(">BBH", 0xFF, _SCAN, len(scan) + 2)
-    return frame.replace(head + scan, head + scan[:-3] + _ALL, 1)
 
 
 def _jpeg_2000(frame: bytes) -> Declared:
@@ -355,8 +351,13 @@ def _check_rle(frame: bytes, header: PixelAttributes) -> None:
 MOST_FRAGMENTS = 200_000
 """Fragments of an image: the most frames that ``images.frames`` may allow, several each."""
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
-_STARTS = b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "
-"""JPEG and JPEG-LS (ITU-T T.81 B.2.1), JPEG 2000 (T.800 A.4.1, A.5.1), JP2 file (T.800 I.5.1)."""
+_STARTS = (
+    b"\xff\xd8",  # JPEG and JPEG-LS (ITU-T T.81 B.2.1)
+    b"\xff\x4f\xff\x51",  # JPEG 2000 (T.800 A.4.1, A.5.1)
+    b"\0\0\0\x0cjP  ",  # JP2 file (T.800 I.5.1)
+)
+_STARTS_XL = jpeg_xl.CODESTREAM, jpeg_xl.CONTAINER[:8]
+"""Looked for in a JPEG XL only: the first is so short that it may stand within other code streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,15 +370,16 @@ class Fragments:
     frames: Sequence[Sequence[tuple[int, int]]]
 
     @staticmethod
-    def find(path: Path, start: int, frames: int) -> Fragments:
-        """Find the fragments of ``frames`` frames; ``start``: position of the element Pixel Data in the file.
-        Raises CodestreamFault if the pixel data have another number of frames: a reader of the header would
-        not see further ones.
+    def find(path: Path, start: int, frames: int, syntax: UID) -> Fragments:
+        """Find the fragments of ``frames`` frames; ``start``: position of the element Pixel Data in the file;
+        ``syntax``: its transfer syntax. Raises CodestreamFault if the pixel data have another number of
+        frames: a reader of the header would not see further ones.
         """
         found: list[list[tuple[int, int]]] = []
+        starts = _STARTS_XL if syntax in JPEG_XL else _STARTS
         with path.open("rb") as file:
             for place in (place for place in _places(file, start) if place[1]):
-                if not found or _begins_frame(file, *place):
+                if not found or _begins_frame(file, *place, starts):
                     found.append([])
                 found[-1].append(place)
         if len(found) != frames:
@@ -416,12 +418,12 @@ def _places(file: BinaryIO, start: int) -> Iterator[tuple[int, int]]:
     raise CodestreamFault(f"the Pixel Data has more than {MOST_FRAGMENTS} fragments")
 
 
-def _begins_frame(file: BinaryIO, start: int, length: int) -> bool:
-    """Whether the fragment at ``start`` begins with the start of a code stream, so that a frame
+def _begins_frame(file: BinaryIO, start: int, length: int, starts: tuple[bytes, ...]) -> bool:
+    """Whether the fragment at ``start`` begins with one of the ``starts`` of a code stream, so that a frame
     begins there.
     """
     head = _read(file, start, min(length, 8))
-    if head.startswith(_STARTS):
+    if head.startswith(starts):
         return True
     segments, offset = struct.unpack("<II", head.ljust(8, b"\0"))
     # The first segment of an RLE frame follows its header (PS3.5 G.5).

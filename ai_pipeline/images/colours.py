@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 from pydicom.pixels import convert_color_space
 
 from ai_pipeline.contract import PixelArray
@@ -106,14 +107,23 @@ def _shown(samples: PixelArray) -> tuple[frozenset[bool], bool]:
     # Rows and columns of the picture that are looked at, at least.
     step = max(1, min(samples.shape[:2]) // 256)
     # Plane by plane: along the last axis NumPy takes ten times as long.
-    first, second, third = np.moveaxis(samples[::step, ::step], 2, 0).astype(np.int16)
+    first, second, third = (
+        np.asarray(plane, np.uint8, order="C") for plane in np.moveaxis(samples[::step, ::step], 2, 0)
+    )
     lowest, highest = (way(way(first, second), third) for way in (np.minimum, np.maximum))
     as_rgb = highest - lowest <= NEUTRAL
-    as_ybr = (abs(second - 128) <= NEUTRAL // 2) & (abs(third - 128) <= NEUTRAL // 2)
+    as_ybr = _is_neutral(second) & _is_neutral(third)
     claims = sorted(((as_rgb & ~as_ybr, RGB), (as_ybr & ~as_rgb, YBR)), key=lambda claim: claim[0].sum())
     (less, _), (more, reading) = claims
     grey = int(more.sum())
     # Grey pixels decide from this share of the picture on, and where one reading has so many times more.
     if grey < 0.02 * more.size or grey < 5.0 * int(less.sum()):
         return frozenset(), False
-    return reading, grey >= MUCH_GREY * more.size and len(np.unique(first[more])) >= SHADES
+    shades = np.count_nonzero(np.bincount(first[more]))
+    return reading, bool(grey >= MUCH_GREY * more.size and shades >= SHADES)
+
+
+def _is_neutral(chrominance: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """The mask of the samples that have no colour if they are Cb or Cr."""
+    middle, reach = 128, NEUTRAL // 2
+    return np.asarray((chrominance >= middle - reach) & (chrominance <= middle + reach), np.bool_)

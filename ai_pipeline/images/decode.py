@@ -20,9 +20,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -154,6 +154,26 @@ def read_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
     return DicomImage(path, dataset, header, syntax, pixels_at)
 
 
+def read_object(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage | DicomObject:
+    """Read the header of any DICOM file: of what is no image that is decoded here a DicomObject.
+
+    Raises :class:`PixelError` for a file that is not readable as DICOM at all.
+    """
+    path = Path(file)
+    try:
+        return read_dicom(path, limits)
+    except PixelError as error:
+        fault = str(error)
+    with _pydicom_may_warn(), _as_pixel_error("the file is not readable as DICOM"):
+        codestreams.check_inflation(path, limits.inflated_mib)
+        words = ("SOPInstanceUID", "SeriesInstanceUID", "SOPClassUID", "Modality", "NumberOfFrames")
+        found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(words))
+        uid, series, sop_class, modality = (str(found.get(word) or "") for word in words[:-1])
+        frames = whole(value_of(found, "NumberOfFrames")) or 1
+    header = replace(NO_PIXELS, modality=modality, sop_class_uid=sop_class, frames=frames)
+    return DicomObject(uid, fault, series, header, path)
+
+
 def open_picture(
     path: Path, modality: str, limits: ImageLimits = LIMITS, given: StatedAttributes = NO_ATTRIBUTES
 ) -> PictureImage:
@@ -232,6 +252,31 @@ def samples_photometric(header: ImageHeader) -> Literal["MONOCHROME1", "MONOCHRO
     if header.photometric in {"MONOCHROME1", "MONOCHROME2"}:
         return cast(Literal["MONOCHROME1", "MONOCHROME2"], header.photometric)
     return "RGB"
+
+
+NO_PIXELS = ImageHeader("", "", rows=0, columns=0, frames=1, photometric="", bits_stored=0)
+"""The header of an object without pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class DicomObject:
+    """A DICOM object without pixels for us (:class:`ai_pipeline.contract.SourceImage`): it is no image, or
+    its header was refused; ``fault`` says why. ``path``: of its file, None if nobody may read it.
+    """
+
+    uid: str
+    fault: str
+    series_uid: str = ""
+    header: ImageHeader = NO_PIXELS
+    path: Path | None = None
+
+    def _no_pixels(self, *_: object, **__: object) -> NoReturn:
+        """Raise PixelError."""
+        raise PixelError(self.fault)
+
+    stored = _no_pixels
+    display = _no_pixels
+    show = _no_pixels
 
 
 @dataclass(slots=True)
@@ -373,7 +418,9 @@ class DicomImage:
 
     def _separated(self) -> Fragments:
         """The places of each frame's fragments in the file, found once."""
-        self._fragments = self._fragments or Fragments.find(self.path, self.pixels_at, self.header.frames)
+        self._fragments = self._fragments or Fragments.find(
+            self.path, self.pixels_at, self.header.frames, self.transfer_syntax
+        )
         return self._fragments
 
     def _native(self, frame: int) -> PixelArray:

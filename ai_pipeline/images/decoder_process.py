@@ -20,7 +20,7 @@ from typing import cast
 
 import jpeg_ls
 import numpy as np
-from libjpeg import utils as libjpeg
+from imagecodecs import jpeg8_decode, jpegxl_decode
 from openjpeg import utils as openjpeg
 from PIL import ExifTags, Image, MpoImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
@@ -39,7 +39,7 @@ from ai_pipeline.images.decoder import (
 from ai_pipeline.images.limits import lacks_memory
 
 MEMORY = 2 << 30  # bytes of addresses; 40 megapixels of RGB in 16 bits take 1.5 GiB
-Decode = Callable[[bytes], bytes | bytearray]
+Decode = Callable[[bytes], bytes | bytearray | memoryview]
 _GREY = frozenset({"1", "L", "LA"})
 _LOSSY = frozenset({"jpeg", "tiff_jpeg", "webp"})
 _UPRIGHT: Mapping[int, Image.Transpose] = {
@@ -123,6 +123,19 @@ def _picture(data: bytes) -> bytes:
     return samples.astype(np.uint16).tobytes()
 
 
+def _jpeg(colours: str, data: bytes) -> memoryview:
+    """Decode a JPEG to samples in the colours of its code stream: libjpeg-turbo converts none where what it
+    reads and what it is asked for have the same name.
+    """
+    samples = jpeg8_decode(data, colorspace=colours, outcolorspace=colours)
+    return np.ascontiguousarray(samples).data.cast("B")
+
+
+def _jpeg_xl(data: bytes) -> memoryview:
+    """Decode a JPEG XL to samples, colours as RGB; in this one thread."""
+    return np.ascontiguousarray(jpegxl_decode(data, numthreads=1)).data.cast("B")
+
+
 def _jpeg_ls(data: bytes) -> bytes:
     """Decode a JPEG-LS to samples. Zeros after its scan are removed: DCMTK accepts them, CharLS fails on
     them.
@@ -150,7 +163,9 @@ def _halved(times: int, data: bytes) -> bytes:
 
 DECODERS: Mapping[str, Decode] = {
     "charls": _jpeg_ls,
-    "libjpeg": lambda frame: libjpeg.decode_pixel_data(frame, version=2),
+    "jpeg1": partial(_jpeg, "GRAYSCALE"),
+    "jpeg3": partial(_jpeg, "YCBCR"),
+    "libjxl": _jpeg_xl,
     "openjpeg": lambda frame: openjpeg.decode_pixel_data(frame, version=2),
     **{f"halved{times}": partial(_halved, times) for times in range(1, DEEPEST + 1)},
     "header": _picture_header,

@@ -110,7 +110,7 @@ _COLOURED = frozenset({"COLOR", "MIXED", "COLOR_RANGE", "COLOR_REF"})
 """Pixel Presentation (0008,9205) of grey samples of which some stand for colours (PS3.3 C.7.6.23)."""
 _COLOURS = ("Red", "Green", "Blue")
 _OF_ONE_SAMPLE = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
-_OF_MORE = ("RGB", "YBR", "HSV", "ARGB", "CMYK")  # how their terms begin
+_OF_MORE = ("RGB", "YBR", "XYB", "HSV", "ARGB", "CMYK")  # how their terms begin
 
 
 @dataclass(frozen=True, slots=True)

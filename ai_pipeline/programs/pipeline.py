@@ -1,7 +1,7 @@
 """The pipelines ``command`` and ``container``: a program of another party, under limits.
 
-It reads copies of the images and writes ``findings.json``; its other files are ignored. Its output is checked
-as untrusted input.
+It reads copies of the images and writes ``findings.json``, DICOM objects, or both; its other files are
+ignored. Its output is checked as untrusted input; the node judges the objects.
 
 Texts, numbers and places of ``findings.json`` are checked against the images.
 """
@@ -12,10 +12,13 @@ import os
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -31,15 +34,17 @@ from ai_pipeline.contract import (
     PipelineCard,
     PipelineResult,
     Progress,
+    QualityNote,
     Refuse,
     Region,
     SourceImage,
 )
 from ai_pipeline.errors import ProgramFailed
-from ai_pipeline.images.decode import DicomImage
 from ai_pipeline.models.registry import CODE, LABEL
-from ai_pipeline.programs import container
-from ai_pipeline.programs.card import COMMAND, CONTAINER, CommandOptions, ContainerOptions
+from ai_pipeline.programs import container, mercure
+from ai_pipeline.programs.card import COMMAND, CONTAINER, CommandOptions, ContainerOptions, ProgramOptions
+from ai_pipeline.programs.layout import InputFile, ProgramInput, input_file
+from ai_pipeline.programs.package import STACK_MIB, Package
 from ai_pipeline.programs.process import (
     Exchange,
     ProgramRun,
@@ -49,6 +54,8 @@ from ai_pipeline.programs.process import (
     run_program,
 )
 
+NOTICE = "Notice of the program"
+"""Name of the note by which a module of mercure speaks to persons."""
 _FOLDERS = ("HOLOSCAN_{}_PATH", "MONAI_{}PATH")
 """Environment variables by which MONAI application packages find the folders."""
 
@@ -70,41 +77,116 @@ class _Program(ABC):
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
         """What this machine lacks for these options, as remedies by option."""
-        return dict(self._lacking(options))
+        found: dict[str, str] = {}
+        for number, wanted in enumerate(self._chain(options), start=1):
+            try:
+                lacking = dict((*_lacking_folders(wanted), *self._lacking(wanted)))
+            except ProgramFailed as error:
+                lacking = {"layout": str(error)}
+            if number > 1 and lacking:
+                told = "; ".join(f"{key} {remedy}" for key, remedy in lacking.items())
+                lacking = {"steps": f"program {number}: {told}"}
+            found |= lacking
+        return found
 
     def accepts(
         self,
         images: Sequence[SourceImage],
         options: Mapping[str, object] = MappingProxyType({}),  # noqa: ARG002  (the rule has chosen)
     ) -> Accept | Refuse:
-        """Accept every image that is a DICOM file, because the rule has chosen the images."""
-        taken = tuple(image.uid for image in images if isinstance(image, DicomImage))
+        """Accept every object that is a DICOM file, because the rule has chosen the objects."""
+        taken = tuple(image.uid for image in images if input_file(image))
         return Accept(taken) if taken else Refuse("a program gets DICOM files, and there is none")
 
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
     ) -> PipelineResult:
-        """Run the program on all images at once. Raises ProgramFailed, and what ``report`` raises."""
+        """Run the program on all images at once, or on each series, and further programs on what it wrote.
+        Raises ProgramFailed, PixelError, and what ``report`` raises.
+        """
         if faults := self.card.options.faults(options) or self.option_faults(options):
             raise ProgramFailed("; ".join(f"{option} {remedy}" for option, remedy in faults.items()))
+        given = [(image, file) for image in images if (file := input_file(image))]
+        if self._chain(options)[0].each == "study":
+            return self._answer(given, report, options)
+        series: dict[str, list[tuple[SourceImage, InputFile]]] = defaultdict(list)
+        for image, file in given:
+            series[file.series_uid].append((image, file))
+        answers = []
+        for number, of_series in enumerate(series.values(), start=1):
+            answer = self._answer(of_series, report, options)
+            # Two runs may choose the same names for their files.
+            named = tuple(replace(one, name=f"series{number}/{one.name}") for one in answer.objects)
+            answers.append(replace(answer, objects=named))
+        return PipelineResult.joined(answers)
+
+    def _answer(
+        self,
+        given: Sequence[tuple[SourceImage, InputFile]],
+        report: Progress,
+        options: Mapping[str, object],
+    ) -> PipelineResult:
+        """Run the program, and further ones, on objects with their files. Raises as ``run``."""
         began = time.perf_counter()
-        files = [image for image in images if isinstance(image, DicomImage)]
-        with exchange([image.path for image in files]) as folders:
-            prepared, model_hash = self._prepare(folders, options)
+        images, files = [image for image, _ in given], [file for _, file in given]
+        [first, *further] = self._chain(options)
+        results: list[bytes | None] = []
+        with exchange(ProgramInput(files, first, report)) as folders:
+            hashes = [self._run_one(folders, first, report)]
+            for number, wanted in enumerate(further, start=2):
+                results.append(folders.hand_on(ProgramInput(files, wanted), number))
+                hashes.append(self._run_one(folders, wanted, report))
+            model = _model_of(options, hashes)
+            answer = folders.answer()
+            findings = () if answer.findings is None else findings_in(answer.findings, images, model)
+        headers = [file.header for file in files]
+        results.append(answer.result)
+        notices = [mercure.notice(result, headers) for result in results]
+        records = [mercure.record(result) for result in results]
+        return PipelineResult(
+            findings,
+            quality=tuple(QualityNote(NOTICE, f"The program says: {text}") for text in notices if text),
+            timings={"total": time.perf_counter() - began},
+            models=(model,),
+            objects=answer.objects,
+            records=tuple(filter(None, records)),
+        )
+
+    def _run_one(self, folders: Exchange, wanted: ProgramOptions, report: Progress) -> str:
+        """Run one program; returns its SHA-256. Raises ProgramFailed, and what ``report`` raises."""
+        with mercure.persistent(wanted.persistence):
+            prepared, digest = self._prepare(folders, wanted)
             run_program(prepared, report)
-            described = json.dumps(dict(options), sort_keys=True, default=str).encode()
-            options_hash = hashlib.sha256(described).hexdigest()  # in the place of a card's
-            model = ModelRef(str(options["model"]), str(options["version"]), model_hash, options_hash)
-            findings = findings_in(folders.answer(), files, model)
-        return PipelineResult(findings, timings={"total": time.perf_counter() - began}, models=(model,))
+        return digest
+
+    def _chain(self, options: Mapping[str, object]) -> tuple[ProgramOptions, ...]:
+        """The options of each program, one after the other. Raises pydantic.ValidationError."""
+        wanted = self.card.options.of(options)
+        return wanted.chain() if isinstance(wanted, ProgramOptions) else ()
 
     @abstractmethod
-    def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-        """Yield each option that this machine cannot fulfil, with a remedy."""
+    def _lacking(self, wanted: Any) -> Iterator[tuple[str, str]]:
+        """Yield each option that this machine cannot fulfil, with a remedy. Raises ProgramFailed."""
 
     @abstractmethod
-    def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
-        """Return how to run the program, and the SHA-256 of the program."""
+    def _prepare(self, folders: Exchange, wanted: Any) -> tuple[ProgramRun, str]:
+        """Return how to run the program with these options, and the SHA-256 of the program."""
+
+
+def _model_of(options: Mapping[str, object], hashes: Sequence[str]) -> ModelRef:
+    """The model that results name: programs of these SHA-256 with the options of a rule."""
+    described = json.dumps(dict(options), sort_keys=True, default=str).encode()
+    options_hash = hashlib.sha256(described).hexdigest()  # in the place of a card's
+    [digest, *further] = hashes
+    if further:
+        digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return ModelRef(str(options["model"]), str(options["version"]), digest, options_hash)
+
+
+def _lacking_folders(wanted: ProgramOptions) -> Iterator[tuple[str, str]]:
+    """Yield the folder that a program is to keep, if it is not there."""
+    if wanted.persistence and not os.access(wanted.persistence, os.W_OK | os.X_OK):
+        yield "persistence", f"{wanted.persistence} is no folder that the node's user can write"
 
 
 class Command(_Program):
@@ -112,35 +194,73 @@ class Command(_Program):
 
     card = COMMAND
 
-    def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-        """Yield each option of the command that this machine cannot fulfil, with a remedy."""
-        wanted = CommandOptions.of(options)
-        if shutil.which(wanted.command[0], path=os.defpath) is None:
-            yield "command", f"{wanted.command[0]} is no program on this machine"
+    def _lacking(self, wanted: CommandOptions) -> Iterator[tuple[str, str]]:
+        """Yield each option of the command that this machine cannot fulfil, with a remedy. Raises
+        ProgramFailed.
+        """
+        if wanted.package and wanted.layout != "map":
+            yield "package", 'needs layout = "map"'
+        package = Package.of_folder(Path(wanted.package)) if wanted.package else None
+        if package:
+            yield from package.lacking(wanted.memory_mib, in_container=False)
+        words, path = _words(wanted, package), _search_path(wanted, package)
+        if shutil.which(words[0], path=path) is None:
+            yield "command", f"{words[0]} is no program on this machine"
         if not wanted.network and not can_leave_network():
             yield "network", "cannot be taken from a program on this machine: true lets it have it"
 
-    def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
+    def _prepare(self, folders: Exchange, wanted: CommandOptions) -> tuple[ProgramRun, str]:
         """Return how to run the command, and the SHA-256 of its files."""
-        wanted = CommandOptions.of(options)
-        words = wanted.command
-        places = {"{input}": str(folders.input), "{output}": str(folders.output)}
-        digest = hashlib.sha256()
-        for path in map(Path, [shutil.which(words[0], path=os.defpath) or "", *words[1:]]):
-            if path.is_absolute() and path.is_file():
-                with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        package = Package.of_folder(Path(wanted.package)) if wanted.package else None
+        words, path = _words(wanted, package), _search_path(wanted, package)
+        source, target = str(folders.input), str(folders.output)
+        places = {"{input}": source, "{output}": target}
+        own = {"PATH": path, "LANG": "C.UTF-8", "HOME": str(folders.work), "TMPDIR": str(folders.work)}
+        named = package.environment(source, target) if package else {}
+        kept = {mercure.PERSISTENCE: wanted.persistence} if wanted.persistence else {}
         run = ProgramRun(
             command=[_filled(word, places) for word in words],
             folder=str(folders.work),
-            output=str(folders.output),
-            environment=_environment(str(folders.input), str(folders.output))
-            | {"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": str(folders.work), "TMPDIR": str(folders.work)},
-            seconds=wanted.seconds,
+            output=target,
+            environment=own | named | dict(wanted.environment) | _environment(source, target) | kept,
+            seconds=package.seconds(wanted.seconds) if package else wanted.seconds,
             memory_mib=wanted.memory_mib,
+            stack_mib=STACK_MIB if wanted.layout == "map" else 0,
             offline=not wanted.network,
+            needed=[wanted.persistence, wanted.package, *":".join(wanted.environment.values()).split(":")],
         )
-        return run, digest.hexdigest()
+        program = Path(shutil.which(words[0], path=path) or "")
+        return run, _digest([program, *map(Path, words[1:]), *(package.files() if package else ())])
+
+
+def _words(wanted: CommandOptions, package: Package | None) -> Sequence[str]:
+    """The program and its arguments: those of the rule, or of the package."""
+    return wanted.command or (package.command() if package else ())
+
+
+def _search_path(wanted: CommandOptions, package: Package | None) -> str:
+    """The folders in which a program is looked for: those of the rule; without, ``bin`` of the package, in
+    which an environment for it may be, and those of the system.
+    """
+    own = f"{wanted.package}/bin:" if package else ""
+    return wanted.environment.get("PATH", f"{own}{os.defpath}")
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    """SHA-256 of the content of those paths that are whole paths of files."""
+    digest = hashlib.sha256()
+    for path in paths:
+        if path.is_absolute() and path.is_file():
+            found = path.stat()
+            digest.update(_file_digest(path, found.st_size, found.st_mtime_ns, found.st_ino))
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _file_digest(path: Path, *_as_it_is: int) -> bytes:
+    """SHA-256 of a file; the further values change when it does."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 class Container(_Program):
@@ -148,36 +268,61 @@ class Container(_Program):
 
     card = CONTAINER
 
-    def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-        """Yield each option of the container that this machine cannot fulfil, with a remedy."""
-        engine = ContainerOptions.of(options).engine
-        if not container.engine(engine):
-            yield "engine", f"{engine or ' or '.join(container.ENGINES)} is not installed on this machine"
+    def _lacking(self, wanted: ContainerOptions) -> Iterator[tuple[str, str]]:
+        """Yield each option of the container that this machine cannot fulfil, with a remedy. Raises
+        ProgramFailed.
+        """
+        engine = container.engine(wanted.engine)
+        if not engine:
+            missing = wanted.engine or " or ".join(container.ENGINES)
+            yield "engine", f"{missing} is not installed on this machine"
+        elif wanted.layout == "map":
+            package = container.package_of(engine, container.image_id(engine, wanted.image))
+            yield from package.lacking(wanted.memory_mib, in_container=True)
 
-    def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
+    def _prepare(self, folders: Exchange, wanted: ContainerOptions) -> tuple[ProgramRun, str]:
         """Return how to run the container, and the id of its image."""
-        wanted = ContainerOptions.of(options)
         engine = container.engine(wanted.engine)
         image_id = container.image_id(engine, wanted.image)
+        package = container.package_of(engine, image_id) if wanted.layout == "map" else None
+        places = _places(wanted, package)
+        source, target, kept = places["{input}"], places["{output}"], places["{persistence}"]
+        named = package.environment(source, target) if package else {}
+        mounts = {source: folders.input, target: folders.output}
+        environment = named | dict(wanted.environment) | _environment(source, target)
+        if wanted.persistence:
+            mounts[kept] = Path(wanted.persistence)
+            environment[mercure.PERSISTENCE] = kept
+        words = [_filled(word, places) for word in wanted.command or (package.command() if package else ())]
+        entry = words.pop(0) if package else ""  # in place of /var/holoscan/tools
         name = f"ai-pipeline-{folders.name}"
-        words = container.command_line(
-            engine,
-            image_id,
-            [_filled(word, container.PLACES) for word in wanted.command],
-            name=name,
-            folders=(folders.input, folders.output),
-            environment=_environment(*container.PLACES.values()),
-            memory_mib=wanted.memory_mib,
+        run = container.ContainerRun(
+            name,
+            mounts,
+            source,
+            environment,
+            wanted.memory_mib,
+            stack_mib=STACK_MIB if wanted.layout == "map" else 0,
+            entrypoint=entry,
         )
-        run = ProgramRun(
-            command=words,
+        prepared = ProgramRun(
+            command=container.command_line(engine, image_id, words, run),
             folder=str(folders.work),
             output=str(folders.output),
             environment={key: os.environ[key] for key in container.ENVIRONMENT if key in os.environ},
-            seconds=wanted.seconds,
+            seconds=package.seconds(wanted.seconds) if package else wanted.seconds,
             cleanup=[engine, "rm", "--force", name],
         )
-        return run, image_id.removeprefix("sha256:")
+        return prepared, image_id.removeprefix("sha256:")
+
+
+def _places(wanted: ContainerOptions, package: Package | None) -> dict[str, str]:
+    """The folders inside a container, by placeholder."""
+    if package:
+        application = package.application
+        own = {"input": application.input, "output": application.output}
+        return container.PLACES | {f"{{{key}}}": application.folder(one) for key, one in own.items()}
+    return mercure.FOLDERS if wanted.layout == "mercure" else container.PLACES
 
 
 def _filled(word: str, places: Mapping[str, str]) -> str:

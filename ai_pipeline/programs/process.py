@@ -12,14 +12,13 @@ import fcntl
 import json
 import os
 import secrets
-import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -27,6 +26,8 @@ from pathlib import Path
 
 from ai_pipeline.contract import Progress
 from ai_pipeline.errors import ProgramFailed, ProgramStopped
+from ai_pipeline.programs.layout import ProgramInput, make_read_only
+from ai_pipeline.programs.output import ProgramOutput, hand_on, read_output
 from ai_pipeline.programs.supervisor import descendants
 
 _STEP_SECONDS = 0.2  # how often progress is reported, by which a job is cancelled
@@ -45,8 +46,10 @@ _LIMITS = {
 class ProgramRun:
     """How to run a program. ``folder``: its working directory; ``output``: the folder that it may write.
 
-    ``memory_mib``: limit for all its processes together, 0 for none. ``cleanup``: command to run if the
-    program had to be killed. ``offline``: the program must not start if it cannot be cut off the network.
+    ``memory_mib``: limit for all its processes together, 0 for none; ``stack_mib``: stack of each of its
+    threads, 0 for the usual one. ``offline``: the program must not start if it cannot be cut off the network.
+    ``needed``: files and folders besides those that it must find even where they are temporary. ``cleanup``:
+    command to run if the program had to be killed.
     """
 
     command: list[str]
@@ -55,7 +58,9 @@ class ProgramRun:
     environment: dict[str, str]
     seconds: float
     memory_mib: int = 0
+    stack_mib: int = 0
     offline: bool = False
+    needed: list[str] = field(default_factory=list)
     cleanup: list[str] = field(default_factory=list)
 
 
@@ -63,6 +68,18 @@ def run_program(run: ProgramRun, report: Progress) -> None:
     """Run the program and return when it has succeeded; no process of it is left, also after an error.
 
     Raises ProgramFailed, ProgramStopped when it exceeded a limit, and any error that ``report`` raises.
+    """
+    with Printed() as printed:
+        try:
+            _run_supervised(run, report, printed)
+        except ProgramFailed as error:
+            error.printed = printed.text()
+            raise
+
+
+def _run_supervised(run: ProgramRun, report: Progress, printed: "Printed") -> None:
+    """Run the program under its supervisor; ``printed`` takes what it prints. Raises as
+    :func:`run_program`.
     """
     # -I: modules come neither from the working folder, nor PYTHONPATH, nor the user's own packages.
     supervisor = [sys.executable, "-I", "-m", "ai_pipeline.programs.supervisor"]
@@ -75,11 +92,13 @@ def run_program(run: ProgramRun, report: Progress) -> None:
         cwd=run.folder,
         env={"PATH": os.defpath},
         start_new_session=True,
+        pass_fds=[printed.end],
     ) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(asdict(run)).encode() + b"\n")
+                described = asdict(run) | {"printed": printed.end}
+                process.stdin.write(json.dumps(described).encode() + b"\n")
                 process.stdin.flush()
             while _goes_on(process) and time.monotonic() - began < run.seconds + _END_SECONDS:
                 report(min(0.99, (time.monotonic() - began) / run.seconds), "the program runs")
@@ -93,6 +112,47 @@ def run_program(run: ProgramRun, report: Progress) -> None:
         os.set_blocking(process.stdout.fileno(), False)  # what is left of a program may keep it open
         answer = process.stdout.read() or b""
     _judge(run, answer)
+
+
+class Printed:
+    """A context manager that takes what a program prints, and keeps the end of it in memory. ``end``:
+    descriptor for its standard output.
+    """
+
+    _MOST = 16_384  # bytes that are kept
+
+    def __init__(self) -> None:
+        """Open the pipe and read from it until its last writer has gone."""
+        self._reads, self.end = os.pipe()
+        self._tail = b""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> "Printed":
+        """Return this object."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Close our end; what is left of a program may keep the other one open."""
+        self._close()
+
+    def text(self) -> str:
+        """The last that was printed, after the program has ended; bytes that are no UTF-8 as "�"."""
+        self._close()
+        self._reader.join(1.0)
+        return self._tail.decode("utf-8", "replace")
+
+    def _close(self) -> None:
+        """Close the end to which programs write, once."""
+        if self.end >= 0:
+            os.close(self.end)
+            self.end = -1
+
+    def _read(self) -> None:
+        """Read until the last writer has gone."""
+        with open(self._reads, "rb", buffering=0) as reads:  # noqa: PTH123  (a descriptor)
+            while some := reads.read(65_536):
+                self._tail = (self._tail + some)[-self._MOST :]
 
 
 def _goes_on(process: subprocess.Popen[bytes]) -> bool:
@@ -155,18 +215,14 @@ def _judge(run: ProgramRun, answer: bytes) -> None:
         raise ProgramFailed(f"the program ended with {ended}")
 
 
-ANSWER = "findings.json"
-LARGEST_ANSWER = 1 << 20
-"""Bytes of ``findings.json``."""
 _PREFIX, _LOCK = "ai-pipeline-images-", "lock"
 _YOUNG_SECONDS = 60.0
 """Age from which a folder whose lock is free is abandoned (seconds)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Exchange:
-    """The temporary folders through which a program gets images and returns results. ``input``: ``1.dcm``,
-    ``2.dcm`` … in the order of the images; no path holds a patient's name or a UID. ``work``: its working
+    """The temporary folders through which a program gets images and returns results. ``work``: its working
     folder.
     """
 
@@ -177,28 +233,39 @@ class Exchange:
     _output: int
     """Descriptor of ``output``: a program may put another folder under its name."""
 
-    def answer(self) -> bytes:
-        """The bytes of ``findings.json``. Raises ProgramFailed unless it is a file of acceptable size."""
-        try:
-            # O_NONBLOCK: opening a pipe of that name would block.
-            file = os.open(ANSWER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._output)
-        except OSError as error:
-            raise ProgramFailed(f"the program left no {ANSWER} that can be read") from error
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-            os.close(file)
-            raise ProgramFailed(f"the program's {ANSWER} is no file")
-        with open(file, "rb") as opened:  # noqa: PTH123  (a descriptor)
-            data = opened.read(LARGEST_ANSWER + 1)
-        if len(data) > LARGEST_ANSWER:
-            raise ProgramFailed(f"the program's {ANSWER} is larger than {LARGEST_ANSWER >> 10} KiB")
-        return data
+    def answer(self) -> ProgramOutput:
+        """What the program left in ``output``. Raises ProgramFailed."""
+        return read_output(self._output)
+
+    def hand_on(self, given: ProgramInput, number: int) -> bytes | None:
+        """Make what the program left the input of the next one, the program ``number`` of the rule, whose
+        output folder is new; returns the bytes of ``result.json``, None without one. Raises ProgramFailed,
+        OSError.
+        """
+        source, target = (self.work.parent / f"{name}{number}" for name in ("input", "output"))
+        for path in (source, target):
+            path.mkdir(mode=0o700)
+        result = hand_on(self._output, source)
+        given.write_task(source)
+        make_read_only(source)
+        os.close(self._output)
+        self.input, self.output, self._output = source, target, _opened(target)
+        return result
+
+    def close(self) -> None:
+        """Close the descriptor of ``output``."""
+        os.close(self._output)
+
+
+def _opened(folder: Path) -> int:
+    """The descriptor of a folder of ours."""
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
 
 
 @contextmanager
-def exchange(images: Sequence[Path]) -> Iterator[Exchange]:
+def exchange(given: ProgramInput) -> Iterator[Exchange]:
     """A context manager that copies the images into new folders, and deletes these at the end. Raises
-    OSError.
+    PixelError, ProgramFailed and OSError.
     """
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # for this user alone
     with (folder / _LOCK).open("w") as lock:
@@ -208,16 +275,11 @@ def exchange(images: Sequence[Path]) -> Iterator[Exchange]:
             for path in made:
                 path.mkdir(mode=0o700)
             source, target, work = made
-            for number, image in enumerate(images, start=1):
-                copy = source / f"{number}.dcm"
-                shutil.copyfile(image, copy)
-                copy.chmod(0o400)
-            source.chmod(0o500)
-            opened = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                yield Exchange(secrets.token_hex(8), source, target, work, opened)
-            finally:
-                os.close(opened)
+            given.write(source)
+            with contextlib.closing(
+                Exchange(secrets.token_hex(8), source, target, work, _opened(target))
+            ) as folders:
+                yield folders
         finally:
             _remove(folder)
 

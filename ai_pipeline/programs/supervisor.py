@@ -7,8 +7,8 @@ Landlock keeps the program's signals among its own processes. Without both, the 
 (:mod:`ai_pipeline.programs.process`).
 
 Standard input brings the run as one line of JSON and stays open while the caller waits; when it closes, the
-program is ended. Standard output says how it ended: an exit status, or the word for a limit. The output of
-the program is thrown away: it may name the patient.
+program is ended. Standard output says how it ended: an exit status, or the word for a limit. What the program
+prints goes to the descriptor that the run names, never to ours: it may name the patient.
 """
 
 import contextlib
@@ -106,10 +106,10 @@ def _run_first(run: Mapping[str, Any], report_to: int, *, keep_signals: bool) ->
             cwd=run["folder"],
             env=run["environment"],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=run["printed"],
+            stderr=run["printed"],
             start_new_session=True,
-            preexec_fn=lambda: _limit(run["memory_mib"], keep_signals=keep_signals),  # noqa: PLW1509  (there is one thread)
+            preexec_fn=lambda: _limit(run, keep_signals=keep_signals),  # noqa: PLW1509  (there is one thread)
         )
         while (ended := _reaped(program.pid, 0)) is None:
             pass
@@ -128,7 +128,8 @@ def _leave_mounts(run: Mapping[str, Any]) -> None:
     ):
         libc.mount(b"proc", b"/proc", b"proc", 0, None)
         if run["memory_mib"]:
-            mount_own(run["memory_mib"], (sys.prefix, run["folder"], run["output"], *run["command"]))
+            needed = (sys.prefix, run["folder"], run["output"], *run["command"], *run["needed"])
+            mount_own(run["memory_mib"], needed)
         # What root starts has this capability again, by which it would unmount what counts.
         libc.prctl(_PR_CAPBSET_DROP, _CAP_SYS_ADMIN, 0, 0, 0)
 
@@ -144,12 +145,17 @@ def _leave(namespace: int) -> bool:
     return bool(libc.unshare(namespace) == 0 or libc.unshare(_NEW_USER | namespace) == 0)
 
 
-def _limit(memory_mib: int, *, keep_signals: bool) -> None:
+def _limit(run: Mapping[str, Any], *, keep_signals: bool) -> None:
     """Set limits in the program's own process before it starts; all its processes inherit them."""
     if keep_signals:
         keep_signals_inside()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    memory = {resource.RLIMIT_DATA: memory_mib << 20} if memory_mib else {}
+    memory = {resource.RLIMIT_DATA: run["memory_mib"] << 20} if run["memory_mib"] else {}
+    if run["stack_mib"]:
+        _, most = resource.getrlimit(resource.RLIMIT_STACK)
+        wanted = run["stack_mib"] << 20
+        stack = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        resource.setrlimit(resource.RLIMIT_STACK, (stack, most))
     lower({resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: MOST_WRITTEN, **memory})
 
 

@@ -1,9 +1,13 @@
 """The application: ``/clean``, STOW-RS at ``/studies``, Karnak's contract, health and metrics."""
 
+import asyncio
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import IO, Annotated, Any, Protocol
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
@@ -14,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from ai_pipeline.burnin.find.annotation import CleaningPolicy, InDoubt
 from ai_pipeline.serve.guard import Guard, Metrics
@@ -43,8 +48,10 @@ PictureModality = Annotated[str, Query(pattern="^[A-Z]{2,8}$", description="Of a
 class Cleans(Protocol):
     """What carries tasks out: :class:`.processes.CleaningProcesses`."""
 
-    def answer(self, task: Task, source: int, target: int) -> Answer:
-        """Carry out a task on the open file ``source``; what is cleaned goes to ``target``."""
+    def answer(self, task: Task, source: int, target: int, waits: Callable[[], bool]) -> Answer:
+        """Carry out a task on the open file ``source``, while the caller ``waits``; what is cleaned goes to
+        ``target``.
+        """
         ...
 
 
@@ -59,6 +66,7 @@ def create_app(settings: ServeSettings, cleaning: Cleans) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         exception_handlers={
+            404: _answer_no_path,
             RequestValidationError: _answer_invalid,
             ClientDisconnect: _answer_nobody,
             Unreadable: _answer_unreadable,
@@ -109,11 +117,16 @@ async def clean(
         async for piece in request.stream():
             body.write(piece)
         task = Task(modality=modality, policy=policy, in_doubt=in_doubt)
-        answer, cleaned = await run_in_threadpool(_carry_out, request, task, body)
+        async with _waiting(request) as waits:
+            answer, cleaned = await run_in_threadpool(_carry_out, request, task, body, waits)
     if cleaned is None:
         return _refused(answer)
-    if accepted & _FILES and not accepted & _RELATED:
-        return StreamingResponse(blocks(cleaned), media_type=answer.media_type)
+    if not accepted & _RELATED:
+        kind = answer.media_type
+        if not accepted & {kind, f"{kind.partition('/')[0]}/*"}:
+            cleaned.close()
+            raise HTTPException(406, f"this file is handed back as {kind}: name that in Accept")
+        return _Streamed(blocks(cleaned), cleaned, 200, answer.media_type)
     related = RelatedAnswer()
     await run_in_threadpool(related.add, cleaned, answer.media_type)
     return _related(related, answer.as_json())
@@ -143,7 +156,8 @@ async def store(request: Request, policy: CleaningPolicy = CleaningPolicy.CLINIC
         related = RelatedAnswer()
         objects = objects_of(body, boundary)
         try:
-            answers = await run_in_threadpool(_clean_each, request, policy, objects, related)
+            async with _waiting(request) as waits:
+                answers = await run_in_threadpool(_clean_each, request, policy, objects, related, waits)
         except Unreadable:
             related.close()
             raise
@@ -156,8 +170,32 @@ async def store(request: Request, policy: CleaningPolicy = CleaningPolicy.CLINIC
     return _related(related, {"objects": reports}, 200 if ends == {Outcome.CLEANED} else 202)
 
 
+@asynccontextmanager
+async def _waiting(request: Request) -> AsyncIterator[Callable[[], bool]]:
+    """Yield a function that says whether the caller is still there and its time (``study_seconds``) is not
+    over; for any thread. The body must have been read.
+    """
+    gone = threading.Event()
+    due = time.monotonic() + request.app.state.settings.study_seconds
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield lambda: not gone.is_set() and time.monotonic() < due
+    finally:
+        watching.cancel()
+
+
 def _clean_each(
-    request: Request, policy: CleaningPolicy, objects: Iterator[IO[bytes]], related: RelatedAnswer
+    request: Request,
+    policy: CleaningPolicy,
+    objects: Iterator[IO[bytes]],
+    related: RelatedAnswer,
+    waits: Callable[[], bool],
 ) -> list[Answer]:
     """Clean one object after the other and add it to ``related``. Raises Unreadable."""
     answers: list[Answer] = []
@@ -167,7 +205,7 @@ def _clean_each(
             if related.size > most << 20:
                 answers.append(Answer(Outcome.TOO_LARGE, f"the cleaned objects have more than {most} MiB"))
                 continue
-            answer, cleaned = _carry_out(request, Task(policy=policy), received)
+            answer, cleaned = _carry_out(request, Task(policy=policy), received, waits)
             if cleaned is not None and answer.media_type != DICOM:
                 cleaned.close()
                 answer, cleaned = Answer(Outcome.UNSUPPORTED, "not DICOM (Part 10)"), None
@@ -254,7 +292,8 @@ async def _looked_at(request: Request) -> tuple[dict[str, str], Answer]:
         task = Task("masks", in_doubt=InDoubt.BOX, form=form)
         if len(task.packed()) > MOST_BYTES:
             raise HTTPException(413, f"the fields of the form have more than {MOST_BYTES} bytes")
-        answer, _ = await run_in_threadpool(_carry_out, request, task, image.file)
+        async with _waiting(request) as waits:
+            answer, _ = await run_in_threadpool(_carry_out, request, task, image.file, waits)
     if answer.outcome is not Outcome.CLEANED:
         raise HTTPException(STATUSES[answer.outcome], answer.reason)
     return form, answer
@@ -277,7 +316,9 @@ def _check_sensitive(text: str) -> None:
         raise HTTPException(400, "sensitive_data_list must be a JSON object.")
 
 
-def _carry_out(request: Request, task: Task, received: IO[bytes]) -> tuple[Answer, IO[bytes] | None]:
+def _carry_out(
+    request: Request, task: Task, received: IO[bytes], waits: Callable[[], bool]
+) -> tuple[Answer, IO[bytes] | None]:
     """Have a task carried out; returns the answer, and the cleaned file if there is one. Whatever was written
     for another outcome than ``cleaned`` is dropped.
     """
@@ -287,7 +328,7 @@ def _carry_out(request: Request, task: Task, received: IO[bytes]) -> tuple[Answe
     cleaned: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (it outlives this function)
     is_handed_back = False
     try:
-        answer = state.cleaning.answer(task, received.fileno(), cleaned.fileno())
+        answer = state.cleaning.answer(task, received.fileno(), cleaned.fileno(), waits)
         state.metrics.objects.labels(answer.outcome.value).inc()
         is_handed_back = answer.outcome is Outcome.CLEANED and bool(answer.media_type)
     finally:
@@ -304,7 +345,24 @@ def _refused(answer: Answer) -> Response:
 def _related(related: RelatedAnswer, report: Any, status: int = 200) -> Response:
     """An answer with a report and the cleaned files."""
     kind = f'multipart/related; type="application/json"; boundary="{related.boundary}"'
-    return StreamingResponse(related.chunks(report), status, media_type=kind)
+    return _Streamed(related.chunks(report), related, status, kind)
+
+
+class _Streamed(StreamingResponse):
+    """An answer of a file, which is closed also if the caller does not take it."""
+
+    def __init__(
+        self, content: Iterator[bytes], file: IO[bytes] | RelatedAnswer, status: int, media_type: str
+    ) -> None:
+        super().__init__(content, status, media_type=media_type)
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._file.close()
 
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:
@@ -319,6 +377,11 @@ async def _answer_invalid(request: Request, error: Exception) -> Response:
 async def _answer_unreadable(_request: Request, error: Exception) -> Response:
     """Answer a request whose parts cannot be read."""
     return JSONResponse({"detail": str(error)}, 400)
+
+
+async def _answer_no_path(_request: Request, _error: Exception) -> JSONResponse:
+    """Answer who opens the address in a browser, or mistypes a path."""
+    return JSONResponse({"detail": "there is no such path: /openapi.json describes all"}, 404)
 
 
 async def _answer_nobody(_request: Request, _error: Exception) -> Response:

@@ -8,7 +8,6 @@ attributes that the standard does not know. The header is not de-identified.
 import hashlib
 import re
 import uuid
-from importlib.metadata import version
 from tempfile import TemporaryFile
 from typing import IO, BinaryIO
 
@@ -23,6 +22,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 from ai_pipeline.burnin.card import CARD
 from ai_pipeline.burnin.cleaning import CleaningResult
 from ai_pipeline.contract import ModelRef
+from ai_pipeline.distribution import version
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import DicomImage
 from ai_pipeline.images.numbers import value_of
@@ -157,7 +157,7 @@ def _describe_cleaning(image: DicomImage, result: CleaningResult) -> None:
     equipment.PurposeOfReferenceCodeSequence = [_code("109103", "Modifying Equipment")]
     equipment.Manufacturer = "DICOM AI Node project"
     equipment.ManufacturerModelName = "ai-pipeline"
-    equipment.SoftwareVersions = version("dicom-ai-node")
+    equipment.SoftwareVersions = version()
     earlier = value_of(dataset, "ContributingEquipmentSequence")
     dataset.ContributingEquipmentSequence = [*(earlier if isinstance(earlier, Sequence) else ()), equipment]
 

@@ -5,7 +5,7 @@ import hmac
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.exceptions import HTTPException
@@ -17,7 +17,11 @@ from ai_pipeline.serve.settings import ServeSettings
 
 _LOGGER = logging.getLogger(__name__)
 HEAD_SECONDS = 10.0
-"""In which the head of a request must come."""
+"""In which a TLS handshake must end, and the head of a request must come."""
+CLOSE_SECONDS = 60.0
+"""In which the last bytes of an answer, 1 MiB at most, must be taken."""
+MOST_IDLE = 256
+"""Connections without a request."""
 _NO_TOKEN = "this needs a token: Authorization: Bearer …"
 PATHS: Final = (
     "/clean",
@@ -70,14 +74,15 @@ class Guard:
         if scope["type"] != "http":
             return
         path = scope["path"] if scope["path"] in PATHS else "other"
-        began, status = time.perf_counter(), 0
+        began, status, due = time.perf_counter(), 0, 0.0
 
         async def answer(message: Message) -> None:
-            """Send a part of the answer, which must be taken in time."""
-            nonlocal status
+            """Send a part of the answer, which must be taken as a whole in time."""
+            nonlocal status, due
             if message["type"] == "http.response.start":
                 status = message["status"]
-            async with asyncio.timeout(self.settings.seconds):
+                due = asyncio.get_running_loop().time() + self.settings.seconds
+            async with asyncio.timeout_at(due):
                 await send(message)
 
         self.begun += 1
@@ -152,19 +157,31 @@ class Guard:
 
 
 class TimedProtocol(H11Protocol):
-    """An HTTP connection (uvicorn's H11Protocol) that is cut if no whole head of a request comes in time."""
+    """An HTTP connection (uvicorn's H11Protocol) that does not last without end.
+
+    It is cut if no whole head of a request comes in time, if its last bytes are not taken, and, while it has
+    no request, if it is the oldest of more than MOST_IDLE.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin a connection, and the time for its request."""
         super().connection_made(transport)
-        self._head = self.loop.call_later(HEAD_SECONDS, self._cut)
+        self._began, self._was_closing = self.loop.time(), False
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._cut_if_late)
+        protocols = cast("set[TimedProtocol]", self.connections)
+        idle = [other for other in protocols if other.cycle is None and not other.transport.is_closing()]
+        if len(idle) > MOST_IDLE:  # who comes with a request is served, however many come without
+            min(idle, key=lambda other: other._began).transport.abort()
 
-    def _cut(self) -> None:
-        """Cut the connection, unless its request has begun."""
-        if self.cycle is None:
-            self.transport.close()
+    def _cut_if_late(self) -> None:
+        """Cut the connection if it has no request, or was closing when it was last looked at."""
+        if self.cycle is None or self._was_closing:
+            self.transport.abort()
+            return
+        self._was_closing = self.transport.is_closing()
+        self._timer = self.loop.call_later(CLOSE_SECONDS, self._cut_if_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End a connection and its timer."""
-        self._head.cancel()
+        self._timer.cancel()
         super().connection_lost(exc)

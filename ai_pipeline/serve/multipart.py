@@ -9,7 +9,7 @@ from typing import IO, Any
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 MOST_PARTS = 200
-"""Objects of one request: each is an open file while it waits."""
+"""Objects of one request."""
 _HEADERS, _HEADER_BYTES = 20, 4096
 _BLOCK = 2**20
 
@@ -72,7 +72,8 @@ class _Parts:
         self.count += 1
         if self.count > MOST_PARTS:
             raise Unreadable(f"a request has at most {MOST_PARTS} objects: send several")
-        self.begun.append(tempfile.TemporaryFile())  # noqa: SIM115  (who gets it closes it)
+        # Parts that end within one block wait in memory: no request has more than two of its parts open.
+        self.begun.append(tempfile.SpooledTemporaryFile(_BLOCK))  # noqa: SIM115  (who gets it closes it)
 
     def _write(self, data: bytes, start: int, end: int) -> None:
         """Add to the part (called by the parser)."""

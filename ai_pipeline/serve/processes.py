@@ -8,13 +8,17 @@ import queue
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 
 from ai_pipeline.errors import PipelineError
 from ai_pipeline.serve.settings import PREFIX, ServeSettings
 from ai_pipeline.serve.tasks import MOST_BYTES, Answer, Outcome, Task
 
 _START_SECONDS = 180.0
+_LOOK_SECONDS = 0.5
+"""How often who waits for a process looks whether its caller still waits."""
 COMMAND = ("-m", "ai_pipeline.serve.worker")
 
 
@@ -53,7 +57,7 @@ class CleaningProcess:
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # a library's warning may quote a header
-                env={"OMP_NUM_THREADS": "1", **environment},
+                env={"OMP_NUM_THREADS": "1", **environment, "TMPDIR": tempfile.gettempdir()},
                 start_new_session=True,
             )
         control.settimeout(_START_SECONDS)
@@ -85,8 +89,8 @@ class CleaningProcess:
             return Answer(Outcome.LATE, f"to clean it takes longer than {seconds:g} s")
         except CannotStart as error:
             return Answer(Outcome.FAILED, str(error))
-        except OSError:
-            pass  # it is gone
+        except (OSError, ValueError, TypeError):
+            pass  # it is gone, or talks nonsense
         self.end()
         return Answer(Outcome.FAILED, "the process that cleans ended: it was killed, or lacks memory")
 
@@ -118,12 +122,21 @@ class CleaningProcesses:
             process.start()
         return self.all[0].lacks
 
-    def answer(self, task: Task, source: int, target: int) -> Answer:
-        """Have a task carried out by the next free process; parameters as in CleaningProcess.answer."""
-        try:
-            process = self._free.get(timeout=self._seconds)
-        except queue.Empty:
-            return Answer(Outcome.LATE, f"no process was free for {self._seconds:g} s: try again later")
+    def answer(self, task: Task, source: int, target: int, waits: Callable[[], bool]) -> Answer:
+        """Have a task carried out by the next free process, unless the caller has stopped to wait (``waits``
+        is asked now and then); other parameters as in CleaningProcess.answer.
+        """
+        due = time.monotonic() + self._seconds
+        while True:
+            if not waits():
+                return Answer(Outcome.LATE, "the time of this request is over, or its caller is gone")
+            try:
+                process = self._free.get(timeout=min(_LOOK_SECONDS, max(0.0, due - time.monotonic())))
+                break
+            except queue.Empty:
+                if time.monotonic() >= due:
+                    text = f"no process was free for {self._seconds:g} s: try again later"
+                    return Answer(Outcome.LATE, text)
         try:
             return process.answer(task, source, target, self._seconds)
         finally:

@@ -1,17 +1,21 @@
 """Run the service: start the cleaning processes, then listen."""
 
+import asyncio
 import logging
+import resource
+import socket
+import tempfile
+from functools import partial
 
 import uvicorn
 
+from ai_pipeline.serve import guard
 from ai_pipeline.serve.app import Cleans, create_app
 from ai_pipeline.serve.guard import TimedProtocol
 from ai_pipeline.serve.processes import CleaningProcesses
 from ai_pipeline.serve.settings import ServeSettings
 
 _LOGGER = logging.getLogger(__name__)
-_CONNECTIONS = 64
-"""Connections at the same time, beyond those of requests under way."""
 _GRACE_SECONDS = 5
 _HEADERS = [
     ("Connection", "close"),  # so that each connection has one head, which is timed
@@ -26,16 +30,36 @@ def serve(settings: ServeSettings) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("python_multipart").setLevel(logging.WARNING)  # it logs the names of files
-    cleaning = CleaningProcesses(settings)
-    try:
-        if lacks := cleaning.start():
-            _LOGGER.warning("this machine cannot take from cleaning processes: %s", lacks)
-        server = server_of(settings, cleaning)
-        scheme = "https" if settings.certificate else "http"
-        _LOGGER.info("serving at %s://%s:%d, not for diagnostic use", scheme, settings.host, settings.port)
-        server.run()
-    finally:
-        cleaning.close()
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    # Cleaning processes may open files of this folder only, not others' temporary ones.
+    with tempfile.TemporaryDirectory(prefix="ai-pipeline-serve-") as folder:
+        tempfile.tempdir = folder
+        cleaning = CleaningProcesses(settings)
+        try:
+            if lacks := cleaning.start():
+                _LOGGER.warning("this machine cannot take from cleaning processes: %s", lacks)
+            server = server_of(settings, cleaning)
+            scheme = "https" if settings.certificate else "http"
+            _LOGGER.info(
+                "serving at %s://%s:%d, not for diagnostic use", scheme, settings.host, settings.port
+            )
+            server.run()
+        finally:
+            cleaning.close()
+            tempfile.tempdir = None
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, for which TLS handshakes end in time, too."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        if self.config.is_ssl:
+            loop = asyncio.get_running_loop()
+            begin = partial(loop.create_server, ssl_handshake_timeout=guard.HEAD_SECONDS)
+            loop.create_server = begin  # type: ignore[method-assign]
+        await super().startup(sockets)
 
 
 def server_of(settings: ServeSettings, cleaning: Cleans) -> uvicorn.Server:
@@ -46,6 +70,7 @@ def server_of(settings: ServeSettings, cleaning: Cleans) -> uvicorn.Server:
         port=settings.port,
         ssl_certfile=settings.certificate,
         ssl_keyfile=settings.private_key,
+        loop="asyncio",
         http=TimedProtocol,
         ws="none",
         lifespan="off",
@@ -54,7 +79,6 @@ def server_of(settings: ServeSettings, cleaning: Cleans) -> uvicorn.Server:
         server_header=False,
         proxy_headers=False,
         headers=_HEADERS,
-        limit_concurrency=settings.requests + _CONNECTIONS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    return uvicorn.Server(config)
+    return _Server(config)

@@ -44,7 +44,11 @@ class ServeSettings(BaseModel):
     decoded_mib: int = Field(2048, ge=1, le=65_536)
     """All frames of an image, decoded, and all cleaned objects of a request (MiB)."""
     seconds: float = Field(300, gt=0, le=3600)
-    """In which a body must come, a free process must be found, and an object must be cleaned."""
+    """In which a body must come, a free process must be found, an object must be cleaned, and an answer must
+    be taken.
+    """
+    study_seconds: float = Field(1800, gt=0, le=86_400)
+    """In which all objects of a request must be cleaned; none is begun later."""
     requests: int = Field(8, ge=1, le=1000)
     """Requests at once; further ones are answered 429."""
     processes: int = Field(1, ge=1, le=256)

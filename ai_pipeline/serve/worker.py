@@ -10,7 +10,6 @@ import os
 import resource
 import select
 import socket
-import sys
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -20,7 +19,8 @@ from typing import Any, BinaryIO
 from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.devices.rules import device_rules
 from ai_pipeline.burnin.tools import Tools, shared_tools
-from ai_pipeline.confinement import landlock, lower, seccomp
+from ai_pipeline.confinement import lower
+from ai_pipeline.confinement.libraries import keep_libraries
 from ai_pipeline.contract import SourceImage
 from ai_pipeline.errors import (
     CleaningFailed,
@@ -38,7 +38,6 @@ from ai_pipeline.serve.report import MOST_PLACES, report_of
 from ai_pipeline.serve.tasks import DICOM, MOST_BYTES, PNG, Answer, Outcome, Task
 
 PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
-_SYSTEM = ("/usr", "/lib", "/lib64", "/etc", "/dev/urandom", "/sys/devices/system/cpu")
 
 
 def main() -> None:
@@ -71,8 +70,16 @@ def _answer_next(control: socket.socket, tools: Tools, limits: ImageLimits) -> b
         return False
     with os.fdopen(files[0], "rb") as source, os.fdopen(files[1], "wb") as target:
         answer = answered(Task.of(message), source, target, tools, limits)
-    control.send(answer.packed())
+    control.send(message_of(answer))
     return True
+
+
+def message_of(answer: Answer) -> bytes:
+    """The answer as one message; one that is too long becomes a refusal."""
+    message = answer.packed()
+    if len(message) <= MOST_BYTES:
+        return message
+    return Answer(Outcome.FAILED, f"its report would have more than {MOST_BYTES} bytes").packed()
 
 
 def answered(task: Task, source: BinaryIO, target: BinaryIO, tools: Tools, limits: ImageLimits) -> Answer:
@@ -145,15 +152,10 @@ def _end_with(control: socket.socket) -> None:
 
 
 def _confine(*folders: Path) -> str:
-    """Give up the network, other programs, and all files but those that libraries and models are in and
-    temporary ones; returns what this machine cannot take away, "" for nothing.
+    """Give up all but libraries, ``folders`` (models) and temporary files; returns what this machine cannot
+    take away, "" for nothing.
     """
-    package = Path(__file__).parents[1]
-    reads = [*map(Path, _SYSTEM), Path(sys.prefix), Path(sys.base_prefix), package, *folders]
-    files = landlock.allow_only(reads, [Path(tempfile.gettempdir())])
-    calls = seccomp.give_up()
-    lacks = ((files, "files (Landlock)"), (calls, "system calls (seccomp)"))
-    return ", ".join(what for is_taken, what in lacks if not is_taken)
+    return keep_libraries(folders, [Path(tempfile.gettempdir())])
 
 
 if __name__ == "__main__":

@@ -249,7 +249,7 @@ def write_finder_card(
     about = {
         "task": "segmentation of burned-in annotation in ultrasound pictures, by kind of mark",
         "architecture": "marks-unet",
-        "licence": "AGPL-3.0-or-later; trained from scratch",
+        "licence": "Apache-2.0; trained from scratch",
         "intended_use": (
             "To find text and drawn marks that are to be removed, together with a text detector and what "
             "DICOM says. Not a proof that nothing is left: that is read off the cleaned picture."

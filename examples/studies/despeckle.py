@@ -472,7 +472,7 @@ def write_card(folder: Path, card_id: str, strength: float, training: Mapping[st
     about = {
         "task": "less speckle in ultrasound pictures",
         "architecture": card_id.removeprefix("ultrasound-despeckle-"),
-        "licence": "AGPL-3.0-or-later; trained from scratch",
+        "licence": "Apache-2.0; trained from scratch",
         "intended_use": USE if card_id == MODEL else COMPARISON,
         "limits": [
             "Taught by the fetal frames of one hospital with speckle put on them: no picture without speckle "

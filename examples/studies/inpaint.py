@@ -364,9 +364,7 @@ def write_filler_card(
     about = {
         "task": "filling of masked pixels in ultrasound pictures",
         "architecture": f"{architecture}: {TITLES[architecture]}",
-        "licence": (
-            "AGPL-3.0-or-later; trained from scratch against features of EfficientNet-Lite0 (Apache-2.0)"
-        ),
+        "licence": ("Apache-2.0; trained from scratch against features of EfficientNet-Lite0 (Apache-2.0)"),
         "intended_use": "To fill the pixels of removed annotation. What it fills in was never measured.",
         "limits": ["Filled pixels are invented. Not for measurement and not for diagnosis."],
     }

@@ -13,6 +13,7 @@ cleaned twice.
 """
 
 import argparse
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -113,7 +114,9 @@ def _learnt(folder: Path, seed: int, patients: int) -> str:
             print(choice, [offer.text for offer in offers if offer.choice is choice])
         # A person ticks what is asked about and is a setting: all of it, or a name was offered.
         asked = {offer.text for offer in offers if offer.choice is Choice.ASK}
-        if wrong := asked - {part for forms in FIELDS.values() for form in forms for part in form.split("|")}:
+        settings = {part for forms in FIELDS.values() for form in forms for part in form.split("|")}
+        # As they are offered: without blanks, "#" for a number.
+        if wrong := asked - {re.sub(r"{[^}]*}", "#", part).replace(" ", "") for part in settings}:
             raise SystemExit(f"offered though it is no setting: {wrong}")
         proposed = {offer.text for offer in offers if offer.choice is Choice.STAYS}
         rules.append(screen_rule(device, offers, proposed | asked))

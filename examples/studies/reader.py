@@ -133,7 +133,7 @@ def write_reader_card(folder: Path, scores: Mapping[str, float], training: Mappi
     about = {
         "task": "reading of single lines of text on ultrasound pictures",
         "architecture": "line-reader: convolutions and CTC",
-        "licence": "AGPL-3.0-or-later; trained from scratch",
+        "licence": "Apache-2.0; trained from scratch",
         "intended_use": (
             "To read small letters of settings, results and places, so that these stay when names go. What "
             "it does not prove harmless, a second reader reads too. It is no proof that nothing is left."

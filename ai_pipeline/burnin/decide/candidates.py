@@ -24,7 +24,7 @@ from ai_pipeline.burnin.find.annotation import (
 )
 from ai_pipeline.burnin.find.area import strokes
 from ai_pipeline.burnin.find.networks import Line, is_wide
-from ai_pipeline.burnin.find.text import TILES, TextBox, TextReader, high_contrast, looks_like_text
+from ai_pipeline.burnin.find.text import TextBox, TextReader, high_contrast, looks_like_text
 from ai_pipeline.burnin.find.traces import FILLS, TOUCHES, Waves, find_flow
 from ai_pipeline.contract import Meaning
 
@@ -84,7 +84,8 @@ class Candidate:
         for end in (False, True) if any(map(str.isalpha, line.text)) else ():
             # How far a line is followed at a time (heights).
             while (longer := found.box.longer(3.0, self.view.shape, end=end)).length > found.box.length:
-                if not may_hold(longer):
+                # The stretch ahead takes a quarter of the time of the whole line, which mostly has ended.
+                if not may_hold(longer) or reader.read(self.view, found.box.beyond(longer)).letters < 2:
                     break
                 more = reader.read(self.view, longer)
                 # Letters and digits that are read besides in so much more of a line, at least.
@@ -147,16 +148,51 @@ def candidates(
     return found
 
 
-def surroundings(mask: Mask, scale: float) -> Sequence[Box]:
-    """Boxes around the parts of a mask, with a margin; parts near to each other share one box.
+SEARCHED = 64
+"""What is searched around a pixel (pixels, of the view's scale): a line is found with what is beside it."""
+ONE_SEARCH = 12_000
+"""Pixels of a view that the detector searches in the time that it takes besides for each part."""
 
-    With enhanced contrast (:data:`FAINT`) they hold all pixels that look different since the mask's pixels
-    changed.
+
+def surroundings(mask: Mask, scale: float, reach: int = SEARCHED) -> Sequence[Box]:
+    """Boxes around the parts of a mask, with a margin of ``reach`` pixels of the view's scale; two parts
+    share a box where that is no dearer to search.
     """
-    looks_otherwise = 1.5 * max(mask.shape) / TILES if scale == FAINT else 0.0
-    # Margin around changed pixels that is read again with them (pixels, of the view's scale).
-    _, stats = components(dilated(mask, 2 * round(max(64 / scale, looks_otherwise)) + 1))
-    return component_boxes(stats)
+    margin, rows, columns = round(reach / scale), *mask.shape
+    # Letters of one line share a box.
+    found = component_boxes(components(dilated(mask, 2 * (margin // 4) + 1))[1])
+    if len(found) > 100:
+        found = component_boxes(components(dilated(mask, 2 * margin + 1))[1])
+    rest = margin - margin // 4
+    boxes = [
+        (max(0, left - rest), max(0, top - rest), min(columns, right + rest), min(rows, bottom + rest))
+        for left, top, right, bottom in found
+    ]
+    return _joined(boxes, ONE_SEARCH / scale**2)
+
+
+def _joined(boxes: Sequence[Box], least: float) -> list[Box]:
+    """The boxes, any two of them replaced by the box around both as long as that saves ``least`` pixels or
+    adds no more.
+    """
+    left = list(boxes)
+    joined: list[Box] = []
+    while left:
+        box = left.pop()
+        for other in (*left, *joined):
+            both = min(box[0], other[0]), min(box[1], other[1]), max(box[2], other[2]), max(box[3], other[3])
+            if _pixels(both) <= _pixels(box) + _pixels(other) + least:
+                (left if other in left else joined).remove(other)
+                left.append(both)
+                break
+        else:
+            joined.append(box)
+    return sorted(joined)
+
+
+def _pixels(box: Box) -> int:
+    """The number of pixels in a box."""
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def candidates_of(

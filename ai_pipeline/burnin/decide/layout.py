@@ -41,8 +41,11 @@ def share_of(mask: Mask, box: TextBox) -> float:
 
 
 def covered(box: TextBox, mask: Mask) -> bool:
-    """Whether the mask covers the box, which may slope, except for its rim."""
+    """Whether the mask covers the box, which may slope, except for its rim; true of a box without a pixel."""
     inside = mask[index_of(box.box)]
+    # The detector may end a box where it begins, at the edge of the part that it searched.
+    if not inside.size:
+        return True
     place = np.zeros(inside.shape, np.uint8)
     origin = np.maximum(box.box[:2], 0).astype(np.float32)
     cv2.fillPoly(place, [np.rint(box.corners - origin).astype(np.int32)], 1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import permutations
 
 from ai_pipeline.burnin.decide.layout import aligned, in_one_row, is_above, is_same_place, level_box, overlap
@@ -59,10 +60,15 @@ def by_their_block(texts: Sequence[Text]) -> list[Text]:
     (:data:`TO_PROVE_TWICE`: "97", "Gain 60", "B Low") must stand between two of them.
     """
     found = list(texts)
+    is_candidate = cache(_may_be_setting)  # asked of each line again for the lines near it
     downwards = sorted(range(len(found)), key=lambda one: found[one].box.box[1])
     for index in (*downwards, *reversed(downwards)):  # each by those above it, then by those below
         text = found[index]
-        if text.meaning is Meaning.IDENTITY and _may_be_setting(text) and _is_among_settings(text, found):
+        if (
+            text.meaning is Meaning.IDENTITY
+            and is_candidate(text)
+            and _is_among_settings(text, found, is_candidate)
+        ):
             found[index] = replace(text, meaning=Meaning.ACOUSTIC, proof="among settings of one block")
     return found
 
@@ -152,10 +158,10 @@ def _form(line: Line, form: re.Pattern[str]) -> bool:
     return form.fullmatch(labelled(spaced(line.text.strip().rstrip(".")))) is not None
 
 
-def _is_among_settings(text: Text, texts: Sequence[Text]) -> bool:
-    """Whether the lines above and below ``text`` lead, over lines that may be settings, to proven ones, and
-    no possible name is near. A misread setting may also be the first or the last line of its block, and so
-    may one of a harmless form, which may stand beside a name as well.
+def _is_among_settings(text: Text, texts: Sequence[Text], is_candidate: Callable[[Text], bool]) -> bool:
+    """Whether the lines above and below ``text`` lead, over lines that may be settings (``is_candidate``), to
+    proven ones, and no possible name is near. A misread setting may also be the first or the last line of
+    its block, and so may one of a harmless form, which may stand beside a name as well.
     """
     others = [
         other
@@ -177,11 +183,12 @@ def _is_among_settings(text: Text, texts: Sequence[Text]) -> bool:
             or re.fullmatch(r"[^\W\d_]{4,}(?: \d\d)?|\w*[AEIOUYaeiouy]\w*(?<!\d)", spaced(written))
         )
     )
-    if sum(_leads_to_setting(text, others, upwards=way) for way in (True, False)) < 1 + bool(twice):
+    ways = (_leads_to_setting(text, others, is_candidate, upwards=way) for way in (True, False))
+    if sum(ways) < 1 + bool(twice):
         return False
     reach = BLOCK * (text.box.box[3] - text.box.box[1])
     return harmless or all(
-        _may_be_setting(other) or not (twice or _may_name(other))
+        is_candidate(other) or not (twice or _may_name(other))
         for other in others
         if other.meaning is Meaning.IDENTITY and max(gaps(text.box.box, other.box.box)) <= reach
     )
@@ -192,9 +199,11 @@ def _may_name(text: Text) -> bool:
     return not text.line.legible or re.search(r"[^\W\d_]{2}", text.line.text) is not None
 
 
-def _leads_to_setting(text: Text, others: Sequence[Text], *, upwards: bool) -> bool:
-    """Whether the next line above or below ``text`` is a machine's setting, or may be one or is a number, and
-    leads to it.
+def _leads_to_setting(
+    text: Text, others: Sequence[Text], is_candidate: Callable[[Text], bool], *, upwards: bool
+) -> bool:
+    """Whether the next line above or below ``text`` is a machine's setting, or may be one (``is_candidate``)
+    or is a number, and leads to it.
     """
     lines = [
         other
@@ -205,9 +214,10 @@ def _leads_to_setting(text: Text, others: Sequence[Text], *, upwards: bool) -> b
         return False
     line = min(lines, key=lambda one: -one.box.box[3] if upwards else one.box.box[1])
     if line.meaning in {Meaning.MEASUREMENT, Meaning.SCALE} or (
-        line.meaning is Meaning.IDENTITY and (_may_be_setting(line) or not _may_name(line))
+        line.meaning is Meaning.IDENTITY and (is_candidate(line) or not _may_name(line))
     ):
-        return _leads_to_setting(line, [other for other in others if other is not line], upwards=upwards)
+        further = [other for other in others if other is not line]
+        return _leads_to_setting(line, further, is_candidate, upwards=upwards)
     return _as_proof(line) is Meaning.ACOUSTIC
 
 

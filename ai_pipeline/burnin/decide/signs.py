@@ -1,15 +1,27 @@
-"""Signs that look like text and name nobody: pairs of crosses, a maker's mark, marks of focus."""
+"""Signs that look like text and name nobody: pairs of crosses, a maker's mark, marks of focus; and panels
+that look like bars."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
+import numpy as np
+
 from ai_pipeline.burnin.decide.layout import overlap
 from ai_pipeline.burnin.decide.letters import FEWEST, are_letters
 from ai_pipeline.burnin.decide.texts import Text
 from ai_pipeline.burnin.decide.writing import SAME
-from ai_pipeline.burnin.find.annotation import AnnotationKind, Box, Picture, gaps, index_of
+from ai_pipeline.burnin.find.annotation import (
+    AnnotationKind,
+    Box,
+    Mask,
+    Picture,
+    component_boxes,
+    components,
+    gaps,
+    index_of,
+)
 from ai_pipeline.burnin.find.drawings import Drawings, is_mirrored
 from ai_pipeline.contract import Meaning
 
@@ -90,3 +102,18 @@ def is_lone_sign(text: Text, others: Iterable[Box]) -> bool:
     away = (gaps(text.box.box, other) for other in others if overlap(text.box.box, other) < SAME)
     # How far another text of its row or column is from a sign that stands alone (its heights).
     return all(min(gap) >= 0 or max(gap) > 2 * height for gap in away)
+
+
+def behind_names(bars: Mask, texts: Iterable[Text]) -> Mask:
+    """The connected parts of the ``bars`` on which one of the ``texts`` stands that may name somebody: these
+    are panels.
+    """
+    names = [text.box.box for text in texts if text.meaning is Meaning.IDENTITY and are_letters(text)]
+    labels, stats = components(bars)
+    chosen = [
+        label
+        for label, place in enumerate(component_boxes(stats), start=1)
+        # Share of a text's box within the bar's box, from which it stands on it.
+        if any(overlap(name, place) >= SAME for name in names)
+    ]
+    return np.asarray(np.isin(labels, chosen), np.bool_)

@@ -13,7 +13,7 @@ from typing import Final
 
 from ai_pipeline.burnin.devices.ctp import is_pixel_script, read_pixel_script
 from ai_pipeline.burnin.devices.recipes import is_recipe, read_recipe
-from ai_pipeline.burnin.devices.rules import LARGEST_DEVICE_SHARE, DeviceRule, Match, Rectangle
+from ai_pipeline.burnin.devices.rules import LARGEST_DEVICE_SHARE, MOST_RULES, DeviceRule, Match, Rectangle
 from ai_pipeline.burnin.devices.signatures import CannotTake, NotTaken, Signature, matches, printable
 from ai_pipeline.errors import DeviceRuleError, RuleFault
 
@@ -74,6 +74,8 @@ def import_rules(file: Path) -> Imported:
             taken += 1
         except CannotTake as error:
             left.append(NotTaken(part.line, part.name, str(error)))
+        if len(rules) > MOST_RULES:
+            raise _fault(file, f"would be more than {MOST_RULES} device rules: split it")
     left.sort(key=lambda part: part.line)
     return Imported(f"{printable(file.name)}, {kind}", tuple(rules), taken, tuple(left))
 
@@ -89,6 +91,8 @@ def _text(file: Path) -> str:
         raise _fault(file, f"cannot be read: {error.strerror}") from error
     if len(content) > MAX_BYTES:
         raise _fault(file, f"is larger than {MAX_BYTES} bytes: no pixel script")
+    if b"\0" in content:
+        raise _fault(file, "is no text: no pixel script")
     return content.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
 
 

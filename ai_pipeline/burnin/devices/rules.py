@@ -9,6 +9,7 @@ refused, and with it all rules: half of a set of rules would let a name through.
 import math
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import cache
@@ -35,6 +36,8 @@ from ai_pipeline.mistakes import mistakes
 
 DEVICE_RULES = "AI_PIPELINE_DEVICE_RULES"
 SHIPPED = Path(__file__).parent
+MOST_RULES = 5000
+"""Rules of one file, at most; CTP's library has 52 signatures, deid's 118."""
 LARGEST_DEVICE_SHARE = 0.5
 """Share of the picture under device rules, from which they are for another layout of the device."""
 
@@ -161,14 +164,14 @@ class _RuleFile(_RuleTable):
 
     source: Annotated[str, Field(min_length=1)]
     licence: str = ""
-    rule: Annotated[tuple[DeviceRule, ...], Field(min_length=1)]
+    rule: Annotated[tuple[DeviceRule, ...], Field(min_length=1, max_length=MOST_RULES)]
 
     @field_validator("rule")
     @classmethod
     def _names_are_unique(cls, found: tuple[DeviceRule, ...]) -> tuple[DeviceRule, ...]:
         """Raise ValueError if two rules have one name."""
-        names = [rule.name for rule in found]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        counts = Counter(rule.name for rule in found)
+        if twice := sorted(name for name, count in counts.items() if count > 1):
             raise ValueError(f"{', '.join(twice)} is there twice; names are unique")
         return found
 

@@ -81,6 +81,13 @@ class TextBox:
         corners[[1, 2] if end else [0, 3]] += reach if end else -reach
         return TextBox(np.clip(corners, 0, np.array(shape[1::-1], np.float32)), self.confidence)
 
+    def beyond(self, longer: TextBox) -> TextBox:
+        """Return what a ``longer`` box of this line, at one end, has more than this one."""
+        start, stop = self.corners[[0, 3]], self.corners[[1, 2]]
+        at_end = bool(np.allclose(longer.corners[[0, 3]], start))
+        from_, to = (stop, longer.corners[[1, 2]]) if at_end else (longer.corners[[0, 3]], start)
+        return TextBox(np.stack([from_[0], to[0], to[1], from_[1]]), 0.0)
+
     def _sides(self) -> tuple[float, float]:
         """The lengths of the first and the second side in pixels."""
         first, second, third, _ = self.corners
@@ -112,8 +119,8 @@ class TextReader:
                 "Global.max_side_len": 8192,  # scaling is decided here, not there
                 "Det.model_path": str(detector),  # with a path given rapidocr never downloads
                 "Rec.model_path": str(recogniser),
-                # Width to which shorter lines, 48 high, are padded: the 320 of rapidocr read no better
-                # (pixels).
+                # Width to which shorter lines, 48 high, are padded: the 320 of rapidocr read no better; with
+                # 96 "M8" is read as "MB" (pixels).
                 "Rec.rec_img_shape": [3, 48, 160],
                 "Det.limit_side_len": 32,
                 "Det.box_thresh": POSSIBLE_TEXT,
@@ -122,6 +129,8 @@ class TextReader:
         with flag_override(self._ocr.cfg, "allow_objects", True):  # sessions of rapidocr lack our options
             self._ocr.cfg.Det.session = session(detector.read_bytes(), cores)
             self._ocr.cfg.Rec.session = session(recogniser.read_bytes(), cores)
+            # In float64, as lists are, a picture takes thrice as long.
+            self._ocr.cfg.Det.mean = self._ocr.cfg.Det.std = np.full(3, 0.5, np.float32)
 
     def warm_up(self) -> None:
         """Load both networks."""
@@ -184,8 +193,8 @@ class TextReader:
 
     def read(self, picture: Picture, box: TextBox, least: int = 1) -> Line:
         """Read the text in ``box``, horizontal or vertical, by rapidocr; upside down if nothing is legible
-        that way, or if a vertical line is read more surely so. ``least``: the fewest letters and digits of a
-        legible text.
+        that way in a box that looks like text, or if a vertical line is read more surely so. ``least``: the
+        fewest letters and digits of a legible text.
         """
         crop = _level_crop(picture, box)
         if crop.shape[0] < 3 or crop.shape[1] < 3:
@@ -195,7 +204,10 @@ class TextReader:
         if box.height > max(32.0, 0.12 * min(picture.shape[:2])):
             least = 3
         line = self._recognise(crop, least)
-        if line.legible and not box.is_upright:  # a line along a vertical may run up or down
+        left, top, right, bottom = box.box
+        # A line along a vertical may run up or down.
+        runs_level = not box.is_upright and bottom - top <= UPRIGHT * (right - left)
+        if runs_level and (line.legible or not looks_like_text(box, picture.shape)):
             return line
         turned = self._recognise(np.ascontiguousarray(crop[::-1, ::-1]), least)
         return max(line, turned, key=lambda way: (way.legible, way.confidence if turned.legible else 0.0))

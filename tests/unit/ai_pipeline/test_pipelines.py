@@ -111,8 +111,8 @@ def test_what_the_program_writes_is_for_its_user_alone(
 @pytest.mark.parametrize(
     ("syntax", "name"),
     [
-        ("1.2.840.10008.1.2.4.110", "JPEG XL Lossless"),
-        ("1.2.840.10008.1.2.4.112", "JPEG XL"),
+        ("1.2.840.10008.1.2.4.92", "JPEG 2000 Part 2"),
+        ("1.2.840.10008.1.2.8.1", "Deflated Image Frame Compression"),
         ("1.2.840.10008.1.2.4.102", "MPEG-4"),
         ("1.2.3.4", "unknown (7 characters)"),
     ],

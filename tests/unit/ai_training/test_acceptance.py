@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,7 @@ from ai_pipeline.cli import mount_commands
 from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.models.registry import find
 from ai_pipeline.models.store import folder
+from ai_training import acceptance
 from ai_training.acceptance import first_half, learned_from
 from ai_training.sets.files import rows
 from ai_training.sets.images import SetImage
@@ -100,6 +102,18 @@ def test_the_new_card_stands_beside_the_original_and_nothing_uses_it(site: Path)
     assert (store / "small/1/card.toml").read_bytes() == (site / "made" / "small.toml").read_bytes()
     assert folder.active(CLASSIFIER, store).id != "small"
     assert models("activate", "small@1-site", "--models-dir", store).exit_code == 0
+
+
+def test_page_and_output_say_that_too_few_images_hide_a_finding(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (site / "out" / "acceptance.html").read_text()
+    assert "Shown is what 15 images in each half have" in page
+    found = find("small@1-site", site / "models")
+    hidden = replace(found, labels=tuple(replace(label, supported=False) for label in found.labels))
+    monkeypatch.setattr(acceptance, "accept", lambda *_, **__: (hidden, tmp_path / "acceptance.html"))
+    said = accept(site, tmp_path)
+    assert "will show: none: each has fewer than 15 images in a half" in said.output
 
 
 def test_what_was_fitted_holds_on_the_other_patients(site: Path, films: Path) -> None:
@@ -250,6 +264,21 @@ def test_what_calibrating_leaves_out_is_counted_in_the_output_and_on_the_card(
     assert said["notes"] == ["images left out: under 16 years 1, of unknown age 1"]
     assert said["images"] == PATIENTS - 2
     assert find("small@counted", site / "models").details["calibration"]["notes"] == said["notes"]
+
+
+def test_no_curve_is_fitted_to_images_that_the_node_refuses(site: Path, films: Path) -> None:
+    classifier = Classifier(find("small@1-site", site / "models"), threads=1)
+    listed = [str(films / row["file"]) for row in rows(films / "manifest.csv")]
+    refused = sum(
+        not classifier.in_domain(classifier.analyse(cv2.imread(name, 0)))
+        or Exposure.from_image(cv2.imread(name, 0)).refusal is not None
+        for name in listed
+    )
+    words = ("--data", films / "manifest.csv", "--models-dir", site / "models", "--version", "analysed")
+    said = json.loads(ended(0, models("calibrate", "small@1-site", *words, "--json")).splitlines()[-1])
+    assert refused > 0
+    assert said["images"] == len(listed) - refused
+    assert said["notes"] == [f"images that the node refuses, to which no curve was fitted: {refused}"]
 
 
 def test_new_curves_leave_the_films_that_are_to_be_looked_at_first(site: Path, films: Path) -> None:

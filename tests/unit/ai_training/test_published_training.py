@@ -96,7 +96,7 @@ def test_chest_films_become_a_model_of_the_labels_that_they_have(
         about = {"backbone": "test_convnext", "weights": "own.pt", "licence": "CC0"}
         assert about.items() <= card["training"]["start"].items()
         assert (card["id"], card["architecture"]) == ("chest-test_convnext", "test_convnext")
-        assert card["licence"] == "AGPL-3.0-or-later; trunk from own.pt weights (CC0)"
+        assert card["licence"] == "Apache-2.0; trunk from own.pt weights (CC0)"
     if made is lab.nih_download:
         store = ("--models-dir", tmp_path / "models")
         command("models", "activate", card["id"], *store)

@@ -6,7 +6,7 @@ import pytest
 from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.find.annotation import Box, Mask, Picture, dilated
 from ai_pipeline.burnin.find.area import find_area, strokes, without_panels
-from ai_pipeline.burnin.tools import with_background
+from ai_pipeline.burnin.tools import BackgroundFill, Holes
 from ai_pipeline.contract import UltrasoundRegion
 from tests.unit.ai_pipeline.burnin.area_lab import BACKGROUNDS, MOST_IN_RIM, PICTURES, RIM_ROWS, nothing
 from tests.unit.ai_pipeline.burnin.texts_lab import WHITE
@@ -101,9 +101,54 @@ def test_the_background_beside_a_hole_is_a_panels_or_the_pictures() -> None:
     mask = np.zeros(source.shape, np.bool_)
     mask[20:30, 20:60] = mask[75:85, 140:160] = mask[95:, :40] = True
     source[mask] = 4095
-    filled = with_background(source, mask, ~mask, 0.0)
+    filled = BackgroundFill(Holes.of(mask), ~mask, 0.0).fill(source)
     assert (filled[20:30, 20:60] == np.where(np.arange(20, 30) < 26, 900, 1300)[:, None]).all()
     assert (filled[75:85, 140:160] == 900).all()
     assert np.array_equal(filled[~mask], source[~mask])
     assert len(np.unique(filled[95:, :40])) == 1
-    assert (with_background(source, mask, np.zeros_like(mask), 7.0)[mask] == 7).all()
+    assert (BackgroundFill(Holes.of(mask), np.zeros_like(mask), 7.0).fill(source)[mask] == 7).all()
+
+
+PANEL = (60, 40, 20)
+
+
+def frame_with(colour: Colour) -> Picture:
+    """A screen with a panel of one ``colour`` in which a name stands, and with echoes below it."""
+    frame = np.zeros((80, 160, 3), np.uint8)
+    frame[5:35, 10:150] = colour
+    frame[15:23, 40:100] = 255
+    frame[50:] = noise((30, 160))[..., None]
+    return frame
+
+
+def hole_in(frame: Picture) -> Mask:
+    """Where the name stands."""
+    mask: Mask = np.zeros(frame.shape[:2], np.bool_)
+    mask[14:24, 38:102] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        pytest.param((PANEL, PANEL), id="a panel that stays"),
+        pytest.param((PANEL, (20, 60, 90), PANEL), id="a panel that changes and changes back"),
+    ],
+)
+def test_each_frame_takes_its_own_background_whatever_was_before_it(later: tuple[Colour, ...]) -> None:
+    frames = [frame_with(colour) for colour in later]
+    mask = hole_in(frames[0])
+    together = BackgroundFill(Holes.of(mask), ~mask, 0.0)
+    for frame, colour in zip(frames, later, strict=True):
+        assert (together.fill(frame)[mask] == colour).all()
+
+
+def test_a_panel_is_looked_at_again_where_the_whole_background_changed() -> None:
+    """A colour near that of the whole background is filled as that, up to the noise of compression."""
+    frame = frame_with((4, 4, 4))
+    mask = hole_in(frame)
+    other = frame.copy()
+    other[:50][(other[:50] == 0).all(axis=2)] = 200
+    fill = BackgroundFill(Holes.of(mask), ~mask, 0.0)
+    assert (fill.fill(frame)[mask] == 0).all()
+    assert (fill.fill(other)[mask] == 4).all()

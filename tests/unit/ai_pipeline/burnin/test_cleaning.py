@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ai_pipeline.burnin import pipeline as ultrasound
-from ai_pipeline.burnin.cleaning import CleaningResult, clean, with_filled_pixels
+from ai_pipeline.burnin.cleaning import CleaningResult, clean, counted, with_filled_pixels
 from ai_pipeline.burnin.decide.banner import find_by_hand
 from ai_pipeline.burnin.decide.candidates import FAINT, FINEST, surroundings
 from ai_pipeline.burnin.decide.layout import level_box
@@ -23,12 +23,13 @@ from ai_pipeline.burnin.find.annotation import (
     Mark,
     Picture,
     dilated,
+    mask_of,
     merged,
 )
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import shared_reader
 from ai_pipeline.burnin.frames import unchanged_outside
-from ai_pipeline.burnin.tools import Classical, Tools, inpaint, shared_tools
+from ai_pipeline.burnin.tools import Classical, Holes, Tools, inpaint, shared_tools
 from ai_pipeline.contract import Meaning, PixelArray
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_dicom
@@ -101,9 +102,8 @@ def test_where_text_cannot_be_got_rid_of_nothing_leaves_and_the_places_are_said(
     by_hand: tuple[Box, ...],
 ) -> None:
     """As if filling never helped."""
-    reader = Sees(
-        Line("KIM MINJUN", 0.99, legible=True), *((10, top, 60, top + 9) for top in range(10, 230, 20))
-    )
+    places = [(left, top, left + 30, top + 9) for left in (10, 200) for top in range(10, 230, 20)]
+    reader = Sees(Line("KIM MINJUN", 0.99, legible=True), *places)
     stubborn = replace(shared_tools(), reader=reader)
     with pytest.raises(CleaningFailed, match="still found") as failed:
         clean(ArrayImage(echo(size=SMALL)[None], removed_by_hand=by_hand), silent, tools=stubborn)
@@ -134,18 +134,18 @@ def test_filling_keeps_type_and_every_other_pixel(dtype: type[np.generic]) -> No
     source, filler = (echo().astype(np.float64) * 3 - 100).astype(dtype), Classical("navier-stokes")
     mask = np.zeros(source.shape, np.bool_)
     mask[100:140, 200:260] = True
-    filled = inpaint(source, mask, filler)
+    filled = inpaint(source, Holes.of(mask), filler)
     assert unchanged_outside(source, filled, mask)
     assert not np.array_equal(source, filled)
-    assert not unchanged_outside(source, inpaint(source, ~mask, filler), mask)
+    assert not unchanged_outside(source, inpaint(source, Holes.of(~mask), filler), mask)
 
 
 def test_a_hole_in_black_beside_writing_that_stays_is_black() -> None:
     source, filler = burn(np.zeros((60, 200), np.uint8), "MI 0.9", (70, 20)), Classical("navier-stokes")
     mask = np.zeros(source.shape, np.bool_)
     mask[15:45, 20:76] = True
-    assert inpaint(source, mask, filler)[mask].max() > 20
-    assert inpaint(source, mask, filler, source > 0)[mask].max() == 0
+    assert inpaint(source, Holes.of(mask), filler)[mask].max() > 20
+    assert inpaint(source, Holes.of(mask), filler, source > 0)[mask].max() == 0
 
 
 def test_ticks_near_each_other_are_told_as_one_ruler() -> None:
@@ -220,12 +220,27 @@ def test_a_name_that_appears_when_brighter_text_is_filled_goes_too(tmp_path: Pat
     assert parts(result)[1][name].mean() > 0.99
 
 
-def test_with_enhanced_contrast_all_is_read_again_that_a_change_shows_otherwise() -> None:
+@pytest.mark.parametrize(("scale", "reach"), [(FINEST, 64), (FAINT, 107)], ids=["finest", "faint"])
+def test_what_changed_is_read_again_with_what_is_around_it(scale: float, reach: int) -> None:
     changed = np.zeros((768, 1024), np.bool_)
     changed[384, 512] = True
-    assert list(surroundings(changed, FAINT)) == [(512 - 192, 384 - 192, 512 + 193, 384 + 193)]
-    [(left, top, right, bottom)] = surroundings(changed, FINEST)
-    assert right - left == bottom - top == 129
+    assert list(surroundings(changed, scale)) == [(512 - reach, 384 - reach, 513 + reach, 385 + reach)]
+
+
+def test_a_row_and_a_column_of_text_are_searched_apart() -> None:
+    changed = np.zeros((768, 1024), np.bool_)
+    changed[10:30, 10:1000] = True
+    changed[10:700, 980:1000] = True
+    changed[30:120, 980:1000] = False
+    row, column = surroundings(changed, FINEST)
+    assert row == (0, 0, 1024, 94)
+    assert column == (916, 56, 1024, 764)
+
+
+def test_the_surroundings_hold_all_that_changed_however_many_places() -> None:
+    changed = np.random.default_rng(3).random((400, 600)) > 0.999
+    seen = mask_of(surroundings(changed, FINEST), changed.shape)
+    assert seen[changed].all()
 
 
 def test_the_pipeline_takes_the_option(unsure: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,3 +301,10 @@ def test_a_mark_without_a_filled_pixel_was_not_removed() -> None:
     filled = np.zeros((40, 40), np.bool_)
     filled[9, 9] = True
     assert with_filled_pixels([removed, elsewhere, kept], filled) == [removed, kept]
+
+
+def test_a_logo_that_is_text_and_one_that_is_not_are_counted_once_as_two() -> None:
+    box = (0, 0, 9, 9)
+    written = Mark(AnnotationKind.TEXT, box, 0.9, contents=("logo",))
+    drawn = Mark(AnnotationKind.LOGO, box, 0.9)
+    assert counted([written, drawn]) == "2 logos"

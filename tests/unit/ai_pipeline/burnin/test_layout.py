@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ai_pipeline.burnin.decide.layout import around
+from ai_pipeline.burnin.decide.layout import around, covered, level_box
 from ai_pipeline.burnin.decide.writing import holds_lines
 from ai_pipeline.burnin.find.annotation import Box, Mask
 from ai_pipeline.burnin.find.text import paint
@@ -44,3 +44,20 @@ def test_a_line_is_not_spared_that_does_not_stay_whole() -> None:
 def test_a_cut_through_lines_that_are_read_is_no_line() -> None:
     texts = [*block(("C 50", 20), ("P Low", 40)), text("7CPH", (100, 20, 140, 58), confidence=0.6)]
     assert [holds_lines(one, texts) for one in texts] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        pytest.param((100, 40, 180, 40), id="without height, as the detector gives at a part's edge"),
+        pytest.param((100, 40, 100, 60), id="without width"),
+        pytest.param((100, -30, 180, -10), id="above the picture"),
+        pytest.param((SHAPE[1], 40, SHAPE[1] + 60, 60), id="right of the picture"),
+    ],
+)
+def test_a_box_without_a_pixel_holds_nothing_to_read(box: Box) -> None:
+    assert covered(level_box(box, 0.54), np.zeros(SHAPE, np.bool_))
+
+
+def test_a_box_with_a_pixel_of_the_source_is_not_covered() -> None:
+    assert not covered(level_box((100, 40, 180, 41), 0.54), np.zeros(SHAPE, np.bool_))

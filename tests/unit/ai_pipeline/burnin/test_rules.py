@@ -10,11 +10,13 @@ import pytest
 from ai_pipeline.burnin.decide.banner import find_banner, find_device_banner
 from ai_pipeline.burnin.devices.rules import (
     DEVICE_RULES,
+    MOST_RULES,
     SHIPPED,
     conditions_of,
     device_boxes,
     device_note,
     matching_rules,
+    read_file,
     read_rules,
 )
 from ai_pipeline.burnin.find.annotation import Box
@@ -198,6 +200,17 @@ def test_a_name_used_twice_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "more.toml").write_text(RULE, encoding="utf-8")
     with pytest.raises(DeviceRuleError, match="ours: in another file of this folder too"):
         read_rules(tmp_path)
+
+
+def test_a_file_has_a_largest_number_of_rules(tmp_path: Path) -> None:
+    match = 'rectangles = []\nmatch = { model = "a" }\n'
+    rules = "".join(f'[[rule]]\nname = "r{number}"\n{match}' for number in range(MOST_RULES))
+    file = tmp_path / "many.toml"
+    file.write_text(f'source = "test"\n{rules}', encoding="utf-8")
+    assert len(read_file(file)) == MOST_RULES
+    file.write_text(f'source = "test"\n{rules}[[rule]]\nname = "more"\n{match}', encoding="utf-8")
+    with pytest.raises(DeviceRuleError, match="at most 5000 items"):
+        read_file(file)
 
 
 def test_shipped_rules_say_where_they_come_from_and_under_which_licence() -> None:

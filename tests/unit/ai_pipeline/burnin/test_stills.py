@@ -285,6 +285,23 @@ def test_where_filling_makes_up_a_colour_it_is_grey_and_shows_no_letters() -> No
     assert np.ptp(colour) == 0
 
 
+@pytest.mark.parametrize(
+    ("panel", "ink"), [((0, 110, 0), (110, 40, 90)), ((110, 60, 0), (60, 110, 80))], ids=["green", "brown"]
+)
+def test_of_a_name_as_bright_as_its_panel_no_skyline_is_left(panel: Colour, ink: Colour) -> None:
+    picture = np.zeros((600, 800, 3), np.uint8)
+    picture[180:560, 150:650] = echo(size=(380, 500))[..., None]
+    picture[20:70, 20:500] = panel
+    written = burn(picture, "KOWALSKA MARIA 1957-08-23", (60, 30), ink, 22)
+    after, _ = cleaned(written)
+    rows, columns = burned_box(picture, written)
+    assert (after != written).any(axis=2)[(written != picture).any(axis=2)].all()
+    # Over the letters each row has one colour: no stroke reaches further up or down than another.
+    assert (np.ptp(after[rows, columns], axis=1) == 0).all()
+    beside = after[rows.start - 6 : rows.stop + 6, columns]
+    assert (np.ptp(beside, axis=1) == 0).all()
+
+
 def test_a_name_in_a_coloured_box_goes_and_the_box_is_no_bar_that_is_put_back(quick: Reader) -> None:
     below = np.full((40, 480, 3), (40, 60, 110), np.uint8)
     written = burn(np.concatenate([flow(echo(size=(300, 480)))[0], below]), NAME, (4, 304), WHITE, 28)
@@ -296,7 +313,7 @@ def test_a_name_in_a_coloured_box_goes_and_the_box_is_no_bar_that_is_put_back(qu
 def test_colour_is_read_as_a_viewer_shows_it(bits: int, stored_as: type[np.integer[Any]]) -> None:
     samples = (np.random.default_rng(1).random((1, 20, 30, 3)) * 2**bits).astype(stored_as)
     image = ArrayImage(samples, bits_stored=bits)
-    tables = DisplayTables.from_frame(image.stored(), image.display())
+    tables = DisplayTables.from_frames([image.stored()], [image.display()])
     assert np.array_equal(tables.views(image.stored())[0], image.display())
 
 

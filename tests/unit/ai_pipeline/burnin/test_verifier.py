@@ -15,7 +15,7 @@ from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.burnin.find.traces import Waves
 from ai_pipeline.burnin.planning import RemovalPlan
-from ai_pipeline.burnin.verifier import Verifier
+from ai_pipeline.burnin.verifier import Verifier, _not_filled
 from ai_pipeline.contract import Meaning, Reading
 from tests.unit.ai_pipeline.burnin.cleaning_lab import CLINICAL
 
@@ -95,3 +95,22 @@ def test_a_find_inside_a_line_that_stays_is_that_line(found: Box, goes: bool) ->
     find = Candidate(PICTURE, level_box(found, 0.9), 0.0)
     verifier = Verifier(SimpleNamespace(reader=reader), CLINICAL)
     assert verifier.is_residue(find, nothing, plan, at(PLACE)) == goes
+
+
+@pytest.mark.parametrize(
+    ("filled", "read"),
+    [
+        (at(), PLACE),
+        (at((20, 30, 100, 46)), (92, 30, 120, 46)),
+        (at((40, 30, 120, 46)), (20, 30, 48, 46)),
+        (at((60, 30, 80, 46)), PLACE),
+    ],
+    ids=["nothing is filled", "its start is", "its end is", "its middle is"],
+)
+def test_of_a_line_only_what_is_not_filled_is_read_once_more(filled: Mask, read: Box) -> None:
+    assert _not_filled(level_box(PLACE, 0.0), filled).box == read
+
+
+def test_an_upright_line_is_read_whole_once_more() -> None:
+    upright = level_box((30, 10, 46, 70), 0.0)
+    assert _not_filled(upright, at((30, 10, 46, 40))) is upright

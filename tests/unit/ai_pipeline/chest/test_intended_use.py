@@ -9,7 +9,7 @@ import pytest
 from ai_pipeline.chest.intended_use import notes, refused_by_header, refused_by_pixels
 from ai_pipeline.images.coordinates import UPRIGHT, Pose
 from ai_pipeline.images.exposure import Exposure
-from ai_pipeline.networks.gate import CHILD, UNKNOWN, Kind
+from ai_pipeline.networks.gate import CHILD, CLIPPED, OTHER, UNKNOWN, Kind
 from tests.unit.ai_pipeline.phantoms import CHEST, film, noise
 
 READABLE = Exposure(0.0, 120.0)
@@ -82,7 +82,14 @@ def test_grey_levels_that_are_cut_off_are_told_or_refused(share: float, refused:
         (False, Kind(CHILD, 0.9), READABLE, "small child"),
         (False, UNKNOWN, READABLE, "do not look like a frontal chest X-ray"),
         (True, UNKNOWN, READABLE, "None"),
-        (True, UNKNOWN, Exposure(0.5, 200.0), "clipped"),
+        (True, UNKNOWN, Exposure(0.5, 200.0), "the grey levels are clipped"),
+        (
+            False,
+            Kind(OTHER, 0.9),
+            Exposure(0.5, 200.0),
+            "adult: they look like no X-ray; the grey levels are",
+        ),
+        (False, Kind(CLIPPED, 0.9), Exposure(0.5, 200.0), "the grey levels are clipped"),
     ],
 )
 def test_a_refusal_says_what_the_gate_saw(passed: bool, kind: Kind, exposure: Exposure, said: str) -> None:

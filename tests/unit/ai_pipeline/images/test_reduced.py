@@ -24,7 +24,11 @@ def film(path: Path, samples: np.ndarray = RAMP, syntax: str = JPEG2000Lossless)
 
 def decoded(path: Path, times: int) -> np.ndarray | None:
     image = open_dicom(path)
-    return decoded_smaller(codestreams.Fragments.find(path, image.pixels_at, 1).frame(0), image.header, times)
+    return decoded_smaller(
+        codestreams.Fragments.find(path, image.pixels_at, 1, image.transfer_syntax).frame(0),
+        image.header,
+        times,
+    )
 
 
 @pytest.mark.parametrize("rows", [400, 403])

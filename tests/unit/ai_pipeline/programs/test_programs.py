@@ -7,76 +7,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ai_pipeline.contract import Decision, ModelRef, PipelineResult
+from ai_pipeline.contract import Decision, ModelRef
 from ai_pipeline.errors import ProgramFailed, ProgramStopped
-from ai_pipeline.images.decode import DicomImage, open_dicom
+from ai_pipeline.images.decode import DicomImage
 from ai_pipeline.pipelines import create, option_faults
 from ai_pipeline.programs import container, process
 from ai_pipeline.programs.pipeline import findings_in
-from tests.unit.ai_pipeline.phantoms import echo, write_dicom
+from tests.unit.ai_pipeline.programs.program_lab import FINDING, NAMED, Run
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("scratch")
-
-FINDING = {
-    "label": "Bright image",
-    "code": {"value": "BRIGHT", "scheme": "99OURS", "meaning": "Bright image"},
-    "decision": "present",
-    "probability": 0.9,
-    "threshold": 0.5,
-    "regions": [{"type": "box", "points": [[10, 10], [40, 30]]}],
-}
-NAMED = {"model": "m", "version": "1"}
-PROGRAM = """
-import json, os, subprocess, sys, time
-from pathlib import Path
-source, target = map(Path, sys.argv[1:3])
-files = sorted(source.iterdir())
-
-def finding(**other):
-    return {**GIVEN, **other}
-
-def write(*findings, **other):
-    (target / "findings.json").write_text(json.dumps({"findings": findings, **other}))
-"""
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where folders for programs are made; none is left, whatever happened."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(folder))
-    yield folder
-    assert list(folder.iterdir()) == []
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> DicomImage:
-    return open_dicom(write_dicom(tmp_path / "image.dcm", echo()[None]))
-
-
-Run = Callable[..., PipelineResult]
-
-
-@pytest.fixture
-def run(tmp_path: Path, image: DicomImage) -> Run:
-    """Runs a program of these lines on one image."""
-
-    def run(code: str, report: Any = lambda _share, _what: None, **options: object) -> PipelineResult:
-        script = tmp_path / "program.py"
-        script.write_text(f"GIVEN = {dict(FINDING, source_uid=image.uid)!r}\n{PROGRAM}\n{code}")
-        command = [sys.executable, str(script), "{input}", "{output}"]
-        chosen = {"command": command, "model": "bright", "version": "2", **options}
-        return create("command").run([image], report, chosen)
-
-    return run
 
 
 def alive(mark: str) -> list[str]:
@@ -131,13 +76,21 @@ def test_a_program_sees_its_own_processes_and_no_others(run: Run) -> None:
     assert run(code).models, "it wrote its answer"
 
 
-def test_what_else_a_program_writes_is_not_taken(run: Run) -> None:
+def test_objects_of_a_program_are_handed_on_and_its_other_files_and_links_are_not(run: Run) -> None:
     result = run(
         "write(finding())\n(target / 'a' / 'b').mkdir(parents=True)\n"
         "(target / 'a' / 'b' / 'sr.dcm').write_bytes(files[0].read_bytes())\n"
+        "(target / 'mask.nii').write_bytes(b'n')\n(target / 'result.json').write_text('{}')\n"
         "(target / 'loop').symlink_to(target)\n(target / 'secrets').symlink_to('/etc')\n"
     )
+    assert [file.name for file in result.objects] == ["a/b/sr.dcm"]
     assert (len(result.findings), result.images, result.quality) == (1, (), ())
+
+
+def test_a_program_may_answer_with_objects_alone(run: Run, image: DicomImage) -> None:
+    result = run("(target / 'seg').write_bytes(files[0].read_bytes())")
+    assert [(file.name, file.content) for file in result.objects] == [("seg", image.path.read_bytes())]
+    assert result.findings == ()
 
 
 def box(*points: list[float]) -> dict[str, Any]:
@@ -145,12 +98,13 @@ def box(*points: list[float]) -> dict[str, Any]:
 
 
 BAD = {
-    "nothing": ("pass", "left no findings.json"),
+    "nothing": ("pass", "left no findings.json and no DICOM object"),
+    "other files alone": ("(target / 'mask.nii').write_bytes(b'n')", "left no findings.json and no DICOM"),
     "no JSON": ("(target / 'findings.json').write_text('Doe^John')", "findings.json: is no JSON"),
     "very large": ("(target / 'findings.json').write_text(' ' * 2**21 + '{}')", "is larger than 1024 KiB"),
-    "a link": ("(target / 'findings.json').symlink_to('/etc/hostname')", "left no findings.json"),
+    "a link": ("(target / 'findings.json').symlink_to('/etc/hostname')", "is no file"),
     "a hard link": ("write(); os.link(target / 'findings.json', target / 'x')", "is no file"),
-    "a folder": ("(target / 'findings.json').mkdir()", "is no file"),
+    "a folder": ("(target / 'findings.json').mkdir()", "left no findings.json"),
     "a pipe": ("os.mkfifo(target / 'findings.json')", "is no file"),
     "of another image": ("write(finding(source_uid='1.2.3'))", "names no image that the program got"),
     "a failure": ("sys.exit('Doe^John')", "the program ended with 1"),
@@ -367,15 +321,9 @@ def test_the_name_of_an_image_is_never_an_option(image: str) -> None:
 
 @pytest.mark.parametrize("engine", container.ENGINES)
 def test_a_container_gets_no_network_no_rights_and_nothing_to_write_but_its_folder(engine: str) -> None:
-    line = container.command_line(
-        engine,
-        "sha256:" + "0" * 64,
-        ["--fast"],
-        name="n",
-        folders=(Path("/i"), Path("/o")),
-        environment={"MERCURE_IN_DIR": "/input"},
-        memory_mib=512,
-    )
+    folders = {"/input": Path("/i"), "/output": Path("/o")}
+    run = container.ContainerRun("n", folders, "/input", {"MERCURE_IN_DIR": "/input"}, 512)
+    line = container.command_line(engine, "sha256:" + "0" * 64, ["--fast"], run)
     assert (line[:3], line[-2:]) == ([engine, "run", "--rm"], ["sha256:" + "0" * 64, "--fast"])
     assert {
         "--network=none",

@@ -10,6 +10,7 @@ from email.message import Message
 from typing import Any
 
 import requests
+from uvicorn import Server
 
 from ai_pipeline.serve.server import server_of
 from ai_pipeline.serve.settings import ServeSettings
@@ -34,13 +35,19 @@ class Scripted:
     before: Callable[[], object] = lambda: None
     tasks: list[Task] = field(default_factory=list)
     received: list[bytes] = field(default_factory=list)
+    cleaned: bytes = CLEANED
+    late: int = 0
+    """Tasks of callers that had stopped to wait."""
 
-    def answer(self, task: Task, source: int, target: int) -> Answer:
+    def answer(self, task: Task, source: int, target: int, waits: Callable[[], bool]) -> Answer:
+        if not waits():
+            self.late += 1
+            return Answer(Outcome.LATE, "nobody waits")
         self.tasks.append(task)
         self.received.append(os.pread(source, 2**20, 0))
         self.before()
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        os.write(target, CLEANED if answer.outcome is Outcome.CLEANED else UNCLEANED)
+        os.write(target, self.cleaned if answer.outcome is Outcome.CLEANED else UNCLEANED)
         return answer
 
 
@@ -51,6 +58,11 @@ class Service:
     url: str
     port: int
     cleaning: Scripted
+    server: Server
+
+    @property
+    def connections(self) -> int:
+        return len(self.server.server_state.connections)
 
     def post(self, path: str, body: bytes = b"x", **headers: str) -> requests.Response:
         return requests.post(self.url + path, data=body, headers=DICOM | headers, timeout=60)
@@ -62,18 +74,21 @@ class Service:
 
 @contextmanager
 def served(
-    *answers: Answer, before: Callable[[], object] = lambda: None, **settings: Any
+    *answers: Answer,
+    before: Callable[[], object] = lambda: None,
+    cleaning: Scripted | None = None,
+    **settings: Any,
 ) -> Iterator[Service]:
     """The service with these settings in a thread of this process."""
-    cleaning = Scripted(list(answers), before)
-    port = free_port()
-    server = server_of(ServeSettings(port=port, **settings), cleaning)
+    cleaning = cleaning or Scripted(list(answers), before)
+    port = settings.setdefault("port", free_port())
+    server = server_of(ServeSettings(**settings), cleaning)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_until(lambda: server.started or not thread.is_alive(), 60, "the service listens")
     scheme = "https" if "certificate" in settings else "http"
     try:
-        yield Service(f"{scheme}://127.0.0.1:{port}", port, cleaning)
+        yield Service(f"{scheme}://127.0.0.1:{port}", port, cleaning, server)
     finally:
         server.should_exit = True
         thread.join(30)

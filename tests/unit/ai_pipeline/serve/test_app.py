@@ -4,6 +4,8 @@ import json
 import logging
 import socket
 import threading
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,21 @@ def test_a_cleaned_file_comes_alone_where_its_type_is_asked_for(accept: str) -> 
         answer = service.post("/clean", Accept=accept)
     assert answer.headers["Content-Type"] == "application/dicom"
     assert answer.content == CLEANED
+
+
+@pytest.mark.parametrize("accept", ["image/png", "image/*"])
+def test_who_asks_for_a_picture_gets_no_dicom_file_under_its_name(accept: str) -> None:
+    with served(DONE) as service:
+        answer = service.post("/clean", Accept=accept)
+    assert answer.status_code == 406
+    assert answer.json()["detail"] == "this file is handed back as application/dicom: name that in Accept"
+    assert CLEANED not in answer.content
+
+
+def test_who_opens_the_address_is_told_where_the_paths_are_described() -> None:
+    with served(DONE) as service:
+        answer = requests.get(f"{service.url}/", timeout=60)
+    assert (answer.status_code, "/openapi.json" in answer.json()["detail"]) == (404, True)
 
 
 def test_what_nobody_can_be_given_is_not_cleaned() -> None:
@@ -140,6 +157,102 @@ def test_half_a_head_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     with served(DONE) as service, connected(service) as caller:
         caller.sendall(b"POST /clean HTTP/1.1\r\nHo")
         assert caller.recv(4096) == b""
+
+
+def test_who_comes_with_a_request_is_served_beside_many_who_come_without() -> None:
+    with served(DONE) as service, ExitStack() as idle:
+        for _ in range(2 * guard.MOST_IDLE):
+            idle.enter_context(connected(service))
+        wait_until(lambda: service.connections >= guard.MOST_IDLE, what="they are connected")
+        assert service.post("/clean").status_code == 200
+        assert service.connections <= guard.MOST_IDLE + 1
+
+
+def test_a_tls_handshake_that_does_not_come_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "HEAD_SECONDS", 0.3)
+    certificate, key = self_signed(tmp_path, "service")
+    with (
+        served(DONE, certificate=certificate, private_key=key) as service,
+        connected(service) as caller,
+    ):
+        caller.settimeout(20)
+        assert caller.recv(4096) == b""
+
+
+def slow(service: Service) -> socket.socket:
+    """A caller who asks for an answer, and hardly takes any of it."""
+    caller = socket.socket()
+    caller.settimeout(60)
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    caller.connect(("127.0.0.1", service.port))
+    caller.sendall(b"POST /clean HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+    return caller
+
+
+def test_an_answer_that_is_taken_slowly_does_not_hold_its_place() -> None:
+    with served(DONE, requests=1, seconds=2) as service:
+        service.cleaning.cleaned = bytes(60 << 20)
+        with slow(service) as caller:
+            began = time.monotonic()
+            while service.post("/clean", Accept="text/html").status_code == 429:
+                assert time.monotonic() - began < 20
+                taken = 0
+                while (piece := caller.recv(1 << 20)) and taken < 2 << 20:
+                    taken += len(piece)
+                time.sleep(0.5)
+        assert time.monotonic() - began < 10
+
+
+def test_the_end_of_an_answer_that_nobody_takes_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(guard, "CLOSE_SECONDS", 0.5)
+    with served(DONE, seconds=2) as service:
+        service.cleaning.cleaned = bytes(6 << 20)
+        with slow(service):
+            wait_until(lambda: service.connections == 1, what="the caller is there")
+            wait_until(lambda: service.connections == 0, 30, "the connection is cut")
+
+
+def test_nothing_is_begun_for_a_caller_who_is_gone() -> None:
+    began, left = threading.Event(), threading.Event()
+
+    def leave() -> None:
+        began.set()
+        left.wait(60)
+        time.sleep(0.3)  # until the service has seen it
+
+    body = related(b"one", b"two", b"three")
+    head = (
+        f"POST /studies HTTP/1.1\r\nHost: x\r\n"
+        f"Content-Type: {BOUNDARY}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with served(DONE, before=leave) as service:
+        with connected(service) as caller:
+            caller.sendall(head.encode() + body)
+            began.wait(60)
+        left.set()
+        wait_until(lambda: service.cleaning.late == 2, what="the others are given up")
+        assert service.cleaning.received == [b"one"]
+
+
+def test_a_study_that_takes_too_long_comes_back_with_what_is_cleaned() -> None:
+    with served(DONE, before=lambda: time.sleep(0.5), study_seconds=0.4) as service:
+        answer = service.post("/studies", related(b"one", b"two"), **{"Content-Type": BOUNDARY})
+    report, *files = parts_of(answer)
+    found = [item["outcome"] for item in json.loads(content_of(report))["objects"]]
+    assert found == ["cleaned", "too late"]
+    assert len(files) == 1
+
+
+def test_many_small_objects_are_not_all_open_at_once() -> None:
+    opened: list[int] = []
+    files = Path("/proc/self/fd")
+    with served(DONE, before=lambda: opened.append(len([*files.iterdir()]))) as service:
+        answer = service.post("/studies", related(*[b"x"] * 200), **{"Content-Type": BOUNDARY})
+    assert answer.status_code == 200
+    assert max(opened) < min(opened) + 5
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +32,9 @@ while True:
         time.sleep(600)
     if said == b"die":
         os._exit(1)
+    if said == b"talk":
+        control.send(b'{"outcome": "cleaned", "reason": "' + b"x" * 2**17 + b'"}')
+        continue
     secrets = [text for text in (settings.decode(), *os.environ.values()) if "secret token" in text]
     control.send(json.dumps({"outcome": "cleaned", "reason": "", "media_type": "application/dicom",
                              "report": {"secrets": len(secrets), "pid": os.getpid()}}).encode())
@@ -54,11 +57,13 @@ def processes(program: str = ANSWERS, seconds: float = 60) -> Iterator[CleaningP
         started.close()
 
 
-def ask(cleaning: CleaningProcesses, content: bytes = b"x") -> Answer:
+def ask(
+    cleaning: CleaningProcesses, content: bytes = b"x", waits: Callable[[], bool] = lambda: True
+) -> Answer:
     with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as target:
         source.write(content)
         source.flush()
-        return cleaning.answer(Task(), source.fileno(), target.fileno())
+        return cleaning.answer(Task(), source.fileno(), target.fileno(), waits)
 
 
 def test_it_answers_and_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +75,9 @@ def test_it_answers_and_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("content", "outcome"), [(b"hang", Outcome.LATE), (b"die", Outcome.FAILED)], ids=["hangs", "dies"]
+    ("content", "outcome"),
+    [(b"hang", Outcome.LATE), (b"die", Outcome.FAILED), (b"talk", Outcome.FAILED)],
+    ids=["hangs", "dies", "says more than a message holds"],
 )
 def test_a_process_that_is_lost_costs_its_task_and_is_replaced(content: bytes, outcome: Outcome) -> None:
     with processes(seconds=5) as cleaning:
@@ -106,6 +113,18 @@ def test_who_finds_no_free_process_in_time_is_told_so() -> None:
         cleaning._free.put(hanging)
     assert answer.outcome is Outcome.LATE
     assert "no process was free" in answer.reason
+
+
+def test_who_goes_while_no_process_is_free_waits_no_longer() -> None:
+    with processes(seconds=60) as cleaning:
+        cleaning.start()
+        hanging = cleaning._free.get()
+        asked = iter([True, True])
+        begin = time.monotonic()
+        answer = ask(cleaning, waits=lambda: next(asked, False))
+        cleaning._free.put(hanging)
+    assert answer.outcome is Outcome.LATE
+    assert time.monotonic() - begin < 30
 
 
 def test_a_process_that_cannot_start_says_why() -> None:

@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import struct
+import subprocess
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -16,14 +19,15 @@ from pydicom import dcmread
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.uid import JPEGLSLossless, RLELossless
+from pydicom.uid import JPEG2000MC, JPEGLSLossless, RLELossless
 
 from ai_pipeline.burnin.tools import Tools, shared_tools
+from ai_pipeline.confinement import landlock
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.limits import LIMITS
 from ai_pipeline.serve import worker
 from ai_pipeline.serve.karnak_image import matching_tags
-from ai_pipeline.serve.tasks import Answer, Outcome, Task
+from ai_pipeline.serve.tasks import MOST_BYTES, Answer, Outcome, Task
 from tests.modality import add_overlay, set_pixels, ultrasound_from
 from tests.ultrasound_lab import ENCODINGS, SECRETS, SIZE, Reader, decoded, picture, write
 
@@ -308,7 +312,7 @@ def test_one_pixel_in_its_own_colour_is_no_change(tools: Tools) -> None:
         ({"rows": "99999", "columns": "99999"}, Outcome.UNREADABLE),
         ({"rows": "50000", "columns": "50000", "transfer_syntax_uid": JPEGLSLossless}, Outcome.TOO_LARGE),
         ({"bits_allocated": "64"}, Outcome.UNREADABLE),
-        ({"transfer_syntax_uid": "1.2.840.10008.1.2.4.110"}, Outcome.UNREADABLE),
+        ({"transfer_syntax_uid": JPEG2000MC}, Outcome.UNREADABLE),
         ({"transfer_syntax_uid": "KOWALSKA"}, Outcome.UNREADABLE),
         ({"palette_color_lut": '{"red": [1]}'}, Outcome.UNREADABLE),
         ({"window_width": "wide"}, Outcome.UNREADABLE),
@@ -320,7 +324,7 @@ def test_one_pixel_in_its_own_colour_is_no_change(tools: Tools) -> None:
         "too few bytes",
         "50,000",
         "64 bits",
-        "JPEG XL",
+        "JPEG 2000 part 2",
         "syntax",
         "palette",
         "window",
@@ -356,3 +360,48 @@ def test_a_value_is_found_in_any_usual_spelling(value: str, text: str) -> None:
 )
 def test_a_value_that_is_short_or_elsewhere_is_not_found(value: str, text: str) -> None:
     assert matching_tags({"Tag": value}, [text]) == []
+
+
+def test_an_answer_that_no_message_holds_becomes_a_refusal() -> None:
+    report = {"masks": [{"color": f"{number:06x}", "rectangles": ["0 0 1 1"]} for number in range(5000)]}
+    message = worker.message_of(Answer(Outcome.CLEANED, report=report))
+    assert len(message) <= MOST_BYTES
+    assert Answer.of(message).outcome is Outcome.FAILED
+    assert Answer.of(message).report == {}
+
+
+OPENS = """
+import sys
+from pathlib import Path
+from ai_pipeline.serve import worker
+
+assert worker._confine(Path(sys.argv[1])) == ""
+for path in sys.argv[2:]:
+    try:
+        open(path, "ab" if path.endswith("new") else "rb").close()
+        print("open")
+    except PermissionError:
+        print("denied")
+"""
+
+
+@pytest.mark.skipif(landlock.version() < landlock.LEAST, reason="the kernel has no Landlock")
+def test_a_cleaning_process_opens_only_what_it_needs(tmp_path: Path) -> None:
+    ours, others, rules = (tmp_path / name for name in ("ours", "others", "rules"))
+    for folder in (ours, others, rules):
+        folder.mkdir()
+        (folder / "file").touch()
+    tried = [ours / "new", ours / "file", rules / "file", worker.__file__]
+    denied = [
+        others / "file",
+        others / "new",
+        rules / "new",
+        "/etc/passwd",
+        "/etc/hostname",
+        "/proc/1/status",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", OPENS, str(rules), *map(str, [*tried, *denied])],
+        env={**os.environ, "TMPDIR": str(ours)}, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["open"] * len(tried) + ["denied"] * len(denied)

@@ -222,11 +222,18 @@ def test_off_a_terminal_there_is_a_line_a_minute_beside_milestones(
 ) -> None:
     # The module's own name for time: pytest reads the clock of this process, too.
     monkeypatch.setattr(
-        commands, "time", SimpleNamespace(monotonic=iter([0.0, 10.0, 20.0, 61.0, 70.0, 122.0]).__next__)
+        commands, "time", SimpleNamespace(monotonic=iter([0.0, 5.0, 10.0, 20.0, 61.0, 70.0, 122.0]).__next__)
     )
 
     with commands.progress() as report:
-        for share, what in ((0.1, "a"), (0.2, "b\n"), (0.3, "c"), (0.4, "d"), (0.5, "e")):
+        for share, what in (
+            (0.0, "images left out: 3\n"),
+            (0.1, "a"),
+            (0.2, "b\n"),
+            (0.3, "c"),
+            (0.4, "d"),
+            (0.5, "e"),
+        ):
             report(share, what)
 
-    assert capsys.readouterr().err == "20% b\n50% e\n"
+    assert capsys.readouterr().err == "images left out: 3\n20% b\n50% e\n"

@@ -17,6 +17,7 @@ from ai_pipeline.burnin.tools import (
     PLAIN,
     Classical,
     Floats,
+    Holes,
     Inpainter,
     NetworkInpainter,
     on_onnx,
@@ -120,7 +121,8 @@ def test_what_stood_in_a_corner_does_not_shine_through_its_removal(kind: type[np
     hole[:9, :9] = hole[100:, 160:] = hole[60:70, :9] = True
     marked = np.where(hole, picture[~hole].max(), picture)
     marked[1:4, 1:6] = picture.min()
-    assert np.array_equal(inpaint_stored(picture, hole, filler), inpaint_stored(marked, hole, filler))
+    holes = Holes.of(hole)
+    assert np.array_equal(inpaint_stored(picture, holes, filler), inpaint_stored(marked, holes, filler))
 
 
 def test_a_tile_sees_beyond_its_edge() -> None:
