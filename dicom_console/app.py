@@ -25,6 +25,7 @@ from dicom_console.handlers import (
     stow,
     studies,
     trials,
+    tried_programs,
     uploads,
     work,
 )
@@ -64,6 +65,7 @@ FACES = (
     screens.faces,
     uploads.faces,
     trials.faces,
+    tried_programs.faces,
 )
 """What people and programs ask for."""
 _AWAY = N_("The database of the node does not answer. The node still stores received images.")

@@ -189,7 +189,7 @@ def metrics_part() -> str:
     for node in chain.from_iterable(ast.walk(ast.parse(_text(path))) for path in views):
         match node:
             case ast.Call(ast.Name("Gauge"), [ast.Constant(name), ast.Constant(about), _, *labels]):
-                gauges.append((f"`dicom_node_{name}`", "machine, place, process" if labels else "", about))
+                gauges.append((f"`dicom_node_{name}`", ", ".join(_label_names(labels)), about))
     histograms = [
         (
             f"`{family.name}`",
@@ -199,6 +199,17 @@ def metrics_part() -> str:
         for family in Durations().registry.collect()
     ]
     return table(("metric", "labels", "what it is"), sorted(gauges) + histograms)
+
+
+def _label_names(labels: Sequence[ast.expr]) -> Iterator[str]:
+    """Yield the names in the expression of a gauge's labels: pairs ("name", value), or ("a", "b", ...), of
+    whose words the pairs are made.
+    """
+    for node in chain.from_iterable(map(ast.walk, labels)):
+        match node:
+            case ast.Tuple([ast.Constant(first), *others]):
+                yield first
+                yield from (one.value for one in others if isinstance(one, ast.Constant))
 
 
 def exit_codes_part() -> str:

@@ -19,8 +19,15 @@ Written by `python docs/generate.py` from the metadata of the installed packages
 `constraints.txt`); do not edit. A wheel may carry libraries of others (codecs, compilers' run times): their
 licences lie in its `*.dist-info` folder.
 
-The node itself is AGPL-3.0-or-later. **Whoever passes it on, or lets others use a changed one over a network,
-gives them its source.**
+## Which part is under which
+
+{parts}
+The node's wheel has the files of `ai_pipeline` too, under their own licence: an environment has one of both.
+`make pipeline` builds the distribution. `make licences` installs it with its service into an empty
+environment, cleans a file there, and fails where pip-licenses names a GPL, AGPL, LGPL or unknown licence; a
+test says the same of the installed packages without a network. Two wheels carry libraries under the
+LGPL-2.1, each as a file of its own that may be replaced: FFmpeg in opencv-python-headless, GEOS in shapely.
+certifi and tqdm are under the MPL-2.0.
 
 ## GPL, AGPL and LGPL among what it uses
 
@@ -54,6 +61,27 @@ Python (PSF-2.0) and, of Debian, under the licences in `/usr/share/doc/*/copyrig
 (LGPL-2.0-or-later).
 """
 
+_PARTS = (
+    (
+        "`ai_pipeline` with its weights, cards and device rules: the distribution `dicom-ai-pipeline` "
+        "([page](../../ai_pipeline/PACKAGE.md))",
+        "Apache-2.0 (`ai_pipeline/LICENSE`)",
+        "others build it into their programs; nothing that it imports or asks for is under a GPL. "
+        "`deid.toml` among its rules is MIT; the font has its own terms",
+    ),
+    (
+        "the node: `dicom_node`, `dicom_connectors`, `dicom_console`",
+        "AGPL-3.0-or-later (`LICENSE`)",
+        "orthanc-rest-client is GPL-3.0; **whoever passes the node on, or lets others use a changed one "
+        "over a network, gives them its source**",
+    ),
+    (
+        "`ai_training`, `examples`, `tests`, `benchmarks`, `docs`",
+        "AGPL-3.0-or-later",
+        "`ai_training` can train with ultralytics (AGPL-3.0); what is shipped was not trained with it",
+    ),
+)
+
 
 def licences() -> str:
     """The page."""
@@ -62,6 +90,7 @@ def licences() -> str:
     copyleft = [name for name in (*locked, *others) if _COPYLEFT.search(_licence(name))]
     graph = grimp.build_graph(*_OURS, include_external_packages=True, cache_dir=None)
     return _TEXT.format(
+        parts=table(("part", "licence", "why"), _PARTS),
         copyleft=table(
             ("package", "licence", "imported in"),
             [(name, _licence(name), _importers(name, graph)) for name in copyleft],

@@ -37,7 +37,7 @@ from dicom_node.deliver.scu import (
     SendStatus,
 )
 from dicom_node.people.stow import REASONS
-from dicom_node.receive.policy import STORAGE_CLASSES, VERIFICATION
+from dicom_node.receive.policy import PROGRAM_CLASSES, STORAGE_CLASSES, VERIFICATION
 from dicom_node.receive.statuses import (
     REJECTIONS,
     REPORT_STATUSES,
@@ -65,10 +65,8 @@ def sop_classes() -> str:
     rows = [("Verification SOP Class", VERIFICATION, "yes", "yes")]
     for uid, name in STORAGE_CLASSES.items():
         use = "analysed" if uid in ANALYSED else "kept"
-        sent = ", ".join(
-            f"`{kind}`" for kind, declared in RESULT_KINDS.items() if uid in declared.sop_classes
-        )
-        rows.append((name, uid, sent, "analysed by sender" if uid in SECONDARY_CAPTURES else use))
+        rows.append((name, uid, _kinds_of(uid), "analysed by sender" if uid in SECONDARY_CAPTURES else use))
+    rows += [(name, uid, _kinds_of(uid), "given to programs") for uid, name in PROGRAM_CLASSES.items()]
     rows += [
         (UID(dimse_n.COMMITMENT_CLASS).name, dimse_n.COMMITMENT_CLASS, "yes", "`commit_after`"),
         *((UID(f"{study_root}{n}").name, f"{study_root}{n}", "yes", "") for n in (1, 2, 3)),
@@ -76,6 +74,11 @@ def sop_classes() -> str:
         (PULL.name, PULL, "`worklist`", ""),
     ]
     return table(("SOP class", "UID", "SCU", "SCP"), rows)
+
+
+def _kinds_of(uid: str) -> str:
+    """The kinds of result that are sent in this SOP class."""
+    return ", ".join(f"`{kind}`" for kind, declared in RESULT_KINDS.items() if uid in declared.sop_classes)
 
 
 def transfer_syntaxes() -> str:

@@ -38,6 +38,7 @@ PACKAGES = {
     "postgresql": "pg_ctlcluster",
     "tesseract-ocr": "tesseract",
     "orthanc-dicomweb": "/usr/share/orthanc/plugins/libOrthancDicomWeb.so",
+    "orthanc-python": "/usr/share/orthanc/plugins/libOrthancPython.so",
     "poppler-utils": "pdftotext",
     "qpdf": "qpdf",
     "pixelmed-apps": "/usr/share/java/pixelmed.jar",

@@ -123,7 +123,7 @@ def objects(folder: Path) -> Iterator[tuple[str, BuiltObject]]:
     yield from _of("ovarian", pelvis, _ovary(pelvis), UNCALIBRATED)
     pixels = np.repeat(drawn_head()[0][..., None], 3, axis=-1)
     head = source(write_image(folder / "head.dcm", US, pixels, BodyPartExamined=None, Laterality=None))
-    yield from _of("fetal_head", head, _head(head), UNCALIBRATED)
+    yield from _of("fetal_head", head, head_result(head), UNCALIBRATED)
     without_number = replace(_chest(film).findings[0], probability=None, threshold=None)
     program = PipelineResult((without_number,), models=(CALIBRATED,))
     [report] = build(_context("command", CALIBRATED, ResultKind.SR), [film], program)
@@ -284,7 +284,7 @@ def _ovary(image: SourceObject) -> PipelineResult:
     return PipelineResult((cyst,), without_text(image, TEXT), models=(UNCALIBRATED,), drawn_on="cleaned")
 
 
-def _head(image: SourceObject) -> PipelineResult:
+def head_result(image: SourceObject) -> PipelineResult:
     uid, header = image.image.uid, image.image.header
     outline = np.where(HEAD.mask(header.rows, header.columns), np.uint8(255), np.uint8(0))[None]
     organ = DerivedImage(

@@ -142,7 +142,7 @@ def test_help_imports_nothing_heavy(verb: str) -> None:
     assert {*done.stdout.splitlines()[-1].split()} <= {"LOADED", *declares}
 
 
-@pytest.mark.parametrize("folder", ["dicom_console", "ai_training"])
+@pytest.mark.parametrize("folder", ["dicom_console", "ai_training", "ai_pipeline"])
 def test_every_package_is_listed_in_its_pyproject(folder: str) -> None:
     """Of distributions whose folder is their package: setuptools finds those of the node by itself."""
     project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))

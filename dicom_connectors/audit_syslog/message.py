@@ -297,7 +297,7 @@ def audit_message(row: AuditRow, study_uid: str, patient_id: str, source: AuditS
         _object(root, patient_id, _PATIENT, _PATIENT_NUMBER, {}, person=True)
     if kind.event == _DCM.SecurityAlert:
         _alert_subject(root, row, kind, source)
-    elif not study_uid:
+    elif not study_uid and kind.event != _DCM.ApplicationActivity:  # a start has no object (PS3.15 A.5.3.1)
         role = _QUERY if row.action is _A.STUDY_SEARCHED else _USER
         _object(root, row.action.value, role, _URI, row.fields)
     written: bytes = tostring(root, encoding="utf-8", xml_declaration=True)

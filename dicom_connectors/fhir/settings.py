@@ -23,6 +23,7 @@ class FhirPeer(Section):
     """Mixin that adds the keys of FHIR servers to the settings of a peer (``[[peers]]``)."""
 
     by_url: ClassVar = frozenset({"fhir"})
+    reads_reports: ClassVar = frozenset({"fhir"})
     token: Secret = Field("", validate_default=True, examples=["${file:/run/secrets/ehr}"])
     """For fhir: a bearer token in place of user name and password; by ${VAR}, never in the file."""
     patient_systems: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(pattern=_URI)]] = Field(

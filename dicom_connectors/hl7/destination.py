@@ -195,6 +195,8 @@ class Hl7Destination(PeerCaller):
         whom = f"{self._peer.host}:{self._peer.port}"
         if self._connections.refused:
             why = self._connections.refused
+        elif self._connections.timed_out:
+            why = self._connections.without_answer(whom)
         elif refusal := tls_refusal(error):
             why = f"{whom}: {refusal}"
         else:

@@ -80,6 +80,7 @@ class Hl7Peer(Section):
     """Mixin that adds the keys of HL7 receivers to the settings of a peer (``[[peers]]``)."""
 
     by_address: ClassVar = frozenset({"hl7"})
+    reads_reports: ClassVar = frozenset({"hl7"})
     takes_over: ClassVar = frozenset({"hl7"})  # MSA-1 AA
     hl7_fields: Annotated[dict[str, str], AfterValidator(checked_hl7_fields)] = Field({}, max_length=50)
     """With transport = "hl7": fields (or components) filled as the receiver wants them, such as

@@ -376,7 +376,12 @@ EVENTS: Mapping[Occasion, Sequence[events.EventType]] = {
         events.STUDY_MAY_BE_INCOMPLETE,
         events.FETCHED_OTHER_PATIENT,
     ),
-    "withheld": (events.CLEANING_WITHHELD, events.RESULT_WITHHELD),
+    "withheld": (
+        events.CLEANING_WITHHELD,
+        events.RESULT_WITHHELD,
+        events.PROGRAM_OBJECT_HELD,
+        events.PROGRAM_OBJECT_REFUSED,
+    ),
     "disk": (events.DISK_LOW,),
     "silence": (events.PEER_SILENT,),
     "outage": (events.DESTINATION_AWAY, events.DESTINATION_BACK),

@@ -9,11 +9,11 @@ from dicom_console.web.languages import N_
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.sample import documented_fields
 from dicom_node.base.errors import ConfigProblem, FaultyInput
-from dicom_node.base.lifecycle import NOT_CHOSEN, ResultKind
+from dicom_node.base.lifecycle import NOT_LISTED, ResultKind
 from dicom_node.base.store.views import View
 from dicom_node.people import entered
 
-KINDS = [kind.value for kind in ResultKind if kind not in NOT_CHOSEN]
+KINDS = [kind.value for kind in ResultKind if kind not in NOT_LISTED]
 _TEXTS = ("name", "ae_title", "host")
 SWITCHES: Final[Mapping[str, str]] = {
     "check_address": N_("its objects must come from this host"),

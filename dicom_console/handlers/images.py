@@ -51,13 +51,13 @@ def result(request: CurrentRequest, number: Number, frame: int = 1) -> Response:
 
 
 @faces.page("GET", "/studies/results/{number}/masks/{segment}", UserRole.VIEWER)
-def mask(request: CurrentRequest, number: Number, segment: int) -> Response:
+def mask(request: CurrentRequest, number: Number, segment: int, image: str = "") -> Response:
     """Return one segment of a segmentation as PNG, which the page lays over its image.
 
-    ``number``: of the result.
+    ``number``: of the result. ``image``: SOP Instance UID of the image, for masks of several.
     """
     shown = _find_and_note(request, PictureKind.RESULTS, number)
-    return Response(viewer.mask_png(shown, segment), media_type="image/png")
+    return Response(viewer.mask_png(shown, segment, image), media_type="image/png")
 
 
 @faces.page("GET", "/studies/{which}/{number}/{frame}/samples", UserRole.VIEWER)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Body, Response
 
 from dicom_console.views import patients
-from dicom_console.views.search import names
+from dicom_console.views.search import name_words, names
 from dicom_console.web.faces import ROWS, ConsoleRequest, CurrentRequest, Faces, Number, Since, see_other
 from dicom_node.base.errors import RequestRefused
 from dicom_node.base.lifecycle import UserRole
@@ -40,19 +40,18 @@ class History(ServiceResult):
 def list_patients(request: CurrentRequest, after: Since = None, person: bool = False) -> Response:
     """Show one page of patients.
 
-    ``after``: last row of the page before; ``person``: only the Patient ID that was searched for, which is
-    stored in the session so that it is not in the address.
+    ``after``: last row of the page before; ``person``: only the name and Patient ID that were searched for,
+    which are stored in the session so that they are not in the address.
     """
     return _list(request, after, users.search_of(request.site.database, request.token) if person else {})
 
 
 @faces.page("POST", "/patients/search", UserRole.VIEWER)
 def search(request: CurrentRequest) -> Response:
-    """Store the Patient ID that the person searches for in the session, and redirect to the list."""
-    wanted = request.patient_id()
-    users.keep_search(
-        request.site.database, request.token, {"patient": wanted} if wanted else {}, request.person
-    )
+    """Store the name and Patient ID that the person searches for in the session, and redirect to the list."""
+    given = {"patient": request.patient_id(), "name": request.text("name")[:64]}
+    wanted = {key: value for key, value in given.items() if value}
+    users.keep_search(request.site.database, request.token, wanted, request.person)
     return see_other("/patients", person="1" if wanted else "")
 
 
@@ -151,11 +150,13 @@ def _list(
     ``problem``: why a registration was refused, "" for none; ``given``: what was typed, to be corrected.
     """
     request.note_list("patients")
-    rows, more = request.read(patients.patients, about.get("patient", ""), after)
+    wanted, name = about.get("patient", ""), about.get("name", "")
+    rows, more = request.read(patients.patients, wanted, after, name_words(request.settings, name))
     people = request.read(names, request.settings, [row["study"] for row in rows])
-    wanted = about.get("patient", "")
     known = (
-        [] if after else request.read(registered.list_patients, request.settings, patient=wanted, limit=ROWS)
+        []
+        if after
+        else request.read(registered.list_patients, request.settings, patient=wanted, name=name, limit=ROWS)
     )
     return request.page(
         "patients.html",

@@ -11,7 +11,7 @@ from dicom_console.web.languages import N_
 from dicom_node.base.actions.action import role_of
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
 from dicom_node.base.store.views import View
-from dicom_node.people import Row, cleaning_reviews, device_rules, screens
+from dicom_node.people import Done, Row, cleaning_reviews, device_rules, screens
 from dicom_node.people.cleaning_reviews import Boxes, Reviews
 from dicom_node.people.device_rules import NewRule
 
@@ -36,6 +36,7 @@ def _reviews_page(request: ConsoleRequest, found: Reviews) -> Response:
         rows=found.reviews,
         more=found.next,
         first=first,
+        groups=request.read(cleaning_reviews.waiting_groups) if first else [],
         screens=_learnt_screens(request) if first else [],
     )
 
@@ -65,6 +66,19 @@ def _to_the_next(request: ConsoleRequest, _done: None = None) -> Response:
 def accept(request: CurrentRequest, number: Number) -> None:
     """Accept the cleaning of an image (removal of burned-in text): it stays as it is."""
     cleaning_reviews.accept_cleaning(request.settings, number, request.person)
+
+
+@faces.handler(
+    "POST",
+    "/reviews/{number}/accept_alike",
+    cleaning_reviews.accept_alike,
+    lambda _request, _done: see_other("/reviews"),
+)
+def accept_alike(request: CurrentRequest, number: Number) -> Done:
+    """Accept the cleaning of all waiting images of the device and cause of this one, up to it; images that
+    are withheld or in doubt are looked at one by one.
+    """
+    return Done(objects=cleaning_reviews.accept_alike(request.settings, number, request.person))
 
 
 @faces.handler("POST", "/reviews/{number}/boxes", cleaning_reviews.draw_boxes)

@@ -25,6 +25,7 @@ from dicom_console.web.faces import (
     back_to,
     see_other,
 )
+from dicom_node.base.errors import FaultyInput
 from dicom_node.base.lifecycle import AuditAction, ReaderVerdict, RejectionReason, StudyState, UserRole
 from dicom_node.base.store import views
 from dicom_node.people import (
@@ -47,7 +48,7 @@ from dicom_node.people.verdicts import FindingAssessed
 
 faces = Faces()
 _BACK = back_to("/studies/{number}")
-_FILTERS = ("state", "modality", "sender", "finding", "since", "until", "days", "order", "person")
+_FILTERS = ("state", "modality", "sender", "finding", "since", "until", "days", "day", "order", "person")
 _PICK = re.compile(r"[0-9]{1,8}(-[0-9]{1,8})?")  # "7", or "7-2": it counts only together with answer 2
 _IN_ADDRESS = tuple(name for name in _FILTERS if name != "person")  # that one is of this session only
 
@@ -64,6 +65,7 @@ def list_studies(
     since: Date = "",
     until: Date = "",
     days: Annotated[int | None, Query(ge=1, le=366)] = None,
+    day: Date = "",
     order: Order = Order.RECEIVED,
     after: Since = None,
 ) -> Studies:
@@ -71,9 +73,11 @@ def list_studies(
 
     ``since`` and ``until``: Study Dates, YYYY-MM-DD. ``sender``: a calling AE title. ``finding``: only
     studies in whose newest reports this finding is present. ``days``: only studies that received an object in
-    the last so many days, today included. Without a ``state`` pictures that a person tried are left out.
+    the last so many days, today included; ``day``: on this day, YYYY-MM-DD. Without a ``state`` pictures that
+    a person tried are left out.
     """
     about = _searched_for(request)
+    received, received_until = _times_received(days, day)
     wanted = Search(
         patient=about.get("patient", ""),
         words=search.name_words(request.settings, about.get("name", "")),
@@ -83,7 +87,8 @@ def list_studies(
         finding=finding.strip(),
         since=since.replace("-", ""),
         until=until.replace("-", ""),
-        received=first_midnight(days, datetime.now().astimezone().date()) if days else None,
+        received=received,
+        received_until=received_until,
         states=state or (),
         order=order,
     )
@@ -96,6 +101,19 @@ def first_midnight(days: int, today: date) -> datetime:
     it kept then.
     """
     return datetime.combine(today - timedelta(days=days - 1), time()).astimezone()
+
+
+def _times_received(days: int | None, day: str) -> tuple[datetime | None, datetime | None]:
+    """Return from when and until when an object of a study has to have come. ``day``: goes before ``days``.
+    Raises FaultyInput for a day that does not exist.
+    """
+    if day:
+        try:
+            chosen = date.fromisoformat(day)
+            return first_midnight(1, chosen), first_midnight(1, chosen + timedelta(days=1))
+        except (ValueError, OverflowError):
+            raise FaultyInput(f"{day!r} is no day: write it as 2026-03-01") from None
+    return (first_midnight(days, datetime.now().astimezone().date()) if days else None), None
 
 
 @faces.page_of(list_studies)
@@ -257,6 +275,7 @@ def versions(request: CurrentRequest, number: Number) -> Response:
         "versions.html",
         study=request.read(listing.brief, number),
         questions=listing.questions(rows),
+        registered={row["choose"]: row["differs"] for row in rows if row["number"] is None},
         as_of=rows[0]["as_of"] if rows else "",
     )
 

@@ -1,6 +1,6 @@
 """The page and the list entry of a study."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import Any, Final
@@ -14,7 +14,7 @@ from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
 from dicom_node.base.lifecycle import PICTURES, AuditAction, DeliveryState
-from dicom_node.base.store import views
+from dicom_node.base.store import kept_results, views
 from dicom_node.base.store.tables import AuditRow, Delivery, ReceivedObject, Result, Study, Withdrawal
 from dicom_node.base.store.views import View, columns
 from dicom_node.people import Row, held_results, verdicts
@@ -68,6 +68,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         {
             "id": row.id,
             **columns(row, "modality", "role", "sop_instance_uid", "purged", "bytes"),
+            "number": number_in(row, "InstanceNumber"),
             "series": row.attributes.get("SeriesDescription", ""),
             "view": row.attributes.get("ViewPosition", ""),
             "size": f"{row.attributes.get('Columns', '?')} × {row.attributes.get('Rows', '?')}",
@@ -78,7 +79,8 @@ def show(session: Session, settings: Settings, number: int) -> View:
     received = select(ReceivedObject).where(ReceivedObject.study_id == number).order_by(ReceivedObject.id)
     of_object = ("sop_instance_uid", "outcome", "reason", "calling_ae", "bytes", "received_at")
     reports = report_files(session, settings, number)  # the newest of each rule
-    findings = [row for path in reports for row in stated_report.findings(path)]
+    findings = _with_images(images, (row for path in reports for row in stated_report.findings(path)))
+    measured = _with_images(images, (row for path in reports for row in stated_report.measurements(path)))
     stated = [stated_report.read_report(path) for path in reports]
     remarks = dict.fromkeys(remark for report in stated for remark in report.remarks)
     happened = views.list_events(session, study_instance_uid=shown["study"], debug=False, limit=_MOST_READ)
@@ -94,7 +96,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "results": _results(session, settings, number),
         "held": held_results.held_results(session, settings, number),
         "findings": verdicts.with_verdicts(session, number, findings),
-        "measurements": [row for path in reports for row in stated_report.measurements(path)],
+        "measurements": measured,
         "conclusions": list(dict.fromkeys(filter(None, (report.conclusion for report in stated)))),
         "remarks": list(remarks),
         "likeliest": _likeliest(findings),
@@ -104,6 +106,15 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "events": happened[-_MOST:],
         "most": _MOST,
     }
+
+
+def _with_images(images: Sequence[View], rows: Iterable[View]) -> list[View]:
+    """Return findings or measurements, each with ``id`` and ``number`` (Instance Number) of its image as
+    ``of``; None in a study of one image, and for an image that is not among ``images``.
+    """
+    of = {row["sop_instance_uid"]: {"id": row["id"], "number": row["number"]} for row in images}
+    of = of if len(images) > 1 else {}
+    return [row | {"of": of.get(row["image"])} for row in rows]
 
 
 def timeline(rows: Sequence[View]) -> list[View]:
@@ -130,9 +141,11 @@ def questions(rows: Sequence[View]) -> list[View]:
     """Return the choices that a person must make before a study leaves quarantine, those between patients
     first.
 
-    ``rows``: all options, as ``studies.versions`` returns them; each choice has its ``options``.
+    ``rows``: all options, as ``studies.versions`` returns them; each choice has its ``options``. Those
+    without number are not chosen.
     """
-    found = grouped(((row["if_taken"], row["sop_instance_uid"]), row) for row in rows)
+    options_of = [row for row in rows if row["number"] is not None]
+    found = grouped(((row["if_taken"], row["sop_instance_uid"]), row) for row in options_of)
     return [
         {
             "choose": options[0]["choose"],
@@ -237,6 +250,7 @@ def _results(session: Session, settings: Settings, number: int) -> list[View]:
     rows_sent = session.execute(sent.order_by(Delivery.id))
     deliveries = grouped((result, columns(row, *names)) for row, result in rows_sent)
     rows = session.scalars(chosen).all()
+    because = kept_results.reasons(session, settings, number)
     taken_back = select(Withdrawal).where(Withdrawal.result_id.in_([row.id for row in rows]))
     gone = {one.result_id: one for one in session.scalars(taken_back)}
     return [
@@ -247,16 +261,10 @@ def _results(session: Session, settings: Settings, number: int) -> list[View]:
             "withdrawn": columns(gone[row.id], "at", "actor", "because") if row.id in gone else None,
             "has_pixels": row.id not in gone and not row.purged and row.kind in PICTURES,
             "deliveries": deliveries[row.id],
-            "not_taken_by": _not_taken_by(settings, row),
+            "kept_because": because.get(row.id, ""),
         }
         for row in rows
     ]
-
-
-def _not_taken_by(settings: Settings, result: Result) -> list[str]:
-    """Return the peers to which the result's rule sends and that take no results of this kind."""
-    named = [peer for peer in settings.peers if peer.name in result.job.destinations]
-    return [peer.name for peer in named if result.kind not in peer.results]
 
 
 def _likeliest(findings: Sequence[Mapping[str, Any]]) -> list[View]:

@@ -436,20 +436,19 @@ def _peer_gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     receivers = {peer.name for peer in settings.peers if "receive" in peer.may}
     away = {outage.destination: outage.since for outage in outages(session)}
     for name in sorted(receivers | {name for name, _ in numbers}):
-        peer = ("peer", name)
         for state in _NOT_CONFIRMED:
             number = numbers.get((name, state), 0)
             yield Gauge(
                 "peer_deliveries",
                 "Deliveries that a peer has not confirmed.",
                 number,
-                (peer, ("state", state)),
+                (("peer", name), ("state", state)),
             )
         yield Gauge(
             "peer_away_seconds",
             "Since a peer has confirmed nothing; 0: it is no outage.",
             _age(away.get(name)),
-            (peer,),
+            (("peer", name),),
         )
     for sender in settings.peers:
         if sender.silent_hours:

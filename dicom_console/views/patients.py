@@ -12,7 +12,7 @@ from dicom_console.views.search import names, with_withdrawals
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
 from dicom_node.base.store import intake, views
-from dicom_node.base.store.tables import ReceivedObject, Study
+from dicom_node.base.store.tables import ReceivedObject, Study, StudyName
 from dicom_node.base.store.views import View, as_json
 from dicom_node.people import pictures
 from dicom_node.results import stated_report
@@ -24,12 +24,14 @@ HISTORY = 50
 _LOOKED_INTO = 20  # of these, whose reports are read
 
 
-def patients(session: Session, wanted: str = "", after: int | None = None) -> tuple[list[View], int | None]:
+def patients(
+    session: Session, wanted: str = "", after: int | None = None, words: Sequence[str] = ()
+) -> tuple[list[View], int | None]:
     """Return (one page of patients in the order of Patient IDs, ``after`` for the next page or None).
 
     ``wanted``: a Patient ID, or its beginning and ``*``; "": all. Each row has the number of one of the
     patient's studies, which stands for the patient in addresses, because a Patient ID must not. Studies
-    without an ID are left out.
+    without an ID are left out. ``words``: of the name, as ``search.name_words`` returns them.
     """
     chosen = select(Study.patient_id).where(Study.patient_id != "").distinct()
     if wanted.endswith("*"):
@@ -39,6 +41,8 @@ def patients(session: Session, wanted: str = "", after: int | None = None) -> tu
         chosen = chosen.where(Study.patient_id.startswith(begin, autoescape=True), same)
     elif wanted:
         chosen = chosen.where(Study.patient_id == wanted)
+    for word in words:
+        chosen = chosen.where(Study.id.in_(select(StudyName.study_id).where(StudyName.word == word)))
     if after is not None and (last := session.get(Study, after)) is not None:
         chosen = chosen.where(Study.patient_id > last.patient_id)
     found = list(session.scalars(chosen.order_by(Study.patient_id).limit(PAGE + 1)))

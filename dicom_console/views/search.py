@@ -51,7 +51,8 @@ class Search:
     """A search for studies; "" and () match all. ``patient`` and ``accession`` may end with ``*``.
 
     ``words``: words of the patient's name, as :func:`name_words` returns them. ``since`` and ``until``: Study
-    Dates, YYYYMMDD. ``received``: an object arrived since then. ``sender``: the calling AE title of an image.
+    Dates, YYYYMMDD. ``received``: an object arrived since then, ``received_until``: the first arrived before
+    then. ``sender``: the calling AE title of an image.
     ``finding``: the code meaning of a finding that the newest reports call present. ``states``: as
     ``views.in_states`` takes them; (): all but trials.
     """
@@ -65,6 +66,7 @@ class Search:
     since: str = ""
     until: str = ""
     received: datetime | None = None
+    received_until: datetime | None = None
     states: Sequence[StudyState | str] = ()
     order: Order = Order.RECEIVED
 
@@ -213,6 +215,8 @@ def _conditions(session: Session, wanted: Search) -> Iterator[ColumnElement[bool
         yield Study.study_date >= wanted.since
     if wanted.received:
         yield Study.last_received_at >= wanted.received
+    if wanted.received_until:
+        yield Study.first_received_at < wanted.received_until
     if wanted.until:
         yield Study.study_date <= wanted.until
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.pixels import pixel_array
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -34,6 +36,7 @@ _COLOURS = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167))
 """By Okabe and Ito: people with any colour vision distinguish them."""
 _OPACITY = 96  # of 255
 _OUTLINES = 16  # that a viewer offers
+_MOST_FRAMES = 256  # of a mask on one image, a cine
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,25 +162,48 @@ def masks(session: Session, settings: Settings, study: int, uid: str) -> list[Vi
     return list(islice(found.values(), _OUTLINES))
 
 
-def mask_png(shown: Shown, segment: int) -> bytes:
-    """Return a segment as coloured, half transparent PNG in the size of its image. Raises NotFound."""
+def mask_png(shown: Shown, segment: int, image: str) -> bytes:
+    """Return a segment as coloured, half transparent PNG in the size of its image. Raises NotFound.
+
+    ``image``: its SOP Instance UID; "" for a mask of one image alone.
+    """
     if shown.kind != ResultKind.SEG:
         raise NotFound("there is no such outline")
     with two_at_a_time():
-        found = dcmread(shown.path)
-        frames = found.pixel_array.reshape(-1, found.Rows, found.Columns)
-        here = [
-            place
-            for place, item in enumerate(found.PerFrameFunctionalGroupsSequence)
-            if item.SegmentIdentificationSequence[0].ReferencedSegmentNumber == segment
-        ]
+        header = dcmread(shown.path, stop_before_pixels=True)
+        here = list(islice(_frames_of(header, segment, image), _MOST_FRAMES))
         if not here:
             raise NotFound("there is no such outline")
-        painted = np.zeros((*frames.shape[1:], 4), np.uint8)
-        painted[frames[here].any(axis=0)] = (*_COLOURS[(segment - 1) % len(_COLOURS)], _OPACITY)
+        in_labels = header.get("SegmentationType") == "LABELMAP"
+        frames = [np.asarray(pixel_array(shown.path, index=place)) for place in here]
+        drawn = [frame == segment if in_labels else frame > 0 for frame in frames]
+        painted = np.zeros((*drawn[0].shape, 4), np.uint8)
+        painted[np.any(drawn, axis=0)] = (*_COLOURS[(segment - 1) % len(_COLOURS)], _OPACITY)
         data = io.BytesIO()
         Image.fromarray(painted).save(data, "PNG", compress_level=1)
     return data.getvalue()
+
+
+def _frames_of(header: Dataset, segment: int, image: str) -> Iterator[int]:
+    """Yield the places (from 0) of the frames of a segmentation that show this segment on this image.
+
+    What is the same in all frames stands in the shared groups; a label map has all segments in each frame
+    (PS3.3 C.8.20.2).
+    """
+    shared = next(iter(header.get("SharedFunctionalGroupsSequence", ())), Dataset())
+    numbers = [int(item.SegmentNumber) for item in header.get("SegmentSequence", ())]
+    in_labels = header.get("SegmentationType") == "LABELMAP"
+    for place, item in enumerate(header.get("PerFrameFunctionalGroupsSequence", ())):
+        named = item.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence") or ()
+        shows = numbers if in_labels else [int(one.ReferencedSegmentNumber) for one in named]
+        derived = item.get("DerivationImageSequence") or shared.get("DerivationImageSequence") or ()
+        sources = {
+            str(source.get("ReferencedSOPInstanceUID", ""))
+            for one in derived
+            for source in one.get("SourceImageSequence", ())
+        }
+        if segment in shows and (not image or not sources or image in sources):
+            yield place
 
 
 def _images(header: Dataset) -> set[str]:

@@ -16,6 +16,7 @@ from dicom_console.web.languages import decimal
 from dicom_node import __version__
 from dicom_node.base.actions.action import declared, role_of
 from dicom_node.base.actions.columns import Time
+from dicom_node.base.actions.in_words import is_sent_nowhere
 from dicom_node.base.lifecycle import RESULT_KINDS, UserRole
 from dicom_node.base.store.views import (
     ORIGINAL,
@@ -102,6 +103,7 @@ def _environment(language: str) -> Environment:
     environment.globals |= {"language": language, "languages": languages.LANGUAGES, "columns": columns}
     environment.globals |= {"shortest_reason": SHORTEST_REASON, "longest_reason": LONGEST_REASON}
     environment.tests["time"] = lambda value: isinstance(value, Time)
+    environment.tests["sent_nowhere"] = is_sent_nowhere
     by_language: dict[str, Callable[..., str]] = {
         "moment": moment,
         "stamp": stamp,

@@ -57,6 +57,9 @@ TYPES: Final[Mapping[str, EventType]] = {
         1009, "connections without an association, counted in one minute", _WARNING
     ),
     "PEER_SILENT": EventType(1010, "no object came from a peer for longer than its silent_hours", _WARNING),
+    "ASSOCIATION_LOST": EventType(
+        1013, "association ended with its listener, which was killed or whose machine failed", _WARNING
+    ),
     "COMMITMENT_REPORTED": EventType(1011, "storage commitment report received"),
     "COMMITMENT_REPORT_REFUSED": EventType(1012, "storage commitment report refused", _WARNING),
     "COMMITMENT_ASKED": EventType(1070, "a peer asked for storage commitment"),
@@ -92,7 +95,9 @@ TYPES: Final[Mapping[str, EventType]] = {
     "STUDY_RELEASED": EventType(2014, "a person released the study from quarantine", _WARNING),
     "STUDY_MOVED": EventType(2015, "study changed its state"),
     "STUDY_MAY_BE_INCOMPLETE": EventType(
-        2016, "study may be incomplete: an object that came with it cannot be read", _WARNING
+        2016,
+        "study may be incomplete: an object that came with it cannot be read, or its association broke off",
+        _WARNING,
     ),
     "RECOVERY_SCANNED": EventType(2020, "spool scanned after start"),
     "FILES_PURGED": EventType(2021, "files of objects or results deleted after their days"),
@@ -173,10 +178,18 @@ TYPES: Final[Mapping[str, EventType]] = {
     ),
     "JOB_FIRST": EventType(3032, "a person put a job before all others"),
     "STUDY_RERUN": EventType(3033, "a person applied the rules to a study again", _WARNING),
+    "PROGRAM_ANSWERED": EventType(
+        3040, "a program answered: numbers of its objects that go, wait for a person, or are refused"
+    ),
+    "PROGRAM_DIFFERS": EventType(
+        3041, "a program answered differently to the same input: its first answer stays", _WARNING
+    ),
     "RESULT_BUILT": EventType(4001, "result object built"),
     "RESULT_REFUSED": EventType(4002, "result object refused by the gate", _ERROR),
     "RESULT_EXISTS": EventType(4003, "result object exists already"),
     "RESULT_WITHHELD": EventType(4004, "de-identified object withheld: it might name the patient", _ERROR),
+    "PROGRAM_OBJECT_HELD": EventType(4007, "an object that a program made waits for a person", _WARNING),
+    "PROGRAM_OBJECT_REFUSED": EventType(4008, "an object that a program made was refused", _ERROR),
     "RESULT_LOST": EventType(
         4006, "a deleted file of a result cannot be made again unchanged: a destination lacks it", _ERROR
     ),
@@ -257,6 +270,11 @@ TYPES: Final[Mapping[str, EventType]] = {
     "PROCESS_BACK": EventType(6013, "a process reports again"),
     "CLOCK_PUT_BACK": EventType(
         6014, "the clock of the machine was set back: waiting work is due now", _WARNING
+    ),
+    "NODE_KILLED": EventType(
+        6016,
+        "the run of the node before this one ended without a stop: killed, or its machine failed",
+        _WARNING,
     ),
     "INDEXING_BACK": EventType(6015, "indexing continues"),
     "CONSOLE_STARTED": EventType(6020, "console serves its pages"),

@@ -48,6 +48,12 @@ class ResultKind(StrEnum):
     SEG = "seg"  # mask of what was inpainted; outlined organs
     REJECTION = "rejection"  # IOCM: a note that other results are withdrawn; not of a peer's ``results``
     ASSESSMENT = "assessment"  # what a person says of the findings of a report; neither of them
+    # What programs of others return besides segmentations, presentation states, pictures and documents.
+    PROGRAM_SR = "program_sr"  # report of a program: nothing here reads it as one of ours
+    MAP = "map"  # parametric map
+    STRUCTURE_SET = "rtstruct"
+    KEY_OBJECTS = "kos"
+    IMAGE = "image"  # derived image in the class of a modality
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,42 @@ RESULT_KINDS: Final[Mapping[ResultKind, KindOfResult]] = {
         9008,
         _COMPREHENSIVE_3D_SR,
     ),
+    ResultKind.PROGRAM_SR: KindOfResult(
+        "report of a program (SR)",
+        "report that a program returned; goes to peers with sr",
+        "AI report",
+        9021,
+        # Comprehensive 3D, Comprehensive, Enhanced, Basic Text and Extensible SR
+        tuple(f"1.2.840.10008.5.1.4.1.1.88.{end}" for end in (34, 33, 22, 11, 35)),
+    ),
+    ResultKind.MAP: KindOfResult(
+        "parametric map",
+        "parametric map that a program returned",
+        "AI parametric map",
+        9025,
+        ("1.2.840.10008.5.1.4.1.1.30",),
+    ),
+    ResultKind.STRUCTURE_SET: KindOfResult(
+        "structure set (RTSTRUCT)",
+        "contours that a program returned",
+        "AI structure set",
+        9026,
+        ("1.2.840.10008.5.1.4.1.1.481.3",),
+    ),
+    ResultKind.IMAGE: KindOfResult(
+        "derived image",
+        "image of a modality's class that a program derived",
+        "AI derived image",
+        9027,
+        ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"),  # CT, MR
+    ),
+    ResultKind.KEY_OBJECTS: KindOfResult(
+        "key objects",
+        "selection of images that a program returned",
+        "AI key objects",
+        9029,
+        ("1.2.840.10008.5.1.4.1.1.88.59",),
+    ),
     ResultKind.REJECTION: KindOfResult(
         "rejection note",
         "note that results are withdrawn, with `iocm`",
@@ -170,6 +212,8 @@ PICTURES: Final = frozenset(
 """Kinds that are secondary captures."""
 NOT_CHOSEN = frozenset({ResultKind.REJECTION, ResultKind.ASSESSMENT})
 """Kinds that a peer gets by a key of their own, and that no job builds."""
+NOT_LISTED = NOT_CHOSEN | {ResultKind.PROGRAM_SR}
+"""Kinds that stand in no peer's ``results``."""
 DEIDENTIFIED_KINDS = frozenset({ResultKind.CLEANED, ResultKind.SEG, ResultKind.SR})
 """What a de-identified destination may get: the other kinds show the uncleaned picture, or draw on it."""
 
@@ -219,6 +263,13 @@ class AssociationOutcome(StrEnum):
     RELEASED = "released"
     ABORTED = "aborted"
     LOST = "lost"  # with its listener
+
+
+class StudyWarning(StrEnum):
+    """What a person has to know of a study in any state, before relying on it."""
+
+    BROKEN_OFF = "the association broke off: the study may be incomplete"
+    NO_PATIENT_ID = "no Patient ID"
 
 
 class StepStatus(StrEnum):

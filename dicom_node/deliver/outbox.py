@@ -160,11 +160,7 @@ def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence
         raise NotAllowedNow(f"the study is {study.state}: its results go nowhere now")
     if "receive" not in peer.may:
         raise NotAllowedNow(f'{peer.name} gets no results: may = ["receive"] in the configuration allows it')
-    fitting = [
-        result
-        for result in _newest_results(session, study_id)
-        if _is_made_for(result, peer) and _may_have_form_of(peer, result, peers)
-    ]
+    fitting = [result for result in _newest_results(session, study_id) if is_for(result, peer, peers)]
     if not fitting:
         raise NotAllowedNow(
             f"the study has no results that {peer.name} takes: name it in send_to of a rule, then run the "
@@ -205,11 +201,18 @@ def _newest_results(session: Session, study_id: int) -> list[Result]:
     ]
 
 
+def is_for(result: Result, peer: PeerSettings, peers: Sequence[PeerSettings]) -> bool:
+    """Whether a peer may get a result that was made before: it takes the kind, may know the patient so, and
+    wants this form. ``peers``: all configured peers.
+    """
+    return _is_made_for(result, peer) and _may_have_form_of(peer, result, peers)
+
+
 def _is_made_for(result: Result, peer: PeerSettings) -> bool:
     """Whether the peer takes such results, and the patient is named in this one as the peer may know it."""
     domain = (peer.pseudonym_domain or "") if peer.deidentify else ""
     made_for = (peer.deidentify, domain)
-    return result.kind in peer.results and (result.deidentified, result.pseudonym_domain) == made_for
+    return peer.takes(result.kind) and (result.deidentified, result.pseudonym_domain) == made_for
 
 
 def _may_have_form_of(peer: PeerSettings, result: Result, peers: Sequence[PeerSettings]) -> bool:

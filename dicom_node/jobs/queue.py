@@ -138,14 +138,20 @@ def why_none(rules: Sequence[RuleSettings], images: Sequence[Instance], senders:
 
 def _mismatches(rule: RuleSettings, image: Instance, senders: Senders) -> Iterator[str]:
     """Yield one sentence for each condition of the rule that the image fails."""
-    from dicom_node.base.dicom.uids import SECONDARY_CAPTURES  # with pydicom, which `jobs retry` does without
+    from dicom_node.base.dicom.uids import (  # with pydicom, which `jobs retry` does without
+        SECONDARY_CAPTURES,
+        is_image,
+    )
 
     if image.role is ObjectRole.OWN:
         yield "it is a result of this node"
     elif image.sop_class_uid in SECONDARY_CAPTURES:
         if senders.get(image.calling_ae, "") not in rule.secondary_captures_from:
             yield "it is a secondary capture, and secondary_captures_from does not name its sender"
-    elif image.role is not ObjectRole.SOURCE:
+    elif rule.runs_program and not is_image(image.sop_class_uid):
+        if image.modality not in rule.when.modality:
+            yield "it is no image, and modality does not name what it is"
+    elif image.role is not ObjectRole.SOURCE or not is_image(image.sop_class_uid):
         yield "its SOP class is no ultrasound or X-ray image"
     for name in Conditions.model_fields:
         patterns: Sequence[str] = getattr(rule.when, name)

@@ -27,6 +27,12 @@ BUSY_SECONDS = 60.0
 which holds SQLite's one lock for a second, were too many for the ten seconds of the node's own threads."""
 
 
+_BELOW = (
+    ". node.data_dir is {!r}, below the folder in which a command is started: where the node was started in "
+    "another folder, start this command there, or give node.data_dir as whole path"
+)
+
+
 @contextmanager
 def open_database(settings: Settings, busy_seconds: float | None = None) -> Iterator[Database]:
     """Context manager: the node's database, which must exist and have this version's schema. Raises
@@ -40,7 +46,7 @@ def open_database(settings: Settings, busy_seconds: float | None = None) -> Iter
         raise CannotRun(
             f"there is no database in {settings.node.data_dir.resolve()} yet: start `dicom-node serve`, "
             "or run `dicom-node db upgrade`"
-            + ("" if settings.node.data_dir.is_absolute() else "; if a node runs, start this in its folder")
+            + ("" if settings.node.data_dir.is_absolute() else _BELOW.format(str(settings.node.data_dir)))
         )
     with in_words(settings.database_url):
         database = Database(settings.database_url, busy_seconds=busy_seconds or BUSY_SECONDS)

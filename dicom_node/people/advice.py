@@ -12,7 +12,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.store.views import View
 from dicom_node.deliver.outages import PeerOutage
 from dicom_node.receive.messages import Proposal
-from dicom_node.receive.policy import AEPolicy, accepted_classes, refused_class
+from dicom_node.receive.policy import AEPolicy, accepted_classes, further_classes, refused_class
 from dicom_node.receive.statuses import (
     CALLED_AE_NOT_RECOGNISED,
     CALLING_AE_NOT_RECOGNISED,
@@ -122,7 +122,7 @@ def _about_calling(settings: Settings, title: str, address: str) -> View:
 
 def _about_contexts(settings: Settings, found: Record) -> Iterator[View]:
     """Yield advice about the refused presentation contexts in ``found``."""
-    taken = accepted_classes(settings.listener.further_storage_classes)
+    taken = accepted_classes(further_classes(settings))
     classes = []
     for row in found["refused_contexts"]:
         context = row["context"]

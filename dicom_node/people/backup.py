@@ -27,6 +27,7 @@ from dicom_node.base.files import sha256_of
 from dicom_node.base.lifecycle import DEIDENTIFIED_FOLDER, AuditAction
 from dicom_node.base.store.database import in_words, schema_versions, sqlite_file
 from dicom_node.base.store.mapping import Base
+from dicom_node.base.store.tables import SiteProcess
 from dicom_node.people import audit, open_database, writing
 from dicom_node.people.audit import COMMAND_LINE
 
@@ -111,12 +112,22 @@ def restore(settings: Settings, source: Path) -> tuple[list[Path], list[str]]:
     for saved, place in ((_DATABASE, database), (_KEY, sitekey.path_of(data_dir))):
         if (source / saved).exists():
             _replace_file(source / saved, place, stamp)
+    _forget_processes(database)
     for rules in sorted((source / DEVICE_RULES_FOLDER).glob("*.toml")):
         _replace_file(rules, _device_rules(settings) / rules.name, stamp)
     for folder in (audit.FOLDER, FOLDER, *_OBJECTS):  # no file that is there is written over
         _copy_tree(source / folder, data_dir / folder)
     notes = _note_in_audit(settings, AuditAction.RESTORED, made=manifest["made"], program=manifest["program"])
     return sorted((source / _CONFIG).iterdir()), notes
+
+
+def _forget_processes(database: Path) -> None:
+    """Remove the signs of life that were in the database when it was saved: the next start would call the
+    node that worked then, and was stopped since, killed.
+    """
+    if database.exists():
+        with closing(sqlite3.connect(database)) as restored, restored:
+            restored.execute(f"DELETE FROM {SiteProcess.__tablename__}")
 
 
 def _refuse_running(data_dir: Path) -> None:

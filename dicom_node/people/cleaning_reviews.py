@@ -3,6 +3,7 @@
 A person accepts the cleaning, or draws boxes around text that the image is cleaned of, too.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -29,6 +30,12 @@ MOST_BOXES = 10
 LARGEST_SHARE = 0.5
 """Largest share of the picture under a person's boxes: cleaning refuses more (``burnin.decide.banner``)."""
 EDGES = ("left", "top", "right", "bottom")
+MOST_AT_ONCE = 1000
+"""Images that a person accepts at once."""
+_PROVEN = (ReviewCause.WIDENED, ReviewCause.BLACKED_OUT)
+"""Causes of which nothing legible was left in the second place: the image was sent."""
+_SENT = (CleaningReview.verdict.is_(None), CleaningReview.cause.in_(_PROVEN))
+"""SQL: reviews that wait for these causes."""
 
 
 Edge = Annotated[int, Field(ge=0, lt=100_000)]
@@ -129,6 +136,58 @@ def accept_cleaning(settings: Settings, number: int, by: Person) -> None:
     with writing(settings) as session:
         review = _waiting_review(session, number)
         _decide(session, review, session.get_one(Instance, review.instance_id), ReviewVerdict.ACCEPTED, by)
+
+
+@allowed_to(UserRole.OPERATOR)
+def waiting_groups(session: Session) -> list[View]:
+    """The images that wait although they were proven clean and are sent, of two or more by device and cause,
+    the most first: their number (``waiting``), and that of the newest review of them (``newest``), to accept
+    them by.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    newest: dict[tuple[str, str], int] = {}
+    chosen = _reviews_query().where(*_SENT).order_by(CleaningReview.id)
+    for review, instance, _ in session.execute(chosen.limit(MOST_AT_ONCE)):
+        group = _device_of(instance), review.cause.value
+        counts[group] += 1
+        newest[group] = review.id
+    return [
+        {"device": device, "cause": cause, "waiting": number, "newest": newest[device, cause]}
+        for (device, cause), number in counts.most_common()
+        if number > 1
+    ]
+
+
+@allowed_to(UserRole.OPERATOR)
+def accept_alike(settings: Settings, number: int, by: Person) -> int:
+    """Accept the cleaning of all waiting images of the device and cause of the review with this number, up to
+    it; returns how many. Those that came later wait on.
+
+    Each is a decision of its own, in the audit too. An image that is withheld or in doubt needs a look at it.
+    Raises NotFound, NotAllowedNow.
+    """
+    with writing(settings) as session:
+        seen = existing(session, CleaningReview, number, "there is no such review")
+        if seen.cause not in _PROVEN:
+            raise NotAllowedNow(f"an image that is {seen.cause} is not accepted with others: look at it")
+        device = _device_of(session.get_one(Instance, seen.instance_id))
+        chosen = _reviews_query().where(
+            *_SENT, CleaningReview.cause == seen.cause, CleaningReview.id <= number
+        )
+        alike = {
+            instance.id: (review, instance)
+            for review, instance, _ in session.execute(chosen.order_by(CleaningReview.id).limit(MOST_AT_ONCE))
+            if _device_of(instance) == device
+        }
+        lock_studies(session, Study.id.in_({review.study_id for review, _ in alike.values()}))
+        for review, _ in alike.values():
+            session.refresh(review)
+        waiting = [(review, instance) for review, instance in alike.values() if review.verdict is None]
+        if not waiting:
+            raise NotAllowedNow("these images do not wait any more: load the list again")
+        for review, instance in waiting:
+            _decide(session, review, instance, ReviewVerdict.ACCEPTED, by)
+        return len(waiting)
 
 
 @allowed_to(UserRole.OPERATOR)
@@ -246,14 +305,19 @@ def _reviews_query() -> Select[CleaningReview, Instance, str | None]:
     )
 
 
+def _device_of(instance: Instance) -> str:
+    """Manufacturer and model of the device that made an image; "" if it does not say them."""
+    made = (instance.attributes.get(key, "") for key in ("Manufacturer", "ManufacturerModelName"))
+    return " ".join(filter(None, made))
+
+
 def _review_row(review: CleaningReview, instance: Instance, study: str | None) -> View:
     """A review as a row of lists."""
-    made = (instance.attributes.get(key, "") for key in ("Manufacturer", "ManufacturerModelName"))
     return {
         **columns(review, "id", "study_id", "instance_id", "cause", "rule", "note", "created_at"),
         **columns(review, "verdict", "decided_at", "decided_by"),
         "study": study,
-        "device": " ".join(filter(None, made)),
+        "device": _device_of(instance),
         "size": f"{instance.attributes.get('Columns', '?')} × {instance.attributes.get('Rows', '?')}",
         "withheld": review.cause is ReviewCause.WITHHELD,
         "purged": instance.purged,

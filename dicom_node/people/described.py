@@ -1,5 +1,6 @@
 """What a person types of a patient, and of pictures that are uploaded: checked, and in the form of DICOM."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Final
@@ -23,6 +24,7 @@ _CHOICES: Final = {"PatientSex": SEXES, "Modality": MODALITIES, "View": VIEWS}
 _FIRST_DAYS: Final = {"PatientBirthDate": date(1880, 1, 1), "StudyDate": date(1895, 11, 8)}
 """Nobody alive was born before the one, and no film was made before the other."""
 _GROUPS, _COMPONENTS = 3, 5  # of a name, PS3.5 6.2.1
+_COMMAS: Final = re.compile("[,，、]")
 
 
 def checked(fields: Mapping[str, str], needed: Sequence[str] = ()) -> dict[str, str]:
@@ -43,11 +45,25 @@ def checked(fields: Mapping[str, str], needed: Sequence[str] = ()) -> dict[str, 
             wrong.setdefault(name, f"is one of {', '.join(filter(None, _CHOICES[name]))}")
         elif name in _LONGEST and (fault := _fault_of_text(name, text)):
             wrong[name] = fault
+        elif name == "PatientName":
+            values[name] = as_pn(text)
     if not wrong and (born := values.get("PatientBirthDate")) and (values.get("StudyDate") or born) < born:
         wrong["StudyDate"] = "is before the birth date"
     if wrong:
         raise FaultyInput("; ".join(f"{name} {fault}" for name, fault in wrong.items()))
     return values
+
+
+def as_pn(text: str) -> str:
+    """Return a name as a person types it in the form of VR PN (PS3.5 6.2.1): "Family, Given", as the console
+    shows names, becomes "Family^Given", in each group. One with a caret has that form, and stays.
+    """
+    return "=".join(
+        group
+        if "^" in group
+        else "^".join(" ".join(part.split()) for part in _COMMAS.split(group)).rstrip("^")
+        for group in text.split("=")
+    )
 
 
 def _fault_of_text(name: str, text: str) -> str:
@@ -60,4 +76,8 @@ def _fault_of_text(name: str, text: str) -> str:
         return "has a backslash, or characters that cannot be seen"
     if len(groups) > _GROUPS or any(group.count("^") >= _COMPONENTS for group in groups):
         return 'is no name of DICOM: "Family^Given"'
+    if name == "PatientName" and any(
+        "^" not in group and len(_COMMAS.findall(group)) > 1 for group in groups
+    ):
+        return 'has several commas: write "Family, Given" or "Family^Given^Middle^Prefix^Suffix"'
     return ""

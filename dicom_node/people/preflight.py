@@ -54,7 +54,14 @@ from dicom_node.base.processes import console_program, running
 from dicom_node.base.store.database import Database, hosts, meaning_of, sqlite_file
 from dicom_node.base.store.tables import DecisionRow, Delivery
 from dicom_node.people import peers
-from dicom_node.receive.policy import AEPolicy
+from dicom_node.receive.policy import (
+    PROGRAM_CLASSES,
+    STORAGE_CLASSES,
+    AEPolicy,
+    accepted_classes,
+    further_classes,
+)
+from dicom_node.results.foreign.kinds import modalities_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +367,8 @@ def _check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) ->
             yield f"{key}.pipeline", repr(rule.pipeline), str(error)
         return
     yield from _check_conditions(rule, card)
+    if not card.modalities:
+        yield from _check_receivable(rule, settings)
     yield from _check_options(rule, card, settings, runs_models=runs_models)
 
 
@@ -467,6 +476,30 @@ def _check_conditions(rule: RuleSettings, card: PipelineCard) -> Found:
                     repr(pattern),
                     f"{rule.pipeline} takes no such images; it takes {', '.join(sorted(values))}",
                 )
+
+
+def _check_receivable(rule: RuleSettings, settings: Settings) -> Found:
+    """Yield modalities of a rule of which no object can arrive, because no SOP class of theirs is
+    accepted.
+    """
+    if rule.secondary_captures_from:  # those may name any modality
+        return
+    accepted = _modalities(accepted_classes(further_classes(settings)))
+    known = accepted | _modalities((*STORAGE_CLASSES, *PROGRAM_CLASSES))
+    for pattern in rule.when.modality:
+        meant = {modality for modality in known if matches(pattern, modality)}
+        if meant and not meant & accepted:
+            yield (
+                f"rules.{rule.name}.when.modality",
+                repr(pattern),
+                "never holds: no SOP class of such objects is accepted; name theirs in "
+                "listener.further_storage_classes",
+            )
+
+
+def _modalities(sop_classes: Iterable[str]) -> set[str]:
+    """The modalities whose objects have these SOP classes, as far as a class says it."""
+    return {modality for uid in sop_classes for modality in modalities_of(uid)}
 
 
 def _option_faults(

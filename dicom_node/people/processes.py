@@ -178,6 +178,17 @@ class SignsOfLife:
             ):
                 self._mark_lost(since, now)
 
+    def note_killed(self) -> None:
+        """Record event 6016, at the start of this node, if the run before it ended without a stop: a stop
+        removes its rows. Raises SQLAlchemyError.
+        """
+        with self._database.write() as session:
+            main = select(func.max(SiteProcess.seen_at)).where(*self._ours, SiteProcess.name == "main")
+            if (seen := session.scalar(main)) is not None:
+                node = node_name(self._place)
+                between = f"{seen:%Y-%m-%dT%H:%M:%SZ} and {database_time(session):%Y-%m-%dT%H:%M:%SZ}"
+                record(session, events.NODE_KILLED, None, node=node, between=between)
+
     def leave(self) -> None:
         """Remove the rows of this node, which stops as planned and must not be reported as lost.
 

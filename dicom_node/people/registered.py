@@ -7,8 +7,8 @@ What is registered and what studies with the same Patient ID and issuer say must
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -21,21 +21,20 @@ from dicom_node.base.actions.columns import Column, fields, times
 from dicom_node.base.actions.inputs import limit
 from dicom_node.base.actions.nouns import PATIENTS
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.dicom.identity import Patient
+from dicom_node.base.dicom.identity import Patient, in_words
 from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.lifecycle import AuditAction, UserRole
-from dicom_node.base.sitekey import Seal
+from dicom_node.base.sitekey import Seal, words
 from dicom_node.base.store import patients, sight
-from dicom_node.base.store.tables import RegisteredPatient
+from dicom_node.base.store.tables import RegisteredPatient, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, columns
 from dicom_node.people import ServiceRequest, audit, existing, writing
 from dicom_node.people.audit import COMMAND_LINE, Person
-from dicom_node.people.described import checked
+from dicom_node.people.described import as_pn, checked
 
 _UNKNOWN: Final = "no patient is registered under this number"
 _PATIENT: Final = ("PatientName", "PatientBirthDate", "PatientSex")
-_WORDS: Final = {"name": "name", "ideographic": "name", "phonetic": "name", "birth_date": "birth date"}
 
 
 class PatientData(ServiceRequest):
@@ -77,18 +76,29 @@ def list_patients(
     patient: Annotated[str, Input("Only this Patient ID, or all that begin so: P-1*.", "--id", "ID")] = "",
     limit: Annotated[int | None, limit(50)] = None,
     before: int | None = None,
+    name: str = "",
 ) -> list[View]:
     """Rows for registered patients, the newest first; name, birth date and sex "" if they were sealed under
-    another site key. ``before``: only those with a lower number. Raises ConfigurationError (the site key).
+    another site key. ``before``: only those with a lower number. ``name``: words of the name or their
+    beginnings; "": all. It is never in an address. Raises ConfigurationError (the site key).
     """
-    chosen = select(RegisteredPatient).order_by(RegisteredPatient.id.desc()).limit(limit)
+    chosen = select(RegisteredPatient).order_by(RegisteredPatient.id.desc())
     if patient.endswith("*"):
         chosen = chosen.where(RegisteredPatient.patient_id.startswith(patient.rstrip("*"), autoescape=True))
     elif patient:
         chosen = chosen.where(RegisteredPatient.patient_id == patient)
     if before is not None:
         chosen = chosen.where(RegisteredPatient.id < before)
-    return [_shown(settings, row) for row in session.scalars(chosen)]
+    if not name.strip():
+        return [_shown(settings, row) for row in session.scalars(chosen.limit(limit))]
+    shown = (_shown(settings, row) for row in session.scalars(chosen))  # names are sealed: each is opened
+    return list(islice((row for row in shown if _is_called(row["name"], name)), limit))
+
+
+def _is_called(name: str, wanted: str) -> bool:
+    """Whether each word of ``wanted`` begins a word of this name, as in a search of studies."""
+    asked, known = words(wanted), words(name)
+    return bool(asked) and all(any(word.startswith(begin) for word in known) for begin in asked)
 
 
 def registered_patient(session: Session, settings: Settings, number: int) -> View:
@@ -100,6 +110,16 @@ def registered_under(session: Session, settings: Settings, patient_id: str, issu
     """The patient who is registered under a Patient ID with its issuer; None if nobody is."""
     row = patients.registration(session, patient_id, issuer)
     return None if row is None else _shown(settings, row)
+
+
+def registered_otherwise(session: Session, settings: Settings, study: Study) -> dict[str, str] | None:
+    """What is registered under the Patient ID of a study, by keyword, if the study's objects say another
+    name, birth date or sex and no person has released it since; else None.
+    """
+    if not patients.differences_from_registration(session, study):
+        return None
+    row = patients.registration(session, study.patient_id, study.issuer_of_patient_id)
+    return None if row is None else _opened(settings, row)
 
 
 def as_typed(row: View) -> dict[str, str]:
@@ -124,7 +144,8 @@ def refuse_other_than_registered(session: Session, about: Mapping[str, str]) -> 
     """
     row = patients.registration(session, about.get("PatientID", ""), "")
     if row is not None:
-        _refuse_contradiction(_identity(about), [Patient.parse(row.patient)], "the patient registered under")
+        typed = {**about, "PatientName": as_pn(about.get("PatientName", ""))}
+        _refuse_contradiction(_identity(typed), [Patient.parse(row.patient)], "the patient registered under")
 
 
 @allowed_to(UserRole.OPERATOR)
@@ -210,9 +231,7 @@ def _refuse_contradiction(stated: Patient, known: Sequence[Patient], who: str) -
     are, before "this Patient ID".
     """
     for other in filter(stated.disagrees, known):
-        pairs = zip(asdict(stated).items(), asdict(other).values(), strict=True)
-        differing = [name for (name, mine), its in pairs if name != "id" and mine and its and mine != its]
-        words = " and ".join(dict.fromkeys(_WORDS.get(name, name) for name in differing))
+        words = in_words(stated.differences(other))
         raise NotAllowedNow(f"{who} this Patient ID has another {words}; nothing was stored")
 
 

@@ -16,13 +16,13 @@ from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.rule import RuleSettings
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.dicom.uids import role_of
 from dicom_node.base.errors import ExitCode
 from dicom_node.base.lifecycle import AuditAction, ObjectRole, StudyState, UserRole
 from dicom_node.base.store import intake
 from dicom_node.base.store.tables import Instance, Study
 from dicom_node.base.store.views import View, columns
 from dicom_node.jobs.queue import FIRST_STUDIES, decide, decide_study, explain, present_day, why_none
+from dicom_node.jobs.roles import role_by_rules
 from dicom_node.people import audit, open_database
 from dicom_node.people.audit import COMMAND_LINE
 from dicom_node.receive.inspection import Inspected, inspect
@@ -31,6 +31,18 @@ TRIED = 50
 """Studies that rules are tried against, the newest."""
 
 
+@Action(
+    RULES,
+    "list",
+    "List the rules in their order; a study gets a job for each rule that takes it.",
+    columns=(
+        *fields(
+            "name", "when", "pipeline", "to: send_to", "forward", "priority", "options", "then", "limits"
+        ),
+        Column("entered", lambda row: "at the console" if row["version"] else "in the files"),
+    ),
+    none="No rules are configured: nothing is analysed. `dicom-node config sample rules` prints some.",
+)
 def list_rules(settings: Settings) -> list[View]:
     """The rules in their order; a study gets a job for each rule that takes it."""
     return [
@@ -221,12 +233,7 @@ def _rules_and_actions(decided: View) -> set[tuple[str, ...]]:
 def _read_file(path: Path, settings: Settings, sender: PeerSettings | None) -> tuple[Inspected, Instance]:
     """Read a DICOM file as rules see it; returns (what the inspection found, the row that it would get)."""
     found = inspect(path, sender.assume_charset if sender else "")
-    name = sender.name if sender else ""
-    role = role_of(
-        found.sop_class_uid,
-        frozenset(settings.listener.further_storage_classes),
-        takes_secondary_captures=any(name in rule.secondary_captures_from for rule in settings.rules),
-    )
+    role = role_by_rules(settings, found.sop_class_uid, found.modality, sender.name if sender else "")
     return found, Instance(
         sop_instance_uid=found.sop_instance_uid,
         sop_class_uid=found.sop_class_uid,

@@ -89,6 +89,7 @@ def erase_study(settings: Settings, study_instance_uid: StudyUid, by: Person = C
 
     Raises NotFound, and NotAllowedNow while a job or a delivery is under way.
     """
+    from dicom_node.people.tried_programs import forget_study
     from dicom_node.studies.purging import erase_now
 
     with reading(settings) as session:
@@ -104,6 +105,7 @@ def erase_study(settings: Settings, study_instance_uid: StudyUid, by: Person = C
     with open_database(settings) as database:
         if not erase_now(database, settings, study, note):
             raise NotAllowedNow(_NOT_ERASED)
+    forget_study(settings, study)
     return deleted
 
 

@@ -22,7 +22,7 @@ from dicom_node.base.store import sight
 from dicom_node.base.store.database import Database
 from dicom_node.people import audit
 from dicom_node.people.audit import Person
-from dicom_node.receive.policy import accepted_classes
+from dicom_node.receive.policy import accepted_classes, further_classes
 from dicom_node.receive.spool import Arrival, IncomingObject, Spool, WaitingObjects, read_meta
 from dicom_node.receive.statuses import Status
 
@@ -106,7 +106,7 @@ class StowRequest:
         self._database, self._settings, self._by, self._study_uid = database, settings, by, study_uid
         self._about = about
         self.intake: Final = intake
-        self._classes = accepted_classes(settings.listener.further_storage_classes)
+        self._classes = accepted_classes(further_classes(settings))
         self._spool, self._waiting = _place(
             settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20
         )

@@ -16,6 +16,7 @@ from dicom_node.base.actions.columns import JOBS_OF_RULES, Column, Uid, fields, 
 from dicom_node.base.actions.inputs import StudyUid, StudyUids
 from dicom_node.base.actions.nouns import STUDIES
 from dicom_node.base.config.settings import Settings
+from dicom_node.base.dicom.identity import SAYS_WHO
 from dicom_node.base.errors import FaultyInput, NodeError, NotAllowedNow
 from dicom_node.base.lifecycle import (
     AuditAction,
@@ -37,6 +38,7 @@ from dicom_node.people import (
     open_database,
     outbox,
     reading,
+    registered,
     writing,
 )
 from dicom_node.people.audit import COMMAND_LINE, Person
@@ -69,6 +71,13 @@ class Wanted(ServiceRequest):
     accession: str = Field("", max_length=16, pattern=PRINTABLE)
 
 
+def _differing(row: View, *, says_who: bool) -> str:
+    """The values of a choice in which the others differ: those that say who the patient is, or the rest."""
+    return ", ".join(
+        f"{word}={value}" for word, value in row["differs"].items() if (word in SAYS_WHO) is says_who
+    )
+
+
 @Action(
     STUDIES,
     "versions",
@@ -87,22 +96,28 @@ class Wanted(ServiceRequest):
             "now",
             lambda row: "counts" if row["counts"] else "in another study" if row["stands_in"] else "",
         ),
-        *fields("details: differs"),
+        Column("differs in who", lambda row: _differing(row, says_who=True)),
+        Column("and in", lambda row: _differing(row, says_who=False)),
     ),
-    none="There is nothing to choose in this study.",
-    says="Then: dicom-node studies release {study_instance_uid} --as-of {result[0][as_of]} --take NUMBER",
+    none="There is nothing to choose in this study: `studies show` gives the reason of its quarantine.",
+    says="Then: dicom-node studies release {study_instance_uid} --as-of {result[0][as_of]}\n"
+    "with --take NUMBER for each choice that has numbers.",
     role=UserRole.OPERATOR,
 )
 def versions(settings: Settings, study_instance_uid: StudyUid) -> list[View]:
     """The choices that a person must make before a study can be released from quarantine, as rows; they name
-    patients.
+    patients. Two rows without number compare what is registered under the Patient ID with the images, where
+    it differs.
 
     Raises NotFound.
     """
     from dicom_node.studies.choose import Choice
 
     with open_database(settings) as database:
-        return Choice(database, settings).rows(number_of(database, study_instance_uid))
+        with database.read() as session:
+            study = find_study(session, study_instance_uid)
+            number, known = study.id, registered.registered_otherwise(session, settings, study)
+        return Choice(database, settings).rows(number, known)
 
 
 def release(

@@ -4,7 +4,7 @@ The counts say how often the AI was right.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -29,6 +29,8 @@ COLUMNS = (
     "report_uid", "model", "version",
 )  # fmt: skip
 _KEYS = ("finding", "tracking_uid", "model")  # what tells a finding of a study from the others
+CALL = "call"
+"""In the place of a decision: what asks for a person's attention beside findings."""
 NOT_ACCEPTED = (ReaderVerdict.MODIFIED, ReaderVerdict.REJECTED)
 
 
@@ -92,13 +94,22 @@ def assess(
         )
 
 
+def _decided(row: View) -> str:
+    """The decision on a finding in the words of pages."""
+    from ai_pipeline.contract import Decision
+    from ai_pipeline.summary import DECIDED
+
+    return row["decision"] if row["decision"] == CALL else DECIDED[Decision(row["decision"])]
+
+
 @Action(
     STUDIES,
     "findings",
     "Show what a study's newest reports found, and how each finding was assessed.",
     "1.2.840.113619.2.1 --config node.toml",
     columns=(
-        *fields("finding", "decision"),
+        *fields("finding"),
+        Column("decision", _decided),
         Column(
             "numbers",
             lambda row: ", ".join(f"{name} {number}" for name, number in row["numbers"].items()),
@@ -109,12 +120,26 @@ def assess(
             lambda row: ", ".join(f"{one['verdict']} ({one['actor']})" for one in row["verdicts"]),
         ),
     ),
-    none="No report of this study is here.",
+    none="No report of this study is here, or none names a finding: `studies show` has the short result.",
 )
 def findings_of_study(session: Session, settings: Settings, study_instance_uid: StudyUid) -> list[View]:
-    """The findings of a study's newest reports as rows, with the ``verdicts`` of persons. Raises NotFound."""
+    """The calls of a study's newest reports ("Look at it first"), then their findings, as rows; findings with
+    the ``verdicts`` of persons. Raises NotFound.
+    """
     study = find_study(session, study_instance_uid).id
-    return with_verdicts(session, study, reported_findings(session, settings, study))
+    found = with_verdicts(session, study, reported_findings(session, settings, study))
+    return [*_reported_calls(session, settings, study), *found]
+
+
+def _reported_calls(session: Session, settings: Settings, study: int) -> Iterator[View]:
+    """Yield a row for each call of a study's newest reports, shaped as those of findings."""
+    from dicom_node.people.pictures import report_files
+    from dicom_node.results.stated_report import read_report
+
+    about: View = {"decision": CALL, "numbers": {}, "model": "", "tracking_uid": "", "verdicts": []}
+    for path in report_files(session, settings, study):
+        for call in read_report(path).calls:
+            yield {"finding": call, **about, "report_uid": path.stem}
 
 
 def with_verdicts(session: Session, study: int, findings: Sequence[View]) -> list[View]:

@@ -60,6 +60,7 @@ def results_to_withdraw(session: Session, settings: Settings, study: int) -> Vie
             {
                 **columns(row, "id", "kind", "sop_instance_uid", "deidentified", "created_at"),
                 "arrived": sorted(_peers_reached(row)),
+                "waits": any(delivery.state in _WAITS for delivery in row.deliveries),
             }
             for row in kept
         ],

@@ -267,6 +267,8 @@ def _check_patient_id(dataset: Dataset, found: Inspected) -> None:
     is_padded = given.endswith(b" ") or (
         value.strip(b" \0") != value and dataset.get_item("PatientID").VR not in {None, *TEXT}
     )
+    if "\\" in text:
+        raise FaultyObject("Patient ID (0010,0020) has more than one value: others read the first alone")
     is_printable = text.isprintable() and not _CONTROL.search(given)
     is_assumed = found.assumed_charset and not given.isascii()
     is_alike = character_sets(dataset) in _READ_ALIKE and not is_assumed

@@ -192,6 +192,42 @@ STORAGE_CLASSES: Mapping[str, str] = {
 Accepted without configuration, so that nothing that an ultrasound cart sends beside its images fails its
 job; ``listener.further_storage_classes`` adds to them."""
 
+_PROGRAM_KEYWORDS = """
+    CTImageStorage EnhancedCTImageStorage LegacyConvertedEnhancedCTImageStorage
+    MRImageStorage EnhancedMRImageStorage EnhancedMRColorImageStorage LegacyConvertedEnhancedMRImageStorage
+    MRSpectroscopyStorage
+    PositronEmissionTomographyImageStorage EnhancedPETImageStorage LegacyConvertedEnhancedPETImageStorage
+    NuclearMedicineImageStorage
+    EnhancedXAImageStorage EnhancedXRFImageStorage XRay3DAngiographicImageStorage
+    XRay3DCraniofacialImageStorage
+    BreastTomosynthesisImageStorage BreastProjectionXRayImageStorageForPresentation
+    BreastProjectionXRayImageStorageForProcessing
+    DigitalIntraOralXRayImageStorageForPresentation DigitalIntraOralXRayImageStorageForProcessing
+    PhotoacousticImageStorage IntravascularOpticalCoherenceTomographyImageStorageForPresentation
+    OphthalmicPhotography8BitImageStorage OphthalmicPhotography16BitImageStorage
+    OphthalmicTomographyImageStorage WideFieldOphthalmicPhotographyStereographicProjectionImageStorage
+    WideFieldOphthalmicPhotography3DCoordinatesImageStorage
+    OphthalmicOpticalCoherenceTomographyEnFaceImageStorage
+    VLEndoscopicImageStorage VideoEndoscopicImageStorage VLMicroscopicImageStorage
+    VLSlideCoordinatesMicroscopicImageStorage VLPhotographicImageStorage VideoPhotographicImageStorage
+    VLWholeSlideMicroscopyImageStorage DermoscopicPhotographyImageStorage ConfocalMicroscopyImageStorage
+    ParametricMapStorage SurfaceSegmentationStorage RealWorldValueMappingStorage
+    SpatialRegistrationStorage DeformableSpatialRegistrationStorage SpatialFiducialsStorage
+    RTStructureSetStorage RTDoseStorage RTPlanStorage RTIonPlanStorage RTImageStorage EnhancedRTImageStorage
+    RTSegmentAnnotationStorage
+    MicroscopyBulkSimpleAnnotationsStorage EncapsulatedSTLStorage
+    GeneralAudioWaveformStorage RoutineScalpElectroencephalogramWaveformStorage
+    XAXRFGrayscaleSoftcopyPresentationStateStorage
+"""
+PROGRAM_CLASSES: Mapping[str, str] = {
+    **{_BY_KEYWORD[keyword]: uid_name(_BY_KEYWORD[keyword]) for keyword in _PROGRAM_KEYWORDS.split()},
+    # PS3.6 table A-1 of 2024 and 2025, which pydicom's dictionary does not have yet.
+    "1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage",
+    "1.2.840.10008.5.1.4.1.1.66.8": "Height Map Segmentation Storage",
+}
+"""What is accepted besides, as soon as a rule runs a program. Both lists together fit an association of a
+C-GET (128 presentation contexts)."""
+
 VERIFICATION = "1.2.840.10008.1.1"
 _SYNTAXES_SHOWN = 3
 _ACCEPTED, _NO_SUCH_CLASS, _NO_SUCH_SYNTAX = 0, 3, 4
@@ -205,10 +241,18 @@ _CLASS = re.compile(r"(?:[^:]* \()?([0-9]+(?:\.[0-9]+)+)\)?")  # as _named write
 
 
 def accepted_classes(further: Iterable[str] = ()) -> tuple[str, ...]:
-    """Return the Storage SOP Class UIDs that the node accepts: its own list and ``further`` ones from the
-    configuration.
+    """Return the Storage SOP Class UIDs that the node accepts: its own list and ``further`` ones
+    (:func:`further_classes`).
     """
     return tuple(dict.fromkeys([*STORAGE_CLASSES, *further]))
+
+
+def further_classes(settings: "Settings") -> tuple[str, ...]:
+    """Return the Storage SOP Class UIDs that this configuration adds: those that it names, and those of
+    programs if a rule runs one.
+    """
+    programs = PROGRAM_CLASSES if any(rule.runs_program for rule in settings.rules) else ()
+    return tuple(dict.fromkeys([*settings.listener.further_storage_classes, *programs]))
 
 
 def negotiate(
@@ -358,7 +402,7 @@ class AEPolicy:
             maximum_object_mib=listener.maximum_object_mib,
             acse_timeout_seconds=listener.acse_timeout_seconds,
             network_timeout_seconds=listener.network_timeout_seconds,
-            further_storage_classes=listener.further_storage_classes,
+            further_storage_classes=further_classes(settings),
             minimum_free_mib=spool.minimum_free_mib,
             waiting_objects=spool.waiting_objects,
             waiting_mib=spool.waiting_mib,

@@ -1,6 +1,6 @@
 """Builds the objects to send from a pipeline's result, and checks them by the gate."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from pydicom.uid import (
 
 from ai_pipeline.contract import Decision, DerivedImage, ImageKind, PipelineResult
 from ai_pipeline.images.render import assesses
+from dicom_node.base.dicom.uids import SECONDARY_CAPTURES, SOURCES
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.lifecycle import RESULT_KINDS, ResultKind
 from dicom_node.results import gate
@@ -81,10 +82,22 @@ def build_failure(
     builder.add_report(
         report, ("failure", cause, reason, *look_first.values()), ("failure", reason, *look_first.values())
     )
-    for image in report.images:
+    for image in _pictured(report.images):
         make = partial(build_failure_picture, context, image)
         builder.add(ResultKind.SC, [image.source], make, ("failure", *image.lines))
     return builder.built
+
+
+def _pictured(images: Sequence[ImageReport]) -> Iterator[ImageReport]:
+    """Yield the images that get a picture that the AI did not run: each ultrasound, film and capture; of
+    slices, of which a series has thousands, the first one of the series.
+    """
+    series = set()
+    for image in images:
+        source = image.source
+        if source.sop_class_uid in SOURCES | SECONDARY_CAPTURES or source.series_uid not in series:
+            yield image
+        series.add(source.series_uid)
 
 
 class ResultBuilder:

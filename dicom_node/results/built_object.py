@@ -21,7 +21,8 @@ class BuiltObject:
     ``supersedes``: SOP Instance UID of the object that it replaces, "" for none. ``deidentified``: it is only
     for destinations that must not know the patient, in this ``pseudonym_domain``. ``form``: it is only for
     destinations that want their results so; None: for all. ``not_beside``: a peer that takes results of one
-    of these kinds does not get this object.
+    of these kinds does not get this object. ``of_program``: a program of others made it. ``held``: it waits
+    for a person, whatever its rule says.
     """
 
     kind: ResultKind
@@ -34,6 +35,8 @@ class BuiltObject:
     pseudonym_domain: str = ""
     form: ResultForm | None = None
     not_beside: frozenset[ResultKind] = frozenset()
+    of_program: bool = False
+    held: bool = False
 
 
 def unbuilt_object(

@@ -1,6 +1,7 @@
 """Data sets of results: attributes set by keyword, and the Part 10 file in a character set."""
 
 import io
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Final
 
@@ -22,6 +23,12 @@ def set_values(dataset: Dataset, **values: object) -> None:
 def text_of(dataset: Dataset, keyword: str) -> str:
     """The value of an attribute as text; "" if it is missing or has no value."""
     return str(dataset.get(keyword) or "")
+
+
+def sequence(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    """The items of a sequence attribute; empty if it is missing or no sequence."""
+    value = dataset[keyword].value if keyword in dataset and dataset[keyword].VR == "SQ" else None
+    return list(value or ())
 
 
 UTF8: Final = "ISO_IR 192"

@@ -22,6 +22,8 @@ _LOSSY_METHODS: Final = {
     "1.2.840.10008.1.2.4.51": "ISO_10918_1",
     "1.2.840.10008.1.2.4.81": "ISO_14495_1",
     "1.2.840.10008.1.2.4.91": "ISO_15444_1",
+    "1.2.840.10008.1.2.4.111": "ISO_10918_1",  # that of the JPEG which was packed once more
+    "1.2.840.10008.1.2.4.112": "ISO_18181_1",
     "1.2.840.10008.1.2.4.203": "ISO_15444_15",
 }
 # What states the shape of pixels beside their size; Pixel Aspect Ratio is for images without (PS3.3 C.7.6.3).

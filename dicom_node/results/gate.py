@@ -124,6 +124,27 @@ def check(
     _raise_faults(kind, problems)
 
 
+def check_of_program(data: bytes, built: Dataset, kind: ResultKind, sources: Sequence[Source]) -> None:
+    """Check the bytes of an object that a program made, after it was judged (``results.foreign``): patient,
+    study, series and mark are ours. Raises ResultRefused that lists every fault found.
+
+    What only our builders write is not asked for: sources as the only references, our titles and attributes.
+    """
+    with quiet_pydicom():
+        read, _, _ = _read(data)
+        problems = [
+            *_encoding_faults(read, built),
+            *_uid_faults(read, sources, tracking=False),
+            *_patient_faults(read, sources[0]),
+            *_series_faults(read, sources),
+        ]
+        if not is_own_result(read):
+            problems.append("Contributing Equipment does not name this product")
+        if read.get("VerificationFlag") == "VERIFIED":
+            problems.append("it is VERIFIED, and no person did that")
+    _raise_faults(kind, problems)
+
+
 def check_assessment(data: bytes, built: Dataset, report: Dataset) -> None:
     """Check an SR with a person's assessment of our ``report`` before its release; raise ResultRefused with
     all faults.
@@ -213,9 +234,9 @@ def _missing_attributes(read: Dataset, kind: ResultKind) -> Iterator[str]:
             yield missing
 
 
-def _uid_faults(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
-    """Yield faults of UIDs: malformed, equal to a UID of a source image, or one tracking UID in two
-    groups.
+def _uid_faults(read: Dataset, sources: Sequence[Source], *, tracking: bool = True) -> Iterator[str]:
+    """Yield faults of UIDs: malformed, equal to a UID of a source image, or (``tracking``) one tracking UID
+    in two groups.
     """
     theirs = {source.uid for source in sources} | {source.series_uid for source in sources}
     # The study's UID is the source's, whatever it is: under another the PACS would not find the study.
@@ -225,12 +246,12 @@ def _uid_faults(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
             yield f"{keyword} is no UID"
         if value in theirs | {sources[0].study_uid}:
             yield f"{keyword} is one of the source"
-    tracking = [
+    tracked = [
         str(item.UID)
         for item in items(read)
-        if item.get("ValueType") == "UIDREF" and name_of(item) == "112040"
+        if tracking and item.get("ValueType") == "UIDREF" and name_of(item) == "112040"
     ]
-    if len(set(tracking)) < len(tracking):
+    if len(set(tracked)) < len(tracked):
         yield "a Tracking Unique Identifier is in two groups: viewers show only the first"
 
 
@@ -424,10 +445,19 @@ def _comparable(value: Any) -> Any:
     if isinstance(value, bytes):
         return hashlib.sha256(value.rstrip(b"\0")).hexdigest()
     if isinstance(value, (int, float)):
-        # As FL keeps it (PS3.5 6.2): numbers cut to some digits may differ though they are nearly the same.
-        with np.errstate(over="ignore"):
-            return repr(np.float32(value))
+        return _as_float(value)
     if isinstance(value, (str, PersonName)) or not hasattr(value, "__iter__"):
         return str(value).rstrip(" \0")
-    values = [_comparable(one) for one in value]
+    members = list(value)
+    are_numbers = len(members) > 1 and all(isinstance(one, (int, float)) for one in members)
+    # Numbers at once: a contour has thousands of coordinates.
+    values = [_as_float(members)] if are_numbers else [_comparable(one) for one in members]
     return values[0] if len(values) == 1 else values
+
+
+def _as_float(numbers: Any) -> bytes:
+    """A number or several as FL keeps them (PS3.5 6.2): those cut to some digits may differ though they are
+    nearly the same.
+    """
+    with np.errstate(over="ignore"):
+        return np.asarray(numbers, np.float32).tobytes()

@@ -163,8 +163,9 @@ def _foot(report: Report) -> list[str]:
     fitting = next((n for n in range(len(names), 1, -1) if len(", ".join(names[:n])) <= 200), 1)
     more = f" and {len(names) - fitting} more" if fitting < len(names) else ""
     models = f"Model{'s' if len(names) > 1 else ''}: {', '.join(names[:fitting])}{more}"
+    images = _count_in_words(len(report.images))
     return [
-        f"{NOT_FOR_DIAGNOSIS}. Analysed {analysed:%Y-%m-%d %H:%M}, {_count_in_words(len(report.images))}.",
+        f"{NOT_FOR_DIAGNOSIS}. Analysed {analysed:%Y-%m-%d %H:%M (UTC%z)}, {images}.",
         models if names else f"Pipeline: {context.pipeline} {context.pipeline_version}",
     ]
 

@@ -5,6 +5,7 @@ messages and pages read it back from the SR (``results/stated_report.py``). So o
 the same tracking UID and the same coordinates wherever it is shown.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -55,7 +56,15 @@ NOT_HERE: Final = "no longer here"
 NOT_TAKEN: Final = "not taken"
 """Name of the note on images of the study that the pipeline refused by their pixels."""
 NOT_READ: Final = "not read"
-"""Name of the note on objects that came with the study and cannot be read: they may belong to it."""
+"""Name of the note on what may belong to the study: objects that cannot be read, or what an association that
+broke off did not bring.
+"""
+NOT_ANALYSED: Final = "not analysed"
+"""Name of the note on images of the study that could not be analysed, for a fault of theirs."""
+_UNCOVERED: Final = (NOT_HERE, NOT_READ, NOT_TAKEN, NOT_ANALYSED)
+"""Names of the notes on images that the results are without. Whoever reads only the conclusion, or the
+summary page, has to know of them: they stand there, not among the remarks.
+"""
 _RANK: Final = {Decision.PRESENT: 0, Decision.INDETERMINATE: 1, Decision.ABSENT: 2}
 # Notes on the cleaning of an image that a reader has to know: what went, what stayed, what to beware of.
 _OF_CLEANING: Final = frozenset(
@@ -66,7 +75,7 @@ _OF_CLEANING: Final = frozenset(
 )  # fmt: skip
 
 # Notes on images that are not in the results.
-_MISSING: Final = frozenset({"cleaning_failed", "not_analysed", NOT_HERE, NOT_READ})
+_MISSING: Final = frozenset({"cleaning_failed", NOT_ANALYSED, NOT_HERE, NOT_READ})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,7 +206,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
     compared = comparison_notes(context, result)
     said = replace(result, quality=(*result.quality, *compared))
     images = [_image_report(context, source, sources, said, located, compared) for source in sources]
-    uncovered = [note.text for note in said.quality if note.name in {NOT_HERE, NOT_TAKEN}]
+    uncovered = uncovered_notes(result)
     return Report(
         context,
         images,
@@ -205,7 +214,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
         located,
         uncovered,
         list({one.image.SOPInstanceUID: one for one in compared_images(context, compared)}.values()),
-        (*not_here(result), *comparison_parts(context, compared)),
+        (*uncovered, *comparison_parts(context, compared)),
         result.drawn_on,
         any(note.name in _MISSING for note in said.quality),
     )
@@ -327,11 +336,11 @@ def failure_of(
     return Report(context, images, "\r\n".join(words))
 
 
-def not_here(result: PipelineResult) -> tuple[str, ...]:
-    """The texts on images that are deleted, cannot be read or were refused; the report's UID is derived from
-    them too.
+def uncovered_notes(result: PipelineResult) -> tuple[str, ...]:
+    """The sentences on images that are deleted, refused, cannot be read or analysed, or never came. The
+    report's UID is derived from them too.
     """
-    return tuple(note.text for note in result.quality if note.name in (NOT_HERE, NOT_READ, NOT_TAKEN))
+    return tuple(note.text for note in result.quality if note.name in _UNCOVERED)
 
 
 def ranked(findings: Sequence[Finding]) -> list[Finding]:
@@ -406,16 +415,13 @@ def _remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityN
     """
     mine = {source.uid, None} if source is sources[0] else {source.uid}
     for note in notes:
-        if (
-            note.source_uid in mine
-            and not note.on_faces
-            and note.name not in _OF_CLEANING | {NOT_HERE, NOT_TAKEN}
-        ):
+        if note.source_uid in mine and not note.on_faces and note.name not in _OF_CLEANING.union(_UNCOVERED):
             yield f"{note.name}: {note.text}"
 
 
 def _texts_by_images(sentences: Iterable[tuple[Source, str]]) -> list[str]:
     """Each text once, preceded by the numbers of its images if there are several images; "" is left out.
+    Images of several series may have one number: then it says how many have it.
 
     ``sentences``: pairs of an image and its text.
     """
@@ -427,6 +433,14 @@ def _texts_by_images(sentences: Iterable[tuple[Source, str]]) -> list[str]:
     if len(pairs) == 1:
         return list(images)
     return [
-        f"image{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}: {text}"
+        f"image{'s' if len(numbers) > 1 else ''} {_counted(numbers)}: {text}"
         for text, numbers in images.items()
     ]
+
+
+def _counted(numbers: Sequence[int]) -> str:
+    """Instance Numbers, each once, such as "1, 3 (2 images)"."""
+    counts = Counter(numbers)
+    return ", ".join(
+        f"{number} ({count} images)" if count > 1 else f"{number}" for number, count in counts.items()
+    )

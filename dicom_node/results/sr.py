@@ -44,6 +44,7 @@ from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import Comprehensive3DSRStorage
 
 from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.uids import is_image
 from dicom_node.base.lifecycle import ResultKind
 from dicom_node.results.anatomy import (
     common_region,
@@ -128,7 +129,7 @@ def _measurement_report(report: Report) -> ContentItem:
         [
             *_about(report),
             *_conclusion(report),
-            _image_library(report),
+            *_image_library(report),
             *([container(codes.DCM.ImagingMeasurements, groups)] if groups else []),
             container(QUALITATIVE_EVALUATIONS, _evaluations(report)),
             *map(_quotation, report.compared),
@@ -237,12 +238,14 @@ def _requests(source: Source) -> list[Dataset]:
     return items
 
 
-def _image_library(report: Report) -> ContentItem:
+def _image_library(report: Report) -> list[ContentItem]:
     """The image library (TID 1600) with one group: an entry (TID 1601) with descriptors (TID 1602, 1603) for
-    each image.
+    each image. None where a program got no image at all.
     """
     entries = []
     for source in report.sources:
+        if not is_image(source.sop_class_uid):
+            continue
         descriptors = [
             item
             for item in ImageLibraryEntryDescriptors(source.stand_in)
@@ -255,7 +258,8 @@ def _image_library(report: Report) -> ContentItem:
             descriptors.append(CodeContentItem(codes.DCM.ImageView, view, _ACQUISITION))
         image = image_item(source, all_frames(source), SOURCE, CONTAINS)
         entries.append(with_items(image, descriptors))
-    return container(codes.DCM.ImageLibrary, [container(codes.DCM.ImageLibraryGroup, entries)])
+    group = [container(codes.DCM.ImageLibraryGroup, entries)] if entries else []
+    return [container(codes.DCM.ImageLibrary, group)] if group else []
 
 
 def _measured_region(report: Report, source: Source) -> CodedConcept | None:

@@ -47,6 +47,12 @@ def has_frames(sop_class_uid: str) -> bool:
     return bool(is_attribute_in_iod("NumberOfFrames", sop_class_uid))
 
 
+@cache
+def has_frame_anatomy(sop_class_uid: str) -> bool:
+    """Whether frames of objects of this SOP class have body part and side each (PS3.3 C.7.6.16.2.8)."""
+    return is_known(sop_class_uid) and is_attribute_in_iod("FrameAnatomySequence", sop_class_uid)
+
+
 def usages(sop_class_uid: str) -> dict[str, str]:
     """The usage (M, C or U) of each module of a known SOP class, by highdicom's names of modules
     ("general-study").

@@ -146,12 +146,13 @@ def read_report(report: Path | BinaryIO | Dataset) -> StatedReport:
 
 
 def findings(report: Path) -> list[dict[str, Any]]:
-    """The findings of a report as dictionaries for a table: name, code, decision, presence, sites, numbers,
-    region, model and tracking UID.
+    """The findings of a report as dictionaries for a table: name, image, code, decision, presence, sites,
+    numbers, region, model and tracking UID. ``image``: SOP Instance UID.
     """
     return [
         {
             "finding": one.meaning,
+            "image": one.image,
             "code": list(one.code),
             "decision": one.decision.value,
             "presence": one.presence,
@@ -166,12 +167,13 @@ def findings(report: Path) -> list[dict[str, Any]]:
 
 
 def measurements(report: Path) -> list[dict[str, Any]]:
-    """The measurements of a report that belong to no finding, as dictionaries for a table: name, site,
-    number, model.
+    """The measurements of a report that belong to no finding, as dictionaries for a table: name, image (SOP
+    Instance UID), site, number, model.
     """
     return [
         {
             "name": one.meaning,
+            "image": one.image,
             "site": ", ".join(meaning for _, _, meaning in one.sites),
             "number": f"{one.value} {one.unit[0]}",
             "model": one.model,

@@ -15,7 +15,7 @@ from dicom_node.results.context import ResultContext
 from dicom_node.results.source import Source
 
 # Raised with every change that makes other bytes from the same input; written into every object.
-BUILDER_VERSION: Final = "16"
+BUILDER_VERSION: Final = "17"
 
 
 def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts: str) -> str:
@@ -25,14 +25,14 @@ def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts:
     distinguish several series of one kind.
     """
     of_study = (source.study_uid, source.stored.identity_sha256)
-    return derived_uid("series", *_shaping_texts(context), *context.form.texts(kind), kind, *of_study, *parts)
+    return derived_uid("series", *shaping_texts(context), *context.form.texts(kind), kind, *of_study, *parts)
 
 
 def tracking_uid(context: ResultContext, source: Source, *parts: str) -> str:
     """The Tracking UID of a finding, derived only from its image and ``parts`` (what the finding is), so that
     all objects about it agree.
     """
-    return derived_uid("tracking", *_shaping_texts(context), source.study_uid, *_source_parts(source), *parts)
+    return derived_uid("tracking", *shaping_texts(context), source.study_uid, *_source_parts(source), *parts)
 
 
 def statement_uid(context: ResultContext, what: str, *parts: str) -> str:
@@ -41,10 +41,10 @@ def statement_uid(context: ResultContext, what: str, *parts: str) -> str:
 
     ``what``: the kind of statement, "assessment" or "rejection". ``parts``: all texts that it states.
     """
-    return derived_uid(what, *_shaping_texts(context), *parts)
+    return derived_uid(what, *shaping_texts(context), *parts)
 
 
-def _shaping_texts(context: ResultContext) -> tuple[str, ...]:
+def shaping_texts(context: ResultContext) -> tuple[str, ...]:
     """The texts that shape every result of a job and are part of its UIDs: versions, node, options and
     models.
     """
@@ -80,5 +80,5 @@ def object_uid(
     ``parts``: texts that distinguish several objects of one kind.
     """
     named = [part for source in sorted(sources, key=lambda s: s.uid) for part in _source_parts(source)]
-    shaping = (*_shaping_texts(context), *context.form.texts(kind), kind, sources[0].study_uid)
+    shaping = (*shaping_texts(context), *context.form.texts(kind), kind, sources[0].study_uid)
     return derived_uid("object", *shaping, *named, *parts)

@@ -32,7 +32,7 @@ from dicom_node.base.store.transitions import acquire_lease, release_lease, utc_
 from dicom_node.deliver import commitment_answers, delivery_worker, holding, outages, removals
 from dicom_node.jobs import drift
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.people import audit, disk, lost_decisions, processes
+from dicom_node.people import audit, disk, lost_decisions, processes, tried_programs
 from dicom_node.receive.spool import Spool
 from dicom_node.serve.listener import GRACE_SECONDS
 from dicom_node.studies import completion, indexing, purging, reconciliation
@@ -112,6 +112,9 @@ class Background:
         were waiting.
         """
         self._unscanned = first and self._role.indexes
+        if first:
+            with suppress(SQLAlchemyError):  # a node starts without its database, too
+                self.life.note_killed()
         threads: list[Any] = [*self._services]
         given = self._database, self._settings
         if self._role.indexes:
@@ -294,6 +297,7 @@ class Background:
                 purging.purge_results,
                 drift.forget_old,
                 disk.forget_past,
+                tried_programs.forget_old,
                 commitment_answers.give_up_requests,
                 processes.forget_lost,
                 *connectors.every("tasks"),

@@ -32,6 +32,7 @@ from dicom_node.serve.printing import (
     never_fail_on_characters,
     print_json,
     print_part,
+    print_rows,
     prompt_password,
     say,
     say_checked,
@@ -60,6 +61,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 database = group("The database.")
+programs = group("Programs of other makers, as pipelines.")
 samples = group("Configuration files to start from.")
 spool = group("The spool: received objects on disk.")
 
@@ -200,6 +202,70 @@ def move(config: Config) -> None:
 
     moved = backup.move_database(load(config))
     say(f"{sum(moved.values())} rows of {len(moved)} tables, counted in both. Start the node.")
+
+
+@programs.command(
+    "try",
+    epilog="Example: dicom-node programs try './lungs.py {input} {output}' --study ./study --out ./sent",
+)
+def try_program(
+    program: Annotated[
+        str,
+        typer.Argument(
+            metavar="IMAGE_OR_COMMAND",
+            help="A command with {input} and {output}, an image that is here, or a MONAI package's folder.",
+        ),
+    ],
+    study: Annotated[
+        Path, typer.Option("--study", metavar="FOLDER", exists=True, help="DICOM files of one study.")
+    ],
+    layout: Annotated[
+        Literal["numbered", "mercure", "map"] | None,
+        typer.Option("--layout", help="How the program expects its folders; default: numbered."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="A new folder for what would be sent; held/ has what waits."
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            metavar="NAME=VALUE",
+            help="An option of the rule, e.g. seconds=900, settings.sigma=3.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Run a program once on a study, confined as in a job, and say what the node would send of its answer.
+
+    Needs no node, no configuration and no PACS. Exit status 0: all of it would be sent; 1: something would
+    wait for a person; 65: something is refused, or the program failed.
+    """
+    from ai_pipeline.pipelines import read_options
+    from dicom_node.people import program_trial
+
+    try:
+        options = program_trial.TrialOptions(layout or "", read_options(option or []))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--option") from error
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the program is ended then, too
+    report = program_trial.progress(partial(say, err=True))
+    try:
+        tried = program_trial.try_program(program, study, options, report, out)
+    except program_trial.TrialFailed as error:
+        for line in error.printed.splitlines()[-program_trial.SHOWN_LINES :]:
+            say(f"    {line}", err=True)
+        raise
+    if as_json:
+        print_json(tried.rows)
+    else:
+        print_rows(tried.rows, program_trial.COLUMNS, "The program wrote no object and no finding.")
+    for line in tried.remarks():
+        say(line, err=True)
+    return tried.status
 
 
 @samples.command(
@@ -455,7 +521,7 @@ for _noun in MODULES:
     if _noun is PEERS:
         _commands.command("why", epilog="Example: dicom-node peers why US1 --config node.toml")(why)
     app.add_typer(_commands, name=_noun.name)
-for _name, _verbs in (("spool", spool), ("config", samples), ("db", database)):
+for _name, _verbs in (("programs", programs), ("spool", spool), ("config", samples), ("db", database)):
     app.add_typer(_verbs, name=_name)
 
 

@@ -158,7 +158,11 @@ def _print(action: Action, result: Any, values: Mapping[str, Any]) -> None:
         for part, columns in action.parts.items():
             print_part(part, shown[part], columns)
     if action.says and (result or not action.columns):
-        for line in action.says.format(result=result, s="" if result == 1 else "s", **values).splitlines():
+        if isinstance(action.says, str):
+            text = action.says.format(result=result, s="" if result == 1 else "s", **values)
+        else:
+            text = action.says(result, values)
+        for line in text.splitlines():
             say(line)
 
 

@@ -127,21 +127,24 @@ class Choice:
         spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
         self._object_rows = ObjectRows(spool, settings, Comparison(spool, settings, self._inspector))
 
-    def rows(self, study_id: int) -> list[dict[str, Any]]:
+    def rows(self, study_id: int, registered: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
         """Return the options for a person as JSON objects: who sent them, when, and how they differ; none if
         no choice is needed. They contain patients' names.
 
-        ``as_of`` in each row identifies the state of the study; the choice must pass it back.
+        ``as_of`` in each row identifies the state of the study; the choice must pass it back. ``registered``:
+        what is registered under the study's Patient ID, by keyword, if it differs: two rows without number
+        compare it with the images.
         """
         patients, as_of = self._read(study_id)
         options = _options(patients)
-        return [
-            {
-                "as_of": as_of,
-                **_row(option, [other for other in options if other.question == option.question]),
-            }
+        rows = [
+            _row(option, [other for other in options if other.question == option.question])
             for option in options
         ]
+        if registered is not None:
+            in_force = [version for group in patients for version in group if version.in_force]
+            rows += _compared_with(registered, in_force)
+        return [{"as_of": as_of, **row} for row in rows]
 
     def release(
         self,
@@ -301,6 +304,43 @@ def _row(option: Option, of_question: Sequence[Option]) -> dict[str, Any]:
         "stands_in": next((version.elsewhere for version in option.versions if version.elsewhere), ""),
         "differs": _differences(option, of_question),
     }
+
+
+def _compared_with(registered: Mapping[str, str], in_force: Sequence[Version]) -> list[dict[str, Any]]:
+    """Return a row with what is registered of a patient and one with what the images in force say, of each
+    attribute in which they differ.
+    """
+    stated = Patient.of(registered)
+    said = {
+        word: " | ".join(sorted({version.item.found.identity.get(word, "") for version in in_force}))
+        for version in in_force
+        for word in stated.differences(version.item.found.patient)
+    }
+    nothing = {"number": None, "if_taken": None, "sop_instance_uid": "", "counts": False, "stands_in": ""}
+    arrivals = [version.item.arrival for version in in_force]
+    times = [arrival.received_at for arrival in arrivals]
+    return [
+        {
+            **nothing,
+            "choose": "registered",
+            "objects": 0,
+            "received": [],
+            "calling_ae": [],
+            "first_received_at": None,
+            "last_received_at": None,
+            "differs": {word: registered[word] for word in said},
+        },
+        {
+            **nothing,
+            "choose": "images",
+            "objects": len(in_force),
+            "received": [version.number for version in in_force],
+            "calling_ae": sorted({arrival.calling_ae for arrival in arrivals}),
+            "first_received_at": as_json(min(times, default=None)),
+            "last_received_at": as_json(max(times, default=None)),
+            "differs": said,
+        },
+    ]
 
 
 def _differences(option: Option, of_question: Sequence[Option]) -> dict[str, str]:

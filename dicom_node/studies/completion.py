@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, exists, false, func, select, true, update
 
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.dicom.identity import are_one_patient
+from dicom_node.base.dicom.identity import are_one_patient, in_words
 from dicom_node.base.events import (
     STEPS_FULFILLED,
     STEPS_NOT_AWAITED,
@@ -19,8 +19,8 @@ from dicom_node.base.events import (
     STUDY_MAY_BE_INCOMPLETE,
 )
 from dicom_node.base.files import all_uploaded, bucket_of
-from dicom_node.base.lifecycle import ObjectRole, StepStatus, StudyState
-from dicom_node.base.store import fetches, intake, patients, requested
+from dicom_node.base.lifecycle import ObjectRole, StepStatus, StudyState, StudyWarning
+from dicom_node.base.store import completeness, fetches, intake, patients, requested
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Study
 from dicom_node.base.store.transitions import move_study, record, steady_now
@@ -106,8 +106,9 @@ class Assembler:
                 note_other_patient(session, study)
                 quarantine_study(session, study, OTHER_PATIENT)
                 return True
-            if patients.is_not_as_registered(session, study):
-                quarantine_study(session, study, NOT_AS_REGISTERED)
+            if differences := patients.differences_from_registration(session, study):
+                reason = NOT_AS_REGISTERED.format(differences=in_words(differences))
+                quarantine_study(session, study, reason)
                 return True
             # How far the steps of the study were fulfilled.
             named = requested.steps_of(session, study.study_instance_uid, self._mpps) if self._mpps else ()
@@ -124,8 +125,11 @@ class Assembler:
                 )
             elif named:
                 record(session, STEPS_FULFILLED, study.id, steps=len(named))
-            if unread := intake.unread_beside(session, study.id):
-                record(session, STUDY_MAY_BE_INCOMPLETE, study.id, objects=unread)
+            unread = intake.unread_beside(session, study.id)
+            broken_off = completeness.broken_off(session, completeness.only(study.id))
+            if unread or broken_off:
+                reason = StudyWarning.BROKEN_OFF.value if broken_off else ""
+                record(session, STUDY_MAY_BE_INCOMPLETE, study.id, unreadable=unread, reason=reason)
             study.due_at = None
             session.flush()
             move_study(session, study, STUDY_COMPLETE)

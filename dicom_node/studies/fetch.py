@@ -36,7 +36,7 @@ from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Fetch
 from dicom_node.base.store.transitions import try_move, utc_now
 from dicom_node.deliver import scu
-from dicom_node.receive.policy import accepted_classes
+from dicom_node.receive.policy import accepted_classes, further_classes
 from dicom_node.receive.spool import Arrival, Spool, WaitingObjects, check_accepted, read_meta
 
 _S = scu.RetrieveStatus
@@ -169,7 +169,7 @@ class RetrievalSink:
         """
         self._spool, self._waiting, self._settings, self._peer = spool, waiting, settings, peer
         self._association = f"{ASSOCIATION}{number}"
-        self.sop_classes: Collection[str] = accepted_classes(settings.listener.further_storage_classes)
+        self.sop_classes: Collection[str] = accepted_classes(further_classes(settings))
         self.largest_bytes = settings.listener.maximum_object_mib * 2**20
         """The size of the largest object that is accepted."""
 

@@ -137,7 +137,7 @@ class Indexer:
         self._watched = [self._spool.incoming, *folders, *files]
         for folder in folders:
             if folder not in self._journals:
-                self._journals[folder] = JournalIngest(self._database, folder)
+                self._journals[folder] = JournalIngest(self._database, folder, self._spool)
             self._journals[folder].run_once()
 
     def _files_in_turn(self) -> Iterator[Path]:

@@ -25,9 +25,10 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import (
     append,
     record,
-    utc_now,
 )
 from dicom_node.receive.journal import listeners_of, read_journal, remove_read
+from dicom_node.receive.spool import Spool
+from dicom_node.studies.lost_associations import end_lost_associations
 
 _ENDS = {
     events.ASSOCIATION_RELEASED: AssociationOutcome.RELEASED,
@@ -40,9 +41,11 @@ class JournalIngest:
     same transaction.
     """
 
-    def __init__(self, database: Database, folder: Path) -> None:
-        """Load the read positions in the journal ``folder`` from the database."""
-        self._database, self._folder = database, folder
+    def __init__(self, database: Database, folder: Path, spool: Spool) -> None:
+        """Load the read positions in the journal ``folder`` from the database. ``spool``: where objects of
+        its associations wait.
+        """
+        self._database, self._folder, self._spool = database, folder, spool
         with database.read() as session:
             known = session.execute(select(Cursor.name, Cursor.offset)).all()
         # Listeners of other machines have folders of their own.
@@ -57,13 +60,13 @@ class JournalIngest:
             moved = {name: offset for name, offset, _ in lines}
             with self._database.write() as session:
                 for _, _, event in lines:
-                    _ingest(session, event)
+                    _ingest(session, event, self._spool)
                 for name, offset in moved.items():
                     session.merge(Cursor(name=name, offset=offset))
             self._cursor |= moved
         if gone != self._gone:  # an association that hangs must not hold its studies open
             with self._database.write() as session:
-                intake.lose_associations(session, Association.listener.in_(gone), utc_now())
+                end_lost_associations(session, Association.listener.in_(gone), self._spool)
             self._gone = gone
         if len(self._cursor) > 1:  # files of former listeners, or full ones
             remove_read(self._folder, self._cursor)
@@ -73,7 +76,7 @@ class JournalIngest:
                 self._cursor = {name: at for name, at in self._cursor.items() if name not in removed}
 
 
-def _ingest(session: Session, event: events.Event) -> None:
+def _ingest(session: Session, event: events.Event, spool: Spool) -> None:
     """Store an event of the journal; of events about many objects, the event table gets their number in place
     of UIDs.
     """
@@ -105,10 +108,10 @@ def _ingest(session: Session, event: events.Event) -> None:
             record(session, event.type, study.id if study else None, study=uid, **of_step)
     else:
         append(session, event)
-        _keep_association(session, event)
+        _keep_association(session, event, spool)
 
 
-def _keep_association(session: Session, event: events.Event) -> None:
+def _keep_association(session: Session, event: events.Event, spool: Spool) -> None:
     """Store the beginning or the end of an association, if the event is one."""
     fields = event.fields
     association = fields.get("association", "")
@@ -143,4 +146,4 @@ def _keep_association(session: Session, event: events.Event) -> None:
             )
         )
     elif event.type is events.LISTENER_STOPPED:
-        intake.lose_associations(session, Association.listener == fields.get("listener"), event.at)
+        end_lost_associations(session, Association.listener == fields.get("listener"), spool)

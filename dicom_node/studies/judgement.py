@@ -42,8 +42,8 @@ class Arrived:
 
 TWO_PATIENTS = "this study has images of two patients (by ID, name, birth date or sex)"
 NOT_AS_REGISTERED = (
-    "its images say another name, birth date or sex than the patient who is registered under this ID: "
-    "correct the registration or the images, or release it as it is"
+    "its images say another {differences} than the patient who is registered under this ID (`studies "
+    "versions` shows both): correct the registration or the images, or release it as it is"
 )
 
 

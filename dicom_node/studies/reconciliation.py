@@ -23,10 +23,10 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import (
     record,
-    utc_now,
 )
 from dicom_node.receive.journal import journal_folders, listeners_of
 from dicom_node.receive.spool import Spool
+from dicom_node.studies.lost_associations import end_lost_associations
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +109,10 @@ def reindex(database: Database, spool: Spool, files: Files) -> int:
     their ends, are gone, and their studies would wait.
     """
     writing = set().union(*(listeners_of(folder)[1] for folder in journal_folders(files.data_dir)))
+    objects = put_unknown_back(database, spool, files)
     with database.write() as session:
-        intake.lose_associations(session, Association.listener.not_in(writing), utc_now())
-    return put_unknown_back(database, spool, files)
+        end_lost_associations(session, Association.listener.not_in(writing), spool)
+    return objects
 
 
 def put_unknown_back(database: Database, spool: Spool, files: Files) -> int:

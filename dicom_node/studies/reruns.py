@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -17,13 +17,19 @@ from dicom_node.base.events import (
 from dicom_node.base.lifecycle import JobState, ObjectRole, StudyState
 from dicom_node.base.store import intake, queue
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Instance, Study
+from dicom_node.base.store.tables import Instance, Result, Study, Withdrawal
 from dicom_node.base.store.transitions import FOR_UPDATE, move_study
 from dicom_node.jobs.queue import RuleDecision, decide_study, enqueue_study
 from dicom_node.studies.quarantine import stop_study
 
 Row = dict[str, Any]
 """A study and a rule that takes it, or "" for none; the keys stand in ``docs/reference/lists.md``."""
+
+
+_WITHDRAWN_STAYS: Final = (
+    "results of it were withdrawn, and the same ones are never sent again: change an option of the rule, or "
+    "the model"
+)
 
 
 def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
@@ -40,7 +46,11 @@ def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
     stop_study(session, study, f"replaced by revision {study.revision} of the study", same_data=True)
     move_study(session, study, STUDY_RERUN)
     move_study(session, study, STUDY_COMPLETE)
-    return _rows(study.study_instance_uid, enqueue_study(session, study, settings), study.reason, queued=True)
+    decisions = enqueue_study(session, study, settings)
+    withdrawn = select(Withdrawal).join(Result, Result.id == Withdrawal.result_id)
+    is_withdrawn = session.scalar(withdrawn.where(Result.study_id == study_id).limit(1)) is not None
+    reason = study.reason or (_WITHDRAWN_STAYS if is_withdrawn else "")
+    return _rows(study.study_instance_uid, decisions, reason, queued=True)
 
 
 def replay(

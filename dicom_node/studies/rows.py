@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.identity import identity_sha256
-from dicom_node.base.dicom.uids import role_of
 from dicom_node.base.files import Files
 from dicom_node.base.lifecycle import (
     READ_FROM_WORK,
@@ -38,6 +37,7 @@ from dicom_node.base.store.transitions import (
     steady_now,
 )
 from dicom_node.jobs.queue import decide_study, forward_late
+from dicom_node.jobs.roles import role_by_rules
 from dicom_node.receive.inspection import Inspected
 from dicom_node.receive.spool import (
     Spool,
@@ -125,8 +125,10 @@ class ObjectRows:
             self._write_received(session, repeated)
             _record(session, study, item, events.OBJECT_DUPLICATE)
         elif judged.is_faulty_copy:
-            self._write_received(session, judged)
-            _record(session, study, item, events.IDENTITY_NOT_TAKEN, judgement.reason)
+            reason = f"{judgement.reason}: the intact copy of it stays in force"
+            set_aside = replace(judged, judgement=replace(judgement, reason=reason))
+            self._write_received(session, set_aside)
+            _record(session, study, item, events.IDENTITY_NOT_TAKEN, reason)
         elif bad:
             self._quarantine(session, judged)
         else:
@@ -170,12 +172,7 @@ class ObjectRows:
             if former is None or former.role is ObjectRole.OWN:
                 return ObjectRole.OWN
         sender = self._settings.sender_names.get(item.arrival.calling_ae, "")
-        grabber = any(sender in rule.secondary_captures_from for rule in self._settings.rules)
-        return role_of(
-            item.found.sop_class_uid,
-            frozenset(self._settings.listener.further_storage_classes),
-            takes_secondary_captures=grabber,
-        )
+        return role_by_rules(self._settings, item.found.sop_class_uid, item.found.modality, sender)
 
     def _study(self, session: Session, item: Arrived, role: ObjectRole) -> Study:
         """Return the study of the object, created if it is new; one of our results names no patient.

@@ -66,7 +66,7 @@ from dicom_node.deliver.scu.query_retrieve import LARGEST_BY_GET
 from dicom_node.deliver.scu.storage import DimseDestination
 from dicom_node.receive import limits
 from dicom_node.receive.messages import APPLICATION_CONTEXT, MAXIMUM_PDU_BYTES
-from dicom_node.receive.policy import STORAGE_CLASSES
+from dicom_node.receive.policy import PROGRAM_CLASSES, STORAGE_CLASSES
 from dicom_node.receive.spool import Spool, WaitingObjects
 from dicom_node.receive.steps import KEPT_DAYS
 from dicom_node.results.build import build
@@ -585,7 +585,8 @@ def test_the_contexts_that_the_node_proposes_are_those_of_the_statement(tmp_path
     ):
         ae.add_supported_context(uid)
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_REQUESTED, note)])
-    kinds = [kind for kind in ResultKind if kind not in (ResultKind.REJECTION, ResultKind.ASSESSMENT)]
+    not_named = {ResultKind.REJECTION, ResultKind.ASSESSMENT, ResultKind.PROGRAM_SR}
+    kinds = [kind for kind in ResultKind if kind not in not_named]
     for confirm in ("query", "commitment"):
         peer = {
             "name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": server.server_address[1],
@@ -593,7 +594,8 @@ def test_the_contexts_that_the_node_proposes_are_those_of_the_statement(tmp_path
             "assessments": True, "retrieve": {"query": "get", "commitment": "move"}[confirm],
             "worklist": ["*"],
         }  # fmt: skip
-        settings = Settings.model_validate({"node": {"data_dir": tmp_path}, "peers": [peer]})
+        rule = {"name": "program", "when": {"modality": "CT"}, "pipeline": "command", "send_to": ["pacs"]}
+        settings = Settings.model_validate({"node": {"data_dir": tmp_path}, "peers": [peer], "rules": [rule]})
         [pacs] = settings.peers
         DimseDestination(pacs, settings).test()
         spool = Spool(tmp_path / "spool", 0)
@@ -606,6 +608,6 @@ def test_the_contexts_that_the_node_proposes_are_those_of_the_statement(tmp_path
     assert proposed.keys() == {row[1] for row in rows(part("SOP classes"))[1:] if row[2]}
     both = {"Explicit VR Little Endian", "Implicit VR Little Endian"}
     assert all(syntaxes == both for uid, syntaxes in proposed.items() if uid != Verification)
-    assert by_get.keys() == STORAGE_CLASSES.keys()
+    assert by_get.keys() == {*STORAGE_CLASSES, *PROGRAM_CLASSES}
     decoded = {row[1] for row in rows(part("transfer syntaxes"))[1:] if "kept" not in row[2]}
     assert {frozenset(syntaxes) for syntaxes in by_get.values()} == {frozenset(decoded)}

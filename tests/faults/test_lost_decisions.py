@@ -10,10 +10,12 @@ import pytest
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from dicom_node.base.events import NODE_KILLED
 from dicom_node.base.lifecycle import DeliveryState, HeldState, RejectionReason, StudyState
 from dicom_node.base.store.tables import DecisionRow, Delivery, HeldResult, Result, Study, Withdrawal
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.people import audit, backup, held_results, lost_decisions, withdrawal
+from dicom_node.people.processes import Sign, SignsOfLife
 from dicom_node.people.studies import release, versions
 from dicom_node.people.withdrawal import withdraw_results
 from dicom_node.studies.reconciliation import compare
@@ -51,6 +53,17 @@ def reindexed(node: Inbox) -> None:
     node.reindex()
     node.settle()
     work(node)
+
+
+def test_a_node_that_was_stopped_before_a_restore_is_not_called_killed(tmp_path: Path, pacs: Pacs) -> None:
+    node = opened(tmp_path / "node", pacs)
+    working = SignsOfLife(node.database, "all", "vm/all")
+    working.report([Sign("main", 7)], ["all"])
+    backup.backup(node.settings, [], tmp_path / "saved")
+    working.leave()
+    again = restored(node, tmp_path / "saved", pacs)
+    SignsOfLife(again.database, "all", "vm/all").note_killed()
+    assert again.events(NODE_KILLED.number) == []
 
 
 def acts(node: Inbox) -> list[tuple[str, str]]:

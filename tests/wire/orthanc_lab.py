@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,9 @@ class Orthanc:
         self.http_port: int = config["HttpPort"]
         self.url = f"http://127.0.0.1:{self.http_port}"
         self.log = folder / "orthanc.log"
+        users: Mapping[str, str] = config.get("RegisteredUsers", {})
+        logins = [b64encode(f"{name}:{password}".encode()).decode() for name, password in users.items()]
+        self._headers = {"Authorization": f"Basic {logins[0]}"} if logins else {}
         self._config = folder / "orthanc.json"
         self._config.write_text(json.dumps(config, indent=1), encoding="utf-8")
         self._process: subprocess.Popen[bytes] | None = None
@@ -112,7 +116,8 @@ class Orthanc:
     def call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """One REST call. Raises urllib's errors."""
         with urllib.request.urlopen(
-            urllib.request.Request(self.url + path, data=body, method=method), timeout=30
+            urllib.request.Request(self.url + path, data=body, headers=self._headers, method=method),
+            timeout=30,
         ) as answer:
             data: bytes = answer.read()
             return data

@@ -25,6 +25,7 @@ from dicom_node.deliver.scu import (
     open_destination,
 )
 from dicom_node.deliver.scu.commitment import StorageCommitment
+from dicom_node.receive.spool import Spool
 from dicom_node.studies.journal import JournalIngest
 from tests.outbox_lab import (
     ONE,
@@ -205,6 +206,11 @@ def test_a_report_is_answered_only_when_it_is_kept(
     assert committing_pacs.report_statuses == [0x0213]
 
 
+def ingest_of(outbox: Outbox, data_dir: Path) -> JournalIngest:
+    """What reads the journal of the listener of this data folder into the outbox's database."""
+    return JournalIngest(outbox.database, data_dir / "journal", Spool(data_dir / "spool", 0))
+
+
 def test_a_report_to_the_listener_reaches_the_outbox(tmp_path: Path, committing_pacs: CommittingPacs) -> None:
     outbox = sent(tmp_path / "node", committing_pacs)
     (transaction, uids) = committing_pacs.requests[0]
@@ -213,8 +219,8 @@ def test_a_report_to_the_listener_reaches_the_outbox(tmp_path: Path, committing_
     ) as listener:
         assert send_report(listener.port, report(transaction, uids)) == 0x0000
         listener.kill()  # at once: what was answered is kept
-        JournalIngest(outbox.database, listener.data_dir / "journal").run_once()
-        JournalIngest(outbox.database, listener.data_dir / "journal").run_once()  # and after a restart here
+        ingest_of(outbox, listener.data_dir).run_once()
+        ingest_of(outbox, listener.data_dir).run_once()  # and after a restart here
     assert commitment_requests.enter_reports(outbox.database, outbox.settings) == 1
     assert outbox.states() == {"confirmed": 1}
     assert outbox.numbers()[events.COMMITMENT_REPORTED.number] == 1
@@ -232,7 +238,10 @@ def test_a_real_orthanc_takes_over_and_reports_on_an_association_of_its_own(tmp_
         ) as orthanc:
             outbox = Outbox(tmp_path / "node", [PeerSettings.model_validate(peers[0])])
             uids = outbox.add_study(["pacs"])
-            worker, ingest = outbox.worker(), JournalIngest(outbox.database, listener.data_dir / "journal")
+            worker, ingest = (
+                outbox.worker(),
+                ingest_of(outbox, listener.data_dir),
+            )
             stop = threading.Event()
 
             def follow() -> None:

@@ -176,7 +176,7 @@ SR, SEG, GREY_STATE, COLOUR_STATE = (
     "1.2.840.10008.5.1.4.1.1." + end for end in ("88.34", "66.4", "11.1", "11.2")
 )
 OF_ROOM_3 = {"ovary": "us_ovarian/images/otu_0435.jpg", "head": "us_fetal_head/images/006_HC.jpg"}
-JPEG_XL = "1.2.840.10008.1.2.4.110"
+NOT_DECODED = "1.2.840.10008.1.2.4.92"
 TRIED = TRANSFER_SYNTAXES[7::7]
 assert all(one.is_encapsulated for one in TRIED)
 
@@ -215,7 +215,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Site:
     folder = tmp_path_factory.mktemp("formats")
     sent = {name: [dcmread(write(encoding, folder))] for name, encoding in ENCODINGS.items()}
     sent |= {one.uid: [coded(small(one.uid), one.uid)] for one in TRIED}
-    sent["mixed"] = [small("mixed"), coded(small("mixed", number=2), JPEG_XL)]
+    sent["mixed"] = [small("mixed"), coded(small("mixed", number=2), NOT_DECODED)]
     if (film := cv2.imread(str(data / "cxr_nih/images/00000032_037.jpg"), cv2.IMREAD_GRAYSCALE)) is not None:
         # The pipeline takes 128 pixels and more, and one form leaves out a fifth of the rows.
         film = cv2.resize(film, (160, 160), interpolation=cv2.INTER_AREA)
@@ -397,7 +397,7 @@ def test_an_image_that_is_not_decoded_is_kept_and_the_pacs_gets_a_report_that_sa
             assert one.name.removesuffix(" (Retired)") in words
     mixed = site.cases["mixed"]
     assert mixed.row["state"] == "delivered"
-    rest = "1 of the images not analysed: cannot be decoded: its transfer syntax JPEG XL"
+    rest = "1 of the images not analysed: cannot be decoded: its transfer syntax JPEG 2000 Part 2"
     assert rest in texts(mixed.only(SR))
 
 
@@ -623,6 +623,18 @@ def receiver(folder: Path, port: int) -> Iterator[Callable[[], str]]:
         finally:
             process.kill()
             process.wait()
+
+
+def test_the_sender_names_what_is_no_dicom_and_ends(tmp_path: Path) -> None:
+    (tmp_path / "text.dcm").write_text("no DICOM at all")
+    ended = subprocess.run(
+        [sys.executable, EXAMPLES / "send.py", tmp_path], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == [
+        f"no DICOM: {tmp_path / 'text.dcm'}",
+        "there is no DICOM file to send",
+    ]
 
 
 @needs_orthanc

@@ -22,7 +22,7 @@ from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import ConsoleSettings, ListenerSettings, Settings, TlsSettings
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.tls import tls_refusal
-from dicom_node.deliver.scu import Connections, association, http, open_destination
+from dicom_node.deliver.scu import Connections, association, http, open_destination, tls_context
 from dicom_node.deliver.scu.http import BoundedSession
 from tests.certificates_lab import Authority, self_signed
 from tests.hostile.web import answering
@@ -149,6 +149,21 @@ def test_a_refusal_names_its_cause(
     # By HTTP the node shows no certificate.
     shows_none = transport == "dicomweb" and kind == "wants another certificate"
     assert ("no TLS" if shows_none else REFUSALS[kind]) in check.text
+
+
+def test_a_deadline_that_cuts_a_handshake_does_not_blame_the_peer_for_closing(
+    certificates: Certificates,
+) -> None:
+    connections = Connections(silence_seconds=10)
+    context = tls_context(certificates.ours.certificate, connections)
+    with (
+        tls_server(certificates.server("silent")) as port,
+        socket.create_connection(("127.0.0.1", port)) as plain,
+        connections.within(0.1),
+        pytest.raises(OSError),
+    ):
+        context.wrap_socket(plain, server_hostname="127.0.0.1")
+    assert connections.without_answer("PACS") == "connected to PACS, but it does not finish the TLS handshake"
 
 
 def test_a_ca_of_the_configuration_counts_beside_one_of_the_environment(

@@ -64,13 +64,14 @@ class Noun:
 class Action:
     """One thing that a person lists or does, declared by this decorator at its function.
 
-    The function is called with a database session and the settings (if it has parameters of these names),
-    and the inputs. Its result is printed as its type wants: rows as a table with ``columns``; a mapping by
+    The function is called with a database session and the settings (if it has parameters of these names), and
+    the inputs. Its result is printed as its type wants: rows as a table with ``columns``; a mapping by
     ``details``, a function that selects what is shown, and its lists named in ``parts`` as tables with these
     columns. ``says`` is a sentence about the result ("{result}", "{s}" for its plural, the inputs by name),
-    printed below rows if there are any; ``none`` is printed if there are none. ``either``: names of inputs of
-    which one is needed, and of two not both. ``status``: a function from the result to the exit status.
-    ``role``: the least role that may do it at the console.
+    or a function that makes it of the result and the inputs, printed below rows if there are any; ``none`` is
+    printed if there are none. ``either``: names of inputs of which one is needed, and of two not both.
+    ``status``: a function from the result to the exit status. ``role``: the least role that may do it at the
+    console.
     """
 
     noun: Noun
@@ -79,7 +80,7 @@ class Action:
     example: str = "--config node.toml"
     columns: Sequence[Column] = ()
     none: str = ""
-    says: str = ""
+    says: str | Callable[[Any, Mapping[str, Any]], str] = ""
     details: Callable[[Any], Mapping[str, Any]] | None = None
     parts: Mapping[str, Sequence[Column]] = field(default_factory=dict)
     either: Sequence[str] = ()

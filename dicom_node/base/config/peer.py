@@ -46,6 +46,8 @@ class PeerSettings(Section):
     """Transports whose peers have host and port. A connector's class may have more."""
     takes_over: ClassVar[frozenset[str]] = frozenset()
     """Transports whose acknowledgement says that the peer is responsible from now on."""
+    reads_reports: ClassVar[frozenset[str]] = frozenset()
+    """Transports that make a message of our report, and can send no other object."""
 
     name: Name
     """Short name, used in rules and commands."""
@@ -83,7 +85,7 @@ class PeerSettings(Section):
     """Call this peer with DICOM TLS, or MLLP over TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
     """Kinds of result that it can show: sr, gsps, sc, summary, pdf (needs the extra pdf), heatmap, cleaned,
-    seg."""
+    seg; of programs also map (parametric map), rtstruct, kos (key objects), image (derived)."""
     confirm: Literal["query", "commitment", "none"] = "query"
     """"query": ask until it shows the object. "commitment": until it says that it keeps it. "none": its
     Success is all we get."""
@@ -170,6 +172,7 @@ class PeerSettings(Section):
         refuse(
             (ResultKind.REJECTION in results, "rejection notes go to peers with iocm = true"),
             (ResultKind.ASSESSMENT in results, "assessments go to peers with assessments = true"),
+            (ResultKind.PROGRAM_SR in results, "reports of programs go to peers with sr: leave it out"),
         )
         return results
 
@@ -313,6 +316,14 @@ class PeerSettings(Section):
         result arrived.
         """
         return self._is_in("takes_over")
+
+    def takes(self, kind: ResultKind) -> bool:
+        """Return whether the peer takes results of this kind; the report of a program goes where reports go
+        as objects.
+        """
+        if kind is ResultKind.PROGRAM_SR:
+            return ResultKind.SR in self.results and not self._is_in("reads_reports")
+        return kind in self.results
 
     def _is_in(self, transports: str) -> bool:
         """Return whether the peer's transport is listed in the class variable named ``transports`` of any

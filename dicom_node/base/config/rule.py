@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -113,13 +113,19 @@ class ResultSettings(Section):
         return f"{self.when}: {', '.join(does)}"
 
 
+PROGRAMS: Final = frozenset({"command", "container"})
+"""Pipelines that read files themselves: a rule gives them objects of any SOP class."""
+
+
 class RuleSettings(Section):
     """``[[rules]]``: which pipeline for which study, and where its results go."""
 
     name: Name
     """Short name; results and events say it."""
     when: Conditions = Conditions()
-    """Required: one or more conditions on single images; modality = "*": every image of a source class."""
+    """Required: one or more conditions on single images; modality = "*": every image of a source class. To
+    `command` and `container` objects of any class are given; objects that are no images (SEG, RTSTRUCT, SR …)
+    only where modality names theirs."""
     pipeline: str
     """Name of a pipeline (`ai-pipeline pipelines` lists the installed ones)."""
     options: Mapping[str, Any] = Field(default_factory=dict)
@@ -156,6 +162,24 @@ class RuleSettings(Section):
     """What findings, or none, change: a list of { when = …, send_to = […], notify = […], priority = … }."""
     entered: int = 0
     """The node itself sets it, for rules that a person entered."""
+
+    @property
+    def runs_program(self) -> bool:
+        """Whether the rule's pipeline is a program, which gets objects of any SOP class."""
+        return self.pipeline in PROGRAMS
+
+    def gives_to_program(self, modality: str, *, is_image: bool) -> bool:
+        """Whether the rule may give an object of this Modality (0008,0060) to a program.
+
+        Of what is no image (``is_image``) only if the rule names the modality without a pattern: such an
+        object starts a job, and every workstation makes some.
+        """
+        wanted = self.when.modality
+        if not self.runs_program:
+            return False
+        if not is_image:
+            return modality in wanted
+        return not wanted or any(matches(pattern, modality) for pattern in wanted)
 
     @property
     def is_seen_by_nobody(self) -> bool:

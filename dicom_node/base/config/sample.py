@@ -138,7 +138,7 @@ name = "pacs"
 ae_title = "PACS"
 host = "192.0.2.10"
 port = 104
-may = ["send", "receive"]
+may = ["send", "receive"]     # and "query": `fetches missing pacs` says which studies never came
 results = ["sr", "gsps", "sc", "summary", "cleaned"]
 
 [[peers]]                     # an ultrasound machine

@@ -193,7 +193,8 @@ class Walk:
             (length,) = self._long.unpack_from(self._window, at + 4)
         elif code in LONG:
             vr = code.decode()
-            (length,) = self._long.unpack_from(self._window, self._pass(4, end))
+            at = self._pass(4, end)  # which may read on, into another window
+            (length,) = self._long.unpack_from(self._window, at)
         elif code in _SHORT:
             vr = code.decode()
             (length,) = self._short.unpack_from(self._window, at + 6)

@@ -352,9 +352,12 @@ def _element(
         if vr in TEXT | ASCII:
             return _text_element(tag, vr, wanted, found.value or b"", charset)
     try:
-        value = dataset[tag].value
+        read = dataset[tag]
+        value = read.value
     except DAMAGE:
         return None  # an optional attribute that is no value of its VR; required ones are checked by the gate
+    if isinstance(found, RawDataElement) and found.VR in (None, "UN") and read.VR in allowed:
+        wanted = read.VR  # of "US or SS" and "OB or OW", by Pixel Representation and Bits Allocated
     if wanted != "SQ":
         return _made(tag, wanted, value)
     return _made(tag, "SQ", Items([_item(item, charset, left_out) for item in value]))

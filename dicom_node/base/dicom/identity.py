@@ -85,6 +85,14 @@ SAYS_WHO: Final = (
     "PatientBirthDate", "PatientSex",
 )  # fmt: skip
 """Attributes by which patients are compared."""
+_COMPARED: Final = {
+    "name": "PatientName",
+    "ideographic": "PatientName",
+    "phonetic": "PatientName",
+    "birth_date": "PatientBirthDate",
+    "sex": "PatientSex",
+}
+_IN_WORDS: Final = {"PatientName": "name", "PatientBirthDate": "birth date", "PatientSex": "sex"}
 _UNIVERSAL: Final = ("(0040,0032)", "(0040,0033)")  # Universal Entity ID and its type, as _text names tags
 _ANYBODY: Final = (  # what is written, in small letters, where nobody knows who somebody is
     "unkn|unbek|anonym|anónim|anônim|noname|nobody|emerg|notfall|trauma|urgen|inconn|desconoc|"
@@ -176,8 +184,14 @@ class Patient:
         """Return whether name, birth date or sex differs although both patients have it; IDs are not
         compared.
         """
-        rest = zip(astuple(self)[1:6], astuple(other)[1:6], strict=True)
-        return any(mine and its and mine != its for mine, its in rest)
+        return bool(self.differences(other))
+
+    def differences(self, other: Patient) -> list[str]:
+        """Return the keywords of PatientName, PatientBirthDate and PatientSex that differ although both
+        patients have a value, in this order.
+        """
+        values = ((word, getattr(self, name), getattr(other, name)) for name, word in _COMPARED.items())
+        return list(dict.fromkeys(word for word, mine, its in values if differ(mine, its)))
 
     def is_surely(self, other: Patient) -> bool:
         """Return whether the two are one person beyond doubt: the same ID and issuer, the same birth date or
@@ -220,6 +234,11 @@ class Patient:
     def _parts(self) -> tuple[str, str, str, str]:
         """The hashes of ID, name, birth date and sex."""
         return self.id, self._name, self.birth_date, self.sex
+
+
+def in_words(keywords: Iterable[str]) -> str:
+    """Return what differs between two patients, as of :meth:`Patient.differences`, as "name and sex"."""
+    return " and ".join(_IN_WORDS[word] for word in keywords)
 
 
 def are_one_patient(patients: Iterable[Patient]) -> bool:

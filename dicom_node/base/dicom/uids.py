@@ -93,24 +93,35 @@ SOURCES = ULTRASOUND | X_RAY
 SECONDARY_CAPTURES = frozenset(_STORAGE + suffix for suffix in ("7", "7.1", "7.2", "7.3", "7.4"))
 
 # Images by their SOP class name, but made by a reader or a program: they never start a job.
-_MADE = ("11.", "30", "66", "67", "68", "77.1.5.4", "88.", "104.", "481.", "9.")
+_MADE = ("11.", "30", "66", "67", "68", "77.1.5.3", "88.", "104.", "481.", "9.")
+
+
+def is_image(sop_class_uid: str) -> bool:
+    """Whether objects of this storage SOP class are images of a modality: no presentation state,
+    segmentation, registration, document, radiotherapy object or waveform.
+    """
+    return not sop_class_uid.removeprefix(_STORAGE).startswith(_MADE)
 
 
 def role_of(
-    sop_class_uid: str, further_sources: frozenset[str], *, takes_secondary_captures: bool
+    sop_class_uid: str,
+    further_sources: frozenset[str],
+    *,
+    takes_secondary_captures: bool,
+    goes_to_program: bool = False,
 ) -> ObjectRole:
     """Return the role that a received object of this SOP class has in the node, unless the node built it.
 
     ``further_sources``: classes that the site added to those analysed. ``takes_secondary_captures``: whether
-    a rule accepts secondary captures of this sender as images (a frame grabber).
+    a rule accepts secondary captures of this sender as images (a frame grabber). ``goes_to_program``: whether
+    a rule gives such objects to a program, which reads them itself.
     """
     if sop_class_uid in SOURCES:
         return ObjectRole.SOURCE
     if sop_class_uid in SECONDARY_CAPTURES:
         return ObjectRole.SOURCE if takes_secondary_captures else ObjectRole.NON_SOURCE
-    # Presentation state, segmentation, registration, document, radiotherapy or waveform.
-    is_made = sop_class_uid.removeprefix(_STORAGE).startswith(_MADE)
-    return ObjectRole.SOURCE if sop_class_uid in further_sources and not is_made else ObjectRole.NON_SOURCE
+    is_further = sop_class_uid in further_sources and is_image(sop_class_uid)
+    return ObjectRole.SOURCE if goes_to_program or is_further else ObjectRole.NON_SOURCE
 
 
 class SyntaxKind(StrEnum):
@@ -181,20 +192,22 @@ _KEYWORDS = {
     SyntaxKind.EXPLICIT: "ExplicitVRLittleEndian",
     SyntaxKind.LOSSLESS: """
         JPEGLosslessSV1 JPEGLSLossless JPEG2000Lossless HTJ2KLossless HTJ2KLosslessRPCL RLELossless
-        JPEGLossless
+        JPEGLossless JPEGXLLossless
     """,
     SyntaxKind.IMPLICIT: "ImplicitVRLittleEndian",
     SyntaxKind.DEFLATED: "DeflatedExplicitVRLittleEndian",
     SyntaxKind.BIG_ENDIAN: "ExplicitVRBigEndian",
     # Behind what we can decode, before what has lost something already.
     SyntaxKind.LOSSLESS_KEPT: """
-        EncapsulatedUncompressedExplicitVRLittleEndian DeflatedImageFrameCompression JPEGXLLossless
+        EncapsulatedUncompressedExplicitVRLittleEndian DeflatedImageFrameCompression
         JPEG2000MCLossless JPEGLosslessNonHierarchical15 JPEGLosslessHierarchical28
         JPEGLosslessHierarchical29
     """,
-    SyntaxKind.LOSSY: "JPEG2000 HTJ2K JPEGLSNearLossless JPEGExtended12Bit JPEGBaseline8Bit",
+    SyntaxKind.LOSSY: """
+        JPEG2000 HTJ2K JPEGLSNearLossless JPEGExtended12Bit JPEGBaseline8Bit JPEGXL JPEGXLJPEGRecompression
+    """,
     SyntaxKind.LOSSY_KEPT: """
-        JPEGXLJPEGRecompression JPEGXL JPEG2000MC
+        JPEG2000MC
         JPEGExtended35 JPEGSpectralSelectionNonHierarchical68 JPEGSpectralSelectionNonHierarchical79
         JPEGFullProgressionNonHierarchical1012 JPEGFullProgressionNonHierarchical1113
         JPEGExtendedHierarchical1618 JPEGExtendedHierarchical1719

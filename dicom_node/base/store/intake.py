@@ -11,7 +11,6 @@ from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.lifecycle import (
     END_STATES,
     OPEN_JOBS,
-    AssociationOutcome,
     AuditAction,
     DeliveryState,
     Intake,
@@ -242,13 +241,24 @@ def any_due(session: Session, due: ColumnElement[bool]) -> bool:
     return bool(session.scalar(select(exists().where(due))))
 
 
-def lose_associations(session: Session, of: ColumnElement[bool], at: datetime) -> None:
-    """Mark the open associations that fulfil the condition ``of`` as lost: their listeners have ended."""
-    session.execute(
-        update(Association)
+def open_associations(session: Session, of: ColumnElement[bool]) -> Sequence[Association]:
+    """Return the open associations that fulfil the condition ``of``, locked until the transaction ends."""
+    return session.scalars(
+        select(Association)
         .where(of, Association.closed_at.is_(None))
-        .values(closed_at=at, outcome=AssociationOutcome.LOST)
-    )
+        .order_by(Association.opened_at)
+        .with_for_update(skip_locked=True)
+    ).all()
+
+
+def brought(session: Session, association: str) -> tuple[int, datetime | None]:
+    """Return how many indexed objects an association brought, and when the last of them came."""
+    number, last = session.execute(
+        select(func.count(), func.max(ReceivedObject.received_at)).where(
+            ReceivedObject.association == association
+        )
+    ).one()
+    return number, last
 
 
 def keep_report(

@@ -6,7 +6,7 @@ from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from dicom_node.base import events
-from dicom_node.base.dicom.identity import Patient
+from dicom_node.base.dicom.identity import SAYS_WHO, Patient
 from dicom_node.base.lifecycle import ObjectRole
 from dicom_node.base.store import intake
 from dicom_node.base.store.tables import EventRow, Instance, RegisteredPatient, Study
@@ -30,16 +30,16 @@ def in_studies(session: Session, patient_id: str, issuer: str) -> Sequence[Patie
     ]
 
 
-def is_not_as_registered(session: Session, study: Study) -> bool:
-    """Return whether the objects of a study say another name, birth date or sex than the registration of
-    their Patient ID.
+def differences_from_registration(session: Session, study: Study) -> list[str]:
+    """Return the keywords of name, birth date and sex that the objects of a study say otherwise than the
+    registration of their Patient ID.
 
-    False once a person released the study from quarantine since the registration was written or changed: that
+    None once a person released the study from quarantine since the registration was written or changed: that
     person has compared them.
     """
     row = registration(session, study.patient_id, study.issuer_of_patient_id) if study.patient_id else None
     if row is None:
-        return False
+        return []
     released = exists().where(
         EventRow.study_id == study.id,
         EventRow.number == events.STUDY_RELEASED.number,
@@ -47,4 +47,5 @@ def is_not_as_registered(session: Session, study: Study) -> bool:
     )
     registered = Patient.parse(row.patient)
     others = intake.patients(session, study.id, _OF_OTHERS)
-    return any(map(registered.disagrees, others)) and not session.scalar(select(released))
+    found = {word for other in others for word in registered.differences(other)}
+    return [] if session.scalar(select(released)) else [word for word in SAYS_WHO if word in found]

@@ -542,6 +542,10 @@ class Association(Base):
     reason: Mapped[LongText] = mapped_column(default="")  # why it was not released
 
 
+RECORDS = "result.json"
+"""Key of ``Job.scores`` for texts that programs left; they may name the patient."""
+
+
 class Job(StudyMixin, Numbered):
     """Table: one run of one rule's pipeline on one revision of a study."""
 
@@ -578,7 +582,8 @@ class Job(StudyMixin, Numbered):
     analysed_at: Mapped[datetime | None]  # set once, when the job first succeeds
     models: Mapped[list[str]] = mapped_column(default=list)  # id@version of those that its results are of
     # Of a picture that a person tries: the score (0 to 1) of each label, by id@version of its model; a key
-    # "unsure" says that the model was unsure of it.
+    # "unsure" says that the model was unsure of it. Of programs: what each left in result.json, as texts, by
+    # RECORDS. It is erased with the study.
     scores: Mapped[dict[str, Any] | None]
 
     study: Mapped[Study] = relationship()

@@ -12,21 +12,25 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from sqlalchemy import ColumnElement, Select, exists, func, literal, or_, select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import InstrumentedAttribute, Session, selectinload
 
 from dicom_node.base import events
 from dicom_node.base.actions.action import Action, Input
 from dicom_node.base.actions.columns import STUDY_UID, Column, Time, details, fields, times, uid
 from dicom_node.base.actions.in_words import (
+    delivery_totals,
     job_details,
+    objects_in_words,
     results_in_words,
     runs,
     state_in_words,
     study_details,
+    study_totals,
     withdrawal_in_words,
 )
 from dicom_node.base.actions.inputs import OfStudy, Since, StudyUid, Until, limit, states
 from dicom_node.base.actions.nouns import ASSOCIATIONS, EVENTS, JOBS, OUTBOX, STUDIES
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
 from dicom_node.base.lifecycle import (
     OPEN_DELIVERIES,
@@ -36,10 +40,11 @@ from dicom_node.base.lifecycle import (
     Outcome,
     StudyState,
 )
-from dicom_node.base.store import deliveries, requested
+from dicom_node.base.store import completeness, deliveries, kept_results, requested
 from dicom_node.base.store.intake import IS_TRIAL
 from dicom_node.base.store.mapping import UtcDateTime
 from dicom_node.base.store.tables import (
+    RECORDS,
     Association,
     Delivery,
     EventRow,
@@ -79,26 +84,29 @@ _NOT_COUNTED = (ObjectRole.OWN, ObjectRole.ASIDE)
     "list",
     'List studies, the newest first. "held": a limit of its rule waits for a person (`jobs retry`). '
     '"trial": pictures that somebody tried at the console; without a state they are left out.',
-    "--state failed --since 2h --config node.toml",
+    "--since 2026-03-01 --until 2026-03-02 --config node.toml",
     columns=(
         uid("study", "study"),
         Column("state", state_in_words),
-        *fields("patient: patient_id", "modality: modalities", "objects: instances"),
+        *fields("patient: patient_id", "modality: modalities"),
+        Column("objects", objects_in_words),
         Column("results", lambda row: results_in_words(row["results"])),
         *times("received: last_received_at"),
-        *fields("reason"),
+        Column("reason", lambda row: "; ".join(filter(None, (row["reason"], *row["warnings"])))),
     ),
     none="No studies, or none that all filters let pass.",
+    says=study_totals,
 )
 def list_studies(
     session: Session,
     *,
     states: Annotated[Iterable[StudyState | str], states(*StudyState, HELD, TRIAL)] = (),
     since: Since = None,
+    until: Until = None,
     limit: Annotated[int | None, limit(100)] = None,
 ) -> list[View]:
-    """Return studies as JSON objects, the most recently received first. ``since``: only those with an object
-    received since then.
+    """Return studies as JSON objects, the most recently received first. ``since`` and ``until``: only those
+    with an object received since then, whose first one came before then.
 
     ``states``: only studies in these states (empty: all but trials), as :func:`in_states` takes them.
     """
@@ -106,6 +114,8 @@ def list_studies(
     chosen = chosen.where(in_states(tuple(states)))
     if since is not None:
         chosen = chosen.where(Study.last_received_at >= since)
+    if until is not None:
+        chosen = chosen.where(Study.first_received_at < until)
     return list(numbered_studies(session, chosen).values())
 
 
@@ -159,7 +169,7 @@ def find_study(session: Session, uid: str) -> Study:
     parts={
         "results": (
             *fields("kind", "sop_instance_uid"),
-            Column("deliveries", lambda row: row["deliveries"] or "none"),
+            Column("deliveries", lambda row: row["deliveries"] or f"none: {row['kept_because']}"),
             Column("withdrawn", withdrawal_in_words),
         ),
         "jobs": fields("job", "rule", "state", "attempts", "reason"),
@@ -174,15 +184,20 @@ def find_study(session: Session, uid: str) -> Study:
         "events": (*times("at"), *fields("number", "event: text"), Column("details", details)),
     },
 )
-def show_study(session: Session, uid: StudyUid) -> View:
+def show_study(session: Session, settings: Settings, uid: StudyUid) -> View:
     """Return one study (by UID or its ending) as a JSON object with its jobs, received objects, MPPS steps
     and events. Raises NotFound.
     """
     found = find_study(session, uid)
     view = numbered_studies(session, select(Study).where(Study.id == found.id))[found.id]
+    because = kept_results.reasons(session, settings, found.id)
     received = select(ReceivedObject).where(ReceivedObject.study_id == found.id).order_by(ReceivedObject.id)
     return view | {
         "trace": session.scalar(select(StudyTrace.trace_id).where(StudyTrace.study_id == found.id)),
+        "results": [
+            row | {"kept_because": because.get(number, "")}
+            for number, row in _results(session, Result.study_id == found.id, by=Result.id)
+        ],
         "jobs": _job_views(session, _jobs().where(Job.study_id == found.id)),
         "received": [
             columns(row, *_RECEIVED, "association") | {"path": "" if row.purged else row.path}
@@ -257,8 +272,8 @@ def list_jobs(
 def show_job(
     session: Session, job_id: Annotated[int, Input("Its number, as `jobs list` shows it.", metavar="JOB")]
 ) -> View:
-    """Return one job as a JSON object with the images that its rule matched and its results. Raises
-    NotFound.
+    """Return one job as a JSON object with the images that its rule matched, its results, and ``records``:
+    texts that its programs left in ``result.json``, which may name the patient. Raises NotFound.
     """
     found = _job_views(session, _jobs().where(Job.id == job_id))
     if not found:
@@ -266,6 +281,7 @@ def show_job(
     row = session.get_one(Job, job_id)
     return found[0] | {
         **columns(row, "options", "source_uids", "models"),
+        "records": (row.scores or {}).get(RECORDS, []),
         "results": [view for _, view in _results(session, Result.job_id == job_id)],
     }
 
@@ -274,7 +290,7 @@ def show_job(
     OUTBOX,
     "list",
     "List deliveries, the newest first.",
-    "--state dead --config node.toml",
+    "--state dead --since 2026-03-01 --until 2026-03-02 --config node.toml",
     columns=(
         *fields("delivery", "state", "to: destination"),
         STUDY_UID,
@@ -286,6 +302,7 @@ def show_job(
         Column("reason", lambda row: row["discarded_because"] or row["reason"]),
     ),
     none="No deliveries, or none that all filters let pass.",
+    says=delivery_totals,
 )
 def list_deliveries(
     session: Session,
@@ -293,11 +310,14 @@ def list_deliveries(
     states: Annotated[Iterable[DeliveryState | str], states(*DeliveryState, "open")] = (),
     destination: Annotated[str, Input("Only to this peer.", "--to", "PEER")] = "",
     study_instance_uid: OfStudy = "",
+    since: Since = None,
+    until: Until = None,
     limit: Annotated[int | None, limit(100)] = None,
     before: int | None = None,
 ) -> list[View]:
     """Return the outbox as JSON objects, one per object and destination, newest first.
 
+    ``since`` and ``until``: only objects of studies that :func:`list_studies` lists for these times.
     ``before``: only deliveries with a lower id. ``states``: empty for all; "open" for all that are under way.
     A received object that is forwarded has the kind ``ORIGINAL``. Raises NotFound for an unknown study.
     """
@@ -321,6 +341,10 @@ def list_deliveries(
         chosen = chosen.where(Delivery.id < before)
     if destination:
         chosen = chosen.where(Delivery.destination == destination)
+    if since is not None:
+        chosen = chosen.where(Study.last_received_at >= since)
+    if until is not None:
+        chosen = chosen.where(Study.first_received_at < until)
     if study_instance_uid:
         chosen = chosen.where(Study.id == find_study(session, study_instance_uid).id)
     names = ("destination", "state", "reason", "status", "attempts", "queries", "next_at", "sent_at")
@@ -451,7 +475,7 @@ def counts(session: Session) -> View:
 def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]:
     """Return the studies of the query ``chosen`` as JSON objects by id, in the order of the query.
 
-    This takes six queries for any number of studies. A study deleted meanwhile is left out.
+    This takes nine queries for any number of studies. A study deleted meanwhile is left out.
     """
     rows = session.scalars(chosen).all()
     ids = chosen.with_only_columns(Study.id).subquery()
@@ -472,6 +496,8 @@ def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]
         .where(ReceivedObject.outcome == Outcome.QUARANTINED)
         .group_by(Study.id)
     ).all()
+    warnings = completeness.warnings(session, of_study)
+    set_aside = completeness.set_aside(session, of_study)
     more = {study: f"; and {n - 1} more faulty objects of this sender" for study, n in faulty if n > 1}
     modalities: dict[int, list[str]] = defaultdict(list)
     instances: dict[int, int] = defaultdict(int)
@@ -491,6 +517,8 @@ def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]
             "tried": row.id in tried,
             "modalities": modalities[row.id],
             "instances": instances[row.id],
+            "set_aside": set_aside.get(row.id, 0),
+            "warnings": [] if row.id in tried else [one.value for one in warnings.get(row.id, ())],
             "revision": row.revision,
             "priority": PRIORITIES.get(row.priority, str(row.priority)),
             **columns(row, "study_date", "first_received_at", "last_received_at"),
@@ -500,9 +528,11 @@ def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]
     }
 
 
-def _results(session: Session, which: ColumnElement[bool]) -> list[tuple[int, View]]:
-    """Return the results that fulfil ``which`` as pairs of study id and JSON object, in the order in which
-    they were built.
+def _results(
+    session: Session, which: ColumnElement[bool], by: InstrumentedAttribute[int] = Result.study_id
+) -> list[tuple[int, View]]:
+    """Return the results that fulfil ``which`` as pairs of the column ``by`` and JSON object, in the order in
+    which they were built.
     """
     states: dict[int, dict[str, str]] = defaultdict(dict)
     for result_id, destination, state in session.execute(
@@ -521,7 +551,7 @@ def _results(session: Session, which: ColumnElement[bool]) -> list[tuple[int, Vi
     names = ("kind", "sop_instance_uid", "sop_class_uid", "series_instance_uid", "supersedes", "deidentified")
     return [
         (
-            row.study_id,
+            getattr(row, by.key),
             columns(row, *names)
             | {
                 "withdrawn": gone and columns(gone, "at", "actor", "reason", "because"),  # None: in force

@@ -588,11 +588,14 @@ class Connections:
 
     @contextlib.contextmanager
     def noting_tls(self) -> Iterator[None]:
-        """Context manager: note in ``tls_refusal`` why TLS failed inside."""
+        """Context manager: note in ``tls_refusal`` why TLS failed inside, unless this side cut the
+        connection: OpenSSL then reports that the peer closed it.
+        """
         try:
             yield
         except ssl.SSLError as error:
-            self.tls_refusal = tls_refusal(error)
+            if not (self.timed_out or self.closed):
+                self.tls_refusal = tls_refusal(error)
             raise
 
     def close(self) -> None:

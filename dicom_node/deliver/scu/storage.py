@@ -100,7 +100,12 @@ class DimseDestination(DimseCaller):
         checks = [self.echo()]
         if not checks[0].ok:
             return checks
-        more = {ResultKind.REJECTION: self._peer.iocm, ResultKind.ASSESSMENT: self._peer.assessments}
+        programs = any(rule.runs_program for rule in self._settings.rules)
+        more = {
+            ResultKind.REJECTION: self._peer.iocm,
+            ResultKind.ASSESSMENT: self._peer.assessments,
+            ResultKind.PROGRAM_SR: programs and self._peer.takes(ResultKind.PROGRAM_SR),
+        }
         kinds = (*self._peer.results, *(kind for kind, taken in more.items() if taken))
         checks += [
             self.accepts(str(kind), "storage", uid)

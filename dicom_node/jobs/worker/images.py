@@ -7,19 +7,19 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn
 
 from ai_pipeline.burnin.devices.rules import matching_rules, site_folder
 from ai_pipeline.contract import ImageHeader, QualityNote, Refusal, RefusedBy
 from ai_pipeline.errors import PixelError
-from ai_pipeline.images.decode import DicomImage, read_dicom
+from ai_pipeline.images.decode import DicomImage, DicomObject, read_dicom, read_object
+from dicom_node.base.config.rule import PROGRAMS
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings
 from dicom_node.base.errors import NotInSpool
 from dicom_node.base.files import Files
-from dicom_node.base.store import intake, results
+from dicom_node.base.store import completeness, intake, results
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Instance, Job
-from dicom_node.results.report import NOT_HERE, NOT_READ, NOT_TAKEN
+from dicom_node.results.report import NOT_ANALYSED, NOT_HERE, NOT_READ, NOT_TAKEN
 from dicom_node.results.source import SourceObject
 
 
@@ -31,6 +31,7 @@ class JobImages:
     ``unopened``: images that were refused before decoding; only the report needs them. ``purged``: Instance
     Numbers, as text, of images of an earlier job of the rule whose files are deleted now. ``unread``: number
     of objects that came with the study and cannot be read, so that nobody knows whether they belong to it.
+    ``broken_off``: whether an association that brought the study broke off.
     """
 
     all: tuple[SourceObject, ...] = ()
@@ -38,6 +39,7 @@ class JobImages:
     purged: tuple[str, ...] = ()
     unopened: tuple[SourceObject, ...] = ()
     unread: int = 0
+    broken_off: bool = False
 
     @property
     def readable(self) -> list[SourceObject]:
@@ -67,37 +69,17 @@ class JobImages:
         return left
 
 
-_NO_HEADER = ImageHeader("", "", rows=0, columns=0, frames=1, photometric="", bits_stored=0)
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedImage:
-    """An image that was refused by its header, without pixels (a :class:`ai_pipeline.contract.SourceImage`).
-
-    A report can name it, because the node reads the header itself.
-    """
-
-    uid: str
-    fault: str
-    series_uid: str = ""
-    header: ImageHeader = _NO_HEADER
-
-    def _no_pixels(self, *_: object, **__: object) -> NoReturn:
-        """Raise PixelError, because a refused image has no pixels."""
-        raise PixelError(self.fault)
-
-    stored = _no_pixels
-    display = _no_pixels
-    show = _no_pixels
-
-
 def open_images(database: Database, settings: Settings, job: Job) -> JobImages:
-    """Read the headers of a job's images; pixels are decoded later. Raises NotInSpool, StoreAway."""
+    """Read the headers of a job's images; pixels are decoded later. Raises NotInSpool, StoreAway.
+
+    A program reads files itself: it gets objects without pixels, and those that are not decoded here, too.
+    """
     files = Files(settings)
     with database.read() as session:
         known = intake.instances(session, job.source_uids)
         purged = results.purged_images(session, job.study_id, job.rule)
         unread = intake.unread_beside(session, job.study_id)
+        broken_off = bool(completeness.broken_off(session, completeness.only(job.study_id)))
         drawn = results.drawn_boxes(session, job.source_uids)
         here = {uid: files.here(session, row.path) for uid, row in known.items() if not row.purged}
         session.expunge_all()
@@ -114,19 +96,22 @@ def open_images(database: Database, settings: Settings, job: Job) -> JobImages:
         if not path.is_file():
             raise NotInSpool("an image is not in the spool")
         try:
+            if job.pipeline in PROGRAMS:
+                sources.append(_source(read_object(path), path, row, rules))
+                continue
             image = read_dicom(path)
             note = _add_drawn(image, drawn[uid]) if uid in drawn else ""
             sources.append(_source(image, path, row, rules, note))
             image.check_decodable()  # it stays among the sources: a report can name it
         except PixelError as error:
             faults[uid] = str(error)
-            unopened.append(_source(RefusedImage(uid, str(error)), path, row, rules))
+            unopened.append(_source(DicomObject(uid, str(error)), path, row, rules))
     earlier = tuple(
         number if number.isdecimal() else "without number"
         for uid, number in purged.items()
         if uid not in known
     )
-    return JobImages(tuple(sources), faults, earlier, tuple(unopened), unread)
+    return JobImages(tuple(sources), faults, earlier, tuple(unopened), unread, broken_off)
 
 
 def _add_drawn(image: DicomImage, drawn: results.DrawnBoxes) -> str:
@@ -139,7 +124,7 @@ def _add_drawn(image: DicomImage, drawn: results.DrawnBoxes) -> str:
 
 
 def _source(
-    image: DicomImage | RefusedImage,
+    image: DicomImage | DicomObject,
     path: Path,
     row: Instance,
     rules: Path | None,
@@ -183,14 +168,17 @@ def missing_notes(images: JobImages, refused: Sequence[Refusal]) -> Iterator[Qua
             "not assessed, so nothing is excluded.",
         )
     if images.faults:
-        yield QualityNote(
-            "not_analysed", f"{len(images.faults)} of the images not analysed: {images.reasons}"
-        )
+        yield QualityNote(NOT_ANALYSED, f"{len(images.faults)} of the images not analysed: {images.reasons}")
     if images.unread:
         yield QualityNote(
             NOT_READ,
-            f"{images.unread} object{'s' * (images.unread > 1)} that came with these images cannot be read: "
-            "the study may be incomplete",
+            f"{images.unread} object{'s' * (images.unread > 1)} received with these cannot be read: "
+            "images of this study may be missing here.",
+        )
+    if images.broken_off:
+        yield QualityNote(
+            NOT_READ,
+            "The association broke off: images of this study may be missing here.",
         )
     if images.purged:
         named = ", ".join(images.purged[:_MOST_NAMED])

@@ -25,16 +25,24 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.summary import UNSURE, calls_of, without_research
 from dicom_node.base.config.peer import PeerSettings
-from dicom_node.base.config.rule import NOT_ASSESSED, SUSPECTED
+from dicom_node.base.config.rule import NOT_ASSESSED, PROGRAMS, SUSPECTED
 from dicom_node.base.config.settings import Settings
+from dicom_node.base.dicom.uids import is_image
 from dicom_node.base.errors import ResultRefused
-from dicom_node.base.events import RESULT_LOST, RESULT_WITHHELD, RESULTS_HELD, RESULTS_ROUTED, SOURCE_REPAIRED
+from dicom_node.base.events import (
+    PROGRAM_ANSWERED,
+    RESULT_LOST,
+    RESULT_WITHHELD,
+    RESULTS_HELD,
+    RESULTS_ROUTED,
+    SOURCE_REPAIRED,
+)
 from dicom_node.base.files import Files
 from dicom_node.base.lifecycle import DeliveryState, JobState, ResultForm, ResultKind
-from dicom_node.base.sitekey import load_or_create
+from dicom_node.base.sitekey import PatientNames, load_or_create
 from dicom_node.base.store import deliveries, intake, results
 from dicom_node.base.store.database import Database, is_undone
-from dicom_node.base.store.tables import Delivery, Job, Result, Study
+from dicom_node.base.store.tables import RECORDS, Delivery, HeldResult, Job, Result, Study
 from dicom_node.base.store.transitions import record, settle_study, utc_now
 from dicom_node.deliver import outbox
 from dicom_node.jobs.drift import count_images
@@ -42,6 +50,7 @@ from dicom_node.jobs.queue import JobQueue, record_of_job
 from dicom_node.jobs.worker.cleaning import record_cleaning
 from dicom_node.jobs.worker.images import JobImages
 from dicom_node.jobs.worker.previous import previous_images
+from dicom_node.jobs.worker.program_answer import ProgramAnswer, first_event, judge, record_verdicts
 from dicom_node.results.build import build, build_failure
 from dicom_node.results.built_object import BuiltObject
 from dicom_node.results.concepts import Cause
@@ -49,12 +58,15 @@ from dicom_node.results.context import ResultContext
 from dicom_node.results.deidentified.build import build_deidentified
 from dicom_node.results.deidentified.pseudonyms import Pseudonyms
 from dicom_node.results.files import ResultFile, put_in_place, row_values, temporary_files
+from dicom_node.results.foreign.verdict import JudgedObject
 from dicom_node.results.series import RULE_STEP
 from dicom_node.results.source import SourceObject, repairs_of
 
 T = TypeVar("T")
 SHOWN_HERE = frozenset({ResultKind.SR, ResultKind.CLEANED, ResultKind.HEATMAP})
 """Kinds that are built of a job whose results no rule sends: what the console shows them by."""
+_MOST_OTHERS = 2_000
+"""Patients whose names and IDs are looked for in the text of what a program made."""
 _ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice
 
 
@@ -67,7 +79,9 @@ class _JobEnd:
     ``models``: used for the results. ``present``: names of suspected findings and of calls. ``assess_first``:
     a person must accept the results before they are sent. ``stat``: a condition of the rule makes the study
     STAT.
-    ``record_cleaning``: records how the removal of burned-in text went.
+    ``record_cleaning``: records how the removal of burned-in text went. ``answer``: of a program. ``first``:
+    the job of its first answer to the same input, if the present one is another: the first one's results stay
+    in place of new ones. ``records``: JSON texts that programs left for persons.
     """
 
     job: Job
@@ -84,6 +98,9 @@ class _JobEnd:
     present: frozenset[str] = frozenset()
     assess_first: bool = False
     record_cleaning: Callable[[Session], None] | None = None
+    answer: ProgramAnswer | None = None
+    first: int | None = None
+    records: Sequence[str] = ()
 
 
 class ResultWriter:
@@ -115,22 +132,23 @@ class ResultWriter:
         names, stat = self._receivers(job, {name + SUSPECTED for name in suspected} | calls)
         models = result.models or pipeline.models()
         rule = self._settings.rule(job.rule)
-        uids = [source.image.uid for source in images.readable] if rule and rule.compare else []
-        previous, day = self._read(previous_images, self._files, job, uids) if uids else ({}, None)
-        built: list[BuiltObject] = []
-        for peers in _grouped_by_form(self._peers(names, deidentified=False)):
-            context = self._context(job, pipeline, models, analysed_at, peers, built=built)
-            context = replace(context, previous=previous, study_day=day)
-            built += build(context, sources=images.readable, result=result)
-        built += self._deidentified(job, names, pipeline, models, analysed_at, images, result)
+        of_job = (job, pipeline, models, analysed_at, names, images, result)
+        answer = self._judged(*of_job) if job.pipeline in PROGRAMS else None
+        first = self._first_job(job, answer) if answer else None
+        built = list(answer.built) if answer else []
+        # Objects are the whole answer of a program that wrote no findings: no report says "not assessed".
+        if first is None and (result.findings or not result.objects):
+            built += self._own_results(*of_job)
+        self._withhold(job, names, built)
         self._record_repairs(job, images.readable)
         self._end(
             _JobEnd(
                 job=job,
                 state=JobState.SUCCEEDED,
                 names=names,
-                built=built,
+                built=[] if first is not None else built,
                 stat=stat,
+                reason=answer.reason if answer and first is None else "",
                 refused=refused,
                 scores=result.scores,
                 is_unsure=any(note.name == UNSURE for note in result.quality),
@@ -142,8 +160,83 @@ class ResultWriter:
                 record_cleaning=lambda session: record_cleaning(
                     session, job, pipeline, result, images.readable
                 ),
+                answer=answer,
+                first=first,
+                records=result.records,
             )
         )
+
+    def _own_results(
+        self,
+        job: Job,
+        pipeline: Pipeline,
+        models: Sequence[ModelRef],
+        analysed_at: datetime,
+        names: Sequence[str],
+        images: JobImages,
+        result: PipelineResult,
+    ) -> list[BuiltObject]:
+        """Build the results of what a pipeline found, for all destinations. Raises ResultRefused."""
+        rule = self._settings.rule(job.rule)
+        uids = [source.image.uid for source in images.readable] if rule and rule.compare else []
+        previous, day = self._read(previous_images, self._files, job, uids) if uids else ({}, None)
+        built: list[BuiltObject] = []
+        for peers in _grouped_by_form(self._peers(names, deidentified=False)):
+            context = self._context(job, pipeline, models, analysed_at, peers, built=built)
+            context = replace(context, previous=previous, study_day=day)
+            built += build(context, sources=_reported(images.readable), result=result)
+        return built + self._deidentified(job, names, pipeline, models, analysed_at, images, result)
+
+    def _judged(
+        self,
+        job: Job,
+        pipeline: Pipeline,
+        models: Sequence[ModelRef],
+        analysed_at: datetime,
+        names: Sequence[str],
+        images: JobImages,
+        result: PipelineResult,
+    ) -> ProgramAnswer:
+        """Judge what a program returned; what is refused as a whole is recorded. Raises ResultRefused."""
+
+        def refuse(judged: Sequence[JudgedObject]) -> None:
+            """Record the verdicts on an answer of which nothing is used."""
+            with self._database.write() as session:
+                record_verdicts(session, job, judged)
+
+        peers = self._peers(names, deidentified=False)
+        context = self._context(job, pipeline, models, analysed_at, peers)
+        others = self._read(self._names_of_others, job.study_id) if result.objects else frozenset[str]()
+        return judge(job, context, images.readable, result, others, refuse)
+
+    def _names_of_others(self, session: Session, study_id: int) -> frozenset[str]:
+        """Return the names and IDs of the patients of other studies, the newest ones."""
+        others = select(Study.id, Study.patient_id).where(Study.id != study_id)
+        patient = select(Study.patient_id).where(Study.id == study_id).scalar_subquery()
+        rows = session.execute(
+            others.where(Study.patient_id != patient).order_by(Study.id.desc()).limit(_MOST_OTHERS)
+        ).all()
+        names = PatientNames(self._settings.node.data_dir).of(session, [number for number, _ in rows])
+        return frozenset(filter(None, (*names.values(), *(patient_id for _, patient_id in rows))))
+
+    def _first_job(self, job: Job, answer: ProgramAnswer) -> int | None:
+        """Return the job of the first answer to this input if that says something else; else None."""
+        found = self._read(first_event, job.study_id, answer.input_sha256, PROGRAM_ANSWERED.number)
+        if found is None or found["answer"] == answer.content_sha256:
+            return None
+        return int(str(found["job"]))
+
+    def _withhold(self, job: Job, names: Sequence[str], built: Sequence[BuiltObject]) -> None:
+        """Record that de-identified destinations get nothing that a program made: it names the patient.
+        Raises ResultRefused if there is no other destination.
+        """
+        if not any(item.of_program for item in built) or not self._peers(names, deidentified=True):
+            return
+        reason = "what a program made names the patient: it goes to no de-identified destination"
+        with self._database.write() as session:
+            record_of_job(session, job, RESULT_WITHHELD, reason=reason)
+        if all(item.of_program for item in built) and not self._peers(names, deidentified=False):
+            raise ResultRefused(reason)
 
     def write_failure(
         self,
@@ -170,7 +263,7 @@ class ResultWriter:
         for peers in _grouped_by_form(self._peers(names, deidentified=False)):
             built += build_failure(
                 self._context(job, pipeline, models, now, peers, built=built),
-                images,
+                _reported(images),
                 reason,
                 cause,
                 look_first,
@@ -212,6 +305,8 @@ class ResultWriter:
                         }
                         if end.is_unsure:
                             row.scores |= {UNSURE: {}}
+                    if end.records:
+                        row.scores = {**(row.scores or {}), RECORDS: list(end.records)}
                     new = self._enter(session, end, files)
                     _record_routing(session, end, row)
                     count_images(session, self._settings, end.scores, end.refused)
@@ -252,6 +347,7 @@ class ResultWriter:
         stays_here = intake.stays_here(session, job.study_id)
         rows = results.existing(session, [item.sop_instance_uid for item in end.built])
         new = []
+        waiting += self._keep_first(session, end, rows)
         for item in end.built:
             uid = item.sop_instance_uid
             if uid not in rows:
@@ -267,15 +363,34 @@ class ResultWriter:
                 rows[uid],
                 peers,
                 in_doubt=uid in files and files[uid].was_there,
-                assess_first=end.assess_first,
+                assess_first=end.assess_first or item.held,
             )
         if end.state is JobState.SUCCEEDED:
             deliveries.replace_unassessed(session, job.study_id, job.rule, [row.id for row in rows.values()])
         if waiting:
             record_of_job(session, job, RESULTS_HELD, rule=job.rule, results=waiting)
+        if end.answer is not None:
+            end.answer.record(session, job, differs=end.first is not None)
         self._replace_sent_by_hand(session, end, rows)
         self._deliver_assessments(session, rows.values())
         return [file for file in new if not file.was_there]
+
+    def _keep_first(self, session: Session, end: _JobEnd, rows: dict[str, Result]) -> int:
+        """Queue the results of the program's first answer again, and add them to ``rows``; return how many
+        wait for a person.
+        """
+        kept = session.scalars(select(Result).where(Result.job_id == end.first)).all() if end.first else ()
+        peers = [peer for peer in self._settings.peers if peer.name in end.names]
+        waiting = 0
+        for row in kept:
+            rows[row.sop_instance_uid] = row
+            takers = [peer for peer in peers if outbox.is_for(row, peer, self._settings.peers)]
+            if row.purged:
+                _record_losses(session, row, takers)
+            else:
+                held = session.get(HeldResult, row.id) is not None
+                waiting += outbox.enqueue(session, row, takers, assess_first=end.assess_first or held)
+        return waiting
 
     def _add_row(self, session: Session, end: _JobEnd, item: BuiltObject, file: ResultFile) -> Result:
         """Add the row of a new result; a report's suspected findings too."""
@@ -432,6 +547,11 @@ class ResultWriter:
         return [known[one] for one in names if one in known and known[one].deidentify is deidentified]
 
 
+def _reported(sources: Sequence[SourceObject]) -> Sequence[SourceObject]:
+    """Return the images among what a job got, of which reports speak; all of it if none is an image."""
+    return [one for one in sources if is_image(one.image.header.sop_class_uid)] or sources
+
+
 def _kinds_of(job: Job, peers: Sequence[PeerSettings]) -> frozenset[ResultKind]:
     """Return the kinds of results that these destinations show, and the console where the job has none."""
     kinds = {kind for peer in peers for kind in peer.results}
@@ -481,7 +601,7 @@ def _accepts_object(peer: PeerSettings, item: BuiltObject) -> bool:
     return (
         peer.deidentify is item.deidentified
         and item.not_beside.isdisjoint(peer.results)
-        and item.kind in peer.results
+        and peer.takes(item.kind)
         and item.pseudonym_domain == (peer.pseudonym_domain or "")
         and item.form in (None, peer.form)
     )

@@ -32,7 +32,7 @@ from dicom_node.results.deidentified.pseudonyms import Pseudonyms, pseudonymised
 from dicom_node.results.deidentified.retained import retained_keywords
 from dicom_node.results.envelope import disclaimer
 from dicom_node.results.equipment import node_equipment
-from dicom_node.results.report import not_here, report_of
+from dicom_node.results.report import report_of, uncovered_notes
 from dicom_node.results.segmentation import build_segmentation, is_empty
 from dicom_node.results.series import series_description
 from dicom_node.results.source import Source, SourceObject, read_sources, source_of
@@ -125,7 +125,7 @@ class _Builder(ResultBuilder):
                     ResultKind.SR,
                     sources,
                     lambda uid: build_document(report_of(self.context, sources, of_job), uid),
-                    not_here(result),
+                    uncovered_notes(result),
                 )
 
     @contextlib.contextmanager

@@ -17,6 +17,7 @@ from dicom_node.base.store import requested
 from dicom_node.base.store.tables import Delivery, EventRow, RequestedCommitment
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.commitment_answers import CommitmentAnswers
+from dicom_node.receive.spool import Spool
 from dicom_node.studies.journal import JournalIngest
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import DIGITAL_XRAY, ULTRASOUND, ultrasound
@@ -237,7 +238,7 @@ def test_nothing_is_committed_while_a_newer_version_may_wait_to_be_indexed(inbox
     elif ended != "open":
         inbox.listener_restarted()
     journal(inbox, of(image))
-    JournalIngest(inbox.database, inbox.folder / "journal").run_once()
+    JournalIngest(inbox.database, inbox.folder / "journal", Spool(inbox.folder / "spool", 0)).run_once()
     assert judged(inbox) == ("waiting", [])
     inbox.released("newer")
     inbox.settle()

@@ -71,7 +71,8 @@ def test_each_action_is_a_message_of_the_schema(action: AuditAction, study: str)
     ids = [found.get("ParticipantObjectID") for found in root.iter("ParticipantObjectIdentification")]
     alerted = [one for one in ids if str(one).startswith("dicom-node://") or one == "192.0.2.7"]
     assert bool(alerted) is (KINDS[action].event == codes.DCM.SecurityAlert)
-    assert ids == (["1.2.3", "P-1"] if study else [] if alerted else [action.value]) + alerted
+    has_none = alerted or KINDS[action].event == codes.DCM.ApplicationActivity
+    assert ids == (["1.2.3", "P-1"] if study else [] if has_none else [action.value]) + alerted
 
 
 @pytest.mark.parametrize(
@@ -268,6 +269,7 @@ def test_starts_transfers_queries_and_refused_callers_are_audited_too(
         "peer_asked": ["110112"],
         "caller_refused": ["110113", "110126"],
     }
+    assert messages["node_started"]["objects"] == messages["node_stopping"]["objects"] == []
     received, results, asked = (messages[what] for what in ("images_received", "results_sent", "peer_asked"))
     assert received["participants"] == {"MODALITY": "110153", "dicom-node": "110152"}
     assert received["objects"][1:] == ["P-1"]

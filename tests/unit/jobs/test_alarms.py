@@ -15,7 +15,7 @@ from ai_pipeline.pipelines import PIPELINES
 from dicom_connectors.notifications.gather import Gatherer
 from dicom_node.base.lifecycle import JobState, ResultKind
 from dicom_node.base.store.tables import Delivery, Job, Notification, Result, Study
-from dicom_node.people import preflight
+from dicom_node.people import preflight, verdicts
 from dicom_node.people.preflight import occasions
 from dicom_node.results import stated_report
 from tests import ROOT
@@ -87,6 +87,9 @@ def test_the_alarms_of_our_pages_fire(open_inbox: Any, data: Path) -> None:
     assert told["on-call"].startswith("Look at it first. Suspected: Pleural effusion\n")
     assert told["effusion"].startswith("Suspected: Pleural effusion\n")
     assert set(stated_report.read_report(report_of(node)).calls) == {"Look at it first"}
+    [uid] = node.column(Study.study_instance_uid)
+    listed = node.read(verdicts.findings_of_study, node.settings, uid)
+    assert [row["finding"] for row in listed if row["decision"] == "call"] == ["Look at it first"]
 
 
 NOTHING_SAID = {"BodyPartExamined": "", "StudyDescription": "", "SeriesDescription": ""}

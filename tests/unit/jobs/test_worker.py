@@ -41,6 +41,7 @@ from tests.modality import ultrasound, ultrasounds
 from tests.result_images import still
 from tests.unit.jobs.worker_lab import Obedient, configuration, confirm, states, work
 from tests.unit.receive.objects import changed
+from tests.unit.results.report_lab import conclusion
 from tests.waiting import wait_until
 
 Make = Callable[..., Inbox]
@@ -185,7 +186,19 @@ def test_the_report_says_that_an_object_beside_its_images_cannot_be_read(make: M
     node.settle(image, association="a1")
     work(node)
     [report] = reports(node)
-    assert "1 object that came with these images cannot be read" in text_of(report)
+    assert "1 object received with these cannot be read" in conclusion(report)
+
+
+def test_the_conclusion_on_a_study_of_an_association_that_broke_off_says_so(make: Make) -> None:
+    """Lists and viewers show the conclusion: without it "nothing found" would seem to be of all images."""
+    node = make()
+    node.opened("a1")
+    node.receive(*ultrasounds("cut", 3)[:2], association="a1")
+    node.tell(events.ASSOCIATION_ABORTED, "a1", objects=2, reason="connection lost")
+    node.settle()
+    work(node)
+    [report] = reports(node)
+    assert "The association broke off: images of this study may be missing" in conclusion(report)
 
 
 def test_the_same_work_again_makes_no_second_object(make: Make) -> None:
@@ -223,7 +236,7 @@ def test_one_image_that_does_not_decode_does_not_spoil_the_others(make: Make) ->
     bad["PixelData"].is_undefined_length = True
     assert analysed(node, good, bad).state is StudyState.DELIVERING
     [report] = reports(node)
-    assert "decode" in text_of(report)
+    assert "1 of the images not analysed: " in conclusion(report)
     assert node.column(Result.kind).count(ResultKind.SC) == 1
 
 

@@ -26,6 +26,7 @@ FAULTY: dict[str, tuple[dict[str, str], str]] = {
     "half a character": ({"PatientName": "a\ud800"}, "characters that cannot be seen"),
     "four groups": ({"PatientName": "a=b=c=d"}, "is no name of DICOM"),
     "six components": ({"PatientName": "a^b^c^d^e^f"}, "is no name of DICOM"),
+    "three names with commas": ({"PatientName": "Müller, Änne, Dr."}, "PatientName has several commas"),
     "a day that is none": ({"StudyDate": "2024-02-30"}, "StudyDate is no day"),
     "no day at all": ({"PatientBirthDate": "yesterday"}, "PatientBirthDate is no day"),
     "a day to come": ({"StudyDate": TOMORROW}, "StudyDate is no day from 1895"),
@@ -48,6 +49,22 @@ def test_a_field_that_cannot_be_is_refused_in_words(case: str) -> None:
     with pytest.raises(FaultyInput) as refused:
         checked({**PATIENT, **fields}, needed=["PatientID"])
     assert why in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("Müller, Jürgen", "Müller^Jürgen"),
+        ("Müller,Jürgen Karl", "Müller^Jürgen Karl"),
+        ("Müller,", "Müller"),
+        ("Müller^Jürgen^^Dr., MD", "Müller^Jürgen^^Dr., MD"),
+        ("Yamada, Tarō = 山田、太郎", "Yamada^Tarō=山田^太郎"),
+        ("van der Berg", "van der Berg"),
+    ],
+    ids=["as the console shows it", "two given names", "no given name", "of DICOM", "two groups", "one word"],
+)
+def test_a_name_typed_as_the_console_shows_it_is_one_of_dicom(typed: str, name: str) -> None:
+    assert checked({"PatientName": typed}) == {"PatientName": name}
 
 
 def test_all_faulty_fields_are_named_at_once() -> None:

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.events import PROCESS_BACK, PROCESS_LOST
+from dicom_node.base.events import NODE_KILLED, PROCESS_BACK, PROCESS_LOST
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import (
     EventRow,
@@ -139,3 +139,19 @@ def test_a_task_is_done_by_a_living_process_of_its_role(
     site.pass_time(60)
     assert site.read(processes.working, settings) == tasks
     assert site.read(processes.working, Settings()) == {"receive": 0}, "nothing else is wanted"
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["killed", "stopped"])
+def test_a_node_says_at_its_start_that_the_run_before_ended_without_a_stop(
+    site: SiteOfTwo, stopped: bool
+) -> None:
+    site.pass_time(20, site.a)
+    last = site.now
+    if stopped:
+        site.a.leave()
+    site.now += timedelta(seconds=300)
+    site.node("A", "listener-1").note_killed()
+    site.node("A", "worker-1").note_killed()
+    rows = site.scalars(select(EventRow).where(EventRow.number == NODE_KILLED.number))
+    told = {"node": "A/listener-1", "between": f"{last:%Y-%m-%dT%H:%M:%SZ} and {site.now:%Y-%m-%dT%H:%M:%SZ}"}
+    assert [row.fields for row in rows] == ([] if stopped else [told])

@@ -110,11 +110,35 @@ def test_a_study_that_contradicts_a_registration_is_quarantined_until_a_person_r
     a_study(inbox, "two", PatientBirthDate="19610102")
     same, other = (inbox.study_of(ultrasound(name)) for name in ("one", "two"))
     assert (same.state, other.state) == (StudyState.QUEUED, StudyState.QUARANTINED)
-    assert "registered under this ID" in other.reason
+    assert other.reason.startswith("its images say another birth date than the patient who is registered")
     assert len(inbox.outcomes()) == 2, "nothing was refused at the door"
     studies.release(inbox.settings, str(other.study_instance_uid), [], BY)
     inbox.assemble(seconds=300)
     assert inbox.study_of(ultrasound("two")).state is StudyState.QUEUED
+
+
+def test_a_patient_registered_as_the_console_shows_names_is_the_patient_of_the_images(inbox: Inbox) -> None:
+    number = register(inbox, PatientName="Müller, Änne")
+    a_study(inbox)
+    assert inbox.study_of(ultrasound("one")).state is StudyState.QUEUED
+    assert inbox.read(registered.registered_patient, inbox.settings, number)["name"] == "Müller^Änne"
+    inbox.read(registered.refuse_other_than_registered, SAID | {"PatientName": "Müller, Änne"})
+
+
+def test_versions_compare_a_registration_with_the_images_until_a_person_releases_the_study(
+    inbox: Inbox,
+) -> None:
+    register(inbox)
+    a_study(inbox, "two", PatientName="Meier^Änne", PatientSex="M")
+    study = inbox.study_of(ultrasound("two"))
+    rows = studies.versions(inbox.settings, str(study.study_instance_uid))
+    assert study.reason.startswith("its images say another name and sex than")
+    assert [(row["number"], row["choose"], row["differs"]) for row in rows] == [
+        (None, "registered", {"PatientName": "Müller^Änne", "PatientSex": "F"}),
+        (None, "images", {"PatientName": "Meier^Änne", "PatientSex": "M"}),
+    ]
+    studies.release(inbox.settings, str(study.study_instance_uid), [], BY, as_of=rows[0]["as_of"])
+    assert studies.versions(inbox.settings, str(study.study_instance_uid)) == []
 
 
 def test_what_is_typed_at_an_upload_and_contradicts_a_registration_is_refused(inbox: Inbox) -> None:

@@ -560,7 +560,7 @@ def test_an_image_with_what_is_suspected_is_in_the_picture_and_first_in_words(
     assert [one.regions[0].bounds for one in said["shown"].findings] == [(10, 20, 90, 100)]
     assert said["title"] == "AI summary - not for diagnostic use"
     assert said["foot"] == [
-        "AI result - not for diagnostic use. Analysed 2025-01-02 11:16, 3 images.",
+        "AI result - not for diagnostic use. Analysed 2025-01-02 11:16 (UTC+0100), 3 images.",
         "Model: chest-lite0 1",
     ]
 

@@ -197,6 +197,18 @@ def test_images_of_which_the_same_is_said_are_named_together(tmp_path: Path) -> 
     )
 
 
+def test_images_of_several_series_with_one_number_are_counted(tmp_path: Path) -> None:
+    study = {"StudyInstanceUID": "2.25.77"}
+    several = [
+        still(tmp_path, f"us{place}", InstanceNumber=number, SeriesInstanceUID=f"2.25.{80 + place}", **study)
+        for place, number in enumerate((3, 3, 1))
+    ]
+    notes = tuple(QualityNote("burned_in", "removed: 1 date", source.image.uid) for source in several)
+    found = tuple(burned(source.image.uid, TEXT) for source in several)
+    [made] = build(ONLY_REPORT, several, PipelineResult(findings=found, quality=notes))
+    assert "images 3 (2 images), 1: removed: 1 date" in conclusion(read_result(made))
+
+
 def test_every_reference_to_a_cine_names_its_frames(tmp_path: Path) -> None:
     cine = source(write_image(tmp_path / "cine.dcm", US_MULTI_FRAME, speckle(frames=3)))
     found = finding(NODULE, 0.6, cine.image.uid, (10, 10, 40, 40), frame=2)

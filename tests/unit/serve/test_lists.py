@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 from pydicom import examples
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from dicom_node.base.actions.inputs import moment
 from dicom_node.base.config import loading
 from dicom_node.base.errors import ExitCode
 from dicom_node.base.lifecycle import AuditAction, Counted
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Study
+from dicom_node.base.store.tables import Delivery, Study
 from dicom_node.people import audit, outbox
 from dicom_node.people.demo import DRAWN_FILM, EmbeddedPacs
 from tests import ROOT
@@ -58,12 +58,61 @@ def test_studies_list_has_the_keys_that_others_build_on(ask: Run) -> None:
     ]
 
 
+def test_a_study_whose_results_have_no_destination_is_not_called_delivered(ask: Run, filled: Path) -> None:
+    assert f"{DELIVERED}  delivered" in ask("studies", "list").out
+    with in_database(filled) as session:
+        session.execute(delete(Delivery))
+    assert f"{DELIVERED}  sent nowhere" in ask("studies", "list").out
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "found"),
+    [
+        ("2026-01-02T03:12Z", "2026-01-02T03:12:01Z", True),
+        ("2026-01-01", "2026-01-02T03:12Z", False),
+        ("2026-01-03", "2026-01-04", False),
+    ],
+    ids=["in this time", "before", "after"],
+)
+def test_studies_and_deliveries_of_one_day_are_listed_and_counted(
+    ask: Run, since: str, until: str, found: bool
+) -> None:
+    times = ("--since", since, "--until", until)
+    assert (DELIVERED in [row["study"] for row in ask("studies", "list", *times, "--json").json]) is found
+    sent = ask("outbox", "list", *times, "--json").json
+    assert (DELIVERED in [row["study_instance_uid"] for row in sent]) is found
+
+
+def test_lists_end_with_their_totals(ask: Run) -> None:
+    last = ask("studies", "list").out.splitlines()[-1]
+    assert last == ("In all: 3 studies, 3 objects; 1 failed; 1 quarantined; deliveries: 2 confirmed, 2 dead")
+    assert ask("outbox", "list").out.splitlines()[-1] == "In all: deliveries: 2 confirmed, 2 dead"
+    assert ask("studies", "list", "--limit", 1).out.endswith(
+        ". Only the newest 1 are shown and counted: --limit 0 for all\n"
+    )
+
+
+def test_rules_are_listed(ask: Run) -> None:
+    ran = ask("rules", "list")
+    assert ran.status == 0
+    assert "chest_xray" in ran.out
+    assert [row["name"] for row in ask("rules", "list", "--json").json] == ["ultrasound", "chest"]
+
+
+def test_without_a_database_the_folder_of_a_relative_path_is_named(run: Run, site: Path) -> None:
+    rewrite(site, {f'"{site.parent}/var"': '"var"'})
+    refused = run("users", "list", "--config", site)
+    assert refused.status == ExitCode.CONFIG
+    assert "node.data_dir is 'var', below the folder in which a command is started" in refused.err
+
+
 def test_withdrawn_results_are_told_with_who_and_why(ask: Run, filled: Path) -> None:
     withdraw = ("studies", "withdraw", "--reason", "quality", "--because")
     done = ask(*withdraw, "wrong side", "9.9.9", DELIVERED)
     assert (done.status, "9.9.9" in done.out, DELIVERED in done.out) == (1, True, True), "one stops no other"
     assert ask("studies", "show", DELIVERED).out.count("by command line: wrong side (quality)") == 2
     assert ask("studies", "list").out.count("2 withdrawn") == 1
+    assert f"{DELIVERED}  withdrawn" in ask("studies", "list").out
     [row] = [one for one in ask("studies", "list", "--json").json if one["study"] == DELIVERED]
     assert [result["withdrawn"]["because"] for result in row["results"]] == ["wrong side"] * 2
     assert "because" not in audited(filled)[0][1], "what is sent to other systems has no words of a person"

@@ -7,6 +7,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from dicom_node.base.actions.nouns import STUDIES
 from dicom_node.base.errors import NotAllowedNow, StoreAway
 from dicom_node.base.lifecycle import (
     StudyState,
@@ -79,6 +80,19 @@ def test_the_version_that_is_taken_counts(inbox: Inbox, number: int) -> None:
     for as_of in (None, rows[0]["as_of"]):  # nothing came since: the choice itself was the last
         with pytest.raises(NotAllowedNow, match="only one in quarantine"):
             studies.release(inbox.settings, image.StudyInstanceUID, as_of=as_of)
+
+
+def test_what_says_who_the_patient_is_stands_apart_in_the_list_of_versions(inbox: Inbox) -> None:
+    image = ultrasound("who")
+    inbox.receive(image)
+    inbox.settle(changed(blank(image), PatientBirthDate="19010101", PatientComments="other"))
+    rows = studies.versions(inbox.settings, image.StudyInstanceUID)
+    shown = {column.title: column for column in STUDIES.actions["versions"].columns}
+    assert {shown["differs in who"].value(row) for row in rows} == {
+        f"PatientBirthDate={image.PatientBirthDate}",
+        "PatientBirthDate=19010101",
+    }
+    assert shown["and in"].value(rows[-1]) == "PatientComments=other"
 
 
 @pytest.mark.parametrize("number", [1, 2])

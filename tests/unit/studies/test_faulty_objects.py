@@ -146,6 +146,12 @@ def test_an_object_of_another_class_than_its_request_is_quarantined(inbox: Inbox
         ("PatientID", "LO", "4711\t", "Patient ID (0010,0020) is written in a way that others"),
         ("PatientID", "LO", "47\x0011", "Patient ID (0010,0020) is written in a way that others"),
         ("PatientID", "UN", b"47112 ", "Patient ID (0010,0020) is written in a way that others"),
+        (
+            "PatientID",
+            "LO",
+            "4711\\4712",
+            "Patient ID (0010,0020) has more than one value: others read the first",
+        ),
         ("SpecificCharacterSet", "CS", "UTF_8", "Patient ID (0010,0020) is written in a way that others"),
     ],
 )

@@ -217,7 +217,7 @@ def test_an_object_is_faulty_only_when_a_second_reader_fails_too(
     assert sorted(inbox.outcomes()) == ["new", *outcomes]
     assert inbox.study_of(images[0]).state is StudyState.QUEUED
     told = [row.fields for row in inbox.events(STUDY_MAY_BE_INCOMPLETE.number)]
-    assert [row["objects"] for row in told] == [1] * outcomes.count("quarantined")
+    assert [row["unreadable"] for row in told] == [1] * outcomes.count("quarantined")
 
 
 def test_an_object_that_the_disk_cannot_read_is_tried_again_and_its_study_waits(

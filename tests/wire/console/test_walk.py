@@ -232,6 +232,7 @@ NO_PAGES = {
     *("/studies/{which}/{number}/{frame}", "/studies/{which}/{number}/{frame}/samples"),
     *("/studies/{number}/thumbnail", "/studies/results/{number}/masks/{segment}", "/audit/export"),
     "/try/{number}",  # opened by a dropped picture: test_trial.py
+    *("/programs/{token}", "/programs/{token}/{number}"),  # opened by a trial: test_program_page.py
     # Learnt from twenty patients: tests/unit/dicom_console/handlers/test_screens.py
     *("/screens/{number}", "/screens/{number}/rule"),
 }

@@ -718,3 +718,13 @@ def test_the_heads_of_uploads_and_the_inspection_read_the_same_uids(
     found, syntax = inspect(path), transfer_syntax(ExplicitVRLittleEndian)
     assert (found.sop_instance_uid, found.study_instance_uid) == (uid, uid)
     assert read_uids(data, syntax)[1:3] == (uid, uid)
+
+
+def test_an_element_whose_length_lies_beyond_what_was_read_ahead_is_whole() -> None:
+    """The walk reads 8 KiB at a time: the length of a long VR may lie in the next."""
+    for padding in range(8160, 8200, 2):
+        first = b"\x08\x00\x05\x10UT\0\0" + padding.to_bytes(4, "little") + b" " * padding
+        second = b"\x08\x00\x06\x10UT\0\0" + (4).to_bytes(4, "little") + b"text"
+        walk = Walk(io.BytesIO(first + second), transfer_syntax("1.2.840.10008.1.2.1"), Limits())
+        assert [element.length for element in walk.elements()] == [padding, 4]
+        assert walk.fault == ""

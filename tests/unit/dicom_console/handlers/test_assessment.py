@@ -11,12 +11,12 @@ from ai_pipeline.models import registry
 from dicom_node.base.dicom.uids import is_own_result
 from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.lifecycle import DeliveryState, ReaderVerdict, ResultKind, UserRole
-from dicom_node.base.store.tables import Delivery, Feedback, Result, Withdrawal
+from dicom_node.base.store.tables import Delivery, Feedback, Instance, Result, Withdrawal
 from dicom_node.people import studies, verdicts
 from dicom_node.results import stated_report
 from tests.console_lab import Browser, ConsoleLab, Program, console_of
 from tests.inbox_lab import Inbox
-from tests.modality import ultrasound
+from tests.modality import ultrasound, ultrasounds
 from tests.result_reading import content, groups_of, named, of_type
 from tests.unit.dicom_console.decisions_lab import (
     EVA,
@@ -54,6 +54,20 @@ def test_a_reader_accepts_what_he_saw(assessing: ConsoleLab) -> None:
     assert "wait for an assessment" not in reader.page("/studies/1")
     assert "a person accepted results: they are delivered" in reader.text
     assert re.search(r'class="state confirmed">accepted</span> <small>reader', reader.text)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_findings_of_several_images_say_of_which_image_they_are(
+    open_with_users: Callable[..., Inbox], images: int
+) -> None:
+    """Nobody shall accept a finding beside the picture of another image."""
+    node = open_with_users(assess_first())
+    node.settle(*ultrasounds("two", images))
+    work(node)
+    page = console_of(node).at("/studies/1", UserRole.READER).text
+    named = re.findall(r'<a class="of" href="/studies/images/(\d+)"><small>image (\d+)<', page)
+    number_of = {str(row.id): str(row.attributes["InstanceNumber"]) for row in node.rows(Instance)}
+    assert set(named) == (set(number_of.items()) if images > 1 else set())
 
 
 def test_programs_assess_accept_and_reject(assessing: ConsoleLab) -> None:

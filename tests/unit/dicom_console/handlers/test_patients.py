@@ -6,6 +6,7 @@ from datetime import date, timedelta
 
 import pytest
 from PIL import Image
+from sqlalchemy import delete
 
 from dicom_console.views import activity, patients
 from dicom_node.base.lifecycle import DeliveryState, StudyState, UserRole
@@ -55,6 +56,9 @@ def test_the_page_of_an_id_does_not_mix_two_who_have_it(console_of_node: Console
     page = viewer.page("/patients/1")
     assert "<h1>ID-one</h1>" in page
     assert page.count("Other, Ann") == page.count("Test, one") == 1
+    deletes = "Delete the received images of all persons with this ID"
+    assert deletes not in page
+    assert deletes in console_of_node.browser(UserRole.ADMIN).page("/patients/1")
 
 
 def test_images_of_a_patient_are_deleted_when_their_results_arrived(
@@ -80,6 +84,18 @@ def test_images_of_a_patient_are_deleted_when_their_results_arrived(
     rows = console_of_node.audit_rows()
     deleted = [(row["actor"], row["study_id"]) for row in rows if row["action"] == "objects_deleted"]
     assert deleted == [("admin", 1)]
+
+
+def test_a_study_whose_results_have_no_destination_is_not_called_delivered(
+    console_of_node: ConsoleLab, node: Inbox
+) -> None:
+    node.put(Study, 1, state=StudyState.DELIVERED)
+    viewer = console_of_node.browser(UserRole.VIEWER)
+    assert "sent nowhere" not in viewer.page("/studies")
+    with node.database.write() as session:
+        session.execute(delete(Delivery))
+    for page in ("/studies", "/studies/1", "/patients/1"):
+        assert '<span class="state">sent nowhere</span>' in viewer.page(page), page
 
 
 def measured(
@@ -191,3 +207,20 @@ def test_a_film_to_be_looked_at_first_is_no_dash_in_the_history(
     unusual = StatedReport((), (), "", "", calls=("Look at it first",))
     monkeypatch.setattr(patients.stated_report, "read_report", lambda _: unusual)
     assert "Look at it first" in console_of_node.browser(UserRole.VIEWER).page("/patients/1")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "registration", "study"),
+    [("mull", True, False), ("Änne müller", True, False), ("Test", False, True), ("nobody", False, False)],
+)
+def test_a_patient_is_found_by_name_and_no_address_says_it(
+    console_of_node: ConsoleLab, wanted: str, registration: bool, study: bool
+) -> None:
+    operator = console_of_node.browser(UserRole.OPERATOR)
+    operator.post("/patients/register", **REGISTERED)
+    assert operator.post("/patients/search", name=wanted) == 303
+    assert operator.headers["location"] == "/patients?person=1"
+    page = operator.page("/patients?person=1")
+    assert ("/patients/registered/1" in page) is registration
+    assert ('href="/patients/1"' in page) is study
+    assert ("No patient has this name or ID" in page) is not (registration or study)

@@ -1,5 +1,6 @@
 """Images whose cleaning waits for a person: seen, accepted, cleaned with boxes, made a device rule."""
 
+import re
 import tomllib
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ from tests.inbox_lab import Inbox
 from tests.unit.dicom_console.decisions_lab import another, objects, results
 from tests.unit.dicom_console.illustrated import PLACE, image, scrubbing
 from tests.unit.jobs.worker_lab import work
+from tests.unit.receive.objects import changed
 
 BOX = {"left": "0", "top": "0", "right": "130", "bottom": "30"}
 
@@ -75,6 +77,26 @@ def test_what_was_accepted_is_not_asked_again(desk_console: ConsoleLab, desk: In
     assert waiting(desk) == []
     assert len(desk.rows(CleaningReview)) == 2
     assert len(objects(desk, ResultKind.CLEANED)) == 1, "what was withheld stays here"
+
+
+def test_all_of_a_device_that_were_filled_wider_are_accepted_at_once(
+    desk_console: ConsoleLab, desk: Inbox
+) -> None:
+    scrubbed(desk, "WIDE", "NAME", "DOUBT")
+    desk.settle(*(changed(image("WIDE", number), StudyInstanceUID=f"2.25.{number}") for number in (7, 8)))
+    work(desk)
+    browser = desk_console.at("/reviews", UserRole.OPERATOR)
+    [shown] = re.findall(r'<table class="rows" id="groups">.*?</table>', browser.text, re.DOTALL)
+    assert "Accept all 3" in shown
+    wide = [number for number, cause in waiting(desk) if cause == "widened"]
+    assert browser.post(f"/reviews/{wide[1]}/accept_alike") == 303
+    assert [cause for _, cause in waiting(desk)] == ["withheld", "in_doubt", "widened"], "one came later"
+    assert browser.post(f"/reviews/{wide[1]}/accept_alike") == 409
+    verdicts = [(row["verdict"], row["cause"]) for row in desk_console.audited("cleaning_judged")]
+    assert verdicts == [("accepted", "widened")] * 2
+    for number, cause in waiting(desk)[:2]:
+        assert browser.post(f"/reviews/{number}/accept_alike") == 409, cause
+    assert desk_console.browser(UserRole.READER).post(f"/reviews/{wide[2]}/accept_alike") == 403
 
 
 def test_an_image_leaves_once_a_box_covers_what_was_left(desk_console: ConsoleLab, desk: Inbox) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from dicom_console.views import listing
 from dicom_node.base import events
 from dicom_node.base.errors import NotAllowedNow
-from dicom_node.base.events import DELIVERY_CONFIRMED, DELIVERY_SENT
+from dicom_node.base.events import ASSOCIATION_ABORTED, DELIVERY_CONFIRMED, DELIVERY_SENT
 from dicom_node.base.lifecycle import DeliveryState, JobState, ResultKind, StudyState, UserRole
 from dicom_node.base.store import deliveries
 from dicom_node.base.store.tables import Delivery, Job, Result, SiteProcess, Study
@@ -173,6 +173,34 @@ def test_the_timeline_goes_from_the_association_to_the_confirmation(node: Inbox)
     ]
     assert steps[0]["seconds"] is None
     assert all(step["seconds"] >= 0 for step in steps[1:])
+
+
+def test_the_page_of_a_release_compares_the_registration_with_the_images(
+    console: ConsoleLab, inbox: Inbox
+) -> None:
+    operator = console.browser(UserRole.OPERATOR)
+    operator.post("/patients/register", PatientID="P-7", PatientName="Müller, Änne", PatientSex="F")
+    inbox.settle(changed(ultrasound("one"), PatientID="P-7", PatientName="Meier^Anne", PatientSex="F"))
+    page = operator.page("/studies/1/versions")
+    assert "its images say another name than the patient who is registered under this ID" in page
+    assert re.findall(r"<td>([^<]*)</td>", page) == ["Patient Name", "Müller^Änne", "Meier^Anne"]
+    assert operator.post("/studies/1/release") == 303
+    assert inbox.get(Study, 1).state is StudyState.RECEIVING
+
+
+def test_a_study_that_broke_off_and_is_of_nobody_is_marked_in_the_list_and_on_its_page(
+    console: ConsoleLab, inbox: Inbox
+) -> None:
+    inbox.opened("a1")
+    good, faulty = (changed(ultrasound("one", number=n), PatientID="", PatientName="") for n in (1, 2))
+    inbox.receive(good, changed(faulty, Rows=0), association="a1")
+    inbox.tell(ASSOCIATION_ABORTED, "a1", objects=2, reason="connection lost")
+    inbox.settle()
+    viewer = console.browser(UserRole.VIEWER)
+    for page in (viewer.page("/studies"), viewer.page("/studies/1")):
+        assert "the association broke off: the study may be incomplete" in page
+        assert "no Patient ID" in page
+        assert "1 of 2" in page
 
 
 def test_a_person_chooses_between_two_versions_of_an_image(console: ConsoleLab, inbox: Inbox) -> None:

@@ -179,6 +179,27 @@ def test_the_three_highest_scores_are_of_all_labels(
     assert "One of the three" not in shown
 
 
+def test_scores_of_one_picture_do_not_stand_beside_another_one_of_its_zip(
+    operator: Browser, console: ConsoleLab, inbox: Inbox
+) -> None:
+    taking_uploads(console, inbox)
+    try_it(operator, "two.zip", zipped(("a.png", picture()), ("b.png", picture(mode="L"))))
+    address = operator.headers["location"]
+    inbox.index()
+    inbox.assemble()
+    version = next(card.version for card in registry.cards() if card.id == "chest-efficientnet-lite0")
+    scores = {f"chest-efficientnet-lite0@{version}": {"Effusion": 0.406}, "unsure": {}}
+    inbox.put(Job, state=JobState.SUCCEEDED, scores=scores)
+    inbox.put(Study, state=StudyState.DELIVERED)
+    shown = operator.page(address)
+    assert "Of the ZIP: 2 taken" in shown
+    assert "40.6 %" not in shown
+    assert "is unsure of this picture" not in shown
+    assert "The three highest scores are shown of a picture that is tried alone." in shown
+    inbox.put(Job, scores={})
+    assert "highest scores" not in operator.page(address), "of an ultrasound picture there are none"
+
+
 def test_a_trial_is_in_the_list_of_those_who_ask_for_it(
     operator: Browser, console: ConsoleLab, inbox: Inbox
 ) -> None:

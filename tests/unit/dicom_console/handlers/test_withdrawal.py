@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 from pydicom import dcmread
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from dicom_node.base.dicom.uids import is_own_result
 from dicom_node.base.errors import NotAllowedNow
@@ -234,6 +234,27 @@ def test_an_operator_withdraws_by_page_and_the_audit_says_who(retracted: Console
     # The words may name a patient: an admin reads them here, but no other system gets them with the audit.
     assert kept == [{"reason": "quality", "results": [int(numbers[0])]}]
     assert [(row["actor"], row["fields"]) for row in noted] == [("operator", kept[0])]
+
+
+def test_who_runs_a_withdrawn_study_again_is_told_that_the_same_results_stay_away(
+    retracted: ConsoleLab, node: Inbox
+) -> None:
+    withdraw(retracted)
+    said = "The same results are never sent again: change an option of the rule, or the model"
+    assert said in retracted.at("/studies/1", UserRole.OPERATOR).text
+    [row] = studies.rerun_rules(node.settings, [UID])
+    assert row["queued"]
+    assert "the same ones are never sent again" in row["reason"]
+
+
+def test_a_result_that_goes_to_nobody_is_not_called_one_that_waits(node: Inbox) -> None:
+    first, second, *_ = node.rows(Result)
+    node.write(lambda session: session.execute(delete(Delivery).where(Delivery.result_id == first.id)))
+    page = console_of(node).at("/studies/1/withdraw", UserRole.OPERATOR).text
+    shown = re.findall(r'name="result" value="(\d+)"[^>]*> <span>(.*?)</span>', page)
+    lines = {int(number): words for number, words in shown}
+    assert ", goes to nobody" in lines[first.id]
+    assert ", not sent yet" in lines[second.id]
 
 
 @POSTGRESQL

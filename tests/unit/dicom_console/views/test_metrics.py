@@ -295,6 +295,15 @@ def test_the_dashboard_shows_numbers_that_there_are(filled: Inbox) -> None:
     assert {state for one in asked for state in re.findall(r'state="(\w+)"', one["expr"])} <= states
 
 
+def test_the_page_on_metrics_names_the_labels_that_they_have(filled: Inbox) -> None:
+    """People write alerts by it: one with a label that is not there never fires."""
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+    said = dict(re.findall(r"^\| `dicom_node_(\w+)` \| ([^|]*?) ?\|", page, re.MULTILINE))
+    found = list(filled.read(metrics.gauges, filled.settings))
+    labels = {one.name: ", ".join(name for name, _ in one.labels) for one in found}
+    assert {name: said[name] for name in labels} == labels
+
+
 def test_metrics_count_and_name_nobody(console: ConsoleLab, inbox: Inbox) -> None:
     inbox.settle(changed(ultrasound("one"), PatientID="SECRET-1"))
     status, text = numbers(console)

@@ -2,7 +2,7 @@
 
 import io
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -129,6 +129,21 @@ def test_studies_of_today_and_of_the_last_days(console: ConsoleLab, inbox: Inbox
         assert {row["id"] for row in answer["studies"]} == found
     for wrong in ("0", "367", "-1", "x", "9" * 40):
         assert program.ask("GET", f"/studies?days={wrong}")[0] == 400
+
+
+def test_studies_of_one_day(console: ConsoleLab, inbox: Inbox) -> None:
+    noon = datetime(2026, 3, 1, 12).astimezone()
+    times = [(0, 0), (-1, -1), (1, 1), (-1, 1), (-2, 0)]  # days from then to the first and last object
+    for number, (first, last) in enumerate(times, start=1):
+        inbox.add(a_study(f"1.2.{number}", at=noon + timedelta(days=first)))
+        inbox.put(Study, number, last_received_at=noon + timedelta(days=last))
+    program = Program(console, UserRole.VIEWER)
+    _, answer = program.ask("GET", "/studies?day=2026-03-01")
+    assert {row["study"] for row in answer["studies"]} == {"1.2.1", "1.2.4", "1.2.5"}
+    assert program.ask("GET", "/studies?day=2026-02-30")[0] == 400
+    assert 'name="day" type="date" value="2026-03-01"' in console.browser(UserRole.VIEWER).page(
+        "/studies?day=2026-03-01"
+    )
 
 
 PATIENTS = ("AB-1", "AB-2", "AB_3", "ab-4", "ÄB-5", "B%6")
