@@ -253,6 +253,7 @@ CREATED: Final = {
         ("PDF", "*-pdf", "1.2.840.10008.5.1.4.1.1.104.1"),
         ("segmentation", "*-seg*", "1.2.840.10008.5.1.4.1.1.66.4"),
         ("rejection note", "rejection", "1.2.840.10008.5.1.4.1.1.88.59"),
+        ("key objects", "*-kos", "1.2.840.10008.5.1.4.1.1.88.59"),
     ),
 }
 """Groups of instances that the node makes: of each its name, its golden dumps and its SOP Class UID."""

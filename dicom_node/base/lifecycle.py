@@ -48,11 +48,11 @@ class ResultKind(StrEnum):
     SEG = "seg"  # mask of what was inpainted; outlined organs
     REJECTION = "rejection"  # IOCM: a note that other results are withdrawn; not of a peer's ``results``
     ASSESSMENT = "assessment"  # what a person says of the findings of a report; neither of them
+    KEY_OBJECTS = "kos"  # names the other results of an analysis; or of a program
     # What programs of others return besides segmentations, presentation states, pictures and documents.
     PROGRAM_SR = "program_sr"  # report of a program: nothing here reads it as one of ours
     MAP = "map"  # parametric map
     STRUCTURE_SET = "rtstruct"
-    KEY_OBJECTS = "kos"
     IMAGE = "image"  # derived image in the class of a modality
 
 
@@ -62,19 +62,22 @@ class ResultForm:
 
     ``charset``: ISO_IR 192 (``utf8``) or the character set of the source image. ``viewer``: the viewer whose
     ways the report follows, "" for none. ``outlines``: where outlines of organs go. ``seg_geometry``: give
-    segmentations of images without orientation an invented geometry.
+    segmentations of images without orientation an invented geometry. ``key_objects``: all kinds of result
+    that a destination of key objects gets, which these name; empty for other destinations.
     """
 
     charset: Literal["utf8", "source"] = "utf8"
     viewer: Literal["", "ohif"] = ""
     outlines: Literal["sr", "seg", "none"] = "seg"
     seg_geometry: bool = False
+    key_objects: frozenset[ResultKind] = frozenset()
 
     def texts(self, kind: ResultKind) -> tuple[str, ...]:
         """The texts that shape a result of this kind and are part of its UIDs."""
         shaping: dict[ResultKind, tuple[str, ...]] = {
             ResultKind.SR: (self.viewer, "outlines" if self.outlines == "sr" else ""),
             ResultKind.SEG: ("invented geometry" if self.seg_geometry else "",),
+            ResultKind.KEY_OBJECTS: tuple(sorted(self.key_objects)),
         }
         return self.charset, *shaping.get(kind, ())
 
@@ -193,7 +196,7 @@ RESULT_KINDS: Final[Mapping[ResultKind, KindOfResult]] = {
     ),
     ResultKind.KEY_OBJECTS: KindOfResult(
         "key objects",
-        "selection of images that a program returned",
+        "selection that names the other results of an analysis, or that a program returned",
         "AI key objects",
         9029,
         ("1.2.840.10008.5.1.4.1.1.88.59",),

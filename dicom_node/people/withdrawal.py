@@ -266,10 +266,11 @@ def _chosen(session: Session, study: int, wanted: Sequence[int | str] | None) ->
         known = {name: row for row in rows for name in (row.id, row.sop_instance_uid)}
         if wrong := [name for name in wanted if name not in known]:
             raise NotFound(f"result {wrong[0]} is none of this study")
-        # Assessments of a report are withdrawn with it.
+        # Assessments of a report are withdrawn with it, and with any result the key objects that name it.
         named = [known[name] for name in wanted]
         reports = [row for row in named if row.kind is ResultKind.SR]
-        numbers = {*(row.id for row in named), *_assessments(session, study, rows, reports)}
+        numbers = {row.id for row in (*named, *_key_objects(rows, named))}
+        numbers |= {*_assessments(session, study, rows, reports)}
     gone = _withdrawn(session, rows)
     chosen = [row for row in rows if row.id not in gone and row.id in numbers]
     if not chosen:
@@ -307,6 +308,12 @@ def _assessments(
                 yield row.id
             else:
                 of_others.add(row.supersedes)
+
+
+def _key_objects(rows: Sequence[Result], named: Sequence[Result]) -> list[Result]:
+    """The key objects among ``rows`` that may name one of these results: those of the same rules."""
+    rules = {row.job.rule for row in named}
+    return [row for row in rows if row.kind is ResultKind.KEY_OBJECTS and row.job.rule in rules]
 
 
 def _peers_reached(row: Result) -> set[str]:

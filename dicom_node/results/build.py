@@ -23,6 +23,7 @@ from dicom_node.results.concepts import (
     Cause,
 )
 from dicom_node.results.context import ResultContext
+from dicom_node.results.key_objects import build_key_objects
 from dicom_node.results.page import build_page, build_pdf, summary_of
 from dicom_node.results.pictures import build_annotated, build_failure_picture, build_heatmap
 from dicom_node.results.presentation import build_presentation
@@ -62,6 +63,8 @@ def build(
     for image in report.images:
         builder.kinds = context.kinds if image.has_call else context.kinds & quiet
         builder.add_image(report, image)
+    builder.kinds = context.kinds if has_call else context.kinds & quiet
+    builder.add_key_objects(report)
     return builder.built
 
 
@@ -110,6 +113,8 @@ class ResultBuilder:
         """``kinds``: those that are wanted now."""
 
         self.built: list[BuiltObject] = []
+        self.named: Mapping[str, str] = {}
+        """SOP Class UIDs of the results that an object may refer to, by SOP Instance UID."""
 
     def add(
         self,
@@ -124,8 +129,8 @@ class ResultBuilder:
 
         Does nothing for a ``kind`` that is not wanted. ``make``: a function that takes the SOP Instance UID
         and returns the data set. ``parts`` and ``of_series``: texts that distinguish several objects, or
-        series, of one kind. ``sop_class_uid``: for a kind with several SOP classes; "" for all others. Raises
-        ResultRefused.
+        series, of one kind. ``sop_class_uid``: for a kind with several SOP classes; "" for all others.
+        Raises ResultRefused.
         """
         if kind not in self.kinds:
             return
@@ -143,7 +148,7 @@ class ResultBuilder:
         ResultRefused.
         """
         data = encode(dataset, self.context, sources[0])
-        gate.check(data, dataset, self.context, kind, sources)
+        gate.check(data, dataset, self.context, kind, sources, results=self.named)
         return data
 
     def add_report(self, report: Report, parts: tuple[str, ...], of_page: tuple[str, ...]) -> None:
@@ -156,6 +161,15 @@ class ResultBuilder:
         self.add(ResultKind.SR, report.sources, partial(build_document, report), parts)
         self.add(ResultKind.SUMMARY, report.sources, lambda uid: build_page(report, page(), uid), of_page)
         self.add(ResultKind.PDF, report.sources, lambda uid: build_pdf(report, page(), uid), of_page)
+
+    def add_key_objects(self, report: Report) -> None:
+        """Add the selection of the objects that a destination gets of this job; none if it gets no other."""
+        kinds = self.context.form.key_objects or self.context.kinds
+        named = [one for one in self.built if one.kind in kinds and one.not_beside.isdisjoint(kinds)]
+        if named:
+            self.named = {one.sop_instance_uid: one.sop_class_uid for one in named}
+            make = partial(build_key_objects, report, named)
+            self.add(ResultKind.KEY_OBJECTS, report.sources, make, tuple(self.named))
 
     def add_image(self, report: Report, image: ImageReport) -> None:
         """Add all objects of one image: presentation state, annotated picture, heat maps, cleaned images and

@@ -36,6 +36,8 @@ _OF_ANIMALS: Final = (
     "PatientBreedDescription", "PatientBreedCodeSequence", "BreedRegistrationSequence", "ResponsiblePerson",
     "ResponsibleOrganization", "PatientSexNeutered",
 )  # fmt: skip
+# With a content tree: their series are of documents, not of images (PS3.3 C.17.1, C.17.6.1).
+_DOCUMENTS: Final = frozenset({ResultKind.SR, ResultKind.KEY_OBJECTS})
 # What identifies the request and its procedure (PS3.3 Table 10-9).
 _REQUEST: Final = (
     "AccessionNumber", "IssuerOfAccessionNumberSequence", "StudyInstanceUID", "ReferencedStudySequence",
@@ -81,10 +83,13 @@ def object_arguments(context: ResultContext, kind: ResultKind, uid: str, number:
 
 def disclaimer(context: ResultContext) -> str:
     """The sentence in every result that says that it is not for diagnostic use, and names the models."""
+    return f"AI result - not for diagnostic use, {models_of(context)}"
+
+
+def models_of(context: ResultContext) -> str:
+    """The models of a job with their versions in words; the pipeline if it has none."""
     models = ", ".join(f"model {model.id} version {model.version}" for model in context.models)
-    return "AI result - not for diagnostic use, " + (
-        models or f"{context.pipeline} version {context.pipeline_version}"
-    )
+    return models or f"{context.pipeline} version {context.pipeline_version}"
 
 
 def complete(
@@ -102,9 +107,9 @@ def complete(
     _correct_references(dataset, sources)
     if context.station_name:
         dataset.StationName = context.station_name[:16]
-    if kind not in (ResultKind.SR, ResultKind.PDF):
+    if kind not in (*_DOCUMENTS, ResultKind.PDF):
         _set_body_part(dataset, kind, source)
-    if kind is not ResultKind.SR:
+    if kind not in _DOCUMENTS:
         _set_requests(dataset, source)
     return dataset
 
@@ -155,7 +160,8 @@ def _set_body_part(dataset: Dataset, kind: ResultKind, source: Source) -> None:
 def _set_requests(dataset: Dataset, source: Source) -> None:
     """Set Request Attributes Sequence (0040,0275) of the source: the results answer the same request.
 
-    So IHE wants it of an Evidence Creator (RAD TF-2 Appendix A). A report has Referenced Request Sequence.
+    So IHE wants it of an Evidence Creator (RAD TF-2 Appendix A). Reports and key objects have
+    ``referenced_requests``.
     """
     requests = [
         Dataset({Tag(word): deepcopy(item[word]) for word in _REQUEST if item.get(word)})
@@ -163,6 +169,30 @@ def _set_requests(dataset: Dataset, source: Source) -> None:
     ]
     if any(requests):
         dataset.RequestAttributesSequence = [item for item in requests if item]
+
+
+def referenced_requests(source: Source) -> list[Dataset]:
+    """The items of Referenced Request Sequence (0040,A370), from the image's own requests or accession
+    number.
+    """
+    header, items = source.header, []
+    with quiet_pydicom():  # an accession number may be longer than DICOM allows
+        accession = header.get("AccessionNumber")
+        for asked in header.get("RequestAttributesSequence") or ([Dataset()] if accession else []):
+            item = Dataset()
+            set_values(
+                item,
+                StudyInstanceUID=source.study_uid,
+                ReferencedStudySequence=[],
+                AccessionNumber=asked.get("AccessionNumber") or accession,
+                PlacerOrderNumberImagingServiceRequest="",
+                FillerOrderNumberImagingServiceRequest="",
+                RequestedProcedureID=asked.get("RequestedProcedureID"),
+                RequestedProcedureDescription=asked.get("RequestedProcedureDescription"),
+                RequestedProcedureCodeSequence=deepcopy(asked.get("RequestedProcedureCodeSequence") or []),
+            )
+            items.append(item)
+    return items
 
 
 def freeze_times(dataset: Dataset, context: ResultContext) -> None:

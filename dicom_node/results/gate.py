@@ -7,6 +7,7 @@ import hashlib
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -43,6 +44,10 @@ _TYPE_1_OF_REPORTS: Final = (
 _TYPE_1_OF_KIND: Final = {
     ResultKind.SR: _TYPE_1_OF_REPORTS,
     ResultKind.ASSESSMENT: _TYPE_1_OF_REPORTS,
+    ResultKind.KEY_OBJECTS: (
+        "ContentDate", "ContentTime", "ValueType", "ConceptNameCodeSequence", "ContentTemplateSequence",
+        "ContentSequence", "CurrentRequestedProcedureEvidenceSequence",
+    ),
     ResultKind.GSPS: (
         "ContentLabel", "PresentationCreationDate", "PresentationCreationTime", "ReferencedSeriesSequence",
         "DisplayedAreaSelectionSequence", "GraphicAnnotationSequence", "GraphicLayerSequence",
@@ -70,6 +75,7 @@ _VALUES: Final[Mapping[ResultKind, Sequence[tuple[str, Any, str]]]] = {
     ResultKind.SEG: (),
     ResultKind.SR: _OF_REPORTS,
     ResultKind.ASSESSMENT: _OF_REPORTS,
+    ResultKind.KEY_OBJECTS: (("Modality", "KO", "the Modality of key objects is not KO"),),
     ResultKind.SC: _DRAWN,
     ResultKind.SUMMARY: _DRAWN,
     ResultKind.HEATMAP: _DRAWN,
@@ -96,13 +102,15 @@ def check(
     kind: ResultKind,
     sources: Sequence[Source],
     further: Callable[[Dataset, bytes], Iterable[str]] | None = None,
+    results: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Check a built DICOM result before its release; raise ResultRefused that lists every fault found.
 
     ``data``: the complete Part 10 file. ``built``: the data set that was encoded into it. ``sources``: the
     images that the object may refer to; it must have the patient of the first. ``further``: a function that
     takes the object and its bytes before Pixel Data, and yields further faults; it is passed for objects that
-    must not name the patient, and replaces the check that the patient is named.
+    must not name the patient, and replaces the check that the patient is named. ``results``: the SOP Class
+    UID of each result of the job that the object may refer to besides, by SOP Instance UID.
     """
     with quiet_pydicom():
         read, pixel_bytes, header = _read(data)
@@ -114,9 +122,10 @@ def check(
             *_patient_faults(read, sources[0]),
             *_series_faults(read, sources),
             *_marking_faults(read, kind),
-            *_reference_faults(read, context, sources),
+            *_reference_faults(read, context, sources, results),
             *_graphic_faults(read, sources),
             *(_title_faults(read, context) if kind is ResultKind.SR else ()),
+            *(_selection_faults(read, results) if kind is ResultKind.KEY_OBJECTS else ()),
             *(_pixels(read, pixel_bytes) if kind in PICTURES | {ResultKind.SEG} else ()),
             *(_pdf_faults(read) if kind is ResultKind.PDF else ()),
             *(further(read, header) if further else _identity_faults(read, kind)),
@@ -284,9 +293,12 @@ def _marking_faults(read: Dataset, kind: ResultKind) -> Iterator[str]:
     yield from (fault for keyword, wanted, fault in _VALUES[kind] if not _equal(read.get(keyword), wanted))
 
 
-def _reference_faults(read: Dataset, context: ResultContext, sources: Sequence[Source]) -> Iterator[str]:
+def _reference_faults(
+    read: Dataset, context: ResultContext, sources: Sequence[Source], results: Mapping[str, str]
+) -> Iterator[str]:
     """Yield a fault for each reference to an object that is neither a source, nor an earlier image or report,
-    nor the report that is replaced, and for each reference with a wrong SOP class or frame.
+    nor the report that is replaced, nor one of ``results``, and for each reference with a wrong SOP class or
+    frame.
     """
     known = {source.uid: source for source in sources}
     earlier = {
@@ -302,7 +314,8 @@ def _reference_faults(read: Dataset, context: ResultContext, sources: Sequence[S
     for item in items(read):
         uid = text_of(item, "ReferencedSOPInstanceUID")
         is_earlier = uid in earlier and item.get("ReferencedSOPClassUID") == earlier[uid].SOPClassUID
-        if not uid or uid == context.supersedes or is_earlier:
+        is_result = uid in results and item.get("ReferencedSOPClassUID") == results[uid]
+        if not uid or uid == context.supersedes or is_earlier or is_result:
             continue
         source = known.get(uid)
         if source is None:
@@ -355,6 +368,28 @@ def _title_faults(read: Dataset, context: ResultContext) -> Iterator[str]:
         yield "a measurement group has no coordinates: viewers show nothing of the report"
     if not all(_has_words(group) for group in groups):
         yield "a measurement group has no words for its place"
+
+
+def _selection_faults(read: Dataset, results: Mapping[str, str]) -> Iterator[str]:
+    """Yield faults of key objects: another title than Of Interest, by which a PACS may hide what they name,
+    no words, or anything else named in content or evidence than ``results``.
+    """
+    content = _sequence(read, "ContentSequence")
+    if name_of(read) != codes.DCM.OfInterest.value:
+        yield "the title of key objects is not Of Interest"
+    words = [text_of(item, "TextValue") for item in content if item.get("ValueType") == "TEXT"]
+    if not any("not for diagnostic use" in said for said in words):
+        yield "key objects do not say that they are not for diagnostic use"
+    selected = [ref for item in content for ref in _sequence(item, "ReferencedSOPSequence")]
+    evidence = [
+        ref
+        for study in _sequence(read, "CurrentRequestedProcedureEvidenceSequence")
+        for series in _sequence(study, "ReferencedSeriesSequence")
+        for ref in _sequence(series, "ReferencedSOPSequence")
+    ]
+    for references in (selected, evidence):
+        if sorted(text_of(ref, "ReferencedSOPInstanceUID") for ref in references) != sorted(results):
+            yield "key objects do not name each result of the job once, in content and evidence"
 
 
 def _measurement_groups(read: Dataset) -> Iterator[Dataset]:

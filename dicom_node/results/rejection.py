@@ -5,10 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
-from highdicom.sr import (
-    ContentSequence,
-)
+from highdicom.ko import KeyObjectSelectionDocument
 from pydicom import dcmread
 from pydicom.sr.coding import Code
 
@@ -17,14 +14,11 @@ from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import Installation, derived_uid
 from dicom_node.base.lifecycle import RejectionReason, ResultKind
 from dicom_node.results.built_object import BuiltObject, built_document
-from dicom_node.results.concepts import (
-    fetus_of_reports,
-    subject_context,
-)
+from dicom_node.results.concepts import fetus_of_reports
 from dicom_node.results.context import ResultContext
 from dicom_node.results.dataset import copy_attributes
 from dicom_node.results.envelope import object_arguments
-from dicom_node.results.equipment import device_observer
+from dicom_node.results.key_objects import selection
 from dicom_node.results.series import series_number_beside
 from dicom_node.results.source import (
     without_identity,
@@ -56,22 +50,9 @@ def build_rejection(
     context = ResultContext.of_person("withdrawal", at, installation, station)
     first = objects[0]
     parts = (reason, because, *sorted(str(one.SOPInstanceUID) for one in objects))
-    content = KeyObjectSelection(
-        document_title=_TITLES[reason],
-        referenced_objects=objects,
-        observer_device_context=device_observer(context),
-        description=because,
-    )
-    if fetus := fetus_of_reports(objects):
-        content[0].ContentSequence = ContentSequence(
-            sorted(
-                [*content[0].ContentSequence, *subject_context(fetus)],
-                key=lambda item: item.RelationshipType != "HAS OBS CONTEXT",
-            )
-        )
     note = KeyObjectSelectionDocument(
         evidence=[without_identity(one) for one in objects],
-        content=content,
+        content=selection(_TITLES[reason], objects, context, because, fetus_of_reports(objects)),
         series_instance_uid=derived_uid("rejection series", *parts),
         series_number=series_number_beside(first, ResultKind.REJECTION),
         **object_arguments(context, ResultKind.REJECTION, statement_uid(context, "rejection", *parts)),

@@ -43,7 +43,6 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import Comprehensive3DSRStorage
 
-from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.uids import is_image
 from dicom_node.base.lifecycle import ResultKind
 from dicom_node.results.anatomy import (
@@ -78,8 +77,7 @@ from dicom_node.results.content_items import (
     with_items,
 )
 from dicom_node.results.context import PreviousImage
-from dicom_node.results.dataset import set_values
-from dicom_node.results.envelope import complete, disclaimer, header_arguments
+from dicom_node.results.envelope import complete, disclaimer, header_arguments, referenced_requests
 from dicom_node.results.equipment import algorithm, device_observer
 from dicom_node.results.located import ReportedFinding
 from dicom_node.results.measurement_groups import measurement_groups
@@ -108,7 +106,7 @@ def build_document(report: Report, uid: str) -> Dataset:
         is_complete=True,
         is_final=False,
         is_verified=False,
-        requested_procedures=_requests(sources[0]) or None,
+        requested_procedures=referenced_requests(sources[0]) or None,
         performed_procedure_codes=procedures_performed(sources),
         previous_versions=[_replaced_report(report)] if context.supersedes else None,
         **header_arguments(context, ResultKind.SR, sources[0], uid, 1),
@@ -212,30 +210,6 @@ def _quoted_evidence(report: Report) -> Iterable[Dataset]:
     for one in quoted.values():
         one.PatientID = report.sources[0].stand_in.PatientID
     return quoted.values()
-
-
-def _requests(source: Source) -> list[Dataset]:
-    """The items of Referenced Request Sequence (0040,A370), from the image's own requests or accession
-    number.
-    """
-    header, items = source.header, []
-    with quiet_pydicom():  # an accession number may be longer than DICOM allows
-        accession = header.get("AccessionNumber")
-        for asked in header.get("RequestAttributesSequence") or ([Dataset()] if accession else []):
-            item = Dataset()
-            set_values(
-                item,
-                StudyInstanceUID=source.study_uid,
-                ReferencedStudySequence=[],
-                AccessionNumber=asked.get("AccessionNumber") or accession,
-                PlacerOrderNumberImagingServiceRequest="",
-                FillerOrderNumberImagingServiceRequest="",
-                RequestedProcedureID=asked.get("RequestedProcedureID"),
-                RequestedProcedureDescription=asked.get("RequestedProcedureDescription"),
-                RequestedProcedureCodeSequence=deepcopy(asked.get("RequestedProcedureCodeSequence") or []),
-            )
-            items.append(item)
-    return items
 
 
 def _image_library(report: Report) -> list[ContentItem]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from highdicom.ko import KeyObjectSelectionDocument
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -21,6 +22,7 @@ from pydicom.uid import (
     ComputedRadiographyImageStorage,
     CTImageStorage,
     DigitalXRayImageStorageForPresentation,
+    KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
     UltrasoundImageStorage,
     UltrasoundMultiFrameImageStorage,
@@ -40,7 +42,7 @@ from dicom_node.deliver.scu import (
 from tests import ROOT
 from tests.certificates_lab import Authority
 from tests.modality import chest, ultrasound
-from tests.node_lab import PROGRAM, Node, running, site_config
+from tests.node_lab import PROGRAM, Node, running, site_config, store
 from tests.outbox_lab import (
     Outbox,
     a_result,
@@ -298,6 +300,24 @@ def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) ->
             gaps = [(later - sooner).total_seconds() for sooner, later in pairwise(asked)]
             assert min(gaps) >= 0.25, gaps  # a start is written down a moment after it was timed
             assert (asked[-1] - asked[0]).total_seconds() >= 0.5 * (len(asked) - 1) - 0.1
+
+
+@needs_orthanc
+def test_all_that_key_objects_name_is_in_the_pacs(tmp_path: Path) -> None:
+    rules = f'{PROGRAM}no_call = ["sr", "gsps", "sc", "kos"]\n'
+    with start_orthanc(tmp_path / "orthanc") as orthanc:
+        results = ("sr", "gsps", "sc", "kos")
+        config = site_config(orthanc.dicom_port, rules, results, ae_title=orthanc.ae_title)
+        image = ultrasound("named")
+        with running(Node(tmp_path / "node", config)) as node:
+            assert set(store(node.port, [image], "US1")) == {0x0000}
+            node.wait_for(("delivered",), count=1)
+        objects = [dcmread(BytesIO(orthanc.fetch(uid))) for uid in orthanc.instances()]
+    [selection] = [ds for ds in objects if ds.SOPClassUID == KeyObjectSelectionDocumentStorage]
+    references = KeyObjectSelectionDocument.from_dataset(selection).content.get_references()
+    named = {(ref.referenced_sop_class_uid, ref.referenced_sop_instance_uid) for ref in references}
+    assert named == {(ds.SOPClassUID, ds.SOPInstanceUID) for ds in objects if ds is not selection}
+    assert {ds.Modality for ds in objects} == {"KO", "SR", "PR", "OT"}
 
 
 @needs_orthanc

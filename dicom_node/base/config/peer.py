@@ -85,7 +85,8 @@ class PeerSettings(Section):
     """Call this peer with DICOM TLS, or MLLP over TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
     """Kinds of result that it can show: sr, gsps, sc, summary, pdf (needs the extra pdf), heatmap, cleaned,
-    seg; of programs also map (parametric map), rtstruct, kos (key objects), image (derived)."""
+    seg, kos (key objects, which name the others); of programs also map (parametric map), rtstruct, image
+    (derived)."""
     confirm: Literal["query", "commitment", "none"] = "query"
     """"query": ask until it shows the object. "commitment": until it says that it keeps it. "none": its
     Success is all we get."""
@@ -303,7 +304,8 @@ class PeerSettings(Section):
     @property
     def form(self) -> ResultForm:
         """How the peer wants its results."""
-        return ResultForm(self.charset, self.viewer, self.outlines, self.seg_geometry)
+        names = frozenset(self.results) if ResultKind.KEY_OBJECTS in self.results else frozenset()
+        return ResultForm(self.charset, self.viewer, self.outlines, self.seg_geometry, names)
 
     @property
     def by_http(self) -> bool:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from highdicom.sr import srread
 from pydicom import dcmread
-from pydicom.dataset import Dataset
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
@@ -70,12 +69,20 @@ from dicom_node.people.outbox import discard_deliveries, send_again, send_study
 from dicom_node.results import stated_report
 from dicom_node.studies.purging import purge_results
 from tests.inbox_lab import Inbox
-from tests.modality import quick_ultrasound, ultrasound, ultrasounds
+from tests.modality import ultrasound, ultrasounds
 from tests.pacs_lab import Pacs, run_pacs
 from tests.peers import a_peer
 from tests.result_images import CR, EFFUSION, grey_image, without_text, write_image
 from tests.unit.dicom_console.illustrated import illustrated
-from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration, confirm, states, work
+from tests.unit.jobs.worker_lab import (
+    MODEL,
+    Obedient,
+    analysed_deidentified,
+    configuration,
+    confirm,
+    states,
+    work,
+)
 from tests.unit.receive.objects import changed
 from tests.validators import dciodvfy_errors
 from tests.waiting import wait_until
@@ -659,20 +666,6 @@ def make(open_inbox: Make) -> Make:
     return make
 
 
-def analysed_deidentified(node: Inbox, *images: Dataset) -> dict[str, list[Result]]:
-    """Receive, assemble, run; the results by the destination that they wait for."""
-    node.settle(*images)
-    work(node)
-    return waiting_for(node)
-
-
-def waiting_for(node: Inbox) -> dict[str, list[Result]]:
-    results, rows = {row.id: row for row in node.rows(Result)}, defaultdict(list)
-    for delivery in node.rows(Delivery):
-        rows[delivery.destination].append(results[delivery.result_id])
-    return rows
-
-
 def test_each_destination_gets_its_own_objects_and_only_those(make: Make) -> None:
     node = make(results=["sr", "sc", "cleaned", "seg"])
     waiting = analysed_deidentified(node, ultrasound("one"))
@@ -734,66 +727,3 @@ def test_a_job_for_the_archive_alone_builds_nothing_that_names_the_patient(make:
     node = make(send_to=["archive"])
     assert len(analysed_deidentified(node, ultrasound("one"))["archive"]) == 3
     assert list(node.folder.glob("results/**/*.dcm")) == []
-
-
-JAPANESE = ["", "ISO 2022 IR 87"]
-
-
-def sets(node: Inbox, name: str) -> set[tuple[str, str]]:
-    """Kind and character set of what goes to this destination."""
-    files = {node.folder / row.path: str(row.kind) for row in waiting_for(node)[name]}
-    return {(kind, str(dcmread(file)["SpecificCharacterSet"].value)) for file, kind in files.items()}
-
-
-@pytest.mark.parametrize("do", ["find", "not_decode"])
-def test_an_old_destination_changes_no_other_ones_results(do: str, open_inbox: Make) -> None:
-    config = configuration(do)
-    config["peers"][1] |= {"iocm": True, "results": ["sr"]}
-    config["peers"].append(config["peers"][1] | a_peer("old", charset="source"))
-    config["rules"][0]["send_to"] = ["pacs", "old"]
-    node, image = open_inbox(config), quick_ultrasound("one")
-    image.SpecificCharacterSet, image.PatientName = JAPANESE, "Yamada^Tarou=山田^太郎"
-    analysed_deidentified(node, image)
-    charsets = {"pacs": "ISO_IR 192", "old": str(JAPANESE)}
-    for name, charset in charsets.items():
-        assert sets(node, name) == {("sr", charset)}
-    confirm(node)
-    assert withdraw(node, str(image.StudyInstanceUID)) == {}
-    for name, charset in charsets.items():
-        assert sets(node, name) == {("sr", charset), ("rejection", charset)}
-
-
-@pytest.mark.parametrize(
-    ("form", "own"),
-    [
-        pytest.param({"viewer": "ohif"}, {"sr"}, id="viewer"),
-        pytest.param({"outlines": "sr"}, {"sr"}, id="outlines"),
-        pytest.param({"outlines": "none"}, set(), id="no outlines"),
-    ],
-)
-def test_a_destination_gets_the_report_in_its_form_and_shares_all_else(
-    form: dict[str, str], own: set[str], open_inbox: Make
-) -> None:
-    config = configuration("find")
-    config["peers"][1] |= {"results": ["sr", "gsps"]}
-    config["peers"].append(config["peers"][1] | a_peer("reader", **form))
-    config["rules"][0]["send_to"] = ["pacs", "reader"]
-    waiting = analysed_deidentified(open_inbox(config), ultrasound("one"))
-    pacs, reader = ({row.kind.value: row.path for row in waiting[name]} for name in ("pacs", "reader"))
-    assert pacs.keys() == reader.keys() == {"sr", "gsps"}
-    assert {kind for kind in pacs if pacs[kind] != reader[kind]} == own
-
-
-def test_a_reader_with_ohif_gets_identifiers_that_ohif_knows(open_inbox: Make) -> None:
-    config = configuration("find")
-    config["peers"].append(config["peers"][1] | a_peer("reader", viewer="ohif", results=["sr"]))
-    config["rules"][0]["send_to"] = ["pacs", "reader"]
-    node = open_inbox(config)
-    waiting = analysed_deidentified(node, ultrasound("one"))
-    knows = {
-        name: b"Cornerstone3DTools" in (node.folder / row.path).read_bytes()
-        for name, rows in waiting.items()
-        for row in rows
-        if row.kind == "sr"
-    }
-    assert knows == {"pacs": False, "reader": True}

@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from ai_pipeline import pipelines
@@ -35,7 +37,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.lifecycle import DeliveryState
 from dicom_node.base.processes import limit_memory, watch_parent
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Delivery, Study
+from dicom_node.base.store.tables import Delivery, Result, Study
 from dicom_node.base.store.transitions import settle_study, utc_now
 from dicom_node.jobs.worker import run as worker_module
 from tests.inbox_lab import Inbox
@@ -51,6 +53,20 @@ def work(node: Inbox, settings: Settings | None = None) -> int:
     while worker.run_once():
         claims += 1
     return claims
+
+
+def analysed_deidentified(node: Inbox, *images: Dataset) -> dict[str, list[Result]]:
+    """Receive, assemble, run; the results by the destination that they wait for."""
+    node.settle(*images)
+    work(node)
+    return waiting_for(node)
+
+
+def waiting_for(node: Inbox) -> dict[str, list[Result]]:
+    results, rows = {row.id: row for row in node.rows(Result)}, defaultdict(list)
+    for delivery in node.rows(Delivery):
+        rows[delivery.destination].append(results[delivery.result_id])
+    return rows
 
 
 def confirm(node: Inbox) -> None:

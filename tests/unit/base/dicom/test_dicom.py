@@ -679,6 +679,7 @@ def test_all_results_of_a_faulty_source_bear_the_repaired_values(tmp_path: Path)
         ResultKind.GSPS,
         ResultKind.SC,
         ResultKind.SUMMARY,
+        ResultKind.KEY_OBJECTS,
         ResultKind.PDF,
     }
     for one in built:
