@@ -40,6 +40,8 @@ from ai_pipeline.burnin.decide.outline import (
     with_sides,
     without_shapes_of_letters,
 )
+from ai_pipeline.burnin.decide.photographed import TOO_SMALL
+from ai_pipeline.burnin.decide.tiny import tiny_lines
 from ai_pipeline.burnin.decide.witnesses import confirmed
 from ai_pipeline.burnin.find.annotation import (
     AnnotationKind,
@@ -251,6 +253,16 @@ class Window:
                 self.blacked_out += [mark.box for mark in found]
             attempt += 1
 
+    def refuse_tiny_lines(self) -> None:
+        """Raise :class:`CleaningFailed` if the cleaned frames show lines of letters that are too small for
+        any reader: what was neither read nor filled may be a name.
+        """
+        # Lines stand still: among moving tissue they show best where it is darkest.
+        picture = cast(Picture, np.minimum.reduce([self.tables.show(result) for result in self.results]))
+        known = self.mask | mask_of(self.lines, self.mask.shape) | self.plan.waves.strips
+        if lines := tiny_lines(picture, dilated(known, 5), self.verifier.tools.reader):
+            raise CleaningFailed(TOO_SMALL, lines)
+
     def give_up_lines(self) -> bool:
         """Remove the lines whole, with their labels or numbers, of which filling took a stroke or that are
         read otherwise after it. A line of which no pixel was filled is the source's. Returns False if there
@@ -345,6 +357,8 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
     report(0.5, "marks found")
     still = Window([source], plan, tables, verifier, verifier.tools.filler)
     still.verify()
+    if graphics:
+        still.refuse_tiny_lines()
     (result,) = still.results
     if not unchanged_outside(source, result, still.mask):
         raise CleaningFailed("pixels outside the mask have changed")
@@ -503,6 +517,8 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         if graphics:
             window.find_late_drawings()
         window.verify()
+        if graphics:
+            window.refuse_tiny_lines()
         for index, samples in window.cleaned():
             frames[index] = samples
         mask = mask | window.mask

@@ -27,7 +27,7 @@ from ai_pipeline.burnin.decide.lines import Rows, cut_by, whole, with_their_rows
 from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, NOTHING_MORE, OVER_TISSUE, Allowed
 from ai_pipeline.burnin.decide.neighbours import by_best_reading, by_their_pair
 from ai_pipeline.burnin.decide.outline import SMALLEST_LETTER, blocks, with_sides
-from ai_pipeline.burnin.decide.photographed import STEEPEST, are_tiny, slant_of
+from ai_pipeline.burnin.decide.photographed import STEEPEST, TOO_SMALL, are_tiny, slant_of
 from ai_pipeline.burnin.decide.results import by_their_label, by_their_table, texts_together, whole_rows
 from ai_pipeline.burnin.decide.settings import by_their_rows
 from ai_pipeline.burnin.decide.signs import (
@@ -497,10 +497,7 @@ class _Scene:
         self.unproven = [text for text in inside if all(overlap(text.box.box, box) < SAME for box in proven)]
         self.texts = [text for text in self.texts if text not in self.unproven]
         if self.clinical and are_tiny(self.unproven):
-            raise CleaningFailed(
-                "it has lines of letters too small to be read: export it from the device in its full size",
-                [text.box.box for text in self.unproven],
-            )
+            raise CleaningFailed(TOO_SMALL, [text.box.box for text in self.unproven])
 
     def neighbours(self) -> None:
         """Rule: keep what other readings and other lines prove harmless; add lines that only the mark network

@@ -15,7 +15,7 @@ from dicom_node.base.config.rule import RuleSettings
 from dicom_node.base.errors import ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.views import View
-from dicom_node.people import Row, entered, rule_trial
+from dicom_node.people import Row, entered, rule_flow, rule_trial
 from dicom_node.people.entered import Warned
 
 faces = Faces()
@@ -30,12 +30,23 @@ def list_rules(request: CurrentRequest) -> list[Row]:
 
 @faces.page_of(list_rules)
 def _rules_page(request: ConsoleRequest, shown: list[Row]) -> Response:
-    """Return the page of the rules, with their effect on the newest studies."""
+    """Return the page of the rules, with the flow through each and their effect on the newest studies."""
     tried = request.read(rule_trial.try_rules, request.settings)
     conditions = {key: label for key, (label, _) in rule_form.CONDITIONS.items()}
     return request.page(
-        "rules.html", rows=shown, conditions=conditions, tried=tried, named=_named(request, tried)
+        "rules.html",
+        rows=shown,
+        conditions=conditions,
+        flows=request.read(rule_flow.flow_of_rules, request.settings),
+        tried=tried,
+        named=_named(request, tried),
     )
+
+
+@faces.handler("GET", "/rules/flow", rule_flow.flow_of_rules)
+def flow(request: CurrentRequest) -> list[Row]:
+    """Return the flow of the last 24 hours through each rule, and what waits."""
+    return [Row(**row) for row in request.read(rule_flow.flow_of_rules, request.settings)]
 
 
 @faces.handler("POST", "/rules/{name}/try", entered.check_entry)

@@ -29,7 +29,7 @@ _LISTS = "dicom_node.base.store.views"
 _PEOPLE = "dicom_node.people"
 MODULES: Final[Mapping[Noun, Sequence[str]]] = {
     PEERS: [f"{_PEOPLE}.peers"],
-    RULES: [f"{_PEOPLE}.rule_trial"],
+    RULES: [f"{_PEOPLE}.rule_trial", f"{_PEOPLE}.rule_flow"],
     MODELS: [f"{_PEOPLE}.site_models", f"{_PEOPLE}.verdicts"],
     STUDIES: [
         _LISTS,

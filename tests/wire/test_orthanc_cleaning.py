@@ -41,7 +41,15 @@ pytestmark = pytest.mark.debian("orthanc", "orthanc-python")
 class Blackened(Scripted):
     """Answers with the object that came, in black and with a UID of its own: quick."""
 
+    def __init__(self, *answers: Any) -> None:
+        super().__init__(*answers)
+        self._one_by_one = threading.Lock()  # callers come side by side, and ``cleaned`` is of one task
+
     def answer(self, task: Task, source: int, target: int, waits: Callable[[], bool]) -> Answer:
+        with self._one_by_one:
+            return self._blackened(task, source, target, waits)
+
+    def _blackened(self, task: Task, source: int, target: int, waits: Callable[[], bool]) -> Answer:
         dataset = dcmread(io.BytesIO(os.pread(source, 1 << 20, 0)))
         dataset.PixelData = bytes(len(dataset.PixelData))
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{dataset.SOPInstanceUID}.1"

@@ -16,6 +16,9 @@ FEWEST_LINES = 3
 LOWEST = 9.0
 """Height of a line's box, up to which letters of five or six pixels stand in it (pixels)."""
 
+TOO_SMALL = "it has lines of letters too small to be read: export it from the device in its full size"
+"""Why a picture with such letters is withheld."""
+
 
 def slant_of(texts: Sequence[Text]) -> float:
     """The slant of the lines of a picture in degrees, clockwise as shown, -45 to 45; 0 unless most of what is

@@ -83,17 +83,17 @@ def _answer(connection: Connection) -> None:
     try:
         judged, built, faults = _judged(call, connection)
     except tuple(ERRORS.values()) as error:
-        _say(connection, RAISED, {"error": type(error).__name__, "text": str(error)})
+        _send(connection, RAISED, {"error": type(error).__name__, "text": str(error)})
     except OSError as error:
-        _say(connection, RAISED, {"errno": error.errno or errno.EIO})
+        _send(connection, RAISED, {"errno": error.errno or errno.EIO})
     except Exception as error:
         if lacks_memory(error):
             raise  # it ends: the worker tries again, and then refuses the answer
-        _say(connection, BROKEN, place_of(error))
+        _send(connection, BROKEN, place_of(error))
     else:
-        objects = [_told(one) for one in judged.objects]
-        planned = {place: _planned(one) for place, one in built.items()}
-        _say(
+        objects = [_verdict_row(one) for one in judged.objects]
+        planned = {place: _object_row(one) for place, one in built.items()}
+        _send(
             connection,
             DONE,
             {"objects": objects, "reasons": judged.reasons, "built": planned, "faults": faults},
@@ -145,8 +145,8 @@ def _judged(
     return judged, built, faults
 
 
-def _told(judged: JudgedObject) -> dict[str, object]:
-    """A verdict without its data set."""
+def _verdict_row(judged: JudgedObject) -> dict[str, object]:
+    """The values of a verdict, without its data set."""
     names = (
         "name", "kind", "position", "sop_class_uid", "maker_uid", "verdict", "reasons", "repairs", "notes",
         "content_sha256", "names_patient",
@@ -154,15 +154,15 @@ def _told(judged: JudgedObject) -> dict[str, object]:
     return {name: getattr(judged, name) for name in names}
 
 
-def _planned(built: BuiltObject) -> dict[str, object]:
-    """An object without its bytes."""
+def _object_row(built: BuiltObject) -> dict[str, object]:
+    """The values of an object, without its bytes."""
     names = ("kind", "sop_instance_uid", "sop_class_uid", "series_instance_uid", "held")
     return {name: getattr(built, name) for name in names}
 
 
-def _say(connection: Connection, what: bytes, said: object) -> None:
+def _send(connection: Connection, kind: bytes, content: object) -> None:
     """Send a message of this kind."""
-    connection.send_bytes(what + json.dumps(said).encode())
+    connection.send_bytes(kind + json.dumps(content).encode())
 
 
 if __name__ == "__main__":
