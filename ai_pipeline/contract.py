@@ -169,6 +169,17 @@ class QualityNote:
 
 
 @dataclass(frozen=True, slots=True)
+class DerivedAge:
+    """The gestational age that follows from a measurement. ``days``: the age, and ``spread_days`` two
+    standard deviations of it in the population. ``equation``: where the formula is from (PS3.16 CID 12013).
+    """
+
+    days: int
+    spread_days: int
+    equation: Code
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """A number with its unit, measured at a place in one image. ``name`` is for readers; ``quantity``,
     ``unit`` (UCUM) and the body ``site`` are coded. ``frame`` as in :class:`Finding`.
@@ -178,10 +189,10 @@ class Measurement:
     model that drew the lines; None if the number was only read in the picture. ``fetus``: which fetus was
     measured, by its letter or number in the picture, "1" if there is only one; "" for a measurement of the
     patient. ``statement``: the number in a reader's words, with its meaning; "" if the short result does not
-    need it. ``error``: 95 % of two measurements of an unchanged patient differ by less
-    (:func:`repeatability`), in the unit; None if it was not measured: then the number is not compared with an
-    earlier one. ``method`` as in :class:`MeasuredQuantity`. ``call``: one of the card's calls if the number
-    is one; None if it asks for nobody's attention.
+    need it. ``error``: 95 % of two measurements of an unchanged patient differ by less, in the unit; None if
+    it was not measured: then the number is not compared with an earlier one. ``method`` as in
+    :class:`MeasuredQuantity`. ``call``: one of the card's calls if the number is one; None if it asks for
+    nobody's attention. ``age``: the gestational age that follows from it, None if none does.
     """
 
     source_uid: str
@@ -199,6 +210,7 @@ class Measurement:
     error: float | None = None
     method: Code | None = None
     call: Code | None = None
+    age: DerivedAge | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for a value that is no number, or for lines without length."""
@@ -207,18 +219,6 @@ class Measurement:
         fewest = 3 if self.closed else 2
         if not self.lines or any(len(line) < fewest or line[0] == line[-1] for line in self.lines):
             raise ValueError("a measurement needs lines whose ends lie apart")
-
-
-def repeatability(limits: tuple[float, float], step: float) -> float:
-    """The largest difference between two measurements at which they count as unchanged, rounded up to
-    ``step``.
-
-    ``limits``: the range that holds 95 % of the differences from a reader on test images. Half its width is
-    1.96 standard deviations of one measurement (a constant bias cancels out), and a difference of two has √2
-    of it (J. Bland, D. Altman, Stat Methods Med Res 1999).
-    """
-    low, high = limits
-    return math.ceil(math.sqrt(2) * (high - low) / 2 / step) * step
 
 
 Point = tuple[float, float]

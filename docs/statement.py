@@ -236,8 +236,13 @@ def audit_messages() -> str:
 # Created instances
 
 _SR, _SC = "1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.7"
+_COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
 CREATED: Final = {
-    "Structured reports": (("report of findings", "*-sr", _SR), ("assessment", "assessment", _SR)),
+    "Structured reports": (
+        ("report of findings", "*-sr", _SR),
+        ("assessment", "assessment", _SR),
+        ("obstetric report", "*-obgyn", _COMPREHENSIVE_SR),
+    ),
     "Presentation states": (
         ("grayscale", "*-gsps", "1.2.840.10008.5.1.4.1.1.11.1"),
         ("colour", "*-gsps", "1.2.840.10008.5.1.4.1.1.11.2"),
@@ -307,7 +312,7 @@ SOURCES: Final[dict[str, tuple[str, str]]] = {
     "ValueType": (_FIXED, "CONTAINER"),
     "ConceptNameCodeSequence": (_FIXED, "title of the document"),
     "ContinuityOfContent": (_FIXED, "CONTINUOUS or SEPARATE"),
-    "ContentTemplateSequence": (_FIXED, "1500, 2000 or 2010 of DCMR"),
+    "ContentTemplateSequence": (_FIXED, "1500, 2000, 2010 or 5000 of DCMR"),
     "CompletionFlag": (_FIXED, "COMPLETE"),
     "VerificationFlag": (_FIXED, "UNVERIFIED"),
     "PreliminaryFlag": (_FIXED, "PRELIMINARY"),

@@ -16,10 +16,10 @@ from ai_pipeline.contract import (
     Measurement,
     QualityNote,
     SourceImage,
-    repeatability,
 )
 from ai_pipeline.images.coordinates import Pose
 from ai_pipeline.images.header import is_calibrated, radiograph_spacing
+from ai_pipeline.repeatability import repeatability
 
 MODEL: Final = "chest-anatomy-unet"
 NOTE: Final = "cardiothoracic ratio"

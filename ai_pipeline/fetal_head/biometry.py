@@ -14,15 +14,16 @@ import numpy as np
 from ai_pipeline.contract import (
     OUTER_TO_OUTER,
     Code,
+    DerivedAge,
     ImageHeader,
     MeasuredQuantity,
     Measurement,
     ModelRef,
     Point,
-    repeatability,
 )
 from ai_pipeline.images.header import calibrated_regions
 from ai_pipeline.networks.heads import Ellipse
+from ai_pipeline.repeatability import repeatability
 
 # PS3.16 CID 12005 Fetal Biometry Measurement
 HEAD_CIRCUMFERENCE: Final = Code("11984-2", "LN", "Head Circumference")
@@ -36,6 +37,7 @@ MEASURES: Final = (
     ),
     MeasuredQuantity("Occipitofrontal diameter", Code("11851-3", "LN", "Occipital-Frontal Diameter")),
 )
+_HADLOCK_HC: Final = Code("11932-1", "LN", "HC, Hadlock 1984")  # PS3.16 CID 12013
 _HADLOCK: Final = (
     (12.0, 18.0, 1.19),
     (18.0, 24.0, 1.48),
@@ -103,6 +105,7 @@ def measurements(
             statement=_statement(value, unit) if quantity is MEASURES[0] else "",
             error=error if quantity is MEASURES[0] else None,
             method=quantity.method,
+            age=_age(value, unit) if quantity is MEASURES[0] else None,
         )
         for quantity, (value, line, closed) in zip(MEASURES, rows, strict=True)
     )
@@ -110,16 +113,37 @@ def measurements(
 
 def _statement(circumference: float, unit: Code) -> str:
     """The short result in words: the head circumference and, for 12 to 42 weeks, the gestational age with two
-    standard deviations (F. Hadlock et al., Radiology 1984;152:497).
+    standard deviations.
     """
     if unit != MILLIMETRES:
         return "Head outlined, not measured in mm: the image does not give the size of its pixels"
-    head, number = circumference / 10, f"Head circumference {circumference:.0f} mm"
-    weeks = 8.96 + 0.540 * head + 0.0003 * head**3
-    spread = next((spread for first, last, spread in _HADLOCK if first <= weeks < last), None)
+    number, weeks = f"Head circumference {circumference:.0f} mm", _weeks(circumference)
+    spread = _two_deviations(weeks)
     if spread is None:
         return number
     return f"{number}, as at {weeks:.1f} weeks ({weeks - spread:.1f} to {weeks + spread:.1f}, Hadlock 1984)"
+
+
+def _age(circumference: float, unit: Code) -> DerivedAge | None:
+    """The gestational age by a head circumference in mm, for 12 to 42 weeks; None outside, or in pixels."""
+    weeks = _weeks(circumference)
+    spread = _two_deviations(weeks)
+    if unit != MILLIMETRES or spread is None:
+        return None
+    return DerivedAge(round(7 * weeks), round(7 * spread), _HADLOCK_HC)
+
+
+def _weeks(circumference: float) -> float:
+    """The gestational age in weeks by the head circumference in mm (F. Hadlock et al., Radiology
+    1984;152:497).
+    """
+    head = circumference / 10
+    return 8.96 + 0.540 * head + 0.0003 * head**3
+
+
+def _two_deviations(weeks: float) -> float | None:
+    """Two standard deviations of that age, in weeks; None outside of 12 to 42 weeks."""
+    return next((spread for first, last, spread in _HADLOCK if first <= weeks < last), None)
 
 
 def in_millimetres(head: Ellipse, spacing: tuple[float, float]) -> Ellipse:

@@ -46,6 +46,7 @@ class ResultKind(StrEnum):
     HEATMAP = "heatmap"  # heat map picture with colour bar
     CLEANED = "cleaned"
     SEG = "seg"  # mask of what was inpainted; outlined organs
+    OBSTETRIC = "obgyn"  # fetal biometry
     REJECTION = "rejection"  # IOCM: a note that other results are withdrawn; not of a peer's ``results``
     ASSESSMENT = "assessment"  # what a person says of the findings of a report; neither of them
     KEY_OBJECTS = "kos"  # names the other results of an analysis; or of a program
@@ -193,6 +194,13 @@ RESULT_KINDS: Final[Mapping[ResultKind, KindOfResult]] = {
         "AI derived image",
         9027,
         ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"),  # CT, MR
+    ),
+    ResultKind.OBSTETRIC: KindOfResult(
+        "obstetric report (SR)",
+        "fetal biometry, TID 5000",
+        "AI fetal biometry",
+        9013,
+        ("1.2.840.10008.5.1.4.1.1.88.33",),  # Comprehensive SR
     ),
     ResultKind.KEY_OBJECTS: KindOfResult(
         "key objects",

@@ -24,6 +24,7 @@ from dicom_node.results.concepts import (
 )
 from dicom_node.results.context import ResultContext
 from dicom_node.results.key_objects import build_key_objects
+from dicom_node.results.obstetric import build_obstetric_report, has_biometry
 from dicom_node.results.page import build_page, build_pdf, summary_of
 from dicom_node.results.pictures import build_annotated, build_failure_picture, build_heatmap
 from dicom_node.results.presentation import build_presentation
@@ -152,13 +153,17 @@ class ResultBuilder:
         return data
 
     def add_report(self, report: Report, parts: tuple[str, ...], of_page: tuple[str, ...]) -> None:
-        """Add the report as an SR, and the summary page of the job as a picture and as a PDF.
+        """Add the report as an SR, fetal biometry as a further one, and the summary page of the job as a
+        picture and as a PDF.
 
         ``parts``: texts that distinguish the SR from other ones of these images; ``of_page``: the same for
         the page.
         """
         page = cache(lambda: summary_of(report))
         self.add(ResultKind.SR, report.sources, partial(build_document, report), parts)
+        if has_biometry(report):
+            make = partial(build_obstetric_report, report)
+            self.add(ResultKind.OBSTETRIC, report.sources, make, parts)
         self.add(ResultKind.SUMMARY, report.sources, lambda uid: build_page(report, page(), uid), of_page)
         self.add(ResultKind.PDF, report.sources, lambda uid: build_pdf(report, page(), uid), of_page)
 

@@ -37,7 +37,7 @@ _OF_ANIMALS: Final = (
     "ResponsibleOrganization", "PatientSexNeutered",
 )  # fmt: skip
 # With a content tree: their series are of documents, not of images (PS3.3 C.17.1, C.17.6.1).
-_DOCUMENTS: Final = frozenset({ResultKind.SR, ResultKind.KEY_OBJECTS})
+_DOCUMENTS: Final = frozenset({ResultKind.SR, ResultKind.OBSTETRIC, ResultKind.KEY_OBJECTS})
 # What identifies the request and its procedure (PS3.3 Table 10-9).
 _REQUEST: Final = (
     "AccessionNumber", "IssuerOfAccessionNumberSequence", "StudyInstanceUID", "ReferencedStudySequence",

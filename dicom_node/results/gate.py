@@ -28,6 +28,7 @@ from dicom_node.results.derivation import CALIBRATION
 from dicom_node.results.source import Source
 from dicom_node.results.standard import is_known, mandatory_modules, missing_attribute
 
+_GROUPS: Final = frozenset({codes.DCM.MeasurementGroup.value, codes.DCM.BiometryGroup.value})
 _UID: Final = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
 _PIXEL_DATA_TAG: Final = b"\xe0\x7f\x10\x00"
 # Attributes of Type 1 at the root of what we build: present and with a value.
@@ -43,6 +44,7 @@ _TYPE_1_OF_REPORTS: Final = (
 )  # fmt: skip
 _TYPE_1_OF_KIND: Final = {
     ResultKind.SR: _TYPE_1_OF_REPORTS,
+    ResultKind.OBSTETRIC: _TYPE_1_OF_REPORTS,
     ResultKind.ASSESSMENT: _TYPE_1_OF_REPORTS,
     ResultKind.KEY_OBJECTS: (
         "ContentDate", "ContentTime", "ValueType", "ConceptNameCodeSequence", "ContentTemplateSequence",
@@ -74,6 +76,7 @@ _VALUES: Final[Mapping[ResultKind, Sequence[tuple[str, Any, str]]]] = {
     ResultKind.GSPS: (),
     ResultKind.SEG: (),
     ResultKind.SR: _OF_REPORTS,
+    ResultKind.OBSTETRIC: _OF_REPORTS,
     ResultKind.ASSESSMENT: _OF_REPORTS,
     ResultKind.KEY_OBJECTS: (("Modality", "KO", "the Modality of key objects is not KO"),),
     ResultKind.SC: _DRAWN,
@@ -393,8 +396,8 @@ def _selection_faults(read: Dataset, results: Mapping[str, str]) -> Iterator[str
 
 
 def _measurement_groups(read: Dataset) -> Iterator[Dataset]:
-    """Yield the measurement groups of a report (TID 1410, TID 1501)."""
-    return (item for item in items(read) if name_of(item) == codes.DCM.MeasurementGroup.value)
+    """Yield the measurement groups of a report (TID 1410, TID 1501; TID 5008)."""
+    return (item for item in items(read) if name_of(item) in _GROUPS)
 
 
 def _coordinates(group: Dataset) -> list[Dataset]:

@@ -190,6 +190,23 @@ def _measured_number(
     )
 
 
+def biometry_number(source: Source, tracked: TrackedMeasurement) -> Measurement:
+    """The NUM (TID 300) of a measurement in a group of TID 5008: with its site and tracking UID."""
+    measurement = tracked.measurement
+    return _number(
+        coded(measurement.quantity),
+        measurement.value,
+        coded(measurement.unit),
+        source,
+        frame_numbers(source, measurement.frame),
+        tracked.lines,
+        method=coded(measurement.method) if measurement.method else None,
+        tracking_identifier=TrackingIdentifier(tracked.tracking_uid, tracked.identifier),
+        finding_sites=[FindingSite(coded(measurement.site))] if measurement.site else None,
+        algorithm_id=algorithm(measurement.model) if measurement.model else None,
+    )
+
+
 def _outline_group(report: Report, image: ImageReport, outline: Outline) -> Group:
     """TID 1501: a group for one outlined organ, with the area inside the outline in pixels."""
     source, model = image.source, outline.model or next(iter(report.context.models), None)

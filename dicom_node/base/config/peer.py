@@ -85,8 +85,8 @@ class PeerSettings(Section):
     """Call this peer with DICOM TLS, or MLLP over TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
     """Kinds of result that it can show: sr, gsps, sc, summary, pdf (needs the extra pdf), heatmap, cleaned,
-    seg, kos (key objects, which name the others); of programs also map (parametric map), rtstruct, image
-    (derived)."""
+    seg, obgyn (fetal biometry, TID 5000), kos (key objects, which name the others); of programs also map
+    (parametric map), rtstruct, image (derived)."""
     confirm: Literal["query", "commitment", "none"] = "query"
     """"query": ask until it shows the object. "commitment": until it says that it keeps it. "none": its
     Success is all we get."""
