@@ -190,7 +190,8 @@ def test_every_command_of_a_page_is_one_that_the_programs_take() -> None:
 
 def test_every_command_that_the_programs_name_is_one_that_they_take() -> None:
     """In messages and sample files; up to what is put in, and to the next sign."""
-    texts = [*messages(), *((path.name, path.read_text("utf-8")) for path in (ROOT / "config").glob("*.toml"))]
+    samples = (ROOT / "config").glob("*.toml")
+    texts = [*messages(), *((path.name, path.read_text("utf-8")) for path in samples)]
     found = [
         (where, program, line.partition(_PUT_IN)[0])
         for where, text in texts
