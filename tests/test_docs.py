@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -160,21 +161,44 @@ def test_every_verb_has_an_example() -> None:
     assert [verb for verb, command in found if f": {verb} " not in f"{command.epilog} "] == []
 
 
-def test_every_command_of_a_page_is_one_that_the_programs_take() -> None:
+@cache
+def _programs() -> dict[str, Any]:
+    """The commands of both programs, by the program's name."""
     pipeline_cli.mount_commands()
-    programs = {"dicom-node": get_command(cli.app), "ai-pipeline": get_command(pipeline_cli.app)}
+    return {"dicom-node": get_command(cli.app), "ai-pipeline": get_command(pipeline_cli.app)}
+
+
+def unknown_of(program: str, line: str) -> list[str]:
+    """What a command line after the name of the program names that there is not: a verb, or options."""
+    command, words = _programs()[program], line.split()
+    while words and hasattr(command, "commands"):
+        verb = words.pop(0).rstrip(".,:")
+        command = command.get_command(None, verb)
+        if command is None:
+            return [verb]
+    known = {name for option in command.params for name in option.opts} | {"--help"}
+    options = [word.partition("=")[0].rstrip(".,:") for word in words if word.startswith("--")]
+    return [option for option in options if option not in known]
+
+
+def test_every_command_of_a_page_is_one_that_the_programs_take() -> None:
     text = "\n".join(page.read_text("utf-8") for page in pages() if page.name != "CHANGELOG.md")
     found = re.findall(r"(?:`|^|/)(dicom-node|ai-pipeline) ([a-z][^`\n#>|&;(]*)", text, re.M)
     assert len(found) > 200
-    for program, line in found:
-        command, words = programs[program], line.split()
-        while words and hasattr(command, "commands"):
-            command = command.get_command(None, words.pop(0))
-        known = {name for option in command.params for name in option.opts} | {"--help"}
-        assert all(word.partition("=")[0] in known for word in words if word.startswith("--")), (
-            program,
-            line,
-        )
+    assert [one for one in found if unknown_of(*one)] == []
+
+
+def test_every_command_that_the_programs_name_is_one_that_they_take() -> None:
+    """In messages and sample files; up to what is put in, and to the next sign."""
+    samples = (ROOT / "config").glob("*.toml")
+    texts = [*messages(), *((path.name, path.read_text("utf-8")) for path in samples)]
+    found = [
+        (where, program, line.partition(_PUT_IN)[0])
+        for where, text in texts
+        for program, line in re.findall(r"(dicom-node|ai-pipeline) ([a-z][\w -]*)", text)
+    ]
+    assert len(found) > 90
+    assert [one for one in found if unknown_of(*one[1:])] == []
 
 
 def test_generated_documents_are_up_to_date() -> None:

@@ -158,7 +158,7 @@ def test_the_annotated_picture_is_shown(ohif: Ohif, studies: Studies) -> None:
     picture = shown.results[ResultKind.SC]
     script = """uid => window.cornerstone.getRenderingEngines()[0].getViewports()[0]
         .getCurrentImageId().includes(uid)"""
-    with ohif.opened(shown.uid, picture.SeriesNumber, "sc") as page:
+    with ohif.opened(shown.uid, picture.SeriesNumber) as page:
         page.wait_for_function(script, arg=str(picture.SOPInstanceUID))
         assert "AI annotated image" in page.inner_text("body")
 
@@ -179,7 +179,7 @@ def test_with_the_extension_standard_reports_have_words_beside_their_shapes(
     shown = studies[name, ""]
     report = shown.results[ResultKind.SR]
     wanted = lines_of(report)
-    with extended.opened(shown.uid, report.SeriesNumber, "sr-extension" if name == "call" else "") as page:
+    with extended.opened(shown.uid, report.SeriesNumber) as page:
         drawn = shapes(page, lambda found: max(off_their_places(found, wanted)) < WITHIN)
         labels(page, *words)
     assert max(off_their_places(drawn, wanted)) < WITHIN
