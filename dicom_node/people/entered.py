@@ -39,7 +39,7 @@ Kind = Literal["peers", "rules"]
 LONGEST: Final = 16 * 1024
 """Characters of peers or rules that a person writes."""
 _MODELS: Final[Mapping[str, type[BaseModel]]] = {"peers": PeerSettings, "rules": RuleSettings}
-PROGRAMS: Final = ("command", "container")
+PROGRAMS: Final = ("command", "container", "remote")
 """Pipelines of rules that only the configuration files may have."""
 
 
@@ -354,7 +354,7 @@ def _refuse_risky(settings: Settings, kind: Kind, content: Mapping[str, Any]) ->
     if kind == "peers" and not settings.console.local_peers:
         _refuse_local(content)
     if kind == "rules" and content.get("pipeline") in PROGRAMS:
-        raise FaultyInput("pipeline: rules that run programs belong in the configuration files")
+        raise FaultyInput("pipeline: rules that run programs of others belong in the configuration files")
 
 
 def _refuse_for_files(kind: Kind, content: Mapping[str, Any]) -> None:
