@@ -1,4 +1,4 @@
-"""A job of the pipeline ``remote``: its study is to be sent, and then its answer is there, or did not come."""
+"""A job of the pipeline ``remote``: its study is sent, and then its answer is there, or did not come."""
 
 import hashlib
 import json
@@ -98,14 +98,14 @@ def _begin(session: Session, settings: Settings, job: Job, options: RemoteOption
 
 
 def _objects(session: Session, settings: Settings, row: AwaitedAnswer) -> tuple[ProgramFile, ...]:
-    """Read the objects of a whole answer, in an order that does not depend on when they came. Raises NoAnswer
-    if they are too large together, StoreAway, NotInSpool.
+    """Read the objects of a whole answer, in the order in which they came: of two with the same content the
+    first counts. Raises NoAnswer if they are too large together, StoreAway, NotInSpool.
     """
     received = session.scalars(
         select(ReceivedObject)
         .join(AnswerObject, AnswerObject.received_id == ReceivedObject.id)
         .where(AnswerObject.awaited_id == row.id)
-        .order_by(ReceivedObject.sop_instance_uid, ReceivedObject.dataset_sha256, ReceivedObject.id)
+        .order_by(ReceivedObject.id)
     ).all()
     if sum(one.bytes for one in received) > MOST_OBJECT_BYTES:
         raise NoAnswer(f"the answer of {row.peer} has more than {MOST_OBJECT_BYTES >> 20} MiB")

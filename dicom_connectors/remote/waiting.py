@@ -100,19 +100,15 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         now = utc_now()
         if row.next_at > now:  # an object came meanwhile: the answer has to be quiet anew
             return NotYet()
-        if row.state is AwaitedState.LATE:
-            return self._take_late(session, row, job)
-        if job.state not in OPEN_JOBS:
+        if row.state is not AwaitedState.LATE and job.state not in OPEN_JOBS:
             return self._drop(session, row, f"its job is {job.state}")
-        if row.state is AwaitedState.WAITING:
-            return self._begin(session, row, now)
-        if row.state is AwaitedState.SENDING:
-            if now < row.limit_at:
-                return None
-            minutes = self._vendor.options.deadline
-            why = f"it could not be sent to {row.peer} in {minutes:g} minutes: {row.reason or 'no answer'}"
-            return self._give_up(session, row, job, why)
-        return self._look(session, row, job, now)
+        steps = {
+            AwaitedState.WAITING: self._begin,
+            AwaitedState.SENDING: self._go_on_sending,
+            AwaitedState.AWAITED: self._look,
+            AwaitedState.LATE: self._take_late,
+        }
+        return steps[row.state](session, row, job, now)
 
     def _locked(self, session: Session, number: int) -> tuple[AwaitedAnswer, Job] | None:
         """Return a row and its job, locked after their study; None if the row is no longer open."""
@@ -121,7 +117,7 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         row = session.get(AwaitedAnswer, number, with_for_update=True, populate_existing=True)
         return (row, job) if row and job and row.state in OPEN_AWAITED else None
 
-    def _begin(self, session: Session, row: AwaitedAnswer, now: datetime) -> Outcome | None:
+    def _begin(self, session: Session, row: AwaitedAnswer, _job: Job, now: datetime) -> Outcome | None:
         """Begin to send a study, unless the vendor has as many as it may have."""
         there = select(func.count()).where(
             AwaitedAnswer.peer == row.peer,
@@ -131,6 +127,14 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
             return self._later(session, row, _SOON)
         move(session, row, ANSWER_SENDING, limit_at=now + self._deadline)
         return None
+
+    def _go_on_sending(self, session: Session, row: AwaitedAnswer, job: Job, now: datetime) -> Outcome | None:
+        """Return None if a study is to be sent, unless that has failed for too long."""
+        if now < row.limit_at:
+            return None
+        minutes = self._vendor.options.deadline
+        why = f"it could not be sent to {row.peer} in {minutes:g} minutes: {row.reason or 'no answer'}"
+        return self._give_up(session, row, job, why)
 
     def _look(self, session: Session, row: AwaitedAnswer, job: Job, now: datetime) -> Outcome:
         """Look whether the answer is whole, or did not come in time."""
@@ -157,9 +161,9 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         is_open = exists().where(Association.id.in_(brings), Association.closed_at.is_(None))
         return row.last_at is not None and now < row.last_at + _OPEN and bool(session.scalar(select(is_open)))
 
-    def _take_late(self, session: Session, row: AwaitedAnswer, job: Job) -> Outcome:
+    def _take_late(self, session: Session, row: AwaitedAnswer, job: Job, now: datetime) -> Outcome:
         """Have a late answer judged once it is quiet: its results wait for a person."""
-        if self._is_coming(session, row, utc_now()) or not is_asked_again(session, row):
+        if self._is_coming(session, row, now) or not is_asked_again(session, row):
             return self._later(session, row, _SOON)
         try:
             if job.state is JobState.FAILED:

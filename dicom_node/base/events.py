@@ -164,7 +164,8 @@ TYPES: Final[Mapping[str, EventType]] = {
     "NO_RULE": EventType(3010, "no rule applies to the study"),
     "JOB_HANDED_BACK": EventType(
         3011,
-        "job returned to the queue: its worker stops, or database, disk or object store fail",
+        "job returned to the queue: its worker stops, database, disk or object store fail, or an answer is "
+        "awaited",
     ),
     "WORKER_READY": EventType(3020, "worker ready, models warm"),
     "SCORES_DRIFTED": EventType(3021, "model scores have drifted", _WARNING),
