@@ -143,7 +143,7 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         if row.last_at is not None and row.last_at <= row.limit_at:
             if self._is_coming(session, row, now):
                 return self._later(session, row, _SOON)
-            self._wake(session, row, job, ANSWER_WHOLE)
+            self._wake(session, row, job, ANSWER_WHOLE, reason="")
             return NotYet()
         # What was received in time may not be in the index yet.
         if now < row.limit_at + self._quiet:
@@ -173,7 +173,7 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         except NotAllowedNow as error:
             return self._drop(session, row, str(error))
         job.assess_first = True
-        self._wake(session, row, job, ANSWER_WHOLE)
+        self._wake(session, row, job, ANSWER_WHOLE, reason="")
         return NotYet()
 
     def _give_up(self, session: Session, row: AwaitedAnswer, job: Job, why: str) -> Outcome:

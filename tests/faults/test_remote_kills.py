@@ -14,6 +14,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from dicom_node.base.store.database import Database
 from tests.ct_lab import ct_slices
 from tests.node_lab import Node, in_background, running, store
 from tests.pacs_lab import Pacs, run_pacs
@@ -51,7 +52,7 @@ def sent_until_acknowledged(node: Node, images: list[Dataset]) -> None:
 def test_kills_at_any_step_lose_double_and_mix_nothing(
     tmp_path: Path, rounds: int, database: str, least: int
 ) -> None:
-    """Twelve kills and studies here, 100 by ``make hostile``."""
+    """Twelve kills and studies here, a hundred by ``make hostile``."""
     kills = min(50, max(least, rounds // 1000))
     chance, pacs, vendor = random.Random(20261201), Pacs(), Vendor(whole=SLICES, after=0.5)
     with ExitStack() as stack:
@@ -60,6 +61,8 @@ def test_kills_at_any_step_lose_double_and_mix_nothing(
         url = stack.enter_context(start_postgres()).new_database() if database == "postgresql" else ""
         rules = remote_rule(options="deadline = 10.0, under_way = 2")
         config = vendor_site(pacs, vendor, rules=rules, workers="attempts = 200")
+        if url:
+            Database(url).upgrade()
         node = Node(tmp_path / "node", config, database_url=url, alone=True)
         vendor.node = node.port
         stack.enter_context(running(node))
