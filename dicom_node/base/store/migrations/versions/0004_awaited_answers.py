@@ -12,8 +12,8 @@ def upgrade() -> None:
     op.create_table(
         "awaited_answer",
         sa.Column("id", number, nullable=False),
-        sa.Column("study_id", sa.BigInteger(), nullable=False),
-        sa.Column("job_id", sa.BigInteger(), nullable=False),
+        sa.Column("study_id", number, nullable=False),
+        sa.Column("job_id", number, nullable=False),
         sa.Column("peer", sa.String(length=64), nullable=False),
         sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
@@ -32,8 +32,8 @@ def upgrade() -> None:
         op.create_index(op.f(f"ix_awaited_answer_{column}"), "awaited_answer", [column])
     op.create_table(
         "answer_object",
-        sa.Column("received_id", sa.BigInteger(), nullable=False),
-        sa.Column("awaited_id", sa.BigInteger(), nullable=False),
+        sa.Column("received_id", number, nullable=False),
+        sa.Column("awaited_id", number, nullable=False),
         sa.ForeignKeyConstraint(
             ["received_id"], ["received_object.id"], name=op.f("fk_answer_object_received_id")
         ),
