@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -112,18 +111,21 @@ class Candidate:
         """
         if text.meaning is not Meaning.IDENTITY or "=" not in text.line.text or self.box.is_upright:
             return [text]
-        field_starts = re.search(r"[^\W\d_]{2,4} ?=(?!.*=)", text.line.text)
-        start = field_starts.start() / len(text.line.text) if field_starts else 0.0
-        ways = []
-        # Letters are not equally wide: how far the gap may be from where it is expected (shares of the line).
-        for share in np.arange(start - 0.075, start + 0.05, 0.0125) if start > 0.1 else ():
-            parts = (replace(self, box=part) for part in self.box.parted(float(share)))
-            first, field = (part.text(reader, allowed) for part in parts)
-            harmless = "=" in field.line.text and field.meaning is not Meaning.IDENTITY
-            if harmless and first.letters + field.letters == text.letters:
-                ways.append([replace(first, meaning=Meaning.IDENTITY), field])
-        if ways:
-            return ways[len(ways) // 2]
+        left, top, right, bottom = self.box.box
+        drawn = strokes_in(self.view, self.box)[:, max(0, left) : right]
+        blank = np.asarray(~drawn.any(axis=0, keepdims=True), np.bool_)
+        for start, _, end, _ in sorted(component_boxes(components(blank)[1]), reverse=True):
+            if start > 0 and end - start >= 0.2 * self.box.height:  # a blank, not the gap between letters
+                cut = max(0, left) + (start + end) // 2
+                first, field = (
+                    replace(self, box=level_box((begin, top, stop, bottom), self.box.confidence)).text(
+                        reader, allowed
+                    )
+                    for begin, stop in ((left, cut), (cut, right))
+                )
+                harmless = "=" in field.line.text and field.meaning is not Meaning.IDENTITY
+                if harmless and first.letters + field.letters == text.letters:
+                    return [replace(first, meaning=Meaning.IDENTITY), field]
         return [text]
 
 

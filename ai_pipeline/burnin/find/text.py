@@ -81,15 +81,6 @@ class TextBox:
         corners[[1, 2] if end else [0, 3]] += reach if end else -reach
         return TextBox(np.clip(corners, 0, np.array(shape[1::-1], np.float32)), self.confidence)
 
-    def parted(self, share: float) -> tuple[TextBox, TextBox]:
-        """Return the two parts of the box of a line, of which the first has this share of its length."""
-        first, second, third, fourth = self.corners
-        above, below = first + share * (second - first), fourth + share * (third - fourth)
-        return (
-            TextBox(np.stack([first, above, below, fourth]), self.confidence),
-            TextBox(np.stack([above, second, third, below]), self.confidence),
-        )
-
     def beyond(self, longer: TextBox) -> TextBox:
         """Return what a ``longer`` box of this line, at one end, has more than this one."""
         start, stop = self.corners[[0, 3]], self.corners[[1, 2]]
