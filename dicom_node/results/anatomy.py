@@ -236,12 +236,12 @@ def view_of(source: Source) -> CodedConcept | DicomCode | None:
     return given[0] if given else VIEWS.get(source.view)
 
 
-def procedure_reported(source: Source) -> DicomCode:
-    """The Procedure Reported of a report on this image, a code of CID 100: radiograph or imaging in
-    general.
+def procedure_reported(context: ResultContext, source: Source) -> DicomCode:
+    """The Procedure Reported of a report on this image, a code of CID 100: imaging in general, since no code
+    there names a film of a region; for a radiograph of an unknown region the code that says so.
     """
-    radiograph = source.header.get("Modality") in _RADIOGRAPHS
-    return codes.LN.XRUnspecifiedBodyRegion if radiograph else codes.SCT.ImagingProcedure
+    unknown = source.header.get("Modality") in _RADIOGRAPHS and target_of(context, source) is None
+    return codes.LN.XRUnspecifiedBodyRegion if unknown else codes.SCT.ImagingProcedure
 
 
 def procedures_performed(sources: Sequence[Source]) -> list[CodedConcept]:

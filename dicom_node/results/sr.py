@@ -159,7 +159,7 @@ def _about(report: Report) -> list[ContentItem]:
     # (TID 1207). The codes of the source are in Performed Procedure Code Sequence.
     procedures = [
         CodeContentItem(codes.DCM.ProcedureReported, code, RelationshipTypeValues.HAS_CONCEPT_MOD)
-        for code in each_once(map(procedure_reported, report.sources))
+        for code in each_once(procedure_reported(report.context, source) for source in report.sources)
     ]
     _name_procedure_sites(procedures, report)
     language = LanguageOfContentItemAndDescendants(DEFAULT_LANGUAGE)
@@ -189,7 +189,9 @@ def _name_procedure_sites(about: Sequence[ContentItem], report: Report) -> None:
     for item in about:
         if item.name != codes.DCM.ProcedureReported:
             continue
-        of_procedure = [source for source in report.sources if procedure_reported(source) == item.value]
+        of_procedure = [
+            source for source in report.sources if procedure_reported(report.context, source) == item.value
+        ]
         regions = filter(None, (target_of(report.context, source) for source in of_procedure))
         if sites := {region.value: region for region in regions}:
             modifier = RelationshipTypeValues.HAS_CONCEPT_MOD

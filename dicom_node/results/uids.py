@@ -15,7 +15,7 @@ from dicom_node.results.context import ResultContext
 from dicom_node.results.source import Source
 
 # Raised with every change that makes other bytes from the same input; written into every object.
-BUILDER_VERSION: Final = "17"
+BUILDER_VERSION: Final = "18"
 
 
 def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts: str) -> str:

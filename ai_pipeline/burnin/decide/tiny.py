@@ -48,6 +48,11 @@ EQUAL = 0.8
 QUIET = 0.4
 """How far pixels above and below a row stand out, at most (share of what its strokes do): streaks of tissue
 that lie askew go on there."""
+ONE_PIECE = 0.85
+"""Length of one bright piece, from which it is a bar (share of a row): an edge of bone with speckle is such a
+bar; of 1,969 rows of drawn letters, blurred or not, the ground shows between all."""
+BRIGHT = 0.6
+"""How far a bright piece stands out from what is above and below the row (share of what its strokes do)."""
 LEADING = 4
 """Distance from a row within which there is such a line of pixels (pixels)."""
 ENLARGED = 4.0
@@ -90,15 +95,15 @@ def tiny_rows(picture: Picture, known: Mask) -> list[Box]:
     """Find the rows of tiny strokes, light or dark, in ``picture``, uint8 grey or RGB, that form lines of
     letters. ``known``: pixels ``[rows, columns]`` that are explained already.
     """
-    grey = np.ascontiguousarray(brightest(picture))
+    light = np.ascontiguousarray(brightest(picture))
     row_of_pixels = np.ones((1, THICKNESS), np.uint8)
     return [
         row
-        for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT)
-        for contrast in (cv2.morphologyEx(grey, way, row_of_pixels),)
+        for grey in (light, np.subtract(255, light, dtype=np.uint8))
+        for contrast in (cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, row_of_pixels),)
         for level in LEVELS
         for row in _rows(np.asarray(contrast > level, np.bool_) & ~known)
-        if _is_apart(row, contrast)
+        if _is_apart(row, contrast) and not _is_bar(row, grey)
     ]
 
 
@@ -115,6 +120,19 @@ def _is_apart(row: Box, contrast: Picture) -> bool:
         float(np.append(beside, edge).min()) <= QUIET * letters
         for beside, edge in ((above, own[0]), (below, own[-1]))
     )
+
+
+def _is_bar(row: Box, grey: Picture) -> bool:
+    """Whether a ``row`` of light strokes is a bar in one piece, such as an edge of bone with speckle."""
+    left, top, right, bottom = row
+    first = max(0, top - LEADING)
+    part = grey[first : bottom + LEADING, left:right]
+    own, beside = part[top - first : bottom - first], np.delete(part, np.s_[top - first : bottom - first], 0)
+    if not beside.size:
+        return False
+    ground, strokes = float(np.median(beside)), float(np.quantile(own, 0.95))
+    _, stats = components(part > ground + BRIGHT * (strokes - ground))
+    return bool(stats[1:, cv2.CC_STAT_WIDTH].max(initial=0) >= ONE_PIECE * (right - left))
 
 
 def _rows(drawn: Mask) -> Iterator[Box]:

@@ -63,7 +63,7 @@ def test_the_report_says_what_it_is(tmp_path: Path) -> None:
     assert (report["status"], report["effectiveDateTime"]) == ("preliminary", "2025-01-02T10:15:00+01:00")
     assert report["issued"] == "2025-01-02T11:16:30+01:00"
     assert [one["code"] for one in report["category"][0]["coding"]] == ["RAD", "LP29684-5"]
-    assert [one["code"] for one in report["code"]["coding"]] == ["43468-8", "18748-4"]
+    assert [one["code"] for one in report["code"]["coding"]] == ["18748-4"]
     assert report["subject"]["identifier"] == {
         "system": SYSTEM,
         "value": "PID-CR",

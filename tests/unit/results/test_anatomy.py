@@ -74,7 +74,7 @@ def test_the_examination_is_told_by_the_sources_codes_or_by_its_view(tmp_path: P
     ):
         read = report(film(tmp_path, **({"ProcedureCodeSequence": given} if given else {})))
         assert read.PerformedProcedureCodeSequence[0].CodeMeaning == performed
-        assert value(read, "121058") == "43468-8"
+        assert value(read, "121058") == "363679005"
         (procedure,) = named(read, "121058")
         sites = [item.ConceptCodeSequence[0].CodeMeaning for item in named(procedure, "363704007")]
         assert sites == ["Chest"], "the code of CID 100 names no body part"

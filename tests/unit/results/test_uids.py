@@ -90,7 +90,7 @@ def test_a_late_image_leaves_the_objects_of_the_others_and_renews_what_is_of_all
     before, after = made_from(context(), one), made_from(context(), two, one)
     kept = {o.sop_instance_uid: o for o in after}
     for old in before:
-        if old.kind in (ResultKind.SR, ResultKind.SUMMARY, ResultKind.PDF):
+        if old.kind in (ResultKind.SR, ResultKind.SUMMARY, ResultKind.PDF, ResultKind.KEY_OBJECTS):
             assert old.sop_instance_uid not in kept
         else:
             assert kept[old.sop_instance_uid] == old

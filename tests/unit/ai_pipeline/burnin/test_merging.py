@@ -56,12 +56,13 @@ def merged(
     later picture there.
     """
     read: list[tuple[Box, int]] = []
+    shown = pictures or (written(HERE, 0),) * len(plans)
 
-    def still_stays(line: Box, _before: Picture, now: Picture) -> bool:
+    def still_stays(line: Box, before: Picture, now: Picture) -> bool:
+        assert before is shown[0], "a line was read in the first picture"
         read.append((line, int(now[line[1], line[0]])))
         return not changed
 
-    shown = pictures or (written(HERE, 0),) * len(plans)
     return merged_plan(plans, shown, NUMBERS[: len(plans)], still_stays), read
 
 
@@ -84,6 +85,12 @@ def test_a_drawing_that_moves_goes_no_more_because_text_goes_elsewhere() -> None
     drawn = plan(mask=at(HERE, THERE), marks=(mark(HERE, CALIPER), mark(THERE)))
     pictures = (written(HERE, 0), written(HERE, 255))
     assert np.array_equal(merged(drawn, plan(), pictures=pictures)[0].mask, at(THERE))
+
+
+def test_a_drawing_that_stands_still_goes_whatever_moves_elsewhere() -> None:
+    drawn = plan(mask=at(HERE), marks=(mark(HERE, CALIPER),))
+    pictures = (written(HERE, 10), written(HERE, 10) + written(THERE, 255))
+    assert np.array_equal(merged(drawn, plan(), pictures=pictures)[0].mask, at(HERE))
 
 
 @pytest.mark.parametrize("what", ["banner", "area", "ground", "always"])
@@ -139,6 +146,15 @@ def test_a_line_that_changes_goes_whole() -> None:
     assert made.lines == (THERE,)
     assert made.mask[at(LINE)].all()
     assert np.array_equal(made.kept, at(THERE))
+
+
+def test_of_a_line_that_changes_over_tissue_the_strokes_of_the_first_frame_go() -> None:
+    letter, later, end = (44, 12, 46, 18), (54, 12, 56, 18), (66, 12, 68, 18)
+    first = plan(lines=(LINE,), ground=at((20, 0, 90, 30)))
+    pictures = (written(letter, 255), written(later, 255))
+    made, _ = merged(first, plan(mask=at(end), marks=(mark(end),)), pictures=pictures, changed=True)
+    assert made.mask[at(letter)].all()
+    assert not made.mask[at(later)].any()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from ai_pipeline.burnin.find.annotation import Picture
 from ai_pipeline.burnin.find.text import shared_reader
 from ai_pipeline.errors import CleaningFailed
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, echo, silent
+from tests.unit.heads import drawn_head
 
 HEAD_LINE = "NGUYEN THI HOA 24.04.2019 16:43:32"
 
@@ -47,6 +48,13 @@ def test_tissue_and_ticks_at_equal_distances_are_none() -> None:
     picture[8:13, 100:400:6] = 255
     assert tiny_rows(picture[:16], nothing(picture)[:16]) == []
     assert tiny_lines(picture, nothing(picture), shared_reader()) == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_bright_edge_of_bone_with_speckle_is_none(dark: bool) -> None:
+    picture, _ = drawn_head()
+    seen = np.subtract(255, picture, dtype=np.uint8) if dark else picture
+    assert tiny_rows(seen, nothing(seen)) == []
 
 
 @pytest.mark.parametrize(("frames", "shrunk", "level"), [(1, 0.45, 255), (1, 0.5, 150), (2, 0.45, 255)])
