@@ -24,8 +24,13 @@ from ai_pipeline.burnin.decide.layout import (
 )
 from ai_pipeline.burnin.decide.letters import FEWEST, TRACED, are_letters, letter_strokes
 from ai_pipeline.burnin.decide.lines import Rows, cut_by, whole, with_their_rows
-from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, NOTHING_MORE, OVER_TISSUE, Allowed
-from ai_pipeline.burnin.decide.neighbours import by_best_reading, by_their_pair
+from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, NOTHING_MORE, Allowed, names_a_place
+from ai_pipeline.burnin.decide.neighbours import (
+    by_best_reading,
+    by_their_pair,
+    cut_by_the_edge,
+    stands_alone,
+)
 from ai_pipeline.burnin.decide.outline import SMALLEST_LETTER, blocks, with_sides
 from ai_pipeline.burnin.decide.photographed import STEEPEST, TOO_SMALL, are_tiny, slant_of
 from ai_pipeline.burnin.decide.results import by_their_label, by_their_table, texts_together, whole_rows
@@ -39,7 +44,7 @@ from ai_pipeline.burnin.decide.signs import (
     is_sign,
     may_name,
 )
-from ai_pipeline.burnin.decide.texts import Text
+from ai_pipeline.burnin.decide.texts import FEW_CHARACTERS, Text
 from ai_pipeline.burnin.decide.witnesses import confirmed
 from ai_pipeline.burnin.decide.writing import SAME, find_texts
 from ai_pipeline.burnin.find.annotation import (
@@ -507,16 +512,6 @@ class _Scene:
         if not self.clinical:
             return
         self.texts = by_their_pair(by_their_rows(by_best_reading(self.texts)), self.task.allowed)
-        self.texts = [
-            replace(text, meaning=Meaning.ORIENTATION, proof="a side and a place, over tissue")
-            if text.meaning is Meaning.IDENTITY
-            and text.line.confidence >= LEAST_CONFIDENCE
-            and OVER_TISSUE.fullmatch(text.line.text.strip())
-            and share_of(self.ground & ~self.plain, text.box) > 0.9
-            and not self._is_by_a_name(text)
-            else text
-            for text in self.texts
-        ]
         known, flow = self.painted(self.texts), find_flow(self.picture) | self.waves.strips
         places = component_boxes(
             components(with_sides(blocks(self.lettering & ~known), longer=SMALLEST_LETTER))[1]
@@ -542,6 +537,52 @@ class _Scene:
                 self.symbols.append(text)
         others, bars = [*self.unproven, *self.symbols], self.bars & self.graphics
         self.texts = as_scales([*self.texts, *others], bars)[: len(self.texts)]
+
+    def places(self) -> None:
+        """Rule: keep a side, a plane or a part of the body that stands alone over the image or beside it,
+        though its word is a name, too; remove what the picture's edge may cut.
+        """
+        if not self.clinical:
+            return
+        everything, beside, over = [*self.texts, *self.unproven], self.beside_the_image(), self.over_tissue
+
+        def alone(text: Text) -> bool:
+            """Whether a text stands alone over the image; of more than three letters, beside it."""
+            if over(text):
+                return stands_alone(text, everything, self.shape[0], 1.0)
+            near = len(text.letters) > FEW_CHARACTERS and share_of(beside, text.box) == 1
+            return near and stands_alone(text, everything, self.shape[0], 6.0)
+
+        def judged(text: Text) -> Text:
+            """The text with the meaning that its place gives it."""
+            if text.meaning is Meaning.IDENTITY:
+                sure = text.line.confidence >= LEAST_CONFIDENCE and names_a_place(text.line.text)
+                proof = "a side and a place, by itself over the image"
+                return (
+                    replace(text, meaning=Meaning.ORIENTATION, proof=proof) if sure and alone(text) else text
+                )
+            if not cut_by_the_edge(text, self.texts, self.picture) or (
+                text.letters.isalpha() and over(text) and alone(text)
+            ):
+                return text
+            return replace(text, meaning=Meaning.IDENTITY, proof="the picture's edge may cut it")
+
+        self.texts = by_best_reading([judged(text) for text in self.texts])
+
+    def over_tissue(self, text: Text) -> bool:
+        """Whether a text lies over tissue, all but its rim."""
+        return share_of(self.ground & ~self.plain, text.box) > 0.9
+
+    def beside_the_image(self) -> Mask:
+        """The corners beside the lower part of the largest piece of tissue, where a view is written, too."""
+        found = self.nothing()
+        boxes = component_boxes(components(self.ground & ~self.plain)[1])
+        if boxes:
+            left, top, right, bottom = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
+            rim = round(2 * RIM * min(self.shape))
+            # A head line may stand beside the upper part of a sector, its apex.
+            found[top + (bottom - top) // 4 : bottom + rim, max(0, left - rim) : right + rim] = True
+        return found
 
     def _is_by_a_name(self, text: Text) -> bool:
         """Whether what may be a name stands in the row of a text, or right above or below it."""
@@ -572,9 +613,7 @@ class _Scene:
         if self.clinical and self.header.modality in ULTRASOUND:
             # A "%" apart from its number is no text.
             judged = by_their_table([*self.texts, *self.symbols], self.shape[0])
-            tissue = self.ground & ~self.plain
-            # Share of a name that lies over tissue, at least.
-            over = [share_of(tissue, text.box) > 0.9 and not self._is_by_a_name(text) for text in self.texts]
+            over = [self.over_tissue(text) and not self._is_by_a_name(text) for text in self.texts]
             self.texts = whole_rows(by_their_label(judged[: len(self.texts)], over))
 
     def continued(self) -> None:
@@ -697,6 +736,7 @@ RULES = (
     _Scene.photographs,
     _Scene.image_area,
     _Scene.neighbours,
+    _Scene.places,
     _Scene.screen,
     _Scene.results,
     _Scene.continued,

@@ -38,6 +38,7 @@ from ai_pipeline.burnin.decide.technical import harmless_values
 from ai_pipeline.burnin.decide.vocabulary import (
     ALSO_NAMES,
     CODES,
+    GIVEN_NAMES,
     JOINING,
     LABELS,
     LABELS_ALSO_NAMES,
@@ -45,13 +46,15 @@ from ai_pipeline.burnin.decide.vocabulary import (
     MAKERS_AS_WRITTEN,
     NOUNS,
     PHRASES,
+    PLACES,
     PLANES,
     PRESETS,
     PROBE,
     PROBES,
-    SEEN_OVER_TISSUE,
     SIDE_LETTERS,
     SIDES,
+    SIDES_ALSO_NAMES,
+    SIDES_BEHIND,
     VIEWS,
     phrases,
 )
@@ -155,6 +158,7 @@ LENGTH_LABELS = (
     "d|l|w|h|a|b|c|t|ap|tr|cc|si|ml|dist|distance|diam|diameter|length|width|height|depth|wid|hgt|"
     "bpd|hc|ac|fl|ofd|hl|crl|nt|nb|cm|cist mag|cisterna magna|tcd|cer|apd|aptd|ttd|gs|gsd|msd|ys|bod|tib|"
     "fib|rad|uln|vp|afi|mvp|"
+    "ssl|ksl|bip|fod|dbp|lcc|lcn|ccn|lcf|vtd|dap|dtc|dot|cerv|atrium|"
     "cl|cx|cx l|endo|et|em|imt|avg|max|min|mean|perim|circ|ellipse|skin|ssd|dsd|svd"
 )
 """Labels of lengths, circumferences and depths, as a regular expression in lower case."""
@@ -332,12 +336,10 @@ _ADDRESS = re.compile(
 which of twins: fetus A."""
 SUFFIXES = frozenset({"CY", "M"})
 """What may follow an abbreviation after a hyphen: a cyst, a mass."""
-OVER_TISSUE = re.compile(
-    rf"[LR][OKT]|{'|'.join(SEEN_OVER_TISSUE)}|"
-    rf"(?i:{'|'.join(SIDES)}|[LR]) ?(?:[1-9]|1[0-2]|- ?(?:{'|'.join(SUFFIXES)}))"
+_PLACE = re.compile(
+    rf"[LR][OKT]|[34](?:CV|V[CTV])|(?i:{'|'.join(SIDES)}|[LR]) ?(?:[1-9]|1[0-2]|- ?(?:{'|'.join(SUFFIXES)}))"
 )
-"""What names a place where all of it lies over tissue: a side with an hour, a cyst or a mass, a valve, a part
-of a fetus. Elsewhere "R-M" and "AV" could be initials, "RT 9" a room and "HEAD" a name."""
+"""A side with an organ's letter, an hour, a cyst or a mass, and views of a fetal heart."""
 _MEASUREMENT = re.compile("|".join(MEASUREMENTS), re.IGNORECASE)
 _SETTING = re.compile("|".join(SETTINGS), re.IGNORECASE)
 _HARMLESS = NOUNS | VIEWS | SIDES
@@ -384,6 +386,29 @@ def may_be_setting(text: str) -> bool:
 def names_a_view(text: str) -> bool:
     """Whether a text holds a word for a side, a view or an organ, whatever else it says."""
     return not _HARMLESS.isdisjoint(re.split(r"[\W\d_]+", text.upper()))
+
+
+def names_a_place(text: str) -> bool:
+    """Whether a text that stands alone over the image, or beside it, names a side, a plane or a part of the
+    body or of a fetus. Elsewhere "R-M" and "AV" could be initials, "RT 9" a room and "LT HAND" a name.
+    """
+    if _PLACE.fullmatch(text.strip()):
+        return True
+    words = re.split(r"[ /&+.-]+", re.sub(r" ?#?[1-9]$", "", spaced(text)).strip(" .#"))
+    upper = [word.upper() for word in words]
+    sure = [word in CODES or big in _HARMLESS for word, big in zip(words, upper, strict=True)]
+    # Fewer letters may be an abbreviation or initials.
+    parts = [
+        good or ((word == big or len(word) > 3) and big in PLACES | ALSO_NAMES)
+        for good, word, big in zip(sure, words, upper, strict=True)
+    ]
+    if len(words) == 1:
+        return parts[0] and (sure[0] or upper[0] in PLACES or len(words[0]) > 3)
+    more = SIDES_ALSO_NAMES | (GIVEN_NAMES if any(sure) else frozenset())
+    return not more.issuperset(upper) and all(
+        part or big in more or (place and big in SIDES_BEHIND)
+        for place, (part, big) in enumerate(zip(parts, upper, strict=True))
+    )
 
 
 def meaning_of(text: str, confidence: float, allowed: Allowed = NOTHING_MORE) -> Meaning:

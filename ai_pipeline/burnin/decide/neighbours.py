@@ -8,12 +8,17 @@ from dataclasses import replace
 from itertools import permutations
 
 from ai_pipeline.burnin.decide.axes import AXIS
-from ai_pipeline.burnin.decide.layout import in_one_row, is_above, is_same_place
-from ai_pipeline.burnin.decide.meaning import NOTHING_MORE, Allowed, meaning_of
+from ai_pipeline.burnin.decide.layout import aligned, in_one_row, is_above, is_same_place, overlap
+from ai_pipeline.burnin.decide.letters import strokes_in
+from ai_pipeline.burnin.decide.meaning import NOTHING_MORE, Allowed, meaning_of, names_a_place
+from ai_pipeline.burnin.decide.results import HEAD, OF_A_HEAD
 from ai_pipeline.burnin.decide.texts import FEW_CHARACTERS, TOGETHER, Text
-from ai_pipeline.burnin.find.annotation import Box
+from ai_pipeline.burnin.find.annotation import Box, Picture, gaps
 from ai_pipeline.burnin.find.text import UPRIGHT
 from ai_pipeline.contract import Meaning
+
+SURELY = 0.9
+"""Confidence of a reading that is sure of every letter."""
 
 
 def judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> Text:
@@ -37,7 +42,7 @@ def by_best_reading(texts: Sequence[Text]) -> list[Text]:
         for text in texts
         if text.meaning not in {Meaning.IDENTITY, Meaning.SCALE} and len(text.letters) > FEW_CHARACTERS
     ]
-    return [_as_proven(text, proven) for text in texts]
+    return [_as_proven(text, proven) for text in texts if not any(_is_worse(text, other) for other in proven)]
 
 
 def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> list[Text]:
@@ -114,3 +119,67 @@ def _as_proven(text: Text, proven: Sequence[Text]) -> Text:
         if is_same_place(text.box.box, other.box.box) and (not text.line.legible or text.may_say(other)):
             return replace(text, meaning=other.meaning, proof="as another reading of it shows")
     return text
+
+
+def stands_alone(text: Text, others: Sequence[Text], rows: int, apart: float) -> bool:
+    """Whether a text is no part of a patient's line: not at the top of a picture of so many ``rows``, not
+    near the row of a date, a time, an identifier or a comma, and without a possible name or a number beside
+    it, or above or below it within ``apart`` heights. Other readings of it, and other places, are no names.
+    """
+    box, height = text.box.box, text.box.height
+    if box[1] + height / 2 < HEAD * rows:
+        return False
+    return not any(_may_be_of_its_line(text, other, apart) for other in others if other is not text)
+
+
+def _may_be_of_its_line(text: Text, other: Text, apart: float) -> bool:
+    """Whether another text may be of a patient's line that ``text`` is of, too, or is a possible name that
+    stands within ``apart`` heights above or below.
+    """
+    box, height = text.box.box, text.box.height
+    across, down = gaps(box, other.box.box)
+    named = other.meaning is Meaning.IDENTITY and other.line.letters > 1
+    again = across < 0 and down < -height / 2 and other.line.letters <= text.line.letters
+    if again or (named and names_a_place(other.line.text)):
+        return False
+    of_head = OF_A_HEAD.search(other.line.text) or (named and "," in other.line.text)
+    if of_head and down < 2.0 * height:
+        return True
+    number = re.fullmatch(r"\W*\d{2,}\W*\w?", other.line.text) is not None
+    beside = in_one_row(box, other.box.box, 6.0) or max(across, down) < 0.8 * height
+    above = across < 0 and down < (apart if named else 1.0) * height
+    return bool(named or number) and (above or beside)
+
+
+def cut_by_the_edge(text: Text, others: Sequence[Text], picture: Picture) -> bool:
+    """Whether the picture's edge may cut a text to what it is: a number that is of no axis, or a single word,
+    whose strokes touch the left or right edge. "28" may begin a date, and "RIGHT" end a name.
+    """
+    left, top, right, bottom = text.box.box
+    columns = picture.shape[1]
+    if (left > 2 and right < columns - 2) or not re.fullmatch(r"[\d\s.,:/-]+|\w{2,}", text.line.text.strip()):
+        return False
+    drawn = strokes_in(picture, text.box)[max(0, top) : bottom]
+    if not (drawn[:, :2].any() or drawn[:, -2:].any()):
+        return False
+    column = [
+        other
+        for other in others
+        if other.meaning is Meaning.SCALE
+        and other.letters != text.letters
+        and aligned(other.box.box, text.box.box)
+    ]
+    return len(column) < 2
+
+
+def _is_worse(text: Text, other: Text) -> bool:
+    """Whether a text is a worse reading of a line that was surely read as the text ``other``: of the same
+    letters, or not sure, in a box that has the line's lower or upper part.
+    """
+    one, line = text.box.box, other.box.box
+    if text.meaning is not Meaning.IDENTITY or is_same_place(one, line) or not text.may_say(other):
+        return False
+    if text.letters == other.letters:
+        return max(overlap(one, line), overlap(line, one)) > 0.6
+    within = one[0] >= line[0] - 2 and one[2] <= line[2] + 2 and overlap(one, line) >= 0.45
+    return within and text.line.confidence < SURELY < other.line.confidence

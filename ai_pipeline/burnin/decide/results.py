@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ai_pipeline.burnin.decide.layout import aligned, in_one_row, is_above, is_same_place, overlap
-from ai_pipeline.burnin.decide.meaning import CALIPER_SIGNS, LEAST_OF_SETTING, LONGEST, TICKS
+from ai_pipeline.burnin.decide.meaning import CALIPER_SIGNS, LEAST_OF_SETTING, LENGTH_LABELS, LONGEST, TICKS
 from ai_pipeline.burnin.decide.texts import TOGETHER, Text
 from ai_pipeline.burnin.find.annotation import Box, gaps
 from ai_pipeline.burnin.find.text import LEGIBLE
@@ -58,6 +58,13 @@ _NAMED = re.compile(rf"{_INDEX}{_LABEL}(?: ?[:=.])?", re.IGNORECASE)
 _UNIT_ALONE = re.compile(_UNIT, re.IGNORECASE)
 OF_A_HEAD = re.compile(r"\d{5}|\d\d?[./-]\d\d?[./-]\d\d|\d{4}-\d|\d:\d\d")
 """What only a head line has: a date, a time, an identifier."""
+_DUE = re.compile(
+    r"(?:edd|edc|vgt|et|dpa|dpp|fpp|ppt|tp|due)(?: ?\(?[a-z]{2,4}\)?)?[ .:=]*(?=[\d./ -]*\d[./-]\d)[\d./ -]+",
+    re.IGNORECASE,
+)
+"""A due date: it stands below the results that it follows from, and no name does so."""
+_OF_AN_AGE = re.compile(rf"(?:{LENGTH_LABELS}|ga|aua|cua|ega)", re.IGNORECASE)
+"""A label whose number may be an age in weeks, though the row stands on top of its table."""
 _DATE = re.compile(r"(?:0?[1-9]|[12]\d|3[01])[.,](?:0[1-9]|1[0-2])")
 
 
@@ -269,14 +276,15 @@ def _without_ages_on_top(table: Sequence[Row]) -> list[Row]:
     """Drop the first rows of a table if their numbers may be ages, and no words prove the contrary: "KIM
     32w4d" may be a head line of the panel.
     """
-    results = [
-        row
-        for row in table
-        if row.measured
-        or re.search(r"\d[.,]\d", row.unsure)
-        or all(text.meaning is Meaning.MEASUREMENT for text in row.texts)
-    ]
+    results = [row for row in table if _is_no_age(row)]
     return [row for row in table if row in results or any(_stands_before(other, row) for other in results)]
+
+
+def _is_no_age(row: Row) -> bool:
+    """Whether a row's number has a unit or a point, or words that are those of a result."""
+    known = len(row.words) > 2 and _OF_AN_AGE.fullmatch(row.words)
+    proven = all(text.meaning is Meaning.MEASUREMENT for text in row.texts)
+    return bool(row.measured or proven or known or re.search(r"\d[.,]\d", row.unsure))
 
 
 def _stands_before(row: Row, other: Row) -> bool:
@@ -322,7 +330,13 @@ def _share_place(row: Row, other: Row) -> bool:
 
 def _others(texts: Sequence[Text], table: Sequence[Row]) -> Iterable[Text]:
     """The texts outside a table that may name somebody."""
-    return (text for text in texts if text.meaning is Meaning.IDENTITY and not _is_in(text, table, 0.5))
+    return (
+        text
+        for text in texts
+        if text.meaning is Meaning.IDENTITY
+        and not _is_in(text, table, 0.5)
+        and not _DUE.fullmatch(_plain(text.line.text))
+    )
 
 
 def _adjoins(text: Text, row: Row) -> bool:

@@ -16,8 +16,10 @@ from ai_pipeline.burnin.decide.meaning import (
     SETTING_CHARACTERS,
     Allowed,
     meaning_of,
+    names_a_place,
+    names_a_view,
 )
-from ai_pipeline.burnin.decide.vocabulary import ALSO_NAMES
+from ai_pipeline.burnin.decide.vocabulary import ALSO_NAMES, PLACES
 from ai_pipeline.contract import Meaning
 from tests.unit.ai_pipeline.burnin.cleaning_lab import ACOUSTIC, IDENTITY
 from tests.unit.ai_pipeline.burnin.names_lab import NAMES, UNSAFE_LABELS
@@ -75,11 +77,32 @@ HARMLESS = {
         "IZQ", "OVARIO DERECHO", "OVARIO IZQUIERDO", "Ovaire gauche", "FÍGADO", "左卵巢", "右侧",
         "HARNBLASE", "LI NIERE RENAL", "feto b", "FETUS A", "자궁", "좌측 난소",
         "PERIPHERAL ZONE LEFT PROSTATE", "PAROI CAECUM", "VEJIGA PREMICCION", "3CH",
-        "Spleen Length", "颈动脉血管",
+        "Spleen Length", "颈动脉血管", "PROFILE", "TRIANGULO FACIAL", "LABIOS", "IT'S A GIRL",
     ),
     Meaning.LOGO: ("GE", "GE Healthcare", "SIEMENS", "PHILIPS", "SAMSUNG MEDISON", "Mindray",
         "'Voluson", "·Voluson"),
 }  # fmt: skip
+
+
+PLACES_ALONE = (
+    "HAND", "LT HAND", "R FOOT", "Hand", "NOSE/LIPS", "BABY GIRL", "LS", "AV", "L 3", "RT 9", "R-M", "4CV",
+    "HEAD 2", "LEBER RE", "Niere li", "REIN D", "RENE DX", "RIM E", "CARA FETAL", "MANO DER", "DALAK SOL",
+    "NIER LINKS", "LONG",
+)  # fmt: skip
+NO_PLACES = (
+    "SMITH", "HAND MARIA", "LONG JOHN", "HEAD, JOHN", "D HAND", "A HAND", "HAND 45", "BABY KIM", "RENE",
+    "CARA", "NINA", "Ls", "LI", "LI RE", "DER", "ICA", "RENE HAND", "HAND A", "L", "", "12.03",
+)  # fmt: skip
+
+
+def test_a_part_of_the_body_names_a_place_and_a_name_beside_it_does_not() -> None:
+    assert [words for words in PLACES_ALONE if not names_a_place(words)] == []
+    assert [words for words in NO_PLACES if names_a_place(words)] == []
+
+
+def test_of_the_words_that_name_a_place_alone_few_are_names() -> None:
+    taken = {name for name in NAMES if names_a_place(name) or meaning_of(name, 1.0) is Meaning.ORIENTATION}
+    assert {name.upper() for name in taken} <= ALSO_NAMES | PLACES
 
 
 HOSPITALS = (
@@ -172,7 +195,7 @@ def test_a_name_beside_harmless_text_makes_all_of_it_identity(
 ) -> None:
     text = joint.join((write(name), known) if first else (known, write(name)))
     # "LIVER LONG": the noun says what the word is
-    a_word = name.upper() in ALSO_NAMES and meaning_of(known, 1.0) is Meaning.ORIENTATION
+    a_word = name.upper() in ALSO_NAMES and names_a_view(known)
     assert a_word or meaning_of(text, 1.0) is IDENTITY
 
 

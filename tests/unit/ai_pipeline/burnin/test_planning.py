@@ -484,14 +484,15 @@ def test_marks_are_cut_to_the_picture() -> None:
     ("words", "over_tissue", "beside", "stays"),
     [
         ("AV", True, None, True),
-        ("PROFILE", True, None, True),
+        ("LT HAND", True, None, True),
         ("AV", False, None, False),  # initials
-        ("PROFILE", True, (125, 20, 200, 60), False),
-        ("PROFILE", True, (20, 64, 120, 100), False),
+        ("HAND", False, None, False),
+        ("LT HAND", True, (125, 20, 200, 60), False),
+        ("LT HAND", True, (20, 64, 120, 100), False),
         ("SMITH", True, None, False),
     ],
 )
-def test_a_valve_or_a_part_of_a_fetus_stays_over_tissue_away_from_a_name(
+def test_a_valve_or_a_part_of_the_body_stays_over_tissue_away_from_a_name(
     plan: Plan, words: str, over_tissue: bool, beside: Box | None, stays: bool
 ) -> None:
     sure = Text(level_box(NAME_BOX, 0.9), Line(words, 0.97, legible=True), IDENTITY)

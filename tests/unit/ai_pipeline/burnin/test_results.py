@@ -216,3 +216,8 @@ def test_a_label_above_a_table_is_not_in_it_because_a_row_was_read_in_a_high_box
     table = lines("Kist 4.5 cm", "Duvar 3.2 cm", "Hacim 9 ml")
     again, above = text("Kist 4.5 cm", (96, 193, 184, 225)), text("KIM", (100, 176, 150, 194))
     assert stays([above, *table, again]) == [False, True, True, True, True]
+
+
+def test_a_due_date_below_two_results_is_no_name_near_them() -> None:
+    assert stays(lines("Kist 4.54cm", "Ord 11w2d", "VGT 24.02.2026"))[:2] == [True, True]
+    assert stays(lines("Kist 4.54cm", "Ord 11w2d", "KIM 24.02.2026"))[:2] == [False, False]
