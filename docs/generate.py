@@ -286,7 +286,8 @@ def _life_cycle(cycle: Mapping[tuple[Any, EventType], Any]) -> str:
 
 def pipelines_part() -> str:
     """What the cards of our pipelines say, with a table of the options of each."""
-    ours = [card for card in pipelines.cards() if PIPELINES[card.name].value.startswith("ai_pipeline.")]
+    packages = ("ai_pipeline.", "dicom_connectors.")
+    ours = [card for card in pipelines.cards() if PIPELINES[card.name].value.startswith(packages)]
     return "\n".join(_pipeline(card) for card in ours)
 
 

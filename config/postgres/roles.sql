@@ -29,7 +29,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC, dicom_node_any, dicom_nod
 GRANT USAGE ON SCHEMA public TO dicom_node_any;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO dicom_node_any;
 GRANT SELECT ON
-    alembic_version, archive_question, association, audit, claimed_workitem, cleaning_review, commitment, counted_image, cursor, decision,
+    alembic_version, answer_object, archive_question, association, audit, awaited_answer, claimed_workitem, cleaning_review, commitment, counted_image, cursor, decision,
     delivery, disk_sample, drawn_by_hand, event, feedback, held_result, installation, instance, job, lease, model_count,
     notification, notified_event, original, performed_step, received_object, removal, reported_finding, requested_commitment, result,
     site_process, step_object, step_study, study, study_fetch, study_name, study_trace, waiting_report,
@@ -52,12 +52,13 @@ GRANT INSERT, DELETE ON study_name TO dicom_node_receives;
 GRANT SELECT ON registered_patient TO dicom_node_receives;
 GRANT INSERT, UPDATE ON archive_question, instance, original, received_object, study_fetch TO dicom_node_receives;
 GRANT INSERT, UPDATE, DELETE ON association, claimed_workitem, disk_sample, performed_step, step_object, step_study TO dicom_node_receives;
-GRANT UPDATE ON cleaning_review, held_result TO dicom_node_receives;
+GRANT UPDATE ON awaited_answer, cleaning_review, held_result TO dicom_node_receives;
+GRANT INSERT ON answer_object TO dicom_node_receives;
 GRANT DELETE ON counted_image, event, model_count TO dicom_node_receives;
 
 -- What models made of images.
 GRANT dicom_node_any TO dicom_node_works;
-GRANT INSERT ON counted_image TO dicom_node_works;
+GRANT INSERT ON awaited_answer, counted_image TO dicom_node_works;
 GRANT INSERT, DELETE ON held_result, reported_finding TO dicom_node_works;
 GRANT INSERT, UPDATE ON cleaning_review, model_count TO dicom_node_works;
 GRANT SELECT, INSERT, UPDATE ON learnt_screen TO dicom_node_works;

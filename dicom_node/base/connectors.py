@@ -7,6 +7,7 @@ none: it asks a group of entry points for all that is installed, or for the one 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from threading import Event
@@ -14,6 +15,8 @@ from traceback import format_exception_only
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, create_model
+
+from dicom_node.base.events import EventType
 
 _INSTALLED = entry_points()
 _FAULTS: dict[EntryPoint, str] = {}
@@ -44,6 +47,33 @@ class Gauge:
     help: str
     value: float
     labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A received object, offered to connectors before it becomes part of a study. What could not be read of
+    it is "".
+    """
+
+    calling_ae: str
+    study_instance_uid: str
+    sop_instance_uid: str
+    dataset_sha256: str
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a connector says of an arrival that it takes: it starts no job and changes no study.
+
+    ``study_id``: the study that it is kept with; None: it goes into quarantine under its sender. ``event``
+    records it, with ``reason``. ``keep`` is called with the id of its row, in the same transaction.
+    """
+
+    study_id: int | None
+    event: EventType
+    reason: str = ""
+    keep: Callable[[int], object] = bool
 
 
 @cache

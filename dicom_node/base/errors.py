@@ -33,6 +33,8 @@ Each message says what is wrong and what to do; none holds PHI. Every error has 
     * HandedBack: the worker stops, another one does the job
     * TimeLimitReached: it took too long
     * WorkerSpent: an image took the worker's memory
+    * AnswerAwaited: another party works on it, and the job goes on with its answer
+  * NoAnswer: another party that a job needs did not answer in time, or refused it
 """
 
 from collections.abc import Sequence
@@ -242,3 +244,18 @@ class TimeLimitReached(TryEnded):
 
 class WorkerSpent(TryEnded):
     """An image exhausted the worker's memory: the job is tried again in a new process."""
+
+
+class AnswerAwaited(TryEnded):
+    """Another party works on the study: the job is claimed again when its answer is there, or after
+    ``seconds``; this try is not counted.
+    """
+
+    def __init__(self, reason: str, seconds: float) -> None:
+        """Store what is awaited, in words, and when to look again at the latest."""
+        super().__init__(reason)
+        self.seconds = seconds
+
+
+class NoAnswer(NodeError):
+    """Another party did not answer in time, or refused the study: the job fails for good."""

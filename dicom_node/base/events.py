@@ -164,7 +164,8 @@ TYPES: Final[Mapping[str, EventType]] = {
     "NO_RULE": EventType(3010, "no rule applies to the study"),
     "JOB_HANDED_BACK": EventType(
         3011,
-        "job returned to the queue: its worker stops, or database, disk or object store fail",
+        "job returned to the queue: its worker stops, database, disk or object store fail, or an answer is "
+        "awaited",
     ),
     "WORKER_READY": EventType(3020, "worker ready, models warm"),
     "SCORES_DRIFTED": EventType(3021, "model scores have drifted", _WARNING),
@@ -183,6 +184,20 @@ TYPES: Final[Mapping[str, EventType]] = {
     ),
     "PROGRAM_DIFFERS": EventType(
         3041, "a program answered differently to the same input: its first answer stays", _WARNING
+    ),
+    "ANSWER_SENDING": EventType(3050, "a study is being sent to a vendor's AI"),
+    "ANSWER_AWAITED": EventType(3051, "a vendor's AI has a study: its answer is awaited"),
+    "ANSWER_WHOLE": EventType(3052, "a vendor's AI answered: its objects are judged"),
+    "ANSWER_SILENT": EventType(3053, "a vendor's AI gave no whole answer in time: it did not run", _ERROR),
+    "ANSWER_LATE": EventType(
+        3054, "a vendor's AI answers after its deadline: results will wait for a person", _WARNING
+    ),
+    "ANSWER_DROPPED": EventType(
+        3055, "an answer of a vendor's AI is awaited no more: its job ended or its study changed", _WARNING
+    ),
+    "ANSWER_ASIDE": EventType(3056, "an object of a vendor's AI changes nothing", _WARNING),
+    "ANSWER_UNKNOWN": EventType(
+        3057, "objects of a vendor's AI are of no study that it was sent: in quarantine", _ERROR
     ),
     "RESULT_BUILT": EventType(4001, "result object built"),
     "RESULT_REFUSED": EventType(4002, "result object refused by the gate", _ERROR),

@@ -265,6 +265,7 @@ class Outcome(StrEnum):
     QUARANTINED = "quarantined"  # faulty content
     TAKEN = "taken"  # was a conflict; a person took this version
     SET_ASIDE = "set_aside"  # a person took another one; or it says less, or is no correction of its sender
+    ANSWER = "answer"  # of a vendor's AI, to a study that was sent to it: no part of the study
 
 
 class AssociationOutcome(StrEnum):
@@ -618,8 +619,20 @@ class WorkitemState(StrEnum):
     GIVEN_UP = "given_up"  # the manager does not take the outcome
 
 
+class AwaitedState(StrEnum):
+    """The state of an answer that is awaited from a vendor's AI server."""
+
+    WAITING = "waiting"  # for a place: the vendor has as many studies as it may have at once
+    SENDING = "sending"
+    AWAITED = "awaited"  # the vendor has all images, and its time runs
+    ANSWERED = "answered"  # whole: nothing that comes later changes it
+    SILENT = "silent"  # no whole answer in time: the job fails
+    LATE = "late"  # objects came after that: their results will wait for a person
+    DROPPED = "dropped"  # the job ended, or the study changed
+
+
 _S, _J, _D, _C, _H = StudyState, JobState, DeliveryState, CommitmentState, HeldState
-_F, _R, _W = FetchState, RequestedState, WorkitemState
+_F, _R, _W, _A = FetchState, RequestedState, WorkitemState, AwaitedState
 _State = TypeVar("_State", bound=StrEnum)
 
 
@@ -709,6 +722,15 @@ WORKITEM = _table(
     ({_W.CLAIMING, _W.CLAIMED, _W.ENDING}, events.WORKITEM_GIVEN_UP, _W.GIVEN_UP),
 )
 
+AWAITED = _table(
+    ({_A.WAITING}, events.ANSWER_SENDING, _A.SENDING),
+    ({_A.SENDING}, events.ANSWER_AWAITED, _A.AWAITED),
+    ({_A.AWAITED, _A.LATE}, events.ANSWER_WHOLE, _A.ANSWERED),
+    ({_A.SENDING, _A.AWAITED}, events.ANSWER_SILENT, _A.SILENT),
+    ({_A.SILENT}, events.ANSWER_LATE, _A.LATE),
+    ({_A.WAITING, _A.SENDING, _A.AWAITED, _A.LATE}, events.ANSWER_DROPPED, _A.DROPPED),
+)
+
 LIFE_CYCLES: Mapping[str, Mapping[tuple[Any, events.EventType], Any]] = {
     "study": STUDY,
     "job": JOB,
@@ -718,6 +740,7 @@ LIFE_CYCLES: Mapping[str, Mapping[tuple[Any, events.EventType], Any]] = {
     "held result": HELD,
     "fetched study": FETCH,
     "work item": WORKITEM,
+    "answer of a vendor's AI": AWAITED,
 }
 """All of them by what they are of, for whoever draws or tests them."""
 
@@ -725,6 +748,7 @@ UNDECIDED = frozenset({_H.WAITING, _H.OVERDUE})
 OPEN_JOBS = frozenset({_J.QUEUED, _J.RUNNING})
 OPEN_FETCHES = frozenset({_F.WAITING, _F.FETCHING})
 OPEN_WORKITEMS = frozenset({_W.CLAIMING, _W.CLAIMED, _W.ENDING})
+OPEN_AWAITED = frozenset({_A.WAITING, _A.SENDING, _A.AWAITED, _A.LATE})
 OPEN_DELIVERIES = frozenset({_D.PENDING, _D.SENDING, _D.UNCONFIRMED})
 END_STATES = frozenset({_S.DELIVERED, _S.NOT_APPLICABLE, _S.QUARANTINED, _S.FAILED, _S.CANCELLED})
 

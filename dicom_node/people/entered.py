@@ -20,6 +20,7 @@ from dicom_node.base.actions.action import allowed_to
 from dicom_node.base.config.addresses import LocalAddress, remote_address
 from dicom_node.base.config.loading import SAVED, file_of, fingerprint, newest, undercuts, versions
 from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.rule import PROGRAMS as OF_OTHERS
 from dicom_node.base.config.rule import RuleSettings
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.section import REVEALED, did_you_mean
@@ -39,7 +40,7 @@ Kind = Literal["peers", "rules"]
 LONGEST: Final = 16 * 1024
 """Characters of peers or rules that a person writes."""
 _MODELS: Final[Mapping[str, type[BaseModel]]] = {"peers": PeerSettings, "rules": RuleSettings}
-PROGRAMS: Final = ("command", "container")
+PROGRAMS: Final = tuple(sorted(OF_OTHERS))
 """Pipelines of rules that only the configuration files may have."""
 
 
@@ -354,7 +355,7 @@ def _refuse_risky(settings: Settings, kind: Kind, content: Mapping[str, Any]) ->
     if kind == "peers" and not settings.console.local_peers:
         _refuse_local(content)
     if kind == "rules" and content.get("pipeline") in PROGRAMS:
-        raise FaultyInput("pipeline: rules that run programs belong in the configuration files")
+        raise FaultyInput("pipeline: rules that run programs of others belong in the configuration files")
 
 
 def _refuse_for_files(kind: Kind, content: Mapping[str, Any]) -> None:

@@ -6,11 +6,13 @@ A study that changed or is in doubt is stopped: a conflict puts it into quaranti
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
+from dicom_node.base.connectors import Arrival, Claim, every
 from dicom_node.base.dicom.identity import identity_sha256
 from dicom_node.base.files import Files
 from dicom_node.base.lifecycle import (
@@ -57,6 +59,10 @@ _EVENTS: dict[Outcome, events.EventType] = {
     Outcome.QUARANTINED: events.OBJECT_QUARANTINED,
     Outcome.SET_ASIDE: events.IDENTITY_NOT_TAKEN,
 }
+_OF_NOBODY: dict[str, Any] = {
+    **dict.fromkeys(("study_instance_uid", "patient_id", "issuer_of_patient_id", "study_date"), ""),
+    "identity": {},
+}
 _OF_OTHERS = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
 _NOT_SEEN = "its study, or the object, is here from senders that the user who stored it does not see"
 
@@ -99,6 +105,7 @@ class ObjectRows:
         self._files = Files(settings)
         self._peers = {peer.ae_title: peer for peer in settings.peers if "send" in peer.may}
         self.names = PatientNames(settings.node.data_dir, make_key=True)
+        self._offers = [offer for make in every("arrivals") if (offer := make(settings))]
 
     def index(self, session: Session, item: Arrived) -> Path:
         """Write the rows of a received object; return the path for its file, or of a stored file with the
@@ -108,6 +115,8 @@ class ObjectRows:
         object that another machine has not uploaded yet.
         """
         item = _as_seen(session, item)
+        if claim := self._claimed(session, item):
+            return self._write_claimed(session, item, claim)
         role = self._role(session, item)
         study = self._study(session, item, role)  # locked first: what is stored of it cannot be purged now
         kept = self._comparison.stored_copy(session, item)
@@ -133,6 +142,41 @@ class ObjectRows:
             self._quarantine(session, judged)
         else:
             self._accept(session, judged)
+        return place
+
+    def _claimed(self, session: Session, item: Arrived) -> Claim | None:
+        """Return what the connector says that takes this object; None if none does, or it is our result."""
+        found, arrival = item.found, item.arrival
+        if not self._offers or results.is_result(session, found.sop_instance_uid):
+            return None
+        offered = Arrival(
+            arrival.calling_ae,
+            found.study_instance_uid,
+            found.sop_instance_uid,
+            found.dataset_sha256,
+            arrival.received_at,
+        )
+        return next(filter(None, (offer(session, offered) for offer in self._offers)), None)
+
+    def _write_claimed(self, session: Session, item: Arrived, claim: Claim) -> Path:
+        """Write the row of an object that a connector takes; return the path for its file.
+
+        In quarantine, in the entry of its sender, it says nothing of patient and study: these are of others.
+        """
+        role = ObjectRole.NON_SOURCE
+        if claim.study_id is None:
+            found = replace(item.found, **_OF_NOBODY, fault=item.found.fault or claim.reason)
+            item = replace(item, found=found)
+            study, judgement = self._study(session, item, role), Judgement(Outcome.QUARANTINED, found.fault)
+            if study.state is not StudyState.QUARANTINED:  # of a flood the first one
+                _record(session, study, item, claim.event, claim.reason)
+            place = self._spool.place(item.path, None)
+            self._quarantine(session, JudgedObject(study, item, role, None, judgement, place))
+            return place
+        study, judgement = session.get_one(Study, claim.study_id), Judgement(Outcome.ANSWER, claim.reason)
+        place = self._spool.place(item.path, item.found.study_instance_uid)
+        claim.keep(self._write_received(session, JudgedObject(study, item, role, None, judgement, place)))
+        _record(session, study, item, claim.event, claim.reason)
         return place
 
     def make_current(self, session: Session, study: Study, item: Arrived) -> None:
@@ -310,27 +354,27 @@ class ObjectRows:
         study.study_date = found.study_date
         self.names.enter(session, study, found.identity.get("PatientName", ""))
 
-    def _write_received(self, session: Session, judged: JudgedObject) -> None:
-        """Add the row of a received object, with what became of it."""
+    def _write_received(self, session: Session, judged: JudgedObject) -> int:
+        """Add the row of a received object, with what became of it; return its id."""
         item = judged.item
-        session.add(
-            ReceivedObject(
-                spool_name=item.spool_name,
-                path=self._files.relative(judged.place),
-                dataset_sha256=item.found.dataset_sha256,
-                sha256="" if self._files.bucket and judged.place.stem == item.spool_name else None,
-                study_id=judged.study.id,
-                sop_instance_uid=item.found.sop_instance_uid,
-                outcome=judged.judgement.outcome,
-                reason=judged.judgement.reason,
-                association=item.arrival.association,
-                calling_ae=item.arrival.calling_ae,
-                called_ae=item.arrival.called_ae,
-                bytes=item.size,
-                received_at=item.arrival.received_at,
-            )
+        row = ReceivedObject(
+            spool_name=item.spool_name,
+            path=self._files.relative(judged.place),
+            dataset_sha256=item.found.dataset_sha256,
+            sha256="" if self._files.bucket and judged.place.stem == item.spool_name else None,
+            study_id=judged.study.id,
+            sop_instance_uid=item.found.sop_instance_uid,
+            outcome=judged.judgement.outcome,
+            reason=judged.judgement.reason,
+            association=item.arrival.association,
+            calling_ae=item.arrival.calling_ae,
+            called_ae=item.arrival.called_ae,
+            bytes=item.size,
+            received_at=item.arrival.received_at,
         )
+        session.add(row)
         session.flush()
+        return row.id
 
 
 def _as_seen(session: Session, item: Arrived) -> Arrived:

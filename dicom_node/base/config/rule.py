@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from dicom_node.base.config.section import MODALITY, Name, Section, refuse
+from dicom_node.base.connectors import installed
 from dicom_node.base.lifecycle import CONSOLE_NAME, ResultKind
 
 Patterns = tuple[Annotated[str, Field(min_length=1)], ...]
@@ -113,8 +114,8 @@ class ResultSettings(Section):
         return f"{self.when}: {', '.join(does)}"
 
 
-PROGRAMS: Final = frozenset({"command", "container"})
-"""Pipelines that read files themselves: a rule gives them objects of any SOP class."""
+PROGRAMS: Final = frozenset({"command", "container", *installed("answers")})
+"""Pipelines that read files themselves, here or elsewhere: a rule gives them objects of any SOP class."""
 
 
 class RuleSettings(Section):

@@ -176,7 +176,9 @@ def unread_beside(session: Session, study_id: int) -> int:
         ReceivedObject.outcome == Outcome.QUARANTINED,
         ReceivedObject.association != "",
         ReceivedObject.association.in_(
-            select(ReceivedObject.association).where(ReceivedObject.study_id == study_id)
+            select(ReceivedObject.association).where(
+                ReceivedObject.study_id == study_id, ReceivedObject.outcome != Outcome.ANSWER
+            )
         ),
         Study.study_instance_uid.is_(None),
         ~exists().where(Instance.sop_instance_uid == ReceivedObject.sop_instance_uid),

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from dicom_node.base.errors import NodeError, NotAllowedNow
 from dicom_node.base.events import STUDY_MOVED, Event, EventType, happened
 from dicom_node.base.lifecycle import (
+    AWAITED,
     COMMITMENT,
     DELIVERY,
     END_STATES,
@@ -36,6 +37,7 @@ from dicom_node.base.lifecycle import (
     StudyState,
     study_state,
 )
+from dicom_node.base.store.awaited import AwaitedAnswer
 from dicom_node.base.store.database import EVENTS, Database
 from dicom_node.base.store.mapping import Base, has_come
 from dicom_node.base.store.tables import (
@@ -55,7 +57,7 @@ from dicom_node.base.store.tables import (
 
 _LEAST_PAUSE = 5.0  # seconds before a lease that somebody else holds is asked for again
 _State = TypeVar("_State", bound=StrEnum)
-_Row = Job | Delivery | Commitment | RequestedCommitment | Fetch | ClaimedWorkitem
+_Row = Job | Delivery | Commitment | RequestedCommitment | Fetch | ClaimedWorkitem | AwaitedAnswer
 
 # FOR NO KEY UPDATE: an event that others write about the study holds KEY SHARE on it, and does not wait.
 FOR_UPDATE = {"key_share": True}
@@ -88,6 +90,7 @@ _CYCLES: Mapping[type[Base], tuple[Mapping[Any, Any], Sequence[str], Mapping[str
         _AS_READ,
         _OF_STUDY | {"workitem": "workitem_uid", "outcome": "outcome"} | _HOW,
     ),
+    AwaitedAnswer: (AWAITED, _AS_READ, _OF_STUDY | {"job": "job_id", "reason": "reason"}),
 }
 """The life cycle of a table's rows, the columns that must be as read, and the columns that an event has, by
 the names of its fields; of a list its length.

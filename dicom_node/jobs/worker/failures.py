@@ -16,7 +16,14 @@ from ai_pipeline.errors import (
     disk_fault,
 )
 from ai_pipeline.images.limits import lacks_memory
-from dicom_node.base.errors import DecodedDifferently, NodeError, StoreAway, TimeLimitReached, TryEnded
+from dicom_node.base.errors import (
+    DecodedDifferently,
+    NoAnswer,
+    NodeError,
+    StoreAway,
+    TimeLimitReached,
+    TryEnded,
+)
 from dicom_node.results.concepts import Cause
 
 
@@ -29,7 +36,7 @@ class JobFailed(Exception):
         self.cause = cause
 
 
-FINAL = (JobFailed, PixelError, NoNumber, CleaningFailed, DecodedDifferently)
+FINAL = (JobFailed, PixelError, NoNumber, CleaningFailed, DecodedDifferently, NoAnswer)
 
 
 @contextmanager
@@ -73,7 +80,7 @@ _CAUSES = (
     ((PixelError, DecodedDifferently), Cause.FORMAT),
     ((CleaningFailed,), Cause.QUALITY),
     ((TimeLimitReached, ProgramStopped), Cause.RESOURCES),
-    ((CardError, NoNumber), Cause.EQUIPMENT),
+    ((CardError, NoNumber, NoAnswer), Cause.EQUIPMENT),
 )
 
 

@@ -27,7 +27,9 @@ from ai_pipeline.errors import CleaningFailed, PluginError
 from ai_pipeline.images.limits import lacks_memory
 from dicom_node.base.config.loading import is_behind
 from dicom_node.base.config.settings import Settings
+from dicom_node.base.connectors import installed
 from dicom_node.base.errors import (
+    AnswerAwaited,
     HandedBack,
     JobCancelled,
     LeaseLost,
@@ -271,6 +273,8 @@ class Worker:
                 step = partial(self._results.end, job, JobState.CANCELLED)
             except (StoreAway, NotTakenOverYet) as away:
                 step = partial(hand_back, min(_AWAY_SECONDS * job.attempts, _LONGEST_AWAY_SECONDS), str(away))
+            except AnswerAwaited as awaited:
+                step = partial(hand_back, awaited.seconds, str(awaited))
             except SQLAlchemyError as error:  # while it is tried again, the heartbeat keeps the lease
                 step = partial(hand_back, reason="the database did not answer")
                 if not is_undone(error):
@@ -287,7 +291,7 @@ class Worker:
         try:
             with disk_apart():
                 self._try(attempt, report)
-        except (LeaseLost, JobCancelled, StoreAway, NotTakenOverYet):
+        except (LeaseLost, JobCancelled, StoreAway, NotTakenOverYet, AnswerAwaited):
             raise
         except HandedBack:
             self._queue.hand_back(job)
@@ -367,7 +371,11 @@ class Worker:
             report(_ACCEPTED + share * (_ANALYSED - _ACCEPTED), what)
 
         report(_ACCEPTED, "analysing")
-        result, faults = self._analysis.run(pipeline, attempt.images.readable, job.options, progress)
+        if offer := installed("answers").get(job.pipeline):  # another party analyses the images
+            answer = offer.load()
+            result, faults = answer(self._database, self._settings, job, attempt.images.readable), {}
+        else:
+            result, faults = self._analysis.run(pipeline, attempt.images.readable, job.options, progress)
         self._leave_out(attempt, faults)
         result = replace(result, quality=(*result.quality, *missing_notes(attempt.images, attempt.refused)))
         report(_ANALYSED, "building results")

@@ -37,6 +37,7 @@ from dicom_node.base.errors import CannotRun, NodeError, NotAllowedNow, SchemaOu
 from dicom_node.base.lifecycle import (
     LIFE_CYCLES,
     READ_FROM_WORK,
+    AwaitedState,
     CommitmentState,
     DeliveryState,
     FetchState,
@@ -50,6 +51,7 @@ from dicom_node.base.lifecycle import (
 )
 from dicom_node.base.sitekey import PatientNames, path_of
 from dicom_node.base.store import transitions, views
+from dicom_node.base.store.awaited import AwaitedAnswer
 from dicom_node.base.store.database import SHORTEST, Changes, Database, reason_of
 from dicom_node.base.store.mapping import Base
 from dicom_node.base.store.tables import (
@@ -294,6 +296,7 @@ MOVES: dict[str, tuple[type[Any], type[Any], Callable[[Session, Any, events.Even
     "held result": (HeldResult, HeldState, lambda session, row, event: move_held(session, [row], event)),
     "fetched study": (Fetch, FetchState, move),
     "work item": (ClaimedWorkitem, WorkitemState, move),
+    "answer of a vendor's AI": (AwaitedAnswer, AwaitedState, move),
 }
 
 
@@ -314,6 +317,15 @@ def filled_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databa
         Fetch(peer="pacs", study_instance_uid="1.2.4", **asked),
         RequestedCommitment(
             peer="us1", calling_ae="US1", transaction_uid="2.25.2", objects=["1.2 1.3"], **asked
+        ),
+        AwaitedAnswer(
+            study_id=study.id,
+            job_id=job.id,
+            peer="vendor",
+            study_instance_uid="1.2.3",
+            began_at=NOW,
+            limit_at=NOW,
+            next_at=NOW,
         ),
         ClaimedWorkitem(
             peer="ris",

@@ -1,0 +1,76 @@
+"""The pipeline ``remote``: its options and card. A job of it waits for the answer of a vendor's AI server."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+from ai_pipeline.contract import (
+    Accept,
+    ModelRef,
+    PipelineCard,
+    PipelineOptions,
+    PipelineResult,
+    Progress,
+    Refuse,
+    SourceImage,
+    option,
+)
+from ai_pipeline.errors import ProgramFailed
+from ai_pipeline.models.registry import NAME
+
+_NAMED: Final = "letters, digits, '.', '_', '+' and '-', 64 at most: results name it"
+
+
+class RemoteOptions(PipelineOptions):
+    """Options of the pipeline ``remote``."""
+
+    peer: str = option(..., "Peer", wanted="the name of a peer that may send and receive", min_length=1)
+    """The peer that is the vendor's server: it gets the images by C-STORE, and what it sends to the node's
+    listener under its AE title is its answer."""
+    model: str = option(..., "Model", wanted=_NAMED, pattern=f"^{NAME.pattern}$")
+    """What results name as the model: letters, digits, `.`, `_`, `+`, `-`."""
+    version: str = option(..., "Version of the model", wanted=_NAMED, pattern=f"^{NAME.pattern}$")
+    """The same for its version. Raise it when the vendor changes its algorithm."""
+    deadline: float = option(10.0, "Deadline", unit="min", gt=0, le=1440)
+    """How long the sending of a study may take, and from then on the answer. After it the PACS gets the
+    report that the AI did not run, and an answer that comes later waits for a person."""
+    under_way: int = option(10, "Studies under way", ge=1, le=1000)
+    """Studies that the server has at the same time at most; further ones wait."""
+
+
+class Remote:
+    """The pipeline ``remote`` (:class:`ai_pipeline.contract.Pipeline`): the node runs it, not a worker."""
+
+    card = PipelineCard(
+        name="remote",
+        version="1.0",
+        about="A vendor's AI server, which gets the images by DICOM and answers by DICOM.",
+        intended_use="What its vendor says: the node judges whose an answer is and what it refers to, "
+        "not if it is right.",
+        options=RemoteOptions,
+        per_image=False,
+    )
+
+    def warm_up(self) -> None:
+        """Load nothing."""
+
+    def models(self) -> tuple[ModelRef, ...]:
+        """Return no model: which one answers depends on a rule's options, and each result names it."""
+        return ()
+
+    def accepts(
+        self,
+        images: Sequence[SourceImage],
+        options: Mapping[str, object] = MappingProxyType({}),  # noqa: ARG002  (the rule has chosen)
+    ) -> Accept | Refuse:
+        """Accept every object, because the rule has chosen the objects."""
+        return Accept(tuple(image.uid for image in images)) if images else Refuse("there is no object")
+
+    def run(
+        self,
+        images: Sequence[SourceImage],  # noqa: ARG002
+        report: Progress,  # noqa: ARG002
+        options: Mapping[str, object],  # noqa: ARG002
+    ) -> PipelineResult:
+        """Raise ProgramFailed: outside of a node nobody awaits an answer."""
+        raise ProgramFailed("remote works in a node only, which awaits the answers of the server")

@@ -1,0 +1,93 @@
+"""The rules that send studies to vendors' AI servers, and what such rules and peers may not be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from dicom_connectors.remote.pipeline import RemoteOptions
+    from dicom_node.base.config.loading import TomlFiles
+    from dicom_node.base.config.peer import PeerSettings
+    from dicom_node.base.config.rule import RuleSettings
+    from dicom_node.base.config.settings import Settings
+
+NAME: Final = "remote"
+"""Of the pipeline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vendor:
+    """A vendor's AI server: its peer, and the options of the rule that sends studies to it."""
+
+    peer: PeerSettings
+    options: RemoteOptions
+    quiet_seconds: float
+    """An answer is whole when no object of it came for so long."""
+
+
+def vendors(settings: Settings) -> Iterator[Vendor]:
+    """Yield the vendor of each rule with the pipeline ``remote``; faulty rules are left out."""
+    rules = [rule for rule in settings.rules if rule.pipeline == NAME]
+    if not rules:
+        return
+    from dicom_connectors.remote.pipeline import RemoteOptions
+
+    peers = {peer.name: peer for peer in settings.peers}
+    for rule in rules:
+        peer = peers.get(str(rule.options.get("peer")))
+        if peer and not RemoteOptions.faults(rule.options):
+            quiet = settings.assembly.quiet_seconds if peer.quiet_seconds is None else peer.quiet_seconds
+            yield Vendor(peer, RemoteOptions.of(rule.options), quiet)
+
+
+def check_rules(settings: Settings, read: TomlFiles) -> None:
+    """Add to ``read`` the mistakes in rules with the pipeline ``remote``, and rules that would have two
+    vendors answer each other.
+    """
+    from dicom_node.base.config.section import did_you_mean
+
+    peers = {peer.name: peer for peer in settings.peers}
+    used: dict[str, str] = {}
+    for rule in settings.rules:
+        place = (*read.place_of("rules", rule.name), "options", "peer")
+        name = rule.options.get("peer") if rule.pipeline == NAME else None
+        if not isinstance(name, str) or not read.all_named("peers"):
+            continue
+        known = [known for _, known in read.numbered_names("peers")]
+        if name not in known:
+            read.add(place, repr(name), f"no such peer; {did_you_mean(name, known)}")
+        elif other := used.get(name):
+            remedy = f"rule {other} sends to it too: whose an answer is could not be known"
+            read.add(place, repr(name), remedy)
+        elif name in peers and (remedy := _why_no_vendor(peers[name])):
+            read.add(place, repr(name), remedy)
+        used.setdefault(name, rule.name)
+    for rule in settings.rules:
+        for key, named in _receivers(rule):
+            if named in used:
+                remedy = f"is the AI server of rule {used[named]}: it gets studies from that rule alone"
+                read.add((*read.place_of("rules", rule.name), key), repr(named), remedy)
+
+
+def _why_no_vendor(peer: PeerSettings) -> str:
+    """Return why this peer cannot be a vendor's AI server, as a remedy; "" if it can."""
+    if not {"send", "receive"} <= {*peer.may}:
+        return 'it gets studies and sends its answers: give it may = ["send", "receive"]'
+    if "query" in peer.may:
+        return 'what it sends is its answer: take "query" out of its may'
+    if peer.transport != "dimse":
+        return 'the pipeline sends by C-STORE: give it transport = "dimse", host and port'
+    if peer.deidentify:
+        return "the pipeline sends images as they are, with the patient's name: leave out deidentify"
+    return ""
+
+
+def _receivers(rule: RuleSettings) -> Iterator[tuple[str, str]]:
+    """Yield each peer that gets results or images by this rule, with the key that names it."""
+    yield from (("send_to", name) for name in rule.send_to)
+    yield from (("forward", name) for name in rule.forward)
+    yield from (("then", name) for one in rule.then for name in one.send_to)
+    if rule.priors:
+        yield "priors", rule.priors

@@ -1,0 +1,277 @@
+"""Sends studies to one vendor's AI server and awaits its answers: every step is a row's state.
+
+The images are sent by C-STORE until the vendor has acknowledged all; after a kill they are sent again, which
+changes nothing there: their UIDs are the same. Then the deadline runs. When the answer is whole, or does not
+come, the job is due and a worker ends it.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy.orm import Session
+
+from dicom_connectors.remote.answer import is_asked_again
+from dicom_connectors.remote.settings import Vendor
+from dicom_node.base.config.peer import PeerSettings
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import NotAllowedNow, StorageError
+from dicom_node.base.events import (
+    ANSWER_AWAITED,
+    ANSWER_DROPPED,
+    ANSWER_LATE,
+    ANSWER_SENDING,
+    ANSWER_SILENT,
+    ANSWER_WHOLE,
+    EventType,
+)
+from dicom_node.base.files import Files
+from dicom_node.base.lifecycle import OPEN_AWAITED, OPEN_JOBS, AwaitedState, JobState
+from dicom_node.base.outcomes import NotYet, Outcome, Retry
+from dicom_node.base.runner import Lane
+from dicom_node.base.store import intake, queue
+from dicom_node.base.store.awaited import AnswerObject, AwaitedAnswer
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Association, Job, ReceivedObject
+from dicom_node.base.store.transitions import move, update_queue_place, utc_now
+from dicom_node.deliver import scu
+from dicom_node.deliver.scu import Outgoing, SendReport, SendStatus
+from dicom_node.jobs.queue import retry
+from dicom_node.studies.fetch import closing_on_stop
+
+_SOON: Final = timedelta(seconds=1)
+_AT_ONCE: Final = 50
+"""Objects between two looks whether the study is still to be sent."""
+_LONGEST_SECONDS: Final = 600.0  # of one try, for the lease
+_OPEN: Final = timedelta(minutes=10)
+"""Longer an open association that brings nothing does not keep an answer from being whole."""
+_SENT: Final = (SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY)
+_NEVER: Final = (SendStatus.REFUSED, SendStatus.NARROWED, SendStatus.FAULTY)
+OpenDestination = Callable[[PeerSettings, Settings], scu.Destination]
+
+
+class AwaitedAnswers(Lane[AwaitedAnswer]):
+    """Service that takes the next step for each study that goes to one vendor, or is there."""
+
+    table = AwaitedAnswer
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        vendor: Vendor,
+        owner: str,
+        open_destination: OpenDestination = scu.open_destination,
+    ) -> None:
+        """Prepare for one vendor. ``owner``: the process, under which its lease is taken."""
+        super().__init__(database, settings, f"AI of {vendor.peer.name}", owner, _LONGEST_SECONDS)
+        self._vendor, self._open, self._files = vendor, open_destination, Files(settings)
+        self._deadline = timedelta(minutes=vendor.options.deadline)
+        self._quiet = timedelta(seconds=vendor.quiet_seconds)
+
+    def waits(self) -> Sequence[ColumnElement[bool]]:
+        """Return the SQL conditions for studies that go to this vendor, or whose answer is awaited."""
+        return AwaitedAnswer.peer == self._vendor.peer.name, AwaitedAnswer.state.in_(OPEN_AWAITED)
+
+    def order(self) -> Sequence[object]:
+        """Return the SQL order: what waited longest first."""
+        return AwaitedAnswer.next_at, AwaitedAnswer.id
+
+    def move(self, session: Session, row: AwaitedAnswer, outcome: Outcome) -> None:
+        """Change nothing: ``work`` stores each step itself."""
+
+    def work(self, row: AwaitedAnswer, stop: threading.Event) -> Outcome:
+        """Take the next step for one study. Return NotYet once it is stored, else Retry."""
+        with self._database.write() as session:
+            outcome = self._step(session, row.id)
+        if outcome is not None:
+            return outcome
+        return self._send(row, stop)
+
+    def _step(self, session: Session, number: int) -> Outcome | None:
+        """Take the next step for a study that needs no network; return None if it is to be sent now."""
+        found = self._locked(session, number)
+        if found is None:
+            return NotYet()
+        row, job = found
+        now = utc_now()
+        if row.next_at > now:  # an object came meanwhile: the answer has to be quiet anew
+            return NotYet()
+        if row.state is not AwaitedState.LATE and job.state not in OPEN_JOBS:
+            return self._drop(session, row, f"its job is {job.state}")
+        steps = {
+            AwaitedState.WAITING: self._begin,
+            AwaitedState.SENDING: self._go_on_sending,
+            AwaitedState.AWAITED: self._look,
+            AwaitedState.LATE: self._take_late,
+        }
+        return steps[row.state](session, row, job, now)
+
+    def _locked(self, session: Session, number: int) -> tuple[AwaitedAnswer, Job] | None:
+        """Return a row and its job, locked after their study; None if the row is no longer open."""
+        job_id = session.scalar(select(AwaitedAnswer.job_id).where(AwaitedAnswer.id == number))
+        job = queue.locked_job(session, job_id or 0)
+        row = session.get(AwaitedAnswer, number, with_for_update=True, populate_existing=True)
+        return (row, job) if row and job and row.state in OPEN_AWAITED else None
+
+    def _begin(self, session: Session, row: AwaitedAnswer, _job: Job, now: datetime) -> Outcome | None:
+        """Begin to send a study, unless the vendor has as many as it may have."""
+        there = select(func.count()).where(
+            AwaitedAnswer.peer == row.peer,
+            AwaitedAnswer.state.in_((AwaitedState.SENDING, AwaitedState.AWAITED)),
+        )
+        if (session.scalar(there) or 0) >= self._vendor.options.under_way:
+            return self._later(session, row, _SOON)
+        move(session, row, ANSWER_SENDING, limit_at=now + self._deadline)
+        return None
+
+    def _go_on_sending(self, session: Session, row: AwaitedAnswer, job: Job, now: datetime) -> Outcome | None:
+        """Return None if a study is to be sent, unless that has failed for too long."""
+        if now < row.limit_at:
+            return None
+        minutes = self._vendor.options.deadline
+        why = f"it could not be sent to {row.peer} in {minutes:g} minutes: {row.reason or 'no answer'}"
+        return self._give_up(session, row, job, why)
+
+    def _look(self, session: Session, row: AwaitedAnswer, job: Job, now: datetime) -> Outcome:
+        """Look whether the answer is whole, or did not come in time."""
+        if job.state is JobState.RUNNING:  # a worker looks at it now, and hands it back
+            return self._later(session, row, _SOON)
+        if row.last_at is not None and row.last_at <= row.limit_at:
+            if self._is_coming(session, row, now):
+                return self._later(session, row, _SOON)
+            self._wake(session, row, job, ANSWER_WHOLE, reason="")
+            return NotYet()
+        # What was received in time may not be in the index yet.
+        if now < row.limit_at + self._quiet:
+            return self._later(session, row, row.limit_at + self._quiet - now)
+        minutes = self._vendor.options.deadline
+        return self._give_up(session, row, job, f"no answer from {row.peer} in {minutes:g} minutes")
+
+    def _is_coming(self, session: Session, row: AwaitedAnswer, now: datetime) -> bool:
+        """Return whether an open association brings objects of the answer."""
+        brings = (
+            select(ReceivedObject.association)
+            .join(AnswerObject, AnswerObject.received_id == ReceivedObject.id)
+            .where(AnswerObject.awaited_id == row.id)
+        )
+        is_open = exists().where(Association.id.in_(brings), Association.closed_at.is_(None))
+        return row.last_at is not None and now < row.last_at + _OPEN and bool(session.scalar(select(is_open)))
+
+    def _take_late(self, session: Session, row: AwaitedAnswer, job: Job, now: datetime) -> Outcome:
+        """Have a late answer judged once it is quiet: its results wait for a person."""
+        if self._is_coming(session, row, now) or not is_asked_again(session, row):
+            return self._later(session, row, _SOON)
+        try:
+            if job.state is JobState.FAILED:
+                retry(session, job.id)
+            elif job.state not in OPEN_JOBS:
+                return self._drop(session, row, f"its job is {job.state}")
+        except NotAllowedNow as error:
+            return self._drop(session, row, str(error))
+        job.assess_first = True
+        self._wake(session, row, job, ANSWER_WHOLE, reason="")
+        return NotYet()
+
+    def _give_up(self, session: Session, row: AwaitedAnswer, job: Job, why: str) -> Outcome:
+        """Await no answer any more: the job fails, with this reason."""
+        if job.state is JobState.RUNNING:
+            return self._later(session, row, _SOON)
+        now = utc_now()
+        row.reason = why[:255]
+        session.flush()
+        self._wake(session, row, job, ANSWER_SILENT, ended_at=now)
+        if row.last_at is not None:  # it has begun to come, too late
+            move(session, row, ANSWER_LATE, next_at=now + self._quiet)
+        return NotYet()
+
+    def _wake(
+        self, session: Session, row: AwaitedAnswer, job: Job, event: EventType, **values: object
+    ) -> None:
+        """Store that an answer is whole, or does not come, and have a worker claim its job now."""
+        move(session, row, event, **values)
+        if job.state is JobState.QUEUED:
+            job.run_at = utc_now()
+            session.flush()
+            update_queue_place(session, job)
+
+    def _drop(self, session: Session, row: AwaitedAnswer, why: str) -> Outcome:
+        """Await an answer no more of which nothing would come."""
+        row.reason = why[:255]
+        session.flush()
+        move(session, row, ANSWER_DROPPED, ended_at=utc_now())
+        return NotYet()
+
+    def _later(self, session: Session, row: AwaitedAnswer, after: timedelta) -> Outcome:
+        """Look at a row again after some time."""
+        row.next_at = utc_now() + min(after, timedelta(minutes=10))
+        session.flush()
+        return NotYet()
+
+    # Sending
+
+    def _send(self, row: AwaitedAnswer, stop: threading.Event) -> Outcome:
+        """Send the images of a study. Return NotYet if that is decided, Retry if waiting may help."""
+        try:
+            objects = self._outgoing(row)
+        except StorageError as error:
+            return Retry(str(error))
+        client = self._open(self._vendor.peer, self._settings)
+        with closing(client), closing_on_stop(stop, client):
+            for start in range(0, len(objects), _AT_ONCE):
+                reports = client.send(objects[start : start + _AT_ONCE])
+                if bad := [one for one in reports if one.status not in _SENT]:
+                    return self._not_sent(row, bad)
+                with self._database.read() as session:
+                    job = session.get_one(Job, row.job_id)
+                    if job.state not in OPEN_JOBS or stop.is_set():
+                        return NotYet()
+        with self._database.write() as session:
+            if (found := self._locked(session, row.id)) and found[0].state is AwaitedState.SENDING:
+                now = utc_now()
+                move(
+                    session,
+                    found[0],
+                    ANSWER_AWAITED,
+                    reason="",
+                    limit_at=now + self._deadline,
+                    next_at=now + min(self._quiet, self._deadline),
+                )
+        return NotYet()
+
+    def _outgoing(self, row: AwaitedAnswer) -> list[Outgoing]:
+        """Return the images of a row's job, as they were received. Raises StoreAway, NotInSpool."""
+        with self._database.read() as session:
+            job = session.get_one(Job, row.job_id)
+            known = intake.instances(session, job.source_uids)
+            return [
+                Outgoing(
+                    one.sop_class_uid,
+                    uid,
+                    row.study_instance_uid,
+                    one.series_instance_uid,
+                    self._files.here(session, one.path),
+                    "",
+                    study=row.study_id,
+                    bytes=one.bytes,
+                    is_original=True,
+                )
+                for uid in job.source_uids
+                if (one := known.get(uid)) is not None and not one.purged
+            ]
+
+    def _not_sent(self, row: AwaitedAnswer, reports: Sequence[SendReport]) -> Outcome:
+        """Note why images were not taken: a refusal is final, everything else is tried again."""
+        final = next((one for one in reports if one.status in _NEVER), None)
+        if final is None:
+            first = reports[0]
+            return Retry(f"{first.code} {first.text}".strip())
+        with self._database.write() as session:
+            found = self._locked(session, row.id)
+            if found is None:
+                return NotYet()
+            why = f"{row.peer} refuses the images: {final.code} {final.text}".strip()
+            return self._give_up(session, *found, why)

@@ -1,0 +1,83 @@
+"""Node and workers are killed while studies go to a vendor's AI server and its answers come back."""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from contextlib import ExitStack, suppress
+from io import BytesIO
+from pathlib import Path
+
+import psutil
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from dicom_node.base.store.database import Database
+from tests.ct_lab import ct_slices
+from tests.node_lab import Node, in_background, running, store
+from tests.pacs_lab import Pacs, run_pacs
+from tests.postgres_lab import start_postgres
+from tests.vendor_lab import Vendor, remote_rule, run_vendor, vendor_site
+from tests.waiting import wait_until
+
+SLICES = 2
+
+
+def kill(node: Node, chance: random.Random) -> str:
+    """Kill the node or a worker, one as often as the other; returns which."""
+    if chance.random() < 0.5:
+        node.kill()
+        node.start()
+        return "node"
+    for child in psutil.Process(node.pid).children():
+        with suppress(psutil.Error, ProcessLookupError):
+            if "dicom_node.jobs.worker" in " ".join(child.cmdline()):
+                os.kill(child.pid, signal.SIGKILL)
+                return "worker"
+    return "nothing"
+
+
+def sent_until_acknowledged(node: Node, images: list[Dataset]) -> None:
+    """Send a study again and again, as a modality does."""
+    while images:
+        statuses = store(node.port, images, "CT1")
+        images = [image for image, status in zip(images, statuses, strict=True) if status != 0]
+        time.sleep(0.2)
+
+
+@pytest.mark.timeout(3600)  # ends earlier when nothing moves
+@pytest.mark.parametrize(("database", "least"), [("sqlite", 8), ("postgresql", 4)])
+def test_kills_at_any_step_lose_double_and_mix_nothing(
+    tmp_path: Path, rounds: int, database: str, least: int
+) -> None:
+    """Twelve kills and studies here, a hundred by ``make hostile``."""
+    kills = min(50, max(least, rounds // 1000))
+    chance, pacs, vendor = random.Random(20261201), Pacs(), Vendor(whole=SLICES, after=0.5)
+    with ExitStack() as stack:
+        stack.enter_context(run_pacs(pacs))
+        stack.enter_context(run_vendor(vendor))
+        url = stack.enter_context(start_postgres()).new_database() if database == "postgresql" else ""
+        rules = remote_rule(options="deadline = 10.0, under_way = 2")
+        config = vendor_site(pacs, vendor, rules=rules, workers="attempts = 200")
+        if url:
+            Database(url).upgrade()
+        node = Node(tmp_path / "node", config, database_url=url, alone=True)
+        vendor.node = node.port
+        stack.enter_context(running(node))
+        killed: Counter[str] = Counter()
+        senders = []
+        for number in range(kills):
+            images = ct_slices(f"away{number}", SLICES, side=16)
+            senders.append(in_background(lambda images=images: sent_until_acknowledged(node, images)))
+            time.sleep(chance.uniform(0.5, 4.0))
+            killed[kill(node, chance)] += 1
+        wait_until(lambda: not any(sender.is_alive() for sender in senders), what="every study acknowledged")
+        node.wait_for(["delivered"], count=kills)
+        print(f"{kills} kills: {dict(killed)}")
+    assert min(killed["node"], killed["worker"]) > 0
+    stored = [dcmread(BytesIO(data), force=True) for data in pacs.stored.values()]
+    held = Counter((one.PatientID, one.StudyInstanceUID) for one in stored)
+    studies = [ct_slices(f"away{number}", 1, side=16)[0] for number in range(kills)]
+    assert held == {(one.PatientID, one.StudyInstanceUID): SLICES for one in studies}

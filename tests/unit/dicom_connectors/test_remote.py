@@ -1,0 +1,61 @@
+"""Which peers and rules may have to do with a vendor's AI server."""
+
+from pathlib import Path
+
+import pytest
+
+from dicom_node.people import preflight
+from tests.pacs_lab import Pacs
+from tests.vendor_lab import Vendor, remote_rule, vendor_peer, vendor_site
+
+
+def problems(folder: Path, config: str) -> str:
+    """What ``check`` says of this configuration; "" for nothing."""
+    file = folder / "node.toml"
+    file.write_text(f'[node]\ndata_dir = "{folder}"\n{config}', encoding="utf-8")
+    found = preflight.check([file]).problems
+    return "\n".join(str(one) for one in found if one.key.startswith(("rules", "peers")))
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (("", ""), ""),
+        (('may = ["send", "receive"]\n\n', 'may = ["send"]\n'), 'give it may = ["send", "receive"]'),
+        (('may = ["send", "receive"]\n\n', 'may = ["send", "receive", "query"]\n'), 'take "query" out'),
+        (('peer = "vendor"', 'peer = "vendro"'), "no such peer"),
+        (('peer = "vendor", model', "model"), "must be given"),
+        (("deadline = 0.5", "deadline = 0"), "deadline"),
+        (("deadline = 0.5", "deidentify = true"), "deidentify"),
+        (("deadline = 0.5", 'second_peer = "pacs"'), "second_peer"),
+        (("deadline = 0.5", 'answers = "fetch"'), "answers"),
+        (('send_to = ["pacs"]', 'send_to = ["pacs", "vendor"]'), "is the AI server of rule ai-vendor"),
+        (
+            ('send_to = ["pacs"]', 'send_to = ["pacs"]\nforward = ["vendor"]'),
+            "is the AI server of rule ai-vendor",
+        ),
+    ],
+)
+def test_what_would_send_to_the_wrong_one_is_refused(
+    tmp_path: Path, change: tuple[str, str], remedy: str
+) -> None:
+    config = vendor_site(Pacs(), Vendor())
+    assert change[0] in config
+    found = problems(tmp_path, config.replace(*change))
+    assert remedy in found
+    assert bool(found) is bool(remedy)
+
+
+def test_two_rules_for_one_server_are_refused(tmp_path: Path) -> None:
+    second = remote_rule(modality="MR").replace('"ai-vendor"', '"other"')
+    found = problems(tmp_path, vendor_site(Pacs(), Vendor(), rules=remote_rule() + second))
+    assert "whose an answer is could not be known" in found
+
+
+def test_a_server_that_is_spoken_to_by_http_or_without_identity_is_refused(tmp_path: Path) -> None:
+    pacs, vendor = Pacs(), Vendor()
+    base = vendor_site(pacs, vendor).replace(vendor_peer(vendor), "")
+    web = vendor_peer(vendor, more='transport = "dicomweb"\nurl = "http://127.0.0.1:1/dicom-web"')
+    assert "sends by C-STORE" in problems(tmp_path, base + web)
+    nameless = vendor_peer(vendor, more='results = ["cleaned"]\ndeidentify = true')
+    assert "leave out deidentify" in problems(tmp_path, base + nameless)
