@@ -73,10 +73,16 @@ pictures: $(VENV)/.test demo  ## docs/pictures: what make demo shows, and the co
 	$(BIN)/python -c "import sys, PIL.Image as I; [I.open(one).quantize(128).save(one, optimize=True) for one in sys.argv[1:]]" \
 		docs/pictures/console-*.png  # in few colours: half of the bytes
 
-viewers: $(VENV)/.test build/ohif/package examples/ohif/dist/plane-images.js  ## what OHIF shows of results, with and without examples/ohif, and its pictures in docs/pictures; needs npm, Orthanc, chromium-headless-shell
+viewers: $(VENV)/.test build/ohif/package build/dwv/konva.js examples/ohif/dist/plane-images.js  ## what OHIF (with and without examples/ohif), dwv, Orthanc and DCMTK show of results, and their pictures in docs/pictures; needs npm and what .ci/run installs
 	PICTURES=$(CURDIR)/docs/pictures $(ONE_CORE) -q -n0 tests/wire/viewers $(PYTEST_ARGS)
 	$(BIN)/python -c "import sys, PIL.Image as I; [I.open(one).convert('RGB').quantize(64).save(one, optimize=True) for one in sys.argv[1:]]" \
-		docs/pictures/viewer-ohif-*.png
+		docs/pictures/viewer-ohif-*.png docs/pictures/viewer-dwv-*.png
+
+# What dwv imports, as modules for a browser.
+build/dwv/konva.js: tests/wire/viewers/dwv/package-lock.json
+	npm ci --prefix tests/wire/viewers/dwv --silent --no-audit --no-fund
+	cd tests/wire/viewers/dwv && node_modules/.bin/esbuild konva jszip magic-wand-tool --bundle --format=esm --outdir=$(CURDIR)/build/dwv --log-level=error
+	cp -r tests/wire/viewers/dwv/node_modules/dwv/dist/. build/dwv
 
 build/ohif/package:
 	@mkdir -p build/ohif

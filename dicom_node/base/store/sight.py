@@ -21,6 +21,7 @@ from sqlalchemy.orm import (
 )
 
 from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, AuditAction, ObjectRole, Outcome
+from dicom_node.base.store.awaited import AnswerObject, AwaitedAnswer
 from dicom_node.base.store.mapping import Base
 from dicom_node.base.store.tables import (
     Association,
@@ -52,8 +53,9 @@ SENDERS: Final[ContextVar[tuple[str, ...]]] = ContextVar("senders", default=())
 """Calling AE titles whose studies are seen in this request; () for all."""
 
 # Tables of Core, to which the conditions themselves are not added.
-_instance, _received, _result, _original, _delivery, _study, _step_study = (
-    one.__table__ for one in (Instance, ReceivedObject, Result, Original, Delivery, Study, StepStudy)
+_instance, _received, _result, _original, _delivery, _study, _step_study, _awaited = (
+    one.__table__
+    for one in (Instance, ReceivedObject, Result, Original, Delivery, Study, StepStudy, AwaitedAnswer)
 )
 
 _NOT_TAKEN: Final = (Outcome.CONFLICT, Outcome.QUARANTINED, Outcome.SET_ASIDE)
@@ -141,6 +143,9 @@ _CONDITIONS: Final[Mapping[type[Base], Callable[[Sequence[str]], ColumnElement[b
     CountedImage: lambda senders: CountedImage.instance_id.in_(_images(senders)),
     DrawnByHand: lambda senders: DrawnByHand.instance_id.in_(_images(senders)),
     ModelCount: ModelCount.calling_ae.in_,
+    AnswerObject: lambda senders: AnswerObject.awaited_id.in_(
+        select(_awaited.c.id).where(_awaited.c.study_id.in_(_studies(senders)))
+    ),
     RegisteredPatient: lambda _: false(),
     Notification: lambda _: false(),  # their texts name findings of all studies
     NotifiedEvent: lambda _: false(),

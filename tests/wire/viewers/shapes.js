@@ -10,9 +10,11 @@
       const value = name => Number(line.getAttribute(name));
       let points = [];
       if (line.tagName === 'line') points = [[value('x1'), value('y1')], [value('x2'), value('y2')]];
-      else if (line.tagName === 'rect')
-        points = [[value('x'), value('y')], [value('x') + value('width'), value('y') + value('height')]];
-      else {
+      else if (line.tagName === 'rect') {
+        const [left, top] = [value('x'), value('y')];
+        const [right, bottom] = [left + value('width'), top + value('height')];
+        points = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]];
+      } else {
         const numbers = (line.getAttribute('points') ?? line.getAttribute('d') ?? '').match(/-?[\d.]+(e-?\d+)?/g) ?? [];
         for (let at = 0; at + 1 < numbers.length; at += 2) points.push([Number(numbers[at]), Number(numbers[at + 1])]);
       }

@@ -140,17 +140,24 @@ def test_a_report_without_a_place_is_words(ohif: Ohif, studies: Studies, name: s
     assert NOT_DIAGNOSTIC in text
 
 
-def test_readers_can_take_a_polygon_as_a_measurement_of_their_own(ohif: Ohif, studies: Studies) -> None:
-    """It stays what it is; a box is drawn by OHIF's own tool for rectangles."""
-    shown = studies["program", "ohif"]
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("call", ["Area", "mm"]), ("fetal-head", ["Perimeter", "cm"]), ("program", ["Area", "Perimeter"])],
+    ids=["a film with a call", "a fetal head", "a program's box and polygon"],
+)
+def test_readers_can_take_shapes_as_measurements_of_their_own(
+    ohif: Ohif, studies: Studies, name: str, words: list[str]
+) -> None:
+    """All stay at their places, and a polygon stays a polygon."""
+    shown = studies[name, "ohif"]
     report = shown.results[ResultKind.SR]
-    [polygon] = [line for line in lines_of(report) if line[0].tolist() == [200, 200]]
+    wanted = lines_of(report)
     with ohif.opened(shown.uid, report.SeriesNumber) as page:
         shapes(page, bool)
         page.get_by_role("button", name="Yes").first.dispatch_event("click")
-        labels(page, "Area", "Perimeter")
-        drawn = shapes(page, lambda found: max(off_their_places(found, [polygon])) < WITHIN)
-    assert max(off_their_places(drawn, [polygon])) < WITHIN
+        labels(page, *words)
+        drawn = shapes(page, lambda found: max(off_their_places(found, wanted)) < WITHIN)
+    assert max(off_their_places(drawn, wanted)) < WITHIN
 
 
 def test_the_annotated_picture_is_shown(ohif: Ohif, studies: Studies) -> None:
