@@ -267,7 +267,7 @@ def states_part() -> str:
             for (event, to), before in states.items()
         ]
         moves = table(("state", "event", "becomes"), rows)
-        parts.append(f"## {title.capitalize()}\n\n{_life_cycle(cycle)}\n{moves}")
+        parts.append(f"## {title[0].upper()}{title[1:]}\n\n{_life_cycle(cycle)}\n{moves}")
     return "\n".join(parts)
 
 

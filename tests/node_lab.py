@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -313,6 +314,14 @@ def store(
     finally:
         if association.is_established:
             association.release()
+
+
+def store_until_acknowledged(port: int, objects: Sequence[Dataset], calling: str) -> None:
+    """Send objects again and again until each is acknowledged, as a modality does."""
+    while objects:
+        statuses = store(port, objects, calling)
+        objects = [one for one, status in zip(objects, statuses, strict=True) if status != 0]
+        time.sleep(0.2)
 
 
 def in_background(function: Callable[[], None]) -> threading.Thread:

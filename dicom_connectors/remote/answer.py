@@ -55,7 +55,7 @@ def answer(
 
 
 def newest(session: Session, job_id: int) -> AwaitedAnswer | None:
-    """Return the newest answer that was awaited for this job; None if there is none."""
+    """Return the row of the newest answer to this job, awaited or there; None if the job has none."""
     chosen = select(AwaitedAnswer).where(AwaitedAnswer.job_id == job_id)
     return session.scalar(chosen.order_by(AwaitedAnswer.id.desc()).limit(1))
 
@@ -76,7 +76,7 @@ def is_asked_again(session: Session, row: AwaitedAnswer) -> bool:
 
 
 def _begin(session: Session, settings: Settings, job: Job, options: RemoteOptions) -> AwaitedAnswer:
-    """Add the row by which the study of a job is sent. Raises NoAnswer for a peer that is none any more."""
+    """Add the row by which the study of a job is sent. Raises NoAnswer if the peer is gone."""
     try:
         peer = settings.peer(options.peer)
     except NotFound as error:

@@ -73,7 +73,7 @@ def _why_aside(session: Session, arrival: Arrival, row: AwaitedAnswer) -> str:
     if row.state is AwaitedState.ANSWERED:
         return "the answer was complete before it came"
     if row.state is AwaitedState.DROPPED:
-        return "its answer is awaited no more"
+        return "its answer is no longer awaited"
     if intake.instance(session, arrival.sop_instance_uid) is not None:
         return "the node has another object of its UID, which came from elsewhere"
     received = select(ReceivedObject.dataset_sha256).join(

@@ -45,8 +45,8 @@ class Remote:
         name="remote",
         version="1.0",
         about="A vendor's AI server, which gets the images by DICOM and answers by DICOM.",
-        intended_use="What its vendor says: the node judges whose an answer is and what it refers to, "
-        "not if it is right.",
+        intended_use="As its vendor says: the node judges to whom an answer belongs and to what it refers, "
+        "not whether it is right.",
         options=RemoteOptions,
         per_image=False,
     )

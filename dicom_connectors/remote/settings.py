@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dicom_node.base.config.settings import Settings
 
 NAME: Final = "remote"
-"""Of the pipeline."""
+"""Name of the pipeline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def check_rules(settings: Settings, read: TomlFiles) -> None:
         if name not in known:
             read.add(place, repr(name), f"no such peer; {did_you_mean(name, known)}")
         elif other := used.get(name):
-            remedy = f"rule {other} sends to it too: whose an answer is could not be known"
+            remedy = f"rule {other} sends to it too: an answer could belong to either"
             read.add(place, repr(name), remedy)
         elif name in peers and (remedy := _why_no_vendor(peers[name])):
             read.add(place, repr(name), remedy)

@@ -47,7 +47,7 @@ _AT_ONCE: Final = 50
 """Objects between two looks whether the study is still to be sent."""
 _LONGEST_SECONDS: Final = 600.0  # of one try, for the lease
 _OPEN: Final = timedelta(minutes=10)
-"""Longer an open association that brings nothing does not keep an answer from being whole."""
+"""How long an open association that brings nothing keeps an answer from being whole, at most."""
 _SENT: Final = (SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY)
 _NEVER: Final = (SendStatus.REFUSED, SendStatus.NARROWED, SendStatus.FAULTY)
 OpenDestination = Callable[[PeerSettings, Settings], scu.Destination]
@@ -177,7 +177,7 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         return NotYet()
 
     def _give_up(self, session: Session, row: AwaitedAnswer, job: Job, why: str) -> Outcome:
-        """Await no answer any more: the job fails, with this reason."""
+        """Stop awaiting an answer: the job fails, with this reason."""
         if job.state is JobState.RUNNING:
             return self._later(session, row, _SOON)
         now = utc_now()
@@ -199,7 +199,7 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
             update_queue_place(session, job)
 
     def _drop(self, session: Session, row: AwaitedAnswer, why: str) -> Outcome:
-        """Await an answer no more of which nothing would come."""
+        """Stop awaiting an answer of which nothing would come."""
         row.reason = why[:255]
         session.flush()
         move(session, row, ANSWER_DROPPED, ended_at=utc_now())

@@ -11,13 +11,12 @@ from ai_pipeline.contract import PipelineCard, PipelineOption
 from ai_pipeline.errors import PluginError
 from dicom_console.forms import Form, further_of, problem, text_of
 from dicom_console.web.languages import N_
-from dicom_node.base.config.rule import Conditions, RuleSettings
+from dicom_node.base.config.rule import PROGRAMS, Conditions, RuleSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import ConfigProblem, FaultyInput
 from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, CONSOLE_NAME
 from dicom_node.base.store.views import View
 from dicom_node.people import entered
-from dicom_node.people.entered import PROGRAMS
 
 Place = tuple[str, ...]
 """("name",), ("when", "modality"), ("options", "policy")."""

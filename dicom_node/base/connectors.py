@@ -64,16 +64,17 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a connector says of an arrival that it takes: it starts no job and changes no study.
+    """The answer of a connector that takes an arrival: the object starts no job and changes no study.
 
     ``study_id``: the study that it is kept with; None: it goes into quarantine under its sender. ``event``
-    records it, with ``reason``. ``keep`` is called with the id of its row, in the same transaction.
+    records it, with ``reason``. ``keep``, if there is one, is called with the id of its row, in the same
+    transaction.
     """
 
     study_id: int | None
     event: EventType
     reason: str = ""
-    keep: Callable[[int], object] = bool
+    keep: Callable[[int], None] | None = None
 
 
 @cache

@@ -193,7 +193,7 @@ TYPES: Final[Mapping[str, EventType]] = {
         3054, "a vendor's AI answers after its deadline: results will wait for a person", _WARNING
     ),
     "ANSWER_DROPPED": EventType(
-        3055, "an answer of a vendor's AI is awaited no more: its job ended or its study changed", _WARNING
+        3055, "an answer of a vendor's AI is no longer awaited: its job ended or its study changed", _WARNING
     ),
     "ANSWER_ASIDE": EventType(3056, "an object of a vendor's AI changes nothing", _WARNING),
     "ANSWER_UNKNOWN": EventType(

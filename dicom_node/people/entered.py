@@ -20,8 +20,7 @@ from dicom_node.base.actions.action import allowed_to
 from dicom_node.base.config.addresses import LocalAddress, remote_address
 from dicom_node.base.config.loading import SAVED, file_of, fingerprint, newest, undercuts, versions
 from dicom_node.base.config.peer import PeerSettings
-from dicom_node.base.config.rule import PROGRAMS as OF_OTHERS
-from dicom_node.base.config.rule import RuleSettings
+from dicom_node.base.config.rule import PROGRAMS, RuleSettings
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.section import REVEALED, did_you_mean
 from dicom_node.base.config.settings import Settings
@@ -40,8 +39,6 @@ Kind = Literal["peers", "rules"]
 LONGEST: Final = 16 * 1024
 """Characters of peers or rules that a person writes."""
 _MODELS: Final[Mapping[str, type[BaseModel]]] = {"peers": PeerSettings, "rules": RuleSettings}
-PROGRAMS: Final = tuple(sorted(OF_OTHERS))
-"""Pipelines of rules that only the configuration files may have."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from typing import Any, Final
 from sqlalchemy.orm import Session
 
 from ai_pipeline.errors import PipelineError
-from dicom_node.base.config.rule import PROGRAMS
+from dicom_node.base.config.rule import RUN_HERE
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.durable import write_new
 from dicom_node.base.errors import NodeError, NotAllowedNow, NotFound
@@ -45,7 +45,7 @@ _OUT: Final = "out"
 
 def rules_with_programs(settings: Settings) -> list[str]:
     """Names of the rules that run a program."""
-    return [rule.name for rule in settings.rules if rule.pipeline in PROGRAMS]
+    return [rule.name for rule in settings.rules if rule.pipeline in RUN_HERE]
 
 
 def begin(database: Database, settings: Settings, study_id: int, rule: str) -> str:
@@ -123,7 +123,7 @@ def forget_study(settings: Settings, study_id: int) -> None:
 def _asked(session: Session, settings: Settings, study_id: int, name: str) -> Mapping[str, Any]:
     """What a trial needs: the study, the rule, and the files that the rule takes. Raises as ``begin``."""
     rule = settings.rule(name)
-    if rule is None or rule.pipeline not in PROGRAMS:
+    if rule is None or rule.pipeline not in RUN_HERE:
         raise NotFound(f"no rule of the name {name} runs a program")
     study = session.get(Study, study_id)
     if study is None:

@@ -145,7 +145,9 @@ class ObjectRows:
         return place
 
     def _claimed(self, session: Session, item: Arrived) -> Claim | None:
-        """Return what the connector says that takes this object; None if none does, or it is our result."""
+        """Return the claim of the connector that takes this object; None if no connector does, or if it is a
+        result of ours.
+        """
         found, arrival = item.found, item.arrival
         if not self._offers or results.is_result(session, found.sop_instance_uid):
             return None
@@ -175,7 +177,9 @@ class ObjectRows:
             return place
         study, judgement = session.get_one(Study, claim.study_id), Judgement(Outcome.ANSWER, claim.reason)
         place = self._spool.place(item.path, item.found.study_instance_uid)
-        claim.keep(self._write_received(session, JudgedObject(study, item, role, None, judgement, place)))
+        received = self._write_received(session, JudgedObject(study, item, role, None, judgement, place))
+        if claim.keep:
+            claim.keep(received)
         _record(session, study, item, claim.event, claim.reason)
         return place
 

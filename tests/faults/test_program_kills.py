@@ -13,10 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 from pydicom import dcmread
-from pydicom.dataset import Dataset
 
 from tests import ct_lab
-from tests.node_lab import Node, in_background, rule, running, site_config, store
+from tests.node_lab import Node, in_background, rule, running, site_config, store_until_acknowledged
 from tests.pacs_lab import Pacs, run_pacs
 from tests.waiting import wait_until
 
@@ -71,14 +70,6 @@ def kill(node: Node, chance: random.Random) -> str:
     return kind
 
 
-def sent_until_acknowledged(node: Node, images: list[Dataset]) -> None:
-    """Send a study again and again, as a modality does."""
-    while images:
-        statuses = store(node.port, images, "US1")
-        images = [image for image, status in zip(images, statuses, strict=True) if status != 0]
-        time.sleep(0.2)
-
-
 @pytest.mark.timeout(3600)  # ends earlier when nothing moves
 def test_kills_at_any_step_of_an_answer_lose_double_and_mix_nothing(tmp_path: Path, rounds: int) -> None:
     """Eight kills and studies here, fifty by ``make hostile``."""
@@ -93,7 +84,9 @@ def test_kills_at_any_step_of_an_answer_lose_double_and_mix_nothing(tmp_path: Pa
         senders = []
         for number in range(kills):
             images = ct_lab.ct_slices(f"kill{number}", SLICES, side=16)
-            senders.append(in_background(lambda images=images: sent_until_acknowledged(node, images)))
+            senders.append(
+                in_background(lambda images=images: store_until_acknowledged(node.port, images, "US1"))
+            )
             time.sleep(chance.uniform(0.2, 3.0))
             killed[kill(node, chance)] += 1
         wait_until(lambda: not any(sender.is_alive() for sender in senders), what="every study acknowledged")

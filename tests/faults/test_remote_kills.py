@@ -12,11 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 from pydicom import dcmread
-from pydicom.dataset import Dataset
 
 from dicom_node.base.store.database import Database
 from tests.ct_lab import ct_slices
-from tests.node_lab import Node, in_background, running, store
+from tests.node_lab import Node, in_background, running, store_until_acknowledged
 from tests.pacs_lab import Pacs, run_pacs
 from tests.postgres_lab import start_postgres
 from tests.vendor_lab import Vendor, remote_rule, run_vendor, vendor_site
@@ -37,14 +36,6 @@ def kill(node: Node, chance: random.Random) -> str:
                 os.kill(child.pid, signal.SIGKILL)
                 return "worker"
     return "nothing"
-
-
-def sent_until_acknowledged(node: Node, images: list[Dataset]) -> None:
-    """Send a study again and again, as a modality does."""
-    while images:
-        statuses = store(node.port, images, "CT1")
-        images = [image for image, status in zip(images, statuses, strict=True) if status != 0]
-        time.sleep(0.2)
 
 
 @pytest.mark.timeout(3600)  # ends earlier when nothing moves
@@ -70,7 +61,9 @@ def test_kills_at_any_step_lose_double_and_mix_nothing(
         senders = []
         for number in range(kills):
             images = ct_slices(f"away{number}", SLICES, side=16)
-            senders.append(in_background(lambda images=images: sent_until_acknowledged(node, images)))
+            senders.append(
+                in_background(lambda images=images: store_until_acknowledged(node.port, images, "CT1"))
+            )
             time.sleep(chance.uniform(0.5, 4.0))
             killed[kill(node, chance)] += 1
         wait_until(lambda: not any(sender.is_alive() for sender in senders), what="every study acknowledged")

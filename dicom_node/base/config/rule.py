@@ -114,8 +114,11 @@ class ResultSettings(Section):
         return f"{self.when}: {', '.join(does)}"
 
 
-PROGRAMS: Final = frozenset({"command", "container", *installed("answers")})
-"""Pipelines that read files themselves, here or elsewhere: a rule gives them objects of any SOP class."""
+RUN_HERE: Final = frozenset({"command", "container"})
+"""Pipelines that run a program of others on this machine."""
+PROGRAMS: Final = RUN_HERE | {*installed("answers")}
+"""Pipelines that read files themselves, here or on a server of others: a rule gives them objects of any SOP
+class, and only the configuration files may have such rules."""
 
 
 class RuleSettings(Section):

@@ -10,8 +10,8 @@ from dicom_node.base.store.mapping import Base, ShortText, StudyMixin, Tried, Ui
 
 
 class AwaitedAnswer(StudyMixin, Tried):
-    """Table: one study that a job sends to a vendor's AI, until the answer is there or awaited no more. Of
-    several of a job the newest counts.
+    """Table: one study that a job sends to a vendor's AI, until its answer is there or no longer
+    awaited. Of several rows of a job the newest counts.
     """
 
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)

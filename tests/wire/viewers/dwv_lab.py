@@ -1,7 +1,6 @@
 """dwv as npm gives it, in Chromium; ``make viewers`` puts it into ``build/dwv``, without it tests skip."""
 
 import http.server
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import Page
 
-from tests.wire.viewers.ohif_lab import CHECKOUT
+from tests.wire.viewers.ohif_lab import CHECKOUT, serving
 
 DWV = CHECKOUT / "build" / "dwv"
 _PAGE = Path(__file__).parent / "dwv"
@@ -54,13 +53,5 @@ def _served(files: Sequence[Path]) -> Iterator[str]:
             if found:
                 self.wfile.write(found.read_bytes())
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as address:
+        yield address

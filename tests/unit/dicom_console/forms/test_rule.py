@@ -9,7 +9,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from ai_pipeline.pipelines import cards
 from dicom_console.forms import rule as form
 from dicom_node.base.config import loading
-from dicom_node.base.config.rule import Conditions, RuleSettings
+from dicom_node.base.config.rule import PROGRAMS, Conditions, RuleSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.tables import Job
@@ -39,7 +39,7 @@ def test_a_study_of_secondary_captures_is_not_one_without_images(console: Consol
     assert row["changes"]
 
 
-OFFERED = [card for card in cards() if card.name not in entered.PROGRAMS]
+OFFERED = [card for card in cards() if card.name not in PROGRAMS]
 
 
 FIELDS = {
