@@ -402,6 +402,20 @@ LOSE, HANG = "lose", "hang"
 """Faults: do what was asked and cut the line before the answer; answer nothing for seconds."""
 
 
+CREATED = (
+    "TransactionUID", "ScheduledProcedureStepPriority", "ProcedureStepLabel", "WorklistLabel",
+    "ScheduledProcessingParametersSequence", "ScheduledStationNameCodeSequence",
+    "ScheduledStationClassCodeSequence", "ScheduledStationGeographicLocationCodeSequence",
+    "ScheduledProcedureStepStartDateTime", "ScheduledWorkitemCodeSequence",
+    "CommentsOnTheScheduledProcedureStep", "InputReadinessState", "InputInformationSequence",
+    "StudyInstanceUID", "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
+    "AdmissionID", "IssuerOfAdmissionIDSequence", "AdmittingDiagnosesDescription",
+    "AdmittingDiagnosesCodeSequence", "ReferencedRequestSequence", "ProcedureStepState",
+    "ProcedureStepProgressInformationSequence", "UnifiedProcedureStepPerformedProcedureSequence",
+)  # fmt: skip
+"""What a new item needs, some of it empty (PS3.4 Table CC.2.5-3, N-CREATE)."""
+
+
 def work_item(study: str, **other: Any) -> Dataset:
     """A scheduled item with this input study."""
     known = {
@@ -446,6 +460,23 @@ class Manager:
         self.items[item.SOPInstanceUID] = item
         return str(item.SOPInstanceUID)
 
+    def create(self, uid: str, item: Dataset) -> int:
+        """Create Workitem (PS3.18 11.4): the status of HTTP."""
+        with self._lock:
+            if uid in self.items:
+                return 409
+            lacks = [keyword for keyword in CREATED if keyword not in item]
+            if lacks or item.ProcedureStepState != SCHEDULED or item.TransactionUID:
+                return 400
+            item.SOPClassUID, item.SOPInstanceUID = PUSH, uid
+            self.add(item)
+            return 201
+
+    def cancel_requested(self, uid: str) -> int:
+        """Request Cancellation (PS3.18 11.8): whoever performs the item learns of it by an event."""
+        self.log.append(("cancel request", 0))
+        return 0 if uid in self.items else 0xC307
+
     def state(self, uid: str) -> str:
         return str(self.items[uid].ProcedureStepState)
 
@@ -464,6 +495,10 @@ class Manager:
         body = json.dumps(event).encode()
         length = bytes([len(body)]) if len(body) < 126 else bytes([126]) + len(body).to_bytes(2, "big")
         self.frames.put(b"\x81" + length + body)
+
+    def times(self, operation: str) -> int:
+        """How often this was requested."""
+        return self._times.get(operation, 0)
 
     def faulty(self, operation: str) -> str:
         with self._lock:
@@ -586,11 +621,18 @@ def ups_rs(manager: Manager) -> Iterator[str]:
         assert request.content_type == "application/dicom+json"
         given = Dataset.from_json(request.get_json(force=True)[0])
         if request.method == "POST":
-            transaction = unquote(request.query_string.decode())
-            return carry_out(line, "update", lambda: changed(manager.update(uid, transaction, given)))
+            return posted(line, names, unquote(request.query_string.decode()), given)
         state = str(given.ProcedureStepState)
         change = lambda: changed(manager.change(uid, str(given.TransactionUID), state))
         return carry_out(line, "claim" if state == IN_PROGRESS else state, change)
+
+    def posted(line: socket.socket, names: Sequence[str], named: str, given: Dataset) -> Response:
+        """``named``: the UID in the query of the URL."""
+        if len(names) == 1:
+            return carry_out(line, "create", lambda: Response(status=manager.create(named, given)))
+        if names[-1] == "cancelrequest":
+            return carry_out(line, "cancel request", lambda: changed(manager.cancel_requested(names[1])))
+        return carry_out(line, "update", lambda: changed(manager.update(names[1], named, given)))
 
     def found(uid: str, request: Request) -> Response:
         asked = {key: request.args.get(key, "") for key in ("ProcedureStepState", "SOPInstanceUID")}
