@@ -327,7 +327,7 @@ class UpsRsManager(HttpCaller):
     ) -> ChangeAnswer:
         """Return what a failed change means (PS3.18 Tables 11.4.3-1, 11.6.3-1, 11.7.3-1 and 11.8.3-1)."""
         report, code = self._problem(error), status_of(error)
-        if code in meanings:
+        if code is not None and code in meanings:
             return ChangeAnswer(meanings[code], f"HTTP {code}")
         refused = report.status is SendStatus.REFUSED
         text = f"{report.code} {report.text}".strip()

@@ -13,11 +13,13 @@ from pydicom.uid import generate_uid
 
 from dicom_node.base.events import ANSWER_AWAITED, ANSWER_WHOLE
 from tests.ct_lab import ct_slices, program, segments_and_reports
+from tests.modality import data_set
 from tests.node_lab import Node, rule, running, site_config, store
-from tests.pacs_lab import CANCELED, COMPLETED, IN_PROGRESS, Manager, Pacs, data_set, run_pacs, ups_rs
+from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
 from tests.vendor_lab import Vendor, derives, remote_rule, run_vendor, vendor_site
 from tests.waiting import wait_until
+from tests.worklist_lab import CANCELED, COMPLETED, IN_PROGRESS, Manager, ups_rs
 
 
 def manager_peer(url: str, more: str = "") -> str:

@@ -11,9 +11,10 @@ from pydicom.sr.coding import Code
 from dicom_connectors.worklist.manager import OUTCOME
 from dicom_connectors.worklist.requested import Input, WorkOutcome, read_outcome, scheduled
 from dicom_node.base.dicom.web import read_dataset
-from tests.pacs_lab import CREATED, Pacs
+from tests.pacs_lab import Pacs
 from tests.unit.dicom_connectors.test_remote import problems
 from tests.vendor_lab import Vendor, remote_rule, vendor_site
+from tests.worklist_lab import CREATED
 
 NOW = datetime(2026, 12, 1, 3, 12, tzinfo=UTC)
 WORK = Code("110004", "DCM", "Computer Aided Detection")
