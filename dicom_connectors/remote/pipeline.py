@@ -36,6 +36,16 @@ class RemoteOptions(PipelineOptions):
     report that the AI did not run, and an answer that comes later waits for a person."""
     under_way: int = option(10, "Studies under way", ge=1, le=1000)
     """Studies that the server has at the same time at most; further ones wait."""
+    manager: str = option("", "Worklist manager", wanted="the name of a peer with transport dicomweb")
+    """The peer that is the worklist manager (UPS-RS) at which a work item is created for each study: the
+    answer is whole when the item is COMPLETED and all results that it names came. Empty: none."""
+    work: str = option(
+        "110004^DCM^Computer Aided Detection",
+        "Work",
+        wanted="VALUE^SCHEME^MEANING",
+        pattern=r"^[!-\]_-~]{1,16}\^[!-\]_-~]{1,16}\^[^\^\\\x00-\x1f]{1,64}$",
+    )
+    """With manager: the Scheduled Workitem Code of its work items."""
 
 
 class Remote:

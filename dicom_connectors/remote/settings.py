@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
+
+from dicom_node.base.connectors import typed_section
 
 if TYPE_CHECKING:
     from dicom_connectors.remote.pipeline import RemoteOptions
@@ -25,6 +28,16 @@ class Vendor:
     options: RemoteOptions
     quiet_seconds: float
     """An answer is whole when no object of it came for so long."""
+    manager: PeerSettings | None = None
+    """The worklist manager at which work is requested; None: what the vendor gets is request enough."""
+
+    @property
+    def look_up(self) -> timedelta:
+        """How often a requested work item is looked up."""
+        from dicom_connectors.worklist.settings import WorklistPeer
+
+        assert self.manager is not None
+        return timedelta(seconds=typed_section(self.manager, WorklistPeer).worklist_seconds)
 
 
 def vendors(settings: Settings) -> Iterator[Vendor]:
@@ -39,7 +52,8 @@ def vendors(settings: Settings) -> Iterator[Vendor]:
         peer = peers.get(str(rule.options.get("peer")))
         if peer and not RemoteOptions.faults(rule.options):
             quiet = settings.assembly.quiet_seconds if peer.quiet_seconds is None else peer.quiet_seconds
-            yield Vendor(peer, RemoteOptions.of(rule.options), quiet)
+            options = RemoteOptions.of(rule.options)
+            yield Vendor(peer, options, quiet, peers.get(options.manager))
 
 
 def check_rules(settings: Settings, read: TomlFiles) -> None:
@@ -64,11 +78,31 @@ def check_rules(settings: Settings, read: TomlFiles) -> None:
         elif name in peers and (remedy := _why_no_vendor(peers[name])):
             read.add(place, repr(name), remedy)
         used.setdefault(name, rule.name)
+        _check_manager(rule, peers, known, read)
     for rule in settings.rules:
         for key, named in _receivers(rule):
             if named in used:
                 remedy = f"is the AI server of rule {used[named]}: it gets studies from that rule alone"
                 read.add((*read.place_of("rules", rule.name), key), repr(named), remedy)
+
+
+def _check_manager(
+    rule: RuleSettings, peers: Mapping[str, PeerSettings], known: Sequence[str], read: TomlFiles
+) -> None:
+    """Add to ``read`` what is wrong with the worklist manager of a rule. ``known``: names of all peers, the
+    faulty ones too.
+    """
+    from dicom_node.base.config.section import did_you_mean
+
+    place = (*read.place_of("rules", rule.name), "options", "manager")
+    name = rule.options.get("manager")
+    if not name or not isinstance(name, str):
+        return
+    if name not in known:
+        read.add(place, repr(name), f"no such peer; {did_you_mean(name, known)}")
+    elif name in peers and not (peers[name].transport == "dicomweb" and peers[name].url):
+        remedy = 'work is requested by UPS-RS: give the peer transport = "dicomweb" and url'
+        read.add(place, repr(name), remedy)
 
 
 def _why_no_vendor(peer: PeerSettings) -> str:

@@ -16,9 +16,13 @@ from sqlalchemy.orm import Session
 
 from dicom_connectors.remote.answer import is_asked_again
 from dicom_connectors.remote.settings import Vendor
+from dicom_connectors.remote.work_request import WorkRequests, work_item_uid
+from dicom_connectors.worklist.manager import ChangeStatus
+from dicom_connectors.worklist.requested import WorkOutcome
+from dicom_connectors.worklist.workitem import ProcedureStepState
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.errors import NotAllowedNow, StorageError
+from dicom_node.base.errors import NotAllowedNow, StorageError, Unavailable
 from dicom_node.base.events import (
     ANSWER_AWAITED,
     ANSWER_DROPPED,
@@ -71,6 +75,7 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         self._vendor, self._open, self._files = vendor, open_destination, Files(settings)
         self._deadline = timedelta(minutes=vendor.options.deadline)
         self._quiet = timedelta(seconds=vendor.quiet_seconds)
+        self._requests = WorkRequests(vendor, vendor.manager, settings) if vendor.manager else None
 
     def waits(self) -> Sequence[ColumnElement[bool]]:
         """Return the SQL conditions for studies that go to this vendor, or whose answer is awaited."""
@@ -85,14 +90,21 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
 
     def work(self, row: AwaitedAnswer, stop: threading.Event) -> Outcome:
         """Take the next step for one study. Return NotYet once it is stored, else Retry."""
+        is_requested = self._requests is not None and row.state is AwaitedState.AWAITED
+        said = self._work_outcome(row) if is_requested else None
         with self._database.write() as session:
-            outcome = self._step(session, row.id)
+            outcome = self._step(session, row.id, said)
+        if is_requested:
+            self._cancel_if_over(row)
         if outcome is not None:
             return outcome
         return self._send(row, stop)
 
-    def _step(self, session: Session, number: int) -> Outcome | None:
-        """Take the next step for a study that needs no network; return None if it is to be sent now."""
+    def _step(self, session: Session, number: int, said: WorkOutcome | None) -> Outcome | None:
+        """Take the next step for a study that needs no network; return None if it is to be sent now.
+
+        ``said``: how far its work item is, if work is requested by one, and the manager answers.
+        """
         found = self._locked(session, number)
         if found is None:
             return NotYet()
@@ -102,6 +114,8 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
             return NotYet()
         if row.state is not AwaitedState.LATE and job.state not in OPEN_JOBS:
             return self._drop(session, row, f"its job is {job.state}")
+        if self._requests is not None and row.state is AwaitedState.AWAITED:
+            return self._follow(session, row, job, now, said)
         steps = {
             AwaitedState.WAITING: self._begin,
             AwaitedState.SENDING: self._go_on_sending,
@@ -160,6 +174,77 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         )
         is_open = exists().where(Association.id.in_(brings), Association.closed_at.is_(None))
         return row.last_at is not None and now < row.last_at + _OPEN and bool(session.scalar(select(is_open)))
+
+    # Work items
+
+    def _work_outcome(self, row: AwaitedAnswer) -> WorkOutcome | None:
+        """Return how far the work item of a study is; None if its manager does not answer."""
+        assert self._requests is not None
+        with self._database.read() as session:
+            uid = work_item_uid(session, row)
+        try:
+            return self._requests.outcome(uid)
+        except Unavailable:
+            return None
+
+    def _follow(
+        self, session: Session, row: AwaitedAnswer, job: Job, now: datetime, said: WorkOutcome | None
+    ) -> Outcome:
+        """Look whether the work item of a study has ended and all results that it names came, or the time
+        for that is over.
+        """
+        if job.state is JobState.RUNNING:  # a worker looks at it now, and hands it back
+            return self._later(session, row, _SOON)
+        if said is not None and (why := said.failure()):
+            return self._give_up(session, row, job, why)
+        is_completed = said is not None and said.state == ProcedureStepState.COMPLETED
+        if said is not None and is_completed and not said.names_all:
+            return self._look(session, row, job, now)
+        minutes = self._vendor.options.deadline
+        why = f"no answer from {row.peer} in {minutes:g} minutes"
+        if said is not None and is_completed:
+            missing = said.results - self._came(session, row)
+            if not missing:
+                self._wake(session, row, job, ANSWER_WHOLE, reason="")
+                return NotYet()
+            why = f"{len(missing)} of {len(said.results)} results that the work item names did not come"
+        if now < row.limit_at + self._quiet:
+            return self._later(session, row, min(self._vendor.look_up, row.limit_at + self._quiet - now))
+        return self._give_up(session, row, job, why)
+
+    def _came(self, session: Session, row: AwaitedAnswer) -> set[str]:
+        """Return the SOP Instance UIDs of what came for a study."""
+        chosen = (
+            select(ReceivedObject.sop_instance_uid)
+            .join(AnswerObject, AnswerObject.received_id == ReceivedObject.id)
+            .where(AnswerObject.awaited_id == row.id)
+        )
+        return {uid for uid in session.scalars(chosen) if uid}
+
+    def _cancel_if_over(self, row: AwaitedAnswer) -> None:
+        """Request that a work item is cancelled if its results are no longer awaited."""
+        assert self._requests is not None
+        with self._database.read() as session:
+            state = session.scalar(select(AwaitedAnswer.state).where(AwaitedAnswer.id == row.id))
+            uid = work_item_uid(session, row)
+        if state in (AwaitedState.SILENT, AwaitedState.LATE, AwaitedState.DROPPED):
+            self._requests.request_cancellation(uid)
+
+    def _request(self, row: AwaitedAnswer, objects: Sequence[Outgoing]) -> Outcome | None:
+        """Create the work item of a study that the vendor has; return None if the manager has it."""
+        assert self._requests is not None
+        with self._database.read() as session:
+            uid = work_item_uid(session, row)
+        answer = self._requests.create(uid, objects, utc_now())
+        if answer.status is ChangeStatus.DONE:
+            return None
+        if answer.status is ChangeStatus.RETRY:
+            return Retry(f"the worklist manager: {answer.text}")
+        with self._database.write() as session:
+            if found := self._locked(session, row.id):
+                why = f"the worklist manager refuses the work item: {answer.text}"
+                return self._give_up(session, *found, why)
+        return NotYet()
 
     def _take_late(self, session: Session, row: AwaitedAnswer, job: Job, now: datetime) -> Outcome:
         """Have a late answer judged once it is quiet: its results wait for a person."""
@@ -229,6 +314,8 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
                     job = session.get_one(Job, row.job_id)
                     if job.state not in OPEN_JOBS or stop.is_set():
                         return NotYet()
+        if self._requests is not None and (outcome := self._request(row, objects)) is not None:
+            return outcome
         with self._database.write() as session:
             if (found := self._locked(session, row.id)) and found[0].state is AwaitedState.SENDING:
                 now = utc_now()

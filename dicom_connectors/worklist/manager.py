@@ -1,7 +1,8 @@
 """Clients of a worklist manager: search, claim, update, complete or cancel, by DIMSE as SCU of UPS Pull
-(PS3.4 CC), or by UPS-RS (PS3.18 11)."""
+(PS3.4 CC), or by UPS-RS (PS3.18 11); by UPS-RS work is requested of others, too."""
 
 import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -89,6 +90,11 @@ _NESTED: Final = (
     "RetrieveAETitle", "WADORSRetrievalSequence", "RetrieveURL",
 )  # fmt: skip
 """What is read of the items in their sequences."""
+OUTCOME: Final = (
+    "SOPInstanceUID", "ProcedureStepState", "UnifiedProcedureStepPerformedProcedureSequence",
+    "OutputInformationSequence", "ReferencedSOPSequence", "ReferencedSOPInstanceUID",
+)  # fmt: skip
+"""What its requester reads of a work item."""
 CONFLICTS: Final = (0xC300, 0xC301, 0xC302, 0xC310)
 """Of PS3.4 Table CC.2.1-2 and CC.2.6-1: no longer to be changed, another Transaction UID, or state."""
 ABSENT: Final = (0xC307, 0x0112)
@@ -203,6 +209,12 @@ def _decoded(dataset: Dataset) -> Dataset:
 
 
 _JSON = "application/dicom+json"
+_CHANGED: Final = {  # managers give 400 or 409 for a wrong state and for a wrong Transaction UID
+    400: ChangeStatus.CONFLICT,
+    409: ChangeStatus.CONFLICT,
+    404: ChangeStatus.ABSENT,
+    410: ChangeStatus.ABSENT,
+}
 
 
 class UpsRsManager(HttpCaller):
@@ -230,6 +242,23 @@ class UpsRsManager(HttpCaller):
         """
         changes.TransactionUID = transaction_uid
         return self._change("POST", f"/{uid}?{transaction_uid}", changes)
+
+    def create(self, uid: str, item: Dataset) -> ChangeAnswer:
+        """Create the work item ``uid`` (PS3.18 11.4); CONFLICT if there is one of this UID already."""
+        return self._change("POST", f"?{uid}", item, {409: ChangeStatus.CONFLICT, 400: ChangeStatus.REFUSED})
+
+    def request_cancellation(self, uid: str, reason: str) -> ChangeAnswer:
+        """Request that whoever performs the work item ``uid`` cancels it (PS3.18 11.8)."""
+        wanted = Dataset()
+        wanted.ReasonForCancellation = reason
+        return self._change("POST", f"/{uid}/cancelrequest", wanted)
+
+    def read_outcome(self, uid: str) -> Dataset | None:
+        """Return state and outputs of the work item ``uid`` (PS3.18 11.5); None if it does not exist.
+
+        Raises Unavailable.
+        """
+        return self._answer(lambda: self._read(uid, OUTCOME))
 
     def test(self) -> list[Check]:
         """Check the manager by a search for a work item that cannot exist."""
@@ -262,8 +291,8 @@ class UpsRsManager(HttpCaller):
             _LOGGER.warning("the work items of %s end early: it says that there are more", self._peer.name)
         return found
 
-    def _read(self, uid: str) -> Dataset | None:
-        """Return the attributes of a work item; None if it does not exist.
+    def _read(self, uid: str, keywords: Collection[str] = (*KEYS, *_NESTED)) -> Dataset | None:
+        """Return these attributes of a work item; None if it does not exist.
 
         Raises requests.RequestException.
         """
@@ -273,24 +302,33 @@ class UpsRsManager(HttpCaller):
             if status_of(error) in (404, 410):
                 return None
             raise
-        return _dataset(rows[0]) if rows else None
+        return _dataset(rows[0], keywords) if rows else None
 
-    def _change(self, method: str, path: str, changes: Dataset) -> ChangeAnswer:
-        """Send a change as HTTP request to ``path`` below /workitems; return the manager's answer."""
+    def _change(
+        self,
+        method: str,
+        path: str,
+        changes: Dataset,
+        meanings: Mapping[int, ChangeStatus] = _CHANGED,
+    ) -> ChangeAnswer:
+        """Send a change as HTTP request to ``path`` below /workitems; return the manager's answer.
+
+        ``meanings``: of HTTP statuses of this transaction.
+        """
         try:
             with self._connections.within(self._outbox.answer_seconds):
                 answer = self._call(method, path, json=[changes.to_json_dict()])
         except requests.RequestException as error:
-            return self._failed_change(error)
+            return self._failed_change(error, meanings)
         return ChangeAnswer(ChangeStatus.DONE, f"HTTP {answer.status_code}")
 
-    def _failed_change(self, error: requests.RequestException) -> ChangeAnswer:
-        """Return what a failed change means (PS3.18 Tables 11.6.3-1 and 11.7.3-1)."""
+    def _failed_change(
+        self, error: requests.RequestException, meanings: Mapping[int, ChangeStatus]
+    ) -> ChangeAnswer:
+        """Return what a failed change means (PS3.18 Tables 11.4.3-1, 11.6.3-1, 11.7.3-1 and 11.8.3-1)."""
         report, code = self._problem(error), status_of(error)
-        if code in (400, 409):  # managers give either for a wrong state and for a wrong Transaction UID
-            return ChangeAnswer(ChangeStatus.CONFLICT, f"HTTP {code}")
-        if code in (404, 410):
-            return ChangeAnswer(ChangeStatus.ABSENT, f"HTTP {code}")
+        if code is not None and code in meanings:
+            return ChangeAnswer(meanings[code], f"HTTP {code}")
         refused = report.status is SendStatus.REFUSED
         text = f"{report.code} {report.text}".strip()
         return ChangeAnswer(ChangeStatus.REFUSED if refused else ChangeStatus.RETRY, text)
@@ -320,12 +358,10 @@ def _rows(answer: requests.Response) -> list[Any]:
     return rows
 
 
-def _dataset(row: Any) -> Dataset:
-    """Return what the node needs of a work item in DICOM JSON; only its UID if some of that cannot be
-    read.
-    """
+def _dataset(row: Any, keywords: Collection[str] = (*KEYS, *_NESTED)) -> Dataset:
+    """Return these attributes of a work item in DICOM JSON; only its UID if some of them cannot be read."""
     try:
-        dataset, unread = read_dataset(row, (*KEYS, *_NESTED))
+        dataset, unread = read_dataset(row, keywords)
         return read_dataset(row, ("SOPInstanceUID",))[0] if unread else dataset
     except FAULTY_ANSWER:
         return Dataset()

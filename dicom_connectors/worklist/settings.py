@@ -20,7 +20,8 @@ class WorklistPeer(Section):
     Workitem Code, or "*" for any; by UPS-RS at url (transport = "dicomweb"), or by UPS Pull ("dimse"). Empty:
     it is not asked."""
     worklist_seconds: float = Field(30, ge=2, le=3600)
-    """With worklist: how often it is searched, and a claimed item looked up."""
+    """With worklist: how often it is searched, and a claimed item looked up. Of the manager of a rule: how
+    often an item that the node requested is looked up."""
     worklist_items: int = Field(10, ge=1, le=1000)
     """With worklist: claimed items at the same time at most; others are left to other performers."""
     worklist_hours: float = Field(24, gt=0, le=168)

@@ -32,7 +32,8 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # some write components with leading ze
 _CODE = re.compile(r"[!-\]_-~]{1,16}")  # SH, without the ^ that separates
 _MOST_CODES = 10
 _LONGEST_ID = 64  # LO, PS3.5 6.2
-_STATION_SCHEME = "L"  # local codes, PS3.16 8.2
+STATION_SCHEME: Final = "L"
+"""Coding Scheme Designator of AE titles as codes: local codes (PS3.16 8.2)."""
 _FAULTY = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)
 
 
@@ -169,7 +170,7 @@ def progress(percent: int, description: str) -> Dataset:
     """
     item = Dataset()
     item.ProcedureStepProgress, item.ProcedureStepProgressDescription = str(percent), description
-    return _dataset_of(ProcedureStepProgressInformationSequence=[item])
+    return dataset_of(ProcedureStepProgressInformationSequence=[item])
 
 
 def completed(
@@ -201,9 +202,9 @@ def cancelled(
     """
     done = progress(percent, reason.value)
     item = done.ProcedureStepProgressInformationSequence[0]
-    item.ProcedureStepCancellationDateTime = _dicom_time(ended)
+    item.ProcedureStepCancellationDateTime = dicom_time(ended)
     item.ReasonForCancellation = reason.value
-    item.ProcedureStepDiscontinuationReasonCodeSequence = [_code(reason.code)]
+    item.ProcedureStepDiscontinuationReasonCodeSequence = [code_item(reason.code)]
     performed = _performed_procedure(work, station, began, ended)
     performed.OutputInformationSequence = []
     done.UnifiedProcedureStepPerformedProcedureSequence = [performed]
@@ -293,10 +294,10 @@ def _performed_procedure(work: Sequence[Code], station: str, began: datetime, en
     from pydicom.sr.coding import Code
 
     item = Dataset()
-    item.PerformedStationNameCodeSequence = [_code(Code(station, _STATION_SCHEME, station))]
-    item.PerformedProcedureStepStartDateTime = _dicom_time(began)
-    item.PerformedProcedureStepEndDateTime = _dicom_time(ended)
-    item.PerformedWorkitemCodeSequence = [_code(one) for one in work or (codes.DCM.ImageProcessing,)]
+    item.PerformedStationNameCodeSequence = [code_item(Code(station, STATION_SCHEME, station))]
+    item.PerformedProcedureStepStartDateTime = dicom_time(began)
+    item.PerformedProcedureStepEndDateTime = dicom_time(ended)
+    item.PerformedWorkitemCodeSequence = [code_item(one) for one in work or (codes.DCM.ImageProcessing,)]
     return item
 
 
@@ -308,17 +309,17 @@ def _output(study_instance_uid: str, output: Output) -> Dataset:
     item.TypeOfInstances = "DICOM"
     item.StudyInstanceUID, item.SeriesInstanceUID = study_instance_uid, output.series_instance_uid
     item.ReferencedSOPSequence = [
-        _dataset_of(ReferencedSOPClassUID=sop_class, ReferencedSOPInstanceUID=uid)
+        dataset_of(ReferencedSOPClassUID=sop_class, ReferencedSOPInstanceUID=uid)
         for sop_class, uid in output.objects
     ]
     if output.ae_titles:
-        item.DICOMRetrievalSequence = [_dataset_of(RetrieveAETitle=list(output.ae_titles))]
+        item.DICOMRetrievalSequence = [dataset_of(RetrieveAETitle=list(output.ae_titles))]
     if output.urls:
-        item.WADORSRetrievalSequence = [_dataset_of(RetrieveURL=url) for url in output.urls]
+        item.WADORSRetrievalSequence = [dataset_of(RetrieveURL=url) for url in output.urls]
     return item
 
 
-def _dataset_of(**values: Any) -> Dataset:
+def dataset_of(**values: Any) -> Dataset:
     """Return a data set with these attributes."""
     made = Dataset()
     for keyword, value in values.items():
@@ -326,13 +327,13 @@ def _dataset_of(**values: Any) -> Dataset:
     return made
 
 
-def _code(code: Code) -> Dataset:
+def code_item(code: Code) -> Dataset:
     """Return a code as an item of a code sequence."""
-    return _dataset_of(
+    return dataset_of(
         CodeValue=code.value, CodingSchemeDesignator=code.scheme_designator, CodeMeaning=code.meaning
     )
 
 
-def _dicom_time(at: datetime) -> str:
+def dicom_time(at: datetime) -> str:
     """Return a time as DICOM DT with its offset from UTC (PS3.5 6.2)."""
     return f"{at:%Y%m%d%H%M%S%z}"

@@ -50,11 +50,10 @@ from tests.pacs_lab import (
     fetched,
     film,
     inbox_beside,
-    instances,
     peer,
     run_pacs,
-    work_item,
 )
+from tests.worklist_lab import instances, work_item
 
 pytestmark = pytest.mark.usefixtures("impatient")
 

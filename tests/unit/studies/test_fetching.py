@@ -49,31 +49,25 @@ from tests.hostile.valve import valve_before
 from tests.hostile.web import answering
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import assign, chest, ultrasound
-from tests.pacs_lab import (
+from tests.pacs_lab import FakeArchive, answer_for, beside, film, free_port, inbox_beside, run_pacs
+from tests.peers import a_receiver
+from tests.postgres_lab import POSTGRESQL
+from tests.result_reading import coded
+from tests.rows import a_job, a_study
+from tests.waiting import wait_until
+from tests.worklist_lab import (
     CANCELED,
     COMPLETED,
     HANG,
     IN_PROGRESS,
     LOSE,
     SCHEDULED,
-    FakeArchive,
     Manager,
-    answer_for,
-    beside,
-    film,
-    free_port,
-    inbox_beside,
     instances,
-    run_pacs,
     ups_pull,
     ups_rs,
     work_item,
 )
-from tests.peers import a_receiver
-from tests.postgres_lab import POSTGRESQL
-from tests.result_reading import coded
-from tests.rows import a_job, a_study
-from tests.waiting import wait_until
 
 PRIORS = {"priors": "archive"}
 
