@@ -108,32 +108,33 @@ def _check_manager(
 def _why_no_vendor(peer: PeerSettings, options: Mapping[str, object]) -> str:
     """Return why this peer cannot be a vendor's AI server by these options, as a remedy; "" if it can."""
     answers = options.get("answers", "sent")
-    by_http = peer.transport == "dicomweb"
-    both_ways = {"send", "receive"} <= {*peer.may}
-    wrong = {
-        'the pipeline sends by C-STORE or STOW-RS: give it transport = "dimse" or "dicomweb"': (
-            not by_http and peer.transport != "dimse"
-        ),
-        'what comes under its AE title is no answer of it: give it may = ["receive"]': (
-            by_http and peer.may != ("receive",)
-        ),
-        'a service that is reached by HTTP returns its results: set answers = "returned"': (
-            by_http and answers == "sent"
-        ),
-        'results are returned by HTTP only: give it transport = "dicomweb", or leave out answers': (
-            not by_http and answers == "returned"
-        ),
-        "a service that is reached by HTTP gets studies without work items: leave out manager": bool(
-            by_http and options.get("manager")
-        ),
-        'it gets studies and sends its answers: give it may = ["send", "receive"]': (
-            not by_http and not both_ways
-        ),
-        'what it sends is its answer: take "query" out of its may': not by_http and "query" in peer.may,
-        "the pipeline sends images as they are, with the patient's name: leave out deidentify": (
-            peer.deidentify
-        ),
-    }
+    if peer.deidentify:
+        return "the pipeline sends images as they are, with the patient's name: leave out deidentify"
+    if peer.transport == "dicomweb":
+        wrong = {
+            'what comes under its AE title is no answer of it: give it may = ["receive"]': (
+                peer.may != ("receive",)
+            ),
+            'a service that is reached by HTTP returns its results: set answers = "returned"': (
+                answers == "sent"
+            ),
+            "a service that is reached by HTTP gets studies without work items: leave out manager": (
+                bool(options.get("manager"))
+            ),
+        }
+    else:
+        wrong = {
+            'the pipeline sends by C-STORE or STOW-RS: give it transport = "dimse" or "dicomweb"': (
+                peer.transport != "dimse"
+            ),
+            'results are returned by HTTP only: give it transport = "dicomweb", or leave out answers': (
+                answers == "returned"
+            ),
+            'it gets studies and sends its answers: give it may = ["send", "receive"]': (
+                not {"send", "receive"} <= {*peer.may}
+            ),
+            'what it sends is its answer: take "query" out of its may': "query" in peer.may,
+        }
     return next((remedy for remedy, is_wrong in wrong.items() if is_wrong), "")
 
 
