@@ -5,7 +5,7 @@ Part 10 files that are fetched are streamed to the sink: no file is parsed here 
 
 import contextlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -104,7 +104,7 @@ class DicomwebDestination(HttpDestination):
             timeout=self._timeout,
         )
         answer.raise_for_status()
-        report = _stored(_response(answer), item.sop_instance_uid)
+        report = stored_report(store_response(answer), item.sop_instance_uid)
         return UNREADABLE if report is _UNNAMED and not self._peer.answers_queries else report
 
     def _delete(self, item: Outgoing) -> None:
@@ -144,12 +144,12 @@ class DicomwebDestination(HttpDestination):
         """
         if error.response is not None and status_of(error) == 409:
             with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # any idea of a body
-                for failed in _response(error.response).get("FailedSOPSequence") or ():
+                for failed in store_response(error.response).get("FailedSOPSequence") or ():
                     return _failure(failed)
         return super()._problem(error)
 
 
-def _stored(answer: Dataset, uid: str) -> SendReport:
+def stored_report(answer: Dataset, uid: str) -> SendReport:
     """Return what became of the object ``uid``, by the server's Store Instances Response (PS3.18 I.2).
 
     It counts as stored only if the response names it as stored.
@@ -164,7 +164,7 @@ def _stored(answer: Dataset, uid: str) -> SendReport:
     return _UNNAMED
 
 
-def _response(answer: requests.Response) -> Dataset:
+def store_response(answer: requests.Response) -> Dataset:
     """Return the Store Instances Response in an HTTP answer, empty if there is none.
 
     Raises the errors in FAULTY_ANSWER.
@@ -240,7 +240,10 @@ class DicomwebArchive(DicomwebDestination):
                 self._session.get(url, headers=_WADO, timeout=self._timeout, stream=True) as answer,
             ):
                 answer.raise_for_status()
-                for _, pieces in groupby(parts_of(answer), key=itemgetter(0)):
+                blocks = answer.raw.stream(_BLOCK, decode_content=False)
+                for _, pieces in groupby(
+                    parts_of(answer.headers.get("Content-Type"), blocks), key=itemgetter(0)
+                ):
                     taking.take(sink.take_file, map(itemgetter(1), pieces))
         except requests.RequestException as error:
             return self._failure(error, taking.taken)
@@ -286,13 +289,13 @@ class DicomwebArchive(DicomwebDestination):
                 yield {}
 
 
-def parts_of(answer: requests.Response) -> Iterator[tuple[int, bytes]]:
-    """Yield the content of a multipart answer (RFC 2046 5.1) as it arrives: (number of the part from 0, piece
-    of its bytes).
+def parts_of(content_type: str | None, blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield the content of a multipart answer (RFC 2046 5.1) as its ``blocks`` arrive: (number of the part
+    from 0, piece of its bytes).
 
     Raises FormParserError if the answer is not multipart, or ends early.
     """
-    kind, options = parse_options_header(answer.headers.get("Content-Type"))
+    kind, options = parse_options_header(content_type)
     if not kind.startswith(b"multipart/") or not options.get(b"boundary"):
         raise FormParserError("not a multipart answer")
     preamble = Preamble(options[b"boundary"])
@@ -305,7 +308,7 @@ def parts_of(answer: requests.Response) -> Iterator[tuple[int, bytes]]:
         },
     )
     number = 0
-    for block in answer.raw.stream(_BLOCK, decode_content=False):
+    for block in blocks:
         parser.write(preamble.removed(block))
         for piece in read:
             if piece is None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 from ai_pipeline.contract import (
     Accept,
@@ -25,8 +25,11 @@ class RemoteOptions(PipelineOptions):
     """Options of the pipeline ``remote``."""
 
     peer: str = option(..., "Peer", wanted="the name of a peer that may send and receive", min_length=1)
-    """The peer that is the vendor's server: it gets the images by C-STORE, and what it sends to the node's
-    listener under its AE title is its answer."""
+    """The peer that is the vendor's server, reached by DICOM (`transport = "dimse"`) or by HTTP
+    (`transport = "dicomweb"`)."""
+    answers: Literal["sent", "returned"] = option("sent", "How it answers")
+    """`sent`: by C-STORE to the node's listener under its AE title. `returned`, by HTTP: in its answer to the
+    request that brings the study."""
     model: str = option(..., "Model", wanted=_NAMED, pattern=f"^{NAME.pattern}$")
     """What results name as the model: letters, digits, `.`, `_`, `+`, `-`."""
     version: str = option(..., "Version of the model", wanted=_NAMED, pattern=f"^{NAME.pattern}$")
@@ -54,7 +57,7 @@ class Remote:
     card = PipelineCard(
         name="remote",
         version="1.0",
-        about="A vendor's AI server, which gets the images by DICOM and answers by DICOM.",
+        about="A vendor's AI server, which gets the images by DICOM or HTTP and answers so.",
         intended_use="As its vendor says: the node judges to whom an answer belongs and to what it refers, "
         "not whether it is right.",
         options=RemoteOptions,

@@ -75,7 +75,7 @@ def check_rules(settings: Settings, read: TomlFiles) -> None:
         elif other := used.get(name):
             remedy = f"rule {other} sends to it too: an answer could belong to either"
             read.add(place, repr(name), remedy)
-        elif name in peers and (remedy := _why_no_vendor(peers[name])):
+        elif name in peers and (remedy := _why_no_vendor(peers[name], rule.options)):
             read.add(place, repr(name), remedy)
         used.setdefault(name, rule.name)
         _check_manager(rule, peers, known, read)
@@ -105,17 +105,37 @@ def _check_manager(
         read.add(place, repr(name), remedy)
 
 
-def _why_no_vendor(peer: PeerSettings) -> str:
-    """Return why this peer cannot be a vendor's AI server, as a remedy; "" if it can."""
-    if not {"send", "receive"} <= {*peer.may}:
-        return 'it gets studies and sends its answers: give it may = ["send", "receive"]'
-    if "query" in peer.may:
-        return 'what it sends is its answer: take "query" out of its may'
-    if peer.transport != "dimse":
-        return 'the pipeline sends by C-STORE: give it transport = "dimse", host and port'
+def _why_no_vendor(peer: PeerSettings, options: Mapping[str, object]) -> str:
+    """Return why this peer cannot be a vendor's AI server by these options, as a remedy; "" if it can."""
+    answers = options.get("answers", "sent")
     if peer.deidentify:
         return "the pipeline sends images as they are, with the patient's name: leave out deidentify"
-    return ""
+    if peer.transport == "dicomweb":
+        wrong = {
+            'what comes under its AE title is no answer of it: give it may = ["receive"]': (
+                peer.may != ("receive",)
+            ),
+            'a service that is reached by HTTP returns its results: set answers = "returned"': (
+                answers == "sent"
+            ),
+            "a service that is reached by HTTP gets studies without work items: leave out manager": (
+                bool(options.get("manager"))
+            ),
+        }
+    else:
+        wrong = {
+            'the pipeline sends by C-STORE or STOW-RS: give it transport = "dimse" or "dicomweb"': (
+                peer.transport != "dimse"
+            ),
+            'results are returned by HTTP only: give it transport = "dicomweb", or leave out answers': (
+                answers == "returned"
+            ),
+            'it gets studies and sends its answers: give it may = ["send", "receive"]': (
+                not {"send", "receive"} <= {*peer.may}
+            ),
+            'what it sends is its answer: take "query" out of its may': "query" in peer.may,
+        }
+    return next((remedy for remedy, is_wrong in wrong.items() if is_wrong), "")
 
 
 def _receivers(rule: RuleSettings) -> Iterator[tuple[str, str]]:

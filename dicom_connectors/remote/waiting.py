@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from sqlalchemy import ColumnElement, exists, func, select
@@ -16,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from dicom_connectors.remote.answer import is_asked_again
 from dicom_connectors.remote.settings import Vendor
+from dicom_connectors.remote.web import WebCalls
 from dicom_connectors.remote.work_request import WorkRequests, work_item_uid
 from dicom_connectors.worklist.manager import ChangeStatus
 from dicom_connectors.worklist.requested import WorkOutcome
@@ -35,7 +37,7 @@ from dicom_node.base.events import (
 from dicom_node.base.files import Files
 from dicom_node.base.lifecycle import OPEN_AWAITED, OPEN_JOBS, AwaitedState, JobState
 from dicom_node.base.outcomes import NotYet, Outcome, Retry
-from dicom_node.base.runner import Lane
+from dicom_node.base.runner import Lane, wait_before_retry
 from dicom_node.base.store import intake, queue
 from dicom_node.base.store.awaited import AnswerObject, AwaitedAnswer
 from dicom_node.base.store.database import Database
@@ -44,6 +46,7 @@ from dicom_node.base.store.transitions import move, update_queue_place, utc_now
 from dicom_node.deliver import scu
 from dicom_node.deliver.scu import Outgoing, SendReport, SendStatus
 from dicom_node.jobs.queue import retry
+from dicom_node.receive.spool import Spool, mark_of, sender_in_name
 from dicom_node.studies.fetch import closing_on_stop
 
 _SOON: Final = timedelta(seconds=1)
@@ -76,6 +79,8 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         self._deadline = timedelta(minutes=vendor.options.deadline)
         self._quiet = timedelta(seconds=vendor.quiet_seconds)
         self._requests = WorkRequests(vendor, vendor.manager, settings) if vendor.manager else None
+        self._spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
+        self._web = WebCalls(settings, vendor) if vendor.peer.transport == "dicomweb" else None
 
     def waits(self) -> Sequence[ColumnElement[bool]]:
         """Return the SQL conditions for studies that go to this vendor, or whose answer is awaited."""
@@ -166,14 +171,22 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         return self._give_up(session, row, job, f"no answer from {row.peer} in {minutes:g} minutes")
 
     def _is_coming(self, session: Session, row: AwaitedAnswer, now: datetime) -> bool:
-        """Return whether an open association brings objects of the answer."""
+        """Return whether an open association brings objects of the answer, or some wait for the index."""
         brings = (
             select(ReceivedObject.association)
             .join(AnswerObject, AnswerObject.received_id == ReceivedObject.id)
             .where(AnswerObject.awaited_id == row.id)
         )
         is_open = exists().where(Association.id.in_(brings), Association.closed_at.is_(None))
-        return row.last_at is not None and now < row.last_at + _OPEN and bool(session.scalar(select(is_open)))
+        if row.last_at is None or now >= row.last_at + _OPEN:
+            return False
+        return bool(session.scalar(select(is_open))) or self._wait_for_index()
+
+    def _wait_for_index(self) -> bool:
+        """Return whether objects of this vendor wait in the spool to be indexed."""
+        peer = self._vendor.peer
+        marks = {mark_of(peer.name), mark_of(peer.ae_title)}
+        return any(sender_in_name(path.name) in marks for path in self._spool.pending())
 
     # Work items
 
@@ -300,6 +313,8 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
 
     def _send(self, row: AwaitedAnswer, stop: threading.Event) -> Outcome:
         """Send the images of a study. Return NotYet if that is decided, Retry if waiting may help."""
+        if self._web is not None:
+            return self._post(row, self._web, stop)
         try:
             objects = self._outgoing(row)
         except StorageError as error:
@@ -316,6 +331,34 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
                         return NotYet()
         if self._requests is not None and (outcome := self._request(row, objects)) is not None:
             return outcome
+        return self._sent(row)
+
+    def _post(self, row: AwaitedAnswer, web: WebCalls, stop: threading.Event) -> Outcome:
+        """Send a study by HTTP, beside other studies: the request goes on while this thread does others."""
+        with self._database.read() as session:
+            now_row = session.get_one(AwaitedAnswer, row.id)  # its limit was set after ``row`` was read
+            session.expunge(now_row)
+        posted = web.post(now_row, partial(self._outgoing, now_row), stop)
+        if posted is None:
+            with self._database.write() as session:
+                found = self._locked(session, row.id)
+                return self._later(session, found[0], _SOON) if found else NotYet()
+        report = posted.report
+        if report.status in _SENT:
+            return self._sent(row)
+        if report.status in _NEVER:
+            return self._not_sent(row, [report])
+        after = (
+            timedelta(seconds=posted.after)
+            if posted.after
+            else wait_before_retry(row.attempts + 1, self._settings.outbox)
+        )
+        return Retry(
+            f"{report.code} {report.text}".strip(), min(after, max(now_row.limit_at - utc_now(), _SOON))
+        )
+
+    def _sent(self, row: AwaitedAnswer) -> Outcome:
+        """Note that the vendor has the whole study: now its answer is awaited."""
         with self._database.write() as session:
             if (found := self._locked(session, row.id)) and found[0].state is AwaitedState.SENDING:
                 now = utc_now()

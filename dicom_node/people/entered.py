@@ -361,6 +361,8 @@ def _refuse_for_files(kind: Kind, content: Mapping[str, Any]) -> None:
         raise FaultyInput("variables and files (${...}) are for the configuration files only")
     if kind == "peers" and (secret := [key for key in SECRET if content.get(key)]):
         raise FaultyInput(f"{', '.join(secret)}: a peer with a login belongs in the configuration files")
+    if kind == "peers" and content.get("authorities"):
+        raise FaultyInput("authorities: a peer with a file belongs in the configuration files")
     if kind == "peers" and "@" in str(content.get("url", "")):
         raise FaultyInput("url: a peer with a login belongs in the configuration files")
 

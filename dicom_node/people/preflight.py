@@ -699,6 +699,8 @@ def _check_peer(peer: PeerSettings, settings: Settings, read: TomlFiles) -> Foun
         if point := installed(group).get(peer.transport):
             can_be_imported(point)
     yield from _check_http(peer)
+    if peer.authorities and not peer.authorities.is_file():
+        yield f"peers.{peer.name}.authorities", str(peer.authorities), "is no file"
     if (peer.pseudonym_domain or peer.retain) and not peer.deidentify:
         yield (
             f"peers.{peer.name}.{'retain' if peer.retain else 'pseudonym_domain'}",

@@ -100,7 +100,7 @@ class Fetcher(Lane[Fetch]):
             if not try_move(session, row, FETCH_STARTED, started_at=utc_now(), attempts=row.attempts + 1):
                 return NotYet()  # a person cancelled it
         archive = scu.open_archive(self._peer, self._settings)
-        sink = RetrievalSink(self._spool, self._waiting, self._settings, self._peer, row.id)
+        sink = RetrievalSink(self._spool, self._waiting, self._settings, self._peer, f"{ASSOCIATION}{row.id}")
         with closing_on_stop(stop, archive):
             found = archive.retrieve(row.study_instance_uid, sink)
         row.objects = found.objects
@@ -157,18 +157,18 @@ ASSOCIATION = "fetch-"
 
 
 class RetrievalSink:
-    """Stores the objects that one retrieval brings (a ``scu.ObjectSink``). ``number``: id of the retrieval's
-    row.
+    """Stores the objects that one retrieval brings (a ``scu.ObjectSink``). ``association``: the node's own
+    identifier of it.
     """
 
     def __init__(
-        self, spool: Spool, waiting: WaitingObjects, settings: Settings, peer: PeerSettings, number: int
+        self, spool: Spool, waiting: WaitingObjects, settings: Settings, peer: PeerSettings, association: str
     ) -> None:
-        """Store objects from ``peer`` in ``spool``, within the limits of ``waiting``. ``number``: id of the
-        retrieval's row.
+        """Store objects from ``peer`` in ``spool``, within the limits of ``waiting``. ``association``:
+        the node's own identifier of the retrieval.
         """
         self._spool, self._waiting, self._settings, self._peer = spool, waiting, settings, peer
-        self._association = f"{ASSOCIATION}{number}"
+        self._association = association
         self.sop_classes: Collection[str] = accepted_classes(further_classes(settings))
         self.largest_bytes = settings.listener.maximum_object_mib * 2**20
         """The size of the largest object that is accepted."""

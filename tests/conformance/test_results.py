@@ -599,7 +599,7 @@ def test_the_contexts_that_the_node_proposes_are_those_of_the_statement(tmp_path
         [pacs] = settings.peers
         DimseDestination(pacs, settings).test()
         spool = Spool(tmp_path / "spool", 0)
-        sink = RetrievalSink(spool, WaitingObjects(spool.incoming), settings, pacs, 1)
+        sink = RetrievalSink(spool, WaitingObjects(spool.incoming), settings, pacs, "fetch-1")
         open_archive(pacs, settings).retrieve("2.25.1", sink)
         open_archive(pacs, settings).test()
         open_worklist(pacs, settings).test()

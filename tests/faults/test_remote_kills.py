@@ -17,11 +17,15 @@ from dicom_node.base.store.database import Database
 from tests.ct_lab import ct_slices
 from tests.node_lab import Node, in_background, running, store_until_acknowledged
 from tests.pacs_lab import Pacs, run_pacs
+from tests.ports import free_port
 from tests.postgres_lab import start_postgres
+from tests.service_lab import run_example, service_site
 from tests.vendor_lab import Vendor, remote_rule, run_vendor, vendor_site
 from tests.waiting import wait_until
 
 SLICES = 2
+OPTIONS = "deadline = 10.0, under_way = 2"
+WORKERS = "attempts = 200"
 
 
 def kill(node: Node, chance: random.Random) -> str:
@@ -38,24 +42,39 @@ def kill(node: Node, chance: random.Random) -> str:
     return "nothing"
 
 
+def vendor_by_dicom(stack: ExitStack, pacs: Pacs) -> tuple[Vendor, str]:
+    """A vendor's DICOM server, and the configuration of a node with it."""
+    vendor = stack.enter_context(run_vendor(Vendor(whole=SLICES, after=0.5)))
+    return vendor, vendor_site(pacs, vendor, rules=remote_rule(options=OPTIONS), workers=WORKERS)
+
+
+def service(stack: ExitStack, pacs: Pacs, answers: str) -> str:
+    """The service of examples/, and the configuration of a node with it."""
+    url = stack.enter_context(run_example())
+    return service_site(pacs, url, f'answers = "{answers}", {OPTIONS}', workers=WORKERS)
+
+
 @pytest.mark.timeout(3600)  # ends earlier when nothing moves
+@pytest.mark.parametrize("answers", ["sent", "returned"])
 @pytest.mark.parametrize(("database", "least"), [("sqlite", 8), ("postgresql", 4)])
 def test_kills_at_any_step_lose_double_and_mix_nothing(
-    tmp_path: Path, rounds: int, database: str, least: int
+    tmp_path: Path, rounds: int, database: str, least: int, answers: str
 ) -> None:
-    """Twelve kills and studies here, a hundred by ``make hostile``."""
+    """Twelve kills and studies of each way here, a hundred by ``make hostile``."""
     kills = min(50, max(least, rounds // 1000))
-    chance, pacs, vendor = random.Random(20261201), Pacs(), Vendor(whole=SLICES, after=0.5)
+    chance, pacs = random.Random(20261201), Pacs()
     with ExitStack() as stack:
         stack.enter_context(run_pacs(pacs))
-        stack.enter_context(run_vendor(vendor))
         url = stack.enter_context(start_postgres()).new_database() if database == "postgresql" else ""
-        rules = remote_rule(options="deadline = 10.0, under_way = 2")
-        config = vendor_site(pacs, vendor, rules=rules, workers="attempts = 200")
         if url:
             Database(url).upgrade()
-        node = Node(tmp_path / "node", config, database_url=url, alone=True)
-        vendor.node = node.port
+        port = free_port()
+        if answers == "sent":
+            vendor, config = vendor_by_dicom(stack, pacs)
+            vendor.node = port
+        else:
+            config = service(stack, pacs, answers)
+        node = Node(tmp_path / "node", config, port, database_url=url, alone=True)
         stack.enter_context(running(node))
         killed: Counter[str] = Counter()
         senders = []

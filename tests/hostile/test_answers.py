@@ -158,7 +158,7 @@ def test_what_is_no_answer_of_wado_stores_nothing_faulty(
         inbox = inbox_beside(tmp_path, 1, transport="dicomweb", url=url)
         archive = inbox.settings.peer("archive")
         sink = fetch.RetrievalSink(
-            inbox.spool, fetch.WaitingObjects(inbox.spool.incoming), inbox.settings, archive, 1
+            inbox.spool, fetch.WaitingObjects(inbox.spool.incoming), inbox.settings, archive, "fetch-1"
         )
         outcome = open_archive(archive, inbox.settings).retrieve("1.2.3", sink)
     assert outcome.status is status, outcome

@@ -1,6 +1,7 @@
 """``[[peers]]``: the settings of a modality, a PACS, an Orthanc."""
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import unquote
 
@@ -81,6 +82,8 @@ class PeerSettings(Section):
     """For HTTP; better by ${VAR}."""
     password: Secret = Field("", validate_default=True)
     """For HTTP; by ${VAR}, never in the file."""
+    authorities: Path | None = Field(None, examples=["tls/vendor-ca.pem"])
+    """For HTTP: PEM file of the only CAs that it trusts; without it those of the system."""
     tls: bool = False
     """Call this peer with DICOM TLS, or MLLP over TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)

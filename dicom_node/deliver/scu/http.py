@@ -166,7 +166,7 @@ class HttpCaller(PeerCaller):
         super().__init__(peer, settings)
         self._outbox, self._url = settings.outbox, peer.url.rstrip("/")
         self._timeout = (CONNECT_SECONDS, settings.outbox.answer_seconds)
-        self._session = BoundedSession(self._connections)
+        self._session = BoundedSession(self._connections, peer.authorities)
         if peer.username:
             self._session.auth = (peer.username, peer.password.get_secret_value())
 

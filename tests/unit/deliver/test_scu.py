@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from python_multipart.exceptions import FormParserError
 from werkzeug.wrappers import Response
 
-from dicom_connectors.dicomweb.client import DicomwebDestination, _stored, parts_of
+from dicom_connectors.dicomweb.client import DicomwebDestination, parts_of, stored_report
 from dicom_connectors.orthanc import destination as orthanc
 from dicom_node.base.config.addresses import LocalAddress, is_local, remote_address
 from dicom_node.base.config.peer import PeerSettings
@@ -121,7 +121,7 @@ def test_a_retrieval_is_judged_by_what_did_not_come(
     ],
 )
 def test_an_accepted_request_says_what_became_of_the_object(answer: Dataset, status: SendStatus) -> None:
-    assert _stored(answer, "1.2.3").status is status
+    assert stored_report(answer, "1.2.3").status is status
 
 
 @pytest.mark.parametrize(
@@ -245,9 +245,8 @@ MESSAGE = b"".join(b"--b0\r\nContent-Type: application/dicom\r\n\r\n" + part + b
 def parts(data: bytes, size: int = 100, content_type: str = MULTIPART) -> list[bytes]:
     """The parts of an answer that comes in pieces of ``size`` bytes."""
     blocks = [data[at : at + size] for at in range(0, len(data), size)]
-    answer = Mock(headers={"Content-Type": content_type}, raw=Mock(stream=lambda *_, **__: iter(blocks)))
     found: dict[int, bytes] = {}
-    for number, piece in parts_of(answer):
+    for number, piece in parts_of(content_type, blocks):
         found[number] = found.get(number, b"") + piece
     return list(found.values())
 

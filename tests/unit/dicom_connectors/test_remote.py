@@ -6,6 +6,7 @@ import pytest
 
 from dicom_node.people import preflight
 from tests.pacs_lab import Pacs
+from tests.service_lab import service_site
 from tests.vendor_lab import Vendor, remote_rule, vendor_peer, vendor_site
 
 
@@ -52,10 +53,30 @@ def test_two_rules_for_one_server_are_refused(tmp_path: Path) -> None:
     assert "an answer could belong to either" in found
 
 
-def test_a_server_that_is_spoken_to_by_http_or_without_identity_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (("", ""), ""),
+        (('"returned"', '"sent"'), 'set answers = "returned"'),
+        (('may = ["receive"]', 'may = ["send", "receive"]'), 'give it may = ["receive"]'),
+        (('transport = "dicomweb"', 'transport = "orthanc"'), 'transport = "dimse" or "dicomweb"'),
+        (('may = ["receive"]', 'may = ["receive"]\nauthorities = "none.pem"'), "is no file"),
+    ],
+)
+def test_a_service_by_http_gets_studies_and_sends_nothing_by_dicom(
+    tmp_path: Path, change: tuple[str, str], remedy: str
+) -> None:
+    config = service_site(Pacs(), "http://127.0.0.1:1/dicom-web")
+    assert change[0] in config
+    found = problems(tmp_path, config.replace(*change))
+    assert remedy in found
+    assert bool(found) is bool(remedy)
+
+
+def test_a_server_without_identity_or_that_returns_by_dicom_is_refused(tmp_path: Path) -> None:
     pacs, vendor = Pacs(), Vendor()
+    returned = vendor_site(pacs, vendor, rules=remote_rule(options='answers = "returned"'))
+    assert "returned by HTTP only" in problems(tmp_path, returned)
     base = vendor_site(pacs, vendor).replace(vendor_peer(vendor), "")
-    web = vendor_peer(vendor, more='transport = "dicomweb"\nurl = "http://127.0.0.1:1/dicom-web"')
-    assert "sends by C-STORE" in problems(tmp_path, base + web)
     nameless = vendor_peer(vendor, more='results = ["cleaned"]\ndeidentify = true')
     assert "leave out deidentify" in problems(tmp_path, base + nameless)
