@@ -3,6 +3,7 @@
 import base64
 import io
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from tests.ct_lab import ct_slices
+from tests.ct_lab import ct_slices, program, segments_and_reports
 from tests.node_lab import Node, rule, running, site_config, store
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
@@ -58,7 +59,7 @@ class Server(Pacs):
 def between(folder: Path, pacs: Pacs, port: int) -> Node:
     """A node between this PACS and a vendor on this port."""
     vendor = vendor_peer(Server(port, "VENDOR"))
-    given = {"results": ("image", "sr"), "senders": ("CT1",), "quiet": 1}
+    given = {"results": ("image", "seg", "sr"), "senders": ("CT1",), "quiet": 1}
     return Node(folder, site_config(pacs.port, remote_rule(options="deadline = 2") + vendor, **given))
 
 
@@ -66,7 +67,6 @@ def delivered(node: Node, pacs: Pacs, images: Sequence[Dataset]) -> list[Dataset
     """What the PACS gets for a study."""
     assert store(node.port, images, "CT1") == [0] * len(images)
     node.wait_for(["delivered", "failed"])
-    print(node.studies())
     results = stored(pacs)
     assert {(one.PatientID, one.StudyInstanceUID) for one in results} == {
         (images[0].PatientID, images[0].StudyInstanceUID)
@@ -120,19 +120,17 @@ def test_orthanc_as_a_vendor(tmp_path: Path) -> None:
 def test_another_node_as_a_vendor(tmp_path: Path) -> None:
     """Its rule runs a program on the study, and its results come back as an answer."""
     images, pacs = ct_slices("nodes", 2, side=SIDE), Pacs()
-    finds = "echo '{\\\"findings\\\": []}' > $MERCURE_OUT_DIR/findings.json"
-    theirs = rule(
-        "command",
-        'modality = "CT"',
-        f'command = ["/bin/sh", "-c", "{finds}"], model = "theirs", version = "1", network = true',
-    )
+    script = program(tmp_path, segments_and_reports())
+    command = f'command = ["{sys.executable}", "{script}", "{{input}}", "{{output}}"]'
+    theirs = rule("command", 'modality = "CT"', f'{command}, model = "theirs", version = "1"')
     with run_pacs(pacs):
         ours = between(tmp_path / "ours", pacs, port := free_port())
-        of_vendor = site_config(ours.port, theirs, senders=(), ae_title="AINODE", of_pacs='confirm = "none"')
+        of_vendor = site_config(
+            ours.port, theirs, ("seg",), senders=(), ae_title="AINODE", of_pacs='confirm = "none"'
+        )
         vendor = Node(tmp_path / "theirs", of_vendor, port=port)
         config = vendor.config.read_text().replace("[node]", '[node]\nae_title = "VENDOR"')
         vendor.config.write_text(config)
         with running(vendor), running(ours):
             results = delivered(ours, pacs, images)
-            print(vendor.studies())
-    assert [str(one.Modality) for one in results] == ["SR"]
+    assert [str(one.Modality) for one in results] == ["SEG"]
