@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,14 +33,14 @@ PATIENT = remote_rule(options="deadline = 1")
 
 @contextmanager
 def beside(
-    folder: Path, pacs: Pacs, *vendors: Vendor, rules: str = PATIENT, is_up: bool = True, **more: object
+    folder: Path, pacs: Pacs, *vendors: Vendor, rules: str = PATIENT, is_up: bool = True
 ) -> Iterator[Node]:
     """A node between this PACS and these vendors, all running."""
     with ExitStack() as stack:
         stack.enter_context(run_pacs(pacs))
         for vendor in vendors if is_up else ():
             stack.enter_context(run_vendor(vendor))
-        node = Node(folder, vendor_site(pacs, *vendors, rules=rules, **more))
+        node = Node(folder, vendor_site(pacs, *vendors, rules=rules))
         for vendor in vendors:
             vendor.node = node.port
         yield stack.enter_context(running(node))
@@ -53,6 +54,10 @@ def break_off(node: Node, objects: Sequence[Dataset], calling: str = "VENDOR") -
     for one in objects:
         assert association.send_c_store(one).Status == 0
     association.abort()
+
+
+def has_images(vendor: Vendor, number: int) -> bool:
+    return len(vendor.stored) == number
 
 
 def modalities(pacs: Pacs) -> list[str]:
@@ -149,7 +154,7 @@ def test_no_more_studies_are_there_than_may_be_under_way(tmp_path: Path) -> None
         for images in studies:
             assert store(node.port, images, "CT1") == [0]
         for number in range(1, 4):
-            wait_until(lambda number=number: len(vendor.stored) == number, what="the next study")
+            wait_until(partial(has_images, vendor, number), what="the next study")
             time.sleep(3)
             assert len(vendor.stored) == number
             vendor.send(derives(vendor.images()[-1:]))

@@ -59,8 +59,8 @@ class Server(Pacs):
 def between(folder: Path, pacs: Pacs, port: int) -> Node:
     """A node between this PACS and a vendor on this port."""
     vendor = vendor_peer(Server(port, "VENDOR"))
-    given = {"results": ("image", "seg", "sr"), "senders": ("CT1",), "quiet": 1}
-    return Node(folder, site_config(pacs.port, remote_rule(options="deadline = 2") + vendor, **given))
+    rules = remote_rule(options="deadline = 2") + vendor
+    return Node(folder, site_config(pacs.port, rules, ("image", "seg", "sr"), 1, senders=("CT1",)))
 
 
 def delivered(node: Node, pacs: Pacs, images: Sequence[Dataset]) -> list[Dataset]:
