@@ -29,9 +29,9 @@ REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC, dicom_node_any, dicom_nod
 GRANT USAGE ON SCHEMA public TO dicom_node_any;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO dicom_node_any;
 GRANT SELECT ON
-    alembic_version, answer_object, archive_question, association, audit, awaited_answer, claimed_workitem, cleaning_review, commitment, counted_image, cursor, decision,
-    delivery, disk_sample, drawn_by_hand, event, feedback, held_result, installation, instance, job, lease, model_count,
-    notification, notified_event, original, performed_step, received_object, removal, reported_finding, requested_commitment, result,
+    alembic_version, answer_object, archive_question, association, audit, awaited_answer, awaited_correction, claimed_workitem, cleaning_review, commitment, counted_image, cursor, decision,
+    delivery, disk_sample, drawn_by_hand, event, feedback, held_result, hl7_message, installation, instance, job, lease, model_count,
+    notification, notified_event, original, performed_step, received_object, removal, replaced_patient, reported_finding, requested_commitment, result,
     site_process, step_object, step_study, study, study_fetch, study_name, study_trace, waiting_report,
     withdrawal
 TO dicom_node_any;
@@ -49,7 +49,9 @@ TO dicom_node_any;
 GRANT dicom_node_any TO dicom_node_receives;
 GRANT INSERT ON study TO dicom_node_receives;
 GRANT INSERT, DELETE ON study_name TO dicom_node_receives;
-GRANT SELECT ON registered_patient TO dicom_node_receives;
+GRANT SELECT, UPDATE, DELETE ON registered_patient TO dicom_node_receives;  -- by HL7
+GRANT INSERT, UPDATE ON awaited_correction, replaced_patient TO dicom_node_receives;
+GRANT INSERT, UPDATE, DELETE ON hl7_message TO dicom_node_receives;
 GRANT INSERT, UPDATE ON archive_question, instance, original, received_object, study_fetch TO dicom_node_receives;
 GRANT INSERT, UPDATE, DELETE ON association, claimed_workitem, disk_sample, performed_step, step_object, step_study TO dicom_node_receives;
 GRANT UPDATE ON awaited_answer, cleaning_review, held_result TO dicom_node_receives;

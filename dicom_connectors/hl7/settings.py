@@ -1,5 +1,5 @@
-"""The settings that a peer with ``transport = "hl7"`` has in addition: fields that a site fills in its own
-way.
+"""``[hl7]``: the listener for messages. The settings that a peer with ``transport = "hl7"`` has in addition:
+fields that a site fills in its own way.
 """
 
 from __future__ import annotations
@@ -7,12 +7,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self, cast
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    IPvAnyNetwork,
+    TypeAdapter,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from dicom_node.base.config.section import Section, did_you_mean
+from dicom_node.base.config.section import Host, Name, Port, Section, did_you_mean
+from dicom_node.base.connectors import typed_section
 from dicom_node.base.lifecycle import ResultKind
+from dicom_node.base.tls import server_context
 
 if TYPE_CHECKING:
     from dicom_node.base.config.peer import PeerSettings
@@ -42,6 +53,7 @@ _OURS: Final = {
 }
 _KEY = re.compile(r"([A-Z][A-Z0-9]{2})-([1-9]\d?)(?:\.([1-9]\d?))?")
 _LONGEST = 200  # characters of a value
+_INSTALL: Final = "needs hl7apy: pip install 'dicom-ai-node[hl7]'"
 
 
 def checked_hl7_fields(fields: dict[str, str]) -> dict[str, str]:
@@ -128,8 +140,77 @@ class Hl7Peer(Section):
         return self
 
 
+def checked_authority(text: str) -> str:
+    """Return an assigning authority if it is a name, or NAME&ID&TYPE. Raises ValueError for another text."""
+    parts = text.split("&")
+    if len(parts) not in (1, 3) or not text.isprintable() or not text.isascii():
+        raise ValueError('write it as HL7 does: "HOSP" or "HOSP&1.2.840.1&ISO"')
+    return text
+
+
+class Hl7TlsSettings(Section):
+    """``[hl7.tls]``: our certificate, and the authorities whose clients are accepted."""
+
+    certificate: Path = Field(examples=["tls/node.pem"])
+    """PEM file with our certificate and its chain."""
+    private_key: Path = Field(examples=["tls/node.key"])
+    """PEM file with its key."""
+    trusted: Path | None = Field(None, examples=["tls/house-ca.pem"])
+    """PEM file of CAs whose client certificates are accepted; set: a client certificate is required."""
+
+
+class Hl7Settings(Section):
+    """``[hl7]``: takes HL7 v2 messages over MLLP (docs/connect/hl7-in.md)."""
+
+    port: Port | None = Field(None, examples=[2575])
+    """TCP port; not set: no messages are taken."""
+    host: Host = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface."""
+    senders: dict[Name, tuple[IPvAnyNetwork, ...]] = Field(
+        {}, max_length=50, examples=[{"ris": ["192.168.1.30"]}]
+    )
+    """Who may send: a name, and addresses or networks. Connections of others are closed."""
+    assigning_authority: Annotated[str, Field(max_length=255), AfterValidator(checked_authority)] = Field(
+        "", examples=["HOSP"]
+    )
+    """Whose Patient IDs count, as PID-3.4 names it: "HOSP" or "HOSP&1.2.840.1&ISO"; empty: those without."""
+    message_kib: int = Field(1024, ge=1, le=1024)
+    """Longer messages (KiB) are refused, and end their connection."""
+    connections: int = Field(20, ge=1, le=200)
+    """Connections at the same time, over all senders."""
+    messages_a_second: float = Field(20, gt=0, le=1000)
+    """Of one sender; what comes faster waits in its connection."""
+    idle_seconds: float = Field(600, gt=0, le=86400)
+    """A connection without a message for so long is ended."""
+    tls: Hl7TlsSettings | None = None
+    """Certificates; absent: plain MLLP."""
+
+    @model_validator(mode="after")
+    def _knows_its_senders(self) -> Self:
+        """Refuse a listener that nobody may send to. Raises ValueError."""
+        if self.port and not self.senders:
+            raise ValueError('senders is missing: who may send, as senders = {ris = ["192.168.1.30"]}')
+        return self
+
+
+class Hl7Part(Section):
+    """Mixin that adds the table ``[hl7]`` to the node's settings."""
+
+    hl7: Hl7Settings = Hl7Settings()
+
+
 def check(settings: Settings) -> Found:
-    """Yield HL7 peers for which the library hl7apy is not installed."""
+    """Yield what HL7 peers and the listener lack: the library hl7apy, and files that can be read."""
+    installed = find_spec("hl7apy") is not None
     for peer in settings.peers:
-        if peer.transport == "hl7" and find_spec("hl7apy") is None:
-            yield f"peers.{peer.name}.transport", "'hl7'", "needs hl7apy: pip install 'dicom-ai-node[hl7]'"
+        if peer.transport == "hl7" and not installed:
+            yield f"peers.{peer.name}.transport", "'hl7'", _INSTALL
+    hl7 = typed_section(settings, Hl7Part).hl7
+    if hl7.port and not installed:
+        yield "hl7.port", str(hl7.port), _INSTALL
+    if hl7.port and hl7.tls:
+        try:
+            server_context(hl7.tls.certificate, hl7.tls.private_key, hl7.tls.trusted)
+        except OSError as error:  # ssl.SSLError is one
+            why = error.strerror or "no PEM file, or a key of another certificate"
+            yield "hl7.tls", str(hl7.tls.certificate), f"cannot be used: {why}"

@@ -15,10 +15,10 @@ from dicom_connectors.remote.settings import Vendor, vendors
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import Arrival, Claim
 from dicom_node.base.events import ANSWER_ASIDE, ANSWER_LATE, ANSWER_UNKNOWN, OBJECT_INDEXED
-from dicom_node.base.lifecycle import AwaitedState
+from dicom_node.base.lifecycle import AssociationOutcome, AwaitedState
 from dicom_node.base.store import intake
 from dicom_node.base.store.awaited import AnswerObject, AwaitedAnswer
-from dicom_node.base.store.tables import ReceivedObject
+from dicom_node.base.store.tables import Association, ReceivedObject
 from dicom_node.base.store.transitions import move, utc_now
 
 
@@ -34,6 +34,21 @@ def arrivals(settings: Settings) -> Callable[[Session, Arrival], Claim | None] |
         return None if vendor is None else _claim(session, arrival, vendor)
 
     return offer
+
+
+def has_broken_off(session: Session, row: AwaitedAnswer) -> bool:
+    """Return whether the association that last brought an object of this answer, also one that came again,
+    was aborted: more may have been to come.
+    """
+    kept = select(AnswerObject.received_id).where(AnswerObject.awaited_id == row.id)
+    uids = select(ReceivedObject.sop_instance_uid).where(ReceivedObject.id.in_(kept))
+    last = (
+        select(Association.outcome)
+        .join(ReceivedObject, ReceivedObject.association == Association.id)
+        .where(ReceivedObject.sop_instance_uid.in_(uids), ReceivedObject.study_id == row.study_id)
+        .order_by(ReceivedObject.id.desc())
+    )
+    return session.scalar(last.limit(1)) is AssociationOutcome.ABORTED
 
 
 def _claim(session: Session, arrival: Arrival, vendor: Vendor) -> Claim:

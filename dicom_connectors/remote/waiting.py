@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
 from dicom_connectors.remote.answer import is_asked_again
+from dicom_connectors.remote.matching import has_broken_off
 from dicom_connectors.remote.settings import Vendor
 from dicom_connectors.remote.web import WebCalls
 from dicom_connectors.remote.work_request import WorkRequests, work_item_uid
@@ -162,6 +163,10 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         if row.last_at is not None and row.last_at <= row.limit_at:
             if self._is_coming(session, row, now):
                 return self._later(session, row, _SOON)
+            if has_broken_off(session, row):
+                if now < row.limit_at:
+                    return self._later(session, row, _SOON)
+                job.assess_first = True
             self._wake(session, row, job, ANSWER_WHOLE, reason="")
             return NotYet()
         # What was received in time may not be in the index yet.

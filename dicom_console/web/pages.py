@@ -27,6 +27,7 @@ from dicom_node.base.store.views import (
 )
 from dicom_node.people.audit import LONGEST_REASON, SHORTEST_REASON
 from dicom_node.people.fetches import list_fetches, missing_studies
+from dicom_node.people.hl7_messages import list_messages, list_sent_under_former
 from dicom_node.people.lost_decisions import waiting_decisions
 from dicom_node.people.notifications import list_notifications
 from dicom_node.people.registered import list_patients
@@ -55,6 +56,8 @@ LISTS: Mapping[str, Callable[..., Any]] = {
     "notifications": list_notifications,
     "decisions": waiting_decisions,
     "patients": list_patients,
+    "messages": list_messages,
+    "former": list_sent_under_former,
     "screens": list_screens,
     "users": list_users,
     "sessions": list_sessions,

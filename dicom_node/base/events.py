@@ -77,6 +77,14 @@ TYPES: Final[Mapping[str, EventType]] = {
     "STEPS_FULFILLED": EventType(
         1084, "the performed procedure steps of a study ended, all they name is here"
     ),
+    "HL7_STARTED": EventType(1090, "HL7 listener started"),
+    "HL7_CANNOT_LISTEN": EventType(1091, "HL7 listener cannot listen: tried again", _ERROR),
+    "HL7_REFUSED": EventType(
+        1092, "HL7 messages or connections refused, counted in one minute, with the last reason", _WARNING
+    ),
+    "HL7_FOREIGN": EventType(
+        1093, "HL7 messages with Patient IDs of another site, counted in one minute: no change", _WARNING
+    ),
     "OBJECT_INDEXED": EventType(2001, "object indexed"),
     "OBJECT_DUPLICATE": EventType(2002, "object received again, unchanged"),
     "OBJECT_REVISED": EventType(2003, "object received again with another header", _WARNING),
@@ -139,6 +147,18 @@ TYPES: Final[Mapping[str, EventType]] = {
     "ARCHIVE_NOT_AWAITED": EventType(
         2060, "a study went on without all that a peer has of it, or of its patient", _WARNING
     ),
+    "PATIENTS_MERGED": EventType(2080, "HL7 says that a Patient ID was replaced by another", _WARNING),
+    "MERGED_IN_CIRCLE": EventType(
+        2081, "HL7 merges go in a circle: studies with these Patient IDs wait for a person", _ERROR
+    ),
+    "CORRECTION_AWAITED": EventType(
+        2082, "study held: HL7 changed its patient, and its images still have the former data", _ERROR
+    ),
+    "STUDY_CORRECTED": EventType(2083, "images with the patient's new data came: the study goes on"),
+    "SENT_UNDER_FORMER": EventType(
+        2084, "objects were sent under a patient's former ID or data: peers have them so", _ERROR
+    ),
+    "REGISTRATION_FOLLOWED": EventType(2085, "HL7 changed the data of a registered patient", _WARNING),
     "WORKITEM_WANTED": EventType(2070, "a work item of a worklist manager is to be claimed"),
     "WORKITEM_CLAIMED": EventType(2071, "work item claimed"),
     "WORKITEM_LOST": EventType(2072, "a work item is another performer's, or its manager ended it", _WARNING),

@@ -631,6 +631,25 @@ class AwaitedState(StrEnum):
     DROPPED = "dropped"  # the job ended, or the study changed
 
 
+class MessageState(StrEnum):
+    """The state of an HL7 message that was acknowledged."""
+
+    RECEIVED = "received"  # to be carried out
+    DONE = "done"
+    NOTHING = "nothing"  # it concerns nothing here
+    FOREIGN = "foreign"  # it names IDs of another site: it changes nothing
+    WAITING = "waiting"  # an order, for its study
+    EXPIRED = "expired"  # an order whose study did not come in time
+
+
+class CorrectionState(StrEnum):
+    """What became of a study that waits for images of the patient that HL7 names."""
+
+    WAITING = "waiting"
+    CORRECTED = "corrected"  # the images came: it went on by itself
+    RELEASED = "released"  # a person released it as it is
+
+
 _S, _J, _D, _C, _H = StudyState, JobState, DeliveryState, CommitmentState, HeldState
 _F, _R, _W, _A = FetchState, RequestedState, WorkitemState, AwaitedState
 _State = TypeVar("_State", bound=StrEnum)
@@ -654,6 +673,7 @@ STUDY = _table(
     ({_S.COMPLETE, *READ_FROM_WORK}, events.STUDY_RERUN, _S.RECEIVING),
     ({_S.RECEIVING, _S.COMPLETE, *READ_FROM_WORK}, events.STUDY_QUARANTINED, _S.QUARANTINED),
     ({_S.QUARANTINED}, events.STUDY_RELEASED, _S.RECEIVING),  # by a person only
+    ({_S.QUARANTINED}, events.STUDY_CORRECTED, _S.RECEIVING),  # that waited for nothing else
 )
 
 JOB = _table(

@@ -1,6 +1,7 @@
-"""Why TLS failed, in words for who administers one of the two sides."""
+"""TLS of the node's listeners, and why TLS failed, in words for who administers one of the two sides."""
 
 import ssl
+from pathlib import Path
 from typing import Final
 
 _OLD, _NONE = "it speaks an old version only: TLS 1.2 or newer is needed", "it speaks no TLS at this port"
@@ -31,3 +32,20 @@ def tls_refusal(error: BaseException | None) -> str:
     reason = error.reason or "handshake failed"
     meaning = f" ({_MEANINGS[reason]})" if reason in _MEANINGS else ""
     return f"no TLS: {reason.replace('_', ' ').lower()}{meaning}"
+
+
+def server_context(
+    certificate: Path | str, private_key: Path | str, trusted: Path | str | None
+) -> ssl.SSLContext:
+    """Return a server context for TLS 1.2 or newer by BCP 195 (PS3.15 B.12).
+
+    The arguments are paths of PEM files: our certificate, its key, and the authorities of which clients need
+    a certificate (None or "": they need none). Raises OSError.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, private_key)
+    if trusted:
+        context.load_verify_locations(trusted)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context

@@ -21,13 +21,15 @@ from dicom_node.base.actions.columns import Column, fields, times
 from dicom_node.base.actions.inputs import limit
 from dicom_node.base.actions.nouns import PATIENTS
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.dicom.identity import Patient, in_words
+from dicom_node.base.dicom.identity import Patient, in_words, issuers_differ
 from dicom_node.base.errors import NotAllowedNow
+from dicom_node.base.events import REGISTRATION_FOLLOWED
 from dicom_node.base.lifecycle import AuditAction, UserRole
 from dicom_node.base.sitekey import Seal, words
 from dicom_node.base.store import patients, sight
+from dicom_node.base.store.merges import PatientChange
 from dicom_node.base.store.tables import RegisteredPatient, Study
-from dicom_node.base.store.transitions import utc_now
+from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.base.store.views import View, columns
 from dicom_node.people import ServiceRequest, audit, existing, writing
 from dicom_node.people.audit import COMMAND_LINE, Person
@@ -207,6 +209,46 @@ def remove_patient(
     with _writing(settings) as session:
         session.delete(existing(session, RegisteredPatient, number, _UNKNOWN, lock=True))
         audit.note(session, by, AuditAction.PATIENT_REMOVED, patient=number)
+
+
+def follow_message(
+    session: Session, settings: Settings, change: PatientChange, texts: Sequence[str], sender: str
+) -> None:
+    """Change registered patients as an HL7 message says: a replaced Patient ID becomes the new one, or goes
+    where that is registered too; data that the message has (``texts``: name, birth date, sex) replace ours.
+
+    ``sender``: for the audit.
+    """
+    stated = {name: text for name, text in zip(_PATIENT, texts, strict=True) if text}
+    by, changed = Person(f"HL7: {sender}"[:64]), 0
+    for former in _registered_as(session, change.former_id, change.authority):
+        values = {**_opened(settings, former), **stated}
+        row = patients.registration(session, change.patient_id, former.issuer_of_patient_id)
+        if row is None:
+            row = former
+        elif row is not former:
+            values = {**_opened(settings, row), **stated}
+            audit.note(session, by, AuditAction.PATIENT_REMOVED, patient=former.id)
+            session.delete(former)
+        elif values == _opened(settings, row):
+            continue
+        row.patient_id = change.patient_id
+        _enter(
+            settings,
+            row,
+            {**values, "PatientID": row.patient_id, "IssuerOfPatientID": row.issuer_of_patient_id},
+        )
+        audit.note(session, by, AuditAction.PATIENT_CHANGED, patient=row.id)
+        session.flush()
+        changed += 1
+    if changed:
+        record(session, REGISTRATION_FOLLOWED, message=change.message, patients=changed)
+
+
+def _registered_as(session: Session, patient_id: str, authority: str) -> list[RegisteredPatient]:
+    """The registrations of a Patient ID whose issuer is this authority, or is not said."""
+    rows = session.scalars(select(RegisteredPatient).where(RegisteredPatient.patient_id == patient_id))
+    return [row for row in rows if not issuers_differ(authority, row.issuer_of_patient_id)]
 
 
 @contextmanager

@@ -19,7 +19,6 @@ import secrets
 import select
 import signal
 import socket
-import ssl
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ from pathlib import Path
 from dicom_node.base import events, logs
 from dicom_node.base.errors import ExitCode, SpoolError
 from dicom_node.base.processes import ALIVE_SECONDS, show_life, signal_pipe
+from dicom_node.base.tls import server_context
 from dicom_node.receive.association import Association
 from dicom_node.receive.journal import JournalWriter, journal_folder, listener_lock
 from dicom_node.receive.policy import (
@@ -130,7 +130,7 @@ class Listener:
         self._leftovers = spool.remove_leftovers()
         journal = JournalWriter(journal_folder(data_dir, place), self._listener_id)
         self._service = ListenerService(self._policy_file, data_dir, spool, journal, self._listener_id)
-        self._tls = _ssl_context(policy.tls)
+        self._tls = policy.tls and server_context(*policy.tls)
         self._applied = self._refused = policy
         self._associations: set[Association] = set()
         self._stopping = False
@@ -165,7 +165,7 @@ class Listener:
         policy = self._policy_file.current()
         if policy is not self._applied:  # read again: also where only certificates were replaced
             try:
-                self._tls = _ssl_context(policy.tls)
+                self._tls = policy.tls and server_context(*policy.tls)
                 logging.getLogger().setLevel(policy.log_level.upper())
                 self._learn_addresses(policy)
                 self._applied = policy
@@ -253,24 +253,6 @@ def listen(listener: AEPolicy) -> socket.socket:
         raise OSError(
             f"port {listener.port} of {listener.host}: {why} (listener.host, listener.port)"
         ) from None
-
-
-def _ssl_context(tls: tuple[str, str, str] | None) -> ssl.SSLContext | None:
-    """Return a server context for TLS 1.2 or newer by BCP 195 (PS3.15 B.12); None without TLS.
-
-    ``tls``: paths of the certificate, its key, and the authorities of which clients need a certificate (""
-    for none). Raises OSError.
-    """
-    if tls is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    certificate, private_key, trusted = tls
-    context.load_cert_chain(certificate, private_key)
-    if trusted:
-        context.load_verify_locations(trusted)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, exists, false, func, select, true, update
+from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.identity import are_one_patient, in_words
@@ -25,6 +26,7 @@ from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Study
 from dicom_node.base.store.transitions import move_study, record, steady_now
 from dicom_node.jobs.queue import enqueue_study
+from dicom_node.studies.corrections import hold_if_replaced
 from dicom_node.studies.fetched import OTHER_PATIENT, is_of_another_patient, note_other_patient
 from dicom_node.studies.judgement import NOT_AS_REGISTERED, TWO_PATIENTS
 from dicom_node.studies.quarantine import quarantine_study
@@ -99,16 +101,7 @@ class Assembler:
             study = intake.next_due(session, due)
             if study is None:
                 return False
-            if not are_one_patient(intake.patients(session, study.id, [ObjectRole.SOURCE])):
-                quarantine_study(session, study, TWO_PATIENTS)
-                return True
-            if self._fetches and is_of_another_patient(session, study):
-                note_other_patient(session, study)
-                quarantine_study(session, study, OTHER_PATIENT)
-                return True
-            if differences := patients.differences_from_registration(session, study):
-                reason = NOT_AS_REGISTERED.format(differences=in_words(differences))
-                quarantine_study(session, study, reason)
+            if self._quarantine_wrong_patient(session, study):
                 return True
             # How far the steps of the study were fulfilled.
             named = requested.steps_of(session, study.study_instance_uid, self._mpps) if self._mpps else ()
@@ -135,3 +128,16 @@ class Assembler:
             move_study(session, study, STUDY_COMPLETE)
             enqueue_study(session, study, self._settings)
             return True
+
+    def _quarantine_wrong_patient(self, session: Session, study: Study) -> bool:
+        """Quarantine a study of which it is in doubt whose it is; return whether that was done."""
+        if not are_one_patient(intake.patients(session, study.id, [ObjectRole.SOURCE])):
+            quarantine_study(session, study, TWO_PATIENTS)
+        elif self._fetches and is_of_another_patient(session, study):
+            note_other_patient(session, study)
+            quarantine_study(session, study, OTHER_PATIENT)
+        elif differences := patients.differences_from_registration(session, study):
+            quarantine_study(session, study, NOT_AS_REGISTERED.format(differences=in_words(differences)))
+        else:
+            return hold_if_replaced(session, study)
+        return True

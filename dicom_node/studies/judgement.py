@@ -55,9 +55,9 @@ class Judgement:
     reason: str = ""
 
 
-def judge(item: Arrived, former: Instance, study: Study) -> Judgement:
+def judge(item: Arrived, former: Instance, study: Study, *, is_awaited: bool = False) -> Judgement:
     """Compare a received version of an object with its current version ``former`` in ``study``, and decide
-    what becomes of it.
+    what becomes of it. ``is_awaited``: HL7 says that the patient of the study is the one of this version.
 
     The pixels may be the same although the bytes differ, as in another transfer syntax. Raises StoreAway if
     the pixels were not compared ahead, because nothing is decoded while the database is locked.
@@ -80,12 +80,13 @@ def judge(item: Arrived, former: Instance, study: Study) -> Judgement:
     )
     if is_same_header and former.identity_sha256 == identity_sha256(found.identity):
         return Judgement(Outcome.DUPLICATE)
-    return _compare_header(found, former, study, is_its_sender=item.arrival.calling_ae == former.calling_ae)
+    is_its_sender = is_awaited or item.arrival.calling_ae == former.calling_ae
+    return _compare_header(found, former, study, is_its_sender=is_its_sender)
 
 
 def _compare_header(found: Inspected, former: Instance, study: Study, *, is_its_sender: bool) -> Judgement:
     """Decide what becomes of an image that arrived again with another header. ``is_its_sender``: it comes
-    from the sender of the current version.
+    from the sender of the current version, or HL7 says so.
 
     Empty patient attributes replace nothing, and only the sender of the image can correct it.
     """

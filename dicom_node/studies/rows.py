@@ -25,6 +25,7 @@ from dicom_node.base.sitekey import PatientNames
 from dicom_node.base.store import (
     fetches,
     intake,
+    merges,
     results,
     sight,
 )
@@ -207,7 +208,9 @@ class ObjectRows:
             if any(found.patient.contradicts(other) for other in others):
                 return Judgement(Outcome.CONFLICT, TWO_PATIENTS)
             return Judgement(Outcome.NEW, found.remark)
-        return judge(item, former, session.get_one(Study, former.study_id))
+        there = session.get_one(Study, former.study_id)
+        who = found.patient_id, found.issuer_of_patient_id, found.patient
+        return judge(item, former, there, is_awaited=merges.is_awaited(session, there, *who))
 
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
         """Return the role of the object in its study: own result, source of an analysis, or neither.

@@ -14,6 +14,7 @@ OUTBOX: Final = Noun(
     "outbox", "Outbox: one row per result object and destination.", key="delivery", rows="deliveries"
 )
 FETCHES: Final = Noun("fetches", "Studies that are fetched from peers.", key="fetch", rows="fetches")
+MESSAGES: Final = Noun("messages", "HL7 messages that were acknowledged.", key="message", rows="messages")
 NOTIFICATIONS: Final = Noun(
     "notifications",
     "Notifications sent by e-mail or webhook, with their receivers.",

@@ -23,6 +23,7 @@ from sqlalchemy.orm import (
 from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, AuditAction, ObjectRole, Outcome
 from dicom_node.base.store.awaited import AnswerObject, AwaitedAnswer
 from dicom_node.base.store.mapping import Base
+from dicom_node.base.store.merges import Hl7Message, ReplacedPatient
 from dicom_node.base.store.tables import (
     Association,
     AuditRow,
@@ -147,6 +148,8 @@ _CONDITIONS: Final[Mapping[type[Base], Callable[[Sequence[str]], ColumnElement[b
         select(_awaited.c.id).where(_awaited.c.study_id.in_(_studies(senders)))
     ),
     RegisteredPatient: lambda _: false(),
+    Hl7Message: lambda _: false(),
+    ReplacedPatient: lambda _: false(),
     Notification: lambda _: false(),  # their texts name findings of all studies
     NotifiedEvent: lambda _: false(),
 }

@@ -146,7 +146,7 @@ def uncomment(text: str) -> str:
     lines = []
     for line in text.splitlines():
         bare = line.removeprefix("# ")
-        is_key = bare.startswith(("[listener", "[console", "[[")) or (
+        is_key = bare.startswith(("[listener", "[console", "[hl7", "[[")) or (
             " = " in bare and bare.split(" = ")[0].isidentifier()
         )
         lines.append(bare if is_key else line)
