@@ -82,7 +82,7 @@ class UltrasoundOptions(PipelineOptions):
 
 CARD: Final = PipelineCard(
     name="ultrasound",
-    version="5.4",
+    version="5.5",
     about="Ultrasound: finds what is burned into the picture, and hands back a cleaned image.",
     intended_use=(
         "Ultrasound stills and cines with text burned into the pixels: it finds what may name the patient "

@@ -43,6 +43,7 @@ from ai_pipeline.burnin.decide.outline import (
 from ai_pipeline.burnin.decide.photographed import TOO_SMALL
 from ai_pipeline.burnin.decide.tiny import tiny_lines
 from ai_pipeline.burnin.decide.witnesses import confirmed
+from ai_pipeline.burnin.faint import with_faint_writing
 from ai_pipeline.burnin.find.annotation import (
     AnnotationKind,
     Box,
@@ -75,7 +76,6 @@ from ai_pipeline.burnin.planning import (
     box_marks,
     check_share,
     plan_views,
-    with_faint_writing,
     with_rim,
     with_whole_lines,
 )
@@ -259,7 +259,7 @@ class Window:
         """
         # Lines stand still: among moving tissue they show best where it is darkest.
         picture = cast(Picture, np.minimum.reduce([self.tables.show(result) for result in self.results]))
-        known = self.mask | mask_of(self.lines, self.mask.shape) | self.plan.waves.strips
+        known = self.mask | mask_of(self.lines, self.mask.shape) | self.plan.waves.strips | find_flow(picture)
         if lines := tiny_lines(picture, dilated(known, 5), self.verifier.tools.reader):
             raise CleaningFailed(TOO_SMALL, lines)
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from ai_pipeline.burnin.decide.axes import as_scales, beside_velocities
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
-from ai_pipeline.burnin.decide.candidates import CURVE, FAINT, FINEST, Candidate, MeasuredPixels, surroundings
+from ai_pipeline.burnin.decide.candidates import CURVE, Candidate, MeasuredPixels
+from ai_pipeline.burnin.decide.coloured import COLOURED, coloured_lines
 from ai_pipeline.burnin.decide.contents import contents_of
 from ai_pipeline.burnin.decide.layout import (
     covered,
@@ -65,8 +66,6 @@ from ai_pipeline.burnin.find.annotation import (
 )
 from ai_pipeline.burnin.find.area import (
     TICK,
-    amplified,
-    faint_writing,
     find_area,
     is_panel,
     straight_lines,
@@ -82,7 +81,7 @@ from ai_pipeline.burnin.find.drawings import (
     grown,
 )
 from ai_pipeline.burnin.find.networks import Line, is_wide
-from ai_pipeline.burnin.find.text import SMALLEST_LINE, UPRIGHT, TextBox, TextReader, looks_like_text, paint
+from ai_pipeline.burnin.find.text import SMALLEST_LINE, UPRIGHT, TextBox, paint
 from ai_pipeline.burnin.find.traces import (
     FILLS,
     Waves,
@@ -93,7 +92,7 @@ from ai_pipeline.burnin.find.traces import (
     no_waves,
 )
 from ai_pipeline.burnin.tools import Tools, is_plain
-from ai_pipeline.contract import ImageHeader, Meaning, PixelArray, Reading
+from ai_pipeline.contract import ImageHeader, Meaning, Reading
 from ai_pipeline.errors import CleaningFailed
 
 MARGIN = 0.15
@@ -218,56 +217,6 @@ def with_whole_lines(plan: RemovalPlan, picture: Picture) -> RemovalPlan:
         lines=tuple(line for line in plan.lines if line in lines),
         given_up=tuple(sorted(given_up)),
     )
-
-
-def with_faint_writing(
-    plan: RemovalPlan, samples: PixelArray, reader: TextReader, *, of_one_frame: bool = True
-) -> RemovalPlan:
-    """The plan with faint text added that lies outside its image area: blocks of pixels that differ little
-    from the background in the stored ``samples``.
-
-    What is faint is amplified, and what the ``reader`` then finds there is text; faint echoes are not. Not
-    ``of_one_frame``: how much several differ, where the noise of compression looks like text; there only
-    legible text counts. Raises :class:`CleaningFailed` as :func:`plan_removal` does.
-    """
-    known = plan.mask | plan.banner | plan.kept | plan.not_tissue | plan.waves.pixels
-    # Between the image area and a panel dim signs look like faint writing.
-    faint, strong = faint_writing(samples, plan.area | plan.panels, known)
-    if not faint.any():
-        return plan
-    faint = blocks(faint) & ~known & ~plan.area & ~strong
-    shown = np.where(faint, amplified(samples), np.uint8(128))
-    boxes: list[TextBox] = []
-    for place in surroundings(faint, FINEST):  # the rest is plain grey
-        for box in (*reader.find(shown, within=place), *reader.find_upright(shown, FAINT, place)):
-            if all(overlap(box.box, other.box) < SAME for other in boxes):
-                boxes.append(box)
-    lines = [
-        # Beside what is found a line may continue on both sides (heights).
-        box.longer(6.0, shown.shape, end=True).longer(6.0, shown.shape, end=False)
-        for box in boxes
-        # Confidence of the text detector from which an unreadable box of a text's shape counts as text.
-        if (of_one_frame and box.confidence >= 0.6 and looks_like_text(box, shown.shape))
-        or _holds_letters(box, shown, reader)
-    ]
-    labels, _ = components(faint)
-    faint &= np.isin(labels, labels[paint(lines, faint.shape, MARGIN)])
-    check_share(plan.mask | faint)
-    marks = (
-        # Confidence with which faint writing is reported.
-        Mark(AnnotationKind.BANNER, box, 0.1, proof="faint writing")
-        for box in component_boxes(components(faint)[1])
-    )
-    return replace(plan, mask=plan.mask | faint, marks=(*plan.marks, *marks))
-
-
-def _holds_letters(box: TextBox, picture: Picture, reader: TextReader) -> bool:
-    """Whether several letters are read in a box; a level one that is narrower than high has room for one."""
-    left, top, right, bottom = box.box
-    if right - left < bottom - top and not box.is_upright:
-        return False
-    line = reader.read(picture, box)
-    return line.legible and line.letters >= FEWEST
 
 
 def box_marks(
@@ -442,6 +391,19 @@ class _Scene:
         self.waves = replace(
             waves, strips=(waves.strips & ~panels) | beside_velocities(self.texts, self.shape)
         )
+
+    def coloured_lines(self) -> None:
+        """Rule: add lines of coloured letters that no reader has read, or of which it has read a part."""
+        if not self.graphics:
+            return
+        read = [text for text in self.texts if text.line.letters >= FEWEST]
+        known = self.painted(read) | self.waves.pixels | self.banner | self.devices | self.bars
+        reader, allowed = self.task.tools.reader, self.task.allowed
+        for line in coloured_lines(self.picture, known, reader):
+            whole = Candidate(self.picture, level_box(line, 1.0), 0.0).text(reader, allowed)
+            self.texts = [text for text in self.texts if overlap(text.box.box, line) < SAME]
+            self.symbols = [text for text in self.symbols if overlap(text.box.box, line) < SAME]
+            self.texts.append(replace(whole, proof=COLOURED))
 
     def judged_by_modality(self, text: Text) -> Text:
         """A bare number in other modalities than ultrasound is no ruler's: it may be an age."""
@@ -733,6 +695,7 @@ RULES = (
     _Scene.known_places,
     _Scene.forms,
     _Scene.reading,
+    _Scene.coloured_lines,
     _Scene.photographs,
     _Scene.image_area,
     _Scene.neighbours,

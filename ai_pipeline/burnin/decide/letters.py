@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from ai_pipeline.burnin.decide.coloured import COLOURED
 from ai_pipeline.burnin.decide.texts import Text
 from ai_pipeline.burnin.find.annotation import (
     Mask,
@@ -25,6 +26,7 @@ from ai_pipeline.burnin.find.annotation import (
 from ai_pipeline.burnin.find.area import FRAME, LONGEST, straight_lines
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox, paint
+from ai_pipeline.burnin.find.traces import coloured
 
 FEWEST, SURELY_FEWEST = 2, 3
 """Letters and digits that a witness reads, at least; and one that reads so surely that it needs no second."""
@@ -42,7 +44,7 @@ def are_letters(text: Text, drawn: float = 0.0) -> bool:
 
     ``drawn``: the share of the place that the mark network takes for text, 0 to 1.
     """
-    if _is_sure(text.line) or _is_sure(text.small):
+    if text.proof == COLOURED or _is_sure(text.line) or _is_sure(text.small):
         return True
     return sum((_reads(text.line, FEWEST), _reads(text.small, FEWEST), drawn >= TRACED)) >= 2
 
@@ -55,9 +57,16 @@ def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin:
     found: Mask = np.zeros_like(drawn)
     for text in texts:
         place = paint([text.box], drawn.shape, margin)
-        letters = (drawn | strokes_in(picture, text.box)) & place & ~frames_at(picture, text.box)
+        letters = _strokes_of(text, drawn, picture) & place & ~frames_at(picture, text.box)
         found |= letters | (_spread_colour(picture, letters) & place)
     return found
+
+
+def _strokes_of(text: Text, drawn: Mask, picture: Picture) -> Mask:
+    """The strokes of one of the texts of :func:`letter_strokes`."""
+    if text.proof == COLOURED:  # over tissue other strokes are bright, too
+        return dilated(coloured(picture), 3)
+    return drawn | strokes_in(picture, text.box)
 
 
 def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> Mask:

@@ -41,6 +41,9 @@ LETTERS = 0.5
 """Strokes that a row crosses on a stretch as long as its letters are high, at least."""
 BODY = 0.15
 """Share of a row of pixels that strokes take, from which it belongs to the letters' bodies."""
+THIN, MOSTLY, CLIMBS = 0.35, 0.45, 0.4
+"""What a thin line that slopes has of a row's height in a column, at most; the share of the columns with so
+little, and how far the line climbs along the row, at least (share of its height)."""
 EQUAL = 0.8
 """Share of the distances between strokes that are equal, from which they are a ruler's ticks."""
 
@@ -147,18 +150,37 @@ def _rows(drawn: Mask) -> Iterator[Box]:
     boxes = component_boxes(stats)
     for label in np.flatnonzero(possible[1:]) + 1:
         box = boxes[label - 1]
-        if _are_letters(drawn[index_of(box)] & (labels[index_of(box)] == label)):
+        strokes = drawn[index_of(box)] & (labels[index_of(box)] == label)
+        if are_letters_by_form(strokes) and not _is_line(strokes):
             yield box
 
 
-def _are_letters(strokes: Mask) -> bool:
-    """Whether the strokes of a row, cut out to its box, change as those of letters do."""
+def _is_line(strokes: Mask) -> bool:
+    """Whether the strokes of a row, cut out to its box, are a thin line that slopes, such as the dotted one
+    between two calipers: most columns hold little of the row's height, and that climbs along the row.
+    """
+    height = strokes.shape[0]
+    places = np.flatnonzero(strokes.any(axis=0))
+    first, last = strokes[:, places].argmax(axis=0), height - 1 - strokes[::-1, places].argmax(axis=0)
+    thin = last - first + 1 <= THIN * height
+    if thin.mean() <= MOSTLY:
+        return False
+    slope = float(np.polyfit(places[thin], (first + last)[thin] / 2, 1)[0])
+    return bool(abs(slope) * (places[-1] - places[0]) >= CLIMBS * height)
+
+
+def are_letters_by_form(
+    strokes: Mask, heights: tuple[int, int] = (LOWEST, HIGHEST), least: float = LETTERS
+) -> bool:
+    """Whether the strokes of a row, cut out to its box, change as those of letters do. ``heights``: of the
+    letters, from and to (pixels); ``least``: the strokes that a row crosses on a stretch as long as that.
+    """
     body = strokes[strokes.mean(axis=1) >= BODY]
-    if not LOWEST <= len(body) <= HIGHEST:
+    if not heights[0] <= len(body) <= heights[1]:
         return False
     starts = np.diff(np.pad(body, ((0, 0), (1, 0))).astype(np.int8), axis=1) == 1
     crossed = starts.sum(axis=1)
-    if float(np.median(crossed)) * len(body) < LETTERS * strokes.shape[1]:
+    if float(np.median(crossed)) * len(body) < least * strokes.shape[1]:
         return False
     middle = int(np.argsort(crossed)[len(crossed) // 2])
     distances = np.diff(np.flatnonzero(starts[middle]))

@@ -3,21 +3,22 @@
 from dataclasses import replace
 from unittest.mock import Mock
 
+import cv2
 import numpy as np
 import pytest
 
-from ai_pipeline.burnin.decide.candidates import Candidate
+from ai_pipeline.burnin.decide.candidates import FAINT, Candidate
 from ai_pipeline.burnin.decide.meaning import NOTHING_MORE
 from ai_pipeline.burnin.decide.texts import NOTHING_READ
 from ai_pipeline.burnin.decide.writing import find_texts
-from ai_pipeline.burnin.find.annotation import Box, Picture
+from ai_pipeline.burnin.find.annotation import Box, Picture, box_around, mask_of
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox, shared_reader
 from ai_pipeline.burnin.find.traces import no_waves
 from ai_pipeline.contract import Meaning
 from tests.unit.ai_pipeline.burnin.cleaning_lab import ACOUSTIC, IDENTITY
 from tests.unit.ai_pipeline.burnin.texts_lab import box, line
-from tests.unit.ai_pipeline.phantoms import burn, noise
+from tests.unit.ai_pipeline.phantoms import burn, echo, noise
 
 PICTURE = np.zeros((100, 120), np.uint8)
 
@@ -114,6 +115,21 @@ def test_an_upright_line_is_followed_to_both_of_its_ends(found: tuple[int, int],
     assert (left, right) == (30, 40)
     assert top <= 30
     assert 110 <= bottom <= 150
+
+
+@pytest.mark.parametrize("words", ["OKAFOR^LINA", "MRN 77120"])
+@pytest.mark.parametrize("size", [8, 9])
+@pytest.mark.parametrize("turns", [1, 3])
+def test_a_small_upright_line_inside_an_ellipse_is_found(words: str, size: int, turns: int) -> None:
+    """Of which enhanced contrast leaves nothing."""
+    tissue = np.ascontiguousarray(np.rot90(echo(3, (230, 240)), -turns))
+    written = burn(tissue, words, (90, 110), 200, size)
+    left, top, right, bottom = box_around(np.rot90(written != tissue, turns), 0)
+    picture = cv2.ellipse(
+        np.ascontiguousarray(np.rot90(written, turns)), (115, 120), (60, 45), 0, 0, 360, 170, 1
+    )
+    found = mask_of([box.box for box in shared_reader().find_upright(picture, FAINT)], picture.shape)
+    assert found[top:bottom, left:right].any(axis=1).mean() > 0.9
 
 
 @pytest.mark.parametrize("turns", [1, 3])

@@ -63,3 +63,28 @@ def test_a_picture_on_which_such_a_line_stays_is_withheld(frames: int, shrunk: f
     with pytest.raises(CleaningFailed, match="letters too small to be read") as refusal:
         clean(image, silent)
     assert refusal.value.places
+
+
+def with_dotted_line(climb: int) -> Picture:
+    """Tissue with a dotted line between two calipers, which climbs by so many pixels."""
+    picture = screen("")
+    for part in range(0, 110, 4):
+        column, row = 250 + part, 170 + round(climb * part / 110)
+        cv2.rectangle(picture, (column, row), (column + 1, row + 1), 230, -1)
+    for column, row in ((244, 170), (364, 170 + climb)):
+        cv2.drawMarker(picture, (column, row), 255, cv2.MARKER_DIAMOND, 9)
+    return picture
+
+
+@pytest.mark.parametrize("climb", [-9, -7, -5, 5, 7, 9])
+def test_a_dotted_line_between_calipers_is_none(climb: int) -> None:
+    picture = with_dotted_line(climb)
+    assert tiny_lines(picture, nothing(picture), shared_reader()) == []
+
+
+@pytest.mark.parametrize("climb", [-3, 3])
+def test_letters_that_climb_a_little_are_a_line(climb: int) -> None:
+    picture = screen()
+    turned = cv2.getRotationMatrix2D((300, 20), float(np.rad2deg(np.arctan(climb / 130))), 1.0)
+    slanted = np.asarray(cv2.warpAffine(picture, turned, picture.shape[::-1]))
+    assert tiny_lines(slanted, nothing(slanted), shared_reader())
