@@ -115,7 +115,7 @@ def _why_no_vendor(peer: PeerSettings, options: Mapping[str, object]) -> str:
             'what comes under its AE title is no answer of it: give it may = ["receive"]': (
                 peer.may != ("receive",)
             ),
-            'a service that is reached by HTTP returns its results: set answers = "returned"': (
+            'a service that is reached by HTTP does not send: set answers = "returned" or "fetched"': (
                 answers == "sent"
             ),
             "a service that is reached by HTTP gets studies without work items: leave out manager": (
@@ -129,6 +129,9 @@ def _why_no_vendor(peer: PeerSettings, options: Mapping[str, object]) -> str:
             ),
             'results are returned by HTTP only: give it transport = "dicomweb", or leave out answers': (
                 answers == "returned"
+            ),
+            "what a work item names is sent: leave out manager, or answers": (
+                answers == "fetched" and bool(options.get("manager"))
             ),
             'it gets studies and sends its answers: give it may = ["send", "receive"]': (
                 not {"send", "receive"} <= {*peer.may}

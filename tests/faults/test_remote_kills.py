@@ -55,7 +55,7 @@ def service(stack: ExitStack, pacs: Pacs, answers: str) -> str:
 
 
 @pytest.mark.timeout(3600)  # ends earlier when nothing moves
-@pytest.mark.parametrize("answers", ["sent", "returned"])
+@pytest.mark.parametrize("answers", ["sent", "returned", "fetched"])
 @pytest.mark.parametrize(("database", "least"), [("sqlite", 8), ("postgresql", 4)])
 def test_kills_at_any_step_lose_double_and_mix_nothing(
     tmp_path: Path, rounds: int, database: str, least: int, answers: str

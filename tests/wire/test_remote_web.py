@@ -22,10 +22,13 @@ def stored(pacs: Pacs) -> list[Dataset]:
 
 
 @pytest.mark.timeout(300)
-def test_the_example_service_gets_a_study_and_its_results_reach_the_pacs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("answers", ["returned", "fetched"])
+def test_the_example_service_gets_a_study_and_its_results_reach_the_pacs(
+    tmp_path: Path, answers: str
+) -> None:
     images, pacs = ct_slices("web", 2, side=32), Pacs()
     with run_pacs(pacs), run_example() as url:
-        node = Node(tmp_path, service_site(pacs, url))
+        node = Node(tmp_path, service_site(pacs, url, f'answers = "{answers}", deadline = 0.5'))
         with running(node):
             assert store(node.port, images, "CT1") == [0, 0]
             node.wait_for(["delivered"])
