@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError
 from dicom_connectors.dicomweb.client import store_response, stored_report
 from dicom_connectors.remote.received import AnswerSink, TooLarge, WholeParts
 from dicom_connectors.remote.settings import Vendor
+from dicom_node.base.answer_token import AnswerTokens
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.elements import META_BYTES
 from dicom_node.base.dicom.header import quiet_pydicom
@@ -74,6 +75,7 @@ class WebService(HttpCaller):
         """Prepare calls to the URL of the service."""
         super().__init__(vendor.peer, settings)
         self._returns = vendor.options.answers == "returned"
+        self._sends = vendor.options.answers == "sent"
 
     def post(self, row: AwaitedAnswer, body: "StudyBody", seconds: float) -> Posted:
         """Send a study, and store what the service returns if its rule says that it returns results."""
@@ -83,6 +85,9 @@ class WebService(HttpCaller):
             "Accept-Encoding": "identity",
             "Idempotency-Key": key_of(row),
         }
+        if self._sends:
+            tokens = AnswerTokens(self._settings.node.data_dir)
+            headers["Answer-Token"] = tokens.make(row.id, row.began_at)
         url = f"{self._url}/studies/{row.study_instance_uid}"
         wait = (CONNECT_SECONDS, seconds)
         try:
