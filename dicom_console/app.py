@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from ai_pipeline.errors import disk_fault
 from dicom_console.handlers import (
+    answers,
     entered,
     happened,
     images,
@@ -48,6 +49,7 @@ from dicom_node.base.errors import (
 )
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.database import ANY_ERROR, Database, meaning_of
+from dicom_node.people.answers import AnswerDoor
 
 _LOGGER = logging.getLogger(__name__)
 FACES = (
@@ -104,13 +106,20 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.state.site = Site(settings, database)
     app.state.live = live.Live()
     app.state.durations = Durations()
+    app.state.answers = AnswerDoor(database, settings)
     for faces in FACES:
         app.include_router(faces.people)
         app.include_router(faces.programs)
+    app.include_router(answers.router)
     if settings.console.dicomweb_store:
         app.include_router(stow.router)
     app.add_api_route(f"{VERSION}/openapi.json", schema, methods=["GET"])
-    large = (*uploads.PATHS, trials.PATH, *(stow.PATHS if settings.console.dicomweb_store else ()))
+    large = (
+        *uploads.PATHS,
+        trials.PATH,
+        *answers.PATHS,
+        *(stow.PATHS if settings.console.dicomweb_store else ()),
+    )
     app.add_middleware(
         Guarded,
         tls=settings.console.tls is not None,

@@ -111,11 +111,12 @@ def run_service(service: Service, context: Any = None) -> Iterator[Service]:
 
 
 @contextmanager
-def run_example() -> Iterator[str]:
-    """Run examples/ai_service.py as long as the scope lasts; its address."""
+def run_example(console: int = 0) -> Iterator[str]:
+    """Run examples/ai_service.py as long as the scope lasts; its address. ``console``: port of the node's."""
     port = free_port()
+    words = [str(port), f"http://127.0.0.1:{console}/answers"]
     served = subprocess.Popen(
-        [sys.executable, ROOT / "examples" / "ai_service.py", str(port)], stderr=subprocess.DEVNULL
+        [sys.executable, ROOT / "examples" / "ai_service.py", *words], stderr=subprocess.DEVNULL
     )
     try:
         wait_until(lambda: _answers(port), what="the example listens")
@@ -139,8 +140,12 @@ def service_peer(url: str, more: str = "", name: str = "vendor") -> str:
     )
 
 
-def service_site(pacs: Pacs, url: str, options: str = RETURNED, more: str = "", **site: Any) -> str:
-    """Configuration of a node with one service."""
+def service_site(
+    pacs: Pacs, url: str, options: str = RETURNED, more: str = "", console: int = 0, **site: Any
+) -> str:
+    """Configuration of a node with one service; ``console``: port of its console, 0: none."""
+    if console:
+        more += f"\n[console]\nenabled = true\nport = {console}\n"
     given = {"results": ("image", "sr"), "senders": ("CT1",), "quiet": 0.5, "lease": 5} | site
     return site_config(pacs.port, remote_rule(options=options) + service_peer(url, more), **given)
 

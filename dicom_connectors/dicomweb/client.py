@@ -5,10 +5,10 @@ Part 10 files that are fetched are streamed to the sink: no file is parsed here 
 
 import contextlib
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
-from itertools import groupby
-from operator import itemgetter
+from itertools import groupby, starmap
+from operator import attrgetter, itemgetter
 from typing import Any
 from xml.etree.ElementTree import fromstring
 
@@ -28,6 +28,7 @@ from dicom_node.deliver.scu import (
     STUDY_KEYS,
     Check,
     Confirmation,
+    FoundObject,
     FoundStudies,
     ObjectSink,
     Outgoing,
@@ -233,11 +234,48 @@ class DicomwebArchive(DicomwebDestination):
         outcome.
         """
         taking = RetrievalCounts()
-        url = f"{self._url}/studies/{study_instance_uid}"
+        with self._connections.within(self._peer.retrieve_seconds):
+            return self._retrieve(f"/studies/{study_instance_uid}", sink, taking)
+
+    def objects(self, study_instance_uid: str) -> frozenset[FoundObject]:
+        """List the objects of a study (PS3.18 10.6), none if it is not there. Raises Unavailable."""
+
+        def ask() -> frozenset[FoundObject]:
+            """Search for the objects of the study."""
+            ask = partial(self._client.search_for_instances, study_instance_uid)
+            rows = paged(self._session, ask, _MOST_ROWS)
+            try:
+                named = [(_value(row, "SeriesInstanceUID"), _value(row, "SOPInstanceUID")) for row in rows]
+            except requests.HTTPError as error:
+                if status_of(error) != 404:
+                    raise
+                return frozenset()
+            return frozenset(filter(None, starmap(FoundObject.from_texts, named)))
+
+        return self._answer(ask)
+
+    def retrieve_objects(
+        self, study_instance_uid: str, objects: Collection[FoundObject], sink: ObjectSink
+    ) -> Retrieved:
+        """Download objects of a study one after the other, until that fails for one; all within
+        ``retrieve_minutes`` of the peer.
+        """
+        taking = RetrievalCounts()
+        with self._connections.within(self._peer.retrieve_seconds):
+            for one in sorted(objects, key=attrgetter("series_instance_uid", "sop_instance_uid")):
+                series = f"/studies/{study_instance_uid}/series/{one.series_instance_uid}"
+                found = self._retrieve(f"{series}/instances/{one.sop_instance_uid}", sink, taking)
+                if found.status is not RetrieveStatus.RETRIEVED:
+                    return found
+        return Retrieved(RetrieveStatus.RETRIEVED, taking.taken)
+
+    def _retrieve(self, path: str, sink: ObjectSink, taking: RetrievalCounts) -> Retrieved:
+        """Download what the server has at ``path`` into ``sink``, and count it."""
         try:
             with (
-                self._connections.within(self._peer.retrieve_seconds),
-                self._session.get(url, headers=_WADO, timeout=self._timeout, stream=True) as answer,
+                self._session.get(
+                    f"{self._url}{path}", headers=_WADO, timeout=self._timeout, stream=True
+                ) as answer,
             ):
                 answer.raise_for_status()
                 blocks = answer.raw.stream(_BLOCK, decode_content=False)

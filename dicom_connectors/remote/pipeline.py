@@ -27,9 +27,10 @@ class RemoteOptions(PipelineOptions):
     peer: str = option(..., "Peer", wanted="the name of a peer that may send and receive", min_length=1)
     """The peer that is the vendor's server, reached by DICOM (`transport = "dimse"`) or by HTTP
     (`transport = "dicomweb"`)."""
-    answers: Literal["sent", "returned"] = option("sent", "How it answers")
-    """`sent`: by C-STORE to the node's listener under its AE title. `returned`, by HTTP: in its answer to the
-    request that brings the study."""
+    answers: Literal["sent", "returned", "fetched"] = option("sent", "How it answers")
+    """`sent`: by C-STORE to the node's listener under its AE title; by HTTP to the console, with a token of
+    the study. `returned`, by HTTP: in its answer to the request that brings the study. `fetched`: it has
+    them, and is queried until nothing new is there."""
     model: str = option(..., "Model", wanted=_NAMED, pattern=f"^{NAME.pattern}$")
     """What results name as the model: letters, digits, `.`, `_`, `+`, `-`."""
     version: str = option(..., "Version of the model", wanted=_NAMED, pattern=f"^{NAME.pattern}$")

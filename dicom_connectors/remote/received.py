@@ -33,6 +33,7 @@ class AnswerSink(RetrievalSink):
         """Prepare to store objects of the service ``peer`` for the answer ``row``. Raises SpoolError."""
         spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
         super().__init__(spool, WaitingObjects(spool.incoming), settings, peer, f"answer-{row.id}")
+        self.largest_bytes = min(self.largest_bytes, MOST_OBJECT_BYTES)
         self._study_instance_uid = row.study_instance_uid
 
     def take_object(
@@ -55,7 +56,7 @@ class AnswerSink(RetrievalSink):
         check_accepted(meta.sop_class_uid, meta.transfer_syntax_uid, self.sop_classes)
         self._check(*uids, start[meta.length :])
         if len(start) - meta.length + sum(map(len, rest)) > self.largest_bytes:
-            raise FaultyInput("it is larger than listener.maximum_object_mib")
+            raise FaultyInput("it is too large")
 
     def _check(self, sop_class_uid: str, sop_instance_uid: str, syntax: str, head: bytes) -> None:
         """Check that a data set, which begins with ``head``, has these UIDs and is of the study."""

@@ -77,6 +77,9 @@ def check_rules(settings: Settings, read: TomlFiles) -> None:
             read.add(place, repr(name), remedy)
         elif name in peers and (remedy := _why_no_vendor(peers[name], rule.options)):
             read.add(place, repr(name), remedy)
+        elif name in peers and _calls_back(peers[name], rule.options) and not settings.console.enabled:
+            remedy = 'sends its results to the console by HTTP: set console.enabled, or answers = "returned"'
+            read.add(place, repr(name), remedy)
         used.setdefault(name, rule.name)
         _check_manager(rule, peers, known, read)
     for rule in settings.rules:
@@ -105,6 +108,11 @@ def _check_manager(
         read.add(place, repr(name), remedy)
 
 
+def _calls_back(peer: PeerSettings, options: Mapping[str, object]) -> bool:
+    """Return whether a vendor's AI sends its results by HTTP."""
+    return peer.transport == "dicomweb" and options.get("answers", "sent") == "sent"
+
+
 def _why_no_vendor(peer: PeerSettings, options: Mapping[str, object]) -> str:
     """Return why this peer cannot be a vendor's AI server by these options, as a remedy; "" if it can."""
     answers = options.get("answers", "sent")
@@ -114,9 +122,6 @@ def _why_no_vendor(peer: PeerSettings, options: Mapping[str, object]) -> str:
         wrong = {
             'what comes under its AE title is no answer of it: give it may = ["receive"]': (
                 peer.may != ("receive",)
-            ),
-            'a service that is reached by HTTP returns its results: set answers = "returned"': (
-                answers == "sent"
             ),
             "a service that is reached by HTTP gets studies without work items: leave out manager": (
                 bool(options.get("manager"))
@@ -129,6 +134,9 @@ def _why_no_vendor(peer: PeerSettings, options: Mapping[str, object]) -> str:
             ),
             'results are returned by HTTP only: give it transport = "dicomweb", or leave out answers': (
                 answers == "returned"
+            ),
+            "what a work item names is sent: leave out manager, or answers": (
+                answers == "fetched" and bool(options.get("manager"))
             ),
             'it gets studies and sends its answers: give it may = ["send", "receive"]': (
                 not {"send", "receive"} <= {*peer.may}

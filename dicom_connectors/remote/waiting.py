@@ -15,10 +15,12 @@ from typing import Final
 from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
+from dicom_connectors.remote import fetching
 from dicom_connectors.remote.answer import is_asked_again
+from dicom_connectors.remote.calls import Calls
 from dicom_connectors.remote.matching import has_broken_off
 from dicom_connectors.remote.settings import Vendor
-from dicom_connectors.remote.web import WebCalls
+from dicom_connectors.remote.web import Posted, post_study
 from dicom_connectors.remote.work_request import WorkRequests, work_item_uid
 from dicom_connectors.worklist.manager import ChangeStatus
 from dicom_connectors.worklist.requested import WorkOutcome
@@ -81,7 +83,10 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         self._quiet = timedelta(seconds=vendor.quiet_seconds)
         self._requests = WorkRequests(vendor, vendor.manager, settings) if vendor.manager else None
         self._spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
-        self._web = WebCalls(settings, vendor) if vendor.peer.transport == "dicomweb" else None
+        self._by_http = vendor.peer.transport == "dicomweb"
+        self._fetches = vendor.options.answers == "fetched"
+        self._posts = Calls[Posted](vendor.options.under_way, f"{self.name} post")
+        self._looks = Calls[fetching.Polled](vendor.options.under_way, f"{self.name} look")
 
     def waits(self) -> Sequence[ColumnElement[bool]]:
         """Return the SQL conditions for studies that go to this vendor, or whose answer is awaited."""
@@ -104,7 +109,12 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
             self._cancel_if_over(row)
         if outcome is not None:
             return outcome
-        return self._send(row, stop)
+        with self._database.read() as session:
+            now_row = session.get_one(AwaitedAnswer, row.id)  # the step has changed it
+            session.expunge(now_row)
+        if now_row.state is AwaitedState.AWAITED:
+            return self._fetch(now_row, stop)
+        return self._post(now_row, stop) if self._by_http else self._send(row, stop)
 
     def _step(self, session: Session, number: int, said: WorkOutcome | None) -> Outcome | None:
         """Take the next step for a study that needs no network; return None if it is to be sent now.
@@ -122,6 +132,8 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
             return self._drop(session, row, f"its job is {job.state}")
         if self._requests is not None and row.state is AwaitedState.AWAITED:
             return self._follow(session, row, job, now, said)
+        if self._fetches and row.state is AwaitedState.AWAITED:
+            return self._before_look(session, row, job, now)
         steps = {
             AwaitedState.WAITING: self._begin,
             AwaitedState.SENDING: self._go_on_sending,
@@ -318,8 +330,6 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
 
     def _send(self, row: AwaitedAnswer, stop: threading.Event) -> Outcome:
         """Send the images of a study. Return NotYet if that is decided, Retry if waiting may help."""
-        if self._web is not None:
-            return self._post(row, self._web, stop)
         try:
             objects = self._outgoing(row)
         except StorageError as error:
@@ -338,12 +348,43 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
             return outcome
         return self._sent(row)
 
-    def _post(self, row: AwaitedAnswer, web: WebCalls, stop: threading.Event) -> Outcome:
-        """Send a study by HTTP, beside other studies: the request goes on while this thread does others."""
+    def _before_look(self, session: Session, row: AwaitedAnswer, job: Job, now: datetime) -> Outcome | None:
+        """Return None if a server is to be polled now for results of a study."""
+        if now < row.limit_at:
+            return self._later(session, row, _SOON) if self._wait_for_index() else None
+        minutes = self._vendor.options.deadline
+        why = f"{row.peer} had no whole answer in {minutes:g} minutes: {row.reason}".removesuffix(": ")
+        return self._give_up(session, row, job, why)
+
+    def _fetch(self, row: AwaitedAnswer, stop: threading.Event) -> Outcome:
+        """Fetch results of a study that the server has, beside other studies."""
         with self._database.read() as session:
-            now_row = session.get_one(AwaitedAnswer, row.id)  # its limit was set after ``row`` was read
-            session.expunge(now_row)
-        posted = web.post(now_row, partial(self._outgoing, now_row), stop)
+            sent = session.get_one(Job, row.job_id).source_uids
+        look = partial(fetching.look, self._database, self._settings, self._vendor, row, sent, stop)
+        polled = self._looks.result(row.id, look)
+        with self._database.write() as session:
+            found = self._locked(session, row.id)
+            if found is None or found[0].state is not AwaitedState.AWAITED:
+                return NotYet()
+            now_row, job = found
+            if polled is None:
+                return self._later(session, now_row, _SOON)
+            if polled.is_final:
+                return self._give_up(session, now_row, job, polled.why)
+            now = utc_now()
+            is_all = not (polled.has_new or polled.why)
+            if is_all and fetching.is_time(now_row, now, self._quiet) and job.state is not JobState.RUNNING:
+                self._wake(session, now_row, job, ANSWER_WHOLE, reason="")
+                return NotYet()
+            now_row.reason = polled.why[:255]
+            return self._later(session, now_row, fetching.pause(now - now_row.limit_at + self._deadline))
+
+    def _post(self, row: AwaitedAnswer, stop: threading.Event) -> Outcome:
+        """Send a study by HTTP, beside other studies."""
+        objects = partial(self._outgoing, row)
+        posted = self._posts.result(
+            row.id, partial(post_study, self._settings, self._vendor, row, objects, stop)
+        )
         if posted is None:
             with self._database.write() as session:
                 found = self._locked(session, row.id)
@@ -358,9 +399,7 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
             if posted.after
             else wait_before_retry(row.attempts + 1, self._settings.outbox)
         )
-        return Retry(
-            f"{report.code} {report.text}".strip(), min(after, max(now_row.limit_at - utc_now(), _SOON))
-        )
+        return Retry(f"{report.code} {report.text}".strip(), min(after, max(row.limit_at - utc_now(), _SOON)))
 
     def _sent(self, row: AwaitedAnswer) -> Outcome:
         """Note that the vendor has the whole study: now its answer is awaited."""

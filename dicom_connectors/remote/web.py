@@ -6,7 +6,6 @@ counts only when it is whole; until then nothing of it is stored.
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
@@ -25,6 +24,7 @@ from urllib3.exceptions import HTTPError
 from dicom_connectors.dicomweb.client import store_response, stored_report
 from dicom_connectors.remote.received import AnswerSink, TooLarge, WholeParts
 from dicom_connectors.remote.settings import Vendor
+from dicom_node.base.answer_token import AnswerTokens
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.elements import META_BYTES
 from dicom_node.base.dicom.header import quiet_pydicom
@@ -51,47 +51,21 @@ class Posted:
     after: float = 0
 
 
-class WebCalls:
-    """The requests to one service that are under way, each in a thread of its own."""
-
-    def __init__(self, settings: Settings, vendor: Vendor) -> None:
-        """Prepare for one service."""
-        self._settings, self._vendor = settings, vendor
-        self._threads = ThreadPoolExecutor(vendor.options.under_way, f"AI of {vendor.peer.name}")
-        self._calls: dict[int, Future[Posted]] = {}
-
-    def post(
-        self, row: AwaitedAnswer, objects: Callable[[], Sequence[Outgoing]], stop: threading.Event
-    ) -> Posted | None:
-        """Begin the request for a row, or return what became of it; None while it is under way.
-
-        Raises what ``objects`` raises, but StorageError.
-        """
-        call = self._calls.get(row.id)
-        if call is None:
-            ended = [
-                number for number, other in self._calls.items() if other.done()
-            ]  # of rows that were dropped
-            for number in ended:
-                del self._calls[number]
-            self._calls[row.id] = self._threads.submit(self._call, row, objects, stop)
-            return None
-        if not call.done():
-            return None
-        del self._calls[row.id]
-        return call.result()
-
-    def _call(
-        self, row: AwaitedAnswer, objects: Callable[[], Sequence[Outgoing]], stop: threading.Event
-    ) -> Posted:
-        """Send the study of a row, until its time is over."""
-        try:
-            body = StudyBody(objects())
-        except (StorageError, FaultyInput) as error:
-            return Posted(SendReport(SendStatus.RETRY, "", str(error)))
-        service = WebService(self._vendor, self._settings)
-        with closing(service), closing_on_stop(stop, service):
-            return service.post(row, body, max((row.limit_at - utc_now()).total_seconds(), 1.0))
+def post_study(
+    settings: Settings,
+    vendor: Vendor,
+    row: AwaitedAnswer,
+    objects: Callable[[], Sequence[Outgoing]],
+    stop: threading.Event,
+) -> Posted:
+    """Send the study of a row, until its time is over or ``stop`` is set."""
+    try:
+        body = StudyBody(objects())
+    except (StorageError, FaultyInput) as error:
+        return Posted(SendReport(SendStatus.RETRY, "", str(error)))
+    service = WebService(vendor, settings)
+    with closing(service), closing_on_stop(stop, service):
+        return service.post(row, body, max((row.limit_at - utc_now()).total_seconds(), 1.0))
 
 
 class WebService(HttpCaller):
@@ -101,6 +75,7 @@ class WebService(HttpCaller):
         """Prepare calls to the URL of the service."""
         super().__init__(vendor.peer, settings)
         self._returns = vendor.options.answers == "returned"
+        self._sends = vendor.options.answers == "sent"
 
     def post(self, row: AwaitedAnswer, body: "StudyBody", seconds: float) -> Posted:
         """Send a study, and store what the service returns if its rule says that it returns results."""
@@ -110,6 +85,9 @@ class WebService(HttpCaller):
             "Accept-Encoding": "identity",
             "Idempotency-Key": key_of(row),
         }
+        if self._sends:
+            tokens = AnswerTokens(self._settings.node.data_dir)
+            headers["Answer-Token"] = tokens.make(row.id, row.began_at)
         url = f"{self._url}/studies/{row.study_instance_uid}"
         wait = (CONNECT_SECONDS, seconds)
         try:

@@ -7,6 +7,7 @@ counts, and an object at most ``listener.maximum_object_mib``.
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 from fastapi import APIRouter, Response
@@ -44,8 +45,8 @@ _places = asyncio.Semaphore(AT_ONCE)
 @needs(StowRequest, reads_form=True)
 async def store(request: CurrentRequest, study: str = "") -> Response:
     """Store the objects of a request; if the address names a study, only objects of this study."""
-    _check_codings(request)
-    boundary = _boundary(request)  # None: one object alone
+    check_codings(request)
+    boundary = boundary_of(request)  # None: one object alone
     busy = "Other requests to store are under way: try again when they are done."
     async with place_for(request, _places, busy, without_length=0):
         stow = await run_in_threadpool(
@@ -53,14 +54,16 @@ async def store(request: CurrentRequest, study: str = "") -> Response:
         )
         try:
             async with asyncio.timeout(SECONDS):
-                await _read(request, PartReader(boundary, stow) if boundary else _OnePart(stow))
+                await read_body(
+                    request, reader_for(boundary, stow), lambda: user_of(request.http, request.site)
+                )
         except TimeoutError:
             raise HTTPException(408, f"The request took too long. {_so_far(stow)}") from None
         except HTTPException as error:
             raise HTTPException(error.status_code, f"{error.detail} {_so_far(stow)}") from None
         finally:
             await run_in_threadpool(stow.close)
-    return _answer(stow.instances)
+    return stow_answer(stow.instances)
 
 
 def _so_far(stow: StowRequest) -> str:
@@ -68,7 +71,7 @@ def _so_far(stow: StowRequest) -> str:
     return f"{stow.stored} objects that came before are stored."
 
 
-def _check_codings(request: ConsoleRequest) -> None:
+def check_codings(request: ConsoleRequest) -> None:
     """Raise HTTPException for a compressed body, and if the client takes no answer that there is (RFC 9110
     12.5.1, 15.5.7, 15.5.16).
     """
@@ -82,7 +85,7 @@ def _check_codings(request: ConsoleRequest) -> None:
         raise HTTPException(406, f"The answer is {_JSON} only: name it in Accept, or leave that out.")
 
 
-def _boundary(request: ConsoleRequest) -> str | None:
+def boundary_of(request: ConsoleRequest) -> str | None:
     """Return the text that separates the parts of a multipart body; None for a body that is one object
     (PS3.18 8.6.1).
 
@@ -213,21 +216,28 @@ class _OnePart:
         self._taker.end()
 
 
-async def _read(request: ConsoleRequest, parts: PartReader | _OnePart) -> None:
-    """Read the request's body to its end, and feed it to ``parts``, as long as the user may store."""
+def reader_for(boundary: str | None, taker: PartTaker) -> PartReader | _OnePart:
+    """Return what passes a body on to ``taker``; ``boundary``: None for a body that is one object."""
+    return _OnePart(taker) if boundary is None else PartReader(boundary, taker)
+
+
+async def read_body(
+    request: ConsoleRequest, parts: PartReader | _OnePart, check: Callable[[], Awaitable[object]]
+) -> None:
+    """Read the request's body to its end, and feed it to ``parts``, as long as ``check`` raises nothing."""
     block = bytearray()
     async for piece in request.http.stream():
         block += piece
         if len(block) >= _BLOCK:
-            await user_of(request.http, request.site)
+            await check()
             await run_in_threadpool(parts.feed, bytes(block))
             block.clear()
-    await user_of(request.http, request.site)
+    await check()
     await run_in_threadpool(parts.feed, bytes(block))
     parts.finish()
 
 
-def _answer(instances: list[StowedInstance]) -> Response:
+def stow_answer(instances: list[StowedInstance]) -> Response:
     """Return the STOW-RS response on these instances (PS3.18 Table I.2-1); it has no URLs to retrieve them
     from.
     """

@@ -219,6 +219,9 @@ TYPES: Final[Mapping[str, EventType]] = {
     "ANSWER_UNKNOWN": EventType(
         3057, "objects of a vendor's AI are of no study that it was sent: in quarantine", _ERROR
     ),
+    "ANSWER_REFUSED": EventType(
+        3058, "requests to store results of a vendor's AI were refused: their token is not valid", _WARNING
+    ),
     "RESULT_BUILT": EventType(4001, "result object built"),
     "RESULT_REFUSED": EventType(4002, "result object refused by the gate", _ERROR),
     "RESULT_EXISTS": EventType(4003, "result object exists already"),

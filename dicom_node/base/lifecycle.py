@@ -25,6 +25,7 @@ class Intake(StrEnum):
 
     STOW = "console"  # by programs
     UPLOAD = "upload"  # files of a person
+    ANSWER = "answer"  # results of a vendor's AI service, by the token of their study
     TRIAL = "trial"  # a picture that a person tries: its results are sent nowhere
 
     @property

@@ -89,6 +89,9 @@ class StowRequest:
     ``about``: fields for the audit. Raises SpoolError, FaultyInput for an invalid UID.
     """
 
+    sender = CONSOLE_AE_TITLE
+    """The AE title under which the objects come."""
+
     def __init__(
         self,
         database: Database,
@@ -193,12 +196,12 @@ class StowRequest:
             if part.syntax is None:
                 raise _Refused(NO_SUCH_SYNTAX)
             if not self._waiting.has_room(
-                CONSOLE_AE_TITLE, self._settings.spool.waiting_objects, self._settings.spool.waiting_mib
+                self.sender, self._settings.spool.waiting_objects, self._settings.spool.waiting_mib
             ):
                 raise _Refused(NO_ROOM)
             arrival = Arrival(
                 self.association,
-                CONSOLE_AE_TITLE,
+                self.sender,
                 self._settings.node.ae_title,
                 self._by.address,
                 self.intake.priority,
@@ -238,7 +241,7 @@ class StowRequest:
                     raise _Refused(NOT_ITS_STUDY)
         part.incoming.commit()
         part.incoming = None
-        self._waiting.add(CONSOLE_AE_TITLE, part.size)
+        self._waiting.add(self.sender, part.size)
 
 
 @cache

@@ -50,12 +50,14 @@ def vendor_by_dicom(stack: ExitStack, pacs: Pacs) -> tuple[Vendor, str]:
 
 def service(stack: ExitStack, pacs: Pacs, answers: str) -> str:
     """The service of examples/, and the configuration of a node with it."""
-    url = stack.enter_context(run_example())
-    return service_site(pacs, url, f'answers = "{answers}", {OPTIONS}', workers=WORKERS)
+    console = free_port()
+    url = stack.enter_context(run_example(console))
+    way = "sent" if answers == "called back" else answers
+    return service_site(pacs, url, f'answers = "{way}", {OPTIONS}', console=console, workers=WORKERS)
 
 
 @pytest.mark.timeout(3600)  # ends earlier when nothing moves
-@pytest.mark.parametrize("answers", ["sent", "returned"])
+@pytest.mark.parametrize("answers", ["sent", "returned", "fetched", "called back"])
 @pytest.mark.parametrize(("database", "least"), [("sqlite", 8), ("postgresql", 4)])
 def test_kills_at_any_step_lose_double_and_mix_nothing(
     tmp_path: Path, rounds: int, database: str, least: int, answers: str

@@ -1,7 +1,9 @@
 """A service of a vendor's AI that answers badly: what is stored of it, how long that takes, what is said."""
 
 import gzip
+import json
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,16 +12,20 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
+from dicom_connectors.remote.fetching import look
 from dicom_connectors.remote.pipeline import RemoteOptions
 from dicom_connectors.remote.settings import Vendor
 from dicom_connectors.remote.web import Posted, StudyBody, WebService
 from dicom_node.base.config.loading import load
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.lifecycle import AwaitedState
 from dicom_node.base.store.awaited import AwaitedAnswer
+from dicom_node.base.store.database import Database
 from dicom_node.base.store.transitions import utc_now
-from dicom_node.deliver.scu import Outgoing, SendStatus
+from dicom_node.deliver.scu import Outgoing, SendStatus, open_archive
 from tests.certificates_lab import Authority
 from tests.ct_lab import ct_slices
+from tests.hostile.web import answering
 from tests.modality import part_10
 from tests.pacs_lab import Pacs
 from tests.service_lab import (
@@ -38,14 +44,24 @@ SECONDS = 2.0
 RETRY, REFUSED = SendStatus.RETRY, SendStatus.REFUSED
 
 
-def posted(folder: Path, url: str, images: list[Dataset], more: str = "", seconds: float = SECONDS) -> Posted:
-    """Send these images once; what became of that."""
+def configured(folder: Path, url: str, more: str = "") -> Settings:
+    """The settings of a node with one service."""
     config = folder / "node.toml"
     config.write_text(
         f'[node]\ndata_dir = "{folder}"\n{service_site(Pacs(), url, more=more)}', encoding="utf-8"
     )
-    settings = load([config])
+    return load([config])
+
+
+def vendor_of(settings: Settings) -> Vendor:
+    """The service of these settings."""
     options = RemoteOptions(peer="vendor", model="finder", version="3", answers="returned")
+    return Vendor(settings.peer("vendor"), options, 1.0)
+
+
+def posted(folder: Path, url: str, images: list[Dataset], more: str = "", seconds: float = SECONDS) -> Posted:
+    """Send these images once; what became of that."""
+    settings = configured(folder, url, more)
     now = utc_now()
     row = AwaitedAnswer(
         id=1, study_id=1, job_id=1, peer="vendor", study_instance_uid=str(images[0].StudyInstanceUID),
@@ -57,7 +73,7 @@ def posted(folder: Path, url: str, images: list[Dataset], more: str = "", second
         path.write_bytes(part_10(image))
         uids = image.SOPClassUID, image.SOPInstanceUID, image.StudyInstanceUID, image.SeriesInstanceUID
         outgoing.append(Outgoing(*map(str, uids), path, ""))
-    service = WebService(Vendor(settings.peer("vendor"), options, 1.0), settings)
+    service = WebService(vendor_of(settings), settings)
     return service.post(row, StudyBody(outgoing), seconds)
 
 
@@ -173,3 +189,39 @@ def test_a_certificate_of_another_host_gets_no_study(tmp_path: Path) -> None:
         outcome = posted(tmp_path, service.url, IMAGES, authorities(its.certificate))
     assert outcome.report.status is SendStatus.UNREACHABLE, outcome
     assert not service.asked
+
+
+def named(uid: str, series: str = "1.2.3.4") -> dict[str, object]:
+    """An object in the list of a service."""
+    return {"00080018": {"vr": "UI", "Value": [uid]}, "0020000E": {"vr": "UI", "Value": [series]}}
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        [named("../../admin")],
+        [named("1.2.3", "1.2/../x")],
+        [named("1.2." + "3" * 70)],
+        [{"00080018": {"vr": "UI", "Value": [{}]}}],
+        [{}],
+    ],
+    ids=["a path", "a path as series", "too long", "no text", "nothing"],
+)
+def test_what_a_list_names_without_valid_uids_is_not_asked_for(tmp_path: Path, listed: list[object]) -> None:
+    with answering(body=json.dumps(listed).encode(), Content_Type="application/dicom+json") as (url, asked):
+        archive = open_archive(configured(tmp_path, url).peer("vendor"), configured(tmp_path, url))
+        assert archive.objects("1.2.3") == frozenset()
+    assert all(path.startswith("GET /studies/1.2.3/instances") for path in asked)
+
+
+def test_more_objects_than_an_answer_may_have_are_not_fetched(tmp_path: Path) -> None:
+    listed = json.dumps([named(f"1.2.3.{number}") for number in range(2_001)]).encode()
+    with answering(body=listed, Content_Type="application/dicom+json") as (url, asked):
+        settings = configured(tmp_path, url)
+        database = Database(settings.database_url)
+        database.upgrade()
+        row = AwaitedAnswer(id=1, study_instance_uid="1.2.3", peer="vendor")
+        polled = look(database, settings, vendor_of(settings), row, (), threading.Event())
+    assert polled.is_final
+    assert "more than 2000 objects" in polled.why
+    assert not [path for path in asked if "/series/" in path]

@@ -12,6 +12,7 @@ from dicom_node.base.events import ANSWER_ASIDE, ANSWER_WHOLE
 from tests.ct_lab import ct_slices
 from tests.node_lab import Node, running, store
 from tests.pacs_lab import Pacs, run_pacs
+from tests.ports import free_port
 from tests.service_lab import Service, answered, raw, run_example, run_service, service_site
 from tests.vendor_lab import derived, derives
 from tests.waiting import wait_until
@@ -22,10 +23,14 @@ def stored(pacs: Pacs) -> list[Dataset]:
 
 
 @pytest.mark.timeout(300)
-def test_the_example_service_gets_a_study_and_its_results_reach_the_pacs(tmp_path: Path) -> None:
-    images, pacs = ct_slices("web", 2, side=32), Pacs()
-    with run_pacs(pacs), run_example() as url:
-        node = Node(tmp_path, service_site(pacs, url))
+@pytest.mark.parametrize("answers", ["returned", "fetched", "sent"])
+def test_the_example_service_gets_a_study_and_its_results_reach_the_pacs(
+    tmp_path: Path, answers: str
+) -> None:
+    images, pacs, console = ct_slices("web", 2, side=32), Pacs(), free_port()
+    with run_pacs(pacs), run_example(console) as url:
+        config = service_site(pacs, url, f'answers = "{answers}", deadline = 0.5', console=console)
+        node = Node(tmp_path, config)
         with running(node):
             assert store(node.port, images, "CT1") == [0, 0]
             node.wait_for(["delivered"])

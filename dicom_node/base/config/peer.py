@@ -104,8 +104,8 @@ class PeerSettings(Section):
     query_port: Port | None = None
     """Another port to query."""
     retrieve: Literal["move", "get"] = "move"
-    """With "query", unless by DICOMweb: C-MOVE (the peer knows our AE title and address, and may send), or
-    C-GET."""
+    """With "query" or fetched answers, unless by DICOMweb: C-MOVE (the peer knows our AE title and address,
+    and may send), or C-GET."""
     fetch_per_minute: PositiveFloat = Field(6, le=600)
     """With "query": studies a minute that are retrieved from it at most."""
     retrieve_minutes: PositiveFloat = Field(10, le=55)

@@ -34,6 +34,7 @@ from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import installed
 from dicom_node.base.dicom.dimse_n import CommitmentReport
+from dicom_node.base.dicom.elements import is_uid
 from dicom_node.base.dicom.identity import Patient, issuers_differ, patient_id_of
 from dicom_node.base.errors import FaultyInput, SpoolError
 from dicom_node.base.outcomes import Done, Failed, Outcome
@@ -253,6 +254,19 @@ class RetrievalCounts:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class FoundObject:
+    """An object that a peer has: valid UIDs of its series and of itself."""
+
+    series_instance_uid: str
+    sop_instance_uid: str
+
+    @classmethod
+    def from_texts(cls, series: str, instance: str) -> FoundObject | None:
+        """Return the object that an answer names; None if it names none with valid UIDs."""
+        return cls(series, instance) if is_uid(series) and is_uid(instance) else None
+
+
 class Archive(Protocol):
     """Protocol of the client of one peer that can be queried. For one thread; no connection stays open
     between calls.
@@ -265,6 +279,14 @@ class Archive(Protocol):
 
     def body_parts(self, study_instance_uid: str) -> frozenset[str]:
         """The values of Body Part Examined (0018,0015) in the study's series. Raises Unavailable."""
+
+    def objects(self, study_instance_uid: str) -> frozenset[FoundObject]:
+        """List the objects of a study. Raises Unavailable."""
+
+    def retrieve_objects(
+        self, study_instance_uid: str, objects: Collection[FoundObject], sink: ObjectSink
+    ) -> Retrieved:
+        """Retrieve objects of a study, as :meth:`retrieve` does."""
 
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
         """Get all objects of a study and store them in ``sink``. Failures of the peer are outcomes, not

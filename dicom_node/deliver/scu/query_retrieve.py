@@ -4,6 +4,8 @@ An archive is asked by C-FIND, and sends by C-MOVE to our own listener or by C-G
 """
 
 import contextlib
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -18,6 +20,7 @@ from pynetdicom.sop_class import (
 
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
+from dicom_node.base.dicom.elements import is_uid
 from dicom_node.base.dicom.header import character_sets, decoded, quiet_pydicom, terms
 from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind
 from dicom_node.base.errors import DecodedDifferently, FaultyObject, SpoolError, Unavailable
@@ -25,6 +28,7 @@ from dicom_node.deliver.scu import (
     MOST_OBJECTS,
     STUDY_KEYS,
     Check,
+    FoundObject,
     FoundStudies,
     ObjectSink,
     RetrievalCounts,
@@ -108,6 +112,43 @@ class DimseArchive(DimseCaller):
 
         Objects of a C-GET are stored in ``sink``; those of a C-MOVE arrive at our listener.
         """
+        return self._retrieve(query_identifier("STUDY", StudyInstanceUID=study_instance_uid), sink)
+
+    def objects(self, study_instance_uid: str) -> frozenset[FoundObject]:
+        """List the objects of a study: its series by C-FIND, then those of each (PS3.4 C.4.1.2.2.1). Raises
+        Unavailable.
+        """
+        study = {"StudyInstanceUID": study_instance_uid}
+        found = set()
+        for series in {
+            _uid(answer, "SeriesInstanceUID")
+            for answer in self._answers("SERIES", **study, SeriesInstanceUID="")
+        } - {""}:
+            keys = {**study, "SeriesInstanceUID": series, "SOPInstanceUID": ""}
+            found |= {
+                FoundObject.from_texts(series, _uid(answer, "SOPInstanceUID"))
+                for answer in self._answers("IMAGE", **keys)
+            }
+        return frozenset(one for one in found if one is not None)
+
+    def retrieve_objects(
+        self, study_instance_uid: str, objects: Collection[FoundObject], sink: ObjectSink
+    ) -> Retrieved:
+        """Retrieve objects of a study, one series after the other, until that fails for one."""
+        came = 0
+        for series in sorted({one.series_instance_uid for one in objects}):
+            wanted = query_identifier("IMAGE", StudyInstanceUID=study_instance_uid, SeriesInstanceUID=series)
+            wanted.SOPInstanceUID = sorted(
+                one.sop_instance_uid for one in objects if one.series_instance_uid == series
+            )
+            found = self._retrieve(wanted, sink)
+            came += found.objects
+            if found.status is not RetrieveStatus.RETRIEVED:
+                return replace(found, objects=came)
+        return Retrieved(RetrieveStatus.RETRIEVED, came)
+
+    def _retrieve(self, identifier: Dataset, sink: ObjectSink) -> Retrieved:
+        """Retrieve what the identifier names by C-MOVE or C-GET."""
         taking, model, get = RetrievalCounts(), _MODELS[self._peer.retrieve], dict[str, Any]()
         wanted = contexts(model)
         if self._peer.retrieve == "get":
@@ -125,7 +166,7 @@ class DimseArchive(DimseCaller):
                 )
             if all(one.abstract_syntax != model for one in association.accepted_contexts):
                 return Retrieved(RetrieveStatus.REFUSED, 0, f"the peer does not accept {UID(model).name}")
-            request = [query_identifier("STUDY", StudyInstanceUID=study_instance_uid), model]
+            request = [identifier, model]
             if not get:
                 request.insert(1, self._settings.node.ae_title)
             send = association.send_c_get if get else association.send_c_move
@@ -206,6 +247,14 @@ def _outcome(code: int, last: Dataset, taken: int | None) -> Retrieved:
     if outcome is RetrieveStatus.RETRIEVED and not objects and "NumberOfCompletedSuboperations" in last:
         return Retrieved(RetrieveStatus.ABSENT, 0, "the peer sent nothing of this study")
     return Retrieved(outcome, objects, text)
+
+
+def _uid(answer: Dataset, keyword: str) -> str:
+    """A UID of an answer, "" if it has none that is valid."""
+    with quiet_pydicom(), contextlib.suppress(*_FAULTY_VALUES):
+        uid = _text(answer.get(keyword)).strip()
+        return uid if is_uid(uid) else ""
+    return ""
 
 
 def _text(value: Any) -> str:

@@ -57,7 +57,7 @@ def test_two_rules_for_one_server_are_refused(tmp_path: Path) -> None:
     ("change", "remedy"),
     [
         (("", ""), ""),
-        (('"returned"', '"sent"'), 'set answers = "returned"'),
+        (('"returned"', '"sent"'), "set console.enabled"),
         (('may = ["receive"]', 'may = ["send", "receive"]'), 'give it may = ["receive"]'),
         (('transport = "dicomweb"', 'transport = "orthanc"'), 'transport = "dimse" or "dicomweb"'),
         (('may = ["receive"]', 'may = ["receive"]\nauthorities = "none.pem"'), "is no file"),

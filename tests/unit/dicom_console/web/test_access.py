@@ -23,6 +23,7 @@ from tests.ports import free_port
 OPEN = {
     ("GET", "/sign-in"), ("POST", "/sign-in"), ("POST", "/language"), ("GET", "/static/{name}"),
     ("GET", "/sign-in/oidc"), ("GET", "/sign-in/oidc/back"), ("GET", "/sign-in/oidc/leave"),
+    ("POST", "/answers/studies"), ("POST", "/answers/studies/{study}"),
     ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"),
 }  # fmt: skip
 
