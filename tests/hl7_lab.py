@@ -1,8 +1,9 @@
 """HL7 messages for tests, and a sender that speaks MLLP, none of it by our own code."""
 
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 START, END = b"\x0b", b"\x1c\x0d"
 
@@ -66,3 +67,21 @@ class Sender:
 def sender(port: int, host: str = "127.0.0.1", seconds: float = 20.0) -> Iterator[Sender]:
     with socket.create_connection((host, port), seconds) as connection:
         yield Sender(connection)
+
+
+def hl7_config(port: int, more: str = "") -> str:
+    """The table of the settings. ``more``: further keys of it."""
+    return (
+        f'[hl7]\nport = {port}\nsenders = {{ ris = ["127.0.0.1"] }}\nassigning_authority = "HOSP"\n{more}\n'
+    )
+
+
+def send_until_acknowledged(port: int, data: bytes, seconds: float = 300) -> None:
+    """Send a message again and again until it is acknowledged, as an interface engine does."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with suppress(OSError), sender(port) as ris:
+            if ris.send(data)[1:2] == ["AA"]:
+                return
+        time.sleep(0.2)
+    raise AssertionError("no acknowledgement")

@@ -11,6 +11,8 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
 from dicom_connectors.hl7.inbox import SEALED_FOR
+from dicom_connectors.hl7.orders import Orders, due_orders
+from dicom_connectors.hl7.settings import Hl7Settings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.errors import ConfigurationError
@@ -33,16 +35,20 @@ class Hl7Messages(Lane[Hl7Message]):
 
     table = Hl7Message
 
-    def __init__(self, database: Database, settings: Settings, authority: str, owner: str) -> None:
-        """Prepare; ``authority``: whose Patient IDs the messages name."""
+    def __init__(self, database: Database, settings: Settings, hl7: Hl7Settings, owner: str) -> None:
+        """Prepare to carry out messages by ``[hl7]`` of the settings."""
         super().__init__(database, settings, "HL7 messages", owner, _SECONDS)
-        self._authority = authority
+        self._authority, self._orders = hl7.assigning_authority, Orders(settings, hl7)
 
     def run_once(self, stop: threading.Event = NEVER) -> int:
         """Carry out what waits, then let corrected studies go on; return how many."""
         super().run_once(stop)
         with self._database.read() as session:
+            orders = due_orders(session, self._orders.hours)
             studies = corrections.studies_with_news(session)
+        for number in orders:
+            if not stop.is_set() and self._lease.keep():
+                self._apply(number, MessageState.WAITING)
         done = 0
         for study in studies:
             if stop.is_set() or not self._lease.keep():
@@ -64,6 +70,9 @@ class Hl7Messages(Lane[Hl7Message]):
 
     def work(self, row: Hl7Message, stop: threading.Event) -> Outcome:  # noqa: ARG002
         """Carry out a message; a kill between the transactions repeats the first, which changes nothing."""
+        if "order" in row.content:
+            self._apply(row.id, MessageState.RECEIVED)
+            return NotYet()
         changes = [
             PatientChange(
                 row.id, one["former_id"], one["patient_id"], self._authority, Patient.parse(one["stated"])
@@ -86,6 +95,13 @@ class Hl7Messages(Lane[Hl7Message]):
                 done.studies, done.done_at = held, utc_now()
                 done.content, done.sealed = dict(_ERASED), b""
         return NotYet()
+
+    def _apply(self, number: int, state: MessageState) -> None:
+        """Apply an order that is in this state still."""
+        with self._database.write() as session:
+            row = session.get_one(Hl7Message, number, with_for_update=True)
+            if row.state is state:
+                self._orders.apply(session, row)
 
     def _names(self, row: Hl7Message) -> list[list[str]]:
         """Return name, birth date and sex of each patient, without those that cannot be opened."""

@@ -25,5 +25,5 @@ def messages(database: Database, settings: Settings, owner: str) -> Iterator[Ser
     if hl7.port:
         from dicom_connectors.hl7.carrying_out import Hl7Messages
 
-        lane = Hl7Messages(database, settings, hl7.assigning_authority, owner)
+        lane = Hl7Messages(database, settings, hl7, owner)
         yield Service(lane.name, lane.run_once)

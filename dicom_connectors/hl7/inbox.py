@@ -22,9 +22,10 @@ from dicom_connectors.hl7.message import (
     patients_of,
     read_header,
 )
+from dicom_connectors.hl7.orders import ORDERS, order_of
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NodeError
-from dicom_node.base.lifecycle import MessageState
+from dicom_node.base.lifecycle import OPEN_MESSAGES, MessageState
 from dicom_node.base.sitekey import Seal
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.merges import Hl7Message
@@ -34,6 +35,7 @@ SEALED_FOR: Final = "HL7 messages"
 REPLACES: Final = ("ADT^A40", "ADT^A47")
 """One Patient ID replaces another: the patients are merged, or the identifier is corrected."""
 UPDATES: Final = "ADT^A08"
+_TAKEN: Final = (UPDATES, *REPLACES, *ORDERS)
 _MOST_WAITING: Final = 10_000  # messages that are not carried out yet
 _KEPT: Final = timedelta(days=30)  # after which a message that comes again is a new one
 _STORED = "the message cannot be stored now: send it again"
@@ -122,7 +124,7 @@ class Inbox:
         )
         if known not in (None, sha256):
             raise MessageRefused("AE", "205", "another message came with this control ID (MSH-10) before")
-        waiting = select(func.count()).where(Hl7Message.state == MessageState.RECEIVED)
+        waiting = select(func.count()).where(Hl7Message.state.in_(OPEN_MESSAGES))
         if known is None and (session.scalar(waiting) or 0) >= _MOST_WAITING:
             raise MessageRefused("AE", "207", f"{_MOST_WAITING} messages wait: send it again later")
         return known is not None
@@ -131,8 +133,11 @@ class Inbox:
         """Return what of a message is to be done, the texts that name patients, and its first state. Raises
         MessageRefused.
         """
-        if header.kind not in (*REPLACES, UPDATES):
-            raise MessageRefused("AR", "201", "only ADT^A08, ADT^A40 and ADT^A47 are taken here")
+        if header.kind in ORDERS:
+            order = order_of(header, self._authority)
+            return {"order": order}, [], MessageState.RECEIVED if order["ids"] else MessageState.FOREIGN
+        if header.kind not in _TAKEN:
+            raise MessageRefused("AR", "201", f"only {', '.join(_TAKEN)} are taken here")
         changes, names, foreign = [], [], 0
         for patient, former in patients_of(header, self._authority):
             try:

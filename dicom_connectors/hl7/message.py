@@ -16,7 +16,7 @@ from dicom_connectors.hl7.oru import escaped
 from dicom_node.base.dicom.identity import Patient, issuer_parts, patient_id_of
 from dicom_node.base.errors import FaultyData
 
-READ: Final = ("MSH", "PID", "MRG")
+READ: Final = ("MSH", "PID", "MRG", "ORC", "OBR", "TQ1", "IPC", "ZDS")
 _MOST_SEGMENTS: Final = 200  # of those that are read: a hundred merges
 _MOST_DELIMITERS: Final = 2000  # of those together; a usual message has 200
 _LONGEST: Final = 64  # characters of what is stored as it is (PS3.5 6.2: LO)
@@ -91,23 +91,23 @@ def read_header(data: bytes) -> Header:
     _check_delimiters([first])
     encoding, version = _encoding(first)
     header = _segment(first, encoding, version)
-    charset = _CHARSETS.get(_text(header, 18).upper())
+    charset = _CHARSETS.get(text(header, 18).upper())
     if charset is None:
         raise MessageRefused("AR", "103", "MSH-18 names a character set that is not known here")
     try:
-        text = data.decode(charset)
+        decoded = data.decode(charset)
     except UnicodeDecodeError:
         raise MessageRefused(
             "AR", "102", "the text is not in the character set of MSH-18 (UTF-8 if empty)"
         ) from None
-    lines = [line for line in re.split(r"[\r\n]+", text) if line[:3] in READ]
+    lines = [line for line in re.split(r"[\r\n]+", decoded) if line[:3] in READ]
     if len(lines) > _MOST_SEGMENTS:
         raise MessageRefused("AR", "207", f"more than {_MOST_SEGMENTS} segments that are read here")
     _check_delimiters(lines)
     segments = [_segment(line, encoding, version) for line in lines]
-    message, trigger = (_component(segments[0], 9, number) for number in (1, 2))
-    control_id = _text(segments[0], 10)
-    application = f"{_text(segments[0], 3)}^{_text(segments[0], 4)}"
+    message, trigger = (component(segments[0], 9, number) for number in (1, 2))
+    control_id = text(segments[0], 10)
+    application = f"{text(segments[0], 3)}^{text(segments[0], 4)}"
     if not control_id or len(control_id) > _LONGEST or len(application) > _LONGEST:
         raise MessageRefused(
             "AR", "101", f"MSH-10 is empty, or it or MSH-3 and MSH-4 are longer than {_LONGEST}"
@@ -210,14 +210,14 @@ def _part(field: Any, number: int) -> str:
     return _plain(_raw_part(field, number))
 
 
-def _component(segment: Any, field: int, number: int) -> str:
+def component(segment: Any, field: int, number: int) -> str:
     """Return one component of the first repetition of a field; "" if it is empty."""
     return next((_part(one, number) for one in _repetitions(segment, field)), "")
 
 
-def _text(segment: Any, field: int) -> str:
+def text(segment: Any, field: int) -> str:
     """Return the first component of the first repetition of a field; "" if it is empty."""
-    return _component(segment, field, 1)
+    return component(segment, field, 1)
 
 
 def _plain(text: str) -> str:
@@ -228,7 +228,7 @@ def _plain(text: str) -> str:
 
 def _patient(segment: Any, authority: str) -> StatedPatient:
     """Return the patient of a PID segment. Raises MessageRefused."""
-    sex, born = _text(segment, 8).upper(), _text(segment, 7)[:8]
+    sex, born = text(segment, 8).upper(), text(segment, 7)[:8]
     return StatedPatient(
         _ids(segment, 3, authority),
         _name(segment),

@@ -26,6 +26,7 @@ from dicom_node.base.lifecycle import ResultKind
 from dicom_node.base.tls import server_context
 
 if TYPE_CHECKING:
+    from dicom_node.base.config.loading import TomlFiles
     from dicom_node.base.config.peer import PeerSettings
     from dicom_node.base.config.settings import Settings
     from dicom_node.people.preflight import Found
@@ -174,6 +175,12 @@ class Hl7Settings(Section):
         "", examples=["HOSP"]
     )
     """Whose Patient IDs count, as PID-3.4 names it: "HOSP" or "HOSP&1.2.840.1&ISO"; empty: those without."""
+    order_rules: dict[Annotated[str, Field(min_length=1, max_length=64)], Name] = Field(
+        {}, max_length=100, examples=[{"XCHEST2": "chest"}]
+    )
+    """Rules that orders may start: by the code of the ordered procedure (OBR-4.1) the rule's name."""
+    order_hours: float = Field(72, gt=0, le=8760)
+    """How long an order waits for its study."""
     message_kib: int = Field(1024, ge=1, le=1024)
     """Longer messages (KiB) are refused, and end their connection."""
     connections: int = Field(20, ge=1, le=200)
@@ -197,6 +204,14 @@ class Hl7Part(Section):
     """Mixin that adds the table ``[hl7]`` to the node's settings."""
 
     hl7: Hl7Settings = Hl7Settings()
+
+
+def check_rules(settings: Settings, read: TomlFiles) -> None:
+    """Add to ``read`` the names in ``hl7.order_rules`` that no rule has."""
+    known = [name for _, name in read.numbered_names("rules")]
+    for code, name in typed_section(settings, Hl7Part).hl7.order_rules.items():
+        if read.all_named("rules") and name not in known:
+            read.add(("hl7", "order_rules", code), repr(name), f"no such rule; {did_you_mean(name, known)}")
 
 
 def check(settings: Settings) -> Found:

@@ -159,6 +159,11 @@ TYPES: Final[Mapping[str, EventType]] = {
         2084, "objects were sent under a patient's former ID or data: peers have them so", _ERROR
     ),
     "REGISTRATION_FOLLOWED": EventType(2085, "HL7 changed the data of a registered patient", _WARNING),
+    "ORDERED_STAT": EventType(2086, "an HL7 order made a study STAT"),
+    "ORDER_APPLIED": EventType(2087, "an HL7 order started rules for a study"),
+    "ORDER_OTHER_PATIENT": EventType(
+        2088, "an HL7 order names another patient than its study: it changes nothing", _WARNING
+    ),
     "WORKITEM_WANTED": EventType(2070, "a work item of a worklist manager is to be claimed"),
     "WORKITEM_CLAIMED": EventType(2071, "work item claimed"),
     "WORKITEM_LOST": EventType(2072, "a work item is another performer's, or its manager ended it", _WARNING),

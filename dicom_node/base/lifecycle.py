@@ -766,6 +766,7 @@ LIFE_CYCLES: Mapping[str, Mapping[tuple[Any, events.EventType], Any]] = {
 """All of them by what they are of, for whoever draws or tests them."""
 
 UNDECIDED = frozenset({_H.WAITING, _H.OVERDUE})
+OPEN_MESSAGES = frozenset({MessageState.RECEIVED, MessageState.WAITING})
 OPEN_JOBS = frozenset({_J.QUEUED, _J.RUNNING})
 OPEN_FETCHES = frozenset({_F.WAITING, _F.FETCHING})
 OPEN_WORKITEMS = frozenset({_W.CLAIMING, _W.CLAIMED, _W.ENDING})

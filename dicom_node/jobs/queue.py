@@ -555,33 +555,8 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
         record(session, events.NO_RULE, study.id, study=study.study_instance_uid, reason=reason)
         settle_study_as(session, study, StudyState.NOT_APPLICABLE, reason)
         return []
-    attributes, now = {source.sop_instance_uid: source.attributes for source in sources}, utc_now()
-    later = now + timedelta(seconds=settings.assembly.archive_seconds)
-    is_trial = intake.is_trial(session, study.id)
     for decision in decisions:
-        rule = decision.rule
-        waits = rule.priors is not None and fetches.wait_for_priors(session, study, rule.name, later)
-        # STAT when the sender (C-STORE priority HIGH) or the rule says so, else low when either does.
-        wanted = (study.priority, _RULE_PRIORITY[rule.priority])
-        enqueue(
-            session,
-            Job(
-                study_id=study.id,
-                study_revision=study.revision,
-                rule=rule.name,
-                pipeline=rule.pipeline,
-                options=dict(rule.options),
-                destinations=[] if is_trial else list(rule.send_to),
-                source_uids=list(decision.source_uids),
-                priority=1 if 1 in wanted else min(wanted),
-                assess_first=rule.assess_first,
-                cost_seconds=estimated_seconds(attributes[uid] for uid in decision.source_uids),
-                state=JobState.HELD if decision.held_reason else JobState.QUEUED,
-                reason=decision.held_reason,
-                run_at=later if waits else now,
-                created_at=now,
-            ),
-        )
+        _enqueue_decision(session, study, decision, sources, settings)
     forwards = forward_originals(session, study, decisions, sources, settings)
     if all(decision.held_reason for decision in decisions):
         reason = "held: " + "; ".join(decision.held_reason for decision in decisions)
@@ -591,6 +566,50 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
     else:
         settle_study_as(session, study, StudyState.QUEUED)
     return decisions
+
+
+def start_rule(
+    session: Session, study: Study, rule: RuleSettings, sources: Sequence[Instance], settings: Settings
+) -> bool:
+    """Create the job of one rule for a complete study with these images, whatever the study's age; return
+    whether the rule takes any of them.
+    """
+    today, names = present_day(sources), settings.sender_names
+    decisions = decide([rule], study.study_date, sources, today, names, requested=True)
+    for decision in decisions:
+        _enqueue_decision(session, study, decision, sources, settings)
+    settle_study(session, study.id)
+    return bool(decisions)
+
+
+def _enqueue_decision(
+    session: Session, study: Study, decision: RuleDecision, sources: Sequence[Instance], settings: Settings
+) -> None:
+    """Create the job of a rule that takes images of a complete study."""
+    attributes, now = {source.sop_instance_uid: source.attributes for source in sources}, utc_now()
+    later, rule = now + timedelta(seconds=settings.assembly.archive_seconds), decision.rule
+    waits = rule.priors is not None and fetches.wait_for_priors(session, study, rule.name, later)
+    # STAT when the sender (C-STORE priority HIGH) or the rule says so, else low when either does.
+    wanted = (study.priority, _RULE_PRIORITY[rule.priority])
+    enqueue(
+        session,
+        Job(
+            study_id=study.id,
+            study_revision=study.revision,
+            rule=rule.name,
+            pipeline=rule.pipeline,
+            options=dict(rule.options),
+            destinations=[] if intake.is_trial(session, study.id) else list(rule.send_to),
+            source_uids=list(decision.source_uids),
+            priority=1 if 1 in wanted else min(wanted),
+            assess_first=rule.assess_first,
+            cost_seconds=estimated_seconds(attributes[uid] for uid in decision.source_uids),
+            state=JobState.HELD if decision.held_reason else JobState.QUEUED,
+            reason=decision.held_reason,
+            run_at=later if waits else now,
+            created_at=now,
+        ),
+    )
 
 
 def decide_study(

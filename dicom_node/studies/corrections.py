@@ -97,10 +97,35 @@ def _hold(session: Session, study: Study, change: PatientChange) -> bool:
     return True
 
 
+def note_other_id(session: Session, study: Study, patient_id: str, issuer: str) -> None:
+    """Write down that corrected images change the Patient ID of a study, without HL7 or before its message,
+    and say what was sent with the former one.
+    """
+    if study.patient_id in ("", patient_id) or merges.waiting_corrections(session, study.id):
+        return
+    row = _add(session, study, PatientChange(0, study.patient_id, patient_id, issuer, Patient()))
+    row.state, row.ended_at = CorrectionState.CORRECTED, row.since
+    _report_sent(session, row)
+
+
 def _await_correction(session: Session, study: Study, change: PatientChange, reason: str) -> None:
     """Write down what a study waits for, stop it, and say what was sent of it. Nothing is stopped where no
     file is left that could leave.
     """
+    row = _add(session, study, change)
+    has_file = exists().where(Instance.study_id == study.id, ~Instance.purged) | exists().where(
+        Result.study_id == study.id, ~Result.purged
+    )
+    if session.scalar(select(has_file)):
+        quarantine_study(session, study, reason)
+        record(session, events.CORRECTION_AWAITED, study.id, message=change.message, reason=reason)
+    else:
+        row.state, row.ended_at = CorrectionState.RELEASED, row.since
+    _report_sent(session, row)
+
+
+def _add(session: Session, study: Study, change: PatientChange) -> AwaitedCorrection:
+    """Add the row of a change to a study, with the deliveries that have the former ID or data."""
     of_study = AwaitedCorrection.study_id == study.id
     row = AwaitedCorrection(
         study_id=study.id,
@@ -111,19 +136,12 @@ def _await_correction(session: Session, study: Study, change: PatientChange, rea
         patient=str(change.stated),
         after_delivery=session.scalar(select(func.max(AwaitedCorrection.last_delivery)).where(of_study)) or 0,
         last_delivery=session.scalar(select(func.max(Delivery.id))) or 0,
+        sent=0,
         since=utc_now(),
     )
     session.add(row)
     session.flush()
-    has_file = exists().where(Instance.study_id == study.id, ~Instance.purged) | exists().where(
-        Result.study_id == study.id, ~Result.purged
-    )
-    if session.scalar(select(has_file)):
-        quarantine_study(session, study, reason)
-        record(session, events.CORRECTION_AWAITED, study.id, message=change.message, reason=reason)
-    else:
-        row.state, row.ended_at = CorrectionState.RELEASED, row.since
-    _report_sent(session, row)
+    return row
 
 
 def _report_sent(session: Session, row: AwaitedCorrection) -> None:

@@ -47,6 +47,7 @@ from dicom_node.receive.spool import (
     sender_in_name,
 )
 from dicom_node.studies.comparison import Comparison
+from dicom_node.studies.corrections import note_other_id
 from dicom_node.studies.fetched import OTHER_STUDY, is_of_another_study
 from dicom_node.studies.judgement import TWO_PATIENTS, Arrived, Judgement, judge
 from dicom_node.studies.quarantine import drop_waiting, quarantine_study, stop_study
@@ -350,6 +351,7 @@ class ObjectRows:
         is_first = role is not ObjectRole.OWN and not intake.patients(session, study.id, _OF_OTHERS)
         session.add(row)
         if is_first or (former is not None and role is ObjectRole.SOURCE):
+            note_other_id(session, study, found.patient_id, found.issuer_of_patient_id)
             self.describe_study(session, study, found)
         session.flush()
         return row

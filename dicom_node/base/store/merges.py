@@ -55,7 +55,7 @@ class ReplacedPatient(Numbered):
 class AwaitedCorrection(StudyMixin, Numbered):
     """Table: a study of which HL7 changed the patient, while its images have the former ID or data."""
 
-    message_id: Mapped[int] = mapped_column(BigInteger)
+    message_id: Mapped[int] = mapped_column(BigInteger)  # 0: images came with another ID before any message
     former_id: Mapped[ShortText]
     patient_id: Mapped[ShortText]
     authority: Mapped[str]

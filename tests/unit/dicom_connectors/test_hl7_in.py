@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def listening(site: Reception, **settings: Any) -> Iterator[int]:
 
 
 def carry_out(site: Reception) -> None:
-    Hl7Messages(site.database, site.settings, AUTHORITY, "test").run_once()
+    hl7 = Hl7Settings.model_validate({"assigning_authority": AUTHORITY, "order_rules": {"AI1": "ultrasound"}})
+    Hl7Messages(site.database, site.settings, hl7, "test").run_once()
 
 
 def take(site: Reception, data: bytes) -> str:
@@ -406,3 +408,84 @@ def test_a_person_who_released_a_study_is_not_asked_twice(site: Reception) -> No
     assert site.study_of(images()[0]).state is StudyState.RECEIVING
     assert site.rows(AwaitedCorrection)[0].state is CorrectionState.RELEASED
     assert len(site.rows(ReplacedPatient)) == 1
+
+
+# Orders
+
+
+def order(
+    *, patient: str = "OLD^^^HOSP", control: str = "NW", priority: str = "", code: str = "", number: str = "1"
+) -> bytes:
+    """An order for the study of ``images``, by its accession number."""
+    [first, *_] = images()
+    more = f"ORC|{control}|P1\rTQ1|1||||||||{priority}\rOBR|1|P1||{code}\rIPC|{first.AccessionNumber}|R1\r"
+    return message("OMI^O23", patient, "", number=number, more=more)
+
+
+def test_an_order_of_2_3_1_is_read(site: Reception) -> None:
+    [first, *_] = images()
+    control, request = "ORC|NW|P1|||||^^^^^S\r", f"OBR|1|P1||X{'|' * 14}{first.AccessionNumber}\r"
+    more = f"{control}{request}ZDS|{first.StudyInstanceUID}^H^Application^DICOM\r"
+    site.settle(*images())
+    assert take(site, message("ORM^O01", "OLD^^^HOSP", "", more=more, version="2.3.1")) == ""
+    assert site.study_of(first).priority == 1
+
+
+def test_an_order_makes_a_study_stat_and_its_waiting_jobs(site: Reception) -> None:
+    site.settle(*images())
+    take(site, order(priority="S"))
+    assert site.study_of(images()[0]).priority == 1
+    assert {job.priority for job in site.jobs()} == {1}
+    assert len(site.events(events.ORDERED_STAT.number)) == 1
+
+
+def test_an_order_that_comes_first_waits_for_its_study(site: Reception) -> None:
+    take(site, order(priority="S"))
+    assert site.rows(Hl7Message)[0].state is MessageState.WAITING
+    site.index(*images())
+    carry_out(site)
+    site.assemble(seconds=10)
+    assert {job.priority for job in site.jobs()} == {1}
+    assert site.rows(Hl7Message)[0].state is MessageState.DONE
+    assert site.rows(Hl7Message)[0].content == {}
+
+
+def test_an_order_starts_a_rule_that_the_settings_name_once(site: Reception) -> None:
+    site.settle(*images())
+    with site.database.write() as session:
+        session.get_one(Job, 1).state = JobState.HELD
+    take(site, order(code="OTHER", number="1"))
+    assert site.jobs()[0].state is JobState.HELD, "the settings do not name it"
+    take(site, order(code="AI1", number="2"))
+    take(site, order(code="AI1", number="3"))
+    assert [job.state for job in site.jobs()] == [JobState.QUEUED]
+    states = [row.state for row in site.rows(Hl7Message)]
+    assert states == [MessageState.NOTHING, MessageState.DONE, MessageState.NOTHING]
+
+
+def test_an_order_of_another_patient_changes_nothing(site: Reception) -> None:
+    site.settle(*images())
+    take(site, order(patient="SOMEBODY^^^HOSP", priority="S", number="1"))
+    take(site, order(patient="OLD^^^OTHER", priority="S", number="2"))
+    assert site.study_of(images()[0]).priority == 0
+    assert len(site.events(events.ORDER_OTHER_PATIENT.number)) == 1
+    assert [row.state for row in site.rows(Hl7Message)] == [MessageState.NOTHING, MessageState.FOREIGN]
+
+
+def test_a_cancelled_order_and_one_whose_time_is_over_do_not_wait(site: Reception) -> None:
+    take(site, order(priority="S", number="1"))
+    take(site, order(control="CA", number="2"))
+    assert site.rows(Hl7Message)[0].state is MessageState.NOTHING
+    take(site, order(priority="S", number="3"))
+    with site.database.write() as session:
+        session.get_one(Hl7Message, 3).received_at -= timedelta(hours=73)
+    carry_out(site)
+    assert site.rows(Hl7Message)[2].state is MessageState.EXPIRED
+    site.settle(*images())
+    assert site.study_of(images()[0]).priority == 0
+
+
+def test_an_order_without_a_study_is_refused(site: Reception) -> None:
+    assert "no accession number" in take(site, message("ORM^O01", former="", more="ORC|NW\rOBR|1\r"))
+    several = "OBR|1" + "|" * 17 + "A1\rOBR|2" + "|" * 17 + "A2\r"
+    assert "several" in take(site, message("ORM^O01", former="", more=several, number="2"))
