@@ -50,6 +50,7 @@ async def take(request: CurrentRequest, study: str = "") -> Response:
                         reader_for(boundary, stow),
                         lambda: run_in_threadpool(door.admit, given, study),
                     )
+                stow.is_whole = True
             finally:
                 await run_in_threadpool(stow.close)
     except TokenRefused as error:

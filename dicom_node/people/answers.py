@@ -128,6 +128,8 @@ class AnswerRequest(StowRequest):
             Intake.ANSWER,
         )
         self._bytes = 0
+        self.is_whole = False
+        """Whether the request came to its end; if it did not, more may have been to come."""
         with database.write() as session:
             session.add(
                 Association(
@@ -153,5 +155,6 @@ class AnswerRequest(StowRequest):
         with self._database.write() as session:
             row = session.get_one(Association, self.association)
             row.closed_at = max(utc_now(), row.opened_at + timedelta(microseconds=1))
-            row.outcome, row.objects = AssociationOutcome.RELEASED, self.stored
+            row.outcome = AssociationOutcome.RELEASED if self.is_whole else AssociationOutcome.ABORTED
+            row.objects = self.stored
         return 0

@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 from dicom_node.base.answer_token import AnswerTokens
 from dicom_node.base.events import ANSWER_REFUSED
-from dicom_node.base.lifecycle import AwaitedState
+from dicom_node.base.lifecycle import AssociationOutcome, AwaitedState
 from dicom_node.base.store.awaited import AwaitedAnswer
 from dicom_node.base.store.tables import Association, EventRow, Job, Study
 from dicom_node.base.store.transitions import utc_now
@@ -102,7 +102,21 @@ def test_results_with_the_token_of_their_study_are_stored_under_their_service(do
         [row] = session.scalars(select(Association).where(Association.listener == "answers"))
         assert row.calling_ae == door.node.settings.peer("pacs").ae_title
         assert row.closed_at is not None
+        assert row.outcome is AssociationOutcome.RELEASED
         assert row.objects == 2
+
+
+def test_half_a_request_is_an_association_that_was_aborted(door: Door) -> None:
+    """So that an answer of which more may have been to come is not taken for a whole one."""
+    image = ultrasound("one")
+    whole = multipart([part_10(one) for one in same_study(image)])
+    headers = {"Authorization": f"Bearer {door.awaited(image)}", "Content-Type": KIND}
+    url = f"{door.url}/answers/studies"
+    assert requests.post(url, data=whole[:-50], headers=headers, timeout=60).status_code == 400
+    assert door.waiting() == 1
+    with door.node.database.read() as session:
+        [row] = session.scalars(select(Association).where(Association.listener == "answers"))
+        assert row.outcome is AssociationOutcome.ABORTED
 
 
 @pytest.mark.parametrize(
