@@ -20,6 +20,7 @@ from ai_pipeline.burnin.find.annotation import (
     brightest,
     clipped,
     colourfulness,
+    components,
     dilated,
     index_of,
 )
@@ -105,7 +106,7 @@ def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> M
 
 def frames_at(picture: Picture, box: TextBox) -> Mask:
     """The straight lines through and beside a box of text, as of the frame of a table: no strokes of its
-    letters.
+    letters. A line that ends with the text is made of the feet of its letters.
     """
     found: Mask = np.zeros(picture.shape[:2], np.bool_)
     # Of letters that high a stroke may be as long.
@@ -114,7 +115,13 @@ def frames_at(picture: Picture, box: TextBox) -> Mask:
     left, top, right, bottom = box.box
     place = clipped((left - LONGEST, top - LONGEST, right + LONGEST, bottom + LONGEST), picture.shape)
     if place is not None:
-        found[index_of(place)] = dilated(straight_lines(picture[index_of(place)], LONGEST, FRAME), 5)
+        straight = straight_lines(picture[index_of(place)], LONGEST, FRAME)
+        labels, _ = components(straight)
+        # How far the feet of letters may reach beyond the box of their line (pixels).
+        reach, outside = round(box.height), np.ones(picture.shape[:2], np.bool_)
+        outside[max(0, top - reach) : bottom + reach, max(0, left - reach) : right + reach] = False
+        longer = np.isin(labels, np.unique(labels[straight & outside[index_of(place)]]))
+        found[index_of(place)] = dilated(longer & straight, 5)
     return found
 
 

@@ -112,6 +112,13 @@ def test_the_frame_of_a_table_is_no_stroke_of_the_letters_in_it(level: int) -> N
     assert found[ink].mean() >= 0.99
 
 
+@pytest.mark.parametrize(("end", "is_frame"), [(150, False), (170, False), (185, True)])
+def test_a_line_that_ends_with_the_text_is_of_its_letters(end: int, *, is_frame: bool) -> None:
+    picture = np.full((100, 240), 50, np.uint8)
+    picture[54, 28:end] = 255
+    assert frames_at(picture, level_box(PLACE, 0.9)).any() == is_frame
+
+
 def test_a_long_stroke_of_large_letters_is_no_frame() -> None:
     picture = np.full((140, 300), 50, np.uint8)
     picture[20:110, 40:46] = picture[104:110, 40:110] = 255
