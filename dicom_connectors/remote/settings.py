@@ -92,6 +92,13 @@ def check_rules(settings: Settings, read: TomlFiles) -> None:
         used.setdefault(name, rule.name)
         if key == "peer":
             _check_manager(rule, peers, known, read)
+    _check_receivers(settings, read, used)
+
+
+def _check_receivers(settings: Settings, read: TomlFiles, used: Mapping[str, str]) -> None:
+    """Add to ``read`` the rules that send results or images to a vendor's server. ``used``: the rule of each
+    of these servers, by the name of its peer.
+    """
     for rule in settings.rules:
         for key, name in _receivers(rule):
             if name in used:

@@ -393,7 +393,7 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         if report.status in _SENT:
             return self._sent(row)
         if report.status in _NEVER or report.status is SendStatus.UNREACHABLE:
-            return self._not_sent(now_row, [report])
+            return self._not_sent(row, [report])
         after = (
             timedelta(seconds=posted.after)
             if posted.after
