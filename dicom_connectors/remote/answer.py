@@ -42,16 +42,16 @@ def answer(
         row = newest(session, job.id)
         if row is None or (row.state in _OVER and is_asked_again(session, row)):
             row = _begin(session, settings, job, options)
-        state, reason = row.state, row.reason
+        state, reason, peer = row.state, row.reason, row.peer
         if state is AwaitedState.ANSWERED:
             objects = _objects(session, settings, row)
         elif state is AwaitedState.LATE and is_asked_again(session, row):
-            raise AnswerAwaited(f"a late answer of {options.peer} is being received", _SOON_SECONDS)
+            raise AnswerAwaited(f"a late answer of {peer} is being received", _SOON_SECONDS)
     if state in (AwaitedState.SILENT, AwaitedState.LATE):
         raise NoAnswer(reason)
     if state is not AwaitedState.ANSWERED:
-        raise AnswerAwaited(f"the answer of {options.peer} is awaited", _LOOK_SECONDS)
-    return PipelineResult(models=(_model(settings, options, job),), objects=objects)
+        raise AnswerAwaited(f"the answer of {peer} is awaited", _LOOK_SECONDS)
+    return PipelineResult(models=(_model(settings, peer, options, job),), objects=objects)
 
 
 def newest(session: Session, job_id: int) -> AwaitedAnswer | None:
@@ -78,18 +78,23 @@ def is_asked_again(session: Session, row: AwaitedAnswer) -> bool:
 def _begin(session: Session, settings: Settings, job: Job, options: RemoteOptions) -> AwaitedAnswer:
     """Add the row by which the study of a job is sent. Raises NoAnswer if the peer is gone."""
     try:
-        peer = settings.peer(options.peer)
+        settings.peer(options.peer)
     except NotFound as error:
         raise NoAnswer(str(error)) from None
+    return add_row(session, job, options.peer, timedelta(minutes=options.deadline))
+
+
+def add_row(session: Session, job: Job, peer: str, deadline: timedelta) -> AwaitedAnswer:
+    """Add the row by which the study of a job is sent to this peer."""
     now = utc_now()
     row = AwaitedAnswer(
         study_id=job.study_id,
         job_id=job.id,
-        peer=peer.name,
+        peer=peer,
         study_instance_uid=session.get_one(Study, job.study_id).study_instance_uid or "",
         state=AwaitedState.WAITING,
         began_at=now,
-        limit_at=now + timedelta(minutes=options.deadline),
+        limit_at=now + deadline,
         next_at=now,
     )
     session.add(row)
@@ -116,9 +121,14 @@ def _objects(session: Session, settings: Settings, row: AwaitedAnswer) -> tuple[
     )
 
 
-def _model(settings: Settings, options: RemoteOptions, job: Job) -> ModelRef:
-    """Return the model that results name: the vendor's, as the rule calls it, at this AE title."""
-    title = settings.peer(options.peer).ae_title
+def _model(settings: Settings, peer: str, options: RemoteOptions, job: Job) -> ModelRef:
+    """Return the model that results name: the vendor's, as the rule calls it, at the AE title of this
+    peer. Raises NoAnswer if the peer is gone.
+    """
+    try:
+        title = settings.peer(peer).ae_title
+    except NotFound as error:
+        raise NoAnswer(str(error)) from None
     described = json.dumps(dict(job.options), sort_keys=True, default=str)
     server, rule = (hashlib.sha256(text.encode()).hexdigest() for text in (f"remote {title}", described))
     return ModelRef(options.model, options.version, server, rule)

@@ -27,6 +27,9 @@ class RemoteOptions(PipelineOptions):
     peer: str = option(..., "Peer", wanted="the name of a peer that may send and receive", min_length=1)
     """The peer that is the vendor's server, reached by DICOM (`transport = "dimse"`) or by HTTP
     (`transport = "dicomweb"`)."""
+    second: str = option("", "Second peer", wanted="the name of another peer of that kind")
+    """Gets a study if the first cannot be reached (no connection, no association) for half of the deadline,
+    which begins again for it. What the first sends for that study later changes nothing. Empty: none."""
     answers: Literal["sent", "returned", "fetched"] = option("sent", "How it answers")
     """`sent`: by C-STORE to the node's listener under its AE title; by HTTP to the console, with a token of
     the study. `returned`, by HTTP: in its answer to the request that brings the study. `fetched`: it has

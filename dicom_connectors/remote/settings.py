@@ -28,6 +28,8 @@ class Vendor:
     options: RemoteOptions
     quiet_seconds: float
     """An answer is whole when no object of it came for so long."""
+    second: PeerSettings | None = None
+    """The server that gets what this one cannot be given, because it is not reached."""
     manager: PeerSettings | None = None
     """The worklist manager at which work is requested; None: what the vendor gets is request enough."""
 
@@ -41,7 +43,9 @@ class Vendor:
 
 
 def vendors(settings: Settings) -> Iterator[Vendor]:
-    """Yield the vendor of each rule with the pipeline ``remote``; faulty rules are left out."""
+    """Yield the vendor of each rule with the pipeline ``remote``, and the second one of rules that name one;
+    faulty rules are left out.
+    """
     rules = [rule for rule in settings.rules if rule.pipeline == NAME]
     if not rules:
         return
@@ -49,11 +53,15 @@ def vendors(settings: Settings) -> Iterator[Vendor]:
 
     peers = {peer.name: peer for peer in settings.peers}
     for rule in rules:
-        peer = peers.get(str(rule.options.get("peer")))
-        if peer and not RemoteOptions.faults(rule.options):
-            quiet = settings.assembly.quiet_seconds if peer.quiet_seconds is None else peer.quiet_seconds
-            options = RemoteOptions.of(rule.options)
-            yield Vendor(peer, options, quiet, peers.get(options.manager))
+        if RemoteOptions.faults(rule.options):
+            continue
+        options = RemoteOptions.of(rule.options)
+        second = peers.get(options.second)
+        for peer in (peers.get(options.peer), second):
+            if peer is not None:
+                quiet = settings.assembly.quiet_seconds if peer.quiet_seconds is None else peer.quiet_seconds
+                other = None if peer is second else second
+                yield Vendor(peer, options, quiet, other, peers.get(options.manager))
 
 
 def check_rules(settings: Settings, read: TomlFiles) -> None:
@@ -64,10 +72,11 @@ def check_rules(settings: Settings, read: TomlFiles) -> None:
 
     peers = {peer.name: peer for peer in settings.peers}
     used: dict[str, str] = {}
-    for rule in settings.rules:
-        place = (*read.place_of("rules", rule.name), "options", "peer")
-        name = rule.options.get("peer") if rule.pipeline == NAME else None
-        if not isinstance(name, str) or not read.all_named("peers"):
+    named = [(rule, key) for rule in settings.rules if rule.pipeline == NAME for key in ("peer", "second")]
+    for rule, key in named:
+        place = (*read.place_of("rules", rule.name), "options", key)
+        name = rule.options.get(key)
+        if not isinstance(name, str) or not name or not read.all_named("peers"):
             continue
         known = [known for _, known in read.numbered_names("peers")]
         if name not in known:
@@ -81,12 +90,20 @@ def check_rules(settings: Settings, read: TomlFiles) -> None:
             remedy = 'sends its results to the console by HTTP: set console.enabled, or answers = "returned"'
             read.add(place, repr(name), remedy)
         used.setdefault(name, rule.name)
-        _check_manager(rule, peers, known, read)
+        if key == "peer":
+            _check_manager(rule, peers, known, read)
+    _check_receivers(settings, read, used)
+
+
+def _check_receivers(settings: Settings, read: TomlFiles, used: Mapping[str, str]) -> None:
+    """Add to ``read`` the rules that send results or images to a vendor's server. ``used``: the rule of each
+    of these servers, by the name of its peer.
+    """
     for rule in settings.rules:
-        for key, named in _receivers(rule):
-            if named in used:
-                remedy = f"is the AI server of rule {used[named]}: it gets studies from that rule alone"
-                read.add((*read.place_of("rules", rule.name), key), repr(named), remedy)
+        for key, name in _receivers(rule):
+            if name in used:
+                remedy = f"is the AI server of rule {used[name]}: it gets studies from that rule alone"
+                read.add((*read.place_of("rules", rule.name), key), repr(name), remedy)
 
 
 def _check_manager(

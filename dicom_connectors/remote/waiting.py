@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
 from dicom_connectors.remote import fetching
-from dicom_connectors.remote.answer import is_asked_again
+from dicom_connectors.remote.answer import add_row, is_asked_again
 from dicom_connectors.remote.calls import Calls
 from dicom_connectors.remote.matching import has_broken_off
 from dicom_connectors.remote.settings import Vendor
@@ -392,7 +392,7 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         report = posted.report
         if report.status in _SENT:
             return self._sent(row)
-        if report.status in _NEVER:
+        if report.status in _NEVER or report.status is SendStatus.UNREACHABLE:
             return self._not_sent(row, [report])
         after = (
             timedelta(seconds=posted.after)
@@ -442,10 +442,33 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         final = next((one for one in reports if one.status in _NEVER), None)
         if final is None:
             first = reports[0]
-            return Retry(f"{first.code} {first.text}".strip())
+            if first.status is SendStatus.UNREACHABLE and self._hand_over(row):
+                return NotYet()
+            after = wait_before_retry(row.attempts + 1, self._settings.outbox)
+            ends = (row.limit_at - self._deadline / 2 - utc_now(), row.limit_at - utc_now())
+            soonest = min((end for end in ends if end > _SOON), default=_SOON)
+            return Retry(f"{first.code} {first.text}".strip(), min(after, soonest))
         with self._database.write() as session:
             found = self._locked(session, row.id)
             if found is None:
                 return NotYet()
             why = f"{row.peer} refuses the images: {final.code} {final.text}".strip()
             return self._give_up(session, *found, why)
+
+    def _hand_over(self, row: AwaitedAnswer) -> bool:
+        """Give a study to the second server if there is one and this one is not reached after half of the
+        deadline; return whether it was given.
+        """
+        second = self._vendor.second
+        if second is None:
+            return False
+        with self._database.write() as session:
+            found = self._locked(session, row.id)
+            if found is None or found[1].state not in OPEN_JOBS:
+                return False
+            given, job = found
+            if given.state is not AwaitedState.SENDING or utc_now() < given.limit_at - self._deadline / 2:
+                return False
+            self._drop(session, given, f"{given.peer} is not reached: the study goes to {second.name}")
+            add_row(session, job, second.name, self._deadline)
+        return True

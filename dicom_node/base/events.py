@@ -217,9 +217,7 @@ TYPES: Final[Mapping[str, EventType]] = {
     "ANSWER_LATE": EventType(
         3054, "a vendor's AI answers after its deadline: results will wait for a person", _WARNING
     ),
-    "ANSWER_DROPPED": EventType(
-        3055, "an answer of a vendor's AI is no longer awaited: its job ended or its study changed", _WARNING
-    ),
+    "ANSWER_DROPPED": EventType(3055, "an answer of a vendor's AI is no longer awaited", _WARNING),
     "ANSWER_ASIDE": EventType(3056, "an object of a vendor's AI changes nothing", _WARNING),
     "ANSWER_UNKNOWN": EventType(
         3057, "objects of a vendor's AI are of no study that it was sent: in quarantine", _ERROR

@@ -28,7 +28,9 @@ def problems(folder: Path, config: str) -> str:
         (('peer = "vendor", model', "model"), "must be given"),
         (("deadline = 0.5", "deadline = 0"), "deadline"),
         (("deadline = 0.5", "deidentify = true"), "deidentify"),
-        (("deadline = 0.5", 'second_peer = "pacs"'), "second_peer"),
+        (("deadline = 0.5", 'second = "nobody"'), "no such peer"),
+        (("deadline = 0.5", 'second = "vendor"'), "an answer could belong to either"),
+        (("deadline = 0.5", 'second = "pacs"'), "it gets studies from that rule alone"),
         (("deadline = 0.5", 'answers = "fetch"'), "answers"),
         (('send_to = ["pacs"]', 'send_to = ["pacs", "vendor"]'), "is the AI server of rule ai-vendor"),
         (
@@ -45,6 +47,15 @@ def test_what_would_send_to_the_wrong_one_is_refused(
     found = problems(tmp_path, config.replace(*change))
     assert remedy in found
     assert bool(found) is bool(remedy)
+
+
+def test_a_second_server_gets_studies_from_its_rule_alone(tmp_path: Path) -> None:
+    rival = Vendor(ae_title="RIVAL")
+    rules = remote_rule(options='second = "rival"')
+    config = vendor_site(Pacs(), Vendor(), rival, rules=rules)
+    assert problems(tmp_path, config) == ""
+    found = problems(tmp_path, config.replace('send_to = ["pacs"]', 'send_to = ["pacs", "rival"]'))
+    assert "is the AI server of rule ai-vendor" in found
 
 
 def test_two_rules_for_one_server_are_refused(tmp_path: Path) -> None:
