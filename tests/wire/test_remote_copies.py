@@ -13,6 +13,7 @@ from tests.ct_lab import ct_slices
 from tests.modality import data_set, ultrasound
 from tests.node_lab import Node, running, store
 from tests.pacs_lab import Pacs, run_pacs
+from tests.service_lab import run_example, service_site
 from tests.vendor_lab import Vendor, derived, remote_rule, run_vendor, vendor_site
 from tests.waiting import wait_until
 
@@ -98,3 +99,20 @@ def test_images_whose_pixels_may_show_a_name_never_leave(tmp_path: Path) -> None
             reason = node.studies()[str(image.StudyInstanceUID)]["reason"]
     assert "its pixels may show a name" in reason
     assert vendor.stored == {}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("answers", ["returned", "fetched"])
+def test_a_service_by_http_gets_copies_too(tmp_path: Path, answers: str) -> None:
+    images, pacs = named(f"copies-{answers}"), Pacs()
+    with run_pacs(pacs), run_example() as url:
+        options = f'answers = "{answers}", deadline = 1, deidentify = true'
+        node = Node(tmp_path, service_site(pacs, url, options))
+        with running(node):
+            assert store(node.port, images, "CT1") == [0, 0]
+            node.wait_for(["delivered"])
+    results = [dcmread(BytesIO(one), force=True) for one in pacs.stored.values()]
+    assert len(results) == 2
+    assert {(one.PatientID, one.StudyInstanceUID) for one in results} == {
+        ("HOSP-774411", images[0].StudyInstanceUID)
+    }
