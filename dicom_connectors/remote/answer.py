@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import ModelRef, PipelineResult, ProgramFile
 from ai_pipeline.programs.output import MOST_OBJECT_BYTES
+from dicom_connectors.remote import copies
 from dicom_connectors.remote.pipeline import RemoteOptions
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import AnswerAwaited, NoAnswer, NotFound
@@ -45,6 +47,9 @@ def answer(
         state, reason, peer = row.state, row.reason, row.peer
         if state is AwaitedState.ANSWERED:
             objects = _objects(session, settings, row)
+            if options.deidentify:
+                sent_as = copies.sent_as(session, settings, job, row.peer)
+                objects = tuple(replace(one, content=sent_as.mapped_back(one.content)) for one in objects)
         elif state is AwaitedState.LATE and is_asked_again(session, row):
             raise AnswerAwaited(f"a late answer of {peer} is being received", _SOON_SECONDS)
     if state in (AwaitedState.SILENT, AwaitedState.LATE):
@@ -81,20 +86,23 @@ def _begin(session: Session, settings: Settings, job: Job, options: RemoteOption
         settings.peer(options.peer)
     except NotFound as error:
         raise NoAnswer(str(error)) from None
-    return add_row(session, job, options.peer, timedelta(minutes=options.deadline))
+    return add_row(session, settings, job, options.peer)
 
 
-def add_row(session: Session, job: Job, peer: str, deadline: timedelta) -> AwaitedAnswer:
+def add_row(session: Session, settings: Settings, job: Job, peer: str) -> AwaitedAnswer:
     """Add the row by which the study of a job is sent to this peer."""
-    now = utc_now()
+    options, now = RemoteOptions.of(job.options), utc_now()
+    study = session.get_one(Study, job.study_id).study_instance_uid or ""
+    if options.deidentify:
+        study = copies.pseudonyms_for(settings, peer).uid(study)
     row = AwaitedAnswer(
         study_id=job.study_id,
         job_id=job.id,
         peer=peer,
-        study_instance_uid=session.get_one(Study, job.study_id).study_instance_uid or "",
+        study_instance_uid=study,
         state=AwaitedState.WAITING,
         began_at=now,
-        limit_at=now + deadline,
+        limit_at=now + timedelta(minutes=options.deadline),
         next_at=now,
     )
     session.add(row)

@@ -43,6 +43,9 @@ class RemoteOptions(PipelineOptions):
     report that the AI did not run, and an answer that comes later waits for a person."""
     under_way: int = option(10, "Studies under way", ge=1, le=1000)
     """Studies that the server has at the same time at most; further ones wait."""
+    deidentify: bool = option(False, "De-identified copies")
+    """The server gets copies under a pseudonym, with other UIDs and without what names the patient. Only CT,
+    MR, PET and nuclear medicine: pixels of others may show a name."""
     manager: str = option("", "Worklist manager", wanted="the name of a peer with transport dicomweb")
     """The peer that is the worklist manager (UPS-RS) at which a work item is created for each study: the
     answer is whole when the item is COMPLETED and all results that it names came. Empty: none."""

@@ -8,6 +8,7 @@ come, the job is due and a worker ends it.
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
@@ -15,7 +16,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
-from dicom_connectors.remote import fetching
+from dicom_connectors.remote import copies, fetching
 from dicom_connectors.remote.answer import add_row, is_asked_again
 from dicom_connectors.remote.calls import Calls
 from dicom_connectors.remote.matching import has_broken_off
@@ -27,7 +28,7 @@ from dicom_connectors.worklist.requested import WorkOutcome
 from dicom_connectors.worklist.workitem import ProcedureStepState
 from dicom_node.base.config.peer import PeerSettings
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.errors import NotAllowedNow, StorageError, Unavailable
+from dicom_node.base.errors import NotAllowedNow, ResultRefused, StorageError, Unavailable
 from dicom_node.base.events import (
     ANSWER_AWAITED,
     ANSWER_DROPPED,
@@ -41,7 +42,7 @@ from dicom_node.base.files import Files
 from dicom_node.base.lifecycle import OPEN_AWAITED, OPEN_JOBS, AwaitedState, JobState
 from dicom_node.base.outcomes import NotYet, Outcome, Retry
 from dicom_node.base.runner import Lane, wait_before_retry
-from dicom_node.base.store import intake, queue
+from dicom_node.base.store import queue
 from dicom_node.base.store.awaited import AnswerObject, AwaitedAnswer
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Association, Job, ReceivedObject
@@ -298,6 +299,7 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         now = utc_now()
         row.reason = why[:255]
         session.flush()
+        copies.forget(self._settings, row.id)
         self._wake(session, row, job, ANSWER_SILENT, ended_at=now)
         if row.last_at is not None:  # it has begun to come, too late
             move(session, row, ANSWER_LATE, next_at=now + self._quiet)
@@ -317,6 +319,7 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         """Stop awaiting an answer of which nothing would come."""
         row.reason = why[:255]
         session.flush()
+        copies.forget(self._settings, row.id)
         move(session, row, ANSWER_DROPPED, ended_at=utc_now())
         return NotYet()
 
@@ -334,6 +337,8 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
             objects = self._outgoing(row)
         except StorageError as error:
             return Retry(str(error))
+        except ResultRefused as error:
+            return self._not_sent(row, [SendReport(SendStatus.FAULTY, "", str(error))])
         client = self._open(self._vendor.peer, self._settings)
         with closing(client), closing_on_stop(stop, client):
             for start in range(0, len(objects), _AT_ONCE):
@@ -360,6 +365,9 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         """Fetch results of a study that the server has, beside other studies."""
         with self._database.read() as session:
             sent = session.get_one(Job, row.job_id).source_uids
+        if self._vendor.options.deidentify:
+            known_as = copies.pseudonyms_for(self._settings, row.peer)
+            sent = [known_as.uid(uid) for uid in sent]
         look = partial(fetching.look, self._database, self._settings, self._vendor, row, sent, stop)
         polled = self._looks.result(row.id, look)
         with self._database.write() as session:
@@ -403,6 +411,7 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
 
     def _sent(self, row: AwaitedAnswer) -> Outcome:
         """Note that the vendor has the whole study: now its answer is awaited."""
+        copies.forget(self._settings, row.id)
         with self._database.write() as session:
             if (found := self._locked(session, row.id)) and found[0].state is AwaitedState.SENDING:
                 now = utc_now()
@@ -417,14 +426,15 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
         return NotYet()
 
     def _outgoing(self, row: AwaitedAnswer) -> list[Outgoing]:
-        """Return the images of a row's job, as they were received. Raises StoreAway, NotInSpool."""
+        """Return the images of a row's job: as they were received, or copies without the identity. Raises
+        StoreAway, NotInSpool; ResultRefused if an image cannot be copied so.
+        """
         with self._database.read() as session:
-            job = session.get_one(Job, row.job_id)
-            known = intake.instances(session, job.source_uids)
-            return [
+            images = copies.images_of(session, session.get_one(Job, row.job_id))
+            originals = [
                 Outgoing(
                     one.sop_class_uid,
-                    uid,
+                    one.sop_instance_uid,
                     row.study_instance_uid,
                     one.series_instance_uid,
                     self._files.here(session, one.path),
@@ -433,9 +443,20 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
                     bytes=one.bytes,
                     is_original=True,
                 )
-                for uid in job.source_uids
-                if (one := known.get(uid)) is not None and not one.purged
+                for one in images
             ]
+        return [self._copy(row, one) for one in originals] if self._vendor.options.deidentify else originals
+
+    def _copy(self, row: AwaitedAnswer, image: Outgoing) -> Outgoing:
+        """Make the de-identified copy of an image that goes to the vendor. Raises ResultRefused."""
+        path, header = copies.make_copy(image.path, self._settings, row.peer, row.id)
+        return replace(
+            image,
+            sop_instance_uid=str(header.SOPInstanceUID),
+            series_instance_uid=str(header.SeriesInstanceUID),
+            path=path,
+            bytes=path.stat().st_size,
+        )
 
     def _not_sent(self, row: AwaitedAnswer, reports: Sequence[SendReport]) -> Outcome:
         """Note why images were not taken: a refusal is final, everything else is tried again."""
@@ -452,7 +473,8 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
             found = self._locked(session, row.id)
             if found is None:
                 return NotYet()
-            why = f"{row.peer} refuses the images: {final.code} {final.text}".strip()
+            refused = f"{row.peer} refuses the images: {final.code} {final.text}".strip()
+            why = final.text if final.status is SendStatus.FAULTY else refused
             return self._give_up(session, *found, why)
 
     def _hand_over(self, row: AwaitedAnswer) -> bool:
@@ -470,5 +492,5 @@ class AwaitedAnswers(Lane[AwaitedAnswer]):
             if given.state is not AwaitedState.SENDING or utc_now() < given.limit_at - self._deadline / 2:
                 return False
             self._drop(session, given, f"{given.peer} is not reached: the study goes to {second.name}")
-            add_row(session, job, second.name, self._deadline)
+            add_row(session, self._settings, job, second.name)
         return True

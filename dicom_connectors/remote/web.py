@@ -29,7 +29,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.elements import META_BYTES
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_node.base.errors import FaultyInput, SpoolError, StorageError
+from dicom_node.base.errors import FaultyInput, ResultRefused, SpoolError, StorageError
 from dicom_node.base.store.awaited import AwaitedAnswer
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.scu import Outgoing, SendReport, SendStatus
@@ -63,6 +63,8 @@ def post_study(
         body = StudyBody(objects())
     except (StorageError, FaultyInput) as error:
         return Posted(SendReport(SendStatus.RETRY, "", str(error)))
+    except ResultRefused as error:
+        return Posted(SendReport(SendStatus.FAULTY, "", str(error)))
     service = WebService(vendor, settings)
     with closing(service), closing_on_stop(stop, service):
         return service.post(row, body, max((row.limit_at - utc_now()).total_seconds(), 1.0))

@@ -43,10 +43,10 @@ def kill(node: Node, chance: random.Random) -> str:
     return "nothing"
 
 
-def vendor_by_dicom(stack: ExitStack, pacs: Pacs) -> tuple[Vendor, str]:
-    """A vendor's DICOM server, and the configuration of a node with it."""
+def vendor_by_dicom(stack: ExitStack, pacs: Pacs, options: str) -> tuple[Vendor, str]:
+    """A vendor's DICOM server, and the configuration of a node with it; ``options``: of its rule."""
     vendor = stack.enter_context(run_vendor(Vendor(whole=SLICES, after=0.5)))
-    return vendor, vendor_site(pacs, vendor, rules=remote_rule(options=OPTIONS), workers=WORKERS)
+    return vendor, vendor_site(pacs, vendor, rules=remote_rule(options=options), workers=WORKERS)
 
 
 def second_by_dicom(stack: ExitStack, pacs: Pacs, port: int) -> tuple[Vendor, Vendor, str]:
@@ -79,13 +79,14 @@ def service(stack: ExitStack, pacs: Pacs, answers: str) -> str:
 
 
 @pytest.mark.timeout(3600)  # ends earlier when nothing moves
-@pytest.mark.parametrize("answers", ["sent", "returned", "fetched", "called back", "second"])
+@pytest.mark.parametrize("answers", ["sent", "copies", "returned", "fetched", "called back", "second"])
 @pytest.mark.parametrize(("database", "least"), [("sqlite", 8), ("postgresql", 4)])
 def test_kills_at_any_step_lose_double_and_mix_nothing(
     tmp_path: Path, rounds: int, database: str, least: int, answers: str
 ) -> None:
     """Twelve kills and studies of each way here, a hundred by ``make hostile``. ``answers``: as the option
-    of the pipeline, or ``second``: the second server answers as the first is down.
+    of the pipeline; ``copies``: sent, for de-identified copies; ``second``: the second server answers as the
+    first is down.
     """
     kills = min(50, max(least, rounds // 1000))
     chance, pacs = random.Random(20261201), Pacs()
@@ -95,8 +96,9 @@ def test_kills_at_any_step_lose_double_and_mix_nothing(
         if url:
             Database(url).upgrade()
         port = free_port()
-        if answers == "sent":
-            vendor, config = vendor_by_dicom(stack, pacs)
+        if answers in ("sent", "copies"):
+            hidden = ", deidentify = true" if answers == "copies" else ""
+            vendor, config = vendor_by_dicom(stack, pacs, OPTIONS + hidden)
             vendor.node = port
         elif answers == "second":
             first, second, config = second_by_dicom(stack, pacs, port)

@@ -70,15 +70,20 @@ class KnownIdentity:
         ``retained``: keywords of attributes that are kept on purpose; their values are left out, except
         dates.
         """
+        with quiet_pydicom():
+            files = [pydicom.dcmread(source.stored.path, stop_before_pixels=True) for source in sources]
+        return cls.from_datasets([*files, *(source.header for source in sources)], retained)
+
+    @classmethod
+    def from_datasets(cls, datasets: Iterable[Dataset], retained: Collection[str] = ()) -> "KnownIdentity":
+        """Collect the identifying values in these data sets; ``retained`` as in :meth:`from_sources`."""
         found = cls()
-        for source in sources:
-            with quiet_pydicom():
-                whole = pydicom.dcmread(source.stored.path, stop_before_pixels=True)
-                for dataset in (whole, source.header):
-                    for keyword, vr, value in _values(dataset):
-                        # A retained date is shifted: the true date still identifies.
-                        if vr == "DA" or keyword not in retained:
-                            found._note(keyword, vr, value)
+        with quiet_pydicom():
+            for dataset in datasets:
+                for keyword, vr, value in _values(dataset):
+                    # A retained date is shifted: the true date still identifies.
+                    if vr == "DA" or keyword not in retained:
+                        found._note(keyword, vr, value)
         found._stations.difference_update(found._phrases)
         found._uids.discard(NO_INSTALLATION.device_uid)
         return found

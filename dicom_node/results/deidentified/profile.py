@@ -6,7 +6,7 @@ our own: the library's acts only on the root of a data set and draws new UIDs at
 not changed by it: the sources have other UIDs already.
 """
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from functools import cache
 from typing import Final
 
@@ -71,9 +71,23 @@ def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained]) -> None:
     release looks at each of its items. ``options``: what is retained. Raises ResultRefused if a value must be
     replaced and no dummy value exists for its VR.
     """
-    _apply_actions(dataset, _attribute_types(str(dataset.SOPClassUID)), ())
     retained = [DicomCode(OPTIONS[option][0], "DCM", OPTIONS[option][1]) for option in sorted(options)]
-    named = [codes.DCM.BasicApplicationConfidentialityProfile, *_OPTIONS.get(kind, ()), *retained]
+    _apply(dataset, [*_OPTIONS.get(kind, ()), *retained], options)
+
+
+def apply_basic(image: Dataset) -> None:
+    """De-identify a copy of a received image in place, and mark it: the basic profile, without any option.
+    Raises ResultRefused as :func:`apply` does.
+    """
+    _apply(image, (), frozenset())
+
+
+def _apply(dataset: Dataset, of_options: Sequence[DicomCode], options: Set[Retained]) -> None:
+    """Apply the actions of Table E.1-1, and mark the data set. ``of_options``: codes beside the basic
+    profile's.
+    """
+    _apply_actions(dataset, _attribute_types(str(dataset.SOPClassUID)), ())
+    named = [codes.DCM.BasicApplicationConfidentialityProfile, *of_options]
     set_values(
         dataset,
         PatientIdentityRemoved="YES",

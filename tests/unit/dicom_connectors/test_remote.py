@@ -27,7 +27,6 @@ def problems(folder: Path, config: str) -> str:
         (('peer = "vendor"', 'peer = "vendro"'), "no such peer"),
         (('peer = "vendor", model', "model"), "must be given"),
         (("deadline = 0.5", "deadline = 0"), "deadline"),
-        (("deadline = 0.5", "deidentify = true"), "deidentify"),
         (("deadline = 0.5", 'second = "nobody"'), "no such peer"),
         (("deadline = 0.5", 'second = "vendor"'), "an answer could belong to either"),
         (("deadline = 0.5", 'second = "pacs"'), "it gets studies from that rule alone"),
