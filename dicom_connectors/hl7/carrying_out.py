@@ -104,7 +104,7 @@ class Hl7Messages(Lane[Hl7Message]):
                 self._orders.apply(session, row)
 
     def _names(self, row: Hl7Message) -> list[list[str]]:
-        """Return name, birth date and sex of each patient, without those that cannot be opened."""
+        """Return name, birth date and sex of each patient; empty texts if they cannot be decrypted."""
         try:
             text = Seal(self._settings.node.data_dir, SEALED_FOR).open(row.sealed, row.sha256)
         except ConfigurationError:

@@ -49,7 +49,7 @@ class Hl7Listener:
         self._counts: dict[EventType, Counter[str]] = {}
         self._reasons: dict[str, str] = {}
         self._turn: dict[str, float] = {}  # when the next message of a sender is read, monotonic seconds
-        self._told, self._fails_since = False, 0.0
+        self._is_recorded, self._fails_since = False, 0.0
 
     def run_once(self, stop: threading.Event) -> None:
         """Listen until ``stop`` is set; return earlier if the port cannot be had."""
@@ -59,7 +59,7 @@ class Hl7Listener:
             self._note_failure(error)
             stop.wait(_AGAIN_SECONDS)
             return
-        self._told, self._fails_since = False, 0.0
+        self._is_recorded, self._fails_since = False, 0.0
         host, port = server.getsockname()[:2]
         self._record(events.HL7_STARTED, host=host, port=port)
         reported = forgot = time.monotonic()
@@ -92,10 +92,10 @@ class Hl7Listener:
         """Record once that the port cannot be had, unless a predecessor is only about to leave it."""
         now = time.monotonic()
         self._fails_since = self._fails_since or now
-        if now - self._fails_since > _LEAVING_SECONDS and not self._told:
+        if now - self._fails_since > _LEAVING_SECONDS and not self._is_recorded:
             reason = tls_refusal(error) or error.strerror or type(error).__name__
             self._record(events.HL7_CANNOT_LISTEN, port=self._settings.port or 0, reason=reason)
-            self._told = True
+            self._is_recorded = True
 
     def _tls(self) -> ssl.SSLContext | None:
         """Return the context of ``[hl7.tls]``; None without. Raises OSError."""

@@ -17,8 +17,8 @@ from dicom_node.base.dicom.identity import Patient, issuer_parts, patient_id_of
 from dicom_node.base.errors import FaultyData
 
 READ: Final = ("MSH", "PID", "MRG", "ORC", "OBR", "TQ1", "IPC", "ZDS")
-_MOST_SEGMENTS: Final = 200  # of those that are read: a hundred merges
-_MOST_DELIMITERS: Final = 2000  # of those together; a usual message has 200
+_MOST_SEGMENTS: Final = 200  # PID and MRG that are read: a hundred merges
+_MOST_DELIMITERS: Final = 2000  # in these segments together; a usual message has 200
 _LONGEST: Final = 64  # characters of what is stored as it is (PS3.5 6.2: LO)
 _CHARSETS: Final = {
     "": "utf-8",

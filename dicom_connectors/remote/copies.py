@@ -48,10 +48,11 @@ def make_copy(source: Path, settings: Settings, peer: str, row_id: int) -> tuple
     """
     with quiet_pydicom():
         image = dcmread(source)
-    data = deidentified_copy(image, pseudonyms_for(settings, peer))
+    pseudonyms = pseudonyms_for(settings, peer)
+    data = deidentified_copy(image, pseudonyms)
     folder = folder_of(settings, row_id)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"{pseudonyms_for(settings, peer).uid(str(image.SOPInstanceUID))}.dcm"
+    path = folder / f"{pseudonyms.uid(str(image.SOPInstanceUID))}.dcm"
     path.write_bytes(data)
     return path, _header(path)
 

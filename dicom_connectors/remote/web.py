@@ -40,7 +40,7 @@ from dicom_node.studies.fetch import closing_on_stop
 _OBJECTS: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _RESPONSE: Final = "application/dicom+json, application/dicom+xml;q=0.5, */*;q=0.1"
 _BLOCK: Final = 2**20
-_LONGEST_WAIT: Final = 3600.0  # seconds, of those that a service names
+_LONGEST_WAIT: Final = 3600.0  # seconds that a service may have the node wait
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,9 +54,9 @@ def test_a_vendor_sees_a_pseudonym_and_its_answer_is_of_the_patient(tmp_path: Pa
             assert store(node.port, images, "CT1") == [0, 0]
             node.wait_for(["delivered"])
     sent = b"".join(vendor.stored.values())
-    told = ["Okafor", "Lina", "774411", "19580311", "Szymanski", "Musterdorf", "CT1"]
+    identity = ["Okafor", "Lina", "774411", "19580311", "Szymanski", "Musterdorf", "CT1"]
     uids = [str(one[level].value) for one in images for level in ("StudyInstanceUID", "SOPInstanceUID")]
-    assert [text for text in (*told, *uids) if text.encode() in sent] == []
+    assert [text for text in (*identity, *uids) if text.encode() in sent] == []
     results = [dcmread(BytesIO(one), force=True) for one in pacs.stored.values()]
     assert len(results) == 2
     assert {(one.PatientID, one.StudyInstanceUID) for one in results} == {

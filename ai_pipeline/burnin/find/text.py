@@ -178,7 +178,7 @@ class TextReader:
     def find_upright(self, picture: Picture, scale: float = 1.0, within: Box | None = None) -> list[TextBox]:
         """Find the vertical lines of text, which :meth:`find` splits; the first corner is at a line's start.
         Arguments as for :meth:`find`. The picture is searched turned by a quarter to the right, so that lines
-        that run up are level, as most do; those that run down are found upside down.
+        that run up are level, as most do; lines that run down are found upside down.
         """
         rows, columns = picture.shape[:2]
         left, top, right, bottom = within or (0, 0, columns, rows)

@@ -83,7 +83,7 @@ class PeerSettings(Section):
     password: Secret = Field("", validate_default=True)
     """For HTTP; by ${VAR}, never in the file."""
     authorities: Path | None = Field(None, examples=["tls/vendor-ca.pem"])
-    """For HTTP: PEM file of the only CAs that it trusts; without it those of the system."""
+    """For HTTP: PEM file of the only CAs that are trusted; left out: the CAs of the system."""
     tls: bool = False
     """Call this peer with DICOM TLS, or MLLP over TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)

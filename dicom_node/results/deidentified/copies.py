@@ -11,6 +11,7 @@ from io import BytesIO
 from typing import Final
 
 from pydicom import dcmread, dcmwrite
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
@@ -109,10 +110,14 @@ def why_no_copy(image: Dataset) -> str:
         return "its header says that text is burned into the pixels"
     if "SECONDARY" in (str(value).upper() for value in listed(image.get("ImageType"))):
         return "it is a secondary image, which may show text"
-    if any(element.tag.group & 0xFF00 == 0x6000 and element.tag.element == _OVERLAY_BIT and element.value
-           for element in image):  # fmt: skip
+    if any(_is_overlay_bit(element) and element.value for element in image):
         return "unused bits of its pixels may hold an overlay with text"
     return ""
+
+
+def _is_overlay_bit(element: DataElement) -> bool:
+    """Return whether an attribute is Overlay Bit Position (60xx,0102)."""
+    return bool(element.tag.group & 0xFF00 == 0x6000 and element.tag.element == _OVERLAY_BIT)
 
 
 def deidentified_copy(image: Dataset, pseudonyms: Pseudonyms) -> bytes:
@@ -163,7 +168,7 @@ def _encoded(dataset: Dataset) -> bytes:
 
 
 def _private_uids(dataset: Dataset) -> Iterator[str]:
-    """Yield the UIDs in a data set that are not of the standard, those in items too."""
+    """Yield the UIDs in a data set and its items that the standard does not define."""
     for item in items(dataset):
         for element in item:
             if element.VR == "UI":
@@ -173,7 +178,7 @@ def _private_uids(dataset: Dataset) -> Iterator[str]:
 
 
 def _replace_uids(dataset: Dataset, others: Mapping[str, str]) -> None:
-    """Replace UIDs in a data set in place, those in items too."""
+    """Replace UIDs in a data set and its items in place."""
     for item in items(dataset):
         for element in item:
             if element.VR == "UI" and (values := listed(element.value)):

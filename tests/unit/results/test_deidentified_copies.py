@@ -45,10 +45,10 @@ def copied(source: Dataset) -> Dataset:
 def test_no_byte_of_a_copy_says_who_the_patient_is() -> None:
     source = image()
     data = deidentified_copy(source, PSEUDONYMS)
-    told = [*NAMES.values(), "Okafor", "Lina", "Szymanski", "Chidi", "774411", "RP4471"]
+    identity = [*NAMES.values(), "Okafor", "Lina", "Szymanski", "Chidi", "774411", "RP4471"]
     levels = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
     uids = [str(source[keyword].value) for keyword in levels]
-    assert [text for text in (*told, *uids) if text.encode() in data] == []
+    assert [text for text in (*identity, *uids) if text.encode() in data] == []
 
 
 def test_a_copy_bears_its_pseudonym_and_says_that_it_is_one() -> None:
