@@ -174,7 +174,7 @@ class Hl7Settings(Section):
     assigning_authority: Annotated[str, Field(max_length=255), AfterValidator(checked_authority)] = Field(
         "", examples=["HOSP"]
     )
-    """Whose Patient IDs count, as PID-3.4 names it: "HOSP" or "HOSP&1.2.840.1&ISO"; empty: IDs without one."""
+    """Whose Patient IDs count, as in PID-3.4: "HOSP" or "HOSP&1.2.840.1&ISO"; empty: IDs without one."""
     order_rules: dict[Annotated[str, Field(min_length=1, max_length=64)], Name] = Field(
         {}, max_length=100, examples=[{"XCHEST2": "chest"}]
     )
